@@ -1,0 +1,34 @@
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench notebook clean
+
+demo: $(STAMP)
+	$(BIN)/biaslab demo --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=600
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.capture
+	$(BIN)/python -m benchmarks.selection
+	$(BIN)/python -m benchmarks.prefill
+
+notebook: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e .[jupyter]
+	$(BIN)/jupyter lab notebooks
+
+# torch first and alone: its pinned wheel must be in place before anything else asks for an open range of it.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e .[dev]
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs

@@ -1,0 +1,147 @@
+"""Unambiguous referring expressions of three kinds: attribute, location, relation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .scene import SceneObject
+
+KINDS: tuple[str, ...] = ("attribute", "location", "relation")
+
+SIDES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
+CORNERS = {(v, h): (SIDES[h][0], SIDES[v][1]) for v in ("top", "bottom") for h in ("left", "right")}
+RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+
+# Margins in fractions of the canvas: how much further than its rivals a target must lie, so that a person
+# who looks at the picture would not hesitate.
+SIDE_MARGIN, CORNER_MARGIN, CORNER_INSIDE = 0.085, 0.12, 0.07
+RELATION_CLEAR, RELATION_NOT = 0.095, 0.025
+
+
+@dataclass(frozen=True)
+class Head:
+    """The noun phrase of an expression: its name and the size and colour words that it says."""
+
+    name: str
+    size: str | None = None
+    colour: str | None = None
+
+    def __str__(self) -> str:
+        return " ".join(word for word in (self.size, self.colour, self.name) if word)
+
+    def matches(self, other: SceneObject) -> bool:
+        return other.name == self.name and self.size in (None, other.size) and self.colour in (None, other.colour)
+
+
+@dataclass(frozen=True)
+class Expression:
+    """`text` refers to object number `target` of the scene and to nothing else in it."""
+
+    text: str
+    kind: str
+    target: int
+    head: Head
+
+
+def heads(thing: SceneObject) -> list[Head]:
+    """Every true noun phrase for an object, the shortest first."""
+    colours = (None, thing.colour) if thing.colour else (None,)
+    out = [Head(thing.name, s, c) for s in (None, thing.size) for c in colours]
+    return sorted(out, key=lambda head: (head.size is not None) + (head.colour is not None))
+
+
+def _unique_head(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Head | None:
+    """A noun phrase that fits this object alone: mostly the shortest one, at times one that says more."""
+    fit = [h for h in heads(things[target]) if sum(h.matches(o) for o in things) == 1]
+    if not fit:
+        return None
+    return fit[0] if rng.random() < 0.6 else fit[int(rng.integers(len(fit)))]
+
+
+def _shared_head(rng: np.random.Generator, thing: SceneObject) -> Head:
+    options = heads(thing)
+    return options[0] if rng.random() < 0.65 else options[int(rng.integers(len(options)))]
+
+
+def _the(rng: np.random.Generator, text: str) -> str:
+    return f"the {text}" if rng.random() < 0.7 else text
+
+
+def attribute(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:
+    """ "the small red car": name, size and colour suffice."""
+    head = _unique_head(rng, things, target)
+    return head and Expression(_the(rng, str(head)), "attribute", target, head)
+
+
+def location(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:
+    """ "the cat on the left", "top right penguin": several fit the noun phrase, the place decides."""
+    head = _shared_head(rng, things[target])
+    centres = np.array([o.centre for o in things])
+    rivals = [j for j, o in enumerate(things) if j != target and head.matches(o)]
+    if not rivals:
+        return None
+    ahead = centres[target] - centres[rivals]
+    options: list[tuple[str, ...]] = [
+        (side,) for side, way in SIDES.items() if (ahead @ np.array(way)).min() > SIDE_MARGIN
+    ]
+    for corner, way in CORNERS.items():
+        inside = ((centres[target] - 0.5) * way).min() > CORNER_INSIDE
+        if inside and (ahead @ np.array(way)).min() > CORNER_MARGIN:
+            options.append(corner)
+    if not options:
+        return None
+    place = options[int(rng.integers(len(options)))]
+    form = int(rng.integers(3))
+    if len(place) == 2:
+        both = " ".join(place)
+        text = (f"{both} {head}", f"{head} at the {both}", f"{head} in the {both}")[form]
+    else:
+        (side,) = place
+        after = f"{head} on the {side}" if side in ("left", "right") else f"{head} at the {side}"
+        text = (after, f"{side}most {head}", f"{side} {head}")[form]
+    return Expression(_the(rng, text), "location", target, head)
+
+
+def relation(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:
+    """ "the apple left of the bus": another object, itself unambiguous, is the landmark."""
+    centres = np.array([o.centre for o in things])
+    for _ in range(8):
+        head = _shared_head(rng, things[target])
+        same = [j for j, o in enumerate(things) if head.matches(o)]
+        mark = int(rng.integers(len(things)))
+        if mark in same or (len(same) == 1 and rng.random() < 0.75):
+            continue
+        landmark = _unique_head(rng, things, mark)
+        if landmark is None:
+            continue
+        words = list(RELATIONS)[int(rng.integers(4))]
+        ahead = (centres[same] - centres[mark]) @ np.array(RELATIONS[words])
+        holds = ahead > RELATION_CLEAR
+        unclear = (ahead > RELATION_NOT) & ~holds
+        if unclear.any() or holds.sum() != 1 or same[int(holds.argmax())] != target:
+            continue
+        return Expression(_the(rng, f"{head} {words} the {landmark}"), "relation", target, head)
+    return None
+
+
+MAKERS = {"attribute": attribute, "location": location, "relation": relation}
+
+
+def sample(
+    rng: np.random.Generator, things: Sequence[SceneObject], n: int, mix: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
+) -> list[Expression]:
+    """At most `n` different expressions about a scene, kinds drawn with probabilities `mix`."""
+    found: dict[str, Expression] = {}
+    for _ in range(12 * n):
+        if len(found) == n:
+            break
+        kind = KINDS[int(rng.choice(3, p=mix))]
+        made = MAKERS[kind](rng, things, int(rng.integers(len(things))))
+        if made is not None:
+            found.setdefault(made.text, made)
+    return list(found.values())

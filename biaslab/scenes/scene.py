@@ -1,0 +1,176 @@
+"""Seeded scenes: scene i of split s is always the same picture with the same objects and expressions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+from ..boxes import Box
+from ..errors import InputError
+from . import expressions as ex
+from .backgrounds import CANVAS, background, fine_noise
+from .objects import COLOURS, NAMES, SIZES, TINTABLE, sprite
+
+# A split's number is part of every scene's seed: no two splits share a scene.
+SPLITS = {"train": 1, "calibration": 2, "validation": 3, "test": 4, "monitor": 5}
+_SEED = 20261123
+
+SMALL, BIG = (0.14, 0.235), (0.30, 0.48)  # long side as a fraction of the canvas
+MAX_HIDDEN = 0.25  # share of the smaller box that another object may cover
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """An object of a scene; `box` is the tight box of what is visible of it, in pixels."""
+
+    name: str
+    size: str
+    colour: str | None
+    box: Box
+    visible: float  # share of the object's own pixels that nothing hides
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Centre of the box in fractions of the canvas."""
+        x, y = self.box.center
+        return x / CANVAS, y / CANVAS
+
+    @property
+    def size_class(self) -> str:
+        """small, medium or large: below 5 %, 5 to 12 %, above 12 % of the canvas."""
+        share = self.box.area / CANVAS**2
+        return "small" if share < 0.05 else "medium" if share < 0.12 else "large"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A rendered scene.
+
+    Attributes
+    ----------
+    image : PIL.Image.Image
+        RGB, 224 x 224 px.
+    objects : tuple of SceneObject
+    owner : numpy.ndarray
+        uint8, (224, 224): 1 + the number of the object that each pixel shows, 0 for background.
+    """
+
+    split: str
+    index: int
+    image: Image.Image
+    objects: tuple[SceneObject, ...]
+    owner: np.ndarray
+
+    @property
+    def id(self) -> str:
+        return f"{self.split}-{self.index:06d}"
+
+    @cached_property
+    def expressions(self) -> tuple[ex.Expression, ...]:
+        """At most one expression of each kind, about different objects where the scene allows it."""
+        rng = _rng(self.split, self.index, 1)
+        order = rng.permutation(len(self.objects))
+        out: list[ex.Expression] = []
+        for kind in (ex.KINDS[k] for k in rng.permutation(3)):
+            used = {e.target for e in out}
+            for target in sorted(order, key=lambda t: t in used):
+                made = ex.MAKERS[kind](rng, self.objects, int(target))
+                if made is not None:
+                    out.append(made)
+                    break
+        return tuple(out)
+
+
+def _rng(split: str, index: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng([_SEED, SPLITS[split], index, stream])
+
+
+def _cast(rng: np.random.Generator) -> list[tuple[str, str, str | None]]:
+    """Name, size and colour of the objects: 3 to 8, most often with two or three of one name."""
+    n = int(rng.integers(3, 9))
+    names = [NAMES[k] for k in rng.choice(len(NAMES), n, replace=False)]
+    if rng.random() < 0.85:
+        twins = int(rng.integers(2, 4))
+        names[:twins] = [names[0]] * twins
+        if n - twins >= 2 and rng.random() < 0.5:
+            names[twins : twins + 2] = [names[twins]] * 2
+    big = 0.75 if n <= 4 else 0.55
+    colours = list(COLOURS)
+    return [
+        (name, SIZES[int(rng.random() < big)], colours[int(rng.integers(5))] if name in TINTABLE else None)
+        for name in names
+    ]
+
+
+def _place(
+    rng: np.random.Generator, size: tuple[int, int], taken: list[tuple[int, int, int, int]]
+) -> tuple[int, int] | None:
+    w, h = size
+    for _ in range(30):
+        # Big objects cannot reach the border with their centres: a U-shaped draw evens out where targets lie.
+        u, v = rng.beta(0.75, 0.75, 2)
+        x, y = int(u * (CANVAS - w + 1)), int(v * (CANVAS - h + 1))
+        for a, b, c, d in taken:
+            over = max(0, min(x + w, c) - max(x, a)) * max(0, min(y + h, d) - max(y, b))
+            if over > MAX_HIDDEN * min(w * h, (c - a) * (d - b)):
+                break
+        else:
+            return x, y
+    return None
+
+
+def scene(split: str, index: int) -> Scene:
+    """Render scene number `index` of `split` (about 10 ms).
+
+    Parameters
+    ----------
+    split : {"train", "calibration", "validation", "test", "monitor"}
+    index : int
+        Not negative; there is no last one.
+
+    Raises
+    ------
+    InputError
+        For an unknown split or a negative index.
+    """
+    if split not in SPLITS:
+        raise InputError(f"unknown scene split {split!r}: choose one of {', '.join(SPLITS)}")
+    if index < 0:
+        raise InputError(f"scene index {index} is negative: scenes are numbered from 0")
+    rng = _rng(split, index, 0)
+    image = background(rng)
+    owner = np.zeros((CANVAS, CANVAS), np.uint8)
+    cast = _cast(rng)
+    sides = [rng.uniform(*(BIG if size == "big" else SMALL)) * CANVAS for _, size, _ in cast]
+    taken: list[tuple[int, int, int, int]] = []
+    kept, areas = [], []
+    for k in np.argsort(sides)[::-1]:  # the big ones first, so that they do not hide the small ones
+        name, size, colour = cast[k]
+        picture = sprite(rng, name, sides[k], colour)
+        place = _place(rng, picture.size, taken)
+        if place is None:
+            continue
+        x, y = place
+        w, h = picture.size
+        rgb = np.asarray(picture.convert("RGB"), np.float32) * rng.uniform(0.8, 1.15) + rng.normal(0, 6, 3)
+        image.paste(Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)), place, picture.getchannel("A"))
+        solid = np.asarray(picture.getchannel("A")) > 127
+        taken.append((x, y, x + w, y + h))
+        kept.append((name, size, colour))
+        areas.append(int(solid.sum()))
+        owner[y : y + h, x : x + w][solid] = len(kept)
+    objects = tuple(
+        SceneObject(*what, _visible_box(owner, k), float((owner == k).sum() / areas[k - 1]))
+        for k, what in enumerate(kept, start=1)
+    )
+    pixels = np.asarray(image, np.float32) + fine_noise(rng) * rng.uniform(1, 7)
+    return Scene(split, index, Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), objects, owner)
+
+
+def _visible_box(owner: np.ndarray, number: int) -> Box:
+    shown = owner == number
+    ys, xs = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    return Box(float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1))

@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from biaslab.errors import RunFolderError
+from biaslab.scenes import expressions as ex
+from biaslab.scenes import scene
+from biaslab.scenes.grounder import COORDINATES, PROMPT, Size, box_tokens, build_tokenizer
+from biaslab.scenes.objects import COLOURS, NAMES, SIZES
+from biaslab.scenes.training import Recipe, run, train_grounder
+from biaslab.scenes.training.batches import IGNORE, dense_targets, pack, pixels
+from biaslab.scenes.training.export import export
+from biaslab.scenes.training.network import TrainingGrounder
+
+SMALL = Size(patch=14, vision_hidden=32, vision_layers=1, hidden=48, layers=3, heads=2, ffn=64)
+RECIPE = Recipe(
+    size=SMALL, processes=1, vision_steps=3, vision_batch=2, decoder_steps=3, decoder_batch=2, questions=3,
+    branch_length=64, log_every=1, checkpoint_every=1, monitor_every=3, monitor_scenes=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train_grounder(tmp_path_factory.mktemp("run"), RECIPE)
+
+
+def test_words_that_matter_are_single_tokens_and_any_text_has_tokens(tokenizer):
+    vocabulary = tokenizer.get_vocab()
+    assert {f"\u0120{w}" for w in (*NAMES, *SIZES, *COLOURS)} <= vocabulary.keys()
+    assert set(COORDINATES) <= vocabulary.keys()
+    assert tokenizer.tokenize("<ref>cat</ref>") == tokenizer.tokenize("<ref> Cat</ref>")
+    text = " quite unseen: naïve zebras, 日本 #7"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_answer_reads_back_as_the_box(tokenizer):
+    ids = tokenizer.convert_tokens_to_ids(box_tokens((0.0, 22.4, 112.0, 224.0)))
+    assert tokenizer.decode(ids) == "[[0, 100, 500, 1000]]"
+
+
+def test_packed_branches_compute_what_separate_conversations_do(tokenizer):
+    """Packing behind one image prefix must not change any logit: the model sees each branch alone."""
+    net = TrainingGrounder(RECIPE, tokenizer)
+    net.model.float()
+    scenes = [scene("train", 1)]
+    packed = pack(scenes, net.dialogue, np.random.default_rng(0), 3, 64, RECIPE.mix)
+    packed.mask = packed.mask.float()
+    with torch.no_grad():
+        visual = net.project(net.tower(pixels(scenes).float()))
+        logits, labels = net.logits(visual, packed)
+        net.model.set_attn_implementation("sdpa")
+        asked = ex.sample(np.random.default_rng(0), scenes[0].objects, 3, RECIPE.mix)
+        at = 0
+        for e in asked:
+            message = [{"type": "image"}, {"type": "text", "text": PROMPT.format(e.text)}]
+            text = tokenizer.apply_chat_template(
+                [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+            )
+            shown = "<img>" + "<IMG_CONTEXT>" * SMALL.grid**2 + "</img>"
+            prompt = tokenizer(text.replace("<IMG_CONTEXT>", shown))["input_ids"]
+            answer = net.dialogue.answer(scenes[0].objects[e.target].box.as_tuple())
+            ids = torch.tensor([prompt + answer[:-1]])
+            out = net.model(input_ids=ids, pixel_values=pixels(scenes).float())
+            alone = out.logits[0, len(prompt) - 1 :]
+            assert labels[at : at + len(answer)].tolist() == answer
+            torch.testing.assert_close(logits[at : at + len(answer)], alone, atol=2e-4, rtol=1e-4)
+            at += len(answer)
+    assert at == len(labels) >= 20
+
+
+def test_dense_targets_point_at_the_object_in_each_cell():
+    s = scene("train", 5)
+    target = dense_targets([s], 16)
+    for cell in target.owned[0].nonzero()[:, 0].tolist():
+        row, col = divmod(cell, 16)
+        shown = np.bincount(s.owner[row * 14 : row * 14 + 14, col * 14 : col * 14 + 14].ravel(), minlength=9)[1:]
+        thing = s.objects[int(shown.argmax())]
+        assert NAMES[target.name[0, cell]] == thing.name
+        assert SIZES[target.size[0, cell]] == thing.size
+        assert (target.colour[0, cell] == IGNORE) == (thing.colour is None)
+        np.testing.assert_allclose(target.box[0, cell] * 224, thing.box.as_tuple(), atol=1e-3)
+
+
+def test_an_interrupted_run_ends_at_the_same_weights(trained, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    after_step = run._Run._after_step
+    calls = []
+
+    def dying(self, *args):
+        after_step(self, *args)
+        calls.append(1)
+        if len(calls) in (2, 4):
+            raise Killed
+
+    monkeypatch.setattr(run._Run, "_after_step", dying)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train_grounder(tmp_path, RECIPE)
+    resumed = train_grounder(tmp_path, RECIPE)
+    a, b = (torch.load(p, weights_only=True)["model"] for p in (trained, resumed))
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert len(calls) == RECIPE.vision_steps + RECIPE.decoder_steps
+
+
+def test_learning_curve_and_finished_run(trained):
+    lines = [json.loads(line) for line in (trained.parent / "curve.jsonl").read_text().splitlines()]
+    assert [(x["stage"], x["step"]) for x in lines if "loss" in x] == [
+        (stage, step) for stage in ("vision", "decoder") for step in (1, 2, 3)
+    ]
+    assert any(x.get("monitor", {}).get("n", 0) > 0 for x in lines)
+    before = trained.stat().st_mtime_ns
+    assert train_grounder(trained.parent, RECIPE).stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_recipe_is_refused(trained):
+    with pytest.raises(RunFolderError, match="another recipe"):
+        train_grounder(trained.parent, Recipe(seed=1))
+
+
+def test_tower_is_frozen_in_the_decoder_stage(trained):
+    net = TrainingGrounder(RECIPE, build_tokenizer())
+    names = {stage: {n for n, _ in net.named_parameters(stage)} for stage in run.STAGES}
+    assert not any("vision_tower" in n for n in names["decoder"])
+    assert not any("language_model" in n or "lm_head" in n for n in names["vision"])
+
+
+def test_exported_folder_loads_with_plain_from_pretrained(trained, tmp_path, tokenizer):
+    from transformers import AutoTokenizer, InternVLForConditionalGeneration
+
+    folder = export(trained, tmp_path / "grounder", SMALL)
+    model = InternVLForConditionalGeneration.from_pretrained(folder)
+    assert model.dtype == torch.float32
+    state = torch.load(trained, weights_only=True)["model"]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, state[name].half().float(), atol=0, rtol=0)
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
+
+
+def test_shipped_grounder_has_the_tokenizer_that_training_builds(grounder, tokenizer):
+    """A changed corpus would renumber the tokens under the shipped weights."""
+    shipped, built = (json.loads(t.backend_tokenizer.to_str()) for t in (grounder.processor.tokenizer, tokenizer))
+    for state in (shipped, built):  # what the last call asked for, not part of the tokenizer
+        state.pop("padding"), state.pop("truncation")
+    assert shipped == built

@@ -1,0 +1,108 @@
+"""From a name to a family or a checkpoint: aliases, hub ids, folders, ``config.model_type``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.resources
+import pkgutil
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, ModelError, UnsupportedError
+from .base import FAMILIES, Family
+
+__all__ = ["Checkpoint", "aliases", "families", "family_of", "resolve"]
+
+GROUNDER = "grounder"
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_INFRASTRUCTURE = {"base", "encoded", "listing", "loading", "processors", "registry", "vlm"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model comes from: exactly one of ``folder`` and ``hub_id`` is set.
+
+    ``name`` goes into provenance: the hub id, "grounder", or the folder as it was given.
+    """
+
+    name: str
+    folder: Path | None = None
+    hub_id: str | None = None
+
+
+def families() -> dict[str, Family]:
+    """All family adapters by name; every module of this package that is not infrastructure is one."""
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name not in _INFRASTRUCTURE:
+            importlib.import_module(f"{__package__}.{module.name}")
+    return FAMILIES
+
+
+def family_of(model_type: str) -> Family:
+    """The adapter for a ``config.model_type``.
+
+    Raises
+    ------
+    ModelError
+        For a type that is known and cannot be loaded.
+    UnsupportedError
+        For a type no adapter serves.
+    """
+    known = families()
+    for family in known.values():
+        if model_type in family.model_types:
+            return family
+        if model_type in family.refused:
+            raise ModelError(family.refused[model_type])
+    served = sorted(t for family in known.values() for t in family.model_types)
+    raise UnsupportedError(f"no adapter for model type {model_type!r}; there is one for: {', '.join(served)}")
+
+
+def aliases() -> dict[str, str]:
+    """Alias -> hub id (or "embedded" for the grounder)."""
+    table = {GROUNDER: "embedded"}
+    for family in families().values():
+        table.update(family.aliases)
+    return table
+
+
+def grounder_folder() -> Path:
+    """Folder of the embedded grounder's weights (it need not exist)."""
+    return Path(str(importlib.resources.files("biaslab"))) / "data" / GROUNDER
+
+
+def resolve(name: str | Path) -> Checkpoint:
+    """Find out what a name means, without touching the network.
+
+    Raises
+    ------
+    InputError
+        For something that is no alias, no folder and no hub id; close matches are listed.
+    ModelError
+        For a known name that cannot be loaded, or an embedded model that is not there.
+    """
+    text = str(name).strip()
+    table = aliases()
+    for family in families().values():
+        if text.lower() in family.refused:
+            raise ModelError(family.refused[text.lower()])
+    if text.lower() == GROUNDER:
+        folder = grounder_folder()
+        if not folder.is_dir():
+            raise ModelError("the embedded grounder has no weights here: run `biaslab train-grounder`, or reinstall")
+        return Checkpoint(GROUNDER, folder=folder)
+    if text.lower() in table:
+        return Checkpoint(table[text.lower()], hub_id=table[text.lower()])
+    folder = Path(text).expanduser()
+    if text and folder.is_dir():
+        return Checkpoint(text, folder=folder)
+    if text and folder.exists():
+        raise InputError(f"{text} is a file: give the folder of the checkpoint")
+    if _HUB_ID.match(text):
+        return Checkpoint(text, hub_id=text)
+    close = difflib.get_close_matches(text.lower(), table, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"aliases are: {', '.join(table)}"
+    raise InputError(f"unknown model {text!r}: no alias, folder or hub id (owner/name); {hint}")

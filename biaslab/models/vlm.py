@@ -1,0 +1,232 @@
+"""`VLM`: one face for every multimodal model, from pictures and words to answers and boxes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..boxes import Box
+from ..errors import InputError, ModelError
+from ..images import load_image
+from .encoded import Encoded
+
+if TYPE_CHECKING:
+    from ..capture import PrunedSequence
+    from .base import Family
+
+__all__ = ["VLM", "Grounding"]
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """Answer to "where is it": the raw text, the box in original pixels, and whether it held one."""
+
+    text: str
+    box: Box | None
+    parsed: bool
+
+
+class VLM:
+    """A multimodal model, its processor and its family adapter. Made by `load` or `wrap`.
+
+    Attributes
+    ----------
+    model, processor : transformers objects, unmodified
+    family : Family
+    name, revision : str
+        Provenance.
+    image_options : dict
+        Preprocessing options used by every call (InternVL: ``max_tiles``; Qwen: ``max_pixels`` ...).
+    current : Encoded or None
+        The prompts of the generate call that is running.
+    pruned : list of PrunedSequence
+        What a pruning engine has cut out of the running prefill; empty otherwise.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, family: Family, name: str, revision: str | None = None):
+        token = getattr(model.config, "image_token_id", None)
+        if token is None or token != processor.image_token_id:
+            raise ModelError(
+                f"model and processor disagree on the image token ({token} and {processor.image_token_id}): "
+                "use the processor of the same checkpoint"
+            )
+        self.model, self.processor, self.family = model, processor, family
+        self.name, self.revision = name, revision
+        self.image_token_id: int = token
+        self.image_options: dict[str, Any] = {}
+        self.current: Encoded | None = None
+        self.pruned: list[PrunedSequence] = []
+
+    def __repr__(self) -> str:
+        return f"VLM({self.name!r}, family={self.family.name!r}, layers={self.n_layers}, device={self.device})"
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.model.get_decoder()
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.decoder.layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go."""
+        return self.model.device
+
+    # -------------------------------------------------------------------------------------- pictures in
+    def encode(
+        self,
+        images: Sequence[Any],
+        texts: Sequence[str],
+        sample_ids: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Encoded:
+        """Prompts for one question per picture, left padded, on the model's device.
+
+        Parameters
+        ----------
+        images : sequence of B PIL images, paths or samples
+        texts : sequence of B str
+            What the user says, without template or image token.
+        sample_ids : sequence of B str, optional
+        **options
+            Preprocessing options of the family, on top of `image_options`.
+        """
+        if isinstance(texts, str) or isinstance(images, str) or not isinstance(images, Sequence):
+            raise InputError("encode takes a list of images and a list of texts; use ask() for a single one")
+        if len(images) != len(texts) or not images:
+            raise InputError(f"{len(images)} images for {len(texts)} texts: give one text per image, and at least one")
+        pictures = [load_image(image) for image in images]
+        wanted = {**self.image_options, **options}
+        inputs, layouts, resized = self.family.encode(self.processor, pictures, list(texts), wanted)
+        inputs = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+        ids = None if sample_ids is None else list(sample_ids)
+        return Encoded.from_inputs(inputs, layouts, resized, self.image_token_id, ids)
+
+    def encode_grounding(
+        self,
+        images: Sequence[Any],
+        expressions: Sequence[str],
+        sample_ids: Sequence[str] | None = None,
+        **options,
+    ) -> Encoded:
+        """`encode` with the family's grounding prompt for each expression."""
+        return self.encode(images, [self.family.grounding_prompt(e) for e in expressions], sample_ids, **options)
+
+    def vision(self, encoded: Encoded) -> Encoded:
+        """The same prompts with the image features computed, so that further calls skip the vision tower."""
+        if "pixel_values" not in encoded.inputs:
+            return encoded
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        seen = {k: encoded.inputs[k] for k in ("pixel_values", "image_grid_thw", "image_sizes") if k in encoded.inputs}
+        with torch.no_grad():
+            features = self.model.get_image_features(**seen, return_dict=True).pooler_output
+        rest = {k: v for k, v in encoded.inputs.items() if k != "pixel_values"}
+        rest["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        return encoded.with_inputs(rest)
+
+    # -------------------------------------------------------------------------------------- answers out
+    @contextmanager
+    def running(self, encoded: Encoded) -> Iterator[dict[str, Any]]:
+        """Announce ``encoded`` as `current` and yield its inputs, safe to hand to the model."""
+        inputs, before = dict(encoded.inputs), self.current
+        if "mm_encoder_outputs" in inputs:  # generate() writes into this dict
+            inputs["mm_encoder_outputs"] = {k: copy.copy(v) for k, v in inputs["mm_encoder_outputs"].items()}
+        self.current = encoded
+        try:
+            yield inputs
+        finally:
+            self.current = before
+
+    def forward(self, encoded: Encoded, **kw: Any) -> Any:
+        """One plain forward pass (prefill) without gradients; returns the model's output."""
+        with self.running(encoded) as inputs, torch.no_grad():
+            return self.model(**inputs, **kw)
+
+    def generate(self, encoded: Encoded, max_new_tokens: int = 64, **gen_kw: Any) -> list[str]:
+        """Answers of the batch, greedy unless ``do_sample`` or ``num_beams`` is given.
+
+        Everything else (such as a repetition penalty) stays as the checkpoint's generation config has it.
+        """
+        tokenizer = self.processor.tokenizer
+        settings: dict[str, Any] = {"max_new_tokens": int(max_new_tokens), "do_sample": False}
+        if not gen_kw.get("do_sample"):
+            settings.update(temperature=None, top_p=None, top_k=None)
+        settings["eos_token_id"] = self._stop_ids()
+        if self.model.generation_config.pad_token_id is None:
+            settings["pad_token_id"] = tokenizer.pad_token_id
+        settings.update(gen_kw)
+        with self.running(encoded) as inputs, torch.no_grad():
+            out = self.model.generate(**inputs, **settings)
+        out = out if isinstance(out, torch.Tensor) else out.sequences
+        answers = tokenizer.batch_decode(out[:, encoded.last + 1 :], skip_special_tokens=True)
+        return [answer.strip() for answer in answers]
+
+    def ask(self, image: Any, text: str | Sequence[str], max_new_tokens: int = 64, **gen_kw: Any) -> str | list[str]:
+        """Answer a question about a picture; lists (of either) are answered as one batch, as a list."""
+        images, texts, single = _paired(image, text)
+        for t in texts:
+            if not t.strip():
+                raise InputError("empty question: say what to ask")
+        answers = self.generate(self.encode(images, texts), max_new_tokens, **gen_kw)
+        return answers[0] if single else answers
+
+    def locate(
+        self, image: Any, expression: str | Sequence[str], max_new_tokens: int = 48, **gen_kw: Any
+    ) -> Box | None | list[Box | None]:
+        """Box of an expression in pixels of the original picture; None where the answer holds no box."""
+        images, expressions, single = _paired(image, expression)
+        found = [g.box for g in self.locate_answers(images, expressions, max_new_tokens=max_new_tokens, **gen_kw)]
+        return found[0] if single else found
+
+    def locate_answers(
+        self,
+        images: Encoded | Sequence[Any],
+        expressions: Sequence[str] | None = None,
+        sample_ids: Sequence[str] | None = None,
+        max_new_tokens: int = 48,
+        **gen_kw: Any,
+    ) -> list[Grounding]:
+        """Answers and boxes of a batch, from pictures and expressions or from `encode_grounding`'s output."""
+        if isinstance(images, Encoded):
+            encoded = images
+        else:
+            if expressions is None:
+                raise InputError("locate_answers needs one expression per image")
+            encoded = self.encode_grounding(images, expressions, sample_ids)
+        answers = self.generate(encoded, max_new_tokens, **gen_kw)
+        out = []
+        for text, layout, resized in zip(answers, encoded.layouts, encoded.resized, strict=True):
+            box = self.family.parse_box(text, layout.size, resized)
+            out.append(Grounding(text, box, box is not None))
+        return out
+
+    def _stop_ids(self) -> list[int] | None:
+        """End tokens of the generation config and of the chat format: some configs lack the latter."""
+        own = self.model.generation_config.eos_token_id
+        ids = set(own if isinstance(own, (list, tuple)) else [] if own is None else [own])
+        tokenizer = self.processor.tokenizer
+        vocabulary = tokenizer.get_vocab()
+        ids.update(vocabulary[t] for t in (*self.family.stop_tokens, tokenizer.eos_token) if t in vocabulary)
+        return sorted(ids) or None
+
+
+def _paired(image: Any, text: str | Sequence[str]) -> tuple[list[Any], list[str], bool]:
+    """Equal lists from single items or lists, and whether both were single."""
+    images = list(image) if isinstance(image, (list, tuple)) else None
+    texts = None if isinstance(text, str) else list(text)
+    if images is None and texts is None:
+        return [image], [text], True
+    n = len(texts if images is None else images)
+    images = [image] * n if images is None else images
+    texts = [text] * n if texts is None else texts
+    if len(images) != len(texts):
+        raise InputError(f"{len(images)} images for {len(texts)} texts: give as many of each, or a single one")
+    return images, texts, False

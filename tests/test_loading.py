@@ -1,0 +1,206 @@
+"""Names, checkpoint folders and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+
+from biaslab.errors import InputError, ModelError, UnsupportedError
+from biaslab.models import aliases, load, resolve, wrap
+from biaslab.models.loading import _dtype
+
+each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
+
+
+# ------------------------------------------------------------------------------------------ names
+def test_listing_models_needs_no_torch():
+    code = "import sys; from biaslab.models import aliases; aliases(); print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_aliases_resolve():
+    table = aliases()
+    assert {"grounder", "internvl3-8b", "internvl2.5-8b-mpo", "llava-1.5-7b", "qwen2.5-vl-3b"} <= set(table)
+    for name, hub_id in table.items():
+        if name != "grounder":
+            assert resolve(name).hub_id == hub_id == resolve(hub_id).hub_id
+    assert resolve("InternVL3-1B").name == "OpenGVLab/InternVL3-1B-hf"
+
+
+@pytest.mark.parametrize("name", ["internvl2.5", "internvl2.5-26b"])
+def test_the_original_layout_is_refused_with_a_way_out(name):
+    with pytest.raises(ModelError, match="use internvl2.5-8b-mpo"):
+        load(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("internv3-8b", "did you mean internvl3-8b"),
+        ("lava-1.5-7b", "llava-1.5-7b"),
+        ("zzzz", "aliases are: grounder"),
+        ("./no/such/folder", "no alias, folder or hub id"),
+        ("", "unknown model"),
+    ],
+)
+def test_unknown_names(name, words):
+    with pytest.raises(InputError, match=words):
+        load(name)
+
+
+def test_a_missing_hub_model_is_one_line_with_the_command(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    def nothing(*_, **kw):
+        raise LocalEntryNotFoundError("not cached\nsecond line")
+
+    def offline(*_, **kw):
+        raise OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", offline)
+    with pytest.raises(ModelError) as caught:
+        load("internvl3-1b", revision="v1")
+    assert "`hf download OpenGVLab/InternVL3-1B-hf --revision v1`" in str(caught.value)
+    assert "\n" not in str(caught.value) and caught.value.__cause__ is None
+
+
+# ------------------------------------------------------------------------------------------ folders
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Checkpoint folders as a user would have them, one per family."""
+    folders = {}
+    for family in tiny.FAMILIES:
+        folders[family] = tmp_path_factory.mktemp("saved") / family
+        tiny.vlm(family).model.save_pretrained(folders[family])
+        tiny.vlm(family).processor.save_pretrained(folders[family])
+    return folders
+
+
+@each_family
+def test_load_a_folder(family, saved, capfd):
+    vlm = load(str(saved[family]), device="cpu")
+    assert capfd.readouterr() == ("", "")
+    assert vlm.name == str(saved[family]) and vlm.revision.startswith("local-")
+    assert (vlm.n_layers, vlm.device.type, vlm.family.name) == (4, "cpu", family)
+    original = tiny.vlm(family)
+    enc, same = tiny.encoded(vlm, 3), tiny.encoded(original, 3)
+    assert [a.key for a in enc.layouts] == [b.key for b in same.layouts]
+    assert torch.equal(vlm.forward(enc).logits, original.forward(same).logits)
+    assert "torchvision" not in sys.modules
+
+
+def test_revision_names_the_weights(saved, tmp_path):
+    a = load(saved["internvl"], device="cpu").revision
+    assert load(saved["internvl"], device="cpu").revision == a
+    changed = tiny.build("internvl")
+    with torch.no_grad():
+        changed.lm_head.weight += 1
+    changed.save_pretrained(tmp_path)
+    tiny.processor("internvl").save_pretrained(tmp_path)
+    assert load(tmp_path, device="cpu").revision != a
+
+
+def test_sharded_folder_lacking_a_shard(tmp_path):
+    tiny.build("internvl").save_pretrained(tmp_path, max_shard_size="100KB")
+    tiny.processor("internvl").save_pretrained(tmp_path)
+    assert load(tmp_path, device="cpu").n_layers == 4
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(ModelError, match=f"missing: {shard.name}"):
+        load(tmp_path)
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_incomplete_folders(saved, tmp_path):
+    def copy(name):
+        return shutil.copytree(saved["internvl"], tmp_path / name)
+
+    with pytest.raises(ModelError, match="no config.json"):
+        load(tmp_path)
+    folder = copy("bare")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="missing: model.safetensors"):
+        load(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match="pickled"):
+        load(folder)
+    folder = copy("deeper")
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    layers = {"num_hidden_layers": 5, "layer_types": ["full_attention"] * 5}
+    edit_config(folder, text_config={**text, **layers})
+    with pytest.raises(ModelError, match="lacks 12 weights, such as model.language_model.layers.4"):
+        load(folder)
+    folder = copy("cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="model in .* cannot be loaded") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+    folder = copy("wider")
+    edit_config(folder, text_config={**text, "hidden_size": 80})
+    with pytest.raises(ModelError, match="model in .* cannot be loaded"):
+        load(folder)
+    folder = copy("original")
+    edit_config(folder, model_type="internvl_chat")
+    with pytest.raises(ModelError, match="original layout"):
+        load(folder)
+    folder = copy("other")
+    edit_config(folder, model_type="bert")
+    with pytest.raises(UnsupportedError, match="no adapter for model type 'bert'.*internvl"):
+        load(folder)
+    folder = copy("tokenless")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="processor in .* cannot be loaded") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_precision_on_a_cpu(saved, tmp_path):
+    half = shutil.copytree(saved["internvl"], tmp_path / "half")
+    tiny.build("internvl").half().save_pretrained(half)
+    assert load(half, device="cpu").model.dtype == torch.float32
+    assert load(half, device="cpu", dtype="float16").model.dtype == torch.float16
+    assert load(half, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
+    assert _dtype("auto", half, torch.device("cuda")) == "auto", "on a GPU the checkpoint's own type stays"
+
+
+def test_bad_load_arguments(saved):
+    folder = saved["internvl"]
+    for kw, words in [
+        ({"device": "quantum"}, "unknown device"),
+        ({"dtype": "int8"}, "unknown dtype"),
+        ({"dtype": "float99"}, "unknown dtype"),
+        ({"device": "cpu", "device_map": "auto"}, "not both"),
+        ({"revision": "main"}, "is a folder"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            load(folder, **kw)
+    with pytest.raises(InputError, match="is a file"):
+        load(folder / "config.json")
+
+
+def test_wrap_checks_the_pair():
+    model = tiny.vlm("internvl").model
+    with pytest.raises(InputError, match="not the tokenizer"):
+        wrap(model, tiny.tokenizer("internvl"))
+    with pytest.raises(ModelError, match="disagree on the image token"):
+        wrap(model, tiny.processor("llava"))
+    assert wrap(model, tiny.processor("internvl"), name="mine").name == "mine"
+
+
+def test_processor_keeps_its_stock_name(saved):
+    config = json.loads((saved["qwen2_5_vl"] / "processor_config.json").read_text())
+    assert config["processor_class"] == "Qwen2_5_VLProcessor"

@@ -1,0 +1,261 @@
+"""Families, the registry, loading and the VLM face, on tiny models of the real classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from biaslab.boxes import Box
+from biaslab.errors import InputError
+from biaslab.models import families, wrap
+from biaslab.models.encoded import positions
+
+SIZES = [(112, 56), (60, 60), (90, 150), (400, 50), (50, 400), (333, 222)]
+each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
+
+
+# ------------------------------------------------------------------------------------------ encode
+@each_family
+def test_encode_finds_every_token(family):
+    vlm = tiny.vlm(family)
+    enc = vlm.encode(tiny.images(4), tiny.texts(4), sample_ids=list("abcd"))
+    ids, mask = enc.inputs["input_ids"], enc.inputs["attention_mask"]
+    assert enc.last == ids.shape[1] - 1 and enc.sample_ids == list("abcd") and len(enc) == 4
+    assert mask[:, -1].all() and not mask.all(), "the batch is left padded"
+    for b in range(4):
+        image = [i for i in range(ids.shape[1]) if ids[b, i] == vlm.image_token_id]
+        after = [i for i in range(ids.shape[1]) if i > image[-1]]
+        assert enc.visual[b][enc.visual_mask[b]].tolist() == image
+        assert enc.text_after[b][enc.text_after_mask[b]].tolist() == after
+        assert enc.layouts[b].n == len(image)
+        assert enc.layouts[b].size == tiny.images(4)[b].size
+        question = vlm.processor.tokenizer.decode(ids[b, image[-1] :])
+        assert tiny.texts(4)[b] in question
+
+
+def test_positions_of_empty_rows():
+    index, mask = positions(torch.tensor([[False, True, True], [False, False, False]]))
+    assert index.tolist() == [[1, 2], [0, 0]] and mask.tolist() == [[True, True], [False, False]]
+
+
+def blocks(vlm, enc, family):
+    """Mean input brightness of the patches behind each visual token of a single image, from the pixels alone."""
+    pixels = enc.inputs["pixel_values"]
+    if family == "qwen2_5_vl":  # patches come in groups of merge_size**2
+        return pixels.reshape(-1, 4 * pixels.shape[1]).mean(1)
+    side = 2 * tiny.PATCH if family == "internvl" else tiny.PATCH  # 2 x 2 patches per token in InternVL
+    tiles = pixels.mean(1).unfold(1, side, side).unfold(2, side, side)
+    return tiles.mean((-1, -2)).flatten()
+
+
+@each_family
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_bright_cell_is_seen_by_its_token(family, size):
+    vlm = tiny.vlm(family)
+    enc = vlm.encode([Image.new("RGB", size)], ["?"])
+    layout = enc.layouts[0]
+    rng = np.random.default_rng(0)
+    candidates = np.flatnonzero(layout.inside & ~layout.thumbnail)
+    for k in rng.permutation(candidates)[:4]:
+        x0, y0, x1, y1 = np.clip(layout.boxes[k], 0, 1) * np.array(size * 2)
+        image = Image.new("RGB", size)
+        image.paste((255, 255, 255), tuple(round(v) for v in (x0, y0, x1, y1)))
+        light = blocks(vlm, vlm.encode([image], ["?"]), family)
+        if family == "llava":  # padding is grey: compare with the black picture
+            light = light - blocks(vlm, enc, family)
+        light[torch.from_numpy(layout.thumbnail.copy())] = -9
+        assert int(light.argmax()) == k
+        if layout.thumbnail.any():
+            thumb = blocks(vlm, vlm.encode([image], ["?"]), family)
+            thumb[~torch.from_numpy(layout.thumbnail.copy())] = -9
+            x, y = layout.centers[k]
+            left, top, right, bottom = layout.boxes[int(thumb.argmax())]
+            assert left <= x <= right and top <= y <= bottom
+
+
+def test_internvl_tiling_options():
+    vlm = tiny.vlm("internvl")
+    image = [Image.new("RGB", (300, 200))]
+    assert vlm.encode(image, ["?"]).layouts[0].key == "internvl/2x2/tiles2x3+thumb"
+    assert vlm.encode(image, ["?"], max_tiles=2).layouts[0].key == "internvl/2x2/tiles1x2+thumb"
+    single = vlm.encode(image, ["?"], max_tiles=1)
+    assert single.layouts[0].key == "internvl/2x2/tiles1x1"
+    assert single.inputs["pixel_values"].shape == (1, 3, tiny.TILE, tiny.TILE)
+    with pytest.raises(InputError, match="max_pixels.*it has: max_tiles, min_tiles"):
+        vlm.encode(image, ["?"], max_pixels=2)
+
+
+def test_qwen_pixel_options():
+    vlm = tiny.vlm("qwen2_5_vl")
+    image = [Image.new("RGB", (300, 200))]
+    small = vlm.encode(image, ["?"], max_pixels=28 * 28 * 6)
+    assert small.layouts[0].n <= 6 < vlm.encode(image, ["?"]).layouts[0].n
+    width, height = small.resized[0]
+    assert (height // 28, width // 28) == small.layouts[0].grid
+
+
+def test_llava_keeps_the_whole_picture():
+    # centre cropping, as the stock processor does, would lose the left end of a wide picture
+    image = Image.new("RGB", (300, 100))
+    image.paste((255, 0, 0), (0, 0, 60, 100))
+    enc = tiny.vlm("llava").encode([image], ["?"])
+    red = enc.inputs["pixel_values"][0, 0]
+    row = red[tiny.TILE // 2]
+    assert row[2] > row[tiny.TILE // 2] + 1, "the left end is visible"
+    assert abs(red[0, 0]) < 0.05, "padding is the mean colour, 0 after normalisation"
+    inside = enc.layouts[0].inside.reshape(4, 4)
+    assert inside.tolist() == [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
+
+
+@each_family
+def test_bad_prompts_are_refused(family):
+    vlm = tiny.vlm(family)
+    image = tiny.images(1)
+    with pytest.raises(InputError, match="image token"):
+        vlm.encode(image, [f"a {vlm.processor.image_token} b"])
+    with pytest.raises(InputError, match="empty expression"):
+        vlm.locate(image[0], "  ")
+    with pytest.raises(InputError, match="empty question"):
+        vlm.ask(image[0], "")
+    with pytest.raises(InputError, match="2 images for 1 texts"):
+        vlm.encode(tiny.images(2), ["?"])
+    with pytest.raises(InputError, match="1 sample_ids"):
+        vlm.encode(tiny.images(2), ["?", "?"], sample_ids=["a"])
+
+
+# ------------------------------------------------------------------------------------------ answers
+@each_family
+def test_boxes_are_parsed_in_the_family_space(family):
+    adapter, box, size, resized = families()[family], Box(30, 20, 150, 90), (200, 100), (140, 84)
+    values = adapter.box_space.from_pixels(box, size, resized)
+    text = f"It is [[{', '.join(f'{v:.6f}' for v in values)}]]."
+    assert adapter.parse_box(text, size, resized).as_tuple() == pytest.approx(box.as_tuple(), abs=1e-3)
+    assert adapter.parse_box("nowhere", size, resized) is None
+    assert "the {} cat" in adapter.grounding_prompt("the {} cat"), "braces in an expression stay"
+
+
+@each_family
+def test_prompts_are_the_families_own(family):
+    vlm = tiny.vlm(family)
+    prompt = vlm.family.chat_prompt(vlm.processor, "Where?")
+    assert prompt.count(vlm.processor.image_token) == 1
+    assert prompt.index(vlm.processor.image_token) < prompt.index("Where?")
+    expected = {
+        "internvl": "<|im_start|>user\n<IMG_CONTEXT>\nWhere?<|im_end|>\n<|im_start|>assistant\n",
+        "llava": "USER: <image>\nWhere? ASSISTANT:",
+        "qwen2_5_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>Where?<|im_end|>\n<|im_start|>assistant\n",
+    }
+    assert prompt == expected[family]
+
+
+def test_a_checkpoint_template_wins():
+    processor = tiny.processor("internvl")
+    processor.tokenizer.chat_template = (
+        "{% for m in messages %}{% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<IMG_CONTEXT>{% else %}>{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    assert families()["internvl"].chat_prompt(processor, "hi") == "<IMG_CONTEXT>>hi"
+
+
+@each_family
+def test_ask_and_locate_shapes(family):
+    vlm = tiny.vlm(family)
+    image, other = tiny.images(2)
+    answer = vlm.ask(image, "Where?", max_new_tokens=3)
+    assert isinstance(answer, str)
+    assert vlm.ask([image, other], "Where?", max_new_tokens=3)[0] == answer
+    assert len(vlm.ask(image, ["Where?", "What is it?"], max_new_tokens=3)) == 2
+    assert vlm.locate(image, "the cat", max_new_tokens=3) is None, "a random model answers no box"
+    grounding = vlm.locate_answers([image], ["the cat"], max_new_tokens=3)[0]
+    assert (grounding.box, grounding.parsed) == (None, False) and isinstance(grounding.text, str)
+    assert vlm.current is None
+
+
+def test_locate_reads_the_answer(monkeypatch):
+    vlm = tiny.vlm("internvl")
+    monkeypatch.setattr(
+        vlm, "generate", lambda enc, n: [f"[[100, 200, {500 + i}, 1000]]" for i in range(len(enc))]
+    )
+    images = [Image.new("RGB", (200, 100)), Image.new("RGB", (1000, 10))]
+    assert vlm.locate(images, "x") == [Box(20, 20, 100, 100), Box(100, 2, 501, 10)]
+    assert vlm.locate(images[0], "x") == Box(20, 20, 100, 100)
+
+
+@each_family
+def test_answers_are_those_of_plain_generate(family):
+    vlm = tiny.vlm(family)
+    enc = tiny.encoded(vlm, 3)
+    with torch.no_grad():
+        out = vlm.model.generate(**enc.inputs, max_new_tokens=6, do_sample=False)
+    new = vlm.processor.tokenizer.batch_decode(out[:, enc.last + 1 :], skip_special_tokens=True)
+    assert vlm.generate(enc, max_new_tokens=6) == [t.strip() for t in new]
+
+
+def test_generation_stops_at_the_end_of_turn():
+    # the text config of some published checkpoints names an end token that is not the chat format's
+    vlm = wrap(tiny.build("internvl"), tiny.processor("internvl"))
+    end = vlm.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    vlm.model.generation_config.eos_token_id = 5
+    assert set(vlm._stop_ids()) == {5, end}
+    with torch.no_grad():
+        vlm.model.lm_head.weight[end] = 0.0
+        hidden = vlm.forward(tiny.encoded(vlm, 1), output_hidden_states=True).hidden_states[-1][0, -1]
+        vlm.model.lm_head.weight[end] = 100 * hidden / hidden.norm()
+    assert vlm.generate(tiny.encoded(vlm, 1), max_new_tokens=20) == [""]
+
+
+@each_family
+def test_vision_runs_once(family, monkeypatch):
+    vlm = tiny.vlm(family)
+    enc = tiny.encoded(vlm, 3)
+    calls = []
+    tower = vlm.model.model.visual if family == "qwen2_5_vl" else vlm.model.model.vision_tower
+    handle = tower.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        seen = vlm.vision(enc)
+        assert len(calls) == 1 and vlm.vision(seen) is seen
+        answers = [vlm.generate(seen, max_new_tokens=5) for _ in range(2)]
+        logits = vlm.forward(seen).logits
+        assert len(calls) == 1
+    finally:
+        handle.remove()
+    assert answers[0] == answers[1] == vlm.generate(enc, max_new_tokens=5)
+    assert torch.equal(logits, vlm.forward(enc).logits)
+
+
+@each_family
+def test_generate_is_silent(family, capfd, recwarn):
+    vlm = tiny.vlm(family)
+    capfd.readouterr()
+    vlm.generate(tiny.encoded(vlm, 2), max_new_tokens=4)
+    assert capfd.readouterr() == ("", "")
+    assert [str(w.message) for w in recwarn.list] == []
+
+
+def test_current_is_restored_after_an_error():
+    vlm = tiny.vlm("internvl")
+    enc = tiny.encoded(vlm, 1)
+    with pytest.raises(TypeError):
+        vlm.forward(enc, no_such_argument=object(), input_ids=None)
+    assert vlm.current is None
+
+
+# ------------------------------------------------------------------------------------------ images in
+def test_images_from_files(tmp_path):
+    vlm = tiny.vlm("internvl")
+    image = tiny.images(1)[0]
+    good, cut, text = tmp_path / "a.png", tmp_path / "cut.png", tmp_path / "notes.jpg"
+    image.save(good)
+    cut.write_bytes(good.read_bytes()[:600])
+    text.write_text("not a picture")
+    assert vlm.ask(good, "Where?", max_new_tokens=3) == vlm.ask(image, "Where?", max_new_tokens=3)
+    for path, words in ((cut, "cannot be read"), (text, "not a picture"), (tmp_path / "no.png", "not found")):
+        with pytest.raises(InputError, match=words) as caught:
+            vlm.ask(path, "Where?")
+        assert path.name in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="got int"):
+        vlm.ask(3, "Where?")

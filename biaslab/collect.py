@@ -1,0 +1,215 @@
+"""Attention maps of many images, streamed into moments or stored on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import ExitStack, nullcontext, suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .capture import CapturedRows, capture, check_layers
+from .errors import InputError
+from .images import content_hash, image_name, load_image
+from .maps import AttentionMaps, ImageRecord, StreamedMaps
+from .mapstore import StoredMaps
+from .models.encoded import Encoded
+from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .models.vlm import VLM
+
+__all__ = ["PROMPT", "collect"]
+
+logger = logging.getLogger(__name__)
+
+PROMPT = "Please describe the provided image."
+
+
+def collect(
+    vlm: VLM,
+    images: Iterable[Any],
+    layers: int | Iterable[int] | None = None,
+    queries: str | Tensor = "last",
+    prompt: str | list[str] | None = None,
+    heads: str | None = "mean",
+    out: str | Path | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+    ids: list[str] | None = None,
+    folds: int = 5,
+    score: str | Callable = "attention",
+) -> AttentionMaps:
+    """Attention from the prompt to the visual tokens, over many images, one prefill each.
+
+    Only the decoder layers up to the last one asked for are run.
+
+    Parameters
+    ----------
+    images : iterable of PIL images, paths, or objects with ``.image``
+        Read one batch at a time. One that cannot be read is skipped: a warning counts them and
+        ``maps.failures`` lists them.
+    layers : int, iterable of int, or None for all
+    queries, heads, score
+        As in `capture`; several query rows are averaged.
+    prompt : str or list of str, optional
+        One for all or one per image; by default "Please describe the provided image.".
+    out : folder, optional
+        Store every map there (append-only; the same call resumes after an interruption). Without it only
+        moments are kept and memory does not grow with the number of images.
+    ids : list of str, optional
+        Image ids; by default the file name, the sample's id, or a hash of the pixels. Repeated ids get "#2",
+        "#3".
+    folds : int
+        Cross-fitting folds; an image's fold is a hash of its id.
+
+    Returns
+    -------
+    AttentionMaps
+
+    Raises
+    ------
+    InputError
+        For bad arguments, or when no image could be read.
+    RunFolderError
+        When ``out`` cannot be written or was made with other settings.
+    """
+    layers = check_layers(layers, vlm.n_layers)
+    if batch_size < 1 or folds < 2:
+        raise InputError(f"batch_size must be at least 1 and folds at least 2, got {batch_size} and {folds}")
+    if isinstance(queries, Tensor) and queries.ndim != 1:
+        raise InputError("collect takes explicit queries of shape (Q,), the same for every image")
+    total = len(images) if isinstance(images, Sized) else None
+    for name, given in (("prompt", prompt if isinstance(prompt, list) else None), ("ids", ids)):
+        if given is not None and total is not None and len(given) != total:
+            raise InputError(f"{len(given)} entries in {name} for {total} images: give one per image")
+    settings = {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "family": vlm.family.name,
+        "queries": queries if isinstance(queries, str) else f"indices {queries.tolist()}",
+        "heads": heads,
+        "score": score if isinstance(score, str) else getattr(score, "__name__", type(score).__name__),
+        "prompt": _prompt_name(prompt),
+        "image_options": dict(vlm.image_options),
+        "layers": layers,
+        "folds": folds,
+    }
+    maps = StreamedMaps(settings) if out is None else StoredMaps.create(out, settings)
+    source = _Source(images, ids, prompt, maps)
+    writing = maps.writing() if isinstance(maps, StoredMaps) else nullcontext()
+    with writing, progress_bar("collect", total, 0, progress) as advance:
+        for batch in source.batches(batch_size, advance):
+            attention = _attention(vlm, batch, layers, queries, heads, score)
+            for item, values in zip(batch, attention, strict=True):
+                maps.add(ImageRecord(item.id, values[0], item.digest), values[1])
+            advance(len(batch))
+    maps.failures = source.failures
+    if source.failures:
+        first = source.failures[0]
+        warnings.warn(f"{len(source.failures)} images skipped, the first: {first[1]}", stacklevel=2)
+    if maps.n == 0:
+        raise InputError("no image to collect from" + (": none could be read" if source.failures else ""))
+    return maps
+
+
+class _Item:
+    """One image that is still to do."""
+
+    def __init__(self, name: str, image: Image.Image, text: str) -> None:
+        self.id, self.image, self.text = name, image, text
+        self.digest = hashlib.sha256(f"{content_hash(image)}|{text}".encode()).hexdigest()[:16]
+
+
+class _Source:
+    """Walks the images: names them, reads them, leaves out the broken ones and those already done."""
+
+    def __init__(self, images: Iterable[Any], ids: list[str] | None, prompt: Any, maps: AttentionMaps) -> None:
+        self.images, self.ids, self.prompt, self.maps = images, ids, prompt, maps
+        self.failures: list[tuple[str, str]] = []
+
+    def batches(self, size: int, advance: Callable[[int], None]) -> Iterator[list[_Item]]:
+        items = self._items(advance)
+        while batch := list(islice(items, size)):
+            yield batch
+
+    def _items(self, advance: Callable[[int], None]) -> Iterator[_Item]:
+        seen: Counter[str] = Counter()
+        for i, source in enumerate(self.images):
+            name, image, text = str(i), None, self._at("prompt", self.prompt, i)
+            try:
+                name = image_name(source) if self.ids is None else str(self._at("ids", self.ids, i))
+                seen[name] += 1
+                name = name if seen[name] == 1 else f"{name}#{seen[name]}"
+                if self.maps.has(name):
+                    advance(1)
+                    continue
+                image = load_image(source)
+            except InputError as err:
+                if self.ids is not None and image is None and name == str(i):
+                    raise
+                logger.info("skipped %s: %s", name, err)
+                self.failures.append((name, str(err)))
+                advance(1)
+                continue
+            yield _Item(name, image, PROMPT if text is None else text)
+
+    @staticmethod
+    def _at(name: str, values: Any, i: int) -> Any:
+        if not isinstance(values, list):
+            return values
+        if i >= len(values):
+            raise InputError(f"{name} has {len(values)} entries and there are more images: give one per image")
+        return values[i]
+
+
+class _Done(Exception):
+    """Raised inside the model once the last wanted layer has run: the rest of the forward is of no use."""
+
+
+def _attention(
+    vlm: VLM, batch: list[_Item], layers: list[int], queries: Any, heads: str | None, score: Any
+) -> list[tuple[Any, np.ndarray]]:
+    """Layout and (L, H or 1, N) float32 of each image of a batch."""
+    encoded = vlm.encode([item.image for item in batch], [item.text for item in batch])
+
+    def stop(*_: Any) -> None:
+        raise _Done
+
+    with ExitStack() as stack:
+        rows = stack.enter_context(capture(vlm, layers, queries, heads, score))
+        stack.callback(vlm.decoder.layers[layers[-1]].register_forward_hook(stop).remove)
+        with suppress(_Done):
+            vlm.forward(encoded, use_cache=False)
+    return _per_image(encoded, rows, layers)
+
+
+def _per_image(encoded: Encoded, rows: CapturedRows, layers: list[int]) -> list[tuple[Any, np.ndarray]]:
+    means = []
+    for layer in layers:
+        r = rows[layer]
+        weight = r.query_mask.to(r.values.dtype)[:, None, :, None]
+        means.append((r.values * weight).sum(2) / weight.sum(2).clamp(min=1))
+    together = torch.stack([m.to(means[0].device) for m in means], 1).cpu().numpy()  # (B, L, H, V)
+    return [(layout, together[b, :, :, : layout.n]) for b, layout in enumerate(encoded.layouts)]
+
+
+def _prompt_name(prompt: str | list[str] | None) -> str:
+    """The prompt itself, or for one per image a hash of the list."""
+    if isinstance(prompt, list):
+        digest = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:12]
+        return f"one per image ({digest})"
+    if prompt is not None and not prompt.strip():
+        raise InputError("empty prompt: leave it out for the generic one")
+    return PROMPT if prompt is None else prompt

@@ -1,0 +1,230 @@
+"""Attention rows of many images: the common reading face, and the variant that keeps moments only.
+
+Two statistics are kept per layer, layout, head and visual token: the attention itself, and its logarithm
+``log(attention + 1e-9)`` centred per image and head (the mean over the image's tokens is taken off), in which
+one image's total share of attention and a few huge sinks do not decide. Both over images, in float64, by the
+pairwise update of Chan, Golub and LeVeque (1983), which does not cancel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError, UnsupportedError
+from .layout import TokenLayout
+
+__all__ = ["AttentionMaps", "ImageRecord", "Moments", "StreamedMaps", "TINY", "centred_log", "fold_of"]
+
+TINY = 1e-9  # added before the logarithm; attention of a pruned or masked token is exactly 0
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and population variance over images, float64, ``(H or 1, N)`` each; zeros where ``n`` is 0."""
+
+    n: int
+    mean: np.ndarray
+    var: np.ndarray
+    log_mean: np.ndarray
+    log_var: np.ndarray
+
+    @staticmethod
+    def of(attention: np.ndarray) -> Moments:
+        """Moments of a single map ``(..., N)``."""
+        x = np.asarray(attention, dtype=np.float64)
+        return Moments(1, x, np.zeros_like(x), centred_log(x), np.zeros_like(x))
+
+    @staticmethod
+    def empty(shape: tuple[int, ...]) -> Moments:
+        return Moments(0, *(np.zeros(shape) for _ in range(4)))
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of two disjoint sets of images together."""
+        if self.n == 0 or other.n == 0:
+            return other if self.n == 0 else self
+        n = self.n + other.n
+        share = other.n / n
+
+        def pair(mean_a, var_a, mean_b, var_b):
+            delta = mean_b - mean_a
+            var = (1 - share) * var_a + share * var_b + share * (1 - share) * delta**2
+            return mean_a + share * delta, var
+
+        mean, var = pair(self.mean, self.var, other.mean, other.var)
+        log_mean, log_var = pair(self.log_mean, self.log_var, other.log_mean, other.log_var)
+        return Moments(n, mean, var, log_mean, log_var)
+
+    def __getitem__(self, index: Any) -> Moments:
+        arrays = (self.mean, self.var, self.log_mean, self.log_var)
+        return Moments(self.n, *(a[index] for a in arrays))
+
+
+def centred_log(attention: np.ndarray) -> np.ndarray:
+    """``log(attention + 1e-9)`` minus its mean over the last axis."""
+    logs = np.log(np.asarray(attention, dtype=np.float64) + TINY)
+    return logs - logs.mean(axis=-1, keepdims=True)
+
+
+def fold_of(image_id: str, folds: int) -> int:
+    """Cross-fitting fold of an image: a hash of its id, the same in every run and on every machine."""
+    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big") % folds
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What is known of one collected image besides its maps.
+
+    ``digest`` is a hash of its pixels and prompt, ``layout`` where its tokens lie.
+    """
+
+    id: str
+    layout: TokenLayout
+    digest: str
+
+
+class AttentionMaps(ABC):
+    """Attention of visual tokens over many images. Made by `biaslab.collect`; stored ones are opened by
+    `open`.
+
+    Parameters
+    ----------
+    settings : dict
+        Provenance without counts: model, revision, family, queries, heads, prompt, score, layers, folds.
+
+    Attributes
+    ----------
+    layers : list of int
+    folds : int
+        Number of cross-fitting folds.
+    layouts : dict
+        Layout key -> a TokenLayout of that key (images of one key may differ in pixel size).
+    failures : list of (image id, reason)
+        Images that could not be read in the latest `collect`.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.layers: list[int] = list(settings["layers"])
+        self.folds: int = int(settings["folds"])
+        self.failures: list[tuple[str, str]] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.layouts: dict[str, TokenLayout] = {}
+        self.n = 0
+        self._n_heads: int | None = None
+        self._digest = 0
+
+    @staticmethod
+    def open(folder: str | Path) -> AttentionMaps:
+        """The maps stored in a folder by ``collect(..., out=folder)``."""
+        from .mapstore import StoredMaps
+
+        return StoredMaps(folder)
+
+    @property
+    def heads(self) -> str | int:
+        """ "mean", or the number of heads kept."""
+        if self.settings["heads"] == "mean":
+            return "mean"
+        return self._n_heads or 0
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """JSON-ready account of where the maps come from; ``calibration`` is a hash of the set of images and
+        prompts that does not depend on their order.
+        """
+        found = {k: v for k, v in self.settings.items() if k != "layers"}
+        return {**found, "n": self.n, "calibration": f"{self._digest:064x}"[:16]}
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(n={self.n}, layers={self.layers}, layouts={list(self.layouts)})"
+
+    def moments(self, layer: int, layout_key: str, fold: int | None = None, exclude_fold: int | None = None) -> Moments:
+        """Moments over all images of a layout, or over one fold, or over all folds but one.
+
+        Raises
+        ------
+        InputError
+            For a layer, layout or fold the maps do not hold.
+        """
+        if layer not in self.layers:
+            raise InputError(f"the maps hold layers {self.layers}, not {layer}: collect with layers=[{layer}]")
+        if layout_key not in self.layouts:
+            raise InputError(f"no image of layout {layout_key!r}; there are: {', '.join(self.layouts) or 'none'}")
+        for value in (fold, exclude_fold):
+            if value is not None and not 0 <= value < self.folds:
+                raise InputError(f"fold {value} does not exist: there are folds 0 to {self.folds - 1}")
+        wanted = [f for f in range(self.folds) if (fold is None or f == fold) and f != exclude_fold]
+        total = Moments.empty((self._n_heads or 1, self.layouts[layout_key].n))
+        for f in wanted:
+            part = self._fold_moments(layer, layout_key, f)
+            total = total if part is None else total.merge(part)
+        return total
+
+    @abstractmethod
+    def image(self, index: int, layer: int) -> np.ndarray:
+        """(H or 1, N) float32 attention of one image, in the order of collection."""
+
+    @abstractmethod
+    def add(self, record: ImageRecord, attention: np.ndarray) -> None:
+        """Append one image: attention (L, H or 1, N), layers in the order of `layers`."""
+
+    @abstractmethod
+    def has(self, image_id: str) -> bool:
+        """Whether this image is in the maps already and need not be computed."""
+
+    @abstractmethod
+    def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None: ...
+
+    def _count(self, record: ImageRecord, n_heads: int) -> None:
+        if self._n_heads not in (None, n_heads):
+            raise InputError(f"maps of {self._n_heads} heads cannot take one of {n_heads}")
+        self._n_heads = n_heads
+        self.layouts.setdefault(record.layout.key, record.layout)
+        self.n += 1
+        value = int.from_bytes(hashlib.sha256(record.digest.encode()).digest(), "big")
+        self._digest = (self._digest + value) % 2**256  # a sum, so that order does not matter
+
+
+class StreamedMaps(AttentionMaps):
+    """Moments only: memory does not grow with the number of images."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self._moments: dict[tuple[str, int], Moments] = {}  # (layout key, fold) -> moments of (L, H, N)
+
+    def add(self, record: ImageRecord, attention: np.ndarray) -> None:
+        key = (record.layout.key, fold_of(record.id, self.folds))
+        one = Moments.of(attention)
+        self._moments[key] = self._moments[key].merge(one) if key in self._moments else one
+        self._count(record, attention.shape[1])
+
+    def has(self, image_id: str) -> bool:
+        return False
+
+    def image(self, index: int, layer: int) -> np.ndarray:
+        raise UnsupportedError("streamed maps keep no single images: collect with out='FOLDER' to store them")
+
+    def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None:
+        found = self._moments.get((layout_key, fold))
+        return None if found is None else found[self.layers.index(layer)]
+
+
+def moments_of(parts: Iterable[np.ndarray]) -> Moments | None:
+    """Moments of single maps of equal shape; None without any."""
+    total: Moments | None = None
+    for part in parts:
+        one = Moments.of(part)
+        total = one if total is None else total.merge(one)
+    return total

@@ -1,0 +1,309 @@
+"""Collecting maps: against captures of single images and plain numpy; kills, resumption, bad images, bad folders."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import weakref
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from biaslab.calibration import images_from
+from biaslab.capture import capture, no_rope
+from biaslab.collect import PROMPT, collect
+from biaslab.errors import InputError, RunFolderError
+from biaslab.images import content_hash
+from biaslab.maps import AttentionMaps
+
+NAMES = ("mean", "var", "log_mean", "log_var")
+
+
+# ------------------------------------------------------------------------------------------ collect
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("heads", ["mean", None])
+def test_collect_equals_one_capture_per_image(family, heads, tmp_path):
+    vlm, images = tiny.vlm(family), tiny.images(7)
+    prompts = tiny.texts(7)  # of different lengths, so that the number of query rows differs in a batch
+    kw = {"queries": "text", "prompt": prompts, "heads": heads, "batch_size": 3, "progress": False}
+    stored = collect(vlm, images, [1, 3], out=tmp_path / "m", **kw)
+    streamed = collect(vlm, images, [1, 3], **kw)
+    assert stored.heads == streamed.heads == ("mean" if heads else 4)
+    for i, image in enumerate(images):
+        with capture(vlm, [1, 3], "text") as rows:
+            vlm.forward(vlm.encode([image], [prompts[i]]))
+        for layer in (1, 3):
+            expected = rows[layer].values[0].mean(1)
+            expected = expected.mean(0, keepdim=True) if heads else expected
+            np.testing.assert_allclose(stored.image(i, layer), expected.numpy(), atol=2e-6)
+        assert stored.record(i).layout.size == image.size
+        assert stored.record(i).id == content_hash(image)
+    for layer in (1, 3):
+        for key in stored.layouts:
+            a, b = stored.moments(layer, key), streamed.moments(layer, key)
+            assert a.n == b.n
+            for name in NAMES:
+                np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-12)
+            picks = [i for i in range(7) if stored.record(i).layout.key == key]
+            assert a.n == len(picks)
+            together = np.stack([stored.image(i, layer) for i in picks]).astype(np.float64)
+            np.testing.assert_allclose(a.mean, together.mean(0), rtol=1e-12)
+            np.testing.assert_allclose(a.var, together.var(0), rtol=1e-9, atol=1e-16)
+    assert stored.provenance == streamed.provenance
+
+
+def test_prompts_queries_and_scores():
+    vlm, images = tiny.vlm("internvl"), tiny.images(2, sizes=[(60, 60)])
+
+    def mean(**kw):
+        maps = collect(vlm, images, 1, progress=False, **kw)
+        return maps.provenance["prompt"], maps.moments(1, next(iter(maps.layouts))).mean
+
+    generic = mean()
+    assert generic[0] == PROMPT == "Please describe the provided image."
+    assert np.array_equal(generic[1], mean(prompt=PROMPT)[1])
+    where = mean(prompt="Where?")
+    assert where[0] == "Where?" and not np.allclose(where[1], generic[1])
+    both = mean(prompt=["Where?", PROMPT])
+    assert both[0].startswith("one per image (") and not np.allclose(both[1], generic[1])
+    assert both[0] != mean(prompt=[PROMPT, "Where?"])[0]
+    explicit = mean(queries=torch.tensor([-1]))
+    np.testing.assert_allclose(explicit[1], generic[1], rtol=1e-6)
+    assert not np.allclose(mean(score=no_rope)[1], generic[1])
+    maps = collect(vlm, images, [-1, 1], score=no_rope, queries=torch.tensor([-1, -2]), progress=False)
+    assert maps.layers == [1, 3]
+    assert (maps.provenance["score"], maps.provenance["queries"]) == ("no_rope", "indices [-1, -2]")
+
+
+def test_only_the_wanted_layers_run():
+    vlm, images = tiny.vlm("internvl"), tiny.images(2)
+    ran = []
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
+        for i, layer in enumerate(vlm.decoder.layers)
+    ]
+    try:
+        collect(vlm, images, [0, 1], progress=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert ran == [0, 1]
+    assert vlm.current is None and vlm.decoder.config._attn_implementation == "sdpa"
+    assert not any(layer._forward_pre_hooks for layer in vlm.decoder.layers)
+
+
+def test_images_are_held_one_batch_at_a_time():
+    vlm, alive, most = tiny.vlm("llava"), [], []
+
+    def stream():
+        for image in (im for i in range(12) for im in tiny.images(1, seed=i)):
+            alive.append(weakref.ref(image))
+            most.append(sum(ref() is not None for ref in alive))
+            yield image
+            del image
+
+    maps = collect(vlm, stream(), [0], batch_size=2, progress=False)
+    assert maps.n == 12 and max(most) <= 4
+    assert len(maps._moments) <= maps.folds, "what is kept does not grow with the images"
+
+
+def test_progress_goes_to_stderr(capfd):
+    collect(tiny.vlm("llava"), tiny.images(2), [0])
+    assert capfd.readouterr().out == ""
+    collect(tiny.vlm("llava"), tiny.images(2), [0], progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+# ------------------------------------------------------------------------------------------ sources and names
+def save(folder, n=4):
+    folder.mkdir(exist_ok=True)
+    for i, image in enumerate(tiny.images(n)):
+        image.save(folder / f"{i}.png")
+    return folder
+
+
+def test_broken_images_are_reported_not_fatal(tmp_path):
+    folder = save(tmp_path / "p")
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:500])
+    (folder / "2.png").write_text("no picture")
+    paths = [*images_from(folder), folder / "absent.png"]
+    with pytest.warns(UserWarning, match="3 images skipped, the first: .*1.png cannot be read"):
+        maps = collect(tiny.vlm("llava"), paths, [0], out=tmp_path / "m", progress=False)
+    assert maps.n == 2 and [maps.record(i).id for i in range(2)] == ["0.png", "3.png"]
+    assert [name for name, _ in maps.failures] == ["1.png", "2.png", "absent.png"]
+    with pytest.warns(UserWarning), pytest.raises(InputError, match="none could be read"):
+        collect(tiny.vlm("llava"), [folder / "2.png"], [0], progress=False)
+    with pytest.raises(InputError, match="no image to collect from"):
+        collect(tiny.vlm("llava"), [], [0], progress=False)
+
+
+def test_names_of_images(tmp_path):
+    vlm, image = tiny.vlm("llava"), tiny.images(1)[0]
+    folder = save(tmp_path / "p", 1)
+
+    def ids(images, **kw):
+        maps = collect(
+            vlm, images, [0], out=tmp_path / str(len(list(tmp_path.iterdir()))), progress=False, **kw
+        )
+        return [maps.record(i).id for i in range(maps.n)]
+
+    path = folder / "0.png"
+    assert ids([path, str(path), image, image]) == [
+        "0.png",
+        "0.png#2",
+        content_hash(image),
+        f"{content_hash(image)}#2",
+    ]
+    method = SimpleNamespace(id="a", image_id="scene 7", image=lambda: image)
+    attribute = SimpleNamespace(id="b", image=image)
+    assert ids([method, attribute]) == ["scene 7", "b"]
+    assert ids([image, image], ids=["x", "y"]) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("kw", "words"),
+    [
+        ({"layers": [9]}, "layers 0 to 3"),
+        ({"layers": []}, "no layer"),
+        ({"ids": ["a"]}, "1 entries in ids for 2 images"),
+        ({"prompt": ["a"]}, "1 entries in prompt for 2 images"),
+        ({"prompt": " "}, "empty prompt"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"folds": 1}, "folds"),
+        ({"heads": "max"}, "heads must be"),
+        ({"queries": "first"}, "queries must be"),
+        ({"queries": torch.tensor([[-1], [-1]])}, "shape"),
+    ],
+)
+def test_bad_arguments(kw, words):
+    with pytest.raises(InputError, match=words):
+        collect(tiny.vlm("llava"), tiny.images(2), progress=False, **kw)
+
+
+def test_a_generator_longer_than_its_ids():
+    with pytest.raises(InputError, match="ids has 1 entries"):
+        collect(tiny.vlm("llava"), iter(tiny.images(2)), [0], ids=["a"], progress=False)
+
+
+# ------------------------------------------------------------------------------------------ resuming
+def run(out, n=5, **kw):
+    kw = {"layers": [0, 2], "batch_size": 1, "progress": False, **kw}
+    return collect(tiny.vlm("internvl"), tiny.images(n), out=out, **kw)
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "maps"
+    run(folder)
+    return folder
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_resumes_after_a_kill_at_any_byte(finished, tmp_path, seed):
+    """What a kill leaves: every file cut at some point, values never behind the index."""
+    whole = contents(finished)
+    folder = shutil.copytree(finished, tmp_path / "maps")
+    rng = np.random.default_rng(seed)
+    kept = int(rng.integers(0, len(whole["images.jsonl"]) + 1))
+    complete = whole["images.jsonl"][:kept].count(b"\n")
+    reference = AttentionMaps.open(finished)
+    least = 4 * sum(reference.record(i).layout.n for i in range(complete))
+    (folder / "images.jsonl").write_bytes(whole["images.jsonl"][:kept])
+    for name in ("layer-000.f32", "layer-002.f32"):
+        (folder / name).write_bytes(whole[name][: int(rng.integers(least, len(whole[name]) + 1))])
+    assert AttentionMaps.open(folder).n == complete
+    run(folder)
+    assert contents(folder) == whole
+
+
+def test_values_lost_behind_the_index_are_computed_again(finished, tmp_path):
+    # a power cut can lose data that was written before the index
+    folder = shutil.copytree(finished, tmp_path / "maps")
+    path = folder / "layer-002.f32"
+    path.write_bytes(path.read_bytes()[:100])
+    partial = AttentionMaps.open(folder)
+    assert partial.n < 5
+    run(folder)
+    assert contents(folder) == contents(finished)
+
+
+def test_interrupted_while_running(finished, tmp_path, monkeypatch):
+    vlm, folder = tiny.vlm("internvl"), tmp_path / "maps"
+    forward, calls = vlm.forward, []
+
+    def stop_at_third(*args, **kw):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return forward(*args, **kw)
+
+    monkeypatch.setattr(vlm, "forward", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder)
+    assert AttentionMaps.open(folder).n == 2
+    run(folder)
+    assert contents(folder) == contents(finished)
+    assert len(calls) == 6, "three before the interruption, three after: nothing is done twice"
+    run(folder)
+    assert len(calls) == 6, "a finished run is a no-op"
+
+
+def test_more_images_append(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "maps")
+    more = collect(tiny.vlm("internvl"), tiny.images(8), [0, 2], out=folder, batch_size=1, progress=False)
+    assert more.n == 8
+    assert contents(folder)["images.jsonl"].startswith(contents(finished)["images.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("kw", "words"),
+    [
+        ({"layers": [0, 1]}, r"layers=\[0, 2\], not \[0, 1\]"),
+        ({"prompt": "Where?"}, "prompt="),
+        ({"heads": None}, "heads='mean', not None"),
+        ({"queries": "text"}, "queries='last'"),
+        ({"folds": 4}, "folds=5, not 4"),
+    ],
+)
+def test_another_runs_folder_is_refused(finished, tmp_path, kw, words):
+    folder = shutil.copytree(finished, tmp_path / "maps")
+    before = contents(folder)
+    with pytest.raises(RunFolderError, match=words):
+        run(folder, **kw)
+    assert contents(folder) == before, "nothing already computed is lost"
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        run(tmp_path / "file")
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        run(tmp_path / "file" / "below")
+    with pytest.raises(RunFolderError, match="holds other files"):
+        run(tmp_path)
+    with pytest.raises(RunFolderError, match="no attention maps in"):
+        AttentionMaps.open(tmp_path)
+    (tmp_path / "maps.json").write_text('{"format": 99}')
+    with pytest.raises(RunFolderError, match="another version"):
+        AttentionMaps.open(tmp_path)
+    (tmp_path / "maps.json").write_text("{")
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        AttentionMaps.open(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file locks there")
+def test_two_writers_exclude_each_other(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "maps")
+    with (
+        AttentionMaps.open(folder).writing(),
+        pytest.raises(RunFolderError, match="another process is writing"),
+    ):
+        run(folder, n=8)
+    assert run(folder, n=8).n == 8

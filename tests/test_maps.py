@@ -1,0 +1,139 @@
+"""Attention maps: moments against two passes of numpy, stored images read back, provenance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biaslab.errors import InputError, UnsupportedError
+from biaslab.layout import TokenLayout
+from biaslab.maps import TINY, AttentionMaps, ImageRecord, Moments, StreamedMaps, fold_of
+from biaslab.mapstore import StoredMaps
+
+SETTINGS = {"layers": [1, 3], "folds": 3, "heads": None, "model": "m"}
+NAMES = ("mean", "var", "log_mean", "log_var")
+
+
+def plain_moments(maps: np.ndarray) -> dict[str, np.ndarray]:
+    """Two passes over (images, H, N) in float64."""
+    x = maps.astype(np.float64)
+    logs = np.log(x + TINY)
+    logs -= logs.mean(-1, keepdims=True)
+    return dict(zip(NAMES, (x.mean(0), x.var(0), logs.mean(0), logs.var(0)), strict=True))
+
+
+def assert_moments(got: Moments, maps: np.ndarray, rtol=1e-9):
+    assert got.n == len(maps)
+    for name, value in plain_moments(maps).items():
+        np.testing.assert_allclose(getattr(got, name), value, rtol=rtol, atol=1e-14, err_msg=name)
+
+
+# ------------------------------------------------------------------------------------------ moments
+@given(st.integers(0, 2**32), st.lists(st.integers(1, 5), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None)
+def test_merging_equals_two_passes(seed, sizes):
+    rng = np.random.default_rng(seed)
+    images = rng.dirichlet(np.ones(6), (sum(sizes), 2)).astype(np.float32)
+    total, start = Moments.empty((2, 6)), 0
+    for size in sizes:
+        part = Moments.empty((2, 6))
+        for image in images[start : start + size]:
+            part = part.merge(Moments.of(image))
+        total, start = total.merge(part), start + size
+    assert_moments(total, images)
+
+
+def test_merging_does_not_cancel():
+    # a spread of 1e-6 on a level of 1: sums of squares would lose all of it in float32 and half in float64
+    images = 1 + 1e-6 * np.random.default_rng(0).standard_normal((2000, 1, 4))
+    total = Moments.empty((1, 4))
+    for image in images:
+        total = total.merge(Moments.of(image))
+    np.testing.assert_allclose(total.var, images.var(0), rtol=1e-8)
+
+
+def filled(kind, tmp_path, n=40):
+    """Maps of random attention in two layouts, stored or streamed, and the arrays that went in."""
+    maps = (
+        StreamedMaps(dict(SETTINGS)) if kind == "streamed" else StoredMaps.create(tmp_path / "maps", SETTINGS)
+    )
+    layouts = [TokenLayout.raster(2, 3, (30, 20), "x"), TokenLayout.raster(1, 4, (40, 9), "x")]
+    rng = np.random.default_rng(0)
+    put = []
+    for i in range(n):
+        layout = layouts[i % 3 == 0]
+        values = rng.dirichlet(np.ones(layout.n), (2, 5)).astype(np.float32)
+        put.append((ImageRecord(f"image {i}", layout, f"digest {i}"), values))
+    if kind == "streamed":
+        for record, values in put:
+            maps.add(record, values)
+    else:
+        with maps.writing():
+            for record, values in put:
+                maps.add(record, values)
+    return maps, put
+
+
+@pytest.mark.parametrize("kind", ["stored", "streamed"])
+def test_moments_by_layout_and_fold(kind, tmp_path):
+    maps, put = filled(kind, tmp_path)
+    assert len(maps) == maps.n == 40 and maps.heads == 5 and maps.folds == 3
+    assert set(maps.layouts) == {"x/2x3/tiles1x1", "x/1x4/tiles1x1"}
+    folds = {record.id: fold_of(record.id, 3) for record, _ in put}
+    assert set(folds.values()) == {0, 1, 2}
+    for key in maps.layouts:
+        for at, layer in enumerate(maps.layers):
+
+            def chosen(keep, key=key, at=at):
+                return np.stack([v[at] for r, v in put if r.layout.key == key and keep(folds[r.id])])
+
+            assert_moments(maps.moments(layer, key), chosen(lambda f: True))
+            for fold in range(3):
+                assert_moments(maps.moments(layer, key, fold=fold), chosen(lambda f, fold=fold: f == fold))
+                assert_moments(
+                    maps.moments(layer, key, exclude_fold=fold), chosen(lambda f, fold=fold: f != fold)
+                )
+            nothing = maps.moments(layer, key, fold=1, exclude_fold=1)
+            assert nothing.n == 0 and nothing.mean.shape == (5, maps.layouts[key].n)
+
+
+@pytest.mark.parametrize("kind", ["stored", "streamed"])
+def test_bad_questions_to_maps(kind, tmp_path):
+    maps, _ = filled(kind, tmp_path, n=5)
+    with pytest.raises(InputError, match=r"hold layers \[1, 3\], not 2"):
+        maps.moments(2, "x/2x3/tiles1x1")
+    with pytest.raises(InputError, match="no image of layout"):
+        maps.moments(1, "x/9x9/tiles1x1")
+    with pytest.raises(InputError, match="folds 0 to 2"):
+        maps.moments(1, "x/2x3/tiles1x1", fold=3)
+
+
+def test_stored_images_read_back(tmp_path):
+    _, put = filled("stored", tmp_path)
+    maps = AttentionMaps.open(tmp_path / "maps")
+    for i in (0, 7, -1):
+        record, values = put[i]
+        for at, layer in enumerate(maps.layers):
+            assert np.array_equal(maps.image(i, layer), values[at])
+        assert maps.record(i).id == record.id and maps.record(i).layout.key == record.layout.key
+    with pytest.raises(InputError, match="image 40 does not exist"):
+        maps.image(40, 1)
+    with pytest.raises(InputError, match="read-only"):
+        maps.add(*put[0])
+    with pytest.raises(UnsupportedError, match="out='FOLDER'"):
+        filled("streamed", tmp_path)[0].image(0, 1)
+
+
+def test_provenance_names_the_set_not_its_order(tmp_path):
+    maps, put = filled("streamed", tmp_path, n=6)
+    stored, _ = filled("stored", tmp_path, n=6)
+    other = StreamedMaps(dict(SETTINGS))
+    for record, values in reversed(put):
+        other.add(record, values)
+    assert maps.provenance == other.provenance == stored.provenance
+    assert AttentionMaps.open(tmp_path / "maps").provenance == maps.provenance
+    assert maps.provenance["n"] == 6 and maps.provenance["model"] == "m"
+    other.add(put[0][0], put[0][1])
+    assert other.provenance["calibration"] != maps.provenance["calibration"]

@@ -1,0 +1,40 @@
+"""Positional bias profiles: estimators, debias operations, diagnostics and the profile file.
+
+An estimator is one file in this folder: subclass :class:`Profile` and decorate it with :func:`register`. The
+folder is scanned, so nothing else needs to change.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from .base import ESTIMATORS, Profile, make, register
+from .debias import DEBIAS, debias
+from .diagnostics import VarianceExplained, variance_explained, variance_table
+from .file import load, save
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+from .mean import MeanProfile  # noqa: E402
+from .tile import TileProfile  # noqa: E402
+
+load_profile = load  # the name it has in `biaslab`
+
+__all__ = [
+    "DEBIAS",
+    "ESTIMATORS",
+    "MeanProfile",
+    "Profile",
+    "TileProfile",
+    "VarianceExplained",
+    "debias",
+    "load",
+    "load_profile",
+    "make",
+    "register",
+    "save",
+    "variance_explained",
+    "variance_table",
+]

@@ -1,0 +1,196 @@
+"""How much of the attention's variance position explains on images the profile was not fitted on.
+
+Worked on log attention centred per image (and head), so that neither the share of attention an image draws as
+a whole nor a few huge sinks decide. For image i and position j, with x_ij centred, the share is
+
+    R2 = 1 - sum_ij (x_ij - p_j)^2 / sum_ij x_ij^2,
+
+p_j being predicted from the *other* folds of images. Both sums follow from the count, mean and variance of
+each fold, so streamed moments are enough. A negative share means that position, as this estimator sees it,
+predicts worse than "all positions alike".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from biaslab.errors import InputError
+
+from .base import Part, Profile, make
+
+__all__ = ["VarianceExplained", "variance_explained", "variance_table"]
+
+
+@dataclass(frozen=True)
+class VarianceExplained:
+    """Share of the variance of centred log attention that position explains on held-out images.
+
+    Attributes
+    ----------
+    r2, lo, hi : share over all heads together and its interval (NaN with fewer than three folds of images).
+    per_head : (H or 1,) share of each head.
+    n : images scored; images of a layout that the other folds do not hold, and the estimator cannot reach,
+        are not.
+    """
+
+    layer: int
+    estimator: str
+    r2: float
+    lo: float
+    hi: float
+    n: int
+    folds: int
+    per_head: np.ndarray
+    per_head_lo: np.ndarray
+    per_head_hi: np.ndarray
+
+
+def variance_explained(
+    maps: Any, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
+) -> VarianceExplained:
+    """Held-out share of the variance of log attention, centred per image, that position explains in one
+    layer.
+
+    Parameters
+    ----------
+    maps : AttentionMaps, stored or streamed (``layers``, ``layouts``, ``folds`` and ``moments(..., fold=)``
+        are read).
+    estimator : name or instance; only its parameters are used, it is not fitted and not changed.
+    layer : decoder layer; may be left out when ``maps`` holds only one.
+    confidence : of the interval, a delete-one-fold jackknife (all predictions refitted without the fold) with
+        Student's t.
+
+    Raises
+    ------
+    InputError
+        Layer not held, or images in fewer than two folds.
+    """
+    if layer is None:
+        if len(maps.layers) != 1:
+            raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
+        layer = maps.layers[0]
+    if layer not in maps.layers:
+        raise InputError(
+            f"the maps hold layers {list(maps.layers)}, not {layer}: collect with layers=[{layer}]"
+        )
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
+    estimator = make(estimator) if isinstance(estimator, str) else estimator
+    folds = [parts for f in range(maps.folds) if (parts := _log_parts(maps, layer, f))]
+    if len(folds) < 2:
+        raise InputError("held-out variance needs images in at least two folds: collect more images")
+    total, residual, n = _sums(folds, estimator)
+    if n == 0:
+        raise InputError("no layout occurs in two folds: collect more images, or use estimator='tile'")
+    # row 0: all heads together; then one row per head
+    value = _share(total, residual)
+    left_out = [_sums(folds[:g] + folds[g + 1 :], estimator)[:2] for g in range(len(folds))]
+    half = _half_width(np.stack([_share(t, r) for t, r in left_out]), confidence)
+    lo, hi = value - half, np.minimum(value + half, 1.0)
+    return VarianceExplained(
+        layer=int(layer),
+        estimator=estimator.name,
+        r2=float(value[0]),
+        lo=float(lo[0]),
+        hi=float(hi[0]),
+        n=n,
+        folds=len(folds),
+        per_head=value[1:],
+        per_head_lo=lo[1:],
+        per_head_hi=hi[1:],
+    )
+
+
+def variance_table(
+    maps: Any,
+    estimator: Profile | str = "mean",
+    layers: Iterable[int] | None = None,
+    per_head: bool = False,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """:func:`variance_explained` of several layers as a table.
+
+    Returns
+    -------
+    DataFrame
+        Columns layer, head, r2, lo, hi, n, folds, estimator. ``head`` is "all", or the head's index with
+        ``per_head``.
+    """
+    rows = []
+    for layer in maps.layers if layers is None else layers:
+        v = variance_explained(maps, estimator, layer, confidence)
+        same = {"n": v.n, "folds": v.folds, "estimator": v.estimator}
+        rows.append({"layer": v.layer, "head": "all", "r2": v.r2, "lo": v.lo, "hi": v.hi, **same})
+        if per_head:
+            heads = enumerate(zip(v.per_head, v.per_head_lo, v.per_head_hi, strict=True))
+            rows += [
+                {"layer": v.layer, "head": str(h), "r2": r, "lo": lo, "hi": hi, **same}
+                for h, (r, lo, hi) in heads
+            ]
+    return pd.DataFrame(rows, columns=["layer", "head", "r2", "lo", "hi", "n", "folds", "estimator"])
+
+
+def _log_parts(maps: Any, layer: int, fold: int) -> list[Part]:
+    parts = []
+    for key, layout in maps.layouts.items():
+        m = maps.moments(layer, key, fold=fold)
+        if m.n:
+            parts.append(
+                Part(layout, int(m.n), np.asarray(m.log_mean, np.float64), np.asarray(m.log_var, np.float64))
+            )
+    return parts
+
+
+def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[np.ndarray, np.ndarray, int]:
+    """(H,) total and residual sums of squares, and images scored, each fold predicted from the others."""
+    total: Any = 0.0
+    residual: Any = 0.0
+    images = 0
+    for f, held_out in enumerate(folds):
+        train = _merge([p for g, parts in enumerate(folds) if g != f for p in parts])
+        for part in held_out:
+            predicted = estimator.log_map(train, part.layout)
+            if predicted is None:
+                continue
+            total = total + part.n * (part.var + part.mean**2).sum(axis=1)
+            residual = residual + part.n * (part.var + (part.mean - predicted) ** 2).sum(axis=1)
+            images += part.n
+    return np.atleast_1d(total), np.atleast_1d(residual), images
+
+
+def _merge(parts: list[Part]) -> list[Part]:
+    """One part per layout: counts, means and population variances of disjoint image sets combined."""
+    groups: dict[str, list[Part]] = {}
+    for p in parts:
+        groups.setdefault(p.layout.key, []).append(p)
+    merged = []
+    for same in groups.values():
+        n = sum(p.n for p in same)
+        mean = sum(p.n * p.mean for p in same) / n
+        var = sum(p.n * (p.var + (p.mean - mean) ** 2) for p in same) / n
+        merged.append(Part(same[0].layout, n, mean, var))
+    return merged
+
+
+def _share(total: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """(1 + H,) explained share: all heads together, then each head; NaN where attention does not vary at
+    all.
+    """
+    total, residual = (np.concatenate([[x.sum()], x]) for x in (total, residual))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, 1.0 - residual / total, np.nan)
+
+
+def _half_width(left_out: np.ndarray, confidence: float) -> np.ndarray:
+    """Half width of the interval from the G leave-one-fold-out values (G, K)."""
+    groups = len(left_out)
+    if groups < 3:  # with one fold left there is nothing to predict from
+        return np.full(left_out.shape[1], np.nan)
+    variance = (groups - 1) / groups * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)
+    return stats.t.ppf(0.5 + confidence / 2, groups - 1) * np.sqrt(variance)

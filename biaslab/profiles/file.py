@@ -1,0 +1,192 @@
+"""The profile file: safetensors with one JSON string of provenance in its metadata, and a readable card
+beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from biaslab.errors import BiaslabError, InputError
+from biaslab.layout import TokenLayout
+
+from .base import ESTIMATORS, Arrays, Profile, make
+
+__all__ = ["card", "load", "save"]
+
+_KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
+_FORMAT = 1
+
+
+def save(profile: Profile, path: str | Path, diagnostics: Any = None) -> Path:
+    """Write ``path`` (``.safetensors`` is added if missing) and the card ``.md`` beside it; both appear
+    complete or not at all.
+
+    Parameters
+    ----------
+    profile : fitted profile.
+    diagnostics : DataFrame of :func:`~biaslab.profiles.diagnostics.variance_table`, shown in the card.
+
+    Returns
+    -------
+    Path
+        Of the safetensors file.
+
+    Raises
+    ------
+    InputError
+        Profile not fitted.
+    BiaslabError
+        The place cannot be written.
+    """
+    digest = profile.hash  # refuses an unfitted profile before anything is written
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        path = path.with_name(path.name + ".safetensors")
+    tensors: dict[str, np.ndarray] = {}
+    # layout keys hold slashes and may hold anything: tensors are numbered, the names live in the JSON
+    index = []
+    for layer in profile.layers_:
+        for part, named in profile.arrays_[layer].items():
+            for name, values in named.items():
+                index.append([layer, part, name])
+                tensors[f"t{len(index) - 1}"] = np.ascontiguousarray(values, dtype=np.float32)
+    head = {
+        "format": _FORMAT,
+        "estimator": profile.name,
+        "params": profile.provenance_["params"],
+        "hash": digest,
+        "provenance": profile.provenance_,
+        "layouts": {k: v.to_dict() for k, v in profile.layouts_.items()},
+        "counts": profile.counts_,
+        "index": index,
+    }
+    text = card(profile, path.name, diagnostics)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(head, sort_keys=True)})
+        os.replace(temporary, path)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path.with_suffix(".md"))
+    except (OSError, SafetensorError) as err:
+        raise BiaslabError(
+            f"cannot write the profile {path} ({_line(err)}): choose a folder you can write to"
+        ) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | Path) -> Profile:
+    """Read a profile written by :func:`save`.
+
+    Raises
+    ------
+    InputError
+        Missing file, another format (pickles and checkpoints are never opened), unknown estimator, damaged
+        content.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no profile at {path}: fit one with `biaslab fit-bias`")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = (file.metadata() or {}).get(_KEY)
+            tensors = {k: file.get_tensor(k) for k in file.keys()} if meta is not None else {}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, ValueError) as err:
+        raise InputError(
+            f"{path} is not a safetensors file ({_line(err)}): only safetensors profiles are read"
+        ) from None
+    if meta is None:
+        raise InputError(
+            f"{path} is a safetensors file but no biaslab profile: fit one with `biaslab fit-bias`"
+        )
+    try:
+        head = json.loads(meta)
+        version, name = head["format"], head["estimator"]
+    except (ValueError, KeyError, TypeError) as err:
+        raise _damaged(path, err) from None
+    if version != _FORMAT:
+        raise InputError(
+            f"{path} has profile format {version}, this biaslab reads {_FORMAT}: install a newer biaslab"
+        )
+    if name not in ESTIMATORS:
+        raise InputError(
+            f"{path} needs the estimator {name!r}, which is not installed: known are {sorted(ESTIMATORS)}"
+        )
+    try:
+        arrays: dict[int, Arrays] = {}
+        for i, (layer, part, array) in enumerate(head["index"]):
+            values = tensors[f"t{i}"]
+            if values.dtype != np.float32 or not np.isfinite(values).all():
+                raise InputError(f"tensor {i} is not finite float32")
+            arrays.setdefault(int(layer), {}).setdefault(part, {})[array] = values
+        layouts = {k: TokenLayout.from_dict(v) for k, v in head["layouts"].items()}
+        profile = make(name, **head["params"])
+        profile._restore(arrays, layouts, head["counts"], head["provenance"])
+        intact = profile.hash == head["hash"] and all(k == v.key for k, v in layouts.items())
+    except (KeyError, TypeError, AttributeError, ValueError) as err:
+        raise _damaged(path, err) from None
+    if not intact:
+        raise _damaged(path, "its hash does not match its content")
+    return profile
+
+
+def card(profile: Profile, name: str = "", diagnostics: Any = None) -> str:
+    """The profile's card in Markdown: what it is, what it was fitted on, what it may be used for."""
+    p = profile.provenance_
+    lines = [
+        f"# Positional bias profile {name}".rstrip(),
+        "",
+        f"Expected attention of each visual position ({profile.name} estimator), hash `{profile.hash}`. It "
+        "describes the calibration images as much as the model: what they have in common is in it too.",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
+    shown = {**p, "layouts": ", ".join(f"{k} ({n} images)" for k, n in profile.counts_.items())}
+    lines += [f"| {k} | {_cell(v)} |" for k, v in shown.items()]
+    lines += [
+        "",
+        "It is refused for any other model, layer, query rule or head reduction"
+        + (
+            ", and transports to other tilings and grids."
+            if "layout" in profile.transports
+            else ", and for any other layout."
+        ),
+    ]
+    if diagnostics is not None and len(diagnostics):
+        lines += [
+            "",
+            "## Variance explained by position (held-out images, log attention centred per image)",
+            "",
+            "| layer | head | share | 95 % interval | images |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {r.layer} | {r.head} | {r.r2:.3f} | {r.lo:.3f} to {r.hi:.3f} | {r.n} |"
+            for r in diagnostics.itertuples()
+        ]
+    return "\n".join([*lines, "", "Use: `profile = biaslab.profiles.load(path)`.", ""])
+
+
+def _damaged(path: Path, why: Any) -> InputError:
+    return InputError(f"the profile {path} is damaged ({_line(why)}): fit it again with `biaslab fit-bias`")
+
+
+def _line(err: Any) -> str:
+    return " ".join(str(err).split()) or type(err).__name__
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,74 @@
+"""What a profile remembers of its origin, and the refusal of uses it was not fitted for."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Collection, Mapping
+from importlib import metadata
+from typing import Any
+
+from biaslab.errors import ProfileMismatchError
+
+__all__ = ["plain", "refuse_others", "version", "warn_other_prompt"]
+
+_WORDS = {
+    "model": "model",
+    "revision": "model revision",
+    "family": "family",
+    "queries": "query rule",
+    "heads": "head reduction",
+    "score": "score",
+}
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON would give it back, so that a loaded profile compares like a fresh one."""
+    return json.loads(json.dumps(value, default=_to_json))
+
+
+def refuse_others(known: Mapping[str, Any], asked: Mapping[str, Any], transports: Collection[str]) -> None:
+    """Compare a use with a profile's provenance; None on either side is not compared.
+
+    Raises
+    ------
+    ProfileMismatchError
+        At the first difference the estimator does not transport over.
+    """
+    for what, value in asked.items():
+        mine = known.get(what)
+        if value is None or mine is None or what in transports:
+            continue
+        if plain(value) != mine:
+            raise ProfileMismatchError(
+                f"this profile was fitted for {_WORDS[what]} {mine!r}, not {value!r}: "
+                "fit one for it with `biaslab fit-bias`"
+            )
+
+
+def warn_other_prompt(known: Mapping[str, Any], prompt: Any) -> None:
+    """Warn if a profile was fitted with another prompt: D2Pruner itself calibrates on a generic one."""
+    mine = known.get("prompt")
+    if prompt is not None and mine is not None and plain(prompt) != mine:
+        warnings.warn(
+            f"this profile was fitted with the prompt {_short(mine)}, used with {_short(prompt)}: "
+            "refit with the same prompt if the comparison matters",
+            stacklevel=4,
+        )
+
+
+def version() -> str:
+    """Version of the installed biaslab."""
+    try:
+        return metadata.version("biaslab")
+    except metadata.PackageNotFoundError:
+        return "uninstalled"
+
+
+def _to_json(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,116 @@
+"""Held-out variance explained by position, against a brute-force computation on single images."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from biaslab.errors import InputError
+from biaslab.layout import TokenLayout
+from biaslab.maps import ImageRecord, StreamedMaps, centred_log, fold_of
+from biaslab.profiles import TileProfile, variance_explained, variance_table
+
+ONE = TokenLayout.raster(3, 3, (64, 64), "internvl")
+TILED = TokenLayout.tiled(1, 2, (3, 3), (128, 64), "internvl", thumbnail=True)
+
+
+def make_maps(images, amount, noise=1.0, heads=1, layers=(0,), seed=0, folds=5):
+    """Log attention = amount * position + noise per token; also every image as (key, fold, (L, H, N)
+    attention).
+    """
+    rng = np.random.default_rng(seed)
+    maps = StreamedMaps({"layers": list(layers), "folds": folds, "heads": "mean" if heads == 1 else None})
+    rows = []
+    for layout, n in images:
+        position = rng.standard_normal((len(layers), heads, layout.n))
+        for i in range(n):
+            name = f"{layout.key}-{i}"
+            logs = amount * position + noise * rng.standard_normal(position.shape) + rng.standard_normal()
+            attention = (np.exp(logs) / 1000).astype(np.float32)
+            maps.add(ImageRecord(name, layout, name), attention)
+            rows.append((layout.key, fold_of(name, folds), attention))
+    return maps, rows
+
+
+def brute(rows, layer, head, folds, left_out=None):
+    """R2 by loops over images: prediction = mean of the same layout's images in the other folds."""
+    total = residual = 0.0
+    rows = [(k, f, centred_log(x[layer, head])) for k, f, x in rows if f != left_out]
+    for key, fold, x in rows:
+        others = [y for k, f, y in rows if k == key and f != fold]
+        if others:
+            total += (x**2).sum()
+            residual += ((x - np.mean(others, axis=0)) ** 2).sum()
+    return total, residual
+
+
+def test_share_and_interval_equal_brute_force_over_images():
+    maps, rows = make_maps([(ONE, 23), (TILED, 11)], 1.0, heads=2, layers=(0, 4))
+    got = variance_explained(maps, "mean", 4)
+    sums = np.array([brute(rows, 1, h, 5) for h in range(2)])
+    assert got.r2 == pytest.approx(1 - sums[:, 1].sum() / sums[:, 0].sum(), rel=1e-6)
+    np.testing.assert_allclose(got.per_head, 1 - sums[:, 1] / sums[:, 0], rtol=1e-6)
+    out = np.array([[brute(rows, 1, h, 5, left_out=g) for h in range(2)] for g in range(5)]).sum(1)
+    shares = 1 - out[:, 1] / out[:, 0]
+    half = stats.t.ppf(0.975, 4) * np.sqrt(4 / 5 * ((shares - shares.mean()) ** 2).sum())
+    assert got.hi - got.r2 == pytest.approx(half, rel=1e-5) and got.r2 - got.lo == pytest.approx(
+        half, rel=1e-5
+    )
+    assert got.n == 34 and got.folds == 5 and got.layer == 4
+
+
+def test_planted_share_is_found_and_no_bias_is_not_invented():
+    for amount in (0.5, 1.0, 2.0):
+        maps, rows = make_maps([(ONE, 400)], amount)
+        logs = np.array([centred_log(x[0, 0]) for _, _, x in rows])
+        truth = logs.mean(0).var() / (logs**2).mean()  # in-sample: n = 400 makes the difference small
+        got = variance_explained(maps)
+        assert got.lo - 0.02 < truth < got.hi + 0.02 and abs(got.r2 - truth) < 0.02
+    for seed in range(5):
+        none = variance_explained(make_maps([(ONE, 60)], 0.0, seed=seed)[0])
+        assert -0.1 < none.r2 < 0.02  # held out: noise fitted in the other folds costs, it does not pay
+
+
+def test_tile_estimator_predicts_unseen_tilings_and_cannot_see_tile_order():
+    one_tile, _ = make_maps([(ONE, 50)], 1.0)
+    assert variance_explained(one_tile, "tile").r2 == pytest.approx(
+        variance_explained(one_tile, "mean").r2, rel=1e-9
+    )
+    maps, _ = make_maps([(TILED, 60)], 1.0)  # every tile has its own random map
+    assert variance_explained(maps, TileProfile()).r2 < variance_explained(maps, "mean").r2 - 0.1
+    # one layout in one fold only: the mean estimator cannot predict it, the tile estimator can
+    rare = TokenLayout.raster(6, 6, (64, 64), "internvl")
+    maps, _ = make_maps([(ONE, 50), (rare, 1)], 1.0)
+    assert variance_explained(maps, "mean").n == 50
+    assert variance_explained(maps, "tile").n == 51
+
+
+def test_table_has_a_line_per_layer_and_head():
+    maps, _ = make_maps([(ONE, 40)], 1.0, heads=3, layers=(2, 5))
+    table = variance_table(maps, per_head=True)
+    assert list(table.columns) == ["layer", "head", "r2", "lo", "hi", "n", "folds", "estimator"]
+    assert list(table["layer"]) == [2] * 4 + [5] * 4 and list(table["head"][:4]) == ["all", "0", "1", "2"]
+    assert (
+        (table["lo"] < table["r2"]).all() and (table["r2"] < table["hi"]).all() and (table["hi"] <= 1).all()
+    )
+    assert len(variance_table(maps, layers=[5])) == 1
+
+
+def test_wider_confidence_is_a_wider_interval_and_two_folds_have_none():
+    maps, _ = make_maps([(ONE, 60)], 1.0)
+    narrow, wide = (variance_explained(maps, confidence=c) for c in (0.8, 0.99))
+    assert wide.lo < narrow.lo < narrow.r2 == wide.r2
+    two = variance_explained(make_maps([(ONE, 60)], 1.0, folds=2)[0])
+    assert np.isfinite(two.r2) and np.isnan(two.lo)
+
+
+def test_bad_input_is_one_clear_line():
+    maps, _ = make_maps([(ONE, 1)], 1.0)
+    with pytest.raises(InputError, match="two folds"):
+        variance_explained(maps)
+    maps, _ = make_maps([(ONE, 30)], 1.0, layers=(0, 1))
+    with pytest.raises(InputError, match="which layer"):
+        variance_explained(maps)
+    with pytest.raises(InputError, match="layers=.7"):
+        variance_explained(maps, layer=7)
+    with pytest.raises(InputError, match="confidence"):
+        variance_explained(maps, layer=0, confidence=95)

@@ -1,0 +1,54 @@
+import warnings
+
+import numpy as np
+import pytest
+
+from biaslab.errors import InputError
+from biaslab.fitting import calibration, fit_bias
+from biaslab.scenes import KINDS, scene
+
+
+def test_scenes_ask_grounding_questions_whose_kinds_take_turns(grounder):
+    made = calibration(grounder, "scenes", n=9)
+    assert made.ids == [scene("calibration", i).id for i in range(9)]
+    for index, prompt in enumerate(made.prompts):
+        texts = {e.kind: grounder.family.grounding_prompt(e.text) for e in scene("calibration", index).expressions}
+        assert prompt in texts.values()
+        wanted = KINDS[index % 3]
+        assert prompt == texts.get(wanted, prompt)
+
+
+def test_sources(grounder, tmp_path):
+    blank, noise = calibration(grounder, "blank", n=3), calibration(grounder, "noise", n=3, seed=1)
+    assert len(blank.images) == len(noise.images) == 3
+    assert np.ptp(np.asarray(blank.images[0])) == 0 < np.ptp(np.asarray(noise.images[0]))
+    assert calibration(grounder, "scenes", n=2, prompt="What is this?").prompts == "What is this?"
+    for index in range(3):
+        scene("calibration", index).image.save(tmp_path / f"{index}.png")
+    assert len(calibration(grounder, tmp_path, n=None).images) == 3
+    assert len(calibration(grounder, tmp_path, n=2).images) == 2
+    for source, n in (("nowhere", 5), ("scenes", 0)):
+        with pytest.raises(InputError):
+            calibration(grounder, source, n=n)
+
+
+def test_profile_is_the_mean_of_the_rows_that_capture_records(grounder):
+    import biaslab as bl
+
+    made = calibration(grounder, "scenes", n=6)
+    fitted = fit_bias(grounder, made, layers=[2], progress=False)
+    encoded = grounder.encode(made.images, made.prompts)
+    with bl.capture(grounder, layers=[2], queries="last") as rows:
+        grounder.forward(encoded)
+    expected = rows[2].values.mean((0, 1, 2))
+    np.testing.assert_allclose(fitted.profile.expected(encoded.layouts[0], 2)[0], expected, rtol=1e-4)
+
+
+def test_one_image_still_gives_a_profile(grounder, tmp_path):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fitted = fit_bias(
+            grounder, calibration(grounder, "scenes", n=1), layers=[1], out=tmp_path / "one.safetensors", progress=False
+        )
+    assert any("more images" in str(w.message) for w in said)
+    assert fitted.variance.empty and (tmp_path / "one.safetensors").exists() and (tmp_path / "one.png").exists()

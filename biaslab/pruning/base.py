@@ -1,0 +1,229 @@
+"""What every pruning method shares: the budget, what a method sees of one image, and what it returns.
+
+A method is pure tensor code: it never sees a model, and one call handles one image, so that a result cannot
+depend on the other images of a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from abc import ABC
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from biaslab.errors import InputError
+from biaslab.layout import TokenLayout
+
+__all__ = ["Method", "Selection", "TokenContext", "budget", "choice", "descending", "number"]
+
+_ROUNDING = 1e-9  # far above the error of a float product with n < 1e6, far below one token
+
+
+def share(ratio: float, n: int) -> int:
+    """``floor(ratio * n)`` as it would be in exact decimals: 0.29 * 100 is 29, not 28."""
+    return math.floor(ratio * n + _ROUNDING)
+
+
+def check_keep(keep: Any) -> float | int:
+    """``keep`` as a plain float ratio in (0, 1] or a plain int count >= 1.
+
+    Raises
+    ------
+    InputError
+        Anything else: 0, 1.5, NaN, True, a string.
+    """
+    if isinstance(keep, Integral) and not isinstance(keep, bool) and keep >= 1:
+        return int(keep)
+    if isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < keep <= 1:
+        return float(keep)
+    raise InputError(f"keep must be a ratio in (0, 1] or a count of tokens, such as 0.1 or 64; got {keep!r}")
+
+
+def budget(keep: float | int, n: int) -> int:
+    """How many of ``n`` visual tokens to keep.
+
+    Parameters
+    ----------
+    keep : float ratio in (0, 1], or an int count.
+    n : number of visual tokens, >= 1.
+
+    Returns
+    -------
+    int
+        ``max(1, floor(keep * n))`` for a ratio (guarded against binary rounding: 0.29 of 100 is 29),
+        ``min(keep, n)`` for a count.
+    """
+    keep = check_keep(keep)
+    return min(keep, n) if isinstance(keep, int) else max(1, min(share(keep, n), n))
+
+
+@dataclass
+class TokenContext:
+    """What a method may look at when it chooses among the visual tokens of one image.
+
+    Attributes
+    ----------
+    layout : where each of the N tokens lies.
+    budget : tokens to keep, 1 .. N.
+    seed : this sample's seed; the same for a sample on any number of processes.
+    layer : K, the decoder layer in front of which tokens are dropped. ``attention`` belongs to layer K - 1.
+    attention : (H, Q, N) float32 softmax attention of Q query rows, or None.
+    features : (N, D) hidden states entering layer K, or None.
+    """
+
+    layout: TokenLayout
+    budget: int
+    seed: int = 0
+    layer: int = 0
+    attention: Tensor | None = None
+    features: Tensor | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of visual tokens."""
+        return self.layout.n
+
+    @property
+    def device(self) -> torch.device:
+        """Where the selection is computed: with the tensors given, else on the CPU."""
+        given = self.attention if self.attention is not None else self.features
+        return torch.device("cpu") if given is None else given.device
+
+
+@dataclass
+class Selection:
+    """The tokens kept of one image.
+
+    Attributes
+    ----------
+    indices : (budget,) int64, strictly ascending positions among the visual tokens of the image.
+    scores : (N,) float32, higher is kept first; None for methods without a score.
+    info : what the method has to say about its choice, plain Python values.
+    """
+
+    indices: Tensor
+    scores: Tensor | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Method(ABC):
+    """A rule that keeps ``budget`` of N visual tokens.
+
+    A subclass is a frozen keyword-only dataclass whose fields are its hyper-parameters. It sets ``name`` and
+    ``needs`` and overrides :meth:`score` (the best-scored tokens are kept) or :meth:`pick` (any other rule);
+    :func:`register` makes it known.
+
+    Parameters
+    ----------
+    keep : share of the visual tokens in (0, 1], or an int count.
+    """
+
+    keep: float | int = 0.1
+
+    name: ClassVar[str]
+    #: what the engine must provide: a subset of {"attention", "features", "profile"}
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", check_keep(self.keep))
+
+    # -- what a method defines -------------------------------------------------------------------------------
+    @property
+    def geometric(self) -> bool:
+        """Whether the choice depends on where tokens lie in the picture (then a true layout is required)."""
+        return False
+
+    def score(self, ctx: TokenContext) -> Tensor | None:
+        """(N,) float32 importance, or None where the rule is not a ranking."""
+        return None
+
+    def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        """Positions to keep in any order, and what to report. Default: the best scores, ties by index."""
+        return descending(scores)[: ctx.budget], {}
+
+    def validate(self) -> None:  # noqa: B027 (a hook: most methods have nothing to refuse)
+        """Refuse, before any work, a method that cannot run as it is configured."""
+
+    # -- what callers use ------------------------------------------------------------------------------------
+    def select(self, ctx: TokenContext) -> Selection:
+        """Choose the tokens of one image.
+
+        Raises
+        ------
+        InputError
+            The context lacks what the method needs, or its shapes do not fit the layout.
+        """
+        self.validate()
+        self._check(ctx)
+        scores = self.score(ctx)
+        kept, info = self.pick(ctx, scores)
+        return Selection(kept.sort().values, scores, info)
+
+    def with_keep(self, keep: float | int) -> Method:
+        """The same method at another keep ratio or count."""
+        return dataclasses.replace(self, keep=keep)
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Names of the hyper-parameters, ``keep`` first."""
+        return [f.name for f in dataclasses.fields(cls) if f.init]
+
+    def options(self) -> dict[str, Any]:
+        """Hyper-parameters as JSON-ready values, without ``keep`` and the profile (reported apart)."""
+        values = {n: getattr(self, n) for n in self.option_names() if n not in ("keep", "profile")}
+        # 1 and 1.0 are the same option
+        return {n: float(v) if isinstance(v, Integral) and not isinstance(v, bool) else v for n, v in values.items()}
+
+    @property
+    def label(self) -> str:
+        """The name, with the options that are not at their defaults, as `parse` reads it."""
+        default = {f.name: f.default for f in dataclasses.fields(self)}
+        changed = {n: v for n, v in self.options().items() if v != default[n]}
+        return ":".join([self.name, *(f"{n}={v if isinstance(v, str) else json.dumps(v)}" for n, v in changed.items())])
+
+    @property
+    def options_hash(self) -> str:
+        """12 hex digits over the method's name and :meth:`options`; equal on every machine."""
+        text = json.dumps([self.name, self.options()], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _check(self, ctx: TokenContext) -> None:
+        if not 1 <= ctx.budget <= ctx.n:
+            raise InputError(f"budget must be 1 .. {ctx.n} visual tokens, got {ctx.budget}")
+        for what in ("attention", "features"):
+            given = getattr(ctx, what)
+            if what not in self.needs:
+                continue
+            if given is None:
+                raise InputError(f"method {self.name!r} needs {what}: pass it in the TokenContext")
+            axis, ndim = (-1, 3) if what == "attention" else (0, 2)
+            if given.ndim != ndim or given.shape[axis] != ctx.n:
+                raise InputError(f"{what} of shape {tuple(given.shape)} does not fit {ctx.n} visual tokens")
+
+
+def descending(scores: Tensor) -> Tensor:
+    """Positions from the highest to the lowest score, equal scores by position."""
+    return torch.sort(scores, descending=True, stable=True).indices
+
+
+def choice(name: str, value: Any, allowed: Collection[Any]) -> None:
+    """Refuse a value that is not one of ``allowed``."""
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, open_low: bool = False) -> None:
+    """Refuse what is not a finite number in [low, high], or (low, high] with ``open_low``."""
+    fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or not low <= value <= high or (open_low and value == low):
+        span = f"{'(' if open_low else '['}{low:g}, {high:g}]"
+        raise InputError(f"{name} must be a number in {span}, got {value!r}")

@@ -1,0 +1,24 @@
+"""The fields of a sample line, and the key that says which configuration it belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+#: what names a configuration
+KEY_FIELDS = ("method", "options_hash", "profile_hash", "keep", "layer")
+#: what is known before the model runs
+SAMPLE_FIELDS = ("index", "id", "image_id", "kind", "size_class", *KEY_FIELDS, "seed", "target")
+#: what the model's run gives; all null in the line of an error
+VERDICT_FIELDS = (
+    "answer", "box", "iou", "hit", "parsed", "target_auroc", "target_kept", "tokens", "tokens_kept", "info",
+    "batch", "prefill_ms", "decode_ms", "peak_mb", "tflops_vision", "tflops_projector", "tflops_decoder",
+)  # fmt: skip
+#: a line: ``error`` is null, or why there is no verdict
+LINE_FIELDS = (*SAMPLE_FIELDS, "error", *VERDICT_FIELDS)
+
+
+def record_key(record: Mapping[str, Any]) -> str:
+    """The key of a line's configuration: unique in a run (the count 1 is not the ratio 1.0)."""
+    return json.dumps([record[name] for name in KEY_FIELDS])

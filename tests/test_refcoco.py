@@ -1,0 +1,132 @@
+"""The RefCOCO jsonl reader: rows, hash, bad rows, missing and damaged pictures."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+from PIL import Image
+
+from biaslab.boxes import Box
+from biaslab.errors import InputError
+from biaslab.grounding.datasets import DATASETS, RefCocoJsonl, open_dataset
+from biaslab.grounding.sample import size_class
+
+ROWS = [
+    {"image": "coco/a.jpg", "sent": "left cat", "bbox": [0, 0, 10, 10], "width": 64, "height": 48},
+    {"image": "coco/a.jpg", "sent": "big dog", "bbox": [10, 5, 60, 40.5], "width": 64, "height": 48},
+    {"image": "coco/gone.jpg", "sent": "red car", "bbox": [1, 1, 20, 20], "width": 64, "height": 48},
+    {"image": "coco/torn.jpg", "sent": "blue car", "bbox": [1, 1, 20, 20], "width": 64, "height": 48},
+    {"image": "coco/b.png", "sent": "a sign", "bbox": [1, 1, 20, 20], "width": 640, "height": 480},
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "coco").mkdir()
+    Image.effect_noise((64, 48), 90).save(tmp_path / "coco" / "a.jpg")  # greyscale on purpose
+    whole = (tmp_path / "coco" / "a.jpg").read_bytes()
+    (tmp_path / "coco" / "torn.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (64, 48)).save(tmp_path / "coco" / "b.png")
+    return tmp_path
+
+
+def write(folder, rows, name="refcoco_mini.jsonl"):
+    path = folder / name
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_rows_become_samples(folder):
+    data = RefCocoJsonl(write(folder, ROWS))
+    assert (len(data), data.name, data.split) == (5, "refcoco-jsonl", "refcoco_mini")
+    first, second = list(data)[:2]
+    assert first.id == "refcoco_mini-000000" and first.image_id == second.image_id == "coco/a.jpg"
+    assert second.expression == "big dog" and second.box == Box(10, 5, 60, 40.5)
+    assert (second.width, second.height, second.size_class, second.kind) == (64, 48, "large", "")
+    picture = second.image()
+    assert picture.mode == "RGB" and picture.size == (64, 48)
+    assert len({s.id for s in data}) == 5
+
+
+def test_pictures_are_found_under_a_root_by_path_or_by_name(folder):
+    path = write(folder / "coco", ROWS[:1])
+    assert RefCocoJsonl(path, images=folder)[0].image().size == (64, 48)
+    assert RefCocoJsonl(path, images=folder / "coco")[0].image().size == (64, 48)
+    assert RefCocoJsonl(path)[0].image().size == (64, 48)
+
+
+def test_bad_pictures_fail_only_when_asked_for_and_say_which(folder):
+    data = RefCocoJsonl(write(folder, ROWS))
+    for index, message in ((2, "not found.*gone.jpg"), (3, "torn.jpg"), (4, "64x48.*640x480")):
+        with pytest.raises(InputError, match=message) as caught:
+            data[index].image()
+        assert "\n" not in str(caught.value)
+
+
+def test_hash_follows_the_content_alone(folder):
+    path = write(folder, ROWS)
+    reference = RefCocoJsonl(path).hash
+    assert reference == RefCocoJsonl(path, images="/elsewhere", name="other").hash
+    for field, value in (("sent", "right cat"), ("bbox", [0, 0, 10, 11]), ("image", "coco/b.png")):
+        changed = [{**ROWS[0], field: value}, *ROWS[1:]]
+        assert RefCocoJsonl(write(folder, changed)).hash != reference, field
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{torn", "line 2: not a row"),
+        ({k: v for k, v in ROWS[0].items() if k != "sent"}, "line 2: not a row.*sent"),
+        ({**ROWS[0], "bbox": [0, 0, 10]}, "line 2: not a row"),
+        ({**ROWS[0], "bbox": [10, 0, 10, 5]}, "line 2: box .* no area"),
+        ({**ROWS[0], "bbox": ["x", 0, 10, 5]}, "line 2: not a row"),
+        ({**ROWS[0], "sent": "  "}, "line 2: image and sent"),
+        ({**ROWS[0], "width": 0}, "line 2"),
+    ],
+)
+def test_a_bad_row_is_named(folder, row, message):
+    with pytest.raises(InputError, match=message):
+        RefCocoJsonl(write(folder, [ROWS[0], row]))
+
+
+def test_missing_and_empty_files(folder):
+    with pytest.raises(InputError, match="pass a RefCOCO jsonl file"):
+        RefCocoJsonl(folder / "none.jsonl")
+    with pytest.raises(InputError, match="no rows"):
+        RefCocoJsonl(write(folder, [""]))
+
+
+def test_a_published_split_of_the_wrong_size_is_reported(folder, caplog):
+    RefCocoJsonl(write(folder, ROWS, "refcoco_testA.jsonl"))
+    assert "5 expressions, the published split 5657" in caplog.text
+
+
+def test_text_lines_end_at_newlines_only(folder):
+    row = {**ROWS[0], "sent": "left\u2028cat"}
+    path = folder / "x.jsonl"
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert RefCocoJsonl(path)[0].expression == "left\u2028cat"
+
+
+def test_registry(folder):
+    assert {"refcoco-jsonl", "scenes"} <= set(DATASETS)
+    assert len(open_dataset("refcoco-jsonl", path=write(folder, ROWS))) == 5
+    with pytest.raises(InputError, match="choose one of .*refcoco-jsonl"):
+        open_dataset("refcocoo")
+    with pytest.raises(InputError, match="'root'.*it takes"):
+        open_dataset("refcoco-jsonl", path="x", root="y")
+
+
+def test_data_set_travels_to_another_process(folder):
+    data = RefCocoJsonl(write(folder, ROWS))
+    copy = pickle.loads(pickle.dumps(data))
+    assert copy.hash == data.hash and copy[0].image().size == (64, 48)
+
+
+def test_size_classes():
+    assert [size_class(Box(0, 0, w, 10), 100, 10) for w in (4.9, 5, 11.9, 12, 100)] == [
+        "small", "medium", "medium", "large", "large",
+    ]  # fmt: skip

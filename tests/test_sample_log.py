@@ -1,0 +1,108 @@
+"""The sample log: every line survives, a torn one is cut, nothing damaged is read over."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from biaslab.errors import RunFolderError
+from biaslab.grounding.log import LineCounter, SampleLog, log_files, log_path, read_lines
+
+RECORDS = [{"id": f"s{i}", "answer": "left\ncat \u2028 ü", "box": [1.0, 2.5, 3.0, 4.0]} for i in range(3)]
+
+
+def write(path, records):
+    with SampleLog(path) as log:
+        for record in records:
+            log.append(record)
+
+
+def test_lines_are_there_as_soon_as_they_are_appended(tmp_path):
+    path = log_path(tmp_path, 0)
+    with SampleLog(path) as log:
+        for i, record in enumerate(RECORDS):
+            log.append(record)
+            assert list(read_lines(path)) == RECORDS[: i + 1]  # without close or flush
+
+
+def test_appending_goes_on_where_it_ended(tmp_path):
+    path = log_path(tmp_path, 0)
+    write(path, RECORDS[:1])
+    write(path, RECORDS[1:])
+    assert list(read_lines(path)) == RECORDS
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_torn_last_line_is_ignored_and_then_cut(tmp_path, cut):
+    path = log_path(tmp_path, 0)
+    write(path, RECORDS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    assert list(read_lines(path)) == RECORDS[:2]
+    write(path, RECORDS[2:])
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("tail", [b"\x00\x00\x00\n", b"\n", b'{"id": \n', b"[1]\n", b"7\n"])
+def test_a_last_line_that_is_no_record_is_cut_too(tmp_path, tail):
+    path = log_path(tmp_path, 0)
+    write(path, RECORDS)
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    assert list(read_lines(path)) == RECORDS
+    write(path, [])
+    assert path.read_bytes() == whole
+
+
+def test_a_log_of_nothing_but_a_torn_line(tmp_path):
+    path = log_path(tmp_path, 0)
+    path.write_bytes(b'{"id"')
+    assert list(read_lines(path)) == []
+    write(path, RECORDS)
+    assert list(read_lines(path)) == RECORDS
+
+
+def test_damage_in_the_middle_is_named(tmp_path):
+    path = log_path(tmp_path, 0)
+    write(path, RECORDS)
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], b"oops", *lines[2:]]))
+    with pytest.raises(RunFolderError, match="line 2 is no sample record"):
+        list(read_lines(path))
+
+
+def test_numbers_that_json_does_not_have_become_null(tmp_path):
+    path = log_path(tmp_path, 0)
+    write(path, [{"a": float("nan"), "b": [float("inf"), 1.0], "c": {"d": float("-inf")}}])
+    assert json.loads(path.read_text()) == {"a": None, "b": [None, 1.0], "c": {"d": None}}
+
+
+def test_two_writers_are_refused(tmp_path):
+    path = log_path(tmp_path, 0)
+    with SampleLog(path) as log:
+        log.append(RECORDS[0])
+        with pytest.raises(RunFolderError, match="another process is writing"):
+            SampleLog(path)
+        log.append(RECORDS[1])
+    write(path, RECORDS[2:])
+    assert list(read_lines(path)) == RECORDS
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    with pytest.raises(RunFolderError, match="choose another run folder"):
+        SampleLog(tmp_path / "none" / "samples-0.jsonl")
+
+
+def test_counting_new_lines(tmp_path):
+    write(log_path(tmp_path, 0), RECORDS)
+    counter = LineCounter(tmp_path)
+    assert counter.new() == 0
+    with SampleLog(log_path(tmp_path, 0)) as a, SampleLog(log_path(tmp_path, 1)) as b:
+        a.append(RECORDS[0])
+        b.append(RECORDS[0])
+        b.append(RECORDS[1])
+        assert counter.new() == 3 and counter.new() == 0
+        b.append(RECORDS[2])
+        assert counter.new() == 1
+    assert log_files(tmp_path) == [log_path(tmp_path, 0), log_path(tmp_path, 1)]

@@ -1,0 +1,93 @@
+"""A small grounding data set of noise pictures, and an evaluation of it, for tests and for the processes they start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import pandas as pd
+import tiny
+from PIL import Image
+
+from biaslab import collect
+from biaslab.boxes import Box
+from biaslab.errors import InputError
+from biaslab.grounding import Sample, evaluate
+from biaslab.grounding.datasets import content_hash
+from biaslab.profiles import MeanProfile
+
+BOXES = (Box(5, 5, 40, 30), Box(0, 20, 30, 39))
+
+
+def picture(index: int) -> Image.Image:
+    """One of a few noise pictures of different shapes; the negative ones are missing."""
+    if index < 0:
+        raise InputError("image not found: gone.jpg")
+    return tiny.images(index + 1)[index]
+
+
+@dataclass(frozen=True)
+class Toy:
+    """``n`` expressions, two per picture; ``missing`` are indices of samples without a picture."""
+
+    n: int = 6
+    missing: tuple[int, ...] = ()
+    name: str = "toy"
+    split: str = "test"
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        return [
+            Sample(
+                id=f"s{i}",
+                image_id=f"image{i // 2}",
+                expression=f"the {'red thing' if i % 3 else 'very small green square'} number {i}",
+                box=BOXES[i % 2],
+                kind=("attribute", "location")[i % 2],
+                size_class=("small", "medium", "large")[i % 3],
+                width=tiny.images(i // 2 + 1)[-1].width,
+                height=tiny.images(i // 2 + 1)[-1].height,
+                loader=partial(picture, -1 if i in self.missing else i // 2),
+            )
+            for i in range(self.n)
+        ]
+
+    @property
+    def hash(self) -> str:
+        return content_hash(self.samples)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self):
+        return iter(self.samples)
+
+
+TIMES = ["prefill_ms", "decode_ms", "batch"]
+METHODS = ("none", "random", "fastv", "divprune")
+
+
+def run(out=None, vlm="internvl", dataset=None, methods=METHODS, keep=(0.5, 0.2), layer=2, **options):
+    """The evaluation that the tests repeat: 6 samples, 7 configurations, 42 lines."""
+    settings = {"batch_size": 4, "progress": False, "max_new_tokens": 8, "n_boot": 200} | options
+    model = tiny.vlm(vlm) if isinstance(vlm, str) else vlm
+    return evaluate(model, Toy() if dataset is None else dataset, methods, keep, layer, out=out, **settings)
+
+
+def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    """Two sets of sample lines agree in everything but the time they took."""
+    pd.testing.assert_frame_equal(a.drop(columns=TIMES), b.drop(columns=TIMES))
+
+
+def hashed_box(text, size, resized=None):
+    """A box from a text that no trained model wrote: some answers hit, some miss, some hold none."""
+    code = sum(text.encode())
+    if code % 5 == 0:
+        return None
+    return Box(0, 0, 45, 35) if code % 2 else Box(0, 15, 28, 39)
+
+
+def profile():
+    """A real profile of the tiny InternVL at layer 1."""
+    maps = collect(tiny.vlm("internvl"), tiny.images(8), layers=[1], ids=[str(i) for i in range(8)], progress=False)
+    return MeanProfile().fit(maps)

@@ -1,0 +1,61 @@
+"""``biaslab evaluate``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .app import app
+from .output import emit, table
+
+
+@app.command(
+    "evaluate",
+    epilog="Example: biaslab evaluate --methods none,random,fastv,d2pruner --keep 0.2,0.1 --layer 4 "
+    "--profile grounder.safetensors --out runs/k4",
+)
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
+    model: opt.Model = "grounder",
+    methods: Annotated[
+        str, typer.Option(help="Methods separated by commas; options as d2pruner:pivots_suppress=true.")
+    ] = ("none,random,uniform,fastv,relative,divprune,d2pruner"),
+    keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.5,0.2,0.1,0.05",
+    layer: Annotated[str, typer.Option(help="Prune layers K: tokens are dropped just before layer K.")] = "2",
+    profile: opt.ProfileFile = None,
+    dataset: Annotated[str, typer.Option(help="scenes, or the path of an InternVL-style RefCOCO jsonl.")] = "scenes",
+    split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
+    image_root: Annotated[Path | None, typer.Option(help="Folder of a jsonl's images.")] = None,
+    n: Annotated[
+        int | None, typer.Option(min=1, help="First n expressions; default 300 of the scenes, all of a file.")
+    ] = None,
+    reference: Annotated[str, typer.Option(help="Method that p-values compare with.")] = "random",
+    device: opt.Device = None,
+    dtype: opt.Dtype = "auto",
+    device_map: opt.DeviceMap = None,
+    batch_size: opt.Batch = 16,
+    processes: opt.Processes = 1,
+    seed: opt.Seed = 0,
+    retry_errors: Annotated[bool, typer.Option(help="Try samples again that ended in an error.")] = False,
+    json: opt.Json = False,
+) -> None:
+    """Measure localization accuracy of pruning methods over keep ratios and layers."""
+    from .. import profiles
+    from ..grounding import evaluate as run
+    from ..grounding import named_dataset
+
+    ratios, where = opt.keeps(keep), opt.numbers(layer, "layer", int)
+    chosen = opt.methods(methods)
+    data = named_dataset(dataset, split, image_root, n)
+    fitted = None if profile is None else profiles.load(profile)
+    vlm = opt.load(model, device, dtype, device_map)
+    results = run(
+        vlm, data, chosen, ratios, where, out=out, profile=fitted, batch_size=batch_size, seed=seed, limit=n,
+        processes=processes, progress=not json, reference=reference,
+        retry_errors=retry_errors,
+    )  # fmt: skip
+    shown = results.summary()
+    emit(json, {"rows": results.table.to_dict("records")}, table(shown), [results.folder / "results.csv"])

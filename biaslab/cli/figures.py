@@ -1,0 +1,26 @@
+"""``biaslab figures``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .app import app
+from .output import emit
+
+
+@app.command("figures", epilog="Example: biaslab figures runs/k4 --venue cvpr")
+def figures(
+    run: Annotated[Path, typer.Argument(help="Run folder of `evaluate` or `demo`.")],
+    metric: Annotated[str, typer.Option(help="acc50, retention, miou or target_kept.")] = "acc50",
+    venue: Annotated[str, typer.Option(help="Column width: cvpr, icml, neurips, iclr or aaai.")] = "cvpr",
+    json: opt.Json = False,
+) -> None:
+    """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table, from a run folder."""
+    from ..report import draw_run
+
+    files = draw_run(run, metric, venue)
+    emit(json, {}, "", files)

@@ -1,0 +1,70 @@
+"""``biaslab fit-bias``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .app import app
+from .output import emit, table
+
+
+@app.command(
+    "fit-bias",
+    epilog="Example: biaslab fit-bias --model grounder --out grounder.safetensors",
+)
+def fit_bias(
+    model: opt.Model = "grounder",
+    images: Annotated[
+        str, typer.Option(help="Calibration images: a folder of pictures, or scenes, blank, noise.")
+    ] = "scenes",
+    n: Annotated[int | None, typer.Option(min=1, help="Images to use; default 300 (of a folder: all).")] = None,
+    out: Annotated[Path, typer.Option(help="Profile file; card and figures are written beside it.")] = Path(
+        "profile.safetensors"
+    ),
+    estimator: Annotated[
+        str, typer.Option(help="mean, or tile (one map for all tiles; transports to other tilings).")
+    ] = "mean",
+    layers: Annotated[str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-11". Default: all.')] = None,
+    queries: Annotated[
+        str, typer.Option(help="Query rows: last (prompt token) or text (all after the image).")
+    ] = "last",
+    heads: Annotated[str, typer.Option(help="mean, or all for one map per head.")] = "mean",
+    prompt: Annotated[
+        str | None, typer.Option(help="Asked about every image. Default: grounding prompts for scenes, else generic.")
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(help="Keep every image's attention in this folder; the same command resumes.")
+    ] = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = "auto",
+    device_map: opt.DeviceMap = None,
+    batch_size: opt.Batch = 8,
+    seed: opt.Seed = 0,
+    json: opt.Json = False,
+) -> None:
+    """Fit a positional bias profile and say how much of the attention's variance position explains, per layer."""
+    from ..errors import InputError
+    from ..fitting import calibration
+    from ..fitting import fit_bias as fit
+
+    if heads not in ("mean", "all"):
+        raise InputError(f"--heads is mean or all, got {heads!r}")
+    wanted = None if layers is None else opt.numbers(layers, "layers", int)
+    vlm = opt.load(model, device, dtype, device_map)
+    chosen = calibration(vlm, images, n, prompt, seed)
+    found = fit(
+        vlm, chosen, estimator, wanted, queries, None if heads == "all" else heads, out, maps, batch_size, not json
+    )
+    explained = found.variance[["layer", "r2", "lo", "hi", "n"]]
+    text = (
+        f"{model}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"
+        "share of the variance of log attention (centred per image) that position explains on held-out images:\n"
+        + table(explained)
+    )
+    record = {"profile": found.profile.hash, "n": found.maps.n, "failures": found.maps.failures,
+              "variance_explained": explained.to_dict("records")}  # fmt: skip
+    emit(json, record, text, found.files)

@@ -1,0 +1,69 @@
+"""Options that several verbs share, so that they mean the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+
+Model = Annotated[str, typer.Option("--model", "-m", help="An alias (see `biaslab models`), a hub id or a folder.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: where the model loads.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+DeviceMap = Annotated[str | None, typer.Option(help='Spread the layers over devices, e.g. "auto".')]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Batch = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward.")]
+Seed = Annotated[int, typer.Option(help="Everything random derives from it and from sample ids.")]
+Processes = Annotated[int, typer.Option(min=1, help="Processes on the CPU, each with a copy of the model.")]
+ProfileFile = Annotated[Path | None, typer.Option("--profile", "-p", help="A profile file made by `fit-bias`.")]
+
+
+def load(model: str, device: str | None, dtype: str, device_map: str | None):
+    """The model that the options name."""
+    from .. import models
+
+    return models.load(model, device=device, dtype=dtype, device_map=device_map)
+
+
+def numbers(text: str, what: str, kind: type = float) -> list:
+    """ "0.5,0.2" as numbers; for ints also ranges such as "0-5".
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
+    out: list = []
+    try:
+        for part in text.split(","):
+            if kind is int and "-" in part.strip()[1:]:
+                low, high = part.split("-")
+                out += range(int(low), int(high) + 1)
+            else:
+                value = float(part) if kind is float and not part.strip().isdigit() else int(part)
+                out.append(value)
+    except ValueError:
+        raise InputError(f"--{what} takes numbers separated by commas, got {text!r}") from None
+    return out
+
+
+def methods(text: str) -> list:
+    """The methods of ``--methods``, options included."""
+    from ..pruning import parse
+
+    return [parse(part) for part in text.split(",")]
+
+
+def one_keep(text: str) -> float | int:
+    """The keep ratio or count of a verb that takes a single one."""
+    found = keeps(text)
+    if len(found) != 1:
+        raise InputError(f"--keep takes a single ratio or count here, got {text!r}")
+    return found[0]
+
+
+def keeps(text: str) -> list[float | int]:
+    """Keep ratios ("0.1") and counts ("64") of ``--keep``; "1" is the ratio, all tokens."""
+    return [1.0 if value == 1 else value for value in numbers(text, "keep")]

@@ -1,0 +1,59 @@
+"""``biaslab prune``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .app import app
+from .output import emit
+
+
+@app.command(
+    "prune",
+    epilog='Example: biaslab prune photo.jpg "the cat on the left" --methods fastv,divprune --keep 0.1 --layer 4',
+)
+def prune(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    expression: Annotated[str, typer.Argument(help="What to locate.")],
+    model: opt.Model = "grounder",
+    methods: Annotated[
+        str, typer.Option(help="Methods separated by commas; options as d2pruner:theta=0.7.")
+    ] = "none,divprune",
+    keep: Annotated[str, typer.Option(help='A keep ratio ("0.1") or a count of tokens ("64").')] = "0.1",
+    layer: Annotated[int, typer.Option(help="Prune layer K: tokens are dropped just before layer K.")] = 2,
+    profile: opt.ProfileFile = None,
+    out: Annotated[Path, typer.Option(help="Figure of the kept tokens: OUT.pdf, OUT.png, OUT.csv.")] = Path("kept"),
+    device: opt.Device = None,
+    dtype: opt.Dtype = "auto",
+    device_map: opt.DeviceMap = None,
+    seed: opt.Seed = 0,
+    json: opt.Json = False,
+) -> None:
+    """Locate an expression in one picture with pruned visual tokens; print answer and box, draw what was kept."""
+    from .. import profiles
+    from ..grounding import locate_pruned
+    from ..images import load_image
+    from ..report import draw_kept
+
+    ratio, chosen = opt.one_keep(keep), opt.methods(methods)
+    fitted = None if profile is None else profiles.load(profile)
+    picture = load_image(image)
+    vlm = opt.load(model, device, dtype, device_map)
+    found = locate_pruned(vlm, picture, expression, chosen, ratio, layer, fitted, seed)
+    rows = [
+        {
+            "method": f.method,
+            "answer": f.answer.text,
+            "box": None if f.answer.box is None else [round(v, 1) for v in f.answer.box.as_tuple()],
+            "kept": f.layout.n if f.selection is None else len(f.selection.indices),
+        }
+        for f in found
+    ]
+    text = "\n".join(
+        f"{r['method']}: {r['answer']!r}  box {r['box']} px  {r['kept']} of {found[0].layout.n} tokens" for r in rows
+    )
+    emit(json, {"expression": expression, "results": rows}, text, draw_kept(picture, found, expression, out))

@@ -1,0 +1,30 @@
+"""Figures and tables: Display objects made by ``from_...``, drawn by ``plot(ax=None)``. No figure loads a
+model.
+"""
+
+from __future__ import annotations
+
+from .accuracy_display import AccuracyDisplay
+from .attention_display import AttentionDisplay
+from .display import Display
+from .kept_display import KeptTokensDisplay
+from .profile_display import ProfileDisplay
+from .save import save
+from .style import style
+from .tables import results_latex, results_table, save_table
+from .variance_display import AurocDisplay, VarianceDisplay
+
+__all__ = [
+    "AccuracyDisplay",
+    "AttentionDisplay",
+    "AurocDisplay",
+    "Display",
+    "KeptTokensDisplay",
+    "ProfileDisplay",
+    "VarianceDisplay",
+    "results_latex",
+    "results_table",
+    "save",
+    "save_table",
+    "style",
+]

@@ -1,0 +1,199 @@
+"""The tokens each method keeps, drawn on the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.lines import Line2D
+
+from biaslab.boxes import Box
+from biaslab.errors import InputError
+from biaslab.layout import TokenLayout
+
+from .display import ANSWER, TARGET, Display, draw_box, paint, picture
+from .style import style
+
+__all__ = ["KeptTokensDisplay"]
+
+_PIVOT = {"edgecolor": "#E69F00", "linewidth": 1.1}
+_KEPT = {"edgecolor": "#303030", "linewidth": 0.4}
+_THUMBNAIL = {"edgecolor": "#CC79A7", "linewidth": 0.9, "linestyle": ":"}
+
+
+class KeptTokensDisplay(Display):
+    """A panel per method: kept tokens in full colour, dropped ones faded; pivots, target and answer outlined.
+
+    Tokens of a thumbnail, which show the same places as the tiles', are outlined with dots and do not lift
+    the fading.
+
+    ``data`` has a line per method and kept token: method, token, tile, row, col, thumbnail, pivot, on_target
+    (share of the cell that the target covers), and the answer's IoU.
+    """
+
+    def __init__(
+        self, data: pd.DataFrame, image: np.ndarray, layout: TokenLayout, target: Box | None,
+        answers: Mapping[str, Box | None], expression: str | None,
+    ) -> None:  # fmt: skip
+        self.data, self.image, self.layout = data, image, layout
+        self.target, self.answers, self.expression = target, dict(answers), expression
+
+    @classmethod
+    def from_selections(
+        cls,
+        image: Any,
+        layout: TokenLayout,
+        selections: Mapping[str, Any],
+        target: Box | None = None,
+        answers: Mapping[str, Box | None] | None = None,
+        pivots: Mapping[str, Any] | None = None,
+        expression: str | None = None,
+    ) -> KeptTokensDisplay:
+        """From what the methods chose for one picture.
+
+        Parameters
+        ----------
+        image : PIL image.
+        selections : method name -> Selection, or the indices of the kept tokens; one panel each, in this
+            order.
+        target : box of the expression, in pixels of the original image.
+        answers : method name -> answered box, None for an answer without a box.
+        pivots : method name -> indices of the pivots; default ``selection.info["pivot_indices"]`` where a
+            method reports them.
+        expression : shown above the panels.
+
+        Raises
+        ------
+        InputError
+            No selection, or an index outside the layout.
+        """
+        if not selections:
+            raise InputError("no selections to draw: pass at least one method's kept tokens")
+        answers, pivots = answers or {}, pivots or {}
+        tables = []
+        for name, selection in selections.items():
+            info = getattr(selection, "info", None)  # of a Selection; tensors too have an attribute "indices"
+            kept = _indices(selection if info is None else selection.indices)
+            marked = _indices(pivots.get(name, (info or {}).get("pivot_indices", ())))
+            if len(kept) and not 0 <= kept.min() <= kept.max() < layout.n:
+                raise InputError(f"{name}: token indices must be between 0 and {layout.n - 1}")
+            answer = answers.get(name)
+            overlap = np.full(layout.n, np.nan) if target is None else layout.overlap(target)
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "method": name,
+                        "token": kept,
+                        "tile": layout.tile[kept],
+                        "row": layout.row[kept],
+                        "col": layout.col[kept],
+                        "thumbnail": layout.thumbnail[kept],
+                        "pivot": np.isin(kept, marked),
+                        "on_target": overlap[kept],
+                        "iou": np.nan if answer is None or target is None else float(answer.iou(target)),
+                    }
+                )
+            )
+        data = pd.concat(tables, ignore_index=True)
+        return cls(
+            data,
+            picture(image),
+            layout,
+            target,
+            {m: answers.get(m) for m in selections} if answers else {},
+            expression,
+        )
+
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> KeptTokensDisplay:
+        """Draw a panel per method."""
+        methods = list(dict.fromkeys(self.data["method"]))
+        shape = self.image.shape
+        with style():
+            wide = len(methods) > 4
+            per_row = min(len(methods), 4 if len(methods) > 6 else 3 if wide or len(methods) == 3 else 2)
+            ratio = shape[0] / shape[1] + (0.12 if wide else 0.19)
+            axes = self._axes(
+                ax,
+                len(methods),
+                per_row,
+                columns=2 if wide else 1,
+                ratio=ratio,
+                extra=0.5,
+                layout="compressed",
+            )
+            for one, method in zip(axes, methods, strict=True):
+                self._panel(one, method, fontsize=7 if wide or per_row < 3 else 6)
+            handles = self._handles()
+            if ax is None:
+                if self.expression:
+                    self.figure_.suptitle(
+                        f"\N{LEFT DOUBLE QUOTATION MARK}{self.expression}\N{RIGHT DOUBLE QUOTATION MARK}"
+                    )
+                if handles:
+                    self.figure_.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        return self
+
+    def _panel(self, ax: Axes, method: str, fontsize: float) -> None:
+        part = self.data[self.data["method"] == method]
+        shape, size = self.image.shape[:2], self.layout.size
+        kept = np.zeros(self.layout.n)
+        tiles = part[~part["thumbnail"]]
+        kept[tiles["token"]] = 1.0
+        lifted = np.nan_to_num(paint(kept, self.layout, shape))[..., None] > 0
+        faded = 0.78 + 0.22 * self.image.mean(axis=2, keepdims=True)
+        ax.imshow(np.where(lifted, self.image, faded))
+        for rows, look in (
+            (tiles[~tiles["pivot"]], _KEPT),
+            (part[part["thumbnail"] & ~part["pivot"]], _THUMBNAIL),
+            (part[part["pivot"]], _PIVOT),
+        ):
+            ax.add_collection(
+                PolyCollection(
+                    self._cells(rows["token"].to_numpy(), shape), facecolor="none", zorder=4, **look
+                )
+            )
+        if self.target is not None:
+            draw_box(ax, self.target, shape, size, TARGET)
+        answer = self.answers.get(method)
+        if answer is not None:
+            draw_box(ax, answer, shape, size, ANSWER)
+        ax.set(xticks=[], yticks=[], xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
+        ax.spines[:].set_visible(False)
+        count = f"{len(part)} of {self.layout.n}"
+        if self.answers and answer is None:
+            count += ", no box"
+        elif len(part) and np.isfinite(part["iou"].iloc[0]):
+            count += f", IoU {part['iou'].iloc[0]:.2f}"
+        ax.set_title(f"{method}\n{count}", fontsize=fontsize, pad=2)
+
+    def _cells(self, tokens: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """(n, 4, 2) corners of token cells on the picture."""
+        scale = [shape[1], shape[0], shape[1], shape[0]]
+        x0, y0, x1, y1 = (self.layout.boxes[tokens] * scale - 0.5).T
+        return np.stack([np.stack([x, y], -1) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], axis=1)
+
+    def _handles(self) -> list[Line2D]:
+        shown = [(TARGET, "target")] if self.target is not None else []
+        shown += [(ANSWER, "answer")] if any(a is not None for a in self.answers.values()) else []
+        shown += [(_PIVOT, "pivot")] if self.data["pivot"].any() else []
+        shown += [(_THUMBNAIL, "thumbnail token")] if self.data["thumbnail"].any() else []
+        return [
+            Line2D(
+                [],
+                [],
+                color=look["edgecolor"],
+                linestyle=look.get("linestyle", "-"),
+                linewidth=1.4,
+                label=label,
+            )
+            for look, label in shown
+        ]
+
+
+def _indices(values: Any) -> np.ndarray:
+    values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    return values.astype(np.int64).reshape(-1)

@@ -1,0 +1,219 @@
+"""A positional profile as a map over the token grid with row and column marginals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from biaslab.errors import InputError
+from biaslab.layout import TokenLayout
+
+from .display import Display, ratio_ticks
+from .style import COLORS, DIVERGING, style
+
+if TYPE_CHECKING:
+    from biaslab.profiles import Profile
+
+__all__ = ["ProfileDisplay"]
+
+
+class ProfileDisplay(Display):
+    """Expected attention of each position relative to an even share (1 = what each token would draw if all
+    drew alike).
+
+    One panel per layer; a thumbnail gets its own panel. Tiles are drawn where they lie, with their borders.
+    The marginals are means over columns and rows. Their bands are an upper bound of the 95 % interval of the
+    mean over images: the profile holds the spread of single positions, and the standard error of their mean
+    is largest if they move together.
+
+    ``data`` has a line per layer and token: layer, tile, row, col (of the whole raster), thumbnail, expected,
+    relative, standard_error (of relative).
+    """
+
+    def __init__(self, data: pd.DataFrame, layout: TokenLayout, title: str) -> None:
+        self.data = data
+        self.layout = layout
+        self.title = title
+
+    @classmethod
+    def from_profile(
+        cls,
+        profile: Profile,
+        layers: int | Iterable[int] | None = None,
+        layout: TokenLayout | str | None = None,
+        head: int | None = None,
+    ) -> ProfileDisplay:
+        """Read a fitted profile.
+
+        Parameters
+        ----------
+        layers : which fitted layers; default all.
+        layout : a layout, or the key of a fitted one; default the one most images have.
+        head : head of a per-head profile; default the mean over heads.
+        """
+        layers = profile.layers_ if layers is None else [layers] if isinstance(layers, int) else list(layers)
+        key = max(profile.counts_, key=lambda k: profile.counts_[k]) if layout is None else layout
+        if isinstance(key, str):
+            if key not in profile.layouts_:
+                raise InputError(
+                    f"the profile has no layout {key!r}: choose one of {sorted(profile.layouts_)}"
+                )
+            layout = profile.layouts_[key]
+        else:
+            layout = key
+        # a layout that the profile was carried to rests on all its images
+        n = profile.counts_.get(layout.key, sum(profile.counts_.values()))
+        row, col = _raster(layout)
+        tables = []
+        for layer in layers:
+            expected, spread = (f(layout, layer).double().numpy() for f in (profile.expected, profile.spread))
+            if head is not None:
+                if not 0 <= head < len(expected):
+                    raise InputError(f"the profile has {len(expected)} head(s), not a head {head}")
+                expected, spread = expected[[head]], spread[[head]]
+            expected, spread = expected.mean(0), spread.mean(0)
+            even = expected.mean()
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "layer": layer,
+                        "tile": layout.tile,
+                        "row": row,
+                        "col": col,
+                        "thumbnail": layout.thumbnail,
+                        "expected": expected,
+                        "relative": expected / even,
+                        "standard_error": spread / even / np.sqrt(n),
+                    }
+                )
+            )
+        model = PurePath(str(profile.provenance_.get("model", "model"))).name
+        which = "" if head is None else f", head {head}"
+        title = f"{model}, {profile.name} profile{which}, n = {n} images"
+        return cls(pd.concat(tables, ignore_index=True), layout, title)
+
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProfileDisplay:
+        """Draw a panel per layer, and per layer's thumbnail."""
+        panels = [
+            (layer, thumbnail, part)
+            for (layer, thumbnail), part in self.data.groupby(["layer", "thumbnail"], sort=True)
+        ]
+        log = np.log2(np.maximum(self.data["relative"], 1e-6))
+        limit = float(np.clip(np.quantile(np.abs(log), 0.98), 0.25, 8.0))
+        with style():
+            wide = len(panels) > 2
+            aspect = max((p["row"].max() + 1) / (p["col"].max() + 1) for _, _, p in panels)
+            axes = self._axes(
+                ax, len(panels), per_row=4 if wide else 2, columns=2 if wide else 1,
+                ratio=0.72 * aspect + 0.22, extra=0.75, layout="compressed",
+            )  # fmt: skip
+            image = None
+            for one, (layer, thumbnail, part) in zip(axes, panels, strict=True):
+                image = self._panel(one, part, limit, bool(thumbnail))
+                name = f"layer {layer}" + (", thumbnail" if thumbnail else "")
+                one.set_title(name if ax is None else f"{name} ({self.title})", pad=3)
+            ticks, labels = ratio_ticks(limit)
+            bar = self.figure_.colorbar(
+                image,
+                ax=axes,
+                location="bottom",
+                fraction=0.05,
+                pad=0.03 if ax is None else 0.14,  # no layout engine makes room in a figure of the caller's
+                aspect=45,
+                shrink=0.8,
+                extend="both",
+                ticks=ticks,
+            )
+            bar.ax.set_xticklabels(labels)
+            bar.set_label("attention relative to an even share")
+            bar.outline.set_linewidth(0.4)
+            if ax is None:
+                self.figure_.suptitle(self.title)
+        return self
+
+    def _panel(self, ax: Axes, part: pd.DataFrame, limit: float, thumbnail: bool) -> Any:
+        rows, cols = int(part["row"].max()) + 1, int(part["col"].max()) + 1
+        value, error = np.full((rows, cols), np.nan), np.full((rows, cols), np.nan)
+        value[part["row"], part["col"]] = part["relative"]
+        error[part["row"], part["col"]] = part["standard_error"]
+        image = ax.imshow(
+            np.log2(np.maximum(value, 1e-6)),
+            cmap=DIVERGING,
+            vmin=-limit,
+            vmax=limit,
+            extent=(0, cols, rows, 0),
+            aspect="equal",
+        )
+        if not thumbnail:
+            for line in range(1, self.layout.tiles[0]):
+                ax.axhline(line * self.layout.grid[0], color="black", linewidth=0.6)
+            for line in range(1, self.layout.tiles[1]):
+                ax.axvline(line * self.layout.grid[1], color="black", linewidth=0.6)
+        ax.spines[:].set_visible(False)
+        for axis, count in ((ax.xaxis, cols), (ax.yaxis, rows)):
+            axis.set_ticks([0, count], ["1", str(count)])
+            axis.set_tick_params(length=0, pad=2, labelsize=7)
+        # end labels stay inside their axis: outside it stand those of the marginals
+        for label, side in zip(ax.get_xticklabels(), ("left", "right"), strict=True):
+            label.set_horizontalalignment(side)
+        for label, side in zip(ax.get_yticklabels(), ("top", "bottom"), strict=True):
+            label.set_verticalalignment(side)
+        ax.set_xlabel("column", labelpad=-5, fontsize=7)
+        ax.set_ylabel("row", labelpad=-5, fontsize=7)
+        # shares of the panel's own axes: marginals keep their thickness whatever the map's shape
+        top = ax.inset_axes((0, 1.04, 1, 0.16), sharex=ax)
+        right = ax.inset_axes((1.04, 0, 0.16, 1), sharey=ax)
+        _marginal(top, value, error, 0)
+        _marginal(right, value, error, 1)
+        return image
+
+
+def _marginal(ax: Axes, value: np.ndarray, error: np.ndarray, axis: int) -> None:
+    """Means over one axis of the map as a line with its band and the even share; axis 0: over rows, drawn
+    along x.
+    """
+    mean, half = np.nanmean(value, axis=axis), 1.96 * np.nanmean(error, axis=axis)
+    at = np.arange(len(mean)) + 0.5
+    lo, hi = min(1.0, (mean - half).min()), max(1.0, (mean + half).max())
+    if axis == 0:
+        ax.fill_between(at, mean - half, mean + half, color=COLORS[0], alpha=0.3, linewidth=0)
+        ax.plot(at, mean, color=COLORS[0], linewidth=0.9)
+        ax.axhline(1, color="black", linewidth=0.5, linestyle=":")
+        ax.set_yticks([lo, hi], [f"{lo:.2g}", f"{hi:.2g}"])
+        ax.set_ylim(lo - 0.25 * (hi - lo), hi + 0.08 * (hi - lo))
+        ax.tick_params(axis="x", length=0, labelbottom=False)
+        ax.tick_params(axis="y", labelsize=5.5, length=1.5, pad=1)
+        ax.spines["bottom"].set_visible(False)
+    else:
+        ax.fill_betweenx(at, mean - half, mean + half, color=COLORS[0], alpha=0.3, linewidth=0)
+        ax.plot(mean, at, color=COLORS[0], linewidth=0.9)
+        ax.axvline(1, color="black", linewidth=0.5, linestyle=":")
+        ax.set_xticks([lo, hi], [f"{lo:.2g}", f"{hi:.2g}"], rotation=90)
+        ax.set_xlim(lo - 0.15 * (hi - lo), hi + 0.08 * (hi - lo))
+        ax.tick_params(axis="y", length=0, labelleft=False)
+        # the scale goes to the free corner: below stands the last column's number
+        ax.tick_params(
+            axis="x",
+            labelsize=5.5,
+            length=1.5,
+            pad=1,
+            bottom=False,
+            labelbottom=False,
+            top=True,
+            labeltop=True,
+        )
+        ax.spines[["bottom", "left"]].set_visible(False)
+        ax.spines["top"].set_visible(True)
+
+
+def _raster(layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each token in the raster of all tiles; in its own raster for the thumbnail."""
+    down, across = np.divmod(layout.tile, layout.tiles[1])
+    row = np.where(layout.thumbnail, layout.row, down * layout.grid[0] + layout.row)
+    col = np.where(layout.thumbnail, layout.col, across * layout.grid[1] + layout.col)
+    return row, col

@@ -1,0 +1,90 @@
+"""Every figure as PDF for the paper, PNG for the eye, CSV for whoever wants the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from biaslab.errors import InputError, RunFolderError
+
+from .style import style
+
+__all__ = ["save"]
+
+
+def save(display: Any, path: str | Path, close: bool = False) -> list[Path]:
+    """Write ``path.pdf``, ``path.png`` (300 dpi) and ``path.csv`` (what is drawn).
+
+    Parameters
+    ----------
+    display : a Display; it is plotted first if it was not.
+    path : without extension; one of .pdf, .png, .csv is dropped. Missing folders are made.
+    close : release the figure afterwards; set it when writing many.
+
+    Returns
+    -------
+    list of Path
+        The three files.
+
+    Raises
+    ------
+    InputError
+        ``display`` has nothing to draw.
+    RunFolderError
+        The place cannot be written.
+    """
+    if not hasattr(display, "plot") or not isinstance(getattr(display, "data", None), pd.DataFrame):
+        raise InputError(f"{type(display).__name__} is not a Display: make one with its from_...() method")
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in (".pdf", ".png", ".csv") else path
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png", "csv")]
+    with style():
+        if getattr(display, "figure_", None) is None:
+            display.plot()
+        figure = display.figure_
+        try:
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            with _settled(figure):
+                frame = _frame(figure)
+                # no date inside: the same figure is the same file
+                figure.savefig(files[0], bbox_inches=frame, metadata={"CreationDate": None})
+                figure.savefig(files[1], bbox_inches=frame)
+            display.data.to_csv(files[2], index=False)
+        except OSError as err:
+            raise RunFolderError(
+                f"cannot write figure {stem}: {err}; choose a folder you can write to"
+            ) from None
+        finally:
+            if close:
+                plt.close(figure)
+    return files
+
+
+@contextmanager
+def _settled(figure: Figure) -> Iterator[None]:
+    """Lay the figure out and hold it so: a layout engine moves axes at every draw, out of a frame taken before."""
+    engine = figure.get_layout_engine()
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        if engine is not None:
+            figure.set_layout_engine(engine)
+
+
+def _frame(figure: Figure) -> Bbox:
+    """The figure's full width, so that it is printed at the size its text was set for; its height as far as
+    drawn.
+    """
+    drawn = figure.get_tightbbox()
+    return Bbox(
+        [[min(0.0, drawn.x0), drawn.y0 - 0.02], [max(figure.get_figwidth(), drawn.x1), drawn.y1 + 0.02]]
+    )

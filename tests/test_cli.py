@@ -1,0 +1,178 @@
+"""The command line as a user meets it: output, files, exit status, one line per error."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from biaslab import __version__
+from biaslab.cli import main
+from biaslab.scenes import scene
+
+
+def run(capsys, *arguments):
+    """Exit status, stdout and stderr of one command."""
+    capsys.readouterr()
+    status = 0
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as end:
+        status = end.code or 0
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    scene("validation", 0).image.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    path = tmp_path_factory.mktemp("profile") / "grounder.safetensors"
+    with pytest.raises(SystemExit):
+        main(["fit-bias", "--n", "12", "--out", str(path), "--layers", "1,3", "--json"])
+    return path
+
+
+def test_help_and_version(capsys):
+    status, out, _ = run(capsys, "--version")
+    assert (status, out.strip()) == (0, __version__)
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    for verb in ("models", "fit-bias", "inspect", "prune", "evaluate", "figures", "demo", "train-grounder"):
+        assert verb in out
+        status, help_text, _ = run(capsys, verb, "--help")
+        assert status == 0 and "Example: biaslab" in help_text
+
+
+def test_models_lists_aliases(capsys):
+    status, out, _ = run(capsys, "models", "--json")
+    rows = {r["alias"]: r for r in json.loads(out)["models"]}
+    assert status == 0
+    assert rows["grounder"]["on disk"] == "yes"
+    assert rows["internvl3-8b"]["checkpoint"] == "OpenGVLab/InternVL3-8B-hf"
+
+
+def test_fit_bias_writes_profile_card_and_figures(capsys, profile, tmp_path):
+    for ending in (".safetensors", ".md", ".pdf", ".png", ".csv"):
+        assert profile.with_suffix(ending).stat().st_size > 0
+    out = tmp_path / "again.safetensors"
+    status, text, err = run(capsys, "fit-bias", "--n", 12, "--layers", "1,3", "--out", out)
+    assert status == 0, err
+    assert "12 images (scenes)" in text
+    assert f"wrote {out}" in text
+    assert out.read_bytes() == profile.read_bytes()  # the same calibration set gives the same file
+
+
+def test_inspect_shows_what_a_profile_was_fitted_on(capsys, profile, tmp_path):
+    status, text, _ = run(capsys, "inspect", profile, "--out", tmp_path / "map", "--layers", "3")
+    assert status == 0
+    assert "grounder" in text and "mean" in text
+    assert (tmp_path / "map.png").exists()
+
+
+def test_prune_prints_boxes_and_draws_what_was_kept(capsys, picture, profile, tmp_path):
+    status, out, err = run(
+        capsys, "prune", picture, "the cat", "--methods", "none,fastv,d2pruner:pivots_suppress=true", "--keep", 0.1,
+        "--layer", 2, "--profile", profile, "--out", tmp_path / "kept", "--json",
+    )  # fmt: skip
+    assert status == 0, err
+    record = json.loads(out)
+    assert [r["kept"] for r in record["results"]] == [256, 25, 25]
+    assert {f.rsplit(".", 1)[1] for f in record["files"]} == {"pdf", "png", "csv"}
+
+
+def test_evaluate_resumes_and_figures_draw(capsys, profile, tmp_path):
+    command = ["evaluate", "--n", 4, "--methods", "none,random,relative", "--keep", "0.2,16", "--layer", 2,
+               "--profile", profile, "--out", tmp_path / "run", "--json"]  # fmt: skip
+    status, out, err = run(capsys, *command)
+    assert status == 0, err
+    rows = [r for r in json.loads(out)["rows"] if r["kind"] == "all"]
+    assert {(r["method"], r["keep"]) for r in rows} == {
+        ("none", 1.0), ("random", 0.2), ("random", 16), ("relative", 0.2), ("relative", 16)
+    }  # fmt: skip
+    assert all(r["n"] == 4 and r["errors"] == 0 for r in rows)
+    before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
+    assert run(capsys, *command)[:2] == (0, out)
+    assert {p: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()} == before
+    status, out, err = run(capsys, "figures", tmp_path / "run")
+    assert status == 0, err
+    assert (tmp_path / "run" / "figures" / "acc50-keep.pdf").exists()
+    assert (tmp_path / "run" / "tables" / "acc50.tex").read_text().count(r"\toprule") == 1
+
+
+def _bad(tmp_path, picture, profile):
+    """Commands that must fail: name -> arguments, exit status, words of the one line."""
+    broken = tmp_path / "broken.jpg"
+    Image.new("RGB", (64, 64)).save(broken)
+    broken.write_bytes(broken.read_bytes()[:200])
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    evaluate = ["evaluate", "--n", 2, "--methods", "none,random"]
+    return {
+        "missing image": (["prune", tmp_path / "no.jpg", "the cat"], 2, "no.jpg"),
+        "truncated image": (["prune", broken, "the cat"], 2, "broken.jpg"),
+        "empty expression": (["prune", picture, "  "], 2, "empty expression"),
+        "keep 0": (["prune", picture, "the cat", "--keep", 0], 2, "keep"),
+        "two keeps": (["prune", picture, "the cat", "--keep", "0.1,0.2"], 2, "--keep"),
+        "unknown reference": ([*evaluate, "--reference", "rand", "--out", tmp_path / "a"], 2, "rand"),
+        "keep 1.5": ([*evaluate, "--keep", 1.5, "--out", tmp_path / "a"], 2, "keep"),
+        "keep is a word": ([*evaluate, "--keep", "half", "--out", tmp_path / "a"], 2, "--keep"),
+        "unknown model": (["fit-bias", "--model", "groundr"], 2, "grounder"),
+        "model not here": (["fit-bias", "--model", "internvl3-1b", "--n", 2], 1, "hf download"),
+        "unknown method": (["prune", picture, "the cat", "--methods", "fastvv"], 2, "fastv"),
+        "unknown option": (["prune", picture, "the cat", "--methods", "fastv:speed=2"], 2, "speed"),
+        "no profile": (["prune", picture, "the cat", "--methods", "d2pruner"], 2, "profile"),
+        "layer not in profile": (
+            ["prune", picture, "the cat", "--methods", "relative", "--layer", 6, "--profile", profile], 1, "layer"),
+        "layer too deep": (["prune", picture, "the cat", "--layer", 99], 2, "layer"),
+        "no such profile": (["inspect", tmp_path / "no.safetensors"], 2, "no.safetensors"),
+        "no profile file": (["inspect", blocked], 2, "file"),
+        "run folder": ([*evaluate, "--out", blocked / "run"], 1, "run"),
+        "no run": (["figures", tmp_path], 1, "run.json"),
+        "no folder": (["fit-bias", "--images", tmp_path / "nowhere"], 2, "nowhere"),
+        "empty folder": (["fit-bias", "--images", profile.parent / ".."], 2, "picture"),
+    }  # fmt: skip
+
+
+def test_bad_input_gives_one_line_and_a_status(capsys, tmp_path, picture, profile):
+    for name, (arguments, wanted, words) in _bad(tmp_path, picture, profile).items():
+        if name == "empty folder":
+            (tmp_path / "empty").mkdir()
+            arguments = ["fit-bias", "--images", tmp_path / "empty"]
+        status, out, err = run(capsys, *arguments)
+        lines = [line for line in err.splitlines() if line.strip()]
+        assert status == wanted, (name, status, err)
+        assert len(lines) == 1 and lines[0].startswith("biaslab: "), (name, err)
+        assert words in err, (name, err)
+        assert "Traceback" not in err
+
+
+def test_profile_of_another_model_is_refused(capsys, tmp_path, picture, profile):
+    """The same weights under another name are another model as far as a profile can know."""
+    import shutil
+
+    from biaslab.models.registry import grounder_folder
+
+    shutil.copytree(grounder_folder(), tmp_path / "copy")
+    status, _, err = run(
+        capsys, "prune", picture, "the cat", "--model", tmp_path / "copy", "--methods", "relative", "--profile", profile
+    )
+    assert status == 1
+    assert "fitted for model 'grounder'" in err
+
+
+def test_bad_arguments_are_typers_business(capsys):
+    assert run(capsys, "evaluate", "--batch-size", 0, "--out", "x")[0] == 2
+    assert run(capsys, "prune")[0] == 2
+    assert run(capsys, "no-such-verb")[0] == 2
+
+
+def test_debug_shows_the_traceback(picture):
+    from biaslab.errors import InputError
+
+    with pytest.raises(InputError):
+        main(["prune", str(picture), "the cat", "--keep", "0", "--debug"])

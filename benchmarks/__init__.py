@@ -1,0 +1,9 @@
+"""What biaslab costs, measured on this machine: ``make bench``, or one of
+
+    python -m benchmarks.capture      attention rows against plain SDPA and against eager attention
+    python -m benchmarks.selection    D2Pruner's selection against a lazy sequential greedy
+    python -m benchmarks.prefill      pruned prefill against unpruned and against the limit set by FLOPs
+
+each of which prints its tables and writes them to ``benchmarks/results``. Everything runs on the CPU with random
+weights: what is measured is time and memory, which do not depend on what a model has learned.
+"""

@@ -55,6 +55,8 @@ def greedy_mis(
     block = block or (_BLOCK_ON_CPU if order.device.type == "cpu" else _BLOCK)
     taken = order.new_empty(0) if blockers is None else blockers
     before, found, start, window = taken.numel(), 0, 0, max(2 * limit, _WINDOW)
+    if before and n <= 3 * window:  # blockers thin a window out: better one large product than two
+        window = n
     while found < limit and start < n:
         left = order[start : start + min(window, _CELLS // block)]
         start += left.numel()
@@ -78,6 +80,8 @@ def _free(edges: EdgeBlock, taken: Tensor, nodes: Tensor, first: int) -> Tensor:
     done = 0
     while done < taken.numel() and nodes.numel():
         size = max(first, done, _FEW_CELLS // nodes.numel())
+        if taken.numel() - done <= size * 3 // 2:  # no round for a small remainder
+            size = taken.numel() - done
         some = taken[done : done + max(1, min(size, _CELLS // nodes.numel()))]
         # the largest byte of a column: on a CPU ten times quicker than any()
         nodes = nodes[edges(some, nodes).view(torch.uint8).amax(0) == 0]

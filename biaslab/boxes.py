@@ -19,6 +19,9 @@ __all__ = ["Box", "BoxSpace", "box_iou", "find_box"]
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _FOUR_NUMBERS = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
 
+_CORNER = rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)"
+_TWO_CORNERS = re.compile(rf"{_CORNER}\s*,\s*{_CORNER}")
+
 
 @dataclass(frozen=True)
 class Box:
@@ -169,11 +172,14 @@ class BoxSpace(enum.Enum):
         return width / resized[0], height / resized[1], 0.0, 0.0
 
 
-def find_box(text: str) -> tuple[float, float, float, float] | None:
+def find_box(text: str, corners: bool = False) -> tuple[float, float, float, float] | None:
     """The first ``[a, b, c, d]`` of an answer, or None (an unparsed answer is a miss, counted apart).
 
     Works for ``[[a, b, c, d]]`` (InternVL), ``{"bbox_2d": [a, b, c, d]}`` (Qwen2.5-VL) and plain lists
-    (LLaVA).
+    (LLaVA). With ``corners`` a box may also be written as ``(a,b),(c,d)``, with or without box tokens around it
+    (Qwen2-VL); the first of either form counts.
     """
-    match = _FOUR_NUMBERS.search(text)
-    return tuple(float(g) for g in match.groups()) if match else None
+    found = [m for m in (_FOUR_NUMBERS.search(text), corners and _TWO_CORNERS.search(text)) if m]
+    if not found:
+        return None
+    return tuple(float(g) for g in min(found, key=lambda m: m.start()).groups())

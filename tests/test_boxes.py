@@ -131,3 +131,22 @@ def test_spaces_need_sizes():
 )
 def test_find_box(text, expected):
     assert find_box(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the cat(176,106),(232,160)", (176, 106, 232, 160)),
+        ("<|box_start|>( 1 , 2.5 ) , (3, 4)<|box_end|>", (1, 2.5, 3, 4)),
+        ("(1,2),(3,4) and (5,6),(7,8)", (1, 2, 3, 4)),
+        ("[9, 8, 7, 6] or (1,2),(3,4)", (9, 8, 7, 6)),
+        ("(1,2),(3,4) or [9, 8, 7, 6]", (1, 2, 3, 4)),
+        ("(1,2)(3,4)", None),
+        ("(1,2),(3", None),
+        ("(1,2,3,4)", None),
+    ],
+)
+def test_find_corners(text, expected):
+    assert find_box(text, corners=True) == expected
+    if "[" not in text:
+        assert find_box(text) is None, "only families that write corners are read so"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,20 +103,90 @@ def test_another_order_of_tokens_has_another_key():
     assert irregular().key.startswith("odd/2x3/tiles1x1#")
 
 
+def unpadded():
+    return TokenLayout.unpadded((2, 2), (4, 4), (200, 150), "next", (1, 7, 0, 8), (0, -1 / 6, 1, 7 / 6))
+
+
+@settings(deadline=None)
+@given(small, small, st.integers(2, 4), st.integers(2, 4), st.data())
+def test_unpadded_against_a_walk(tile_rows, tile_cols, rows, cols, data):
+    high, wide = tile_rows * rows, tile_cols * cols
+    top, left = data.draw(st.integers(0, high - 1)), data.draw(st.integers(0, wide - 1))
+    bottom, right = data.draw(st.integers(top + 1, high)), data.draw(st.integers(left + 1, wide))
+    layout = TokenLayout.unpadded(
+        (tile_rows, tile_cols), (rows, cols), (640, 480), "next", (top, bottom, left, right), (-0.5, 0, 1.5, 1), (2, 3)
+    )
+    k = slot = 0
+    for r in range(2):  # the thumbnail
+        for c in range(3):
+            assert (layout.tile[k], layout.row[k], layout.col[k]) == (tile_rows * tile_cols, r, c)
+            assert layout.thumbnail[k] and layout.slots[k] == slot
+            assert layout.boxes[k] == pytest.approx((c / 3, r / 2, (c + 1) / 3, (r + 1) / 2))
+            k, slot = k + 1, slot + 1
+    for y in range(top, bottom):
+        for x in range(left, right):
+            tile = y // rows * tile_cols + x // cols
+            assert (layout.tile[k], layout.row[k], layout.col[k]) == (tile, y % rows, x % cols)
+            assert not layout.thumbnail[k] and layout.slots[k] == slot
+            cell = (2 * x / wide - 0.5, y / high, 2 * (x + 1) / wide - 0.5, (y + 1) / high)
+            assert layout.boxes[k] == pytest.approx(cell)
+            k, slot = k + 1, slot + 1
+        slot += 1  # the newline
+    assert (layout.n, layout.placeholders) == (k, slot)
+    back = TokenLayout.from_dict(json.loads(json.dumps(layout.to_dict())))
+    assert back.key == layout.key and "arrays" not in layout.to_dict()
+
+
+def test_cover_leaves_a_margin_in_every_tile():
+    layout = TokenLayout.tiled(1, 2, (2, 2), (200, 100), "x", thumbnail=True, cover=0.9)
+    assert layout.boxes[3].tolist() == pytest.approx([0.225, 0.45, 0.45, 0.9])
+    assert layout.boxes[4].tolist() == pytest.approx([0.5, 0, 0.725, 0.45])
+    assert layout.boxes[-1].tolist() == pytest.approx([0.45, 0.45, 0.9, 0.9])
+    with pytest.raises(InputError, match="cover"):
+        TokenLayout.tiled(1, 2, (2, 2), (200, 100), "x", thumbnail=True, cover=1.1)
+
+
+def test_slots_are_part_of_the_arrangement():
+    plain = TokenLayout.raster(2, 2, (10, 10), "x")
+    assert plain.slots.tolist() == [0, 1, 2, 3] and plain.placeholders == 4
+    newline = replace(plain, placeholders=5)
+    shifted = replace(plain, placeholders=5, slots=[1, 2, 3, 4])
+    gap = replace(plain, placeholders=5, slots=[0, 1, 3, 4])
+    cut = [TokenLayout.unpadded((2, 2), (4, 4), (9, 9), "next", window) for window in ((1, 7, 0, 8), *WINDOWS)]
+    keys = [x.key for x in (plain, newline, shifted, gap, *cut)]
+    assert len(set(keys)) == len(keys)
+    assert cut[0].key == unpadded().key == "next/4x4/tiles2x2+thumb/rows1-7/cols0-8"
+    for bad in ({"slots": [0, 1, 1, 2]}, {"slots": [0, 1, 2, 4]}, {"slots": [-1, 0, 1, 2]}, {"placeholders": 3}):
+        with pytest.raises(InputError, match="slots"):
+            replace(plain, **bad)
+    with pytest.raises(InputError, match="slots"):
+        replace(plain, slots=[0, 1, 2])
+    with pytest.raises(InputError, match="window"):
+        TokenLayout.unpadded((1, 1), (4, 4), (9, 9), "next", (0, 5, 0, 4))
+
+
+WINDOWS = [(0, 8, 0, 8), (1, 7, 0, 7), (2, 8, 0, 8)]
+
+
 @pytest.mark.parametrize(
     "layout",
     [
         TokenLayout.tiled(2, 3, (4, 4), (300, 200), "internvl", True),
         TokenLayout.raster(3, 5, (51, 33), "llava", region=(-0.1, 0, 1.1, 1)),
         irregular(),
+        unpadded(),
+        replace(unpadded(), placeholders=99),
+        TokenLayout.unpadded((1, 1), (5, 7), (99, 9), "ov", (0, 5, 0, 7), (0, 0, 1.02, 1.02), (4, 4), 0.98),
+        replace(TokenLayout.raster(3, 3, (51, 33), "ov", (-0.1, 0, 1.1, 1), 0.9), placeholders=10),
+        TokenLayout.tiled(2, 1, (3, 3), (51, 33), "idefics3", True, 0.9),
     ],
-    ids=["tiled", "padded", "irregular"],
+    ids=["tiled", "padded", "irregular", "unpadded", "more", "scaled", "single", "margin"],
 )
 def test_json_round_trip(layout):
     back = TokenLayout.from_dict(json.loads(json.dumps(layout.to_dict())))
-    for name in ("tile", "row", "col", "thumbnail", "boxes", "inside"):
+    for name in ("tile", "row", "col", "thumbnail", "boxes", "inside", "slots"):
         assert np.array_equal(getattr(back, name), getattr(layout, name)), name
-    for name in ("grid", "tiles", "size", "family", "region", "key"):
+    for name in ("grid", "tiles", "size", "family", "region", "key", "placeholders", "thumbnail_grid", "cover"):
         assert getattr(back, name) == getattr(layout, name), name
 
 

@@ -133,13 +133,66 @@ def test_tile_profile_averages_all_tiles_of_all_images():
         x = x / x.mean(0).mean()
         cells += [image[layout.tile == t].reshape(4, 4) for image in x for t in np.unique(layout.tile)]
     cells = np.array(cells)
-    profile = TileProfile().fit(maps)
+    profile = TileProfile(thumbnail="shared").fit(maps)
     got = expected(profile, TILED, 1)[0].reshape(3, 4, 4)
     assert np.array_equal(got[0], got[1]) and np.array_equal(got[0], got[2])
     shape = cells.mean(0) / cells.mean()
     np.testing.assert_allclose(got[0] / got[0].mean(), shape, rtol=1e-5)
     relative = profile.spread(TILED, 1)[0].double().numpy().reshape(3, 4, 4)[0] / got[0].mean()
     np.testing.assert_allclose(relative, cells.std(0) / cells.mean(), rtol=1e-4)
+
+
+def test_tile_profile_keeps_the_thumbnail_apart(tmp_path):
+    maps, raw = make_maps()
+    tiles, thumbs = [], []  # slow reference, as above
+    for layout in (ONE, TILED):
+        x = raw[layout.key][:, 0, 0].astype(np.float64)
+        x = x / x.mean(0).mean()
+        for image in x:
+            for t in np.unique(layout.tile):
+                at = layout.tile == t
+                (thumbs if layout.thumbnail[at][0] else tiles).append(image[at].reshape(4, 4))
+    assert len(thumbs) == 7 and len(tiles) == 12 + 2 * 7
+    profile = TileProfile().fit(maps)
+    got = expected(profile, TILED, 1)[0].reshape(3, 4, 4)
+    assert np.array_equal(got[0], got[1])
+    np.testing.assert_allclose(got[2] / got[0], np.mean(thumbs, 0) / np.mean(tiles, 0), rtol=1e-5)
+    assert got.sum() == pytest.approx(raw[TILED.key][:, 0, 0].mean(0).sum(), rel=1e-5)
+    spread = profile.spread(TILED, 1)[0].double().numpy().reshape(3, 4, 4)
+    np.testing.assert_allclose(spread[2] / got[2], np.std(thumbs, 0) / np.mean(thumbs, 0), rtol=1e-4)
+    more = TokenLayout.tiled(2, 2, (4, 4), (9, 9), "internvl", thumbnail=True)
+    other = expected(profile, more, 1)[0].reshape(5, 4, 4)
+    np.testing.assert_allclose(other[4] / other[0], got[2] / got[0], rtol=1e-5)
+    back = profiles.load(profile.save(tmp_path / "p.safetensors"))
+    assert torch.equal(back.expected(more, 1), profile.expected(more, 1))
+    without = TileProfile().fit(make_maps([(ONE, 9)])[0])
+    same = expected(without, TILED, 1)[0].reshape(3, 4, 4)
+    assert np.array_equal(same[2], same[0]), "no thumbnail was fitted: the tiles' map serves"
+    with pytest.raises(InputError, match="'apart' or 'shared'"):
+        TileProfile(thumbnail="both").fit(maps)
+
+
+def test_tile_profile_of_rasters_without_padding():
+    # LLaVA-NeXT: the thumbnail first, then rows of the raster, which misses the padding; a linear ramp stays linear
+    def ramp(layout):
+        return ((1 + layout.row + 10 * layout.thumbnail) / 1000).astype(np.float32)
+
+    cut = TokenLayout.unpadded((2, 1), (6, 6), (60, 90), "next", (2, 10, 0, 6), thumbnail_grid=(3, 3))
+    whole = TokenLayout.unpadded((1, 2), (6, 6), (120, 60), "next", (0, 6, 0, 12), thumbnail_grid=(3, 3))
+    maps = StreamedMaps({**SETTINGS, "layers": [1], "family": "next"})
+    for i in range(4):
+        layout = (cut, whole)[i % 2]
+        maps.add(ImageRecord(str(i), layout, str(i)), ramp(layout)[None, None])
+    profile = TileProfile().fit(maps)
+    shapes = {part: values["expected"].shape for part, values in profile.arrays_[1].items() if "expected" in values}
+    assert shapes == {"tile": (1, 6, 6), "thumbnail": (1, 3, 3)}
+    scaled = TokenLayout.unpadded((1, 1), (12, 4), (9, 9), "next", (0, 12, 0, 4), thumbnail_grid=(6, 6))
+    for layout in (cut, whole, scaled):
+        got = expected(profile, layout, 1)[0]
+        for t in np.unique(layout.tile[~layout.thumbnail]):
+            rows = layout.row[layout.tile == t]
+            assert np.corrcoef(rows, got[layout.tile == t])[0, 1] > 0.9
+        assert got[layout.thumbnail].min() > got[~layout.thumbnail].max()
 
 
 def test_tile_profile_transports_to_other_tilings_and_grids():

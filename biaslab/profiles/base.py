@@ -133,7 +133,7 @@ class Profile(BaseEstimator, ABC):
                 raise InputError("the maps hold no images: collect() over at least one image first")
             arrays[layer] = self._pool(parts)
             counts = {p.layout.key: p.n for p in parts}
-        if min(counts.values(), default=0) < 2:
+        if "layout" not in self.transports and min(counts.values(), default=0) < 2:
             few = [k for k, n in counts.items() if n < 2]
             warnings.warn(f"spread is 0 for layouts seen in one image only: {', '.join(few)}", stacklevel=2)
         layouts = {key: maps.layouts[key] for key in counts}

@@ -1,8 +1,6 @@
-"""One map shared by all tiles, which transports to other tilings and grids."""
+"""One map for all tiles and one for the thumbnail, which transport to other tilings and grids."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,13 +13,16 @@ from .base import Arrays, Part, Profile, register
 
 __all__ = ["TileProfile"]
 
+_PARTS = ("tile", "thumbnail")
+
 
 @register
 class TileProfile(Profile):
-    """One map of rows x columns for every tile, the thumbnail included.
+    """One map of rows x columns for every tile and, unless it is shared, one for the thumbnail.
 
-    This is the prior D2Pruner's reproduction uses (one 256-vector for all tiles): bias that depends on the
-    order of the tiles, or that separates the thumbnail from them, stays in the debiased score.
+    With ``thumbnail="shared"`` this is the prior D2Pruner's reproduction uses (one 256-vector for all tiles, the
+    thumbnail included). Bias that depends on the order of the tiles stays in the debiased score either way, and
+    with it whatever separates the thumbnail from them if the map is shared.
 
     Fitting averages the maps of all tiles of all layouts, each token's attention taken relative to its
     layout's mean (attention over ``mass / N``, mass being the attention all N visual tokens draw together),
@@ -30,22 +31,28 @@ class TileProfile(Profile):
     layout, scaled so that it sums to that layout's mass; a layout that was not fitted gets the mean mass of
     those that were. The ranking of tokens under the ratio and log operations does not depend on that scale.
 
+    The thumbnail's map is on the same scale: how much more a token of the thumbnail draws than one of a tile is
+    the average over the layouts fitted, whatever their number of tiles. A layout with a thumbnail, asked of a
+    profile that never saw one, gets the tiles' map there too. Pictures of free resolution are one tile each, so
+    any grid can be asked of maps of any other; a map then stands for shares of the picture's height and width.
+
     ``spread`` holds the variance between images *and* between tiles. On a single layout of one tile both maps
     equal :class:`~biaslab.profiles.mean.MeanProfile`'s.
 
     Parameters
     ----------
-    grid : (rows, cols) of the stored map; default the tile grid that most images have.
+    grid : (rows, cols) of the stored maps; default the grid that most images have, of tiles and thumbnails apart.
+    thumbnail : "apart" for a map of its own, "shared" for one with the tiles.
     """
 
     name = "tile"
     transports = frozenset({"layout"})
 
-    def __init__(self, grid: tuple[int, int] | None = None) -> None:
+    def __init__(self, grid: tuple[int, int] | None = None, thumbnail: str = "apart") -> None:
         self.grid = grid
+        self.thumbnail = thumbnail
 
     def _pool(self, parts: list[Part]) -> Arrays:
-        grid = self._grid(parts)
         mass = {p.layout.key: p.mean.sum(axis=1) for p in parts}  # (H,) each
         if any((m <= 0).any() for m in mass.values()):
             raise InputError(
@@ -55,54 +62,76 @@ class TileProfile(Profile):
         relative = [
             p._replace(mean=p.mean / level[p.layout.key], var=p.var / level[p.layout.key] ** 2) for p in parts
         ]
-        mean, var = _average(relative, grid)
         total = sum(p.n for p in parts)
         pooled = sum(p.n * mass[p.layout.key] for p in parts) / total
-        out = {"tile": {"expected": mean, "spread": np.sqrt(var), "mass": pooled}}
+        maps = self._pooled(relative)
+        out = {name: {"expected": mean, "spread": np.sqrt(var)} for name, (mean, var) in maps.items()}
+        out["tile"]["mass"] = pooled
         out |= {key: {"mass": m} for key, m in mass.items()}
         return {part: {k: v.astype(np.float32) for k, v in named.items()} for part, named in out.items()}
 
     def _expand(self, arrays: Arrays, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
-        shared = arrays["tile"]
-        mass = arrays.get(layout.key, shared)["mass"].astype(np.float64)
-        mean, spread = (_gather(shared[k].astype(np.float64), layout) for k in ("expected", "spread"))
+        mass = arrays.get(layout.key, arrays["tile"])["mass"].astype(np.float64)
+        mean, spread = (
+            _gather({p: arrays[p][k].astype(np.float64) for p in _PARTS if p in arrays}, layout)
+            for k in ("expected", "spread")
+        )
         scale = (mass / mean.sum(axis=1))[:, None]
         return mean * scale, spread * scale
 
     def log_map(self, parts: list[Part], layout: TokenLayout) -> np.ndarray | None:
         if not parts:
             return None
-        mean, _ = _average(parts, self._grid(parts))
-        tokens = _gather(mean, layout)
+        tokens = _gather({name: mean for name, (mean, _) in self._pooled(parts).items()}, layout)
         return tokens - tokens.mean(axis=1, keepdims=True)
 
-    def _grid(self, parts: list[Part]) -> tuple[int, int]:
+    def _pooled(self, parts: list[Part]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and variance of the tiles' map, and of the thumbnails' where it is apart and there are any."""
+        if self.thumbnail not in ("apart", "shared"):
+            raise InputError(f"thumbnail must be 'apart' or 'shared', got {self.thumbnail!r}")
+        if self.thumbnail == "shared":
+            tiles = [(p, t) for p in parts for t in np.unique(p.layout.tile)]
+            return {"tile": _average(tiles, self._grid(tiles))}
+        out = {}
+        for name, flag in zip(_PARTS, (False, True), strict=True):
+            tiles = [(p, t) for p in parts for t in np.unique(p.layout.tile[p.layout.thumbnail == flag])]
+            if tiles:
+                out[name] = _average(tiles, self._grid(tiles))
+        return out
+
+    def _grid(self, tiles: list[tuple[Part, int]]) -> tuple[int, int]:
         if self.grid is not None:
             rows, cols = (int(v) for v in self.grid)
             if rows < 1 or cols < 1:
                 raise InputError(f"grid must be two positive counts, got {self.grid}: for example (16, 16)")
             return rows, cols
         votes: dict[tuple[int, int], int] = {}
-        for p in parts:
-            votes[tuple(p.layout.grid)] = votes.get(tuple(p.layout.grid), 0) + p.n
+        images = {(id(p), _grid_of(p.layout, t)): p.n for p, t in tiles}
+        for (_, grid), n in images.items():
+            votes[grid] = votes.get(grid, 0) + n
         return max(votes, key=lambda g: (votes[g], g))
 
 
-def _average(parts: list[Part], grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and total variance (within tiles + between tiles) over all tiles of all images: (H, rows, cols)
+def _grid_of(layout: TokenLayout, tile: int) -> tuple[int, int]:
+    """Rows and columns of one tile, or of the thumbnail."""
+    return layout.thumbnail_grid if layout.thumbnail[layout.tile == tile][0] else layout.grid
+
+
+def _average(tiles: list[tuple[Part, int]], grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and total variance (within tiles + between tiles) over some tiles of all images: (H, rows, cols)
     each.
     """
-    n_heads = parts[0].mean.shape[0]
+    n_heads = tiles[0][0].mean.shape[0]
     weight, first, second = np.zeros(grid), *(np.zeros((n_heads, *grid)) for _ in range(2))
-    for part in parts:
-        for mean, var, known in _tiles(part):
-            w = part.n * _resize(known, grid)
-            # values are interpolated over the cells that exist; a cell that no tile has keeps weight 0
-            with np.errstate(invalid="ignore", divide="ignore"):
-                m, v = (np.nan_to_num(_resize(x * known, grid) / _resize(known, grid)) for x in (mean, var))
-            weight += w
-            first += w * m
-            second += w * (v + m**2)
+    for part, tile in tiles:
+        mean, var, known = _one_tile(part, tile)
+        w = part.n * _resize(known, grid)
+        # values are interpolated over the cells that exist; a cell that no tile has keeps weight 0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            m, v = (np.nan_to_num(_resize(x * known, grid) / _resize(known, grid)) for x in (mean, var))
+        weight += w
+        first += w * m
+        second += w * (v + m**2)
     seen = weight > 0
     safe = np.where(seen, weight, 1.0)
     mean = first / safe
@@ -113,21 +142,26 @@ def _average(parts: list[Part], grid: tuple[int, int]) -> tuple[np.ndarray, np.n
     return mean, var
 
 
-def _tiles(part: Part) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Per tile: mean and variance (H, rows, cols) and which cells exist (rows, cols)."""
+def _one_tile(part: Part, tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and variance (H, rows, cols) of one tile, and which cells exist (rows, cols)."""
     layout = part.layout
-    for tile in np.unique(layout.tile):
-        at = np.flatnonzero(layout.tile == tile)
-        mean, var = (np.zeros((part.mean.shape[0], *layout.grid)) for _ in range(2))
-        known = np.zeros(layout.grid)
-        row, col = layout.row[at], layout.col[at]
-        mean[:, row, col], var[:, row, col], known[row, col] = part.mean[:, at], part.var[:, at], 1.0
-        yield mean, var, known
+    at, grid = np.flatnonzero(layout.tile == tile), _grid_of(layout, tile)
+    mean, var = (np.zeros((part.mean.shape[0], *grid)) for _ in range(2))
+    known = np.zeros(grid)
+    row, col = layout.row[at], layout.col[at]
+    mean[:, row, col], var[:, row, col], known[row, col] = part.mean[:, at], part.var[:, at], 1.0
+    return mean, var, known
 
 
-def _gather(values: np.ndarray, layout: TokenLayout) -> np.ndarray:
-    """(H, rows, cols) map -> (H, N) at the cells of a layout, interpolated to its grid."""
-    return _resize(values, tuple(layout.grid))[:, layout.row, layout.col]
+def _gather(maps: dict[str, np.ndarray], layout: TokenLayout) -> np.ndarray:
+    """(H, rows, cols) maps -> (H, N) at the cells of a layout, interpolated to its grids."""
+    out = np.empty((maps["tile"].shape[0], layout.n))
+    for name, at in zip(_PARTS, (~layout.thumbnail, layout.thumbnail), strict=True):
+        if at.any():
+            grid = layout.thumbnail_grid if name == "thumbnail" else layout.grid
+            values = _resize(maps.get(name, maps["tile"]), grid)
+            out[:, at] = values[:, layout.row[at], layout.col[at]]
+    return out
 
 
 def _resize(values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 from ..boxes import BoxSpace
 from ..layout import TokenLayout
 from .base import Family, register
+from .blueprint import Shape, SpecialTokens, text_config
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_CLIP = {"vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096, "patch": 14, "tile": 336}
 
 
 @register
@@ -41,7 +44,7 @@ class Llava(Family):
             return image
         mean = processor.image_processor.image_mean
         square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in mean))
-        square.paste(image, self._offset(image.size))
+        square.paste(image, _offset(image.size))
         return square
 
     def layout(
@@ -54,12 +57,66 @@ class Llava(Family):
     ) -> tuple[TokenLayout, tuple[int, int]]:
         height, width = inputs["pixel_values"].shape[-2:]
         rows, cols = height // processor.patch_size, width // processor.patch_size
-        side = max(size)
-        left, top = self._offset(size)
-        region = (-left / size[0], -top / size[1], (side - left) / size[0], (side - top) / size[1])
-        return TokenLayout.raster(rows, cols, size, self.name, region), (width, height)
+        return TokenLayout.raster(rows, cols, size, self.name, padded_square(size)), (width, height)
 
-    @staticmethod
-    def _offset(size: tuple[int, int]) -> tuple[int, int]:
-        side = max(size)
-        return (side - size[0]) // 2, (side - size[1]) // 2
+    # ---------------------------------------------------------------------------------- geometry without weights
+    decoders = ("llama",)
+    shapes = {
+        "llava-1.5-7b": Shape("llama", 4096, 32, 32, 32, 11008, vocab=32064, **_CLIP),
+        "llava-1.5-13b": Shape("llama", 5120, 40, 40, 40, 13824, vocab=32064, **_CLIP),
+    }
+    special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
+
+    def config(self, shape: Shape, tokenizer: Any) -> Any:
+        import transformers
+
+        return transformers.LlavaConfig(
+            vision_config=clip_config(shape),
+            text_config=text_config(shape, tokenizer, self.decoders),
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            vision_feature_layer=-2,
+            vision_feature_select_strategy="default",
+            image_seq_length=shape.side**2,
+            tie_word_embeddings=shape.tied,
+        )
+
+    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+        import transformers
+
+        pixels = transformers.CLIPImageProcessorPil(
+            size={"shortest_edge": shape.tile}, crop_size={"height": shape.tile, "width": shape.tile}
+        )
+        return transformers.LlavaProcessor(
+            image_processor=pixels,
+            tokenizer=tokenizer,
+            patch_size=shape.patch,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+        )
+
+
+def padded_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """What a picture of ``size`` (width, height) covers once padded to a square, in fractions of the picture."""
+    (width, height), side = size, max(size)
+    left, top = _offset(size)
+    return -left / width, -top / height, (side - left) / width, (side - top) / height
+
+
+def _offset(size: tuple[int, int]) -> tuple[int, int]:
+    side = max(size)
+    return (side - size[0]) // 2, (side - size[1]) // 2
+
+
+def clip_config(shape: Shape) -> Any:
+    """Configuration of the CLIP tower of LLaVA-1.5 and LLaVA-NeXT."""
+    import transformers
+
+    return transformers.CLIPVisionConfig(
+        hidden_size=shape.vision_hidden,
+        intermediate_size=shape.vision_ffn,
+        num_hidden_layers=shape.vision_layers,
+        num_attention_heads=shape.vision_heads,
+        image_size=shape.tile,
+        patch_size=shape.patch,
+        **shape.vision,
+    )

@@ -5,46 +5,45 @@ from __future__ import annotations
 from typing import Any
 
 from ..boxes import BoxSpace
-from ..layout import TokenLayout
-from .base import Family, register
+from .base import register
+from .blueprint import Shape
+from .qwen2_vl import Qwen2VL
+
+_TOWER = {"vision_layers": 32, "vision_heads": 16, "vision_hidden": 1280, "vision_ffn": 3420, "patch": 14, "merge": 2}
+_PIXELS = {"min_pixels": 3136, "max_pixels": 12845056}
 
 
 @register
-class Qwen25VL(Family):
-    """Options: ``min_pixels`` and ``max_pixels`` bound the area of the resized picture."""
+class Qwen25VL(Qwen2VL):
+    """Pictures as in Qwen2-VL; options: ``min_pixels`` and ``max_pixels`` bound the area of the resized picture."""
 
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
     aliases = {f"qwen2.5-vl-{size}": f"Qwen/Qwen2.5-VL-{size.upper()}-Instruct" for size in ("3b", "7b")}
     processor_class = "Qwen2_5_VLProcessor"
+    config_class = "Qwen2_5_VLConfig"
     box_space = BoxSpace.RESIZED
     grounding_template = "Locate {} in this image and output the bbox coordinates in JSON format."
-    stop_tokens = ("<|im_end|>",)
-    options = frozenset({"min_pixels", "max_pixels"})
+    corners = False
+    decoders = ("qwen2_5_vl_text",)
+    shapes = {
+        "qwen2.5-vl-3b": Shape(
+            "qwen2_5_vl_text", 2048, 36, 16, 2, 11008, **_TOWER, **_PIXELS, vocab=151936, tied=True
+        ),
+        "qwen2.5-vl-7b": Shape("qwen2_5_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
+    }
 
-    def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
-        images = f"<|vision_start|>{processor.image_token}<|vision_end|>" * n_images
-        system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        return f"{system}<|im_start|>user\n{images}{text}<|im_end|>\n<|im_start|>assistant\n"
-
-    def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
-        if not options:
-            return {}
-        size = processor.image_processor.size
-        low = options.get("min_pixels", size["shortest_edge"])
-        high = options.get("max_pixels", size["longest_edge"])
-        return {"size": {"shortest_edge": int(low), "longest_edge": int(high)}}
-
-    def layout(
-        self,
-        processor: Any,
-        size: tuple[int, int],
-        index: int,
-        inputs: dict[str, Any],
-        options: dict[str, Any],
-    ) -> tuple[TokenLayout, tuple[int, int]]:
-        images = processor.image_processor
-        _, height, width = (int(v) for v in inputs["image_grid_thw"][index])
-        merge = images.merge_size
-        layout = TokenLayout.raster(height // merge, width // merge, size, self.name)
-        return layout, (width * images.patch_size, height * images.patch_size)
+    def _vision(self, shape: Shape) -> dict[str, Any]:
+        full = (7, 15, 23, 31)  # layers that attend beyond their window
+        return {
+            "depth": shape.vision_layers,
+            "hidden_size": shape.vision_hidden,
+            "intermediate_size": shape.vision_ffn,
+            "num_heads": shape.vision_heads,
+            "out_hidden_size": shape.hidden,
+            "patch_size": shape.patch,
+            "spatial_merge_size": shape.merge,
+            "window_size": 8 * shape.patch,
+            "fullatt_block_indexes": [i for i in full if i < shape.vision_layers] or [shape.vision_layers - 1],
+            **shape.vision,
+        }

@@ -1,0 +1,216 @@
+"""A family's geometry without weights: published sizes, and the configuration and processor they make."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .base import Family
+
+__all__ = ["Blueprint", "Shape", "SpecialTokens", "build", "rope_sections", "text_config", "text_fields"]
+
+_CONFIGS = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}
+_VISION_LAYERS = 3  # of a small model: LLaVA takes its features from the last layer but one
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of one checkpoint, as its ``config.json`` and ``preprocessor_config.json`` publish them.
+
+    Attributes
+    ----------
+    decoder : language model: "llama", "mistral", "qwen2", "qwen3", or the family's own.
+    hidden, layers, heads, kv_heads, ffn : of the language model.
+    vision_hidden, vision_layers, vision_heads, vision_ffn : of the vision tower.
+    patch : side of a patch, pixels.
+    vocab : rows of the embedding; None for as many as the tokenizer has tokens.
+    head_dim : width of an attention head; None for ``hidden / heads``.
+    tied : whether the output head shares the embedding's weights.
+    tile : side of a tile, pixels; None where the resolution is free.
+    merge : patches per visual token along either axis.
+    max_tiles : most tiles of a picture, the thumbnail not counted.
+    min_pixels, max_pixels : area of a picture of free resolution.
+    longest_edge : pixels a picture is resized to before it is cut into tiles.
+    text, vision : further fields of the language model's and the vision tower's configuration.
+    """
+
+    decoder: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vision_hidden: int
+    vision_layers: int
+    vision_heads: int
+    vision_ffn: int
+    patch: int
+    vocab: int | None = None
+    head_dim: int | None = None
+    tied: bool = False
+    tile: int | None = None
+    merge: int = 1
+    max_tiles: int = 1
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    longest_edge: int | None = None
+    text: Mapping[str, Any] = field(default_factory=dict)
+    vision: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def side(self) -> int:
+        """Visual tokens along either side of a tile."""
+        if self.tile is None:
+            raise InputError("this shape has no tiles: its visual tokens follow the size of the picture")
+        return self.tile // self.patch // self.merge
+
+    def small(self, layers: int = 4, head_dim: int = 8, **changes: Any) -> Shape:
+        """The same heads and picture geometry with few layers and narrow heads, for random weights on a laptop.
+
+        Parameters
+        ----------
+        layers, head_dim : of the language model.
+        **changes : any other field.
+        """
+        width, narrow = head_dim * self.heads, 8 * self.vision_heads
+        sizes = {
+            "hidden": width,
+            "layers": min(layers, self.layers),
+            "ffn": 2 * width,
+            "head_dim": None if self.head_dim is None else head_dim,
+            "vocab": None,
+            "vision_hidden": narrow,
+            "vision_layers": min(_VISION_LAYERS, self.vision_layers),
+            "vision_ffn": 2 * narrow,
+        }
+        return replace(self, **{**sizes, **changes})
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Tokens a stand-in tokenizer needs for the family's prompts and processor.
+
+    Attributes
+    ----------
+    tokens : all of them.
+    eos, pad : end and padding token.
+    bos : start token the prompt template writes, or None.
+    names : attribute of the tokenizer -> token, where the processor asks by attribute.
+    """
+
+    tokens: tuple[str, ...]
+    eos: str
+    pad: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    bos: str | None = None
+
+
+class Blueprint(ABC):
+    """What a family knows of its checkpoints without their files.
+
+    Attributes
+    ----------
+    decoders : tuple of str
+        Language models the family is published with, the commonest first.
+    shapes : dict
+        Alias -> published sizes.
+    special_tokens : SpecialTokens
+    """
+
+    decoders: ClassVar[tuple[str, ...]]
+    shapes: ClassVar[Mapping[str, Shape]]
+    special_tokens: ClassVar[SpecialTokens]
+
+    @abstractmethod
+    def config(self, shape: Shape, tokenizer: Any) -> Any:
+        """transformers configuration of a model of this shape whose token ids are the tokenizer's."""
+
+    @abstractmethod
+    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+        """The family's real processor for models of this shape."""
+
+
+def text_fields(shape: Shape, tokenizer: Any) -> dict[str, Any]:
+    """Fields every decoder's configuration has; ``shape.text`` wins."""
+    fields = {
+        "vocab_size": max(shape.vocab or 0, len(tokenizer)),
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "intermediate_size": shape.ffn,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": shape.tied,
+    }
+    if shape.head_dim is not None:
+        fields["head_dim"] = shape.head_dim
+    return {**fields, **shape.text}
+
+
+def text_config(shape: Shape, tokenizer: Any, decoders: Sequence[str] = tuple(_CONFIGS)) -> Any:
+    """Configuration of one of the language models that families share.
+
+    Raises
+    ------
+    InputError
+        A decoder that is not among ``decoders``.
+    """
+    if shape.decoder not in decoders:
+        raise InputError(f"no {shape.decoder!r} decoder in this family: choose one of {', '.join(decoders)}")
+    import transformers
+
+    fields = text_fields(shape, tokenizer)
+    if shape.decoder == "mistral":  # the class assumes the window of Mistral 0.1, which no family here uses
+        fields.setdefault("sliding_window", None)
+    return getattr(transformers, _CONFIGS[shape.decoder])(**fields)
+
+
+def rope_sections(shape: Shape, published: Sequence[int]) -> list[int]:
+    """Time, height and width sections of M-RoPE for the shape's head width, in the published shares, none empty."""
+    total = (shape.head_dim or shape.hidden // shape.heads) // 2
+    ends = [round(total * sum(published[: i + 1]) / sum(published)) for i in range(len(published))]
+    sections = [b - a for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    if min(sections) < 1:
+        raise InputError(f"heads of width {2 * total} are too narrow for M-RoPE: use 8 or more")
+    return sections
+
+
+def build(
+    family: Family, shape: Shape, seed: int = 0, attn: str = "sdpa", dtype: Any = None
+) -> tuple[Any, Any]:
+    """A model of the real class with random weights, in evaluation mode, and its processor.
+
+    Parameters
+    ----------
+    family : adapter.
+    shape : one of ``family.shapes`` or a change of it; full sizes need the memory of the full model.
+    seed : of the weights; torch's global generator is left as it was.
+    attn : attention implementation.
+    dtype : torch dtype, default float32.
+
+    Returns
+    -------
+    (model, processor)
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from .standin import tokenizer as standin_tokenizer
+
+    tokenizer = standin_tokenizer(family)
+    config, processor = family.config(shape, tokenizer), family.make_processor(shape, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(
+            config, attn_implementation=attn, dtype=dtype or torch.float32
+        )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.eval().requires_grad_(False), processor

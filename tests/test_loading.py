@@ -13,6 +13,7 @@ import torch
 
 from biaslab.errors import InputError, ModelError, UnsupportedError
 from biaslab.models import aliases, load, resolve, wrap
+from biaslab.models.files import missing_files
 from biaslab.models.loading import _dtype
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -32,12 +33,10 @@ def test_aliases_resolve():
         if name != "grounder":
             assert resolve(name).hub_id == hub_id == resolve(hub_id).hub_id
     assert resolve("InternVL3-1B").name == "OpenGVLab/InternVL3-1B-hf"
-
-
-@pytest.mark.parametrize("name", ["internvl2.5", "internvl2.5-26b"])
-def test_the_original_layout_is_refused_with_a_way_out(name):
-    with pytest.raises(ModelError, match="use internvl2.5-8b-mpo"):
-        load(name)
+    assert resolve("internvl2.5").hub_id == resolve("internvl2.5-8b").hub_id == "OpenGVLab/InternVL2_5-8B"
+    assert {table[f"internvl2.5-{s.lower()}"] for s in ("1B", "2B", "4B", "26B")} == {
+        f"OpenGVLab/InternVL2_5-{s}" for s in ("1B", "2B", "4B", "26B")
+    }
 
 
 @pytest.mark.parametrize(
@@ -67,10 +66,23 @@ def test_a_missing_hub_model_is_one_line_with_the_command(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", offline)
-    with pytest.raises(ModelError) as caught:
-        load("internvl3-1b", revision="v1")
-    assert "`hf download OpenGVLab/InternVL3-1B-hf --revision v1`" in str(caught.value)
-    assert "\n" not in str(caught.value) and caught.value.__cause__ is None
+    for name, hub_id in [("internvl3-1b", "OpenGVLab/InternVL3-1B-hf"), ("internvl2.5", "OpenGVLab/InternVL2_5-8B")]:
+        with pytest.raises(ModelError) as caught:
+            load(name, revision="v1")
+        assert f"`hf download {hub_id} --revision v1`" in str(caught.value)
+        assert "\n" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_a_download_brings_all_that_an_original_checkpoint_needs():
+    from fnmatch import fnmatch
+
+    from biaslab.models.files import PATTERNS
+
+    needed = ["config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.model",
+              "vocab.json", "model-00001-of-00004.safetensors", "merges.txt", "tokenizer_config.json",
+              "added_tokens.json"]  # fmt: skip
+    assert all(any(fnmatch(name, pattern) for pattern in PATTERNS) for name in needed)
+    assert not any(fnmatch(name, pattern) for pattern in PATTERNS for name in ("modeling_internvl_chat.py", "x.bin"))
 
 
 # ------------------------------------------------------------------------------------------ folders
@@ -153,9 +165,15 @@ def test_incomplete_folders(saved, tmp_path):
     edit_config(folder, text_config={**text, "hidden_size": 80})
     with pytest.raises(ModelError, match="model in .* cannot be loaded"):
         load(folder)
-    folder = copy("original")
+    folder = copy("garbled")
+    assert missing_files(folder) == []
+    (folder / "config.json").write_text("{")
+    assert missing_files(folder) == ["a readable config.json"]
+    with pytest.raises(ModelError, match="config.json cannot be read"):
+        load(folder)
+    folder = copy("half-original")
     edit_config(folder, model_type="internvl_chat")
-    with pytest.raises(ModelError, match="original layout"):
+    with pytest.raises(ModelError, match="no vision_config or no llm_config"):
         load(folder)
     folder = copy("other")
     edit_config(folder, model_type="bert")

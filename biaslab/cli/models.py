@@ -15,4 +15,4 @@ def models(json: opt.Json = False) -> None:
     from ..models import known_models
 
     rows = known_models()
-    emit(json, {"models": rows}, table(pd.DataFrame(rows)))
+    emit(json, {"models": rows}, table(pd.DataFrame(rows).convert_dtypes()))

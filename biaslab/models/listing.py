@@ -2,25 +2,71 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from .registry import GROUNDER, families, grounder_folder
+
+if TYPE_CHECKING:
+    from .blueprint import Shape
 
 __all__ = ["known_models"]
 
 
-def known_models() -> list[dict[str, str]]:
-    """One row per alias: alias, checkpoint, family and whether its weights are on this machine (nothing is loaded)."""
-    embedded = grounder_folder()
-    rows = [{"alias": GROUNDER, "checkpoint": "embedded", "family": "internvl",
-             "on disk": "yes" if (embedded / "model.safetensors").exists() else "no"}]  # fmt: skip
+def known_models() -> list[dict[str, Any]]:
+    """One row per alias: alias, checkpoint, family, decoder layers, visual tokens per image and whether the
+    weights are on this machine; nothing is loaded. What is not known without the checkpoint's files is None.
+    """
+    rows = [_row(GROUNDER, "embedded", "internvl", grounder_folder(), None)]
     for family in families().values():
-        rows += [
-            {"alias": alias, "checkpoint": hub_id, "family": family.name, "on disk": "yes" if _cached(hub_id) else "no"}
-            for alias, hub_id in sorted(family.aliases.items())
-        ]
+        for alias, hub_id in sorted(family.aliases.items()):
+            rows.append(_row(alias, hub_id, family.name, _cached(hub_id), family.shapes.get(alias)))
     return rows
 
 
-def _cached(hub_id: str) -> bool:
+def _row(alias: str, checkpoint: str, family: str, folder: Path | None, shape: Shape | None) -> dict[str, Any]:
+    config = _config(folder)
+    layers = (config.get("text_config") or config.get("llm_config") or config).get("num_hidden_layers")
+    tokens = None if shape is None else _tokens(shape)
+    if alias == GROUNDER:
+        tokens = str(config.get("image_seq_length"))
+    if shape is not None:
+        layers = layers or shape.layers
+    return {"alias": alias, "checkpoint": checkpoint, "family": family, "layers": layers, "tokens per image": tokens,
+            "on disk": _on_disk(folder)}  # fmt: skip
+
+
+def _tokens(shape: Shape) -> str:
+    """Fewest and most visual tokens of a picture, by the published sizes."""
+    if shape.tile is None:
+        area = (shape.patch * shape.merge) ** 2
+        return f"{shape.min_pixels // area}-{shape.max_pixels // area}"
+    one = shape.side**2
+    tiles = shape.max_tiles if shape.longest_edge is None else (shape.longest_edge // shape.tile) ** 2
+    return str(one) if tiles == 1 else f"{one}-{one * (tiles + 1)}"
+
+
+def _cached(hub_id: str) -> Path | None:
+    """Folder of the newest snapshot in the hub's cache that has a configuration."""
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
+    found = try_to_load_from_cache(hub_id, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _on_disk(folder: Path | None) -> str:
+    from .files import missing_files
+
+    if folder is None or not folder.is_dir():
+        return "no"
+    return "partly" if missing_files(folder) else "yes"
+
+
+def _config(folder: Path | None) -> dict[str, Any]:
+    if folder is None:
+        return {}
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

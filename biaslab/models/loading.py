@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,14 +9,12 @@ from typing import Any
 import torch
 
 from ..errors import InputError, ModelError
-from .registry import Checkpoint, family_of, resolve
+from . import original
+from .files import check_files, local_folder, read_config
+from .registry import family_of, resolve
 from .vlm import VLM
 
-__all__ = ["load", "wrap"]
-
-logger = logging.getLogger(__name__)
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-_TIMEOUT = 10.0  # seconds for the first answer of the hub
+__all__ = ["load", "read", "wrap"]
 
 
 def load(
@@ -32,6 +27,9 @@ def load(
     **kw: Any,
 ) -> VLM:
     """Load a multimodal model and its processor.
+
+    InternVL checkpoints in their original layout (InternVL 2.5 as published) are read into transformers' own model
+    shard by shard; see `biaslab.models.original` for what is served. Remote code is never run.
 
     Parameters
     ----------
@@ -59,13 +57,28 @@ def load(
     if device is not None and device_map is not None:
         raise InputError("give device or device_map, not both")
     checkpoint = resolve(name)
-    folder, revision = _local(checkpoint, revision)
-    family = family_of(_config(folder).get("model_type", "unknown"))
-    _check_weights(folder, checkpoint)
+    folder, revision = local_folder(checkpoint, revision)
+    config = read_config(folder)
+    published = original.is_original(config)
+    family = family_of("internvl" if published else config.get("model_type", "unknown"))
+    if published:
+        original.check(config)
+    check_files(folder, checkpoint)
     device = _device(device) if device_map is None else None
+    options = {
+        "dtype": _dtype(dtype, folder, device),
+        "device_map": device_map,
+        "attn_implementation": attn_implementation,
+        "local_files_only": True,
+        **kw,
+    }
     with _quiet():
-        processor = _read(folder, "processor", lambda: family.load_processor(str(folder), local_files_only=True))
-        model = _model(folder, _dtype(dtype, folder, device), device_map, attn_implementation, kw)
+        if published:
+            processor = read(folder, "processor", lambda: original.load_processor(folder, config))
+            model = read(folder, "model", lambda: original.load_model(folder, config, processor, options))
+        else:
+            processor = read(folder, "processor", lambda: family.load_processor(str(folder), local_files_only=True))
+            model = _model(folder, options)
     if device is not None and "quantization_config" not in kw:
         model = model.to(device)
     return VLM(model.eval().requires_grad_(False), processor, family, checkpoint.name, revision)
@@ -74,8 +87,15 @@ def load(
 def wrap(model: Any, processor: Any, name: str | None = None, revision: str | None = None) -> VLM:
     """A VLM around a transformers model (fine-tuned, quantised) and its processor, used as they are.
 
+    Of a PEFT model the base model is taken, with the adapters that are injected into its layers (LoRA and the
+    like); prompt tuning lives outside it and is refused.
+
     ``name`` and ``revision`` go into the provenance of profiles; by default the model's ``name_or_path``.
     """
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        if any(getattr(c, "is_prompt_learning", False) for c in model.peft_config.values()):
+            raise InputError("prompt tuning adds tokens that no layout knows: wrap a model with LoRA-like adapters")
+        model = model.get_base_model()
     family = family_of(getattr(model.config, "model_type", "unknown"))
     if getattr(processor, "image_token_id", None) is None:
         raise InputError(f"{type(processor).__name__} has no image token: give the processor, not the tokenizer")
@@ -84,94 +104,15 @@ def wrap(model: Any, processor: Any, name: str | None = None, revision: str | No
     return VLM(model, processor, family, name, revision)
 
 
-# ------------------------------------------------------------------------------------------ the checkpoint's
-# files
-def _local(checkpoint: Checkpoint, revision: str | None) -> tuple[Path, str]:
-    """Folder with the files, and the revision for provenance (a commit, or a fingerprint of a folder)."""
-    if checkpoint.folder is not None:
-        if revision is not None:
-            raise InputError(f"revision={revision!r} is for hub models; {checkpoint.name} is a folder")
-        return checkpoint.folder, _fingerprint(checkpoint.folder)
-    from huggingface_hub import HfApi, snapshot_download
-
-    repo = checkpoint.hub_id
-    try:
-        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-        if not _missing_files(folder):
-            return folder, folder.name
-    except Exception as err:  # whatever the cache says, the hub is asked next
-        logger.debug("no local copy of %s: %s", repo, err)
-    command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
-    try:
-        # asked first because it answers, or fails, within seconds; the download alone would retry for minutes
-        HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT)
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
-    except Exception as err:  # the hub client raises errors of three libraries; all mean the same here
-        raise ModelError(
-            f"{repo} is not on this machine and cannot be fetched ({type(err).__name__}): run `{command}` "
-            "where there is a network, or give a folder"
-        ) from None
-    return folder, folder.name
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder} holds no config.json: it is not a checkpoint folder") from None
-    except (OSError, ValueError) as err:
-        raise ModelError(f"{path} cannot be read: {err}") from None
-
-
-def _missing_files(folder: Path) -> list[str]:
-    """Names of files a checkpoint folder lacks."""
-    if not (folder / "config.json").is_file():
-        return ["config.json"]
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError):
-        return ["a readable model.safetensors.index.json"]
-    return [shard for shard in shards if not (folder / shard).is_file()]
-
-
-def _check_weights(folder: Path, checkpoint: Checkpoint) -> None:
-    missing = _missing_files(folder)
-    if not missing:
-        return
-    if any(folder.glob("*.bin")):
-        raise ModelError(f"{folder} holds pickled weights only, which are not loaded: convert them to safetensors")
-    fix = f"run `hf download {checkpoint.hub_id}`" if checkpoint.hub_id else "copy the whole checkpoint"
-    raise ModelError(f"incomplete checkpoint {folder}, missing: {', '.join(missing[:5])}: {fix}")
-
-
-def _fingerprint(folder: Path) -> str:
-    """A name for the contents of a folder: config, and size, header and tail of every weight file.
-
-    Reading all of a large checkpoint would take minutes; two models that differ in their weights alone differ
-    in the first or last megabyte.
-    """
-    digest, edge = hashlib.sha256(), 1 << 20
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        if path.is_file():
-            size = path.stat().st_size
-            digest.update(f"{path.name}:{size}".encode())
-            with path.open("rb") as stream:
-                digest.update(stream.read(edge))
-                stream.seek(max(0, size - edge))
-                digest.update(stream.read(edge))
-    return f"local-{digest.hexdigest()[:12]}"
-
-
 # ------------------------------------------------------------------------------------------ reading
-def _read(folder: Path, what: str, read: Any) -> Any:
+def read(folder: Path, what: str, action: Any) -> Any:
+    """``action()``, with whatever a library raises as one line that names the folder."""
     from safetensors import SafetensorError
 
     try:
-        return read()
+        return action()
+    except InputError:
+        raise
     except (
         OSError,
         ValueError,
@@ -186,22 +127,15 @@ def _read(folder: Path, what: str, read: Any) -> Any:
         raise ModelError(f"the {what} in {folder} cannot be loaded: {first}") from err
 
 
-def _model(folder: Path, dtype: Any, device_map: Any, attn_implementation: str, kw: dict[str, Any]) -> Any:
+def _model(folder: Path, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForImageTextToText
 
-    def read():
+    def load_it():
         return AutoModelForImageTextToText.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            device_map=device_map,
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **kw,
+            str(folder), use_safetensors=True, output_loading_info=True, **options
         )
 
-    model, info = _read(folder, "model", read)
+    model, info = read(folder, "model", load_it)
     missing = sorted(info["missing_keys"])
     if missing:  # transformers would go on with random weights
         raise ModelError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}: the checkpoint is incomplete")
@@ -222,7 +156,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 def _dtype(dtype: str | torch.dtype, folder: Path, device: torch.device | None) -> Any:
     if dtype == "auto":
-        config = _config(folder)
+        config = read_config(folder)
         texts = (config, config.get("text_config") or {})
         own = next((c[key] for c in texts for key in ("dtype", "torch_dtype") if c.get(key)), None)
         on_cpu = device is not None and device.type == "cpu"

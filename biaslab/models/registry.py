@@ -17,7 +17,10 @@ __all__ = ["Checkpoint", "aliases", "families", "family_of", "resolve"]
 
 GROUNDER = "grounder"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_INFRASTRUCTURE = {"base", "encoded", "listing", "loading", "processors", "registry", "vlm"}
+_INFRASTRUCTURE = {"files", 
+    "base", "blueprint", "encoded", "geometry", "listing", "loading", "original",
+    "processors", "registry", "rehearsal", "standin", "vlm",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,6 @@ def family_of(model_type: str) -> Family:
 
     Raises
     ------
-    ModelError
-        For a type that is known and cannot be loaded.
     UnsupportedError
         For a type no adapter serves.
     """
@@ -55,8 +56,6 @@ def family_of(model_type: str) -> Family:
     for family in known.values():
         if model_type in family.model_types:
             return family
-        if model_type in family.refused:
-            raise ModelError(family.refused[model_type])
     served = sorted(t for family in known.values() for t in family.model_types)
     raise UnsupportedError(f"no adapter for model type {model_type!r}; there is one for: {', '.join(served)}")
 
@@ -82,13 +81,10 @@ def resolve(name: str | Path) -> Checkpoint:
     InputError
         For something that is no alias, no folder and no hub id; close matches are listed.
     ModelError
-        For a known name that cannot be loaded, or an embedded model that is not there.
+        For an embedded model that is not there.
     """
     text = str(name).strip()
     table = aliases()
-    for family in families().values():
-        if text.lower() in family.refused:
-            raise ModelError(family.refused[text.lower()])
     if text.lower() == GROUNDER:
         folder = grounder_folder()
         if not folder.is_dir():

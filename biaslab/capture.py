@@ -54,6 +54,7 @@ class Rows:
     ----------
     values : (B, H, Q, V) float32, on the layer's device
         Attention (or score) of each query to each visual token; H is 1 for ``heads="mean"``. Fillers are 0.
+        The images of one prompt follow each other: `Encoded.spans` has their columns.
     mask : (B, V) bool
         False for fillers: images of a batch may differ in tokens.
     query_mask : (B, Q) bool
@@ -226,7 +227,7 @@ class _State:
         if ids is None or ids.shape[1] < 2:
             return
         is_image = ids == self.vlm.image_token_id
-        visual, visual_mask = positions(is_image)
+        visual, visual_mask = self.vlm.visual_tokens(ids) if bool(is_image.any()) else positions(is_image)
         if visual.shape[1] == 0:
             return  # a later turn without an image: nothing to record
         padding = kwargs.get("attention_mask")

@@ -24,6 +24,7 @@ from .maps import AttentionMaps, ImageRecord, StreamedMaps
 from .mapstore import StoredMaps
 from .models.encoded import Encoded
 from .progress import progress_bar
+from .rehearsed import is_rehearsal
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,7 +60,8 @@ def collect(
     ----------
     images : iterable of PIL images, paths, or objects with ``.image``
         Read one batch at a time. One that cannot be read is skipped: a warning counts them and
-        ``maps.failures`` lists them.
+        ``maps.failures`` lists them. A list of them is one prompt with several images, each of which
+        becomes a map of its own, "name[0]", "name[1]" ...
     layers : int, iterable of int, or None for all
     queries, heads, score
         As in `capture`; several query rows are averaged.
@@ -105,6 +107,7 @@ def collect(
         "image_options": dict(vlm.image_options),
         "layers": layers,
         "folds": folds,
+        **({"rehearsal": True} if is_rehearsal(vlm) else {}),
     }
     maps = StreamedMaps(settings) if out is None else StoredMaps.create(out, settings)
     source = _Source(images, ids, prompt, maps)
@@ -112,8 +115,10 @@ def collect(
     with writing, progress_bar("collect", total, 0, progress) as advance:
         for batch in source.batches(batch_size, advance):
             attention = _attention(vlm, batch, layers, queries, heads, score)
-            for item, values in zip(batch, attention, strict=True):
-                maps.add(ImageRecord(item.id, values[0], item.digest), values[1])
+            records = [record for item in batch for record in item.records]
+            for (name, digest), (layout, values) in zip(records, attention, strict=True):
+                if not maps.has(name):  # part of a prompt may have been stored before an interruption
+                    maps.add(ImageRecord(name, layout, digest), values)
             advance(len(batch))
     maps.failures = source.failures
     if source.failures:
@@ -125,11 +130,12 @@ def collect(
 
 
 class _Item:
-    """One image that is still to do."""
+    """One prompt that is still to do; ``records`` holds the id and a hash of content and question per image."""
 
-    def __init__(self, name: str, image: Image.Image, text: str) -> None:
-        self.id, self.image, self.text = name, image, text
-        self.digest = hashlib.sha256(f"{content_hash(image)}|{text}".encode()).hexdigest()[:16]
+    def __init__(self, names: list[str], images: list[Image.Image], text: str) -> None:
+        self.images, self.text = images, text
+        contents = [f"{content_hash(image)}|{text}".encode() for image in images]
+        self.records = [(n, hashlib.sha256(c).hexdigest()[:16]) for n, c in zip(names, contents, strict=True)]
 
 
 class _Source:
@@ -147,23 +153,25 @@ class _Source:
     def _items(self, advance: Callable[[int], None]) -> Iterator[_Item]:
         seen: Counter[str] = Counter()
         for i, source in enumerate(self.images):
-            name, image, text = str(i), None, self._at("prompt", self.prompt, i)
+            group = list(source) if isinstance(source, (list, tuple)) else [source]
+            name, images, text = str(i), None, self._at("prompt", self.prompt, i)
             try:
-                name = image_name(source) if self.ids is None else str(self._at("ids", self.ids, i))
+                name = _name(group) if self.ids is None else str(self._at("ids", self.ids, i))
                 seen[name] += 1
                 name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-                if self.maps.has(name):
+                names = [name] if len(group) == 1 else [f"{name}[{k}]" for k in range(len(group))]
+                if all(self.maps.has(n) for n in names):
                     advance(1)
                     continue
-                image = load_image(source)
+                images = [load_image(one) for one in group]
             except InputError as err:
-                if self.ids is not None and image is None and name == str(i):
+                if self.ids is not None and images is None and name == str(i):
                     raise
                 logger.info("skipped %s: %s", name, err)
                 self.failures.append((name, str(err)))
                 advance(1)
                 continue
-            yield _Item(name, image, PROMPT if text is None else text)
+            yield _Item(names, images, PROMPT if text is None else text)
 
     @staticmethod
     def _at(name: str, values: Any, i: int) -> Any:
@@ -174,6 +182,12 @@ class _Source:
         return values[i]
 
 
+def _name(group: list[Any]) -> str:
+    if not group:
+        raise InputError("an empty list among the images: leave it out")
+    return "+".join(image_name(one) for one in group)
+
+
 class _Done(Exception):
     """Raised inside the model once the last wanted layer has run: the rest of the forward is of no use."""
 
@@ -181,8 +195,8 @@ class _Done(Exception):
 def _attention(
     vlm: VLM, batch: list[_Item], layers: list[int], queries: Any, heads: str | None, score: Any
 ) -> list[tuple[Any, np.ndarray]]:
-    """Layout and (L, H or 1, N) float32 of each image of a batch."""
-    encoded = vlm.encode([item.image for item in batch], [item.text for item in batch])
+    """Layout and (L, H or 1, N) float32 of each image of a batch of prompts."""
+    encoded = vlm.encode([item.images for item in batch], [item.text for item in batch])
 
     def stop(*_: Any) -> None:
         raise _Done
@@ -202,7 +216,8 @@ def _per_image(encoded: Encoded, rows: CapturedRows, layers: list[int]) -> list[
         weight = r.query_mask.to(r.values.dtype)[:, None, :, None]
         means.append((r.values * weight).sum(2) / weight.sum(2).clamp(min=1))
     together = torch.stack([m.to(means[0].device) for m in means], 1).cpu().numpy()  # (B, L, H, V)
-    return [(layout, together[b, :, :, : layout.n]) for b, layout in enumerate(encoded.layouts)]
+    places = zip(encoded.layouts, encoded.owners, encoded.spans, strict=True)
+    return [(layout, together[b, :, :, first:last]) for layout, b, (first, last) in places]
 
 
 def _prompt_name(prompt: str | list[str] | None) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
 
-from biaslab.errors import ProfileMismatchError
-from biaslab.pruning import METHODS, make
+from biaslab.errors import ProfileMismatchError, UnsupportedError
+from biaslab.pruning import METHODS, Random, make, prune
 
 STEPS = 5
 
@@ -30,12 +33,19 @@ def method_for(name, keep=0.4):
     return make(name, keep=keep, **options)
 
 
+def words_only(vlm):
+    """Options of generate under which random weights cannot answer with an image: `oracle` reads the answer."""
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    ids = [getattr(vlm.model.config, name, None) for name in names]
+    return {"suppress_tokens": [i for i in ids if i is not None], "eos_token_id": -1, "pad_token_id": 0}
+
+
 def generate(vlm, inputs, steps=STEPS, **kw):
-    """Greedy tokens (B, steps) and the logits (B, steps, vocabulary) they were taken from."""
+    """Greedy tokens (B, steps) and the raw logits (B, steps, vocabulary) at their places."""
     with torch.no_grad():
         out = vlm.model.generate(
-            **inputs, max_new_tokens=steps, do_sample=False, eos_token_id=-1, pad_token_id=0,
-            return_dict_in_generate=True, output_logits=True, **kw,
+            **inputs, max_new_tokens=steps, do_sample=False, return_dict_in_generate=True, output_logits=True,
+            **words_only(vlm), **kw,
         )  # fmt: skip
     return out.sequences[:, -steps:], torch.stack(out.logits, 1)
 
@@ -45,51 +55,81 @@ def run(vlm, enc, **kw):
         return generate(vlm, inputs, **kw)
 
 
-def dropped_positions(enc_visual, selections, counts, length):
+def refused(vlm, layer):
+    """Whether the model cannot be pruned at ``layer``, by what its configuration says; then that it says so."""
+    vision = getattr(vlm.model.config, "vision_config", None)
+    if layer >= len(getattr(vision, "deepstack_visual_indexes", None) or ()):
+        return False
+    with pytest.raises(UnsupportedError, match="use K >="), prune(vlm, Random(), layer):
+        pytest.fail("was not refused before any work")
+    return True
+
+
+def dropped_positions(enc, selections):
     """(B, N) True where a visual token was dropped."""
-    gone = torch.zeros(len(counts), length, dtype=torch.bool)
-    for row, (selection, n) in enumerate(zip(selections, counts, strict=True)):
-        gone[row, enc_visual[row, :n]] = True
-        gone[row, enc_visual[row, selection.indices]] = False
+    gone = torch.zeros_like(enc.inputs["input_ids"], dtype=torch.bool)
+    for row, (first, last), selection in zip(enc.owners, enc.spans, selections, strict=True):
+        own = enc.visual[row, first:last]
+        gone[row, own] = True
+        gone[row, own[selection.indices]] = False
     return gone
 
 
-def oracle(vlm, inputs, answer, gone, layer, renumber=False):
-    """Logits of every answer token, layer by layer over the whole sequence: no cache, no hook, none removed.
+def prompt_positions(vlm, inputs):
+    """Position ids that a stock ``generate`` hands to the decoder at the prefill, (..., B, N)."""
+    found = []
 
-    Keys of dropped tokens are hidden from layer ``layer`` on.
+    def look(module, args, kwargs):
+        found.append(kwargs["position_ids"])
+
+    handle = vlm.decoder.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        generate(vlm, {k: copy.copy(v) for k, v in inputs.items()}, steps=1)
+    finally:
+        handle.remove()
+    return found[0].expand(*found[0].shape[:-2], *inputs["input_ids"].shape)
+
+
+def oracle(vlm, inputs, answer, gone, layer, renumber=False):
+    """Logits of every answer token from one forward over the whole sequence: no cache, no token removed.
+
+    Keys of dropped tokens are hidden from layer ``layer`` on by a full attention mask, built here and handed to
+    every layer; everything else is the stock model.
     """
     model, dec = vlm.model, vlm.decoder
-    batch, n = inputs["input_ids"].shape
-    ids = torch.cat([inputs["input_ids"], answer], 1)
-    real = torch.cat([inputs["attention_mask"].bool(), torch.ones_like(answer, dtype=torch.bool)], 1)
+    n, at = inputs["input_ids"].shape[1], prompt_positions(vlm, inputs)
+    whole = {k: copy.copy(v) for k, v in inputs.items()}
+    whole["input_ids"] = torch.cat([inputs["input_ids"], answer], 1)
+    whole["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(answer)], 1)
+    whole["position_ids"] = torch.cat([at, at[..., -1:] + 1 + torch.arange(answer.shape[1])], -1)
+    for name, kind in (("mm_token_type_ids", 0), ("token_type_ids", 1)):  # of text, and of an answer
+        if name in inputs:
+            whole[name] = torch.cat([inputs[name], torch.full_like(answer, kind)], 1)
+    real = whole["attention_mask"].bool()
     gone = torch.cat([gone, torch.zeros_like(answer, dtype=torch.bool)], 1)
-    names = ("pixel_values", "image_grid_thw")
-    seen = {k: inputs[k] for k in names if k in inputs}
-    features = model.get_image_features(**seen, return_dict=True).pooler_output
-    features = torch.cat(list(features)) if not isinstance(features, torch.Tensor) else features
-    hidden = model.get_input_embeddings()(ids)
-    spots = (ids == vlm.image_token_id)[..., None]
-    hidden = hidden.masked_scatter(spots, features.reshape(-1, hidden.shape[-1]).to(hidden.dtype))
-    if "image_grid_thw" in inputs:
-        at, _ = model.model.get_rope_index(
-            inputs["input_ids"], inputs["mm_token_type_ids"], inputs["image_grid_thw"],
-            attention_mask=inputs["attention_mask"],
-        )  # fmt: skip
-        new = at[:, :, -1:].amax(0) + 1 + torch.arange(answer.shape[1])
-        at = torch.cat([at, new.expand(3, -1, -1)], 2)
-    else:
-        at = (real.long().cumsum(1) - 1).clamp(min=0)
-    order = torch.arange(ids.shape[1])
-    look = (order[None] <= order[:, None]) & real[:, None]
-    short = look & ~gone[:, None]
-    for i, block in enumerate(dec.layers):
-        if i in (0, layer):
-            where = at - (gone.long().cumsum(1) if renumber and i >= layer else 0)
-            rope = dec.rotary_emb(hidden, where)
-        mask = ((short if i >= layer else look) | torch.eye(ids.shape[1], dtype=torch.bool))[:, None]
-        if dec.config._attn_implementation == "eager":
-            mask = torch.zeros(mask.shape).masked_fill(~mask, -1e30)
-        hidden = block(hidden, attention_mask=mask, position_embeddings=rope, position_ids=None)
-        hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
-    return model.lm_head(dec.norm(hidden))[:, n - 1 : -1]
+    order = torch.arange(real.shape[1])
+    causal = ((order[None] <= order[:, None]) & real[:, None])[:, None]
+    alone = torch.eye(real.shape[1], dtype=torch.bool)  # a hidden row may see itself: no row is empty
+
+    def hand_over(index):
+        def hook(module, args, kwargs):
+            given, eager = kwargs.get("attention_mask"), dec.config._attn_implementation == "eager"
+            look = causal if given is None else given if given.dtype == torch.bool else given == 0
+            mask = (look & ~gone[:, None, None] if index >= layer else look) | alone
+            if eager:
+                mask = torch.zeros(mask.shape).masked_fill(~mask, -1e30)
+            kwargs = {**kwargs, "attention_mask": mask}
+            if renumber and index >= layer:
+                hidden = args[0] if args else kwargs["hidden_states"]
+                kwargs["position_embeddings"] = dec.rotary_emb(hidden, whole["position_ids"] - gone.long().cumsum(1))
+            return args, kwargs
+
+        return hook
+
+    handles = [b.register_forward_pre_hook(hand_over(i), with_kwargs=True) for i, b in enumerate(dec.layers)]
+    try:
+        with torch.no_grad():
+            return model(**whole, use_cache=False).logits[:, n - 1 : -1]
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..boxes import Box, BoxSpace, find_box
 from ..errors import InputError, UnsupportedError
 from ..layout import TokenLayout
+from .blueprint import Blueprint
 from .processors import image_only
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def register(cls: type[Family]) -> type[Family]:
     return cls
 
 
-class Family(ABC):
+class Family(Blueprint, ABC):
     """Prompt, image preprocessing, token layout and box format of one family of models.
 
     Attributes
@@ -38,8 +39,6 @@ class Family(ABC):
         ``config.model_type`` values this adapter serves.
     aliases : dict
         Short name -> hub id.
-    refused : dict
-        Name, hub id or model type -> one line that says why it cannot be loaded and what works instead.
     processor_class : str
         Name of the transformers class of the processor.
     box_space : BoxSpace
@@ -57,7 +56,6 @@ class Family(ABC):
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     aliases: ClassVar[dict[str, str]] = {}
-    refused: ClassVar[dict[str, str]] = {}
     processor_class: ClassVar[str]
     box_space: ClassVar[BoxSpace]
     grounding_template: ClassVar[str]
@@ -102,7 +100,8 @@ class Family(ABC):
     ) -> tuple[TokenLayout, tuple[int, int]]:
         """Layout of image ``index`` of the batch and the ``(width, height)`` of the picture the model saw.
 
-        ``size`` is that of the original image; ``inputs`` is the processor's output for the whole batch.
+        ``index`` counts the images of all prompts; ``size`` is that of the original image; ``inputs`` is the
+        processor's output for the whole batch.
         """
 
     def prepare(self, processor: Any, image: Image.Image) -> Image.Image:
@@ -110,27 +109,37 @@ class Family(ABC):
         return image
 
     def encode(
-        self, processor: Any, images: list[Image.Image], texts: list[str], options: dict[str, Any]
+        self, processor: Any, images: list[list[Image.Image]], texts: list[str], options: dict[str, Any]
     ) -> tuple[dict[str, Any], list[TokenLayout], list[tuple[int, int]]]:
-        """Processor output of a left-padded batch, one image per prompt, with layouts and seen sizes."""
-        unknown = set(options) - self.options
-        if unknown:
-            known = ", ".join(sorted(self.options)) or "none"
-            raise InputError(f"{self.name} has no image option {sorted(unknown)[0]!r}; it has: {known}")
+        """Processor output of a left-padded batch, with layout and seen size of every image.
+
+        ``images`` holds the images of each prompt, at least one, which precede its text.
+        """
+        self.check_options(options)
         for text in texts:
             if processor.image_token in text:
                 raise InputError(f"the text must not contain the image token {processor.image_token!r}: remove it")
         inputs = processor(
-            images=[[self.prepare(processor, image)] for image in images],
-            text=[self.chat_prompt(processor, text) for text in texts],
+            images=[[self.prepare(processor, image) for image in several] for several in images],
+            text=[self.chat_prompt(processor, t, len(several)) for t, several in zip(texts, images, strict=True)],
             return_tensors="pt",
             padding=True,
             padding_side="left",
             **self.image_kwargs(processor, options),
         )
         inputs = dict(inputs)
-        found = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(images)]
+        flat = [image for several in images for image in several]
+        found = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(flat)]
         return inputs, [layout for layout, _ in found], [resized for _, resized in found]
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Refuse image options that the family does not have, and values that are no positive integers."""
+        for name, value in options.items():
+            if name not in self.options:
+                known = ", ".join(sorted(self.options)) or "none"
+                raise InputError(f"{self.name} has no image option {name!r}; it has: {known}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"image option {name} must be a positive integer, got {value!r}")
 
     def grounding_prompt(self, expression: str) -> str:
         """User text that asks for the box of an expression."""

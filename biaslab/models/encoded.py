@@ -60,9 +60,11 @@ class Encoded:
     inputs : dict
         Keyword arguments for ``model(**inputs)`` and ``model.generate(**inputs)``.
     layouts : list of TokenLayout
-        One per sample.
+        One per image, in the order of the prompts: with one image per prompt, one per prompt.
     visual, visual_mask : (B, Vmax) LongTensor, BoolTensor
-        Absolute indices of the visual tokens in the padded prompt, and which of them are no fillers.
+        Absolute indices of the visual tokens in the padded prompt, and which of them are no fillers. Several
+        images of a prompt follow each other: `spans` tells them apart. Placeholders that show no place
+        (LLaVA-NeXT's newlines) are no visual tokens.
     text_after, text_after_mask : (B, Tmax) LongTensor, BoolTensor
         The same for all positions after the image: question, end-of-turn and answer header.
     last : int
@@ -70,7 +72,9 @@ class Encoded:
     resized : list of (width, height)
         Size of the picture the model saw, pixels (before tiling into equal squares where there is tiling).
     sample_ids : list of str, optional
-        Names the samples carry through pruning (their random seeds depend on it) and logs.
+        Names the prompts carry through pruning (their random seeds depend on it) and logs.
+    owners : list of int
+        Prompt of each image.
     """
 
     inputs: dict[str, Any]
@@ -82,6 +86,11 @@ class Encoded:
     last: int
     resized: list[tuple[int, int]]
     sample_ids: list[str] | None = None
+    owners: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.owners is None:
+            object.__setattr__(self, "owners", list(range(len(self.layouts))))
 
     @classmethod
     def from_inputs(
@@ -91,31 +100,67 @@ class Encoded:
         resized: list[tuple[int, int]],
         image_token_id: int,
         sample_ids: list[str] | None = None,
+        owners: list[int] | None = None,
     ) -> Encoded:
         """Locate image and text tokens in processor output; the counts must agree with the layouts."""
         ids = inputs["input_ids"]
+        owners = list(range(len(layouts))) if owners is None else list(owners)
         is_image = ids == image_token_id
-        counts = is_image.sum(1).tolist()
-        wanted = [layout.n for layout in layouts]
+        counts, wanted = is_image.sum(1).tolist(), [0] * len(ids)
+        for owner, layout in zip(owners, layouts, strict=True):
+            wanted[owner] += layout.placeholders
         if counts != wanted:
             raise InputError(
                 f"the prompts hold {counts} image tokens but the layouts {wanted}: check that the text does "
                 "not contain the image token, and that the processor belongs to the model"
             )
-        if sample_ids is not None and len(sample_ids) != len(layouts):
-            raise InputError(f"{len(sample_ids)} sample_ids for {len(layouts)} samples: give one id per sample")
-        visual, visual_mask = positions(is_image)
+        if sample_ids is not None and len(sample_ids) != len(ids):
+            raise InputError(f"{len(sample_ids)} sample_ids for {len(ids)} samples: give one id per sample")
+        visual, visual_mask = positions(_visual(is_image, layouts))
         text, text_mask = text_after_image(is_image, inputs.get("attention_mask"))
-        ids_list = None if sample_ids is None else [str(s) for s in sample_ids]
-        return cls(inputs, layouts, visual, visual_mask, text, text_mask, ids.shape[1] - 1, resized, ids_list)
+        names = None if sample_ids is None else [str(s) for s in sample_ids]
+        return cls(inputs, layouts, visual, visual_mask, text, text_mask, ids.shape[1] - 1, resized, names, owners)
 
     def __len__(self) -> int:
-        return len(self.layouts)
+        """Number of prompts."""
+        return len(self.visual)
 
     @property
     def device(self) -> torch.device:
         return self.visual.device
 
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Of each image, the columns of `visual` (first, last + 1) that are its tokens."""
+        used, out = [0] * len(self), []
+        for owner, layout in zip(self.owners, self.layouts, strict=True):
+            out.append((used[owner], used[owner] + layout.n))
+            used[owner] += layout.n
+        return out
+
+    def find(self, ids: Tensor) -> tuple[Tensor, Tensor] | None:
+        """``visual, visual_mask`` for the token ids of a forward of these prompts, each maybe repeated (beam
+        search); None if the ids have another shape.
+        """
+        repeats, rest = divmod(len(ids), len(self))
+        if rest or ids.shape[1] != self.last + 1:
+            return None
+        if repeats == 1:
+            return self.visual, self.visual_mask
+        return self.visual.repeat_interleave(repeats, 0), self.visual_mask.repeat_interleave(repeats, 0)
+
     def with_inputs(self, inputs: dict[str, Any]) -> Encoded:
         """The same prompts with other model inputs, for example with the image features already computed."""
         return replace(self, inputs=inputs)
+
+
+def _visual(is_image: Tensor, layouts: list[TokenLayout]) -> Tensor:
+    """``is_image`` (B, N) without the placeholders that show no place."""
+    if all(layout.placeholders == layout.n for layout in layouts):
+        return is_image
+    shows = torch.zeros(sum(layout.placeholders for layout in layouts), dtype=torch.bool)
+    start = 0
+    for layout in layouts:
+        shows[start + torch.from_numpy(layout.slots.copy())] = True
+        start += layout.placeholders
+    return is_image.masked_scatter(is_image, shows.to(is_image.device))  # images come in the order of the prompts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import nn
 from ..boxes import Box
 from ..errors import InputError, ModelError
 from ..images import load_image
-from .encoded import Encoded
+from .encoded import Encoded, positions
 
 if TYPE_CHECKING:
     from ..capture import PrunedSequence
@@ -79,6 +80,18 @@ class VLM:
         """Where the inputs go."""
         return self.model.device
 
+    def set_image_options(self, **options: Any) -> VLM:
+        """Set `image_options` for every later call, and return self: ``bl.load(...).set_image_options(max_tiles=6)``.
+
+        Raises
+        ------
+        InputError
+            An option the family does not have, or a value that is no positive integer.
+        """
+        self.family.check_options(options)
+        self.image_options.update(options)
+        return self
+
     # -------------------------------------------------------------------------------------- pictures in
     def encode(
         self,
@@ -87,11 +100,11 @@ class VLM:
         sample_ids: Sequence[str] | None = None,
         **options: Any,
     ) -> Encoded:
-        """Prompts for one question per picture, left padded, on the model's device.
+        """Prompts for one question per picture (or group of pictures), left padded, on the model's device.
 
         Parameters
         ----------
-        images : sequence of B PIL images, paths or samples
+        images : sequence of B PIL images, paths or samples, or of lists of them (several images in a prompt)
         texts : sequence of B str
             What the user says, without template or image token.
         sample_ids : sequence of B str, optional
@@ -102,12 +115,16 @@ class VLM:
             raise InputError("encode takes a list of images and a list of texts; use ask() for a single one")
         if len(images) != len(texts) or not images:
             raise InputError(f"{len(images)} images for {len(texts)} texts: give one text per image, and at least one")
-        pictures = [load_image(image) for image in images]
+        groups = [list(image) if isinstance(image, (list, tuple)) else [image] for image in images]
+        if not all(groups):
+            raise InputError("a prompt without an image: give at least one for every text")
+        pictures = [[load_image(image) for image in group] for group in groups]
         wanted = {**self.image_options, **options}
         inputs, layouts, resized = self.family.encode(self.processor, pictures, list(texts), wanted)
         inputs = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
         ids = None if sample_ids is None else list(sample_ids)
-        return Encoded.from_inputs(inputs, layouts, resized, self.image_token_id, ids)
+        owners = [b for b, group in enumerate(groups) for _ in group]
+        return Encoded.from_inputs(inputs, layouts, resized, self.image_token_id, ids, owners)
 
     def encode_grounding(
         self,
@@ -123,14 +140,23 @@ class VLM:
         """The same prompts with the image features computed, so that further calls skip the vision tower."""
         if "pixel_values" not in encoded.inputs:
             return encoded
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        seen = {k: encoded.inputs[k] for k in ("pixel_values", "image_grid_thw", "image_sizes") if k in encoded.inputs}
+        names = [n for n in inspect.signature(type(self.model).get_image_features).parameters if n in encoded.inputs]
         with torch.no_grad():
-            features = self.model.get_image_features(**seen, return_dict=True).pooler_output
-        rest = {k: v for k, v in encoded.inputs.items() if k != "pixel_values"}
-        rest["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+            out = self.model.get_image_features(**{n: encoded.inputs[n] for n in names}, return_dict=True)
+        for name in ("last_hidden_state", "hidden_states", "attentions"):  # of the vision tower: large, not used again
+            if getattr(out, name, None) is not None:
+                setattr(out, name, None)
+        rest = {k: v for k, v in encoded.inputs.items() if k not in ("pixel_values", "pixel_attention_mask")}
+        rest["mm_encoder_outputs"] = {"image": out}
         return encoded.with_inputs(rest)
+
+    def visual_tokens(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions and mask, (B, V) each, of the visual tokens of a forward with token ids (B, N).
+
+        Those of `current`, or, in a forward that nobody announced, every image token.
+        """
+        announced = None if self.current is None else self.current.find(ids)
+        return positions(ids == self.image_token_id) if announced is None else announced
 
     # -------------------------------------------------------------------------------------- answers out
     @contextmanager
@@ -170,7 +196,10 @@ class VLM:
         return [answer.strip() for answer in answers]
 
     def ask(self, image: Any, text: str | Sequence[str], max_new_tokens: int = 64, **gen_kw: Any) -> str | list[str]:
-        """Answer a question about a picture; lists (of either) are answered as one batch, as a list."""
+        """Answer a question about a picture; lists (of either) are answered as one batch, as a list.
+
+        A list inside the list of images is a prompt with several images: ``ask([[a, b]], ["which ..."])``.
+        """
         images, texts, single = _paired(image, text)
         for t in texts:
             if not t.strip():
@@ -181,7 +210,10 @@ class VLM:
     def locate(
         self, image: Any, expression: str | Sequence[str], max_new_tokens: int = 48, **gen_kw: Any
     ) -> Box | None | list[Box | None]:
-        """Box of an expression in pixels of the original picture; None where the answer holds no box."""
+        """Box of an expression in pixels of the original picture; None where the answer holds no box.
+
+        Lists are located as one batch, one picture each.
+        """
         images, expressions, single = _paired(image, expression)
         found = [g.box for g in self.locate_answers(images, expressions, max_new_tokens=max_new_tokens, **gen_kw)]
         return found[0] if single else found
@@ -201,6 +233,8 @@ class VLM:
             if expressions is None:
                 raise InputError("locate_answers needs one expression per image")
             encoded = self.encode_grounding(images, expressions, sample_ids)
+        if len(encoded.layouts) != len(encoded):
+            raise InputError("a box belongs to one picture: give one image per expression")
         answers = self.generate(encoded, max_new_tokens, **gen_kw)
         out = []
         for text, layout, resized in zip(answers, encoded.layouts, encoded.resized, strict=True):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from biaslab.attention import is_flash
 from biaslab.errors import UnsupportedError
 
-from .base import Selection
 from .prompt import Prompt
 
 __all__ = ["Cut", "make_cut"]
@@ -103,7 +103,7 @@ class Cut:
         cut = self.to(hidden.device)
         batch, n_query = hidden.shape[:2]
         n_key = past + n_query
-        if "flash" in kind:
+        if is_flash(kind):
             return cut.hide_fillers(torch.ones(batch, n_key, dtype=torch.long, device=hidden.device), past == 0)
         key = torch.arange(n_key, device=hidden.device)
         look = (key[None] <= key[past:, None]).expand(batch, 1, -1, -1)
@@ -113,8 +113,9 @@ class Cut:
         return torch.zeros_like(look, dtype=hidden.dtype).masked_fill(~look, torch.finfo(hidden.dtype).min)
 
 
-def make_cut(prompt: Prompt, selections: list[Selection]) -> Cut:
-    """Drop what was not selected, at equal length for all rows.
+def make_cut(prompt: Prompt, kept: list[Tensor]) -> Cut:
+    """Drop what was not selected, at equal length for all rows; ``kept`` holds each row's columns of
+    ``prompt.visual`` that stay.
 
     Text and selected tokens always stay. Rows that would be shorter than the longest are filled up, first
     with their own padding, which is hidden anyway, then with dropped tokens that are marked as fillers.
@@ -125,11 +126,11 @@ def make_cut(prompt: Prompt, selections: list[Selection]) -> Cut:
     rank = torch.zeros(len(prompt), n, dtype=torch.uint8, device=device)
     if prompt.padding is not None:
         rank += prompt.padding
-    for row, selection in enumerate(selections):
+    for row, columns in enumerate(kept):
         visual = prompt.visual[row, : prompt.counts[row]]
         rank[row, visual] = 2
-        rank[row, visual[selection.indices.to(device)]] = 0
-    dropped = [n_visual - len(s.indices) for n_visual, s in zip(prompt.counts, selections, strict=True)]
+        rank[row, visual[columns.to(device)]] = 0
+    dropped = [n_visual - len(columns) for n_visual, columns in zip(prompt.counts, kept, strict=True)]
     spare = [p - min(prompt.pads) for p in prompt.pads]
     short = max(n - d - s for d, s in zip(dropped, spare, strict=True))
     keep = rank.argsort(dim=1, stable=True)[:, :short].sort(1).values

@@ -36,8 +36,9 @@ class PruneRun:
     Attributes
     ----------
     method, layer, positions, seed : as given to `prune`.
-    selections : list of Selection, one per sample of the latest prefill; empty if it held no image.
-    counts : list of int, visual tokens of each sample before pruning.
+    selections : list of Selection, one per image of the latest prefill, in the order of the prompts (with one
+        image per prompt: one per sample); empty if it held no image. The budget is each image's own.
+    counts : list of int, visual tokens of each image before pruning.
     times : dict, with ``timed=True``: milliseconds of the latest prefill spent on the attention rows
         ("attention_ms") and on scoring and selecting ("select_ms").
     """

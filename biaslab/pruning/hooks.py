@@ -21,7 +21,7 @@ from biaslab.errors import ModelError, UnsupportedError
 
 from .base import Selection, TokenContext, budget
 from .cut import Cut, make_cut
-from .prompt import Prompt, read_prompt
+from .prompt import Prompt, PromptImage, read_prompt
 from .support import check_cache, check_profile
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Engine:
         method = self.run.method
         prompt = read_prompt(self.vlm, method, ids, kwargs.get("attention_mask"), self.run.seed)
         if prompt is not None and "profile" in method.needs:
-            for layout in prompt.layouts:
+            for layout in (image.layout for row in prompt.images for image in row):
                 if layout is not None and layout.key not in self.checked:
                     check_profile(self.vlm, method, self.layer, layout)
                     self.checked.add(layout.key)
@@ -233,24 +233,30 @@ class Engine:
             raise ModelError(f"attention of layer {self.layer - 1} is not finite: load the model in another dtype")
         with self._clock("select_ms", hidden.device):
             rows = [self._select(i, hidden) for i in range(0, len(prompt), prompt.repeats)]
-        run.selections, run.counts = rows, prompt.counts[:: prompt.repeats]
-        cut = make_cut(prompt, [s for s in rows for _ in range(prompt.repeats)])
+        run.selections = [s for row in rows for s in row]
+        run.counts = [image.n for row in prompt.images[:: prompt.repeats] for image in row]
+        kept = [_columns(s, image) for s, image in zip(rows, prompt.images[:: prompt.repeats], strict=True)]
+        cut = make_cut(prompt, [columns for columns in kept for _ in range(prompt.repeats)])
         self.cut, self.attention = cut, None
         valid = None if cut.filler is None else ~cut.filler
         self.vlm.pruned.append(PrunedSequence(self.layer, cut.keep, valid))
         return cut
 
-    def _select(self, row: int, hidden: Tensor) -> Selection:
-        prompt, method, n = self.prompt, self.run.method, self.prompt.counts[row]
-        if n == 0:
-            return Selection(torch.empty(0, dtype=torch.long))
-        attention = features = None
-        if self.attention is not None:
-            attention = self.attention[row, :, : prompt.row_counts[row], :n].to(hidden.device)
-        if "features" in method.needs:
-            features = hidden[row, prompt.visual[row, :n].to(hidden.device)]
-        layout, keep = prompt.layouts[row], budget(method.keep, n)
-        return method.select(TokenContext(layout, keep, prompt.seeds[row], self.layer, attention, features))
+    def _select(self, row: int, hidden: Tensor) -> list[Selection]:
+        """One selection per image of a prompt: an image's result does not depend on its neighbours."""
+        prompt, method, out = self.prompt, self.run.method, []
+        for image in prompt.images[row]:
+            if image.n == 0:
+                out.append(Selection(torch.empty(0, dtype=torch.long)))
+                continue
+            own, attention, features = slice(image.first, image.last), None, None
+            if self.attention is not None:
+                attention = self.attention[row, :, : prompt.row_counts[row], own].to(hidden.device)
+            if "features" in method.needs:
+                features = hidden[row, prompt.visual[row, own].to(hidden.device)]
+            keep = budget(method.keep, image.n)
+            out.append(method.select(TokenContext(image.layout, keep, image.seed, self.layer, attention, features)))
+        return out
 
     @contextmanager
     def _clock(self, name: str, device: torch.device) -> Iterator[None]:
@@ -263,3 +269,9 @@ class Engine:
         yield
         wait(device)
         self.run.times[name] = self.run.times.get(name, 0.0) + (time.perf_counter() - start) * 1e3
+
+
+def _columns(selections: list[Selection], images: list[PromptImage]) -> Tensor:
+    """Columns of ``Prompt.visual`` that a row keeps."""
+    pairs = zip(selections, images, strict=True)
+    return torch.cat([s.indices + image.first for s, image in pairs])

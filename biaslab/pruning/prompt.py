@@ -12,16 +12,33 @@ from torch import Tensor
 
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.layout import TokenLayout
-from biaslab.models.encoded import last_token, positions, text_after_image
+from biaslab.models.encoded import Encoded, last_token, text_after_image
 
 from .base import Method
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["Prompt", "read_prompt", "sample_seed"]
+__all__ = ["Prompt", "PromptImage", "read_prompt", "sample_seed"]
 
 _FIX = "encode with vlm.encode(...) and run vlm.generate(encoded) or vlm.forward(encoded)"
+
+
+@dataclass(frozen=True, eq=False)
+class PromptImage:
+    """One image of a prompt: where its tokens lie, in the picture (``layout``) and among the columns
+    ``first .. last - 1`` of ``Prompt.visual``, and the seed of its selection.
+    """
+
+    layout: TokenLayout | None
+    first: int
+    last: int
+    seed: int
+
+    @property
+    def n(self) -> int:
+        """Number of visual tokens."""
+        return self.last - self.first
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +49,12 @@ class Prompt:
     Attributes
     ----------
     length : N.
-    visual : (B, V) positions of the visual tokens, ascending; ``counts`` of each row are real, the rest
-        fillers.
+    visual : (B, V) positions of the visual tokens, ascending, image after image; ``counts`` of each row are
+        real, the rest fillers.
     padding : (B, N) bool, True for padding; None when nothing is known to be padding.
     pads : padding tokens of each row.
     rows : (B, Q) query positions; ``row_counts`` of each row are real. None for methods without attention.
-    layouts, seeds : one of each per row.
+    images : the images of each row.
     repeats : consecutive rows that are copies of one sample (beam search).
     """
 
@@ -48,8 +65,7 @@ class Prompt:
     pads: list[int]
     rows: Tensor | None
     row_counts: list[int]
-    layouts: list[TokenLayout | None]
-    seeds: list[int]
+    images: list[list[PromptImage]]
     repeats: int
 
     def __len__(self) -> int:
@@ -73,27 +89,29 @@ def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | Non
     if ids is None:
         raise UnsupportedError(f"pruning cannot see the token ids of this forward (inputs_embeds?): {_FIX}")
     is_image = ids == vlm.image_token_id
-    visual, _ = positions(is_image)
-    if visual.shape[1] == 0:
+    if not bool(is_image.any()):
         return None
     real = mask.bool() if mask is not None and mask.ndim == 2 else None
-    none = is_image.new_zeros(len(ids), dtype=torch.long)
-    counts, pads = torch.stack([is_image.sum(1), none if real is None else (~real).sum(1)]).tolist()
-    rows, row_mask = _query_rows(getattr(method, "queries", None), is_image, real)
     current, repeats = vlm.current, 1
     if current is not None:
         repeats = len(ids) // len(current)
-        announced = [layout.n for layout in current.layouts for _ in range(repeats)]
-        if counts != announced or ids.shape[1] != current.last + 1:
+        announced = [n for n in _placeholders(current) for _ in range(repeats)]
+        found = is_image.sum(1).tolist()
+        if found != announced or ids.shape[1] != current.last + 1:
             raise UnsupportedError(
-                f"this forward ({counts} visual tokens in {ids.shape[1]}) is not the prompt announced "
+                f"this forward ({found} image tokens in {ids.shape[1]}) is not the prompt announced "
                 f"({announced} in {current.last + 1}; chunked prefill?): {_FIX}"
             )
-        layouts = [layout for layout in current.layouts for _ in range(repeats)]
-        names = current.sample_ids or [str(i) for i in range(len(current))]
+    visual, visual_mask = vlm.visual_tokens(ids)
+    none = is_image.new_zeros(len(ids), dtype=torch.long)
+    counts, pads = torch.stack([visual_mask.sum(1), none if real is None else (~real).sum(1)]).tolist()
+    rows, row_mask = _query_rows(getattr(method, "queries", None), is_image, real)
+    if current is not None:
+        images = [row for row in _announced(current, seed) for _ in range(repeats)]
     else:
         layouts = [_guess_layout(vlm, method, n) for n in counts]
-        names = [str(i) for i in range(len(ids))]
+        found = enumerate(zip(layouts, counts, strict=True))
+        images = [[PromptImage(layout, 0, n, sample_seed(seed, str(i)))] for i, (layout, n) in found]
     return Prompt(
         length=ids.shape[1],
         visual=visual,
@@ -102,10 +120,28 @@ def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | Non
         pads=pads,
         rows=rows,
         row_counts=[] if row_mask is None else row_mask.sum(1).tolist(),
-        layouts=layouts,
-        seeds=[sample_seed(seed, name) for name in names for _ in range(repeats)],
+        images=images,
         repeats=repeats,
     )
+
+
+def _placeholders(encoded: Encoded) -> list[int]:
+    """Image tokens of every prompt, those that show no place included."""
+    total = [0] * len(encoded)
+    for owner, layout in zip(encoded.owners, encoded.layouts, strict=True):
+        total[owner] += layout.placeholders
+    return total
+
+
+def _announced(encoded: Encoded, seed: int) -> list[list[PromptImage]]:
+    """The images of every prompt."""
+    names = encoded.sample_ids or [str(i) for i in range(len(encoded))]
+    rows: list[list[PromptImage]] = [[] for _ in range(len(encoded))]
+    for owner, layout, (first, last) in zip(encoded.owners, encoded.layouts, encoded.spans, strict=True):
+        row, name = rows[owner], names[owner]
+        name = f"{name}#{len(row)}" if row else name  # of a prompt with several images
+        row.append(PromptImage(layout, first, last, sample_seed(seed, name)))
+    return rows
 
 
 def sample_seed(seed: int, sample_id: str) -> int:

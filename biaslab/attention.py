@@ -6,6 +6,10 @@ decoder's name is switched to a wrapper that hands query and key (after rotary e
 repeated) to the callbacks of the watched layers and then calls the original function with the original
 arguments. Nothing is replaced in the model, so its output is the same to the last bit, and no N x N matrix is
 ever formed.
+
+FlashAttention reads its own name to pick the kernel and the form of the mask, so there the name must stay: the
+function behind it is replaced by the wrapper while a watch lasts and put back after it. The rows are computed
+from query, key and the 2-D mask as everywhere else.
 """
 
 from __future__ import annotations
@@ -21,12 +25,13 @@ from torch import Tensor, nn
 
 from .errors import InputError, UnsupportedError
 
-__all__ = ["attention_rows", "no_rope", "row_options", "watch"]
+__all__ = ["attention_rows", "is_flash", "no_rope", "row_options", "watch"]
 
 _MAX_SCORES = 2**25  # float32 scores held at once by attention_rows: 128 MiB
 _CALLBACKS: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()  # attention module -> callbacks
 _ROPE: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()  # attention module -> (cos, sin) of this call
 _SWITCHED: WeakKeyDictionary[nn.Module, list] = WeakKeyDictionary()  # decoder -> [number of watches, old name]
+_OVERRIDDEN: dict[str, list] = {}  # name of a FlashAttention function -> [number of decoders, the function]
 
 
 def attention_rows(
@@ -174,7 +179,10 @@ def _registered(base: str) -> str:
 
     known = {"sdpa": (sdpa_attention_forward, sdpa_mask), "eager": (None, eager_mask)}
     if base not in known:
-        raise UnsupportedError(f"attention {base!r} cannot be watched: load the model with attn_implementation='sdpa'")
+        raise UnsupportedError(
+            f"attention {base!r} cannot be watched: load the model with attn_implementation='sdpa' "
+            "(or 'flash_attention_2')"
+        )
     name = f"biaslab_{base}"  # must not contain "flash": transformers picks the mask format by that substring
     if name not in AttentionInterface().valid_keys():
         inner, mask = known[base]
@@ -205,7 +213,7 @@ def watch(model: nn.Module, callbacks: Mapping[int, Callable], rope: bool = Fals
     ----------
     model : PreTrainedModel
         Anything with ``get_decoder()`` whose layers hold a ``self_attn`` that uses transformers'
-        AttentionInterface, loaded with "sdpa" (or "eager") attention.
+        AttentionInterface, loaded with "sdpa", "flash_attention_2" (or "eager") attention.
     callbacks : dict layer index -> callable
         ``callback(module, query, key, value, attention_mask, scaling, *, is_causal, sliding_window, softcap,
         **kw)`` is called for prefill and decode steps alike (``query.shape[2]`` tells them apart) under
@@ -257,11 +265,45 @@ def _switch_on(decoder: nn.Module) -> None:
         _SWITCHED[decoder][0] += 1
         return
     previous = decoder.config._attn_implementation
-    decoder.set_attn_implementation(_registered(previous))
+    if is_flash(previous):
+        _override(previous)
+    else:
+        decoder.set_attn_implementation(_registered(previous))
     _SWITCHED[decoder] = [1, previous]
 
 
 def _switch_off(decoder: nn.Module) -> None:
     _SWITCHED[decoder][0] -= 1
     if _SWITCHED[decoder][0] == 0:  # watches may be closed in any order: only the last one restores
-        decoder.set_attn_implementation(_SWITCHED.pop(decoder)[1])
+        previous = _SWITCHED.pop(decoder)[1]
+        if is_flash(previous):
+            _restore(previous)
+        else:
+            decoder.set_attn_implementation(previous)
+
+
+def is_flash(implementation: str | None) -> bool:
+    """Whether an attention implementation takes FlashAttention's 2-D masks: transformers asks the same way."""
+    return "flash" in (implementation or "")
+
+
+def _override(name: str) -> None:
+    """Put the wrapper in the place of the attention function ``name``."""
+    from transformers import AttentionInterface
+
+    if name in _OVERRIDDEN:
+        _OVERRIDDEN[name][0] += 1
+        return
+    functions = AttentionInterface()
+    if name not in functions.valid_keys():
+        raise UnsupportedError(f"attention {name!r} is not loaded: load the model with attn_implementation='sdpa'")
+    _OVERRIDDEN[name] = [1, functions[name]]
+    AttentionInterface.register(name, _wrap(functions[name]))
+
+
+def _restore(name: str) -> None:
+    from transformers import AttentionInterface
+
+    _OVERRIDDEN[name][0] -= 1
+    if _OVERRIDDEN[name][0] == 0:
+        AttentionInterface.register(name, _OVERRIDDEN.pop(name)[1])

@@ -1,0 +1,117 @@
+"""FlashAttention's path without FlashAttention: a stand-in kernel under its name, which gets the 2-D masks that
+transformers makes for it. Everything but the kernel is the code that runs on a GPU.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import tiny
+import torch
+from pruned import method_for, run
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from biaslab.attention import attention_rows
+from biaslab.capture import capture
+from biaslab.errors import UnsupportedError
+from biaslab.pruning import prune
+
+NAME = "flash_attention_2"
+FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
+SEEN = []
+
+
+def kernel(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kw):
+    """What FlashAttention computes: causal, aligned at the bottom right, padded keys left out, padded rows empty."""
+    SEEN.append(None if attention_mask is None else attention_mask.ndim)
+    groups, n_query, n_key = query.shape[1] // key.shape[1], query.shape[2], key.shape[2]
+    order = torch.arange(n_key)
+    look = (order[None] <= order[n_key - n_query :, None])[None, None]
+    if attention_mask is not None:
+        look = look & attention_mask[:, None, None, -n_key:].bool()
+    key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    out = scaled_dot_product_attention(query, key, value, attn_mask=look | ~look.any(-1, keepdim=True), scale=scaling)
+    return (out * look.any(-1, keepdim=True)).transpose(1, 2).contiguous(), None
+
+
+@contextmanager
+def flash(vlm):
+    """The decoder under the name of FlashAttention (set behind transformers' check for the package)."""
+    stock, config = AttentionInterface()[NAME], vlm.decoder.config
+    before = config._attn_implementation
+    AttentionInterface.register(NAME, kernel)
+    config._attn_implementation_internal = NAME
+    SEEN.clear()
+    try:
+        yield
+        assert AttentionInterface()[NAME] is kernel  # whatever watched has put it back
+        assert config._attn_implementation == NAME
+    finally:
+        config._attn_implementation_internal = before
+        AttentionInterface.register(NAME, stock)
+
+
+@FAMILIES
+def test_rows_under_flash_attention_are_those_under_sdpa(family):
+    vlm = tiny.vlm(family)
+    enc = tiny.encoded(vlm, 3)
+    with capture(vlm, queries="text") as want:
+        vlm.forward(enc)
+    with flash(vlm):
+        plain = vlm.forward(enc).logits
+        with capture(vlm, queries="text") as rows:
+            logits = vlm.forward(enc).logits
+        assert set(SEEN) == {2}  # the batch is padded
+    assert torch.equal(logits, plain)
+    for layer in want:
+        torch.testing.assert_close(rows[layer].values, want[layer].values, atol=1e-5, rtol=0)
+
+
+@FAMILIES
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pruned_generation_under_flash_attention_is_that_under_sdpa(family, batch):
+    vlm, layer = tiny.vlm(family), 3
+    enc = tiny.encoded(vlm, batch)
+    with prune(vlm, method_for("d2pruner", 0.3), layer) as state:
+        tokens, logits = run(vlm, enc)
+        kept = [s.indices.tolist() for s in state.selections]
+    with flash(vlm), prune(vlm, method_for("d2pruner", 0.3), layer) as state:
+        flash_tokens, flash_logits = run(vlm, enc)
+        assert [s.indices.tolist() for s in state.selections] == kept
+    assert torch.equal(flash_tokens, tokens)
+    torch.testing.assert_close(flash_logits, logits, atol=1e-4, rtol=0)
+
+
+def test_watches_of_two_models_under_flash_attention_end_in_any_order():
+    one, two = tiny.vlm("internvl"), tiny.vlm("llava")
+    with flash(one), flash(two):
+        first, second = capture(one, [1]), capture(two, [1])
+        rows = first.__enter__()
+        second.__enter__()
+        one.forward(tiny.encoded(one, 1))
+        first.__exit__(None, None, None)
+        assert len(rows) == 1 and AttentionInterface()[NAME] is not kernel
+        second.__exit__(None, None, None)
+
+
+def test_rows_with_a_padding_mask_are_the_dense_softmax():
+    g = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 4, 9, 8, generator=g), torch.randn(2, 2, 9, 8, generator=g)
+    padding = torch.ones(2, 9, dtype=torch.long)
+    padding[1, :4] = 0
+    rows = torch.tensor([[8, 5], [8, 6]])
+    got = attention_rows(q, k, rows, 0.3, padding)
+    scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) * 0.3
+    look = torch.ones(9, 9).tril().bool()[None] & padding[:, None].bool()
+    want = scores.masked_fill(~look[:, None], float("-inf")).softmax(-1)
+    for b in range(2):
+        torch.testing.assert_close(got[b], want[b][:, rows[b]], atol=1e-6, rtol=0)
+
+
+def test_an_attention_that_is_not_there_is_refused(monkeypatch):
+    vlm = tiny.vlm("internvl")
+    monkeypatch.setattr(vlm.decoder.config, "_attn_implementation_internal", "kernels-community/flash-none")
+    with pytest.raises(UnsupportedError, match="attn_implementation='sdpa'"), capture(vlm):
+        pass

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import statistics
@@ -12,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from biaslab.timing import extra_peak, rounds
 
 __all__ = [
     "Timing",
@@ -74,26 +73,18 @@ def interleaved(
     few : name -> rounds for tasks too slow for all of them; these are not warmed up either.
     warmup : rounds before, not timed.
     """
-    few, names = dict(few or {}), list(tasks)
-    timings = {name: Timing() for name in names}
-    gc.collect()
-    gc.freeze()  # what is there already need not be looked at again at every collection below
-    try:
-        for turn in range(-warmup, repeats):
-            first = turn % len(names)
-            for name in names[first:] + names[:first]:
-                if name in few and not 0 <= turn < few[name]:
-                    continue
-                gc.collect()
-                wall, cpu = time.perf_counter(), time.process_time()
-                kept = tasks[name]()
-                cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-                del kept
-                if turn >= 0:
-                    timings[name].wall.append(wall)
-                    timings[name].cpu.append(cpu)
-    finally:
-        gc.unfreeze()
+    few = dict(few or {})
+    timings = {name: Timing() for name in tasks}
+    for turn, name in rounds(list(tasks), repeats, warmup):
+        if name in few and not 0 <= turn < few[name]:
+            continue
+        wall, cpu = time.perf_counter(), time.process_time()
+        kept = tasks[name]()
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        del kept
+        if turn >= 0:
+            timings[name].wall.append(wall)
+            timings[name].cpu.append(cpu)
     return timings
 
 
@@ -102,39 +93,7 @@ def measured_clock(threads: int) -> str:
     return "cpu" if threads == 1 else "wall"
 
 
-# -- memory ----------------------------------------------------------------------------------------------------
-def extra_peak(task: Callable[[], Any], warm: Callable[[], Any]) -> float | None:
-    """MiB by which a task raises this process's resident memory over what it held when idle.
-
-    Parameters
-    ----------
-    task : what to measure; what it returns is alive until the peak is read.
-    warm : a small task of the same kind, run first, so that libraries loaded on first use do not count.
-
-    Returns
-    -------
-    float, or None where the kernel does not let a process reset its peak (only Linux does).
-    """
-    warm()
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # free memory the allocator still holds would hide part of the task
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # peak := now
-    except OSError:
-        return None
-    idle = _resident("VmRSS")
-    kept = task()
-    peak = _resident("VmHWM")
-    del kept
-    return (peak - idle) / 1024
-
-
-def _resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
+# -- processes -------------------------------------------------------------------------------------------------
 def in_fresh_process(module: str, *options: str, threads: int) -> Any:
     """Run ``python -m module options`` and read the JSON on the last line it prints."""
     env = {

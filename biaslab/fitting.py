@@ -14,6 +14,7 @@ from .calibration import blank, images_from, noise
 from .collect import PROMPT, collect
 from .errors import InputError
 from .profiles import Profile, make, variance_table
+from .rehearsed import mark
 from .scenes import KINDS, scene
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def fit_bias(
     except InputError as error:  # too few images to hold some out: no reason to lose the profile
         warnings.warn(str(error), stacklevel=2)
         variance = pd.DataFrame(columns=["layer", "r2", "lo", "hi", "n"])
+    mark(variance, vlm)
     files: list[Path] = []
     if out is not None:
         path = profile.save(out, variance)

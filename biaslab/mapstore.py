@@ -20,6 +20,7 @@ import numpy as np
 from .errors import InputError, RunFolderError
 from .layout import TokenLayout
 from .maps import AttentionMaps, ImageRecord, Moments, fold_of, moments_of
+from .rehearsed import is_rehearsal
 
 try:
     import fcntl
@@ -79,6 +80,9 @@ class StoredMaps(AttentionMaps):
         except OSError as err:
             raise RunFolderError(f"{folder} cannot be written ({err.strerror or err}): choose another folder") from None
         found = {"format": _FORMAT, **_read_settings(folder)}
+        if is_rehearsal(found) != is_rehearsal(settings):
+            held, wanted = ("a rehearsal", "real") if is_rehearsal(found) else ("real maps", "rehearsed")
+            raise RunFolderError(f"{folder} holds {held}, which {wanted} maps cannot go on with: choose another folder")
         wrong = [k for k in sorted({*settings, *found}) if settings.get(k) != found.get(k)]
         if wrong:
             k = wrong[0]

@@ -10,6 +10,7 @@ from .boxes import Box
 from .errors import InputError
 from .figures import AccuracyDisplay, KeptTokensDisplay, save, save_table, style
 from .grounding import Results
+from .rehearsed import mark, noted
 
 if TYPE_CHECKING:
     from .grounding import PrunedAnswer
@@ -52,7 +53,7 @@ def _differences(results: Results, folder: Path) -> list[Path]:
         if not table.empty:
             table.insert(1, "label", table["options_hash"].map(results.labels).fillna(table["method"]))
             written.append(folder / f"differences-to-{reference}.csv")
-            table.to_csv(written[-1], index=False)
+            noted(mark(table, results.run["identity"]["model"])).to_csv(written[-1], index=False)
     return written
 
 

@@ -42,7 +42,7 @@ def test_help_and_version(capsys):
     assert (status, out.strip()) == (0, __version__)
     status, out, _ = run(capsys, "--help")
     assert status == 0
-    for verb in ("models", "fit-bias", "inspect", "prune", "evaluate", "figures", "demo", "train-grounder"):
+    for verb in ("models", "fit-bias", "inspect", "prune", "evaluate", "figures", "bench", "demo", "train-grounder"):
         assert verb in out
         status, help_text, _ = run(capsys, verb, "--help")
         assert status == 0 and "Example: biaslab" in help_text
@@ -104,6 +104,76 @@ def test_evaluate_resumes_and_figures_draw(capsys, profile, tmp_path):
     assert (tmp_path / "run" / "tables" / "acc50.tex").read_text().count(r"\toprule") == 1
 
 
+def test_tflops_are_printed_with_significant_digits(capsys, tmp_path):
+    """The grounder's 0.005 TFLOPs are not 0.005 for every method."""
+    from biaslab.cli.output import significant
+
+    assert [significant(v) for v in (0.00512345, 53.71, 1234.5, 0.0, float("nan"))] == [
+        "0.00512", "53.7", "1230", "0", "-",
+    ]  # fmt: skip
+    command = ["evaluate", "--n", 2, "--methods", "none,random", "--keep", "0.5,0.05", "--out", tmp_path / "run"]
+    status, out, err = run(capsys, *command)
+    assert status == 0, err
+    header, *rows = (line.split() for line in out.splitlines() if line.strip() and not line.startswith("wrote"))
+    tflops = [row[header.index("tflops")] for row in rows]
+    assert len(set(tflops)) == 3 and all(len(value.lstrip("0.")) <= 3 for value in tflops)
+
+
+def test_bench_measures_and_writes(capsys, tmp_path):
+    command = ["bench", "--n", 1, "--repeats", 1, "--new-tokens", 2, "--methods", "none,random", "--layer", 2]
+    status, out, err = run(capsys, *command, "--out", tmp_path / "bench", "--json")
+    assert status == 0, err
+    data = json.loads(out)
+    none, random = data["rows"]
+    assert (none["method"], random["method"], random["keep"], random["layer"]) == ("none", "random", 0.1, 2)
+    assert random["flops_prefill"] > 1 and none["layer"] is None and none["prefill_ms"] > 0
+    assert [p.split("/")[-1] for p in data["files"]] == ["bench.csv", "bench-runs.csv", "bench.tex", "bench.json"]
+    status, out, err = run(capsys, *command)
+    assert status == 0 and "random keep 0.1 layer 2: prefill " in out
+
+
+def test_dry_runs_load_and_write_nothing(capsys, tmp_path, profile, monkeypatch):
+    from transformers import PreTrainedModel
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lambda *_, **__: pytest.fail("weights loaded"))
+    fit = ["fit-bias", "--n", 2, "--layers", "1,3", "--out", tmp_path / "p.safetensors", "--dry-run"]
+    evaluate = ["evaluate", "--n", 3, "--methods", "none,relative", "--keep", "0.2", "--layer", "2,4",
+                "--profile", profile, "--out", tmp_path / "run", "--dry-run"]  # fmt: skip
+    for command in (fit, evaluate):
+        status, out, err = run(capsys, *command)
+        assert status == 0, err
+        assert "5.67 million parameters" in out and "256 / 256 / 256 visual" in out
+        status, out, err = run(capsys, *command, "--json")
+        plan = json.loads(out)
+        assert status == 0 and plan["dry_run"] is True and plan["model"]["layers"] == 10
+    assert len(plan["rows"]) == 3 and not list(tmp_path.iterdir())
+    status, _, err = run(capsys, *evaluate[:-1], "--layer", 9, "--dry-run")
+    assert status == 1 and "layer" in err  # what the real run would refuse
+
+
+def test_rehearsals_say_so_and_do_not_mix(capsys, tmp_path, profile):
+    mine = tmp_path / "rehearsed.safetensors"
+    fit = ["fit-bias", "--n", 4, "--layers", 3, "--out", mine, "--rehearse"]
+    status, out, err = run(capsys, *fit)
+    assert status == 0, err
+    assert out.startswith("rehearsal, random weights")
+    evaluate = ["evaluate", "--n", 3, "--methods", "none,relative", "--keep", "0.2", "--layer", 4]
+    rehearsed = [*evaluate, "--profile", mine, "--out", tmp_path / "run"]
+    status, out, err = run(capsys, *rehearsed, "--rehearse", "--json")
+    assert status == 0, err
+    data = json.loads(out)
+    assert data["note"] == "rehearsal, random weights"
+    assert {row["model"] for row in data["rows"]} == {"rehearsal of grounder"}
+    assert run(capsys, *rehearsed, "--rehearse")[0] == 0  # resumes
+    for command, words in (
+        (rehearsed, "this profile is a rehearsal's"),
+        ([*evaluate, "--methods", "none", "--out", tmp_path / "run"], "holds a rehearsal"),
+        ([*evaluate, "--profile", profile, "--out", tmp_path / "a", "--rehearse"], "fit-bias --rehearse"),
+    ):
+        status, _, err = run(capsys, *command)
+        assert status == 1 and words in err and len(err.strip().splitlines()) == 1, err
+
+
 def _bad(tmp_path, picture, profile):
     """Commands that must fail: name -> arguments, exit status, words of the one line."""
     broken = tmp_path / "broken.jpg"
@@ -125,6 +195,9 @@ def _bad(tmp_path, picture, profile):
         "model not here": (["fit-bias", "--model", "internvl3-1b", "--n", 2], 1, "hf download"),
         "unknown method": (["prune", picture, "the cat", "--methods", "fastvv"], 2, "fastv"),
         "unknown option": (["prune", picture, "the cat", "--methods", "fastv:speed=2"], 2, "speed"),
+        "dry rehearsal": ([*evaluate, "--dry-run", "--rehearse", "--out", tmp_path / "a"], 2, "exclude"),
+        "rehearsal on a device": ([*evaluate, "--rehearse", "--device", "cpu", "--out", tmp_path / "a"], 2, "--device"),
+        "bench without rounds": (["bench", "--n", 1, "--keep", 2.5], 2, "keep"),
         "no profile": (["prune", picture, "the cat", "--methods", "d2pruner"], 2, "profile"),
         "layer not in profile": (
             ["prune", picture, "the cat", "--methods", "relative", "--layer", 6, "--profile", profile], 1, "layer"),

@@ -36,26 +36,40 @@ def evaluate(
     device: opt.Device = None,
     dtype: opt.Dtype = "auto",
     device_map: opt.DeviceMap = None,
+    image_option: opt.ImageOptions = None,
     batch_size: opt.Batch = 16,
     processes: opt.Processes = 1,
     seed: opt.Seed = 0,
     retry_errors: Annotated[bool, typer.Option(help="Try samples again that ended in an error.")] = False,
+    dry_run: opt.DryRun = False,
+    rehearse: opt.Rehearse = False,
     json: opt.Json = False,
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
     from .. import profiles
     from ..grounding import evaluate as run
     from ..grounding import named_dataset
+    from ..rehearsed import NOTE
 
+    opt.one_of(dry_run, rehearse)
     ratios, where = opt.keeps(keep), opt.numbers(layer, "layer", int)
     chosen = opt.methods(methods)
     data = named_dataset(dataset, split, image_root, n)
     fitted = None if profile is None else profiles.load(profile)
-    vlm = opt.load(model, device, dtype, device_map)
+    if dry_run:
+        from ..grounding.plan import configurations
+        from ..planning import plan_evaluate
+
+        plan = plan_evaluate(model, data, configurations(chosen, ratios, where, fitted), n, batch_size, dtype,
+                             image_options=opt.pairs(image_option))  # fmt: skip
+        emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")
+        return
+    vlm = opt.load(model, device, dtype, device_map, image_option, opt.rehearsal_layers(rehearse, max(where)))
     results = run(
         vlm, data, chosen, ratios, where, out=out, profile=fitted, batch_size=batch_size, seed=seed, limit=n,
         processes=processes, progress=not json, reference=reference,
         retry_errors=retry_errors,
     )  # fmt: skip
     shown = results.summary()
-    emit(json, {"rows": results.table.to_dict("records")}, table(shown), [results.folder / "results.csv"])
+    record, files = {"rows": results.table.to_dict("records")}, [results.folder / "results.csv"]
+    emit(json, record, table(shown), files, NOTE if rehearse else None)

@@ -42,23 +42,36 @@ def fit_bias(
     device: opt.Device = None,
     dtype: opt.Dtype = "auto",
     device_map: opt.DeviceMap = None,
+    image_option: opt.ImageOptions = None,
     batch_size: opt.Batch = 8,
     seed: opt.Seed = 0,
+    dry_run: opt.DryRun = False,
+    rehearse: opt.Rehearse = False,
     json: opt.Json = False,
 ) -> None:
     """Fit a positional bias profile and say how much of the attention's variance position explains, per layer."""
     from ..errors import InputError
     from ..fitting import calibration
     from ..fitting import fit_bias as fit
+    from ..rehearsed import NOTE
 
     if heads not in ("mean", "all"):
         raise InputError(f"--heads is mean or all, got {heads!r}")
+    opt.one_of(dry_run, rehearse)
     wanted = None if layers is None else opt.numbers(layers, "layers", int)
-    vlm = opt.load(model, device, dtype, device_map)
+    reduce = None if heads == "all" else heads
+    if dry_run:
+        from ..models.geometry import geometry
+        from ..planning import plan_fit
+
+        known = geometry(model)
+        plan = plan_fit(known, calibration(known, images, n, prompt, seed), wanted, reduce, maps, batch_size, dtype,
+                        opt.pairs(image_option))  # fmt: skip
+        emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
+        return
+    vlm = opt.load(model, device, dtype, device_map, image_option, opt.rehearsal_layers(rehearse, max(wanted or [0])))
     chosen = calibration(vlm, images, n, prompt, seed)
-    found = fit(
-        vlm, chosen, estimator, wanted, queries, None if heads == "all" else heads, out, maps, batch_size, not json
-    )
+    found = fit(vlm, chosen, estimator, wanted, queries, reduce, out, maps, batch_size, not json)
     explained = found.variance[["layer", "r2", "lo", "hi", "n"]]
     text = (
         f"{model}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"
@@ -67,4 +80,4 @@ def fit_bias(
     )
     record = {"profile": found.profile.hash, "n": found.maps.n, "failures": found.maps.failures,
               "variance_explained": explained.to_dict("records")}  # fmt: skip
-    emit(json, record, text, found.files)
+    emit(json, record, text, found.files, NOTE if rehearse else None)

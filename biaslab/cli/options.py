@@ -17,14 +17,61 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Batch = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward.")]
 Seed = Annotated[int, typer.Option(help="Everything random derives from it and from sample ids.")]
 Processes = Annotated[int, typer.Option(min=1, help="Processes on the CPU, each with a copy of the model.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done: images, tokens, memory, FLOPs; load no weights.")
+]
+Rehearse = Annotated[
+    bool,
+    typer.Option("--rehearse", help="Use the model's geometry with few layers and random weights; all files say so."),
+]
+ImageOptions = Annotated[
+    list[str] | None,
+    typer.Option("--image-option", help="How pictures are cut or resized, e.g. max_tiles=6; may be repeated."),
+]
 ProfileFile = Annotated[Path | None, typer.Option("--profile", "-p", help="A profile file made by `fit-bias`.")]
 
 
-def load(model: str, device: str | None, dtype: str, device_map: str | None):
-    """The model that the options name."""
+def load(
+    model: str,
+    device: str | None,
+    dtype: str,
+    device_map: str | None,
+    image_options: list[str] | None = None,
+    rehearsal: int | None = None,
+):
+    """The model that the options name, or its rehearsal with so many layers."""
     from .. import models
 
-    return models.load(model, device=device, dtype=dtype, device_map=device_map)
+    chosen = pairs(image_options)
+    if rehearsal is None:
+        return models.load(model, device=device, dtype=dtype, device_map=device_map).set_image_options(**chosen)
+    if device is not None or dtype != "auto" or device_map is not None:
+        raise InputError("--rehearse runs on the CPU in float32: leave out --device, --dtype and --device-map")
+    from ..models.rehearsal import rehearse
+
+    return rehearse(model, rehearsal).set_image_options(**chosen)
+
+
+def pairs(texts: list[str] | None) -> dict[str, int]:
+    """The values of ``--image-option``."""
+    out = {}
+    for text in texts or []:
+        name, _, value = text.partition("=")
+        if not value.strip().isdigit():
+            raise InputError(f"--image-option takes NAME=NUMBER such as max_tiles=6, got {text!r}")
+        out[name.strip()] = int(value)
+    return out
+
+
+def rehearsal_layers(wanted: bool, deepest: int) -> int | None:
+    """Layers of a rehearsal in which layer ``deepest`` can be pruned or captured; None where none is wanted."""
+    return max(4, deepest + 2) if wanted else None
+
+
+def one_of(dry_run: bool, rehearse: bool) -> None:
+    """Refuse the two together."""
+    if dry_run and rehearse:
+        raise InputError("--dry-run and --rehearse exclude each other: a dry run plans the real run")
 
 
 def numbers(text: str, what: str, kind: type = float) -> list:

@@ -7,16 +7,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import typer
 
 
-def emit(as_json: bool, record: dict[str, Any], text: str = "", files: Iterable[Path] = ()) -> None:
-    """Print `record` (plus the files) as one JSON object, or `text` and the files' names."""
+def emit(
+    as_json: bool, record: dict[str, Any], text: str = "", files: Iterable[Path] = (), note: str | None = None
+) -> None:
+    """Print `record` (plus the files) as one JSON object, or `text` and the files' names; both say `note`."""
     files = [str(f) for f in files]
     if as_json:
-        typer.echo(json.dumps(record | {"files": files}, default=str))
+        typer.echo(json.dumps(record | ({"note": note} if note else {}) | {"files": files}, default=str))
         return
+    if note:
+        typer.echo(f"{note}: the numbers mean nothing")
     if text:
         typer.echo(text)
     for name in files:
@@ -24,5 +29,13 @@ def emit(as_json: bool, record: dict[str, Any], text: str = "", files: Iterable[
 
 
 def table(frame: pd.DataFrame, decimals: int = 3) -> str:
-    """A data frame as aligned plain text, numbers rounded."""
-    return frame.to_string(index=False, float_format=lambda v: f"{v:.{decimals}f}", na_rep="-")
+    """A data frame as aligned plain text, numbers rounded; TFLOPs, which span magnitudes, to 3 significant digits."""
+    wide = {c: significant for c in frame.columns if str(c).startswith("tflops")}
+    return frame.to_string(index=False, formatters=wide, float_format=lambda v: f"{v:.{decimals}f}", na_rep="-")
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, never in exponents: 0.00512, 53.7, 1230."""
+    if value != value:
+        return "-"
+    return np.format_float_positional(float(f"{value:.{digits - 1}e}"), trim="-") if value else "0"

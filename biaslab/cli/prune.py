@@ -30,6 +30,7 @@ def prune(
     device: opt.Device = None,
     dtype: opt.Dtype = "auto",
     device_map: opt.DeviceMap = None,
+    image_option: opt.ImageOptions = None,
     seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
@@ -42,7 +43,7 @@ def prune(
     ratio, chosen = opt.one_keep(keep), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)
     picture = load_image(image)
-    vlm = opt.load(model, device, dtype, device_map)
+    vlm = opt.load(model, device, dtype, device_map, image_option)
     found = locate_pruned(vlm, picture, expression, chosen, ratio, layer, fitted, seed)
     rows = [
         {

@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from biaslab.boxes import Box
 from biaslab.errors import InputError
 from biaslab.layout import TokenLayout
+from biaslab.rehearsed import mark
 
 from .display import TARGET, Display, draw_box, paint, picture, ratio_ticks
 from .style import DIVERGING, SEQUENTIAL, style
@@ -118,7 +119,7 @@ class AttentionDisplay(Display):
                     }
                 )
             )
-        data = pd.concat(tables, ignore_index=True)
+        data = mark(pd.concat(tables, ignore_index=True), profile.provenance_)
         return cls(data, [picture(x) for x in images], list(layouts), targets, titles, op)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> AttentionDisplay:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from biaslab.errors import InputError
+from biaslab.rehearsed import is_rehearsal, mark
 
 __all__ = ["UNPRUNED", "label_rows", "read_results"]
 
@@ -64,7 +65,8 @@ def read_results(results: Any, **choices: Any) -> pd.DataFrame:
     parts = ["tflops_vision", "tflops_projector", "tflops_decoder"]
     if set(parts) <= set(table):
         table["tflops"] = table[parts].sum(axis=1, skipna=False)
-    return table
+    models = table["model"].dropna().astype(str) if "model" in table else []
+    return mark(table, next((name for name in models if is_rehearsal(name)), None))
 
 
 def label_rows(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.Series:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from biaslab.errors import InputError
 from biaslab.layout import TokenLayout
+from biaslab.rehearsed import mark
 
 from .display import Display, ratio_ticks
 from .style import COLORS, DIVERGING, style
@@ -95,7 +96,7 @@ class ProfileDisplay(Display):
         model = PurePath(str(profile.provenance_.get("model", "model"))).name
         which = "" if head is None else f", head {head}"
         title = f"{model}, {profile.name} profile{which}, n = {n} images"
-        return cls(pd.concat(tables, ignore_index=True), layout, title)
+        return cls(mark(pd.concat(tables, ignore_index=True), profile.provenance_), layout, title)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProfileDisplay:
         """Draw a panel per layer, and per layer's thumbnail."""

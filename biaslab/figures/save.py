@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from biaslab.errors import InputError, RunFolderError
+from biaslab.rehearsed import note_of, noted
 
 from .style import style
 
@@ -27,6 +28,8 @@ def save(display: Any, path: str | Path, close: bool = False) -> list[Path]:
     display : a Display; it is plotted first if it was not.
     path : without extension; one of .pdf, .png, .csv is dropped. Missing folders are made.
     close : release the figure afterwards; set it when writing many.
+
+    A display whose data come from a rehearsal carries its note in the corner and in a column of the CSV.
 
     Returns
     -------
@@ -48,15 +51,15 @@ def save(display: Any, path: str | Path, close: bool = False) -> list[Path]:
     with style():
         if getattr(display, "figure_", None) is None:
             display.plot()
-        figure = display.figure_
+        figure, note = display.figure_, note_of(display.data)
         try:
             stem.parent.mkdir(parents=True, exist_ok=True)
-            with _settled(figure):
+            with _settled(figure), _stamped(figure, note):
                 frame = _frame(figure)
                 # no date inside: the same figure is the same file
-                figure.savefig(files[0], bbox_inches=frame, metadata={"CreationDate": None})
-                figure.savefig(files[1], bbox_inches=frame)
-            display.data.to_csv(files[2], index=False)
+                figure.savefig(files[0], bbox_inches=frame, metadata={"CreationDate": None, "Subject": note})
+                figure.savefig(files[1], bbox_inches=frame, metadata={"Comment": note} if note else None)
+            noted(display.data).to_csv(files[2], index=False)
         except OSError as err:
             raise RunFolderError(
                 f"cannot write figure {stem}: {err}; choose a folder you can write to"
@@ -78,6 +81,17 @@ def _settled(figure: Figure) -> Iterator[None]:
     finally:
         if engine is not None:
             figure.set_layout_engine(engine)
+
+
+@contextmanager
+def _stamped(figure: Figure, note: str | None) -> Iterator[None]:
+    """The note in grey above the upper right corner, where nothing else is drawn, while the figure is written."""
+    text = None if note is None else figure.text(1.0, 1.0, note, ha="right", va="bottom", fontsize=6, color="0.55")
+    try:
+        yield
+    finally:
+        if text is not None:
+            text.remove()
 
 
 def _frame(figure: Figure) -> Bbox:

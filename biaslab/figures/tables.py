@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from biaslab.errors import InputError, RunFolderError
+from biaslab.rehearsed import latex_note, noted
 
 from .frames import UNPRUNED, label_rows, read_results
 
@@ -83,7 +84,7 @@ def results_latex(
             f"{_METRICS[metric]} (\\%) with 95\\,\\% intervals (bootstrap over images), "
             f"n = {count} expressions. Columns: visual tokens kept from decoder layer $K$ on."
         )
-    return frame.style.to_latex(
+    return latex_note(table) + frame.style.to_latex(
         hrules=True, position="t", position_float="centering", caption=caption, label=label,
         column_format="l" * frame.index.nlevels + "c" * len(frame.columns), multirow_align="naive",
     )  # fmt: skip
@@ -106,7 +107,7 @@ def save_table(results: Any, path: str | Path, metric: str = "acc50", **kwargs: 
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         tex.write_text(results_latex(table, metric=metric, **text), encoding="utf-8")
-        table.to_csv(csv, index=False)
+        noted(table).to_csv(csv, index=False)
     except OSError as err:
         raise RunFolderError(f"cannot write table {stem}: {err}; choose a folder you can write to") from None
     return [tex, csv]

@@ -47,7 +47,7 @@ class Clock:
 
     def stop(self) -> None:
         """Generation is over: what follows in the block is not counted."""
-        end = self._now()
+        end = self.now()
         if not self._marks:
             return
         split = self._marks[1] if len(self._marks) > 1 else end
@@ -58,9 +58,10 @@ class Clock:
 
     def _mark(self, module: nn.Module, args: tuple) -> None:
         if len(self._marks) < 2:
-            self._marks.append(self._now())
+            self._marks.append(self.now())
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Seconds, once the model's devices have done all work given to them."""
         for device in self._devices:
             torch.cuda.synchronize(device)
         return time.perf_counter()

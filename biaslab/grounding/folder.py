@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunFolderError
+from ..rehearsed import is_rehearsal
 from .log import log_files
 from .plan import Config
 
@@ -51,6 +52,7 @@ def run_record(
             "revision": vlm.revision,
             "family": vlm.family.name,
             "dtype": str(parameter.dtype).removeprefix("torch."),
+            **({"rehearsal": True} if is_rehearsal(vlm) else {}),
         },
         "dataset": {"name": dataset.name, "split": dataset.split, "hash": dataset.hash, "n": len(dataset)},
         "options": options,
@@ -103,6 +105,10 @@ def prepare_folder(
             pass
         if (folder / RUN_FILE).exists():
             known = read_run(folder)
+            rehearsed, now = (is_rehearsal(r["identity"]["model"]) for r in (known, record))
+            if rehearsed != now:
+                held, wanted = ("a rehearsal", "real run") if rehearsed else ("a real run", "rehearsal")
+                raise RunFolderError(f"{folder} holds {held}: choose another folder for this {wanted}")
             if differences := _differences(known["identity"], record["identity"]):
                 raise RunFolderError(
                     f"{folder} holds another run ({'; '.join(differences)}): choose another folder, "

@@ -164,5 +164,5 @@ def _work(job: Job, failures: Any) -> None:
 def _probe(vlm: VLM) -> tuple[float, ...]:
     """Sums of a few weight tensors over the depth of the model: equal for equal weights."""
     weights = list(vlm.model.parameters())
-    picked = weights[:: max(1, len(weights) // 16)]
+    picked = [*weights[:: max(1, len(weights) // 16)], weights[-1]]
     return tuple(float(weight.detach().double().sum()) for weight in picked)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..cost import Flops, image_flops
+from ..cost import Flops, Picture, prompt_flops
 from ..errors import UnsupportedError
 from ..images import load_image
 from ..pruning import Selection, prune
+from ..rehearsed import is_rehearsal
 from .clock import Clock
 from .metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
 from .plan import Config
@@ -146,14 +147,13 @@ class Shard:
     ) -> dict[str, float | None]:
         tokens = self.vlm.processor.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
         new = min(len(tokens) + 1, self.options.max_new_tokens)  # and the end token
-        grid = layout.grid if layout.tiles == (1, 1) and not layout.thumbnail.any() else None
-        flops = self._flops(layout.n, n_text, kept, layer or 0, new, grid)
+        flops = self._flops(Picture.of(layout), n_text, kept, layer or 0, new)
         parts = ("vision", "projector", "decoder")
         return {f"tflops_{part}": None if flops is None else getattr(flops, part) / 1e12 for part in parts}
 
-    def _count_flops(self, n_visual: int, n_text: int, kept: int, layer: int, new: int, grid: Any) -> Flops | None:
+    def _count_flops(self, picture: Picture, n_text: int, kept: int, layer: int, new: int) -> Flops | None:
         try:
-            return image_flops(self.vlm.model.config, n_visual, n_text, kept, layer, new, grid)
+            return prompt_flops(self.vlm.model.config, [picture], n_text, kept, layer, new)
         except UnsupportedError:
             return None  # a family whose cost nobody has written down yet can still be evaluated
 
@@ -169,6 +169,7 @@ class Shard:
             "seed": self.options.seed,
             "target": list(sample.box.as_tuple()),
             "error": None,
+            **({"rehearsal": True} if is_rehearsal(self.vlm) else {}),
         }
 
     def _fail(self, task: Task, missing: Iterable[int], error: Exception) -> None:

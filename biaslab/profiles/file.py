@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from biaslab.errors import BiaslabError, InputError
 from biaslab.layout import TokenLayout
+from biaslab.rehearsed import NOTE, is_rehearsal
 
 from .base import ESTIMATORS, Arrays, Profile, make
 
@@ -150,6 +151,7 @@ def card(profile: Profile, name: str = "", diagnostics: Any = None) -> str:
         f"Expected attention of each visual position ({profile.name} estimator), hash `{profile.hash}`. It "
         "describes the calibration images as much as the model: what they have in common is in it too.",
         "",
+        *([f"**{NOTE.capitalize()}: its numbers mean nothing, and a real model refuses it.**", ""] * is_rehearsal(p)),
         "| | |",
         "|---|---|",
     ]

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from biaslab.errors import ProfileMismatchError
+from biaslab.rehearsed import is_rehearsal
 
 __all__ = ["plain", "refuse_others", "version", "warn_other_prompt"]
 
@@ -35,6 +36,12 @@ def refuse_others(known: Mapping[str, Any], asked: Mapping[str, Any], transports
     ProfileMismatchError
         At the first difference the estimator does not transport over.
     """
+    if asked.get("model") is not None and is_rehearsal(known) != is_rehearsal(asked["model"]):
+        raise ProfileMismatchError(
+            "this profile is a rehearsal's (random weights): fit one on the model itself with `biaslab fit-bias`"
+            if is_rehearsal(known)
+            else "this profile was fitted on a real model: a rehearsal needs one of `biaslab fit-bias --rehearse`"
+        )
     for what, value in asked.items():
         mine = known.get(what)
         if value is None or mine is None or what in transports:

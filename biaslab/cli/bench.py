@@ -1,0 +1,60 @@
+"""``biaslab bench``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .app import app
+from .output import emit, table
+
+
+@app.command(
+    "bench",
+    epilog="Example: biaslab bench --methods none,fastv,d2pruner --keep 0.1 --layer 4 --profile grounder.safetensors",
+)
+def bench(
+    model: opt.Model = "grounder",
+    methods: Annotated[
+        str, typer.Option(help="Methods separated by commas; the unpruned model is always measured.")
+    ] = "none,fastv,divprune",
+    keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.1",
+    layer: Annotated[str, typer.Option(help="Prune layers K: tokens are dropped just before layer K.")] = "2",
+    profile: opt.ProfileFile = None,
+    images: Annotated[str, typer.Option(help="A folder of pictures, or scenes, blank, noise.")] = "scenes",
+    n: Annotated[int, typer.Option(min=1, help="Images.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds per batch of images; methods take turns.")] = 5,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Length of every answer.")] = 16,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for bench.csv, bench-runs.csv, bench.tex and bench.json.")
+    ] = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = "auto",
+    device_map: opt.DeviceMap = None,
+    image_option: opt.ImageOptions = None,
+    batch_size: opt.Batch = 1,
+    seed: opt.Seed = 0,
+    json: opt.Json = False,
+) -> None:
+    """Time prefill and decoding with and without pruning, and measure peak memory, against the FLOPs saved."""
+    from .. import profiles
+    from ..bench import bench as run
+    from ..bench_table import shown
+    from ..fitting import calibration
+
+    ratios, where, chosen = opt.keeps(keep), opt.numbers(layer, "layer", int), opt.methods(methods)
+    fitted = None if profile is None else profiles.load(profile)
+    vlm = opt.load(model, device, dtype, device_map, image_option)
+    found = run(
+        vlm, calibration(vlm, images, n, None, seed), chosen, ratios, where, fitted, repeats=repeats,
+        new_tokens=new_tokens, batch_size=batch_size, seed=seed, progress=not json,
+    )  # fmt: skip
+    files = [] if out is None else found.save(out)
+    rows = found.table
+    words = [f"{r.method} keep {r.keep:g} layer {r.layer}: {r.verdict}" for r in rows.itertuples() if r.verdict]
+    memory = "" if rows["extra_mb"].notna().any() else "\npeak memory: not measured (this system does not tell)"
+    text = table(shown(rows).drop(columns="verdict"), 2) + memory + "\n\n" + "\n".join(words)
+    emit(json, {"settings": found.settings, "rows": found.records()}, text.rstrip(), files)

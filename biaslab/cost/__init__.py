@@ -1,0 +1,37 @@
+"""Analytic FLOPs and memory of a multimodal forward, from the configuration alone (no weights needed).
+
+FLOPs are counted as ``torch.utils.flop_counter`` counts: 2 per multiply-accumulate, matrix products and
+convolutions only (norms, softmax, activations and the pruning rule itself are left out), attention over the full
+square (causality is not discounted). The formulas equal ``FlopCounterMode`` exactly under
+``sdpa_kernel(SDPBackend.MATH)``; under other SDPA kernels the counter misses attention, so do not use it to
+check them.
+
+Vision tower, projector and decoder are kept apart because pruning inside the decoder touches only the last: a
+reduction quoted for the decoder alone overstates what is saved.
+"""
+
+from . import towers
+from .decoder import DECODERS, decoder_flops, layer_lengths
+from .fastv import fastv_reduction
+from .flops import Flops, image_flops, prompt_flops
+from .memory import Parameters, kv_bytes, kv_entries, parameters
+from .vision import VISION, Picture, register_vision, vision_flops
+
+__all__ = [
+    "DECODERS",
+    "VISION",
+    "Flops",
+    "Parameters",
+    "Picture",
+    "decoder_flops",
+    "fastv_reduction",
+    "image_flops",
+    "kv_bytes",
+    "kv_entries",
+    "layer_lengths",
+    "parameters",
+    "prompt_flops",
+    "register_vision",
+    "towers",
+    "vision_flops",
+]

@@ -1,0 +1,101 @@
+"""FLOPs of the language model, every layer at its real length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from biaslab.errors import InputError, UnsupportedError
+
+__all__ = ["DECODERS", "check_decoder", "decoder_flops", "head_dim", "layer_lengths", "register_decoder", "windows"]
+
+#: config.text_config.model_type of decoders with grouped-query attention and a gated feed-forward block
+DECODERS = {
+    "llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
+}  # fmt: skip
+
+
+def register_decoder(*model_types: str) -> None:
+    """Make decoders with grouped-query attention and a gated feed-forward block known by ``model_type``."""
+    DECODERS.update(model_types)
+
+
+def layer_lengths(n_layers: int, n_visual: int, n_text: int, keep_n: int | None, layer: int) -> list[int]:
+    """Tokens each decoder layer sees in the prefill: all before layer K, text + kept from K on."""
+    if n_visual < 0 or n_text < 0 or n_visual + n_text == 0:
+        raise InputError(
+            f"token counts must not be negative, and not both 0: got n_visual={n_visual}, n_text={n_text}"
+        )
+    keep_n = n_visual if keep_n is None else keep_n
+    if not 0 <= keep_n <= n_visual:
+        raise InputError(f"keep_n must be between 0 and the {n_visual} visual tokens, got {keep_n}")
+    if not 0 <= layer < n_layers:
+        raise InputError(f"the prune layer must be between 0 and {n_layers - 1}, got {layer}")
+    return [(n_visual if i < layer else keep_n) + n_text for i in range(n_layers)]
+
+
+def decoder_flops(
+    text_config: Any,
+    n_visual: int,
+    n_text: int,
+    keep_n: int | None = None,
+    layer: int = 0,
+    new_tokens: int = 0,
+) -> tuple[int, int]:
+    """(prefill + generation, generation alone) of the language model; see :func:`biaslab.cost.image_flops`.
+
+    Layers with a sliding window attend to the whole prompt in the prefill (SDPA masks, it does not skip) and to
+    the window only when decoding, because their cache holds no more.
+    """
+    c = check_decoder(text_config)
+    lengths = layer_lengths(c.num_hidden_layers, n_visual, n_text, keep_n, layer)
+    token, pair = _layer(c)
+    head = c.hidden_size * c.vocab_size  # only the last row reaches it
+    prefill = head + sum(n * token + n * n * pair for n in lengths)
+    steps = max(0, new_tokens - 1)
+    keys = sum(_keys(n, steps, window) for n, window in zip(lengths, windows(c), strict=True))
+    decode = steps * (head + len(lengths) * token) + keys * pair
+    return 2 * (prefill + decode), 2 * decode
+
+
+def check_decoder(text_config: Any) -> Any:
+    """The configuration, if the shape of its layers is known here.
+
+    Raises
+    ------
+    UnsupportedError
+        For any other decoder.
+    """
+    if text_config.model_type not in DECODERS:
+        raise UnsupportedError(
+            f"the cost of a {text_config.model_type!r} decoder is not known: "
+            f"known are {', '.join(sorted(DECODERS))}"
+        )
+    return text_config
+
+
+def head_dim(text_config: Any) -> int:
+    """Width of one attention head."""
+    return getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+
+
+def windows(text_config: Any) -> list[int | None]:
+    """Sliding window of every layer in tokens, None where attention is full."""
+    window, n = getattr(text_config, "sliding_window", None), text_config.num_hidden_layers
+    kinds = getattr(text_config, "layer_types", None)
+    if kinds is None:
+        return [window] * n
+    return [window if kind == "sliding_attention" else None for kind in kinds[:n]]
+
+
+def _keys(length: int, steps: int, window: int | None) -> int:
+    """Keys that ``steps`` tokens after a prompt of ``length`` attend to, all together."""
+    if window is None:
+        return steps * length + steps * (steps + 1) // 2
+    return sum(min(length + t, window) for t in range(1, steps + 1))
+
+
+def _layer(c: Any) -> tuple[int, int]:
+    """Multiply-accumulates of one layer: of every new token, and of every pair of a query and a key."""
+    d, dim, heads, kv = c.hidden_size, head_dim(c), c.num_attention_heads, c.num_key_value_heads
+    projections = d * dim * (heads + 2 * kv) + heads * dim * d
+    return projections + 3 * d * c.intermediate_size, 2 * heads * dim

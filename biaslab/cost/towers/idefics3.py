@@ -1,0 +1,16 @@
+"""SigLIP of Idefics3 and SmolVLM with pixel shuffle and a one-matrix connector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..vision import Picture, patch_count, plain_vit, register_vision, whole
+
+
+@register_vision("idefics3_vision", "smolvlm_vision")
+def idefics3(config: Any, picture: Picture) -> tuple[int, int]:
+    v = config.vision_config
+    patches, fold = patch_count(v), config.scale_factor**2  # patches folded into one token
+    tiles = whole(picture.tokens, patches // fold, "tile")
+    projector = picture.tokens * v.hidden_size * fold * config.text_config.hidden_size
+    return tiles * plain_vit(v, patches, class_token=False), 2 * projector

@@ -1,0 +1,125 @@
+"""The benchmark of pruning methods at toy size: that it measures what it says, and says what it measured."""
+
+import json
+import time
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+import tiny
+
+from biaslab import bench as bench_module
+from biaslab import cost
+from biaslab.bench import bench
+from biaslab.bench_table import verdict
+from biaslab.errors import InputError
+from biaslab.fitting import Calibration
+from biaslab.pruning import Method, Random, budget
+from biaslab.timing import rounds
+
+LAYER, KEEP = 2, 0.5
+PICTURES = Calibration("noise", tiny.images(2), tiny.texts(2), ["a", "b"])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sleeper(Method):
+    """A rule that takes its time."""
+
+    seconds: float = 0.05
+    name = "sleeper"
+
+    def pick(self, ctx, scores):
+        time.sleep(self.seconds)
+        return Random().pick(ctx, scores)
+
+
+def _bench(vlm=None, methods=("random",), **options):
+    settings = {"repeats": 2, "new_tokens": 3, "memory": False, "progress": False} | options
+    return bench(vlm or tiny.vlm("internvl"), PICTURES, list(methods), KEEP, LAYER, **settings)
+
+
+def test_tasks_take_turns():
+    order = [(turn, name) for turn, name in rounds("ABC", 2, warmup=1)]
+    assert "".join(name for _, name in order) == "CAB" + "ABC" + "BCA"
+    assert [turn for turn, _ in order] == [-1] * 3 + [0] * 3 + [1] * 3
+
+
+def test_every_configuration_is_measured_on_every_batch_and_round():
+    found = _bench(methods=["random", "uniform"], repeats=3)
+    assert found.table["method"].tolist() == ["none", "random", "uniform"]
+    assert found.table["runs"].tolist() == [6, 6, 6]
+    assert len(found.runs) == 2 * 3 * 3 and (found.runs[["vision_ms", "prefill_ms", "decode_ms"]] > 0).all(axis=None)
+    one = found.runs[found.runs["config"] == 1]["prefill_ms"]
+    row = found.table.iloc[1]
+    assert (row["prefill_min"], row["prefill_ms"], row["prefill_max"]) == (one.min(), one.median(), one.max())
+    assert found.settings["n"] == 2 and found.settings["model"] == "tiny-internvl"
+
+
+def test_scoring_and_selection_are_part_of_the_prefill_and_shown_apart():
+    found = _bench(methods=[Sleeper(seconds=0.15)])
+    row = found.table.iloc[1]
+    assert row["prefill_min"] >= 150 and row["prefill_ms"] > row["select_ms"] >= 150
+    assert "no gain" in row["verdict"] and row["speedup_prefill"] < 1
+
+
+def test_all_answers_have_the_same_length():
+    vlm, calls = tiny.vlm("internvl"), []
+    hook = vlm.decoder.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        found = _bench(vlm, methods=["none"], repeats=1, new_tokens=5, batch_size=2)
+    finally:
+        hook.remove()
+    assert len(calls) == 2 * 5  # warm-up and one round, a batch of two images
+    assert len(found.runs) == 1
+
+
+def test_promised_speed_up_is_the_ratio_of_flops():
+    vlm = tiny.vlm("internvl")
+    row, full = _bench().table.iloc[1], []
+    for size, text in zip(tiny.images(2), tiny.texts(2), strict=True):
+        encoded = vlm.encode([size], [text])
+        (layout,) = encoded.layouts
+        sizes = (vlm.model.config.text_config, layout.n, encoded.last + 1 - layout.n)
+        full.append([cost.decoder_flops(*sizes)[0], cost.decoder_flops(*sizes, budget(KEEP, layout.n), LAYER)[0]])
+    whole, pruned = (sum(part) for part in zip(*full, strict=True))
+    assert row["flops_prefill"] == pytest.approx(whole / pruned) and row["flops_prefill"] > 1
+    assert row["tflops_prefill"] == pytest.approx(pruned / 2 / 1e12)
+
+
+def test_words():
+    flat = pd.Series([1.0])
+    assert "2.00x faster (FLOPs: 2.50x)" in verdict(pd.Series([1.9, 2.0, 2.1]), 2.5, flat)
+    assert "prefill no gain, 1.25x the time" in verdict(pd.Series([0.8, 0.7, 0.9]), 2.5, flat)
+    assert "no clear gain, faster in 2 of 4 runs" in verdict(pd.Series([0.9, 1.1, 1.2, 0.8]), 2.5, flat)
+    assert "FLOPs" not in verdict(flat, float("nan"), flat)
+
+
+def test_memory_is_measured_or_said_not_to_be(monkeypatch):
+    extra = _bench(memory=True).table["extra_mb"]
+    assert ((extra > 0) | extra.isna()).all()
+    monkeypatch.setattr(bench_module, "extra_peak", lambda task, warm: None)
+    found = _bench(memory=True)
+    assert found.records()[0]["extra_mb"] is None
+    assert "not measured" in bench_module.bench_latex(found.table, found.settings)
+
+
+def test_files(tmp_path):
+    found = _bench()
+    files = found.save(tmp_path / "bench")
+    assert [f.name for f in files] == ["bench.csv", "bench-runs.csv", "bench.tex", "bench.json"]
+    pd.testing.assert_frame_equal(pd.read_csv(files[0])[["prefill_ms"]], found.table[["prefill_ms"]])
+    tex = files[2].read_text()
+    assert tex.count(r"\toprule") == 1 and "rehearsal" not in tex
+    assert json.loads(files[3].read_text())["new_tokens"] == 3
+
+
+def test_bad_arguments_are_refused_before_any_work(monkeypatch):
+    vlm = tiny.vlm("internvl")
+    monkeypatch.setattr(type(vlm), "encode", lambda *_, **__: pytest.fail("worked"))
+    for name, value in (("repeats", 0), ("new_tokens", 1), ("batch_size", 0)):
+        with pytest.raises(InputError, match=name):
+            _bench(vlm, **{name: value})
+    with pytest.raises(InputError, match="profile"):
+        _bench(vlm, methods=["d2pruner"])
+    with pytest.raises(InputError, match="layer"):
+        bench(vlm, PICTURES, ["random"], 0.5, 99)

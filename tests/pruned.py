@@ -58,7 +58,7 @@ def run(vlm, enc, **kw):
 def refused(vlm, layer):
     """Whether the model cannot be pruned at ``layer``, by what its configuration says; then that it says so."""
     vision = getattr(vlm.model.config, "vision_config", None)
-    if layer >= len(getattr(vision, "deepstack_visual_indexes", None) or ()):
+    if layer >= max(vlm.family.lowest_layer, len(getattr(vision, "deepstack_visual_indexes", None) or ())):
         return False
     with pytest.raises(UnsupportedError, match="use K >="), prune(vlm, Random(), layer):
         pytest.fail("was not refused before any work")

@@ -216,8 +216,8 @@ def test_rows_that_are_not_there():
 
 
 # ------------------------------------------------------------------------------------------ other scores
-def plain_attention_without_rope(vlm, layer, hidden, padding):
-    """Softmax over causal scores of q and k straight from their projections: (B, H, N, N)."""
+def plain_attention_without_rope(vlm, layer, hidden, padding, prefix):
+    """Softmax over scores, causal unless ``prefix``, of q and k straight from their projections: (B, H, N, N)."""
     module = vlm.decoder.layers[layer].self_attn
     b, n, _ = hidden.shape
     q, k = (proj(hidden).view(b, n, -1, module.head_dim) for proj in (module.q_proj, module.k_proj))
@@ -225,7 +225,8 @@ def plain_attention_without_rope(vlm, layer, hidden, padding):
         q, k = module.q_norm(q), module.k_norm(k)
     q, k = q.transpose(1, 2), k.transpose(1, 2)
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-    keep = torch.ones(n, n, dtype=torch.bool).tril() & padding[:, None, None, :].bool()
+    causal = torch.ones(n, n, dtype=torch.bool).tril()
+    keep = (causal | prefix) & padding[:, None, None, :].bool()
     return (q @ k.transpose(2, 3) * module.scaling).masked_fill(~keep, float("-inf")).softmax(-1)
 
 
@@ -241,7 +242,8 @@ def test_no_rope_undoes_the_rotation(family):
         logits = vlm.forward(enc).logits
     handle.remove()
     assert torch.equal(logits, vlm.forward(enc).logits)
-    expected = plain_attention_without_rope(vlm, 2, inputs["hidden"], enc.inputs["attention_mask"])
+    prefix = "token_type_ids" in enc.inputs  # the prompt attends both ways
+    expected = plain_attention_without_rope(vlm, 2, inputs["hidden"], enc.inputs["attention_mask"], prefix)
     where = (enc.text_after, enc.text_after_mask, enc.visual, enc.visual_mask)
     assert_rows_equal(rows[2], expected, *where)
     with capture(vlm, [2], "text") as rotated:

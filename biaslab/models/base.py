@@ -49,6 +49,8 @@ class Family(Blueprint, ABC):
         What precedes the user's text in the prompt for one image.
     stop_tokens : tuple of str
         End-of-turn tokens, added to those of the generation config.
+    lowest_layer : int
+        Lowest prune layer K that the model's code allows, whatever its configuration.
     options : frozenset of str
         Preprocessing options `VLM.encode` takes for this family.
     """
@@ -60,6 +62,7 @@ class Family(Blueprint, ABC):
     box_space: ClassVar[BoxSpace]
     grounding_template: ClassVar[str]
     stop_tokens: ClassVar[tuple[str, ...]] = ()
+    lowest_layer: ClassVar[int] = 0
     options: ClassVar[frozenset[str]] = frozenset()
 
     def load_processor(self, path: str, **kw: Any) -> Any:
@@ -87,7 +90,7 @@ class Family(Blueprint, ABC):
 
     @abstractmethod
     def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
-        """Keyword arguments of the image processor for the given options."""
+        """Keyword arguments of the processor for the given options."""
 
     @abstractmethod
     def layout(

@@ -52,6 +52,10 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
         raise UnsupportedError(
             f"this model adds image features in its first {len(deepstack)} layers: use K >= {len(deepstack)}"
         )
+    if layer < vlm.family.lowest_layer:
+        raise UnsupportedError(
+            f"{vlm.family.name} models build their masks before the decoder: use K >= {vlm.family.lowest_layer}"
+        )
     if positions == "renumber" and _has_sections(getattr(config, "rope_parameters", None)):
         raise UnsupportedError(
             "renumbering would destroy the two-dimensional positions of M-RoPE: use positions='original'"

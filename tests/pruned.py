@@ -55,10 +55,15 @@ def run(vlm, enc, **kw):
         return generate(vlm, inputs, **kw)
 
 
-def refused(vlm, layer):
-    """Whether the model cannot be pruned at ``layer``, by what its configuration says; then that it says so."""
+def lowest_layer(vlm):
+    """Lowest K at which the model can be pruned, by what its family and its configuration say."""
     vision = getattr(vlm.model.config, "vision_config", None)
-    if layer >= max(vlm.family.lowest_layer, len(getattr(vision, "deepstack_visual_indexes", None) or ())):
+    return max(vlm.family.lowest_layer, len(getattr(vision, "deepstack_visual_indexes", None) or ()))
+
+
+def refused(vlm, layer):
+    """Whether the model cannot be pruned at ``layer``; then that it says so."""
+    if layer >= lowest_layer(vlm):
         return False
     with pytest.raises(UnsupportedError, match="use K >="), prune(vlm, Random(), layer):
         pytest.fail("was not refused before any work")

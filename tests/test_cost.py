@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from pruned import lowest_layer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,11 +26,6 @@ def vlm(request):
 
 def _encoded(vlm, size=None):
     return vlm.encode(tiny.images(1, sizes=[size] if size else None), tiny.texts(1))
-
-
-def _first_layer(vlm):
-    """The first layer that may be pruned: behind the layers that get image features of their own."""
-    return len(getattr(vlm.model.config.vision_config, "deepstack_visual_indexes", ()))
 
 
 def _count(function):
@@ -65,7 +61,7 @@ def test_parts_equal_torchs_counter(vlm, size):
 
 @pytest.mark.parametrize(("deeper", "keep"), [(0, 4), (1, 1), (2, 5)])
 def test_pruned_prefill_and_decode_equal_torchs_counter(vlm, deeper, keep):
-    layer = min(_first_layer(vlm) + deeper, vlm.n_layers - 1)
+    layer = min(lowest_layer(vlm) + deeper, vlm.n_layers - 1)
     encoded = vlm.vision(_encoded(vlm))
     n = encoded.layouts[0].n
     sizes = (vlm.model.config.text_config, n, encoded.last + 1 - n)
@@ -212,7 +208,7 @@ def test_parameters_equal_the_models(vlm):
 
 
 def test_kv_cache_equals_the_real_one(vlm):
-    layer = max(1, _first_layer(vlm))
+    layer = max(1, lowest_layer(vlm))
     encoded = vlm.vision(_encoded(vlm))
     n = encoded.layouts[0].n
     sizes = (vlm.model.config.text_config, n, encoded.last + 1 - n)

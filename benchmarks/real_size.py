@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+import biaslab as bl
+
 from .common import ROOT
 from .report import Report, Table
 
@@ -50,7 +52,8 @@ def report(folder: Path, threads: int) -> Report:
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(pictures / f"{i}.png")
     rows, weights = count(checkpoint, pictures)
     seconds, peak, found = fit(checkpoint, pictures, folder / "profile.safetensors")
-    run = {"images": found["n"], "layers": len(found["variance_explained"]), "wall": seconds, "peak": peak,
+    layers = len(bl.profiles.load(folder / "profile.safetensors").layers_)
+    run = {"images": found["n"], "layers": layers, "wall": seconds, "peak": peak,
            "weights": weights}  # fmt: skip
     about = {"images": ("images", "d"), "layers": ("layers", "d"), "wall": ("wall s", ".0f"),
              "peak": ("peak MiB", ".0f"), "weights": ("of it weights MiB", ".0f")}  # fmt: skip
@@ -100,7 +103,6 @@ def count(checkpoint: Path, pictures: Path) -> tuple[list[dict], float]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    import biaslab as bl
     from biaslab.collect import PROMPT
     from biaslab.cost import image_flops
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from methods import ALL, LAYOUTS, RASTER, TILED, MapProfile, build, context, layout_of
 
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.layout import TokenLayout
@@ -24,48 +25,14 @@ from biaslab.pruning import (
     parse,
 )
 from biaslab.pruning.base import descending
-from biaslab.pruning.uniform import apportion, uniform_grid
-
-RASTER = TokenLayout.raster(8, 12, (600, 400), "toy")
-TILED = TokenLayout.tiled(2, 2, (6, 6), (500, 500), "toy", thumbnail=True)
-LAYOUTS = pytest.mark.parametrize("layout", [RASTER, TILED], ids=["raster", "tiles+thumbnail"])
-ALL = pytest.mark.parametrize("name", sorted(METHODS))
-
-
-class MapProfile:
-    """A profile with given maps: what methods ask of one, and nothing else."""
-
-    def __init__(self, expected, spread=None):
-        self.maps = {"expected": expected, "spread": spread}
-        self.asked = []
-
-    def expected(self, layout, layer, device=None):
-        self.asked.append((layout.key, layer))
-        return self.maps["expected"].to(device)
-
-    def spread(self, layout, layer, device=None):
-        return self.maps["spread"].to(device)
-
-
-def context(layout, keep, seed=0, **given):
-    g = torch.Generator().manual_seed(seed)
-    given.setdefault("attention", torch.rand(3, 2, layout.n, generator=g).softmax(-1))
-    given.setdefault("features", torch.randn(layout.n, 16, generator=g) + 0.7)
-    return TokenContext(layout, budget(keep, layout.n), seed=seed, layer=2, **given)
-
-
-def build(name, layout, keep=0.1, **options):
-    """A method ready to run; those that use a profile get an uneven one."""
-    if "profile" in METHODS[name].needs:
-        g = torch.Generator().manual_seed(9)
-        options.setdefault("profile", MapProfile(torch.rand(1, layout.n, generator=g) + 0.5))
-    return make(name, keep=keep, **options)
+from biaslab.pruning.uniform import apportion
 
 
 # -- every method --------------------------------------------------------------------------------------------
 @ALL
 @LAYOUTS
-def test_exactly_the_budget_in_ascending_order(name, layout):
+def test_exactly_the_budget_in_ascending_order(name, kind):
+    layout = layout_of(kind)
     for keep in (1, 2, 0.03, 0.1, 0.35, 0.9, 1.0):
         ctx = context(layout, keep)
         got = build(name, layout, keep).select(ctx)
@@ -86,9 +53,10 @@ def test_the_same_seed_gives_the_same_tokens(name):
 
 @pytest.mark.parametrize("name", sorted(name for name, cls in METHODS.items() if cls.needs))
 @LAYOUTS
-def test_planted_target_is_kept(name, layout):
+def test_planted_target_is_kept(name, kind):
     """One token draws far more attention than any other and looks like no other: whoever looks, keeps it."""
-    for target in (0, 17, layout.n - 1):
+    layout = layout_of(kind)
+    for target in (0, min(17, layout.n // 2), layout.n - 1):
         ctx = context(layout, 0.05)
         ctx.attention[:, :, target] = 50.0
         ctx.features = torch.ones(layout.n, 16) + 0.01 * ctx.features
@@ -187,56 +155,6 @@ def test_random_covers_the_picture_evenly():
         counts[Random(keep=24).select(TokenContext(RASTER, 24, seed=seed)).indices] += 1
     assert abs(counts.mean() - 100) < 1e-3
     assert counts.min() > 60 and counts.max() < 140  # binomial(400, 1/4): sd 8.7
-
-
-# -- uniform -------------------------------------------------------------------------------------------------
-def test_uniform_is_a_regular_grid_where_one_fits():
-    layout = TokenLayout.raster(16, 16, (448, 448), "toy")
-    kept, rows = uniform_grid(layout, 64)
-    assert rows == [8]
-    assert sorted(set(layout.row[kept])) == sorted(set(layout.col[kept])) == list(range(1, 16, 2))
-
-
-def test_uniform_spacing_follows_the_true_picture():
-    """The same 16 x 16 tokens over a wide picture: fewer rows than columns."""
-    wide = TokenLayout.raster(16, 16, (1600, 400), "toy")
-    kept, rows = uniform_grid(wide, 64)
-    assert rows == [4] and len(set(wide.col[kept])) == 16
-    tall, rows = uniform_grid(TokenLayout.raster(16, 16, (400, 1600), "toy"), 64)
-    assert rows == [16]
-
-
-@LAYOUTS
-def test_uniform_leaves_no_hole(layout):
-    """Exact for every budget; no place of the picture is far from a kept token."""
-    for n in range(1, layout.n + 1):
-        kept, _ = uniform_grid(layout, n)
-        assert len(set(kept.tolist())) == n
-        share_of_tiles = n * (~layout.thumbnail).sum() / layout.n
-        if share_of_tiles < 2:
-            continue
-        gaps = np.linalg.norm(layout.centers_px[:, None] - layout.centers_px[kept][None], axis=-1)
-        cell = math.sqrt(np.prod(layout.size) / share_of_tiles)  # side of the square each kept token stands for
-        assert gaps.min(1).max() < 1.6 * cell
-
-
-def test_uniform_splits_between_tiles_and_thumbnail_and_spares_padding():
-    kept, rows = uniform_grid(TILED, 50)
-    assert TILED.thumbnail[kept].sum() == 10 and len(rows) == 2
-    padded = TokenLayout.raster(8, 8, (400, 200), "toy", region=(0.0, -0.5, 1.0, 1.5))
-    assert padded.inside.sum() == 32
-    kept, _ = uniform_grid(padded, 32)
-    assert padded.inside[kept].all()
-    kept, _ = uniform_grid(padded, 40)
-    assert padded.inside[kept].sum() == 32 and len(set(kept.tolist())) == 40
-
-
-def test_apportion():
-    assert apportion([144, 36], 50) == [40, 10]
-    assert apportion([1, 1, 1], 2) == [1, 1, 0]
-    for total in range(31):
-        parts = apportion([7, 3, 20], total)
-        assert sum(parts) == total and all(p <= s for p, s in zip(parts, (7, 3, 20), strict=True))
 
 
 # -- fastv, relative -----------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def fit_bias(
     text = (
         f"{model}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"
         "share of the variance of log attention (centred per image) that position explains on held-out images:\n"
-        + table(explained)
+        + (table(explained) if len(explained) else "not known: no tiling occurs in two images, see --estimator tile")
     )
     record = {"profile": found.profile.hash, "n": found.maps.n, "failures": found.maps.failures,
               "variance_explained": explained.to_dict("records")}  # fmt: skip

@@ -30,6 +30,8 @@ def emit(
 
 def table(frame: pd.DataFrame, decimals: int = 3) -> str:
     """A data frame as aligned plain text, numbers rounded; TFLOPs, which span magnitudes, to 3 significant digits."""
+    counts = frame.select_dtypes("Int64").columns  # a missing count would be printed as <NA>
+    frame = frame.assign(**{c: frame[c].astype(object).where(frame[c].notna(), "-") for c in counts})
     wide = {c: significant for c in frame.columns if str(c).startswith("tflops")}
     return frame.to_string(index=False, formatters=wide, float_format=lambda v: f"{v:.{decimals}f}", na_rep="-")
 

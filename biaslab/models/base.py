@@ -119,9 +119,11 @@ class Family(Blueprint, ABC):
         ``images`` holds the images of each prompt, at least one, which precede its text.
         """
         self.check_options(options)
+        placeholders = [getattr(processor, name, None) for name in ("image_token", "video_token")]
         for text in texts:
-            if processor.image_token in text:
-                raise InputError(f"the text must not contain the image token {processor.image_token!r}: remove it")
+            for token in placeholders:
+                if token is not None and token in text:
+                    raise InputError(f"the text must not contain the image token {token!r}: remove it")
         inputs = processor(
             images=[[self.prepare(processor, image) for image in several] for several in images],
             text=[self.chat_prompt(processor, t, len(several)) for t, several in zip(texts, images, strict=True)],

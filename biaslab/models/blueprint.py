@@ -126,6 +126,13 @@ class Blueprint(ABC):
     shapes: ClassVar[Mapping[str, Shape]]
     special_tokens: ClassVar[SpecialTokens]
 
+    def most_tokens(self, shape: Shape) -> int:
+        """Upper bound of the visual tokens of one picture."""
+        if shape.tile is None:
+            return shape.max_pixels // (shape.patch * shape.merge) ** 2
+        tiles = shape.max_tiles if shape.longest_edge is None else (shape.longest_edge // shape.tile) ** 2
+        return shape.side**2 * (tiles + 1 if tiles > 1 else 1)  # and a thumbnail
+
     @abstractmethod
     def config(self, shape: Shape, tokenizer: Any) -> Any:
         """transformers configuration of a model of this shape whose token ids are the tokenizer's."""

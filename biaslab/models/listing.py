@@ -15,7 +15,7 @@ __all__ = ["known_models"]
 
 
 def known_models() -> list[dict[str, Any]]:
-    """One row per alias: alias, checkpoint, family, decoder layers, visual tokens per image and whether the
+    """One row per alias: alias, checkpoint, family, decoder layers, most visual tokens of an image and whether the
     weights are on this machine; nothing is loaded. What is not known without the checkpoint's files is None.
     """
     rows = [_row(GROUNDER, "embedded", "internvl", grounder_folder(), None)]
@@ -28,23 +28,11 @@ def known_models() -> list[dict[str, Any]]:
 def _row(alias: str, checkpoint: str, family: str, folder: Path | None, shape: Shape | None) -> dict[str, Any]:
     config = _config(folder)
     layers = (config.get("text_config") or config.get("llm_config") or config).get("num_hidden_layers")
-    tokens = None if shape is None else _tokens(shape)
-    if alias == GROUNDER:
-        tokens = str(config.get("image_seq_length"))
+    tokens = config.get("image_seq_length") if alias == GROUNDER else None
     if shape is not None:
-        layers = layers or shape.layers
-    return {"alias": alias, "checkpoint": checkpoint, "family": family, "layers": layers, "tokens per image": tokens,
-            "on disk": _on_disk(folder)}  # fmt: skip
-
-
-def _tokens(shape: Shape) -> str:
-    """Fewest and most visual tokens of a picture, by the published sizes."""
-    if shape.tile is None:
-        area = (shape.patch * shape.merge) ** 2
-        return f"{shape.min_pixels // area}-{shape.max_pixels // area}"
-    one = shape.side**2
-    tiles = shape.max_tiles if shape.longest_edge is None else (shape.longest_edge // shape.tile) ** 2
-    return str(one) if tiles == 1 else f"{one}-{one * (tiles + 1)}"
+        layers, tokens = layers or shape.layers, families()[family].most_tokens(shape)
+    return {"alias": alias, "checkpoint": checkpoint, "family": family, "layers": layers,
+            "most tokens per image": tokens, "on disk": _on_disk(folder)}  # fmt: skip
 
 
 def _cached(hub_id: str) -> Path | None:

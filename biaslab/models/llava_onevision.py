@@ -16,6 +16,8 @@ from .processors import image_only
 
 _SIGLIP = {"vision_hidden": 1152, "vision_layers": 26, "vision_heads": 16, "vision_ffn": 4304, "patch": 14, "tile": 384}
 
+_MOST = 9  # tiles that a raster is scaled down to
+
 
 @register
 class LlavaOnevision(LlavaNext):
@@ -74,6 +76,10 @@ class LlavaOnevision(LlavaNext):
         {"image_token": "<image>", "video_token": "<video>"},
     )
 
+    def most_tokens(self, shape: Shape) -> int:
+        """Thumbnail and the largest raster that is not scaled down (see `_scaled`)."""
+        return shape.side**2 + int(1.1**2 * _MOST * shape.side**2)
+
     def config(self, shape: Shape, tokenizer: Any) -> Any:
         import transformers
 
@@ -95,7 +101,7 @@ class LlavaOnevision(LlavaNext):
             vision_feature_layer=-1,
             vision_feature_select_strategy="full",
             image_grid_pinpoints=pinpoints(shape.tile, _tilings(shape)),
-            vision_aspect_ratio="anyres_max_9",
+            vision_aspect_ratio=f"anyres_max_{_MOST}",
             tie_word_embeddings=shape.tied,
         )
 
@@ -114,7 +120,7 @@ class LlavaOnevision(LlavaNext):
             video_processor=None,
             num_image_tokens=shape.side**2,
             vision_feature_select_strategy="full",
-            vision_aspect_ratio="anyres_max_9",
+            vision_aspect_ratio=f"anyres_max_{_MOST}",
         )
 
 

@@ -15,7 +15,8 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _HOME = {
-    "load": "models", "wrap": "models", "VLM": "models",
+    "load": "models", "wrap": "models", "VLM": "models", "rehearse": "models.rehearsal",
+    "bench": "bench",
     "capture": "capture",
     "collect": "collect",
     "AttentionMaps": "maps",

@@ -89,7 +89,8 @@ class Unloaded:
         for dims, text in items:
             if dims not in known:
                 image = Image.new("RGB", dims, _GREY)
-                inputs, (layout,), _ = self.family.encode(self.geometry.processor, [[image]], [text], {})
+                processor, options = self.geometry.processor, self.vlm.image_options
+                inputs, (layout,), _ = self.family.encode(processor, [[image]], [text], options)
                 known[dims] = Seen(layout, inputs["input_ids"].shape[1] - layout.n)
             out.append(known[dims])
         if not out:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import toy_grounding
+from PIL import Image
 
 from biaslab import cost, planning
 from biaslab.errors import InputError, ModelError, ProfileMismatchError, UnsupportedError
@@ -92,6 +93,15 @@ def test_fitting_stops_behind_the_last_layer(no_weights):
     assert one.table["layers"].tolist() == ["1 of 4"] and all_.table["layers"].tolist() == ["4 of 4"]
     assert one.table["tflops_decoder"][0] == pytest.approx(all_.table["tflops_decoder"][0] / 4)
     assert one.data["count"] == "3 images" and one.data["sizes"] == 3
+
+
+def test_image_options_change_the_plan(no_weights):
+    sizes = [Image.new("RGB", size) for size in ((640, 480), (1200, 300))]
+    images = Calibration("blank", sizes, "?")
+    wide, narrow = (plan_fit("internvl2.5", images, image_options=o).table for o in ({}, {"max_tiles": 1}))
+    assert narrow["kept"].tolist() == [256.0] and wide["kept"][0] > 1000
+    with pytest.raises(InputError, match="no image option"):
+        plan_fit("internvl2.5", images, image_options={"max_pixels": 1})
 
 
 def test_room_for_maps_is_what_they_take(tmp_path, no_weights):

@@ -188,6 +188,8 @@ def _bad(tmp_path, picture, profile):
         "empty expression": (["prune", picture, "  "], 2, "empty expression"),
         "keep 0": (["prune", picture, "the cat", "--keep", 0], 2, "keep"),
         "two keeps": (["prune", picture, "the cat", "--keep", "0.1,0.2"], 2, "--keep"),
+        "image option": (["prune", picture, "the cat", "--image-option", "max_tiles"], 2, "NAME=NUMBER"),
+        "unknown image option": (["fit-bias", "--image-option", "max_pixels=9", "--n", 2], 2, "max_tiles"),
         "unknown reference": ([*evaluate, "--reference", "rand", "--out", tmp_path / "a"], 2, "rand"),
         "keep 1.5": ([*evaluate, "--keep", 1.5, "--out", tmp_path / "a"], 2, "keep"),
         "keep is a word": ([*evaluate, "--keep", "half", "--out", tmp_path / "a"], 2, "--keep"),

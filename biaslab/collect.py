@@ -114,18 +114,19 @@ def collect(
     writing = maps.writing() if isinstance(maps, StoredMaps) else nullcontext()
     with writing, progress_bar("collect", total, 0, progress) as advance:
         for batch in source.batches(batch_size, advance):
-            attention = _attention(vlm, batch, layers, queries, heads, score)
-            records = [record for item in batch for record in item.records]
-            for (name, digest), (layout, values) in zip(records, attention, strict=True):
-                if not maps.has(name):  # part of a prompt may have been stored before an interruption
-                    maps.add(ImageRecord(name, layout, digest), values)
+            for part, encoded in _encoded(vlm, batch, source.failures):
+                attention = _attention(vlm, encoded, layers, queries, heads, score)
+                records = [record for item in part for record in item.records]
+                for (name, digest), (layout, values) in zip(records, attention, strict=True):
+                    if not maps.has(name):  # part of a prompt may have been stored before an interruption
+                        maps.add(ImageRecord(name, layout, digest), values)
             advance(len(batch))
     maps.failures = source.failures
-    if source.failures:
-        first = source.failures[0]
-        warnings.warn(f"{len(source.failures)} images skipped, the first: {first[1]}", stacklevel=2)
+    skipped = [f"{len(source.failures)} images skipped, the first: {why}" for _, why in source.failures[:1]]
     if maps.n == 0:
-        raise InputError("no image to collect from" + (": none could be read" if source.failures else ""))
+        raise InputError("; ".join(["no image to collect from", *skipped]))
+    for text in skipped:
+        warnings.warn(text, stacklevel=2)
     return maps
 
 
@@ -188,16 +189,28 @@ def _name(group: list[Any]) -> str:
     return "+".join(image_name(one) for one in group)
 
 
+def _encoded(
+    vlm: VLM, batch: list[_Item], failures: list[tuple[str, str]]
+) -> Iterator[tuple[list[_Item], Encoded]]:
+    """The batch as it is, or, where the processor refuses one of its pictures, those that it takes, one by one."""
+    try:
+        yield batch, vlm.encode([item.images for item in batch], [item.text for item in batch])
+    except InputError as err:
+        if len(batch) == 1:
+            failures.append((batch[0].records[0][0], str(err)))
+            return
+        for item in batch:
+            yield from _encoded(vlm, [item], failures)
+
+
 class _Done(Exception):
     """Raised inside the model once the last wanted layer has run: the rest of the forward is of no use."""
 
 
 def _attention(
-    vlm: VLM, batch: list[_Item], layers: list[int], queries: Any, heads: str | None, score: Any
+    vlm: VLM, encoded: Encoded, layers: list[int], queries: Any, heads: str | None, score: Any
 ) -> list[tuple[Any, np.ndarray]]:
     """Layout and (L, H or 1, N) float32 of each image of a batch of prompts."""
-    encoded = vlm.encode([item.images for item in batch], [item.text for item in batch])
-
     def stop(*_: Any) -> None:
         raise _Done
 

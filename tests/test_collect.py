@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 
 from biaslab.calibration import images_from
 from biaslab.capture import capture, no_rope
@@ -134,7 +135,7 @@ def test_broken_images_are_reported_not_fatal(tmp_path):
         maps = collect(tiny.vlm("llava"), paths, [0], out=tmp_path / "m", progress=False)
     assert maps.n == 2 and [maps.record(i).id for i in range(2)] == ["0.png", "3.png"]
     assert [name for name, _ in maps.failures] == ["1.png", "2.png", "absent.png"]
-    with pytest.warns(UserWarning), pytest.raises(InputError, match="none could be read"):
+    with pytest.raises(InputError, match="no image to collect from; .* images skipped"):
         collect(tiny.vlm("llava"), [folder / "2.png"], [0], progress=False)
     with pytest.raises(InputError, match="no image to collect from"):
         collect(tiny.vlm("llava"), [], [0], progress=False)
@@ -299,6 +300,16 @@ def test_folders_that_cannot_be_used(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file locks there")
+def test_a_picture_the_processor_refuses_is_skipped_alone():
+    vlm = tiny.vlm("qwen2_5_vl")
+    pictures = [*tiny.images(2), Image.new("RGB", (2000, 3)), tiny.images(3)[2]]
+    with pytest.warns(UserWarning, match="1 images skipped.*2000x3.*aspect ratio"):
+        maps = collect(vlm, pictures, batch_size=4, ids=list("abcd"), progress=False)
+    assert maps.n == 3 and [name for name, _ in maps.failures] == ["c"]
+    with pytest.raises(InputError, match="no image to collect from; 1 images skipped"):
+        collect(vlm, pictures[2:3], progress=False)
+
+
 def test_two_writers_exclude_each_other(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "maps")
     with (

@@ -124,14 +124,16 @@ class Family(Blueprint, ABC):
             for token in placeholders:
                 if token is not None and token in text:
                     raise InputError(f"the text must not contain the image token {token!r}: remove it")
-        inputs = processor(
-            images=[[self.prepare(processor, image) for image in several] for several in images],
-            text=[self.chat_prompt(processor, t, len(several)) for t, several in zip(texts, images, strict=True)],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-            **self.image_kwargs(processor, options),
-        )
+        prompts = [self.chat_prompt(processor, t, len(several)) for t, several in zip(texts, images, strict=True)]
+        pictures = [[self.prepare(processor, image) for image in several] for several in images]
+        try:
+            inputs = processor(
+                images=pictures, text=prompts, return_tensors="pt", padding=True, padding_side="left",
+                **self.image_kwargs(processor, options),
+            )  # fmt: skip
+        except ValueError as err:  # such as an aspect ratio beyond what the family can cut
+            sizes = ", ".join(f"{image.width}x{image.height}" for several in images for image in several)
+            raise InputError(f"{self.name} cannot take one of these pictures ({sizes} px): {err}") from None
         inputs = dict(inputs)
         flat = [image for several in images for image in several]
         found = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(flat)]

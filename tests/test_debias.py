@@ -5,9 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from biaslab.errors import InputError
+from biaslab.layout import TokenLayout
 from biaslab.profiles import DEBIAS, debias
+from biaslab.profiles.debias import head_weights, lognormal, normalised, sinks
+from biaslab.pruning import D2Pruner, FastV, Relative, TokenContext
 
 
 def _case(shape, heads=1, seed=0):
@@ -18,6 +22,9 @@ def _case(shape, heads=1, seed=0):
 
 
 def _slow(a, e, s, op, eps):
+    if op == "lognormal_rank":
+        sigma = np.sqrt(np.log(1 + (s / (e + eps)) ** 2))
+        return stats.lognorm.cdf(a + eps, max(sigma, 1e-3), scale=(e + eps) * np.exp(-(sigma**2) / 2))
     if op == "ratio":
         return a / (e + eps)
     if op == "log":
@@ -41,7 +48,9 @@ def test_each_operation_is_its_formula_element_by_element(op, heads):
 @given(op=st.sampled_from(sorted(DEBIAS)), n=st.integers(1, 40), seed=st.integers(0, 99))
 def test_attention_equal_to_the_expectation_is_neutral(op, n, seed):
     _, e, s = _case((1, n), seed=seed)
-    out = debias(e, e, s, op=op, eps=1e-12)
+    # the rank's neutral point is the median of the log-normal distribution, the others' its mean
+    drawn = lognormal(e, s, 1e-12)[0].exp() if op == "lognormal_rank" else e
+    out = debias(drawn, e, s, op=op, eps=1e-12)
     assert torch.allclose(out, torch.full_like(out, DEBIAS[op].neutral), atol=1e-5)
 
 
@@ -86,7 +95,9 @@ def test_shapes_heads_against_queries():
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
-        ({"op": "divide"}, "ratio, log, subtract, zscore"),
+        ({"op": "divide"}, "ratio, log, subtract, zscore, lognormal_rank"),
+        ({"strength": 1.2}, r"strength must lie in \[0, 1\]"),
+        ({"strength": float("nan")}, "strength"),
         ({"op": "zscore"}, "profile.spread"),
         ({"eps": 0.0}, "eps must be positive"),
         ({"expected": torch.ones(1, 4)}, "4 visual tokens but attention has 5"),
@@ -99,3 +110,142 @@ def test_bad_input_is_one_line_with_the_fix(kwargs, match):
     with pytest.raises(InputError, match=match) as caught:
         debias(attention, kwargs.pop("expected", expected), **kwargs)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("op", DEBIAS)
+def test_strength_goes_from_raw_ranking_to_full_removal(op):
+    a, e, s = _case((1, 200), seed=5)
+    assert torch.equal(debias(a, e, s, op=op, strength=1.0), debias(a, e, s, op=op))
+    none = debias(a, e, s, op=op, strength=0.0)
+    assert torch.equal(none.argsort(stable=True), a.argsort(stable=True))
+    # the planted bias goes gradually: correlation with the expectation falls as strength rises
+    biased, spread = a * e, 0.8 * a.mean() * e
+    left = [stats.spearmanr(debias(biased, a.mean() * e, spread, op=op, strength=w)[0], e[0])[0] for w in (0, 0.5, 1)]
+    assert left[0] > left[1] > left[2] - 0.02 and left[0] > 0.4
+
+
+def test_half_strength_is_the_stated_formula():
+    a, e, s = _case((1, 30))
+    assert torch.allclose(debias(a, e, strength=0.5), a / (e + 1e-7).sqrt())
+    assert torch.allclose(debias(a, e, op="log", strength=0.5), (a + 1e-7).log() - 0.5 * (e + 1e-7).log())
+    assert torch.allclose(debias(a, e, op="subtract", strength=0.5), a - 0.5 * e)
+    assert torch.allclose(debias(a, e, s, op="zscore", strength=0.5), (a - 0.5 * e) / (s + 1e-7).sqrt())
+
+
+def test_lognormal_rank_is_uniform_where_attention_is_lognormal():
+    rng = np.random.default_rng(0)
+    mu, sigma = rng.normal(-6, 1, 20), rng.uniform(0.2, 1.2, 20)
+    x = np.exp(mu + sigma * rng.standard_normal((20_000, 20)))
+    mean, sd = (np.exp(mu + sigma**2 / 2), np.exp(mu + sigma**2 / 2) * np.sqrt(np.expm1(sigma**2)))
+    ranks = debias(*(torch.tensor(v) for v in (x, mean, sd)), op="lognormal_rank", eps=1e-12).numpy()
+    assert max(stats.kstest(ranks[:, j], "uniform").statistic for j in range(20)) < 0.02
+
+
+def test_normalisation_leaves_out_what_is_masked():
+    values = torch.tensor([[1.0, 2.0, 100.0, 1.0], [2.0, 2.0, 400.0, 4.0]])
+    within = torch.tensor([True, True, False, True])
+    out = normalised(values, within)
+    assert torch.allclose(out[:, within].sum(1), torch.ones(2)) and out[0, 2] == 25
+    assert torch.allclose(normalised(values, within, by=2 * values), out / 2)
+    assert torch.equal(sinks(values, 20.0), torch.tensor([[False, False, True, False]] * 2))
+    with pytest.raises(InputError, match="no token is left"):
+        normalised(values, ~torch.ones(4, dtype=torch.bool))
+    with pytest.raises(InputError, match="above 1"):
+        sinks(values, 0.5)
+
+
+def test_a_positional_head_weighs_less():
+    e = torch.ones(3, 50) / 50
+    e[1] *= torch.linspace(0.2, 3, 50)  # a map
+    e[2] *= torch.linspace(0.01, 10, 50)  # much of a map
+    w = head_weights(e, 0.5 * e)
+    assert w.sum() == pytest.approx(1) and w[0] > w[1] > w[2] > 0
+    assert torch.allclose(head_weights(e[2:], 0 * e[2:]), torch.ones(1))
+
+
+# -- the options of the pruning methods ---------------------------------------------------------------------------
+class Map:
+    """The face of a fitted profile that the methods read."""
+
+    def __init__(self, expected, spread):
+        self.values = {"expected": expected, "spread": spread}
+
+    def expected(self, layout, layer, device=None):
+        return self.values["expected"]
+
+    def spread(self, layout, layer, device=None):
+        return self.values["spread"]
+
+
+PADDED = TokenLayout.raster(4, 6, (60, 20), "internvl", region=(0.0, -0.5, 1.0, 1.5))  # top and bottom rows are padding
+
+
+def _scores(n_heads=2, seed=0, **options):
+    g = torch.Generator().manual_seed(seed)
+    attention = torch.rand((n_heads, 1, 24), generator=g) / 24
+    per_head = options.get("heads", "mean") != "mean"
+    e = torch.rand((n_heads if per_head else 1, 24), generator=g) / 24 + 1e-3
+    method = Relative(profile=Map(e, 0.7 * e), **options)
+    ctx = TokenContext(PADDED, budget=5, layer=2, attention=attention)
+    return method.select(ctx), attention[:, 0], e
+
+
+@pytest.mark.parametrize(("method", "digest"), [(D2Pruner, "28a56f93c8e1"), (Relative, "1b9a4b0856f9")])
+def test_later_options_leave_the_hash_of_older_runs(method, digest):
+    assert method().options_hash == digest
+    changed = method(strength=0.5, padding="drop")
+    assert changed.options_hash != digest
+    assert changed.label == f"{method.name}:strength=0.5:padding=drop"
+
+
+def test_defaults_divide_as_before_and_strength_is_wired():
+    chosen, a, e = _scores()
+    assert torch.equal(chosen.scores, (a.mean(0, keepdim=True) / (e + 1e-7)).mean(0))
+    chosen, a, e = _scores(strength=0.25)
+    assert torch.allclose(chosen.scores, debias(a.mean(0, keepdim=True), e, strength=0.25)[0])
+    chosen, a, e = _scores(strength=0.0)
+    assert torch.equal(chosen.scores, a.mean(0))
+    chosen, a, e = _scores(debias="lognormal_rank")
+    assert torch.allclose(chosen.scores, debias(a.mean(0, keepdim=True), e, 0.7 * e, op="lognormal_rank")[0])
+
+
+def test_padding_comes_last_and_stays_out_of_the_normalisation():
+    assert not PADDED.inside[[0, 23]].any() and PADDED.inside.sum() == 12
+    chosen, a, e = _scores(padding="drop")
+    assert chosen.scores[~torch.from_numpy(np.array(PADDED.inside))].isneginf().all()
+    assert PADDED.inside[chosen.indices.numpy()].all()
+    chosen, a, e = _scores(normalise="mass", debias="subtract")
+    inside = torch.from_numpy(np.array(PADDED.inside))
+    mean = a.mean(0)
+    assert torch.allclose(chosen.scores, mean / mean[inside].sum() - e[0] / e[0, inside].sum(), atol=1e-6)
+    raw = Relative(debias="none", padding="drop")
+    picked = raw.select(TokenContext(PADDED, budget=5, layer=2, attention=a[:, None]))
+    assert PADDED.inside[picked.indices.numpy()].all() and raw.geometric and not Relative(debias="none").geometric
+
+
+def test_weighted_heads_average_with_the_weights():
+    chosen, a, e = _scores(heads="weighted")
+    w = head_weights(e, 0.7 * e)
+    assert torch.allclose(chosen.scores, w @ debias(a, e)) and not torch.allclose(w, torch.full_like(w, 0.5), atol=1e-3)
+    kept = D2Pruner(profile=Map(e, 0.7 * e), heads="weighted", strength=0.5, normalise="mass", sinks=20.0)
+    g = torch.Generator().manual_seed(1)
+    ctx = TokenContext(PADDED, 5, layer=2, attention=a[:, None], features=torch.randn((24, 8), generator=g))
+    assert len(kept.select(ctx).indices) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"strength": 1.5}, "strength must be a number in"),
+        ({"normalise": "max"}, "normalise must be one of none, mass"),
+        ({"padding": "mask"}, "padding must be one of keep, drop"),
+        ({"sinks": 0.5}, "above 1"),
+        ({"sinks": 20.0}, "normalise='mass'"),
+        ({"debias": "none", "heads": "weighted"}, "read from a profile"),
+    ],
+)
+def test_bad_options_are_one_line_with_the_fix(options, match):
+    with pytest.raises(InputError, match=match) as caught:
+        Relative(**options)
+    assert "\n" not in str(caught.value)
+    assert not hasattr(FastV(), "strength")

@@ -1,12 +1,14 @@
 """Operations that remove an expected attention map from attention (pure tensors).
 
 D2Pruner divides: ``A_rel = A_ori / (A_bias + eps)`` with eps about 1e-7 (arXiv 2512.19443, section 3:
-"ratio"). The other three are ours: the same removal in log space, by subtraction, and in units of the spread
-between images.
+"ratio"). The others are ours: the same removal in log space, by subtraction, in units of the spread between
+images, and as the rank within the position. All but the first two need attention and expectation on one scale:
+:func:`normalised` puts them there, leaving out padding and sinks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from biaslab.errors import InputError
 
-__all__ = ["DEBIAS", "DebiasOp", "debias"]
+__all__ = ["DEBIAS", "DebiasOp", "debias", "head_weights", "lognormal", "normalised", "sinks"]
 
 
 @dataclass(frozen=True)
@@ -25,37 +27,63 @@ class DebiasOp:
     Attributes
     ----------
     name : key in :data:`DEBIAS`.
-    apply : ``apply(attention, expected, spread, eps)`` on float tensors that broadcast.
-    neutral : value of a token that draws exactly what its position draws on average; figures centre their
-        colours there.
+    apply : ``apply(attention, expected, spread, eps, strength)`` on float tensors that broadcast.
+    neutral : at full strength, value of a token that draws exactly what its position draws on average (of
+        "lognormal_rank": in the median); figures centre their colours there.
     needs_spread : whether ``spread`` (standard deviation between images) is used.
     formula : what is computed, for captions and help.
     """
 
     name: str
-    apply: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+    apply: Callable[[Tensor, Tensor, Tensor | None, float, float], Tensor]
     neutral: float
     formula: str
     needs_spread: bool = False
 
 
+def lognormal(expected: Tensor, spread: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of log attention, if attention with this mean and spread is log-normal."""
+    var = torch.log1p((spread / (expected + eps)) ** 2)
+    return torch.log(expected + eps) - var / 2, var.sqrt()
+
+
+def _rank(a: Tensor, e: Tensor, s: Tensor, eps: float, strength: float) -> Tensor:
+    mean, sd = lognormal(e, s, eps)
+    sd = sd.clamp(min=1e-3)  # no spread: a step at the expectation
+    if strength < 1:  # toward one place and one spread for all positions, which ranks as raw attention does
+        mean = torch.lerp(mean.mean(-1, keepdim=True), mean, strength)
+        sd = torch.exp(torch.lerp(sd.log().mean(-1, keepdim=True), sd.log(), strength))
+    return torch.special.ndtr((torch.log(a + eps) - mean) / sd)
+
+
+def _power(x: Tensor, strength: float) -> Tensor:
+    return x if strength == 1 else x**strength
+
+
 DEBIAS: dict[str, DebiasOp] = {
     op.name: op
     for op in (
-        DebiasOp("ratio", lambda a, e, s, eps: a / (e + eps), 1.0, "attention / (expected + eps)"),
+        DebiasOp("ratio", lambda a, e, s, eps, w: a / _power(e + eps, w), 1.0, "attention / (expected + eps)"),
         # eps enters both terms, so that attention == expected gives exactly 0
         DebiasOp(
             "log",
-            lambda a, e, s, eps: torch.log(a + eps) - torch.log(e + eps),
+            lambda a, e, s, eps, w: torch.log(a + eps) - w * torch.log(e + eps),
             0.0,
             "log(attention + eps) - log(expected + eps)",
         ),
-        DebiasOp("subtract", lambda a, e, s, eps: a - e, 0.0, "attention - expected"),
+        DebiasOp("subtract", lambda a, e, s, eps, w: a - w * e, 0.0, "attention - expected"),
         DebiasOp(
             "zscore",
-            lambda a, e, s, eps: (a - e) / (s + eps),
+            lambda a, e, s, eps, w: (a - w * e) / _power(s + eps, w),
             0.0,
             "(attention - expected) / (spread + eps)",
+            needs_spread=True,
+        ),
+        DebiasOp(
+            "lognormal_rank",
+            _rank,
+            0.5,
+            "normal CDF of (log attention - log-normal mean) / log-normal spread",
             needs_spread=True,
         ),
     )
@@ -68,6 +96,7 @@ def debias(
     spread: Tensor | None = None,
     op: str = "ratio",
     eps: float = 1e-7,
+    strength: float = 1.0,
 ) -> Tensor:
     """Remove the expected attention of each position from attention.
 
@@ -78,9 +107,15 @@ def debias(
     expected : (N,), (1, N) or (H, N) expected attention of the same N tokens, e.g. ``profile.expected(layout,
         layer)``. One row serves any attention; H rows (a per-head profile) need attention whose head axis is
         the third from the end, or attention that is exactly (H, N).
-    spread : like ``expected``, standard deviation between images; only ``op="zscore"`` reads it.
-    op : a key of :data:`DEBIAS`: "ratio", "log", "subtract" or "zscore".
+    spread : like ``expected``, standard deviation between images; only "zscore" and "lognormal_rank" read it.
+    op : a key of :data:`DEBIAS`: "ratio", "log", "subtract", "zscore" or "lognormal_rank". The last is the share of
+        images whose attention at this position would be lower. A profile holds no quantiles, so it is read off the
+        log-normal distribution that has the profile's mean and spread: an approximation.
     eps : added where a division or a logarithm could meet zero. Same unit as what it is added to.
+    strength : in [0, 1]; 1 removes the expectation fully, 0 ranks the tokens as raw attention does. The ratio
+        divides by ``(expected + eps) ** strength``, log and subtraction take off ``strength`` times as much, the
+        z-score also divides by ``(spread + eps) ** strength``, the rank's mean and spread are drawn toward their
+        averages over the tokens. :func:`biaslab.profiles.strength.choose_strength` chooses it.
 
     Returns
     -------
@@ -91,12 +126,14 @@ def debias(
     Raises
     ------
     InputError
-        Unknown op, shapes that do not fit, z-score without spread, eps not positive.
+        Unknown op, shapes that do not fit, no spread where it is needed, eps not positive, strength outside [0, 1].
     """
     if op not in DEBIAS:
         raise InputError(f"unknown debias operation {op!r}: choose one of {', '.join(DEBIAS)}")
     if not eps > 0:
         raise InputError(f"eps must be positive, got {eps}: 1e-7 is the published value")
+    if not 0 <= strength <= 1:
+        raise InputError(f"strength must lie in [0, 1], got {strength}: 1 removes the expectation fully")
     rule = DEBIAS[op]
     if rule.needs_spread and spread is None:
         raise InputError(f"debias op {op!r} needs spread=, for example profile.spread(layout, layer)")
@@ -104,7 +141,61 @@ def debias(
     attention = attention.to(dtype)
     expected = _fit(expected, attention, "expected")
     spread = _fit(spread, attention, "spread") if rule.needs_spread else None
-    return rule.apply(attention, expected, spread, eps)
+    return rule.apply(attention, expected, spread, eps, float(strength))
+
+
+def normalised(values: Tensor, within: Tensor | None = None, by: Tensor | None = None) -> Tensor:
+    """Values over their sum over the tokens ``within``, along the last axis.
+
+    Parameters
+    ----------
+    values : (..., N) attention, expectation or spread.
+    within : (N,) or broadcastable bool, the tokens whose sum is 1 afterwards; default all. The others are scaled
+        alike, so that a sink or padding does not decide what the rest is compared with.
+    by : (..., N) take the sum of these instead: a spread is divided by what its expectation is divided by.
+
+    Raises
+    ------
+    InputError
+        No token within.
+    """
+    of = values if by is None else by
+    if within is not None:
+        if not bool(within.any(-1).all()):
+            raise InputError("no token is left to normalise by: raise the threshold for sinks, or keep padding")
+        of = of * within.to(of)
+    return values / of.sum(-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def sinks(expected: Tensor, factor: float) -> Tensor:
+    """(..., N) bool: expected attention above ``factor`` times the median over the tokens.
+
+    Raises
+    ------
+    InputError
+        A factor not above 1.
+    """
+    if not (factor > 1 and math.isfinite(factor)):
+        raise InputError(f"a sink draws many times the median: factor must be above 1, such as 20; got {factor}")
+    return expected > factor * expected.median(-1, keepdim=True).values
+
+
+def head_weights(expected: Tensor, spread: Tensor) -> Tensor:
+    """(H,) weights that sum to 1, the larger the less of a head's attention is positional.
+
+    The positional share of a head is the variance of its log map over the tokens, over that plus the mean
+    variance of log attention between images (log-normal approximation, not centred per image, so that an image's
+    level counts as content); the weight is one minus the share. Heads that are all position weigh alike.
+
+    Parameters
+    ----------
+    expected, spread : (H, N) of a per-head profile.
+    """
+    mean, sd = lognormal(expected, spread)
+    content, position = (sd**2).mean(-1), mean.var(-1, unbiased=False)
+    free = content / (content + position).clamp(min=1e-12)
+    total = free.sum()
+    return free / total if total > 0 else torch.full_like(free, 1 / len(free))
 
 
 def _fit(values: Tensor, attention: Tensor, what: str) -> Tensor:

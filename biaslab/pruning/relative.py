@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from biaslab.errors import InputError, ProfileMismatchError
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Relative"]
 
-_OPS = ("ratio", "log", "subtract", "zscore", "none")
+_OPS = ("ratio", "log", "subtract", "zscore", "lognormal_rank", "none")
+#: options that came later: left out of `options` at their defaults, so that the hashes of older runs stay
+_LATER = {"strength": 1.0, "normalise": "none", "padding": "keep", "sinks": 0.0}
 
 
 @register
@@ -32,16 +36,29 @@ class Relative(AttentionMethod):
     Parameters
     ----------
     profile : expected attention of each position at layer K - 1. Required unless ``debias="none"``.
-    debias : "ratio" (default), "log", "subtract", "zscore", or "none" for raw attention.
+    debias : "ratio" (default), "log", "subtract", "zscore", "lognormal_rank", or "none" for raw attention.
     eps : added to the expectation; 1e-7 as in a reproduction of D2Pruner.
     heads : "mean" averages the heads, then debiases (D2Pruner); "each" debiases every head by its own
-        expectation, then averages (needs a profile fitted per head).
+        expectation, then averages; "weighted" averages with weights that are the larger the less of a head is
+        positional (:func:`biaslab.profiles.debias.head_weights`). Both need a profile fitted per head.
+    strength : in [0, 1], of the removal; 1 (default) removes the whole expectation, 0 ranks as raw attention does
+        (:func:`biaslab.profiles.strength.choose_strength`). Heads that are averaged weigh as the operation scales them.
+    normalise : "none", or "mass": attention and expectation are divided by what the image's tokens draw together,
+        head by head, before the operation; padding and sinks are left out of that sum. Of consequence for
+        "subtract", "zscore", "lognormal_rank" and for heads debiased apart.
+    padding : "keep", or "drop": tokens whose cell lies outside the picture come last (PoRe, arXiv 2508.17807).
+    sinks : 0 (default) for none; else a token whose expected attention exceeds so many times the median (above 1,
+        for example 20) is a sink: left out of the normalisation, its score unchanged otherwise.
     """
 
     profile: Profile | None = None
     debias: str = "ratio"
     eps: float = 1e-7
     heads: str = "mean"
+    strength: float = 1.0
+    normalise: str = "none"
+    padding: str = "keep"
+    sinks: float = 0.0
 
     name: ClassVar[str] = "relative"
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "profile"})
@@ -49,7 +66,17 @@ class Relative(AttentionMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         choice("debias", self.debias, _OPS)
-        choice("heads", self.heads, ("mean", "each"))
+        choice("heads", self.heads, ("mean", "each", "weighted"))
+        choice("normalise", self.normalise, ("none", "mass"))
+        choice("padding", self.padding, ("keep", "drop"))
+        number("strength", self.strength, 0, 1)
+        number("sinks", self.sinks, 0)
+        if 0 < self.sinks <= 1:
+            raise InputError(f"sinks must be 0 for none, or a multiple of the median above 1; got {self.sinks}")
+        if self.sinks and self.normalise == "none":
+            raise InputError("sinks are left out of a normalisation: pass normalise='mass' with them")
+        if self.debias == "none" and (self.heads == "weighted" or self.sinks):
+            raise InputError("weighted heads and sinks are read from a profile: choose a debias operation")
         number("eps", self.eps, 0, open_low=True)
         if self.profile is not None and not hasattr(self.profile, "expected"):
             raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
@@ -58,8 +85,12 @@ class Relative(AttentionMethod):
 
     @property
     def geometric(self) -> bool:
-        """A profile is a map over positions."""
-        return self.debias != "none"
+        """A profile is a map over positions, and padding lies outside the picture."""
+        return self.debias != "none" or self.padding == "drop"
+
+    def options(self) -> dict[str, Any]:
+        """As of every method; options that came later are left out where they are at their defaults."""
+        return {k: v for k, v in super().options().items() if k not in _LATER or v != _LATER[k]}
 
     def validate(self) -> None:
         """Refuse to run without the profile."""
@@ -74,14 +105,29 @@ class Relative(AttentionMethod):
         attention = self.per_head(ctx)
         if self.heads == "mean":
             attention = attention.mean(0, keepdim=True)
+        inside = torch.from_numpy(np.array(ctx.layout.inside)).to(attention.device)
+        scores = self._scores(ctx, attention, inside)
+        return scores.masked_fill(~inside, -torch.inf) if self.padding == "drop" else scores
+
+    def _scores(self, ctx: TokenContext, attention: Tensor, inside: Tensor) -> Tensor:
+        """(N,) mean over heads of debiased attention, padding not yet put last."""
         if self.debias == "none":
             return attention.mean(0)
         # here: profiles pull in scikit-learn, which a ranking without a profile does not need
-        from biaslab.profiles.debias import debias
+        from biaslab.profiles.debias import DEBIAS, debias, head_weights, normalised, sinks
 
         expected = self._map("expected", ctx, attention)
-        spread = self._map("spread", ctx, attention) if self.debias == "zscore" else None
-        return debias(attention, expected, spread, op=self.debias, eps=self.eps).mean(0)
+        with_spread = DEBIAS[self.debias].needs_spread or self.heads == "weighted"
+        spread = self._map("spread", ctx, attention) if with_spread else None
+        weights = head_weights(expected, spread) if self.heads == "weighted" else None
+        if weights is not None and len(weights) != attention.shape[0]:
+            raise ProfileMismatchError("heads='weighted' needs a profile fitted per head: fit one with --heads all")
+        if self.normalise == "mass":
+            within = inside & ~sinks(expected, self.sinks) if self.sinks else inside
+            spread = None if spread is None else normalised(spread, within, by=expected)
+            attention, expected = normalised(attention, within), normalised(expected, within)
+        out = debias(attention, expected, spread, op=self.debias, eps=self.eps, strength=self.strength)
+        return out.mean(0) if weights is None else weights @ out
 
     def _map(self, what: str, ctx: TokenContext, attention: Tensor) -> Any:
         values = getattr(self.profile, what)(ctx.layout, ctx.layer - 1, device=attention.device)

@@ -1,0 +1,87 @@
+"""The table of diagnostics, and running all of them on the same maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from biaslab.errors import InputError
+
+__all__ = ["DIAGNOSTICS", "Diagnostic", "diagnose", "layers_of", "register"]
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One measure of positional bias in attention maps.
+
+    Attributes
+    ----------
+    name : key in :data:`DIAGNOSTICS`.
+    title : what it measures, for headings.
+    run : ``run(maps, layers=None, confidence=0.95)`` -> DataFrame with columns layer and head.
+    stored : whether it reads single images, so that streamed maps do not suffice.
+    """
+
+    name: str
+    title: str
+    run: Callable[..., pd.DataFrame]
+    stored: bool = False
+
+
+#: name -> Diagnostic
+DIAGNOSTICS: dict[str, Diagnostic] = {}
+
+
+def register(name: str, title: str, stored: bool = False) -> Callable[[Callable], Callable]:
+    """Decorator: make a function on maps known as a diagnostic."""
+
+    def add(run: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
+        DIAGNOSTICS[name] = Diagnostic(name, title, run, stored)
+        return run
+
+    return add
+
+
+def diagnose(
+    maps: Any, names: Iterable[str] | None = None, layers: Iterable[int] | None = None, confidence: float = 0.95
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Every diagnostic that these maps allow.
+
+    Parameters
+    ----------
+    maps : AttentionMaps, stored or streamed.
+    names : keys of :data:`DIAGNOSTICS`; default all.
+    layers : default all that ``maps`` holds.
+
+    Returns
+    -------
+    tables, skipped
+        Name -> table, and name -> why it could not be run (one line).
+
+    Raises
+    ------
+    InputError
+        An unknown name, or a layer that the maps do not hold.
+    """
+    names = list(DIAGNOSTICS) if names is None else list(names)
+    if unknown := [n for n in names if n not in DIAGNOSTICS]:
+        raise InputError(f"unknown diagnostic {unknown[0]!r}: choose among {', '.join(DIAGNOSTICS)}")
+    layers = layers_of(maps, layers)
+    tables, skipped = {}, {}
+    for name in names:
+        try:
+            tables[name] = DIAGNOSTICS[name].run(maps, layers=layers, confidence=confidence)
+        except InputError as error:
+            skipped[name] = str(error)
+    return tables, skipped
+
+
+def layers_of(maps: Any, layers: int | Iterable[int] | None) -> list[int]:
+    """The layers asked for, default all; refuses those that the maps do not hold."""
+    wanted = list(maps.layers) if layers is None else [layers] if isinstance(layers, int) else [int(x) for x in layers]
+    if missing := [x for x in wanted if x not in maps.layers]:
+        raise InputError(f"the maps hold layers {list(maps.layers)}, not {missing}: collect with layers={wanted}")
+    return wanted

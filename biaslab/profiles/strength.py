@@ -1,0 +1,181 @@
+"""How strongly to remove a profile: the strength that predicts held-out attention best.
+
+Worked on log attention centred per image (and head), as :mod:`biaslab.profiles.diagnostics`. With p the map that
+the other folds of images predict, ``strength * p`` misses the held-out images by a sum of squares that is quadratic
+in the strength, so its minimum is exact and streamed moments are enough: least squares of held-out on predicted,
+
+    strength = sum_f n_f <m_f, p_f> / sum_f n_f <p_f, p_f>,    m_f being the mean map of fold f,
+
+cut to [0, 1]. It falls below 1 as far as p is noise: a map of few images overstates itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from biaslab.errors import InputError
+
+from .base import Part, Profile, make
+from .diagnostics import _log_parts, _merge
+
+__all__ = ["Strength", "choose_strength", "reliable_share", "shrink"]
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The strength chosen for one layer.
+
+    Attributes
+    ----------
+    strength, lo, hi : over all heads together, in [0, 1], and the interval of the uncut value (delete-one-fold
+        jackknife with Student's t; NaN with fewer than three folds), cut likewise.
+    per_head : (H or 1,) strength of each head.
+    r2 : held-out share of variance explained at strengths 0 ("none"), 1 ("full"), the chosen ("chosen"; it is chosen
+        on the same folds, one number for all of them) and with every position shrunk by its own uncertainty
+        ("positionwise", :func:`reliable_share`; NaN for estimators other than means of each position).
+    n : images scored.
+    """
+
+    layer: int
+    estimator: str
+    strength: float
+    lo: float
+    hi: float
+    per_head: np.ndarray
+    r2: dict[str, float]
+    n: int
+
+
+def choose_strength(
+    maps: Any, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
+) -> Strength:
+    """Strength in [0, 1] that minimises the held-out squared error of centred log attention in one layer.
+
+    Parameters
+    ----------
+    maps : AttentionMaps, stored or streamed.
+    estimator : name or instance; only its parameters are used.
+    layer : may be left out when ``maps`` holds only one.
+
+    Raises
+    ------
+    InputError
+        Layer not held, or images in fewer than two folds, or no layout in two of them.
+    """
+    if layer is None:
+        if len(maps.layers) != 1:
+            raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
+        layer = maps.layers[0]
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
+    estimator = make(estimator) if isinstance(estimator, str) else estimator
+    folds = [parts for f in range(maps.folds) if (parts := _log_parts(maps, layer, f))]
+    if len(folds) < 2:
+        raise InputError("choosing a strength needs images in at least two folds: collect more images")
+    cross, power, total, apart, n = _sums(folds, estimator)
+    if n == 0:
+        raise InputError("no layout occurs in two folds: collect more images, or use estimator='tile'")
+    best = _ratio(cross.sum(), power.sum())
+    if len(folds) > 2:
+        out = np.array([_ratio(*(x.sum() for x in _sums(folds[:g] + folds[g + 1 :], estimator)[:2]))
+                        for g in range(len(folds))])  # fmt: skip
+        g = len(folds)
+        half = stats.t.ppf(0.5 + confidence / 2, g - 1) * np.sqrt((g - 1) / g * ((out - out.mean()) ** 2).sum())
+    else:
+        half = np.nan
+    chosen = float(np.clip(best, 0, 1))
+
+    def explained(s: float) -> float:
+        return float(_ratio(2 * s * cross.sum() - s**2 * power.sum(), total.sum()))
+
+    return Strength(
+        layer=int(layer),
+        estimator=estimator.name,
+        strength=chosen,
+        lo=float(np.clip(best - half, 0, 1)),
+        hi=float(np.clip(best + half, 0, 1)),
+        per_head=np.clip(_ratio(cross, power), 0, 1),
+        r2={"none": 0.0, "full": explained(1.0), "chosen": explained(chosen),
+            "positionwise": float(_ratio(apart.sum(), total.sum())) if estimator.name in _POSITIONWISE else np.nan},
+        n=n,
+    )  # fmt: skip
+
+
+_POSITIONWISE = ("mean", "geometric")  # what they predict at a position is the mean of the images there
+
+
+def reliable_share(mean: np.ndarray, var: np.ndarray, n: int) -> np.ndarray:
+    """Empirical-Bayes weight of each position in [0, 1]: how much of its distance from the image's mean to believe.
+
+    ``tau^2 / (tau^2 + var / n)`` with tau^2, the variance of the true map over positions, estimated by moments: the
+    variance of the mean map less the mean squared standard error (Efron and Morris 1975, unequal variances).
+
+    Parameters
+    ----------
+    mean, var : (H, N) mean and population variance between images of centred log attention.
+    n : images; the weights are 0 with fewer than 2.
+    """
+    if n < 2:
+        return np.zeros_like(mean)
+    error = var / (n - 1)  # population variance: n / (n - 1) of it over n
+    tau = np.maximum((mean**2).mean(-1, keepdims=True) - error.mean(-1, keepdims=True), 0.0)
+    return np.divide(tau, tau + error, out=np.zeros_like(mean), where=tau + error > 0)
+
+
+def shrink(expected: Tensor, strength: float | np.ndarray | Tensor) -> Tensor:
+    """An expectation drawn toward its geometric mean over the tokens: ``g * (expected / g) ** strength``.
+
+    To be passed to :func:`biaslab.profiles.debias` in place of the expectation. With one strength for all positions
+    the ratio ranks as ``debias(..., strength=strength)``; only this form takes one per position, whose unit must
+    cancel.
+
+    Parameters
+    ----------
+    expected : (H or 1, N), positive.
+    strength : a number, or (N,) or (H, N), in [0, 1], for example of :func:`reliable_share`.
+
+    Raises
+    ------
+    InputError
+        A strength outside [0, 1].
+    """
+    amount = torch.as_tensor(strength, dtype=expected.dtype, device=expected.device)
+    if not bool(((amount >= 0) & (amount <= 1)).all()):
+        raise InputError("strength must lie in [0, 1]: 1 removes the expectation fully")
+    logs = torch.log(expected.clamp(min=torch.finfo(expected.dtype).tiny))
+    level = logs.mean(-1, keepdim=True)
+    return torch.exp(level + amount * (logs - level))
+
+
+def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[Any, Any, Any, Any, int]:
+    """(H,) <held out, predicted>, <predicted, predicted>, <held out, held out>, the explained sum of squares of the
+    positionwise shrunk prediction; and images scored.
+    """
+    cross, power, total, apart = (np.zeros(1) for _ in range(4))
+    images = 0
+    for f, held_out in enumerate(folds):
+        train = _merge([p for g, parts in enumerate(folds) if g != f for p in parts])
+        for part in held_out:
+            predicted = estimator.log_map(train, part.layout)
+            if predicted is None:
+                continue
+            cross = cross + part.n * (part.mean * predicted).sum(1)
+            power = power + part.n * (predicted**2).sum(1)
+            total = total + part.n * (part.var + part.mean**2).sum(1)
+            same = next((p for p in train if p.layout.key == part.layout.key), None)
+            if same is not None:
+                shrunk = reliable_share(same.mean, same.var, same.n) * predicted
+                apart = apart + part.n * (2 * part.mean * shrunk - shrunk**2).sum(1)
+            images += part.n
+    return cross, power, total, apart, images
+
+
+def _ratio(top: Any, bottom: Any) -> Any:
+    """0 where there is nothing to divide by: a map without shape is removed with any strength alike."""
+    return np.divide(top, bottom, out=np.zeros(np.shape(bottom)), where=np.asarray(bottom) > 0)[()]

@@ -1,0 +1,248 @@
+"""Diagnostics of bias: planted truths, brute force, and false alarms under smooth content."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from biaslab.bias import DIAGNOSTICS, diagnose
+from biaslab.bias.dependence import dependence
+from biaslab.bias.jackknife import jackknife_interval
+from biaslab.bias.mass import mass, part_of
+from biaslab.bias.registry import layers_of
+from biaslab.bias.reliability import components, reliability
+from biaslab.bias.stacks import log_stacks
+from biaslab.bias.tile_order import tile_order
+from biaslab.cli import main
+from biaslab.errors import InputError
+from biaslab.layout import TokenLayout
+from biaslab.maps import AttentionMaps, ImageRecord, StreamedMaps
+from biaslab.mapstore import StoredMaps
+
+ONE = TokenLayout.raster(8, 8, (64, 64), "internvl")
+TILED = TokenLayout.tiled(1, 3, (4, 4), (96, 32), "internvl", thumbnail=True)
+PADDED = TokenLayout.raster(6, 6, (60, 20), "llava", region=(0.0, -1.0, 1.0, 2.0))
+SETTINGS = {"layers": [2], "folds": 5, "heads": "mean", "model": "m", "family": "f", "prompt": "p", "queries": "last"}
+
+
+def content(rng, layout, smooth=0.0):
+    """Log-normal content of one head, spatially correlated in every tile."""
+    out = np.empty(layout.n)
+    for t in np.unique(layout.tile):
+        at = layout.tile == t
+        field = rng.standard_normal(layout.grid)
+        field = ndimage.gaussian_filter(field, smooth, mode="wrap") if smooth else field
+        out[at] = (field / field.std())[layout.row[at], layout.col[at]]
+    return out
+
+
+def planted(tmp_path, layouts, bias=lambda layout: 0.0, smooth=0.0, seed=0, heads=1, name="maps", layers=(2,)):
+    """Stored maps whose log attention is content + bias + an image's level."""
+    rng = np.random.default_rng(seed)
+    chosen = "mean" if heads == 1 else None
+    maps = StoredMaps.create(tmp_path / name, {**SETTINGS, "heads": chosen, "layers": list(layers)})
+    with maps.writing():
+        for k, (layout, n) in enumerate(layouts):
+            for i in range(n):
+                logs = np.stack([content(rng, layout, smooth) + bias(layout) for _ in range(heads)])
+                values = np.exp(logs + rng.normal() - 8)[None].repeat(len(layers), 0)
+                maps.add(ImageRecord(f"{k}-{i}", layout, f"{k}-{i}"), values.astype(np.float32))
+    return maps
+
+
+def streamed(stored):
+    """The same images as moments only."""
+    out = StreamedMaps(stored.settings)
+    for i in range(stored.n):
+        out.add(stored.record(i), np.stack([stored.image(i, layer) for layer in stored.layers]))
+    return out
+
+
+def u_shape(layout):
+    return 0.6 * np.abs(layout.row - (layout.grid[0] - 1) / 2)
+
+
+# -- reliability ---------------------------------------------------------------------------------------------------
+def test_variance_components_equal_pairwise_products_and_leave_one_out():
+    x = np.random.default_rng(0).standard_normal((7, 20)) + np.linspace(-1, 1, 20)
+    x -= x.mean(1, keepdims=True)
+    signal, noise = components(x)
+
+    def brute(y):
+        n = len(y)
+        pairs = [(y[i] * y[j]).mean() for i in range(n) for j in range(n) if i != j]
+        return np.mean(pairs), (y**2).mean() - np.mean(pairs)
+
+    for k, y in enumerate([x, *(np.delete(x, i, 0) for i in range(7))]):
+        assert (signal[k], noise[k]) == pytest.approx(brute(y))
+
+
+def test_reliability_is_the_correlation_with_another_sample_of_the_same_size(tmp_path):
+    bias = lambda layout: 0.05 * (layout.row - 3.5)  # noqa: E731
+    table = reliability(planted(tmp_path, [(ONE, 200)], bias), sizes=[10, 40, 200], draws=200)
+    true = np.var(bias(ONE))
+    for row in table.itertuples():
+        truth = true / (true + 1 / row.n)  # content has variance 1
+        assert row.reliability == pytest.approx(truth, abs=0.12) and row.lo - 0.03 < truth < row.hi + 0.03
+        assert row.draw_lo <= row.reliability <= row.draw_hi
+    assert table["predicted"].is_monotonic_increasing and list(table["n"]) == [10, 40, 200]
+    assert table["needed"].iloc[0] == pytest.approx(9 / true, rel=0.4)
+
+
+def test_without_bias_reliability_is_low_and_no_number_of_images_is_enough(tmp_path):
+    found = [reliability(planted(tmp_path, [(ONE, 60)], seed=s, name=str(s)), sizes=[60]).iloc[0] for s in range(6)]
+    assert np.mean([f["predicted"] for f in found]) < 0.35
+    assert sum(f["lo"] <= 0 for f in found) >= 5 and any(np.isinf(f["needed"]) for f in found)
+
+
+def test_jackknife_of_a_mean_is_students_interval():
+    x = np.random.default_rng(1).standard_normal(30)
+    lo, hi = jackknife_interval(x.mean(), (x.sum() - x) / 29)
+    want = stats.t.interval(0.95, 29, x.mean(), stats.sem(x))
+    assert (lo, hi) == pytest.approx(want)
+    assert np.isnan(jackknife_interval(np.array(0.0), np.zeros(2))[0])
+
+
+# -- mass ----------------------------------------------------------------------------------------------------------
+def test_parts_are_the_cells_they_say():
+    assert part_of(ONE, "border").sum() == 28 and part_of(ONE, "corners").sum() == 4
+    assert set(ONE.row[part_of(ONE, "bottom")]) == {7} and set(ONE.col[part_of(ONE, "left")]) == {0}
+    assert part_of(ONE, "tile_border") is None and part_of(ONE, "thumbnail") is None
+    # 3 tiles of 4x4 side by side: the picture is 4 x 12
+    assert part_of(TILED, "border").sum() == 28 and part_of(TILED, "tile_border").sum() == 36
+    assert part_of(TILED, "thumbnail").sum() == 16 and not (part_of(TILED, "top") & TILED.thumbnail).any()
+    # padding above and below does not count as border
+    assert set(PADDED.row[part_of(PADDED, "top")]) == {2} and set(PADDED.row[part_of(PADDED, "bottom")]) == {3}
+
+
+def test_planted_mass_is_found_and_evenness_is_one(tmp_path):
+    factor = np.log(3) * part_of(ONE, "border")
+    found = mass(planted(tmp_path, [(ONE, 150)], lambda layout: factor)).set_index("part")
+    drawn = 3 * 28 / (3 * 28 + 36)
+    assert found.loc["border", "lo"] < drawn / (28 / 64) < found.loc["border", "hi"]
+    assert found.loc["border", "area"] == pytest.approx(28 / 64) and found.loc["border", "n"] == 150
+    even = mass(planted(tmp_path, [(ONE, 150), (TILED, 100)], name="even")).set_index("part")
+    assert set(even.index) == {"border", "top", "bottom", "left", "right", "corners", "tile_border", "thumbnail"}
+    assert (even["lo"].lt(1) & even["hi"].gt(1)).sum() >= 7
+    assert even.loc["thumbnail", "n"] == 100
+
+
+def test_mass_and_tile_order_need_moments_only(tmp_path):
+    maps = planted(tmp_path, [(TILED, 30)], heads=2)
+    for run in (mass, tile_order):
+        a, b = run(maps), run(streamed(maps))
+        np.testing.assert_allclose(a.select_dtypes("number"), b.select_dtypes("number"), rtol=1e-5)
+        assert set(a["head"]) == {"0", "1"}
+
+
+# -- tile order ----------------------------------------------------------------------------------------------------
+def test_planted_slope_over_tiles_is_found_and_the_thumbnail_is_left_out(tmp_path):
+    wide = TokenLayout.tiled(1, 6, (4, 4), (192, 32), "internvl", thumbnail=True)
+    bias = lambda layout: np.where(layout.thumbnail, 5.0, -0.2 * layout.tile)  # noqa: E731
+    row = tile_order(planted(tmp_path, [(TILED, 60), (wide, 60), (ONE, 10)], bias)).iloc[0]
+    assert row["lo"] < -0.2 and row["hi"] > -0.2 and abs(row["slope"] + 0.2) < 0.03 and row["n"] == 120
+    assert row["per_tile"] == pytest.approx(np.exp(row["slope"])) and row["share"] > 0.9
+    none = tile_order(planted(tmp_path, [(TILED, 100)], name="none")).iloc[0]
+    assert none["lo"] < 0 < none["hi"]
+    with pytest.raises(InputError, match="several tiles"):
+        tile_order(planted(tmp_path, [(ONE, 10)], name="one"))
+
+
+# -- dependence ----------------------------------------------------------------------------------------------------
+def test_a_u_shape_is_seen_where_a_rank_correlation_is_blind(tmp_path):
+    table = dependence(planted(tmp_path, [(ONE, 80)], u_shape, smooth=1.0), draws=199).set_index("axis")
+    truth = np.var(u_shape(ONE)) / (np.var(u_shape(ONE)) + 1)
+    assert table.loc["row", "lo"] < truth < table.loc["row", "hi"]
+    assert table.loc["row", "p"] == 1 / 200 and abs(table.loc["row", "rho"]) < 0.2
+    assert table.loc["col", "p"] > 0.01 and abs(table.loc["col", "eta2"]) < 0.02
+    slope = dependence(planted(tmp_path, [(ONE, 40)], lambda x: 0.3 * x.col, name="slope"), draws=99)
+    assert slope.set_index("axis").loc["col", "rho"] > 0.9
+
+
+def test_eta_squared_equals_products_of_different_images_and_intervals_leave_one_out(tmp_path):
+    maps = planted(tmp_path, [(ONE, 9)], u_shape)
+    x = next(log_stacks(maps, 2))[1][ONE.key][1]
+
+    def brute(y):
+        rows = np.stack([y[:, ONE.row == r].mean(1) for r in range(8)], 1)
+        n = len(y)
+        between = np.mean([(rows[i] * rows[j]).mean() for i in range(n) for j in range(n) if i != j])
+        return between / (y**2).mean()
+
+    got = dependence(maps, draws=9).iloc[0]
+    assert got["eta2"] == pytest.approx(brute(x))
+    lo, hi = jackknife_interval(np.array(brute(x)), np.array([brute(np.delete(x, i, 0)) for i in range(9)]))
+    assert (got["lo"], got["hi"]) == pytest.approx((float(lo), float(hi)))
+
+
+def test_false_alarms_shifts_keep_the_level_and_plain_permutation_does_not_under_smooth_content(tmp_path):
+    reps, alarms = 60, {"shift": 0, "permutation": 0}
+    for rep in range(reps):
+        maps = planted(tmp_path, [(ONE, 12)], smooth=1.5, seed=rep, name=f"m{rep}")
+        for null in alarms:
+            alarms[null] += int((dependence(maps, null=null, draws=79, seed=rep)["p"] <= 0.05).sum())
+    tests = 2 * reps  # rows and columns
+    assert alarms["shift"] <= stats.binom.ppf(0.999, tests, 0.05)
+    assert alarms["permutation"] > 2 * alarms["shift"] + 10
+
+
+def test_q_is_benjamini_hochberg_over_layers_heads_and_axes(tmp_path):
+    table = dependence(planted(tmp_path, [(ONE, 10)], heads=3, layers=(2, 5)), draws=39)
+    assert len(table) == 2 * 3 * 2 and set(table["null"]) == {"shift"}
+    np.testing.assert_allclose(table["q"], stats.false_discovery_control(table["p"]))
+    assert (table["q"] >= table["p"]).all()
+
+
+def test_several_layouts_pool_and_thumbnails_are_left_out(tmp_path):
+    bias = lambda layout: np.where(layout.thumbnail, 0.0, u_shape(layout))  # noqa: E731
+    table = dependence(planted(tmp_path, [(ONE, 30), (TILED, 30)], bias), draws=99).set_index("axis")
+    assert table.loc["row", "p"] == 0.01 and table.loc["row", "n"] == 60 and table.loc["col", "p"] > 0.01
+
+
+# -- all of them ---------------------------------------------------------------------------------------------------
+def test_every_diagnostic_has_a_row_per_layer_and_head_and_says_why_it_cannot_run(tmp_path):
+    maps = planted(tmp_path, [(TILED, 12)], heads=2, layers=(1, 2))
+    tables, skipped = diagnose(maps)
+    assert set(tables) == set(DIAGNOSTICS) and not skipped
+    for table in tables.values():
+        seen = table.groupby(["layer", "head"]).size()
+        assert len(seen) == 4 and seen.nunique() == 1
+    tables, skipped = diagnose(streamed(maps), layers=[1])
+    assert set(skipped) == {n for n, d in DIAGNOSTICS.items() if d.stored} and "out='FOLDER'" in skipped["dependence"]
+    assert set(tables["mass"]["layer"]) == {1}
+    with pytest.raises(InputError, match="unknown diagnostic 'moran'"):
+        diagnose(maps, ["moran"])
+    with pytest.raises(InputError, match="layers=.7"):
+        layers_of(maps, 7)
+    for bad in ({"null": "spin"}, {"draws": 0}):
+        with pytest.raises(InputError, match="null must be"):
+            dependence(maps, **bad)
+    with pytest.raises(InputError, match="draws >= 1"):
+        reliability(maps, sizes=[2])
+    with pytest.raises(InputError, match="four images"):
+        reliability(planted(tmp_path, [(ONE, 3)], name="few"))
+    with pytest.raises(InputError, match="confidence"):
+        mass(maps, confidence=95)
+
+
+def test_heads_read_in_blocks_are_the_same(tmp_path, monkeypatch):
+    maps = planted(tmp_path, [(ONE, 5)], heads=3)
+    whole = {h: s[ONE.key][1] for h, s in log_stacks(maps, 2)}
+    monkeypatch.setattr("biaslab.bias.stacks._BLOCK_VALUES", 5 * 64 * 2)
+    parts = {h: s[ONE.key][1] for h, s in log_stacks(maps, 2)}
+    assert list(parts) == ["0", "1", "2"] and all(np.array_equal(whole[h], parts[h]) for h in whole)
+
+
+def test_inspect_runs_all_on_a_folder_of_maps(tmp_path, capsys):
+    planted(tmp_path, [(TILED, 12)])
+    out = tmp_path / "tables" / "d"
+    for extra in ([], ["--json"]):
+        with pytest.raises(SystemExit) as end:
+            main(["inspect", str(tmp_path / "maps"), "--out", str(out), *extra])
+        assert not end.value.code
+        text = capsys.readouterr().out
+        assert all(d.title in text or extra for d in DIAGNOSTICS.values())
+    assert set(json.loads(text)["diagnostics"]) == set(DIAGNOSTICS)
+    assert all((tmp_path / "tables" / f"d-{name}.csv").stat().st_size for name in DIAGNOSTICS)
+    assert isinstance(AttentionMaps.open(tmp_path / "maps"), StoredMaps)

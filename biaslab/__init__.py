@@ -27,6 +27,7 @@ _HOME = {
     "prune": "pruning.engine",
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning",
+    "ProbeDesign": "probe", "ProbeResult": "probe", "ProbeDisplay": "figures", "PlaceAccuracyDisplay": "figures",
     "evaluate": "grounding", "locate_pruned": "grounding", "score_ranking": "grounding",
     "Results": "grounding", "dataset": "grounding",
     "ProfileDisplay": "figures", "AttentionDisplay": "figures", "KeptTokensDisplay": "figures",

@@ -8,6 +8,7 @@ from .accuracy_display import AccuracyDisplay
 from .attention_display import AttentionDisplay
 from .display import Display
 from .kept_display import KeptTokensDisplay
+from .probe_display import PlaceAccuracyDisplay, ProbeDisplay
 from .profile_display import ProfileDisplay
 from .save import save
 from .style import style
@@ -20,6 +21,8 @@ __all__ = [
     "AurocDisplay",
     "Display",
     "KeptTokensDisplay",
+    "PlaceAccuracyDisplay",
+    "ProbeDisplay",
     "ProfileDisplay",
     "VarianceDisplay",
     "results_latex",

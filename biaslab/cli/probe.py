@@ -1,0 +1,114 @@
+"""``biaslab probe``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options as opt
+from .app import app
+from .output import emit, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@app.command(
+    "probe",
+    epilog="Example: biaslab probe --model grounder --profile grounder.safetensors --pairs 12 --layers 0-9 "
+    "--out runs/probe",
+)
+def probe(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
+    model: opt.Model = "grounder",
+    profile: opt.ProfileFile = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of object and background; each is shown everywhere.")] = 12,
+    layers: Annotated[
+        str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-9". Default: the profile\'s, or all.')
+    ] = None,
+    heads: Annotated[str, typer.Option(help="mean, or all for one map per head.")] = "mean",
+    queries: Annotated[
+        str, typer.Option(help="Query rows: last (prompt token) or text (all after the image).")
+    ] = "last",
+    locate: Annotated[
+        bool, typer.Option("--locate", help="Also generate the answers: accuracy as a function of place (slower).")
+    ] = False,
+    size: Annotated[str, typer.Option(help="Pixels of the pictures: 448, or 896x448 (width x height).")] = "224",
+    grid: Annotated[
+        str | None, typer.Option(help="Places, rows x columns, e.g. 8x8. Default: the model's raster of tokens.")
+    ] = None,
+    scale: Annotated[str, typer.Option(help="Long side of the objects in cells, from,to.")] = "1.5,2.5",
+    repetitions: Annotated[int, typer.Option(min=1, help="Pictures per pair and place, with other jitter.")] = 1,
+    distractors: Annotated[int, typer.Option(min=0, help="Other objects on every background.")] = 0,
+    objects: Annotated[
+        Path | None, typer.Option(help="Folder of RGBA cut-outs named by what they show, e.g. apple.png.")
+    ] = None,
+    backgrounds: Annotated[Path | None, typer.Option(help="Folder of background pictures.")] = None,
+    expression: Annotated[str, typer.Option(help="What is asked for; {} is the object's name.")] = "the {}",
+    device: opt.Device = None,
+    dtype: opt.Dtype = "auto",
+    device_map: opt.DeviceMap = None,
+    image_option: opt.ImageOptions = None,
+    batch_size: opt.Batch = 16,
+    seed: opt.Seed = 0,
+    rehearse: opt.Rehearse = False,
+    json: opt.Json = False,
+) -> None:
+    """Show the same objects at every place: what the place alone does to attention, and whether a profile says so."""
+    from ..errors import InputError
+    from ..probe import design_for
+    from ..probe import probe as run
+    from ..profiles import load
+    from ..rehearsed import NOTE
+
+    if heads not in ("mean", "all"):
+        raise InputError(f"--heads is mean or all, got {heads!r}")
+    wanted = None if layers is None else opt.numbers(layers, "layers", int)
+    low_high = opt.numbers(scale, "scale")
+    if len(low_high) != 2:
+        raise InputError(f"--scale takes two numbers of cells, as in 1.5,2.5, got {scale!r}")
+    sides, places = _two(size, "size"), None if grid is None else _two(grid, "grid")
+    fitted = None if profile is None else load(profile)
+    vlm = opt.load(model, device, dtype, device_map, image_option, opt.rehearsal_layers(rehearse, max(wanted or [0])))
+    design = design_for(
+        vlm, sides, places, pairs=pairs, seed=seed, scale=tuple(low_high), repetitions=repetitions,
+        distractors=distractors, objects=objects, backgrounds=backgrounds, expression=expression,
+    )  # fmt: skip
+    found = run(
+        vlm, design, fitted, wanted, None if heads == "all" else heads, queries, locate, out, batch_size, not json
+    )
+    record = {"pictures": len(design), "comparison": None, "accuracy": None}
+    text = found.card
+    if found.comparison is not None:
+        record["comparison"] = _plain(found.comparison)
+        exact = {c: found.comparison[c].map("{:.2g}".format) for c in "pq"}  # three decimals would show 0.000
+        text += "\n" + table(found.comparison[_SHOWN].assign(**exact))
+    if locate:
+        record["accuracy"] = _plain(found.result.accuracy_by_zone())
+    emit(json, record, text, found.files, NOTE if rehearse else None)
+
+
+_SHOWN = "layer head part slope slope_lo slope_hi r r_lo r_hi ceiling r_true p q".split()
+
+
+def _plain(frame: pd.DataFrame) -> list[dict]:
+    """The rows, with None for what is not known: JSON has no NaN."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def _two(text: str, what: str) -> tuple[int, int]:
+    """ "448" or "896x448" as two positive integers.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
+    from ..errors import InputError
+
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(p.strip().isdigit() for p in parts):
+        raise InputError(f"--{what} takes one number or two with an x between them, got {text!r}")
+    return int(parts[0]), int(parts[-1])

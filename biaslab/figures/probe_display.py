@@ -1,0 +1,179 @@
+"""The causal probe's maps beside a profile's, their scatter, and accuracy by place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from biaslab.errors import InputError
+from biaslab.rehearsed import mark
+
+from .display import Display, ratio_ticks
+from .style import COLORS, DIVERGING, style
+
+if TYPE_CHECKING:
+    from biaslab.probe import ProbeResult
+
+__all__ = ["PlaceAccuracyDisplay", "ProbeDisplay"]
+
+
+class ProbeDisplay(Display):
+    """Causal effect of the place on the attention an object draws, beside what a profile says, layer by layer.
+
+    With a profile a layer has three panels: the probe, the profile read in the same way, and the one against the
+    other with the fitted line (slope) and the line of equality (dotted). Without one, the probe's map alone. Maps
+    are on one scale: attention relative to the mean over places.
+
+    ``data`` has a line per layer and place: layer, row, col, probe, se and, with a profile, profile (natural
+    logarithms, centred).
+    """
+
+    def __init__(self, data: pd.DataFrame, title: str, comparison: pd.DataFrame | None = None) -> None:
+        self.data = data
+        self.title = title
+        self.comparison = comparison
+
+    @classmethod
+    def from_probe(
+        cls,
+        probe: ProbeResult,
+        profile: Any = None,
+        layers: int | Iterable[int] | None = None,
+        head: str | int | None = None,
+        part: str = "tiles",
+        comparison: pd.DataFrame | None = None,
+    ) -> ProbeDisplay:
+        """From a measured probe and a profile or maps.
+
+        Parameters
+        ----------
+        layers : default all that were measured.
+        head : of a probe of single heads; default its first.
+        part : "tiles" or "thumbnail".
+        comparison : what `biaslab.probe.compare` returned for them; computed where it is not given.
+        """
+        from biaslab.probe.compare import compare, profile_maps
+
+        layers = probe.layers if layers is None else [layers] if isinstance(layers, int) else list(layers)
+        head = probe.heads[0] if head is None else head
+        if profile is not None and comparison is None:
+            comparison = compare(probe, profile)
+        row, col = (a.ravel() for a in np.indices(probe.grid))
+        tables = []
+        for layer in layers:
+            table = {
+                "layer": layer, "row": row, "col": col, "probe": probe.map(layer, head, part).ravel(),
+                "se": probe.standard_error(layer, head, part).ravel(),
+            }  # fmt: skip
+            if profile is not None:
+                table["profile"] = profile_maps(probe, profile, layer)[
+                    ..., probe.parts.index(part), probe.heads.index(head)
+                ].ravel()
+            tables.append(pd.DataFrame(table))
+        if comparison is not None:
+            chosen = (comparison["head"] == head) & (comparison["part"] == part)
+            comparison = comparison[chosen].set_index("layer")
+        model = PurePath(str(probe.settings["model"])).name
+        title = f"{model}, causal probe" + ("" if part == "tiles" else f" ({part})")
+        title += ("" if head == "mean" else f", head {head}") + f", n = {probe.n_groups} objects"
+        return cls(mark(pd.concat(tables, ignore_index=True), probe.settings), title, comparison)
+
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProbeDisplay:
+        """Draw one panel per layer, or three with a profile (in this order: all panels of a layer, next layer)."""
+        layers, both = list(dict.fromkeys(self.data["layer"])), "profile" in self.data
+        columns = ["probe", "profile"] if both else ["probe"]
+        grid = self.data["row"].max() + 1, self.data["col"].max() + 1
+        log = self.data[columns].to_numpy() / np.log(2)
+        limit = float(np.clip(np.quantile(np.abs(log), 0.98), 0.25, 8.0))
+        per_layer = 3 if both else 1
+        with style():
+            wide = len(layers) * per_layer > 3
+            axes = self._axes(
+                ax, len(layers) * per_layer, per_row=(6 if both else 4) if wide else None, columns=2 if wide else 1,
+                ratio=max(grid[0] / grid[1], 0.7 if both else 0.3) + 0.28, extra=0.75, layout="compressed",
+            )  # fmt: skip
+            maps = []
+            for i, layer in enumerate(layers):
+                part = self.data[self.data["layer"] == layer]
+                for k, what in enumerate(columns):
+                    one = axes[i * per_layer + k]
+                    image = self._map(one, part, what, grid, limit)
+                    one.set_title(f"layer {layer}" if not both else f"layer {layer}: {what}", pad=3)
+                    maps.append(one)
+                if both:
+                    self._scatter(axes[i * per_layer + 2], part, layer)
+            bar = self.figure_.colorbar(
+                image, ax=axes, location="bottom", fraction=0.05, pad=0.03, aspect=45, shrink=0.8, extend="both"
+            )
+            ticks, labels = ratio_ticks(limit)
+            bar.set_ticks(ticks, labels=labels)
+            bar.set_label("attention on the object relative to its mean over places")
+            bar.outline.set_linewidth(0.4)
+            if ax is None:
+                self.figure_.suptitle(self.title)
+        return self
+
+    @staticmethod
+    def _map(ax: Axes, part: pd.DataFrame, what: str, grid: tuple[int, int], limit: float) -> Any:
+        values = np.full(grid, np.nan)
+        values[part["row"], part["col"]] = part[what] / np.log(2)
+        _bare(ax)
+        return ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
+
+    def _scatter(self, ax: Axes, part: pd.DataFrame, layer: int) -> None:
+        x, y = part["profile"] / np.log(2), part["probe"] / np.log(2)
+        ends = np.array([min(x.min(), y.min()), max(x.max(), y.max())])
+        ax.scatter(x, y, s=2.5, color=COLORS[0], alpha=0.6, linewidths=0)
+        ax.plot(ends, ends, color="black", linewidth=0.5, linestyle=":")
+        row = None if self.comparison is None or layer not in self.comparison.index else self.comparison.loc[layer]
+        if row is not None:
+            line = np.array([x.min(), x.max()])
+            ax.plot(line, row["slope"] * line, color=COLORS[3], linewidth=0.9)
+            ax.set_title(f"slope {row['slope']:.2f}, r {row['r']:.2f}", pad=3)
+        ax.set_box_aspect(1)
+        ax.tick_params(labelsize=6, length=1.5, pad=1)
+        ax.set_xlabel("profile (log$_2$)", labelpad=1, fontsize=6)
+        ax.set_ylabel("probe", labelpad=0, fontsize=6)
+
+
+class PlaceAccuracyDisplay(Display):
+    """Share of answers with IoU >= 0.5 by the place of the object. ``data``: row, col, n, acc50, lo, hi."""
+
+    def __init__(self, data: pd.DataFrame, title: str) -> None:
+        self.data = data
+        self.title = title
+
+    @classmethod
+    def from_probe(cls, probe: ProbeResult) -> PlaceAccuracyDisplay:
+        """From a probe that was measured with ``locate=True``."""
+        data = probe.accuracy()
+        share = 100 * data["acc50"].mean()
+        name = PurePath(str(probe.settings["model"])).name
+        return cls(data, f"{name}, Acc@0.5 by place, {share:.0f} % of {data['n'].sum():,}")
+
+    def plot(self, ax: Axes | None = None) -> PlaceAccuracyDisplay:
+        """Draw into ``ax`` or a new figure."""
+        if self.data.empty:
+            raise InputError("nothing to draw: measure a probe with locate=True")
+        values = np.full((self.data["row"].max() + 1, self.data["col"].max() + 1), np.nan)
+        values[self.data["row"], self.data["col"]] = 100 * self.data["acc50"]
+        with style():
+            (one,) = self._axes(ax, 1, ratio=0.8 * values.shape[0] / values.shape[1] + 0.2)
+            image = one.imshow(values, cmap="viridis", vmin=0, vmax=100)
+            _bare(one)
+            one.set_title(self.title, pad=3)
+            bar = self.figure_.colorbar(image, ax=one, shrink=0.85)
+            bar.set_label(f"Acc@0.5 (%), n = {self.data['n'].iloc[0]} per place")
+            bar.outline.set_linewidth(0.4)
+        return self
+
+
+def _bare(ax: Axes) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)

@@ -1,0 +1,198 @@
+"""A fitted profile against the causal probe: does it say what the place does to attention, or what stood there?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..errors import InputError
+from ..layout import TokenLayout
+from ..maps import TINY, AttentionMaps
+from ..profiles import Profile
+from ..rehearsed import mark
+from .measure import footprint
+from .nulls import spectral_test
+from .result import ProbeResult, group_means
+
+__all__ = ["compare", "profile_effects", "profile_maps", "reliability"]
+
+_HALVES = 200  # random splits behind the reliability
+
+
+def compare(
+    probe: ProbeResult, other: Profile | AttentionMaps, confidence: float = 0.95, n_null: int = 9999, seed: int = 0
+) -> pd.DataFrame:
+    """Slope and correlation, in log space, between a profile and the causal effect of the place.
+
+    The profile is read as the probe reads attention: its mean over the tokens of every object shown, weighted
+    by what the object covers, the logarithm of that, centred over places. Both maps are then blurred alike by the
+    objects, and cells stand where objects stood. Of attention maps the mean log attention of each token takes the
+    profile's place.
+
+    Parameters
+    ----------
+    other : fitted profile of the same model, queries and heads; or its maps.
+    n_null : random maps behind each p-value (`spectral_test`).
+
+    Returns
+    -------
+    DataFrame
+        A line per layer, head and part:
+
+        - slope, slope_lo, slope_hi: of the probe on the profile. 1: dividing by the profile removes just what the
+          place does. 0: nothing in the profile is the place's doing. Between: the profile overstates, and division
+          overcorrects. Noise of the profile lowers it, noise of the probe does not.
+        - r, r_lo, r_hi: Pearson correlation of the two maps.
+        - reliability, ceiling: of the probe's map, from correlations of maps of random halves of the groups, stepped up
+          by Spearman and Brown; the ceiling, its square root, is the correlation a perfect profile would reach.
+        - r_true: r / ceiling. NaN where the probe is not reliable at all (reliability <= 0).
+        - p, q: `spectral_test`, and Benjamini-Hochberg over all lines of the table.
+        - profile_sd, probe_sd: of the maps over places, natural logarithms.
+        - groups, places: n.
+
+        Intervals are delete-one-group jackknives with Student's t (r after Fisher's z): they speak of other objects
+        and backgrounds, with this profile. For maps the jackknife over their folds of images is added.
+
+    Raises
+    ------
+    InputError, ProfileMismatchError
+        Nothing in common; a profile of another model, query rule, head reduction or layout.
+    """
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
+    layers, read = _reader(probe, other)
+    tokens = [read(layer) for layer in layers]
+    # all layers at once: what an object covers is worked out once per picture
+    together = profile_effects(probe, np.concatenate([version for versions in tokens for version in versions]))
+    rows, start = [], 0
+    for layer, found in zip(layers, tokens, strict=True):
+        ends = start + np.cumsum([0, *(len(version) for version in found)])
+        versions = [together[..., a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        start = ends[-1]
+        for h, head in enumerate(probe.heads):
+            for k, part in enumerate(probe.parts):
+                y = probe.effects[(..., *probe.at(layer, head, part))]
+                x = [v[..., k, h] for v in versions]
+                rows.append({"layer": layer, "head": head, "part": part, **_line(x, y, confidence, n_null, seed)})
+    table = pd.DataFrame(rows)
+    tested = table["p"].notna()
+    table.insert(table.columns.get_loc("p") + 1, "q", np.nan)
+    if tested.any():
+        table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
+    return mark(table, probe.settings)
+
+
+def profile_effects(probe: ProbeResult, tokens: np.ndarray) -> np.ndarray:
+    """What a profile says of every place, read as the probe reads attention.
+
+    Parameters
+    ----------
+    tokens : (H or 1, N) expected attention.
+
+    Returns
+    -------
+    (G, R, C, parts, H or 1) : logarithm of the mean over the object, centred over places, mean over a group's pairs.
+    """
+    shape = probe.boxes.shape[:4]
+    out = np.empty((*shape, len(probe.parts), len(tokens)))
+    for at in np.ndindex(*shape):
+        out[at] = footprint(tokens, probe.layout, probe.box(*at))
+    logs = np.log(out + TINY).mean(3)
+    return group_means(logs - logs.mean((1, 2), keepdims=True), probe.groups)
+
+
+def profile_maps(probe: ProbeResult, other: Profile | AttentionMaps, layer: int) -> np.ndarray:
+    """(R, C, parts, heads) of a profile, or of maps, as `compare` reads them: centred logarithms."""
+    found = profile_effects(probe, _reader(probe, other)[1](layer)[0]).mean(0)
+    return found + np.zeros(len(probe.heads))
+
+
+def reliability(maps: np.ndarray, seed: int = 0) -> float:
+    """Reliability of the mean of G maps ``(G, R, C)``: mean correlation of random halves, stepped up.
+
+    Spearman and Brown's formula, for the length of the whole; NaN with fewer than two groups.
+    """
+    flat = maps.reshape(len(maps), -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    n, half = len(flat), len(flat) // 2
+    if n < 2 or not flat.any():
+        return np.nan
+    gram, rng = flat @ flat.T, np.random.default_rng(seed)
+    first = np.argsort(rng.random((_HALVES, n)), axis=1) < half
+    a = first / half
+    b = ~first / (n - half)
+    cross, own_a, own_b = (np.einsum("si,ij,sj->s", u, gram, v) for u, v in ((a, b), (a, a), (b, b)))
+    r = float((cross / np.sqrt(own_a * own_b)).mean())
+    length = n / np.sqrt(half * (n - half))  # 2, a little more where the halves are uneven
+    return length * r / (1 + (length - 1) * r)
+
+
+def _reader(probe: ProbeResult, other: Any) -> tuple[list[int], Callable[[int], list[np.ndarray]]]:
+    """Layers in common, and the function that gives a layer's tokens: whole, then (of maps) without each fold."""
+    settings, heads = probe.settings, "mean" if probe.heads == ["mean"] else len(probe.heads)
+    layout: TokenLayout = probe.layout
+    if isinstance(other, AttentionMaps):
+        mine = {"model": settings["model"], "queries": settings["queries"], "heads": settings["heads"]}
+        for name, value in mine.items():
+            if other.settings.get(name) != value:
+                found = other.settings.get(name)
+                raise InputError(f"the maps have {name} {found!r}, the probe {value!r}: measure both alike")
+        if layout.key not in other.layouts:
+            raise InputError(f"the maps hold {sorted(other.layouts)}, not the probe's {layout.key!r}: choose its size")
+
+        def read(layer: int) -> list[np.ndarray]:
+            without = [other.moments(layer, layout.key, exclude_fold=f) for f in range(other.folds)]
+            return [np.exp(m.log_mean) for m in (other.moments(layer, layout.key), *without) if m.n]
+    else:
+        keys = ("model", "revision", "family", "queries")
+        other.check(**{k: settings[k] for k in keys}, heads=heads, layout=layout)
+
+        def read(layer: int) -> list[np.ndarray]:
+            return [other.expected(layout, layer).double().numpy()]
+
+    known = other.layers if isinstance(other, AttentionMaps) else other.layers_
+    layers = [layer for layer in probe.layers if layer in known]
+    if not layers:
+        raise InputError(f"the probe holds layers {probe.layers}, the profile {list(known)}: measure some it has")
+    return layers, read
+
+
+def _line(x: list[np.ndarray], y: np.ndarray, confidence: float, n_null: int, seed: int) -> dict[str, Any]:
+    """One comparison; ``x`` are (G, R, C) maps of the profile, whole and then without each fold; ``y`` the probe's."""
+    whole, groups = x[0], len(y)
+    value = _statistics(whole, y)
+    rest = np.arange(groups)
+    spread = _spread([_statistics(whole[rest != g], y[rest != g]) for g in rest], confidence)
+    if len(x) > 3:
+        spread = np.hypot(spread, _spread([_statistics(v, y) for v in x[1:]], confidence))
+    lo, hi = value - spread, value + spread
+    _, p = spectral_test(whole.mean(0), y.mean(0), n_null, seed)
+    known = reliability(y, seed)
+    ceiling = np.sqrt(known) if known > 0 else np.nan
+    r = float(np.tanh(value[1]))
+    return {
+        "slope": value[0], "slope_lo": lo[0], "slope_hi": hi[0], "r": r, "r_lo": np.tanh(lo[1]), "r_hi": np.tanh(hi[1]),
+        "reliability": known, "ceiling": ceiling, "r_true": r / ceiling, "p": p,
+        "profile_sd": whole.mean(0).std(), "probe_sd": y.mean(0).std(), "groups": groups, "places": y[0].size,
+    }  # fmt: skip
+
+
+def _statistics(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Slope of y on x, and Fisher's z of their correlation, of the mean maps of some groups."""
+    a, b = (m.mean(0).ravel() - m.mean() for m in (x, y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = a @ b / np.sqrt((a @ a) * (b @ b))
+        return np.array([a @ b / (a @ a), np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))])
+
+
+def _spread(left_out: list[np.ndarray], confidence: float) -> np.ndarray:
+    """Half widths of jackknife intervals; NaN with fewer than three groups."""
+    values, n = np.array(left_out), len(left_out)
+    if n < 3:
+        return np.full(2, np.nan)
+    variance = (n - 1) / n * ((values - values.mean(0)) ** 2).sum(0)
+    return stats.t.ppf(0.5 + confidence / 2, n - 1) * np.sqrt(variance)

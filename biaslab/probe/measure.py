@@ -1,0 +1,169 @@
+"""Attention on the object's tokens in every picture of a design, streamed and resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..boxes import Box
+from ..capture import CapturedRows, capture, check_layers
+from ..errors import InputError, RunFolderError
+from ..grounding.log import SampleLog
+from ..grounding.metrics import grounding_iou
+from ..layout import TokenLayout
+from ..maps import TINY
+from ..progress import progress_bar
+from ..rehearsed import is_rehearsal
+from .result import LOG, RUN, ProbeResult, assemble, read_records
+from .stimuli import ProbeDesign, Stimulus, stimulus_id
+
+if TYPE_CHECKING:
+    from ..models.vlm import VLM
+
+__all__ = ["footprint", "measure", "parts_of_layout"]
+
+
+def measure(
+    vlm: VLM,
+    design: ProbeDesign,
+    layers: int | Iterable[int] | None = None,
+    heads: str | None = "mean",
+    queries: str = "last",
+    batch_size: int = 16,
+    locate: bool = False,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> ProbeResult:
+    """Show every picture of the design once and record the attention its object draws.
+
+    The attention of the object is its mass over its area: attention of the tokens it reaches into, each weighted
+    by the share of its cell that the box covers, over the sum of those weights. Thumbnail tokens, which show the
+    object a second time, are a part of their own.
+
+    Pictures are made, used and dropped batch by batch; what stays is a line of a few numbers per picture.
+
+    Parameters
+    ----------
+    layers : decoder layers; default all.
+    heads : "mean", or None for every head.
+    queries : "last" (prompt token) or "text" (mean over all tokens after the image).
+    locate : also generate the answer and record its IoU with the box (several times slower).
+    out : folder for ``probe.json`` and ``stimuli.jsonl`` (append-only); the same call resumes. Default: memory.
+
+    Raises
+    ------
+    InputError
+        Bad layers or batch size; a place where no token looks.
+    RunFolderError
+        ``out`` cannot be written, or holds another probe.
+    """
+    layers = check_layers(layers, vlm.n_layers)
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    if heads not in ("mean", None) or queries not in ("last", "text"):
+        raise InputError(f"heads is 'mean' or None and queries 'last' or 'text', got {heads!r} and {queries!r}")
+    settings = {
+        "model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "layers": layers, "heads": heads,
+        "queries": queries, "locate": bool(locate), "image_options": dict(vlm.image_options),
+        "prompt": vlm.family.grounding_prompt(design.expression), "design": design.identity(),
+        **({"rehearsal": True} if is_rehearsal(vlm) else {}),
+    }  # fmt: skip
+    records: list[dict] = []  # where there is no folder
+    with ExitStack() as stack:
+        keep, done = records.append, set()
+        if out is not None:
+            log = stack.enter_context(_opened(Path(out), settings))
+            keep, done = log.append, {r["id"] for r in read_records(log.path)}
+        todo = (at for at in design.order() if stimulus_id(*at) not in done)
+        advance = stack.enter_context(progress_bar("probe", len(design), len(done), progress))
+        while batch := [design.stimulus(*at) for at in islice(todo, batch_size)]:
+            for record in _measured(vlm, batch, layers, heads, queries, locate):
+                keep(record)
+            advance(len(batch))
+    return assemble(settings, design.groups, records if out is None else read_records(Path(out) / LOG))
+
+
+def _opened(folder: Path, settings: dict[str, Any]) -> SampleLog:
+    """The log of a folder made for these settings, or made now."""
+    path, settings = folder / RUN, json.loads(json.dumps(settings))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if found is None:
+            draft = path.with_suffix(".tmp")
+            draft.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+            draft.replace(path)
+    except (OSError, ValueError) as err:
+        raise RunFolderError(f"{folder} cannot be used for a probe ({err}): choose another folder") from None
+    if found is not None and found != settings:
+        key = next(k for k in sorted({*found, *settings}) if found.get(k) != settings.get(k))
+        raise RunFolderError(f"{folder} holds a probe with another {key}: choose another folder, or the same settings")
+    return SampleLog(folder / LOG)
+
+
+def _measured(
+    vlm: VLM, batch: list[Stimulus], layers: list[int], heads: str | None, queries: str, locate: bool
+) -> list[dict]:
+    encoded = vlm.encode_grounding([s.image for s in batch], [s.expression for s in batch], [s.id for s in batch])
+    answers: list[Any] = [None] * len(batch)
+    with capture(vlm, layers, queries, heads) as rows:
+        if locate:  # the rows are those of the prefill: no second forward
+            answers = vlm.locate_answers(encoded)
+        else:
+            vlm.forward(encoded, logits_to_keep=1, use_cache=False)
+    records = []
+    for b, (stimulus, layout, answer) in enumerate(zip(batch, encoded.layouts, answers, strict=True)):
+        record = {
+            "id": stimulus.id, "pair": stimulus.pair, "row": stimulus.row, "col": stimulus.col,
+            "repetition": stimulus.repetition, "name": stimulus.name, "box": list(stimulus.box.as_tuple()),
+            "log": _logs(rows, b, layout, stimulus.box, layers).round(6).tolist(), "layout": layout.to_dict(),
+        }  # fmt: skip
+        if answer is not None:
+            record |= {"iou": grounding_iou(answer.box, stimulus.box), "parsed": answer.parsed}
+        records.append(record)
+    return records
+
+
+def _logs(rows: CapturedRows, b: int, layout: TokenLayout, box: Box, layers: list[int]) -> np.ndarray:
+    """(parts, layers, heads) log attention per covered cell."""
+    found = []
+    for layer in layers:
+        r = rows[layer]
+        weight = r.query_mask[b].to(r.values.dtype)[None, :, None]
+        attention = (r.values[b] * weight).sum(1) / weight.sum(1).clamp(min=1)
+        found.append(attention[:, : layout.n].cpu().numpy())
+    return np.log(footprint(np.stack(found), layout, box) + TINY)
+
+
+def parts_of_layout(layout: TokenLayout) -> dict[str, np.ndarray]:
+    """Name -> which tokens: those of the tiles and, where there are two kinds, those of the thumbnail."""
+    if layout.thumbnail.all() or not layout.thumbnail.any():
+        return {"tiles": np.ones(layout.n, dtype=bool)}
+    return {"tiles": ~layout.thumbnail, "thumbnail": layout.thumbnail}
+
+
+def footprint(values: np.ndarray, layout: TokenLayout, box: Box) -> np.ndarray:
+    """Mean of token values ``(..., N)`` over a box, each token weighted by the share of its cell that is covered.
+
+    Returns
+    -------
+    (parts, ...) : one mean per part of `parts_of_layout`.
+
+    Raises
+    ------
+    InputError
+        No token of a part looks at the box.
+    """
+    share, out = layout.overlap(box) * layout.inside, []
+    for name, part in parts_of_layout(layout).items():
+        at = np.flatnonzero(share * part > 1e-9)
+        if not len(at):
+            raise InputError(f"no token of the {name} looks at the object at {box.as_tuple()}: choose another size")
+        out.append(values[..., at] @ share[at] / share[at].sum())
+    return np.stack(out)

@@ -1,0 +1,222 @@
+"""The crossed design: every (object, background) pair at every place of the grid, seeded, made when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ..boxes import Box
+from ..calibration import images_from
+from ..errors import InputError
+from ..scenes.objects import NAMES
+from .sources import Cutouts, files_digest, rendered_background, rendered_object
+
+if TYPE_CHECKING:
+    from ..layout import TokenLayout
+    from ..models.vlm import VLM
+
+__all__ = ["ProbeDesign", "Stimulus", "design_for"]
+
+
+@dataclass(frozen=True, eq=False)
+class Stimulus:
+    """One picture of the design; ``box`` is the tight box of the object, in pixels."""
+
+    pair: int
+    row: int
+    col: int
+    repetition: int
+    image: Image.Image
+    box: Box
+    name: str
+    expression: str
+
+    @property
+    def id(self) -> str:
+        return stimulus_id(self.pair, self.row, self.col, self.repetition)
+
+
+def stimulus_id(pair: int, row: int, col: int, repetition: int) -> str:
+    return f"p{pair:03d}-r{row:03d}-c{col:03d}-{repetition}"
+
+
+@dataclass(frozen=True)
+class ProbeDesign:
+    """Which object is shown where, on what.
+
+    A *pair* is an object at one size, mirrored or not, on a background: the same pixels wherever it stands. Every
+    pair is shown at every place, so what object and background do to the attention is the same at all places and
+    goes when the pair's mean is taken off. Pair k takes object k and background k of a seeded order: pairs share
+    neither while there are enough of both, so that they are independent groups.
+
+    The centre of the object is drawn uniformly inside the cell, then moved inward as far as the object would
+    leave the picture: an object cut off would be another object. In the cells of the border it touches the edge.
+
+    Parameters
+    ----------
+    grid : (rows, cols) of the places; for a model, `design_for` takes its raster of tokens.
+    size : (width, height) of the pictures, pixels.
+    pairs : number of pairs.
+    seed : everything follows from it, the pair, the place and the repetition.
+    scale : long side of the object in cells, drawn uniformly per pair.
+    repetitions : pictures per pair and place, with other jitter.
+    distractors : other objects, never of the target's name, that belong to the background of a pair.
+    objects : folder of RGBA cut-outs (see `Cutouts`); None: biaslab's own.
+    backgrounds : folder of pictures; None: biaslab's own.
+    expression : what is asked for, without any word for a place; ``{}`` is the object's name.
+
+    Raises
+    ------
+    InputError
+        Counts below 1, an expression without ``{}``, objects larger than the picture, a folder without pictures.
+    """
+
+    grid: tuple[int, int]
+    size: tuple[int, int] = (224, 224)
+    pairs: int = 12
+    seed: int = 0
+    scale: tuple[float, float] = (1.5, 2.5)
+    repetitions: int = 1
+    distractors: int = 0
+    objects: str | Path | None = None
+    backgrounds: str | Path | None = None
+    expression: str = "the {}"
+    _latest: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        counts = {"pairs": self.pairs, "repetitions": self.repetitions}
+        for name, value in {**counts, "places": min(self.grid), "size": min(self.size)}.items():
+            if value < 1:
+                raise InputError(f"a probe needs {name} of at least 1, got {value}")
+        if "{}" not in self.expression:
+            raise InputError(f"{self.expression!r} holds no {{}} for the object's name: write it as in 'the {{}}'")
+        low, high = self.scale
+        if not 0 < low <= high or high * self.cell > min(self.size) or low * self.cell < 4:
+            raise InputError(
+                f"objects of {low:g} to {high:g} cells of {self.cell:.0f} px do not fit {self.size[0]}x{self.size[1]} "
+                "pixels: choose another scale or size"
+            )
+        if not 0 <= self.distractors < len(self.names):
+            most = len(self.names) - 1
+            raise InputError(f"distractors must be 0 to {most} with these objects, got {self.distractors}")
+
+    @property
+    def cell(self) -> float:
+        """Side of a cell in pixels (geometric mean of width and height)."""
+        return float(np.sqrt(self.size[0] / self.grid[1] * self.size[1] / self.grid[0]))
+
+    @property
+    def places(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return self.pairs * self.places * self.repetitions
+
+    @cached_property
+    def _cutouts(self) -> Cutouts | None:
+        return None if self.objects is None else Cutouts(self.objects)
+
+    @cached_property
+    def _grounds(self) -> list[Path] | None:
+        return None if self.backgrounds is None else images_from(self.backgrounds)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Objects that may be shown."""
+        return NAMES if self._cutouts is None else tuple(self._cutouts.names)
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Name of each pair's object: pairs of one object are not independent and count as one group."""
+        return [self.names[self._object(pair)] for pair in range(self.pairs)]
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-ready: all that the pictures follow from, contents of the user's folders included."""
+        return {
+            "grid": list(self.grid), "size": list(self.size), "pairs": self.pairs, "seed": self.seed,
+            "scale": list(self.scale), "repetitions": self.repetitions, "distractors": self.distractors,
+            "expression": self.expression,
+            "objects": "biaslab" if self._cutouts is None else self._cutouts.digest(),
+            "backgrounds": "biaslab" if self._grounds is None else files_digest(self._grounds),
+        }  # fmt: skip
+
+    def __iter__(self) -> Iterator[Stimulus]:
+        """All pictures, pair by pair, made one at a time."""
+        for at in self.order():
+            yield self.stimulus(*at)
+
+    def order(self) -> Iterator[tuple[int, int, int, int]]:
+        """(pair, row, col, repetition) of all pictures, pair by pair."""
+        shape = (self.pairs, self.repetitions, *self.grid)
+        return ((pair, row, col, r) for pair, r, row, col in np.ndindex(shape))
+
+    def stimulus(self, pair: int, row: int, col: int, repetition: int = 0) -> Stimulus:
+        """The picture of one pair at one place."""
+        ground, picture, name = self._pair(pair)
+        x, y = self._corner(picture.size, pair, row, col, repetition)
+        image = ground.copy()
+        image.paste(picture.convert("RGB"), (x, y), picture.getchannel("A"))
+        box = Box(x, y, x + picture.width, y + picture.height)
+        return Stimulus(pair, row, col, repetition, image, box, name, self.expression.replace("{}", name))
+
+    def _corner(self, size: tuple[int, int], pair: int, row: int, col: int, repetition: int) -> tuple[int, int]:
+        jitter = np.random.default_rng([self.seed, 1, pair, row * self.grid[1] + col, repetition]).random(2)
+        centre = (np.array([col, row]) + jitter) / self.grid[::-1] * self.size
+        low = np.rint(centre - np.array(size) / 2).astype(int)
+        x, y = np.clip(low, 0, np.array(self.size) - size)
+        return int(x), int(y)
+
+    def _object(self, pair: int) -> int:
+        n = len(self.names)
+        return int(np.random.default_rng([self.seed, 2, pair // n]).permutation(n)[pair % n])
+
+    def _pair(self, pair: int) -> tuple[Image.Image, Image.Image, str]:
+        """Background, object and name of a pair; the latest is kept, as pictures come pair by pair."""
+        if pair not in self._latest:
+            rng = np.random.default_rng([self.seed, 3, pair])
+            target = self._object(pair)
+            path = None
+            if self._grounds is not None:
+                n = len(self._grounds)
+                path = self._grounds[np.random.default_rng([self.seed, 4, pair // n]).permutation(n)[pair % n]]
+            picture = self._render(rng, target)
+            ground = rendered_background(rng, self.size, path)
+            others = [i for i, name in enumerate(self.names) if name != self.names[target]]
+            for index in rng.choice(others, self.distractors, replace=False) if self.distractors else ():
+                other = self._render(rng, int(index))
+                x, y = (int(rng.integers(0, most - side + 1)) for most, side in zip(self.size, other.size, strict=True))
+                ground.paste(other.convert("RGB"), (x, y), other.getchannel("A"))
+            self._latest.clear()
+            self._latest[pair] = ground, picture, self.names[target]
+        return self._latest[pair]
+
+    def _render(self, rng: np.random.Generator, index: int) -> Image.Image:
+        side = rng.uniform(*self.scale) * self.cell
+        return rendered_object(rng, index, side) if self._cutouts is None else self._cutouts.render(rng, index, side)
+
+
+def raster_grid(layout: TokenLayout) -> tuple[int, int]:
+    """Rows and columns of all tiles together (of the thumbnail, if there is nothing else)."""
+    shown = layout.centers[~layout.thumbnail if not layout.thumbnail.all() else layout.thumbnail]
+    return len(np.unique(shown[:, 1].round(6))), len(np.unique(shown[:, 0].round(6)))
+
+
+def design_for(vlm: VLM, size: int | tuple[int, int] = 224, grid: tuple[int, int] | None = None, **options: Any):
+    """A `ProbeDesign` on the raster of tokens the model lays over a picture of ``size`` (pixels, or (width, height)).
+
+    ``grid`` takes coarser places instead; ``options`` go to `ProbeDesign`.
+    """
+    size = (int(size), int(size)) if np.ndim(size) == 0 else tuple(int(v) for v in size)
+    if min(size) < 1:
+        raise InputError(f"size must be positive pixels, got {size}")
+    if grid is None:
+        blank = Image.new("RGB", size, (128,) * 3)
+        grid = raster_grid(vlm.encode_grounding([blank], ["the object"]).layouts[0])
+    return ProbeDesign(grid=tuple(grid), size=size, **options)

@@ -59,8 +59,7 @@ def attention_rows(
         Indices into Q.
     scaling : float
         Factor on the dot product.
-    attention_mask : None, bool (B or 1, 1, Q, N) with True = keep, additive (same shape), or 2-D padding (B,
-    N)
+    attention_mask : None, bool (B or 1, 1, Q, N) with True = keep, additive (same shape), or 2-D padding (B, N)
         None and 2-D are combined with `is_causal`, aligned at the bottom right as in a cached forward.
     cols : LongTensor (B, C), optional
         Key positions to return; all N by default.

@@ -199,11 +199,12 @@ def _flops(vlm: VLM, encoded: Encoded, config: Config, new: int) -> Flops | None
     mask = encoded.inputs.get("attention_mask")
     lengths = [encoded.last + 1] * len(encoded) if mask is None else mask.sum(1).tolist()
     found = []
-    for layout, length in zip(encoded.layouts, lengths, strict=True):
-        kept = None if config.method is None else budget(config.method.keep, layout.n)
+    for row, length in enumerate(lengths):
+        layouts = [layout for owner, layout in zip(encoded.owners, encoded.layouts, strict=True) if owner == row]
+        kept = None if config.method is None else sum(budget(config.method.keep, layout.n) for layout in layouts)
+        pictures, text = [Picture.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
         try:
-            one = [Picture.of(layout)]
-            found.append(prompt_flops(vlm.model.config, one, length - layout.n, kept, config.layer or 0, new))
+            found.append(prompt_flops(vlm.model.config, pictures, text, kept, config.layer or 0, new))
         except UnsupportedError:
             return None
     return Flops(*(sum(getattr(f, part) for f in found) for part in ("vision", "projector", "decoder", "decode")))

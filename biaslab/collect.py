@@ -96,6 +96,8 @@ def collect(
     for name, given in (("prompt", prompt if isinstance(prompt, list) else None), ("ids", ids)):
         if given is not None and total is not None and len(given) != total:
             raise InputError(f"{len(given)} entries in {name} for {total} images: give one per image")
+    for text in prompt if isinstance(prompt, list) else [prompt]:  # or every image would be skipped for it
+        vlm.family.check_text(vlm.processor, text or "")
     settings = {
         "model": vlm.name,
         "revision": vlm.revision,
@@ -211,6 +213,7 @@ def _attention(
     vlm: VLM, encoded: Encoded, layers: list[int], queries: Any, heads: str | None, score: Any
 ) -> list[tuple[Any, np.ndarray]]:
     """Layout and (L, H or 1, N) float32 of each image of a batch of prompts."""
+
     def stop(*_: Any) -> None:
         raise _Done
 

@@ -90,12 +90,15 @@ def plan_fit(
     layers = check_layers(layers, found.vlm.n_layers)
     prompts = images.prompts if isinstance(images.prompts, list) else [images.prompts] * len(images.images)
     sizes = [_size_of(image) for image in images.images]
-    seen = found.survey((s, p) for s, p in zip(sizes, prompts, strict=True) if s is not None)
+    surveyed = found.survey(zip(sizes, prompts, strict=True))
+    seen = [s for s in surveyed if s is not None]
     text = copy.copy(found.config.text_config)
     text.num_hidden_layers, text.vocab_size = layers[-1] + 1, 0  # the forward ends behind the last layer asked for
     row = found.means(seen, text, None, None, 1)
     table = pd.DataFrame([{"layers": f"{len(layers)} of {found.vlm.n_layers}", "images": len(seen), **row}])
     notes = [f"{_several(n, 'picture')} cannot be read: skipped"] if (n := sizes.count(None)) else []
+    if n := surveyed.count(None) - sizes.count(None):
+        notes.append(f"{_several(n, 'picture')} cannot be cut or resized by this model: skipped")
     if maps is not None:
         each = 1 if heads == "mean" else text.num_attention_heads
         stored = 4 * each * len(layers) * sum(s.layout.n for s in seen)
@@ -133,7 +136,8 @@ def plan_evaluate(
     check_configurations(found.vlm, configs, GenerationOptions())
     samples = take(dataset, limit)
     prompt = found.family.grounding_prompt
-    seen = found.survey(((s.width, s.height), prompt(s.expression)) for s in samples)
+    surveyed = found.survey(((s.width, s.height), prompt(s.expression)) for s in samples)
+    seen = [s for s in surveyed if s is not None]
     for profile in {id(c.profile): c.profile for c in configs if c.profile is not None}.values():
         for layout in {s.layout.key: s.layout for s in seen}.values():
             profile.check(layout=layout)
@@ -163,6 +167,8 @@ def plan_evaluate(
         f"{new_tokens} new tokens per answer, the vision tower once per expression",
         f"kv_mib: KV cache of a batch of {batch_size} of the longest prompts",
     ]
+    if n := surveyed.count(None):
+        notes.append(f"{_several(n, 'expression')} on pictures that this model cannot cut or resize: no verdict")
     return Plan(found.record(), _data(f"{dataset.name} {dataset.split}", count, seen), table, notes)
 
 

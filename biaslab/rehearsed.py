@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "NOTE", "PREFIX", "REVISION", "is_rehearsal", "latex_note", "mark", "note_of", "noted", "real_name",
-    "rehearsal_name",
+    "NOTE", "PREFIX", "REVISION", "is_rehearsal", "latex_note", "mark", "note_of", "noted", "rehearsal_name",
 ]  # fmt: skip
 
 #: in every file and figure
@@ -25,11 +24,6 @@ PREFIX, REVISION = "rehearsal of ", "rehearsal"
 def rehearsal_name(model: str) -> str:
     """Name of the rehearsal of a model."""
     return f"{PREFIX}{model}"
-
-
-def real_name(model: str) -> str:
-    """Name of the model a rehearsal stands for; a real model's own."""
-    return model.removeprefix(PREFIX)
 
 
 def is_rehearsal(where: Any) -> bool:

@@ -82,20 +82,33 @@ class Unloaded:
             "disk_source": source,
         }
 
-    def survey(self, items: Iterable[tuple[tuple[int, int], str]]) -> list[Seen]:
-        """Tokens of every (image size, text): the layout depends on the size alone, so each size is tried once."""
-        known: dict[tuple[int, int], Seen] = {}
-        out = []
+    def survey(self, items: Iterable[tuple[tuple[int, int] | None, str]]) -> list[Seen | None]:
+        """Tokens of every (image size, text): the layout depends on the size alone, so each size is tried once.
+
+        None for a size that is None (a picture that cannot be read) and for one that the processor refuses.
+
+        Raises
+        ------
+        InputError
+            Where that leaves nothing.
+        """
+        known: dict[tuple[int, int] | None, Seen | None] = {None: None}
+        out, why = [], "none could be read"
         for dims, text in items:
             if dims not in known:
-                image = Image.new("RGB", dims, _GREY)
-                processor, options = self.geometry.processor, self.vlm.image_options
-                inputs, (layout,), _ = self.family.encode(processor, [[image]], [text], options)
-                known[dims] = Seen(layout, inputs["input_ids"].shape[1] - layout.n)
+                try:
+                    known[dims] = self._seen(dims, text)
+                except InputError as err:
+                    known[dims], why = None, str(err)
             out.append(known[dims])
-        if not out:
-            raise InputError("no image to plan for: none could be read")
+        if not any(out):
+            raise InputError(f"no image to plan for: {why}")
         return out
+
+    def _seen(self, dims: tuple[int, int], text: str) -> Seen:
+        image = Image.new("RGB", dims, _GREY)
+        inputs, (layout,), _ = self.family.encode(self.geometry.processor, [[image]], [text], self.vlm.image_options)
+        return Seen(layout, inputs["input_ids"].shape[1] - layout.n)
 
     def means(self, seen: Sequence[Seen], text: Any, keep: Any, layer: int | None, new: int) -> dict[str, float]:
         """Visual tokens kept and TFLOPs, mean per image."""

@@ -86,6 +86,21 @@ def test_promised_speed_up_is_the_ratio_of_flops():
     assert row["tflops_prefill"] == pytest.approx(pruned / 2 / 1e12)
 
 
+def test_several_images_in_a_prompt_count_together():
+    """Each image has a budget of its own; the text of the prompt counts once."""
+    vlm, pictures = tiny.vlm("internvl"), tiny.images(3)
+    images = Calibration("groups", [pictures[:2], [pictures[2]]], "Where?")
+    found = bench(vlm, images, ["uniform"], KEEP, LAYER, repeats=1, new_tokens=2, memory=False, progress=False)
+    whole = pruned = 0
+    for group in images.images:
+        enc = vlm.encode([group], ["Where?"])
+        counts = [layout.n for layout in enc.layouts]
+        sizes = (vlm.model.config.text_config, sum(counts), enc.last + 1 - sum(counts))
+        whole += cost.decoder_flops(*sizes)[0]
+        pruned += cost.decoder_flops(*sizes, sum(budget(KEEP, n) for n in counts), LAYER)[0]
+    assert found.table["flops_prefill"][1] == pytest.approx(whole / pruned)
+
+
 def test_words():
     flat = pd.Series([1.0])
     assert "2.00x faster (FLOPs: 2.50x)" in verdict(pd.Series([1.9, 2.0, 2.1]), 2.5, flat)

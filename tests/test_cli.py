@@ -199,6 +199,7 @@ def _bad(tmp_path, picture, profile):
         "unknown option": (["prune", picture, "the cat", "--methods", "fastv:speed=2"], 2, "speed"),
         "dry rehearsal": ([*evaluate, "--dry-run", "--rehearse", "--out", tmp_path / "a"], 2, "exclude"),
         "rehearsal on a device": ([*evaluate, "--rehearse", "--device", "cpu", "--out", tmp_path / "a"], 2, "--device"),
+        "layers backwards": ([*evaluate, "--rehearse", "--layer", "3-1", "--out", tmp_path / "a"], 2, "such as 1-3"),
         "bench without rounds": (["bench", "--n", 1, "--keep", 2.5], 2, "keep"),
         "no profile": (["prune", picture, "the cat", "--methods", "d2pruner"], 2, "profile"),
         "layer not in profile": (

@@ -172,6 +172,7 @@ def test_names_of_images(tmp_path):
         ({"ids": ["a"]}, "1 entries in ids for 2 images"),
         ({"prompt": ["a"]}, "1 entries in prompt for 2 images"),
         ({"prompt": " "}, "empty prompt"),
+        ({"prompt": "see <image>"}, "must not contain the image token '<image>'"),
         ({"batch_size": 0}, "batch_size"),
         ({"folds": 1}, "folds"),
         ({"heads": "max"}, "heads must be"),
@@ -299,7 +300,6 @@ def test_folders_that_cannot_be_used(tmp_path):
         AttentionMaps.open(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no file locks there")
 def test_a_picture_the_processor_refuses_is_skipped_alone():
     vlm = tiny.vlm("qwen2_5_vl")
     pictures = [*tiny.images(2), Image.new("RGB", (2000, 3)), tiny.images(3)[2]]
@@ -310,6 +310,7 @@ def test_a_picture_the_processor_refuses_is_skipped_alone():
         collect(vlm, pictures[2:3], progress=False)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no file locks there")
 def test_two_writers_exclude_each_other(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "maps")
     with (

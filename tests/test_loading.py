@@ -21,9 +21,9 @@ each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 
 # ------------------------------------------------------------------------------------------ names
 def test_listing_models_needs_no_torch():
-    code = "import sys; from biaslab.models import aliases; aliases(); print('torch' in sys.modules)"
+    code = "import sys; from biaslab.models import known_models; print(len(known_models()), 'torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "False"
+    assert out.stdout.split() == [str(len(aliases())), "False"]
 
 
 def test_aliases_resolve():
@@ -44,7 +44,7 @@ def test_aliases_resolve():
     [
         ("internv3-8b", "did you mean internvl3-8b"),
         ("lava-1.5-7b", "llava-1.5-7b"),
-        ("zzzz", "aliases are: grounder"),
+        ("zzzz", "`biaslab models` lists the aliases"),
         ("./no/such/folder", "no alias, folder or hub id"),
         ("", "unknown model"),
     ],
@@ -110,6 +110,29 @@ def test_load_a_folder(family, saved, capfd):
     assert "torchvision" not in sys.modules
 
 
+def test_a_folder_has_one_name_however_it_is_given(saved, monkeypatch):
+    folder = saved["internvl"]
+    monkeypatch.chdir(folder.parent)
+    for given in ("internvl", "./internvl/", f"../{folder.parent.name}/internvl", folder):
+        assert resolve(given).name == str(folder)
+    assert load("internvl", device="cpu").name == str(folder)
+
+
+def test_a_single_file_goes_before_an_index(saved, tmp_path):
+    """An index without its shards may be left over beside a merged file, which transformers reads."""
+    folder = shutil.copytree(saved["internvl"], tmp_path / "merged")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    assert missing_files(folder) == [] and load(folder, device="cpu").n_layers == 4
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    with pytest.raises(ModelError, match=r"missing: model\.safetensors\.index\.json"):
+        load(folder)
+    for garbled in ("[]", '{"weight_map": {"a": 3}}', "{"):
+        (folder / "model.safetensors.index.json").write_text(garbled)
+        assert missing_files(folder) == ["a readable model.safetensors.index.json"]
+
+
 def test_revision_names_the_weights(saved, tmp_path):
     a = load(saved["internvl"], device="cpu").revision
     assert load(saved["internvl"], device="cpu").revision == a
@@ -171,6 +194,13 @@ def test_incomplete_folders(saved, tmp_path):
     assert missing_files(folder) == ["a readable config.json"]
     with pytest.raises(ModelError, match="config.json cannot be read"):
         load(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match="config.json holds no configuration"):
+        load(folder)
+    folder = copy("mistyped")
+    edit_config(folder, text_config={**text, "hidden_act": 0})
+    with pytest.raises(ModelError, match="in .* cannot be loaded: Validation error for field 'hidden_act': TypeError"):
+        load(folder)
     folder = copy("half-original")
     edit_config(folder, model_type="internvl_chat")
     with pytest.raises(ModelError, match="no vision_config or no llm_config"):
@@ -180,7 +210,13 @@ def test_incomplete_folders(saved, tmp_path):
     with pytest.raises(UnsupportedError, match="no adapter for model type 'bert'.*internvl"):
         load(folder)
     folder = copy("tokenless")
-    (folder / "tokenizer.json").unlink()
+    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
+        (folder / name).unlink()
+    assert missing_files(folder) == ["preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]
+    with pytest.raises(ModelError, match="missing: preprocessor_config.json, tokenizer.json, tokenizer_config.json"):
+        load(folder)
+    folder = copy("unprocessed")
+    (folder / "processor_config.json").write_text("{")
     with pytest.raises(ModelError, match="processor in .* cannot be loaded") as caught:
         load(folder)
     assert "\n" not in str(caught.value)
@@ -199,6 +235,7 @@ def test_bad_load_arguments(saved):
     folder = saved["internvl"]
     for kw, words in [
         ({"device": "quantum"}, "unknown device"),
+        ({"device": "xpu:7"}, "no device 'xpu:7' here: use device='cpu'"),
         ({"dtype": "int8"}, "unknown dtype"),
         ({"dtype": "float99"}, "unknown dtype"),
         ({"device": "cpu", "device_map": "auto"}, "not both"),

@@ -49,8 +49,24 @@ def test_internvl_tiling_options():
     single = vlm.encode(image, ["?"], max_tiles=1)
     assert single.layouts[0].key == "internvl/2x2/tiles1x1"
     assert single.inputs["pixel_values"].shape == (1, 3, tiny.TILE, tiny.TILE)
+    with pytest.raises(InputError, match="min_tiles=5 is above max_tiles=2"):
+        vlm.encode(image, ["?"], min_tiles=5, max_tiles=2)
     with pytest.raises(InputError, match="max_pixels.*it has: max_tiles, min_tiles"):
         vlm.encode(image, ["?"], max_pixels=2)
+
+
+def test_a_bound_that_is_not_given_gives_way():
+    bounds = tiny.vlm("qwen2_5_vl").family.bounds
+    assert bounds("pixels", {}, 10, 90) == (10, 90)
+    assert bounds("pixels", {"min_pixels": 20, "max_pixels": 30}, 10, 90) == (20, 30)
+    assert bounds("pixels", {"max_pixels": 5}, 10, 90) == (5, 5)
+    assert bounds("pixels", {"min_pixels": 99}, 10, 90) == (99, 99)
+    vlm = wrap(tiny.vlm("qwen2_5_vl").model, tiny.processor("qwen2_5_vl"))
+    vlm.set_image_options(min_pixels=50000)  # above the checkpoint's max_pixels
+    assert vlm.encode([Image.new("RGB", (90, 60))], ["?"]).layouts[0].n * 28**2 >= 50000
+    with pytest.raises(InputError, match="min_pixels=50000 is above max_pixels=900"):
+        vlm.set_image_options(max_pixels=900)
+    assert vlm.image_options == {"min_pixels": 50000}
 
 
 def test_llava_keeps_the_whole_picture():
@@ -76,6 +92,8 @@ def test_bad_prompts_are_refused(family):
         vlm.locate(image[0], "  ")
     with pytest.raises(InputError, match="empty question"):
         vlm.ask(image[0], "")
+    with pytest.raises(InputError, match="a text must be a string, got NoneType"):
+        vlm.locate(image[0], None)
     with pytest.raises(InputError, match="2 images for 1 texts"):
         vlm.encode(tiny.images(2), ["?"])
     with pytest.raises(InputError, match="1 sample_ids"):

@@ -331,6 +331,7 @@ def test_incomplete_folders(copy):
         ({"pad2square": True}, "pad2square"),
         ({"use_thumbnail": False}, "use_thumbnail"),
         ({"force_image_size": 112}, "force_image_size 112 differs"),
+        ({"force_image_size": "x"}, "the configuration in .* cannot be loaded: invalid literal"),
     ],
 )
 def test_configs_that_cannot_be_right(changes, words, copy):

@@ -1,5 +1,6 @@
 """Plans: what a command would do, from the configuration alone, equal to what it then does."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -131,6 +132,19 @@ def test_pictures_are_not_decoded_and_broken_ones_are_counted(tmp_path, no_weigh
     (tmp_path / "only" / "x.png").write_bytes(b"")
     with pytest.raises(InputError, match="none could be read"):
         plan_fit(found, calibration(found, tmp_path / "only"), [0])
+
+
+def test_pictures_the_model_refuses_are_counted(no_weights):
+    """The real run skips or logs such a picture alone, so the plan goes on, too."""
+    found, narrow = _geometry("qwen2_5_vl"), Image.new("RGB", (2000, 3))
+    plan = plan_fit(found, Calibration("x", [*tiny.images(2), narrow], "Where?"), [0])
+    assert plan.data["count"] == "2 images" and "1 picture cannot be cut or resized by this model" in plan.notes[0]
+    with pytest.raises(InputError, match="no image to plan for: .*2000x3.*aspect ratio"):
+        plan_fit(found, Calibration("x", [narrow], "Where?"), [0])
+    data = toy_grounding.Toy(4)
+    data.samples[1] = replace(data.samples[1], width=2000, height=3)
+    plan = plan_evaluate(found, data, configurations(["none"], 0.5, 1))
+    assert "1 expression on pictures that this model cannot cut or resize" in plan.notes[-1]
 
 
 def test_size_on_disk(monkeypatch, tmp_path, no_weights):

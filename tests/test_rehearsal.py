@@ -24,7 +24,7 @@ from biaslab.models.geometry import geometry
 from biaslab.models.registry import families, grounder_folder
 from biaslab.models.rehearsal import rehearse, shrunk
 from biaslab.profiles import MeanProfile
-from biaslab.rehearsed import NOTE, is_rehearsal, real_name
+from biaslab.rehearsed import NOTE, is_rehearsal, rehearsal_name
 from biaslab.report import draw_run
 
 ALIASES = [(f.name, next(iter(f.shapes))) for f in families().values() if f.shapes]
@@ -84,7 +84,7 @@ def test_files_on_disk_are_used_without_weights(family, tmp_path):
     assert small.encode(image, text).layouts[0].key == vlm.encode(image, text).layouts[0].key
     assert torch.equal(small.encode(image, text).inputs["input_ids"], vlm.encode(image, text).inputs["input_ids"])
     assert small.decoder.config.num_attention_heads == vlm.decoder.config.num_attention_heads
-    assert real_name(small.name) == str(tmp_path)
+    assert small.name == rehearsal_name(str(tmp_path))
     small.generate(small.encode(image, text), max_new_tokens=2)
 
 

@@ -86,11 +86,15 @@ def numbers(text: str, what: str, kind: type = float) -> list:
     try:
         for part in text.split(","):
             if kind is int and "-" in part.strip()[1:]:
-                low, high = part.split("-")
-                out += range(int(low), int(high) + 1)
+                low, high = (int(end) for end in part.split("-"))
+                if high < low:
+                    raise InputError(f"--{what} takes ranges from low to high such as {high}-{low}, got {text!r}")
+                out += range(low, high + 1)
             else:
                 value = float(part) if kind is float and not part.strip().isdigit() else int(part)
                 out.append(value)
+    except InputError:
+        raise
     except ValueError:
         raise InputError(f"--{what} takes numbers separated by commas, got {text!r}") from None
     return out

@@ -88,9 +88,9 @@ class Family(Blueprint, ABC):
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
         """The family's prompt where the checkpoint brings no chat template."""
 
-    @abstractmethod
     def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Keyword arguments of the processor for the given options."""
+        return {}
 
     @abstractmethod
     def layout(
@@ -119,11 +119,8 @@ class Family(Blueprint, ABC):
         ``images`` holds the images of each prompt, at least one, which precede its text.
         """
         self.check_options(options)
-        placeholders = [getattr(processor, name, None) for name in ("image_token", "video_token")]
         for text in texts:
-            for token in placeholders:
-                if token is not None and token in text:
-                    raise InputError(f"the text must not contain the image token {token!r}: remove it")
+            self.check_text(processor, text)
         prompts = [self.chat_prompt(processor, t, len(several)) for t, several in zip(texts, images, strict=True)]
         pictures = [[self.prepare(processor, image) for image in several] for several in images]
         try:
@@ -139,14 +136,35 @@ class Family(Blueprint, ABC):
         found = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(flat)]
         return inputs, [layout for layout, _ in found], [resized for _, resized in found]
 
+    def check_text(self, processor: Any, text: str) -> None:
+        """Refuse a user's text that holds a placeholder of the processor."""
+        for name in ("image_token", "video_token"):
+            token = getattr(processor, name, None)
+            if token is not None and token in text:
+                raise InputError(f"the text must not contain the image token {token!r}: remove it")
+
     def check_options(self, options: dict[str, Any]) -> None:
-        """Refuse image options that the family does not have, and values that are no positive integers."""
+        """Refuse image options that the family does not have, values that are no positive integers, and a ``min_...``
+        above its ``max_...``.
+        """
         for name, value in options.items():
             if name not in self.options:
                 known = ", ".join(sorted(self.options)) or "none"
                 raise InputError(f"{self.name} has no image option {name!r}; it has: {known}")
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"image option {name} must be a positive integer, got {value!r}")
+        for name, low in options.items():
+            other = name.replace("min_", "max_")
+            if other != name and low > options.get(other, low):
+                raise InputError(f"{name}={low} is above {other}={options[other]}: swap them or leave one out")
+
+    @staticmethod
+    def bounds(what: str, options: dict[str, Any], low: int, high: int) -> tuple[int, int]:
+        """A checkpoint's ``low`` and ``high``, replaced by the options ``min_WHAT`` and ``max_WHAT``; a bound that is
+        not given gives way to one that is.
+        """
+        low = options.get(f"min_{what}", min(low, options.get(f"max_{what}", low)))
+        return int(low), int(options.get(f"max_{what}", max(low, high)))
 
     def grounding_prompt(self, expression: str) -> str:
         """User text that asks for the box of an expression."""

@@ -12,7 +12,9 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from .base import Family
 
-__all__ = ["Blueprint", "Shape", "SpecialTokens", "build", "rope_sections", "text_config", "text_fields"]
+__all__ = [
+    "Blueprint", "Shape", "SpecialTokens", "build", "rope_sections", "text_config", "text_fields", "tower_fields",
+]  # fmt: skip
 
 _CONFIGS = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}
 _VISION_LAYERS = 3  # of a small model: LLaVA takes its features from the last layer but one
@@ -177,6 +179,19 @@ def text_config(shape: Shape, tokenizer: Any, decoders: Sequence[str] = tuple(_C
     if shape.decoder == "mistral":  # the class assumes the window of Mistral 0.1, which no family here uses
         fields.setdefault("sliding_window", None)
     return getattr(transformers, _CONFIGS[shape.decoder])(**fields)
+
+
+def tower_fields(shape: Shape) -> dict[str, Any]:
+    """Fields of the configuration of a plain vision tower, square tiles; ``shape.vision`` wins."""
+    return {
+        "hidden_size": shape.vision_hidden,
+        "intermediate_size": shape.vision_ffn,
+        "num_hidden_layers": shape.vision_layers,
+        "num_attention_heads": shape.vision_heads,
+        "image_size": shape.tile,
+        "patch_size": shape.patch,
+        **shape.vision,
+    }
 
 
 def rope_sections(shape: Shape, published: Sequence[int]) -> list[int]:

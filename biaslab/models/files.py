@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,11 @@ __all__ = ["PATTERNS", "check_files", "local_folder", "missing_files", "read_con
 logger = logging.getLogger(__name__)
 #: what is fetched of a hub repository
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+_PROCESSOR = (  # of a native checkpoint: any one of each
+    ("preprocessor_config.json", "processor_config.json"),
+    ("tokenizer.json", "tokenizer.model", "vocab.json"),
+    ("tokenizer_config.json",),
+)
 _TIMEOUT = 10.0  # seconds for the first answer of the hub
 
 
@@ -59,15 +65,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} holds no config.json: it is not a checkpoint folder") from None
     except (OSError, ValueError) as err:
         raise ModelError(f"{path} cannot be read: {err}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds no configuration: copy the whole checkpoint")
+    return config
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Names of files a checkpoint folder lacks (of the original layout, its tokenizer's too); nothing is loaded."""
+    """Names of files a checkpoint folder lacks: weights, tokenizer, image processor; nothing is loaded."""
     if not (folder / "config.json").is_file():
         return ["config.json"]
     from .original.config import is_original
@@ -77,18 +86,30 @@ def missing_files(folder: Path) -> list[str]:
         config = read_config(folder)
     except ModelError:
         return ["a readable config.json"]
-    return _missing_weights(folder) + (missing_tokenizer(folder, config) if is_original(config) else [])
+    others = missing_tokenizer(folder, config) if is_original(config) else _missing_processor(folder)
+    return _missing_weights(folder) + others
+
+
+def _missing_processor(folder: Path) -> list[str]:
+    """Of several files that serve the same purpose, the one to look for first."""
+    return [names[0] for names in _PROCESSOR if not any((folder / name).is_file() for name in names)]
 
 
 def _missing_weights(folder: Path) -> list[str]:
+    """transformers reads a single file first, so beside one an index is of no meaning."""
     index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        return []
     if not index.is_file():
-        return [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
+        found = [path.name for path in folder.glob("*.safetensors")]
+        if any(re.search(r"-\d+-of-\d+\.safetensors$", name) for name in found):
+            return [index.name]
+        return [] if found else ["model.safetensors"]
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError):
-        return ["a readable model.safetensors.index.json"]
-    return [shard for shard in shards if not (folder / shard).is_file()]
+        return [shard for shard in shards if not (folder / shard).is_file()]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return [f"a readable {index.name}"]
 
 
 def check_files(folder: Path, checkpoint: Checkpoint) -> None:

@@ -85,9 +85,10 @@ def _from_files(checkpoint: Checkpoint, folder: Path) -> Geometry:
     from .loading import read
     from .original.config import is_original
 
-    if is_original(read_config(folder)):
-        return _from_original(checkpoint, folder, read_config(folder))
-    family = family_of(read_config(folder).get("model_type", "unknown"))
+    raw = read_config(folder)
+    if is_original(raw):
+        return _from_original(checkpoint, folder, raw)
+    family = family_of(raw.get("model_type", "unknown"))
     config = read(folder, "configuration", lambda: AutoConfig.from_pretrained(str(folder), local_files_only=True))
     processor = read(folder, "processor", lambda: family.load_processor(str(folder), local_files_only=True))
     return Geometry(checkpoint.name, family, config, processor, folder, hub_id=checkpoint.hub_id)
@@ -96,12 +97,11 @@ def _from_files(checkpoint: Checkpoint, folder: Path) -> Geometry:
 def _from_original(checkpoint: Checkpoint, folder: Path, raw: dict[str, Any]) -> Geometry:
     """Of a checkpoint in InternVL's original layout."""
     from .loading import read
-    from .original import load_processor
-    from .original.config import native_config
+    from .original.config import native_config, wants_tie
+    from .original.processor import load_processor
 
     processor = read(folder, "processor", lambda: load_processor(folder, raw))
-    tied = any(part.get("tie_word_embeddings") for part in (raw, raw["llm_config"]))
-    config = native_config(raw, processor.image_token_id, tied)
+    config = read(folder, "configuration", lambda: native_config(raw, processor.image_token_id, wants_tie(raw)))
     return Geometry(checkpoint.name, families()["internvl"], config, processor, folder, hub_id=checkpoint.hub_id)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..boxes import BoxSpace
 from ..layout import TokenLayout
 from .base import Family, register
-from .blueprint import Shape, SpecialTokens, text_config
+from .blueprint import Shape, SpecialTokens, text_config, tower_fields
 
 _SO400M = {"vision_hidden": 1152, "vision_layers": 27, "vision_heads": 16, "vision_ffn": 4304, "patch": 14}
 _BASE = {
@@ -96,17 +96,8 @@ class Idefics3(Family):
     def config(self, shape: Shape, tokenizer: Any) -> Any:
         import transformers
 
-        vision = {
-            "hidden_size": shape.vision_hidden,
-            "intermediate_size": shape.vision_ffn,
-            "num_hidden_layers": shape.vision_layers,
-            "num_attention_heads": shape.vision_heads,
-            "image_size": shape.tile,
-            "patch_size": shape.patch,
-            **shape.vision,
-        }
         return transformers.Idefics3Config(
-            vision_config=vision,
+            vision_config=tower_fields(shape),
             text_config=text_config(shape, tokenizer, self.decoders),
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
             scale_factor=shape.merge,

@@ -7,7 +7,7 @@ from typing import Any
 from ..boxes import BoxSpace
 from ..layout import TokenLayout
 from .base import Family, register
-from .blueprint import Shape, SpecialTokens, text_config
+from .blueprint import Shape, SpecialTokens, text_config, tower_fields
 from .processors import image_only
 
 _SIZES_25 = ("1b", "2b", "4b", "8b", "26b")
@@ -85,11 +85,9 @@ class InternVL(Family):
         layout = TokenLayout.tiled(rows, cols, (side, side), size, self.name, thumbnail=rows * cols > 1)
         return layout, (cols * tile["width"], rows * tile["height"])
 
-    @staticmethod
-    def _tile_range(processor: Any, options: dict[str, Any]) -> tuple[int, int]:
+    def _tile_range(self, processor: Any, options: dict[str, Any]) -> tuple[int, int]:
         images = processor.image_processor
-        high = int(options.get("max_tiles", images.max_patches))
-        return min(int(options.get("min_tiles", images.min_patches)), high), high
+        return self.bounds("tiles", options, images.min_patches, images.max_patches)
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("qwen2", "llama", "qwen3")
@@ -130,17 +128,8 @@ class InternVL(Family):
     def config(self, shape: Shape, tokenizer: Any) -> Any:
         import transformers
 
-        vision = transformers.InternVLVisionConfig(
-            hidden_size=shape.vision_hidden,
-            intermediate_size=shape.vision_ffn,
-            num_hidden_layers=shape.vision_layers,
-            num_attention_heads=shape.vision_heads,
-            image_size=(shape.tile, shape.tile),
-            patch_size=(shape.patch, shape.patch),
-            **shape.vision,
-        )
         return transformers.InternVLConfig(
-            vision_config=vision,
+            vision_config=transformers.InternVLVisionConfig(**tower_fields(shape)),
             text_config=text_config(shape, tokenizer, self.decoders),
             image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
             image_seq_length=shape.side**2,

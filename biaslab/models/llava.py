@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..boxes import BoxSpace
 from ..layout import TokenLayout
 from .base import Family, register
-from .blueprint import Shape, SpecialTokens, text_config
+from .blueprint import Shape, SpecialTokens, text_config, tower_fields
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_CLIP = {"vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096, "patch": 14, "tile": 336}
+CLIP = {"vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096, "patch": 14, "tile": 336}
 
 
 @register
@@ -30,11 +31,7 @@ class Llava(Family):
     grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
-        images = f"{processor.image_token}\n" * n_images
-        return f"USER: {images}{text} ASSISTANT:"
-
-    def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
-        return {}
+        return vicuna_prompt(processor, text, n_images)
 
     def prepare(self, processor: Any, image: Image.Image) -> Image.Image:
         from PIL import Image
@@ -62,23 +59,15 @@ class Llava(Family):
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama",)
     shapes = {
-        "llava-1.5-7b": Shape("llama", 4096, 32, 32, 32, 11008, vocab=32064, **_CLIP),
-        "llava-1.5-13b": Shape("llama", 5120, 40, 40, 40, 13824, vocab=32064, **_CLIP),
+        "llava-1.5-7b": Shape("llama", 4096, 32, 32, 32, 11008, vocab=32064, **CLIP),
+        "llava-1.5-13b": Shape("llama", 5120, 40, 40, 40, 13824, vocab=32064, **CLIP),
     }
     special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
 
     def config(self, shape: Shape, tokenizer: Any) -> Any:
         import transformers
 
-        return transformers.LlavaConfig(
-            vision_config=clip_config(shape),
-            text_config=text_config(shape, tokenizer, self.decoders),
-            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-            vision_feature_layer=-2,
-            vision_feature_select_strategy="default",
-            image_seq_length=shape.side**2,
-            tie_word_embeddings=shape.tied,
-        )
+        return transformers.LlavaConfig(**clip_fields(shape, tokenizer, self.decoders))
 
     def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
         import transformers
@@ -107,16 +96,22 @@ def _offset(size: tuple[int, int]) -> tuple[int, int]:
     return (side - size[0]) // 2, (side - size[1]) // 2
 
 
-def clip_config(shape: Shape) -> Any:
-    """Configuration of the CLIP tower of LLaVA-1.5 and LLaVA-NeXT."""
+def vicuna_prompt(processor: Any, text: str, n_images: int) -> str:
+    """One turn in the format of Vicuna, without a system message."""
+    images = f"{processor.image_token}\n" * n_images
+    return f"USER: {images}{text} ASSISTANT:"
+
+
+def clip_fields(shape: Shape, tokenizer: Any, decoders: Sequence[str]) -> dict[str, Any]:
+    """Fields that the configurations of LLaVA-1.5 and LLaVA-NeXT share."""
     import transformers
 
-    return transformers.CLIPVisionConfig(
-        hidden_size=shape.vision_hidden,
-        intermediate_size=shape.vision_ffn,
-        num_hidden_layers=shape.vision_layers,
-        num_attention_heads=shape.vision_heads,
-        image_size=shape.tile,
-        patch_size=shape.patch,
-        **shape.vision,
-    )
+    return {
+        "vision_config": transformers.CLIPVisionConfig(**tower_fields(shape)),
+        "text_config": text_config(shape, tokenizer, decoders),
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "image_seq_length": shape.side**2,
+        "tie_word_embeddings": shape.tied,
+    }

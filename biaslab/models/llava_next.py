@@ -8,10 +8,9 @@ from typing import Any
 from ..boxes import BoxSpace
 from ..layout import TokenLayout
 from .base import Family, register
-from .blueprint import Shape, SpecialTokens, text_config
-from .llava import clip_config
+from .blueprint import Shape, SpecialTokens
+from .llava import CLIP, clip_fields, vicuna_prompt
 
-_CLIP = {"vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096, "patch": 14, "tile": 336}
 _TILINGS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # rows, columns
 _SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -42,11 +41,7 @@ class LlavaNext(Family):
     grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
-        images = f"{processor.image_token}\n" * n_images
-        return f"{_SYSTEM} USER: {images}{text} ASSISTANT:"
-
-    def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
-        return {}
+        return f"{_SYSTEM} {vicuna_prompt(processor, text, n_images)}"
 
     def layout(
         self,
@@ -77,24 +72,16 @@ class LlavaNext(Family):
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama", "mistral")
     shapes = {
-        "llava-next-7b": Shape("llama", 4096, 32, 32, 32, 11008, **_CLIP, vocab=32064, max_tiles=4),
-        "llava-next-13b": Shape("llama", 5120, 40, 40, 40, 13824, **_CLIP, vocab=32064, max_tiles=4),
+        "llava-next-7b": Shape("llama", 4096, 32, 32, 32, 11008, **CLIP, vocab=32064, max_tiles=4),
+        "llava-next-13b": Shape("llama", 5120, 40, 40, 40, 13824, **CLIP, vocab=32064, max_tiles=4),
     }
     special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
 
     def config(self, shape: Shape, tokenizer: Any) -> Any:
         import transformers
 
-        return transformers.LlavaNextConfig(
-            vision_config=clip_config(shape),
-            text_config=text_config(shape, tokenizer, self.decoders),
-            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-            vision_feature_layer=-2,
-            vision_feature_select_strategy="default",
-            image_grid_pinpoints=pinpoints(shape.tile, _TILINGS),
-            image_seq_length=shape.side**2,
-            tie_word_embeddings=shape.tied,
-        )
+        fields = clip_fields(shape, tokenizer, self.decoders)
+        return transformers.LlavaNextConfig(**fields, image_grid_pinpoints=pinpoints(shape.tile, _TILINGS))
 
     def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
         import transformers

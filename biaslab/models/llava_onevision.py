@@ -9,7 +9,7 @@ from typing import Any
 
 from ..layout import TokenLayout
 from .base import register
-from .blueprint import Shape, SpecialTokens, text_config
+from .blueprint import Shape, SpecialTokens, text_config, tower_fields
 from .llava import padded_square
 from .llava_next import LlavaNext, pinpoints
 from .processors import image_only
@@ -83,18 +83,8 @@ class LlavaOnevision(LlavaNext):
     def config(self, shape: Shape, tokenizer: Any) -> Any:
         import transformers
 
-        vision = transformers.SiglipVisionConfig(
-            hidden_size=shape.vision_hidden,
-            intermediate_size=shape.vision_ffn,
-            num_hidden_layers=shape.vision_layers,
-            num_attention_heads=shape.vision_heads,
-            image_size=shape.tile,
-            patch_size=shape.patch,
-            vision_use_head=False,
-            **shape.vision,
-        )
         return transformers.LlavaOnevisionConfig(
-            vision_config=vision,
+            vision_config=transformers.SiglipVisionConfig(**tower_fields(shape), vision_use_head=False),
             text_config=text_config(shape, tokenizer, self.decoders),
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
             video_token_id=tokenizer.convert_tokens_to_ids("<video>"),

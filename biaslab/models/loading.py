@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError, ModelError
-from . import original
+from ..errors import BiaslabError, InputError, ModelError
 from .files import check_files, local_folder, read_config
+from .original.config import check, is_original
+from .original.model import load_model
+from .original.processor import load_processor
 from .registry import family_of, resolve
 from .vlm import VLM
 
@@ -59,10 +61,10 @@ def load(
     checkpoint = resolve(name)
     folder, revision = local_folder(checkpoint, revision)
     config = read_config(folder)
-    published = original.is_original(config)
-    family = family_of("internvl" if published else config.get("model_type", "unknown"))
-    if published:
-        original.check(config)
+    original = is_original(config)
+    family = family_of("internvl" if original else config.get("model_type", "unknown"))
+    if original:
+        read(folder, "configuration", lambda: check(config))
     check_files(folder, checkpoint)
     device = _device(device) if device_map is None else None
     options = {
@@ -73,9 +75,9 @@ def load(
         **kw,
     }
     with _quiet():
-        if published:
-            processor = read(folder, "processor", lambda: original.load_processor(folder, config))
-            model = read(folder, "model", lambda: original.load_model(folder, config, processor, options))
+        if original:
+            processor = read(folder, "processor", lambda: load_processor(folder, config))
+            model = read(folder, "model", lambda: load_model(folder, config, processor, options))
         else:
             processor = read(folder, "processor", lambda: family.load_processor(str(folder), local_files_only=True))
             model = _model(folder, options)
@@ -107,24 +109,14 @@ def wrap(model: Any, processor: Any, name: str | None = None, revision: str | No
 # ------------------------------------------------------------------------------------------ reading
 def read(folder: Path, what: str, action: Any) -> Any:
     """``action()``, with whatever a library raises as one line that names the folder."""
-    from safetensors import SafetensorError
-
     try:
         return action()
-    except InputError:
+    except BiaslabError:
         raise
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-    ) as err:
-        first = (str(err).strip().splitlines() or [type(err).__name__])[0]
-        raise ModelError(f"the {what} in {folder} cannot be loaded: {first}") from err
+    except Exception as err:  # of transformers, safetensors, accelerate and torch, of a dozen types
+        lines = str(err).strip().splitlines() or [type(err).__name__]
+        why = " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1]))
+        raise ModelError(f"the {what} in {folder} cannot be loaded: {why}") from err
 
 
 def _model(folder: Path, options: dict[str, Any]) -> Any:
@@ -149,8 +141,10 @@ def _device(device: str | torch.device | None) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError):
         raise InputError(f"unknown device {device!r}: use 'cpu', 'cuda' or 'cuda:0'") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("no CUDA device here: use device='cpu'")
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(f"no device {str(found)!r} here: use device='cpu'") from None
     return found
 
 

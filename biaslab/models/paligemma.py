@@ -11,7 +11,7 @@ from ..cost.decoder import register_decoder
 from ..cost.vision import Picture, patch_count, plain_vit, register_vision, whole
 from ..layout import TokenLayout
 from .base import Family, register
-from .blueprint import Shape, SpecialTokens, text_fields
+from .blueprint import Shape, SpecialTokens, text_fields, tower_fields
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,9 +48,6 @@ class PaliGemma(Family):
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
         return processor.image_token * n_images + text
-
-    def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
-        return {}
 
     def encode(
         self, processor: Any, images: list[list[Image.Image]], texts: list[str], options: dict[str, Any]
@@ -91,15 +88,13 @@ class PaliGemma(Family):
         _complete(tokenizer)
         return transformers.PaliGemmaConfig(
             vision_config=transformers.SiglipVisionConfig(
-                hidden_size=shape.vision_hidden, intermediate_size=shape.vision_ffn, patch_size=shape.patch,
-                num_hidden_layers=shape.vision_layers, num_attention_heads=shape.vision_heads, image_size=shape.tile,
-                projection_dim=shape.hidden, vision_use_head=False, **shape.vision,
+                **tower_fields(shape), projection_dim=shape.hidden, vision_use_head=False
             ),
             text_config=transformers.GemmaConfig(**text_fields(shape, tokenizer)),
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
             projection_dim=shape.hidden,
             tie_word_embeddings=shape.tied,
-        )  # fmt: skip
+        )
 
     def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
         import transformers

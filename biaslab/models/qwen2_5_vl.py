@@ -36,14 +36,21 @@ class Qwen25VL(Qwen2VL):
     def _vision(self, shape: Shape) -> dict[str, Any]:
         full = (7, 15, 23, 31)  # layers that attend beyond their window
         return {
-            "depth": shape.vision_layers,
-            "hidden_size": shape.vision_hidden,
-            "intermediate_size": shape.vision_ffn,
-            "num_heads": shape.vision_heads,
-            "out_hidden_size": shape.hidden,
-            "patch_size": shape.patch,
-            "spatial_merge_size": shape.merge,
+            **merged_tower(shape),
             "window_size": 8 * shape.patch,
             "fullatt_block_indexes": [i for i in full if i < shape.vision_layers] or [shape.vision_layers - 1],
             **shape.vision,
         }
+
+
+def merged_tower(shape: Shape) -> dict[str, Any]:
+    """Fields that the vision towers of Qwen2.5-VL and Qwen3-VL share."""
+    return {
+        "depth": shape.vision_layers,
+        "hidden_size": shape.vision_hidden,
+        "intermediate_size": shape.vision_ffn,
+        "num_heads": shape.vision_heads,
+        "out_hidden_size": shape.hidden,
+        "patch_size": shape.patch,
+        "spatial_merge_size": shape.merge,
+    }

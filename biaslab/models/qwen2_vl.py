@@ -43,9 +43,8 @@ class Qwen2VL(Family):
         if not options:
             return {}
         size = processor.image_processor.size
-        low = options.get("min_pixels", size["shortest_edge"])
-        high = options.get("max_pixels", size["longest_edge"])
-        return {"size": {"shortest_edge": int(low), "longest_edge": int(high)}}
+        low, high = self.bounds("pixels", options, size["shortest_edge"], size["longest_edge"])
+        return {"size": {"shortest_edge": low, "longest_edge": high}}
 
     def layout(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 from ..boxes import BoxSpace
 from .base import register
 from .blueprint import Shape
+from .qwen2_5_vl import merged_tower
 from .qwen2_vl import Qwen2VL
 
 _PIXELS = {"min_pixels": 65536, "max_pixels": 16777216, "patch": 16, "merge": 2}
@@ -49,17 +50,7 @@ class Qwen3VL(Qwen2VL):
     pixel_statistics = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
     def _vision(self, shape: Shape) -> dict[str, Any]:
-        return {
-            "depth": shape.vision_layers,
-            "hidden_size": shape.vision_hidden,
-            "intermediate_size": shape.vision_ffn,
-            "num_heads": shape.vision_heads,
-            "out_hidden_size": shape.hidden,
-            "patch_size": shape.patch,
-            "spatial_merge_size": shape.merge,
-            **shape.vision,
-            "deepstack_visual_indexes": _deepstack(shape),
-        }
+        return {**merged_tower(shape), **shape.vision, "deepstack_visual_indexes": _deepstack(shape)}
 
 
 def _deepstack(shape: Shape) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.resources
+import os
 import pkgutil
 import re
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ __all__ = ["Checkpoint", "aliases", "families", "family_of", "resolve"]
 
 GROUNDER = "grounder"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_INFRASTRUCTURE = {"files", 
-    "base", "blueprint", "encoded", "geometry", "listing", "loading", "original",
+_INFRASTRUCTURE = {
+    "base", "blueprint", "encoded", "files", "geometry", "listing", "loading", "original",
     "processors", "registry", "rehearsal", "standin", "vlm",
 }  # fmt: skip
 
@@ -27,7 +28,7 @@ _INFRASTRUCTURE = {"files",
 class Checkpoint:
     """Where a model comes from: exactly one of ``folder`` and ``hub_id`` is set.
 
-    ``name`` goes into provenance: the hub id, "grounder", or the folder as it was given.
+    ``name`` goes into provenance: the hub id, "grounder", or the absolute path of the folder, the same from anywhere.
     """
 
     name: str
@@ -92,13 +93,14 @@ def resolve(name: str | Path) -> Checkpoint:
         return Checkpoint(GROUNDER, folder=folder)
     if text.lower() in table:
         return Checkpoint(table[text.lower()], hub_id=table[text.lower()])
-    folder = Path(text).expanduser()
+    folder = Path(text).expanduser().absolute()
     if text and folder.is_dir():
-        return Checkpoint(text, folder=folder)
+        folder = Path(os.path.normpath(folder))  # links stay: their names say more than what they point to
+        return Checkpoint(str(folder), folder=folder)
     if text and folder.exists():
         raise InputError(f"{text} is a file: give the folder of the checkpoint")
     if _HUB_ID.match(text):
         return Checkpoint(text, hub_id=text)
     close = difflib.get_close_matches(text.lower(), table, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"aliases are: {', '.join(table)}"
+    hint = f"did you mean {' or '.join(close)}?" if close else "`biaslab models` lists the aliases"
     raise InputError(f"unknown model {text!r}: no alias, folder or hub id (owner/name); {hint}")

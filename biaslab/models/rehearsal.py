@@ -16,6 +16,7 @@ from ..errors import InputError, UnsupportedError
 from ..rehearsed import REVISION, rehearsal_name
 from . import blueprint
 from .geometry import Geometry, geometry
+from .loading import read
 from .vlm import VLM
 
 __all__ = ["rehearse", "shrunk"]
@@ -51,7 +52,8 @@ def rehearse(name: str | Path, layers: int = 4, seed: int = 0) -> VLM:
     if found.shape is not None:
         model, processor = blueprint.build(found.family, found.shape.small(layers, _HEAD), seed)
     else:
-        model, processor = _build(shrunk(found.config, layers), seed), found.processor
+        small, processor = shrunk(found.config, layers), found.processor
+        model = read(found.folder, "configuration", lambda: _build(small, seed))
         _end_tokens(model, found)
     return VLM(model, processor, found.family, rehearsal_name(found.name), REVISION)
 

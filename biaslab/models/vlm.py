@@ -88,8 +88,9 @@ class VLM:
         InputError
             An option the family does not have, or a value that is no positive integer.
         """
-        self.family.check_options(options)
-        self.image_options.update(options)
+        wanted = {**self.image_options, **options}
+        self.family.check_options(wanted)
+        self.image_options = wanted
         return self
 
     # -------------------------------------------------------------------------------------- pictures in
@@ -255,7 +256,10 @@ class VLM:
 def _paired(image: Any, text: str | Sequence[str]) -> tuple[list[Any], list[str], bool]:
     """Equal lists from single items or lists, and whether both were single."""
     images = list(image) if isinstance(image, (list, tuple)) else None
-    texts = None if isinstance(text, str) else list(text)
+    texts = list(text) if isinstance(text, (list, tuple)) else None
+    for t in [text] if texts is None else texts:
+        if not isinstance(t, str):
+            raise InputError(f"a text must be a string, got {type(t).__name__}: give a string or a list of them")
     if images is None and texts is None:
         return [image], [text], True
     n = len(texts if images is None else images)

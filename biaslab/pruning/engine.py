@@ -80,8 +80,7 @@ def prune(
     method : Method or name of one
         What to keep. Attention it needs is that of layer K - 1 in the same forward.
     layer : int
-        K: tokens are dropped just before this decoder layer; 0 drops them before the decoder, which only
-            methods
+        K: tokens are dropped just before this decoder layer; 0 drops them before the decoder, which only methods
         without attention can do.
     positions : "original" or "renumber"
         Kept tokens keep their position ids, or close ranks (in layers >= K; 1-D rotary positions only).

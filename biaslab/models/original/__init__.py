@@ -7,10 +7,3 @@ result is the same object as for a native checkpoint.
 Served: the decoders InternLM2, Qwen2, Qwen3 and Llama with the ``v2`` pixel shuffle (InternVL 2, 2.5, 3 and 3.5).
 Refused, by name: other decoders (Phi-3, InternLM3, mixtures of experts), quantised weights, LoRA that is not merged.
 """
-
-from .config import check, is_original
-from .files import missing_files
-from .model import load_model
-from .processor import load_processor
-
-__all__ = ["check", "is_original", "load_model", "load_processor", "missing_files"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import ModelError
 
-__all__ = ["architecture", "check", "is_original", "native_config", "tile_size", "tokens_per_tile"]
+__all__ = ["architecture", "check", "is_original", "native_config", "tile_size", "tokens_per_tile", "wants_tie"]
 
 _MODEL_TYPE = "internvl_chat"
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -75,6 +75,11 @@ def tokens_per_tile(config: dict[str, Any]) -> int:
     """Visual tokens of one tile, after the pixel shuffle."""
     patches = tile_size(config) // int(config["vision_config"].get("patch_size", 14))
     return int(patches**2 * float(config.get("downsample_ratio", 0.5)) ** 2)
+
+
+def wants_tie(config: dict[str, Any]) -> bool:
+    """Whether a ``config.json`` says that the output layer is the input embedding."""
+    return bool(config.get("tie_word_embeddings") or config["llm_config"].get("tie_word_embeddings"))
 
 
 def native_config(config: dict[str, Any], image_token_id: int, tied: bool) -> Any:

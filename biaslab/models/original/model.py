@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError, ModelError
-from .config import architecture, native_config
+from .config import architecture, native_config, wants_tie
 from .template import END_OF_TURN
 from .weights import checkpoint_keys, lazy_state_dict
 
@@ -53,7 +53,7 @@ def load_model(folder: Path, config: dict[str, Any], processor: Any, options: di
     if wrong := sorted(_NOT_HERE & options.keys()):
         raise InputError(f"{wrong[0]} cannot be given for a checkpoint in InternVL's original layout: leave it out")
     files = checkpoint_keys(folder)
-    tied = _wants_tie(config) and not any(name in files for name in _HEADS)
+    tied = wants_tie(config) and not any(name in files for name in _HEADS)
     native = native_config(config, processor.image_token_id, tied)
     vocabulary = native.text_config.vocab_size
     if processor.image_token_id >= vocabulary:
@@ -73,10 +73,6 @@ def load_model(folder: Path, config: dict[str, Any], processor: Any, options: di
         raise ModelError(f"{folder}: {len(missing)} weights were not read, such as {missing[0]}: please report this")
     model.config.name_or_path = str(folder)
     return model
-
-
-def _wants_tie(config: dict[str, Any]) -> bool:
-    return bool(config.get("tie_word_embeddings") or config["llm_config"].get("tie_word_embeddings"))
 
 
 def _generation_config(folder: Path, tokenizer: Any) -> Any:

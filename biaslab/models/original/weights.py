@@ -37,17 +37,17 @@ class Rows:
 
 
 def checkpoint_keys(folder: Path) -> dict[str, Path]:
-    """Name of every weight -> the file it is in."""
+    """Name of every weight -> the file it is in; a single file goes before shards, as in transformers."""
     from safetensors import safe_open
 
-    index = folder / INDEX
-    if index.is_file():
-        table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {key: folder / name for key, name in table.items()}
-    if not (folder / SINGLE).is_file():
-        raise ModelError(f"{folder} has neither {INDEX} nor {SINGLE}: copy the whole checkpoint")
-    with safe_open(folder / SINGLE, framework="pt") as file:
-        return dict.fromkeys(file.keys(), folder / SINGLE)
+    index, single = folder / INDEX, folder / SINGLE
+    if single.is_file():
+        with safe_open(single, framework="pt") as file:
+            return dict.fromkeys(file.keys(), single)
+    if not index.is_file():
+        raise ModelError(f"{folder} has neither {SINGLE} nor {INDEX}: copy the whole checkpoint")
+    table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    return {key: folder / name for key, name in table.items()}
 
 
 @contextmanager

@@ -18,6 +18,8 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.capture
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.prefill
+	$(BIN)/python -m benchmarks.real_size
+	$(BIN)/python -m benchmarks.planted
 
 notebook: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[jupyter]

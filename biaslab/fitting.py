@@ -13,7 +13,8 @@ import pandas as pd
 from .calibration import blank, images_from, noise
 from .collect import PROMPT, collect
 from .errors import InputError
-from .profiles import Profile, make, variance_table
+from .profiles import Profile, Selection, make, select_estimator, variance_table
+from .profiles.selection import CRITERIA
 from .rehearsed import mark
 from .scenes import KINDS, scene
 
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from .maps import AttentionMaps
     from .models.vlm import VLM
 
-__all__ = ["SOURCES", "Calibration", "Fitted", "calibration", "fit_bias"]
+__all__ = ["AUTO", "SOURCES", "Calibration", "Fitted", "calibration", "fit_bias"]
 
 SOURCES = ("scenes", "blank", "noise")
+AUTO = "auto"  # an estimator is chosen
 _DEFAULT_N = 300  # images of a source that never ends
 _NULL_SIZE = (448, 448)  # pixels of null images: one tile or one padded square in every family
 
@@ -94,12 +96,16 @@ def _scenes(n: int) -> list[tuple]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted profile, the share of variance that position explains per layer, and the files written."""
+    """A fitted profile, the share of variance that position explains per layer, and the files written.
+
+    ``selection`` compares the estimators, if one was to be chosen.
+    """
 
     profile: Profile
     variance: pd.DataFrame
     maps: AttentionMaps
     files: list[Path]
+    selection: Selection | None = None
 
 
 def fit_bias(
@@ -113,13 +119,17 @@ def fit_bias(
     maps: str | Path | None = None,
     batch_size: int = 8,
     progress: bool = True,
+    criterion: str = "r2",
 ) -> Fitted:
     """Collect attention on calibration images, fit a profile, measure what position explains, write and draw.
 
     Parameters
     ----------
     images : of :func:`calibration`.
-    estimator : name or unfitted instance.
+    estimator : name or unfitted instance; "auto" lets :func:`~biaslab.profiles.select_estimator` choose one for all
+        layers, on held-out images, which the profile's provenance records ("mean", with a warning, where the images
+        are too few to hold some out).
+    criterion : by which "auto" chooses, "r2" or "deviance".
     layers : decoder layers; default all.
     out : profile file; the card and a figure of the profile are written beside it.
     maps : folder that keeps every image's attention (and lets an interrupted run go on); default: moments only.
@@ -128,11 +138,23 @@ def fit_bias(
     -------
     Fitted
     """
-    profile = make(estimator) if isinstance(estimator, str) else estimator
+    if criterion not in CRITERIA:
+        raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
+    profile = make("mean" if estimator == AUTO else estimator) if isinstance(estimator, str) else estimator
     collected = collect(
         vlm, images.images, layers, queries, images.prompts, heads, maps, batch_size, progress, images.ids
     )
+    selection = None
+    if isinstance(estimator, str) and estimator == AUTO:
+        try:
+            selection = select_estimator(collected, criterion=criterion)
+            profile = selection.estimator
+        except InputError as error:  # the attention is collected: worth a profile all the same
+            warnings.warn(f"no estimator chosen, 'mean' is used: {error}", stacklevel=2)
     profile.fit(collected)
+    if selection is not None:
+        mark(selection.table, vlm)
+        profile.provenance_["selected"] = {"by": criterion, "among": sorted(set(selection.table["estimator"]))}
     try:
         variance = variance_table(collected, profile)
     except InputError as error:  # too few images to hold some out: no reason to lose the profile
@@ -143,7 +165,7 @@ def fit_bias(
     if out is not None:
         path = profile.save(out, variance)
         files = [path, path.with_suffix(".md"), *_draw(profile, variance, path.with_suffix(""))]
-    return Fitted(profile, variance, collected, files)
+    return Fitted(profile, variance, collected, files, selection)
 
 
 def _draw(profile: Profile, variance: pd.DataFrame, stem: Path) -> list[Path]:

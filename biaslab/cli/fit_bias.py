@@ -26,8 +26,13 @@ def fit_bias(
         "profile.safetensors"
     ),
     estimator: Annotated[
-        str, typer.Option(help="mean, or tile (one map for all tiles; transports to other tilings).")
+        str,
+        typer.Option(
+            help="mean, geometric, smooth, exponential, tile or factorised (the last three transport to other "
+            "tilings); auto: the one that predicts held-out images best."
+        ),
     ] = "mean",
+    criterion: Annotated[str, typer.Option(help="Of auto: r2 (of log attention) or deviance (of attention).")] = "r2",
     layers: Annotated[str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-11". Default: all.')] = None,
     queries: Annotated[
         str, typer.Option(help="Query rows: last (prompt token) or text (all after the image).")
@@ -71,13 +76,19 @@ def fit_bias(
         return
     vlm = opt.load(model, device, dtype, device_map, image_option, opt.rehearsal_layers(rehearse, max(wanted or [0])))
     chosen = calibration(vlm, images, n, prompt, seed)
-    found = fit(vlm, chosen, estimator, wanted, queries, reduce, out, maps, batch_size, not json)
+    found = fit(vlm, chosen, estimator, wanted, queries, reduce, out, maps, batch_size, not json,
+                criterion)  # fmt: skip
     explained = found.variance[["layer", "r2", "lo", "hi", "n"]]
     text = (
         f"{model}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"
         "share of the variance of log attention (centred per image) that position explains on held-out images:\n"
         + (table(explained) if len(explained) else "not known: no tiling occurs in two images, see --estimator tile")
     )
+    chosen_by = None
+    if found.selection is not None:
+        compared = found.selection.table.drop(columns=["n"])
+        text += f"\n\nestimators on held-out images, {found.selection.best} chosen by {criterion}:\n{table(compared)}"
+        chosen_by = {"best": found.selection.best, "criterion": criterion, "table": compared.to_dict("records")}
     record = {"profile": found.profile.hash, "n": found.maps.n, "failures": found.maps.failures,
-              "variance_explained": explained.to_dict("records")}  # fmt: skip
+              "variance_explained": explained.to_dict("records"), "selection": chosen_by}  # fmt: skip
     emit(json, record, text, found.files, NOTE if rehearse else None)

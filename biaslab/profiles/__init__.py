@@ -17,7 +17,12 @@ from .file import load, save
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
+from .exponential import ExponentialProfile  # noqa: E402
+from .factorised import FactorisedProfile  # noqa: E402
+from .geometric import GeometricProfile  # noqa: E402
 from .mean import MeanProfile  # noqa: E402
+from .selection import Selection, select_estimator  # noqa: E402
+from .smooth import SmoothProfile  # noqa: E402
 from .tile import TileProfile  # noqa: E402
 
 load_profile = load  # the name it has in `biaslab`
@@ -25,8 +30,13 @@ load_profile = load  # the name it has in `biaslab`
 __all__ = [
     "DEBIAS",
     "ESTIMATORS",
+    "ExponentialProfile",
+    "FactorisedProfile",
+    "GeometricProfile",
     "MeanProfile",
     "Profile",
+    "Selection",
+    "SmoothProfile",
     "TileProfile",
     "VarianceExplained",
     "debias",
@@ -35,6 +45,7 @@ __all__ = [
     "make",
     "register",
     "save",
+    "select_estimator",
     "variance_explained",
     "variance_table",
 ]

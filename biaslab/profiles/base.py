@@ -21,6 +21,7 @@ from torch import Tensor
 
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.layout import TokenLayout
+from biaslab.maps import centred_log
 
 from .provenance import plain, refuse_others, version, warn_other_prompt
 
@@ -38,12 +39,20 @@ _CACHED_MAPS = 64  # models of free resolution meet hundreds of layouts: keep on
 
 
 class Part(NamedTuple):
-    """Moments of the images that share one layout, in float64."""
+    """Moments of the images that share one layout, in float64.
+
+    In fitting ``mean`` and ``var`` are of attention and the log moments stand beside them; what
+    :meth:`Profile.log_map` is given holds the log moments as ``mean`` and ``var`` (see :func:`logs`).
+    """
 
     layout: TokenLayout
     n: int
     mean: np.ndarray  # (H or 1, N)
     var: np.ndarray  # (H or 1, N), population variance between images
+    log_mean: np.ndarray | None = None  # (H or 1, N), of log attention centred per image
+    log_var: np.ndarray | None = None
+    #: the same images fold by fold, where the estimator cross-validates; else empty
+    pieces: tuple[Part, ...] = ()
 
 
 def register(cls: type[Profile]) -> type[Profile]:
@@ -86,6 +95,8 @@ class Profile(BaseEstimator, ABC):
     #: things in ``provenance_`` the estimator may be used for without having been fitted for them: {"layout"}
     #: or nothing
     transports: ClassVar[frozenset[str]] = frozenset()
+    #: whether the moments of each fold are needed beside their sum (:attr:`Part.pieces`)
+    needs_folds: ClassVar[bool] = False
 
     # -- what an estimator defines
     # ---------------------------------------------------------------------------------
@@ -128,7 +139,7 @@ class Profile(BaseEstimator, ABC):
         arrays: dict[int, Arrays] = {}
         counts: dict[str, int] = {}
         for layer in wanted:
-            parts = parts_of(maps, layer)
+            parts = parts_of(maps, layer, self.needs_folds)
             if not parts:
                 raise InputError("the maps hold no images: collect() over at least one image first")
             arrays[layer] = self._pool(parts)
@@ -183,6 +194,45 @@ class Profile(BaseEstimator, ABC):
     def spread(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
         """Standard deviation of the attention between images, shaped and cached like :meth:`expected`."""
         return self._map("spread", layout, layer, device)
+
+    def predict(self, layout: TokenLayout, layer: int | None = None) -> np.ndarray:
+        """:meth:`expected` as an array, (H or 1, N); ``layer`` may be left out when one only is fitted."""
+        self._fitted()
+        if layer is None and len(self.layers_) != 1:
+            raise InputError(f"say which layer: the profile holds {self.layers_}")
+        return self.expected(layout, self.layers_[0] if layer is None else layer).numpy().copy()
+
+    def score(self, maps: Any, layers: Iterable[int] | None = None) -> float:
+        """Share of the variance of log attention, centred per image, that this profile explains in other maps.
+
+        On the maps it was fitted to this is flattering: give maps of other images, or ask
+        :func:`~biaslab.profiles.variance_explained`, which holds images out.
+
+        Parameters
+        ----------
+        maps : AttentionMaps, stored or streamed, of the same model, query rule and head reduction.
+        layers : default all that both hold, together.
+
+        Raises
+        ------
+        ProfileMismatchError
+            Maps, or a layout, that the profile does not serve.
+        InputError
+            No layer in common.
+        """
+        self._fitted()
+        wanted = [x for x in self.layers_ if x in maps.layers] if layers is None else [int(x) for x in layers]
+        if not wanted:
+            raise InputError(f"the maps hold layers {list(maps.layers)}, the profile {self.layers_}: none is in both")
+        about = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
+        self.check(**about, heads=maps.heads)
+        total = residual = 0.0
+        for layer in wanted:
+            for p in logs(parts_of(maps, layer)):
+                found = centred_log(self.expected(p.layout, layer).numpy())
+                total += p.n * (p.var + p.mean**2).sum()
+                residual += p.n * (p.var + (p.mean - found) ** 2).sum()
+        return float(1 - residual / total) if total > 0 else float("nan")
 
     def _map(self, what: str, layout: TokenLayout, layer: int, device: torch.device | str | None) -> Tensor:
         self._fitted()
@@ -249,7 +299,7 @@ class Profile(BaseEstimator, ABC):
         if "layout" not in self.transports:
             raise ProfileMismatchError(
                 f"this {self.name!r} profile was fitted for layouts {sorted(self.layouts_)}, not {key!r}: "
-                "fit it on images of that tiling, or use the 'tile' estimator, which transports to others"
+                "fit it on images of that tiling, or use the 'tile' estimator or 'factorised', which carry over"
             )
         family, mine = key.split("/")[0], self.provenance_.get("family")
         if mine is not None and family != mine:
@@ -297,13 +347,52 @@ class Profile(BaseEstimator, ABC):
         return state
 
 
-def parts_of(maps: Any, layer: int) -> list[Part]:
-    """Moments of raw attention of every layout that has images, as float64."""
+def parts_of(maps: Any, layer: int, folds: bool = False, only: Iterable[int] | None = None) -> list[Part]:
+    """Moments of every layout that has images, as float64.
+
+    Parameters
+    ----------
+    folds : fill :attr:`Part.pieces`.
+    only : the folds to take; default all.
+    """
     parts = []
     for key, layout in maps.layouts.items():
-        m = maps.moments(layer, key)
-        if m.n:
-            parts.append(
-                Part(layout, int(m.n), np.asarray(m.mean, np.float64), np.asarray(m.var, np.float64))
-            )
-    return parts
+        if not folds and only is None:
+            pieces = [_part(layout, maps.moments(layer, key))]
+        else:
+            wanted = range(maps.folds) if only is None else only
+            pieces = [_part(layout, maps.moments(layer, key, fold=f)) for f in wanted]
+        parts += [p for p in pieces if p.n]
+    return merged(parts, pieces=folds)
+
+
+def merged(parts: Iterable[Part], pieces: bool = False) -> list[Part]:
+    """One part per layout, from parts of disjoint images; they are kept as its pieces if asked."""
+    groups: dict[str, list[Part]] = {}
+    for p in parts:
+        groups.setdefault(p.layout.key, []).append(p)
+    return [_together(same)._replace(pieces=tuple(same) if pieces else ()) for same in groups.values()]
+
+
+def logs(parts: Iterable[Part]) -> list[Part]:
+    """The log moments of parts, as :meth:`Profile.log_map` takes them."""
+    return [Part(p.layout, p.n, p.log_mean, p.log_var, pieces=tuple(logs(p.pieces))) for p in parts]
+
+
+def _part(layout: TokenLayout, m: Any) -> Part:
+    return Part(layout, int(m.n), *(np.asarray(x, np.float64) for x in (m.mean, m.var, m.log_mean, m.log_var)))
+
+
+def _together(same: list[Part]) -> Part:
+    if len(same) == 1:
+        return same[0]
+    n = sum(p.n for p in same)
+
+    def pooled(mean: str, var: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        values = [(p.n / n, getattr(p, mean), getattr(p, var)) for p in same]
+        if values[0][1] is None:
+            return None, None
+        centre = sum(share * m for share, m, _ in values)
+        return centre, sum(share * (v + (m - centre) ** 2) for share, m, v in values)
+
+    return Part(same[0].layout, n, *pooled("mean", "var"), *pooled("log_mean", "log_var"))

@@ -52,10 +52,9 @@ def report(folder: Path, threads: int) -> Report:
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(pictures / f"{i}.png")
     rows, weights = count(checkpoint, pictures)
     seconds, peak, found = fit(checkpoint, pictures, folder / "profile.safetensors")
-    layers = len(bl.profiles.load(folder / "profile.safetensors").layers_)
-    run = {"images": found["n"], "layers": layers, "wall": seconds, "peak": peak,
+    run = {"images": found["n"], "wall": seconds, "peak": peak,
            "weights": weights}  # fmt: skip
-    about = {"images": ("images", "d"), "layers": ("layers", "d"), "wall": ("wall s", ".0f"),
+    about = {"images": ("images", "d"), "wall": ("wall s", ".0f"),
              "peak": ("peak MiB", ".0f"), "weights": ("of it weights MiB", ".0f")}  # fmt: skip
     flops = {"size": ("picture", ""), "n_visual": ("visual tokens", "d"), "n_text": ("text tokens", "d"),
              **{f"{part}_{kind}": (f"{part}, {kind} TFLOPs", ".4f")

@@ -145,6 +145,7 @@ def test_pictures_the_model_refuses_are_counted(no_weights):
     data.samples[1] = replace(data.samples[1], width=2000, height=3)
     plan = plan_evaluate(found, data, configurations(["none"], 0.5, 1))
     assert "1 expression on pictures that this model cannot cut or resize" in plan.notes[-1]
+    assert plan.notes[0].startswith("3 x 1 = 3 answers") and plan.data["count"].startswith("4 expressions")
 
 
 def test_size_on_disk(monkeypatch, tmp_path, no_weights):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .latex import escape
 from .rehearsed import latex_note
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
         rows.append(
             {
                 "$K$": "" if pd.isna(row["layer"]) else str(row["layer"]),
-                "method": "no pruning" if row["method"] == "none" else _escape(row["method"]),
+                "method": "no pruning" if row["method"] == "none" else escape(row["method"]),
                 "kept": "all" if row["method"] == "none" else f"{100 * keep:g}\\,\\%" if keep <= 1 else f"{keep:g}",
                 "prefill (ms)": _span(row, "prefill"),
                 "decode (ms)": _span(row, "decode"),
@@ -127,8 +128,8 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
     frame = pd.DataFrame(rows).set_index(["$K$", "method"])
     caption = (
         f"Time of one batch of {settings['batch_size']} prompt(s) and {settings['new_tokens']} new tokens, median "
-        f"[min, max] of {int(table['runs'].max())} runs; {_escape(settings['model'])}, {settings['dtype']}, "
-        f"{_escape(settings['device'])}. Prefill includes attention rows and selection; the last speed-up includes "
+        f"[min, max] of {int(table['runs'].max())} runs; {escape(settings['model'])}, {settings['dtype']}, "
+        f"{escape(settings['device'])}. Prefill includes attention rows and selection; the last speed-up includes "
         "the vision tower; memory is the peak over the idle model."
     )
     text = frame.style.to_latex(
@@ -141,9 +142,3 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
 def _span(row: dict[str, Any], phase: str) -> str:
     low, high = row[f"{phase}_min"], row[f"{phase}_max"]
     return f"{row[f'{phase}_ms']:.0f} {{\\scriptsize [{low:.0f}, {high:.0f}]}}"
-
-
-def _escape(text: str) -> str:
-    for char in "\\&%$#_{}":
-        text = text.replace(char, f"\\{char}" if char != "\\" else "/")
-    return text

@@ -8,7 +8,6 @@ from scipy import ndimage, stats
 
 from biaslab.bias import DIAGNOSTICS, diagnose
 from biaslab.bias.dependence import dependence
-from biaslab.bias.jackknife import jackknife_interval
 from biaslab.bias.mass import mass, part_of
 from biaslab.bias.registry import layers_of
 from biaslab.bias.reliability import components, reliability
@@ -16,6 +15,7 @@ from biaslab.bias.stacks import log_stacks
 from biaslab.bias.tile_order import tile_order
 from biaslab.cli import main
 from biaslab.errors import InputError
+from biaslab.jackknife import jackknife_interval
 from biaslab.layout import TokenLayout
 from biaslab.maps import AttentionMaps, ImageRecord, StreamedMaps
 from biaslab.mapstore import StoredMaps

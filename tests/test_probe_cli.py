@@ -8,22 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from test_cli import run
 
 from biaslab.cli import main
 from biaslab.figures import PlaceAccuracyDisplay, ProbeDisplay
 from biaslab.probe import ProbeResult
-
-
-def run(capsys, *arguments):
-    """Exit status, stdout and stderr of one command."""
-    capsys.readouterr()
-    status = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as end:
-        status = end.code or 0
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

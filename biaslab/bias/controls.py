@@ -14,8 +14,8 @@ from biaslab.calibration import blank, noise
 from biaslab.collect import PROMPT, collect
 from biaslab.errors import InputError
 from biaslab.images import load_image
+from biaslab.jackknife import jackknife_interval
 
-from .jackknife import jackknife_interval
 from .registry import layers_of
 from .stacks import head_names
 from .transforms import Cells, Changed, mirrored, other_weights, shuffled, swap_sides, translated

@@ -10,9 +10,9 @@ import pandas as pd
 from scipy import stats
 
 from biaslab.errors import InputError
+from biaslab.jackknife import jackknife_interval
 from biaslab.layout import TokenLayout
 
-from .jackknife import jackknife_interval
 from .registry import layers_of, register
 from .stacks import log_stacks
 

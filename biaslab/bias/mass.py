@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab.jackknife import jackknife_interval
 from biaslab.layout import TokenLayout
 
-from .jackknife import jackknife_interval
 from .registry import layers_of, register
 from .stacks import fold_means, head_names
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from biaslab.errors import InputError
+from biaslab.jackknife import jackknife_interval
 
-from .jackknife import jackknife_interval
 from .registry import layers_of, register
 from .stacks import fold_means, head_names
 

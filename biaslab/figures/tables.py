@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from biaslab.errors import InputError, RunFolderError
+from biaslab.latex import escape
 from biaslab.rehearsed import latex_note, noted
 
 from .frames import UNPRUNED, label_rows, read_results
@@ -70,7 +71,7 @@ def results_latex(
         part = pruned if layer is None else pruned[pruned["layer"].isin([layer])]
         best = part.groupby("keep")["value"].max()
         for row in part.to_dict("records"):
-            cells = rows.setdefault(("" if layer is None else str(int(layer)), _escape(row["label"])), {})
+            cells = rows.setdefault(("" if layer is None else str(int(layer)), escape(row["label"])), {})
             cells[_keep(row["keep"])] = _cell(row, row["value"] == best[row["keep"]])
     columns = ["all"] * bool(unpruned) + [_keep(k) for k in keeps]
     frame = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns).fillna("")
@@ -122,9 +123,3 @@ def _cell(row: Mapping[str, Any], best: bool) -> str:
     value = f"\\textbf{{{value}}}" if best else value
     lo, hi = (100 * row.get(k, np.nan) for k in ("lo", "hi"))
     return f"{value} {{\\scriptsize [{lo:.1f}, {hi:.1f}]}}" if np.isfinite(lo + hi) else value
-
-
-def _escape(text: str) -> str:
-    for char in "\\&%$#_{}":
-        text = text.replace(char, f"\\{char}" if char != "\\" else "/")
-    return text

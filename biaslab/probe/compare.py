@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from ..errors import InputError
+from ..jackknife import half_width
 from ..layout import TokenLayout
 from ..maps import TINY, AttentionMaps
 from ..profiles import Profile
@@ -166,9 +167,9 @@ def _line(x: list[np.ndarray], y: np.ndarray, confidence: float, n_null: int, se
     whole, groups = x[0], len(y)
     value = _statistics(whole, y)
     rest = np.arange(groups)
-    spread = _spread([_statistics(whole[rest != g], y[rest != g]) for g in rest], confidence)
+    spread = half_width(np.array([_statistics(whole[rest != g], y[rest != g]) for g in rest]), confidence)
     if len(x) > 3:
-        spread = np.hypot(spread, _spread([_statistics(v, y) for v in x[1:]], confidence))
+        spread = np.hypot(spread, half_width(np.array([_statistics(v, y) for v in x[1:]]), confidence))
     lo, hi = value - spread, value + spread
     _, p = spectral_test(whole.mean(0), y.mean(0), n_null, seed)
     known = reliability(y, seed)
@@ -187,12 +188,3 @@ def _statistics(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         r = a @ b / np.sqrt((a @ a) * (b @ b))
         return np.array([a @ b / (a @ a), np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))])
-
-
-def _spread(left_out: list[np.ndarray], confidence: float) -> np.ndarray:
-    """Half widths of jackknife intervals; NaN with fewer than three groups."""
-    values, n = np.array(left_out), len(left_out)
-    if n < 3:
-        return np.full(2, np.nan)
-    variance = (n - 1) / n * ((values - values.mean(0)) ** 2).sum(0)
-    return stats.t.ppf(0.5 + confidence / 2, n - 1) * np.sqrt(variance)

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from biaslab.errors import InputError
+from biaslab.jackknife import half_width
 
-from .base import Part, Profile, make
+from .base import Part, Profile, logs, make, merged, parts_of
 
-__all__ = ["VarianceExplained", "variance_explained", "variance_table"]
+__all__ = ["VarianceExplained", "log_folds", "variance_explained", "variance_table"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def variance_explained(
     if not 0 < confidence < 1:
         raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
     estimator = make(estimator) if isinstance(estimator, str) else estimator
-    folds = [parts for f in range(maps.folds) if (parts := _log_parts(maps, layer, f))]
+    folds = log_folds(maps, layer)
     if len(folds) < 2:
         raise InputError("held-out variance needs images in at least two folds: collect more images")
     total, residual, n = _sums(folds, estimator)
@@ -91,7 +91,7 @@ def variance_explained(
     # row 0: all heads together; then one row per head
     value = _share(total, residual)
     left_out = [_sums(folds[:g] + folds[g + 1 :], estimator)[:2] for g in range(len(folds))]
-    half = _half_width(np.stack([_share(t, r) for t, r in left_out]), confidence)
+    half = half_width(np.stack([_share(t, r) for t, r in left_out]), confidence)
     lo, hi = value - half, np.minimum(value + half, 1.0)
     return VarianceExplained(
         layer=int(layer),
@@ -136,15 +136,10 @@ def variance_table(
     return pd.DataFrame(rows, columns=["layer", "head", "r2", "lo", "hi", "n", "folds", "estimator"])
 
 
-def _log_parts(maps: Any, layer: int, fold: int) -> list[Part]:
-    parts = []
-    for key, layout in maps.layouts.items():
-        m = maps.moments(layer, key, fold=fold)
-        if m.n:
-            parts.append(
-                Part(layout, int(m.n), np.asarray(m.log_mean, np.float64), np.asarray(m.log_var, np.float64))
-            )
-    return parts
+def log_folds(maps: Any, layer: int) -> list[list[Part]]:
+    """Log moments fold by fold, of the folds that have images."""
+    folds = (logs(parts_of(maps, layer, only=[f])) for f in range(maps.folds))
+    return [parts for parts in folds if parts]
 
 
 def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[np.ndarray, np.ndarray, int]:
@@ -153,7 +148,7 @@ def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[np.ndarray, np.n
     residual: Any = 0.0
     images = 0
     for f, held_out in enumerate(folds):
-        train = _merge([p for g, parts in enumerate(folds) if g != f for p in parts])
+        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts])
         for part in held_out:
             predicted = estimator.log_map(train, part.layout)
             if predicted is None:
@@ -164,20 +159,6 @@ def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[np.ndarray, np.n
     return np.atleast_1d(total), np.atleast_1d(residual), images
 
 
-def _merge(parts: list[Part]) -> list[Part]:
-    """One part per layout: counts, means and population variances of disjoint image sets combined."""
-    groups: dict[str, list[Part]] = {}
-    for p in parts:
-        groups.setdefault(p.layout.key, []).append(p)
-    merged = []
-    for same in groups.values():
-        n = sum(p.n for p in same)
-        mean = sum(p.n * p.mean for p in same) / n
-        var = sum(p.n * (p.var + (p.mean - mean) ** 2) for p in same) / n
-        merged.append(Part(same[0].layout, n, mean, var))
-    return merged
-
-
 def _share(total: np.ndarray, residual: np.ndarray) -> np.ndarray:
     """(1 + H,) explained share: all heads together, then each head; NaN where attention does not vary at
     all.
@@ -185,12 +166,3 @@ def _share(total: np.ndarray, residual: np.ndarray) -> np.ndarray:
     total, residual = (np.concatenate([[x.sum()], x]) for x in (total, residual))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(total > 0, 1.0 - residual / total, np.nan)
-
-
-def _half_width(left_out: np.ndarray, confidence: float) -> np.ndarray:
-    """Half width of the interval from the G leave-one-fold-out values (G, K)."""
-    groups = len(left_out)
-    if groups < 3:  # with one fold left there is nothing to predict from
-        return np.full(left_out.shape[1], np.nan)
-    variance = (groups - 1) / groups * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)
-    return stats.t.ppf(0.5 + confidence / 2, groups - 1) * np.sqrt(variance)

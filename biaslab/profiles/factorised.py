@@ -12,8 +12,8 @@ from biaslab.errors import InputError
 from biaslab.layout import TokenLayout
 
 from .base import Arrays, Part, register
+from .grids import checked_grid, commonest, gather, grid_of, one_tile, resize
 from .logspace import LogProfile
-from .tile import _grid_of, _one_tile, _resize
 from .trend import ORDERS, Trend, choose_trend
 
 __all__ = ["FactorisedProfile"]
@@ -90,7 +90,7 @@ class FactorisedProfile(LogProfile):
         if any(_tiles(p.layout) > 1 for p in parts):
             first = _Shape(grid, small, Trend.over([p.layout for p in parts], "relative", 0.1))
             maps, thumb, _, _ = _split(_solve(parts, first), first)
-            within = [_within(maps, thumb, p.layout, shape) for p in parts]
+            within = [gather({"tile": maps, "thumbnail": thumb}, p.layout) for p in parts]
             levels = [p._replace(mean=p.mean - w) for p, w in zip(parts, within, strict=True)]
             trend = choose_trend(levels, self.order, self.strength)
         shape = shape._replace(trend=trend)
@@ -106,8 +106,7 @@ class FactorisedProfile(LogProfile):
     def _log(self, arrays: Arrays, layout: TokenLayout) -> np.ndarray | None:
         maps = arrays["tile"]["log"]
         thumb = arrays.get("thumbnail", {"log": maps, "offset": np.zeros(len(maps))})
-        shape = _Shape(maps.shape[1:], thumb["log"].shape[1:], None)
-        out = _within(maps.astype(np.float64), thumb["log"].astype(np.float64), layout, shape)
+        out = gather({"tile": maps.astype(np.float64), "thumbnail": thumb["log"].astype(np.float64)}, layout)
         out += thumb["offset"][:, None] * layout.thumbnail
         if "trend" in arrays:
             kept = arrays["trend"]
@@ -118,10 +117,7 @@ class FactorisedProfile(LogProfile):
     def _grid(self, parts: list[Part]) -> tuple[int, int]:
         if self.grid is None:
             return _common([p for p in parts if not p.layout.thumbnail.all()], False) or parts[0].layout.grid
-        rows, cols = (int(v) for v in self.grid)
-        if rows < 1 or cols < 1:
-            raise InputError(f"grid must be two positive counts, got {self.grid}: for example (16, 16)")
-        return rows, cols
+        return checked_grid(self.grid)
 
 
 def _tiles(layout: TokenLayout) -> int:
@@ -130,11 +126,9 @@ def _tiles(layout: TokenLayout) -> int:
 
 def _common(parts: list[Part], thumbnail: bool) -> tuple[int, int] | None:
     """The grid of tiles, or of thumbnails, that most images have; None without any."""
-    votes: dict[tuple[int, int], int] = {}
-    for p in parts:
-        grid = _grid_of(p.layout, int(p.layout.tile[p.layout.thumbnail == thumbnail][0]))
-        votes[grid] = votes.get(grid, 0) + p.n
-    return max(votes, key=lambda g: (votes[g], g)) if votes else None
+    return commonest(
+        (grid_of(p.layout, int(p.layout.tile[p.layout.thumbnail == thumbnail][0])), p.n) for p in parts
+    )
 
 
 def _solve(parts: list[Part], shape: _Shape) -> np.ndarray:
@@ -181,10 +175,10 @@ def _regridded(part: Part, grid: tuple[int, int], thumbnail: tuple[int, int] | N
     values = []
     for t in np.unique(layout.tile):
         small = bool(layout.thumbnail[layout.tile == t][0])
-        mean, _, known = _one_tile(part, int(t))
-        weight = _resize(known, thumbnail if small else grid)
+        mean, _, known = one_tile(part, int(t))
+        weight = resize(known, thumbnail if small else grid)
         row, col = np.nonzero(weight > 0.5)
-        values.append((_resize(mean * known, weight.shape) / np.where(weight > 0, weight, 1))[:, row, col])
+        values.append((resize(mean * known, weight.shape) / np.where(weight > 0, weight, 1))[:, row, col])
         for name, value in (("tile", np.full(len(row), t)), ("row", row), ("col", col),
                             ("thumbnail", np.full(len(row), small))):  # fmt: skip
             found[name].append(value)
@@ -217,14 +211,3 @@ def _split(solution: np.ndarray, shape: _Shape) -> tuple[np.ndarray, np.ndarray,
         values, offset = values - level[:, None], offset - level
     maps = (maps - maps.mean(axis=1, keepdims=True)).reshape(heads, *shape.grid)
     return maps, thumb, offset, values
-
-
-def _within(maps: np.ndarray, thumb: np.ndarray, layout: TokenLayout, shape: _Shape) -> np.ndarray:
-    """(H, N) M and M_thumb at the cells of a layout."""
-    out = np.zeros((len(maps), layout.n))
-    at = ~layout.thumbnail
-    if at.any():
-        out[:, at] = _resize(maps, layout.grid)[:, layout.row[at], layout.col[at]]
-    if not at.all() and shape.thumbnail is not None:
-        out[:, ~at] = _resize(thumb, layout.thumbnail_grid)[:, layout.row[~at], layout.col[~at]]
-    return out

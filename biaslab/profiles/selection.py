@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from sklearn.base import clone
 
 from biaslab.errors import InputError
+from biaslab.jackknife import half_width
 from biaslab.maps import TINY, centred_log
 
 from .base import ESTIMATORS, Part, Profile, make, parts_of
@@ -173,12 +173,12 @@ def _table(sums: np.ndarray, named: dict[str, Profile], n: int, confidence: floa
     """Values of one layer, or of all together, from (folds, candidates, criteria, 2)."""
     total = sums.sum(axis=0)
     value, left_out = _ratio(total), _ratio(total - sums)
-    half = _half_width(left_out, confidence)
+    half = half_width(left_out, confidence, least=2)
     rows = []
     for c, criterion in enumerate(CRITERIA):
         top = int(np.nanargmax(value[:, c])) if np.isfinite(value[:, c]).any() else 0
         behind = value[top, c] - value[:, c]
-        width = _half_width(left_out[:, [top], c] - left_out[:, :, c], confidence)
+        width = half_width(left_out[:, [top], c] - left_out[:, :, c], confidence, least=2)
         found = [
             (label, criterion, value[k, c], value[k, c] - half[k, c], value[k, c] + half[k, c],
              behind[k], behind[k] - width[k], behind[k] + width[k], n, "layout" in candidate.transports)
@@ -191,12 +191,6 @@ def _table(sums: np.ndarray, named: dict[str, Profile], n: int, confidence: floa
 def _ratio(sums: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)
-
-
-def _half_width(left_out: np.ndarray, confidence: float) -> np.ndarray:
-    groups = len(left_out)
-    variance = (groups - 1) / groups * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)
-    return stats.t.ppf(0.5 + confidence / 2, groups - 1) * np.sqrt(variance)
 
 
 def _best(rows: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ from biaslab.errors import InputError
 from biaslab.layout import TokenLayout
 
 from .base import Arrays, Part, merged, register
+from .grids import grid_of
 from .logspace import LogProfile
 
 __all__ = ["SmoothProfile"]
@@ -78,7 +79,7 @@ def _generalised(part: Part) -> np.ndarray:
     residual = ((maps - part.mean) ** 2).sum(axis=(1, 2))
     free = np.zeros(len(_STRENGTHS))
     for t in np.unique(part.layout.tile):
-        free += [(1 / (1 + s * _eigen(_grid(part.layout, t)) ** 2)).mean() for s in _STRENGTHS]
+        free += [(1 / (1 + s * _eigen(grid_of(part.layout, t)) ** 2)).mean() for s in _STRENGTHS]
     free /= len(np.unique(part.layout.tile))
     with np.errstate(divide="ignore", invalid="ignore"):
         score = np.where(free < 1 - 1e-9, residual / (1 - free) ** 2, np.inf)
@@ -89,7 +90,7 @@ def _smoothed(values: np.ndarray, layout: TokenLayout, strengths: np.ndarray | l
     """(S, H, N) maps of each strength."""
     out = np.empty((len(strengths), *values.shape))
     for t in np.unique(layout.tile):
-        at, grid = np.flatnonzero(layout.tile == t), _grid(layout, t)
+        at, grid = np.flatnonzero(layout.tile == t), grid_of(layout, t)
         row, col = layout.row[at], layout.col[at]
         known = np.zeros(grid, dtype=bool)
         known[row, col] = True
@@ -113,7 +114,3 @@ def _eigen(grid: tuple[int, int]) -> np.ndarray:
     """(rows, cols) eigenvalues of the Laplacian with reflecting borders, in the cosine basis."""
     down, across = (2 - 2 * np.cos(np.pi * np.arange(k) / k) for k in grid)
     return down[:, None] + across[None, :]
-
-
-def _grid(layout: TokenLayout, tile: int) -> tuple[int, int]:
-    return layout.thumbnail_grid if layout.thumbnail[layout.tile == tile][0] else layout.grid

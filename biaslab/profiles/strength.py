@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from biaslab.errors import InputError
+from biaslab.jackknife import half_width
 
-from .base import Part, Profile, make
-from .diagnostics import _log_parts, _merge
+from .base import Part, Profile, make, merged
+from .diagnostics import log_folds
 
 __all__ = ["Strength", "choose_strength", "reliable_share", "shrink"]
 
@@ -75,20 +75,15 @@ def choose_strength(
     if not 0 < confidence < 1:
         raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
     estimator = make(estimator) if isinstance(estimator, str) else estimator
-    folds = [parts for f in range(maps.folds) if (parts := _log_parts(maps, layer, f))]
+    folds = log_folds(maps, layer)
     if len(folds) < 2:
         raise InputError("choosing a strength needs images in at least two folds: collect more images")
     cross, power, total, apart, n = _sums(folds, estimator)
     if n == 0:
         raise InputError("no layout occurs in two folds: collect more images, or use estimator='tile'")
     best = _ratio(cross.sum(), power.sum())
-    if len(folds) > 2:
-        out = np.array([_ratio(*(x.sum() for x in _sums(folds[:g] + folds[g + 1 :], estimator)[:2]))
-                        for g in range(len(folds))])  # fmt: skip
-        g = len(folds)
-        half = stats.t.ppf(0.5 + confidence / 2, g - 1) * np.sqrt((g - 1) / g * ((out - out.mean()) ** 2).sum())
-    else:
-        half = np.nan
+    without = (_sums(folds[:g] + folds[g + 1 :], estimator)[:2] for g in range(len(folds)))
+    half = half_width(np.array([_ratio(*(x.sum() for x in sums)) for sums in without]), confidence)
     chosen = float(np.clip(best, 0, 1))
 
     def explained(s: float) -> float:
@@ -160,7 +155,7 @@ def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[Any, Any, Any, A
     cross, power, total, apart = (np.zeros(1) for _ in range(4))
     images = 0
     for f, held_out in enumerate(folds):
-        train = _merge([p for g, parts in enumerate(folds) if g != f for p in parts])
+        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts])
         for part in held_out:
             predicted = estimator.log_map(train, part.layout)
             if predicted is None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
 
 from biaslab.errors import InputError
 from biaslab.layout import TokenLayout
 
 from .base import Arrays, Part, Profile, register
+from .grids import PARTS, checked_grid, commonest, gather, grid_of, one_tile, resize
 
 __all__ = ["TileProfile"]
-
-_PARTS = ("tile", "thumbnail")
 
 
 @register
@@ -73,7 +70,7 @@ class TileProfile(Profile):
     def _expand(self, arrays: Arrays, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
         mass = arrays.get(layout.key, arrays["tile"])["mass"].astype(np.float64)
         mean, spread = (
-            _gather({p: arrays[p][k].astype(np.float64) for p in _PARTS if p in arrays}, layout)
+            gather({p: arrays[p][k].astype(np.float64) for p in PARTS if p in arrays}, layout)
             for k in ("expected", "spread")
         )
         scale = (mass / mean.sum(axis=1))[:, None]
@@ -82,7 +79,7 @@ class TileProfile(Profile):
     def log_map(self, parts: list[Part], layout: TokenLayout) -> np.ndarray | None:
         if not parts:
             return None
-        tokens = _gather({name: mean for name, (mean, _) in self._pooled(parts).items()}, layout)
+        tokens = gather({name: mean for name, (mean, _) in self._pooled(parts).items()}, layout)
         return tokens - tokens.mean(axis=1, keepdims=True)
 
     def _pooled(self, parts: list[Part]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -93,7 +90,7 @@ class TileProfile(Profile):
             tiles = [(p, t) for p in parts for t in np.unique(p.layout.tile)]
             return {"tile": _average(tiles, self._grid(tiles))}
         out = {}
-        for name, flag in zip(_PARTS, (False, True), strict=True):
+        for name, flag in zip(PARTS, (False, True), strict=True):
             tiles = [(p, t) for p in parts for t in np.unique(p.layout.tile[p.layout.thumbnail == flag])]
             if tiles:
                 out[name] = _average(tiles, self._grid(tiles))
@@ -101,20 +98,9 @@ class TileProfile(Profile):
 
     def _grid(self, tiles: list[tuple[Part, int]]) -> tuple[int, int]:
         if self.grid is not None:
-            rows, cols = (int(v) for v in self.grid)
-            if rows < 1 or cols < 1:
-                raise InputError(f"grid must be two positive counts, got {self.grid}: for example (16, 16)")
-            return rows, cols
-        votes: dict[tuple[int, int], int] = {}
-        images = {(id(p), _grid_of(p.layout, t)): p.n for p, t in tiles}
-        for (_, grid), n in images.items():
-            votes[grid] = votes.get(grid, 0) + n
-        return max(votes, key=lambda g: (votes[g], g))
-
-
-def _grid_of(layout: TokenLayout, tile: int) -> tuple[int, int]:
-    """Rows and columns of one tile, or of the thumbnail."""
-    return layout.thumbnail_grid if layout.thumbnail[layout.tile == tile][0] else layout.grid
+            return checked_grid(self.grid)
+        images = {(id(p), grid_of(p.layout, t)): p.n for p, t in tiles}
+        return commonest((grid, n) for (_, grid), n in images.items())
 
 
 def _average(tiles: list[tuple[Part, int]], grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,11 +110,11 @@ def _average(tiles: list[tuple[Part, int]], grid: tuple[int, int]) -> tuple[np.n
     n_heads = tiles[0][0].mean.shape[0]
     weight, first, second = np.zeros(grid), *(np.zeros((n_heads, *grid)) for _ in range(2))
     for part, tile in tiles:
-        mean, var, known = _one_tile(part, tile)
-        w = part.n * _resize(known, grid)
+        mean, var, known = one_tile(part, tile)
+        w = part.n * resize(known, grid)
         # values are interpolated over the cells that exist; a cell that no tile has keeps weight 0
         with np.errstate(invalid="ignore", divide="ignore"):
-            m, v = (np.nan_to_num(_resize(x * known, grid) / _resize(known, grid)) for x in (mean, var))
+            m, v = (np.nan_to_num(resize(x * known, grid) / resize(known, grid)) for x in (mean, var))
         weight += w
         first += w * m
         second += w * (v + m**2)
@@ -140,34 +126,3 @@ def _average(tiles: list[tuple[Part, int]], grid: tuple[int, int]) -> tuple[np.n
         mean[:, ~seen] = mean[:, seen].mean(axis=1, keepdims=True)
         var[:, ~seen] = var[:, seen].mean(axis=1, keepdims=True)
     return mean, var
-
-
-def _one_tile(part: Part, tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and variance (H, rows, cols) of one tile, and which cells exist (rows, cols)."""
-    layout = part.layout
-    at, grid = np.flatnonzero(layout.tile == tile), _grid_of(layout, tile)
-    mean, var = (np.zeros((part.mean.shape[0], *grid)) for _ in range(2))
-    known = np.zeros(grid)
-    row, col = layout.row[at], layout.col[at]
-    mean[:, row, col], var[:, row, col], known[row, col] = part.mean[:, at], part.var[:, at], 1.0
-    return mean, var, known
-
-
-def _gather(maps: dict[str, np.ndarray], layout: TokenLayout) -> np.ndarray:
-    """(H, rows, cols) maps -> (H, N) at the cells of a layout, interpolated to its grids."""
-    out = np.empty((maps["tile"].shape[0], layout.n))
-    for name, at in zip(_PARTS, (~layout.thumbnail, layout.thumbnail), strict=True):
-        if at.any():
-            grid = layout.thumbnail_grid if name == "thumbnail" else layout.grid
-            values = _resize(maps.get(name, maps["tile"]), grid)
-            out[:, at] = values[:, layout.row[at], layout.col[at]]
-    return out
-
-
-def _resize(values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Bilinear, cell centre to cell centre; exact copy when the grid is the same."""
-    if values.shape[-2:] == tuple(grid):
-        return values
-    image = torch.from_numpy(np.ascontiguousarray(values)).reshape(1, -1, *values.shape[-2:])
-    out = interpolate(image, size=tuple(grid), mode="bilinear", align_corners=False, antialias=True)
-    return out.reshape(*values.shape[:-2], *grid).numpy()

@@ -76,7 +76,7 @@ def test_works_around_the_plain_model(family):
         own, shown = ours[1].values[b, ..., : layout.n], torch.from_numpy(layout.slots.copy())
         assert torch.equal(own, generated[1].values[b][..., shown])
         # generate() counts positions without the padding, a plain forward with it: the same rotation up to rounding
-        assert (own - raw[1].values[b][..., shown]).abs().max() < 1e-5
+        assert (own - raw[1].values[b][..., shown]).abs().max() < 3e-5
 
 
 @each_family

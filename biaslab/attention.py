@@ -75,17 +75,41 @@ def attention_rows(
         Scores are computed in float32 whatever the input type: a bfloat16 product costs about 1 % of the
         largest probability. A row whose keys are all masked is NaN under a boolean mask.
     """
-    batch, heads, n_query, dim = query.shape
+    rows = rows.expand(len(query), -1) if rows.ndim == 1 else rows
+    options = {"is_causal": is_causal, "sliding_window": sliding_window, "softcap": softcap}
+    picked = _pick(query, rows)
+    return _softmax(picked, key, rows, query.shape[2], scaling, attention_mask, cols, max_scores=max_scores, **options)
+
+
+def _pick(query: Tensor, rows: Tensor) -> Tensor:
+    """(B, H, R, D) of (B, H, Q, D)."""
+    return query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
+
+
+def _softmax(
+    picked: Tensor,
+    key: Tensor,
+    rows: Tensor,
+    n_query: int,
+    scaling: float,
+    attention_mask: Tensor | None,
+    cols: Tensor | None,
+    *,
+    is_causal: bool = True,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    max_scores: int = _MAX_SCORES,
+) -> Tensor:
+    """`attention_rows` of query rows that are ``picked`` already: (B, H, R, D), at ``rows`` of ``n_query``."""
+    batch, heads, _, dim = picked.shape
     kv_heads, n_key = key.shape[1], key.shape[2]
-    rows = rows.expand(batch, -1) if rows.ndim == 1 else rows
     keys = key.float().transpose(2, 3)
     chunk = max(1, max_scores // (batch * heads * n_key))
     out = []
-    for r in rows.split(chunk, dim=1):
+    for r, q in zip(rows.split(chunk, dim=1), picked.split(chunk, dim=2), strict=True):
         n = r.shape[1]
-        q = query.gather(2, r[:, None, :, None].expand(batch, heads, n, dim)).float()
         # heads of one group share a key: fold the group into the row axis instead of repeating the keys
-        scores = q.reshape(batch, kv_heads, heads // kv_heads * n, dim) @ keys
+        scores = q.float().reshape(batch, kv_heads, heads // kv_heads * n, dim) @ keys
         scores = scores.reshape(batch, heads, n, n_key) * scaling
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
@@ -133,9 +157,19 @@ def no_rope(
     Query and key arrive rotated; a rotation is undone exactly (up to the rounding of the model's number type)
     with the same cosines and sines. A length-dependent scale in them (YaRN) is a temperature, not a position:
     it stays.
+
+    Raises
+    ------
+    UnsupportedError
+        Keys from a cache: their positions are not at hand.
+
+    References
+    ----------
+    FEATHER (arXiv 2412.13180), whose criterion this is; its uniform subset of tokens and its second pruning layer
+    are not part of the score.
     """
 
-    def undo(x: Tensor) -> Tensor:
+    def undo(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         c, s = cos[:, None].float(), sin[:, None].float()
         turned, rest = x[..., : c.shape[-1]].float(), x[..., c.shape[-1] :].float()
         a, b = turned.chunk(2, dim=-1)
@@ -144,7 +178,11 @@ def no_rope(
 
     if key.shape[2] != query.shape[2]:
         raise UnsupportedError("no_rope needs the positions of all keys: capture a first prefill, not a cached turn")
-    return attention_rows(undo(query), undo(key), rows, scaling, attention_mask, cols, **options)
+    batch, _, n_query, _ = query.shape
+    rows = rows.expand(batch, -1) if rows.ndim == 1 else rows
+    turned = (x.expand(batch, -1, -1).gather(1, rows[..., None].expand(-1, -1, x.shape[-1])) for x in (cos, sin))
+    picked = undo(_pick(query, rows), *turned)  # a prompt has many queries, of which few are wanted
+    return _softmax(picked, undo(key, cos, sin), rows, n_query, scaling, attention_mask, cols, **options)
 
 
 def _wrap(inner: Callable | None) -> Callable:
@@ -249,7 +287,8 @@ def watch(model: nn.Module, callbacks: Mapping[int, Callable], rope: bool = Fals
 
 def _catch_rope(module: nn.Module, args: tuple, kwargs: dict) -> None:
     if kwargs.get("position_embeddings") is None:
-        raise UnsupportedError(f"{type(module).__name__} is not given cos and sin: use score='attention'")
+        name = type(module).__name__
+        raise UnsupportedError(f"{name} is not given cos and sin: use the score 'attention' or 'value_norm'")
     _ROPE[module] = kwargs["position_embeddings"]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .attention import attention_rows, no_rope, row_options, watch
 from .errors import InputError, UnsupportedError
 from .models.encoded import last_token, positions, text_after_image
+from .scores import reads_rope, resolve
 
 if TYPE_CHECKING:
     from .models.vlm import VLM
@@ -167,10 +168,10 @@ def capture(
         positions in the padded prompt (negative: from its end).
     heads : None or "mean"
         Keep every head, or their mean.
-    score : "attention" or callable
-        ``score(query, key, value, cos, sin, *, rows, cols, scaling, attention_mask, is_causal,
-        sliding_window, softcap) -> (B, H, Q, V) float32``, for example `no_rope`. Arguments as in
-        `attention_rows`.
+    score : name of one in `biaslab.scores.SCORES`, or callable
+        "attention", "no_rope", "value_norm"; or ``score(query, key, value, cos, sin, *, rows, cols, scaling,
+        attention_mask, is_causal, sliding_window, softcap) -> (B, H, Q, V) float32``, with the arguments of
+        `attention_rows`, the value before heads are repeated, and the rotary cosines and sines (B or 1, Q, D).
 
     Yields
     ------
@@ -184,7 +185,8 @@ def capture(
     of `PrunedSequence`.
     """
     wanted = check_layers(layers, vlm.n_layers)
-    _check_choices(queries, heads, score)
+    _check_choices(queries, heads)
+    score = resolve(score)
     captured, state = CapturedRows(wanted), _State(vlm, queries)
 
     def record(layer: int) -> Callable:
@@ -194,11 +196,8 @@ def capture(
                 return
             rows, rows_mask, cols, cols_mask, kept = prefill.at(layer, query.device, vlm.pruned)
             options = row_options(module, kw)
-            if score == "attention":
-                values = attention_rows(query, key, rows, scaling, attention_mask, cols, **options)
-            else:
-                options.update(rows=rows, cols=cols, scaling=scaling, attention_mask=attention_mask)
-                values = score(query, key, value, kw["cos"], kw["sin"], **options)
+            options.update(rows=rows, cols=cols, scaling=scaling, attention_mask=attention_mask)
+            values = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
             values = values.masked_fill(~(rows_mask[:, None, :, None] & cols_mask[:, None, None, :]), 0.0)
             values = values.mean(1, keepdim=True) if heads == "mean" else values
             captured._rows[layer] = Rows(values, cols_mask, rows_mask, kept)
@@ -206,7 +205,7 @@ def capture(
         return callback
 
     with ExitStack() as stack:
-        stack.enter_context(watch(vlm.model, {i: record(i) for i in wanted}, rope=score != "attention"))
+        stack.enter_context(watch(vlm.model, {i: record(i) for i in wanted}, rope=reads_rope(score)))
         stack.callback(vlm.model.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(vlm.model.register_forward_hook(state.end, always_call=True).remove)
         state.on_new_prefill = captured._rows.clear
@@ -232,7 +231,7 @@ class _State:
             return  # a later turn without an image: nothing to record
         padding = kwargs.get("attention_mask")
         padding = padding if padding is not None and padding.ndim == 2 else None
-        rows, rows_mask = _query_rows(self.queries, is_image, padding)
+        rows, rows_mask = query_rows(self.queries, is_image, padding)
         self.prefill = _Prefill(ids.shape[1], visual, visual_mask, rows, rows_mask)
         self.on_new_prefill()
 
@@ -259,19 +258,17 @@ class _State:
         return self.prefill
 
 
-def _check_choices(queries, heads, score) -> None:
+def _check_choices(queries, heads) -> None:
     if not (isinstance(queries, Tensor) or queries in ("last", "text")):
         raise InputError(f"queries must be 'last', 'text' or a LongTensor of prompt positions, got {queries!r}")
     if isinstance(queries, Tensor) and (queries.dtype != torch.long or queries.ndim not in (1, 2)):
         raise InputError("explicit queries must be a LongTensor of shape (Q,) or (B, Q)")
     if heads not in (None, "mean"):
         raise InputError(f"heads must be None (all heads) or 'mean', got {heads!r}")
-    if not (score == "attention" or callable(score)):
-        raise InputError(f"score must be 'attention' or a callable, got {score!r}")
 
 
-def _query_rows(queries: str | Tensor, is_image: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Absolute rows (B, Q) and their mask."""
+def query_rows(queries: str | Tensor, is_image: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Absolute rows (B, Q) that ``queries`` names, and their mask; ``is_image`` (B, N) marks the image tokens."""
     batch, length = is_image.shape
     if isinstance(queries, Tensor):
         if queries.ndim == 2 and queries.shape[0] != batch:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .capture import CapturedRows, capture, check_layers
+from .capture import CapturedRows, capture, check_layers, query_rows
 from .errors import InputError
 from .images import content_hash, image_name, load_image
 from .maps import AttentionMaps, ImageRecord, StreamedMaps
@@ -25,6 +25,8 @@ from .mapstore import StoredMaps
 from .models.encoded import Encoded
 from .progress import progress_bar
 from .rehearsed import is_rehearsal
+from .rotary import advances, rotary_of
+from .scores import resolve, score_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,7 +66,8 @@ def collect(
         becomes a map of its own, "name[0]", "name[1]" ...
     layers : int, iterable of int, or None for all
     queries, heads, score
-        As in `capture`; several query rows are averaged.
+        As in `capture`; several query rows are averaged. The name of the score goes into the settings, and from
+        there into a profile, which serves no other score.
     prompt : str or list of str, optional
         One for all or one per image; by default "Please describe the provided image.".
     out : folder, optional
@@ -88,6 +91,7 @@ def collect(
         When ``out`` cannot be written or was made with other settings.
     """
     layers = check_layers(layers, vlm.n_layers)
+    resolve(score)  # refuses an unknown one before any work
     if batch_size < 1 or folds < 2:
         raise InputError(f"batch_size must be at least 1 and folds at least 2, got {batch_size} and {folds}")
     if isinstance(queries, Tensor) and queries.ndim != 1:
@@ -104,11 +108,12 @@ def collect(
         "family": vlm.family.name,
         "queries": queries if isinstance(queries, str) else f"indices {queries.tolist()}",
         "heads": heads,
-        "score": score if isinstance(score, str) else getattr(score, "__name__", type(score).__name__),
+        "score": score_name(score),
         "prompt": _prompt_name(prompt),
         "image_options": dict(vlm.image_options),
         "layers": layers,
         "folds": folds,
+        "rotary": rotary_of(vlm),
         **({"rehearsal": True} if is_rehearsal(vlm) else {}),
     }
     maps = StreamedMaps(settings) if out is None else StoredMaps.create(out, settings)
@@ -118,10 +123,11 @@ def collect(
         for batch in source.batches(batch_size, advance):
             for part, encoded in _encoded(vlm, batch, source.failures):
                 attention = _attention(vlm, encoded, layers, queries, heads, score)
+                after = _after(vlm, encoded, queries, settings["rotary"])
                 records = [record for item in part for record in item.records]
-                for (name, digest), (layout, values) in zip(records, attention, strict=True):
+                for (name, digest), (layout, values), length in zip(records, attention, after, strict=True):
                     if not maps.has(name):  # part of a prompt may have been stored before an interruption
-                        maps.add(ImageRecord(name, layout, digest), values)
+                        maps.add(ImageRecord(name, layout, digest, length), values)
             advance(len(batch))
     maps.failures = source.failures
     skipped = [f"{len(source.failures)} images skipped, the first: {why}" for _, why in source.failures[:1]]
@@ -234,6 +240,20 @@ def _per_image(encoded: Encoded, rows: CapturedRows, layers: list[int]) -> list[
     together = torch.stack([m.to(means[0].device) for m in means], 1).cpu().numpy()  # (B, L, H, V)
     places = zip(encoded.layouts, encoded.owners, encoded.spans, strict=True)
     return [(layout, together[b, :, :, first:last]) for layout, b, (first, last) in places]
+
+
+def _after(vlm: VLM, encoded: Encoded, queries: Any, rotary: dict[str, Any] | None) -> list[int | None]:
+    """Positions from the last placeholder of each image to its prompt's query rows, their mean rounded."""
+    ids, padding = encoded.inputs["input_ids"].cpu(), encoded.inputs.get("attention_mask")
+    is_image = ids == vlm.image_token_id
+    rows, mask = query_rows(queries, is_image, None if padding is None else padding.cpu())
+    moves = [advances(layout, rotary) for layout in encoded.layouts]  # images come in the order of the prompts
+    step = torch.ones_like(ids)
+    step[is_image] = torch.from_numpy(np.concatenate(moves))
+    at = step.cumsum(1)
+    ends = at[is_image][np.cumsum([len(m) for m in moves]) - 1]
+    far = (at.gather(1, rows) * mask).sum(1) / mask.sum(1)
+    return [None if bool(d.isnan()) else round(float(d)) for d in far[encoded.owners] - ends]
 
 
 def _prompt_name(prompt: str | list[str] | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ from .errors import InputError
 from .profiles import Profile, Selection, make, select_estimator, variance_table
 from .profiles.selection import CRITERIA
 from .rehearsed import mark
-from .scenes import KINDS, scene
+from .scenes import KINDS, Expression, Scene, scene
 
 if TYPE_CHECKING:
     from .maps import AttentionMaps
     from .models.vlm import VLM
 
-__all__ = ["AUTO", "SOURCES", "Calibration", "Fitted", "calibration", "fit_bias"]
+__all__ = ["AUTO", "SOURCES", "Calibration", "Fitted", "asked_of", "calibration", "fit_bias"]
 
 SOURCES = ("scenes", "blank", "noise")
 AUTO = "auto"  # an estimator is chosen
@@ -84,14 +84,14 @@ def calibration(
 
 def _scenes(n: int) -> list[tuple]:
     """The first n calibration scenes, each with one expression; the kinds take turns where a scene allows it."""
-    out = []
-    for index in range(n):
-        s = scene("calibration", index)
-        wanted = KINDS[index % len(KINDS)]
-        found = sorted(s.expressions, key=lambda e: e.kind != wanted)
-        if found:
-            out.append((s, found[0]))
-    return out
+    found = ((s, asked_of(s)) for s in (scene("calibration", index) for index in range(n)))
+    return [(s, expression) for s, expression in found if expression is not None]
+
+
+def asked_of(shown: Scene) -> Expression | None:
+    """The expression by which a calibration scene is asked about; None where it has none."""
+    wanted = KINDS[shown.index % len(KINDS)]
+    return next(iter(sorted(shown.expressions, key=lambda e: e.kind != wanted)), None)
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ def fit_bias(
     batch_size: int = 8,
     progress: bool = True,
     criterion: str = "r2",
+    score: str | Callable = "attention",
 ) -> Fitted:
     """Collect attention on calibration images, fit a profile, measure what position explains, write and draw.
 
@@ -130,6 +131,7 @@ def fit_bias(
         layers, on held-out images, which the profile's provenance records ("mean", with a warning, where the images
         are too few to hold some out).
     criterion : by which "auto" chooses, "r2" or "deviance".
+    score : what the profile is of, as in :func:`~biaslab.collect.collect`; methods that ``read`` it take no other.
     layers : decoder layers; default all.
     out : profile file; the card and a figure of the profile are written beside it.
     maps : folder that keeps every image's attention (and lets an interrupted run go on); default: moments only.
@@ -142,7 +144,7 @@ def fit_bias(
         raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
     profile = make("mean" if estimator == AUTO else estimator) if isinstance(estimator, str) else estimator
     collected = collect(
-        vlm, images.images, layers, queries, images.prompts, heads, maps, batch_size, progress, images.ids
+        vlm, images.images, layers, queries, images.prompts, heads, maps, batch_size, progress, images.ids, score=score
     )
     selection = None
     if isinstance(estimator, str) and estimator == AUTO:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +82,14 @@ def fold_of(image_id: str, folds: int) -> int:
 class ImageRecord:
     """What is known of one collected image besides its maps.
 
-    ``digest`` is a hash of its pixels and prompt, ``layout`` where its tokens lie.
+    ``digest`` is a hash of its pixels and prompt, ``layout`` where its tokens lie, ``after`` how many positions the
+    query stands behind its last placeholder (several query rows: their mean, rounded; None: not known).
     """
 
     id: str
     layout: TokenLayout
     digest: str
+    after: int | None = None
 
 
 class AttentionMaps(ABC):
@@ -96,7 +99,8 @@ class AttentionMaps(ABC):
     Parameters
     ----------
     settings : dict
-        Provenance without counts: model, revision, family, queries, heads, prompt, score, layers, folds.
+        Provenance without counts: model, revision, family, queries, heads, prompt, score, layers, folds; rotary
+        (of `biaslab.rotary.rotary_of`) if known.
 
     Attributes
     ----------
@@ -121,6 +125,7 @@ class AttentionMaps(ABC):
         self.n = 0
         self._n_heads: int | None = None
         self._digest = 0
+        self._after: Counter[int] = Counter()
 
     @staticmethod
     def open(folder: str | Path) -> AttentionMaps:
@@ -139,9 +144,12 @@ class AttentionMaps(ABC):
     @property
     def provenance(self) -> dict[str, Any]:
         """JSON-ready account of where the maps come from; ``calibration`` is a hash of the set of images and
-        prompts that does not depend on their order.
+        prompts that does not depend on their order, ``after`` (where known) counts the images by
+        `ImageRecord.after`: pairs (positions, images).
         """
         found = {k: v for k, v in self.settings.items() if k != "layers"}
+        if self._after:
+            found["after"] = [[length, count] for length, count in sorted(self._after.items())]
         return {**found, "n": self.n, "calibration": f"{self._digest:064x}"[:16]}
 
     def __len__(self) -> int:
@@ -193,6 +201,8 @@ class AttentionMaps(ABC):
         self._n_heads = n_heads
         self.layouts.setdefault(record.layout.key, record.layout)
         self.n += 1
+        if record.after is not None:
+            self._after[record.after] += 1
         value = int.from_bytes(hashlib.sha256(record.digest.encode()).digest(), "big")
         self._digest = (self._digest + value) % 2**256  # a sum, so that order does not matter
 

@@ -1,7 +1,7 @@
 """Attention maps on disk: append-only, survives a kill at any moment, read through memory maps.
 
 A folder holds ``maps.json`` (settings), ``layer-003.f32`` per layer (raw little-endian float32, image after
-image, each ``(H or 1, N)``) and ``images.jsonl`` (a line per image: id, digest, layout, heads). An image
+image, each ``(H or 1, N)``) and ``images.jsonl`` (a line per image: id, digest, layout, heads, after). An image
 counts once its line is complete; the line is written after its values. What follows the last complete image
 is cut off when writing resumes.
 """
@@ -83,7 +83,8 @@ class StoredMaps(AttentionMaps):
         if is_rehearsal(found) != is_rehearsal(settings):
             held, wanted = ("a rehearsal", "real") if is_rehearsal(found) else ("real maps", "rehearsed")
             raise RunFolderError(f"{folder} holds {held}, which {wanted} maps cannot go on with: choose another folder")
-        wrong = [k for k in sorted({*settings, *found}) if settings.get(k) != found.get(k)]
+        # the rotary embedding is read off the model, which is compared: older folders lack it, and devices round it
+        wrong = [k for k in sorted({*settings, *found} - {"rotary"}) if settings.get(k) != found.get(k)]
         if wrong:
             k = wrong[0]
             raise RunFolderError(
@@ -125,6 +126,7 @@ class StoredMaps(AttentionMaps):
             "digest": record.digest,
             "heads": values.shape[1],
             "layout": record.layout.to_dict(),
+            "after": record.after,
         }
         try:
             for file, layer in zip(self._files, values, strict=False):
@@ -142,7 +144,7 @@ class StoredMaps(AttentionMaps):
         return image_id in self._ids
 
     def record(self, index: int) -> ImageRecord:
-        """Id, layout (of this image's own size) and digest of one image."""
+        """Id, layout (of this image's own size), digest and distance to the query of one image."""
         return self._records[self._checked(index)]
 
     def image(self, index: int, layer: int) -> np.ndarray:
@@ -216,7 +218,9 @@ def _parse(line: bytes, seen: dict[str, TokenLayout]) -> tuple[ImageRecord, int]
         text = json.dumps(data["layout"])
         if text not in seen:
             seen[text] = TokenLayout.from_dict(data["layout"])
-        return ImageRecord(data["id"], seen[text], data["digest"]), int(data["heads"])
+        after = data.get("after")  # older folders do not have it
+        record = ImageRecord(data["id"], seen[text], data["digest"], None if after is None else int(after))
+        return record, int(data["heads"])
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -123,6 +124,8 @@ def simulate(
     seed: int = 0,
     folds: int = 5,
     trend: str = "end",
+    rotary: Mapping[str, Any] | None = None,
+    after: int = 16,
 ) -> Simulation:
     """Attention maps of images with a planted bias, the same in every layer and head.
 
@@ -133,6 +136,9 @@ def simulate(
     layers, heads : each has content of its own: they are independent repetitions.
     content : statistics of what the images show.
     seed, folds : of the random numbers, and of cross-fitting.
+    rotary, after : what the maps say of the model and its prompts: the rotary embedding, as
+        `biaslab.rotary.rotary_of` gives it, and the positions from the image to the query. They do not shape the
+        attention.
 
     Returns
     -------
@@ -146,7 +152,8 @@ def simulate(
         "prompt": f"planted {kind}", "score": "attention", "layers": list(range(layers)), "folds": folds,
     }  # fmt: skip
     pairs = list(layouts.items() if isinstance(layouts, Mapping) else layouts)
-    maps = StreamedMaps({**settings, "family": pairs[0][0].family if pairs else None})
+    known = {} if rotary is None else {"rotary": dict(rotary)}
+    maps = StreamedMaps({**settings, "family": pairs[0][0].family if pairs else None, **known})
     truth = {}
     for layout, n in pairs:
         truth[layout.key] = bias = planted_bias(kind, layout, strength, trend)
@@ -154,5 +161,5 @@ def simulate(
         attention = np.exp(logs) * (_TOTAL / np.exp(logs).sum(axis=1).mean())
         for i, one in enumerate(attention.reshape(n, layers, heads, layout.n)):
             name = f"{seed}-{layout.key}-{i}"
-            maps.add(ImageRecord(name, layout, name), one)
+            maps.add(ImageRecord(name, layout, name, after if known else None), one)
     return Simulation(maps, truth)

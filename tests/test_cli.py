@@ -7,6 +7,7 @@ from PIL import Image
 
 from biaslab import __version__
 from biaslab.cli import main
+from biaslab.pruning import parse
 from biaslab.scenes import scene
 
 
@@ -104,6 +105,22 @@ def test_evaluate_resumes_and_figures_draw(capsys, profile, tmp_path):
     assert (tmp_path / "run" / "tables" / "acc50.tex").read_text().count(r"\toprule") == 1
 
 
+def test_scores_by_name_are_fitted_and_pruned_with(capsys, tmp_path):
+    mine = tmp_path / "no_rope.safetensors"
+    status, _, err = run(capsys, "fit-bias", "--n", 4, "--layers", 3, "--score", "no_rope", "--out", mine)
+    assert status == 0, err
+    methods = "fastv,fastv:reads=no_rope,fastv:reads=value_norm,layer_ratio:over=1,relative:reads=no_rope"
+    command = ["evaluate", "--n", 2, "--keep", 0.1, "--layer", 4, "--profile", mine, "--json"]
+    status, out, err = run(capsys, *command, "--methods", methods, "--out", tmp_path / "run")
+    assert status == 0, err
+    rows = [r for r in json.loads(out)["rows"] if r["kind"] == "all"]
+    asked = [parse(text) for text in methods.split(",")]
+    assert [(r["method"], r["options_hash"]) for r in rows] == [(m.name, m.options_hash) for m in asked]
+    assert all(r["n"] == 2 and r["errors"] == 0 for r in rows)
+    status, _, err = run(capsys, *command, "--methods", "relative", "--out", tmp_path / "other")
+    assert status == 1 and "fitted for score 'no_rope'" in err
+
+
 def test_tflops_are_printed_with_significant_digits(capsys, tmp_path):
     """The grounder's 0.005 TFLOPs are not 0.005 for every method."""
     from biaslab.cli.output import significant
@@ -196,6 +213,9 @@ def _bad(tmp_path, picture, profile):
         "unknown model": (["fit-bias", "--model", "groundr"], 2, "grounder"),
         "model not here": (["fit-bias", "--model", "internvl3-1b", "--n", 2], 1, "hf download"),
         "unknown method": (["prune", picture, "the cat", "--methods", "fastvv"], 2, "fastv"),
+        "unknown score": (["prune", picture, "the cat", "--methods", "fastv:reads=cosine"], 2, "value_norm"),
+        "unknown score to fit": (["fit-bias", "--score", "cosine", "--n", 2], 2, "value_norm"),
+        "ratio over a deep layer": (["prune", picture, "the cat", "--methods", "layer_ratio:over=1"], 2, "use K >= 3"),
         "unknown option": (["prune", picture, "the cat", "--methods", "fastv:speed=2"], 2, "speed"),
         "dry rehearsal": ([*evaluate, "--dry-run", "--rehearse", "--out", tmp_path / "a"], 2, "exclude"),
         "rehearsal on a device": ([*evaluate, "--rehearse", "--device", "cpu", "--out", tmp_path / "a"], 2, "--device"),

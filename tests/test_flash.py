@@ -17,6 +17,7 @@ from biaslab.attention import attention_rows
 from biaslab.capture import capture
 from biaslab.errors import UnsupportedError
 from biaslab.pruning import prune
+from biaslab.scores import SCORES
 
 NAME = "flash_attention_2"
 FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -59,14 +60,15 @@ def masks_are_lost(enc):
 
 
 @FAMILIES
-def test_rows_under_flash_attention_are_those_under_sdpa(family):
+@pytest.mark.parametrize("score", sorted(SCORES))
+def test_rows_under_flash_attention_are_those_under_sdpa(family, score):
     vlm = tiny.vlm(family)
     enc = tiny.encoded(vlm, 3)
-    with capture(vlm, queries="text") as want:
+    with capture(vlm, queries="text", score=score) as want:
         vlm.forward(enc)
     with flash(vlm):
         plain = vlm.forward(enc).logits
-        with capture(vlm, queries="text") as rows:
+        with capture(vlm, queries="text", score=score) as rows:
             logits = vlm.forward(enc).logits
         assert set(SEEN) == {2}  # the batch is padded
     assert torch.equal(logits, plain)

@@ -28,6 +28,7 @@ SETTINGS = {
     "score": "attention",
     "folds": 5,
     "layers": [1, 3],
+    "rotary": {"inv_freq": [1.0, 0.1, 0.01], "axes": None, "head_dim": 6, "scaling": 0.4, "attention_scaling": 1.0},
 }
 EVERY = pytest.mark.parametrize("name", sorted(ESTIMATORS))
 
@@ -42,7 +43,7 @@ def make_maps(images=((ONE, 12), (TILED, 7)), heads=1, seed=0, **settings):
         x = rng.gamma(2.0, size=(n, len(settings["layers"]), heads, layout.n)) * bias
         raw[layout.key] = (0.3 * x / x.sum(-1, keepdims=True)).astype(np.float32)
         for i, one in enumerate(raw[layout.key]):
-            maps.add(ImageRecord(f"{layout.key}-{i}", layout, f"{seed}-{i}"), one)
+            maps.add(ImageRecord(f"{layout.key}-{i}", layout, f"{seed}-{i}", 12), one)
     return maps, raw
 
 

@@ -21,7 +21,11 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
     model: opt.Model = "grounder",
     methods: Annotated[
-        str, typer.Option(help="Methods separated by commas; options as d2pruner:pivots_suppress=true.")
+        str,
+        typer.Option(
+            help="Methods separated by commas; options as d2pruner:pivots_suppress=true, fastv:reads=no_rope (or "
+            "value_norm), layer_ratio:over=1."
+        ),
     ] = ("none,random,uniform,fastv,relative,divprune,d2pruner"),
     keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.5,0.2,0.1,0.05",
     layer: Annotated[str, typer.Option(help="Prune layers K: tokens are dropped just before layer K.")] = "2",

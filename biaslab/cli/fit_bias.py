@@ -28,7 +28,7 @@ def fit_bias(
     estimator: Annotated[
         str,
         typer.Option(
-            help="mean, geometric, smooth, exponential, tile or factorised (the last three transport to other "
+            help="mean, geometric, smooth, exponential, rope, tile or factorised (the last four transport to other "
             "tilings); auto: the one that predicts held-out images best."
         ),
     ] = "mean",
@@ -38,6 +38,9 @@ def fit_bias(
         str, typer.Option(help="Query rows: last (prompt token) or text (all after the image).")
     ] = "last",
     heads: Annotated[str, typer.Option(help="mean, or all for one map per head.")] = "mean",
+    score: Annotated[
+        str, typer.Option(help="attention, no_rope or value_norm: what methods with the same reads= need.")
+    ] = "attention",
     prompt: Annotated[
         str | None, typer.Option(help="Asked about every image. Default: grounding prompts for scenes, else generic.")
     ] = None,
@@ -59,7 +62,9 @@ def fit_bias(
     from ..fitting import calibration
     from ..fitting import fit_bias as fit
     from ..rehearsed import NOTE
+    from ..scores import resolve
 
+    resolve(score)  # refuses an unknown one before a model is loaded
     if heads not in ("mean", "all"):
         raise InputError(f"--heads is mean or all, got {heads!r}")
     opt.one_of(dry_run, rehearse)
@@ -77,7 +82,7 @@ def fit_bias(
     vlm = opt.load(model, device, dtype, device_map, image_option, opt.rehearsal_layers(rehearse, max(wanted or [0])))
     chosen = calibration(vlm, images, n, prompt, seed)
     found = fit(vlm, chosen, estimator, wanted, queries, reduce, out, maps, batch_size, not json,
-                criterion)  # fmt: skip
+                criterion, score)  # fmt: skip
     explained = found.variance[["layer", "r2", "lo", "hi", "n"]]
     text = (
         f"{model}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"

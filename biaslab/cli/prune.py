@@ -21,7 +21,7 @@ def prune(
     expression: Annotated[str, typer.Argument(help="What to locate.")],
     model: opt.Model = "grounder",
     methods: Annotated[
-        str, typer.Option(help="Methods separated by commas; options as d2pruner:theta=0.7.")
+        str, typer.Option(help="Methods separated by commas; options as d2pruner:theta=0.7, fastv:reads=no_rope.")
     ] = "none,divprune",
     keep: Annotated[str, typer.Option(help='A keep ratio ("0.1") or a count of tokens ("64").')] = "0.1",
     layer: Annotated[int, typer.Option(help="Prune layer K: tokens are dropped just before layer K.")] = 2,

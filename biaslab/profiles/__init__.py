@@ -21,6 +21,7 @@ from .exponential import ExponentialProfile  # noqa: E402
 from .factorised import FactorisedProfile  # noqa: E402
 from .geometric import GeometricProfile  # noqa: E402
 from .mean import MeanProfile  # noqa: E402
+from .rope import RopeProfile  # noqa: E402
 from .selection import Selection, select_estimator  # noqa: E402
 from .smooth import SmoothProfile  # noqa: E402
 from .tile import TileProfile  # noqa: E402
@@ -35,6 +36,7 @@ __all__ = [
     "GeometricProfile",
     "MeanProfile",
     "Profile",
+    "RopeProfile",
     "Selection",
     "SmoothProfile",
     "TileProfile",

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -53,6 +54,8 @@ class Part(NamedTuple):
     log_var: np.ndarray | None = None
     #: the same images fold by fold, where the estimator cross-validates; else empty
     pieces: tuple[Part, ...] = ()
+    #: provenance of the maps: what else is known of the model and the prompts
+    about: Mapping[str, Any] = MappingProxyType({})
 
 
 def register(cls: type[Profile]) -> type[Profile]:
@@ -81,7 +84,8 @@ class Profile(BaseEstimator, ABC):
     """Expected attention of each visual position over a named calibration distribution.
 
     A subclass implements :meth:`_pool` and :meth:`_expand` (and :meth:`log_map` where pooling in log space
-    differs), sets ``name`` and is registered by :func:`register`: that is all an estimator needs.
+    differs, :meth:`refuses` where maps must tell more than attention), sets ``name`` and is registered by
+    :func:`register`: that is all an estimator needs.
 
     Attributes
     ----------
@@ -116,6 +120,11 @@ class Profile(BaseEstimator, ABC):
         """
         return next((p.mean for p in parts if p.layout.key == layout.key), None)
 
+    @classmethod
+    def refuses(cls, provenance: Mapping[str, Any]) -> str | None:
+        """Why it cannot be fitted to maps of this provenance, in one line with the fix; None where it can."""
+        return None
+
     # -- fitting
     # ---------------------------------------------------------------------------------------------------
     def fit(self, maps: Any, layers: Iterable[int] | None = None) -> Profile:
@@ -130,12 +139,14 @@ class Profile(BaseEstimator, ABC):
         Raises
         ------
         InputError
-            No images, or a layer that ``maps`` does not hold.
+            No images, a layer that ``maps`` does not hold, or maps that do not tell what the estimator needs.
         """
         available = [int(x) for x in maps.layers]
         wanted = available if layers is None else [int(x) for x in layers]
         if missing := [x for x in wanted if x not in available]:
             raise InputError(f"the maps hold layers {available}, not {missing}: collect with layers={wanted}")
+        if maps.layouts and (reason := self.refuses(maps.provenance)):
+            raise InputError(reason)
         arrays: dict[int, Arrays] = {}
         counts: dict[str, int] = {}
         for layer in wanted:
@@ -355,13 +366,13 @@ def parts_of(maps: Any, layer: int, folds: bool = False, only: Iterable[int] | N
     folds : fill :attr:`Part.pieces`.
     only : the folds to take; default all.
     """
-    parts = []
+    parts, about = [], maps.provenance
     for key, layout in maps.layouts.items():
         if not folds and only is None:
-            pieces = [_part(layout, maps.moments(layer, key))]
+            pieces = [_part(layout, maps.moments(layer, key), about)]
         else:
             wanted = range(maps.folds) if only is None else only
-            pieces = [_part(layout, maps.moments(layer, key, fold=f)) for f in wanted]
+            pieces = [_part(layout, maps.moments(layer, key, fold=f), about) for f in wanted]
         parts += [p for p in pieces if p.n]
     return merged(parts, pieces=folds)
 
@@ -376,11 +387,12 @@ def merged(parts: Iterable[Part], pieces: bool = False) -> list[Part]:
 
 def logs(parts: Iterable[Part]) -> list[Part]:
     """The log moments of parts, as :meth:`Profile.log_map` takes them."""
-    return [Part(p.layout, p.n, p.log_mean, p.log_var, pieces=tuple(logs(p.pieces))) for p in parts]
+    return [Part(p.layout, p.n, p.log_mean, p.log_var, pieces=tuple(logs(p.pieces)), about=p.about) for p in parts]
 
 
-def _part(layout: TokenLayout, m: Any) -> Part:
-    return Part(layout, int(m.n), *(np.asarray(x, np.float64) for x in (m.mean, m.var, m.log_mean, m.log_var)))
+def _part(layout: TokenLayout, m: Any, about: Mapping[str, Any]) -> Part:
+    moments = (np.asarray(x, np.float64) for x in (m.mean, m.var, m.log_mean, m.log_var))
+    return Part(layout, int(m.n), *moments, about=about)
 
 
 def _together(same: list[Part]) -> Part:
@@ -395,4 +407,5 @@ def _together(same: list[Part]) -> Part:
         centre = sum(share * m for share, m, _ in values)
         return centre, sum(share * (v + (m - centre) ** 2) for share, m, v in values)
 
-    return Part(same[0].layout, n, *pooled("mean", "var"), *pooled("log_mean", "log_var"))
+    moments = (*pooled("mean", "var"), *pooled("log_mean", "log_var"))
+    return Part(same[0].layout, n, *moments, about=same[0].about)

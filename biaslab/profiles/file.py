@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from biaslab.errors import BiaslabError, InputError
 from biaslab.layout import TokenLayout
 from biaslab.rehearsed import NOTE, is_rehearsal
+from biaslab.rotary import in_words
 
 from .base import ESTIMATORS, Arrays, Profile, make
 
@@ -155,7 +156,7 @@ def card(profile: Profile, name: str = "", diagnostics: Any = None) -> str:
         "| | |",
         "|---|---|",
     ]
-    shown = {**p, "layouts": ", ".join(f"{k} ({n} images)" for k, n in profile.counts_.items())}
+    shown = {**p, **in_words(p), "layouts": ", ".join(f"{k} ({n} images)" for k, n in profile.counts_.items())}
     lines += [f"| {k} | {_cell(v)} |" for k, v in shown.items()]
     lines += [
         "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ def select_estimator(
     Parameters
     ----------
     maps : AttentionMaps, stored or streamed.
-    candidates : names or unfitted instances; default every registered estimator.
+    candidates : names or unfitted instances; default every registered estimator that can be fitted to these maps.
     layers : decoder layers; default all that ``maps`` holds. One estimator is chosen for all of them.
     criterion : of the choice, "r2" or "deviance". Of equals (to 1e-6), one that transports is taken.
     confidence : of the intervals.
@@ -93,7 +93,8 @@ def select_estimator(
     Raises
     ------
     InputError
-        Unknown criterion, estimator or layer, or images in fewer than two folds.
+        Unknown criterion, estimator or layer, a candidate that cannot be fitted to these maps, or images in fewer
+        than two folds.
     """
     if criterion not in CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
@@ -103,7 +104,7 @@ def select_estimator(
     wanted = available if layers is None else [int(x) for x in layers]
     if not wanted or any(x not in available for x in wanted):
         raise InputError(f"the maps hold layers {available}, not {wanted}: collect with layers={wanted}")
-    named = _named(candidates)
+    named = _named(candidates, maps.provenance)
     scores = [_layer(maps, layer, list(named.values())) for layer in wanted]  # (folds, candidates, 2, 2) each
     sums = np.stack([s for s, _, _ in scores])
     _, n, unseen = scores[0]
@@ -116,11 +117,14 @@ def select_estimator(
     return Selection(best, criterion, clone(named[best]), table, by_layer, unseen)
 
 
-def _named(candidates: Iterable[str | Profile] | None) -> dict[str, Profile]:
+def _named(candidates: Iterable[str | Profile] | None, provenance: Mapping[str, Any]) -> dict[str, Profile]:
     """Label -> estimator; instances of one class are told apart by their parameters."""
-    found = [make(c) if isinstance(c, str) else c for c in (sorted(ESTIMATORS) if candidates is None else candidates)]
+    fitting = (name for name, e in sorted(ESTIMATORS.items()) if e.refuses(provenance) is None)
+    found = [make(c) if isinstance(c, str) else c for c in (fitting if candidates is None else candidates)]
     if not found:
         raise InputError(f"no candidates: give some of {', '.join(sorted(ESTIMATORS))}")
+    if reason := next((why for c in found if (why := c.refuses(provenance))), None):
+        raise InputError(reason)
     names = [c.name for c in found]
     return {c.name if names.count(c.name) == 1 else " ".join(repr(c).split()): c for c in found}
 

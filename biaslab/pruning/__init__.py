@@ -17,6 +17,7 @@ discover(__name__, __path__)
 from .d2pruner import D2Pruner  # noqa: E402
 from .divprune import DivPrune  # noqa: E402
 from .fastv import FastV  # noqa: E402
+from .layer_ratio import LayerRatio  # noqa: E402
 from .random import Random  # noqa: E402
 from .relative import Relative  # noqa: E402
 from .uniform import Uniform  # noqa: E402
@@ -26,6 +27,7 @@ __all__ = [
     "D2Pruner",
     "DivPrune",
     "FastV",
+    "LayerRatio",
     "Method",
     "PruneRun",
     "Random",

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from abc import ABC
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from torch import Tensor
 from biaslab.errors import InputError
 from biaslab.layout import TokenLayout
 
-__all__ = ["Method", "Selection", "TokenContext", "budget", "choice", "descending", "number"]
+__all__ = ["Method", "Selection", "TokenContext", "budget", "choice", "descending", "later", "number"]
 
 _ROUNDING = 1e-9  # far above the error of a float product with n < 1e6, far below one token
 
@@ -75,8 +75,10 @@ class TokenContext:
     budget : tokens to keep, 1 .. N.
     seed : this sample's seed; the same for a sample on any number of processes.
     layer : K, the decoder layer in front of which tokens are dropped. ``attention`` belongs to layer K - 1.
-    attention : (H, Q, N) float32 softmax attention of Q query rows, or None.
+    attention : (H, Q, N) float32 softmax attention (or another score, as the method ``reads``) of Q query rows,
+        or None.
     features : (N, D) hidden states entering layer K, or None.
+    earlier : layer index -> the same as ``attention`` of further layers below K - 1, for methods that read some.
     """
 
     layout: TokenLayout
@@ -85,6 +87,7 @@ class TokenContext:
     layer: int = 0
     attention: Tensor | None = None
     features: Tensor | None = None
+    earlier: Mapping[int, Tensor] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -112,6 +115,13 @@ class Selection:
     indices: Tensor
     scores: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
+
+
+def later(default: Any) -> Any:
+    """The field of an option that came after runs had been recorded: `Method.options` leaves it out at its default,
+    so that the hashes of those runs stay.
+    """
+    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -178,8 +188,12 @@ class Method(ABC):
         return [f.name for f in dataclasses.fields(cls) if f.init]
 
     def options(self) -> dict[str, Any]:
-        """Hyper-parameters as JSON-ready values, without ``keep`` and the profile (reported apart)."""
-        values = {n: getattr(self, n) for n in self.option_names() if n not in ("keep", "profile")}
+        """Hyper-parameters as JSON-ready values, without ``keep`` and the profile (reported apart), and without those
+        that came :func:`later` where they are at their defaults.
+        """
+        fields = {f.name: f for f in dataclasses.fields(self) if f.init and f.name not in ("keep", "profile")}
+        values = {n: getattr(self, n) for n in fields}
+        values = {n: v for n, v in values.items() if v != fields[n].default or "later" not in fields[n].metadata}
         # 1 and 1.0 are the same option
         return {n: float(v) if isinstance(v, Integral) and not isinstance(v, bool) else v for n, v in values.items()}
 

@@ -19,6 +19,9 @@ __all__ = ["FastV"]
 class FastV(AttentionMethod):
     """Keep the tokens with the highest raw attention, averaged over heads (arXiv 2403.06764, section 4).
 
+    With ``reads="no_rope"`` it ranks by the criterion of FEATHER, with ``reads="value_norm"`` by attention times the
+    norm of the value.
+
     Differs from the published code in keeping the original position ids (the engine's default), without which
     localization collapses whatever is kept.
     """

@@ -15,9 +15,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from biaslab.attention import attention_rows, row_options, watch
+from biaslab.attention import row_options, watch
 from biaslab.capture import PrunedSequence
 from biaslab.errors import ModelError, UnsupportedError
+from biaslab.scores import SCORES, reads_rope
 
 from .base import Selection, TokenContext, budget
 from .cut import Cut, make_cut
@@ -41,7 +42,7 @@ class Engine:
         self.running = False  # inside a forward of the whole model
         self.prompt: Prompt | None = None  # of the running prefill
         self.cut: Cut | None = None  # of the running forward
-        self.attention: Tensor | None = None  # (B, H, Q, V) of layer K - 1
+        self.attention: dict[int, Tensor] = {}  # layer -> (B, H, Q, V) of the running prefill
         self.cache: Any = None  # of the running forward
         self.cuts: WeakKeyDictionary[Any, Cut | None] = WeakKeyDictionary()  # KV cache -> how it was pruned
         self.checked: set[str] = set()  # layouts the profile has accepted
@@ -61,8 +62,10 @@ class Engine:
             hooks.append(decoder.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
         for hook in hooks:
             stack.callback(hook.remove)
-        if "attention" in self.run.method.needs:
-            stack.enter_context(watch(model, {self.layer - 1: self._record}))
+        method = self.run.method
+        if "attention" in method.needs:
+            recorders = {index: self._recorder(index) for index in method.attention_layers(self.layer)}
+            stack.enter_context(watch(model, recorders, rope=reads_rope(SCORES[method.reads])))
 
     # -- the whole model: what kind of forward is this? ------------------------------------------------------
     def _begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -103,7 +106,8 @@ class Engine:
             raise UnsupportedError("the KV cache was changed since it was pruned: start from an empty cache")
 
     def _end(self, *_: Any) -> None:
-        self.running, self.prompt, self.cut, self.attention, self.cache = False, None, None, None, None
+        self.running, self.prompt, self.cut, self.cache = False, None, None, None
+        self.attention.clear()
         self.sliced.clear()
 
     # -- the decoder: K = 0, and the cache's lengths ---------------------------------------------------------
@@ -213,15 +217,21 @@ class Engine:
         return self.sliced[key][1]
 
     # -- the selection ---------------------------------------------------------------------------------------
-    def _record(self, module, query, key, value, attention_mask, scaling, **kw: Any) -> None:
-        """Attention rows of layer K - 1 at the prefill."""
-        prompt = self.prompt
-        if prompt is None:
-            return
-        options = row_options(module, kw)
-        rows, cols = prompt.rows.to(query.device), prompt.visual.to(query.device)
-        with self._clock("attention_ms", query.device):
-            self.attention = attention_rows(query, key, rows, scaling, attention_mask, cols, **options)
+    def _recorder(self, index: int) -> Callable:
+        """What keeps the rows of layer ``index`` at the prefill: of the score that the method reads."""
+        score = SCORES[self.run.method.reads]
+
+        def record(module, query, key, value, attention_mask, scaling, **kw: Any) -> None:
+            prompt = self.prompt
+            if prompt is None:
+                return
+            options = row_options(module, kw)
+            options.update(rows=prompt.rows.to(query.device), cols=prompt.visual.to(query.device))
+            options.update(scaling=scaling, attention_mask=attention_mask)
+            with self._clock("attention_ms", query.device):
+                self.attention[index] = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
+
+        return record
 
     @torch.no_grad()
     def _choose(self, hidden: Tensor) -> Cut:
@@ -229,15 +239,17 @@ class Engine:
         prompt, run = self.prompt, self.run
         if hidden.shape[1] != prompt.length:
             raise UnsupportedError(f"layer {self.layer} sees {hidden.shape[1]} of {prompt.length} prompt tokens")
-        if self.attention is not None and not bool(torch.isfinite(self.attention).all()):
-            raise ModelError(f"attention of layer {self.layer - 1} is not finite: load the model in another dtype")
+        for index, rows in self.attention.items():
+            if not bool(torch.isfinite(rows).all()):
+                raise ModelError(f"attention of layer {index} is not finite: load the model in another dtype")
         with self._clock("select_ms", hidden.device):
             rows = [self._select(i, hidden) for i in range(0, len(prompt), prompt.repeats)]
         run.selections = [s for row in rows for s in row]
         run.counts = [image.n for row in prompt.images[:: prompt.repeats] for image in row]
         kept = [_columns(s, image) for s, image in zip(rows, prompt.images[:: prompt.repeats], strict=True)]
         cut = make_cut(prompt, [columns for columns in kept for _ in range(prompt.repeats)])
-        self.cut, self.attention = cut, None
+        self.cut = cut
+        self.attention.clear()
         valid = None if cut.filler is None else ~cut.filler
         self.vlm.pruned.append(PrunedSequence(self.layer, cut.keep, valid))
         return cut
@@ -249,13 +261,17 @@ class Engine:
             if image.n == 0:
                 out.append(Selection(torch.empty(0, dtype=torch.long)))
                 continue
-            own, attention, features = slice(image.first, image.last), None, None
-            if self.attention is not None:
-                attention = self.attention[row, :, : prompt.row_counts[row], own].to(hidden.device)
+            own, features = slice(image.first, image.last), None
+            earlier = {
+                index: rows[row, :, : prompt.row_counts[row], own].to(hidden.device)
+                for index, rows in self.attention.items()
+            }
+            attention = earlier.pop(self.layer - 1, None)
             if "features" in method.needs:
                 features = hidden[row, prompt.visual[row, own].to(hidden.device)]
             keep = budget(method.keep, image.n)
-            out.append(method.select(TokenContext(image.layout, keep, image.seed, self.layer, attention, features)))
+            given = TokenContext(image.layout, keep, image.seed, self.layer, attention, features, earlier)
+            out.append(method.select(given))
         return out
 
     @contextmanager

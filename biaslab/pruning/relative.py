@@ -12,7 +12,7 @@ from torch import Tensor
 from biaslab.errors import InputError, ProfileMismatchError
 
 from .attention import AttentionMethod
-from .base import TokenContext, choice, number
+from .base import TokenContext, choice, later, number
 from .registry import register
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Relative"]
 
 _OPS = ("ratio", "log", "subtract", "zscore", "lognormal_rank", "none")
-#: options that came later: left out of `options` at their defaults, so that the hashes of older runs stay
-_LATER = {"strength": 1.0, "normalise": "none", "padding": "keep", "sinks": 0.0}
 
 
 @register
@@ -35,7 +33,8 @@ class Relative(AttentionMethod):
 
     Parameters
     ----------
-    profile : expected attention of each position at layer K - 1. Required unless ``debias="none"``.
+    profile : expected attention of each position at layer K - 1, fitted on the score that the method ``reads``.
+        Required unless ``debias="none"``.
     debias : "ratio" (default), "log", "subtract", "zscore", "lognormal_rank", or "none" for raw attention.
     eps : added to the expectation; 1e-7 as in a reproduction of D2Pruner.
     heads : "mean" averages the heads, then debiases (D2Pruner); "each" debiases every head by its own
@@ -55,10 +54,10 @@ class Relative(AttentionMethod):
     debias: str = "ratio"
     eps: float = 1e-7
     heads: str = "mean"
-    strength: float = 1.0
-    normalise: str = "none"
-    padding: str = "keep"
-    sinks: float = 0.0
+    strength: float = later(1.0)
+    normalise: str = later("none")
+    padding: str = later("keep")
+    sinks: float = later(0.0)
 
     name: ClassVar[str] = "relative"
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "profile"})
@@ -87,10 +86,6 @@ class Relative(AttentionMethod):
     def geometric(self) -> bool:
         """A profile is a map over positions, and padding lies outside the picture."""
         return self.debias != "none" or self.padding == "drop"
-
-    def options(self) -> dict[str, Any]:
-        """As of every method; options that came later are left out where they are at their defaults."""
-        return {k: v for k, v in super().options().items() if k not in _LATER or v != _LATER[k]}
 
     def validate(self) -> None:
         """Refuse to run without the profile."""

@@ -38,6 +38,8 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
         raise UnsupportedError(
             f"method {method.name!r} reads the attention of layer K - 1: at K = 0 there is none, use K >= 1"
         )
+    if "attention" in method.needs:
+        method.attention_layers(layer)  # refuses a K at which a layer it reads is not there yet
     config = vlm.decoder.config
     implementation = getattr(config, "_attn_implementation", None) or ""
     if "flex" in implementation:
@@ -63,7 +65,7 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
 
 
 def check_profile(vlm: VLM, method: Method, layer: int, layout: Any = None) -> None:
-    """Let the method's profile refuse this model, layer, query rule, head reduction and layout."""
+    """Let the method's profile refuse this model, layer, query rule, score, head reduction and layout."""
     if "profile" not in method.needs:
         return
     each = vlm.decoder.config.num_attention_heads
@@ -73,6 +75,7 @@ def check_profile(vlm: VLM, method: Method, layer: int, layout: Any = None) -> N
         family=vlm.family.name,
         layer=layer - 1,
         queries=method.queries,
+        score=method.reads,
         heads="mean" if method.heads == "mean" else each,
         layout=layout,
     )

@@ -6,9 +6,10 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from biaslab.errors import InputError
-from biaslab.grounding.statistics import ImageBootstrap, paired_p_value
+from biaslab.grounding.statistics import ImageBootstrap, max_t, paired_p_value, sum_by_image
 
 
 def clustered(rng, n_images, per_image, p=0.6):
@@ -100,6 +101,42 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     assert paired_p_value(hits, 1 - hits, images, n_perm=300) == p
 
 
+def test_wide_values_in_blocks_of_columns_are_the_same(monkeypatch):
+    rng = np.random.default_rng(17)
+    images, values = rng.integers(0, 30, 50), rng.random((50, 23))
+    values[rng.random(values.shape) < 0.2] = np.nan
+    bootstrap = ImageBootstrap(images, n_boot=100)
+    whole = bootstrap.mean(values)
+    monkeypatch.setattr("biaslab.grounding.statistics._BLOCK_ENTRIES", 700)  # 7 columns, 23 resamples
+    np.testing.assert_allclose(bootstrap.mean(values), whole)
+
+
+def test_contrast_equals_a_loop_and_each_side_has_its_own_samples():
+    rng = np.random.default_rng(18)
+    images, values = rng.integers(0, 9, 40).astype(str), rng.random(40)
+    left = rng.random(40) < 0.4
+    bootstrap = ImageBootstrap(images, n_boot=300, seed=4)
+    got = bootstrap.contrast(np.where(left, np.nan, values), np.where(left, values, np.nan))
+    names = np.unique(images)
+    gaps = []
+    for row in np.random.default_rng(4).integers(0, len(names), (300, len(names))):
+        drawn = np.concatenate([np.flatnonzero(images == names[i]) for i in row])
+        gaps.append(values[drawn[~left[drawn]]].mean() - values[drawn[left[drawn]]].mean())
+    assert got.estimate == pytest.approx(values[~left].mean() - values[left].mean())
+    np.testing.assert_allclose([got.low, got.high], np.percentile(gaps, [2.5, 97.5]))
+
+
+def test_values_of_one_image_have_no_interval_whatever_the_others_have():
+    images = np.repeat(np.arange(6), 2)
+    values = np.random.default_rng(19).random((12, 2))
+    values[2:, 1] = np.nan
+    bootstrap = ImageBootstrap(images, n_boot=50)
+    got = bootstrap.mean(values)
+    assert np.isfinite(got.low[0]) and np.isnan([got.low[1], got.high[1]]).all()
+    assert got.estimate[1] == pytest.approx(values[:2, 1].mean())
+    assert np.isnan(bootstrap.contrast(values[:, 0], values[:, 1]).low)
+
+
 def test_no_interval_without_two_images_and_no_ratio_to_zero():
     one = ImageBootstrap(["a", "a"], n_boot=50).mean([1.0, 0.0])
     assert one.estimate == 0.5 and np.isnan(one.low) and np.isnan(one.high)
@@ -140,3 +177,108 @@ def test_p_value_is_uniform_under_the_null():
         a, b = (np.repeat(rng.random(40) < 0.5, 3).astype(float) for _ in range(2))
         ps.append(paired_p_value(a, b, images, n_perm=400, seed=trial))
     assert 0.01 <= np.mean(np.array(ps) <= 0.05) <= 0.09
+
+
+def slow_max_t(sums):
+    """Step-down max-T over every sign pattern, as Westfall and Young write it down."""
+    n, m = sums.shape
+    patterns = list(product([1, -1], repeat=n))
+
+    def statistic(signs, j):
+        norm = np.sqrt(sum(d * d for d in sums[:, j]))
+        return abs(sum(s * d for s, d in zip(signs, sums[:, j], strict=True))) / norm if norm else 0.0
+
+    observed = [statistic([1] * n, j) for j in range(m)]
+    order = sorted(range(m), key=lambda j: -observed[j])
+    raw, adjusted, before = np.ones(m), np.ones(m), 0.0
+    for rank, j in enumerate(order):
+        raw[j] = np.mean([statistic(s, j) >= observed[j] - 1e-9 for s in patterns])
+        rest = [max(statistic(s, k) for k in order[rank:]) for s in patterns]
+        before = adjusted[j] = max(before, np.mean([r >= observed[j] - 1e-9 for r in rest]))
+    return raw, adjusted
+
+
+def test_max_t_equals_step_down_over_all_patterns():
+    rng = np.random.default_rng(20)
+    images = np.repeat(np.arange(7), 2)
+    differences = rng.standard_normal((14, 6)) + np.linspace(0, 1.5, 6)
+    differences[:, 1] = differences[:, 4]  # tied for its place
+    differences[:, 2] = 0.0
+    differences[:, 3] = np.nan
+    differences[4:, 5] = np.nan  # in two images only
+    sums = np.array([[np.nansum(differences[images == i, j]) for j in range(6)] for i in range(7)])
+    raw, adjusted = slow_max_t(sums)
+    raw[3] = adjusted[3] = np.nan
+    got = max_t(differences, images)
+    np.testing.assert_allclose(got.p, raw)
+    np.testing.assert_allclose(got.p_adjusted, adjusted)
+    assert got.p[2] == got.p_adjusted[2] == 1.0 and got.p_adjusted[1] == got.p_adjusted[4]
+    np.testing.assert_allclose(max_t(*sum_by_image(differences, images)), got)  # rows may be images
+
+
+def test_random_flips_are_those_of_a_loop_and_of_the_single_test():
+    rng = np.random.default_rng(21)
+    images = rng.integers(0, 25, 60).astype(str)
+    values, reference = rng.random(60), rng.random(60) - 0.1
+    values[:3] = np.nan
+    got = max_t((values - reference)[:, None], images, n_perm=500, seed=3)
+    single = paired_p_value(values, reference, images, n_perm=500, seed=3)
+    assert got.p[0] == got.p_adjusted[0] == single
+    known = ~np.isnan(values)
+    sums = np.array([(values - reference)[known & (images == i)].sum() for i in np.unique(images[known])])
+    draws = np.where(np.random.default_rng(3).random((500, len(sums))) < 0.5, -1, 1)
+    assert single == (1 + sum(abs((row * sums).sum()) >= abs(sums.sum()) for row in draws)) / 501
+
+
+def test_adjusted_is_at_least_raw_and_follows_the_statistic():
+    rng = np.random.default_rng(22)
+    images = np.repeat(np.arange(30), 2)
+    differences = rng.standard_normal((60, 40)) + np.linspace(-0.6, 0.6, 40)
+    differences[rng.random(differences.shape) < 0.3] = np.nan
+    got = max_t(differences, images, n_perm=400)
+    assert (got.p_adjusted >= got.p).all() and (got.p_adjusted > got.p).sum() > 20
+    sums = np.nan_to_num(sum_by_image(differences, images)[0])
+    strength = np.abs(sums.sum(0)) / np.sqrt((sums**2).sum(0))
+    assert (np.diff(got.p_adjusted[np.argsort(strength)]) <= 0).all()
+    assert got.p.min() > 0 and got.p_adjusted.max() <= 1
+
+
+def test_blocks_of_flips_do_not_change_the_result(monkeypatch):
+    rng = np.random.default_rng(23)
+    many, few = rng.standard_normal((40, 9)), rng.standard_normal((8, 9))
+    whole = max_t(many, np.arange(40), n_perm=300), max_t(few, np.arange(8))
+    monkeypatch.setattr("biaslab.grounding.statistics._BLOCK_ENTRIES", 90)
+    np.testing.assert_array_equal(whole[0], max_t(many, np.arange(40), n_perm=300))
+    np.testing.assert_array_equal(whole[1], max_t(few, np.arange(8)))
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_false_alarms_of_the_family_are_nominal_and_of_raw_p_values_are_not(shared):
+    """20 correlated nulls in clusters of unequal size; one more hypothesis is false and must not help the others."""
+    rng = np.random.default_rng(24)
+    trials, alarms, plain, bonferroni = 600, 0, 0, 0
+    for trial in range(trials):
+        images = np.repeat(np.arange(30), rng.integers(1, 4, 30))
+        common = rng.standard_normal((30, 1))
+        nulls = (np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.standard_normal((30, 20)))[images]
+        differences = np.column_stack([nulls, nulls[:, 0] + 3])
+        differences[images >= 20, 1] = np.nan
+        got = max_t(differences, images, n_perm=999, seed=trial)
+        assert got.p_adjusted[-1] <= 0.05
+        alarms += (got.p_adjusted[:-1] <= 0.05).any()
+        plain += (got.p[:-1] <= 0.05).any()
+        bonferroni += (20 * got.p[:-1] <= 0.05).any()
+    low, high = binom.ppf([0.001, 0.999], trials, 0.05)
+    assert low <= alarms <= high and plain > 1.5 * high
+    if shared:
+        assert alarms > bonferroni  # what the hypotheses share is not paid for twice
+
+
+def test_max_t_without_samples_and_refusals():
+    got = max_t(np.empty((0, 2)), [])
+    assert np.isnan(got.p).all() and np.isnan(got.p_adjusted).all()
+    assert max_t(np.empty((3, 0)), ["a", "b", "c"]).p.shape == (0,)
+    with pytest.raises(InputError, match="an image id per sample"):
+        max_t(np.ones((3, 2)), ["a"])
+    with pytest.raises(InputError, match="samples, hypotheses"):
+        max_t(np.ones(3), ["a", "b", "c"])

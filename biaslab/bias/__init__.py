@@ -14,7 +14,8 @@ for _name in ("reliability", "mass", "tile_order", "dependence"):
     import_module(f"{__name__}.{_name}")
 
 _HOME = {
-    "control_table": "controls", "KINDS": "controls", "removal_report": "removal",
+    "control_table": "controls", "KINDS": "controls",
+    "removal_report": "removal", "place_table": "removal", "place_gaps": "removal",
 }  # fmt: skip
 
 __all__ = ["DIAGNOSTICS", "Diagnostic", "diagnose", "register", *_HOME]

@@ -11,6 +11,8 @@ from . import options as opt
 from .app import app
 from .output import emit, table
 
+_SHOWN = ["layer", "op", "n", "errors", "auroc", "auroc_lo", "auroc_hi", "gain", "gain_lo", "gain_hi", "p_adjusted"]
+
 
 @app.command("demo", epilog="Example: biaslab demo --out runs/demo   (minutes on two cores; resumable)")
 def demo(
@@ -32,7 +34,7 @@ def demo(
             "Variance of log attention explained by position (held-out images):",
             table(made.fitted.variance[["layer", "r2", "lo", "hi"]]),
             "AUROC of the last token's attention for the target's tokens, raw and debiased:",
-            table(made.ranking),
+            table(made.ranking[_SHOWN]),
             f"Localization under pruning before layer {layer or job.LAYER}:",
             table(made.results.summary()),
         ]

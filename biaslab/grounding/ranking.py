@@ -8,25 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-from ..capture import CapturedRows, capture
+from ..capture import capture
 from ..errors import InputError
 from ..images import load_image
 from ..profiles import DEBIAS, debias
 from ..progress import progress_bar
 from ..pruning import budget
-from .metrics import auroc, kept_share, target_tokens
+from ..scores import resolve, score_name
+from .metrics import auroc, target_tokens
+from .ranked import RAW, RankingValues, ranking_table
 from .runner import take
 from .sample import Sample
-from .statistics import ImageBootstrap
 
 if TYPE_CHECKING:
     from ..layout import TokenLayout
     from ..models.vlm import VLM
     from ..profiles import Profile
     from .datasets import Dataset
-
-RAW = "raw"
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,55 @@ def score_ranking(
     keep: Sequence[float | int] = (0.1,),
     n_boot: int = 2000,
     progress: bool = True,
+    *,
+    strength: float | Mapping[int, float] = 1.0,
+    score: str | Callable = "attention",
+    n_perm: int = 10_000,
 ) -> pd.DataFrame:
     """AUROC of the last prompt token's attention for the target's tokens, raw and debiased, per layer.
+
+    :func:`ranking_values` and the table made of them; the parameters are explained there.
+
+    Parameters
+    ----------
+    n_boot
+        Resamples of images for the intervals.
+    n_perm
+        Sign flips of images for the p-values of the gains.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`biaslab.grounding.ranking_table`: one row per layer, op and head with AUROC and kept shares, their
+        intervals, and the paired gains over "raw" with p-values, each alone and family-wise over the table.
+
+    Raises
+    ------
+    InputError, ProfileMismatchError
+        Before any work.
+    """
+    measured = ranking_values(
+        vlm, dataset, layers, profile, ops, batch_size, limit, heads, keep, progress, strength=strength, score=score
+    )
+    return ranking_table(measured, n_boot=n_boot, n_perm=n_perm)
+
+
+def ranking_values(
+    vlm: VLM,
+    dataset: Dataset,
+    layers: int | Sequence[int] | None = None,
+    profile: Profile | None = None,
+    ops: Sequence[str] | None = None,
+    batch_size: int = 8,
+    limit: int | None = None,
+    heads: str | Mapping[int, int] | None = "mean",
+    keep: Sequence[float | int] = (0.1,),
+    progress: bool = True,
+    *,
+    strength: float | Mapping[int, float] = 1.0,
+    score: str | Callable = "attention",
+) -> RankingValues:
+    """AUROC and kept share of every sample, layer, operation and head, from which tables are made.
 
     One forward per batch, unpruned, in which every layer's row is captured.
 
@@ -56,18 +104,23 @@ def score_ranking(
         Expected attention of each position; needed by every operation but ``"raw"``.
     ops
         ``"raw"`` and names of debias operations; default ``("raw", "ratio")`` with a profile, else ``("raw",)``.
+    limit
+        The first samples only.
     heads
         ``"mean"``: the mean over heads, as pruning methods score. None: every head for itself. A mapping of layer to
         head: that one only, chosen on *other* data by :func:`best_heads`.
     keep
-        Ratios or counts at which the share of the target's tokens among the best-scored is reported.
+        Ratios or counts at which the share of the target's tokens among the best-scored is measured.
+    strength
+        How much of the expectation is removed, in [0, 1], as in :func:`biaslab.profiles.debias`; or a mapping that has
+        one for every layer, chosen on *other* data by :func:`biaslab.profiles.strength.choose_strength`.
+    score
+        What is captured, as in :func:`biaslab.capture`: a name or a callable. The profile must be fitted on the same.
 
     Returns
     -------
-    DataFrame
-        One row per layer, op and head: layer, op, head ("mean" or a number), n, errors, auroc, auroc_lo, auroc_hi
-        (bootstrap over images), and ``kept@<keep>`` for every ``keep``. Samples whose target covers no token or all
-        of them have no AUROC and are left out of ``n``; samples that fail are counted in ``errors``.
+    RankingValues
+        Samples that fail are NaN there, and marked.
 
     Raises
     ------
@@ -80,36 +133,59 @@ def score_ranking(
     if unknown := [layer for layer in layers if not 0 <= layer < vlm.n_layers]:
         raise InputError(f"no layer {unknown[0]}: this model has layers 0 .. {vlm.n_layers - 1}")
     ops = _operations(ops, profile)
-    chosen = _chosen_heads(heads, layers)
+    n_heads = vlm.model.config.get_text_config().num_attention_heads
+    chosen = _chosen_heads(heads, layers, n_heads)
+    strengths = _strengths(strength, layers)
+    resolve(score)
     if profile is not None and set(ops) != {RAW}:
-        n_heads = vlm.model.config.get_text_config().num_attention_heads
-        asked = {"model": vlm.name, "revision": vlm.revision, "family": vlm.family.name}
+        asked = {"model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "score": score_name(score)}
         for layer in layers:
             profile.check(**asked, layer=layer, queries="last", heads="mean" if heads == "mean" else n_heads)
 
-    def score(batch: Sequence[Sample]) -> list[np.ndarray]:
+    def measure(batch: Sequence[Sample]) -> list[np.ndarray]:
         encoded = vlm.encode_grounding([load_image(s) for s in batch], [s.expression for s in batch])
-        with capture(vlm, layers, queries="last", heads="mean" if heads == "mean" else None) as rows:
+        with capture(vlm, layers, queries="last", heads="mean" if heads == "mean" else None, score=score) as rows:
             vlm.forward(encoded, logits_to_keep=1, use_cache=False)
-        return [
-            _sample_scores(rows, b, sample, encoded.layouts[b], layers, ops, profile, keep, chosen)
-            for b, sample in enumerate(batch)
-        ]
+        found = []
+        for b, (sample, layout) in enumerate(zip(batch, encoded.layouts, strict=True)):
+            target = target_tokens(layout, sample.box)
+            scores = [
+                _scores(rows[layer].values[b, :, 0, : layout.n], layout, layer, ops, profile, strengths[layer])
+                for layer in layers
+            ]
+            if chosen is not None:
+                scores = [s[:, [chosen[layer]]] for layer, s in zip(layers, scores, strict=True)]
+            found.append(np.stack([_measures(s, target, keep) for s in scores]))
+        return found
 
     samples = take(dataset, limit)
-    found: list[np.ndarray] = []
-    images: list[str] = []
+    labels = [[chosen[layer]] if chosen else ["mean"] if heads == "mean" else list(range(n_heads)) for layer in layers]
+    values = np.full((len(samples), len(layers), len(ops), len(labels[0]), 1 + len(keep)), np.nan)
+    failed = np.zeros(len(samples), bool)
     with progress_bar("rank", len(samples), 0, progress) as advance:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
-            for sample, values in zip(batch, _one_by_one_if_need_be(batch, score), strict=True):
-                if values is not None:
-                    found.append(values)
-                    images.append(sample.image_id)
+            for i, found in enumerate(_one_by_one_if_need_be(batch, measure), start):
+                failed[i] = found is None
+                values[i] = np.nan if found is None else found
             advance(len(batch))
-    n_heads = found[0].shape[2] if found else 1
-    labels = [[chosen[layer]] if chosen else ["mean"] if heads == "mean" else list(range(n_heads)) for layer in layers]
-    return _table(found, images, len(samples), layers, ops, labels, keep, n_boot)
+    return RankingValues(
+        values=values,
+        layers=layers,
+        ops=ops,
+        heads=labels,
+        measures=["auroc", *(f"kept@{ratio:g}" for ratio in keep)],
+        ids=np.array([s.id for s in samples]),
+        images=np.array([s.image_id for s in samples], dtype=str),
+        centres=np.array([centre_of(s) for s in samples]),
+        failed=failed,
+    )
+
+
+def centre_of(sample: Sample) -> tuple[float, float]:
+    """Centre of the target's box, x and y as shares of the picture's width and height."""
+    x, y = sample.box.center
+    return x / sample.width, y / sample.height
 
 
 def best_heads(ranking: pd.DataFrame, op: str = RAW) -> dict[int, int]:
@@ -135,13 +211,28 @@ def _operations(ops: Sequence[str] | None, profile: Profile | None) -> list[str]
     return list(ops)
 
 
-def _chosen_heads(heads: Any, layers: Sequence[int]) -> Mapping[int, int] | None:
+def _chosen_heads(heads: Any, layers: Sequence[int], n_heads: int) -> Mapping[int, int] | None:
     """Layer -> head where one head per layer is asked for."""
     if heads is None or heads == "mean":
         return None
     if not isinstance(heads, Mapping) or not set(layers) <= set(heads):
         raise InputError("heads must be 'mean', None (each), or a mapping that has a head for every layer")
+    if unknown := [heads[layer] for layer in layers if not 0 <= heads[layer] < n_heads]:
+        raise InputError(f"no head {unknown[0]}: this model has heads 0 .. {n_heads - 1}")
     return heads
+
+
+def _strengths(strength: float | Mapping[int, float], layers: Sequence[int]) -> dict[int, float]:
+    """Layer -> strength; refused here, because an error inside the loop would count as a failed sample."""
+    if isinstance(strength, Mapping):
+        if missing := [layer for layer in layers if layer not in strength]:
+            raise InputError(f"strength has no layer {missing[0]}: give one for every layer, or one number for all")
+        found = {layer: float(strength[layer]) for layer in layers}
+    else:
+        found = dict.fromkeys(layers, float(strength))
+    if wrong := [value for value in found.values() if not 0 <= value <= 1]:
+        raise InputError(f"strength must lie in [0, 1], got {wrong[0]}: 1 removes the expectation fully")
+    return found
 
 
 def _one_by_one_if_need_be(
@@ -160,78 +251,25 @@ def _one_by_one_if_need_be(
         yield from _one_by_one_if_need_be([sample], work)
 
 
-def _sample_scores(
-    rows: CapturedRows,
-    b: int,
-    sample: Sample,
-    layout: TokenLayout,
-    layers: Sequence[int],
-    ops: Sequence[str],
-    profile: Profile | None,
-    keep: Sequence[float | int],
-    chosen: Mapping[int, int] | None,
+def _scores(
+    attention: Tensor, layout: TokenLayout, layer: int, ops: Sequence[str], profile: Profile | None, strength: float
 ) -> np.ndarray:
-    """(layers, ops, heads, 1 + keeps): AUROC, then the kept share at each keep."""
-    target = target_tokens(layout, sample.box)
-    out = []
-    for layer in layers:
-        attention = rows[layer].values[b, :, 0, : layout.n]
-        per_op = []
-        for op in ops:
-            values = attention if op == RAW else _debiased(attention, layout, layer, op, profile)
-            values = values if chosen is None else values[[chosen[layer]]]
-            scores = values.cpu().numpy()
-            order = np.argsort(-scores, axis=-1, kind="stable")
-            kept = [[kept_share(row[: budget(ratio, layout.n)], target) for ratio in keep] for row in order]
-            per_op.append(np.column_stack([auroc(scores, target), np.array(kept).reshape(len(scores), -1)]))
-        out.append(per_op)
-    return np.array(out)
+    """(ops, heads, tokens) scores of one sample and layer."""
+    values = [attention if op == RAW else _debiased(attention, layout, layer, op, profile, strength) for op in ops]
+    return torch.stack(values).cpu().numpy()
 
 
-def _debiased(attention: Any, layout: TokenLayout, layer: int, op: str, profile: Profile) -> Any:
+def _debiased(
+    attention: Tensor, layout: TokenLayout, layer: int, op: str, profile: Profile, strength: float
+) -> Tensor:
     expected = profile.expected(layout, layer, device=attention.device)
     spread = profile.spread(layout, layer, device=attention.device) if DEBIAS[op].needs_spread else None
-    return debias(attention, expected, spread, op=op)
+    return debias(attention, expected, spread, op=op, strength=strength)
 
 
-def _table(
-    found: list[np.ndarray],
-    images: list[str],
-    n_samples: int,
-    layers: Sequence[int],
-    ops: Sequence[str],
-    heads: Sequence[Sequence[int | str]],
-    keep: Sequence[float | int],
-    n_boot: int,
-) -> pd.DataFrame:
-    """``heads`` are the labels of the head axis, per layer."""
-    values = np.stack(found) if found else np.empty((0, len(layers), len(ops), len(heads[0]), 1 + len(keep)))
-    bootstrap = ImageBootstrap(images, n_boot)
-    shape = values.shape[1:]
-    flat = values[..., 0].reshape(len(values), int(np.prod(shape[:-1])))
-    auc, low, high = (np.reshape(part, shape[:-1]) for part in bootstrap.mean(flat))
-    shares = _nan_mean(values[..., 1:])
-    counts = np.isfinite(values[..., 0]).sum(0)
-    rows = []
-    for at in np.ndindex(shape[:-1]):
-        rows.append(
-            {
-                "layer": layers[at[0]],
-                "op": ops[at[1]],
-                "head": heads[at[0]][at[2]],
-                "n": int(counts[at]),
-                "errors": n_samples - len(found),
-                "auroc": auc[at],
-                "auroc_lo": low[at],
-                "auroc_hi": high[at],
-                **{f"kept@{ratio:g}": shares[at][k] for k, ratio in enumerate(keep)},
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _nan_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is not NaN; NaN where nothing is left."""
-    finite = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(finite, values, 0).sum(0) / finite.sum(0)
+def _measures(scores: np.ndarray, target: np.ndarray, keep: Sequence[float | int]) -> np.ndarray:
+    """(ops, heads, 1 + keeps): AUROC, then the kept share at each keep."""
+    best = target[np.argsort(-scores, axis=-1, kind="stable")]
+    total = target.sum() or np.nan  # a target without tokens has no share
+    kept = [best[..., : budget(ratio, target.size)].sum(-1) / total for ratio in keep]
+    return np.stack([auroc(scores, target), *kept], axis=-1)

@@ -58,6 +58,39 @@ def test_share_and_interval_equal_brute_force_over_images():
     assert got.n == 34 and got.folds == 5 and got.layer == 4
 
 
+def test_population_share_equals_products_of_different_images():
+    maps, rows = make_maps([(ONE, 9), (TILED, 7)], 1.0, heads=2, layers=(0, 4))
+
+    def share(chosen, heads):
+        signal = total = 0.0
+        for key in (ONE.key, TILED.key):
+            stack = np.array([centred_log(x[1, heads]) for k, _, x in chosen if k == key])
+            products = [(a * b).sum() for i, a in enumerate(stack) for j, b in enumerate(stack) if i != j]
+            signal, total = signal + len(stack) * np.mean(products), total + (stack**2).sum()
+        return signal / total
+
+    got = variance_explained(maps, "tile", 4)
+    assert got.population == pytest.approx(share(rows, [0, 1]), rel=1e-6)
+    np.testing.assert_allclose(got.per_head_population, [share(rows, [h]) for h in (0, 1)], rtol=1e-6)
+    held = sorted({f for _, f, _ in rows})
+    out = np.array([share([r for r in rows if r[1] != f], [0, 1]) for f in held])
+    half = stats.t.ppf(0.975, len(held) - 1) * np.sqrt((len(held) - 1) * out.var())
+    assert got.population - got.population_lo == pytest.approx(half, rel=1e-5)
+    assert got.population > got.r2
+
+
+def test_population_share_covers_the_planted_one_where_held_out_share_falls_short():
+    # 10 images of 9 positions: a profile is mostly noise
+    shares, covered = [], 0
+    for seed in range(60):
+        maps, _ = make_maps([(ONE, 10)], 0.0, layers=range(4), seed=seed)
+        found = [variance_explained(maps, layer=x) for x in range(4)]
+        shares += [f.population for f in found]
+        covered += sum(f.population_lo <= 0 <= f.population_hi for f in found)
+    assert np.mean(shares) == pytest.approx(0, abs=4 * np.std(shares) / np.sqrt(len(shares)))
+    assert covered / len(shares) > 0.85
+
+
 def test_planted_share_is_found_and_no_bias_is_not_invented():
     for amount in (0.5, 1.0, 2.0):
         maps, rows = make_maps([(ONE, 400)], amount)
@@ -87,7 +120,10 @@ def test_tile_estimator_predicts_unseen_tilings_and_cannot_see_tile_order():
 def test_table_has_a_line_per_layer_and_head():
     maps, _ = make_maps([(ONE, 40)], 1.0, heads=3, layers=(2, 5))
     table = variance_table(maps, per_head=True)
-    assert list(table.columns) == ["layer", "head", "r2", "lo", "hi", "n", "folds", "estimator"]
+    shares = ["r2", "lo", "hi", "population", "population_lo", "population_hi"]
+    assert list(table.columns) == ["layer", "head", *shares, "n", "folds", "estimator"]
+    one = variance_explained(maps, layer=5)
+    assert table.iloc[6]["population_hi"] == one.per_head_population_hi[1]
     assert list(table["layer"]) == [2] * 4 + [5] * 4 and list(table["head"][:4]) == ["all", "0", "1", "2"]
     assert (
         (table["lo"] < table["r2"]).all() and (table["r2"] < table["hi"]).all() and (table["hi"] <= 1).all()

@@ -13,6 +13,7 @@ from .base import ESTIMATORS, Profile, make, register
 from .debias import DEBIAS, debias
 from .diagnostics import VarianceExplained, variance_explained, variance_table
 from .file import load, save
+from .intervals import MapInterval, map_interval
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -34,6 +35,7 @@ __all__ = [
     "ExponentialProfile",
     "FactorisedProfile",
     "GeometricProfile",
+    "MapInterval",
     "MeanProfile",
     "Profile",
     "RopeProfile",
@@ -45,6 +47,7 @@ __all__ = [
     "load",
     "load_profile",
     "make",
+    "map_interval",
     "register",
     "save",
     "select_estimator",

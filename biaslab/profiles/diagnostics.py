@@ -7,7 +7,8 @@ a whole nor a few huge sinks decide. For image i and position j, with x_ij centr
 
 p_j being predicted from the *other* folds of images. Both sums follow from the count, mean and variance of
 each fold, so streamed moments are enough. A negative share means that position, as this estimator sees it,
-predicts worse than "all positions alike".
+predicts worse than "all positions alike". What position would explain with images without end stands beside it
+(:mod:`biaslab.profiles.population`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from biaslab.errors import InputError
 from biaslab.jackknife import half_width
 
 from .base import Part, Profile, logs, make, merged, parts_of
+from .population import population_share
 
 __all__ = ["VarianceExplained", "log_folds", "variance_explained", "variance_table"]
 
+_SHARES = ("r2", "lo", "hi", "population", "population_lo", "population_hi")
 
 @dataclass(frozen=True)
 class VarianceExplained:
@@ -37,6 +40,10 @@ class VarianceExplained:
     per_head : (H or 1,) share of each head.
     n : images scored; images of a layout that the other folds do not hold, and the estimator cannot reach,
         are not.
+    population, population_lo, population_hi : share that the true map of each position would explain, over all heads
+        together, and its interval. It depends on no estimator; ``r2`` lies below it by the noise of a profile of
+        so few images, and by what the estimator cannot express.
+    per_head_population : (H or 1,), with _lo and _hi.
     """
 
     layer: int
@@ -49,6 +56,12 @@ class VarianceExplained:
     per_head: np.ndarray
     per_head_lo: np.ndarray
     per_head_hi: np.ndarray
+    population: float
+    population_lo: float
+    population_hi: float
+    per_head_population: np.ndarray
+    per_head_population_lo: np.ndarray
+    per_head_population_hi: np.ndarray
 
 
 def variance_explained(
@@ -63,7 +76,7 @@ def variance_explained(
         are read).
     estimator : name or instance; only its parameters are used, it is not fitted and not changed.
     layer : decoder layer; may be left out when ``maps`` holds only one.
-    confidence : of the interval, a delete-one-fold jackknife (all predictions refitted without the fold) with
+    confidence : of the intervals, a delete-one-fold jackknife (all predictions refitted without the fold) with
         Student's t.
 
     Raises
@@ -93,6 +106,7 @@ def variance_explained(
     left_out = [_sums(folds[:g] + folds[g + 1 :], estimator)[:2] for g in range(len(folds))]
     half = half_width(np.stack([_share(t, r) for t, r in left_out]), confidence)
     lo, hi = value - half, np.minimum(value + half, 1.0)
+    whole, whole_lo, whole_hi = population_share(folds, confidence)
     return VarianceExplained(
         layer=int(layer),
         estimator=estimator.name,
@@ -104,6 +118,12 @@ def variance_explained(
         per_head=value[1:],
         per_head_lo=lo[1:],
         per_head_hi=hi[1:],
+        population=float(whole[0]),
+        population_lo=float(whole_lo[0]),
+        population_hi=float(whole_hi[0]),
+        per_head_population=whole[1:],
+        per_head_population_lo=whole_lo[1:],
+        per_head_population_hi=whole_hi[1:],
     )
 
 
@@ -119,21 +139,22 @@ def variance_table(
     Returns
     -------
     DataFrame
-        Columns layer, head, r2, lo, hi, n, folds, estimator. ``head`` is "all", or the head's index with
-        ``per_head``.
+        Columns layer, head, r2, lo, hi, population, population_lo, population_hi, n, folds, estimator. ``head`` is
+        "all", or the head's index with ``per_head``.
     """
     rows = []
     for layer in maps.layers if layers is None else layers:
         v = variance_explained(maps, estimator, layer, confidence)
-        same = {"n": v.n, "folds": v.folds, "estimator": v.estimator}
-        rows.append({"layer": v.layer, "head": "all", "r2": v.r2, "lo": v.lo, "hi": v.hi, **same})
-        if per_head:
-            heads = enumerate(zip(v.per_head, v.per_head_lo, v.per_head_hi, strict=True))
-            rows += [
-                {"layer": v.layer, "head": str(h), "r2": r, "lo": lo, "hi": hi, **same}
-                for h, (r, lo, hi) in heads
-            ]
-    return pd.DataFrame(rows, columns=["layer", "head", "r2", "lo", "hi", "n", "folds", "estimator"])
+        found = {c: [getattr(v, c), *(getattr(v, _of_heads(c)) if per_head else ())] for c in _SHARES}
+        for h, values in enumerate(zip(*found.values(), strict=True)):
+            shares = dict(zip(_SHARES, map(float, values), strict=True))
+            rows.append({"layer": v.layer, "head": "all" if h == 0 else str(h - 1), **shares, "n": v.n,
+                         "folds": v.folds, "estimator": v.estimator})  # fmt: skip
+    return pd.DataFrame(rows, columns=["layer", "head", *_SHARES, "n", "folds", "estimator"])
+
+
+def _of_heads(name: str) -> str:
+    return "per_head" if name == "r2" else f"per_head_{name}"
 
 
 def log_folds(maps: Any, layer: int) -> list[list[Part]]:
@@ -148,7 +169,7 @@ def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[np.ndarray, np.n
     residual: Any = 0.0
     images = 0
     for f, held_out in enumerate(folds):
-        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts])
+        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], estimator.needs_folds)
         for part in held_out:
             predicted = estimator.log_map(train, part.layout)
             if predicted is None:

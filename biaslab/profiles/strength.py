@@ -155,7 +155,7 @@ def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[Any, Any, Any, A
     cross, power, total, apart = (np.zeros(1) for _ in range(4))
     images = 0
     for f, held_out in enumerate(folds):
-        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts])
+        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], estimator.needs_folds)
         for part in held_out:
             predicted = estimator.log_map(train, part.layout)
             if predicted is None:

@@ -1,0 +1,78 @@
+"""How sure a profile's map is: intervals of every position from the folds of images."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from biaslab.errors import InputError
+from biaslab.jackknife import half_width
+from biaslab.layout import TokenLayout
+from biaslab.maps import centred_log
+
+from .base import Profile, make, parts_of
+
+__all__ = ["MapInterval", "map_interval"]
+
+
+class MapInterval(NamedTuple):
+    """Centred log of expected attention, and its interval at every position: (H or 1, N) each."""
+
+    log_map: np.ndarray
+    lo: np.ndarray
+    hi: np.ndarray
+
+
+def map_interval(
+    maps: Any,
+    estimator: Profile | str = "mean",
+    layer: int | None = None,
+    layout: TokenLayout | None = None,
+    confidence: float = 0.95,
+) -> MapInterval:
+    """A profile's log map with pointwise intervals: a delete-one-fold jackknife with Student's t.
+
+    The estimator is fitted to all images and again without each fold, everything that it tunes included. The interval
+    speaks of other images of the same kind, position by position (not of all positions at once), and of the estimator's
+    variance alone: what an estimator cannot express, or smooths away, lies outside of it however many images there are.
+    The map is the logarithm of ``expected`` with its mean over the positions taken off, so that a level common to all
+    of them does not count.
+
+    Parameters
+    ----------
+    maps : AttentionMaps, stored or streamed, with images in three folds at least.
+    estimator : name or instance; only its parameters are used.
+    layer : may be left out when ``maps`` holds only one.
+    layout : default the layout that most images have; others need an estimator that transports.
+
+    Raises
+    ------
+    InputError
+        Too few folds, or a layout that the estimator cannot serve without one of them.
+    """
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
+    if layer is None:
+        if len(maps.layers) != 1:
+            raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
+        layer = maps.layers[0]
+    estimator = make(estimator) if isinstance(estimator, str) else estimator
+    held = [f for f in range(maps.folds) if parts_of(maps, layer, only=[f])]
+    if len(held) < 3:
+        raise InputError("intervals need images in at least three folds: collect more images")
+    if layout is None:
+        layout = max(parts_of(maps, layer), key=lambda p: p.n).layout
+
+    def fitted(folds: list[int]) -> np.ndarray:
+        parts = parts_of(maps, layer, estimator.needs_folds, only=folds)
+        if "layout" not in estimator.transports and layout.key not in {p.layout.key for p in parts}:
+            raise InputError(
+                f"the {estimator.name!r} estimator has too few images of layout {layout.key!r}: collect more, or use "
+                "'tile' or 'factorised', which carry over"
+            )
+        return centred_log(estimator._expand(estimator._pool(parts), layout)[0])
+
+    value = fitted(held)
+    half = half_width(np.stack([fitted([f for f in held if f != g]) for g in held]), confidence)
+    return MapInterval(value, value - half, value + half)

@@ -1,0 +1,53 @@
+"""How much of the attention's variance position would explain with calibration images without end.
+
+A profile of few images is noisy, so what it explains on others (:mod:`biaslab.profiles.diagnostics`) lies below what
+position holds. The population's share needs no profile: for log attention centred per image, x_ai = p_i + e_ai with a
+true map p, products of *different* images at one position estimate p_i^2 without bias,
+
+    |p|^2 = (|sum_a x_a|^2 - sum_a |x_a|^2) / (n (n - 1)),    share = |p|^2 / mean_a |x_a|^2,
+
+which is the variance component of position over the total (Searle, Casella and McCulloch 1992, section 3.6). Both
+sums follow from the count, mean and variance of each fold. Without bias it is as often negative as positive.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from biaslab.jackknife import jackknife_interval
+
+from .base import Part, merged
+
+__all__ = ["population_share"]
+
+
+def population_share(folds: list[list[Part]], confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Share of the variance of log attention that the true map makes up, and its interval.
+
+    Parameters
+    ----------
+    folds : log moments, fold by fold (:func:`biaslab.profiles.diagnostics.log_folds`).
+    confidence : of the interval, a delete-one-fold jackknife with Student's t; NaN with fewer than three folds.
+
+    Returns
+    -------
+    share, lo, hi : (1 + H,) each: all heads together, then each head. NaN where no layout has two images.
+    """
+    value = _share(folds)
+    left_out = np.stack([_share(folds[:g] + folds[g + 1 :]) for g in range(len(folds))])
+    lo, hi = jackknife_interval(value, left_out, confidence)
+    return value, lo, np.minimum(hi, 1.0)
+
+
+def _share(folds: list[list[Part]]) -> np.ndarray:
+    signal = total = 0.0
+    for p in merged(part for parts in folds for part in parts):
+        if p.n < 2:
+            continue
+        square, own = (p.mean**2).sum(axis=1), (p.var + p.mean**2).sum(axis=1)
+        # sums over images, so that layouts add
+        signal = signal + p.n * (p.n * square - own) / (p.n - 1)
+        total = total + p.n * own
+    signal, total = (np.concatenate([[x.sum()], x]) for x in map(np.atleast_1d, (signal, total)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, signal / total, np.nan)

@@ -125,7 +125,7 @@ def test_false_alarms_stay_within_their_tolerance():
 def test_intervals_cover_within_the_binomial_tolerance():
     (row,) = planted.coverage(SMALL, 80, 120, cases=(("u-shaped", 0.5),))
     low, _ = planted.tolerance(0.95, 120, 0.999)
-    assert row["covers_value"] >= low
+    assert row["covers_value"] >= low and row["covers_share"] >= low
     assert row["value"] == pytest.approx(row["share"], abs=0.03) and row["value"] < row["share"]
 
 
@@ -165,11 +165,12 @@ def test_interpolation_along_the_sequence_gives_back_the_only_layout():
 
 def test_the_benchmark_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(planted, "tiled", lambda r, c, cells=4, make=planted.tiled: make(r, c, 4))
-    coverage, alarms = planted.coverage, planted.false_alarms
+    coverage, alarms, pointwise = planted.coverage, planted.false_alarms, planted.pointwise
     monkeypatch.setattr(planted, "content_variance", lambda layout: 0.8)
     monkeypatch.setattr(planted, "PLANTED", planted.PLANTED[-3:])
     monkeypatch.setattr(planted, "coverage", lambda layout, n, *rest: coverage(layout, 20, 4, block=4))
     monkeypatch.setattr(planted, "false_alarms", lambda layout, n, *rest: alarms(layout, 20, 2, 2, 2))
+    monkeypatch.setattr(planted, "pointwise", lambda layout, n, *rest: pointwise(layout, 30, 2, ("mean", "tile")))
     planted.main(["--repeats", "2", "--out", str(tmp_path)])
     text = capsys.readouterr().out
     assert "factorised" in text and "Chosen by select_estimator" in text and (tmp_path / "planted.json").exists()

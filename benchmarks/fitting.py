@@ -1,0 +1,127 @@
+"""Fitting a profile on 1,000 images, all layers and heads of the embedded grounder, against a plain prefill of them.
+
+    python -m benchmarks.fitting
+
+Both encode the same pictures and prompts and run the decoder once per image. Fitting also computes the attention rows
+of every layer and head, keeps their moments fold by fold (or every map on disk) and fits the mean profile. Pictures are
+rendered before the clock starts. Peak memory is taken in processes of their own, for two numbers of images.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import biaslab as bl
+from biaslab.fitting import calibration
+from biaslab.images import load_image
+from biaslab.models.vlm import VLM
+
+from .common import arguments, extra_peak, in_fresh_process, interleaved, measured_clock
+from .report import Report, Table, Target
+
+MODES = {"plain": "plain prefill", "streamed": "fit, moments only", "stored": "fit, every map on disk"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments("benchmarks.fitting", __doc__, repeats=5)
+    parser.add_argument("--n", type=int, default=1000, help="images (default 1000)")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--probe", choices=MODES, help="only print the peak memory of one mode, as JSON")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    if options.probe:
+        print(json.dumps(peak(options.probe, options.n, options.batch_size)))
+        return
+    report(options.n, options.batch_size, options.repeats, options.threads).publish(options.out)
+
+
+def report(n: int, batch_size: int, repeats: int, threads: int) -> Report:
+    """Time and memory of every mode."""
+    vlm, clock = bl.load("grounder"), measured_clock(threads)
+    images, prompts = pictures(vlm, n)
+    images = [load_image(image) for image in images]
+    tasks = {mode: lambda mode=mode: run(vlm, mode, images, prompts, batch_size) for mode in MODES}
+    times = interleaved(tasks, repeats)
+    few, rows = max(batch_size, n // 4), []
+    for mode, name in MODES.items():
+        small, large = (
+            in_fresh_process("benchmarks.fitting", "--probe", mode, "--n", str(count), "--batch-size", str(batch_size),
+                             threads=threads)
+            for count in (few, n)
+        )  # fmt: skip
+        rows.append({
+            "mode": mode, "name": name, "s": times[mode].median(clock), "s_min": times[mode].min(clock),
+            "per_s": n / times[mode].median("wall"), "throughput": 1 / times[mode].over(times["plain"], clock),
+            "few_mb": small, "peak_mb": large, "growth": large - small if large and small else None,
+            "times_s": times[mode].summary(),
+        })  # fmt: skip
+    columns = {
+        "name": ("mode", ""), "s": (f"{clock} s", ".2f"), "s_min": ("min s", ".2f"), "per_s": ("images/s", ".0f"),
+        "throughput": ("x throughput", ".3f"), "few_mb": (f"peak MiB, {few} images", ".1f"),
+        "peak_mb": (f"peak MiB, {n}", ".1f"), "growth": ("growth MiB", ".1f"),
+    }  # fmt: skip
+    fitted = rows[1:]
+    targets = [Target(f"{r['name']}: throughput over the plain prefill", r["throughput"], 0.9, True) for r in fitted]
+    # a map of one image, all layers and heads: what memory would grow by if maps were held
+    held = vlm.n_layers * vlm.decoder.config.num_attention_heads * 256 * 4 / 2**20
+    for r in fitted:
+        if r["growth"] is not None:
+            what = f"{r['name']}: growth of peak memory over the maps of {n - few} images"
+            targets.append(Target(what, r["growth"] / (held * (n - few)), 0.1))
+    return Report(
+        name="fitting",
+        title="Fitting a profile against a plain prefill of the same images",
+        settings={"model": "grounder, 10 layers x 4 heads", "images": n, "batch_size": batch_size, "repeats": repeats,
+                  "threads": threads},
+        tables=[Table(f"{n} images, all layers and heads, last prompt token", columns, rows)],
+        targets=targets,
+        notes=[
+            f"{clock} s: median over the rounds; x throughput: median over the rounds of plain time over this time in "
+            "the same round",
+            f"peak: resident memory over the idle model; the maps of {n - few} images would take "
+            f"{held * (n - few):.0f} MiB",
+        ],
+    )  # fmt: skip
+
+
+def pictures(vlm: VLM, n: int) -> tuple[list[Any], list[str]]:
+    """Calibration scenes, unrendered, and their prompts."""
+    found = calibration(vlm, "scenes", n)
+    return list(found.images), list(found.prompts)
+
+
+def run(vlm: VLM, mode: str, images: list[Any], prompts: list[str], batch_size: int) -> Any:
+    """One pass over the images."""
+    if mode == "plain":
+        with torch.no_grad():
+            for start in range(0, len(images), batch_size):
+                batch = [[load_image(image)] for image in images[start : start + batch_size]]
+                encoded = vlm.encode(batch, prompts[start : start + batch_size])
+                vlm.forward(encoded, use_cache=False, logits_to_keep=1)
+        return None
+    about = {"prompt": prompts, "heads": None, "batch_size": batch_size, "progress": False}
+    ids = [str(i) for i in range(len(images))]
+    if mode == "streamed":
+        return bl.MeanProfile().fit(bl.collect(vlm, images, ids=ids, **about))
+    with tempfile.TemporaryDirectory() as folder:
+        return bl.MeanProfile().fit(bl.collect(vlm, images, ids=ids, out=Path(folder) / "maps", **about))
+
+
+def peak(mode: str, n: int, batch_size: int) -> float | None:
+    """MiB a pass takes; to be called in a process of its own. Pictures are rendered as they are read."""
+    vlm = bl.load("grounder")
+    images, prompts = pictures(vlm, n)
+    few = 2 * batch_size
+    return extra_peak(
+        lambda: run(vlm, mode, images, prompts, batch_size),
+        warm=lambda: run(vlm, mode, images[:few], prompts[:few], batch_size),
+    )
+
+
+if __name__ == "__main__":
+    main()

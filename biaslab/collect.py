@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from .capture import CapturedRows, capture, check_layers, query_rows
 from .errors import InputError
 from .images import content_hash, image_name, load_image
+from .mapcheckpoint import ResumableMaps
 from .maps import AttentionMaps, ImageRecord, StreamedMaps
 from .mapstore import StoredMaps
 from .models.encoded import Encoded
@@ -53,6 +54,7 @@ def collect(
     ids: list[str] | None = None,
     folds: int = 5,
     score: str | Callable = "attention",
+    checkpoint: str | Path | None = None,
 ) -> AttentionMaps:
     """Attention from the prompt to the visual tokens, over many images, one prefill each.
 
@@ -78,6 +80,9 @@ def collect(
         "#3".
     folds : int
         Cross-fitting folds; an image's fold is a hash of its id.
+    checkpoint : file, optional
+        Where the moments of an interrupted collection are kept, from which the same call goes on
+        (:class:`~biaslab.mapcheckpoint.ResumableMaps`). Only without ``out``, which resumes by itself.
 
     Returns
     -------
@@ -116,10 +121,14 @@ def collect(
         "rotary": rotary_of(vlm),
         **({"rehearsal": True} if is_rehearsal(vlm) else {}),
     }
-    maps = StreamedMaps(settings) if out is None else StoredMaps.create(out, settings)
+    if out is not None and checkpoint is not None:
+        raise InputError("maps in a folder resume by themselves: pass out or checkpoint, not both")
+    if out is not None:
+        maps: AttentionMaps = StoredMaps.create(out, settings)
+    else:
+        maps = StreamedMaps(settings) if checkpoint is None else ResumableMaps(settings, checkpoint, total)
     source = _Source(images, ids, prompt, maps)
-    writing = maps.writing() if isinstance(maps, StoredMaps) else nullcontext()
-    with writing, progress_bar("collect", total, 0, progress) as advance:
+    with maps.writing(), progress_bar("collect", total, 0, progress) as advance:
         for batch in source.batches(batch_size, advance):
             for part, encoded in _encoded(vlm, batch, source.failures):
                 attention = _attention(vlm, encoded, layers, queries, heads, score)
@@ -128,6 +137,7 @@ def collect(
                 for (name, digest), (layout, values), length in zip(records, attention, after, strict=True):
                     if not maps.has(name):  # part of a prompt may have been stored before an interruption
                         maps.add(ImageRecord(name, layout, digest, length), values)
+            maps.checkpoint()
             advance(len(batch))
     maps.failures = source.failures
     skipped = [f"{len(source.failures)} images skipped, the first: {why}" for _, why in source.failures[:1]]

@@ -13,7 +13,9 @@ import pandas as pd
 from .calibration import blank, images_from, noise
 from .collect import PROMPT, collect
 from .errors import InputError
+from .mapcheckpoint import ResumableMaps
 from .profiles import Profile, Selection, make, select_estimator, variance_table
+from .profiles.file import profile_path
 from .profiles.selection import CRITERIA
 from .rehearsed import mark
 from .scenes import KINDS, Expression, Scene, scene
@@ -134,7 +136,10 @@ def fit_bias(
     score : what the profile is of, as in :func:`~biaslab.collect.collect`; methods that ``read`` it take no other.
     layers : decoder layers; default all.
     out : profile file; the card and a figure of the profile are written beside it.
-    maps : folder that keeps every image's attention (and lets an interrupted run go on); default: moments only.
+    maps : folder that keeps every image's attention; default: moments only.
+
+    An interrupted call goes on where it stopped when it is made again: from the folder of ``maps``, or from the
+    moments kept beside ``out`` (``.partial``) until the profile is written.
 
     Returns
     -------
@@ -143,9 +148,12 @@ def fit_bias(
     if criterion not in CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
     profile = make("mean" if estimator == AUTO else estimator) if isinstance(estimator, str) else estimator
+    target = None if out is None else profile_path(out)
+    unfinished = target.with_suffix(".partial") if target is not None and maps is None else None
     collected = collect(
-        vlm, images.images, layers, queries, images.prompts, heads, maps, batch_size, progress, images.ids, score=score
-    )
+        vlm, images.images, layers, queries, images.prompts, heads, maps, batch_size, progress, images.ids, score=score,
+        checkpoint=unfinished,
+    )  # fmt: skip
     selection = None
     if isinstance(estimator, str) and estimator == AUTO:
         try:
@@ -164,9 +172,11 @@ def fit_bias(
         variance = pd.DataFrame(columns=["layer", "r2", "lo", "hi", "n"])
     mark(variance, vlm)
     files: list[Path] = []
-    if out is not None:
-        path = profile.save(out, variance)
+    if target is not None:
+        path = profile.save(target, variance)
         files = [path, path.with_suffix(".md"), *_draw(profile, variance, path.with_suffix(""))]
+        if isinstance(collected, ResumableMaps):
+            collected.discard()
     return Fitted(profile, variance, collected, files, selection)
 
 

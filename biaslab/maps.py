@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,14 @@ class AttentionMaps(ABC):
     @abstractmethod
     def has(self, image_id: str) -> bool:
         """Whether this image is in the maps already and need not be computed."""
+
+    @contextmanager
+    def writing(self) -> Iterator[AttentionMaps]:
+        """The block in which images may be added."""
+        yield self
+
+    def checkpoint(self) -> None:  # noqa: B027 (a hook: most maps have nothing to do)
+        """Called between batches, when no image is half added."""
 
     @abstractmethod
     def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None: ...

@@ -23,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+_INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
 _INFRASTRUCTURE = {"app", "output", "options"}
 
 
@@ -55,7 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
             _quiet(debug)
             app(arguments)
     except KeyboardInterrupt:
-        _fail("interrupted: what was finished is kept, the same command goes on from there", 130)
+        _fail(_INTERRUPTED, 130)
+    except SystemExit as end:
+        if end.code == 130:  # typer turns an interruption into a silent exit
+            _fail(_INTERRUPTED, 130)
+        raise
     except (BiaslabError, OSError) as error:
         if debug:
             raise

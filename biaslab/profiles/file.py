@@ -21,7 +21,7 @@ from biaslab.rotary import in_words
 
 from .base import ESTIMATORS, Arrays, Profile, make
 
-__all__ = ["card", "load", "save"]
+__all__ = ["card", "load", "profile_path", "save"]
 
 _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
@@ -49,9 +49,7 @@ def save(profile: Profile, path: str | Path, diagnostics: Any = None) -> Path:
         The place cannot be written.
     """
     digest = profile.hash  # refuses an unfitted profile before anything is written
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        path = path.with_name(path.name + ".safetensors")
+    path = profile_path(path)
     tensors: dict[str, np.ndarray] = {}
     # layout keys hold slashes and may hold anything: tensors are numbered, the names live in the JSON
     index = []
@@ -86,6 +84,12 @@ def save(profile: Profile, path: str | Path, diagnostics: Any = None) -> Path:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def profile_path(path: str | Path) -> Path:
+    """Where :func:`save` writes: ``.safetensors`` is added if missing."""
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
 
 
 def load(path: str | Path) -> Profile:

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--maps", type=int, default=300, help="expressions of each split whose attention is explained")
     parser.add_argument("--pairs", type=int, default=12, help="probe pairs of each split")
     parser.add_argument("--grid", type=int, default=16, help="places of the probe along each side")
-    parser.add_argument("--n", type=int, default=450, help="expressions of each split that are located")
+    parser.add_argument("--n", type=int, default=300, help="expressions of each split that are located")
     parser.add_argument("--layers", type=lambda t: [int(k) for k in t.split(",")], default=[2, 4], help="prune layers")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/estimators"), help="folder that the work is kept in")

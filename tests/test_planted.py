@@ -118,8 +118,8 @@ def test_no_bias_is_not_invented(recovered):
 
 
 def test_false_alarms_stay_within_their_tolerance():
-    found = planted.false_alarms(SMALL, 40, 12, layers=4, heads=2)
-    assert found["tests"] == 8 and found["family"] <= found["upper"] and found["single"] < 0.06
+    for found in planted.false_alarms(SMALL, 40, 12, layers=4, heads=2):
+        assert found["tests"] == 8 and found["family"] <= found["upper"] and found["single"] < 0.06
 
 
 def test_intervals_cover_within_the_binomial_tolerance():

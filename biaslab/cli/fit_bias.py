@@ -83,10 +83,11 @@ def fit_bias(
     chosen = calibration(vlm, images, n, prompt, seed)
     found = fit(vlm, chosen, estimator, wanted, queries, reduce, out, maps, batch_size, not json,
                 criterion, score)  # fmt: skip
-    explained = found.variance[["layer", "r2", "lo", "hi", "n"]]
+    explained = found.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     text = (
         f"{model}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"
-        "share of the variance of log attention (centred per image) that position explains on held-out images:\n"
+        "share of the variance of log attention (centred per image) this profile explains on held-out images (r2)\n"
+        "and that position would explain with images without end (population):\n"
         + (table(explained) if len(explained) else "not known: no tiling occurs in two images, see --estimator tile")
     )
     chosen_by = None

@@ -174,13 +174,15 @@ def card(profile: Profile, name: str = "", diagnostics: Any = None) -> str:
     if diagnostics is not None and len(diagnostics):
         lines += [
             "",
-            "## Variance explained by position (held-out images, log attention centred per image)",
+            "## Variance explained by position (log attention centred per image)",
             "",
-            "| layer | head | share | 95 % interval | images |",
-            "|---|---|---|---|---|",
+            "| layer | head | by this profile, on held-out images | 95 % interval | by position, images without end "
+            "| 95 % interval | images |",
+            "|---|---|---|---|---|---|---|",
         ]
         lines += [
-            f"| {r.layer} | {r.head} | {r.r2:.3f} | {r.lo:.3f} to {r.hi:.3f} | {r.n} |"
+            f"| {r.layer} | {r.head} | {r.r2:.3f} | {r.lo:.3f} to {r.hi:.3f} | {r.population:.3f} | "
+            f"{r.population_lo:.3f} to {r.population_hi:.3f} | {r.n} |"
             for r in diagnostics.itertuples()
         ]
     return "\n".join([*lines, "", "Use: `profile = biaslab.profiles.load(path)`.", ""])

@@ -26,12 +26,14 @@ _HOME = {
     "variance_explained": "profiles",
     "prune": "pruning.engine",
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
-    "DivPrune": "pruning", "D2Pruner": "pruning",
+    "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning",
     "ProbeDesign": "probe", "ProbeResult": "probe", "ProbeDisplay": "figures", "PlaceAccuracyDisplay": "figures",
     "evaluate": "grounding", "locate_pruned": "grounding", "score_ranking": "grounding",
     "Results": "grounding", "dataset": "grounding",
     "ProfileDisplay": "figures", "AttentionDisplay": "figures", "KeptTokensDisplay": "figures",
     "AccuracyDisplay": "figures", "VarianceDisplay": "figures", "AurocDisplay": "figures",
+    "HeadsDisplay": "figures", "ReliabilityDisplay": "figures", "DependenceDisplay": "figures",
+    "BiasAtlas": "atlas",
     "BiaslabError": "errors",
 }  # fmt: skip
 

@@ -236,13 +236,33 @@ def test_heads_read_in_blocks_are_the_same(tmp_path, monkeypatch):
 
 def test_inspect_runs_all_on_a_folder_of_maps(tmp_path, capsys):
     planted(tmp_path, [(TILED, 12)])
-    out = tmp_path / "tables" / "d"
+    out = tmp_path / "deep" / "atlas"
     for extra in ([], ["--json"]):
         with pytest.raises(SystemExit) as end:
             main(["inspect", str(tmp_path / "maps"), "--out", str(out), *extra])
         assert not end.value.code
         text = capsys.readouterr().out
-        assert all(d.title in text or extra for d in DIAGNOSTICS.values())
-    assert set(json.loads(text)["diagnostics"]) == set(DIAGNOSTICS)
-    assert all((tmp_path / "tables" / f"d-{name}.csv").stat().st_size for name in DIAGNOSTICS)
+    record = json.loads(text)
+    assert set(record["tables"]) == {*DIAGNOSTICS, "variance", "strength"} and record["n"] == 12
+    assert "Layer 2: " in record["card"] and str(out / "card.md") in record["files"]
+    for name in (*DIAGNOSTICS, "summary"):
+        assert (out / "tables" / f"{name}.csv").stat().st_size
     assert isinstance(AttentionMaps.open(tmp_path / "maps"), StoredMaps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--estimator", "median"], "unknown profile estimator 'median'"),
+        (["--images", "scenes", "--out", "x"], "none of the 6 images in the maps"),
+        (["--images", "/nowhere", "--out", "x"], "no such folder"),
+        (["--layers", "9"], "not [9]"),
+        (["--profile", "none.safetensors"], "no profile at"),
+    ],
+)
+def test_inspect_refuses_in_one_line(tmp_path, capsys, arguments, words):
+    planted(tmp_path, [(ONE, 6)])
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(tmp_path / "maps"), *arguments])
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and words in err and len(err.strip().splitlines()) == 1

@@ -69,10 +69,17 @@ def test_fit_bias_writes_profile_card_and_figures(capsys, profile, tmp_path):
 
 
 def test_inspect_shows_what_a_profile_was_fitted_on(capsys, profile, tmp_path):
-    status, text, _ = run(capsys, "inspect", profile, "--out", tmp_path / "map", "--layers", "3")
+    out = tmp_path / "atlas"
+    status, text, _ = run(capsys, "inspect", profile, "--out", out, "--layers", "3")
     assert status == 0
-    assert "grounder" in text and "mean" in text
-    assert (tmp_path / "map.png").exists()
+    assert "grounder" in text and "Layer 3: Over positions" in text and "Layer 1:" not in text
+    for name in ("figures/profile.png", "tables/strength.csv", "tables/summary.tex", "card.md", "profile.md"):
+        assert (out / name).stat().st_size > 0 and f"wrote {out / name}" in text
+    assert (out / "card.md").read_text().strip() in text
+    status, text, _ = run(capsys, "inspect", profile, "--json")
+    record = json.loads(text)
+    assert status == 0 and [r["layer"] for r in record["summary"]] == [1, 3] and record["files"] == []
+    assert record["hash"] and record["tables"]["strength"][0]["factor"] > 1
 
 
 def test_prune_prints_boxes_and_draws_what_was_kept(capsys, picture, profile, tmp_path):
@@ -227,6 +234,12 @@ def _bad(tmp_path, picture, profile):
         "layer too deep": (["prune", picture, "the cat", "--layer", 99], 2, "layer"),
         "no such profile": (["inspect", tmp_path / "no.safetensors"], 2, "no.safetensors"),
         "no profile file": (["inspect", blocked], 2, "file"),
+        "no maps": (["inspect", tmp_path], 1, "no attention maps"),
+        "no probe": (["inspect", profile, "--probe", tmp_path], 1, "biaslab probe"),
+        "images of a profile": (["inspect", profile, "--images", "scenes", "--out", tmp_path / "a"], 2, "maps"),
+        "images without out": (["inspect", profile, "--images", "scenes"], 2, "--out"),
+        "estimator of a profile": (["inspect", profile, "--estimator", "tile"], 2, "--estimator needs"),
+        "layer not fitted": (["inspect", profile, "--layers", "8"], 2, "not [8]"),
         "run folder": ([*evaluate, "--out", blocked / "run"], 1, "run"),
         "no run": (["figures", tmp_path], 1, "run.json"),
         "no folder": (["fit-bias", "--images", tmp_path / "nowhere"], 2, "nowhere"),

@@ -227,7 +227,7 @@ def test_attention_display_debiases_with_the_profile(profile):
     np.testing.assert_allclose(display.data["attention"], mean, rtol=1e-6)
     np.testing.assert_allclose(display.data["debiased"], want, rtol=1e-5)
     np.testing.assert_allclose(display.data["on_target"], TILED.overlap(TARGET))
-    assert [a.get_title() for a in display.ax_] == ["attention", "debiased (zscore)"]
+    assert [a.get_title() for a in display.ax_] == ["attention, layer 3", "debiased (zscore)"]
     assert len(display.ax_[0].patches) == len(display.ax_[1].patches) == 1
     with pytest.raises(InputError, match="same length"):
         figures.AttentionDisplay.from_attention([picture()], [ONE, ONE], [raw], profile, 3)

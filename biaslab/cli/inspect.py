@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,52 +11,94 @@ from . import options as opt
 from .app import app
 from .output import emit, table
 
+if TYPE_CHECKING:
+    from ..atlas import BiasAtlas
 
-@app.command("inspect", epilog="Example: biaslab inspect grounder.safetensors --out figures/profile")
+
+@app.command(
+    "inspect", epilog="Example: biaslab inspect maps/ --probe runs/probe --images scenes --out runs/atlas",
+)  # fmt: skip
 def inspect(
-    profile: Annotated[
+    source: Annotated[
         Path, typer.Argument(metavar="PROFILE|MAPS", help="A profile file, or a folder of maps (`fit-bias --maps`).")
     ],
-    layers: Annotated[str | None, typer.Option(help='Layers to show, e.g. "1,5". Default: all.')] = None,
-    out: Annotated[
+    profile: Annotated[
         Path | None,
-        typer.Option(help="Of a profile: draw it to OUT.pdf, .png, .csv; of maps: a table per diagnostic, OUT-*.csv."),
+        typer.Option("--profile", "-p", help="Of maps: a profile to draw and compare in place of one fitted on them."),
+    ] = None,
+    probe: Annotated[Path | None, typer.Option(help="Folder of a finished `biaslab probe` of the same model.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="Of maps: scenes, or a folder of their pictures, drawn with attention before and after."),
+    ] = None,
+    estimator: Annotated[str | None, typer.Option(help="Of maps: estimator of the profile; default mean.")] = None,
+    layers: Annotated[str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-9". Default: all.')] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads/--no-heads", help="Diagnostics of single heads too, where maps hold them.")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for figures/, tables/ (CSV, LaTeX) and card.md.")
     ] = None,
     json: opt.Json = False,
 ) -> None:
-    """Say what a profile was fitted on and draw it, or run every diagnostic of positional bias on stored maps."""
-    shown = None if layers is None else opt.numbers(layers, "layers", int)
-    if profile.is_dir():
-        _maps(profile, shown, out, json)
-        return
+    """The atlas of positional bias: how strong it is, where, in which layers and heads, and what is not known of it."""
+    from ..atlas import BiasAtlas
+    from ..errors import InputError
+    from ..probe import ProbeResult
     from ..profiles import load
     from ..profiles.file import card
 
-    read = load(profile)
-    files = []
-    if out is not None:
-        from ..figures import ProfileDisplay, save
+    shown = None if layers is None else opt.numbers(layers, "layers", int)
+    if images is not None and out is None:
+        raise InputError("--images draws pictures: say where to with --out FOLDER")
+    if source.is_dir():
+        measured = None if probe is None else ProbeResult.load(probe)
+        fitted = None if profile is None else load(profile)
+        atlas = _of_maps(source, estimator, fitted, measured, images, shown, heads)
+        _say(atlas, out, json, {"n": atlas.maps.n})
+        return
+    given = {"--profile": profile, "--images": images, "--estimator": estimator}
+    if wrong := [name for name, value in given.items() if value is not None]:
+        raise InputError(f"{wrong[0]} needs a folder of maps, not a profile file: keep maps with `fit-bias --maps`")
+    read = load(source)
+    atlas = BiasAtlas.from_profile(read, None if probe is None else ProbeResult.load(probe), shown)
+    _say(atlas, out, json, {"hash": read.hash}, card(read, source.name))
 
-        files = save(ProfileDisplay.from_profile(read, shown).plot(), out, close=True)
-    emit(json, {"hash": read.hash, "provenance": read.provenance_}, card(read, profile.name), files)
 
-
-def _maps(folder: Path, layers: list[int] | None, out: Path | None, json: bool) -> None:
-    from ..bias import DIAGNOSTICS, diagnose
+def _of_maps(
+    folder: Path, estimator: str | None, profile: Any, probe: Any, images: str | None, layers: list[int] | None,
+    per_head: bool,
+) -> BiasAtlas:  # fmt: skip
+    from ..atlas import BiasAtlas, pictures_from
+    from ..errors import InputError
     from ..maps import AttentionMaps
-    from ..rehearsed import NOTE, is_rehearsal, mark, noted
 
+    if estimator is not None and profile is not None:
+        raise InputError("--estimator and --profile exclude each other: the profile has its own estimator")
     maps = AttentionMaps.open(folder)
-    tables, skipped = diagnose(maps, layers=layers)
-    files = []
-    for name, found in tables.items():
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            files.append(out.with_name(f"{out.name}-{name}.csv"))
-            noted(mark(found, maps.settings)).to_csv(files[-1], index=False)
-    text = [f"{maps.n} images of {maps.settings['model']}, heads {maps.heads}"]
-    text += [f"\n{DIAGNOSTICS[name].title}\n{table(found)}" for name, found in tables.items()]
-    text += [f"\n{DIAGNOSTICS[name].title}: {why}" for name, why in skipped.items()]
-    record = {"n": maps.n, "provenance": maps.provenance, "skipped": skipped,
-              "diagnostics": {name: found.to_dict("records") for name, found in tables.items()}}  # fmt: skip
-    emit(json, record, "\n".join(text), files, NOTE if is_rehearsal(maps.settings) else None)
+    pictures = None if images is None else pictures_from(maps, images)
+    return BiasAtlas.from_maps(
+        maps, estimator or "mean", profile, probe, pictures=pictures, layers=layers, per_head=per_head
+    )
+
+
+def _say(atlas: BiasAtlas, out: Path | None, json: bool, record: dict[str, Any], before: str = "") -> None:
+    from ..atlas.summary import cells
+    from ..rehearsed import NOTE, is_rehearsal
+
+    files = [] if out is None else atlas.save(out)
+    summary, said = atlas.summary(), atlas.card()
+    record = record | {
+        "provenance": dict(atlas.about), "skipped": atlas.skipped, "summary": _plain(summary),
+        "tables": {name: _plain(found) for name, found in atlas.tables.items()}, "card": said,
+    }  # fmt: skip
+    text = "\n".join([*([before] if before else []), said, table(cells(summary))])
+    emit(json, record, text, files, NOTE if is_rehearsal(atlas.about) else None)
+
+
+def _plain(frame: Any) -> list[dict]:
+    """The rows, with None for what is not known or not finite: JSON has neither."""
+    import numpy as np
+
+    frame = frame.replace([np.inf, -np.inf], np.nan).astype(object)
+    return frame.where(frame.notna(), None).to_dict("records")

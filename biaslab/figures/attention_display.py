@@ -51,10 +51,11 @@ class AttentionDisplay(Display):
         targets: list[Box | None],
         titles: list[str],
         op: str,
+        layer: int | None = None,
     ) -> None:
         self.data = data
         self.images, self.layouts, self.targets, self.titles = images, layouts, targets, titles
-        self.op = op
+        self.op, self.layer = op, layer
 
     @classmethod
     def from_attention(
@@ -62,7 +63,7 @@ class AttentionDisplay(Display):
         images: Any,
         layouts: TokenLayout | Sequence[TokenLayout],
         attention: Any,
-        profile: Profile,
+        profile: Profile | Sequence[Profile],
         layer: int,
         targets: Box | Sequence[Box | None] | None = None,
         titles: str | Sequence[str] | None = None,
@@ -75,7 +76,8 @@ class AttentionDisplay(Display):
         ----------
         images : PIL image, or several; likewise ``layouts``, ``attention``, ``targets`` and ``titles``.
         attention : per image (N,), or (..., N) whose leading axes (heads, queries) are averaged first.
-        profile, layer : fitted profile, and the layer the attention comes from.
+        profile, layer : fitted profile, or one per image (each fitted without it), and the layer the attention comes
+            from.
         op : debias operation, a key of ``biaslab.profiles.DEBIAS``.
 
         Raises
@@ -92,17 +94,18 @@ class AttentionDisplay(Display):
             targets, titles = [targets], [titles or ""]
         targets = [None] * len(layouts) if targets is None else list(targets)
         titles = [""] * len(layouts) if titles is None else list(titles)
-        if len({len(x) for x in (images, layouts, attention, targets, titles)}) != 1:
+        profiles = list(profile) if isinstance(profile, Sequence) else [profile] * len(layouts)
+        if len({len(x) for x in (images, layouts, attention, targets, titles, profiles)}) != 1:
             raise InputError(
-                "images, layouts, attention, targets and titles must be lists of the same length"
+                "images, layouts, attention, targets, titles and profiles must be lists of the same length"
             )
         tables = []
-        for i, (layout, rows, target) in enumerate(zip(layouts, attention, targets, strict=True)):
+        for i, (layout, rows, target, own) in enumerate(zip(layouts, attention, targets, profiles, strict=True)):
             raw = torch.as_tensor(rows, dtype=torch.float32).cpu()
             if raw.shape[-1] != layout.n:
                 raise InputError(f"attention covers {raw.shape[-1]} tokens but the layout has {layout.n}")
             raw = raw.reshape(-1, layout.n).mean(0)
-            maps = [f(layout, layer).mean(0) for f in (profile.expected, profile.spread)]
+            maps = [f(layout, layer).mean(0) for f in (own.expected, own.spread)]
             after = debias(raw, *maps, op=op, eps=eps)
             tables.append(
                 pd.DataFrame(
@@ -119,8 +122,8 @@ class AttentionDisplay(Display):
                     }
                 )
             )
-        data = mark(pd.concat(tables, ignore_index=True), profile.provenance_)
-        return cls(data, [picture(x) for x in images], list(layouts), targets, titles, op)
+        data = mark(pd.concat(tables, ignore_index=True), profiles[0].provenance_)
+        return cls(data, [picture(x) for x in images], list(layouts), targets, titles, op, layer)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> AttentionDisplay:
         """Draw two panels per picture."""
@@ -131,7 +134,7 @@ class AttentionDisplay(Display):
             )
             for i, image in enumerate(self.images):
                 self._row(axes[2 * i : 2 * i + 2], i, image, last=i == len(self.images) - 1)
-            axes[0].set_title("attention")
+            axes[0].set_title("attention" + ("" if self.layer is None else f", layer {self.layer}"))
             axes[1].set_title(f"debiased ({self.op})")
         return self
 

@@ -20,7 +20,7 @@ from .style import COLORS, DIVERGING, style
 if TYPE_CHECKING:
     from biaslab.profiles import Profile
 
-__all__ = ["ProfileDisplay"]
+__all__ = ["ProfileDisplay", "raster"]
 
 
 class ProfileDisplay(Display):
@@ -69,7 +69,7 @@ class ProfileDisplay(Display):
             layout = key
         # a layout that the profile was carried to rests on all its images
         n = profile.counts_.get(layout.key, sum(profile.counts_.values()))
-        row, col = _raster(layout)
+        row, col = raster(layout)
         tables = []
         for layer in layers:
             expected, spread = (f(layout, layer).double().numpy() for f in (profile.expected, profile.spread))
@@ -185,7 +185,7 @@ def _marginal(ax: Axes, value: np.ndarray, error: np.ndarray, axis: int) -> None
         ax.fill_between(at, mean - half, mean + half, color=COLORS[0], alpha=0.3, linewidth=0)
         ax.plot(at, mean, color=COLORS[0], linewidth=0.9)
         ax.axhline(1, color="black", linewidth=0.5, linestyle=":")
-        ax.set_yticks([lo, hi], [f"{lo:.2g}", f"{hi:.2g}"])
+        ax.set_yticks([lo, hi], [_short(lo), _short(hi)])
         ax.set_ylim(lo - 0.25 * (hi - lo), hi + 0.08 * (hi - lo))
         ax.tick_params(axis="x", length=0, labelbottom=False)
         ax.tick_params(axis="y", labelsize=5.5, length=1.5, pad=1)
@@ -194,7 +194,7 @@ def _marginal(ax: Axes, value: np.ndarray, error: np.ndarray, axis: int) -> None
         ax.fill_betweenx(at, mean - half, mean + half, color=COLORS[0], alpha=0.3, linewidth=0)
         ax.plot(mean, at, color=COLORS[0], linewidth=0.9)
         ax.axvline(1, color="black", linewidth=0.5, linestyle=":")
-        ax.set_xticks([lo, hi], [f"{lo:.2g}", f"{hi:.2g}"], rotation=90)
+        ax.set_xticks([lo, hi], [_short(lo), _short(hi)], rotation=90)
         ax.set_xlim(lo - 0.15 * (hi - lo), hi + 0.08 * (hi - lo))
         ax.tick_params(axis="y", length=0, labelleft=False)
         # the scale goes to the free corner: below stands the last column's number
@@ -212,7 +212,12 @@ def _marginal(ax: Axes, value: np.ndarray, error: np.ndarray, axis: int) -> None
         ax.spines["top"].set_visible(True)
 
 
-def _raster(layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
+def _short(value: float) -> str:
+    """Two digits; next to nothing is 0, which a label has more room for than for an exponent."""
+    return "0" if abs(value) < 0.005 else f"{value:.2g}"
+
+
+def raster(layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of each token in the raster of all tiles; in its own raster for the thumbnail."""
     down, across = np.divmod(layout.tile, layout.tiles[1])
     row = np.where(layout.thumbnail, layout.row, down * layout.grid[0] + layout.row)

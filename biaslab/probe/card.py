@@ -12,7 +12,7 @@ from ..rehearsed import NOTE, is_rehearsal
 if TYPE_CHECKING:
     from .result import ProbeResult
 
-__all__ = ["card"]
+__all__ = ["card", "verdict"]
 
 _ALPHA = 0.05
 
@@ -38,7 +38,7 @@ def card(probe: ProbeResult, comparison: pd.DataFrame | None, profile: Any = Non
         which = "" if profile is None else f" ({_named(profile)})"
         lines += ["", f"## Against the profile{which}", ""]
         lines += [f"- {_line_sentence(row, len(probe.parts) > 1)}" for row in comparison.to_dict("records")]
-        lines += ["", _verdict(comparison)]
+        lines += ["", verdict(comparison)]
     if probe.iou is not None:
         lines += ["", "## Accuracy by place (IoU >= 0.5)", ""]
         lines += [
@@ -74,7 +74,8 @@ def _line_sentence(row: dict[str, Any], parts: bool) -> str:
     )
 
 
-def _verdict(table: pd.DataFrame) -> str:
+def verdict(table: pd.DataFrame) -> str:
+    """How far a profile agrees with the causal effect of the place: over all lines of `compare`'s table."""
     known = table[table["r_true"].notna()]
     if known.empty:
         return "The probe is reliable nowhere: use more pairs."

@@ -1,0 +1,253 @@
+"""The atlas: tables, figures, a card and a row per layer, from maps or from a profile alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from sklearn.base import clone
+
+from ..errors import InputError
+from ..maps import AttentionMaps
+from ..probe import ProbeResult, compare
+from ..profiles import Profile, make
+from ..rehearsed import mark
+from .card import card
+from .measures import measured, strength
+from .pictures import before_and_after
+from .summary import summary_table
+from .views import mean_over_heads
+
+if TYPE_CHECKING:
+    from ..figures import AttentionDisplay, Display
+
+__all__ = ["BiasAtlas"]
+
+
+@dataclass(frozen=True, eq=False)
+class BiasAtlas:
+    """Everything that is known of the positional bias of a model's layers and heads.
+
+    Made by :meth:`from_maps` or :meth:`from_profile`.
+
+    Attributes
+    ----------
+    about : provenance of the maps, or of the profile.
+    layers : decoder layers.
+    tables : name -> DataFrame: "variance", "reliability", "mass", "tile_order", "dependence" (rows "mean" and, where
+        the maps hold them, of each head), "strength" of the profile's maps, and, where given, "comparison" (probe
+        against profile), "removal", "controls".
+    skipped : name -> why it could not be measured or drawn.
+    profile : of the mean over heads.
+    heads : profile of single heads, or None.
+    maps, probe, pictures : as given, or None.
+    estimator : whose parameters were used; not fitted.
+    confidence : of the intervals.
+    """
+
+    about: Mapping[str, Any]
+    layers: list[int]
+    tables: dict[str, pd.DataFrame]
+    skipped: dict[str, str]
+    profile: Profile
+    heads: Profile | None
+    estimator: Profile
+    maps: AttentionMaps | None = None
+    probe: ProbeResult | None = None
+    pictures: Mapping[str, Any] | None = None
+    confidence: float = 0.95
+
+    @classmethod
+    def from_maps(
+        cls,
+        maps: AttentionMaps,
+        estimator: str | Profile = "mean",
+        profile: Profile | None = None,
+        probe: ProbeResult | None = None,
+        removal: pd.DataFrame | None = None,
+        controls: pd.DataFrame | None = None,
+        pictures: Mapping[str, Any] | None = None,
+        layers: int | Iterable[int] | None = None,
+        confidence: float = 0.95,
+        per_head: bool = True,
+    ) -> BiasAtlas:
+        """Measure maps.
+
+        Parameters
+        ----------
+        maps : AttentionMaps; streamed ones leave out what needs single images.
+        estimator : name or instance (only its parameters are used) of the profile that is fitted on the maps.
+        profile : fitted on other images, to be drawn and compared with the probe in place of one of these maps. Its
+            parameters are the estimator's.
+        probe : of the same model, query rows and heads (or the mean over them).
+        removal : of :func:`biaslab.bias.removal_report`.
+        controls : of :func:`biaslab.bias.control_table`.
+        pictures : image id -> PIL image, path or object with ``.image`` (and ``.box``, ``.expression``): up to three
+            images of stored maps are drawn before and after removal. :func:`biaslab.atlas.pictures_from` makes it.
+        layers : default all that the maps (and the profile) hold.
+        confidence : of all intervals.
+        per_head : run the diagnostics head by head too, where the maps hold heads. Variance explained always is.
+
+        Raises
+        ------
+        InputError
+            No images, unknown layers or estimator, a table that is none.
+        ProfileMismatchError
+            A profile or probe of another model, query rule or heads.
+        """
+        wanted = _layers(maps.layers, layers, None if profile is None else profile.layers_)
+        given = _given(removal, controls)
+        chosen = clone(profile) if profile is not None else make(estimator) if isinstance(estimator, str) else estimator
+        whole, heads = _profiles(maps, chosen, profile, wanted)
+        tables, skipped = measured(maps, chosen, wanted, confidence, per_head)
+        strengths = [strength(p, wanted) for p in (whole, heads) if p is not None]
+        tables["strength"] = pd.concat(strengths, ignore_index=True)
+        if probe is not None:
+            against = whole if probe.heads == ["mean"] or heads is None else heads
+            tables["comparison"] = _compared(probe, against, wanted, confidence)
+        about = maps.provenance
+        for table in (tables | given).values():
+            mark(table, about)
+        atlas = cls(about, wanted, tables | given, skipped, whole, heads, chosen, maps, probe, pictures, confidence)
+        if pictures is not None:
+            try:  # found out now, so that the card can say it
+                _ = atlas._examples
+            except InputError as error:
+                skipped["attention"] = str(error)
+        return atlas
+
+    @classmethod
+    def from_profile(
+        cls,
+        profile: Profile,
+        probe: ProbeResult | None = None,
+        layers: int | Iterable[int] | None = None,
+        confidence: float = 0.95,
+    ) -> BiasAtlas:
+        """What a profile alone can tell: its maps, their strength, and whether the probe finds them.
+
+        Raises
+        ------
+        InputError
+            A profile that is not fitted, or unknown layers.
+        ProfileMismatchError
+            A probe of another model, query rule or heads.
+        """
+        if not hasattr(profile, "layers_"):
+            raise InputError("the profile is not fitted: call .fit(maps), or load one with biaslab.load_profile(path)")
+        wanted = _layers(profile.layers_, layers)
+        tables = {"strength": strength(profile, wanted)}
+        if probe is not None:
+            tables["comparison"] = _compared(probe, profile, wanted, confidence)
+        for table in tables.values():
+            mark(table, profile.provenance_)
+        heads = None if profile.provenance_.get("heads") == "mean" else profile
+        return cls(
+            profile.provenance_, wanted, tables, {}, profile, heads, clone(profile), probe=probe, confidence=confidence
+        )
+
+    def summary(self) -> pd.DataFrame:
+        """One row per layer; see :func:`biaslab.atlas.summary.summary_table` for the columns."""
+        return mark(summary_table(self.tables, self.layers), self.about)
+
+    def card(self) -> str:
+        """The atlas in Markdown sentences."""
+        return card(self)
+
+    def figures(self) -> dict[str, Display]:
+        """Name -> Display of everything that can be drawn; what cannot is in :attr:`skipped`."""
+        from .draw import displays
+
+        return displays(self)
+
+    def before_and_after(self, layer: int | None = None, op: str = "ratio") -> AttentionDisplay:
+        """Up to three of the ``pictures``, with their own attention raw and debiased by the other folds' profile.
+
+        Parameters
+        ----------
+        layer : default the one that position explains best.
+        op : debias operation.
+
+        Raises
+        ------
+        InputError
+            No pictures, none that the maps hold, or maps without single images.
+        """
+        if self.maps is None or self.pictures is None:
+            raise InputError("before and after needs stored maps and pictures=: give both to BiasAtlas.from_maps")
+        if layer is None and op == "ratio":
+            return self._examples
+        layer = self._most_positional() if layer is None else layer
+        return before_and_after(self.maps, self.pictures, layer, self.estimator, op)
+
+    @cached_property
+    def _examples(self) -> AttentionDisplay:
+        return before_and_after(self.maps, self.pictures, self._most_positional(), self.estimator)
+
+    def _most_positional(self) -> int:
+        summary = self.summary()
+        known = "r2" in summary and summary["r2"].notna().any()
+        return int(summary.loc[summary["r2"].idxmax(), "layer"]) if known else self.layers[0]
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write figures/ (PDF, PNG, CSV), tables/ (CSV; the summary as LaTeX too) and card.md; the files written.
+
+        Raises
+        ------
+        RunFolderError
+            The folder cannot be written.
+        """
+        from .write import write
+
+        return write(self, Path(folder))
+
+
+def _layers(held: Iterable[int], asked: int | Iterable[int] | None, also: Iterable[int] | None = None) -> list[int]:
+    """The layers asked for, default all that are held by both."""
+    known = [int(x) for x in held if also is None or x in set(also)]
+    wanted = known if asked is None else [asked] if isinstance(asked, int) else [int(x) for x in asked]
+    if missing := [x for x in wanted if x not in known]:
+        raise InputError(f"layers {known} are here, not {missing}: leave those out, or collect them too")
+    if not wanted:
+        raise InputError(f"no layer is in both the maps ({list(held)}) and the profile ({list(also or [])})")
+    return wanted
+
+
+def _given(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
+    """Copies of the tables that were given; refuses what is no such table."""
+    columns = {"removal": ("layer", "op", "auroc", "n"), "controls": ("layer", "kind", "r", "lo", "hi")}
+    found = {}
+    for name, table in {"removal": removal, "controls": controls}.items():
+        if table is None:
+            continue
+        if not isinstance(table, pd.DataFrame) or not set(columns[name]) <= set(table):
+            maker = "removal_report" if name == "removal" else "control_table"
+            raise InputError(f"{name} is no table of biaslab.bias.{maker}: it needs columns {', '.join(columns[name])}")
+        found[name] = table.copy()
+    return found
+
+
+def _profiles(
+    maps: AttentionMaps, estimator: Profile, given: Profile | None, layers: list[int]
+) -> tuple[Profile, Profile | None]:
+    """Profiles of the mean over heads and of single heads (None where the maps hold their mean only)."""
+    if given is not None:
+        about = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
+        mean = given.provenance_.get("heads") == "mean"
+        given.check(**about, heads="mean" if mean else maps.heads)
+        if maps.heads == "mean" or not mean:
+            return (given, None) if mean else (clone(estimator).fit(mean_over_heads(maps), layers), given)
+    heads = None if maps.heads == "mean" else clone(estimator).fit(maps, layers)
+    return given or clone(estimator).fit(mean_over_heads(maps), layers), heads
+
+
+def _compared(probe: ProbeResult, profile: Profile, layers: list[int], confidence: float) -> pd.DataFrame:
+    table = compare(probe, profile, confidence)
+    table = table[table["layer"].isin(layers)].reset_index(drop=True)
+    if table.empty:
+        raise InputError(f"the probe holds layers {probe.layers}, none of the atlas's {layers}: choose some it has")
+    return table

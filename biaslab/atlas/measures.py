@@ -1,0 +1,98 @@
+"""The tables of an atlas: what maps, or a profile alone, say of positional bias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..bias import diagnose
+from ..bias.mass import part_of
+from ..errors import InputError
+from ..maps import TINY, AttentionMaps, StreamedMaps
+from ..profiles import Profile, variance_table
+from .views import mean_over_heads
+
+__all__ = ["PARTS", "main_layout", "measured", "strength"]
+
+#: parts of the picture that the summary names
+PARTS = ("border", "top", "bottom", "left", "right", "thumbnail")
+
+
+def measured(
+    maps: AttentionMaps, estimator: Profile, layers: Sequence[int], confidence: float, per_head: bool
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Variance explained and every diagnostic, of the mean over heads and, where the maps hold them, of each head.
+
+    Returns
+    -------
+    tables, skipped
+        Name -> table with a row (or more) per layer and head, and name -> why it could not be made. Rows of the mean
+        over heads come first. q-values of ``dependence`` are adjusted over the layers, and apart from that over all
+        heads of all layers.
+    """
+    tables, skipped = {}, {}
+    try:
+        tables["variance"] = _variance(maps, estimator, layers, confidence)
+    except InputError as error:
+        skipped["variance"] = str(error)
+    whole = mean_over_heads(maps)
+    found, why = diagnose(whole, layers=layers, confidence=confidence)
+    if whole is not maps and per_head:
+        of_heads, _ = diagnose(maps, names=list(found), layers=layers, confidence=confidence)
+        found = {k: pd.concat([t, of_heads[k]], ignore_index=True) if k in of_heads else t for k, t in found.items()}
+    return tables | found, skipped | why
+
+
+def _variance(maps: AttentionMaps, estimator: Profile, layers: Sequence[int], confidence: float) -> pd.DataFrame:
+    """``variance_table`` with the rows "mean" (the mean over heads), "all" (all heads together) and each head.
+
+    The mean over heads needs its own variance between images, which streamed maps of single heads do not hold.
+    """
+    if maps.heads == "mean":
+        return variance_table(maps, estimator, layers, confidence=confidence).assign(head="mean")
+    table = variance_table(maps, estimator, layers, per_head=True, confidence=confidence)
+    if isinstance(maps, StreamedMaps):
+        return table
+    mean = variance_table(mean_over_heads(maps), estimator, layers, confidence=confidence).assign(head="mean")
+    return pd.concat([mean, table], ignore_index=True)
+
+
+def strength(profile: Profile, layers: Sequence[int]) -> pd.DataFrame:
+    """What a profile alone tells of each layer, for the layout that most images have.
+
+    Returns
+    -------
+    DataFrame
+        One row per layer and head: layer, head, n (images), factor (exp of the standard deviation over positions of
+        log expected attention: 1 is an even map), lowest, highest (expected attention over an even share), error (mean
+        over positions of the standard error of that ratio), then the ratio of attention share to area share of every
+        part of the picture that the layout has (:data:`PARTS`).
+    """
+    layout = main_layout(profile)
+    n = profile.counts_.get(layout.key, sum(profile.counts_.values()))
+    rows = []
+    for layer in layers:
+        expected, spread = (f(layout, layer).double().numpy() for f in (profile.expected, profile.spread))
+        names = ["mean"] if profile.provenance_.get("heads") == "mean" else [str(h) for h in range(len(expected))]
+        for name, values, between in zip(names, expected, spread, strict=True):
+            relative = values / values.mean()
+            found = {
+                "layer": layer, "head": name, "n": n, "factor": float(np.exp(np.log(values + TINY).std())),
+                "lowest": relative.min(), "highest": relative.max(),
+                "error": float((between / values.mean()).mean() / np.sqrt(n)),
+            }  # fmt: skip
+            for part in PARTS:
+                chosen = part_of(layout, part)
+                if chosen is not None:
+                    base = np.ones(layout.n, bool) if part == "thumbnail" else ~layout.thumbnail & layout.inside
+                    found[part] = values[chosen].mean() / values[base].mean()
+            rows.append(found)
+    return pd.DataFrame(rows)
+
+
+def main_layout(fitted: Profile) -> Any:
+    """The layout that most calibration images have."""
+    return fitted.layouts_[max(fitted.counts_, key=lambda key: fitted.counts_[key])]

@@ -1,0 +1,168 @@
+"""Pictures behind stored maps, and their attention before and after removal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from sklearn.base import clone
+
+from ..boxes import Box
+from ..calibration import images_from
+from ..errors import InputError, ProfileMismatchError
+from ..images import image_name, load_image
+from ..maps import AttentionMaps, StreamedMaps, fold_of
+from .views import WithoutFold, mean_over_heads
+
+if TYPE_CHECKING:
+    from ..figures import AttentionDisplay
+    from ..profiles import Profile
+
+__all__ = ["before_and_after", "pictures_from"]
+
+SCENES = "scenes"
+
+
+def pictures_from(maps: AttentionMaps, source: str | Path) -> dict[str, Any]:
+    """Image id -> picture, for the images that stored maps hold.
+
+    Parameters
+    ----------
+    source : "scenes" for biaslab's own (those of the calibration split with the target they were asked about), or a
+        folder of pictures, found by their file names.
+
+    Raises
+    ------
+    InputError
+        No such folder, or no picture of any image in the maps.
+    """
+    if isinstance(maps, StreamedMaps):
+        raise InputError("streamed maps keep no single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
+    ids = [maps.record(i).id for i in range(maps.n)]
+    if str(source) == SCENES:
+        asked = str(maps.settings.get("prompt", "")).startswith("one per image")
+        found = {i: _Scene(m[1], int(m[2]), asked) for i in ids if (m := _scene_id(i))}
+    else:
+        files = {image_name(path): path for path in images_from(source)}
+        found = {i: files[i] for i in ids if i in files}
+    if not found:
+        raise InputError(f"none of the {len(ids)} images in the maps is in {source}: their ids are like {ids[0]!r}")
+    return found
+
+
+def before_and_after(
+    maps: AttentionMaps,
+    pictures: Mapping[str, Any],
+    layer: int,
+    estimator: Profile,
+    op: str = "ratio",
+    most: int = 3,
+) -> AttentionDisplay:
+    """Stored attention (mean over heads) of a few images, raw and debiased by a profile that has not seen them.
+
+    Each image's profile is fitted on the other folds of images.
+
+    Parameters
+    ----------
+    pictures : image id -> PIL image, path, or an object with ``.image`` and, if known, ``.box`` (or ``.target``) in
+        pixels and ``.expression``. The first ids of the maps that it holds are drawn.
+    estimator : whose parameters are used; it is not changed.
+    op : debias operation.
+    most : pictures to draw.
+
+    Raises
+    ------
+    InputError
+        Streamed maps; no picture of an image in the maps; none whose profile the other folds can give.
+    """
+    from ..figures import AttentionDisplay
+
+    if isinstance(maps, StreamedMaps):
+        raise InputError("before and after needs single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
+    whole = mean_over_heads(maps)
+    profiles: dict[int, Profile | None] = {}
+    images, layouts, attention, targets, titles, used = [], [], [], [], [], []
+    for i in range(whole.n):
+        record = whole.record(i)
+        if record.id not in pictures or len(images) == most:
+            continue
+        fold = fold_of(record.id, whole.folds)
+        if fold not in profiles:
+            profiles[fold] = _fitted(estimator, WithoutFold(whole, fold), layer)
+        if not _reaches(profiles[fold], record.layout):
+            continue
+        picture = pictures[record.id]
+        images.append(load_image(picture))
+        layouts.append(record.layout)
+        attention.append(whole.image(i, layer))
+        targets.append(_box(picture))
+        titles.append(str(getattr(picture, "expression", "") or ""))
+        used.append(profiles[fold])
+    if not images:
+        raise InputError(
+            f"no picture to draw: map ids such as {whole.record(0).id!r} to pictures, of tilings in two folds of images"
+        )
+    return AttentionDisplay.from_attention(images, layouts, attention, used, layer, targets, titles, op)
+
+
+def _scene_id(name: str) -> re.Match | None:
+    from ..scenes import SPLITS
+
+    return re.fullmatch(rf"({'|'.join(SPLITS)})-(\d{{6,}})", name)
+
+
+def _fitted(estimator: Profile, maps: Any, layer: int) -> Profile | None:
+    try:
+        return clone(estimator).fit(maps, [layer])
+    except InputError:  # no images are left
+        return None
+
+
+def _reaches(profile: Profile | None, layout: Any) -> bool:
+    try:
+        return profile is not None and profile.check(layout=layout) is None
+    except ProfileMismatchError:
+        return False
+
+
+def _box(picture: Any) -> Box | None:
+    found = getattr(picture, "box", None) or getattr(picture, "target", None)
+    return found if isinstance(found, Box) else None
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A scene, rendered when it is looked at."""
+
+    split: str
+    index: int
+    asked: bool
+
+    @cached_property
+    def _scene(self) -> Any:
+        from ..scenes import scene
+
+        return scene(self.split, self.index)
+
+    @property
+    def image(self) -> Image.Image:
+        return self._scene.image
+
+    @property
+    def _asked(self) -> Any:
+        from ..fitting import asked_of
+
+        return asked_of(self._scene) if self.asked and self.split == "calibration" else None
+
+    @property
+    def box(self) -> Box | None:
+        return None if self._asked is None else self._scene.objects[self._asked.target].box
+
+    @property
+    def expression(self) -> str:
+        return "" if self._asked is None else self._asked.text

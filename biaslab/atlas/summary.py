@@ -1,0 +1,142 @@
+"""One row per layer from the tables of an atlas, and the same row in a few cells for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..figures.layers import one_head, one_layout
+from .measures import PARTS
+from .words import interval, known, share
+
+__all__ = ["cells", "removal_rows", "summary_table"]
+
+_ENDS = ("", "_lo", "_hi")
+
+
+def summary_table(tables: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> pd.DataFrame:
+    """One row per layer, of the mean over heads wherever a table holds it.
+
+    Columns, each where the tables allow it (``x*`` stands for x, x_lo, x_hi):
+
+    - n; r2*, population* (variance explained);
+    - needed (images for reliability 0.9), reliability*, reliability_n: of the layout of most images;
+    - row_eta2, row_lo, row_hi, row_q, row_rho, and likewise col_...;
+    - border*, top*, bottom*, left*, right*, thumbnail* (ratios to an even share), tile_slope*;
+    - factor (of the profile's map; without maps the ratios are the profile's, without intervals);
+    - probe_slope*, probe_r*, probe_ceiling, probe_r_true, probe_q;
+    - auroc_raw, auroc, gain*, gain_p (adjusted), gain_n, gain_op.
+    """
+    readers = {
+        "variance": _variance, "reliability": _reliability, "dependence": _dependence, "mass": _mass,
+        "tile_order": _tile_order, "strength": _strength, "comparison": _comparison, "removal": _removal,
+    }  # fmt: skip
+    rows = []
+    for layer in layers:
+        row: dict[str, Any] = {"layer": int(layer)}
+        for name, read in readers.items():
+            if name in tables and len(tables[name]):
+                part = tables[name][tables[name]["layer"] == layer]
+                found = read(part) if len(part) else {}
+                # of maps, `mass` says what `strength` says of the profile, with intervals
+                row |= {key: value for key, value in found.items() if key not in row}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _variance(part: pd.DataFrame) -> dict[str, Any]:
+    row = one_head(part)[0].iloc[0]
+    found = {"n": int(row["n"])} | {f"r2{end}": row[name] for end, name in zip(_ENDS, ("r2", "lo", "hi"), strict=True)}
+    return found | {f"population{end}": row[f"population{end}"] for end in _ENDS if f"population{end}" in row}
+
+
+def _reliability(part: pd.DataFrame) -> dict[str, Any]:
+    rows = one_layout(one_head(part)[0])[0]
+    row = rows.loc[rows["n"].idxmax()]
+    return {"needed": row["needed"], "reliability": row["predicted"], "reliability_lo": row["lo"],
+            "reliability_hi": row["hi"], "reliability_n": int(row["n"]), "n": int(row["n"])}  # fmt: skip
+
+
+def _dependence(part: pd.DataFrame) -> dict[str, Any]:
+    found = {}
+    for row in one_head(part)[0].to_dict("records"):
+        found |= {f"{row['axis']}_{name}": row[name] for name in ("eta2", "lo", "hi", "q", "rho")}
+    return found
+
+
+def _mass(part: pd.DataFrame) -> dict[str, Any]:
+    found = {}
+    for row in one_head(part)[0].to_dict("records"):
+        if row["part"] in PARTS:
+            found |= {row["part"] + end: row[name] for end, name in zip(_ENDS, ("ratio", "lo", "hi"), strict=True)}
+    return found
+
+
+def _tile_order(part: pd.DataFrame) -> dict[str, Any]:
+    row = one_head(part)[0].iloc[0]
+    return {f"tile_slope{end}": row[name] for end, name in zip(_ENDS, ("slope", "lo", "hi"), strict=True)}
+
+
+def _strength(part: pd.DataFrame) -> dict[str, Any]:
+    row = one_head(part)[0].iloc[0]
+    return {name: row[name] for name in ("n", "factor", *PARTS) if name in row and pd.notna(row[name])}
+
+
+def _comparison(part: pd.DataFrame) -> dict[str, Any]:
+    """Of a probe of single heads there is no row for the layer."""
+    rows = part[(part["part"] == "tiles") & (part["head"].astype(str) == "mean")]
+    if rows.empty:
+        return {}
+    names = [f"{name}{end}" for name in ("slope", "r") for end in _ENDS] + ["ceiling", "r_true", "q"]
+    return {f"probe_{name}": rows.iloc[0][name] for name in names}
+
+
+def removal_rows(removal: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
+    """Rows on all places and the mean over heads, and the operation that removes: "ratio" where it is there."""
+    rows = removal[removal["place"] == "all"] if "place" in removal else removal
+    if "head" in rows and (rows["head"].astype(str) == "mean").any():
+        rows = rows[rows["head"].astype(str) == "mean"]
+    ops = [op for op in dict.fromkeys(rows["op"]) if op != "raw"]
+    return rows, "ratio" if "ratio" in ops else next(iter(ops), None)
+
+
+def _removal(part: pd.DataFrame) -> dict[str, Any]:
+    rows, op = removal_rows(part)
+    raw, after = rows[rows["op"] == "raw"], rows[rows["op"] == op]
+    if len(raw) != 1 or len(after) != 1:  # single heads: no row for the layer
+        return {}
+    row = after.iloc[0]
+    found = {"auroc_raw": raw.iloc[0]["auroc"], "auroc": row["auroc"], "gain": row["auroc"] - raw.iloc[0]["auroc"]}
+    found |= {name: row[name] for name in ("gain", "gain_lo", "gain_hi") if name in row}
+    return found | {"gain_p": row.get("p_adjusted", np.nan), "gain_n": int(row["n"]), "gain_op": op}
+
+
+def cells(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary as text, "value [lo, hi]" per cell, for the terminal and the LaTeX table."""
+    columns: dict[str, Any] = {
+        "explained, %": lambda r: share(r, "r2"),
+        "images": lambda r: _images(r.get("needed", np.nan)),
+        "row eta2": lambda r: interval(r.get("row_eta2"), r.get("row_lo"), r.get("row_hi")),
+        "column eta2": lambda r: interval(r.get("col_eta2"), r.get("col_lo"), r.get("col_hi")),
+        "border": lambda r: interval(r.get("border"), r.get("border_lo"), r.get("border_hi"), null=1),
+        "thumbnail": lambda r: interval(r.get("thumbnail"), r.get("thumbnail_lo"), r.get("thumbnail_hi"), null=1),
+        "map's factor": lambda r: "" if known(r, "r2") else interval(r.get("factor")),
+        "probe slope": lambda r: interval(
+            r.get("probe_slope"), r.get("probe_slope_lo"), r.get("probe_slope_hi"), null=1
+        ),
+        "AUROC gain": lambda r: interval(r.get("gain"), r.get("gain_lo"), r.get("gain_hi"), decimals=3, sign=True),
+    }  # fmt: skip
+    rows = summary.to_dict("records")
+    found = {"layer": [str(r["layer"]) for r in rows]}
+    for name, write in columns.items():
+        texts = [write(r) for r in rows]
+        if any(texts):
+            found[name] = [text or "-" for text in texts]
+    return pd.DataFrame(found)
+
+
+def _images(needed: float) -> str:
+    return "" if needed != needed else "never" if np.isinf(needed) else f"{needed:.0f}"

@@ -1,0 +1,180 @@
+"""Profiles of every head of every layer side by side, small, on one colour scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from biaslab.errors import InputError
+from biaslab.rehearsed import mark
+
+from .display import Display, ratio_ticks
+from .layers import evenly
+from .profile_display import raster
+from .style import DIVERGING, figure_width, style
+
+if TYPE_CHECKING:
+    from biaslab.layout import TokenLayout
+    from biaslab.profiles import Profile
+
+__all__ = ["HeadsDisplay"]
+
+_MOST_LAYERS = 32  # rows of panels that fit on a page
+_NARROW = 8  # heads that fit into one column
+_LABELS = 1.15  # inches beside the panels: layer numbers and the colour bar
+_LOW = 1.8  # inches of all panels together
+_READABLE = 0.18  # inches of a panel from which a number in its corner can be read
+
+
+class HeadsDisplay(Display):
+    """Layers (rows) by heads (columns): each panel is a head's expected attention relative to an even share.
+
+    All panels share one diverging scale of ratios (1 = what each token would draw if all drew alike). Tiles lie where
+    they lie in the picture; a thumbnail is drawn instead of them on demand. Where variance explained is given it
+    stands in the panel's corner, in per cent.
+
+    ``data`` has a line per layer, head and token: layer, head, row, col, relative, variance (NaN where not given).
+    """
+
+    def __init__(self, data: pd.DataFrame, title: str) -> None:
+        self.data = data
+        self.title = title
+
+    @classmethod
+    def from_profile(
+        cls,
+        profile: Profile,
+        layers: int | Iterable[int] | None = None,
+        layout: TokenLayout | str | None = None,
+        variance: pd.DataFrame | None = None,
+        thumbnail: bool = False,
+        most: int = _MOST_LAYERS,
+    ) -> HeadsDisplay:
+        """Read a fitted profile, one of every head as a rule.
+
+        Parameters
+        ----------
+        layers : default all fitted ones. Of more than ``most`` layers as many are drawn, at even steps, and the title
+            says so.
+        layout : a layout, or the key of a fitted one; default the one most images have.
+        variance : of ``variance_table(maps, per_head=True)``: columns layer, head, r2.
+        thumbnail : the thumbnail's tokens in place of the tiles'.
+
+        Raises
+        ------
+        InputError
+            An unknown layout, or one without a thumbnail where that is asked for.
+        """
+        wanted = profile.layers_ if layers is None else [layers] if isinstance(layers, int) else list(layers)
+        shown = evenly(wanted, most)
+        key = max(profile.counts_, key=lambda k: profile.counts_[k]) if layout is None else layout
+        if isinstance(key, str):
+            if key not in profile.layouts_:
+                raise InputError(f"the profile has no layout {key!r}: choose one of {sorted(profile.layouts_)}")
+            key = profile.layouts_[key]
+        chosen = key.thumbnail == thumbnail
+        if not chosen.any():
+            raise InputError(f"layout {key.key!r} has no {'thumbnail' if thumbnail else 'tiles'}: draw the other part")
+        row, col = (a[chosen] for a in raster(key))
+        single = profile.provenance_.get("heads") == "mean"
+        explained = _explained(variance)
+        tables = []
+        for layer in shown:
+            expected = profile.expected(key, layer).double().numpy()
+            relative = (expected / expected.mean(1, keepdims=True))[:, chosen]
+            for h, values in enumerate(relative):
+                head = "mean" if single else str(h)
+                tables.append(pd.DataFrame({
+                    "layer": layer, "head": head, "row": row, "col": col, "relative": values,
+                    "variance": explained.get((layer, head), np.nan),
+                }))  # fmt: skip
+        model = PurePath(str(profile.provenance_.get("model", "model"))).name
+        n = profile.counts_.get(key.key, sum(profile.counts_.values()))
+        title = f"{model}, {profile.name} profile, n = {n} images" + (", thumbnail" if thumbnail else "")
+        if len(shown) < len(wanted):
+            title += f"; {len(shown)} of {len(wanted)} layers, evenly chosen"
+        return cls(mark(pd.concat(tables, ignore_index=True), profile.provenance_), title)
+
+    def plot(self, ax: Axes | None = None) -> HeadsDisplay:
+        """Draw all panels into ``ax`` or a new figure: a single Axes, whose image holds them with gaps between."""
+        layers, heads = (list(dict.fromkeys(self.data[c])) for c in ("layer", "head"))
+        mosaic, pitch, gap = self._mosaic(layers, heads)
+        log = np.log2(np.maximum(self.data["relative"], 1e-6))
+        # heads differ by orders of magnitude: a scale up to the most extreme would leave the others white
+        limit = float(np.clip(np.quantile(np.abs(log), 0.9), 0.25, 5.0))
+        with style():
+            columns = 1 if len(heads) <= _NARROW else 2
+            width = figure_width(columns)
+            tallest = 1.45 * width if columns == 1 else 8.2
+            side = min((width - _LABELS) / len(heads), tallest * pitch[1] / pitch[0] / len(layers))  # inches of a panel
+            height = side * len(layers) * pitch[0] / pitch[1]
+            low = height < _LOW  # too low for a colour bar and its label beside it
+            ratio = (height + (1.1 if low else 0.6)) / width
+            (one,) = self._axes(ax, 1, columns=columns, ratio=ratio, layout="compressed")
+            image = one.imshow(mosaic, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="equal")
+            one.spines[:].set_visible(False)
+            _numbers(one.yaxis, layers, pitch[0], gap, side * pitch[0] / pitch[1])
+            _numbers(one.xaxis, heads, pitch[1], gap, side)
+            one.set_ylabel("layer")
+            one.set_xlabel("head")
+            if self.data["variance"].notna().any() and side >= _READABLE:
+                self._corners(one, layers, heads, pitch, side)
+            # the bar's length is bounded by its thickness, a share of the height, times its aspect
+            beside = {"location": "right", "fraction": 0.05, "aspect": 30, "shrink": 0.8}
+            below = {"location": "bottom", "fraction": 0.05 + 0.05 / height, "aspect": 40}
+            bar = self.figure_.colorbar(image, ax=one, pad=0.02, extend="both", **(below if low else beside))
+            ticks, labels = ratio_ticks(limit)
+            bar.set_ticks(ticks, labels=labels)
+            bar.set_label("attention relative to an even share")
+            bar.outline.set_linewidth(0.4)
+            if ax is None:
+                self.figure_.suptitle(self.title)
+            else:
+                one.set_title(self.title, pad=3)
+        return self
+
+    def _mosaic(self, layers: list, heads: list) -> tuple[np.ndarray, tuple[int, int], int]:
+        """log2 of all panels in one array, NaN between them; rows and columns from panel to panel; the gap."""
+        rows, cols = int(self.data["row"].max()) + 1, int(self.data["col"].max()) + 1
+        # whole cells are too coarse a gap between panels of few cells: cells are repeated until it is fine
+        times = max(1, -(-32 // max(rows, cols)))
+        gap = max(1, round(0.06 * times * max(rows, cols)))
+        pitch = times * rows + gap, times * cols + gap
+        mosaic = np.full((len(layers) * pitch[0] - gap, len(heads) * pitch[1] - gap), np.nan)
+        for (layer, head), part in self.data.groupby(["layer", "head"], sort=False):
+            panel = np.full((rows, cols), np.nan)
+            panel[part["row"], part["col"]] = np.log2(np.maximum(part["relative"], 1e-6))
+            top, left = layers.index(layer) * pitch[0], heads.index(head) * pitch[1]
+            mosaic[top : top + times * rows, left : left + times * cols] = panel.repeat(times, 0).repeat(times, 1)
+        return mosaic, pitch, gap
+
+    def _corners(self, ax: Axes, layers: list, heads: list, pitch: tuple[int, int], side: float) -> None:
+        size = float(np.clip(0.24 * 72 * side, 4, 6))
+        first = self.data.drop_duplicates(["layer", "head"])
+        for found in first[first["variance"].notna()].itertuples():
+            ax.text(
+                (heads.index(found.head) + 0.04) * pitch[1], (layers.index(found.layer) + 0.03) * pitch[0],
+                str(round(100 * found.variance)), fontsize=size, ha="left", va="top", in_layout=False,
+                bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.4},
+            )  # fmt: skip
+
+
+def _numbers(axis: Any, names: list, pitch: int, gap: int, inches: float) -> None:
+    """The names of rows or columns at their centres, as many as there is room for."""
+    step = max(1, int(np.ceil(0.07 / inches)))
+    chosen = range(0, len(names), step)
+    axis.set_ticks([i * pitch + (pitch - gap) / 2 - 0.5 for i in chosen], [str(names[i]) for i in chosen])
+    axis.set_tick_params(length=0, pad=2, labelsize=float(np.clip(44 * step * inches, 4.5, 7)))
+
+
+def _explained(variance: pd.DataFrame | None) -> dict[tuple[int, str], float]:
+    if variance is None:
+        return {}
+    if missing := [c for c in ("layer", "head", "r2") if c not in variance]:
+        raise InputError(f"variance has no column {missing[0]!r}: pass variance_table(maps, per_head=True)")
+    return {(int(r.layer), str(r.head)): float(r.r2) for r in variance.itertuples()}

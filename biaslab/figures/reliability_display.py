@@ -1,0 +1,141 @@
+"""How many calibration images a map of the bias takes, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm
+
+from biaslab.errors import InputError
+
+from .display import Display
+from .layers import depth_colours, evenly, one_head, one_layout
+from .style import style
+
+__all__ = ["ReliabilityDisplay"]
+
+_FEWEST = 4  # images: below, a map has no split halves
+_BANDS = 4  # layers up to which the draws' bands can be told apart
+_TICKED = 10  # layers up to which each has its number beside the colour bar
+
+
+class ReliabilityDisplay(Display):
+    """Reliability of the map against the number of images, a colour per layer from shallow (dark) to deep.
+
+    Lines follow from the variance components of all images, ``var p / (var p + var e / n)``; they are dashed beyond the
+    images at hand. Points are the mean split-half reliability of random sets of that many images, their bars (bands,
+    where layers are few) the middle 95 % of the draws.
+
+    ``data`` is the table of :func:`biaslab.bias.reliability.reliability` of one head and layout.
+    """
+
+    def __init__(self, data: pd.DataFrame, title: str, target: float) -> None:
+        self.data = data
+        self.title = title
+        self.target = target
+
+    @classmethod
+    def from_table(
+        cls, table: pd.DataFrame, head: str | int | None = None, layout: str | None = None, target: float = 0.9
+    ) -> ReliabilityDisplay:
+        """From what the diagnostic ``reliability`` returns.
+
+        Parameters
+        ----------
+        head : default the mean over heads, where the table has it, else its first head.
+        layout : default the one of most images.
+        target : reliability that is marked.
+
+        Raises
+        ------
+        InputError
+            Columns are missing, no rows, or a head or layout that the table does not hold.
+        """
+        needed = ("layer", "n", "reliability", "draw_lo", "draw_hi", "predicted")
+        if not len(table) or (missing := [c for c in needed if c not in table]):
+            what = "it is empty" if not len(table) else f"no column {missing[0]!r}"
+            raise InputError(f"nothing to draw ({what}): pass the table of the diagnostic 'reliability'")
+        if not 0 < target < 1:
+            raise InputError(f"target must lie between 0 and 1, got {target}: 0.9 is usual")
+        rows, name = one_head(table, head)
+        rows, key = one_layout(rows, layout)
+        title = [] if name == "mean" else [f"head {name}"]
+        title += [] if key is None else [key]
+        return cls(rows.reset_index(drop=True), ", ".join(title), target)
+
+    def plot(self, ax: Axes | None = None) -> ReliabilityDisplay:
+        """Draw into ``ax`` or a new figure."""
+        layers = sorted(set(self.data["layer"]))
+        colours, most = depth_colours(len(layers)), int(self.data["n"].max())
+        with style():
+            (one,) = self._axes(ax, 1, ratio=0.66)
+            for i, layer in enumerate(layers):
+                part = self.data[self.data["layer"] == layer].sort_values("n")
+                self._line(one, part, colours(i), most, layers, i)
+            one.axhline(self.target, color="black", linestyle=":", linewidth=0.8, zorder=1)
+            one.annotate(
+                f"{self.target:g}", (0, self.target), xycoords=("axes fraction", "data"), xytext=(2, 1),
+                textcoords="offset points", ha="left", va="bottom", fontsize=6,
+            )  # fmt: skip
+            one.set_xscale("log")
+            sizes = _apart(sorted({_FEWEST, *self.data["n"]}))
+            one.set_xticks(sizes, [str(n) for n in sizes])
+            one.minorticks_off()
+            one.set_ylim(min(0.0, float(self.data["draw_lo"].min())), 1.02)
+            one.set_xlabel("calibration images")
+            one.set_ylabel("reliability of the map")
+            one.grid(axis="y")
+            if len(layers) > 1:
+                self._bar(one, layers, colours)
+            if self.title:
+                one.set_title(self.title, pad=3)
+        return self
+
+    def _line(self, ax: Axes, part: pd.DataFrame, colour: Any, most: int, layers: list[int], i: int) -> None:
+        held = int(part["n"].max())
+        for style_, ends in (("-", (_FEWEST, held)), ("--", (held, most))):
+            if ends[0] < ends[1]:
+                n = np.geomspace(*ends, 60)
+                ax.plot(n, _curve(part, n), style_, color=colour, linewidth=0.9, zorder=2)
+        # beside each other: at equal sizes the bars of the layers would hide each other
+        at = part["n"] * 1.025 ** (i - (len(layers) - 1) / 2)
+        y = part["reliability"]
+        banded = len(layers) <= _BANDS and len(part) > 1
+        if banded:
+            ax.fill_between(part["n"], part["draw_lo"], part["draw_hi"], color=colour, alpha=0.15, linewidth=0)
+        else:
+            ends = np.maximum(np.stack([y - part["draw_lo"], part["draw_hi"] - y]), 0)
+            ax.errorbar(at, y, yerr=ends, fmt="none", ecolor=colour, elinewidth=0.5, alpha=0.5, zorder=2)
+        ax.scatter(part["n"] if banded else at, y, s=7, color=[colour], linewidths=0, zorder=3)
+
+    def _bar(self, ax: Axes, layers: list[int], colours: Any) -> None:
+        norm = BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers))
+        bar = self.figure_.colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02, aspect=25)
+        shown = evenly(range(len(layers)), _TICKED)
+        bar.set_ticks(shown, labels=[str(layers[i]) for i in shown])
+        bar.ax.tick_params(length=0)
+        bar.ax.minorticks_off()
+        bar.set_label("decoder layer")
+        bar.outline.set_linewidth(0.4)
+
+
+def _apart(sizes: list[int], least: float = 0.09) -> list[int]:
+    """The sizes whose labels do not run into each other on a logarithmic axis; the largest stays."""
+    kept = [sizes[-1]]
+    for size in reversed(sizes[:-1]):
+        if np.log(kept[-1] / size) >= least * np.log(sizes[-1] / sizes[0]):
+            kept.append(size)
+    return kept[::-1]
+
+
+def _curve(part: pd.DataFrame, n: np.ndarray) -> np.ndarray:
+    """Predicted reliability at n images: the ratio of the variance components follows from any size's prediction."""
+    last = part.iloc[-1]
+    if not last["predicted"] > 0:
+        return np.zeros_like(n)
+    noise = last["n"] * (1 / last["predicted"] - 1)
+    return n / (n + noise)

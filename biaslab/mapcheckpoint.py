@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from .errors import RunFolderError
 from .layout import TokenLayout
@@ -101,9 +101,9 @@ class ResumableMaps(StreamedMaps):
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, draft, metadata={_KEY: json.dumps(head)})
+            draft.write_bytes(to_bytes(tensors, metadata={_KEY: json.dumps(head)}))
             draft.replace(self.path)
-        except (OSError, SafetensorError) as err:
+        except OSError as err:
             raise RunFolderError(f"{self.path} cannot be written ({err}): choose a folder you can write to") from None
         finally:
             with suppress(OSError):

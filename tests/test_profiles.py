@@ -366,6 +366,12 @@ def test_unsafe_or_wrong_files_are_refused_in_one_line(write, reason, tmp_path):
     assert "\n" not in str(caught.value) and "profile.safetensors" in str(caught.value)
 
 
+def test_a_profile_can_be_read_by_whom_other_files_can_be(tmp_path):
+    (tmp_path / "plain").write_text("")
+    path = MeanProfile().fit(make_maps()[0]).save(tmp_path / "a")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_missing_file_and_unwritable_place(tmp_path):
     with pytest.raises(InputError, match="fit-bias"):
         profiles.load(tmp_path / "none.safetensors")

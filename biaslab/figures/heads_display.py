@@ -98,6 +98,8 @@ class HeadsDisplay(Display):
         title = f"{model}, {profile.name} profile, n = {n} images" + (", thumbnail" if thumbnail else "")
         if len(shown) < len(wanted):
             title += f"; {len(shown)} of {len(wanted)} layers, evenly chosen"
+        if explained:
+            title += "\nin the corners: variance explained by position (%)"
         return cls(mark(pd.concat(tables, ignore_index=True), profile.provenance_), title)
 
     def plot(self, ax: Axes | None = None) -> HeadsDisplay:

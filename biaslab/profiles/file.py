@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from biaslab.errors import BiaslabError, InputError
 from biaslab.layout import TokenLayout
@@ -72,11 +72,12 @@ def save(profile: Profile, path: str | Path, diagnostics: Any = None) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(head, sort_keys=True)})
+        # not save_file(), which lets only the owner read the file
+        temporary.write_bytes(to_bytes(tensors, metadata={_KEY: json.dumps(head, sort_keys=True)}))
         os.replace(temporary, path)
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path.with_suffix(".md"))
-    except (OSError, SafetensorError) as err:
+    except OSError as err:
         raise BiaslabError(
             f"cannot write the profile {path} ({_line(err)}): choose a folder you can write to"
         ) from None

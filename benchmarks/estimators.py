@@ -167,11 +167,12 @@ def ranking(found: dict[str, dict[str, pd.DataFrame]], layer: int) -> list[dict[
     for name in names:
         row: dict[str, Any] = {"layer": layer, "estimator": name}
         for criterion, tables in columns.items():
-            one, best = tables["test"].loc[name], tables["validation"].loc[names, "value"].idxmax()
-            rank = tables["test"].loc[names, "value"].rank(ascending=False, method="min")[name]
+            one, tried = tables["test"].loc[name], tables["validation"].loc[names, "value"].round(_TIE)
+            rank = tables["test"].loc[names, "value"].round(_TIE).rank(ascending=False, method="min")[name]
             row |= {f"{criterion}_validation": tables["validation"].loc[name, "value"],
                     f"{criterion}_test": one["value"], f"{criterion}_rank": int(rank),
-                    f"{criterion}_chosen": "*" if best == name else ""}  # fmt: skip
+                    f"{criterion}_chosen": "*" if tried[name] == tried.max() else ""}  # fmt: skip
+            row[criterion] = f"{row[f'{criterion}_rank']}{row[f'{criterion}_chosen']} ({one['value']:.3f})"
             row |= {f"{criterion}_{k}": one[k] for k in ("lo", "hi", "r", "slope", "gain", "gain_lo", "gain_hi")
                     if k in one.index}  # fmt: skip
         rows.append(row)
@@ -179,6 +180,7 @@ def ranking(found: dict[str, dict[str, pd.DataFrame]], layer: int) -> list[dict[
 
 
 METHODS = ("relative", "d2pruner")
+_TIE = 4  # decimals: estimators that coincide on pictures of one tile differ by rounding
 
 
 def report(study: Study, options: argparse.Namespace) -> Report:
@@ -190,6 +192,9 @@ def report(study: Study, options: argparse.Namespace) -> Report:
     tables = []
     for layer in options.layers:
         rows = ranking(found, layer)
+        side = {"estimator": ("estimator", ""), **{c: (SHORT[c], "") for c in CRITERIA}}
+        tables.append(Table(f"Side by side, attention of layer {layer - 1}, pruned before layer {layer}: rank on test "
+                            "(value), * chosen on validation", side, sorted(rows, key=_ranks)))  # fmt: skip
         for criterion, what in CRITERIA.items():
             columns = {"estimator": ("estimator", ""), f"{criterion}_validation": ("validation", ".3f"),
                        f"{criterion}_chosen": ("chosen", ""), f"{criterion}_test": ("test", ".3f"),
@@ -220,6 +225,10 @@ def report(study: Study, options: argparse.Namespace) -> Report:
     )  # fmt: skip
 
 
+def _ranks(row: dict[str, Any]) -> int:
+    return sum(row[f"{criterion}_rank"] for criterion in CRITERIA)
+
+
 def _all_layers(attention: pd.DataFrame, probe: pd.DataFrame, layer: int) -> list[dict[str, Any]]:
     both = [t[t["layer"] == layer].set_index("estimator")["value"] for t in (attention, probe)]
     return [{name: f"{both[0][name]:.3f} / {both[1][name]:.2f}" for name in both[0].index}]
@@ -231,9 +240,11 @@ CRITERIA = {
     "relative": "Acc@0.5 at 10 % kept, debiased attention alone (`relative`)",
     "d2pruner": "Acc@0.5 at 10 % kept, `d2pruner`",
 }
+SHORT = {"attention": "attention explained", "probe": "causal map removed", "relative": "Acc@0.5 relative",
+         "d2pruner": "Acc@0.5 d2pruner"}  # fmt: skip
 NOTES = [
-    "chosen: best on validation. rank, lo and hi: on test. Intervals: jackknife over folds of images (attention), "
-    "bootstrap over images (accuracy); `minus mean's` is paired.",
+    "chosen: best on validation, ties included. rank, lo and hi: on test. Intervals: jackknife over folds of images "
+    "(attention), bootstrap over images (accuracy); `minus mean's` is paired.",
     "The causal map's share is 1 - |probe - profile|^2 / |probe|^2 of centred log maps: it asks for the right slope as "
     "well as for the right shape, and cannot reach 1 as the probe's map is noisy.",
 ]

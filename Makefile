@@ -20,6 +20,8 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.prefill
 	$(BIN)/python -m benchmarks.real_size
 	$(BIN)/python -m benchmarks.planted
+	$(BIN)/python -m benchmarks.fitting
+	$(BIN)/python -m benchmarks.estimators
 
 notebook: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[jupyter]

@@ -1,0 +1,70 @@
+"""The benchmarks that run on the grounder, at toy size: they measure what they say and choose on validation only."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import estimators, fitting
+
+
+def test_fitting_reports_throughput_and_memory_side_by_side(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def fresh(module, *options, threads):
+        asked.append((options[1], int(options[3])))
+        return 10.0 + int(options[3]) / 16  # MiB: grows by a sixteenth per image
+
+    monkeypatch.setattr(fitting, "in_fresh_process", fresh)
+    fitting.main(["--n", "8", "--batch-size", "4", "--repeats", "1", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "fitting.json").read_text())
+    rows = {row["mode"]: row for row in found["tables"][0]["rows"]}
+    assert list(rows) == ["plain", "streamed", "stored"] and rows["plain"]["throughput"] == 1
+    assert asked == [(mode, n) for mode in rows for n in (4, 8)]
+    # the maps of 4 images would take 10 layers x 4 heads x 256 tokens x 4 bytes x 4
+    growth = [t["value"] for t in found["targets"] if "growth" in t["what"]]
+    assert growth == pytest.approx([0.25 / (40 * 256 * 4 * 4 / 2**20)] * 2)
+
+
+def test_peak_of_a_pass_is_measured():
+    peak = fitting.peak("streamed", 4, 2)
+    assert peak is None or peak >= 0
+
+
+def table(values, **columns):
+    return pd.DataFrame([{"layer": 3, "estimator": name, "value": v, "lo": v - 1, "hi": v + 1, **columns}
+                         for name, v in values.items()])  # fmt: skip
+
+
+def test_rankings_choose_on_validation_and_rank_on_test():
+    attention = {
+        "validation": table({"a": 0.3, "b": 0.2, "c": 0.3 + 1e-7}), "test": table({"a": 0.1, "b": 0.5, "c": 0.1}),
+    }  # fmt: skip
+    accuracy = {
+        split: pd.concat([table(v, method=m).assign(layer=4) for m, v in per_method.items()])
+        for split, per_method in {
+            "validation": {"relative": {"a": 0.1, "b": 0.9, "c": 0.2}, "d2pruner": {"a": 0.9, "b": 0.1, "c": 0.2}},
+            "test": {"relative": {"a": 0.3, "b": 0.2, "c": 0.1}, "d2pruner": {"a": 0.2, "b": 0.2, "c": 0.3}},
+        }.items()
+    }
+    found = {"attention": attention, "probe": attention, **dict.fromkeys(estimators.METHODS, accuracy)}
+    rows = {row["estimator"]: row for row in estimators.ranking(found, 4)}
+    assert [rows[n]["attention_chosen"] for n in "abc"] == ["*", "", "*"]  # equal up to rounding: both
+    assert [rows[n]["attention_rank"] for n in "abc"] == [2, 1, 2]
+    assert [rows[n]["relative"] for n in "abc"] == ["1 (0.300)", "2* (0.200)", "3 (0.100)"]
+    assert [rows[n]["d2pruner"] for n in "abc"] == ["2* (0.200)", "2 (0.200)", "1 (0.300)"]
+    assert [rows[n]["relative_test"] for n in "abc"] == [0.3, 0.2, 0.1]
+
+
+def test_the_study_runs_and_resumes(tmp_path, capsys):
+    small = ["--calibration", "12", "--maps", "8", "--pairs", "2", "--grid", "4", "--n", "2", "--processes", "1",
+             "--layers", "2", "--work", str(tmp_path / "work"), "--out", str(tmp_path)]  # fmt: skip
+    estimators.main(small)
+    first = json.loads((tmp_path / "estimators.json").read_text())
+    names = {row["estimator"] for row in first["tables"][0]["rows"]}
+    assert {"mean", "factorised", "rope"} <= names
+    side = first["tables"][0]["rows"][0]
+    assert np.isfinite([side["attention_test"], side["probe_test"], side["relative_test"]]).all()
+    estimators.main(small)
+    assert json.loads((tmp_path / "estimators.json").read_text())["tables"] == first["tables"]

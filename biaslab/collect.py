@@ -135,7 +135,11 @@ def collect(
                 after = _after(vlm, encoded, queries, settings["rotary"])
                 records = [record for item in part for record in item.records]
                 for (name, digest), (layout, values), length in zip(records, attention, after, strict=True):
-                    if not maps.has(name):  # part of a prompt may have been stored before an interruption
+                    if not np.isfinite(values).all():
+                        broken = layers[int(np.argmin(np.isfinite(values).all(axis=(1, 2))))]
+                        why = f"attention of layer {broken} is not finite: load the model in another dtype"
+                        source.failures.append((name, why))
+                    elif not maps.has(name):  # part of a prompt may have been stored before an interruption
                         maps.add(ImageRecord(name, layout, digest, length), values)
             maps.checkpoint()
             advance(len(batch))

@@ -7,7 +7,19 @@ from scipy import stats
 
 from biaslab.errors import InputError
 
-__all__ = ["half_width", "jackknife_interval"]
+__all__ = ["check_confidence", "half_width", "jackknife_interval"]
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse what is no confidence of an interval.
+
+    Raises
+    ------
+    InputError
+        Outside (0, 1), such as 95 for 95 %.
+    """
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
 
 
 def half_width(left_out: np.ndarray, confidence: float, least: int = 3) -> np.ndarray:
@@ -44,8 +56,7 @@ def jackknife_interval(
     InputError
         A confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
+    check_confidence(confidence)
     estimate = np.asarray(estimate, float)
     half = half_width(np.asarray(left_out, float), confidence)
     return estimate - half, estimate + half

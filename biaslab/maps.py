@@ -69,9 +69,10 @@ class Moments:
 
 
 def centred_log(attention: np.ndarray) -> np.ndarray:
-    """``log(attention + 1e-9)`` minus its mean over the last axis."""
+    """``log(attention + 1e-9)`` minus its mean over the last axis; exactly 0 where it does not vary."""
     logs = np.log(np.asarray(attention, dtype=np.float64) + TINY)
-    return logs - logs.mean(axis=-1, keepdims=True)
+    even = (logs == logs[..., :1]).all(axis=-1, keepdims=True)  # what rounding leaves there would pass for a map
+    return np.where(even, 0.0, logs - logs.mean(axis=-1, keepdims=True))
 
 
 def fold_of(image_id: str, folds: int) -> int:

@@ -230,11 +230,17 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunFolderError(f"no attention maps in {folder}: collect some with out={str(folder)!r}") from None
+        raise RunFolderError(
+            f"no attention maps in {folder}: collect some with out={str(folder)!r} (fit-bias --maps {folder})"
+        ) from None
     except (OSError, ValueError) as err:
         raise RunFolderError(f"{path} cannot be read: {err}") from None
+    if not isinstance(settings, dict):
+        raise RunFolderError(f"{path} is not of attention maps: choose another folder")
     if settings.pop("format", None) != _FORMAT:
         raise RunFolderError(f"{folder} was written by another version of biaslab: collect again")
+    if missing := [k for k in ("layers", "folds", "heads") if k not in settings]:
+        raise RunFolderError(f"{path} does not say {missing[0]}: it is damaged, or of something else; collect again")
     return settings
 
 

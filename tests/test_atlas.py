@@ -1,6 +1,7 @@
 """The atlas: what it measures, what it says, and that it says no more than its numbers allow."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +19,13 @@ from biaslab.atlas.sentences import layer_sentences, shape
 from biaslab.atlas.summary import cells, summary_table
 from biaslab.atlas.views import WithoutFold, mean_over_heads
 from biaslab.atlas.words import interval, layers_said, share_said
+from biaslab.atlas.write import summary_latex
 from biaslab.bias.dependence import dependence
 from biaslab.boxes import Box
 from biaslab.errors import InputError, ProfileMismatchError, RunFolderError
 from biaslab.fitting import calibration
-from biaslab.maps import fold_of
+from biaslab.maps import ImageRecord, fold_of
+from biaslab.mapstore import StoredMaps
 from biaslab.profiles import MeanProfile, variance_table
 from biaslab.rehearsed import NOTE, rehearsal_name
 from biaslab.simulate import simulate
@@ -121,6 +124,14 @@ def test_a_profile_alone_tells_its_maps_and_says_what_is_missing(stored):
     assert "A profile holds no single images" in text and "Layer 1: Over positions" in text
     told = text.split("## Limits")[0]
     assert not any(words in told for words in ("explains", "reliability of 0.9", "eta2", "is not shown"))
+    whole = MeanProfile().fit(mean_over_heads(stored))  # a layer is described by the mean over its heads
+    alone = BiasAtlas.from_profile(whole).summary()
+    for name in ("factor", "border", "top"):
+        np.testing.assert_allclose(atlas.summary()[name], alone[name], rtol=1e-4)
+    assert list(dict.fromkeys(atlas.tables["strength"]["head"])) == ["mean", "0", "1"]
+    assert "the mean over their 2 heads" in told and "heads" not in BiasAtlas.from_profile(whole).card()
+    with pytest.raises(InputError, match="no layers are asked for"):
+        BiasAtlas.from_profile(profile, layers=[])
     with pytest.raises(InputError, match="not fitted"):
         BiasAtlas.from_profile(MeanProfile())
     with pytest.raises(InputError, match=r"not \[7\]"):
@@ -144,13 +155,13 @@ def test_the_probe_is_compared_with_the_profile_of_its_own_heads(tmp_path):
     atlas = BiasAtlas.from_maps(stored, probe=probe_for(stored, effects))
     row = atlas.summary().iloc[0]
     assert row["probe_q"] < 0.05 and row["probe_r"] > 0.6
-    assert "the causal probe finds the same map".capitalize() in atlas.card() and "No causal probe" not in atlas.card()
+    assert "the causal probe agrees with the map".capitalize() in atlas.card() and "No causal probe" not in atlas.card()
     assert "probe" in atlas.figures()
     each = BiasAtlas.from_maps(stored, probe=probe_for(stored, effects, heads=(0, 1)))
     assert set(each.tables["comparison"]["head"]) == {0, 1} and "probe_slope" not in each.summary()
     assert "in 4 of 4 maps" in each.card()
     noise = BiasAtlas.from_maps(stored, probe=probe_for(stored, rng.normal(0, 1, (6, 8, 8))))
-    assert "The causal probe finds" not in noise.card()
+    assert "The causal probe agrees" not in noise.card()
     with pytest.raises(InputError, match="none of the atlas's"):
         elsewhere = replace(probe_for(stored, effects), layers=[1, 9])
         BiasAtlas.from_profile(MeanProfile().fit(mean_over_heads(stored)), elsewhere, layers=4)
@@ -165,15 +176,61 @@ def test_a_given_profile_is_drawn_and_checked(stored, tmp_path):
     profile = MeanProfile().fit(other, layers=[4])
     atlas = BiasAtlas.from_maps(stored, profile=profile)
     assert atlas.layers == [4] and atlas.heads is profile
-    assert BiasAtlas.from_maps(stored, profile=MeanProfile().fit(mean_over_heads(other))).layers == [1, 4]
+    text = atlas.card()  # what was measured, and what was given
+    assert text.split("\n")[2].startswith(f"24 images ({ONE.key} (24)), layer 4")
+    assert f"The profile given was fitted on others: 12 images ({ONE.key} (12))." in text
+    assert "fitted on others" not in BiasAtlas.from_maps(stored, profile=MeanProfile().fit(stored)).card()
+    assert "n = 24 images" in summary_latex(atlas, atlas.summary())
+    tiled = MeanProfile().fit(planted(tmp_path, [(TILED, 6)], heads=2, name="tiled", layers=(1, 4)))
+    with pytest.raises(ProfileMismatchError, match="fitted for layouts"):
+        BiasAtlas.from_maps(stored, profile=tiled)
+    whole = MeanProfile().fit(mean_over_heads(other))
+    assert BiasAtlas.from_maps(stored, profile=whole).layers == [1, 4]
     with pytest.raises(InputError, match="leave those out"):
         BiasAtlas.from_maps(stored, profile=profile, layers=[1])
     profile.provenance_["model"] = "another"
     with pytest.raises(ProfileMismatchError, match="another"):
         BiasAtlas.from_maps(stored, profile=profile)
+    with pytest.raises(InputError, match="not fitted"):
+        BiasAtlas.from_maps(stored, profile=MeanProfile())
+    for make, source in ((BiasAtlas.from_maps, stored), (BiasAtlas.from_profile, whole)):
+        with pytest.raises(InputError, match="confidence must be between 0 and 1"):
+            make(source, confidence=95)
+    table = removal_table()
+    for rows in (table[:0], table[table["place"] == "top"]):
+        with pytest.raises(InputError, match="removal has no rows of all places"):
+            BiasAtlas.from_maps(stored, removal=rows)
     for bad in ({"removal": pd.DataFrame({"a": [1]})}, {"controls": 3}):
         with pytest.raises(InputError, match="is no table of biaslab.bias"):
             BiasAtlas.from_maps(stored, **bad)
+
+
+def test_maps_without_images_or_with_attention_that_is_not_finite_are_refused(stored, tmp_path):
+    empty = StoredMaps.create(tmp_path / "empty", stored.settings)
+    for given in (None, MeanProfile().fit(stored)):
+        with pytest.raises(InputError, match="hold no images"):
+            BiasAtlas.from_maps(empty, profile=given)
+    with pytest.raises(InputError, match="hold no images"):
+        pictures_from(empty, "scenes")
+    broken = planted(tmp_path, [(ONE, 6)], heads=2, layers=(1, 4))
+    values = np.ones((2, 2, ONE.n), np.float32)
+    values[1, 1, 5] = np.nan
+    with broken.writing():
+        broken.add(ImageRecord("bad", ONE, "bad"), values)
+    with pytest.raises(InputError, match="layer 4 is not finite"):
+        BiasAtlas.from_maps(broken)
+    assert BiasAtlas.from_maps(broken, layers=[1, 1]).layers == [1]
+
+
+def test_one_image_and_two_give_an_atlas(tmp_path):
+    for n in (1, 2, 3):
+        maps = planted(tmp_path, [(TILED, n)], heads=2, name=str(n))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="spread is 0")
+            atlas = BiasAtlas.from_maps(maps)
+        text = atlas.card()
+        assert text.count(f"{n} image") and "nan" not in text and atlas.save(tmp_path / f"atlas {n}")
+        assert "described by the mean over their 2 heads" in text
 
 
 # -- before and after ----------------------------------------------------------------------------------------------
@@ -259,7 +316,7 @@ IMAGES = BASE | {"needed": 12.0, "reliability_lo": 0.95, "reliability_n": 300}
         (DEPENDS | ENDS | {"row_rho": 0.8}, "both ends above their even share, more to the bottom", "rises"),
         (BORDER, "The border draws 1.80 [1.60, 2.00] times its even share", "not shown"),
         (BORDER | {"border_lo": 0.9}, "The border is not shown to draw more or less", "draws 1.80"),
-        (PROBE, "finds the same map beyond chance (r 0.80 [0.70, 0.90]", "does not confirm"),
+        (PROBE, "agrees with the map beyond chance (r 0.80 [0.70, 0.90]", "does not confirm"),
         (PROBE, "removes too little (slope 1.30 [1.10, 1.50])", "too much"),
         (PROBE | {"probe_slope_lo": 0.9}, "is not shown to remove too much or too little", "removes too little"),
         (PROBE | {"probe_slope": 0.5, "probe_slope_lo": 0.3, "probe_slope_hi": 0.7}, "removes too much", "too little"),
@@ -304,6 +361,7 @@ def test_the_first_paragraph_claims_an_order_only_where_intervals_part():
     assert "which layer is the first is open, as the intervals of layer 2 reach that one's" in text
     text = said_of([row(0, 0.1, 0.5), row(1, 0.2, 0.5)])
     assert "not shown to differ" in text and "In layers 0 and 1 nothing is shown to be explained" in text
+    assert "the interval does not lie above 0" in said_of([row(0, -0.3), row(1, -0.2)]) and "holds 0" not in text
 
 
 def test_layers_are_grouped_by_shape_and_gain():
@@ -326,12 +384,17 @@ def test_heads_and_controls_are_named_with_their_intervals():
                           "hi": [0.6, 0.1, 0.4, 0.9, 0.5]})  # fmt: skip
     text = said_of([BASE], {"variance": heads})
     assert "Of 4 heads the least positional are layer 0 head 0 (2 % [-10, 10])" in text
-    assert "the most layer 1 head 1 (80 % [70, 90])" in text and "In 1 of them the interval holds 0" in text
+    assert "the most layer 1 head 1 (80 % [70, 90])" in text and "In 1 of them the interval holds 0." in text
+    heads["lo"], heads["hi"] = [0.4, -0.1, -0.4, np.nan, 0.3], [0.6, 0.1, -0.2, np.nan, 0.5]
+    text = said_of([BASE], {"variance": heads})
+    assert "In 1 of them the interval holds 0, in 1 it lies below 0, in 1 it is not known." in text
     controls = pd.DataFrame({"kind": ["blank"] * 2, "layer": [0, 1], "r": [0.1, 0.9], "lo": [-0.2, 0.8], "hi": [0.4, 1],
                              "removes": "all content"})  # fmt: skip
     text = said_of([BASE], {"controls": controls})
     assert "Control blank (removes all content): its map correlates with the profile by 0.10 to 0.90" in text
     assert "above 0 in 1 of 2 maps" in text
+    text = said_of([BASE], {"controls": controls.assign(r=np.nan, lo=np.nan, hi=np.nan)})
+    assert "its attention does not vary over positions" in text and "nan" not in text
 
 
 def test_numbers_never_seem_to_touch_what_their_interval_excludes():

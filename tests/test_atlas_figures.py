@@ -107,6 +107,19 @@ def test_few_layers_of_many_heads_have_their_colour_bar_below():
     assert bar.y1 < maps.y0 and bar.width > 0.2 and maps.width > 0.8
 
 
+def test_a_head_that_does_not_see_the_image_is_blank(maps):
+    blind = MeanProfile().fit(maps)
+    for named in blind.arrays_.values():
+        for arrays in named.values():
+            for values in arrays.values():
+                values[0] = 0
+    display = HeadsDisplay.from_profile(blind, layers=[0, 2]).plot()
+    shown = display.data.groupby("head")["relative"].agg(lambda x: np.isfinite(x).all())
+    assert shown.to_dict() == {"0": False, "1": True, "2": True}
+    alone = HeadsDisplay(display.data[display.data["head"] == "0"], "none is seen").plot()
+    assert alone.figure_ is not None
+
+
 def test_tiles_and_thumbnails_are_drawn_apart(profile):
     tiles = HeadsDisplay.from_profile(profile, layers=1, layout=TILED)
     small = HeadsDisplay.from_profile(profile, layers=[1], layout=TILED.key, thumbnail=True)

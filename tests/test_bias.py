@@ -1,6 +1,7 @@
 """Diagnostics of bias: planted truths, brute force, and false alarms under smooth content."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -194,6 +195,35 @@ def test_q_is_benjamini_hochberg_over_layers_heads_and_axes(tmp_path):
     assert (table["q"] >= table["p"]).all()
 
 
+def test_a_head_that_does_not_see_the_image_is_not_tested_and_changes_no_other(tmp_path):
+    maps = planted(tmp_path, [(ONE, 10)], u_shape, heads=3)
+    blind = StoredMaps.create(tmp_path / "blind", maps.settings)
+    with blind.writing():
+        for i in range(maps.n):
+            values = maps.image(i, 2)
+            values[0] = 0
+            blind.add(maps.record(i), values[None])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tables, _ = diagnose(blind)
+    table = tables["dependence"].set_index("head")
+    assert table.loc["0", ["eta2", "p", "q", "rho"]].isna().all(axis=None)
+    rest = table.loc[["1", "2"]]
+    np.testing.assert_allclose(rest["q"], stats.false_discovery_control(rest["p"]))
+    assert np.isinf(tables["reliability"].set_index("head").loc["0", "needed"]).all()
+    assert tables["mass"].set_index("head").loc["0", "ratio"].isna().all()
+
+
+def test_attention_that_is_not_finite_is_refused_in_words(tmp_path):
+    maps = planted(tmp_path, [(ONE, 5)])
+    values = np.array(maps.image(2, 2))
+    values[:, 3] = np.nan
+    with maps.writing():
+        maps.add(ImageRecord("bad", ONE, "bad"), values[None])
+    _, skipped = diagnose(maps)
+    assert {n for n, why in skipped.items() if "layer 2 is not finite" in why} == {"reliability", "dependence"}
+
+
 def test_several_layouts_pool_and_thumbnails_are_left_out(tmp_path):
     bias = lambda layout: np.where(layout.thumbnail, 0.0, u_shape(layout))  # noqa: E731
     table = dependence(planted(tmp_path, [(ONE, 30), (TILED, 30)], bias), draws=99).set_index("axis")
@@ -224,6 +254,10 @@ def test_every_diagnostic_has_a_row_per_layer_and_head_and_says_why_it_cannot_ru
         reliability(planted(tmp_path, [(ONE, 3)], name="few"))
     with pytest.raises(InputError, match="confidence"):
         mass(maps, confidence=95)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # one image has a slope, no interval, and nothing to warn of
+        alone = tile_order(planted(tmp_path, [(TILED, 1)], name="alone")).iloc[0]
+    assert np.isfinite(alone["slope"]) and np.isnan(alone["lo"])
 
 
 def test_heads_read_in_blocks_are_the_same(tmp_path, monkeypatch):

@@ -99,6 +99,17 @@ def test_control_table_has_a_row_per_kind_and_layer_and_the_same_images_agree(gr
     assert set(table["removes"]) == {KINDS[k].removes for k in ("same", "shuffled", "random-weights")}
 
 
+def test_controls_are_of_the_score_that_the_profile_is_of(grounder, few):
+    asked = {"prompt": few.prompts, "ids": few.ids, "progress": False, "score": "value_norm"}
+    maps = bl.collect(grounder, few.images, [1], **asked)
+    profile = bl.MeanProfile().fit(maps)
+    row = control_table(grounder, few, profile, ["same"], batch_size=12).iloc[0]
+    layout = next(iter(maps.layouts.values()))
+    theirs = np.log(profile.expected(layout, 1)[0].double().numpy() + 1e-9)
+    ours = maps.moments(1, layout.key).log_mean[0]
+    assert row["r"] == pytest.approx(np.corrcoef(ours, theirs)[0, 1], abs=1e-6)
+
+
 def test_controls_that_a_calibration_set_does_not_allow_are_named(grounder, few, profile):
     plain = Calibration("plain", few.images[:6], "What is it?", few.ids[:6])
     with pytest.warns(UserWarning, match="other-referents left out"):

@@ -298,6 +298,10 @@ def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "maps.json").write_text("{")
     with pytest.raises(RunFolderError, match="cannot be read"):
         AttentionMaps.open(tmp_path)
+    for foreign, words in (("[1]", "not of attention maps"), ('{"format": 1, "folds": 5}', "does not say layers")):
+        (tmp_path / "maps.json").write_text(foreign)
+        with pytest.raises(RunFolderError, match=words):
+            AttentionMaps.open(tmp_path)
 
 
 def test_a_picture_the_processor_refuses_is_skipped_alone():
@@ -308,6 +312,22 @@ def test_a_picture_the_processor_refuses_is_skipped_alone():
     assert maps.n == 3 and [name for name, _ in maps.failures] == ["c"]
     with pytest.raises(InputError, match="no image to collect from; 1 images skipped"):
         collect(vlm, pictures[2:3], progress=False)
+
+
+def test_attention_that_is_not_finite_costs_its_image_only():
+    from biaslab.scores import attention
+
+    calls = []
+
+    def overflowing(*args, **kw):
+        calls.append(1)
+        return attention(*args, **kw) * (float("nan") if len(calls) == 4 else 1)  # layer 2 of the second image
+
+    with pytest.warns(UserWarning, match="1 images skipped, the first: attention of layer 2 is not finite"):
+        maps = run(None, n=3, score=overflowing, ids=list("abc"))
+    assert maps.n == 2 and [name for name, _ in maps.failures] == ["b"]
+    with pytest.raises(InputError, match="no image to collect from; 1 images skipped.*not finite"):
+        run(None, n=1, score=lambda *args, **kw: attention(*args, **kw) * float("inf"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file locks there")

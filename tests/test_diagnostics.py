@@ -139,6 +139,27 @@ def test_wider_confidence_is_a_wider_interval_and_two_folds_have_none():
     assert np.isfinite(two.r2) and np.isnan(two.lo)
 
 
+def test_few_images_of_several_heads_have_shares_and_no_interval():
+    names = {fold_of(str(i), 5): str(i) for i in range(40)}  # an image per fold
+    for n in (2, 3):  # of two, nothing can be scored without one of their folds
+        maps = StreamedMaps({"layers": [0], "folds": 5, "heads": None})
+        for i, x in enumerate(np.random.default_rng(0).lognormal(size=(n, 1, 3, ONE.n))):
+            maps.add(ImageRecord(names[i], ONE, names[i]), x)
+        table = variance_table(maps, per_head=True)
+        assert len(table) == 4 and np.isfinite(table[["r2", "population"]]).all(axis=None)
+        assert (table[["lo", "population_hi"]].isna() == (n == 2)).all(axis=None)
+
+
+def test_a_head_that_does_not_see_the_image_has_no_share():
+    layout = TokenLayout.raster(10, 10, (64, 64), "internvl")
+    assert (centred_log(np.zeros((2, layout.n))) == 0).all()
+    maps = StreamedMaps({"layers": [0], "folds": 5, "heads": None})
+    for i, x in enumerate(np.random.default_rng(0).lognormal(size=(20, 1, 2, layout.n))):
+        maps.add(ImageRecord(str(i), layout, str(i)), x * [[0.0], [0.001]])
+    table = variance_table(maps, per_head=True).set_index("head")
+    assert table.loc["0", ["r2", "population"]].isna().all() and table.loc["1", "r2"] == table.loc["all", "r2"]
+
+
 def test_bad_input_is_one_clear_line():
     maps, _ = make_maps([(ONE, 1)], 1.0)
     with pytest.raises(InputError, match="two folds"):

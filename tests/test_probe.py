@@ -241,6 +241,11 @@ def test_a_killed_probe_goes_on(tmp_path, monkeypatch):
     log.write_text("\n".join([lines[0], "{torn", *lines[2:]]) + "\n")
     with pytest.raises(RunFolderError, match="line 2"):
         ProbeResult.load(tmp_path / "p")
+    for foreign in ("{}", "[1]"):
+        (tmp_path / "p" / "probe.json").write_text(foreign)
+        log.write_text("")
+        with pytest.raises(RunFolderError, match="no probe in"):
+            ProbeResult.load(tmp_path / "p")
 
 
 def test_locating_shares_the_prefill(grounder, tmp_path):

@@ -165,6 +165,12 @@ def test_what_does_not_belong_together_is_refused():
         compare(probe, maps)
     with pytest.raises(ProfileMismatchError):
         compare(probe, MeanProfile().fit(maps))
+    other_score = maps_of(np.zeros(16), layout)
+    other_score.settings["score"] = "no_rope"
+    with pytest.raises(InputError, match="score 'no_rope', the probe 'attention'"):
+        compare(probe, other_score)
+    with pytest.raises(ProfileMismatchError, match="score 'no_rope', not 'attention'"):
+        compare(probe, MeanProfile().fit(other_score))
     profile = MeanProfile().fit(maps_of(np.zeros(16), layout))
     profile.layers_ = [1]
     with pytest.raises(InputError, match="layers"):

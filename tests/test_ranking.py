@@ -125,6 +125,10 @@ def test_refusals(profile):
         rank(batch_size=0)
     with pytest.raises(InputError, match="layer"):
         rank(layers=[7])
+    with pytest.raises(InputError, match="no layers are asked for"):
+        rank(layers=[])
+    with pytest.raises(InputError, match="keep must be a ratio"):
+        rank(keep=(0.1, 1.5))
     with pytest.raises(InputError, match="no head 4: this model has heads 0 .. 3"):
         rank(heads={0: 4}, layers=[0])
     with pytest.raises(InputError, match="strength has no layer 1"):

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from biaslab.errors import InputError
+from biaslab.fdr import q_values
 from biaslab.grounding.statistics import ImageBootstrap, max_t, paired_p_value, sum_by_image
 
 
@@ -16,6 +17,12 @@ def clustered(rng, n_images, per_image, p=0.6):
     """Hits that are equal within an image: the hardest dependence."""
     images = np.repeat(np.arange(n_images), per_image)
     return images, np.repeat(rng.random(n_images) < p, per_image).astype(float)
+
+
+def test_q_values_are_of_the_tests_that_could_be_made():
+    p = np.array([0.01, np.nan, 0.04, 0.2])
+    np.testing.assert_allclose(q_values(p), [0.03, np.nan, 0.06, 0.2])
+    assert np.isnan(q_values([np.nan])).all() and q_values([]).shape == (0,)
 
 
 def test_mean_interval_equals_a_loop_over_the_same_resamples():

@@ -8,22 +8,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
 from ..errors import InputError
+from ..jackknife import check_confidence
 from ..maps import AttentionMaps
 from ..probe import ProbeResult, compare
 from ..profiles import Profile, make
 from ..rehearsed import mark
 from .card import card
 from .measures import measured, strength
-from .pictures import before_and_after
-from .summary import summary_table
+from .pictures import before_and_after, reaches
+from .summary import removal_rows, summary_table
 from .views import mean_over_heads
 
 if TYPE_CHECKING:
     from ..figures import AttentionDisplay, Display
+    from ..layout import TokenLayout
 
 __all__ = ["BiasAtlas"]
 
@@ -95,11 +98,16 @@ class BiasAtlas:
         Raises
         ------
         InputError
-            No images, unknown layers or estimator, a table that is none.
+            No images, attention that is not finite, unknown layers or estimator, a confidence outside (0, 1), a
+            profile that is not fitted, a table that is none or has no rows.
         ProfileMismatchError
-            A profile or probe of another model, query rule or heads.
+            A profile or probe of another model, query rule, score or heads; a profile of none of the maps' layouts.
         """
+        check_confidence(confidence)
+        if profile is not None:
+            _check_fitted(profile)
         wanted = _layers(maps.layers, layers, None if profile is None else profile.layers_)
+        _check_images(maps, wanted)
         given = _given(removal, controls)
         chosen = clone(profile) if profile is not None else make(estimator) if isinstance(estimator, str) else estimator
         whole, heads = _profiles(maps, chosen, profile, wanted)
@@ -133,14 +141,14 @@ class BiasAtlas:
         Raises
         ------
         InputError
-            A profile that is not fitted, or unknown layers.
+            A profile that is not fitted, unknown layers, or a confidence outside (0, 1).
         ProfileMismatchError
-            A probe of another model, query rule or heads.
+            A probe of another model, query rule, score or heads.
         """
-        if not hasattr(profile, "layers_"):
-            raise InputError("the profile is not fitted: call .fit(maps), or load one with biaslab.load_profile(path)")
+        check_confidence(confidence)
+        _check_fitted(profile)
         wanted = _layers(profile.layers_, layers)
-        tables = {"strength": strength(profile, wanted)}
+        tables = {"strength": strength(profile, wanted, over_heads=True)}
         if probe is not None:
             tables["comparison"] = _compared(probe, profile, wanted, confidence)
         for table in tables.values():
@@ -149,6 +157,18 @@ class BiasAtlas:
         return cls(
             profile.provenance_, wanted, tables, {}, profile, heads, clone(profile), probe=probe, confidence=confidence
         )
+
+    @property
+    def layouts(self) -> dict[str, TokenLayout]:
+        """Layout key -> layout of the images that were measured (of a profile alone: that it was fitted on)."""
+        return self.profile.layouts_ if self.maps is None else self.maps.layouts
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Layout key -> number of those images."""
+        if self.maps is None:
+            return self.profile.counts_
+        return {key: self.maps.moments(self.layers[0], key).n for key in self.maps.layouts}
 
     def summary(self) -> pd.DataFrame:
         """One row per layer; see :func:`biaslab.atlas.summary.summary_table` for the columns."""
@@ -209,12 +229,30 @@ class BiasAtlas:
 def _layers(held: Iterable[int], asked: int | Iterable[int] | None, also: Iterable[int] | None = None) -> list[int]:
     """The layers asked for, default all that are held by both."""
     known = [int(x) for x in held if also is None or x in set(also)]
+    if not known:
+        raise InputError(f"no layer is in both the maps ({list(held)}) and the profile ({list(also or [])})")
     wanted = known if asked is None else [asked] if isinstance(asked, int) else [int(x) for x in asked]
     if missing := [x for x in wanted if x not in known]:
         raise InputError(f"layers {known} are here, not {missing}: leave those out, or collect them too")
     if not wanted:
-        raise InputError(f"no layer is in both the maps ({list(held)}) and the profile ({list(also or [])})")
-    return wanted
+        raise InputError(f"no layers are asked for: choose some of {known}, or leave layers out for all")
+    return list(dict.fromkeys(wanted))
+
+
+def _check_fitted(profile: Profile) -> None:
+    if not hasattr(profile, "layers_"):
+        raise InputError("the profile is not fitted: call .fit(maps), or load one with biaslab.load_profile(path)")
+
+
+def _check_images(maps: AttentionMaps, layers: list[int]) -> None:
+    if not maps.n:
+        raise InputError("the maps hold no images: collect() over at least one image first")
+    for layer in layers:
+        if not all(np.isfinite(maps.moments(layer, key).mean).all() for key in maps.layouts):
+            raise InputError(
+                f"attention of layer {layer} is not finite in these maps: leave that layer out, or collect again with "
+                "the model in another dtype"
+            )
 
 
 def _given(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
@@ -227,6 +265,9 @@ def _given(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
         if not isinstance(table, pd.DataFrame) or not set(columns[name]) <= set(table):
             maker = "removal_report" if name == "removal" else "control_table"
             raise InputError(f"{name} is no table of biaslab.bias.{maker}: it needs columns {', '.join(columns[name])}")
+        if (removal_rows(table)[0] if name == "removal" else table).empty:
+            of = " of all places (place 'all')" if name == "removal" else ""
+            raise InputError(f"{name} has no rows{of}: pass the whole table, or leave it out")
         found[name] = table.copy()
     return found
 
@@ -239,6 +280,8 @@ def _profiles(
         about = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
         mean = given.provenance_.get("heads") == "mean"
         given.check(**about, heads="mean" if mean else maps.heads)
+        if not any(reaches(given, layout) for layout in maps.layouts.values()):
+            given.check(layout=next(iter(maps.layouts.values())))
         if maps.heads == "mean" or not mean:
             return (given, None) if mean else (clone(estimator).fit(mean_over_heads(maps), layers), given)
     heads = None if maps.heads == "mean" else clone(estimator).fit(maps, layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..rehearsed import NOTE, is_rehearsal
@@ -43,24 +44,31 @@ def card(atlas: BiasAtlas) -> str:
 def _measured(atlas: BiasAtlas) -> str:
     about, profile = atlas.about, atlas.profile
     score = about.get("score", "attention")
-    layouts = listed(f"{key} ({n:,})" for key, n in profile.counts_.items())
     said = (
-        f"{plural(sum(profile.counts_.values()), 'image')} ({layouts}), {layers_said(atlas.layers)}, query rows "
+        f"{_images(atlas.counts)}, {layers_said(atlas.layers)}, query rows "
         f"\"{about.get('queries', 'last')}\", {profile.name} profile"
         + (f", score {score} in place of attention" if score != "attention" else "")
         + "."
     )
     if atlas.maps is None:
-        return f"{said} Read from the profile's file (hash `{profile.hash}`), without the maps it was fitted on."
-    return f"{said} Brackets are {100 * atlas.confidence:g} % intervals over images; {_heads_said(atlas)}."
+        heads = "" if atlas.heads is None else f"; layers are described by the mean over their {about['heads']} heads"
+        return f"{said} Read from the profile's file (hash `{profile.hash}`), without the maps it was fitted on{heads}."
+    said += f" Brackets are {100 * atlas.confidence:g} % intervals over images; {_heads_said(atlas)}."
+    known = [p for p in (profile, atlas.heads) if p is not None]
+    other = next((p for p in known if p.provenance_.get("calibration") != about.get("calibration")), None)
+    return said + ("" if other is None else f" The profile given was fitted on others: {_images(other.counts_)}.")
+
+
+def _images(counts: Mapping[str, int]) -> str:
+    """ "12 images (layout (8) and another (4))"."""
+    return f"{plural(sum(counts.values()), 'image')} ({listed(f'{key} ({n:,})' for key, n in counts.items())})"
 
 
 def _heads_said(atlas: BiasAtlas) -> str:
     heads, variance = atlas.maps.heads, atlas.tables.get("variance")
     if heads == "mean":
         return "layers are described by the mean over their heads"
-    mean = variance is not None and (variance["head"] == "mean").any()
-    if mean:
+    if variance is None or (variance["head"] == "mean").any():
         return f"layers are described by the mean over their {heads} heads, as pruning methods score it"
     return f"variance explained is of all {heads} heads together, the rest of their mean"
 
@@ -77,7 +85,7 @@ def _limits(atlas: BiasAtlas) -> list[str]:
         )
     said += [text for name, text in _MISSING.items() if name not in atlas.tables]
     said += [f"Not measured, {name}: {why}." for name, why in atlas.skipped.items()]
-    if any(layout.tiles != (1, 1) for layout in atlas.profile.layouts_.values()):
+    if any(layout.tiles != (1, 1) for layout in atlas.layouts.values()):
         said.append(
             "Pictures of several tiles: rows and columns are those of a tile, border and ends those of the whole "
             "picture; later tiles also lie lower."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from ..bias import diagnose
 from ..bias.mass import part_of
 from ..errors import InputError
+from ..layout import TokenLayout
 from ..maps import TINY, AttentionMaps, StreamedMaps
 from ..profiles import Profile, variance_table
 from .views import mean_over_heads
@@ -60,15 +60,20 @@ def _variance(maps: AttentionMaps, estimator: Profile, layers: Sequence[int], co
     return pd.concat([mean, table], ignore_index=True)
 
 
-def strength(profile: Profile, layers: Sequence[int]) -> pd.DataFrame:
+def strength(profile: Profile, layers: Sequence[int], over_heads: bool = False) -> pd.DataFrame:
     """What a profile alone tells of each layer, for the layout that most images have.
+
+    Parameters
+    ----------
+    over_heads : of a profile of single heads, begin each layer with a row of their mean (head "mean").
 
     Returns
     -------
     DataFrame
         One row per layer and head: layer, head, n (images), factor (exp of the standard deviation over positions of
         log expected attention: 1 is an even map), lowest, highest (expected attention over an even share), error (mean
-        over positions of the standard error of that ratio), then the ratio of attention share to area share of every
+        over positions of the standard error of that ratio; NaN for a mean over heads, whose spread a profile of single
+        heads does not hold), then the ratio of attention share to area share of every
         part of the picture that the layout has (:data:`PARTS`).
     """
     layout = main_layout(profile)
@@ -76,23 +81,32 @@ def strength(profile: Profile, layers: Sequence[int]) -> pd.DataFrame:
     rows = []
     for layer in layers:
         expected, spread = (f(layout, layer).double().numpy() for f in (profile.expected, profile.spread))
-        names = ["mean"] if profile.provenance_.get("heads") == "mean" else [str(h) for h in range(len(expected))]
+        single = profile.provenance_.get("heads") != "mean"
+        names = [str(h) for h in range(len(expected))] if single else ["mean"]
+        if single and over_heads:
+            names = ["mean", *names]
+            expected, spread = np.vstack([expected.mean(0), expected]), np.vstack([np.full(layout.n, np.nan), spread])
         for name, values, between in zip(names, expected, spread, strict=True):
-            relative = values / values.mean()
-            found = {
-                "layer": layer, "head": name, "n": n, "factor": float(np.exp(np.log(values + TINY).std())),
-                "lowest": relative.min(), "highest": relative.max(),
-                "error": float((between / values.mean()).mean() / np.sqrt(n)),
-            }  # fmt: skip
-            for part in PARTS:
-                chosen = part_of(layout, part)
-                if chosen is not None:
-                    base = np.ones(layout.n, bool) if part == "thumbnail" else ~layout.thumbnail & layout.inside
-                    found[part] = values[chosen].mean() / values[base].mean()
-            rows.append(found)
+            rows.append({"layer": layer, "head": name, "n": n, **_of_map(layout, values, between / np.sqrt(n))})
     return pd.DataFrame(rows)
 
 
-def main_layout(fitted: Profile) -> Any:
+def _of_map(layout: TokenLayout, values: np.ndarray, error: np.ndarray) -> dict[str, float]:
+    """What :func:`strength` says of one map (N,); NaN ratios of a head that does not see the image."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = values / values.mean()
+        found = {
+            "factor": float(np.exp(np.log(values + TINY).std())), "lowest": relative.min(), "highest": relative.max(),
+            "error": float((error / values.mean()).mean()),
+        }  # fmt: skip
+        for part in PARTS:
+            chosen = part_of(layout, part)
+            if chosen is not None:
+                base = np.ones(layout.n, bool) if part == "thumbnail" else ~layout.thumbnail & layout.inside
+                found[part] = values[chosen].mean() / values[base].mean()
+    return found
+
+
+def main_layout(fitted: Profile) -> TokenLayout:
     """The layout that most calibration images have."""
     return fitted.layouts_[max(fitted.counts_, key=lambda key: fitted.counts_[key])]

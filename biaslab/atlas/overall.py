@@ -56,7 +56,10 @@ def _least(rows: list[dict]) -> str:
     if not found:
         return ""
     if none:
-        return f"In {layers_said(none)} nothing is shown to be explained (the interval holds 0 or is not known)."
+        return (
+            f"In {layers_said(none)} nothing is shown to be explained (on held-out images the interval does not lie "
+            "above 0, or is not known)."
+        )
     every = {1: "the layer", 2: "both layers"}.get(len(found), f"all {len(found)} layers")
     return f"The interval lies above 0 in {every}."
 
@@ -123,13 +126,15 @@ def _heads(variance: pd.DataFrame | None) -> str:
         return ""
     ordered = heads.sort_values("r2").to_dict("records")
     named = [_head(r) for r in ordered[: min(_HEADS_NAMED, len(ordered) - 1)]]
-    none = int((~(heads["lo"] > 0)).sum())
     said = (
         f"Of {len(ordered)} heads the least positional are {listed(named)}, the most {_head(ordered[-1])} (shares of "
         "variance explained; extremes of many are flattered by their choice)."
     )
-    held = f"In {none} of them" if none else "In none of them"
-    return f"{said} {held} the interval holds 0."
+    below, unknown = int((heads["hi"] < 0).sum()), int(heads["lo"].isna().sum())
+    none = int((~(heads["lo"] > 0)).sum()) - below - unknown
+    held = f"In {none or 'none'} of them the interval holds 0"
+    others = [f"in {k} it {word}" for k, word in ((below, "lies below 0"), (unknown, "is not known")) if k]
+    return f"{said} {', '.join([held, *others])}."
 
 
 def _head(row: Mapping[str, Any]) -> str:
@@ -169,6 +174,9 @@ def _controls(controls: pd.DataFrame | None) -> list[str]:
     for kind, part in () if controls is None else controls.groupby("kind", sort=False):
         r, above = part["r"], int((part["lo"] > 0).sum())
         removes = f" (removes {part['removes'].iloc[0]})" if "removes" in part else ""
+        if r.isna().all():
+            said.append(f"Control {kind}{removes}: its attention does not vary over positions.")
+            continue
         said.append(
             f"Control {kind}{removes}: its map correlates with the profile by {r.min():.2f} to {r.max():.2f}; the "
             f"interval lies above 0 in {above} of {len(part)} maps."

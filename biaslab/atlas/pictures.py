@@ -21,9 +21,10 @@ from .views import WithoutFold, mean_over_heads
 
 if TYPE_CHECKING:
     from ..figures import AttentionDisplay
+    from ..layout import TokenLayout
     from ..profiles import Profile
 
-__all__ = ["before_and_after", "pictures_from"]
+__all__ = ["before_and_after", "pictures_from", "reaches"]
 
 SCENES = "scenes"
 
@@ -39,10 +40,12 @@ def pictures_from(maps: AttentionMaps, source: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        No such folder, or no picture of any image in the maps.
+        Streamed or empty maps, no such folder, or no picture of any image in the maps.
     """
     if isinstance(maps, StreamedMaps):
         raise InputError("streamed maps keep no single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
+    if not maps.n:
+        raise InputError("the maps hold no images: collect() over at least one image first")
     ids = [maps.record(i).id for i in range(maps.n)]
     if str(source) == SCENES:
         asked = str(maps.settings.get("prompt", "")).startswith("one per image")
@@ -94,7 +97,7 @@ def before_and_after(
         fold = fold_of(record.id, whole.folds)
         if fold not in profiles:
             profiles[fold] = _fitted(estimator, WithoutFold(whole, fold), layer)
-        if not _reaches(profiles[fold], record.layout):
+        if not reaches(profiles[fold], record.layout):
             continue
         picture = pictures[record.id]
         images.append(load_image(picture))
@@ -123,7 +126,8 @@ def _fitted(estimator: Profile, maps: Any, layer: int) -> Profile | None:
         return None
 
 
-def _reaches(profile: Profile | None, layout: Any) -> bool:
+def reaches(profile: Profile | None, layout: TokenLayout) -> bool:
+    """Whether a profile serves a layout; none serves none."""
     try:
         return profile is not None and profile.check(layout=layout) is None
     except ProfileMismatchError:

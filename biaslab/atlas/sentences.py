@@ -163,7 +163,7 @@ def _probe(row: Row) -> str:
         return f"the causal probe does not confirm the map (r {r}, q {row.get('probe_q', np.nan):.2g})."
     much = {1: "removes too little", -1: "removes too much", 0: "is not shown to remove too much or too little"}
     return (
-        f"the causal probe finds the same map beyond chance (r {r}, at most {row['probe_ceiling']:.2f} possible, q "
+        f"the causal probe agrees with the map beyond chance (r {r}, at most {row['probe_ceiling']:.2f} possible, q "
         f"{row['probe_q']:.2g}); dividing by the profile {much[against(row, 'probe_slope')]} (slope {slope})."
     )
 

@@ -54,7 +54,7 @@ def summary_latex(atlas: BiasAtlas, summary: pd.DataFrame) -> str:
     r"""Booktabs ``table`` with a row per layer; needs ``\usepackage{booktabs}``."""
     frame = cells(summary).map(_small)
     frame.columns = [_HEADINGS.get(name, escape(name)) for name in frame.columns]
-    n = sum(atlas.profile.counts_.values())
+    n = sum(atlas.counts.values())
     caption = (
         f"Positional bias of {escape(str(atlas.about.get('model', 'the model')))} by decoder layer, n = {n} images, "
         f"with {100 * atlas.confidence:g}\\,\\% intervals. "

@@ -103,7 +103,7 @@ def control_table(
 ) -> pd.DataFrame:
     """Correlation of every control's map with the profile's, in log attention, per layer.
 
-    Collects each control once, streamed, with the profile's own query rule and heads.
+    Collects each control once, streamed, with the profile's own query rule, heads and score.
 
     What each removes, and so what a high correlation says:
 
@@ -162,7 +162,8 @@ def control_table(
             warnings.warn(f"control {name} left out: {error}", stacklevel=2)
             continue
         maps = collect(model, shown.images, layers, known.get("queries", "last"), shown.prompts, heads,
-                       batch_size=batch_size, progress=progress, ids=shown.ids)  # fmt: skip
+                       batch_size=batch_size, progress=progress, ids=shown.ids,
+                       score=known.get("score", "attention"))  # fmt: skip
         table = _compare(maps, profile, confidence)
         table.insert(0, "kind", name)
         tables.append(table.assign(removes=KINDS[name].removes))

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from biaslab.errors import InputError
+from biaslab.fdr import q_values
 from biaslab.jackknife import jackknife_interval
 from biaslab.layout import TokenLayout
 
@@ -54,7 +55,8 @@ def dependence(
     DataFrame
         One row per layer, head and axis: layer, head, axis ("row" or "col"), eta2, lo, hi (delete-one-image jackknife),
         null_hi (95 % of the null), p, q (Benjamini and Hochberg 1995 over all rows of the table), rho (Spearman's rank
-        correlation of the mean map with the coordinate, which a U leaves near 0), n, null.
+        correlation of the mean map with the coordinate, which a U leaves near 0), n, null. Attention that does not
+        vary over positions at all (a head that does not see the image) has NaN, and no part in q.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def dependence(
                 found = _of_one(usable, axis, null, draws, confidence, rng)
                 rows.append({"layer": layer, "head": head, "axis": axis, **found, "null": null})
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p") + 1, "q", stats.false_discovery_control(table["p"]))
+    table.insert(table.columns.get_loc("p") + 1, "q", q_values(table["p"]))
     return table
 
 
@@ -91,21 +93,28 @@ def _of_one(usable: list, axis: str, null: str, draws: int, confidence: float, r
         drawn.append(n * _null(x, at, means, weight, layout, null, draws, rng))
         square = (x**2).mean(1)
         total.append(np.r_[square.sum(), square.sum() - square])
-        rho.append((n, stats.spearmanr(x.mean(0), at)[0]))
+        rho.append((n, _rank_correlation(x.mean(0), at)))
         images += n
     # leaving out an image of one layout leaves the others whole
-    value = sum(b[0] for b in between) / (whole := sum(t[0] for t in total))
-    without = np.concatenate([
-        (sum(b[0] for b in between) - b[0] + b[1:] * (len(b) - 2) / (len(b) - 1)) / (whole - t[0] + t[1:])
-        for b, t in zip(between, total, strict=True)
-    ])  # fmt: skip
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = sum(b[0] for b in between) / (whole := sum(t[0] for t in total))
+        without = np.concatenate([
+            (sum(b[0] for b in between) - b[0] + b[1:] * (len(b) - 2) / (len(b) - 1)) / (whole - t[0] + t[1:])
+            for b, t in zip(between, total, strict=True)
+        ])  # fmt: skip
+        under = sum(drawn) / whole
     lo, hi = jackknife_interval(value, without, confidence)
-    under = sum(drawn) / whole
+    p = (1 + (under >= value - 1e-12).sum()) / (1 + draws)
     return {
         "eta2": value, "lo": float(lo), "hi": float(hi), "null_hi": float(np.quantile(under, 0.95)),
-        "p": float((1 + (under >= value - 1e-12).sum()) / (1 + draws)),
+        "p": float(p) if np.isfinite(value) else np.nan,
         "rho": sum(n * r for n, r in rho) / images, "n": images,
     }  # fmt: skip
+
+
+def _rank_correlation(x: np.ndarray, at: np.ndarray) -> float:
+    """Spearman's; NaN where one of the two does not vary."""
+    return float(stats.spearmanr(x, at)[0]) if np.ptp(x) > 0 and np.ptp(at) > 0 else np.nan
 
 
 def _bin_means(x: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

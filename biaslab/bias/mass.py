@@ -76,12 +76,13 @@ def mass(maps: Any, layers: int | Iterable[int] | None = None, confidence: float
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.log(drawn.sum(0) / even.sum(0))
                 without = np.log((drawn.sum(0) - drawn) / (even.sum(0) - even))
+                share, area = drawn.sum(0) / whole.sum(0), even.sum(0) / whole.sum(0)
             lo, hi = jackknife_interval(ratio, without, confidence)
             images = sum(s[3] for s in sums)
             for h, head in enumerate(head_names(maps)):
                 rows.append(
                     {"layer": layer, "head": head, "part": part,
-                     "share": drawn.sum(0)[h] / whole.sum(0)[h], "area": even.sum(0)[h] / whole.sum(0)[h],
+                     "share": share[h], "area": area[h],
                      "ratio": np.exp(ratio[h]), "lo": np.exp(lo[h]), "hi": np.exp(hi[h]),
                      "n": images, "folds": len(sums)}
                 )  # fmt: skip

@@ -32,7 +32,7 @@ def log_stacks(maps: Any, layer: int) -> Iterator[tuple[str, dict[str, tuple[Tok
     Raises
     ------
     InputError
-        Streamed maps, which hold no single images, or none at all.
+        Streamed maps, which hold no single images; no images at all; attention that is not finite.
     """
     if isinstance(maps, StreamedMaps):
         raise InputError("this diagnostic reads single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
@@ -47,6 +47,8 @@ def log_stacks(maps: Any, layer: int) -> Iterator[tuple[str, dict[str, tuple[Tok
         for i, layout in enumerate(layouts):
             found.setdefault(layout.key, []).append(centred_log(maps.image(i, layer)[block]))
         stacked = {key: np.stack(images, axis=1) for key, images in found.items()}  # (heads, n, N)
+        if not all(np.isfinite(values).all() for values in stacked.values()):
+            raise InputError(f"attention of layer {layer} is not finite: collect again with the model in another dtype")
         for h, name in enumerate(names[block]):
             yield name, {key: (maps.layouts[key], values[h]) for key, values in stacked.items()}
 

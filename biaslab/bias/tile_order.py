@@ -45,9 +45,10 @@ def tile_order(maps: Any, layers: int | Iterable[int] | None = None, confidence:
             raise InputError("tile order needs pictures of several tiles: these maps have one tile each")
         cross, power, around = (np.stack([s[k] for s in sums]) for k in range(3))  # (folds, H)
         slope = cross.sum(0) / power.sum(0)
-        lo, hi = jackknife_interval(slope, (cross.sum(0) - cross) / (power.sum(0) - power), confidence)
         with np.errstate(divide="ignore", invalid="ignore"):
+            without = (cross.sum(0) - cross) / (power.sum(0) - power)
             share = slope**2 * power.sum(0) / around.sum(0)
+        lo, hi = jackknife_interval(slope, without, confidence)
         for h, head in enumerate(head_names(maps)):
             rows.append(
                 {"layer": layer, "head": head, "slope": slope[h], "lo": lo[h], "hi": hi[h],

@@ -35,8 +35,8 @@ class HeadsDisplay(Display):
     """Layers (rows) by heads (columns): each panel is a head's expected attention relative to an even share.
 
     All panels share one diverging scale of ratios (1 = what each token would draw if all drew alike). Tiles lie where
-    they lie in the picture; a thumbnail is drawn instead of them on demand. Where variance explained is given it
-    stands in the panel's corner, in per cent.
+    they lie in the picture; a thumbnail is drawn instead of them on demand. A head that does not see the image has no
+    even share: its panel is blank. Where variance explained is given it stands in the panel's corner, in per cent.
 
     ``data`` has a line per layer, head and token: layer, head, row, col, relative, variance (NaN where not given).
     """
@@ -86,7 +86,8 @@ class HeadsDisplay(Display):
         tables = []
         for layer in shown:
             expected = profile.expected(key, layer).double().numpy()
-            relative = (expected / expected.mean(1, keepdims=True))[:, chosen]
+            with np.errstate(invalid="ignore"):  # a head that does not see the image has no even share: blank
+                relative = (expected / expected.mean(1, keepdims=True))[:, chosen]
             for h, values in enumerate(relative):
                 head = "mean" if single else str(h)
                 tables.append(pd.DataFrame({
@@ -107,8 +108,9 @@ class HeadsDisplay(Display):
         layers, heads = (list(dict.fromkeys(self.data[c])) for c in ("layer", "head"))
         mosaic, pitch, gap = self._mosaic(layers, heads)
         log = np.log2(np.maximum(self.data["relative"], 1e-6))
+        log = np.abs(log[np.isfinite(log)])
         # heads differ by orders of magnitude: a scale up to the most extreme would leave the others white
-        limit = float(np.clip(np.quantile(np.abs(log), 0.9), 0.25, 5.0))
+        limit = float(np.clip(np.quantile(log, 0.9), 0.25, 5.0)) if len(log) else 1.0
         with style():
             columns = 1 if len(heads) <= _NARROW else 2
             width = figure_width(columns)

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..images import load_image
 from ..profiles import DEBIAS, debias
 from ..progress import progress_bar
-from ..pruning import budget
+from ..pruning.base import budget, check_keep
 from ..scores import resolve, score_name
 from .metrics import auroc, target_tokens
 from .ranked import RAW, RankingValues, ranking_table
@@ -130,8 +130,12 @@ def ranking_values(
     layers = list(range(vlm.n_layers)) if layers is None else [layers] if isinstance(layers, int) else list(layers)
     if batch_size < 1:
         raise InputError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
+    if not layers:
+        raise InputError("no layers are asked for: choose some, or leave layers out for all")
     if unknown := [layer for layer in layers if not 0 <= layer < vlm.n_layers]:
         raise InputError(f"no layer {unknown[0]}: this model has layers 0 .. {vlm.n_layers - 1}")
+    for ratio in keep:  # refused here, because an error inside the loop would count as a failed sample
+        check_keep(ratio)
     ops = _operations(ops, profile)
     n_heads = vlm.model.config.get_text_config().num_attention_heads
     chosen = _chosen_heads(heads, layers, n_heads)
@@ -223,7 +227,7 @@ def _chosen_heads(heads: Any, layers: Sequence[int], n_heads: int) -> Mapping[in
 
 
 def _strengths(strength: float | Mapping[int, float], layers: Sequence[int]) -> dict[int, float]:
-    """Layer -> strength; refused here, because an error inside the loop would count as a failed sample."""
+    """Layer -> strength; refused here for the same reason as ``keep``."""
     if isinstance(strength, Mapping):
         if missing := [layer for layer in layers if layer not in strength]:
             raise InputError(f"strength has no layer {missing[0]}: give one for every layer, or one number for all")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ..errors import InputError
-from ..jackknife import half_width
+from ..fdr import q_values
+from ..jackknife import check_confidence, half_width
 from ..layout import TokenLayout
 from ..maps import TINY, AttentionMaps
 from ..profiles import Profile
@@ -22,6 +22,7 @@ from .result import ProbeResult, group_means
 __all__ = ["compare", "profile_effects", "profile_maps", "reliability"]
 
 _HALVES = 200  # random splits behind the reliability
+_SCORE = {"score": "attention"}  # what a probe measures
 
 
 def compare(
@@ -61,10 +62,9 @@ def compare(
     Raises
     ------
     InputError, ProfileMismatchError
-        Nothing in common; a profile of another model, query rule, head reduction or layout.
+        Nothing in common; a profile of another model, query rule, head reduction, score or layout.
     """
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
+    check_confidence(confidence)
     layers, read = _reader(probe, other)
     tokens = [read(layer) for layer in layers]
     # all layers at once: what an object covers is worked out once per picture
@@ -80,10 +80,7 @@ def compare(
                 x = [v[..., k, h] for v in versions]
                 rows.append({"layer": layer, "head": head, "part": part, **_line(x, y, confidence, n_null, seed)})
     table = pd.DataFrame(rows)
-    tested = table["p"].notna()
-    table.insert(table.columns.get_loc("p") + 1, "q", np.nan)
-    if tested.any():
-        table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
+    table.insert(table.columns.get_loc("p") + 1, "q", q_values(table["p"]))
     return mark(table, probe.settings)
 
 
@@ -137,10 +134,11 @@ def _reader(probe: ProbeResult, other: Any) -> tuple[list[int], Callable[[int], 
     settings, heads = probe.settings, "mean" if probe.heads == ["mean"] else len(probe.heads)
     layout: TokenLayout = probe.layout
     if isinstance(other, AttentionMaps):
-        mine = {"model": settings["model"], "queries": settings["queries"], "heads": settings["heads"]}
+        mine = {"model": settings["model"], "queries": settings["queries"], "heads": settings["heads"], **_SCORE}
+        theirs = {**_SCORE, **other.settings}
         for name, value in mine.items():
-            if other.settings.get(name) != value:
-                found = other.settings.get(name)
+            if theirs.get(name) != value:
+                found = theirs.get(name)
                 raise InputError(f"the maps have {name} {found!r}, the probe {value!r}: measure both alike")
         if layout.key not in other.layouts:
             raise InputError(f"the maps hold {sorted(other.layouts)}, not the probe's {layout.key!r}: choose its size")
@@ -150,7 +148,7 @@ def _reader(probe: ProbeResult, other: Any) -> tuple[list[int], Callable[[int], 
             return [np.exp(m.log_mean) for m in (other.moments(layer, layout.key), *without) if m.n]
     else:
         keys = ("model", "revision", "family", "queries")
-        other.check(**{k: settings[k] for k in keys}, heads=heads, layout=layout)
+        other.check(**{k: settings[k] for k in keys}, **_SCORE, heads=heads, layout=layout)
 
         def read(layer: int) -> list[np.ndarray]:
             return [other.expected(layout, layer).double().numpy()]

@@ -62,9 +62,9 @@ class ProbeResult:
         try:
             settings = json.loads((folder / RUN).read_text(encoding="utf-8"))
             names = {r["pair"]: r["name"] for r in read_records(folder / LOG)}
-        except (OSError, ValueError) as err:
+            groups = [names.get(pair, "") for pair in range(settings["design"]["pairs"])]
+        except (OSError, ValueError, KeyError, TypeError) as err:
             raise RunFolderError(f"no probe in {folder} ({err}): make one with `biaslab probe`") from None
-        groups = [names.get(pair, "") for pair in range(settings["design"]["pairs"])]
         return assemble(settings, groups, read_records(folder / LOG))
 
     @property

@@ -49,7 +49,7 @@ def probe(
 ) -> Probed:
     """Measure a design (see `measure`), compare it with a profile or maps (`compare`), and write it all to ``out``.
 
-    A profile of another model, query rule or head reduction is refused before any picture is shown.
+    A profile of another model, query rule, score or head reduction is refused before any picture is shown.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def probe(
     """
     if isinstance(profile, Profile):
         n_heads = vlm.model.config.get_text_config().num_attention_heads
-        known = {"model": vlm.name, "revision": vlm.revision, "family": vlm.family.name}
+        known = {"model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "score": "attention"}
         profile.check(**known, queries=queries, heads="mean" if heads == "mean" else n_heads)
         if layers is None:
             layers = profile.layers_

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from biaslab.errors import InputError
-from biaslab.jackknife import half_width
+from biaslab.jackknife import check_confidence, half_width
 
 from .base import Part, Profile, logs, make, merged, parts_of
 from .population import population_share
@@ -92,8 +92,7 @@ def variance_explained(
         raise InputError(
             f"the maps hold layers {list(maps.layers)}, not {layer}: collect with layers=[{layer}]"
         )
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
+    check_confidence(confidence)
     estimator = make(estimator) if isinstance(estimator, str) else estimator
     folds = log_folds(maps, layer)
     if len(folds) < 2:
@@ -165,8 +164,7 @@ def log_folds(maps: Any, layer: int) -> list[list[Part]]:
 
 def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[np.ndarray, np.ndarray, int]:
     """(H,) total and residual sums of squares, and images scored, each fold predicted from the others."""
-    total: Any = 0.0
-    residual: Any = 0.0
+    total, residual = np.zeros((2, len(folds[0][0].mean)))  # heads, also where nothing can be scored
     images = 0
     for f, held_out in enumerate(folds):
         train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], estimator.needs_folds)
@@ -177,7 +175,7 @@ def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[np.ndarray, np.n
             total = total + part.n * (part.var + part.mean**2).sum(axis=1)
             residual = residual + part.n * (part.var + (part.mean - predicted) ** 2).sum(axis=1)
             images += part.n
-    return np.atleast_1d(total), np.atleast_1d(residual), images
+    return total, residual, images
 
 
 def _share(total: np.ndarray, residual: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from biaslab.errors import InputError
-from biaslab.jackknife import half_width
+from biaslab.jackknife import check_confidence, half_width
 from biaslab.layout import TokenLayout
 from biaslab.maps import centred_log
 
@@ -51,8 +51,7 @@ def map_interval(
     InputError
         Too few folds, or a layout that the estimator cannot serve without one of them.
     """
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
+    check_confidence(confidence)
     if layer is None:
         if len(maps.layers) != 1:
             raise InputError(f"say which layer: the maps hold {list(maps.layers)}")

@@ -40,7 +40,7 @@ def population_share(folds: list[list[Part]], confidence: float) -> tuple[np.nda
 
 
 def _share(folds: list[list[Part]]) -> np.ndarray:
-    signal = total = 0.0
+    signal, total = np.zeros((2, len(folds[0][0].mean)))  # heads, also where no layout has two images
     for p in merged(part for parts in folds for part in parts):
         if p.n < 2:
             continue
@@ -48,6 +48,6 @@ def _share(folds: list[list[Part]]) -> np.ndarray:
         # sums over images, so that layouts add
         signal = signal + p.n * (p.n * square - own) / (p.n - 1)
         total = total + p.n * own
-    signal, total = (np.concatenate([[x.sum()], x]) for x in map(np.atleast_1d, (signal, total)))
+    signal, total = (np.concatenate([[x.sum()], x]) for x in (signal, total))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(total > 0, signal / total, np.nan)

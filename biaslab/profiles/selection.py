@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from biaslab.errors import InputError
-from biaslab.jackknife import half_width
+from biaslab.jackknife import check_confidence, half_width
 from biaslab.maps import TINY, centred_log
 
 from .base import ESTIMATORS, Part, Profile, make, parts_of
@@ -98,8 +98,7 @@ def select_estimator(
     """
     if criterion not in CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
+    check_confidence(confidence)
     available = [int(x) for x in maps.layers]
     wanted = available if layers is None else [int(x) for x in layers]
     if not wanted or any(x not in available for x in wanted):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from biaslab.errors import InputError
-from biaslab.jackknife import half_width
+from biaslab.jackknife import check_confidence, half_width
 
 from .base import Part, Profile, make, merged
 from .diagnostics import log_folds
@@ -72,8 +72,7 @@ def choose_strength(
         if len(maps.layers) != 1:
             raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
         layer = maps.layers[0]
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
+    check_confidence(confidence)
     estimator = make(estimator) if isinstance(estimator, str) else estimator
     folds = log_folds(maps, layer)
     if len(folds) < 2:

@@ -366,6 +366,16 @@ def test_unsafe_or_wrong_files_are_refused_in_one_line(write, reason, tmp_path):
     assert "\n" not in str(caught.value) and "profile.safetensors" in str(caught.value)
 
 
+def test_layout_of_names_the_commonest_and_what_its_map_rests_on():
+    maps, _ = make_maps([(ONE, 5), (TILED, 9)])
+    profile = MeanProfile().fit(maps)
+    assert profile.layout_of() == (maps.layouts[TILED.key], 9) and profile.layout_of(ONE.key)[1] == 5
+    other = TokenLayout.raster(2, 2, (64, 64), "internvl")
+    assert profile.layout_of(other) == (other, 14)
+    with pytest.raises(InputError, match="no layout 'x'"):
+        profile.layout_of("x")
+
+
 def test_a_profile_can_be_read_by_whom_other_files_can_be(tmp_path):
     (tmp_path / "plain").write_text("")
     path = MeanProfile().fit(make_maps()[0]).save(tmp_path / "a")

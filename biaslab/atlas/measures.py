@@ -15,7 +15,7 @@ from ..maps import TINY, AttentionMaps, StreamedMaps
 from ..profiles import Profile, variance_table
 from .views import mean_over_heads
 
-__all__ = ["PARTS", "main_layout", "measured", "strength"]
+__all__ = ["PARTS", "measured", "strength"]
 
 #: parts of the picture that the summary names
 PARTS = ("border", "top", "bottom", "left", "right", "thumbnail")
@@ -76,8 +76,7 @@ def strength(profile: Profile, layers: Sequence[int], over_heads: bool = False) 
         heads does not hold), then the ratio of attention share to area share of every
         part of the picture that the layout has (:data:`PARTS`).
     """
-    layout = main_layout(profile)
-    n = profile.counts_.get(layout.key, sum(profile.counts_.values()))
+    layout, n = profile.layout_of()
     rows = []
     for layer in layers:
         expected, spread = (f(layout, layer).double().numpy() for f in (profile.expected, profile.spread))
@@ -105,8 +104,3 @@ def _of_map(layout: TokenLayout, values: np.ndarray, error: np.ndarray) -> dict[
                 base = np.ones(layout.n, bool) if part == "thumbnail" else ~layout.thumbnail & layout.inside
                 found[part] = values[chosen].mean() / values[base].mean()
     return found
-
-
-def main_layout(fitted: Profile) -> TokenLayout:
-    """The layout that most calibration images have."""
-    return fitted.layouts_[max(fitted.counts_, key=lambda key: fitted.counts_[key])]

@@ -68,15 +68,13 @@ class HeadsDisplay(Display):
         Raises
         ------
         InputError
-            An unknown layout, or one without a thumbnail where that is asked for.
+            No layers, an unknown layout, or one without a thumbnail where that is asked for.
         """
         wanted = profile.layers_ if layers is None else [layers] if isinstance(layers, int) else list(layers)
+        if not wanted:
+            raise InputError(f"no layer to draw: choose some of {profile.layers_}")
         shown = evenly(wanted, most)
-        key = max(profile.counts_, key=lambda k: profile.counts_[k]) if layout is None else layout
-        if isinstance(key, str):
-            if key not in profile.layouts_:
-                raise InputError(f"the profile has no layout {key!r}: choose one of {sorted(profile.layouts_)}")
-            key = profile.layouts_[key]
+        key, n = profile.layout_of(layout)
         chosen = key.thumbnail == thumbnail
         if not chosen.any():
             raise InputError(f"layout {key.key!r} has no {'thumbnail' if thumbnail else 'tiles'}: draw the other part")
@@ -95,7 +93,6 @@ class HeadsDisplay(Display):
                     "variance": explained.get((layer, head), np.nan),
                 }))  # fmt: skip
         model = PurePath(str(profile.provenance_.get("model", "model"))).name
-        n = profile.counts_.get(key.key, sum(profile.counts_.values()))
         title = f"{model}, {profile.name} profile, n = {n} images" + (", thumbnail" if thumbnail else "")
         if len(shown) < len(wanted):
             title += f"; {len(shown)} of {len(wanted)} layers, evenly chosen"

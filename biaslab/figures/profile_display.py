@@ -58,17 +58,7 @@ class ProfileDisplay(Display):
         head : head of a per-head profile; default the mean over heads.
         """
         layers = profile.layers_ if layers is None else [layers] if isinstance(layers, int) else list(layers)
-        key = max(profile.counts_, key=lambda k: profile.counts_[k]) if layout is None else layout
-        if isinstance(key, str):
-            if key not in profile.layouts_:
-                raise InputError(
-                    f"the profile has no layout {key!r}: choose one of {sorted(profile.layouts_)}"
-                )
-            layout = profile.layouts_[key]
-        else:
-            layout = key
-        # a layout that the profile was carried to rests on all its images
-        n = profile.counts_.get(layout.key, sum(profile.counts_.values()))
+        layout, n = profile.layout_of(layout)
         row, col = raster(layout)
         tables = []
         for layer in layers:

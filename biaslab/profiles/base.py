@@ -206,6 +206,26 @@ class Profile(BaseEstimator, ABC):
         """Standard deviation of the attention between images, shaped and cached like :meth:`expected`."""
         return self._map("spread", layout, layer, device)
 
+    def layout_of(self, layout: TokenLayout | str | None = None) -> tuple[TokenLayout, int]:
+        """A layout, and how many calibration images its map rests on (all of them where it was carried over).
+
+        Parameters
+        ----------
+        layout : itself, the key of a fitted one, or None for the one that most images have.
+
+        Raises
+        ------
+        InputError
+            The key of a layout that was not fitted.
+        """
+        self._fitted()
+        key = max(self.counts_, key=lambda k: self.counts_[k]) if layout is None else layout
+        if isinstance(key, str):
+            if key not in self.layouts_:
+                raise InputError(f"the profile has no layout {key!r}: choose one of {sorted(self.layouts_)}")
+            key = self.layouts_[key]
+        return key, self.counts_.get(key.key, sum(self.counts_.values()))
+
     def predict(self, layout: TokenLayout, layer: int | None = None) -> np.ndarray:
         """:meth:`expected` as an array, (H or 1, N); ``layer`` may be left out when one only is fitted."""
         self._fitted()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from .rehearsed import mark
 from .scenes import KINDS, Expression, Scene, scene
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from .maps import AttentionMaps
     from .models.vlm import VLM
 
@@ -70,9 +72,9 @@ def calibration(
     if n is not None and n < 1:
         raise InputError(f"a calibration set needs at least 1 image, got n={n}")
     if source == "scenes":
-        scenes = _scenes(n or _DEFAULT_N)
-        asked = prompt or [vlm.family.grounding_prompt(e.text) for _, e in scenes]
-        return Calibration("scenes", [s.image for s, _ in scenes], asked, [s.id for s, _ in scenes])
+        scenes = list(_scenes(n or _DEFAULT_N))
+        asked = prompt or [vlm.family.grounding_prompt(text) for _, _, text in scenes]
+        return Calibration("scenes", [s for s, _, _ in scenes], asked, [name for _, name, _ in scenes])
     if source in ("blank", "noise"):
         size = (n or _DEFAULT_N, _NULL_SIZE)
         images = blank(*size) if source == "blank" else noise(*size, seed)
@@ -84,10 +86,22 @@ def calibration(
     return Calibration(f"pictures in {source}", images_from(source, n), prompt or PROMPT)
 
 
-def _scenes(n: int) -> list[tuple]:
-    """The first n calibration scenes, each with one expression; the kinds take turns where a scene allows it."""
-    found = ((s, asked_of(s)) for s in (scene("calibration", index) for index in range(n)))
-    return [(s, expression) for s, expression in found if expression is not None]
+class _ScenePicture:
+    """A calibration scene's picture, rendered each time it is read, so that a thousand are not held in memory."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def image(self) -> Image.Image:
+        return scene("calibration", self._index).image
+
+
+def _scenes(n: int) -> Iterator[tuple[_ScenePicture, str, str]]:
+    """Picture, id and question of the first n calibration scenes; the kinds take turns where a scene allows it."""
+    for index in range(n):
+        made = scene("calibration", index)
+        if (asked := asked_of(made)) is not None:
+            yield _ScenePicture(index), made.id, asked.text
 
 
 def asked_of(shown: Scene) -> Expression | None:

@@ -1,9 +1,10 @@
-"""Attention maps on disk: append-only, survives a kill at any moment, read through memory maps.
+"""Attention maps on disk: append-only, survives a kill at any moment.
 
 A folder holds ``maps.json`` (settings), ``layer-003.f32`` per layer (raw little-endian float32, image after
 image, each ``(H or 1, N)``) and ``images.jsonl`` (a line per image: id, digest, layout, heads, after). An image
 counts once its line is complete; the line is written after its values. What follows the last complete image
-is cut off when writing resumes.
+is cut off when writing resumes. Memory does not grow with the number of images but for their ids and places:
+values are read when asked for, and images of one layout share it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +52,12 @@ class StoredMaps(AttentionMaps):
         self._index_bytes = 0
         self._ids: set[str] = set()
         self._groups: dict[tuple[str, int], list[int]] = {}  # (layout key, fold) -> images
+        self._seen: dict[str, TokenLayout] = {}  # a layout as text -> the one object of all images that have it
         self._forget()
 
     def _forget(self) -> None:
         """Drop what depends on the number of images."""
         self._moments: dict[tuple[int, str, int], Moments | None] = {}
-        self._values: dict[int, np.memmap] = {}
 
     @classmethod
     def create(cls, folder: str | Path, settings: dict[str, Any]) -> StoredMaps:
@@ -138,7 +140,8 @@ class StoredMaps(AttentionMaps):
             raise RunFolderError(
                 f"{self.folder} cannot be written ({err.strerror or err}); what is complete stays"
             ) from None
-        self._take(record, values.shape[1])
+        layout = self._seen.setdefault(json.dumps(line["layout"]), record.layout)
+        self._take(replace(record, layout=layout), values.shape[1])
 
     def has(self, image_id: str) -> bool:
         return image_id in self._ids
@@ -151,10 +154,12 @@ class StoredMaps(AttentionMaps):
         if layer not in self.layers:
             raise InputError(f"the maps hold layers {self.layers}, not {layer}: collect with layers=[{layer}]")
         index = self._checked(index)
-        if layer not in self._values:
-            self._values[layer] = np.memmap(self._path(layer), dtype="<f4", mode="r", shape=(self._end,))
         shape, start = (self._n_heads, self._records[index].layout.n), self._starts[index]
-        return np.array(self._values[layer][start : start + shape[0] * shape[1]]).reshape(shape)
+        # not a memory map, whose pages count as this process's memory as long as they are mapped
+        found = np.fromfile(self._path(layer), dtype="<f4", count=shape[0] * shape[1], offset=4 * start)
+        if found.size < shape[0] * shape[1]:
+            raise RunFolderError(f"{self._path(layer)} ends before image {index}: open the folder again")
+        return found.reshape(shape)
 
     # -------------------------------------------------------------------------------------- inside
     def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None:
@@ -190,10 +195,9 @@ class StoredMaps(AttentionMaps):
             return
         sizes = [p.stat().st_size if (p := self._path(i)).exists() else 0 for i in self.layers]
         room = min(sizes, default=0) // 4
-        seen: dict[str, TokenLayout] = {}
         with path.open("rb") as stream:
             for line in stream:
-                found = _parse(line, seen)
+                found = _parse(line, self._seen)
                 if found is None or self._end + found[1] * found[0].layout.n > room:
                     break
                 self._take(*found)

@@ -5,6 +5,7 @@ import pytest
 
 from biaslab.errors import InputError
 from biaslab.fitting import calibration, fit_bias
+from biaslab.images import load_image
 from biaslab.scenes import KINDS, scene
 
 
@@ -37,7 +38,7 @@ def test_profile_is_the_mean_of_the_rows_that_capture_records(grounder):
 
     made = calibration(grounder, "scenes", n=6)
     fitted = fit_bias(grounder, made, layers=[2], progress=False)
-    encoded = grounder.encode(made.images, made.prompts)
+    encoded = grounder.encode([load_image(image) for image in made.images], made.prompts)
     with bl.capture(grounder, layers=[2], queries="last") as rows:
         grounder.forward(encoded)
     expected = rows[2].values.mean((0, 1, 2))

@@ -94,10 +94,14 @@ def measured_clock(threads: int) -> str:
 
 
 # -- processes -------------------------------------------------------------------------------------------------
-def in_fresh_process(module: str, *options: str, threads: int) -> Any:
-    """Run ``python -m module options`` and read the JSON on the last line it prints."""
+def in_fresh_process(module: str, *options: str, threads: int, environment: Mapping[str, str] | None = None) -> Any:
+    """Run ``python -m module options`` and read the JSON on the last line it prints.
+
+    ``environment`` adds to this process's variables.
+    """
     env = {
         **os.environ,
+        **(environment or {}),
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
     }

@@ -12,7 +12,7 @@ from benchmarks import estimators, fitting
 def test_fitting_reports_throughput_and_memory_side_by_side(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def fresh(module, *options, threads):
+    def fresh(module, *options, threads, environment):
         asked.append((options[1], int(options[3])))
         return {"resident": 90.0, "held": 10.0 + int(options[3]) / 16}  # MiB: grows by a sixteenth per image
 

@@ -150,12 +150,15 @@ def ranking_values(
         encoded = vlm.encode_grounding([load_image(s) for s in batch], [s.expression for s in batch])
         with capture(vlm, layers, queries="last", heads="mean" if heads == "mean" else None, score=score) as rows:
             vlm.forward(encoded, logits_to_keep=1, use_cache=False)
+        device = rows[layers[0]].values.device
+        # one transfer per batch; what follows ranks and sorts on the CPU
+        attention = torch.stack([rows[layer].values[:, :, 0].to(device) for layer in layers]).cpu()  # (L, B, H, V)
         found = []
         for b, (sample, layout) in enumerate(zip(batch, encoded.layouts, strict=True)):
             target = target_tokens(layout, sample.box)
             scores = [
-                _scores(rows[layer].values[b, :, 0, : layout.n], layout, layer, ops, profile, strengths[layer])
-                for layer in layers
+                _scores(attention[i, b, :, : layout.n], layout, layer, ops, profile, strengths[layer])
+                for i, layer in enumerate(layers)
             ]
             if chosen is not None:
                 scores = [s[:, [chosen[layer]]] for layer, s in zip(layers, scores, strict=True)]
@@ -260,15 +263,14 @@ def _scores(
 ) -> np.ndarray:
     """(ops, heads, tokens) scores of one sample and layer."""
     values = [attention if op == RAW else _debiased(attention, layout, layer, op, profile, strength) for op in ops]
-    return torch.stack(values).cpu().numpy()
+    return torch.stack(values).numpy()
 
 
 def _debiased(
     attention: Tensor, layout: TokenLayout, layer: int, op: str, profile: Profile, strength: float
 ) -> Tensor:
-    expected = profile.expected(layout, layer, device=attention.device)
-    spread = profile.spread(layout, layer, device=attention.device) if DEBIAS[op].needs_spread else None
-    return debias(attention, expected, spread, op=op, strength=strength)
+    spread = profile.spread(layout, layer) if DEBIAS[op].needs_spread else None
+    return debias(attention, profile.expected(layout, layer), spread, op=op, strength=strength)
 
 
 def _measures(scores: np.ndarray, target: np.ndarray, keep: Sequence[float | int]) -> np.ndarray:

@@ -25,7 +25,6 @@ from biaslab.errors import InputError
 from biaslab.fitting import calibration
 from biaslab.grounding.statistics import ImageBootstrap
 from biaslab.jackknife import half_width
-from biaslab.maps import centred_log
 from biaslab.models.vlm import VLM
 from biaslab.probe import ProbeResult, compare, design_for, measure
 from biaslab.profiles import ESTIMATORS, Profile, make
@@ -81,7 +80,7 @@ class Study:
         for layer in maps.layers:
             folds = log_folds(maps, layer)
             for name, profile in self.profiles.items():
-                sums = np.array([_sums(profile, layer, parts) for parts in folds])
+                sums = np.array([profile.sums_of_squares(parts, layer) for parts in folds])
                 value = 1 - np.divide(*sums.sum(0))
                 left_out = sums.sum(0) - sums
                 half = half_width(1 - left_out[:, 0] / left_out[:, 1], 0.95)
@@ -132,16 +131,6 @@ class Study:
                     row |= {"gain": gain.estimate, "gain_lo": gain.low, "gain_hi": gain.high}
                 rows.append(row)
         return pd.DataFrame(rows)
-
-
-def _sums(profile: Profile, layer: int, parts: list[Any]) -> tuple[float, float]:
-    """Residual and total sums of squares of centred log attention."""
-    residual = total = 0.0
-    for p in parts:
-        found = centred_log(profile.expected(p.layout, layer).numpy())
-        residual += p.n * (p.var + (p.mean - found) ** 2).sum()
-        total += p.n * (p.var + p.mean**2).sum()
-    return residual, total
 
 
 def _pairs(whole: ProbeResult, pairs: range) -> ProbeResult:

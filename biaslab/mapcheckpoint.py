@@ -17,7 +17,7 @@ from safetensors.numpy import save as to_bytes
 
 from .errors import RunFolderError
 from .layout import TokenLayout
-from .maps import ImageRecord, Moments, StreamedMaps
+from .maps import ImageRecord, Moments, StreamedMaps, first_difference
 
 __all__ = ["ResumableMaps"]
 
@@ -124,12 +124,10 @@ class ResumableMaps(StreamedMaps):
             found = head["settings"]
         except (SafetensorError, OSError, KeyError, ValueError) as err:
             raise RunFolderError(f"{self.path} is no unfinished collection ({err}): delete it") from None
-        mine = json.loads(json.dumps(self._identity()))
-        # the rotary embedding is read off the model, which is compared, and devices round it
-        wrong = [k for k in sorted({*mine, *found} - {"rotary"}) if mine.get(k) != found.get(k)]
-        if wrong:
+        wrong = first_difference(json.loads(json.dumps(self._identity())), found)
+        if wrong is not None:
             raise RunFolderError(
-                f"{self.path} is what an unfinished run with another {wrong[0]} left: finish that run, delete the "
+                f"{self.path} is what an unfinished run with another {wrong} left: finish that run, delete the "
                 "file, or choose another --out"
             )
         layouts = [TokenLayout.from_dict(d) for d in head["layouts"]]

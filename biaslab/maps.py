@@ -22,7 +22,9 @@ import numpy as np
 from .errors import InputError, UnsupportedError
 from .layout import TokenLayout
 
-__all__ = ["AttentionMaps", "ImageRecord", "Moments", "StreamedMaps", "TINY", "centred_log", "fold_of"]
+__all__ = [
+    "AttentionMaps", "ImageRecord", "Moments", "StreamedMaps", "TINY", "centred_log", "first_difference", "fold_of",
+]  # fmt: skip
 
 TINY = 1e-9  # added before the logarithm; attention of a pruned or masked token is exactly 0
 
@@ -73,6 +75,15 @@ def centred_log(attention: np.ndarray) -> np.ndarray:
     logs = np.log(np.asarray(attention, dtype=np.float64) + TINY)
     even = (logs == logs[..., :1]).all(axis=-1, keepdims=True)  # what rounding leaves there would pass for a map
     return np.where(even, 0.0, logs - logs.mean(axis=-1, keepdims=True))
+
+
+def first_difference(mine: dict[str, Any], found: dict[str, Any]) -> str | None:
+    """Name of a setting in which two collections differ, so that one cannot go on with the other; None if in none.
+
+    The rotary embedding is read off the model, which is compared: older collections lack it, and devices round it.
+    """
+    names = sorted({*mine, *found} - {"rotary"})
+    return next((name for name in names if mine.get(name) != found.get(name)), None)
 
 
 def fold_of(image_id: str, folds: int) -> int:

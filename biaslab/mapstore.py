@@ -21,7 +21,7 @@ import numpy as np
 
 from .errors import InputError, RunFolderError
 from .layout import TokenLayout
-from .maps import AttentionMaps, ImageRecord, Moments, fold_of, moments_of
+from .maps import AttentionMaps, ImageRecord, Moments, first_difference, fold_of, moments_of
 from .rehearsed import is_rehearsal
 
 try:
@@ -85,10 +85,7 @@ class StoredMaps(AttentionMaps):
         if is_rehearsal(found) != is_rehearsal(settings):
             held, wanted = ("a rehearsal", "real") if is_rehearsal(found) else ("real maps", "rehearsed")
             raise RunFolderError(f"{folder} holds {held}, which {wanted} maps cannot go on with: choose another folder")
-        # the rotary embedding is read off the model, which is compared: older folders lack it, and devices round it
-        wrong = [k for k in sorted({*settings, *found} - {"rotary"}) if settings.get(k) != found.get(k)]
-        if wrong:
-            k = wrong[0]
+        if (k := first_difference(settings, found)) is not None:
             raise RunFolderError(
                 f"{folder} was collected with {k}={_short(found.get(k))}, not {_short(settings.get(k))}: "
                 "choose another folder, or the same settings"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from copy import copy
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..errors import UnsupportedError
-from ..maps import AttentionMaps, ImageRecord, Moments, StreamedMaps, fold_of, moments_of
+from ..maps import AttentionMaps, ImageRecord, Moments, StreamedMaps, moments_of
 
 __all__ = ["WithoutFold", "mean_over_heads"]
 
@@ -63,17 +62,8 @@ class _HeadMean(AttentionMaps):
     def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None:
         key = (layer, layout_key, fold)
         if key not in self._found:
-            self._found[key] = moments_of(self.image(i, layer) for i in self._groups.get(key[1:], []))
+            self._found[key] = moments_of(self.image(i, layer) for i in self._maps._groups.get(key[1:], []))
         return self._found[key]
-
-    @cached_property
-    def _groups(self) -> dict[tuple[str, int], list[int]]:
-        """(layout key, fold) -> images."""
-        groups: dict[tuple[str, int], list[int]] = {}
-        for i in range(self.n):
-            record = self.record(i)
-            groups.setdefault((record.layout.key, fold_of(record.id, self.folds)), []).append(i)
-        return groups
 
 
 class WithoutFold:

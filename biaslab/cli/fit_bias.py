@@ -9,7 +9,7 @@ import typer
 
 from . import options as opt
 from .app import app
-from .output import emit, table
+from .output import emit, records, table
 
 
 @app.command(
@@ -94,7 +94,7 @@ def fit_bias(
     if found.selection is not None:
         compared = found.selection.table.drop(columns=["n"])
         text += f"\n\nestimators on held-out images, {found.selection.best} chosen by {criterion}:\n{table(compared)}"
-        chosen_by = {"best": found.selection.best, "criterion": criterion, "table": compared.to_dict("records")}
+        chosen_by = {"best": found.selection.best, "criterion": criterion, "table": records(compared)}
     record = {"profile": found.profile.hash, "n": found.maps.n, "failures": found.maps.failures,
-              "variance_explained": explained.to_dict("records"), "selection": chosen_by}  # fmt: skip
+              "variance_explained": records(explained), "selection": chosen_by}  # fmt: skip
     emit(json, record, text, found.files, NOTE if rehearse else None)

@@ -9,7 +9,7 @@ import typer
 
 from . import options as opt
 from .app import app
-from .output import emit, table
+from .output import emit, records, table
 
 if TYPE_CHECKING:
     from ..atlas import BiasAtlas
@@ -89,16 +89,8 @@ def _say(atlas: BiasAtlas, out: Path | None, json: bool, record: dict[str, Any],
     files = [] if out is None else atlas.save(out)
     summary, said = atlas.summary(), atlas.card()
     record = record | {
-        "provenance": dict(atlas.about), "skipped": atlas.skipped, "summary": _plain(summary),
-        "tables": {name: _plain(found) for name, found in atlas.tables.items()}, "card": said,
+        "provenance": dict(atlas.about), "skipped": atlas.skipped, "summary": records(summary),
+        "tables": {name: records(found) for name, found in atlas.tables.items()}, "card": said,
     }  # fmt: skip
     text = "\n".join([*([before] if before else []), said, table(cells(summary))])
     emit(json, record, text, files, NOTE if is_rehearsal(atlas.about) else None)
-
-
-def _plain(frame: Any) -> list[dict]:
-    """The rows, with None for what is not known or not finite: JSON has neither."""
-    import numpy as np
-
-    frame = frame.replace([np.inf, -np.inf], np.nan).astype(object)
-    return frame.where(frame.notna(), None).to_dict("records")

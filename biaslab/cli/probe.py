@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import options as opt
 from .app import app
-from .output import emit, table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .output import emit, records, table
 
 
 @app.command(
@@ -82,20 +79,15 @@ def probe(
     record = {"pictures": len(design), "comparison": None, "accuracy": None}
     text = found.card
     if found.comparison is not None:
-        record["comparison"] = _plain(found.comparison)
+        record["comparison"] = records(found.comparison)
         exact = {c: found.comparison[c].map("{:.2g}".format) for c in "pq"}  # three decimals would show 0.000
         text += "\n" + table(found.comparison[_SHOWN].assign(**exact))
     if locate:
-        record["accuracy"] = _plain(found.result.accuracy_by_zone())
+        record["accuracy"] = records(found.result.accuracy_by_zone())
     emit(json, record, text, found.files, NOTE if rehearse else None)
 
 
 _SHOWN = "layer head part slope slope_lo slope_hi r r_lo r_hi ceiling r_true p q".split()
-
-
-def _plain(frame: pd.DataFrame) -> list[dict]:
-    """The rows, with None for what is not known: JSON has no NaN."""
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
 def _two(text: str, what: str) -> tuple[int, int]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Probed", "probe", "write"]
 
+_DRAWN = 10  # layers of the figure, evenly chosen of a deep model
+
 
 @dataclass(frozen=True)
 class Probed:
@@ -86,6 +88,7 @@ def write(
         The folder cannot be written.
     """
     from ..figures import PlaceAccuracyDisplay, ProbeDisplay, save
+    from ..figures.layers import evenly
 
     tables = {"probe": result.table(), "comparison": comparison}
     if result.iou is not None:
@@ -101,17 +104,12 @@ def write(
         files[-1].write_text(text, encoding="utf-8")
     except OSError as err:
         raise RunFolderError(f"{folder} cannot be written ({err.strerror or err}): choose another folder") from None
+    shown = evenly(result.layers, _DRAWN)
     for part in result.parts:
         name = "probe" if part == "tiles" else f"probe-{part}"
-        display = ProbeDisplay.from_probe(result, profile, comparison=comparison, part=part, layers=_shown(result))
+        display = ProbeDisplay.from_probe(result, profile, comparison=comparison, part=part, layers=shown)
         files += save(display.plot(), folder / "figures" / name, close=True)
     if result.iou is not None:
         display = PlaceAccuracyDisplay.from_probe(result).plot()
         files += save(display, folder / "figures" / "accuracy-by-place", close=True)
     return files
-
-
-def _shown(result: ProbeResult, most: int = 10) -> list[int]:
-    """Layers of the figure: all, or evenly chosen ones of a deep model."""
-    n = len(result.layers)
-    return result.layers if n <= most else [result.layers[round(i * (n - 1) / (most - 1))] for i in range(most)]

@@ -257,13 +257,23 @@ class Profile(BaseEstimator, ABC):
             raise InputError(f"the maps hold layers {list(maps.layers)}, the profile {self.layers_}: none is in both")
         about = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
         self.check(**about, heads=maps.heads)
-        total = residual = 0.0
-        for layer in wanted:
-            for p in logs(parts_of(maps, layer)):
-                found = centred_log(self.expected(p.layout, layer).numpy())
-                total += p.n * (p.var + p.mean**2).sum()
-                residual += p.n * (p.var + (p.mean - found) ** 2).sum()
+        sums = [self.sums_of_squares(logs(parts_of(maps, layer)), layer) for layer in wanted]
+        residual, total = (sum(column) for column in zip(*sums, strict=True))
         return float(1 - residual / total) if total > 0 else float("nan")
+
+    def sums_of_squares(self, parts: Iterable[Part], layer: int) -> tuple[float, float]:
+        """Residual and total sum of squares of log attention, centred per image, of other images.
+
+        Parameters
+        ----------
+        parts : their log moments in this layer.
+        """
+        residual = total = 0.0
+        for p in parts:
+            found = centred_log(self.expected(p.layout, layer).numpy())
+            residual += p.n * (p.var + (p.mean - found) ** 2).sum()
+            total += p.n * (p.var + p.mean**2).sum()
+        return residual, total
 
     def _map(self, what: str, layout: TokenLayout, layer: int, device: torch.device | str | None) -> Tensor:
         self._fitted()

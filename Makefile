@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench notebook clean
+.PHONY: demo test lint compat compat-floor bench notebook clean
 
 demo: $(STAMP)
 	$(BIN)/biaslab demo --out runs/demo
@@ -13,6 +13,12 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+
+compat: $(STAMP)
+	$(BIN)/python -m tools.compat
+
+compat-floor: $(STAMP)
+	$(BIN)/python -m tools.compat floor
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.capture
@@ -35,4 +41,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) build dist *.egg-info runs .compat

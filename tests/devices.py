@@ -115,7 +115,7 @@ def spread(vlm, devices=3):
                     if value is not None:
                         held.append((table, name, value))
                         table[name] = Placed(value.detach(), device)
-        add_hook_to_module(part, _Hook(execution_device=device, skip_keys="past_key_values"))
+        add_hook_to_module(part, _Hook(execution_device=device, skip_keys=["cache", "past_key_values"]))
     for part in (vlm.decoder.norm, model.lm_head):
         add_hook_to_module(part, _Hook(execution_device=CPU))
     try:

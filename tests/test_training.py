@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from biaslab.errors import RunFolderError
+from biaslab.errors import RunFolderError, UnsupportedError
 from biaslab.scenes import expressions as ex
 from biaslab.scenes import scene
 from biaslab.scenes.grounder import COORDINATES, PROMPT, Size, box_tokens, build_tokenizer
@@ -151,3 +151,10 @@ def test_shipped_grounder_has_the_tokenizer_that_training_builds(grounder, token
     for state in (shipped, built):  # what the last call asked for, not part of the tokenizer
         state.pop("padding"), state.pop("truncation")
     assert shipped == built
+
+
+def test_a_torch_without_muon_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UnsupportedError, match=r"install torch>=2\.9"):
+        train_grounder(tmp_path / "run", RECIPE)
+    assert not (tmp_path / "run").exists()

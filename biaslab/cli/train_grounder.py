@@ -25,7 +25,10 @@ def train_grounder(
     test: Annotated[int, typer.Option(min=0, help="Test expressions to measure for the card; 0: none.")] = 2000,
     json: opt.Json = False,
 ) -> None:
-    """Train the embedded grounder from scratch on the scenes, measure it, write folder, card and learning curve."""
+    """Train the embedded grounder from scratch on the scenes, measure it, write folder, card and learning curve.
+
+    Needs torch 2.9 or newer.
+    """
     from ..make_grounder import make_grounder
     from ..scenes.training import Recipe
 

@@ -16,6 +16,7 @@ from ..boxes import Box
 from ..errors import InputError, ModelError
 from ..images import load_image
 from .encoded import Encoded, positions
+from .transformers_versions import warn_if_untested
 
 if TYPE_CHECKING:
     from ..capture import PrunedSequence
@@ -57,6 +58,7 @@ class VLM:
                 f"model and processor disagree on the image token ({token} and {processor.image_token_id}): "
                 "use the processor of the same checkpoint"
             )
+        warn_if_untested()
         self.model, self.processor, self.family = model, processor, family
         self.name, self.revision = name, revision
         self.image_token_id: int = token

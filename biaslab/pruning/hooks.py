@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from biaslab.attention import row_options, watch
 from biaslab.capture import PrunedSequence
 from biaslab.errors import ModelError, UnsupportedError
+from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.scores import SCORES, reads_rope
 
 from .base import Selection, TokenContext, budget
@@ -72,7 +73,7 @@ class Engine:
         self._end()
         self.running = True
         ids = kwargs.get("input_ids", args[0] if args else None)
-        cache = kwargs.get("past_key_values")
+        cache = kv_cache_of(kwargs)
         check_cache(cache, kwargs.get("use_cache"))
         if cache is not None and cache.get_seq_length() > 0:
             self._check_later(cache, ids, kwargs)
@@ -114,7 +115,7 @@ class Engine:
     def _before_decoder(self, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if not self.running:
             raise UnsupportedError("inside a prune block call the whole model, not its decoder")
-        cache, use_cache = kwargs.get("past_key_values"), kwargs.get("use_cache")
+        cache, use_cache = kv_cache_of(kwargs), kwargs.get("use_cache")
         check_cache(cache, getattr(decoder.config, "use_cache", None) if use_cache is None else use_cache)
         later = cache is not None and cache.get_seq_length() > 0
         if later:
@@ -166,9 +167,12 @@ class Engine:
         return hook
 
     def _before_layer(self, index: int, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        cache = kwargs.get("past_key_values")
+        cache = kv_cache_of(kwargs)
         if index == self.layer:
-            check_cache(cache, False if cache is None else None)
+            check_cache(cache, kwargs.get("use_cache"))
+            if cache not in self.cuts:  # once per prompt
+                layer, length = self.decoder.layers[index], -1 if self.prompt is None else self.prompt.length
+                check_layer_arguments(layer, args, kwargs, length)
             self.cache = cache
         hidden = args[0] if args else kwargs["hidden_states"]
         if self.prompt is not None and index == self.layer:

@@ -8,8 +8,21 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 
+from ...errors import UnsupportedError
+
 # Embeddings, heads and the first layer learn better with AdamW (Muon is meant for hidden matrices).
 _ADAMW = ("embed", "lm_head", "heads", "patch", "position", "cls_token")
+
+
+def check_torch() -> None:
+    """Refuse a torch without the Muon optimiser, which came with 2.9; the rest of biaslab needs 2.6.
+
+    Raises
+    ------
+    UnsupportedError
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise UnsupportedError(f"training needs torch.optim.Muon: install torch>=2.9 (here: {torch.__version__})")
 
 
 class MuonAdamW:

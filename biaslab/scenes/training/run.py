@@ -18,7 +18,7 @@ from ..grounder import build_tokenizer
 from ..scene import scene
 from .batches import dense_targets, pack, pixels
 from .network import TrainingGrounder
-from .optimiser import MuonAdamW
+from .optimiser import MuonAdamW, check_torch
 from .recipe import Recipe
 
 STAGES = ("vision", "decoder")
@@ -44,7 +44,10 @@ def train_grounder(out: str | Path, recipe: Recipe = Recipe()) -> Path:
     ------
     RunFolderError
         If the folder cannot be written or holds a run of another recipe.
+    UnsupportedError
+        If this torch is older than 2.9 (``torch.optim.Muon``).
     """
+    check_torch()
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)

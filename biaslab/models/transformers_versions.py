@@ -1,0 +1,106 @@
+"""What differs between versions of transformers, all of it in one place.
+
+The KV cache changed its keyword in 5.24 (``past_key_values`` -> ``cache``), on models, decoders and layers alike. A
+forward may still be called with the old one, so both names are read, whatever the version.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from ..errors import UnsupportedError
+
+__all__ = ["NEWEST_TESTED", "OLDEST", "check_layer_arguments", "kv_cache_of", "warn_if_untested"]
+
+OLDEST, NEWEST_TESTED = "5.20", "5.24"
+
+_CACHE_NAMES = ("cache", "past_key_values")
+# What a decoder layer may be given that depends on the positions of the prompt, all of which pruning shortens.
+_POSITIONAL = {"hidden_states", "attention_mask", "position_ids", "position_embeddings", *_CACHE_NAMES}
+
+
+def kv_cache_of(kwargs: Mapping[str, Any]) -> Any:
+    """The KV cache among the keyword arguments of a forward, or None."""
+    return next((kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
+
+
+def check_layer_arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any], length: int) -> None:
+    """Refuse a decoder layer whose arguments are not understood.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The layer.
+    args, kwargs
+        Of its forward at a prefill.
+    length : int
+        Tokens of the prompt: what else is as long as it would have to be shortened too.
+
+    Raises
+    ------
+    UnsupportedError
+        No hidden states or KV cache under a name known here, or something of the prompt's length under one that is not.
+    """
+    name, given = type(module).__name__, ", ".join(k for k, v in kwargs.items() if v is not None)
+    if not args and kwargs.get("hidden_states") is None:
+        raise UnsupportedError(f"{name} was given no hidden_states (but {given}): {_advice()}")
+    if kv_cache_of(kwargs) is None:
+        raise UnsupportedError(f"{name} was given no KV cache under a known name (but {given}): {_advice()}")
+    own = inspect.signature(type(module).forward).parameters  # what only passes through it is not its business
+    unknown = [k for k, v in kwargs.items() if k in own and k not in _POSITIONAL and _has_length(v, length)]
+    if len(args) > 1 or unknown:
+        what = ", ".join(unknown) or "positional arguments"
+        raise UnsupportedError(f"{name} was given {what} as long as the prompt, unknown to pruning: {_advice()}")
+
+
+def _has_length(value: Any, length: int) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(_has_length(v, length) for v in value)
+    return length in getattr(value, "shape", ())
+
+
+def _advice() -> str:
+    version = _installed()
+    if _newer(version):
+        fix = f"transformers {version} is new to biaslab, which was tested with {OLDEST} to {NEWEST_TESTED}"
+        return f"{fix}: install 'transformers<{_next(NEWEST_TESTED)}' or a newer biaslab"
+    return f"biaslab was tested with transformers {OLDEST} to {NEWEST_TESTED} (here: {version}), not with this layer"
+
+
+@cache
+def warn_if_untested() -> None:
+    """Warn, once per process, about a transformers minor that is newer than the newest tested one."""
+    version = _installed()
+    if _newer(version):
+        warnings.warn(
+            f"transformers {version} is new to biaslab, which was tested with {OLDEST} to {NEWEST_TESTED}: "
+            "compare a first run with a known number, or install "
+            f"'transformers<{_next(NEWEST_TESTED)}'",
+            stacklevel=3,
+        )
+
+
+def _installed() -> str:
+    from transformers import __version__
+
+    return __version__
+
+
+def _newer(version: str) -> bool:
+    return _minor(version) > _minor(NEWEST_TESTED)
+
+
+def _minor(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _next(version: str) -> str:
+    major, minor = _minor(version)
+    return f"{major}.{minor + 1}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from biaslab.capture import capture
+from biaslab.attention.capture import capture
 from biaslab.models.encoded import Encoded
 from biaslab.models.vlm import VLM
 

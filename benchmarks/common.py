@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biaslab.timing import extra_peak, rounds
+from biaslab.evaluation.stopwatch import extra_peak, rounds
 
 __all__ = [
     "Timing",

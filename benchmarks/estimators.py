@@ -21,14 +21,14 @@ import pandas as pd
 import torch
 
 import biaslab as bl
+from biaslab.datasets.calibration import calibration
 from biaslab.errors import InputError
-from biaslab.fitting import calibration
-from biaslab.grounding.statistics import ImageBootstrap
-from biaslab.jackknife import half_width
 from biaslab.models.vlm import VLM
 from biaslab.probe import ProbeResult, compare, design_for, measure
 from biaslab.profiles import ESTIMATORS, Profile, make
-from biaslab.profiles.diagnostics import log_folds
+from biaslab.profiles.variance import log_folds
+from biaslab.stats.jackknife import half_width
+from biaslab.stats.resampling import ImageBootstrap
 
 from .common import RESULTS
 from .report import Report, Table

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 import biaslab as bl
-from biaslab.fitting import calibration
-from biaslab.images import load_image
+from biaslab.core.images import load_image
+from biaslab.datasets.calibration import calibration
 from biaslab.models.vlm import VLM
 
 from .common import arguments, extra_peak, in_fresh_process, interleaved, measured_clock

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
-from biaslab.maps import ImageRecord, StreamedMaps
+from biaslab.maps.base import ImageRecord
+from biaslab.maps.streamed import StreamedMaps
 from biaslab.models.encoded import Encoded
 from biaslab.models.registry import family_of
 from biaslab.models.vlm import VLM

@@ -19,10 +19,10 @@ import numpy as np
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from biaslab.layout import TokenLayout
-from biaslab.maps import centred_log
+from biaslab.core.layout import TokenLayout
+from biaslab.maps.moments import centred_log
+from biaslab.maps.simulate import BIASES, Content, planted_bias, simulate
 from biaslab.profiles import make, map_interval, select_estimator, variance_explained
-from biaslab.simulate import BIASES, Content, planted_bias, simulate
 
 from .common import RESULTS
 from .report import Report, Table, Target

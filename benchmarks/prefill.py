@@ -17,7 +17,7 @@ from biaslab.cost import decoder_flops, layer_lengths
 from biaslab.models.encoded import Encoded
 from biaslab.models.vlm import VLM
 from biaslab.pruning import D2Pruner, FastV, Method, Random, budget
-from biaslab.pruning.engine import prune
+from biaslab.pruning.engine.prune import prune
 
 from . import inputs
 from .common import arguments, interleaved, measured_clock, numbers

@@ -102,8 +102,8 @@ def count(checkpoint: Path, pictures: Path) -> tuple[list[dict], float]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from biaslab.collect import PROMPT
     from biaslab.cost import image_flops
+    from biaslab.datasets.calibration import PROMPT
 
     vlm = bl.load(checkpoint)
     rows = []

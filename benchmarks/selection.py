@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biaslab.layout import TokenLayout
+from biaslab.core.layout import TokenLayout
 from biaslab.pruning import D2Pruner, TokenContext, budget
+from biaslab.pruning.algorithms.graph import HybridGraph, SpatialPlane
+from biaslab.pruning.algorithms.mis import greedy_mis
 from biaslab.pruning.base import descending, share
-from biaslab.pruning.graph import HybridGraph, SpatialPlane
-from biaslab.pruning.mis import greedy_mis
 
 from . import inputs
 from .common import Timing, arguments, interleaved, measured_clock, numbers

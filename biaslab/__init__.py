@@ -8,28 +8,26 @@ Names are loaded on first use, so that ``import biaslab`` stays light.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "load": "models", "wrap": "models", "VLM": "models", "rehearse": "models.rehearsal",
-    "bench": "bench",
-    "capture": "capture",
-    "collect": "collect",
-    "AttentionMaps": "maps",
-    "Box": "boxes",
-    "TokenLayout": "layout",
+    "load": "models", "wrap": "models", "VLM": "models", "rehearse": "models.offline.rehearsal",
+    "bench": "workflows.bench",
+    "capture": "attention.capture",
+    "collect": "maps.collect", "load_maps": "maps.stored",
+    "AttentionMaps": "maps.base",
+    "Box": "core.boxes",
+    "TokenLayout": "core.layout",
     "MeanProfile": "profiles", "TileProfile": "profiles", "load_profile": "profiles", "debias": "profiles",
     "variance_explained": "profiles",
-    "prune": "pruning.engine",
+    "prune": "pruning.engine.prune",
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning",
     "ProbeDesign": "probe", "ProbeResult": "probe", "ProbeDisplay": "figures", "PlaceAccuracyDisplay": "figures",
-    "evaluate": "grounding", "locate_pruned": "grounding", "score_ranking": "grounding",
-    "Results": "grounding", "dataset": "grounding",
+    "evaluate": "evaluation", "locate_pruned": "evaluation", "score_ranking": "diagnostics.ranking",
+    "Results": "evaluation", "dataset": "datasets",
     "ProfileDisplay": "figures", "AttentionDisplay": "figures", "KeptTokensDisplay": "figures",
     "AccuracyDisplay": "figures", "VarianceDisplay": "figures", "AurocDisplay": "figures",
     "HeadsDisplay": "figures", "ReliabilityDisplay": "figures", "DependenceDisplay": "figures",
@@ -50,17 +48,3 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """`capture` and `collect` name a module and the function in it: the function is what `bl.capture` means.
-
-    Importing such a module would put it in the function's place here, whoever imports it.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from biaslab.layout import TokenLayout
+from biaslab.core.layout import TokenLayout
 from biaslab.models import families
 from biaslab.pruning import METHODS, TokenContext, budget, make
 

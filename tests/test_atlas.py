@@ -13,18 +13,18 @@ from test_bias import ONE, TILED, planted, streamed, u_shape
 from test_probe_compare import probe_of
 
 import biaslab as bl
+from biaslab._util.watermark import NOTE, rehearsal_name
 from biaslab.atlas import BiasAtlas, pictures_from
-from biaslab.atlas.views import WithoutFold, mean_over_heads
 from biaslab.atlas.write import summary_latex
-from biaslab.bias.dependence import dependence
-from biaslab.boxes import Box
+from biaslab.core.boxes import Box
+from biaslab.datasets.calibration import calibration
+from biaslab.diagnostics.dependence import dependence
 from biaslab.errors import InputError, ProfileMismatchError, RunFolderError
-from biaslab.fitting import calibration
-from biaslab.maps import ImageRecord, fold_of
-from biaslab.mapstore import StoredMaps
+from biaslab.maps.base import ImageRecord, fold_of
+from biaslab.maps.simulate import simulate
+from biaslab.maps.stored import StoredMaps
+from biaslab.maps.views import WithoutFold, mean_over_heads
 from biaslab.profiles import MeanProfile, variance_table
-from biaslab.rehearsed import NOTE, rehearsal_name
-from biaslab.simulate import simulate
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +197,7 @@ def test_a_given_profile_is_drawn_and_checked(stored, tmp_path):
         with pytest.raises(InputError, match="removal has no rows of all places"):
             BiasAtlas.from_maps(stored, removal=rows)
     for bad in ({"removal": pd.DataFrame({"a": [1]})}, {"controls": 3}):
-        with pytest.raises(InputError, match="is no table of biaslab.bias"):
+        with pytest.raises(InputError, match="is no table of biaslab.diagnostics"):
             BiasAtlas.from_maps(stored, **bad)
 
 

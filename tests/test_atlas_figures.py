@@ -7,12 +7,12 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures import AttentionDisplay, DependenceDisplay, HeadsDisplay, ReliabilityDisplay, save
 from biaslab.figures.layers import evenly, one_head, one_layout
-from biaslab.layout import TokenLayout
+from biaslab.maps.simulate import simulate
 from biaslab.profiles import MeanProfile, variance_table
-from biaslab.simulate import simulate
 
 mpl.use("Agg")
 

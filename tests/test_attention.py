@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from biaslab.attention import attention_rows
+from biaslab.attention.hook import attention_rows
 
 
 def reference(q, k, keep, scaling, softcap=None):
@@ -20,9 +20,7 @@ def reference(q, k, keep, scaling, softcap=None):
 
 
 @pytest.mark.parametrize("kv", [1, 2, 4])
-@pytest.mark.parametrize(
-    "mask", ["none", "padding", "bool", "additive", "cached", "window", "free", "softcap"]
-)
+@pytest.mark.parametrize("mask", ["none", "padding", "bool", "additive", "cached", "window", "free", "softcap"])
 def test_attention_rows_against_a_loop(kv, mask):
     torch.manual_seed(0)
     past = 5 if mask == "cached" else 0

@@ -10,12 +10,12 @@ import pytest
 import tiny
 
 from biaslab import cost
-from biaslab.bench import bench
-from biaslab.bench_table import bench_latex, verdict
+from biaslab.datasets.calibration import Calibration
 from biaslab.errors import InputError
-from biaslab.fitting import Calibration
+from biaslab.evaluation.stopwatch import rounds
 from biaslab.pruning import Method, Random, budget
-from biaslab.timing import rounds
+from biaslab.workflows.bench import bench
+from biaslab.workflows.bench_table import bench_latex, verdict
 
 LAYER, KEEP = 2, 0.5
 PICTURES = Calibration("noise", tiny.images(2), tiny.texts(2), ["a", "b"])
@@ -112,7 +112,7 @@ def test_words():
 def test_memory_is_measured_or_said_not_to_be(monkeypatch):
     extra = _bench(memory=True).table["extra_mb"]
     assert ((extra > 0) | extra.isna()).all()
-    monkeypatch.setattr(sys.modules["biaslab.bench"], "extra_peak", lambda task, warm: None)
+    monkeypatch.setattr(sys.modules["biaslab.workflows.bench"], "extra_peak", lambda task, warm: None)
     found = _bench(memory=True)
     assert found.records()[0]["extra_mb"] is None
     assert "not measured" in bench_latex(found.table, found.settings)

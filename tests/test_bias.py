@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from biaslab.bias import DIAGNOSTICS, diagnose
-from biaslab.bias.dependence import dependence
-from biaslab.bias.mass import mass, part_of
-from biaslab.bias.registry import layers_of
-from biaslab.bias.reliability import components, reliability
-from biaslab.bias.stacks import log_stacks
-from biaslab.bias.tile_order import tile_order
 from biaslab.cli import main
+from biaslab.core.layout import TokenLayout
+from biaslab.diagnostics import DIAGNOSTICS, diagnose
+from biaslab.diagnostics.dependence import dependence
+from biaslab.diagnostics.mass import mass, part_of
+from biaslab.diagnostics.registry import layers_of
+from biaslab.diagnostics.reliability import components, reliability
+from biaslab.diagnostics.stacks import log_stacks
+from biaslab.diagnostics.tile_order import tile_order
 from biaslab.errors import InputError
-from biaslab.jackknife import jackknife_interval
-from biaslab.layout import TokenLayout
-from biaslab.maps import AttentionMaps, ImageRecord, StreamedMaps
-from biaslab.mapstore import StoredMaps
+from biaslab.maps.base import ImageRecord
+from biaslab.maps.stored import StoredMaps
+from biaslab.maps.streamed import StreamedMaps
+from biaslab.stats.jackknife import jackknife_interval
 
 ONE = TokenLayout.raster(8, 8, (64, 64), "internvl")
 TILED = TokenLayout.tiled(1, 3, (4, 4), (96, 32), "internvl", thumbnail=True)
@@ -263,7 +264,7 @@ def test_every_diagnostic_has_a_row_per_layer_and_head_and_says_why_it_cannot_ru
 def test_heads_read_in_blocks_are_the_same(tmp_path, monkeypatch):
     maps = planted(tmp_path, [(ONE, 5)], heads=3)
     whole = {h: s[ONE.key][1] for h, s in log_stacks(maps, 2)}
-    monkeypatch.setattr("biaslab.bias.stacks._BLOCK_VALUES", 5 * 64 * 2)
+    monkeypatch.setattr("biaslab.diagnostics.stacks._BLOCK_VALUES", 5 * 64 * 2)
     parts = {h: s[ONE.key][1] for h, s in log_stacks(maps, 2)}
     assert list(parts) == ["0", "1", "2"] and all(np.array_equal(whole[h], parts[h]) for h in whole)
 
@@ -281,7 +282,7 @@ def test_inspect_runs_all_on_a_folder_of_maps(tmp_path, capsys):
     assert "Layer 2: " in record["card"] and str(out / "card.md") in record["files"]
     for name in (*DIAGNOSTICS, "summary"):
         assert (out / "tables" / f"{name}.csv").stat().st_size
-    assert isinstance(AttentionMaps.open(tmp_path / "maps"), StoredMaps)
+    assert isinstance(StoredMaps(tmp_path / "maps"), StoredMaps)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 import biaslab as bl
-from biaslab.bias import KINDS, control_table, removal_report
-from biaslab.bias.removal import PLACES, place_of
-from biaslab.bias.transforms import Cells, Changed, mirrored, other_weights, shuffled, swap_sides, translated
+from biaslab.datasets.calibration import Calibration, calibration
+from biaslab.diagnostics import KINDS, control_table, removal_report
+from biaslab.diagnostics.ranking import score_ranking
+from biaslab.diagnostics.removal import PLACES, place_of
+from biaslab.diagnostics.transforms import Cells, Changed, mirrored, other_weights, shuffled, swap_sides, translated
 from biaslab.errors import InputError, ProfileMismatchError
-from biaslab.fitting import Calibration, calibration
-from biaslab.grounding import score_ranking
 
 CELLS = (4, 4)
 

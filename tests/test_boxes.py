@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biaslab.boxes import Box, BoxSpace, box_iou, find_box
+from biaslab.core.boxes import Box, BoxSpace, box_iou, find_box
 from biaslab.errors import InputError
 
 corner = st.integers(0, 12)

@@ -6,9 +6,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from biaslab.calibration import blank, images_from, noise
+from biaslab.core.images import content_hash
+from biaslab.datasets.pictures import blank, images_from, noise
 from biaslab.errors import InputError
-from biaslab.images import content_hash
 
 
 def save(folder, n):

@@ -11,8 +11,8 @@ import tiny
 import torch
 from eager import assert_rows_equal, eager, eager_attention
 
-from biaslab.attention import watch
-from biaslab.capture import capture, no_rope
+from biaslab.attention.capture import capture, no_rope
+from biaslab.attention.hook import watch
 from biaslab.errors import InputError, UnsupportedError
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -56,9 +56,7 @@ def test_generate_records_the_prefill(family):
     attention = eager_attention(vlm, enc)
     end = torch.full((3, 1), enc.last)
     for layer in (0, 2):
-        assert_rows_equal(
-            rows[layer], attention[layer], end, torch.ones_like(end), enc.visual, enc.visual_mask
-        )
+        assert_rows_equal(rows[layer], attention[layer], end, torch.ones_like(end), enc.visual, enc.visual_mask)
 
 
 @each_family
@@ -286,7 +284,7 @@ def test_nested_captures_in_any_order_of_closing():
 
 
 def test_everything_is_undone_after_an_exception():
-    from biaslab import attention
+    from biaslab.attention import hook as attention
 
     vlm = tiny.vlm("llava")
     enc = tiny.encoded(vlm, 1)
@@ -331,7 +329,7 @@ def test_watch_sees_prefill_and_decode_in_listed_layers_only():
 
 
 def test_importing_registers_nothing():
-    code = "import biaslab.capture, sys; print('transformers' in sys.modules)"
+    code = "import biaslab.attention.capture, sys; print('transformers' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False", "the wrapper cannot have been registered"
 
@@ -372,6 +370,6 @@ def test_refuses_other_attention_functions():
 
 def test_the_package_face_is_the_function():
     import biaslab as bl
-    import biaslab.collect
+    import biaslab.maps.collect
 
     assert callable(bl.capture) and callable(bl.collect)

@@ -9,9 +9,10 @@ import tiny
 import torch
 from eager import assert_rows_equal, eager
 
-from biaslab.capture import PrunedSequence, capture
+from biaslab.attention.capture import capture
 from biaslab.errors import UnsupportedError
-from biaslab.pruning.engine import prune
+from biaslab.models.encoded import PrunedSequence
+from biaslab.pruning.engine.prune import prune
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 

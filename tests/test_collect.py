@@ -13,12 +13,13 @@ import tiny
 import torch
 from PIL import Image
 
-from biaslab.calibration import images_from
-from biaslab.capture import capture, no_rope
-from biaslab.collect import PROMPT, collect
+from biaslab.attention.capture import capture, no_rope
+from biaslab.core.images import content_hash
+from biaslab.datasets.calibration import PROMPT
+from biaslab.datasets.pictures import images_from
 from biaslab.errors import InputError, RunFolderError
-from biaslab.images import content_hash
-from biaslab.maps import AttentionMaps
+from biaslab.maps.collect import collect
+from biaslab.maps.stored import StoredMaps
 
 NAMES = ("mean", "var", "log_mean", "log_var")
 
@@ -83,8 +84,7 @@ def test_only_the_wanted_layers_run():
     vlm, images = tiny.vlm("internvl"), tiny.images(2)
     ran = []
     handles = [
-        layer.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
-        for i, layer in enumerate(vlm.decoder.layers)
+        layer.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, layer in enumerate(vlm.decoder.layers)
     ]
     try:
         collect(vlm, images, [0, 1], progress=False)
@@ -146,9 +146,7 @@ def test_names_of_images(tmp_path):
     folder = save(tmp_path / "p", 1)
 
     def ids(images, **kw):
-        maps = collect(
-            vlm, images, [0], out=tmp_path / str(len(list(tmp_path.iterdir()))), progress=False, **kw
-        )
+        maps = collect(vlm, images, [0], out=tmp_path / str(len(list(tmp_path.iterdir()))), progress=False, **kw)
         return [maps.record(i).id for i in range(maps.n)]
 
     path = folder / "0.png"
@@ -215,12 +213,12 @@ def test_resumes_after_a_kill_at_any_byte(finished, tmp_path, seed):
     rng = np.random.default_rng(seed)
     kept = int(rng.integers(0, len(whole["images.jsonl"]) + 1))
     complete = whole["images.jsonl"][:kept].count(b"\n")
-    reference = AttentionMaps.open(finished)
+    reference = StoredMaps(finished)
     least = 4 * sum(reference.record(i).layout.n for i in range(complete))
     (folder / "images.jsonl").write_bytes(whole["images.jsonl"][:kept])
     for name in ("layer-000.f32", "layer-002.f32"):
         (folder / name).write_bytes(whole[name][: int(rng.integers(least, len(whole[name]) + 1))])
-    assert AttentionMaps.open(folder).n == complete
+    assert StoredMaps(folder).n == complete
     run(folder)
     assert contents(folder) == whole
 
@@ -230,7 +228,7 @@ def test_values_lost_behind_the_index_are_computed_again(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "maps")
     path = folder / "layer-002.f32"
     path.write_bytes(path.read_bytes()[:100])
-    partial = AttentionMaps.open(folder)
+    partial = StoredMaps(folder)
     assert partial.n < 5
     run(folder)
     assert contents(folder) == contents(finished)
@@ -249,7 +247,7 @@ def test_interrupted_while_running(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(vlm, "forward", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         run(folder)
-    assert AttentionMaps.open(folder).n == 2
+    assert StoredMaps(folder).n == 2
     run(folder)
     assert contents(folder) == contents(finished)
     assert len(calls) == 6, "three before the interruption, three after: nothing is done twice"
@@ -291,17 +289,17 @@ def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(RunFolderError, match="holds other files"):
         run(tmp_path)
     with pytest.raises(RunFolderError, match="no attention maps in"):
-        AttentionMaps.open(tmp_path)
+        StoredMaps(tmp_path)
     (tmp_path / "maps.json").write_text('{"format": 99}')
     with pytest.raises(RunFolderError, match="another version"):
-        AttentionMaps.open(tmp_path)
+        StoredMaps(tmp_path)
     (tmp_path / "maps.json").write_text("{")
     with pytest.raises(RunFolderError, match="cannot be read"):
-        AttentionMaps.open(tmp_path)
+        StoredMaps(tmp_path)
     for foreign, words in (("[1]", "not of attention maps"), ('{"format": 1, "folds": 5}', "does not say layers")):
         (tmp_path / "maps.json").write_text(foreign)
         with pytest.raises(RunFolderError, match=words):
-            AttentionMaps.open(tmp_path)
+            StoredMaps(tmp_path)
 
 
 def test_a_picture_the_processor_refuses_is_skipped_alone():
@@ -315,7 +313,7 @@ def test_a_picture_the_processor_refuses_is_skipped_alone():
 
 
 def test_attention_that_is_not_finite_costs_its_image_only():
-    from biaslab.scores import attention
+    from biaslab.attention.scores import attention
 
     calls = []
 
@@ -334,7 +332,7 @@ def test_attention_that_is_not_finite_costs_its_image_only():
 def test_two_writers_exclude_each_other(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "maps")
     with (
-        AttentionMaps.open(folder).writing(),
+        StoredMaps(folder).writing(),
         pytest.raises(RunFolderError, match="another process is writing"),
     ):
         run(folder, n=8)

@@ -12,7 +12,7 @@ import torch
 from eager import eager_attention
 from pruned import dropped_positions, method_for, oracle, refused, run, words_only
 
-from biaslab.capture import capture
+from biaslab.attention.capture import capture
 from biaslab.models import families
 from biaslab.pruning import budget, prune
 

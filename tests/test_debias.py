@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from biaslab.attention.debiasing import head_weights, lognormal, normalised, sinks
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
 from biaslab.profiles import DEBIAS, debias
-from biaslab.profiles.debias import head_weights, lognormal, normalised, sinks
 from biaslab.pruning import D2Pruner, FastV, Relative, TokenContext
 
 

@@ -1,8 +1,8 @@
 from test_training import RECIPE, SMALL
 
-from biaslab import demo
-from biaslab.grounding.datasets.scenes import ScenesDataset
-from biaslab.make_grounder import make_grounder
+from biaslab.datasets.scenes import ScenesDataset
+from biaslab.workflows import demo
+from biaslab.workflows.train_grounder import make_grounder
 
 
 def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path):

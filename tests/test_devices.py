@@ -8,9 +8,9 @@ import torch
 from devices import DeviceMix, checked, spread
 from pruned import method_for, run
 
-from biaslab.capture import capture
+from biaslab.attention.capture import capture
+from biaslab.attention.scores import SCORES
 from biaslab.pruning import prune
-from biaslab.scores import SCORES
 
 FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
 

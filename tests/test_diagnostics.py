@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
-from biaslab.maps import ImageRecord, StreamedMaps, centred_log, fold_of
+from biaslab.maps.base import ImageRecord, fold_of
+from biaslab.maps.moments import centred_log
+from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import TileProfile, variance_explained, variance_table
 
 ONE = TokenLayout.raster(3, 3, (64, 64), "internvl")
@@ -52,9 +54,7 @@ def test_share_and_interval_equal_brute_force_over_images():
     out = np.array([[brute(rows, 1, h, 5, left_out=g) for h in range(2)] for g in range(5)]).sum(1)
     shares = 1 - out[:, 1] / out[:, 0]
     half = stats.t.ppf(0.975, 4) * np.sqrt(4 / 5 * ((shares - shares.mean()) ** 2).sum())
-    assert got.hi - got.r2 == pytest.approx(half, rel=1e-5) and got.r2 - got.lo == pytest.approx(
-        half, rel=1e-5
-    )
+    assert got.hi - got.r2 == pytest.approx(half, rel=1e-5) and got.r2 - got.lo == pytest.approx(half, rel=1e-5)
     assert got.n == 34 and got.folds == 5 and got.layer == 4
 
 
@@ -105,9 +105,7 @@ def test_planted_share_is_found_and_no_bias_is_not_invented():
 
 def test_tile_estimator_predicts_unseen_tilings_and_cannot_see_tile_order():
     one_tile, _ = make_maps([(ONE, 50)], 1.0)
-    assert variance_explained(one_tile, "tile").r2 == pytest.approx(
-        variance_explained(one_tile, "mean").r2, rel=1e-9
-    )
+    assert variance_explained(one_tile, "tile").r2 == pytest.approx(variance_explained(one_tile, "mean").r2, rel=1e-9)
     maps, _ = make_maps([(TILED, 60)], 1.0)  # every tile has its own random map
     assert variance_explained(maps, TileProfile()).r2 < variance_explained(maps, "mean").r2 - 0.1
     # one layout in one fold only: the mean estimator cannot predict it, the tile estimator can
@@ -125,9 +123,7 @@ def test_table_has_a_line_per_layer_and_head():
     one = variance_explained(maps, layer=5)
     assert table.iloc[6]["population_hi"] == one.per_head_population_hi[1]
     assert list(table["layer"]) == [2] * 4 + [5] * 4 and list(table["head"][:4]) == ["all", "0", "1", "2"]
-    assert (
-        (table["lo"] < table["r2"]).all() and (table["r2"] < table["hi"]).all() and (table["hi"] <= 1).all()
-    )
+    assert (table["lo"] < table["r2"]).all() and (table["r2"] < table["hi"]).all() and (table["hi"] <= 1).all()
     assert len(variance_table(maps, layers=[5])) == 1
 
 

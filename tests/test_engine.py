@@ -9,9 +9,9 @@ import tiny
 import torch
 from pruned import STEPS, dropped_positions, generate, method_for, oracle, refused, run, words_only
 
-from biaslab.capture import capture
+from biaslab.attention.capture import capture
 from biaslab.pruning import METHODS, DivPrune, FastV, Random, Uniform, budget, prune
-from biaslab.pruning.prompt import sample_seed
+from biaslab.pruning.engine.prompt import sample_seed
 
 FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
 

@@ -6,9 +6,11 @@ import torch
 from sklearn.base import clone
 
 from biaslab import profiles
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
-from biaslab.layout import TokenLayout
-from biaslab.maps import ImageRecord, StreamedMaps, centred_log
+from biaslab.maps.base import ImageRecord
+from biaslab.maps.moments import centred_log
+from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import (
     ESTIMATORS,
     ExponentialProfile,
@@ -17,8 +19,8 @@ from biaslab.profiles import (
     SmoothProfile,
     variance_explained,
 )
-from biaslab.profiles.base import logs, merged, parts_of
-from biaslab.profiles.trend import Trend, choose_trend
+from biaslab.profiles.estimators.trend import Trend, choose_trend
+from biaslab.profiles.parts import logs, merged, parts_of
 
 ONE = TokenLayout.raster(4, 4, (64, 64), "internvl")
 ROTARY = {"inv_freq": [1.0, 0.1, 0.01, 0.001], "axes": None, "head_dim": 8, "scaling": 0.35, "attention_scaling": 1.0}

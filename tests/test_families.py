@@ -18,12 +18,14 @@ from meter import brightest, light_meter, lit, seen, whole_pixels
 from PIL import Image
 
 from biaslab import cost
-from biaslab.boxes import Box
+from biaslab.core.boxes import Box
 from biaslab.errors import InputError
-from biaslab.models import families, load, standin, wrap
-from biaslab.models.blueprint import Shape, build, rope_sections, text_config
+from biaslab.models import families, load, wrap
+from biaslab.models.adapters.llava_next import fitted
+from biaslab.models.blueprint import Shape, rope_sections, text_config
 from biaslab.models.encoded import Encoded
-from biaslab.models.llava_next import fitted
+from biaslab.models.offline import stand_in_tokenizer as standin
+from biaslab.models.offline.random_init import build
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 each_shape = pytest.mark.parametrize(
@@ -95,8 +97,10 @@ def test_extreme_shapes(family, size):
 @cache
 def narrow(family, alias):
     """The published picture geometry around a vision tower of width 8."""
-    shape = families()[family].shapes[alias].small(
-        heads=2, kv_heads=2, vision_hidden=8, vision_heads=1, vision_layers=2, vision_ffn=8
+    shape = (
+        families()[family]
+        .shapes[alias]
+        .small(heads=2, kv_heads=2, vision_hidden=8, vision_heads=1, vision_layers=2, vision_ffn=8)
     )
     model, processor = build(families()[family], shape)
     return wrap(model, processor, name=alias), light_meter(model)
@@ -194,7 +198,7 @@ def test_placeholders_are_counted_right(family, width, height):
 @pytest.mark.parametrize("size", [(640, 480), (427, 640), (1600, 200), (213, 1600), (1333, 1000)], ids=str)
 def test_published_processors_are_counted_right(family, size):
     adapter = families()[family]
-    tokenizer = standin.tokenizer(adapter)
+    tokenizer = standin.tokenizer(adapter.special_tokens)
     processor = adapter.make_processor(next(iter(adapter.shapes.values())), tokenizer)
     inputs, layouts, resized = adapter.encode(processor, [[Image.new("RGB", size)]], ["Where?"], {})
     Encoded.from_inputs(inputs, layouts, resized, processor.image_token_id)
@@ -284,7 +288,9 @@ PUBLISHED = {
 def test_published_sizes_add_up(family, alias):
     adapter = families()[family]
     assert alias in adapter.aliases
-    found = cost.parameters(adapter.config(adapter.shapes[alias], standin.tokenizer(adapter))).total / 1e9
+    found = (
+        cost.parameters(adapter.config(adapter.shapes[alias], standin.tokenizer(adapter.special_tokens))).total / 1e9
+    )
     if alias in PUBLISHED:
         assert found == pytest.approx(PUBLISHED[alias], abs=0.051)
     size = alias.replace("-mpo", "").rpartition("-")[2]
@@ -300,7 +306,7 @@ def test_small_keeps_heads_and_pictures(family):
     same = ("heads", "kv_heads", "tile", "patch", "merge", "max_tiles", "vision_heads", "min_pixels", "longest_edge")
     assert all(getattr(small, name) == getattr(full, name) for name in same)
     assert (small.layers, small.hidden) == (3, 8 * full.heads)
-    tokenizer = standin.tokenizer(adapter)
+    tokenizer = standin.tokenizer(adapter.special_tokens)
     text = adapter.config(small, tokenizer).text_config
     assert (text.num_attention_heads, text.num_key_value_heads) == (full.heads, full.kv_heads)
     assert text.vocab_size == len(tokenizer)
@@ -326,12 +332,12 @@ def test_build(family):
 @each_family
 def test_stand_in_tokenizers(family):
     adapter = families()[family]
-    tokenizer = standin.tokenizer(adapter)
+    tokenizer = standin.tokenizer(adapter.special_tokens)
     for token in adapter.special_tokens.tokens:
         assert tokenizer.tokenize(f"a{token}b") == ["a", token, "b"]
     text = "Wo ist die Katze? [[12, 345, 678, 9]]"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    assert tokenizer is not standin.tokenizer(adapter), "processors change theirs"
+    assert tokenizer is not standin.tokenizer(adapter.special_tokens), "processors change theirs"
 
 
 def test_shapes_say_what_is_wrong():
@@ -342,14 +348,14 @@ def test_shapes_say_what_is_wrong():
         rope_sections(replace(shape, hidden=24), (16, 24, 24))
     assert rope_sections(shape, (16, 24, 24)) == [16, 24, 24]
     assert sum(rope_sections(shape.small(), (24, 20, 20))) == 4
-    tokenizer = standin.tokenizer(families()["llava"])
+    tokenizer = standin.tokenizer(families()["llava"].special_tokens)
     with pytest.raises(InputError, match="'qwen2' decoder"):
         text_config(Shape("qwen2", 8, 1, 1, 1, 8, 8, 1, 1, 8, patch=14), tokenizer, ("llama",))
 
 
 def test_deepstack_leaves_layers_to_prune():
     adapter = families()["qwen3_vl"]
-    tokenizer, full = standin.tokenizer(adapter), adapter.shapes["qwen3-vl-4b"]
+    tokenizer, full = standin.tokenizer(adapter.special_tokens), adapter.shapes["qwen3-vl-4b"]
     taps = lambda shape: adapter.config(shape, tokenizer).vision_config.deepstack_visual_indexes  # noqa: E731
     assert taps(full) == [5, 11, 17]
     assert taps(full.small(layers=4)) == [2] and len(taps(full.small(layers=12))) == 3
@@ -380,7 +386,7 @@ def test_smolvlm2_folders_load_without_its_video_half(tmp_path):
 
 
 def test_onevision_knows_its_neighbours():
-    from biaslab.models.llava_onevision import _images_beside
+    from biaslab.models.adapters.llava_onevision import _images_beside
 
     inputs = {"batch_num_images": torch.tensor([2, 1, 3])}
     assert [_images_beside(inputs, i) for i in range(6)] == [2, 2, 1, 3, 3, 3]

@@ -13,12 +13,13 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from biaslab import figures
-from biaslab.boxes import Box
+from biaslab.core.boxes import Box
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
 from biaslab.figures.display import paint, ratio_ticks
 from biaslab.figures.style import VENUES, figure_width, style
-from biaslab.layout import TokenLayout
-from biaslab.maps import ImageRecord, StreamedMaps
+from biaslab.maps.base import ImageRecord
+from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import MeanProfile, TileProfile, debias, variance_table
 
 mpl.use("Agg")
@@ -113,12 +114,8 @@ def displays(maps, profile):
     return {
         "profile": figures.ProfileDisplay.from_profile(profile, 1, layout=ONE),
         "tiled": figures.ProfileDisplay.from_profile(profile, 5, layout=TILED),
-        "attention": figures.AttentionDisplay.from_attention(
-            picture(), ONE, attention, profile, 1, TARGET, "the cat"
-        ),
-        "kept": figures.KeptTokensDisplay.from_selections(
-            picture(), ONE, selections, TARGET, {"fastv": TARGET}
-        ),
+        "attention": figures.AttentionDisplay.from_attention(picture(), ONE, attention, profile, 1, TARGET, "the cat"),
+        "kept": figures.KeptTokensDisplay.from_selections(picture(), ONE, selections, TARGET, {"fastv": TARGET}),
         "accuracy": figures.AccuracyDisplay.from_results(results),
         "variance": figures.VarianceDisplay.from_table(table),
         "auroc": figures.AurocDisplay.from_table(auroc),
@@ -134,9 +131,7 @@ def test_every_display_saves_pdf_png_and_csv(name, maps, profile, tmp_path):
     files = figures.save(display, tmp_path / "deep" / "fig.v1.pdf", close=True)
     assert [f.name for f in files] == ["fig.v1.pdf", "fig.v1.png", "fig.v1.csv"]
     pdf = files[0].read_bytes()
-    assert (
-        pdf.startswith(b"%PDF") and b"/Type3" not in pdf and b"CIDFontType2" in pdf
-    )  # TrueType fonts, embedded
+    assert pdf.startswith(b"%PDF") and b"/Type3" not in pdf and b"CIDFontType2" in pdf  # TrueType fonts, embedded
     drawn = np.asarray(Image.open(files[1]).convert("L"))
     assert drawn.std() > 5
     assert drawn.shape[1] == pytest.approx(300 * display.figure_.get_figwidth(), abs=6)
@@ -170,9 +165,7 @@ def test_figures_fit_the_columns_of_the_venue(venue, maps, profile):
 
 def test_own_settings_survive_inside_the_style():
     with style("icml", **{"font.size": 11}):
-        display = figures.AurocDisplay.from_table(
-            pd.DataFrame({"layer": [0], "score": ["raw"], "auroc": [0.5]})
-        ).plot()
+        display = figures.AurocDisplay.from_table(pd.DataFrame({"layer": [0], "score": ["raw"], "auroc": [0.5]})).plot()
         assert mpl.rcParams["font.size"] == 11 and mpl.rcParams["pdf.fonttype"] == 42
     assert display.figure_.get_figwidth() == 3.25
 
@@ -191,10 +184,7 @@ def test_profile_display_shows_the_profile_relative_to_an_even_share(profile):
         "layer 5",
         "layer 5, thumbnail",
     ]
-    assert (
-        "tiny-1B" in display.figure_._suptitle.get_text()
-        and "n = 9 images" in display.figure_._suptitle.get_text()
-    )
+    assert "tiny-1B" in display.figure_._suptitle.get_text() and "n = 9 images" in display.figure_._suptitle.get_text()
     image = display.ax_[0].images[0].get_array()
     assert image.shape == (4, 8)  # tiles lie side by side
     token = 16 + 4 * 2 + 1  # tile 1, row 2, column 1
@@ -262,9 +252,7 @@ def test_kept_display_marks_what_each_method_kept():
 
 
 def test_thumbnail_tokens_do_not_lift_the_fading():
-    display = figures.KeptTokensDisplay.from_selections(
-        picture((128, 64)), TILED, {"m": np.arange(32, 48)}
-    ).plot()
+    display = figures.KeptTokensDisplay.from_selections(picture((128, 64)), TILED, {"m": np.arange(32, 48)}).plot()
     assert display.ax_.images[0].get_array().min() >= 0.78
     assert [t.get_text() for t in display.figure_.legends[0].get_texts()] == ["thumbnail token"]
 
@@ -332,9 +320,7 @@ def test_variants_of_one_method_stay_apart():
     frame = results_frame(methods=("d2pruner", "d2pruner"))
     labels = set(figures.AccuracyDisplay.from_results(frame).data["label"])
     assert labels == {"none", "d2pruner #hash0", "d2pruner #hash1"}
-    named = figures.AccuracyDisplay.from_results(
-        frame, labels={"hash1": "D2Pruner, blocking", "d2pruner": "D2Pruner"}
-    )
+    named = figures.AccuracyDisplay.from_results(frame, labels={"hash1": "D2Pruner, blocking", "d2pruner": "D2Pruner"})
     assert set(named.data["label"]) == {"none", "D2Pruner #hash0", "D2Pruner, blocking"}
 
 
@@ -357,9 +343,7 @@ def test_latex_table_is_booktabs_with_intervals_and_the_best_in_bold(tmp_path):
     bold = [line for line in text.splitlines() if "textbf" in line]
     assert len(bold) == 2 and all("random" in line and line.count("textbf") == 2 for line in bold)
     table = pd.read_csv(csv)
-    assert {"label", "layer", "keep", "n", "errors", "unparsed", "value", "lo", "hi"} <= set(table) and len(
-        table
-    ) == 9
+    assert {"label", "layer", "keep", "n", "errors", "unparsed", "value", "lo", "hi"} <= set(table) and len(table) == 9
 
 
 def test_variance_and_auroc_displays_draw_their_tables(maps):
@@ -416,8 +400,6 @@ def test_save_refuses_what_is_no_display_and_unwritable_places(tmp_path):
 
 
 def test_figures_import_no_model_library():
-    code = (
-        "import sys, biaslab.figures; print(sorted({'transformers', 'torch', 'sklearn'} & set(sys.modules)))"
-    )
+    code = "import sys, biaslab.figures; print(sorted({'transformers', 'torch', 'sklearn'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -3,10 +3,11 @@ import warnings
 import numpy as np
 import pytest
 
+from biaslab.core.images import load_image
+from biaslab.datasets.calibration import calibration
 from biaslab.errors import InputError
-from biaslab.fitting import calibration, fit_bias
-from biaslab.images import load_image
 from biaslab.scenes import KINDS, scene
+from biaslab.workflows.fit_bias import fit_bias
 
 
 def test_scenes_ask_grounding_questions_whose_kinds_take_turns(grounder):

@@ -13,11 +13,11 @@ from pruned import method_for, run
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from biaslab.attention import attention_rows
-from biaslab.capture import capture
+from biaslab.attention.capture import capture
+from biaslab.attention.hook import attention_rows
+from biaslab.attention.scores import SCORES
 from biaslab.errors import UnsupportedError
 from biaslab.pruning import prune
-from biaslab.scores import SCORES
 
 NAME = "flash_attention_2"
 FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from biaslab.layout import TokenLayout
-from biaslab.pruning.graph import HybridGraph, SpatialPlane
+from biaslab.core.layout import TokenLayout
+from biaslab.pruning.algorithms.graph import HybridGraph, SpatialPlane
 
 RASTER = TokenLayout.raster(5, 7, (640, 300), "toy")
 TILED = TokenLayout.tiled(2, 3, (4, 4), (900, 500), "toy", thumbnail=True)
@@ -92,7 +92,7 @@ def test_one_token_has_no_distance():
 
 @pytest.mark.parametrize("block", [3, 8, 512])
 def test_edges_are_counted_without_all_pairs(monkeypatch, block):
-    monkeypatch.setattr("biaslab.pruning.graph._BLOCK", block)
+    monkeypatch.setattr("biaslab.pruning.algorithms.graph._BLOCK", block)
     graph = HybridGraph(features(TILED.n), SpatialPlane.of(TILED), theta=0.5)
     nodes = torch.randperm(TILED.n, generator=torch.Generator().manual_seed(3))[:61]
     dense = graph.edges(nodes, nodes)

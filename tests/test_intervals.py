@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
-from biaslab.maps import centred_log
+from biaslab.maps.moments import centred_log
+from biaslab.maps.simulate import simulate
 from biaslab.profiles import make, map_interval
-from biaslab.simulate import simulate
 
 ONE = TokenLayout.raster(6, 6, (64, 64), "x")
 OTHER = TokenLayout.raster(5, 7, (64, 64), "x")

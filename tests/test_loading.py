@@ -13,7 +13,7 @@ import torch
 
 from biaslab.errors import InputError, ModelError, UnsupportedError
 from biaslab.models import aliases, load, resolve, wrap
-from biaslab.models.files import missing_files
+from biaslab.models.checkpoints.files import missing_files
 from biaslab.models.loading import _dtype
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -76,7 +76,7 @@ def test_a_missing_hub_model_is_one_line_with_the_command(monkeypatch):
 def test_a_download_brings_all_that_an_original_checkpoint_needs():
     from fnmatch import fnmatch
 
-    from biaslab.models.files import PATTERNS
+    from biaslab.models.checkpoints.files import PATTERNS
 
     needed = ["config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.model",
               "vocab.json", "model-00001-of-00004.safetensors", "merges.txt", "tokenizer_config.json",

@@ -8,8 +8,8 @@ import tiny
 from PIL import Image
 from test_cli import run as command
 
-from biaslab.collect import collect
 from biaslab.errors import InputError, RunFolderError
+from biaslab.maps.collect import collect
 from biaslab.models.vlm import VLM
 from biaslab.scenes import scene
 
@@ -67,7 +67,7 @@ def test_interrupted_anywhere_it_ends_at_the_same_moments(at, tmp_path, monkeypa
 def test_interrupted_between_moments_and_count_nothing_counts_twice(tmp_path, monkeypatch):
     vlm, file = tiny.vlm("internvl"), tmp_path / "a.partial"
     whole = collected(vlm)
-    from biaslab.maps import AttentionMaps
+    from biaslab.maps.base import AttentionMaps
 
     count, calls = AttentionMaps._count, []
 
@@ -99,7 +99,7 @@ def test_files_of_other_collections_and_damaged_ones_are_refused(tmp_path):
 
 
 def test_states_are_written_now_and_then(tmp_path, monkeypatch):
-    from biaslab import mapcheckpoint
+    from biaslab.maps import checkpointed as mapcheckpoint
 
     monkeypatch.setattr(mapcheckpoint, "_EVERY", 0.0)
     monkeypatch.setattr(mapcheckpoint, "_SHARE", 0)

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
-from biaslab.layout import TokenLayout
-from biaslab.maps import TINY, AttentionMaps, ImageRecord, Moments, StreamedMaps, fold_of
-from biaslab.mapstore import StoredMaps
+from biaslab.maps.base import ImageRecord, fold_of
+from biaslab.maps.moments import TINY, Moments
+from biaslab.maps.stored import StoredMaps
+from biaslab.maps.streamed import StreamedMaps
 
 SETTINGS = {"layers": [1, 3], "folds": 3, "heads": None, "model": "m"}
 NAMES = ("mean", "var", "log_mean", "log_var")
@@ -56,9 +58,7 @@ def test_merging_does_not_cancel():
 
 def filled(kind, tmp_path, n=40):
     """Maps of random attention in two layouts, stored or streamed, and the arrays that went in."""
-    maps = (
-        StreamedMaps(dict(SETTINGS)) if kind == "streamed" else StoredMaps.create(tmp_path / "maps", SETTINGS)
-    )
+    maps = StreamedMaps(dict(SETTINGS)) if kind == "streamed" else StoredMaps.create(tmp_path / "maps", SETTINGS)
     layouts = [TokenLayout.raster(2, 3, (30, 20), "x"), TokenLayout.raster(1, 4, (40, 9), "x")]
     rng = np.random.default_rng(0)
     put = []
@@ -92,9 +92,7 @@ def test_moments_by_layout_and_fold(kind, tmp_path):
             assert_moments(maps.moments(layer, key), chosen(lambda f: True))
             for fold in range(3):
                 assert_moments(maps.moments(layer, key, fold=fold), chosen(lambda f, fold=fold: f == fold))
-                assert_moments(
-                    maps.moments(layer, key, exclude_fold=fold), chosen(lambda f, fold=fold: f != fold)
-                )
+                assert_moments(maps.moments(layer, key, exclude_fold=fold), chosen(lambda f, fold=fold: f != fold))
             nothing = maps.moments(layer, key, fold=1, exclude_fold=1)
             assert nothing.n == 0 and nothing.mean.shape == (5, maps.layouts[key].n)
 
@@ -112,7 +110,7 @@ def test_bad_questions_to_maps(kind, tmp_path):
 
 def test_stored_images_read_back(tmp_path):
     _, put = filled("stored", tmp_path)
-    maps = AttentionMaps.open(tmp_path / "maps")
+    maps = StoredMaps(tmp_path / "maps")
     for i in (0, 7, -1):
         record, values = put[i]
         for at, layer in enumerate(maps.layers):
@@ -133,7 +131,7 @@ def test_provenance_names_the_set_not_its_order(tmp_path):
     for record, values in reversed(put):
         other.add(record, values)
     assert maps.provenance == other.provenance == stored.provenance
-    assert AttentionMaps.open(tmp_path / "maps").provenance == maps.provenance
+    assert StoredMaps(tmp_path / "maps").provenance == maps.provenance
     assert maps.provenance["n"] == 6 and maps.provenance["model"] == "m"
     other.add(put[0][0], put[0][1])
     assert other.provenance["calibration"] != maps.provenance["calibration"]

@@ -10,22 +10,11 @@ import pytest
 import torch
 from methods import ALL, LAYOUTS, RASTER, TILED, MapProfile, build, context, layout_of
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
-from biaslab.layout import TokenLayout
-from biaslab.pruning import (
-    METHODS,
-    D2Pruner,
-    DivPrune,
-    FastV,
-    Random,
-    Relative,
-    TokenContext,
-    budget,
-    make,
-    parse,
-)
+from biaslab.pruning import METHODS, D2Pruner, DivPrune, FastV, Random, Relative, TokenContext, budget, make, parse
 from biaslab.pruning.base import descending
-from biaslab.pruning.uniform import apportion
+from biaslab.pruning.methods.uniform import apportion
 
 
 # -- every method --------------------------------------------------------------------------------------------
@@ -235,7 +224,7 @@ def slow_divprune(features, n):
 
 
 def test_divprune_equals_the_slow_max_min(monkeypatch):
-    monkeypatch.setattr("biaslab.pruning.divprune._BLOCK", 20)
+    monkeypatch.setattr("biaslab.pruning.methods.divprune._BLOCK", 20)
     layout = TokenLayout.raster(6, 9, (90, 60), "toy")
     ctx = context(layout, 17)
     got = DivPrune(keep=17).select(ctx).indices

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from biaslab.boxes import Box
+from biaslab.core.boxes import Box
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.grounding import metrics
-from biaslab.layout import TokenLayout
+from biaslab.evaluation import metrics
 
 
 def pair_auroc(scores, positive):

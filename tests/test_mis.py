@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from biaslab.pruning.algorithms.mis import greedy_mis
 from biaslab.pruning.base import descending
-from biaslab.pruning.mis import greedy_mis
 
 
 def obvious(order, adjacent, limit=None, blockers=()):

@@ -7,11 +7,11 @@ import tiny
 import torch
 from PIL import Image
 
-from biaslab.boxes import Box
+from biaslab.core.boxes import Box
 from biaslab.errors import InputError
 from biaslab.models import families, wrap
-from biaslab.models.base import Family
 from biaslab.models.encoded import positions
+from biaslab.models.family import Family
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 
@@ -137,9 +137,7 @@ def test_ask_and_locate_shapes(family):
 
 def test_locate_reads_the_answer(monkeypatch):
     vlm = tiny.vlm("internvl")
-    monkeypatch.setattr(
-        vlm, "generate", lambda enc, n: [f"[[100, 200, {500 + i}, 1000]]" for i in range(len(enc))]
-    )
+    monkeypatch.setattr(vlm, "generate", lambda enc, n: [f"[[100, 200, {500 + i}, 1000]]" for i in range(len(enc))])
     images = [Image.new("RGB", (200, 100)), Image.new("RGB", (1000, 10))]
     assert vlm.locate(images, "x") == [Box(20, 20, 100, 100), Box(100, 2, 501, 10)]
     assert vlm.locate(images[0], "x") == Box(20, 20, 100, 100)

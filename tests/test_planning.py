@@ -9,13 +9,14 @@ import tiny
 import toy_grounding
 from PIL import Image
 
-from biaslab import cost, planning
+from biaslab import cost
+from biaslab.datasets.calibration import Calibration, calibration
 from biaslab.errors import InputError, ModelError, ProfileMismatchError, UnsupportedError
-from biaslab.fitting import Calibration, calibration
-from biaslab.grounding.plan import configurations
-from biaslab.models.geometry import Geometry, geometry
+from biaslab.evaluation.configurations import configurations
+from biaslab.models.offline.geometry import Geometry, geometry
 from biaslab.models.registry import families, grounder_folder
-from biaslab.planning import plan_evaluate, plan_fit, size
+from biaslab.workflows import dry_run as planning
+from biaslab.workflows.dry_run import plan_evaluate, plan_fit, size
 
 ALIASES = [next(iter(f.shapes)) for f in families().values() if f.shapes]
 

@@ -5,11 +5,11 @@ import pytest
 from scipy import stats
 
 from benchmarks import planted
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
-from biaslab.maps import centred_log
+from biaslab.maps.moments import centred_log
+from biaslab.maps.simulate import BIASES, Content, planted_bias, simulate
 from biaslab.profiles import make, select_estimator
-from biaslab.simulate import BIASES, Content, planted_bias, simulate
 
 SMALL = planted.tiled(1, 1, 8)
 FOUR = planted.tiled(2, 2, 8)

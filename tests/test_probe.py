@@ -9,9 +9,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from biaslab.capture import capture
+from biaslab.attention.capture import capture
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
-from biaslab.layout import TokenLayout
 from biaslab.probe import ProbeDesign, ProbeResult, design_for, measure
 from biaslab.probe.measure import footprint
 from biaslab.scenes.objects import NAMES

@@ -7,10 +7,11 @@ import pytest
 from scipy import stats
 from scipy.ndimage import gaussian_filter
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.figures import ProbeDisplay
-from biaslab.layout import TokenLayout
-from biaslab.maps import ImageRecord, StreamedMaps
+from biaslab.maps.base import ImageRecord
+from biaslab.maps.streamed import StreamedMaps
 from biaslab.probe import ProbeResult, compare, spectral_test
 from biaslab.probe.compare import profile_effects, reliability
 from biaslab.profiles import MeanProfile

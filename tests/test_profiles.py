@@ -11,9 +11,10 @@ from safetensors.numpy import save_file
 from sklearn.base import clone
 
 from biaslab import profiles
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import BiaslabError, InputError, ProfileMismatchError
-from biaslab.layout import TokenLayout
-from biaslab.maps import ImageRecord, StreamedMaps
+from biaslab.maps.base import ImageRecord
+from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import ESTIMATORS, MeanProfile, TileProfile
 
 ONE = TokenLayout.raster(4, 4, (64, 64), "internvl")
@@ -65,10 +66,7 @@ def test_mean_profile_is_the_mean_and_std_of_each_position():
 def test_contract_every_estimator(name, tmp_path):
     maps, _ = make_maps(heads=2)
     estimator = profiles.make(name)
-    assert (
-        isinstance(clone(estimator), type(estimator))
-        and estimator.set_params(**estimator.get_params()) is estimator
-    )
+    assert isinstance(clone(estimator), type(estimator)) and estimator.set_params(**estimator.get_params()) is estimator
     assert estimator.fit(maps) is estimator and estimator.layers_ == [1, 3]
     for layout in (ONE, TILED):
         values, spread = estimator.expected(layout, 3), estimator.spread(layout, 3)

@@ -12,11 +12,12 @@ from sklearn.metrics import roc_auc_score
 from toy_grounding import Toy
 
 from biaslab import capture, collect
+from biaslab.attention.scores import value_norm
+from biaslab.diagnostics.ranking import best_heads, ranking_values, score_ranking
+from biaslab.diagnostics.ranking_table import ranking_table
 from biaslab.errors import InputError, ProfileMismatchError
-from biaslab.grounding import best_heads, ranking_table, ranking_values, score_ranking
-from biaslab.grounding.metrics import kept_share, target_tokens
+from biaslab.evaluation.metrics import kept_share, target_tokens
 from biaslab.profiles import MeanProfile, debias
-from biaslab.scores import value_norm
 
 VLM = tiny.vlm("internvl")
 

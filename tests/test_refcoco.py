@@ -8,10 +8,10 @@ import pickle
 import pytest
 from PIL import Image
 
-from biaslab.boxes import Box
+from biaslab.core.boxes import Box
+from biaslab.datasets import DATASETS, RefCocoJsonl, open_dataset
+from biaslab.datasets.sample import size_class
 from biaslab.errors import InputError
-from biaslab.grounding.datasets import DATASETS, RefCocoJsonl, open_dataset
-from biaslab.grounding.sample import size_class
 
 ROWS = [
     {"image": "coco/a.jpg", "sent": "left cat", "bbox": [0, 0, 10, 10], "width": 64, "height": 48},

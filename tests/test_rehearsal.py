@@ -15,17 +15,18 @@ from safetensors import safe_open
 
 import biaslab as bl
 from biaslab import cost
-from biaslab.bench import bench
+from biaslab._util.watermark import NOTE, is_rehearsal, rehearsal_name
+from biaslab.datasets.calibration import Calibration
 from biaslab.errors import InputError, ModelError, ProfileMismatchError, RunFolderError
 from biaslab.figures import AccuracyDisplay, AttentionDisplay, save, save_table
-from biaslab.fitting import Calibration, fit_bias
-from biaslab.models import geometry as geometry_module
-from biaslab.models.geometry import geometry
+from biaslab.models.offline import geometry as geometry_module
+from biaslab.models.offline.geometry import geometry
+from biaslab.models.offline.rehearsal import rehearse, shrunk
 from biaslab.models.registry import families, grounder_folder
-from biaslab.models.rehearsal import rehearse, shrunk
 from biaslab.profiles import MeanProfile
-from biaslab.rehearsed import NOTE, is_rehearsal, rehearsal_name
-from biaslab.report import draw_run
+from biaslab.workflows.bench import bench
+from biaslab.workflows.fit_bias import fit_bias
+from biaslab.workflows.run_figures import draw_run
 
 ALIASES = [(f.name, next(iter(f.shapes))) for f in families().values() if f.shapes]
 

@@ -9,11 +9,11 @@ import tiny
 from toy_grounding import Toy
 
 from biaslab import collect
-from biaslab.bias import place_gaps, place_table, removal_report
-from biaslab.bias.removal import PLACES, place_of
+from biaslab.diagnostics import place_gaps, place_table, removal_report
+from biaslab.diagnostics.ranking import ranking_values
+from biaslab.diagnostics.ranking_table import RankingValues
+from biaslab.diagnostics.removal import PLACES, place_of
 from biaslab.errors import InputError, ProfileMismatchError
-from biaslab.grounding import ranking_values
-from biaslab.grounding.ranked import RankingValues
 from biaslab.profiles import MeanProfile
 
 VLM = tiny.vlm("internvl")

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from biaslab._util.jsonl import SampleLog, log_path
 from biaslab.errors import InputError, RunFolderError
-from biaslab.grounding.log import SampleLog, log_path
-from biaslab.grounding.record import LINE_FIELDS
-from biaslab.grounding.results import COLUMNS, Results
-from biaslab.grounding.statistics import ImageBootstrap, paired_p_value
+from biaslab.evaluation.results import COLUMNS, Results
+from biaslab.evaluation.schema import LINE_FIELDS
+from biaslab.stats.resampling import ImageBootstrap, paired_p_value
 
 CONFIGS = [
     {"method": "none", "options_hash": "", "profile_hash": "", "keep": 1.0, "layer": None, "options": {}},

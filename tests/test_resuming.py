@@ -16,13 +16,13 @@ import torch
 import toy_grounding as toy
 from toy_grounding import Toy, run, same
 
+from biaslab._util.jsonl import SampleLog
 from biaslab.errors import InputError, ModelError, RunFolderError
-from biaslab.grounding import Results
-from biaslab.grounding.folder import prepare_folder, run_record
-from biaslab.grounding.log import SampleLog
-from biaslab.grounding.parallel import ModelRecipe
-from biaslab.grounding.plan import configurations
-from biaslab.grounding.shard import GenerationOptions
+from biaslab.evaluation.configurations import configurations
+from biaslab.evaluation.parallel import ModelRecipe
+from biaslab.evaluation.results import Results
+from biaslab.evaluation.run_folder import prepare_folder, run_record
+from biaslab.evaluation.worker import GenerationOptions
 from biaslab.models import load
 from biaslab.profiles import load as load_profile
 from biaslab.pruning import D2Pruner, FastV
@@ -45,7 +45,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
-from biaslab.grounding.log import SampleLog
+from biaslab._util.jsonl import SampleLog
 whole = SampleLog.append
 SampleLog.count = 0
 def append(self, record):

@@ -14,15 +14,17 @@ from transformers import Gemma3TextConfig, Gemma3TextModel, GPT2Config, GPT2Mode
 from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb
 
 from biaslab import profiles
-from biaslab.capture import capture
-from biaslab.collect import collect
+from biaslab.attention.capture import capture
+from biaslab.attention.rotary import in_words, ones_logits, rotary_of
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
-from biaslab.maps import AttentionMaps, ImageRecord, StreamedMaps
+from biaslab.maps.base import ImageRecord
+from biaslab.maps.collect import collect
+from biaslab.maps.simulate import simulate
+from biaslab.maps.stored import StoredMaps
+from biaslab.maps.streamed import StreamedMaps
 from biaslab.models.loading import wrap
 from biaslab.profiles import ExponentialProfile, RopeProfile, select_estimator, variance_explained
-from biaslab.rotary import in_words, ones_logits, rotary_of
-from biaslab.simulate import simulate
 
 FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
 
@@ -265,12 +267,12 @@ def test_folders_keep_the_distance_and_go_on(tmp_path):
     folder = shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     lines = (folder / "images.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "images.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:-9])
-    assert AttentionMaps.open(folder).n == 2
+    assert StoredMaps(folder).n == 2
     again = run(folder)
-    assert again.provenance == AttentionMaps.open(folder).provenance == whole.provenance
+    assert again.provenance == StoredMaps(folder).provenance == whole.provenance
     assert sum(count for _, count in whole.provenance["after"]) == 5
     assert (folder / "images.jsonl").read_bytes() == b"".join(lines)
-    assert RopeProfile().fit(AttentionMaps.open(folder)).hash == RopeProfile().fit(whole).hash
+    assert RopeProfile().fit(StoredMaps(folder)).hash == RopeProfile().fit(whole).hash
 
 
 def test_older_folders_open_and_go_on(tmp_path):
@@ -281,7 +283,7 @@ def test_older_folders_open_and_go_on(tmp_path):
     index = tmp_path / "maps/images.jsonl"
     records = [json.loads(line) for line in index.read_text().splitlines()]
     index.write_text("".join(json.dumps({k: v for k, v in r.items() if k != "after"}) + "\n" for r in records))
-    older = AttentionMaps.open(tmp_path / "maps")
+    older = StoredMaps(tmp_path / "maps")
     assert older.n == 3 and "after" not in older.provenance and older.record(0).after is None
     more = run(tmp_path / "maps")
     assert more.n == 5 and sum(count for _, count in more.provenance["after"]) == 2

@@ -13,9 +13,9 @@ from toy_grounding import Toy, run, same
 
 from biaslab import capture
 from biaslab.errors import InputError, ProfileMismatchError, UnsupportedError
-from biaslab.grounding import evaluate
-from biaslab.grounding.metrics import auroc, target_tokens
-from biaslab.grounding.results import COLUMNS
+from biaslab.evaluation.metrics import auroc, target_tokens
+from biaslab.evaluation.results import COLUMNS
+from biaslab.evaluation.runner import evaluate
 from biaslab.profiles import MeanProfile
 from biaslab.pruning import FastV, Relative
 
@@ -128,7 +128,7 @@ def test_prefill_time_includes_the_selection_and_the_first_token(vlm, monkeypatc
         now[0] += seconds
         return result
 
-    monkeypatch.setattr("biaslab.grounding.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("biaslab.evaluation.generation_timer.time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(FastV, "score", lambda self, ctx: tick(1.0, score(self, ctx)))
     handle = vlm.model.lm_head.register_forward_hook(lambda *_: tick(0.1))
     lines = run(vlm=vlm, methods=["fastv", "random"], keep=0.5, limit=4, max_new_tokens=5).samples
@@ -176,7 +176,7 @@ def test_an_exception_costs_one_sample_and_one_configuration(vlm, monkeypatch):
             raise RuntimeError("boom\nsecond line")
         return score(self, ctx)
 
-    from biaslab.pruning.prompt import sample_seed
+    from biaslab.pruning.engine.prompt import sample_seed
 
     poisoned.seed = sample_seed(0, "s2")
     monkeypatch.setattr(FastV, "score", poisoned)

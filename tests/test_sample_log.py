@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from biaslab._util.jsonl import LineCounter, SampleLog, log_files, log_path, read_lines
 from biaslab.errors import RunFolderError
-from biaslab.grounding.log import LineCounter, SampleLog, log_files, log_path, read_lines
 
 RECORDS = [{"id": f"s{i}", "answer": "left\ncat \u2028 ü", "box": [1.0, 2.5, 3.0, 4.0]} for i in range(3)]
 

@@ -13,14 +13,14 @@ from eager import assert_rows_equal, eager_attention
 from methods import RASTER, TILED, context
 from pruned import run
 
-from biaslab.attention import attention_rows
-from biaslab.capture import capture, no_rope
-from biaslab.collect import collect
+from biaslab.attention.capture import capture, no_rope
+from biaslab.attention.hook import attention_rows
+from biaslab.attention.scores import SCORES, reads_rope, resolve, score_name, value_norm
 from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.maps.collect import collect
 from biaslab.models.loading import wrap
 from biaslab.profiles import MeanProfile
 from biaslab.pruning import D2Pruner, FastV, LayerRatio, Relative, budget, make, parse, prune
-from biaslab.scores import SCORES, reads_rope, resolve, score_name, value_norm
 
 FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
 NAMES = pytest.mark.parametrize("name", sorted(SCORES))

@@ -9,11 +9,14 @@ from scipy import stats
 from sklearn.metrics import mean_gamma_deviance
 
 from biaslab.cli.app import main
+from biaslab.core.layout import TokenLayout
+from biaslab.datasets.calibration import calibration
 from biaslab.errors import InputError
-from biaslab.fitting import calibration, fit_bias
-from biaslab.layout import TokenLayout
-from biaslab.maps import ImageRecord, StreamedMaps, centred_log, fold_of
+from biaslab.maps.base import ImageRecord, fold_of
+from biaslab.maps.moments import centred_log
+from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import ESTIMATORS, MeanProfile, SmoothProfile, TileProfile, load, select_estimator
+from biaslab.workflows.fit_bias import fit_bias
 
 ONE = TokenLayout.raster(4, 4, (64, 64), "internvl")
 TILED = TokenLayout.tiled(1, 2, (4, 4), (128, 64), "internvl", thumbnail=True)

@@ -8,9 +8,9 @@ import torch
 from eager import eager_attention
 from pruned import dropped_positions, method_for, oracle, run
 
-from biaslab.capture import capture
-from biaslab.collect import collect
+from biaslab.attention.capture import capture
 from biaslab.errors import InputError
+from biaslab.maps.collect import collect
 from biaslab.pruning import METHODS, budget, prune
 
 FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)

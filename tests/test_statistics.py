@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binom
 
 from biaslab.errors import InputError
-from biaslab.fdr import q_values
-from biaslab.grounding.statistics import ImageBootstrap, max_t, paired_p_value, sum_by_image
+from biaslab.stats.multiple_testing import q_values
+from biaslab.stats.resampling import ImageBootstrap, max_t, paired_p_value, sum_by_image
 
 
 def clustered(rng, n_images, per_image, p=0.6):
@@ -103,7 +103,7 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     images, hits = clustered(rng, 30, 2)
     whole = ImageBootstrap(images, n_boot=100, seed=1).mean(hits)
     p = paired_p_value(hits, 1 - hits, images, n_perm=300)
-    monkeypatch.setattr("biaslab.grounding.statistics._BLOCK_ENTRIES", 90)
+    monkeypatch.setattr("biaslab.stats.resampling._BLOCK_ENTRIES", 90)
     assert ImageBootstrap(images, n_boot=100, seed=1).mean(hits) == whole
     assert paired_p_value(hits, 1 - hits, images, n_perm=300) == p
 
@@ -114,7 +114,7 @@ def test_wide_values_in_blocks_of_columns_are_the_same(monkeypatch):
     values[rng.random(values.shape) < 0.2] = np.nan
     bootstrap = ImageBootstrap(images, n_boot=100)
     whole = bootstrap.mean(values)
-    monkeypatch.setattr("biaslab.grounding.statistics._BLOCK_ENTRIES", 700)  # 7 columns, 23 resamples
+    monkeypatch.setattr("biaslab.stats.resampling._BLOCK_ENTRIES", 700)  # 7 columns, 23 resamples
     np.testing.assert_allclose(bootstrap.mean(values), whole)
 
 
@@ -254,7 +254,7 @@ def test_blocks_of_flips_do_not_change_the_result(monkeypatch):
     rng = np.random.default_rng(23)
     many, few = rng.standard_normal((40, 9)), rng.standard_normal((8, 9))
     whole = max_t(many, np.arange(40), n_perm=300), max_t(few, np.arange(8))
-    monkeypatch.setattr("biaslab.grounding.statistics._BLOCK_ENTRIES", 90)
+    monkeypatch.setattr("biaslab.stats.resampling._BLOCK_ENTRIES", 90)
     np.testing.assert_array_equal(whole[0], max_t(many, np.arange(40), n_perm=300))
     np.testing.assert_array_equal(whole[1], max_t(few, np.arange(8)))
 

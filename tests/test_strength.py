@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
-from biaslab.maps import ImageRecord, StreamedMaps, centred_log, fold_of
+from biaslab.maps.base import ImageRecord, fold_of
+from biaslab.maps.moments import centred_log
+from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import debias
 from biaslab.profiles.strength import choose_strength, reliable_share, shrink
 

@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from biaslab.errors import RunFolderError, UnsupportedError
+from biaslab.grounder import train as run
+from biaslab.grounder.batches import IGNORE, dense_targets, pack, pixels
+from biaslab.grounder.export import export
+from biaslab.grounder.model import COORDINATES, PROMPT, Size, box_tokens, build_tokenizer
+from biaslab.grounder.network import TrainingGrounder
+from biaslab.grounder.recipe import Recipe
+from biaslab.grounder.train import train_grounder
 from biaslab.scenes import expressions as ex
 from biaslab.scenes import scene
-from biaslab.scenes.grounder import COORDINATES, PROMPT, Size, box_tokens, build_tokenizer
 from biaslab.scenes.objects import COLOURS, NAMES, SIZES
-from biaslab.scenes.training import Recipe, run, train_grounder
-from biaslab.scenes.training.batches import IGNORE, dense_targets, pack, pixels
-from biaslab.scenes.training.export import export
-from biaslab.scenes.training.network import TrainingGrounder
 
 SMALL = Size(patch=14, vision_hidden=32, vision_layers=1, hidden=48, layers=3, heads=2, ffn=64)
 RECIPE = Recipe(

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from methods import LAYOUTS, TILED, layout_of
 
-from biaslab.layout import TokenLayout
-from biaslab.pruning.uniform import apportion, uniform_grid
+from biaslab.core.layout import TokenLayout
+from biaslab.pruning.methods.uniform import apportion, uniform_grid
 
 
 def test_uniform_is_a_regular_grid_where_one_fits():

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from biaslab.models import families, standin
+from biaslab.models import families
 from biaslab.models.blueprint import Shape
 from biaslab.models.loading import wrap
+from biaslab.models.offline import stand_in_tokenizer as standin
 
 FAMILIES = tuple(sorted(families()))
 TEXT = {"hidden": 64, "layers": 4, "heads": 4, "kv": 2, "inter": 128}
@@ -79,7 +80,7 @@ def shape(family: str, text: str | None = None, tile: int = TILE, patch: int = P
 
 def tokenizer(family: str):
     """A byte-level BPE with the special tokens of the family."""
-    return standin.tokenizer(families()[family])
+    return standin.tokenizer(families()[family].special_tokens)
 
 
 def processor(family: str, tile: int = TILE, patch: int = PATCH, max_tiles: int = 6):

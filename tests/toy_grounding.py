@@ -10,10 +10,11 @@ import tiny
 from PIL import Image
 
 from biaslab import collect
-from biaslab.boxes import Box
+from biaslab.core.boxes import Box
+from biaslab.datasets import content_hash
+from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
-from biaslab.grounding import Sample, evaluate
-from biaslab.grounding.datasets import content_hash
+from biaslab.evaluation.runner import evaluate
 from biaslab.profiles import MeanProfile
 
 BOXES = (Box(5, 5, 40, 30), Box(0, 20, 30, 39))

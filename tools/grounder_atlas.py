@@ -15,10 +15,10 @@ import pandas as pd
 
 import biaslab as bl
 from biaslab.atlas import BiasAtlas, mean_over_heads, pictures_from
-from biaslab.bias import control_table
-from biaslab.bias.removal import place_gaps, place_table
-from biaslab.fitting import calibration
-from biaslab.grounding import ranking_values
+from biaslab.datasets.calibration import calibration
+from biaslab.diagnostics import control_table
+from biaslab.diagnostics.ranking import ranking_values
+from biaslab.diagnostics.removal import place_gaps, place_table
 from biaslab.probe import design_for, measure
 
 FIGURES = ("variance", "heads", "profile", "reliability", "dependence", "probe", "removal", "attention")

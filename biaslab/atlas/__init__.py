@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .atlas import BiasAtlas
-from .pictures import pictures_from
-from .views import mean_over_heads
+from biaslab.atlas.atlas import BiasAtlas
+from biaslab.atlas.pictures import pictures_from
+from biaslab.maps.views import mean_over_heads
 
 __all__ = ["BiasAtlas", "mean_over_heads", "pictures_from"]

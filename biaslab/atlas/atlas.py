@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,27 +11,29 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from ..errors import InputError
-from ..jackknife import check_confidence
-from ..maps import AttentionMaps
-from ..probe import ProbeResult, compare
-from ..profiles import Profile, make
-from ..rehearsed import mark
-from .card import card
-from .measures import measured, strength
-from .pictures import before_and_after, reaches
-from .summary import removal_rows, summary_table
-from .views import mean_over_heads
+from biaslab._util.watermark import mark
+from biaslab.atlas.card import card
+from biaslab.atlas.data import AtlasData
+from biaslab.atlas.draw import displays
+from biaslab.atlas.measures import measured, strength
+from biaslab.atlas.pictures import reaches
+from biaslab.atlas.summary import removal_rows
+from biaslab.atlas.write import write
+from biaslab.errors import InputError
+from biaslab.maps.base import AttentionMaps
+from biaslab.maps.views import mean_over_heads
+from biaslab.probe import ProbeResult, compare
+from biaslab.profiles import Profile, make
+from biaslab.stats.jackknife import check_confidence
 
 if TYPE_CHECKING:
-    from ..figures import AttentionDisplay, Display
-    from ..layout import TokenLayout
+    from biaslab.figures import Display
 
 __all__ = ["BiasAtlas"]
 
 
 @dataclass(frozen=True, eq=False)
-class BiasAtlas:
+class BiasAtlas(AtlasData):
     """Everything that is known of the positional bias of a model's layers and heads.
 
     Made by :meth:`from_maps` or :meth:`from_profile`.
@@ -51,18 +52,6 @@ class BiasAtlas:
     estimator : whose parameters were used; not fitted.
     confidence : of the intervals.
     """
-
-    about: Mapping[str, Any]
-    layers: list[int]
-    tables: dict[str, pd.DataFrame]
-    skipped: dict[str, str]
-    profile: Profile
-    heads: Profile | None
-    estimator: Profile
-    maps: AttentionMaps | None = None
-    probe: ProbeResult | None = None
-    pictures: Mapping[str, Any] | None = None
-    confidence: float = 0.95
 
     @classmethod
     def from_maps(
@@ -87,8 +76,8 @@ class BiasAtlas:
         profile : fitted on other images, to be drawn and compared with the probe in place of one of these maps. Its
             parameters are the estimator's.
         probe : of the same model, query rows and heads (or the mean over them).
-        removal : of :func:`biaslab.bias.removal_report`.
-        controls : of :func:`biaslab.bias.control_table`.
+        removal : of :func:`biaslab.diagnostics.removal_report`.
+        controls : of :func:`biaslab.diagnostics.control_table`.
         pictures : image id -> PIL image, path or object with ``.image`` (and ``.box``, ``.expression``): up to three
             images of stored maps are drawn before and after removal. :func:`biaslab.atlas.pictures_from` makes it.
         layers : default all that the maps (and the profile) hold.
@@ -158,60 +147,13 @@ class BiasAtlas:
             profile.provenance_, wanted, tables, {}, profile, heads, clone(profile), probe=probe, confidence=confidence
         )
 
-    @property
-    def layouts(self) -> dict[str, TokenLayout]:
-        """Layout key -> layout of the images that were measured (of a profile alone: that it was fitted on)."""
-        return self.profile.layouts_ if self.maps is None else self.maps.layouts
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Layout key -> number of those images."""
-        if self.maps is None:
-            return self.profile.counts_
-        return {key: self.maps.moments(self.layers[0], key).n for key in self.maps.layouts}
-
-    def summary(self) -> pd.DataFrame:
-        """One row per layer; see :func:`biaslab.atlas.summary.summary_table` for the columns."""
-        return mark(summary_table(self.tables, self.layers), self.about)
-
     def card(self) -> str:
         """The atlas in Markdown sentences."""
         return card(self)
 
     def figures(self) -> dict[str, Display]:
         """Name -> Display of everything that can be drawn; what cannot is in :attr:`skipped`."""
-        from .draw import displays
-
         return displays(self)
-
-    def before_and_after(self, layer: int | None = None, op: str = "ratio") -> AttentionDisplay:
-        """Up to three of the ``pictures``, with their own attention raw and debiased by the other folds' profile.
-
-        Parameters
-        ----------
-        layer : default the one that position explains best.
-        op : debias operation.
-
-        Raises
-        ------
-        InputError
-            No pictures, none that the maps hold, or maps without single images.
-        """
-        if self.maps is None or self.pictures is None:
-            raise InputError("before and after needs stored maps and pictures=: give both to BiasAtlas.from_maps")
-        if layer is None and op == "ratio":
-            return self._examples
-        layer = self._most_positional() if layer is None else layer
-        return before_and_after(self.maps, self.pictures, layer, self.estimator, op)
-
-    @cached_property
-    def _examples(self) -> AttentionDisplay:
-        return before_and_after(self.maps, self.pictures, self._most_positional(), self.estimator)
-
-    def _most_positional(self) -> int:
-        summary = self.summary()
-        known = "r2" in summary and summary["r2"].notna().any()
-        return int(summary.loc[summary["r2"].idxmax(), "layer"]) if known else self.layers[0]
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write figures/ (PDF, PNG, CSV), tables/ (CSV; the summary as LaTeX too) and card.md; the files written.
@@ -221,8 +163,6 @@ class BiasAtlas:
         RunFolderError
             The folder cannot be written.
         """
-        from .write import write
-
         return write(self, Path(folder))
 
 
@@ -264,7 +204,9 @@ def _given(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
             continue
         if not isinstance(table, pd.DataFrame) or not set(columns[name]) <= set(table):
             maker = "removal_report" if name == "removal" else "control_table"
-            raise InputError(f"{name} is no table of biaslab.bias.{maker}: it needs columns {', '.join(columns[name])}")
+            raise InputError(
+                f"{name} is no table of biaslab.diagnostics.{maker}: it needs columns {', '.join(columns[name])}"
+            )
         if (removal_rows(table)[0] if name == "removal" else table).empty:
             of = " of all places (place 'all')" if name == "removal" else ""
             raise InputError(f"{name} has no rows{of}: pass the whole table, or leave it out")

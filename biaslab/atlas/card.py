@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..rehearsed import NOTE, is_rehearsal
-from .overall import overall
-from .sentences import layer_sentences
-from .words import layers_said, listed, plural
+from biaslab._util.watermark import NOTE, is_rehearsal
+from biaslab.atlas.overall import overall
+from biaslab.atlas.sentences import layer_sentences
+from biaslab.atlas.words import layers_said, listed, plural
 
 if TYPE_CHECKING:
-    from .atlas import BiasAtlas
+    from biaslab.atlas.data import AtlasData
 
 __all__ = ["card"]
 
@@ -19,13 +19,13 @@ _MISSING = {
     "comparison": "No causal probe was given: a profile says what positions draw on these images, which is not all the "
     "model's doing (`biaslab probe`).",
     "controls": "No controls were given: blank, shuffled or mirrored pictures would say what is left without content "
-    "(`biaslab.bias.control_table`).",
+    "(`biaslab.diagnostics.control_table`).",
     "removal": "No removal report was given: whether division helps to find a target is not known "
-    "(`biaslab.bias.removal_report`).",
+    "(`biaslab.diagnostics.removal_report`).",
 }
 
 
-def card(atlas: BiasAtlas) -> str:
+def card(atlas: AtlasData) -> str:
     """A Markdown account of an atlas; every number is taken from its tables."""
     about, summary = atlas.about, atlas.summary()
     lines = [f"# Atlas of positional bias: {about.get('model', 'model')}", ""]
@@ -41,12 +41,12 @@ def card(atlas: BiasAtlas) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _measured(atlas: BiasAtlas) -> str:
+def _measured(atlas: AtlasData) -> str:
     about, profile = atlas.about, atlas.profile
     score = about.get("score", "attention")
     said = (
         f"{_images(atlas.counts)}, {layers_said(atlas.layers)}, query rows "
-        f"\"{about.get('queries', 'last')}\", {profile.name} profile"
+        f'"{about.get("queries", "last")}", {profile.name} profile'
         + (f", score {score} in place of attention" if score != "attention" else "")
         + "."
     )
@@ -64,7 +64,7 @@ def _images(counts: Mapping[str, int]) -> str:
     return f"{plural(sum(counts.values()), 'image')} ({listed(f'{key} ({n:,})' for key, n in counts.items())})"
 
 
-def _heads_said(atlas: BiasAtlas) -> str:
+def _heads_said(atlas: AtlasData) -> str:
     heads, variance = atlas.maps.heads, atlas.tables.get("variance")
     if heads == "mean":
         return "layers are described by the mean over their heads"
@@ -73,7 +73,7 @@ def _heads_said(atlas: BiasAtlas) -> str:
     return f"variance explained is of all {heads} heads together, the rest of their mean"
 
 
-def _limits(atlas: BiasAtlas) -> list[str]:
+def _limits(atlas: AtlasData) -> list[str]:
     said = [
         "A profile holds what its images have in common as much as the model's bias: where photographers, or a scene "
         "generator, put things is in it too."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..figures import (
+from biaslab.atlas.summary import removal_rows
+from biaslab.figures import (
     AurocDisplay,
     DependenceDisplay,
     Display,
@@ -14,11 +15,10 @@ from ..figures import (
     ReliabilityDisplay,
     VarianceDisplay,
 )
-from ..figures.layers import evenly
-from .summary import removal_rows
+from biaslab.figures.layers import evenly
 
 if TYPE_CHECKING:
-    from .atlas import BiasAtlas
+    from biaslab.atlas.data import AtlasData
 
 __all__ = ["displays"]
 
@@ -26,7 +26,7 @@ _MAPS = 12  # layers of the maps with marginals: three rows of panels
 _PROBED = 10
 
 
-def displays(atlas: BiasAtlas) -> dict[str, Display]:
+def displays(atlas: AtlasData) -> dict[str, Display]:
     """Name -> Display of all that the tables, profiles, probe and pictures allow."""
     tables = atlas.tables
     found: dict[str, Display] = {}
@@ -51,7 +51,7 @@ def displays(atlas: BiasAtlas) -> dict[str, Display]:
     return found
 
 
-def _probe(atlas: BiasAtlas) -> dict[str, Display]:
+def _probe(atlas: AtlasData) -> dict[str, Display]:
     """A figure per part of the picture; of a probe of single heads the first."""
     probe, comparison = atlas.probe, atlas.tables["comparison"]
     profile = atlas.profile if probe.heads == ["mean"] or atlas.heads is None else atlas.heads

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..bias import diagnose
-from ..bias.mass import part_of
-from ..errors import InputError
-from ..layout import TokenLayout
-from ..maps import TINY, AttentionMaps, StreamedMaps
-from ..profiles import Profile, variance_table
-from .views import mean_over_heads
+from biaslab.core.layout import TokenLayout
+from biaslab.diagnostics import diagnose
+from biaslab.diagnostics.mass import part_of
+from biaslab.errors import InputError
+from biaslab.maps.base import AttentionMaps
+from biaslab.maps.moments import TINY
+from biaslab.maps.streamed import StreamedMaps
+from biaslab.maps.views import mean_over_heads
+from biaslab.profiles import Profile, variance_table
 
 __all__ = ["PARTS", "measured", "strength"]
 

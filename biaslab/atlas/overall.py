@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..probe.card import verdict
-from .sentences import AXES, against, shape
-from .words import ALPHA, interval, known, layers_said, listed, share_said
+from biaslab.atlas.sentences import AXES, against, shape
+from biaslab.atlas.words import ALPHA, interval, known, layers_said, listed, share_said
+from biaslab.probe.card import verdict
 
 __all__ = ["overall"]
 

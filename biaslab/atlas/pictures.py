@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from sklearn.base import clone
 
-from ..boxes import Box
-from ..calibration import images_from
-from ..errors import InputError, ProfileMismatchError
-from ..images import image_name, load_image
-from ..maps import AttentionMaps, StreamedMaps, fold_of
-from .views import WithoutFold, mean_over_heads
+from biaslab.core.boxes import Box
+from biaslab.core.images import image_name, load_image
+from biaslab.datasets.calibration import asked_of
+from biaslab.datasets.pictures import images_from
+from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.figures import AttentionDisplay
+from biaslab.maps.base import AttentionMaps, fold_of
+from biaslab.maps.streamed import StreamedMaps
+from biaslab.maps.views import WithoutFold, mean_over_heads
+from biaslab.scenes import SPLITS, scene
 
 if TYPE_CHECKING:
-    from ..figures import AttentionDisplay
-    from ..layout import TokenLayout
-    from ..profiles import Profile
+    from biaslab.core.layout import TokenLayout
+    from biaslab.profiles import Profile
 
 __all__ = ["before_and_after", "pictures_from", "reaches"]
 
@@ -83,7 +86,7 @@ def before_and_after(
     InputError
         Streamed maps; no picture of an image in the maps; none whose profile the other folds can give.
     """
-    from ..figures import AttentionDisplay
+    from biaslab.figures import AttentionDisplay
 
     if isinstance(maps, StreamedMaps):
         raise InputError("before and after needs single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
@@ -114,7 +117,6 @@ def before_and_after(
 
 
 def _scene_id(name: str) -> re.Match | None:
-    from ..scenes import SPLITS
 
     return re.fullmatch(rf"({'|'.join(SPLITS)})-(\d{{6,}})", name)
 
@@ -149,7 +151,6 @@ class _Scene:
 
     @cached_property
     def _scene(self) -> Any:
-        from ..scenes import scene
 
         return scene(self.split, self.index)
 
@@ -159,7 +160,6 @@ class _Scene:
 
     @property
     def _asked(self) -> Any:
-        from ..fitting import asked_of
 
         return asked_of(self._scene) if self.asked and self.split == "calibration" else None
 

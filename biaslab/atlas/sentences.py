@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .words import ALPHA, interval, known, plural, share_said
+from biaslab.atlas.words import ALPHA, interval, known, plural, share_said
 
 __all__ = ["AXES", "against", "layer_sentences", "shape"]
 

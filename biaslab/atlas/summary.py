@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..figures.layers import one_head, one_layout
-from .measures import PARTS
-from .words import interval, known, share
+from biaslab.atlas.measures import PARTS
+from biaslab.atlas.words import interval, known, share
+from biaslab.figures.layers import one_head, one_layout
 
 __all__ = ["cells", "removal_rows", "summary_table"]
 

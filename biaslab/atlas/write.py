@@ -7,22 +7,24 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..errors import RunFolderError
-from ..figures import save
-from ..latex import escape
-from ..profiles.file import card as profile_card
-from ..rehearsed import latex_note, noted
-from .summary import cells
+from biaslab._util.latex import escape
+from biaslab._util.watermark import latex_note, noted
+from biaslab.atlas.card import card
+from biaslab.atlas.draw import displays
+from biaslab.atlas.summary import cells
+from biaslab.errors import RunFolderError
+from biaslab.figures import save
+from biaslab.profiles.file import card as profile_card
 
 if TYPE_CHECKING:
-    from .atlas import BiasAtlas
+    from biaslab.atlas.data import AtlasData
 
 __all__ = ["summary_latex", "write"]
 
 _HEADINGS = {"row eta2": r"$\eta^2$ row", "column eta2": r"$\eta^2$ column"}
 
 
-def write(atlas: BiasAtlas, folder: Path) -> list[Path]:
+def write(atlas: AtlasData, folder: Path) -> list[Path]:
     """Everything of an atlas into a folder; the files written.
 
     Raises
@@ -31,7 +33,7 @@ def write(atlas: BiasAtlas, folder: Path) -> list[Path]:
         The folder cannot be written.
     """
     files: list[Path] = []
-    for name, display in atlas.figures().items():
+    for name, display in displays(atlas).items():
         files += save(display, folder / "figures" / name, close=True)
     summary = atlas.summary()
     try:
@@ -39,7 +41,7 @@ def write(atlas: BiasAtlas, folder: Path) -> list[Path]:
         for name, table in {"summary": summary, **atlas.tables}.items():
             files.append(folder / "tables" / f"{name}.csv")
             noted(table).to_csv(files[-1], index=False)
-        texts = {"tables/summary.tex": summary_latex(atlas, summary), "card.md": atlas.card()}
+        texts = {"tables/summary.tex": summary_latex(atlas, summary), "card.md": card(atlas)}
         if atlas.maps is None:  # what the profile was fitted on
             texts["profile.md"] = profile_card(atlas.profile)
         for name, text in texts.items():
@@ -50,7 +52,7 @@ def write(atlas: BiasAtlas, folder: Path) -> list[Path]:
     return files
 
 
-def summary_latex(atlas: BiasAtlas, summary: pd.DataFrame) -> str:
+def summary_latex(atlas: AtlasData, summary: pd.DataFrame) -> str:
     r"""Booktabs ``table`` with a row per layer; needs ``\usepackage{booktabs}``."""
     frame = cells(summary).map(_small)
     frame.columns = [_HEADINGS.get(name, escape(name)) for name in frame.columns]

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
-from ..errors import BiaslabError, InputError
+from biaslab import __version__
+from biaslab.errors import BiaslabError, InputError
 
 app = typer.Typer(
     name="biaslab",

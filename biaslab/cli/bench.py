@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import options as opt
-from .app import app
-from .output import emit, table
+from biaslab.cli import options as opt
+from biaslab.cli.app import app
+from biaslab.cli.output import emit, table
 
 
 @app.command(
@@ -40,10 +40,10 @@ def bench(
     json: opt.Json = False,
 ) -> None:
     """Time prefill and decoding with and without pruning, and measure peak memory, against the FLOPs saved."""
-    from .. import profiles
-    from ..bench import bench as run
-    from ..bench_table import shown
-    from ..fitting import calibration
+    from biaslab import profiles
+    from biaslab.datasets.calibration import calibration
+    from biaslab.workflows.bench import bench as run
+    from biaslab.workflows.bench_table import shown
 
     ratios, where, chosen = opt.keeps(keep), opt.numbers(layer, "layer", int), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import options as opt
-from .app import app
-from .output import emit, table
+from biaslab.cli import options as opt
+from biaslab.cli.app import app
+from biaslab.cli.output import emit, table
 
 _SHOWN = ["layer", "op", "n", "errors", "auroc", "auroc_lo", "auroc_hi", "gain", "gain_lo", "gain_hi", "p_adjusted"]
 
@@ -26,7 +26,7 @@ def demo(
     json: opt.Json = False,
 ) -> None:
     """The main job on the embedded grounder: bias profile, debiased scores, D2Pruner against its rivals, figures."""
-    from .. import demo as job
+    from biaslab.workflows import demo as job
 
     made = job.demo(out, calibration, test, layer or job.LAYER, processes, not json)
     text = "\n\n".join(

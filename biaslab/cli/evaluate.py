@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import options as opt
-from .app import app
-from .output import emit, table
+from biaslab.cli import options as opt
+from biaslab.cli.app import app
+from biaslab.cli.output import emit, table
 
 
 @app.command(
@@ -50,10 +50,10 @@ def evaluate(
     json: opt.Json = False,
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
-    from .. import profiles
-    from ..grounding import evaluate as run
-    from ..grounding import named_dataset
-    from ..rehearsed import NOTE
+    from biaslab import profiles
+    from biaslab._util.watermark import NOTE
+    from biaslab.datasets.base import named_dataset
+    from biaslab.evaluation.runner import evaluate as run
 
     opt.one_of(dry_run, rehearse)
     ratios, where = opt.keeps(keep), opt.numbers(layer, "layer", int)
@@ -61,8 +61,8 @@ def evaluate(
     data = named_dataset(dataset, split, image_root, n)
     fitted = None if profile is None else profiles.load(profile)
     if dry_run:
-        from ..grounding.plan import configurations
-        from ..planning import plan_evaluate
+        from biaslab.evaluation.configurations import configurations
+        from biaslab.workflows.dry_run import plan_evaluate
 
         plan = plan_evaluate(model, data, configurations(chosen, ratios, where, fitted), n, batch_size, dtype,
                              image_options=opt.pairs(image_option))  # fmt: skip

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import options as opt
-from .app import app
-from .output import emit
+from biaslab.cli import options as opt
+from biaslab.cli.app import app
+from biaslab.cli.output import emit
 
 
 @app.command("figures", epilog="Example: biaslab figures runs/k4 --venue cvpr")
@@ -20,7 +20,7 @@ def figures(
     json: opt.Json = False,
 ) -> None:
     """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table, from a run folder."""
-    from ..report import draw_run
+    from biaslab.workflows.run_figures import draw_run
 
     files = draw_run(run, metric, venue)
     emit(json, {}, "", files)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import options as opt
-from .app import app
-from .output import emit, records, table
+from biaslab.cli import options as opt
+from biaslab.cli.app import app
+from biaslab.cli.output import emit, records, table
 
 
 @app.command(
@@ -58,11 +58,11 @@ def fit_bias(
     json: opt.Json = False,
 ) -> None:
     """Fit a positional bias profile and say how much of the attention's variance position explains, per layer."""
-    from ..errors import InputError
-    from ..fitting import calibration
-    from ..fitting import fit_bias as fit
-    from ..rehearsed import NOTE
-    from ..scores import resolve
+    from biaslab._util.watermark import NOTE
+    from biaslab.attention.scores import resolve
+    from biaslab.datasets.calibration import calibration
+    from biaslab.errors import InputError
+    from biaslab.workflows.fit_bias import fit_bias as fit
 
     resolve(score)  # refuses an unknown one before a model is loaded
     if heads not in ("mean", "all"):
@@ -71,8 +71,8 @@ def fit_bias(
     wanted = None if layers is None else opt.numbers(layers, "layers", int)
     reduce = None if heads == "all" else heads
     if dry_run:
-        from ..models.geometry import geometry
-        from ..planning import plan_fit
+        from biaslab.models.offline.geometry import geometry
+        from biaslab.workflows.dry_run import plan_fit
 
         known = geometry(model)
         plan = plan_fit(known, calibration(known, images, n, prompt, seed), wanted, reduce, maps, batch_size, dtype,

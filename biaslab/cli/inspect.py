@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options as opt
-from .app import app
-from .output import emit, records, table
+from biaslab.cli import options as opt
+from biaslab.cli.app import app
+from biaslab.cli.output import emit, records, table
 
 if TYPE_CHECKING:
-    from ..atlas import BiasAtlas
+    from biaslab.atlas import BiasAtlas
 
 
 @app.command(
@@ -36,17 +36,15 @@ def inspect(
     heads: Annotated[
         bool, typer.Option("--heads/--no-heads", help="Diagnostics of single heads too, where maps hold them.")
     ] = True,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for figures/, tables/ (CSV, LaTeX) and card.md.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for figures/, tables/ (CSV, LaTeX) and card.md.")] = None,
     json: opt.Json = False,
 ) -> None:
     """The atlas of positional bias: how strong it is, where, in which layers and heads, and what is not known of it."""
-    from ..atlas import BiasAtlas
-    from ..errors import InputError
-    from ..probe import ProbeResult
-    from ..profiles import load
-    from ..profiles.file import card
+    from biaslab.atlas import BiasAtlas
+    from biaslab.errors import InputError
+    from biaslab.probe import ProbeResult
+    from biaslab.profiles import load
+    from biaslab.profiles.file import card
 
     shown = None if layers is None else opt.numbers(layers, "layers", int)
     if images is not None and out is None:
@@ -69,13 +67,13 @@ def _of_maps(
     folder: Path, estimator: str | None, profile: Any, probe: Any, images: str | None, layers: list[int] | None,
     per_head: bool,
 ) -> BiasAtlas:  # fmt: skip
-    from ..atlas import BiasAtlas, pictures_from
-    from ..errors import InputError
-    from ..maps import AttentionMaps
+    from biaslab.atlas import BiasAtlas, pictures_from
+    from biaslab.errors import InputError
+    from biaslab.maps.stored import load_maps
 
     if estimator is not None and profile is not None:
         raise InputError("--estimator and --profile exclude each other: the profile has its own estimator")
-    maps = AttentionMaps.open(folder)
+    maps = load_maps(folder)
     pictures = None if images is None else pictures_from(maps, images)
     return BiasAtlas.from_maps(
         maps, estimator or "mean", profile, probe, pictures=pictures, layers=layers, per_head=per_head
@@ -83,8 +81,8 @@ def _of_maps(
 
 
 def _say(atlas: BiasAtlas, out: Path | None, json: bool, record: dict[str, Any], before: str = "") -> None:
-    from ..atlas.summary import cells
-    from ..rehearsed import NOTE, is_rehearsal
+    from biaslab._util.watermark import NOTE, is_rehearsal
+    from biaslab.atlas.summary import cells
 
     files = [] if out is None else atlas.save(out)
     summary, said = atlas.summary(), atlas.card()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
+from biaslab.errors import InputError
 
 Model = Annotated[str, typer.Option("--model", "-m", help="An alias (see `biaslab models`), a hub id or a folder.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: where the model loads.")]
@@ -40,14 +40,14 @@ def load(
     rehearsal: int | None = None,
 ):
     """The model that the options name, or its rehearsal with so many layers."""
-    from .. import models
+    from biaslab import models
 
     chosen = pairs(image_options)
     if rehearsal is None:
         return models.load(model, device=device, dtype=dtype, device_map=device_map).set_image_options(**chosen)
     if device is not None or dtype != "auto" or device_map is not None:
         raise InputError("--rehearse runs on the CPU in float32: leave out --device, --dtype and --device-map")
-    from ..models.rehearsal import rehearse
+    from biaslab.models.offline.rehearsal import rehearse
 
     return rehearse(model, rehearsal).set_image_options(**chosen)
 
@@ -102,7 +102,7 @@ def numbers(text: str, what: str, kind: type = float) -> list:
 
 def methods(text: str) -> list:
     """The methods of ``--methods``, options included."""
-    from ..pruning import parse
+    from biaslab.pruning import parse
 
     return [parse(part) for part in text.split(",")]
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import options as opt
-from .app import app
-from .output import emit, records, table
+from biaslab.cli import options as opt
+from biaslab.cli.app import app
+from biaslab.cli.output import emit, records, table
 
 
 @app.command(
@@ -54,11 +54,11 @@ def probe(
     json: opt.Json = False,
 ) -> None:
     """Show the same objects at every place: what the place alone does to attention, and whether a profile says so."""
-    from ..errors import InputError
-    from ..probe import design_for
-    from ..probe import probe as run
-    from ..profiles import load
-    from ..rehearsed import NOTE
+    from biaslab._util.watermark import NOTE
+    from biaslab.errors import InputError
+    from biaslab.probe import design_for
+    from biaslab.profiles import load
+    from biaslab.workflows.probe import probe as run
 
     if heads not in ("mean", "all"):
         raise InputError(f"--heads is mean or all, got {heads!r}")
@@ -98,7 +98,7 @@ def _two(text: str, what: str) -> tuple[int, int]:
     InputError
         For anything else.
     """
-    from ..errors import InputError
+    from biaslab.errors import InputError
 
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(p.strip().isdigit() for p in parts):

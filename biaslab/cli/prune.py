@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import options as opt
-from .app import app
-from .output import emit
+from biaslab.cli import options as opt
+from biaslab.cli.app import app
+from biaslab.cli.output import emit
 
 
 @app.command(
@@ -35,10 +35,10 @@ def prune(
     json: opt.Json = False,
 ) -> None:
     """Locate an expression in one picture with pruned visual tokens; print answer and box, draw what was kept."""
-    from .. import profiles
-    from ..grounding import locate_pruned
-    from ..images import load_image
-    from ..report import draw_kept
+    from biaslab import profiles
+    from biaslab.core.images import load_image
+    from biaslab.evaluation.single_image import locate_pruned
+    from biaslab.workflows.run_figures import draw_kept
 
     ratio, chosen = opt.one_keep(keep), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)

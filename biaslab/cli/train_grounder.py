@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import options as opt
-from .app import app
-from .output import emit
+from biaslab.cli import options as opt
+from biaslab.cli.app import app
+from biaslab.cli.output import emit
 
 
 @app.command(
@@ -29,8 +29,8 @@ def train_grounder(
 
     Needs torch 2.9 or newer.
     """
-    from ..make_grounder import make_grounder
-    from ..scenes.training import Recipe
+    from biaslab.grounder.recipe import Recipe
+    from biaslab.workflows.train_grounder import make_grounder
 
     changed = {"vision_steps": vision_steps, "decoder_steps": decoder_steps}
     recipe = Recipe(seed=seed, processes=processes, **{k: v for k, v in changed.items() if v is not None})

@@ -10,12 +10,12 @@ Vision tower, projector and decoder are kept apart because pruning inside the de
 reduction quoted for the decoder alone overstates what is saved.
 """
 
-from . import towers
-from .decoder import DECODERS, decoder_flops, layer_lengths
-from .fastv import fastv_reduction
-from .flops import Flops, image_flops, prompt_flops
-from .memory import Parameters, kv_bytes, kv_entries, parameters
-from .vision import VISION, Picture, register_vision, vision_flops
+from biaslab.cost import towers
+from biaslab.cost.decoder import DECODERS, decoder_flops, layer_lengths
+from biaslab.cost.fastv import fastv_reduction
+from biaslab.cost.flops import Flops, image_flops, prompt_flops
+from biaslab.cost.memory import Parameters, kv_bytes, kv_entries, parameters
+from biaslab.cost.vision import VISION, Picture, register_vision, vision_flops
 
 __all__ = [
     "DECODERS",

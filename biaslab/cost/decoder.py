@@ -22,9 +22,7 @@ def register_decoder(*model_types: str) -> None:
 def layer_lengths(n_layers: int, n_visual: int, n_text: int, keep_n: int | None, layer: int) -> list[int]:
     """Tokens each decoder layer sees in the prefill: all before layer K, text + kept from K on."""
     if n_visual < 0 or n_text < 0 or n_visual + n_text == 0:
-        raise InputError(
-            f"token counts must not be negative, and not both 0: got n_visual={n_visual}, n_text={n_text}"
-        )
+        raise InputError(f"token counts must not be negative, and not both 0: got n_visual={n_visual}, n_text={n_text}")
     keep_n = n_visual if keep_n is None else keep_n
     if not 0 <= keep_n <= n_visual:
         raise InputError(f"keep_n must be between 0 and the {n_visual} visual tokens, got {keep_n}")
@@ -67,8 +65,7 @@ def check_decoder(text_config: Any) -> Any:
     """
     if text_config.model_type not in DECODERS:
         raise UnsupportedError(
-            f"the cost of a {text_config.model_type!r} decoder is not known: "
-            f"known are {', '.join(sorted(DECODERS))}"
+            f"the cost of a {text_config.model_type!r} decoder is not known: known are {', '.join(sorted(DECODERS))}"
         )
     return text_config
 

@@ -27,9 +27,7 @@ def fastv_reduction(
     otherwise n = n_visual + n_text and n' = n_kept + n_text. Say which when quoting the number.
     """
     if not 0 <= layer <= n_layers or not 0 <= n_kept <= n_visual:
-        raise InputError(
-            f"need 0 <= layer <= {n_layers} and 0 <= n_kept <= {n_visual}, got {layer} and {n_kept}"
-        )
+        raise InputError(f"need 0 <= layer <= {n_layers} and 0 <= n_kept <= {n_visual}, got {layer} and {n_kept}")
     matrices = 3 if gated else 2
 
     def f(n: int) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .decoder import decoder_flops
-from .vision import Grid, Picture, vision_flops
+from biaslab.cost.decoder import decoder_flops
+from biaslab.cost.vision import Grid, Picture, vision_flops
 
 __all__ = ["Flops", "image_flops", "prompt_flops"]
 

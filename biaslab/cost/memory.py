@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from biaslab.cost.decoder import check_decoder, head_dim, layer_lengths, windows
 from biaslab.errors import InputError, UnsupportedError
-
-from .decoder import check_decoder, head_dim, layer_lengths, windows
 
 __all__ = ["Parameters", "bytes_of", "kv_bytes", "kv_entries", "parameters"]
 

@@ -53,7 +53,7 @@ class Picture:
 
     @classmethod
     def of(cls, layout: Any) -> Picture:
-        """The picture of a :class:`~biaslab.layout.TokenLayout`."""
+        """The picture of a :class:`~biaslab.core.layout.TokenLayout`."""
         one = layout.tiles == (1, 1) and not layout.thumbnail.any()
         return cls(layout.n, layout.grid if one else None, None, layout.size)
 

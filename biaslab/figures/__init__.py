@@ -4,19 +4,19 @@ model.
 
 from __future__ import annotations
 
-from .accuracy_display import AccuracyDisplay
-from .attention_display import AttentionDisplay
-from .dependence_display import DependenceDisplay
-from .display import Display
-from .heads_display import HeadsDisplay
-from .kept_display import KeptTokensDisplay
-from .probe_display import PlaceAccuracyDisplay, ProbeDisplay
-from .profile_display import ProfileDisplay
-from .reliability_display import ReliabilityDisplay
-from .save import save
-from .style import style
-from .tables import results_latex, results_table, save_table
-from .variance_display import AurocDisplay, VarianceDisplay
+from biaslab.figures.accuracy_display import AccuracyDisplay
+from biaslab.figures.attention_display import AttentionDisplay
+from biaslab.figures.dependence_display import DependenceDisplay
+from biaslab.figures.display import Display
+from biaslab.figures.heads_display import HeadsDisplay
+from biaslab.figures.kept_display import KeptTokensDisplay
+from biaslab.figures.probe_display import PlaceAccuracyDisplay, ProbeDisplay
+from biaslab.figures.profile_display import ProfileDisplay
+from biaslab.figures.reliability_display import ReliabilityDisplay
+from biaslab.figures.save import save
+from biaslab.figures.style import style
+from biaslab.figures.tables import results_latex, results_table, save_table
+from biaslab.figures.variance_display import AurocDisplay, VarianceDisplay
 
 __all__ = [
     "AccuracyDisplay",

@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from biaslab.errors import InputError
-
-from .display import Display
-from .frames import UNPRUNED, label_rows, read_results
-from .style import COLORS, ERRORBAR, MARKERS, style
+from biaslab.figures.display import Display
+from biaslab.figures.frames import UNPRUNED, label_rows, read_results
+from biaslab.figures.style import COLORS, ERRORBAR, MARKERS, style
 
 __all__ = ["AccuracyDisplay"]
 
@@ -69,14 +68,10 @@ class AccuracyDisplay(Display):
             raise InputError(f"unknown metric {metric!r}: choose one of {', '.join(_METRICS)}")
         table = read_results(results, layer=layer, **choices)
         if metric not in table:
-            raise InputError(
-                f"results have no column {metric!r}: choose one of {[m for m in _METRICS if m in table]}"
-            )
+            raise InputError(f"results have no column {metric!r}: choose one of {[m for m in _METRICS if m in table]}")
         if methods is not None:
             if unknown := sorted(set(methods) - set(table["method"])):
-                raise InputError(
-                    f"results have no method {unknown[0]!r}: choose from {sorted(set(table['method']))}"
-                )
+                raise InputError(f"results have no method {unknown[0]!r}: choose from {sorted(set(table['method']))}")
             order = {m: i for i, m in enumerate(methods)}
             table = table[table["method"].isin(order) | (table["method"] == UNPRUNED)]
             table = table.sort_values("method", key=lambda s: s.map(order), kind="stable")
@@ -86,9 +81,7 @@ class AccuracyDisplay(Display):
         wanted = ["label", "method", "keep", "layer", "n", metric, f"{metric}_lo", f"{metric}_hi", "tflops"]
         return cls(table[[c for c in wanted if c in table]].reset_index(drop=True), metric)
 
-    def plot(
-        self, ax: Axes | Sequence[Axes] | None = None, x: str | Sequence[str] = "keep"
-    ) -> AccuracyDisplay:
+    def plot(self, ax: Axes | Sequence[Axes] | None = None, x: str | Sequence[str] = "keep") -> AccuracyDisplay:
         """Draw a panel per x axis ("keep", "tflops", or both) and prune layer; axes are taken row by row."""
         xs = [x] if isinstance(x, str) else list(x)
         if not xs or any(name not in ("keep", "tflops") for name in xs):
@@ -123,9 +116,7 @@ class AccuracyDisplay(Display):
             handles, names = axes[0].get_legend_handles_labels()
             if ax is None:
                 per_line = 4 if len(panels) == 1 else 8
-                self.figure_.legend(
-                    handles, names, loc="outside lower center", ncols=min(per_line, len(names))
-                )
+                self.figure_.legend(handles, names, loc="outside lower center", ncols=min(per_line, len(names)))
             else:
                 axes[0].legend(handles, names)
         return self
@@ -133,9 +124,7 @@ class AccuracyDisplay(Display):
     def _panel(self, ax: Axes, x: str, layer: int | None, labels: list[str]) -> None:
         rows = self.data if layer is None else self.data[self.data["layer"].isin([layer])]
         # a small model in GFLOPs: 0.0035 is no label
-        unit, scale = (
-            ("GFLOPs", 1000.0) if x == "tflops" and self.data["tflops"].max() < 0.1 else ("TFLOPs", 1.0)
-        )
+        unit, scale = ("GFLOPs", 1000.0) if x == "tflops" and self.data["tflops"].max() < 0.1 else ("TFLOPs", 1.0)
         low, high = f"{self.metric}_lo", f"{self.metric}_hi"
         for i, label in enumerate(labels):
             part = rows[rows["label"] == label].sort_values(x)
@@ -157,9 +146,7 @@ class AccuracyDisplay(Display):
         for row in unpruned.to_dict("records"):
             if low in row and np.isfinite(row[low]):
                 ax.axhspan(100 * row[low], 100 * row[high], color="black", alpha=0.08, linewidth=0)
-            ax.axhline(
-                100 * row[self.metric], color="black", linestyle="--", linewidth=0.9, label="no pruning"
-            )
+            ax.axhline(100 * row[self.metric], color="black", linestyle="--", linewidth=0.9, label="no pruning")
             if x == "tflops" and np.isfinite(row.get("tflops", np.nan)):
                 ax.plot(
                     scale * row["tflops"],

@@ -10,13 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
-from biaslab.boxes import Box
+from biaslab._util.watermark import mark
+from biaslab.core.boxes import Box
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
-from biaslab.rehearsed import mark
-
-from .display import TARGET, Display, draw_box, paint, picture, ratio_ticks
-from .style import DIVERGING, SEQUENTIAL, style
+from biaslab.figures.display import TARGET, Display, draw_box, paint, picture, ratio_ticks
+from biaslab.figures.style import DIVERGING, SEQUENTIAL, style
 
 if TYPE_CHECKING:
     from biaslab.profiles import Profile
@@ -129,9 +128,7 @@ class AttentionDisplay(Display):
         """Draw two panels per picture."""
         ratios = [image.shape[0] / image.shape[1] + 0.2 for image in self.images]
         with style():
-            axes = self._axes(
-                ax, 2 * len(self.images), per_row=2, ratio=ratios, extra=0.35, layout="compressed"
-            )
+            axes = self._axes(ax, 2 * len(self.images), per_row=2, ratio=ratios, extra=0.35, layout="compressed")
             for i, image in enumerate(self.images):
                 self._row(axes[2 * i : 2 * i + 2], i, image, last=i == len(self.images) - 1)
             axes[0].set_title("attention" + ("" if self.layer is None else f", layer {self.layer}"))
@@ -171,11 +168,7 @@ class AttentionDisplay(Display):
                 ticks, labels = ratio_ticks(limit)
                 bar.set_ticks(ticks, labels=labels)
             if last:
-                bar.set_label(
-                    "relative to an even share" if colours == SEQUENTIAL else _UNITS[self.op], fontsize=7
-                )
+                bar.set_label("relative to an even share" if colours == SEQUENTIAL else _UNITS[self.op], fontsize=7)
         if self.titles[i]:
             white = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
-            axes[0].text(
-                0.02, 0.03, self.titles[i], transform=axes[0].transAxes, fontsize=6, bbox=white, zorder=6
-            )
+            axes[0].text(0.02, 0.03, self.titles[i], transform=axes[0].transAxes, fontsize=6, bbox=white, zorder=6)

@@ -10,10 +10,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from biaslab.errors import InputError
-
-from .display import Display
-from .layers import one_head
-from .style import COLORS, ERRORBAR, MARKERS, style
+from biaslab.figures.display import Display
+from biaslab.figures.layers import one_head
+from biaslab.figures.style import COLORS, ERRORBAR, MARKERS, style
 
 __all__ = ["DependenceDisplay"]
 
@@ -25,7 +24,7 @@ class DependenceDisplay(Display):
     """Eta squared of row and column by layer, with intervals; the bar below each is the null's 95 %.
 
     Filled where q <= 0.05 (Benjamini and Hochberg over the whole table the rows come from) and the interval lies above
-    0, hollow where no dependence is shown. ``data`` is the table of :func:`biaslab.bias.dependence.dependence` of one
+    0, hollow where no dependence is shown. ``data`` is the table of `biaslab.diagnostics.dependence` of one
     head.
     """
 

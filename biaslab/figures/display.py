@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
-from biaslab.boxes import Box
+from biaslab.core.boxes import Box
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
-
-from .style import figure_width
+from biaslab.figures.style import figure_width
 
 __all__ = ["ANSWER", "TARGET", "Display", "draw_box", "paint", "picture", "ratio_ticks"]
 
@@ -25,9 +24,7 @@ __all__ = ["ANSWER", "TARGET", "Display", "draw_box", "paint", "picture", "ratio
 TARGET = {"edgecolor": "#009E73", "linestyle": "-", "label": "target"}
 ANSWER = {"edgecolor": "#D55E00", "linestyle": "--", "label": "answer"}
 
-_CANVAS = (
-    448  # pixels of the longer side of pictures inside figures: enough at column width, small in the PDF
-)
+_CANVAS = 448  # pixels of the longer side of pictures inside figures: enough at column width, small in the PDF
 
 
 class Display:
@@ -94,9 +91,7 @@ def picture(image: Any) -> np.ndarray:
     return np.asarray(image, dtype=np.float64) / 255
 
 
-def paint(
-    values: np.ndarray, layout: TokenLayout, shape: tuple[int, int], thumbnail: bool = False
-) -> np.ndarray:
+def paint(values: np.ndarray, layout: TokenLayout, shape: tuple[int, int], thumbnail: bool = False) -> np.ndarray:
     """Lay (N,) token values over the picture.
 
     Parameters
@@ -119,9 +114,7 @@ def paint(
         return np.where(count > 0, total / count, np.nan)
 
 
-def draw_box(
-    ax: Axes, box: Box, shape: tuple[int, int], size: tuple[int, int], look: Mapping[str, Any]
-) -> Rectangle:
+def draw_box(ax: Axes, box: Box, shape: tuple[int, int], size: tuple[int, int], look: Mapping[str, Any]) -> Rectangle:
     """Outline a box (pixels of the original image of ``size`` = (width, height)) on a picture of ``shape`` =
     (rows, cols).
     """

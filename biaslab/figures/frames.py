@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from biaslab._util.watermark import is_rehearsal, mark
 from biaslab.errors import InputError
-from biaslab.rehearsed import is_rehearsal, mark
 
 __all__ = ["UNPRUNED", "label_rows", "read_results"]
 
@@ -39,9 +39,7 @@ def read_results(results: Any, **choices: Any) -> pd.DataFrame:
     """
     table = _load(results)
     if missing := [c for c in ("method", "keep") if c not in table]:
-        raise InputError(
-            f"results have no column {missing[0]!r}: pass what evaluate() returned, or its results.csv"
-        )
+        raise InputError(f"results have no column {missing[0]!r}: pass what evaluate() returned, or its results.csv")
     if choices.get("kind") is None and "kind" in table and "all" in set(table["kind"]):
         choices["kind"] = "all"
     for column, value in choices.items():
@@ -58,9 +56,7 @@ def read_results(results: Any, **choices: Any) -> pd.DataFrame:
     for column in _ONE_OF:
         if column in table and table[column].nunique() > 1:
             known = ", ".join(sorted(table[column].astype(str).unique()))
-            raise InputError(
-                f"results hold several values of {column} ({known}): choose one with {column}=..."
-            )
+            raise InputError(f"results hold several values of {column} ({known}): choose one with {column}=...")
     table = table.reset_index(drop=True)
     parts = ["tflops_vision", "tflops_projector", "tflops_decoder"]
     if set(parts) <= set(table):
@@ -95,6 +91,4 @@ def _load(results: Any) -> pd.DataFrame:
             return pd.read_csv(path, dtype={"options_hash": str, "profile_hash": str})
         except (OSError, ValueError) as err:
             raise InputError(f"cannot read results from {path}: {' '.join(str(err).split())}") from None
-    raise InputError(
-        f"results must be what evaluate() returned, a DataFrame or a path, not {type(results).__name__}"
-    )
+    raise InputError(f"results must be what evaluate() returned, a DataFrame or a path, not {type(results).__name__}")

@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from biaslab._util.watermark import mark
 from biaslab.errors import InputError
-from biaslab.rehearsed import mark
-
-from .display import Display, ratio_ticks
-from .layers import evenly
-from .profile_display import raster
-from .style import DIVERGING, figure_width, style
+from biaslab.figures.display import Display, ratio_ticks
+from biaslab.figures.layers import evenly
+from biaslab.figures.profile_display import raster
+from biaslab.figures.style import DIVERGING, figure_width, style
 
 if TYPE_CHECKING:
-    from biaslab.layout import TokenLayout
+    from biaslab.core.layout import TokenLayout
     from biaslab.profiles import Profile
 
 __all__ = ["HeadsDisplay"]

@@ -11,12 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 
-from biaslab.boxes import Box
+from biaslab.core.boxes import Box
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
-
-from .display import ANSWER, TARGET, Display, draw_box, paint, picture
-from .style import style
+from biaslab.figures.display import ANSWER, TARGET, Display, draw_box, paint, picture
+from biaslab.figures.style import style
 
 __all__ = ["KeptTokensDisplay"]
 
@@ -152,9 +151,7 @@ class KeptTokensDisplay(Display):
             (part[part["pivot"]], _PIVOT),
         ):
             ax.add_collection(
-                PolyCollection(
-                    self._cells(rows["token"].to_numpy(), shape), facecolor="none", zorder=4, **look
-                )
+                PolyCollection(self._cells(rows["token"].to_numpy(), shape), facecolor="none", zorder=4, **look)
             )
         if self.target is not None:
             draw_box(ax, self.target, shape, size, TARGET)

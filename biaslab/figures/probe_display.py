@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from biaslab._util.watermark import mark
 from biaslab.errors import InputError
-from biaslab.rehearsed import mark
-
-from .display import Display, ratio_ticks
-from .style import COLORS, DIVERGING, style
+from biaslab.figures.display import Display, ratio_ticks
+from biaslab.figures.style import COLORS, DIVERGING, style
 
 if TYPE_CHECKING:
     from biaslab.probe import ProbeResult

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from biaslab._util.watermark import mark
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
-from biaslab.rehearsed import mark
-
-from .display import Display, ratio_ticks
-from .style import COLORS, DIVERGING, style
+from biaslab.figures.display import Display, ratio_ticks
+from biaslab.figures.style import COLORS, DIVERGING, style
 
 if TYPE_CHECKING:
     from biaslab.profiles import Profile

@@ -11,10 +11,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 
 from biaslab.errors import InputError
-
-from .display import Display
-from .layers import depth_colours, evenly, one_head, one_layout
-from .style import style
+from biaslab.figures.display import Display
+from biaslab.figures.layers import depth_colours, evenly, one_head, one_layout
+from biaslab.figures.style import style
 
 __all__ = ["ReliabilityDisplay"]
 
@@ -30,7 +29,7 @@ class ReliabilityDisplay(Display):
     images at hand. Points are the mean split-half reliability of random sets of that many images, their bars (bands,
     where layers are few) the middle 95 % of the draws.
 
-    ``data`` is the table of :func:`biaslab.bias.reliability.reliability` of one head and layout.
+    ``data`` is the table of :func:`biaslab.diagnostics.reliability.reliability` of one head and layout.
     """
 
     def __init__(self, data: pd.DataFrame, title: str, target: float) -> None:

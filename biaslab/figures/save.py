@@ -12,10 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from biaslab._util.watermark import note_of, noted
 from biaslab.errors import InputError, RunFolderError
-from biaslab.rehearsed import note_of, noted
-
-from .style import style
+from biaslab.figures.style import style
 
 __all__ = ["save"]
 
@@ -61,9 +60,7 @@ def save(display: Any, path: str | Path, close: bool = False) -> list[Path]:
                 figure.savefig(files[1], bbox_inches=frame, metadata={"Comment": note} if note else None)
             noted(display.data).to_csv(files[2], index=False)
         except OSError as err:
-            raise RunFolderError(
-                f"cannot write figure {stem}: {err}; choose a folder you can write to"
-            ) from None
+            raise RunFolderError(f"cannot write figure {stem}: {err}; choose a folder you can write to") from None
         finally:
             if close:
                 plt.close(figure)
@@ -99,6 +96,4 @@ def _frame(figure: Figure) -> Bbox:
     drawn.
     """
     drawn = figure.get_tightbbox()
-    return Bbox(
-        [[min(0.0, drawn.x0), drawn.y0 - 0.02], [max(figure.get_figwidth(), drawn.x1), drawn.y1 + 0.02]]
-    )
+    return Bbox([[min(0.0, drawn.x0), drawn.y0 - 0.02], [max(figure.get_figwidth(), drawn.x1), drawn.y1 + 0.02]])

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab._util.latex import escape
+from biaslab._util.watermark import latex_note, noted
 from biaslab.errors import InputError, RunFolderError
-from biaslab.latex import escape
-from biaslab.rehearsed import latex_note, noted
-
-from .frames import UNPRUNED, label_rows, read_results
+from biaslab.figures.frames import UNPRUNED, label_rows, read_results
 
 __all__ = ["results_latex", "results_table", "save_table"]
 
@@ -39,9 +38,7 @@ def results_table(
         raise InputError(f"unknown metric {metric!r}: choose one of {', '.join(_METRICS)}")
     table = read_results(results, **choices)
     if metric not in table:
-        raise InputError(
-            f"results have no column {metric!r}: choose one of {[m for m in _METRICS if m in table]}"
-        )
+        raise InputError(f"results have no column {metric!r}: choose one of {[m for m in _METRICS if m in table]}")
     names = {metric: "value", f"{metric}_lo": "lo", f"{metric}_hi": "hi"}
     table = table.assign(label=label_rows(table, labels)).rename(columns=names)
     kept = ["label", "method", "layer", "keep", "n", "errors", "unparsed", "value", "lo", "hi", "tflops"]

@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from biaslab.errors import InputError
-
-from .display import Display
-from .style import COLORS, ERRORBAR, MARKERS, style
+from biaslab.figures.display import Display
+from biaslab.figures.style import COLORS, ERRORBAR, MARKERS, style
 
 __all__ = ["AurocDisplay", "VarianceDisplay"]
 
@@ -46,9 +45,7 @@ class VarianceDisplay(Display):
     def plot(self, ax: Axes | None = None) -> VarianceDisplay:
         """Draw into ``ax`` or a new figure."""
         table = self.data
-        everything = (
-            table["head"].astype(str) == "all" if "head" in table else pd.Series(True, index=table.index)
-        )
+        everything = table["head"].astype(str) == "all" if "head" in table else pd.Series(True, index=table.index)
         with style():
             (one,) = self._axes(ax, 1, ratio=0.6)
             heads = table[~everything]
@@ -100,14 +97,10 @@ class AurocDisplay(Display):
                 dots = self.data[heads & (self.data["score"] == score)]
                 name = f"{score}, single heads" if len(dots) else None
                 at = dots["layer"].astype(float) + 0.12 * (i - (len(scores) - 1) / 2)
-                one.scatter(
-                    at, dots["auroc"], s=5, color=COLORS[i % len(COLORS)], alpha=0.5, linewidths=0, label=name
-                )
+                one.scatter(at, dots["auroc"], s=5, color=COLORS[i % len(COLORS)], alpha=0.5, linewidths=0, label=name)
             _series(one, lines, "score", "auroc", 1)
             one.axhline(0.5, color="black", linestyle=":", linewidth=0.8)
-            one.annotate(
-                "chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6
-            )
+            one.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6)
             one.set_ylabel("AUROC of target tokens")
             _finish(one, _count(self.data, " samples"))
         return self

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import InputError
+from biaslab.errors import InputError
 
 if TYPE_CHECKING:
-    from .base import Family
+    pass
 
 __all__ = [
-    "Blueprint", "Shape", "SpecialTokens", "build", "rope_sections", "text_config", "text_fields", "tower_fields",
+    "Blueprint", "Shape", "SpecialTokens", "rope_sections", "text_config", "text_fields", "tower_fields",
 ]  # fmt: skip
 
 _CONFIGS = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}
@@ -202,37 +202,3 @@ def rope_sections(shape: Shape, published: Sequence[int]) -> list[int]:
     if min(sections) < 1:
         raise InputError(f"heads of width {2 * total} are too narrow for M-RoPE: use 8 or more")
     return sections
-
-
-def build(
-    family: Family, shape: Shape, seed: int = 0, attn: str = "sdpa", dtype: Any = None
-) -> tuple[Any, Any]:
-    """A model of the real class with random weights, in evaluation mode, and its processor.
-
-    Parameters
-    ----------
-    family : adapter.
-    shape : one of ``family.shapes`` or a change of it; full sizes need the memory of the full model.
-    seed : of the weights; torch's global generator is left as it was.
-    attn : attention implementation.
-    dtype : torch dtype, default float32.
-
-    Returns
-    -------
-    (model, processor)
-    """
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    from .standin import tokenizer as standin_tokenizer
-
-    tokenizer = standin_tokenizer(family)
-    config, processor = family.config(shape, tokenizer), family.make_processor(shape, tokenizer)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(
-            config, attn_implementation=attn, dtype=dtype or torch.float32
-        )
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model.eval().requires_grad_(False), processor

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..layout import TokenLayout
+from biaslab.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+from dataclasses import replace
+
+from biaslab.core.layout import TokenLayout
 
 __all__ = ["Encoded", "last_token", "positions", "text_after_image"]
 
@@ -164,3 +170,23 @@ def _visual(is_image: Tensor, layouts: list[TokenLayout]) -> Tensor:
         shows[start + torch.from_numpy(layout.slots.copy())] = True
         start += layout.placeholders
     return is_image.masked_scatter(is_image, shows.to(is_image.device))  # images come in the order of the prompts
+
+
+@dataclass(frozen=True, eq=False)
+class PrunedSequence:
+    """What a pruning engine tells capture about the running prefill: append it to ``vlm.pruned`` when tokens
+    are dropped before layer ``layer``, and clear the list when the next prefill starts and when pruning ends.
+
+    Attributes
+    ----------
+    layer : int
+        Layers >= this one see the short sequence (until a later entry takes over).
+    positions : LongTensor (B, M)
+        Position in the ORIGINAL padded prompt of every entry of the short sequence, ascending, text included.
+    valid : BoolTensor (B, M), optional
+        False for fillers of rows with unequal budgets; None when there are none.
+    """
+
+    layer: int
+    positions: Tensor
+    valid: Tensor | None = None

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .registry import GROUNDER, families, grounder_folder
+from biaslab.models.checkpoints.files import missing_files
+from biaslab.models.registry import GROUNDER, families, grounder_folder
 
 if TYPE_CHECKING:
-    from .blueprint import Shape
+    from biaslab.models.blueprint import Shape
 
 __all__ = ["known_models"]
 
@@ -44,7 +45,6 @@ def _cached(hub_id: str) -> Path | None:
 
 
 def _on_disk(folder: Path | None) -> str:
-    from .files import missing_files
 
     if folder is None or not folder.is_dir():
         return "no"

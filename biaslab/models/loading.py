@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from ..errors import BiaslabError, InputError, ModelError
-from .files import check_files, local_folder, read_config
-from .original.config import check, is_original
-from .original.model import load_model
-from .original.processor import load_processor
-from .registry import family_of, resolve
-from .vlm import VLM
+from biaslab.errors import BiaslabError, InputError, ModelError
+from biaslab.models.checkpoints.files import check_files, local_folder, read_config
+from biaslab.models.checkpoints.internvl_chat.config import check, is_original
+from biaslab.models.checkpoints.internvl_chat.model import load_model
+from biaslab.models.checkpoints.internvl_chat.processor import load_processor
+from biaslab.models.registry import family_of, resolve
+from biaslab.models.vlm import VLM
 
 __all__ = ["load", "read", "wrap"]
 
@@ -31,7 +31,7 @@ def load(
     """Load a multimodal model and its processor.
 
     InternVL checkpoints in their original layout (InternVL 2.5 as published) are read into transformers' own model
-    shard by shard; see `biaslab.models.original` for what is served. Remote code is never run.
+    shard by shard; see `biaslab.models.checkpoints.internvl_chat` for what is served. Remote code is never run.
 
     Parameters
     ----------

@@ -11,17 +11,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError, ModelError, UnsupportedError
-from .base import FAMILIES, Family
+from biaslab.errors import InputError, ModelError, UnsupportedError
+from biaslab.models.family import FAMILIES, Family
 
 __all__ = ["Checkpoint", "aliases", "families", "family_of", "resolve"]
 
 GROUNDER = "grounder"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_INFRASTRUCTURE = {
-    "base", "blueprint", "encoded", "files", "geometry", "listing", "loading", "original",
-    "processors", "registry", "rehearsal", "standin", "vlm",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,10 +34,9 @@ class Checkpoint:
 
 def families() -> dict[str, Family]:
     """All family adapters by name; every module of this package that is not infrastructure is one."""
-    package = importlib.import_module(__package__)
+    package = importlib.import_module("biaslab.models.adapters")
     for module in pkgutil.iter_modules(package.__path__):
-        if module.name not in _INFRASTRUCTURE:
-            importlib.import_module(f"{__package__}.{module.name}")
+        importlib.import_module(f"{package.__name__}.{module.name}")
     return FAMILIES
 
 

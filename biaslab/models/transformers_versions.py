@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import UnsupportedError
+from biaslab.errors import UnsupportedError
 
 __all__ = ["NEWEST_TESTED", "OLDEST", "check_layer_arguments", "kv_cache_of", "warn_if_untested"]
 

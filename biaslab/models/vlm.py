@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..boxes import Box
-from ..errors import InputError, ModelError
-from ..images import load_image
-from .encoded import Encoded, positions
-from .transformers_versions import warn_if_untested
+from biaslab.core.boxes import Box
+from biaslab.core.images import load_image
+from biaslab.errors import InputError, ModelError
+from biaslab.models.encoded import Encoded, positions
+from biaslab.models.transformers_versions import warn_if_untested
 
 if TYPE_CHECKING:
-    from ..capture import PrunedSequence
-    from .base import Family
+    from biaslab.models.encoded import PrunedSequence
+    from biaslab.models.family import Family
 
 __all__ = ["VLM", "Grounding"]
 

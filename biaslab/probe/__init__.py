@@ -7,15 +7,14 @@ mean is taken off can only come from the place.
 
 from __future__ import annotations
 
-from .compare import compare
-from .measure import measure
-from .nulls import spectral_test
-from .result import ProbeResult
-from .run import Probed, probe
-from .sources import Cutouts
-from .stimuli import ProbeDesign, Stimulus, design_for
+from biaslab.probe.compare import compare
+from biaslab.probe.measure import measure
+from biaslab.probe.result import ProbeResult
+from biaslab.probe.sources import Cutouts
+from biaslab.probe.stimuli import ProbeDesign, Stimulus, design_for
+from biaslab.stats.spatial import spectral_test
 
 __all__ = [
-    "Cutouts", "ProbeDesign", "ProbeResult", "Probed", "Stimulus", "compare", "design_for", "measure", "probe",
+    "Cutouts", "ProbeDesign", "ProbeResult", "Stimulus", "compare", "design_for", "measure",
     "spectral_test",
 ]  # fmt: skip

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..rehearsed import NOTE, is_rehearsal
+from biaslab._util.watermark import NOTE, is_rehearsal
 
 if TYPE_CHECKING:
-    from .result import ProbeResult
+    from biaslab.probe.result import ProbeResult
 
 __all__ = ["card", "verdict"]
 
@@ -27,8 +27,8 @@ def card(probe: ProbeResult, comparison: pd.DataFrame | None, profile: Any = Non
     lines += [
         f"{pictures:,} pictures of {design['size'][0]} x {design['size'][1]} pixels: {len(probe.groups)} pairs of "
         f"object and background ({probe.n_groups} different objects), each at all {probe.grid[0]} x {probe.grid[1]} "
-        f"places, asked for as \"{design['expression']}\" (prompt: \"{settings['prompt']}\"). Attention of the query "
-        f"rows \"{settings['queries']}\" on the object, in natural logarithms, centred per pair.",
+        f'places, asked for as "{design["expression"]}" (prompt: "{settings["prompt"]}"). Attention of the query '
+        f'rows "{settings["queries"]}" on the object, in natural logarithms, centred per pair.',
         "",
     ]
     for layer in probe.layers:

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import InputError
-from ..fdr import q_values
-from ..jackknife import check_confidence, half_width
-from ..layout import TokenLayout
-from ..maps import TINY, AttentionMaps
-from ..profiles import Profile
-from ..rehearsed import mark
-from .measure import footprint
-from .nulls import spectral_test
-from .result import ProbeResult, group_means
+from biaslab._util.watermark import mark
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError
+from biaslab.maps.base import AttentionMaps
+from biaslab.maps.moments import TINY
+from biaslab.probe.measure import footprint
+from biaslab.probe.result import ProbeResult, group_means
+from biaslab.profiles import Profile
+from biaslab.stats.jackknife import check_confidence, half_width
+from biaslab.stats.multiple_testing import q_values
+from biaslab.stats.spatial import spectral_test
 
 __all__ = ["compare", "profile_effects", "profile_maps", "reliability"]
 

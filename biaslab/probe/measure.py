@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..boxes import Box
-from ..capture import CapturedRows, capture, check_layers
-from ..errors import InputError, RunFolderError
-from ..grounding.log import SampleLog
-from ..grounding.metrics import grounding_iou
-from ..layout import TokenLayout
-from ..maps import TINY
-from ..progress import progress_bar
-from ..rehearsed import is_rehearsal
-from .result import LOG, RUN, ProbeResult, assemble, read_records
-from .stimuli import ProbeDesign, Stimulus, stimulus_id
+from biaslab._util.jsonl import SampleLog
+from biaslab._util.progress import progress_bar
+from biaslab._util.watermark import is_rehearsal
+from biaslab.attention.capture import CapturedRows, capture
+from biaslab.core.boxes import Box
+from biaslab.core.layers import check_layers
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError, RunFolderError
+from biaslab.evaluation.metrics import grounding_iou
+from biaslab.maps.moments import TINY
+from biaslab.probe.result import LOG, RUN, ProbeResult, assemble, read_records
+from biaslab.probe.stimuli import ProbeDesign, Stimulus, stimulus_id
 
 if TYPE_CHECKING:
-    from ..models.vlm import VLM
+    from biaslab.models.vlm import VLM
 
 __all__ = ["footprint", "measure", "parts_of_layout"]
 

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..boxes import Box
-from ..errors import InputError, RunFolderError
-from ..grounding.metrics import HIT_IOU
-from ..layout import TokenLayout
-from ..rehearsed import mark
+from biaslab._util.watermark import mark
+from biaslab.core.boxes import Box
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError, RunFolderError
+from biaslab.evaluation.metrics import HIT_IOU
 
 __all__ = ["LOG", "RUN", "ProbeResult", "assemble", "group_means", "read_records"]
 

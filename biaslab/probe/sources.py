@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..calibration import images_from
-from ..errors import InputError
-from ..images import load_image
-from ..scenes.backgrounds import background, fine_noise
-from ..scenes.objects import NAMES, sprite
+from biaslab.core.images import load_image
+from biaslab.datasets.pictures import images_from
+from biaslab.errors import InputError
+from biaslab.scenes.backgrounds import background, fine_noise
+from biaslab.scenes.objects import NAMES, sprite
 
 __all__ = ["Cutouts", "rendered_background", "rendered_object"]
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..boxes import Box
-from ..calibration import images_from
-from ..errors import InputError
-from ..scenes.objects import NAMES
-from .sources import Cutouts, files_digest, rendered_background, rendered_object
+from biaslab.core.boxes import Box
+from biaslab.datasets.pictures import images_from
+from biaslab.errors import InputError
+from biaslab.probe.sources import Cutouts, files_digest, rendered_background, rendered_object
+from biaslab.scenes.objects import NAMES
 
 if TYPE_CHECKING:
-    from ..layout import TokenLayout
-    from ..models.vlm import VLM
+    from biaslab.core.layout import TokenLayout
+    from biaslab.models.vlm import VLM
 
 __all__ = ["ProbeDesign", "Stimulus", "design_for"]
 

@@ -9,23 +9,25 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .base import ESTIMATORS, Profile, make, register
-from .debias import DEBIAS, debias
-from .diagnostics import VarianceExplained, variance_explained, variance_table
-from .file import load, save
-from .intervals import MapInterval, map_interval
+from biaslab.attention.debiasing import DEBIAS, debias
+from biaslab.profiles import estimators
+from biaslab.profiles.base import Profile
+from biaslab.profiles.file import load, save
+from biaslab.profiles.intervals import MapInterval, map_interval
+from biaslab.profiles.registry import ESTIMATORS, make, register
+from biaslab.profiles.variance import VarianceExplained, variance_explained, variance_table
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+for _module in iter_modules(estimators.__path__):
+    import_module(f"{estimators.__name__}.{_module.name}")
 
-from .exponential import ExponentialProfile  # noqa: E402
-from .factorised import FactorisedProfile  # noqa: E402
-from .geometric import GeometricProfile  # noqa: E402
-from .mean import MeanProfile  # noqa: E402
-from .rope import RopeProfile  # noqa: E402
-from .selection import Selection, select_estimator  # noqa: E402
-from .smooth import SmoothProfile  # noqa: E402
-from .tile import TileProfile  # noqa: E402
+from biaslab.profiles.estimators.exponential import ExponentialProfile  # noqa: E402
+from biaslab.profiles.estimators.factorised import FactorisedProfile  # noqa: E402
+from biaslab.profiles.estimators.geometric import GeometricProfile  # noqa: E402
+from biaslab.profiles.estimators.mean import MeanProfile  # noqa: E402
+from biaslab.profiles.estimators.rope import RopeProfile  # noqa: E402
+from biaslab.profiles.estimators.smooth import SmoothProfile  # noqa: E402
+from biaslab.profiles.estimators.tile import TileProfile  # noqa: E402
+from biaslab.profiles.model_selection import Selection, select_estimator  # noqa: E402
 
 load_profile = load  # the name it has in `biaslab`
 

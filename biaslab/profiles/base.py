@@ -12,72 +12,27 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
-from biaslab.layout import TokenLayout
-from biaslab.maps import centred_log
-
-from .provenance import plain, refuse_others, version, warn_other_prompt
+from biaslab.maps.moments import centred_log
+from biaslab.profiles.file import save as write
+from biaslab.profiles.parts import Part, logs, parts_of
+from biaslab.profiles.provenance import plain, refuse_others, version, warn_other_prompt
+from biaslab.profiles.registry import ESTIMATORS, Arrays, make, register
 
 __all__ = ["ESTIMATORS", "Arrays", "Part", "Profile", "make", "register"]
 
 logger = logging.getLogger(__name__)
 
-#: arrays of one layer: part (a layout key, or an estimator's own word) -> name -> array
-Arrays = dict[str, dict[str, np.ndarray]]
-
-#: estimator name -> class
-ESTIMATORS: dict[str, type[Profile]] = {}
 
 _CACHED_MAPS = 64  # models of free resolution meet hundreds of layouts: keep only the latest maps
-
-
-class Part(NamedTuple):
-    """Moments of the images that share one layout, in float64.
-
-    In fitting ``mean`` and ``var`` are of attention and the log moments stand beside them; what
-    :meth:`Profile.log_map` is given holds the log moments as ``mean`` and ``var`` (see :func:`logs`).
-    """
-
-    layout: TokenLayout
-    n: int
-    mean: np.ndarray  # (H or 1, N)
-    var: np.ndarray  # (H or 1, N), population variance between images
-    log_mean: np.ndarray | None = None  # (H or 1, N), of log attention centred per image
-    log_var: np.ndarray | None = None
-    #: the same images fold by fold, where the estimator cross-validates; else empty
-    pieces: tuple[Part, ...] = ()
-    #: provenance of the maps: what else is known of the model and the prompts
-    about: Mapping[str, Any] = MappingProxyType({})
-
-
-def register(cls: type[Profile]) -> type[Profile]:
-    """Class decorator: make an estimator known by its ``name``."""
-    ESTIMATORS[cls.name] = cls
-    return cls
-
-
-def make(name: str, **params: Any) -> Profile:
-    """A fresh estimator by name.
-
-    Raises
-    ------
-    InputError
-        Unknown name or parameter.
-    """
-    if name not in ESTIMATORS:
-        raise InputError(f"unknown profile estimator {name!r}: choose one of {', '.join(sorted(ESTIMATORS))}")
-    try:
-        return ESTIMATORS[name](**params)
-    except TypeError as err:
-        raise InputError(f"estimator {name!r}: {err}") from None
 
 
 class Profile(BaseEstimator, ABC):
@@ -326,8 +281,7 @@ class Profile(BaseEstimator, ABC):
         )
         if layer is not None and layer not in self.layers_:
             raise ProfileMismatchError(
-                f"this profile holds layers {self.layers_}, not {layer}: "
-                f"fit it on maps collected with layers=[{layer}]"
+                f"this profile holds layers {self.layers_}, not {layer}: fit it on maps collected with layers=[{layer}]"
             )
         if layout is not None:
             self._check_layout(layout)
@@ -344,9 +298,7 @@ class Profile(BaseEstimator, ABC):
             )
         family, mine = key.split("/")[0], self.provenance_.get("family")
         if mine is not None and family != mine:
-            raise ProfileMismatchError(
-                f"this profile was fitted for family {mine!r}, not {family!r}: fit one for it"
-            )
+            raise ProfileMismatchError(f"this profile was fitted for family {mine!r}, not {family!r}: fit one for it")
 
     # -- artefact
     # --------------------------------------------------------------------------------------------------
@@ -371,71 +323,14 @@ class Profile(BaseEstimator, ABC):
         """Write the profile (safetensors) and a readable card beside it; see
         :func:`biaslab.profiles.file.save`.
         """
-        from .file import save
-
-        return save(self, path, diagnostics)
+        return write(self, path, diagnostics)
 
     def _fitted(self) -> None:
         if not hasattr(self, "arrays_"):
-            raise InputError(
-                f"this {type(self).__name__} is not fitted: call .fit(maps), or profiles.load(path)"
-            )
+            raise InputError(f"this {type(self).__name__} is not fitted: call .fit(maps), or profiles.load(path)")
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "_maps" in state:  # device copies are rebuilt on demand
             state["_maps"] = OrderedDict()
         return state
-
-
-def parts_of(maps: Any, layer: int, folds: bool = False, only: Iterable[int] | None = None) -> list[Part]:
-    """Moments of every layout that has images, as float64.
-
-    Parameters
-    ----------
-    folds : fill :attr:`Part.pieces`.
-    only : the folds to take; default all.
-    """
-    parts, about = [], maps.provenance
-    for key, layout in maps.layouts.items():
-        if not folds and only is None:
-            pieces = [_part(layout, maps.moments(layer, key), about)]
-        else:
-            wanted = range(maps.folds) if only is None else only
-            pieces = [_part(layout, maps.moments(layer, key, fold=f), about) for f in wanted]
-        parts += [p for p in pieces if p.n]
-    return merged(parts, pieces=folds)
-
-
-def merged(parts: Iterable[Part], pieces: bool = False) -> list[Part]:
-    """One part per layout, from parts of disjoint images; they are kept as its pieces if asked."""
-    groups: dict[str, list[Part]] = {}
-    for p in parts:
-        groups.setdefault(p.layout.key, []).append(p)
-    return [_together(same)._replace(pieces=tuple(same) if pieces else ()) for same in groups.values()]
-
-
-def logs(parts: Iterable[Part]) -> list[Part]:
-    """The log moments of parts, as :meth:`Profile.log_map` takes them."""
-    return [Part(p.layout, p.n, p.log_mean, p.log_var, pieces=tuple(logs(p.pieces)), about=p.about) for p in parts]
-
-
-def _part(layout: TokenLayout, m: Any, about: Mapping[str, Any]) -> Part:
-    moments = (np.asarray(x, np.float64) for x in (m.mean, m.var, m.log_mean, m.log_var))
-    return Part(layout, int(m.n), *moments, about=about)
-
-
-def _together(same: list[Part]) -> Part:
-    if len(same) == 1:
-        return same[0]
-    n = sum(p.n for p in same)
-
-    def pooled(mean: str, var: str) -> tuple[np.ndarray | None, np.ndarray | None]:
-        values = [(p.n / n, getattr(p, mean), getattr(p, var)) for p in same]
-        if values[0][1] is None:
-            return None, None
-        centre = sum(share * m for share, m, _ in values)
-        return centre, sum(share * (v + (m - centre) ** 2) for share, m, v in values)
-
-    moments = (*pooled("mean", "var"), *pooled("log_mean", "log_var"))
-    return Part(same[0].layout, n, *moments, about=same[0].about)

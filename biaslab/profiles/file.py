@@ -14,12 +14,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from biaslab._util.watermark import NOTE, is_rehearsal
+from biaslab.attention.rotary import in_words
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import BiaslabError, InputError
-from biaslab.layout import TokenLayout
-from biaslab.rehearsed import NOTE, is_rehearsal
-from biaslab.rotary import in_words
-
-from .base import ESTIMATORS, Arrays, Profile, make
+from biaslab.profiles.registry import ESTIMATORS, Arrays, make
 
 __all__ = ["card", "load", "profile_path", "save"]
 
@@ -27,14 +26,14 @@ _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
 
 
-def save(profile: Profile, path: str | Path, diagnostics: Any = None) -> Path:
+def save(profile: Any, path: str | Path, diagnostics: Any = None) -> Path:
     """Write ``path`` (``.safetensors`` is added if missing) and the card ``.md`` beside it; both appear
     complete or not at all.
 
     Parameters
     ----------
     profile : fitted profile.
-    diagnostics : DataFrame of :func:`~biaslab.profiles.diagnostics.variance_table`, shown in the card.
+    diagnostics : DataFrame of :func:`~biaslab.profiles.variance.variance_table`, shown in the card.
 
     Returns
     -------
@@ -93,7 +92,7 @@ def profile_path(path: str | Path) -> Path:
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
 
 
-def load(path: str | Path) -> Profile:
+def load(path: str | Path) -> Any:
     """Read a profile written by :func:`save`.
 
     Raises
@@ -114,22 +113,16 @@ def load(path: str | Path) -> Profile:
             f"{path} is not a safetensors file ({_line(err)}): only safetensors profiles are read"
         ) from None
     if meta is None:
-        raise InputError(
-            f"{path} is a safetensors file but no biaslab profile: fit one with `biaslab fit-bias`"
-        )
+        raise InputError(f"{path} is a safetensors file but no biaslab profile: fit one with `biaslab fit-bias`")
     try:
         head = json.loads(meta)
         version, name = head["format"], head["estimator"]
     except (ValueError, KeyError, TypeError) as err:
         raise _damaged(path, err) from None
     if version != _FORMAT:
-        raise InputError(
-            f"{path} has profile format {version}, this biaslab reads {_FORMAT}: install a newer biaslab"
-        )
+        raise InputError(f"{path} has profile format {version}, this biaslab reads {_FORMAT}: install a newer biaslab")
     if name not in ESTIMATORS:
-        raise InputError(
-            f"{path} needs the estimator {name!r}, which is not installed: known are {sorted(ESTIMATORS)}"
-        )
+        raise InputError(f"{path} needs the estimator {name!r}, which is not installed: known are {sorted(ESTIMATORS)}")
     try:
         arrays: dict[int, Arrays] = {}
         for i, (layer, part, array) in enumerate(head["index"]):
@@ -148,7 +141,7 @@ def load(path: str | Path) -> Profile:
     return profile
 
 
-def card(profile: Profile, name: str = "", diagnostics: Any = None) -> str:
+def card(profile: Any, name: str = "", diagnostics: Any = None) -> str:
     """The profile's card in Markdown: what it is, what it was fitted on, what it may be used for."""
     p = profile.provenance_
     lines = [

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.jackknife import check_confidence, half_width
-from biaslab.layout import TokenLayout
-from biaslab.maps import centred_log
-
-from .base import Profile, make, parts_of
+from biaslab.maps.moments import centred_log
+from biaslab.profiles.base import Profile
+from biaslab.profiles.parts import parts_of
+from biaslab.profiles.registry import make
+from biaslab.stats.jackknife import check_confidence, half_width
 
 __all__ = ["MapInterval", "map_interval"]
 

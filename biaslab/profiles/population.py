@@ -1,6 +1,6 @@
 """How much of the attention's variance position would explain with calibration images without end.
 
-A profile of few images is noisy, so what it explains on others (:mod:`biaslab.profiles.diagnostics`) lies below what
+A profile of few images is noisy, so what it explains on others (:mod:`biaslab.profiles.variance`) lies below what
 position holds. The population's share needs no profile: for log attention centred per image, x_ai = p_i + e_ai with a
 true map p, products of *different* images at one position estimate p_i^2 without bias,
 
@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from biaslab.jackknife import jackknife_interval
-
-from .base import Part, merged
+from biaslab.profiles.parts import Part, merged
+from biaslab.stats.jackknife import jackknife_interval
 
 __all__ = ["population_share"]
 
@@ -26,7 +25,7 @@ def population_share(folds: list[list[Part]], confidence: float) -> tuple[np.nda
 
     Parameters
     ----------
-    folds : log moments, fold by fold (:func:`biaslab.profiles.diagnostics.log_folds`).
+    folds : log moments, fold by fold (:func:`biaslab.profiles.variance.log_folds`).
     confidence : of the interval, a delete-one-fold jackknife with Student's t; NaN with fewer than three folds.
 
     Returns

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from importlib import metadata
 from typing import Any
 
+from biaslab._util.watermark import is_rehearsal
 from biaslab.errors import ProfileMismatchError
-from biaslab.rehearsed import is_rehearsal
 
 __all__ = ["plain", "refuse_others", "version", "warn_other_prompt"]
 

@@ -1,6 +1,6 @@
 """How strongly to remove a profile: the strength that predicts held-out attention best.
 
-Worked on log attention centred per image (and head), as :mod:`biaslab.profiles.diagnostics`. With p the map that
+Worked on log attention centred per image (and head), as :mod:`biaslab.profiles.variance`. With p the map that
 the other folds of images predict, ``strength * p`` misses the held-out images by a sum of squares that is quadratic
 in the strength, so its minimum is exact and streamed moments are enough: least squares of held-out on predicted,
 
@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from biaslab.errors import InputError
-from biaslab.jackknife import check_confidence, half_width
-
-from .base import Part, Profile, make, merged
-from .diagnostics import log_folds
+from biaslab.profiles.base import Profile
+from biaslab.profiles.parts import Part, merged
+from biaslab.profiles.registry import make
+from biaslab.profiles.variance import log_folds
+from biaslab.stats.jackknife import check_confidence, half_width
 
 __all__ = ["Strength", "choose_strength", "reliable_share", "shrink"]
 

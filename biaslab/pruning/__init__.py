@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import Method, Selection, TokenContext, budget
-from .registry import METHODS, discover, make, parse, register
+from biaslab.pruning import methods
+from biaslab.pruning.base import Method, Selection, TokenContext, budget
+from biaslab.pruning.registry import METHODS, discover, make, parse, register
 
-discover(__name__, __path__)
+discover(methods.__name__, methods.__path__)
 
-from .d2pruner import D2Pruner  # noqa: E402
-from .divprune import DivPrune  # noqa: E402
-from .fastv import FastV  # noqa: E402
-from .layer_ratio import LayerRatio  # noqa: E402
-from .random import Random  # noqa: E402
-from .relative import Relative  # noqa: E402
-from .uniform import Uniform  # noqa: E402
+from biaslab.pruning.methods.d2pruner import D2Pruner  # noqa: E402
+from biaslab.pruning.methods.divprune import DivPrune  # noqa: E402
+from biaslab.pruning.methods.fastv import FastV  # noqa: E402
+from biaslab.pruning.methods.layer_ratio import LayerRatio  # noqa: E402
+from biaslab.pruning.methods.random import Random  # noqa: E402
+from biaslab.pruning.methods.relative import Relative  # noqa: E402
+from biaslab.pruning.methods.uniform import Uniform  # noqa: E402
 
 __all__ = [
     "METHODS",
@@ -44,8 +45,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("PruneRun", "prune"):  # the engine pulls in transformers
-        from . import engine
+    if name == "prune":  # the engine pulls in transformers
+        from biaslab.pruning.engine.prune import prune
 
-        return getattr(engine, name)
+        return prune
+    if name == "PruneRun":
+        from biaslab.pruning.engine.run import PruneRun
+
+        return PruneRun
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.layout import TokenLayout
 
 __all__ = ["Method", "Selection", "TokenContext", "budget", "choice", "descending", "later", "number"]
 

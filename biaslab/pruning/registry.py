@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 from biaslab.errors import InputError
 
 if TYPE_CHECKING:
-    from .base import Method
+    from biaslab.pruning.base import Method
 
 __all__ = ["METHODS", "make", "parse", "register"]
 
 #: method name -> class; ours in alphabetical order, then those registered from outside
 METHODS: dict[str, type[Method]] = {}
-
-# what hooks into models: no method lives there, and methods must stay importable without it
-_ENGINE = {"engine", "hooks", "prompt", "cut", "support"}
 
 
 def register(cls: type[Method]) -> type[Method]:
@@ -83,7 +80,6 @@ def parse(text: str) -> Method | str:
 def discover(package: str, path: list[str]) -> None:
     """Import every file of the package that may define a method."""
     for module in iter_modules(path):
-        if module.name not in _ENGINE:
-            import_module(f"{package}.{module.name}")
+        import_module(f"{package}.{module.name}")
     for name in sorted(METHODS):  # files import each other: without this the order would be theirs
         METHODS[name] = METHODS.pop(name)

@@ -1,6 +1,7 @@
 """Procedural referring-expression scenes and the embedded grounder that is trained on them."""
 
-from .expressions import KINDS, Expression
-from .scene import SPLITS, Scene, SceneObject, scene
+from biaslab.scenes.expressions import KINDS, Expression
+from biaslab.scenes.scene import SPLITS, Scene, scene
+from biaslab.scenes.scene_object import SceneObject
 
 __all__ = ["KINDS", "SPLITS", "Expression", "Scene", "SceneObject", "scene"]

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .objects import CLUTTER, sprite
+from biaslab.scenes.objects import CLUTTER, sprite
 
 CANVAS = 224
 _BANK = 512  # side of the precomputed texture fields that crops are taken from

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from .scene import SceneObject
+    from biaslab.scenes.scene_object import SceneObject
 
 KINDS: tuple[str, ...] = ("attribute", "location", "relation")
 

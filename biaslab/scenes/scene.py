@@ -8,11 +8,12 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from ..boxes import Box
-from ..errors import InputError
-from . import expressions as ex
-from .backgrounds import CANVAS, background, fine_noise
-from .objects import COLOURS, NAMES, SIZES, TINTABLE, sprite
+from biaslab.core.boxes import Box
+from biaslab.errors import InputError
+from biaslab.scenes import expressions as ex
+from biaslab.scenes.backgrounds import CANVAS, background, fine_noise
+from biaslab.scenes.objects import COLOURS, NAMES, SIZES, TINTABLE, sprite
+from biaslab.scenes.scene_object import SceneObject
 
 # A split's number is part of every scene's seed: no two splits share a scene.
 SPLITS = {"train": 1, "calibration": 2, "validation": 3, "test": 4, "monitor": 5}
@@ -20,29 +21,6 @@ _SEED = 20261123
 
 SMALL, BIG = (0.14, 0.235), (0.30, 0.48)  # long side as a fraction of the canvas
 MAX_HIDDEN = 0.25  # share of the smaller box that another object may cover
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """An object of a scene; `box` is the tight box of what is visible of it, in pixels."""
-
-    name: str
-    size: str
-    colour: str | None
-    box: Box
-    visible: float  # share of the object's own pixels that nothing hides
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        """Centre of the box in fractions of the canvas."""
-        x, y = self.box.center
-        return x / CANVAS, y / CANVAS
-
-    @property
-    def size_class(self) -> str:
-        """small, medium or large: below 5 %, 5 to 12 %, above 12 % of the canvas."""
-        share = self.box.area / CANVAS**2
-        return "small" if share < 0.05 else "medium" if share < 0.12 else "large"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..vision import Picture, patch_count, plain_vit, register_vision, whole
+from biaslab.cost.vision import Picture, patch_count, plain_vit, register_vision, whole
 
 
 @register_vision("internvl_vision")

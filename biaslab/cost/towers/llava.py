@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from biaslab.cost.vision import Picture, patch_count, plain_vit, register_vision, whole
 from biaslab.errors import InputError
-
-from ..vision import Picture, patch_count, plain_vit, register_vision, whole
 
 
 @register_vision("clip_vision_model")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from biaslab.cost.vision import Picture, register_vision
 from biaslab.errors import InputError
-
-from ..vision import Picture, register_vision
 
 
 @register_vision("qwen2_vl_vision", "qwen2_vl")

@@ -1,0 +1,251 @@
+"""Attention rows from text to image tokens, recorded while a model runs as usual.
+
+`capture` is the context manager for users; `attention_rows` and `watch` (also reachable from here) are the
+pure computation and the low-level hook it shares with the pruning engine. Capture and pruning nest in any
+order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from biaslab.attention.hook import attention_rows, no_rope, row_options, watch
+from biaslab.attention.scores import reads_rope, resolve
+from biaslab.core.layers import check_layers
+from biaslab.errors import InputError, UnsupportedError
+from biaslab.models.encoded import PrunedSequence, last_token, positions, text_after_image
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+
+__all__ = ["CapturedRows", "Rows", "attention_rows", "capture", "no_rope", "watch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Attention rows of one layer in the latest prefill.
+
+    Attributes
+    ----------
+    values : (B, H, Q, V) float32, on the layer's device
+        Attention (or score) of each query to each visual token; H is 1 for ``heads="mean"``. Fillers are 0.
+        The images of one prompt follow each other: `Encoded.spans` has their columns.
+    mask : (B, V) bool
+        False for fillers: images of a batch may differ in tokens.
+    query_mask : (B, Q) bool
+        False for fillers: prompts of a batch may differ in text.
+    kept : (B, V) LongTensor or None
+        Where tokens had been pruned before this layer: ordinal of each column among the ORIGINAL visual
+        tokens of its sample (an index into its layout). None: column v is visual token v.
+    """
+
+    values: Tensor
+    mask: Tensor
+    query_mask: Tensor
+    kept: Tensor | None = None
+
+
+class CapturedRows(Mapping):
+    """Layer index -> `Rows` of the latest prefill; ``layers`` are those asked for."""
+
+    def __init__(self, layers: list[int]) -> None:
+        self.layers = layers
+        self._rows: dict[int, Rows] = {}
+
+    def __getitem__(self, layer: int) -> Rows:
+        if layer not in self.layers:
+            raise InputError(f"layer {layer} was not captured; captured layers: {self.layers}")
+        if layer not in self._rows:
+            raise InputError("nothing captured yet: run the model on a prompt with an image inside the capture block")
+        return self._rows[layer]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"CapturedRows(layers={self.layers}, filled={sorted(self._rows)})"
+
+
+@dataclass
+class _Prefill:
+    """Query rows and visual columns of the running prefill, in absolute positions of the padded prompt."""
+
+    length: int
+    visual: Tensor
+    visual_mask: Tensor
+    rows: Tensor
+    rows_mask: Tensor
+    cache: dict = field(default_factory=dict)
+
+    def at(self, layer: int, device: torch.device, pruned: list[PrunedSequence]):
+        """``rows, rows_mask, cols, cols_mask, kept`` for a layer, on its device."""
+        cut = max((p for p in pruned if p.layer <= layer), key=lambda p: p.layer, default=None)
+        name = (cut, device)
+        if name not in self.cache:
+            plain = (self.rows, self.rows_mask, self.visual, self.visual_mask, None)
+            found = plain if cut is None else self._short(cut)
+            self.cache[name] = tuple(None if t is None else t.to(device) for t in found)
+        return self.cache[name]
+
+    def _short(self, cut: PrunedSequence):
+        where = cut.positions.to(self.visual.device)
+        batch, n_short = where.shape
+        # one spare slot takes the fillers, so that they overwrite nothing
+        valid = None if cut.valid is None else cut.valid.to(where.device)
+        target = where if valid is None else where.masked_fill(~valid, self.length)
+        short_of = where.new_full((batch, self.length + 1), -1)
+        short_of.scatter_(1, target, torch.arange(n_short, device=where.device).expand(batch, -1))
+        short_of[:, self.length] = -1
+        rows, cols = short_of.gather(1, self.rows), short_of.gather(1, self.visual)
+        kept, mask = positions((cols >= 0) & self.visual_mask)
+        cols = cols.gather(1, kept).masked_fill(~mask, 0)
+        return rows.clamp(min=0), self.rows_mask & (rows >= 0), cols, mask, kept
+
+
+@contextmanager
+def capture(
+    vlm: VLM,
+    layers: int | Iterable[int] | None = None,
+    queries: str | Tensor = "last",
+    heads: str | None = None,
+    score: str | Callable = "attention",
+) -> Iterator[CapturedRows]:
+    """Record text-to-image attention rows while the model runs as usual, forward or generate, under SDPA.
+
+    Works around ``vlm.ask`` / ``locate`` / ``generate`` and around plain ``vlm.model(**inputs)`` and
+    ``vlm.model.generate(**inputs)``: visual tokens are found in the ``input_ids`` the model is called with.
+    Decode steps are left alone; each new prefill replaces the rows of the one before.
+
+    Parameters
+    ----------
+    vlm : VLM
+    layers : int, iterable of int, or None for all
+        Decoder layers; negative ones count from the end.
+    queries : "last", "text", or LongTensor (Q,) or (B, Q)
+        The last prompt token; every token after the image (question, end of turn, answer header); or absolute
+        positions in the padded prompt (negative: from its end).
+    heads : None or "mean"
+        Keep every head, or their mean.
+    score : name of one in `biaslab.attention.scores.SCORES`, or callable
+        "attention", "no_rope", "value_norm"; or ``score(query, key, value, cos, sin, *, rows, cols, scaling,
+        attention_mask, is_causal, sliding_window, softcap) -> (B, H, Q, V) float32``, with the arguments of
+        `attention_rows`, the value before heads are repeated, and the rotary cosines and sines (B or 1, Q, D).
+
+    Yields
+    ------
+    CapturedRows
+        ``rows[layer]`` -> `Rows`, still readable after the block.
+
+    Notes
+    -----
+    Inside a pruned forward the rows of layers >= K have one column per token that was kept, with
+    ``Rows.kept`` the map to the original tokens; the engine announces the cut through ``vlm.pruned``, a list
+    of `PrunedSequence`.
+    """
+    wanted = check_layers(layers, vlm.n_layers)
+    _check_choices(queries, heads)
+    score = resolve(score)
+    captured, state = CapturedRows(wanted), _State(vlm, queries)
+
+    def record(layer: int) -> Callable:
+        def callback(module, query, key, value, attention_mask, scaling, **kw):
+            prefill = state.prefill_for(query, key)
+            if prefill is None:
+                return
+            rows, rows_mask, cols, cols_mask, kept = prefill.at(layer, query.device, vlm.pruned)
+            options = row_options(module, kw)
+            options.update(rows=rows, cols=cols, scaling=scaling, attention_mask=attention_mask)
+            values = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
+            values = values.masked_fill(~(rows_mask[:, None, :, None] & cols_mask[:, None, None, :]), 0.0)
+            values = values.mean(1, keepdim=True) if heads == "mean" else values
+            captured._rows[layer] = Rows(values, cols_mask, rows_mask, kept)
+
+        return callback
+
+    with ExitStack() as stack:
+        stack.enter_context(watch(vlm.model, {i: record(i) for i in wanted}, rope=reads_rope(score)))
+        stack.callback(vlm.model.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
+        stack.callback(vlm.model.register_forward_hook(state.end, always_call=True).remove)
+        state.on_new_prefill = captured._rows.clear
+        yield captured
+
+
+class _State:
+    """Follows the forward passes of the whole model, where the token ids are still visible."""
+
+    def __init__(self, vlm: VLM, queries: str | Tensor) -> None:
+        self.vlm, self.queries = vlm, queries
+        self.running, self.prefill = False, None
+        self.on_new_prefill: Callable[[], None] = lambda: None
+
+    def begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        self.running, self.prefill = ids is not None, None
+        if ids is None or ids.shape[1] < 2:
+            return
+        is_image = ids == self.vlm.image_token_id
+        visual, visual_mask = self.vlm.visual_tokens(ids) if bool(is_image.any()) else positions(is_image)
+        if visual.shape[1] == 0:
+            return  # a later turn without an image: nothing to record
+        padding = kwargs.get("attention_mask")
+        padding = padding if padding is not None and padding.ndim == 2 else None
+        rows, rows_mask = query_rows(self.queries, is_image, padding)
+        self.prefill = _Prefill(ids.shape[1], visual, visual_mask, rows, rows_mask)
+        self.on_new_prefill()
+
+    def end(self, *_: Any) -> None:
+        self.running, self.prefill = False, None
+
+    def prefill_for(self, query: Tensor, key: Tensor) -> _Prefill | None:
+        if query.shape[2] == 1:
+            return None
+        if not self.running:
+            raise UnsupportedError(
+                "capture cannot see the token ids of this forward: call the whole model with input_ids, "
+                "not its decoder and not with inputs_embeds"
+            )
+        if self.prefill is None:
+            return None
+        if key.shape[2] != query.shape[2]:
+            raise UnsupportedError("capture records a first prefill only: start without a filled cache")
+        if query.shape[2] != self.prefill.length and not self.vlm.pruned:
+            raise UnsupportedError(
+                f"a layer sees {query.shape[2]} of {self.prefill.length} tokens and nothing in vlm.pruned "
+                "says which: prune with bl.prune"
+            )
+        return self.prefill
+
+
+def _check_choices(queries, heads) -> None:
+    if not (isinstance(queries, Tensor) or queries in ("last", "text")):
+        raise InputError(f"queries must be 'last', 'text' or a LongTensor of prompt positions, got {queries!r}")
+    if isinstance(queries, Tensor) and (queries.dtype != torch.long or queries.ndim not in (1, 2)):
+        raise InputError("explicit queries must be a LongTensor of shape (Q,) or (B, Q)")
+    if heads not in (None, "mean"):
+        raise InputError(f"heads must be None (all heads) or 'mean', got {heads!r}")
+
+
+def query_rows(queries: str | Tensor, is_image: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Absolute rows (B, Q) that ``queries`` names, and their mask; ``is_image`` (B, N) marks the image tokens."""
+    batch, length = is_image.shape
+    if isinstance(queries, Tensor):
+        if queries.ndim == 2 and queries.shape[0] != batch:
+            raise InputError(f"queries of {queries.shape[0]} samples for a batch of {batch}")
+        if queries.numel() == 0 or int(queries.min()) < -length or int(queries.max()) >= length:
+            raise InputError(f"query positions must lie in -{length} .. {length - 1} of the padded prompt")
+        rows = queries.to(is_image.device).remainder(length).expand(batch, -1)
+        mask = torch.ones_like(rows, dtype=torch.bool)
+        return (rows, mask) if padding is None else (rows, padding.gather(1, rows).bool())
+    if queries == "text":
+        return text_after_image(is_image, padding)
+    rows = last_token(is_image, padding)
+    return rows, torch.ones_like(rows, dtype=torch.bool)

@@ -1,0 +1,347 @@
+"""Attention rows as a pure function, and the hook that calls back from inside an unmodified model's
+attention.
+
+Attention functions of transformers are looked up by name at every call. While something is watched, the
+decoder's name is switched to a wrapper that hands query and key (after rotary embedding, before heads are
+repeated) to the callbacks of the watched layers and then calls the original function with the original
+arguments. Nothing is replaced in the model, so its output is the same to the last bit, and no N x N matrix is
+ever formed.
+
+FlashAttention reads its own name to pick the kernel and the form of the mask, so there the name must stay: the
+function behind it is replaced by the wrapper while a watch lasts and put back after it. The rows are computed
+from query, key and the 2-D mask as everywhere else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from biaslab.errors import InputError, UnsupportedError
+
+__all__ = ["attention_rows", "is_flash", "no_rope", "row_options", "watch"]
+
+_MAX_SCORES = 2**25  # float32 scores held at once by attention_rows: 128 MiB
+_CALLBACKS: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()  # attention module -> callbacks
+_ROPE: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()  # attention module -> (cos, sin) of this call
+_SWITCHED: WeakKeyDictionary[nn.Module, list] = WeakKeyDictionary()  # decoder -> [number of watches, old name]
+_OVERRIDDEN: dict[str, list] = {}  # name of a FlashAttention function -> [number of decoders, the function]
+
+
+def attention_rows(
+    query: Tensor,
+    key: Tensor,
+    rows: Tensor,
+    scaling: float,
+    attention_mask: Tensor | None = None,
+    cols: Tensor | None = None,
+    *,
+    is_causal: bool = True,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    max_scores: int = _MAX_SCORES,
+) -> Tensor:
+    """Softmax attention of chosen query rows over ALL keys, then only the wanted columns; never renormalised.
+
+    Parameters
+    ----------
+    query : (B, H, Q, D)
+        After rotary embedding.
+    key : (B, Hkv, N, D)
+        After rotary embedding and cache update, before heads are repeated (Hkv divides H).
+    rows : LongTensor (R,) or (B, R)
+        Indices into Q.
+    scaling : float
+        Factor on the dot product.
+    attention_mask : None, bool (B or 1, 1, Q, N) with True = keep, additive (same shape), or 2-D padding (B, N)
+        None and 2-D are combined with `is_causal`, aligned at the bottom right as in a cached forward.
+    cols : LongTensor (B, C), optional
+        Key positions to return; all N by default.
+    is_causal, sliding_window, softcap
+        As transformers passes them to attention functions. The window applies unless a 4-D mask already holds
+        it.
+    max_scores : int
+        Rows are computed in chunks of at most this many scores.
+
+    Returns
+    -------
+    Tensor (B, H, R, C) float32
+        Scores are computed in float32 whatever the input type: a bfloat16 product costs about 1 % of the
+        largest probability. A row whose keys are all masked is NaN under a boolean mask.
+    """
+    rows = rows.expand(len(query), -1) if rows.ndim == 1 else rows
+    options = {"is_causal": is_causal, "sliding_window": sliding_window, "softcap": softcap}
+    picked = _pick(query, rows)
+    return _softmax(picked, key, rows, query.shape[2], scaling, attention_mask, cols, max_scores=max_scores, **options)
+
+
+def _pick(query: Tensor, rows: Tensor) -> Tensor:
+    """(B, H, R, D) of (B, H, Q, D)."""
+    return query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
+
+
+def _softmax(
+    picked: Tensor,
+    key: Tensor,
+    rows: Tensor,
+    n_query: int,
+    scaling: float,
+    attention_mask: Tensor | None,
+    cols: Tensor | None,
+    *,
+    is_causal: bool = True,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    max_scores: int = _MAX_SCORES,
+) -> Tensor:
+    """`attention_rows` of query rows that are ``picked`` already: (B, H, R, D), at ``rows`` of ``n_query``."""
+    batch, heads, _, dim = picked.shape
+    kv_heads, n_key = key.shape[1], key.shape[2]
+    keys = key.float().transpose(2, 3)
+    chunk = max(1, max_scores // (batch * heads * n_key))
+    out = []
+    for r, q in zip(rows.split(chunk, dim=1), picked.split(chunk, dim=2), strict=True):
+        n = r.shape[1]
+        # heads of one group share a key: fold the group into the row axis instead of repeating the keys
+        scores = q.float().reshape(batch, kv_heads, heads // kv_heads * n, dim) @ keys
+        scores = scores.reshape(batch, heads, n, n_key) * scaling
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if attention_mask is not None and attention_mask.ndim == 4:
+            mask = attention_mask[..., :n_key].expand(batch, -1, -1, -1)
+            mask = mask.gather(2, r[:, None, :, None].expand(batch, mask.shape[1], n, mask.shape[3]))
+            bool_mask = mask.dtype == torch.bool
+            scores = scores.masked_fill(~mask, float("-inf")) if bool_mask else scores + mask.float()
+        else:
+            keep = _keep(r + (n_key - n_query), n_key, attention_mask, is_causal, sliding_window)
+            scores = scores.masked_fill(~keep[:, None], float("-inf"))
+        probs = scores.softmax(-1)
+        if cols is not None:
+            probs = probs.gather(3, cols[:, None, None, :].expand(batch, heads, n, -1))
+        out.append(probs)
+    return torch.cat(out, 2)
+
+
+def _keep(at: Tensor, n_key: int, padding: Tensor | None, is_causal: bool, window: int | None) -> Tensor:
+    """(B, R, N) True where the query at absolute position ``at`` (B, R) may look."""
+    k = torch.arange(n_key, device=at.device)[None, None]
+    keep = k <= at[..., None] if is_causal else torch.ones_like(k <= at[..., None])
+    if window is not None:
+        keep = keep & (k > at[..., None] - window)
+    if padding is not None:
+        keep = keep & padding[:, None, -n_key:].bool()
+    return keep
+
+
+def no_rope(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    rows: Tensor,
+    cols: Tensor,
+    scaling: float,
+    attention_mask: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Attention rows with the rotary embedding taken out: a score for `capture`.
+
+    Query and key arrive rotated; a rotation is undone exactly (up to the rounding of the model's number type)
+    with the same cosines and sines. A length-dependent scale in them (YaRN) is a temperature, not a position:
+    it stays.
+
+    Raises
+    ------
+    UnsupportedError
+        Keys from a cache: their positions are not at hand.
+
+    References
+    ----------
+    FEATHER (arXiv 2412.13180), whose criterion this is; its uniform subset of tokens and its second pruning layer
+    are not part of the score.
+    """
+
+    def undo(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        c, s = cos[:, None].float(), sin[:, None].float()
+        turned, rest = x[..., : c.shape[-1]].float(), x[..., c.shape[-1] :].float()
+        a, b = turned.chunk(2, dim=-1)
+        back = (turned * c - torch.cat([-b, a], -1) * s) / (c.square() + s.square()).sqrt()
+        return torch.cat([back, rest], -1)
+
+    if key.shape[2] != query.shape[2]:
+        raise UnsupportedError("no_rope needs the positions of all keys: capture a first prefill, not a cached turn")
+    batch, _, n_query, _ = query.shape
+    rows = rows.expand(batch, -1) if rows.ndim == 1 else rows
+    turned = (x.expand(batch, -1, -1).gather(1, rows[..., None].expand(-1, -1, x.shape[-1])) for x in (cos, sin))
+    picked = undo(_pick(query, rows), *turned)  # a prompt has many queries, of which few are wanted
+    return _softmax(picked, undo(key, cos, sin), rows, n_query, scaling, attention_mask, cols, **options)
+
+
+def _wrap(inner: Callable | None) -> Callable:
+    """Serve the callbacks, then call ``inner`` (None: the eager code of the module's own file)."""
+
+    def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kw):
+        callbacks = _CALLBACKS.get(module)
+        if callbacks:
+            known = dict(kw)
+            causal = known.pop("is_causal", None)
+            known["is_causal"] = getattr(module, "is_causal", True) if causal is None else causal
+            known.setdefault("sliding_window", None)
+            known.setdefault("softcap", None)
+            if module in _ROPE:
+                known["cos"], known["sin"] = _ROPE[module]
+            scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+            with torch.no_grad():
+                for callback in tuple(callbacks):
+                    callback(module, query, key, value, attention_mask, scale, **known)
+        forward = inner or sys.modules[type(module).__module__].eager_attention_forward
+        return forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kw)
+
+    return attention
+
+
+def _registered(base: str) -> str:
+    """Name of the wrapper around the attention function ``base``, registered on first use."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+
+    known = {"sdpa": (sdpa_attention_forward, sdpa_mask), "eager": (None, eager_mask)}
+    if base not in known:
+        raise UnsupportedError(
+            f"attention {base!r} cannot be watched: load the model with attn_implementation='sdpa' "
+            "(or 'flash_attention_2')"
+        )
+    name = f"biaslab_{base}"  # must not contain "flash": transformers picks the mask format by that substring
+    if name not in AttentionInterface().valid_keys():
+        inner, mask = known[base]
+        AttentionInterface.register(name, _wrap(inner))
+        # without a mask function of the same name the model silently runs with attention_mask=None
+        AttentionMaskInterface.register(name, mask)
+    return name
+
+
+def row_options(module: nn.Module, kw: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `watch` callback must hand on to `attention_rows`, from its keyword arguments.
+
+    Raises
+    ------
+    UnsupportedError
+        The layer adds to its scores what `attention_rows` does not know.
+    """
+    if kw.get("position_bias") is not None or kw.get("s_aux") is not None:
+        raise UnsupportedError(f"{type(module).__name__} adds a bias or sink to attention: its rows cannot be captured")
+    return {name: kw[name] for name in ("is_causal", "sliding_window", "softcap")}
+
+
+@contextmanager
+def watch(model: nn.Module, callbacks: Mapping[int, Callable], rope: bool = False) -> Iterator[None]:
+    """Call back from inside the attention of chosen decoder layers, without changing what they compute.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Anything with ``get_decoder()`` whose layers hold a ``self_attn`` that uses transformers'
+        AttentionInterface, loaded with "sdpa", "flash_attention_2" (or "eager") attention.
+    callbacks : dict layer index -> callable
+        ``callback(module, query, key, value, attention_mask, scaling, *, is_causal, sliding_window, softcap,
+        **kw)`` is called for prefill and decode steps alike (``query.shape[2]`` tells them apart) under
+        ``no_grad``. The first three keywords can be passed on to `attention_rows`.
+    rope : bool
+        Also pass ``cos`` and ``sin`` of the rotary embedding, (B or 1, Q, D).
+
+    Raises
+    ------
+    InputError
+        For a layer the decoder does not have.
+    UnsupportedError
+        For an attention implementation or layer that cannot be watched.
+    """
+    decoder = model.get_decoder()
+    n_layers = len(decoder.layers)
+    for layer in callbacks:
+        if not 0 <= layer < n_layers:
+            raise InputError(f"layer {layer} does not exist: the decoder has layers 0 to {n_layers - 1}")
+        if not hasattr(decoder.layers[layer], "self_attn"):
+            raise UnsupportedError(f"layer {layer} has no self-attention: choose another layer")
+    with ExitStack() as undo:
+        _switch_on(decoder)
+        undo.callback(_switch_off, decoder)
+        for layer, callback in callbacks.items():
+            module = decoder.layers[layer].self_attn
+            _CALLBACKS.setdefault(module, []).append(callback)
+            undo.callback(_forget, _CALLBACKS, module, callback)
+            if rope:
+                undo.callback(module.register_forward_pre_hook(_catch_rope, with_kwargs=True).remove)
+                undo.callback(_ROPE.pop, module, None)
+        yield
+
+
+def _catch_rope(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    if kwargs.get("position_embeddings") is None:
+        name = type(module).__name__
+        raise UnsupportedError(f"{name} is not given cos and sin: use the score 'attention' or 'value_norm'")
+    _ROPE[module] = kwargs["position_embeddings"]
+
+
+def _forget(table: WeakKeyDictionary, module: nn.Module, entry: Any) -> None:
+    table[module].remove(entry)
+    if not table[module]:
+        del table[module]
+
+
+def _switch_on(decoder: nn.Module) -> None:
+    if decoder in _SWITCHED:
+        _SWITCHED[decoder][0] += 1
+        return
+    previous = decoder.config._attn_implementation
+    if is_flash(previous):
+        _override(previous)
+    else:
+        decoder.set_attn_implementation(_registered(previous))
+    _SWITCHED[decoder] = [1, previous]
+
+
+def _switch_off(decoder: nn.Module) -> None:
+    _SWITCHED[decoder][0] -= 1
+    if _SWITCHED[decoder][0] == 0:  # watches may be closed in any order: only the last one restores
+        previous = _SWITCHED.pop(decoder)[1]
+        if is_flash(previous):
+            _restore(previous)
+        else:
+            decoder.set_attn_implementation(previous)
+
+
+def is_flash(implementation: str | None) -> bool:
+    """Whether an attention implementation takes FlashAttention's 2-D masks: transformers asks the same way."""
+    return "flash" in (implementation or "")
+
+
+def _override(name: str) -> None:
+    """Put the wrapper in the place of the attention function ``name``."""
+    from transformers import AttentionInterface
+
+    if name in _OVERRIDDEN:
+        _OVERRIDDEN[name][0] += 1
+        return
+    functions = AttentionInterface()
+    if name not in functions.valid_keys():
+        raise UnsupportedError(f"attention {name!r} is not loaded: load the model with attn_implementation='sdpa'")
+    _OVERRIDDEN[name] = [1, functions[name]]
+    AttentionInterface.register(name, _wrap(functions[name]))
+
+
+def _restore(name: str) -> None:
+    from transformers import AttentionInterface
+
+    _OVERRIDDEN[name][0] -= 1
+    if _OVERRIDDEN[name][0] == 0:
+        AttentionInterface.register(name, _OVERRIDDEN.pop(name)[1])

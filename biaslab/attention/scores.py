@@ -1,0 +1,107 @@
+"""What a text token makes of each visual token, as scores by name: one interface for `capture`, `collect` and the
+pruning methods (their option ``reads``).
+
+A score is a pure function of what the attention of one layer is handed in the running forward; none needs a
+profile or a second forward. All of them compute the wanted query rows only, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from biaslab.attention.hook import attention_rows, no_rope
+from biaslab.errors import InputError
+
+__all__ = ["SCORES", "attention", "no_rope", "reads_rope", "resolve", "score_name", "value_norm"]
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    *,
+    rows: Tensor,
+    cols: Tensor,
+    scaling: float,
+    attention_mask: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Plain softmax attention, (B, H, R, C) float32; arguments as in `attention_rows`."""
+    return attention_rows(query, key, rows, scaling, attention_mask, cols, **options)
+
+
+def value_norm(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    *,
+    rows: Tensor,
+    cols: Tensor,
+    scaling: float,
+    attention_mask: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Attention times the Euclidean norm of the token's value vector in that head: how much the token adds, not
+    how much it is looked at.
+
+    Parameters
+    ----------
+    value : (B, Hkv, N, D)
+        Before heads are repeated: the query heads of a group share its norms. The others are those of
+        `attention_rows`.
+
+    Returns
+    -------
+    Tensor (B, H, R, C) float32
+        In units of the value vectors: rows do not sum to 1, and heads differ in scale by the norms of their
+        values. A mean over heads is therefore no vote of equals: heads with long value vectors count for more,
+        as they do in what the layer writes.
+
+    References
+    ----------
+    Kobayashi et al., "Attention is not only a weight" (EMNLP 2020), section 3, the norm-based analysis, here
+    without the output projection: the norm is that of the value itself, not of what the projection makes of it.
+    """
+    probs = attention_rows(query, key, rows, scaling, attention_mask, cols, **options)
+    batch, kv_heads, _, dim = value.shape
+    norms = value.gather(2, cols[:, None, :, None].expand(batch, kv_heads, -1, dim)).float().norm(dim=-1)
+    return probs * norms.repeat_interleave(probs.shape[1] // kv_heads, 1)[:, :, None]
+
+
+#: score name -> callable as `capture` documents it; a new entry is known everywhere
+SCORES: dict[str, Callable[..., Tensor]] = {"attention": attention, "no_rope": no_rope, "value_norm": value_norm}
+
+
+def resolve(score: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The score of a name; a callable is its own.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, or what is neither.
+    """
+    if callable(score):
+        return score
+    if not isinstance(score, str) or score not in SCORES:
+        raise InputError(f"score must be one of {', '.join(SCORES)}, or a callable; got {score!r}")
+    return SCORES[score]
+
+
+def score_name(score: str | Callable[..., Tensor]) -> str:
+    """The name under which maps and profiles remember a score; a callable cannot pass for another one of `SCORES`."""
+    if isinstance(score, str):
+        return score
+    name = getattr(score, "__name__", type(score).__name__)
+    return name if SCORES.get(name, score) is score else f"{score.__module__}.{name}"
+
+
+def reads_rope(score: Callable[..., Tensor]) -> bool:
+    """Whether a score must be given the rotary cosines and sines; of an unknown callable that is assumed."""
+    return score not in (attention, value_norm)

@@ -1,0 +1,185 @@
+"""Boxes in pixels of the original image, their overlap, and the coordinate spaces models answer in.
+
+Edges are continuous: a box from x0 to x1 is ``x1 - x0`` wide, with no added pixel.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from biaslab.errors import InputError
+
+__all__ = ["Box", "BoxSpace", "box_iou", "find_box"]
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_FOUR_NUMBERS = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
+
+_CORNER = rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)"
+_TWO_CORNERS = re.compile(rf"{_CORNER}\s*,\s*{_CORNER}")
+
+
+@dataclass(frozen=True)
+class Box:
+    """An axis-aligned box in pixels of the original image.
+
+    A model may answer corners in the wrong order. Such a box is kept as it is and has area 0, so that it
+    counts as a miss instead of being repaired.
+
+    Raises
+    ------
+    InputError
+        If a coordinate is not a finite number.
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        for name in ("x0", "y0", "x1", "y1"):
+            try:
+                value = float(getattr(self, name))
+            except (TypeError, ValueError):
+                raise InputError(f"box coordinate {name} is not a number: {getattr(self, name)!r}") from None
+            if not math.isfinite(value):
+                raise InputError(f"box coordinate {name} is {value}: give finite pixel coordinates")
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_xywh(cls, x: float, y: float, w: float, h: float) -> Box:
+        """Box from its top left corner, width and height (the COCO convention)."""
+        return cls(x, y, x + w, y + h)
+
+    @property
+    def width(self) -> float:
+        return max(0.0, self.x1 - self.x0)
+
+    @property
+    def height(self) -> float:
+        return max(0.0, self.y1 - self.y0)
+
+    @property
+    def area(self) -> float:
+        return self.width * self.height
+
+    @property
+    def center(self) -> tuple[float, float]:
+        return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
+
+    def as_tuple(self) -> tuple[float, float, float, float]:
+        return self.x0, self.y0, self.x1, self.y1
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union with another box, 0 where either has no area."""
+        return float(box_iou(np.asarray(self.as_tuple()), np.asarray(other.as_tuple())))
+
+    def clip(self, size: tuple[float, float]) -> Box:
+        """The box cut to an image of ``size = (width, height)`` pixels."""
+        width, height = size
+        return Box(
+            min(max(self.x0, 0.0), width),
+            min(max(self.y0, 0.0), height),
+            min(max(self.x1, 0.0), width),
+            min(max(self.y1, 0.0), height),
+        )
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes ``(..., 4)``, element by element after broadcasting.
+
+    Parameters
+    ----------
+    a, b : array_like, (..., 4)
+        x0, y0, x1, y1 in any common unit. For all pairs use ``box_iou(a[:, None], b[None])``.
+
+    Returns
+    -------
+    ndarray (...)
+        Values in [0, 1]; 0 where the union is empty or a box is reversed.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape[-1:] != (4,) or b.shape[-1:] != (4,):
+        raise InputError(f"boxes need a last axis of 4 (x0, y0, x1, y1), got shapes {a.shape} and {b.shape}")
+
+    def area(box: np.ndarray) -> np.ndarray:
+        return np.clip(box[..., 2] - box[..., 0], 0, None) * np.clip(box[..., 3] - box[..., 1], 0, None)
+
+    corners = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    inter = np.clip(corners, 0, None).prod(axis=-1)
+    inter = np.where((area(a) > 0) & (area(b) > 0), inter, 0.0)
+    union = area(a) + area(b) - inter
+    return np.divide(inter, union, out=np.zeros_like(union), where=union > 0)
+
+
+class BoxSpace(enum.Enum):
+    """The coordinate space in which a model family writes its boxes.
+
+    The space is a property of the family: it is never guessed from the size of the numbers.
+    """
+
+    PIXEL = "pixel"  # pixels of the original image
+    NORM1000 = "norm1000"  # 0-1000 of the original width and height
+    NORM1 = "norm1"  # 0-1 of the original width and height
+    PADDED_SQUARE = "padded_square"  # 0-1 of the image padded to a centred square
+    RESIZED = "resized"  # pixels of the resized image the model saw
+
+    def to_pixels(self, values, size: tuple[float, float], resized: tuple[float, float] | None = None) -> Box:
+        """Box in pixels of the original image from the four numbers of an answer.
+
+        Parameters
+        ----------
+        values : sequence of 4 floats
+            x0, y0, x1, y1 in this space.
+        size : (width, height)
+            Original image, pixels.
+        resized : (width, height), optional
+            Size of the image the model saw; needed by ``RESIZED`` alone.
+        """
+        x0, y0, x1, y1 = values
+        sx, sy, ox, oy = self._frame(size, resized)
+        return Box(x0 * sx - ox, y0 * sy - oy, x1 * sx - ox, y1 * sy - oy)
+
+    def from_pixels(
+        self, box: Box, size: tuple[float, float], resized: tuple[float, float] | None = None
+    ) -> tuple[float, float, float, float]:
+        """The four numbers of this space for a box in original pixels: the inverse of `to_pixels`."""
+        sx, sy, ox, oy = self._frame(size, resized)
+        return (box.x0 + ox) / sx, (box.y0 + oy) / sy, (box.x1 + ox) / sx, (box.y1 + oy) / sy
+
+    def _frame(self, size, resized) -> tuple[float, float, float, float]:
+        """Pixels per unit in x and y, and the offset of the original image inside the frame, in pixels."""
+        width, height = size
+        if width <= 0 or height <= 0:
+            raise InputError(f"image size must be positive (width, height), got {tuple(size)}")
+        if self is BoxSpace.PIXEL:
+            return 1.0, 1.0, 0.0, 0.0
+        if self is BoxSpace.NORM1000:
+            return width / 1000, height / 1000, 0.0, 0.0
+        if self is BoxSpace.NORM1:
+            return float(width), float(height), 0.0, 0.0
+        if self is BoxSpace.PADDED_SQUARE:
+            side = float(max(width, height))
+            # the model's own preprocessing pads by whole pixels, hence the floor division
+            return side, side, float((side - width) // 2), float((side - height) // 2)
+        if resized is None:
+            raise InputError("box space RESIZED needs resized=(width, height) of the image the model saw")
+        return width / resized[0], height / resized[1], 0.0, 0.0
+
+
+def find_box(text: str, corners: bool = False) -> tuple[float, float, float, float] | None:
+    """The first ``[a, b, c, d]`` of an answer, or None (an unparsed answer is a miss, counted apart).
+
+    Works for ``[[a, b, c, d]]`` (InternVL), ``{"bbox_2d": [a, b, c, d]}`` (Qwen2.5-VL) and plain lists
+    (LLaVA). With ``corners`` a box may also be written as ``(a,b),(c,d)``, with or without box tokens around it
+    (Qwen2-VL); the first of either form counts.
+    """
+    found = [m for m in (_FOUR_NUMBERS.search(text), corners and _TWO_CORNERS.search(text)) if m]
+    if not found:
+        return None
+    return tuple(float(g) for g in min(found, key=lambda m: m.start()).groups())

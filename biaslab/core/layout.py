@@ -1,0 +1,335 @@
+"""Where each visual token lies in the picture."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from biaslab.core.boxes import Box
+from biaslab.errors import InputError
+
+__all__ = ["TokenLayout"]
+
+_ARRAYS = ("tile", "row", "col", "thumbnail", "boxes", "inside", "slots")
+_ARRANGED = ("tile", "row", "col", "thumbnail", "slots")
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLayout:
+    """Tile, row, column and image-plane cell of every visual token of one image, in sequence order.
+
+    Attributes
+    ----------
+    tile : (N,) int
+        Reading order of the tiles, 0 .. T-1; a thumbnail has the last index, wherever it stands in the sequence.
+    row, col : (N,) int
+        Cell inside its tile.
+    thumbnail : (N,) bool
+        True for tokens of the tile that shows the whole image.
+    boxes : (N, 4) float64
+        x0, y0, x1, y1 of each token's cell in fractions of the ORIGINAL image. Cells in padding reach outside
+        [0, 1]; nothing is clipped, so neighbouring cells of a tile always touch.
+    inside : (N,) bool
+        False for cells that show padding only.
+    grid : (rows, cols)
+        Cells of one tile.
+    thumbnail_grid : (rows, cols)
+        Cells of the thumbnail; as ``grid`` unless said.
+    tiles : (tile_rows, tile_cols)
+        Without the thumbnail.
+    size : (width, height)
+        Pixels of the original image.
+    family : str
+        Model family the layout belongs to.
+    region : (x0, y0, x1, y1)
+        What the whole raster covers, in fractions of the original image: (0, 0, 1, 1) unless the image was
+        padded (larger) or cropped (smaller).
+    cover : float
+        Share of a tile's height and width that its cells cover, from the top left: below 1 where the tile is no
+        multiple of the patch, so that a margin is not seen (SigLIP: 27 patches of 14 pixels in 384).
+    slots : (N,) int
+        Which of the image's placeholders in the prompt each visual token is, ascending. Placeholders that no
+        token names show no place: LLaVA-NeXT's newlines.
+    placeholders : int
+        Image placeholders of this image in the prompt, N unless some show no place.
+    """
+
+    tile: np.ndarray
+    row: np.ndarray
+    col: np.ndarray
+    thumbnail: np.ndarray
+    boxes: np.ndarray
+    grid: tuple[int, int]
+    tiles: tuple[int, int]
+    size: tuple[int, int]
+    family: str
+    region: tuple[float, float, float, float] = _WHOLE
+    inside: np.ndarray = field(default=None)
+    slots: np.ndarray = field(default=None)
+    placeholders: int | None = None
+    thumbnail_grid: tuple[int, int] | None = None
+    cover: float = 1.0
+
+    def __post_init__(self) -> None:
+        def put(name, value):
+            object.__setattr__(self, name, value)
+
+        for name, kind in (("tile", np.int64), ("row", np.int64), ("col", np.int64), ("thumbnail", bool)):
+            put(name, np.asarray(getattr(self, name), dtype=kind))
+        put("boxes", np.asarray(self.boxes, dtype=np.float64).reshape(-1, 4))
+        put("grid", _pair("grid", self.grid))
+        small = self.thumbnail_grid
+        put("thumbnail_grid", self.grid if small is None else _pair("thumbnail_grid", small))
+        put("tiles", _pair("tiles", self.tiles))
+        put("size", _pair("size", self.size))
+        put("region", tuple(float(v) for v in self.region))
+        put("cover", float(self.cover))
+        if not 0 < self.cover <= 1:
+            raise InputError(f"layout cover must be a share above 0 and up to 1, got {self.cover}")
+        overlap = np.minimum(self.boxes[:, 2:], 1.0) - np.maximum(self.boxes[:, :2], 0.0)
+        inside = (overlap > 1e-9).all(axis=1) if self.inside is None else np.asarray(self.inside, dtype=bool)
+        put("inside", inside)
+        n = len(self.tile)
+        put("slots", np.arange(n) if self.slots is None else np.asarray(self.slots, dtype=np.int64))
+        put("placeholders", n if self.placeholders is None else int(self.placeholders))
+        wrong = [name for name in _ARRAYS if len(getattr(self, name)) != len(self.tile)]
+        if wrong or len(self.tile) == 0:
+            raise InputError(f"layout arrays must have one entry per visual token; {wrong or 'all'} do not")
+        if self.slots[0] < 0 or self.slots[-1] >= self.placeholders or (np.diff(self.slots) < 1).any():
+            raise InputError(f"layout slots must ascend from 0 to less than the {self.placeholders} placeholders")
+        for name in _ARRAYS:
+            getattr(self, name).flags.writeable = False
+
+    @classmethod
+    def raster(
+        cls,
+        rows: int,
+        cols: int,
+        size: tuple[int, int],
+        family: str,
+        region: tuple[float, float, float, float] = _WHOLE,
+        cover: float = 1.0,
+    ) -> TokenLayout:
+        """One image as a row-major grid of ``rows x cols`` tokens that covers ``region``."""
+        return cls._build((1, 1), (rows, cols), size, family, False, region, cover)
+
+    @classmethod
+    def tiled(
+        cls,
+        tile_rows: int,
+        tile_cols: int,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        family: str,
+        thumbnail: bool,
+        cover: float = 1.0,
+    ) -> TokenLayout:
+        """Tiles in reading order, each a row-major ``grid``; then, if asked, a thumbnail of the image."""
+        return cls._build((tile_rows, tile_cols), grid, size, family, bool(thumbnail), _WHOLE, cover)
+
+    @classmethod
+    def unpadded(
+        cls,
+        tiles: tuple[int, int],
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        family: str,
+        window: tuple[int, int, int, int],
+        region: tuple[float, float, float, float] = _WHOLE,
+        thumbnail_grid: tuple[int, int] | None = None,
+        cover: float = 1.0,
+    ) -> TokenLayout:
+        """A thumbnail, then the raster of all tiles row by row, cut to a window, a newline after every row.
+
+        Parameters
+        ----------
+        tiles, grid : as the attributes; the raster has ``tiles * grid`` cells.
+        window : (top, bottom, left, right)
+            Cells of the raster that are kept: rows ``top`` to ``bottom - 1``, columns ``left`` to ``right - 1``.
+        region : what the raster covers before it is cut.
+        thumbnail_grid : cells of the thumbnail, which shows the whole image.
+        cover : as the attribute.
+        """
+        tiles, grid = _pair("tiles", tiles), _pair("grid", grid)
+        small = grid if thumbnail_grid is None else _pair("thumbnail_grid", thumbnail_grid)
+        top, bottom, left, right = window = tuple(int(v) for v in window)
+        rows, cols = tiles[0] * grid[0], tiles[1] * grid[1]
+        if not (0 <= top < bottom <= rows and 0 <= left < right <= cols):
+            raise InputError(f"layout window {window} must lie in the raster of {rows} x {cols} cells")
+        across, n_small = right - left, small[0] * small[1]
+        y, x = (a.ravel() for a in np.mgrid[top:bottom, left:right])
+        y0, x0 = (a.ravel() for a in np.mgrid[: small[0], : small[1]])
+        arrays = {
+            "tile": np.r_[np.full(n_small, tiles[0] * tiles[1]), y // grid[0] * tiles[1] + x // grid[1]],
+            "row": np.r_[y0, y % grid[0]],
+            "col": np.r_[x0, x % grid[1]],
+            "thumbnail": np.arange(n_small + len(y)) < n_small,
+            "boxes": np.r_[_cells(y0, x0, (1, 1), small, _WHOLE, cover), _cells(y, x, tiles, grid, region, cover)],
+            "slots": np.r_[np.arange(n_small), n_small + np.arange(len(y)) + (y - top)],
+        }
+        count = n_small + (bottom - top) * (across + 1)
+        return cls(
+            **arrays, grid=grid, tiles=tiles, size=size, family=family, region=region, placeholders=count,
+            thumbnail_grid=small, cover=cover,
+        )  # fmt: skip
+
+    @classmethod
+    def _build(cls, tiles, grid, size, family, thumbnail, region, cover=1.0) -> TokenLayout:
+        tiles, grid, size = _pair("tiles", tiles), _pair("grid", grid), _pair("size", size)
+        n_tiles, per_tile = tiles[0] * tiles[1], grid[0] * grid[1]
+        total = n_tiles + int(thumbnail)
+        tile = np.repeat(np.arange(total), per_tile)
+        row, col = (np.tile(a, total) for a in divmod(np.arange(per_tile), grid[1]))
+        is_thumb = tile == n_tiles
+        down, across = np.divmod(tile[~is_thumb], tiles[1])
+        y, x = down * grid[0] + row[~is_thumb], across * grid[1] + col[~is_thumb]
+        boxes = _cells(y, x, tiles, grid, region, cover)
+        if thumbnail:  # its cells are those of one tile as large as the image
+            boxes = np.r_[boxes, _cells(row[is_thumb], col[is_thumb], (1, 1), grid, region, cover)]
+        return cls(tile, row, col, is_thumb, boxes, grid, tiles, size, family, tuple(region), cover=cover)
+
+    @property
+    def n(self) -> int:
+        """Number of visual tokens."""
+        return len(self.tile)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __repr__(self) -> str:
+        return f"TokenLayout({self.key}, n={self.n}, size={self.size[0]}x{self.size[1]})"
+
+    @property
+    def centers(self) -> np.ndarray:
+        """(N, 2) x, y of the cell centres in fractions of the original image."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+
+    @property
+    def centers_px(self) -> np.ndarray:
+        """(N, 2) x, y of the cell centres in pixels of the original image."""
+        return self.centers * np.array(self.size, dtype=np.float64)
+
+    @cached_property
+    def key(self) -> str:
+        """Name of the arrangement: equal keys mean equal N, tile, row, col, thumbnail, slots, at any image size."""
+        name = f"{self.family}/{self.grid[0]}x{self.grid[1]}/tiles{self.tiles[0]}x{self.tiles[1]}"
+        if self.thumbnail.any():
+            name += "+thumb"
+            if self.thumbnail_grid != self.grid:
+                name += f"{self.thumbnail_grid[0]}x{self.thumbnail_grid[1]}"
+        regular, window = self._regular(), self._window()
+        if window is not None:
+            name += "/rows{}-{}/cols{}-{}".format(*window)
+        if not all(np.array_equal(getattr(self, a), getattr(regular, a)) for a in _ARRANGED):
+            parts = [self.tile, self.row, self.col, self.thumbnail.astype(np.int64)]
+            if not np.array_equal(self.slots, np.arange(self.n)):
+                parts.append(self.slots)
+            name += "#" + hashlib.sha256(np.stack(parts).astype("<i8").tobytes()).hexdigest()[:8]
+        if self.placeholders != regular.placeholders:
+            name += f"/of{self.placeholders}"
+        return name
+
+    def overlap(self, box: Box) -> np.ndarray:
+        """(N,) share of each cell's area that a box, in pixels of the original image, covers."""
+        scale = np.array(self.size * 2, dtype=np.float64)
+        other = np.array(box.as_tuple()) / scale
+        inter = np.minimum(self.boxes[:, 2:], other[2:]) - np.maximum(self.boxes[:, :2], other[:2])
+        area = (self.boxes[:, 2:] - self.boxes[:, :2]).prod(axis=1)
+        return np.clip(inter, 0, None).prod(axis=1) / area
+
+    def to_dict(self) -> dict:
+        """JSON-ready form; the arrays are written only where the constructors would not rebuild them."""
+        out = {
+            "family": self.family,
+            "grid": list(self.grid),
+            "tiles": list(self.tiles),
+            "size": list(self.size),
+            "thumbnail": bool(self.thumbnail.any()),
+            "region": list(self.region),
+        }
+        if self.thumbnail_grid != self.grid:
+            out["thumbnail_grid"] = list(self.thumbnail_grid)
+        regular, window = self._regular(), self._window()
+        if self.cover != 1:
+            out["cover"] = self.cover
+        if window is not None:
+            out["window"] = list(window)
+        if self.placeholders != regular.placeholders:
+            out["placeholders"] = self.placeholders
+        if any(not np.array_equal(getattr(self, a), getattr(regular, a)) for a in _ARRAYS):
+            out["arrays"] = {a: getattr(self, a).tolist() for a in _ARRAYS}
+        return out
+
+    @classmethod
+    def from_dict(cls, data: dict) -> TokenLayout:
+        """The layout written by `to_dict`."""
+        try:
+            head = (data["grid"], data["tiles"], data["size"], data["family"], tuple(data["region"]))
+            grid, tiles, size, family, region = head
+            small, count, cover = data.get("thumbnail_grid"), data.get("placeholders"), data.get("cover", 1.0)
+            if "arrays" in data:
+                return cls(
+                    **data["arrays"], grid=grid, tiles=tiles, size=size, family=family, region=region,
+                    thumbnail_grid=small, placeholders=count, cover=cover,
+                )  # fmt: skip
+            if "window" in data:
+                made = cls.unpadded(tiles, grid, size, family, data["window"], region, small, cover)
+            else:
+                made = cls._build(tiles, grid, size, family, data["thumbnail"], region, cover)
+            return made if count is None else replace(made, placeholders=count)
+        except (KeyError, TypeError) as err:
+            raise InputError(f"not a token layout: {err!r}") from None
+
+    def _window(self) -> tuple[int, int, int, int] | None:
+        """The window that `unpadded` was given, if that is how the layout was made."""
+        if not (self.thumbnail[0] and self.placeholders > self.n > self.thumbnail.sum()):
+            return None
+        y, x = (a[~self.thumbnail] for a in self._places())
+        window = int(y.min()), int(y.max()) + 1, int(x.min()), int(x.max()) + 1
+        made = self._unpadded(window)
+        same = made.placeholders == self.placeholders
+        return window if same and all(np.array_equal(getattr(made, a), getattr(self, a)) for a in _ARRANGED) else None
+
+    def _unpadded(self, window: tuple[int, int, int, int]) -> TokenLayout:
+        return self.unpadded(
+            self.tiles, self.grid, self.size, self.family, window, self.region, self.thumbnail_grid, self.cover
+        )
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column of every token in the raster of all tiles (of no meaning for a thumbnail)."""
+        down, across = np.divmod(self.tile, self.tiles[1])
+        return down * self.grid[0] + self.row, across * self.grid[1] + self.col
+
+    def _regular(self) -> TokenLayout:
+        """What the constructors make of the attributes that are no arrays."""
+        window = self._window()
+        if window is not None:
+            return self._unpadded(window)
+        thumbnail = bool(self.thumbnail.any())
+        return self._build(self.tiles, self.grid, self.size, self.family, thumbnail, self.region, self.cover)
+
+
+def _cells(y, x, tiles, grid, region, cover) -> np.ndarray:
+    """(N, 4) corners of the cells at row y and column x of the raster of all tiles, which covers ``region``."""
+    edges = []
+    for at, count, per in ((x, tiles[1], grid[1]), (y, tiles[0], grid[0])):
+        start, cell = at // per * per, at % per
+        edges.append([(start + (cell + i) * cover) / (count * per) for i in (0, 1)])
+    (left, right), (top, bottom) = edges
+    x0, y0, x1, y1 = region
+    unit = np.stack([left, top, right, bottom], axis=1)
+    return unit * np.array([x1 - x0, y1 - y0] * 2) + np.array([x0, y0] * 2)
+
+
+def _pair(name: str, value) -> tuple[int, int]:
+    try:
+        a, b = (int(v) for v in value)
+    except (TypeError, ValueError):
+        raise InputError(f"layout {name} must be two positive integers, got {value!r}") from None
+    if a < 1 or b < 1:
+        raise InputError(f"layout {name} must be two positive integers, got {value!r}")
+    return a, b

@@ -1,0 +1,20 @@
+"""Referring-expression data sets, by name."""
+
+from __future__ import annotations
+
+from biaslab.datasets import refcoco_jsonl, scenes  # noqa: F401 - they register themselves
+from biaslab.datasets.base import DATASETS, Dataset, content_hash, named_dataset, open_dataset, register
+from biaslab.datasets.refcoco_jsonl import RefCocoJsonl
+
+dataset = open_dataset  # the short name that biaslab itself offers
+
+__all__ = [
+    "dataset",
+    "DATASETS",
+    "Dataset",
+    "RefCocoJsonl",
+    "content_hash",
+    "named_dataset",
+    "open_dataset",
+    "register",
+]

@@ -1,0 +1,152 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg in the jsonl form of the InternVL and Qwen-VL evaluations.
+
+One row per expression, the convention of the published tables::
+
+    {"image": "coco/train2014/COCO_train2014_000000000009.jpg", "sent": "left bowl",
+     "bbox": [x1, y1, x2, y2], "width": 640, "height": 480}
+
+``bbox`` is in pixels of the original image. Pictures are opened only when asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from biaslab.core.boxes import Box
+from biaslab.core.images import load_image
+from biaslab.datasets.base import content_hash, register
+from biaslab.datasets.sample import Sample, size_class
+from biaslab.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Expressions per published split: a file of another size does not give the published accuracy.
+PUBLISHED_SIZES = {
+    "refcoco_val": 10_834,
+    "refcoco_testA": 5_657,
+    "refcoco_testB": 5_095,
+    "refcoco+_val": 10_758,
+    "refcoco+_testA": 5_726,
+    "refcoco+_testB": 4_889,
+    "refcocog_val": 4_896,
+    "refcocog_test": 9_602,
+}
+
+
+@register("refcoco-jsonl")
+class RefCocoJsonl:
+    """Expressions of one jsonl file.
+
+    Parameters
+    ----------
+    path
+        The jsonl file; its stem (``refcoco_val``) names the split.
+    images
+        Folder the rows' ``image`` paths are relative to; a picture is also found there by its bare file name.
+        Default: the folder of the jsonl file.
+    name
+        Name in result tables.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, or a row is no JSON, lacks a field, has an empty expression or a box without
+        area; the message names the line. A missing or damaged picture is no error here: it becomes one when
+        the sample's picture is asked for, so that a run can count it.
+    """
+
+    def __init__(self, path: str | Path, images: str | Path | None = None, name: str = "refcoco-jsonl") -> None:
+        self.path = Path(path)
+        self.images = self.path.parent if images is None else Path(images)
+        self.name, self.split = name, self.path.stem
+        try:
+            lines = self.path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {self.path} ({error}): pass a RefCOCO jsonl file") from error
+        self._samples = [self._sample(i, line) for i, line in enumerate(lines) if line.strip()]
+        if not self._samples:
+            raise InputError(f"{self.path} has no rows: pass a RefCOCO jsonl file")
+        expected = PUBLISHED_SIZES.get(self.split)
+        if expected not in (None, len(self)):
+            logger.warning(
+                "%s has %d expressions, the published split %d: accuracies differ from the published ones",
+                self.path,
+                len(self),
+                expected,
+            )
+
+    @property
+    def recipe(self) -> dict[str, str]:
+        """What ``open_dataset("refcoco-jsonl", ...)`` needs to find the same data."""
+        return {"path": str(self.path.absolute()), "images": str(self.images.absolute())}
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the ids, expressions and boxes."""
+        return content_hash(self)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[index]
+
+    def _sample(self, index: int, line: str) -> Sample:
+        where = f"{self.path}, line {index + 1}"
+        try:
+            row = json.loads(line)
+            image, sentence = row["image"], row["sent"]
+            width, height = int(row["width"]), int(row["height"])
+            box = Box(*(float(v) for v in row["bbox"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{where}: not a row of image, sent, bbox [x1, y1, x2, y2], width, height ({error!r})"
+            ) from error
+        if not isinstance(image, str) or not isinstance(sentence, str) or not sentence.strip():
+            raise InputError(f"{where}: image and sent must be non-empty texts")
+        if not (box.x1 > box.x0 and box.y1 > box.y0 and width > 0 and height > 0):
+            raise InputError(f"{where}: box {row['bbox']} has no area; bbox is [x1, y1, x2, y2] in pixels")
+        return Sample(
+            id=f"{self.split}-{index:06d}",
+            image_id=image,
+            expression=sentence.strip(),
+            box=box,
+            kind="",
+            size_class=size_class(box, width, height),
+            width=width,
+            height=height,
+            loader=_Picture(self.images, image, (width, height)),
+        )
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """Opens a row's picture; a plain object, not a closure, so that samples can go to other processes."""
+
+    root: Path
+    image: str
+    size: tuple[int, int]
+
+    def __call__(self) -> Image.Image:
+        path = self._path()
+        picture = load_image(path)
+        if picture.size != self.size:
+            raise InputError(
+                f"image {path} is {picture.width}x{picture.height}, its row says "
+                f"{self.size[0]}x{self.size[1]}: the box would not fit; use the original picture"
+            )
+        return picture
+
+    def _path(self) -> Path:
+        choices = [self.root / self.image, self.root / PurePosixPath(self.image).name]
+        return next((path for path in choices if path.is_file()), choices[0])

@@ -1,0 +1,82 @@
+"""The procedural scenes as a grounding data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property, lru_cache, partial
+from itertools import count
+
+from PIL import Image
+
+from biaslab.datasets.base import content_hash, register
+from biaslab.datasets.sample import Sample
+from biaslab.errors import InputError
+from biaslab.scenes import Scene, scene
+
+_scene = lru_cache(maxsize=64)(scene)
+
+
+def _picture(split: str, index: int) -> Image.Image:
+    return _scene(split, index).image
+
+
+@register("scenes")
+class ScenesDataset:
+    """Referring expressions of one split of the procedural scenes.
+
+    Parameters
+    ----------
+    split : {"test", "validation", "calibration", "train", "monitor"}
+    n : int
+        Number of expressions; scenes are taken from the first on, up to three expressions each (one per kind),
+        so the first n of a longer data set are the same samples.
+    """
+
+    name = "scenes"
+
+    def __init__(self, split: str = "test", n: int = 300):
+        if n < 1:
+            raise InputError(f"scenes: n is {n}, give at least 1 expression")
+        _scene(split, 0)  # refuses an unknown split before any work
+        self.split, self.n = split, n
+
+    @property
+    def recipe(self) -> dict[str, str | int]:
+        """What ``open_dataset("scenes", ...)`` needs to make the same data."""
+        return {"split": self.split, "n": self.n}
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        samples: list[Sample] = []
+        numbers = count()
+        while len(samples) < self.n:
+            samples += _of(_scene(self.split, next(numbers)))
+        return samples[: self.n]
+
+    @cached_property
+    def hash(self) -> str:
+        return content_hash(self._samples)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
+
+
+def _of(made: Scene) -> list[Sample]:
+    width, height = made.image.size
+    return [
+        Sample(
+            id=f"{made.id}-{e.kind}",
+            image_id=made.id,
+            expression=e.text,
+            box=made.objects[e.target].box,
+            kind=e.kind,
+            size_class=made.objects[e.target].size_class,
+            width=width,
+            height=height,
+            loader=partial(_picture, made.split, made.index),
+        )
+        for e in made.expressions
+    ]

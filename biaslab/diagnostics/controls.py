@@ -1,0 +1,206 @@
+"""Controls: does the profile survive when what the pictures show, or what the model has learned, is taken away?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from biaslab.core.images import load_image
+from biaslab.datasets.calibration import PROMPT
+from biaslab.datasets.pictures import blank, noise
+from biaslab.diagnostics.registry import layers_of
+from biaslab.diagnostics.stacks import head_names
+from biaslab.diagnostics.transforms import Cells, Changed, mirrored, other_weights, shuffled, swap_sides, translated
+from biaslab.errors import InputError
+from biaslab.maps.collect import collect
+from biaslab.stats.jackknife import jackknife_interval
+
+if TYPE_CHECKING:
+    from biaslab.datasets.calibration import Calibration
+    from biaslab.models.vlm import VLM
+    from biaslab.profiles import Profile
+
+__all__ = ["KINDS", "Kind", "control_table"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One control.
+
+    Attributes
+    ----------
+    removes : what it takes away; what stays correlated with the profile is not explained by that.
+    make : ``make(vlm, calibration, seed)`` -> (model, calibration) to collect with.
+    """
+
+    name: str
+    removes: str
+    make: Callable[[VLM, Calibration, int], tuple[VLM, Calibration]]
+
+
+def _pictures(change: Callable) -> Callable:
+    def make(vlm: VLM, c: Calibration, seed: int) -> tuple[VLM, Calibration]:
+        cells = Cells(vlm)
+        return vlm, replace(c, images=[Changed(source, change, cells, (seed, i)) for i, source in enumerate(c.images)],
+                            ids=c.ids or [str(i) for i in range(len(c.images))])  # fmt: skip
+
+    return make
+
+
+def _null(source: Callable) -> Callable:
+    def make(vlm: VLM, c: Calibration, seed: int) -> tuple[VLM, Calibration]:
+        return vlm, replace(c, images=source(len(c.images), load_image(c.images[0]).size, seed),
+                            ids=[str(i) for i in range(len(c.images))])  # fmt: skip
+
+    return make
+
+
+def _mirror(vlm: VLM, c: Calibration, seed: int) -> tuple[VLM, Calibration]:
+    _, c = _pictures(mirrored)(vlm, c, seed)
+    texts = swap_sides(c.prompts) if isinstance(c.prompts, str) else [swap_sides(p) for p in c.prompts]
+    return vlm, replace(c, prompts=texts)
+
+
+def _referents(vlm: VLM, c: Calibration, seed: int) -> tuple[VLM, Calibration]:
+    if isinstance(c.prompts, str) or len(set(c.prompts)) < 2:
+        raise InputError("other referents need a prompt per image: calibrate on scenes, or leave this control out")
+    return vlm, replace(c, prompts=[*c.prompts[1:], c.prompts[0]])
+
+
+KINDS: dict[str, Kind] = {
+    k.name: k
+    for k in (
+        Kind("same", "nothing: the ceiling of the others", lambda vlm, c, seed: (vlm, c)),
+        Kind("mirrored", "the left-right odd part of what pictures hold", _mirror),
+        Kind("translated", "what pictures hold, as far as it moves with them", _pictures(translated)),
+        Kind("shuffled", "objects and where they lie; each patch's own content stays", _pictures(shuffled)),
+        Kind("blank", "all content", _null(lambda n, size, seed: blank(n, size))),
+        Kind("noise", "all content but fine noise", _null(noise)),
+        Kind("other-prompt", "the question", lambda vlm, c, seed: (vlm, replace(c, prompts=PROMPT))),
+        Kind("other-referents", "that the question is about this picture", _referents),
+        Kind("random-weights", "all that was learned", lambda vlm, c, seed: (other_weights(vlm, "init", seed), c)),
+        Kind("permuted-weights", "all that was learned but the size of weights",
+             lambda vlm, c, seed: (other_weights(vlm, "permute", seed), c)),
+    )
+}  # fmt: skip
+
+
+def control_table(
+    vlm: VLM,
+    images: Calibration,
+    profile: Profile,
+    kinds: Iterable[str] | None = None,
+    layers: int | Iterable[int] | None = None,
+    batch_size: int = 8,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Correlation of every control's map with the profile's, in log attention, per layer.
+
+    Collects each control once, streamed, with the profile's own query rule, heads and score.
+
+    What each removes, and so what a high correlation says:
+
+    - ``same``: nothing. Below 1 because the profile is the log of a mean and the control a mean of logs. If the images
+      are not the profile's own, the ceiling for all others.
+    - ``mirrored``: pictures flipped left to right and the words left and right exchanged. Removes only the *odd* part
+      of the content: subjects that sit in the middle, or low, do so in the mirror too. Where the map turns around with
+      the pictures the correlation falls; where it stays, its odd part is the model's.
+    - ``translated``: every picture rolled around by a random number of whole cells both ways. Removes only the *moving*
+      part of the content: what depends on the frame itself, such as the seam, stays, and words of place become false.
+    - ``shuffled``: cells exchanged at random within each picture. Removes objects, composition and, on average, content
+      by place; edges between cells are new to the model.
+    - ``blank``, ``noise``: no content at all, but nothing that the model was trained on either.
+    - ``other-prompt``: a generic question about the same pictures. ``other-referents``: each picture is asked about
+      with the next one's question, which it may not hold an answer to.
+    - ``random-weights``: the same configuration initialised anew by its class: what is left is architecture (causal
+      mask, rotary positions, tokens' order). ``permuted-weights``: each weight matrix with its own entries shuffled,
+      which keeps their size, as initialisations are often so small that attention is nearly even. Both are one draw
+      of weights: the interval is over images and says nothing on other draws, between which r of smooth maps varies
+      widely (repeat with other seeds, and read the slope beside it).
+
+    Parameters
+    ----------
+    images : of :func:`biaslab.datasets.calibration.calibration`.
+    kinds : keys of :data:`KINDS`; default all that the calibration set allows (a warning names those it does not).
+    layers : default all that the profile holds.
+
+    Returns
+    -------
+    DataFrame
+        One row per kind, layer and head: kind, layer, head, r, lo, hi (delete-one-fold jackknife of Fisher's z over the
+        control's images; the profile is held fixed), slope (of the control's map on the profile's), slope_lo, slope_hi,
+        ceiling (square root of the control map's own reliability: what r could reach at most), n, removes.
+
+    Raises
+    ------
+    InputError, ProfileMismatchError
+        An unknown kind; a profile of another model, or of other layouts.
+    """
+    wanted = list(KINDS) if kinds is None else list(kinds)
+    if unknown := [k for k in wanted if k not in KINDS]:
+        raise InputError(f"unknown control {unknown[0]!r}: choose among {', '.join(KINDS)}")
+    profile.check(model=vlm.name, revision=vlm.revision, family=vlm.family.name)
+    known = profile.provenance_
+    heads = "mean" if known.get("heads", "mean") == "mean" else None
+    layers = list(profile.layers_) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    for layer in layers:
+        profile.check(layer=layer)
+    tables = []
+    for name in wanted:
+        try:
+            model, shown = KINDS[name].make(vlm, images, seed)
+        except InputError as error:
+            if kinds is not None:
+                raise
+            warnings.warn(f"control {name} left out: {error}", stacklevel=2)
+            continue
+        maps = collect(model, shown.images, layers, known.get("queries", "last"), shown.prompts, heads,
+                       batch_size=batch_size, progress=progress, ids=shown.ids,
+                       score=known.get("score", "attention"))  # fmt: skip
+        table = _compare(maps, profile, confidence)
+        table.insert(0, "kind", name)
+        tables.append(table.assign(removes=KINDS[name].removes))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _compare(maps: Any, profile: Profile, confidence: float) -> pd.DataFrame:
+    rows = []
+    for layer in layers_of(maps, None):
+        folds = [f for f in range(maps.folds) if any(maps.moments(layer, k, fold=f).n for k in maps.layouts)]
+        both = [_products(maps, profile, layer, None), *(_products(maps, profile, layer, f) for f in folds)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r, slope = (np.stack(v) for v in zip(*((xy / np.sqrt(xx * yy), xy / xx) for xy, xx, yy, _ in both),
+                                                 strict=True))  # fmt: skip
+        z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
+        lo, hi = (np.tanh(v) for v in jackknife_interval(z[0], z[1:], confidence))
+        slope_lo, slope_hi = jackknife_interval(slope[0], slope[1:], confidence)
+        for h, head in enumerate(head_names(maps)):
+            rows.append(
+                {"layer": layer, "head": head, "r": r[0, h], "lo": lo[h], "hi": hi[h], "slope": slope[0, h],
+                 "slope_lo": slope_lo[h], "slope_hi": slope_hi[h], "ceiling": both[0][3][h], "n": maps.n}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _products(maps: Any, profile: Profile, layer: int, without: int | None) -> tuple[np.ndarray, ...]:
+    """(H,) sums of products control x profile, profile x profile, control x control; and the ceiling."""
+    xy = xx = yy = signal = 0.0
+    for key, layout in maps.layouts.items():
+        m = maps.moments(layer, key, exclude_fold=without)
+        if not m.n:
+            continue
+        expected = np.log(profile.expected(layout, layer).double().numpy() + 1e-9)
+        expected = expected - expected.mean(-1, keepdims=True)
+        square = (m.log_mean**2).sum(-1)
+        xy, xx, yy = xy + m.n * (m.log_mean * expected).sum(-1), xx + m.n * (expected**2).sum(-1), yy + m.n * square
+        error = m.log_var.sum(-1) / max(m.n - 1, 1)
+        signal = signal + m.n * np.maximum(square - error, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return xy, xx, yy, np.sqrt(signal / yy)

@@ -1,0 +1,76 @@
+"""What diagnostics read: the log maps of single images, or the mean map of each fold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError
+from biaslab.maps.moments import centred_log
+from biaslab.maps.streamed import StreamedMaps
+
+__all__ = ["fold_means", "head_names", "log_stacks"]
+
+_BLOCK_VALUES = 32_000_000  # float64 values held at once: 256 MB
+
+
+def head_names(maps: Any) -> list[str]:
+    """Labels of the head axis: "mean", or "0", "1" ..."""
+    return ["mean"] if maps.heads == "mean" else [str(h) for h in range(int(maps.heads))]
+
+
+def log_stacks(maps: Any, layer: int) -> Iterator[tuple[str, dict[str, tuple[TokenLayout, np.ndarray]]]]:
+    """Head by head, every image's log attention, centred per image.
+
+    Yields
+    ------
+    head, {layout key: (layout, (n, N) float64)}
+        As many heads are read at once as fit in 256 MB, so that memory does not grow with the number of heads.
+
+    Raises
+    ------
+    InputError
+        Streamed maps, which hold no single images; no images at all; attention that is not finite.
+    """
+    if isinstance(maps, StreamedMaps):
+        raise InputError("this diagnostic reads single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
+    if maps.n == 0:
+        raise InputError("the maps hold no images: collect() over at least one image first")
+    names = head_names(maps)
+    layouts = [maps.record(i).layout for i in range(maps.n)]
+    at_once = max(1, _BLOCK_VALUES // sum(layout.n for layout in layouts))
+    for first in range(0, len(names), at_once):
+        block = slice(first, first + at_once)
+        found: dict[str, list[np.ndarray]] = {}
+        for i, layout in enumerate(layouts):
+            found.setdefault(layout.key, []).append(centred_log(maps.image(i, layer)[block]))
+        stacked = {key: np.stack(images, axis=1) for key, images in found.items()}  # (heads, n, N)
+        if not all(np.isfinite(values).all() for values in stacked.values()):
+            raise InputError(f"attention of layer {layer} is not finite: collect again with the model in another dtype")
+        for h, name in enumerate(names[block]):
+            yield name, {key: (maps.layouts[key], values[h]) for key, values in stacked.items()}
+
+
+def fold_means(maps: Any, layer: int, log: bool) -> list[list[tuple[TokenLayout, int, np.ndarray]]]:
+    """Per fold that has images: (layout, images, (H, N) mean attention, or mean centred log attention).
+
+    Raises
+    ------
+    InputError
+        No images at all.
+    """
+    folds = []
+    for fold in range(maps.folds):
+        parts = []
+        for key, layout in maps.layouts.items():
+            m = maps.moments(layer, key, fold=fold)
+            if m.n:
+                parts.append((layout, m.n, np.asarray(m.log_mean if log else m.mean, np.float64)))
+        if parts:
+            folds.append(parts)
+    if not folds:
+        raise InputError("the maps hold no images: collect() over at least one image first")
+    return folds

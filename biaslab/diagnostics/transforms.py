@@ -1,0 +1,115 @@
+"""Changed inputs for controls: pictures without their order or place, models without what they learned."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from biaslab.core.images import load_image
+from biaslab.errors import InputError
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+
+__all__ = ["Cells", "Changed", "mirrored", "other_weights", "shuffled", "swap_sides", "translated"]
+
+
+class Changed:
+    """A picture that is changed each time it is read, so that none is held in memory."""
+
+    def __init__(self, source: Any, change: Callable, cells: Cells, seed: tuple[int, ...]) -> None:
+        self._source, self._change, self._cells, self._seed = source, change, cells, seed
+
+    def image(self) -> Image.Image:
+        """The changed picture; the same in every run."""
+        image = load_image(self._source)
+        return self._change(image, self._cells(image.size), np.random.default_rng(self._seed))
+
+
+class Cells:
+    """Rows and columns of a model's cells over a picture, by its (width, height)."""
+
+    def __init__(self, vlm: VLM) -> None:
+        self._vlm, self._known = vlm, {}
+
+    def __call__(self, size: tuple[int, int]) -> tuple[int, int]:
+        if size not in self._known:
+            layout = self._vlm.encode([Image.new("RGB", size)], ["?"]).layouts[0]
+            self._known[size] = layout.grid[0] * layout.tiles[0], layout.grid[1] * layout.tiles[1]
+        return self._known[size]
+
+
+def mirrored(image: Image.Image, cells: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """Left and right exchanged; the words have to be, too (:func:`swap_sides`)."""
+    return ImageOps.mirror(image)
+
+
+def translated(image: Image.Image, cells: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """Rolled around by a random whole number of cells down and across (rounded to pixels)."""
+    down, across = (int(rng.integers(c)) for c in cells)
+    shift = round(down * image.height / cells[0]), round(across * image.width / cells[1])
+    return Image.fromarray(np.roll(np.asarray(image), shift, axis=(0, 1)))
+
+
+def shuffled(image: Image.Image, cells: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """Cells in random order; what is left over on the right and at the bottom by whole pixels stays."""
+    rows, cols = cells
+    h, w = image.height // rows, image.width // cols
+    if not (h and w):
+        size = f"{image.width}x{image.height}"
+        raise InputError(f"a picture of {size} pixels is too small to shuffle {rows}x{cols} cells: leave it out")
+    pixels = np.array(image)
+    part = pixels[: h * rows, : w * cols]
+    patches = part.reshape(rows, h, cols, w, -1).swapaxes(1, 2).reshape(rows * cols, h, w, -1)
+    mixed = patches[rng.permutation(rows * cols)].reshape(rows, cols, h, w, -1).swapaxes(1, 2)
+    pixels[: h * rows, : w * cols] = mixed.reshape(part.shape)
+    return Image.fromarray(pixels)
+
+
+_SIDES = re.compile(r"\b(left|right)(?=most\b|\b)", re.IGNORECASE)
+
+
+def swap_sides(text: str) -> str:
+    """The text with left and right (leftmost, rightmost) exchanged, in whatever sense they are used."""
+
+    def other(match: re.Match) -> str:
+        word = match.group(1)
+        new = "right" if word.lower() == "left" else "left"
+        return new.upper() if word.isupper() else new.capitalize() if word[0].isupper() else new
+
+    return _SIDES.sub(other, text)
+
+
+def other_weights(vlm: VLM, how: str, seed: int = 0) -> VLM:
+    """The same model without what it learned; the one given is not changed.
+
+    Parameters
+    ----------
+    how : "init": a model of the same configuration, initialised by its class; "permute": a copy in which the entries
+        of every matrix are shuffled among themselves (vectors, such as norms and biases, stay).
+    """
+    from biaslab.models.vlm import VLM
+
+    first = next(vlm.model.parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if how == "init":
+            model = type(vlm.model)(copy.deepcopy(vlm.model.config))
+        elif how == "permute":
+            model = copy.deepcopy(vlm.model)
+            with torch.no_grad():
+                for p in model.parameters():
+                    if p.dim() > 1:
+                        p.copy_(p.flatten()[torch.randperm(p.numel()).to(p.device)].view_as(p))
+        else:
+            raise InputError(f"weights are made by init or permute, got {how!r}")
+    model = model.to(device=first.device, dtype=first.dtype).eval().requires_grad_(False)
+    made = VLM(model, vlm.processor, vlm.family, f"{vlm.name} ({how} weights)", vlm.revision)
+    made.image_options = dict(vlm.image_options)
+    return made

@@ -1,0 +1,16 @@
+"""Localization under pruning: the evaluation runner, its run folder and its results."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {"PrunedAnswer": "single_image", "Results": "results", "evaluate": "runner", "locate_pruned": "single_image"}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,111 @@
+"""Metrics of referring-expression comprehension and of how well a token score finds the target.
+
+Pure numpy: one sample at a time, or many score vectors of one sample at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from biaslab.core.boxes import Box
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError
+
+HIT_IOU = 0.5
+
+
+def grounding_iou(predicted: Box | None, target: Box) -> float:
+    """IoU of an answer with its target; an answer without a box (``None``) has IoU 0.
+
+    Continuous edges (no ``+1`` pixel), as in the published RefCOCO tables.
+    """
+    if predicted is None:
+        return 0.0
+    return predicted.iou(target)
+
+
+def is_hit(iou: float, threshold: float = HIT_IOU) -> bool:
+    """Whether an IoU counts as a hit: ``iou >= threshold`` (the RefCOCO convention, the edge included)."""
+    return bool(iou >= threshold)
+
+
+def accuracy(ious: np.ndarray, threshold: float = HIT_IOU) -> float:
+    """Acc@threshold: share of IoUs that are hits; NaN for no samples. A miss without a box is IoU 0."""
+    ious = np.asarray(ious, float)
+    return float((ious >= threshold).mean()) if ious.size else float("nan")
+
+
+def mean_iou(ious: np.ndarray) -> float:
+    """Mean IoU over samples (answers without a box count as 0); NaN for no samples."""
+    ious = np.asarray(ious, float)
+    return float(ious.mean()) if ious.size else float("nan")
+
+
+def target_tokens(layout: TokenLayout, target: Box, min_share: float = 0.0) -> np.ndarray:
+    """Which visual tokens look at the target: ``(N,)`` bool.
+
+    Parameters
+    ----------
+    layout
+        Where each of the N visual tokens lies in the picture.
+    target
+        Target box in pixels of the original image.
+    min_share
+        A token belongs to the target when *more* than this share of its cell is covered by the box. The
+        default 0 takes every cell the box reaches into; thumbnail cells count like tile cells.
+    """
+    return layout.overlap(target) > max(min_share, 1e-9)  # a shared edge is no overlap, whatever its rounding
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of scores for the positive tokens, ties counted as one half.
+
+    The Mann-Whitney statistic: the probability that a random positive outranks a random negative.
+
+    Parameters
+    ----------
+    scores : (..., N)
+        Any number of score vectors over the same N tokens; higher means more important. Infinite scores are
+        ranked as such; a vector that holds a NaN has no AUROC (NaN).
+    positive : (N,) bool
+        The target's tokens.
+
+    Returns
+    -------
+    (...) float64
+        NaN everywhere when there is no positive or no negative token: nothing can be ranked.
+    """
+    scores = np.asarray(scores, float)
+    positive = np.asarray(positive, bool)
+    if positive.ndim != 1 or scores.shape[-1:] != positive.shape:
+        raise InputError(
+            f"auroc: scores {scores.shape} and target {positive.shape} do not match; pass scores (..., N) "
+            "and a boolean target (N,)"
+        )
+    n_pos = int(positive.sum())
+    n_neg = positive.size - n_pos
+    if n_pos == 0 or n_neg == 0:
+        return np.full(scores.shape[:-1], np.nan)
+    below = np.empty(scores.shape[:-1])  # negatives below each positive, summed over positives
+    for at in np.ndindex(below.shape):
+        negatives = np.sort(scores[at][~positive])
+        first, last = (np.searchsorted(negatives, scores[at][positive], side) for side in ("left", "right"))
+        below[at] = (first + last).sum() / 2
+    return np.where(np.isnan(scores).any(-1), np.nan, below / (n_pos * n_neg))
+
+
+def kept_share(indices: np.ndarray, positive: np.ndarray) -> float:
+    """Share of the target's tokens among the kept ones; NaN when the target has no token.
+
+    Parameters
+    ----------
+    indices : (n,) int
+        Kept visual tokens, indices into the layout.
+    positive : (N,) bool
+        The target's tokens.
+    """
+    positive = np.asarray(positive, bool)
+    total = int(positive.sum())
+    if total == 0:
+        return float("nan")
+    return float(positive[np.asarray(indices, int)].sum() / total)

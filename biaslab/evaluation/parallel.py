@@ -1,0 +1,168 @@
+"""Spreads an evaluation over processes on the CPU, each with its own copy of the model and its own log."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from biaslab._util.jsonl import LineCounter, SampleLog, log_path
+from biaslab.errors import BiaslabError, InputError, ModelError
+from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.worker import GenerationOptions, Shard, Task
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """How another process gets the same model, and how it checks that it did."""
+
+    name: str
+    revision: str | None
+    dtype: str
+    attn_implementation: str
+    image_options: dict[str, Any]
+    probe: tuple[float, ...]
+
+    @classmethod
+    def of(cls, vlm: VLM) -> ModelRecipe:
+        """The recipe of a loaded model.
+
+        Raises
+        ------
+        InputError
+            If the model is not on the CPU, or its name is none that can be loaded (a wrapped model).
+        """
+        from biaslab.models.registry import resolve
+
+        if vlm.device.type != "cpu":
+            raise InputError(f"processes > 1 share CPU cores, the model is on {vlm.device}: use processes=1")
+        try:
+            resolve(vlm.name)
+        except BiaslabError as error:
+            raise InputError(
+                f"other processes cannot load {vlm.name!r}: use processes=1, or save the model and load "
+                "it from its folder"
+            ) from error
+        dtype = str(next(vlm.model.parameters()).dtype).removeprefix("torch.")
+        attention = vlm.model.config._attn_implementation or "sdpa"
+        return cls(vlm.name, vlm.revision, dtype, attention, dict(vlm.image_options), _probe(vlm))
+
+    def load(self) -> VLM:
+        """The model, with the same weights."""
+        from biaslab.models.loading import load
+        from biaslab.models.registry import resolve
+
+        revision = self.revision if resolve(self.name).hub_id else None
+        vlm = load(
+            self.name,
+            device="cpu",
+            dtype=self.dtype,
+            attn_implementation=self.attn_implementation,
+            revision=revision,
+        )
+        vlm.image_options.update(self.image_options)
+        if _probe(vlm) != self.probe:
+            raise ModelError(f"{self.name!r} as loaded has other weights than the model in memory: use processes=1")
+        return vlm
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does."""
+
+    recipe: ModelRecipe
+    configs: Sequence[Config]
+    options: GenerationOptions
+    tasks: Sequence[Task]
+    batch_size: int
+    log: Path
+    threads: int
+
+
+def run_parallel(
+    vlm: VLM,
+    configs: Sequence[Config],
+    options: GenerationOptions,
+    tasks: Sequence[Task],
+    batch_size: int,
+    folder: Path,
+    processes: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Evaluate tasks on ``processes`` spawned processes; ``advance(n)`` hears of new lines as they appear.
+
+    Raises
+    ------
+    InputError
+        If the model or the samples cannot be given to another process.
+    BiaslabError
+        If a process fails; what all of them finished stays in their logs.
+    """
+    recipe = ModelRecipe.of(vlm)
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    counter, failures = LineCounter(folder), context.SimpleQueue()
+    workers = []
+    try:
+        for rank in range(processes):
+            job = Job(recipe, configs, options, tasks[rank::processes], batch_size, log_path(folder, rank), threads)
+            worker = context.Process(target=_work, args=(job, failures), daemon=True)
+            _start(worker)
+            workers.append(worker)
+        while any(worker.is_alive() for worker in workers):
+            time.sleep(_POLL_SECONDS)
+            advance(counter.new())
+            if any(worker.exitcode for worker in workers):
+                break
+        advance(counter.new())
+        if not failures.empty():
+            raise BiaslabError(f"a process of the evaluation failed: {failures.get()}; the same command continues")
+        if any(worker.exitcode for worker in workers):
+            codes = [worker.exitcode for worker in workers]
+            raise BiaslabError(
+                f"a process of the evaluation died (exit statuses {codes}): use fewer processes if memory "
+                "ran out; in a script, call evaluate under `if __name__ == '__main__'`"
+            )
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _start(worker: Any) -> None:
+    try:
+        worker.start()
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(f"the samples or methods cannot go to another process ({error}): use processes=1") from error
+
+
+def _work(job: Job, failures: Any) -> None:
+    torch.set_num_threads(job.threads)
+    try:
+        with SampleLog(job.log) as log:
+            shard = Shard(job.recipe.load(), job.configs, job.options, log.append)
+            # a parent that was killed cannot stop its children: they look for themselves
+            shard.run(job.tasks, job.batch_size, go_on=multiprocessing.parent_process().is_alive)
+    except KeyboardInterrupt:
+        return  # the parent was interrupted too, and reports it
+    except Exception as error:
+        failures.put(f"{type(error).__name__}: {error}")
+
+
+def _probe(vlm: VLM) -> tuple[float, ...]:
+    """Sums of a few weight tensors over the depth of the model: equal for equal weights."""
+    weights = list(vlm.model.parameters())
+    picked = [*weights[:: max(1, len(weights) // 16)], weights[-1]]
+    return tuple(float(weight.detach().double().sum()) for weight in picked)

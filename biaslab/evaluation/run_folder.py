@@ -1,0 +1,191 @@
+"""The folder of a run: ``run.json`` with its identity, and whether it may be continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biaslab._util.jsonl import log_files
+from biaslab._util.watermark import is_rehearsal
+from biaslab.errors import RunFolderError
+from biaslab.evaluation.configurations import Config
+
+if TYPE_CHECKING:
+    from biaslab.datasets import Dataset
+    from biaslab.models.vlm import VLM
+    from biaslab.profiles import Profile
+
+RUN_FILE = "run.json"
+
+
+def run_record(
+    vlm: VLM,
+    dataset: Dataset,
+    configs: Sequence[Config],
+    options: dict[str, Any],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """The content of ``run.json``: ``identity`` decides whether a folder belongs to a run, the rest informs.
+
+    Parameters
+    ----------
+    options
+        What changes answers (seed, limit, new tokens, ...): part of the identity.
+    settings
+        What does not (batch size, processes, reference, ...).
+    """
+    parameter = next(vlm.model.parameters())
+    profiles = {
+        name: {"file": profile_file(name), "provenance": profile.provenance_}
+        for name, profile in profiles_of(configs).items()
+    }
+    identity = {
+        "model": {
+            "name": vlm.name,
+            "revision": vlm.revision,
+            "family": vlm.family.name,
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            **({"rehearsal": True} if is_rehearsal(vlm) else {}),
+        },
+        "dataset": {"name": dataset.name, "split": dataset.split, "hash": dataset.hash, "n": len(dataset)},
+        "options": options,
+        "configurations": [
+            {**config.describe(), "options": {} if config.method is None else config.method.options()}
+            for config in configs
+        ],
+    }
+    return _plain(
+        {
+            "identity": identity,
+            "settings": {
+                **settings,
+                "device": str(parameter.device),
+                "dataset": getattr(dataset, "recipe", {}),
+            },
+            "profiles": profiles,
+            "environment": _environment(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+
+
+def profiles_of(configs: Sequence[Config]) -> dict[str, Profile]:
+    """The profiles that methods of a run use, by their hash."""
+    return {config.profile.hash: config.profile for config in configs if config.profile is not None}
+
+
+def profile_file(name: str) -> str:
+    """File of a run folder that holds the profile with this hash."""
+    return f"profile-{name}.safetensors"
+
+
+def prepare_folder(
+    folder: str | Path, record: dict[str, Any], profiles: Mapping[str, Profile] | None = None
+) -> dict[str, Any]:
+    """Make the folder ready for a run, new or to be continued; returns the ``run.json`` that holds.
+
+    The profiles are written beside it: without them nobody could repeat the run.
+
+    Raises
+    ------
+    RunFolderError
+        If it cannot be written, or belongs to another run: the message names what differs.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if (folder / RUN_FILE).exists():
+            known = read_run(folder)
+            rehearsed, now = (is_rehearsal(r["identity"]["model"]) for r in (known, record))
+            if rehearsed != now:
+                held, wanted = ("a rehearsal", "real run") if rehearsed else ("a real run", "rehearsal")
+                raise RunFolderError(f"{folder} holds {held}: choose another folder for this {wanted}")
+            if differences := _differences(known["identity"], record["identity"]):
+                raise RunFolderError(
+                    f"{folder} holds another run ({'; '.join(differences)}): choose another folder, "
+                    "or repeat the run as it was"
+                )
+            return known
+        if log_files(folder):
+            raise RunFolderError(f"{folder} holds samples without a {RUN_FILE}: choose another folder")
+        for name, profile in (profiles or {}).items():
+            profile.save(folder / profile_file(name))
+        write_text(folder / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write the run folder {folder} ({error.strerror or error}): choose another one"
+        ) from error
+    return record
+
+
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """The ``run.json`` of a run folder."""
+    path = Path(folder) / RUN_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if missing := {"configurations", "dataset", "model", "options"} - set(record["identity"]):
+            raise KeyError(*missing)
+    except FileNotFoundError:
+        raise RunFolderError(f"{folder} is no run folder (it has no {RUN_FILE}): pass what evaluate wrote") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error!r}): restore it, or choose another folder") from error
+    return record
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole, so that a kill leaves the old or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _differences(known: Any, wanted: Any, name: str = "") -> list[str]:
+    """What differs between two identities, as ``options.seed: 0 there, 1 here``."""
+    if isinstance(known, dict) and isinstance(wanted, dict):
+        parts = sorted(set(known) | set(wanted))
+        return [
+            line
+            for part in parts
+            for line in _differences(known.get(part), wanted.get(part), f"{name}.{part}" if name else part)
+        ]
+    if known == wanted:
+        return []
+    if name == "configurations":
+        known, wanted = (
+            sorted({f"{c['method']} keep {c['keep']} layer {c['layer']}" for c in configs})
+            for configs in (known, wanted)
+        )
+        if known == wanted:
+            return ["configurations: other method options or another profile"]
+        only = [(f"only {where}: {', '.join(sorted(set(a) - set(b)))}") for where, a, b in
+                (("there", known, wanted), ("here", wanted, known)) if set(a) - set(b)]  # fmt: skip
+        return [f"configurations {', '.join(only)}"]
+    return [f"{name}: {known!r} there, {wanted!r} here"]
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON would give it back."""
+    return json.loads(json.dumps(value, default=_to_json))
+
+
+def _to_json(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _environment() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "machine": platform.platform()}
+    for package in ("biaslab", "torch", "transformers", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "uninstalled"
+    return versions

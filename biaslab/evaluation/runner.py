@@ -1,0 +1,218 @@
+"""Evaluates localization accuracy over methods, keep ratios and layers, resumably."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biaslab._util.jsonl import SampleLog, log_path
+from biaslab._util.progress import progress_bar
+from biaslab.datasets.base import take
+from biaslab.datasets.sample import Sample
+from biaslab.errors import InputError
+from biaslab.evaluation.configurations import Config, configurations
+from biaslab.evaluation.parallel import run_parallel
+from biaslab.evaluation.results import Results, read_samples
+from biaslab.evaluation.run_folder import prepare_folder, profiles_of, run_record
+from biaslab.evaluation.worker import GenerationOptions, Shard, Task
+from biaslab.pruning import Method, prune
+
+if TYPE_CHECKING:
+    from biaslab.datasets import Dataset
+    from biaslab.models.vlm import VLM
+    from biaslab.profiles import Profile
+
+DEFAULT_REFERENCE = "random"
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    vlm: VLM,
+    dataset: Dataset,
+    methods: Sequence[str | Method] | str | Method,
+    keep: float | int | Sequence[float | int],
+    layer: int | Sequence[int],
+    out: str | Path | None = None,
+    profile: Profile | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    limit: int | None = None,
+    processes: int = 1,
+    progress: bool = True,
+    reference: str | None = DEFAULT_REFERENCE,
+    *,
+    max_new_tokens: int = 48,
+    positions: str = "original",
+    n_boot: int = 2000,
+    retry_errors: bool = False,
+) -> Results:
+    """Acc@0.5 of every method at every keep ratio and layer, on the same samples.
+
+    Parameters
+    ----------
+    vlm
+        The model.
+    dataset
+        Referring expressions; see :mod:`biaslab.datasets`.
+    methods
+        Names (``biaslab.pruning.METHODS``) or instances; their own ``keep`` is replaced. ``"none"`` is the
+        unpruned model, evaluated once; with it the table has retentions.
+    keep
+        Ratios in (0, 1] or counts of visual tokens.
+    layer
+        Prune layers K: tokens are dropped just before decoder layer index K.
+    out
+        Run folder. The same call continues an interrupted run there and does nothing for a finished one.
+        Default: nothing is kept on disk.
+    profile
+        For the methods that need one and have none.
+    batch_size
+        Samples per forward.
+    seed
+        Run seed; every sample derives its own from it and from its id, so results do not depend on batches or
+        processes (up to floating-point ties).
+    limit
+        Use the first samples only.
+    processes
+        Processes on the CPU, each with a copy of the model and its share of the cores. A script must then
+        call this under ``if __name__ == "__main__"``.
+    progress
+        Show a progress bar on stderr.
+    reference
+        Method that the p-values compare with, at the same keep and layer; ``"none"`` is the unpruned model. The
+        default is left out where ``random`` is not among the methods.
+    max_new_tokens
+        Length limit of an answer.
+    positions
+        ``"original"`` or ``"renumber"``: position ids of what is kept; see :func:`biaslab.pruning.prune`.
+    n_boot
+        Resamples of the intervals.
+    retry_errors
+        When continuing, try samples again that ended in an error.
+
+    Returns
+    -------
+    Results
+        ``.table`` (the columns of ``results.csv``), ``.samples``, ``.folder``.
+
+    Raises
+    ------
+    InputError, UnsupportedError
+        Bad arguments, or what the pruning engine cannot do right in this model.
+    ProfileMismatchError
+        A profile of another model, layer or query rule.
+    RunFolderError
+        ``out`` cannot be written, or holds another run. All of these come before any work.
+
+    Notes
+    -----
+    An exception, a missing or a damaged picture costs the sample it belongs to and is counted in
+    ``errors``, never as a miss. A ``KeyboardInterrupt`` passes through; all finished lines are on disk and
+    the same call continues.
+    """
+    for name, value in (
+        ("batch_size", batch_size),
+        ("processes", processes),
+        ("max_new_tokens", max_new_tokens),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
+    options = GenerationOptions(seed, max_new_tokens, positions)
+    configs = configurations(methods, keep, layer, profile)
+    reference = check_reference(reference, configs)
+    check_configurations(vlm, configs, options)
+    samples = take(dataset, limit)
+    record = run_record(
+        vlm,
+        dataset,
+        configs,
+        options={**asdict(options), "limit": limit, "image_options": vlm.image_options},
+        settings={"batch_size": batch_size, "processes": processes, "reference": reference},
+    )
+    record["n_samples"] = len(samples)
+    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as where:
+        folder = Path(where)
+        run = prepare_folder(folder, record, profiles_of(configs))
+        tasks = missing_tasks(samples, configs, folder, run, retry_errors)
+        total = len(samples) * len(configs)
+        with progress_bar("evaluate", total, total - sum(len(task.missing) for task in tasks), progress) as advance:
+            if tasks and processes == 1:
+                run_here(vlm, configs, options, tasks, batch_size, folder, advance)
+            elif tasks:
+                run_parallel(vlm, configs, options, tasks, batch_size, folder, processes, advance)
+        results = Results(read_samples(folder, run), run, None if out is None else folder, reference, n_boot)
+    if out is not None:
+        results.save()
+    report_errors(results)
+    return results
+
+
+def check_configurations(vlm: VLM, configs: Sequence[Config], options: GenerationOptions) -> None:
+    """Let the pruning engine refuse what cannot be right (layer, profile, attention windows), before any work."""
+    for config in configs:
+        if config.method is not None:
+            with prune(vlm, config.method, config.layer, options.positions, options.seed):
+                pass
+
+
+def check_reference(reference: str | None, configs: Sequence[Config]) -> str | None:
+    """The reference method, or None if there is none among the methods and none was asked for."""
+    known = list(dict.fromkeys(config.describe()["method"] for config in configs))
+    if reference is None or reference in known:
+        return reference
+    if reference == DEFAULT_REFERENCE:
+        return None
+    raise InputError(f"reference {reference!r} is not among the methods: choose one of {', '.join(known)}, or None")
+
+
+def missing_tasks(
+    samples: Sequence[Sample], configs: Sequence[Config], folder: Path, run: dict, retry_errors: bool
+) -> list[Task]:
+    """What a run folder still lacks."""
+    lines = read_samples(folder, run)
+    if retry_errors:
+        lines = lines[lines["error"].isna()]
+    done = set(zip(lines["id"], lines["key"], strict=True))
+    keys = [config.key for config in configs]
+    tasks = [
+        Task(index, sample, tuple(i for i, key in enumerate(keys) if (sample.id, key) not in done))
+        for index, sample in enumerate(samples)
+    ]
+    return [task for task in tasks if task.missing]
+
+
+def run_here(
+    vlm: VLM,
+    configs: Sequence[Config],
+    options: GenerationOptions,
+    tasks: Sequence[Task],
+    batch_size: int,
+    folder: Path,
+    advance: Callable[[int], None],
+) -> None:
+    """Evaluate tasks in this process."""
+    with SampleLog(log_path(folder, 0)) as log:
+
+        def write(line: dict) -> None:
+            log.append(line)
+            advance(1)
+
+        Shard(vlm, configs, options, write).run(tasks, batch_size)
+
+
+def report_errors(results: Results) -> None:
+    """Log how many samples failed, and the commonest reason."""
+    errors = results.samples["error"].dropna()
+    if len(errors):
+        logger.warning(
+            "%d of %d sample runs failed and have no verdict, most often with: %s",
+            len(errors),
+            len(results.samples),
+            errors.value_counts().index[0],
+        )

@@ -1,0 +1,223 @@
+"""Runs a share of the samples of an evaluation through every configuration, a batch at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from biaslab._util.watermark import is_rehearsal
+from biaslab.core.images import load_image
+from biaslab.cost import Flops, Picture, prompt_flops
+from biaslab.datasets.sample import Sample
+from biaslab.errors import UnsupportedError
+from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.generation_timer import Clock
+from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
+from biaslab.evaluation.schema import VERDICT_FIELDS
+from biaslab.pruning import Selection, prune
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from biaslab.models.encoded import Encoded
+    from biaslab.models.vlm import VLM, Grounding
+
+
+@dataclass(frozen=True)
+class Task:
+    """A sample and the configurations it still lacks (indices into the plan)."""
+
+    index: int
+    sample: Sample
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What changes answers beyond the configuration."""
+
+    seed: int = 0
+    max_new_tokens: int = 48
+    positions: str = "original"
+
+
+@dataclass
+class Shard:
+    """Evaluates tasks and hands every finished line to ``write``.
+
+    The vision tower runs once per batch; each configuration is then one ``generate`` from its features, in
+    which the engine captures, scores, selects and drops. Whatever fails in a batch is repeated sample by
+    sample, so that an exception costs the sample it belongs to, and only that one: its line then has an
+    ``error`` and no verdict.
+    """
+
+    vlm: VLM
+    configs: Sequence[Config]
+    options: GenerationOptions
+    write: Callable[[dict[str, Any]], None]
+    names: list[dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = [config.describe() for config in self.configs]
+        self._flops = lru_cache(maxsize=100_000)(self._count_flops)
+
+    def run(self, tasks: Sequence[Task], batch_size: int, go_on: Callable[[], bool] = lambda: True) -> None:
+        """Evaluate all tasks; stops between batches when ``go_on()`` says so."""
+        for batch in batches(tasks, batch_size):
+            if not go_on():
+                return
+            self._batch(batch)
+
+    def _batch(self, batch: list[Task]) -> None:
+        ready: list[tuple[Task, Image.Image]] = []
+        for task in batch:
+            try:
+                ready.append((task, load_image(task.sample)))
+            except Exception as error:
+                self._fail(task, task.missing, error)
+        if ready:
+            self._attempt(ready, ready[0][0].missing)
+
+    def _attempt(self, ready: list[tuple[Task, Image.Image]], missing: Iterable[int]) -> None:
+        encoded = self._tried(ready, missing, lambda: self._encode(ready))
+        if encoded is None:
+            return
+        for i in missing:
+            for line in self._tried(ready, [i], partial(self._answer, ready, encoded, i)) or ():
+                self.write(line)
+
+    def _tried(self, ready: list[tuple[Task, Image.Image]], missing: Iterable[int], work: Callable[[], Any]) -> Any:
+        """The result of ``work``, or None if it failed: each sample is then tried alone, a single one logged."""
+        try:
+            return work()
+        except Exception as error:
+            if len(ready) == 1:
+                self._fail(ready[0][0], missing, error)
+                return None
+        # only here, outside the except block, are the tensors of the failed batch free again
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        for one in ready:
+            self._attempt([one], missing)
+        return None
+
+    def _encode(self, ready: list[tuple[Task, Image.Image]]) -> Encoded:
+        samples = [task.sample for task, _ in ready]
+        encoded = self.vlm.encode_grounding(
+            [picture for _, picture in ready],
+            [sample.expression for sample in samples],
+            sample_ids=[sample.id for sample in samples],
+        )
+        return self.vlm.vision(encoded)
+
+    def _answer(self, ready: list[tuple[Task, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
+        config, clock = self.configs[i], Clock(self.vlm.model, self.vlm.decoder)
+        with clock, self._pruned(config) as run:
+            answers = self.vlm.locate_answers(encoded, max_new_tokens=self.options.max_new_tokens)
+            clock.stop()
+            selections = [None] * len(ready) if run is None else list(run.selections)
+        prompt = prompt_lengths(encoded)
+        lines = []
+        for b, (task, _) in enumerate(ready):
+            layout, line = encoded.layouts[b], self._line(task, i)
+            line |= verdict(answers[b], task.sample)
+            line |= selected(selections[b], layout, task.sample)
+            line |= self._cost(answers[b], layout, prompt[b] - layout.n, line["tokens_kept"], config.layer)
+            line |= {
+                "batch": len(ready),
+                "prefill_ms": None if clock.prefill_ms is None else clock.prefill_ms / len(ready),
+                "decode_ms": None if clock.decode_ms is None else clock.decode_ms / len(ready),
+                "peak_mb": clock.peak_mb,
+            }
+            lines.append(line)
+        return lines
+
+    def _pruned(self, config: Config) -> contextlib.AbstractContextManager:
+        if config.method is None:
+            return contextlib.nullcontext()
+        return prune(self.vlm, config.method, config.layer, positions=self.options.positions, seed=self.options.seed)
+
+    def _cost(
+        self, answer: Grounding, layout: Any, n_text: int, kept: int, layer: int | None
+    ) -> dict[str, float | None]:
+        tokens = self.vlm.processor.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
+        new = min(len(tokens) + 1, self.options.max_new_tokens)  # and the end token
+        flops = self._flops(Picture.of(layout), n_text, kept, layer or 0, new)
+        parts = ("vision", "projector", "decoder")
+        return {f"tflops_{part}": None if flops is None else getattr(flops, part) / 1e12 for part in parts}
+
+    def _count_flops(self, picture: Picture, n_text: int, kept: int, layer: int, new: int) -> Flops | None:
+        try:
+            return prompt_flops(self.vlm.model.config, [picture], n_text, kept, layer, new)
+        except UnsupportedError:
+            return None  # a family whose cost nobody has written down yet can still be evaluated
+
+    def _line(self, task: Task, i: int) -> dict[str, Any]:
+        sample = task.sample
+        return {
+            "index": task.index,
+            "id": sample.id,
+            "image_id": sample.image_id,
+            "kind": sample.kind,
+            "size_class": sample.size_class,
+            **self.names[i],
+            "seed": self.options.seed,
+            "target": list(sample.box.as_tuple()),
+            "error": None,
+            **({"rehearsal": True} if is_rehearsal(self.vlm) else {}),
+        }
+
+    def _fail(self, task: Task, missing: Iterable[int], error: Exception) -> None:
+        first = (str(error).strip().splitlines() or [""])[0]
+        for i in missing:
+            line = self._line(task, i) | dict.fromkeys(VERDICT_FIELDS)
+            self.write(line | {"error": f"{type(error).__name__}: {first}"[:500]})
+
+
+def verdict(answer: Grounding, sample: Sample) -> dict[str, Any]:
+    """Answer, box, IoU, hit and parsed of one sample."""
+    iou = grounding_iou(answer.box, sample.box)
+    box = None if answer.box is None else list(answer.box.as_tuple())
+    return {"answer": answer.text, "box": box, "iou": iou, "hit": is_hit(iou), "parsed": answer.parsed}
+
+
+def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[str, Any]:
+    """What a selection did to the target; without one (no pruning) everything is kept."""
+    found = {
+        "target_auroc": None,
+        "target_kept": 1.0,
+        "tokens": layout.n,
+        "tokens_kept": layout.n,
+        "info": {},
+    }
+    if selection is None:
+        return found
+    target = target_tokens(layout, sample.box)
+    kept = selection.indices.cpu().numpy()
+    if selection.scores is not None:
+        found["target_auroc"] = float(auroc(selection.scores.float().cpu().numpy(), target))
+    found.update(target_kept=kept_share(kept, target), tokens_kept=len(kept), info=dict(selection.info))
+    return found
+
+
+def prompt_lengths(encoded: Encoded) -> list[int]:
+    """Tokens of each prompt, padding left out."""
+    mask = encoded.inputs.get("attention_mask")
+    return [encoded.last + 1] * len(encoded) if mask is None else mask.sum(1).tolist()
+
+
+def batches(tasks: Sequence[Task], size: int) -> Iterator[list[Task]]:
+    """Runs of at most ``size`` neighbours that lack the same configurations."""
+    batch: list[Task] = []
+    for task in tasks:
+        if batch and (len(batch) == size or task.missing != batch[0].missing):
+            yield batch
+            batch = []
+        batch.append(task)
+    if batch:
+        yield batch

@@ -1,0 +1,52 @@
+"""The trained grounder as a folder that plain `from_pretrained` loads: half-precision weights, config, processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from biaslab.grounder.model import IMAGE_MEAN, IMAGE_STD, Size, build_model, build_tokenizer
+from biaslab.scenes.backgrounds import CANVAS
+
+
+def export(weights: Path, folder: str | Path, size: Size = Size()) -> Path:
+    """Write model, tokenizer and processor.
+
+    Parameters
+    ----------
+    weights : Path
+        ``weights.pt`` of a training run (float32).
+    folder : path
+        Gets ``model.safetensors`` (float16, loaded as float32), configs, tokenizer and processor.
+    size : Size
+        The size that was trained.
+    """
+    folder = Path(folder)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, size)
+    state = torch.load(weights, weights_only=True)["model"]
+    model.load_state_dict(state, strict=True)
+    model.half().save_pretrained(folder)
+    # Stored in half the size, computed in float32: `dtype="auto"` follows the config, not the file.
+    model.config.dtype = torch.float32
+    for part in (model.config.text_config, model.config.vision_config):
+        part.dtype = torch.float32
+    model.config.save_pretrained(folder)
+    _processor(tokenizer, size).save_pretrained(folder)
+    return folder
+
+
+def _processor(tokenizer, size: Size):
+    import transformers
+
+    from biaslab.models.processors import image_only
+
+    images = transformers.GotOcr2ImageProcessorPil(
+        size={"height": CANVAS, "width": CANVAS}, crop_to_patches=False, min_patches=1, max_patches=1,
+        image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD),
+    )  # fmt: skip
+    return image_only(transformers.InternVLProcessor)(
+        image_processor=images, tokenizer=tokenizer, video_processor=None, image_seq_length=size.grid**2,
+        chat_template=tokenizer.chat_template,
+    )  # fmt: skip

@@ -1,0 +1,109 @@
+"""Muon for hidden matrices, AdamW for the rest: float32 masters of bfloat16 working copies, gradients averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+from biaslab.errors import UnsupportedError
+
+# Embeddings, heads and the first layer learn better with AdamW (Muon is meant for hidden matrices).
+_ADAMW = ("embed", "lm_head", "heads", "patch", "position", "cls_token")
+
+
+def check_torch() -> None:
+    """Refuse a torch without the Muon optimiser, which came with 2.9; the rest of biaslab needs 2.6.
+
+    Raises
+    ------
+    UnsupportedError
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise UnsupportedError(f"training needs torch.optim.Muon: install torch>=2.9 (here: {torch.__version__})")
+
+
+class MuonAdamW:
+    """Update bfloat16 parameters through float32 masters.
+
+    Parameters
+    ----------
+    named : iterable of (str, torch.nn.Parameter)
+        The bfloat16 working copies; a missing gradient counts as zero.
+    muon_rate, adamw_rate : float
+        Peak learning rates.
+    steps, warmup : int
+        Length of the cosine schedule and of the linear warm-up before it.
+    final_rate : float
+        Share of the peak rates that is left at the end.
+    """
+
+    def __init__(
+        self,
+        named: Iterable[tuple[str, torch.nn.Parameter]],
+        muon_rate: float,
+        adamw_rate: float,
+        steps: int,
+        warmup: int,
+        final_rate: float,
+    ):
+        self.working = dict(named)
+        self.masters = {n: p.detach().float().clone().requires_grad_() for n, p in self.working.items()}
+        self._steps, self._warmup, self._final = steps, warmup, final_rate
+        hidden, rest = [], []
+        for name, master in self.masters.items():
+            (hidden if master.dim() == 2 and not any(k in name for k in _ADAMW) else rest).append(master)
+        muon = torch.optim.Muon(hidden, lr=muon_rate, momentum=0.95, weight_decay=0.01, ns_steps=5)
+        adamw = torch.optim.AdamW(rest, lr=adamw_rate, betas=(0.9, 0.98), weight_decay=0.0)
+        self._optimisers = ((muon, muon_rate), (adamw, adamw_rate))
+        self.step_number = 0
+        self.gradient_norm = 0.0
+
+    def step(self, clip: float = 1.0) -> None:
+        """Average the gradients over the processes, clip them, update masters and working copies."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # thousands of tiny operations: OpenMP barriers would cost more than they give
+        masters = list(self.masters.values())
+        for working, master in zip(self.working.values(), masters, strict=True):
+            master.grad = torch.zeros_like(master) if working.grad is None else working.grad.float()
+            working.grad = None
+        if dist.is_initialized():
+            flat = torch.cat([m.grad.view(-1) for m in masters])
+            dist.all_reduce(flat)
+            flat /= dist.get_world_size()
+            for master, part in zip(masters, flat.split([m.numel() for m in masters]), strict=True):
+                master.grad.copy_(part.view_as(master))
+        self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(masters, clip))
+        for optimiser, rate in self._optimisers:
+            optimiser.param_groups[0]["lr"] = rate * self._schedule()
+            optimiser.step()
+        with torch.no_grad():
+            for working, master in zip(self.working.values(), masters, strict=True):
+                working.copy_(master)
+        self.step_number += 1
+        torch.set_num_threads(threads)
+
+    def _schedule(self) -> float:
+        warm = min(1.0, (self.step_number + 1) / self._warmup)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step_number / self._steps)))
+        return warm * (self._final + (1 - self._final) * cosine)
+
+    def state(self) -> dict:
+        """All that `restore` needs, tensors and numbers only."""
+        return {
+            "masters": {n: m.detach().clone() for n, m in self.masters.items()},
+            "optimisers": [o.state_dict() for o, _ in self._optimisers],
+            "step": self.step_number,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on exactly where `state` was taken."""
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                master.copy_(state["masters"][name])
+                self.working[name].copy_(master)
+        for (optimiser, _), saved in zip(self._optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step_number = state["step"]

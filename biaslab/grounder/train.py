@@ -1,0 +1,223 @@
+"""The training run: processes, stages, checkpoints, the learning curve, the exported folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from biaslab.errors import RunFolderError
+from biaslab.grounder.batches import dense_targets, pack, pixels
+from biaslab.grounder.model import build_tokenizer
+from biaslab.grounder.network import TrainingGrounder
+from biaslab.grounder.optimiser import MuonAdamW, check_torch
+from biaslab.grounder.recipe import Recipe
+from biaslab.scenes import expressions as ex
+from biaslab.scenes.scene import scene
+
+STAGES = ("vision", "decoder")
+# Both stages stream the train split; the decoder stage starts where the vision stage cannot reach.
+_FIRST_SCENE = {"vision": 1_000_000, "decoder": 0}
+
+
+def train_grounder(out: str | Path, recipe: Recipe = Recipe()) -> Path:
+    """Train the grounder from the recipe's seed, or go on where an interrupted run left off.
+
+    Parameters
+    ----------
+    out : path
+        Folder for ``checkpoint.pt``, ``curve.jsonl`` and, at the end, ``weights.pt`` (float32).
+    recipe : Recipe
+
+    Returns
+    -------
+    Path
+        Of the trained float32 weights.
+
+    Raises
+    ------
+    RunFolderError
+        If the folder cannot be written or holds a run of another recipe.
+    UnsupportedError
+        If this torch is older than 2.9 (``torch.optim.Muon``).
+    """
+    check_torch()
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _claim(out / "recipe.json", recipe)
+    except OSError as error:
+        raise RunFolderError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
+    if not (out / "weights.pt").exists():
+        rendezvous = out / "rendezvous"
+        rendezvous.unlink(missing_ok=True)
+        arguments = (recipe, str(out), str(rendezvous))
+        if recipe.processes == 1:
+            _process(0, *arguments)
+        else:
+            mp.spawn(_process, arguments, nprocs=recipe.processes)
+        rendezvous.unlink(missing_ok=True)
+    return out / "weights.pt"
+
+
+def _claim(path: Path, recipe: Recipe) -> None:
+    now = json.dumps(asdict(recipe), indent=1)
+    if path.exists() and json.loads(path.read_text()) != json.loads(now):
+        raise RunFolderError(f"{path.parent} holds a run of another recipe: choose another folder with --out")
+    path.write_text(now)
+
+
+def _process(rank: int, recipe: Recipe, out: str, rendezvous: str) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=recipe.processes)
+    try:
+        _Run(rank, recipe, Path(out)).train()
+    finally:
+        dist.destroy_process_group()
+        torch.set_num_threads(threads)
+
+
+class _Run:
+    def __init__(self, rank: int, recipe: Recipe, out: Path):
+        self.rank, self.recipe, self.out = rank, recipe, out
+        torch.manual_seed(recipe.seed)
+        self.net = TrainingGrounder(recipe, build_tokenizer())
+        self.started = time.time()
+
+    def train(self) -> None:
+        checkpoint = self._load()
+        masters: dict[str, torch.Tensor] = {}
+        for stage in STAGES:
+            if checkpoint and STAGES.index(checkpoint["stage"]) > STAGES.index(stage):
+                continue
+            resumed = checkpoint if checkpoint and checkpoint["stage"] == stage else None
+            masters = self._run_stage(stage, resumed)
+        if self.rank == 0:
+            weights = {n: masters.get(n, p).detach().float() for n, p in self.net.model.named_parameters()}
+            _save(self.out / "weights.pt", {"model": weights})
+
+    def _run_stage(self, stage: str, resumed: dict | None) -> dict[str, torch.Tensor]:
+        """Train one stage to its end; returns the float32 masters of what it trained."""
+        r = self.recipe
+        steps, muon, adamw = (
+            (r.vision_steps, r.vision_muon, r.vision_adamw) if stage == "vision"
+            else (r.decoder_steps, r.decoder_muon, r.decoder_adamw)
+        )  # fmt: skip
+        if stage == "decoder" and resumed is None:
+            self.net.start_words_at_classes()
+        tower = self.net.model.model.vision_tower
+        tower.requires_grad_(stage == "vision")
+        optimiser = MuonAdamW(self.net.named_parameters(stage), muon, adamw, steps, r.warmup, r.final_rate)
+        if resumed:
+            optimiser.restore(resumed["optimiser"])
+        take = self._vision_step if stage == "vision" else self._decoder_step
+        mean: dict[str, float] = {}
+        while optimiser.step_number < steps:
+            loss, measured = take(optimiser.step_number)
+            loss.backward()
+            optimiser.step()
+            measured |= {"loss": float(loss.detach()), "gradient": optimiser.gradient_norm}
+            mean = {k: 0.95 * mean.get(k, v) + 0.05 * v for k, v in measured.items()}
+            self._after_step(stage, optimiser, mean)
+        self._checkpoint(stage, optimiser)
+        return optimiser.masters
+
+    def _scenes(self, stage: str, step: int, batch: int) -> list:
+        share = batch // self.recipe.processes
+        first = _FIRST_SCENE[stage] + step * batch + self.rank * share
+        return [scene("train", first + k) for k in range(share)]
+
+    def _vision_step(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        scenes = self._scenes("vision", step, self.recipe.vision_batch)
+        visual = self.net.project(self.net.tower(pixels(scenes)))
+        return self.net.dense_loss(visual, dense_targets(scenes, self.recipe.size.grid))
+
+    def _decoder_step(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        r, net = self.recipe, self.net
+        scenes = self._scenes("decoder", step, r.decoder_batch)
+        mix = r.easy_mix if step < r.easy_share * r.decoder_steps else r.mix
+        rng = np.random.default_rng([r.seed, 77, step, self.rank])
+        packed = pack(scenes, net.dialogue, rng, r.questions, r.branch_length, mix)
+        with torch.no_grad():
+            features = net.tower(pixels(scenes))
+        visual = net.project(features)
+        logits, labels = net.logits(visual, packed)
+        answer, gather = net.answer_loss(logits, labels), net.gather_loss(packed)
+        dense, measured = net.dense_loss(visual, dense_targets(scenes, r.size.grid))
+        with torch.no_grad():
+            hit = float((_iou(*net.boxes(logits, labels)) >= 0.5).float().mean())
+        measured = {"name": measured["name"], "answer": float(answer.detach()), "gather": float(gather.detach()),
+                    "forced_acc50": hit}  # fmt: skip
+        return answer + r.dense_weight * dense + r.gather_weight * gather, measured
+
+    # ---- bookkeeping ---------------------------------------------------------------------------------------
+    def _after_step(self, stage: str, optimiser: MuonAdamW, mean: dict[str, float]) -> None:
+        r, step = self.recipe, optimiser.step_number
+        if step % r.log_every == 0:
+            self._note({"stage": stage, "step": step, **mean})
+        if stage == "decoder" and step % r.monitor_every == 0:
+            self._note({"stage": stage, "step": step, "monitor": self._monitor()})
+        if step % r.checkpoint_every == 0:
+            self._checkpoint(stage, optimiser)
+
+    def _monitor(self) -> dict[str, float]:
+        """Teacher-forced Acc@0.5 per kind on the monitor split, the scenes shared among the processes."""
+        r, net = self.recipe, self.net
+        share = r.monitor_scenes // r.processes
+        mine = [scene("monitor", self.rank * share + k) for k in range(share)]
+        rng = np.random.default_rng([r.seed, 78])
+        counts = torch.zeros(len(ex.KINDS), 2)
+        with torch.no_grad():
+            for k in range(0, share, 8):
+                part = mine[k : k + 8]
+                packed = pack(part, net.dialogue, rng, r.questions, r.branch_length, r.mix)
+                logits, labels = net.logits(net.project(net.tower(pixels(part))), packed)
+                hit = _iou(*net.boxes(logits, labels)) >= 0.5
+                first = packed.labels == labels[0]  # an answer starts with [[, once
+                kinds = packed.kind[first]
+                for kind in range(len(ex.KINDS)):
+                    counts[kind] += torch.tensor([float(hit[kinds == kind].sum()), float((kinds == kind).sum())])
+        dist.all_reduce(counts)
+        out = {k: round(float(c[0] / c[1]), 4) for k, c in zip(ex.KINDS, counts, strict=True)}
+        return out | {"all": round(float(counts[:, 0].sum() / counts[:, 1].sum()), 4), "n": int(counts[:, 1].sum())}
+
+    def _note(self, line: dict) -> None:
+        if self.rank == 0:
+            line = {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}
+            with (self.out / "curve.jsonl").open("a") as file:
+                file.write(json.dumps(line | {"seconds": round(time.time() - self.started)}) + "\n")
+
+    def _checkpoint(self, stage: str, optimiser: MuonAdamW) -> None:
+        if self.rank == 0:
+            state = {"stage": stage, "optimiser": optimiser.state(), "model": self.net.model.state_dict(),
+                     "heads": self.net.heads.state_dict()}  # fmt: skip
+            _save(self.out / "checkpoint.pt", state)
+
+    def _load(self) -> dict | None:
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            return None
+        checkpoint = torch.load(path, weights_only=True)
+        self.net.model.load_state_dict(checkpoint["model"])
+        self.net.heads.load_state_dict(checkpoint["heads"])
+        return checkpoint
+
+
+def _save(path: Path, state: dict) -> None:
+    """Write beside and rename: a kill at any moment leaves the old file or the new one."""
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def _iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    size = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
+    both = size.prod(1)
+    areas = [(v[:, 2:] - v[:, :2]).clamp(min=0).prod(1) for v in (a, b)]
+    return both / (areas[0] + areas[1] - both).clamp(min=1e-6)

@@ -1,0 +1,1 @@
+"""Attention of visual tokens over many images."""

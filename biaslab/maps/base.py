@@ -1,0 +1,160 @@
+"""Attention rows of many images: the common reading face, and the variant that keeps moments only.
+
+Two statistics are kept per layer, layout, head and visual token: the attention itself, and its logarithm
+``log(attention + 1e-9)`` centred per image and head (the mean over the image's tokens is taken off), in which
+one image's total share of attention and a few huge sinks do not decide. Both over images, in float64, by the
+pairwise update of Chan, Golub and LeVeque (1983), which does not cancel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError
+from biaslab.maps.moments import Moments
+
+__all__ = ["AttentionMaps", "ImageRecord", "fold_of"]
+
+
+def fold_of(image_id: str, folds: int) -> int:
+    """Cross-fitting fold of an image: a hash of its id, the same in every run and on every machine."""
+    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big") % folds
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What is known of one collected image besides its maps.
+
+    ``digest`` is a hash of its pixels and prompt, ``layout`` where its tokens lie, ``after`` how many positions the
+    query stands behind its last placeholder (several query rows: their mean, rounded; None: not known).
+    """
+
+    id: str
+    layout: TokenLayout
+    digest: str
+    after: int | None = None
+
+
+class AttentionMaps(ABC):
+    """Attention of visual tokens over many images. Made by `biaslab.collect`; stored ones are opened by
+    `biaslab.load_maps`.
+
+    Parameters
+    ----------
+    settings : dict
+        Provenance without counts: model, revision, family, queries, heads, prompt, score, layers, folds; rotary
+        (of `biaslab.attention.rotary.rotary_of`) if known.
+
+    Attributes
+    ----------
+    layers : list of int
+    folds : int
+        Number of cross-fitting folds.
+    layouts : dict
+        Layout key -> a TokenLayout of that key (images of one key may differ in pixel size).
+    failures : list of (image id, reason)
+        Images that could not be read in the latest `collect`.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.layers: list[int] = list(settings["layers"])
+        self.folds: int = int(settings["folds"])
+        self.failures: list[tuple[str, str]] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.layouts: dict[str, TokenLayout] = {}
+        self.n = 0
+        self._n_heads: int | None = None
+        self._digest = 0
+        self._after: Counter[int] = Counter()
+
+    @property
+    def heads(self) -> str | int:
+        """ "mean", or the number of heads kept."""
+        if self.settings["heads"] == "mean":
+            return "mean"
+        return self._n_heads or 0
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """JSON-ready account of where the maps come from; ``calibration`` is a hash of the set of images and
+        prompts that does not depend on their order, ``after`` (where known) counts the images by
+        `ImageRecord.after`: pairs (positions, images).
+        """
+        found = {k: v for k, v in self.settings.items() if k != "layers"}
+        if self._after:
+            found["after"] = [[length, count] for length, count in sorted(self._after.items())]
+        return {**found, "n": self.n, "calibration": f"{self._digest:064x}"[:16]}
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(n={self.n}, layers={self.layers}, layouts={list(self.layouts)})"
+
+    def moments(self, layer: int, layout_key: str, fold: int | None = None, exclude_fold: int | None = None) -> Moments:
+        """Moments over all images of a layout, or over one fold, or over all folds but one.
+
+        Raises
+        ------
+        InputError
+            For a layer, layout or fold the maps do not hold.
+        """
+        if layer not in self.layers:
+            raise InputError(f"the maps hold layers {self.layers}, not {layer}: collect with layers=[{layer}]")
+        if layout_key not in self.layouts:
+            raise InputError(f"no image of layout {layout_key!r}; there are: {', '.join(self.layouts) or 'none'}")
+        for value in (fold, exclude_fold):
+            if value is not None and not 0 <= value < self.folds:
+                raise InputError(f"fold {value} does not exist: there are folds 0 to {self.folds - 1}")
+        wanted = [f for f in range(self.folds) if (fold is None or f == fold) and f != exclude_fold]
+        total = Moments.empty((self._n_heads or 1, self.layouts[layout_key].n))
+        for f in wanted:
+            part = self._fold_moments(layer, layout_key, f)
+            total = total if part is None else total.merge(part)
+        return total
+
+    @abstractmethod
+    def image(self, index: int, layer: int) -> np.ndarray:
+        """(H or 1, N) float32 attention of one image, in the order of collection."""
+
+    @abstractmethod
+    def add(self, record: ImageRecord, attention: np.ndarray) -> None:
+        """Append one image: attention (L, H or 1, N), layers in the order of `layers`."""
+
+    @abstractmethod
+    def has(self, image_id: str) -> bool:
+        """Whether this image is in the maps already and need not be computed."""
+
+    @contextmanager
+    def writing(self) -> Iterator[AttentionMaps]:
+        """The block in which images may be added."""
+        yield self
+
+    def checkpoint(self) -> None:  # noqa: B027 (a hook: most maps have nothing to do)
+        """Called between batches, when no image is half added."""
+
+    @abstractmethod
+    def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None: ...
+
+    def _count(self, record: ImageRecord, n_heads: int) -> None:
+        if self._n_heads not in (None, n_heads):
+            raise InputError(f"maps of {self._n_heads} heads cannot take one of {n_heads}")
+        self._n_heads = n_heads
+        self.layouts.setdefault(record.layout.key, record.layout)
+        self.n += 1
+        if record.after is not None:
+            self._after[record.after] += 1
+        value = int.from_bytes(hashlib.sha256(record.digest.encode()).digest(), "big")
+        self._digest = (self._digest + value) % 2**256  # a sum, so that order does not matter

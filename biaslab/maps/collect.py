@@ -1,0 +1,279 @@
+"""Attention maps of many images, streamed into moments or stored on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import ExitStack, suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from biaslab._util.progress import progress_bar
+from biaslab._util.watermark import is_rehearsal
+from biaslab.attention.capture import CapturedRows, capture, query_rows
+from biaslab.attention.rotary import advances, rotary_of
+from biaslab.attention.scores import resolve, score_name
+from biaslab.core.images import content_hash, image_name, load_image
+from biaslab.core.layers import check_layers
+from biaslab.datasets.calibration import PROMPT
+from biaslab.errors import InputError
+from biaslab.maps.base import AttentionMaps, ImageRecord
+from biaslab.maps.checkpointed import ResumableMaps
+from biaslab.maps.stored import StoredMaps
+from biaslab.maps.streamed import StreamedMaps
+from biaslab.models.encoded import Encoded
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from biaslab.models.vlm import VLM
+
+__all__ = ["PROMPT", "collect"]
+
+logger = logging.getLogger(__name__)
+
+
+def collect(
+    vlm: VLM,
+    images: Iterable[Any],
+    layers: int | Iterable[int] | None = None,
+    queries: str | Tensor = "last",
+    prompt: str | list[str] | None = None,
+    heads: str | None = "mean",
+    out: str | Path | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+    ids: list[str] | None = None,
+    folds: int = 5,
+    score: str | Callable = "attention",
+    checkpoint: str | Path | None = None,
+) -> AttentionMaps:
+    """Attention from the prompt to the visual tokens, over many images, one prefill each.
+
+    Only the decoder layers up to the last one asked for are run.
+
+    Parameters
+    ----------
+    images : iterable of PIL images, paths, or objects with ``.image``
+        Read one batch at a time. One that cannot be read is skipped: a warning counts them and
+        ``maps.failures`` lists them. A list of them is one prompt with several images, each of which
+        becomes a map of its own, "name[0]", "name[1]" ...
+    layers : int, iterable of int, or None for all
+    queries, heads, score
+        As in `capture`; several query rows are averaged. The name of the score goes into the settings, and from
+        there into a profile, which serves no other score.
+    prompt : str or list of str, optional
+        One for all or one per image; by default "Please describe the provided image.".
+    out : folder, optional
+        Store every map there (append-only; the same call resumes after an interruption). Without it only
+        moments are kept and memory does not grow with the number of images.
+    ids : list of str, optional
+        Image ids; by default the file name, the sample's id, or a hash of the pixels. Repeated ids get "#2",
+        "#3".
+    folds : int
+        Cross-fitting folds; an image's fold is a hash of its id.
+    checkpoint : file, optional
+        Where the moments of an interrupted collection are kept, from which the same call goes on
+        (:class:`~biaslab.maps.checkpointed.ResumableMaps`). Only without ``out``, which resumes by itself.
+
+    Returns
+    -------
+    AttentionMaps
+
+    Raises
+    ------
+    InputError
+        For bad arguments, or when no image could be read.
+    RunFolderError
+        When ``out`` cannot be written or was made with other settings.
+    """
+    layers = check_layers(layers, vlm.n_layers)
+    resolve(score)  # refuses an unknown one before any work
+    if batch_size < 1 or folds < 2:
+        raise InputError(f"batch_size must be at least 1 and folds at least 2, got {batch_size} and {folds}")
+    if isinstance(queries, Tensor) and queries.ndim != 1:
+        raise InputError("collect takes explicit queries of shape (Q,), the same for every image")
+    total = len(images) if isinstance(images, Sized) else None
+    for name, given in (("prompt", prompt if isinstance(prompt, list) else None), ("ids", ids)):
+        if given is not None and total is not None and len(given) != total:
+            raise InputError(f"{len(given)} entries in {name} for {total} images: give one per image")
+    for text in prompt if isinstance(prompt, list) else [prompt]:  # or every image would be skipped for it
+        vlm.family.check_text(vlm.processor, text or "")
+    settings = {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "family": vlm.family.name,
+        "queries": queries if isinstance(queries, str) else f"indices {queries.tolist()}",
+        "heads": heads,
+        "score": score_name(score),
+        "prompt": _prompt_name(prompt),
+        "image_options": dict(vlm.image_options),
+        "layers": layers,
+        "folds": folds,
+        "rotary": rotary_of(vlm),
+        **({"rehearsal": True} if is_rehearsal(vlm) else {}),
+    }
+    if out is not None and checkpoint is not None:
+        raise InputError("maps in a folder resume by themselves: pass out or checkpoint, not both")
+    if out is not None:
+        maps: AttentionMaps = StoredMaps.create(out, settings)
+    else:
+        maps = StreamedMaps(settings) if checkpoint is None else ResumableMaps(settings, checkpoint, total)
+    source = _Source(images, ids, prompt, maps)
+    with maps.writing(), progress_bar("collect", total, 0, progress) as advance:
+        for batch in source.batches(batch_size, advance):
+            for part, encoded in _encoded(vlm, batch, source.failures):
+                attention = _attention(vlm, encoded, layers, queries, heads, score)
+                after = _after(vlm, encoded, queries, settings["rotary"])
+                records = [record for item in part for record in item.records]
+                for (name, digest), (layout, values), length in zip(records, attention, after, strict=True):
+                    if not np.isfinite(values).all():
+                        broken = layers[int(np.argmin(np.isfinite(values).all(axis=(1, 2))))]
+                        why = f"attention of layer {broken} is not finite: load the model in another dtype"
+                        source.failures.append((name, why))
+                    elif not maps.has(name):  # part of a prompt may have been stored before an interruption
+                        maps.add(ImageRecord(name, layout, digest, length), values)
+            maps.checkpoint()
+            advance(len(batch))
+    maps.failures = source.failures
+    skipped = [f"{len(source.failures)} images skipped, the first: {why}" for _, why in source.failures[:1]]
+    if maps.n == 0:
+        raise InputError("; ".join(["no image to collect from", *skipped]))
+    for text in skipped:
+        warnings.warn(text, stacklevel=2)
+    return maps
+
+
+class _Item:
+    """One prompt that is still to do; ``records`` holds the id and a hash of content and question per image."""
+
+    def __init__(self, names: list[str], images: list[Image.Image], text: str) -> None:
+        self.images, self.text = images, text
+        contents = [f"{content_hash(image)}|{text}".encode() for image in images]
+        self.records = [(n, hashlib.sha256(c).hexdigest()[:16]) for n, c in zip(names, contents, strict=True)]
+
+
+class _Source:
+    """Walks the images: names them, reads them, leaves out the broken ones and those already done."""
+
+    def __init__(self, images: Iterable[Any], ids: list[str] | None, prompt: Any, maps: AttentionMaps) -> None:
+        self.images, self.ids, self.prompt, self.maps = images, ids, prompt, maps
+        self.failures: list[tuple[str, str]] = []
+
+    def batches(self, size: int, advance: Callable[[int], None]) -> Iterator[list[_Item]]:
+        items = self._items(advance)
+        while batch := list(islice(items, size)):
+            yield batch
+
+    def _items(self, advance: Callable[[int], None]) -> Iterator[_Item]:
+        seen: Counter[str] = Counter()
+        for i, source in enumerate(self.images):
+            group = list(source) if isinstance(source, (list, tuple)) else [source]
+            name, images, text = str(i), None, self._at("prompt", self.prompt, i)
+            try:
+                name = _name(group) if self.ids is None else str(self._at("ids", self.ids, i))
+                seen[name] += 1
+                name = name if seen[name] == 1 else f"{name}#{seen[name]}"
+                names = [name] if len(group) == 1 else [f"{name}[{k}]" for k in range(len(group))]
+                if all(self.maps.has(n) for n in names):
+                    advance(1)
+                    continue
+                images = [load_image(one) for one in group]
+            except InputError as err:
+                if self.ids is not None and images is None and name == str(i):
+                    raise
+                logger.info("skipped %s: %s", name, err)
+                self.failures.append((name, str(err)))
+                advance(1)
+                continue
+            yield _Item(names, images, PROMPT if text is None else text)
+
+    @staticmethod
+    def _at(name: str, values: Any, i: int) -> Any:
+        if not isinstance(values, list):
+            return values
+        if i >= len(values):
+            raise InputError(f"{name} has {len(values)} entries and there are more images: give one per image")
+        return values[i]
+
+
+def _name(group: list[Any]) -> str:
+    if not group:
+        raise InputError("an empty list among the images: leave it out")
+    return "+".join(image_name(one) for one in group)
+
+
+def _encoded(vlm: VLM, batch: list[_Item], failures: list[tuple[str, str]]) -> Iterator[tuple[list[_Item], Encoded]]:
+    """The batch as it is, or, where the processor refuses one of its pictures, those that it takes, one by one."""
+    try:
+        yield batch, vlm.encode([item.images for item in batch], [item.text for item in batch])
+    except InputError as err:
+        if len(batch) == 1:
+            failures.append((batch[0].records[0][0], str(err)))
+            return
+        for item in batch:
+            yield from _encoded(vlm, [item], failures)
+
+
+class _Done(Exception):
+    """Raised inside the model once the last wanted layer has run: the rest of the forward is of no use."""
+
+
+def _attention(
+    vlm: VLM, encoded: Encoded, layers: list[int], queries: Any, heads: str | None, score: Any
+) -> list[tuple[Any, np.ndarray]]:
+    """Layout and (L, H or 1, N) float32 of each image of a batch of prompts."""
+
+    def stop(*_: Any) -> None:
+        raise _Done
+
+    with ExitStack() as stack:
+        rows = stack.enter_context(capture(vlm, layers, queries, heads, score))
+        stack.callback(vlm.decoder.layers[layers[-1]].register_forward_hook(stop).remove)
+        with suppress(_Done):
+            vlm.forward(encoded, use_cache=False)
+    return _per_image(encoded, rows, layers)
+
+
+def _per_image(encoded: Encoded, rows: CapturedRows, layers: list[int]) -> list[tuple[Any, np.ndarray]]:
+    means = []
+    for layer in layers:
+        r = rows[layer]
+        weight = r.query_mask.to(r.values.dtype)[:, None, :, None]
+        means.append((r.values * weight).sum(2) / weight.sum(2).clamp(min=1))
+    together = torch.stack([m.to(means[0].device) for m in means], 1).cpu().numpy()  # (B, L, H, V)
+    places = zip(encoded.layouts, encoded.owners, encoded.spans, strict=True)
+    return [(layout, together[b, :, :, first:last]) for layout, b, (first, last) in places]
+
+
+def _after(vlm: VLM, encoded: Encoded, queries: Any, rotary: dict[str, Any] | None) -> list[int | None]:
+    """Positions from the last placeholder of each image to its prompt's query rows, their mean rounded."""
+    ids, padding = encoded.inputs["input_ids"].cpu(), encoded.inputs.get("attention_mask")
+    is_image = ids == vlm.image_token_id
+    rows, mask = query_rows(queries, is_image, None if padding is None else padding.cpu())
+    moves = [advances(layout, rotary) for layout in encoded.layouts]  # images come in the order of the prompts
+    step = torch.ones_like(ids)
+    step[is_image] = torch.from_numpy(np.concatenate(moves))
+    at = step.cumsum(1)
+    ends = at[is_image][np.cumsum([len(m) for m in moves]) - 1]
+    far = (at.gather(1, rows) * mask).sum(1) / mask.sum(1)
+    return [None if bool(d.isnan()) else round(float(d)) for d in far[encoded.owners] - ends]
+
+
+def _prompt_name(prompt: str | list[str] | None) -> str:
+    """The prompt itself, or for one per image a hash of the list."""
+    if isinstance(prompt, list):
+        digest = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:12]
+        return f"one per image ({digest})"
+    if prompt is not None and not prompt.strip():
+        raise InputError("empty prompt: leave it out for the generic one")
+    return PROMPT if prompt is None else prompt

@@ -1,0 +1,166 @@
+"""Synthetic attention with a known positional bias: what an estimator should find, and what it should not.
+
+    log attention = content of the image there + planted bias of the position + noise of the token + level of the image
+
+The content is a field on the picture, so that neighbouring tokens, and a tile and the thumbnail that show the same
+place, see the same thing. Its statistics do not depend on the place: what depends on the place is the bias alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError
+from biaslab.maps.base import ImageRecord
+from biaslab.maps.streamed import StreamedMaps
+
+__all__ = ["BIASES", "Content", "Simulation", "planted_bias", "simulate"]
+
+#: kinds of planted bias
+BIASES = ("none", "u-shaped", "bottom-heavy", "tile-ordered")
+
+_CANVAS = 64  # cells along each side of the field that stands for the picture
+_TOTAL = 0.3  # share of attention the average image draws
+
+
+@dataclass(frozen=True)
+class Content:
+    """Statistics of what the images show, in units of log attention.
+
+    Attributes
+    ----------
+    amplitude : standard deviation between places of the smooth log-normal field.
+    correlation : its correlation length in shares of the picture's side: at that distance the correlation has
+        fallen to 1/e. 0.12 is about two cells of a 16 x 16 grid.
+    target : log attention added in the middle of the one target object, a Gaussian blob.
+    size : its standard deviation in shares of the picture's side; its place is uniform over the picture.
+    noise : standard deviation of independent noise of each token.
+    level : standard deviation between images of the level of all their tokens.
+    """
+
+    amplitude: float = 0.8
+    correlation: float = 0.12
+    target: float = 2.0
+    size: float = 0.06
+    noise: float = 0.3
+    level: float = 0.4
+
+    def logs(self, layout: TokenLayout, n: int, rng: np.random.Generator) -> np.ndarray:
+        """(n, N) log attention of n images without bias."""
+        # white noise smoothed with sigma has correlation exp(-d^2 / 4 sigma^2): 1/e at d = 2 sigma
+        sigma = self.correlation / 2 * _CANVAS
+        field = gaussian_filter(rng.standard_normal((n, _CANVAS, _CANVAS)), (0, sigma, sigma), mode="wrap")
+        field *= self.amplitude / max(field.std(), 1e-12)
+        x, y = np.clip(layout.centers.T, 0, 1)
+        at = np.stack([y, x]) * _CANVAS - 0.5
+        out = np.stack([map_coordinates(one, at, order=1, mode="grid-wrap") for one in field])
+        # on a torus, as the field is: a blob cut off by the border would make the border draw less
+        off = [np.abs(rng.uniform(size=(n, 1)) - c) for c in (x, y)]
+        near = sum(np.minimum(d, 1 - d) ** 2 for d in off) / (2 * self.size**2)
+        out += self.target * np.exp(-near) + self.noise * rng.standard_normal(out.shape)
+        return out + self.level * rng.standard_normal((n, 1))
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Maps made by :func:`simulate` and ``truth``: layout key -> (N,) planted log bias, mean 0."""
+
+    maps: StreamedMaps
+    truth: dict[str, np.ndarray]
+
+
+def planted_bias(kind: str, layout: TokenLayout, strength: float = 0.5, trend: str = "end") -> np.ndarray:
+    """(N,) log bias of each token, mean 0 over the layout.
+
+    Parameters
+    ----------
+    kind : "none"; "u-shaped": the border ring of each tile and of the thumbnail; "bottom-heavy": linear in the height
+        of the place in the picture; "tile-ordered": the same gentle slope down every tile, a saturating trend over the
+        tiles in reading order, and a thumbnail that draws more than any tile.
+    strength : standard deviation over the cells of one tile ("u-shaped"), or over the height of the picture
+        ("bottom-heavy"); of "tile-ordered", a quarter of what separates the first tile from the last of a long picture.
+    trend : what the place of a tile is counted by in "tile-ordered": tiles after it ("end"), before it ("start"), or
+        the share of the tiles passed ("relative").
+
+    Raises
+    ------
+    InputError
+        Unknown kind or trend.
+    """
+    if kind not in BIASES:
+        raise InputError(f"unknown kind of bias {kind!r}: choose one of {', '.join(BIASES)}")
+    if trend not in ("start", "end", "relative"):
+        raise InputError(f"trend must be 'start', 'end' or 'relative', got {trend!r}")
+    grids = np.where(layout.thumbnail[:, None], layout.thumbnail_grid, layout.grid)
+    v, u = (2 * (a + 0.5) / g - 1 for a, g in zip((layout.row, layout.col), grids.T, strict=True))
+    if kind == "none":
+        bias = np.zeros(layout.n)
+    elif kind == "u-shaped":
+        bias = np.maximum(np.abs(u), np.abs(v)) ** 4 * np.sqrt(45 / 4)  # 1 / its standard deviation over a square
+    elif kind == "bottom-heavy":
+        bias = (layout.centers[:, 1] - 0.5) * np.sqrt(12)
+    else:
+        tiles = ~layout.thumbnail
+        count = len(np.unique(layout.tile[tiles]))
+        order = np.zeros(layout.n)
+        order[tiles] = np.unique(layout.tile[tiles], return_inverse=True)[1]
+        after = {"end": count - 1 - order, "start": order, "relative": 6 * (1 - (order + 0.5) / count)}[trend]
+        bias = v / 2 + np.where(tiles, 4 * (np.exp(-after / 3) - 1), 1.5)
+    return strength * (bias - bias.mean())
+
+
+def simulate(
+    kind: str,
+    layouts: Mapping[TokenLayout, int] | list[tuple[TokenLayout, int]],
+    layers: int = 1,
+    heads: int = 1,
+    strength: float = 0.5,
+    content: Content | None = None,
+    seed: int = 0,
+    folds: int = 5,
+    trend: str = "end",
+    rotary: Mapping[str, Any] | None = None,
+    after: int = 16,
+) -> Simulation:
+    """Attention maps of images with a planted bias, the same in every layer and head.
+
+    Parameters
+    ----------
+    kind, strength, trend : of :func:`planted_bias`.
+    layouts : layouts with their number of images.
+    layers, heads : each has content of its own: they are independent repetitions.
+    content : statistics of what the images show.
+    seed, folds : of the random numbers, and of cross-fitting.
+    rotary, after : what the maps say of the model and its prompts: the rotary embedding, as
+        `rotary_of` gives it, and the positions from the image to the query. They do not shape the
+        attention.
+
+    Returns
+    -------
+    Simulation
+        Streamed maps and the planted truth. Attention is softmax-like: positive, about 0.3 in sum per image.
+    """
+    content = content or Content()
+    rng = np.random.default_rng(seed)
+    settings = {
+        "model": "simulated", "revision": None, "queries": "last", "heads": "mean" if heads == 1 else None,
+        "prompt": f"planted {kind}", "score": "attention", "layers": list(range(layers)), "folds": folds,
+    }  # fmt: skip
+    pairs = list(layouts.items() if isinstance(layouts, Mapping) else layouts)
+    known = {} if rotary is None else {"rotary": dict(rotary)}
+    maps = StreamedMaps({**settings, "family": pairs[0][0].family if pairs else None, **known})
+    truth = {}
+    for layout, n in pairs:
+        truth[layout.key] = bias = planted_bias(kind, layout, strength, trend)
+        logs = content.logs(layout, n * layers * heads, rng) + bias
+        attention = np.exp(logs) * (_TOTAL / np.exp(logs).sum(axis=1).mean())
+        for i, one in enumerate(attention.reshape(n, layers, heads, layout.n)):
+            name = f"{seed}-{layout.key}-{i}"
+            maps.add(ImageRecord(name, layout, name, after if known else None), one)
+    return Simulation(maps, truth)

@@ -1,0 +1,263 @@
+"""Attention maps on disk: append-only, survives a kill at any moment.
+
+A folder holds ``maps.json`` (settings), ``layer-003.f32`` per layer (raw little-endian float32, image after
+image, each ``(H or 1, N)``) and ``images.jsonl`` (a line per image: id, digest, layout, heads, after). An image
+counts once its line is complete; the line is written after its values. What follows the last complete image
+is cut off when writing resumes. Memory does not grow with the number of images but for their ids and places:
+values are read when asked for, and images of one layout share it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biaslab._util.identity import first_difference
+from biaslab._util.watermark import is_rehearsal
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError, RunFolderError
+from biaslab.maps.base import AttentionMaps, ImageRecord, fold_of
+from biaslab.maps.moments import Moments, moments_of
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there two writers in one folder are the user's to avoid
+    fcntl = None
+
+__all__ = ["StoredMaps", "load_maps"]
+
+_SETTINGS, _INDEX = "maps.json", "images.jsonl"
+_FORMAT = 1
+
+
+class StoredMaps(AttentionMaps):
+    """Maps in a folder. Reading never changes it; `writing` opens it for `add`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        super().__init__(_read_settings(self.folder))
+        self._files: list[Any] | None = None
+        self._load()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._records: list[ImageRecord] = []
+        self._starts: list[int] = []  # first value of each image, the same in every layer file
+        self._end = 0  # values in every layer file
+        self._index_bytes = 0
+        self._ids: set[str] = set()
+        self._groups: dict[tuple[str, int], list[int]] = {}  # (layout key, fold) -> images
+        self._seen: dict[str, TokenLayout] = {}  # a layout as text -> the one object of all images that have it
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what depends on the number of images."""
+        self._moments: dict[tuple[int, str, int], Moments | None] = {}
+
+    @classmethod
+    def create(cls, folder: str | Path, settings: dict[str, Any]) -> StoredMaps:
+        """A new folder, or the existing one if it was made with the same settings.
+
+        Raises
+        ------
+        RunFolderError
+            If the folder cannot be written, holds something else, or was made with other settings.
+        """
+        folder, settings = Path(folder), json.loads(json.dumps({"format": _FORMAT, **settings}))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / _SETTINGS).exists():
+                if any(folder.iterdir()):
+                    raise RunFolderError(f"{folder} holds other files and no {_SETTINGS}: choose another folder")
+                draft = folder / f"{_SETTINGS}.tmp"
+                draft.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+                draft.replace(folder / _SETTINGS)
+            if not os.access(folder, os.W_OK):
+                raise RunFolderError(f"{folder} cannot be written: choose another folder")
+        except OSError as err:
+            raise RunFolderError(f"{folder} cannot be written ({err.strerror or err}): choose another folder") from None
+        found = {"format": _FORMAT, **_read_settings(folder)}
+        if is_rehearsal(found) != is_rehearsal(settings):
+            held, wanted = ("a rehearsal", "real") if is_rehearsal(found) else ("real maps", "rehearsed")
+            raise RunFolderError(f"{folder} holds {held}, which {wanted} maps cannot go on with: choose another folder")
+        if (k := first_difference(settings, found)) is not None:
+            raise RunFolderError(
+                f"{folder} was collected with {k}={_short(found.get(k))}, not {_short(settings.get(k))}: "
+                "choose another folder, or the same settings"
+            )
+        return cls(folder)
+
+    @contextmanager
+    def writing(self) -> Iterator[StoredMaps]:
+        """Cut off what an interrupted run left half written, then allow `add`."""
+        with ExitStack() as stack:
+            try:
+                index = stack.enter_context((self.folder / _INDEX).open("ab"))
+                self._lock(index)
+                self._load()  # another process may have written since this object was made
+                index.truncate(self._index_bytes)
+                files = []
+                for layer in self.layers:
+                    file = stack.enter_context(self._path(layer).open("ab"))
+                    file.truncate(4 * self._end)
+                    files.append(file)
+            except OSError as err:
+                raise RunFolderError(f"{self.folder} cannot be written ({err.strerror or err})") from None
+            self._files = [*files, index]
+            try:
+                yield self
+            finally:
+                self._files = None
+
+    def add(self, record: ImageRecord, attention: np.ndarray) -> None:
+        if self._files is None:
+            raise InputError("stored maps are read-only here: add inside `with maps.writing():`")
+        values = np.ascontiguousarray(attention, dtype="<f4")
+        if values.shape[0] != len(self.layers) or values.shape[2] != record.layout.n:
+            raise InputError(f"attention must be (layers, heads, tokens), got {values.shape} for {record.layout}")
+        line = {
+            "id": record.id,
+            "digest": record.digest,
+            "heads": values.shape[1],
+            "layout": record.layout.to_dict(),
+            "after": record.after,
+        }
+        try:
+            for file, layer in zip(self._files, values, strict=False):
+                file.write(layer.tobytes())
+                file.flush()
+            self._files[-1].write(json.dumps(line).encode() + b"\n")
+            self._files[-1].flush()
+        except OSError as err:
+            raise RunFolderError(
+                f"{self.folder} cannot be written ({err.strerror or err}); what is complete stays"
+            ) from None
+        layout = self._seen.setdefault(json.dumps(line["layout"]), record.layout)
+        self._take(replace(record, layout=layout), values.shape[1])
+
+    def has(self, image_id: str) -> bool:
+        return image_id in self._ids
+
+    def record(self, index: int) -> ImageRecord:
+        """Id, layout (of this image's own size), digest and distance to the query of one image."""
+        return self._records[self._checked(index)]
+
+    def image(self, index: int, layer: int) -> np.ndarray:
+        if layer not in self.layers:
+            raise InputError(f"the maps hold layers {self.layers}, not {layer}: collect with layers=[{layer}]")
+        index = self._checked(index)
+        shape, start = (self._n_heads, self._records[index].layout.n), self._starts[index]
+        # not a memory map, whose pages count as this process's memory as long as they are mapped
+        found = np.fromfile(self._path(layer), dtype="<f4", count=shape[0] * shape[1], offset=4 * start)
+        if found.size < shape[0] * shape[1]:
+            raise RunFolderError(f"{self._path(layer)} ends before image {index}: open the folder again")
+        return found.reshape(shape)
+
+    # -------------------------------------------------------------------------------------- inside
+    def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None:
+        key = (layer, layout_key, fold)
+        if key not in self._moments:
+            chosen = self._groups.get((layout_key, fold), [])
+            self._moments[key] = moments_of(self.image(i, layer) for i in chosen)
+        return self._moments[key]
+
+    def _checked(self, index: int) -> int:
+        if not -self.n <= index < self.n:
+            raise InputError(f"image {index} does not exist: the maps hold {self.n}")
+        return index % self.n
+
+    def _path(self, layer: int) -> Path:
+        return self.folder / f"layer-{layer:03d}.f32"
+
+    def _take(self, record: ImageRecord, n_heads: int) -> None:
+        self._count(record, n_heads)
+        group = (record.layout.key, fold_of(record.id, self.folds))
+        self._groups.setdefault(group, []).append(len(self._records))
+        self._records.append(record)
+        self._ids.add(record.id)
+        self._starts.append(self._end)
+        self._end += n_heads * record.layout.n
+        self._forget()
+
+    def _load(self) -> None:
+        """Read the index up to the last complete image."""
+        self._reset()
+        path = self.folder / _INDEX
+        if not path.exists():
+            return
+        sizes = [p.stat().st_size if (p := self._path(i)).exists() else 0 for i in self.layers]
+        room = min(sizes, default=0) // 4
+        with path.open("rb") as stream:
+            for line in stream:
+                found = _parse(line, self._seen)
+                if found is None or self._end + found[1] * found[0].layout.n > room:
+                    break
+                self._take(*found)
+                self._index_bytes += len(line)
+
+    @staticmethod
+    def _lock(file: Any) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFolderError(f"another process is writing {Path(file.name).parent}: wait for it to end") from None
+
+
+def _parse(line: bytes, seen: dict[str, TokenLayout]) -> tuple[ImageRecord, int] | None:
+    """Record and heads of one line of the index; None if it was not written to its end."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        data = json.loads(line)
+        text = json.dumps(data["layout"])
+        if text not in seen:
+            seen[text] = TokenLayout.from_dict(data["layout"])
+        after = data.get("after")  # older folders do not have it
+        record = ImageRecord(data["id"], seen[text], data["digest"], None if after is None else int(after))
+        return record, int(data["heads"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / _SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"no attention maps in {folder}: collect some with out={str(folder)!r} (fit-bias --maps {folder})"
+        ) from None
+    except (OSError, ValueError) as err:
+        raise RunFolderError(f"{path} cannot be read: {err}") from None
+    if not isinstance(settings, dict):
+        raise RunFolderError(f"{path} is not of attention maps: choose another folder")
+    if settings.pop("format", None) != _FORMAT:
+        raise RunFolderError(f"{folder} was written by another version of biaslab: collect again")
+    if missing := [k for k in ("layers", "folds", "heads") if k not in settings]:
+        raise RunFolderError(f"{path} does not say {missing[0]}: it is damaged, or of something else; collect again")
+    return settings
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def load_maps(folder: str | Path) -> StoredMaps:
+    """Open a folder of maps that `collect` wrote with ``out=folder``, finished or not.
+
+    Raises
+    ------
+    InputError
+        The folder holds no maps, or they are damaged.
+    """
+    return StoredMaps(folder)

@@ -1,0 +1,84 @@
+"""Maps seen otherwise: the mean over heads, and all folds of images but one. Nothing is copied to disk."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import numpy as np
+
+from biaslab.errors import UnsupportedError
+from biaslab.maps.base import AttentionMaps, ImageRecord
+from biaslab.maps.moments import Moments, moments_of
+from biaslab.maps.streamed import StreamedMaps
+
+__all__ = ["WithoutFold", "mean_over_heads"]
+
+
+def mean_over_heads(maps: AttentionMaps) -> AttentionMaps:
+    """The same images with the mean over heads, which is what pruning methods score.
+
+    Of streamed maps only the mean attention is exact: log attention becomes the heads' mean of logarithms, and the
+    variances are the heads' mean, an upper bound. Tests that rest on those are not for them.
+    """
+    if maps.heads == "mean":
+        return maps
+    return _streamed(maps) if isinstance(maps, StreamedMaps) else _HeadMean(maps)
+
+
+def _streamed(maps: StreamedMaps) -> StreamedMaps:
+    out = copy(maps)
+    out.settings, out._n_heads = {**maps.settings, "heads": "mean"}, 1
+    out._moments = {
+        key: Moments(m.n, *(x.mean(1, keepdims=True) for x in (m.mean, m.var, m.log_mean, m.log_var)))
+        for key, m in maps._moments.items()
+    }
+    return out
+
+
+class _HeadMean(AttentionMaps):
+    """Stored maps whose heads are averaged as they are read."""
+
+    def __init__(self, maps: Any) -> None:
+        super().__init__({**maps.settings, "heads": "mean"})
+        self._maps = maps
+        self.layouts, self.n, self._n_heads = maps.layouts, maps.n, 1
+        self._found: dict[tuple[int, str, int], Moments | None] = {}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {**self._maps.provenance, "heads": "mean"}
+
+    def record(self, index: int) -> ImageRecord:
+        return self._maps.record(index)
+
+    def image(self, index: int, layer: int) -> np.ndarray:
+        return self._maps.image(index, layer).mean(0, keepdims=True)
+
+    def has(self, image_id: str) -> bool:
+        return self._maps.has(image_id)
+
+    def add(self, record: ImageRecord, attention: np.ndarray) -> None:
+        raise UnsupportedError("the mean over heads is a view: add images to the maps it is of")
+
+    def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None:
+        key = (layer, layout_key, fold)
+        if key not in self._found:
+            self._found[key] = moments_of(self.image(i, layer) for i in self._maps._groups.get(key[1:], []))
+        return self._found[key]
+
+
+class WithoutFold:
+    """Maps without one fold of images: what a profile may be fitted on that is used for the images of that fold."""
+
+    def __init__(self, maps: AttentionMaps, fold: int) -> None:
+        self._maps, self._fold = maps, fold
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._maps, name)
+
+    def moments(self, layer: int, layout_key: str, fold: int | None = None) -> Moments:
+        """As of the maps, of the images that are left; ``fold`` may be the one left out, which has none."""
+        if fold is None:
+            return self._maps.moments(layer, layout_key, exclude_fold=self._fold)
+        return self._maps.moments(layer, layout_key, fold=fold, exclude_fold=self._fold)

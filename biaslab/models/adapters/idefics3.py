@@ -1,0 +1,132 @@
+"""Idefics3 and SmolVLM: tiles in reading order, each announced by text, the whole picture last."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from biaslab.core.boxes import BoxSpace
+from biaslab.core.layout import TokenLayout
+from biaslab.models.blueprint import Shape, SpecialTokens, text_config, tower_fields
+from biaslab.models.family import Family, register
+
+_SO400M = {"vision_hidden": 1152, "vision_layers": 27, "vision_heads": 16, "vision_ffn": 4304, "patch": 14}
+_BASE = {
+    "vision_hidden": 768, "vision_layers": 12, "vision_heads": 12, "vision_ffn": 3072, "patch": 16,
+    "tile": 512, "merge": 4, "longest_edge": 2048,
+}  # fmt: skip
+
+
+@register
+class Idefics3(Family):
+    """The picture is resized to ``longest_edge``, stretched to whole tiles and cut; a last tile shows all of it.
+    A picture that fits one tile is that tile alone. What stands between the tiles is text.
+
+    SmolVLM2 is served by the processor of Idefics3 too: pictures and prompts are the same, and its own needs a
+    video half and another package for numbers in words.
+
+    Boxes are taken as fractions of the original picture: unverified. Option: ``longest_edge``, pixels.
+    """
+
+    name = "idefics3"
+    model_types = ("idefics3", "smolvlm")
+    aliases = {
+        "idefics3-8b": "HuggingFaceM4/Idefics3-8B-Llama3",
+        "smolvlm-2b": "HuggingFaceTB/SmolVLM-Instruct",
+        "smolvlm-256m": "HuggingFaceTB/SmolVLM-256M-Instruct",
+        "smolvlm-500m": "HuggingFaceTB/SmolVLM-500M-Instruct",
+        "smolvlm2-2b": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    }
+    processor_class = "Idefics3Processor"
+    box_space = BoxSpace.NORM1
+    grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
+    stop_tokens = ("<end_of_utterance>",)
+    options = frozenset({"longest_edge"})
+
+    def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        start = processor.tokenizer.bos_token or ""
+        return f"{start}User:{processor.image_token * n_images}{text}<end_of_utterance>\nAssistant:"
+
+    def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
+        # the prompt begins with the start token already
+        return {"add_special_tokens": False, "size": {"longest_edge": self._longest_edge(processor, options)}}
+
+    def layout(
+        self,
+        processor: Any,
+        size: tuple[int, int],
+        index: int,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+    ) -> tuple[TokenLayout, tuple[int, int]]:
+        tile = int(processor.image_processor.max_image_size["longest_edge"])
+        rows, cols = 1, 1
+        if processor.image_processor.do_image_splitting:
+            rows, cols = tiling(size, tile, self._longest_edge(processor, options))
+        side = self.square_side(processor.image_seq_len)
+        cover = side * (tile // side) / tile  # patches folded into a token leave less than one of them unseen
+        layout = TokenLayout.tiled(rows, cols, (side, side), size, self.name, rows * cols > 1, cover)
+        return layout, (cols * tile, rows * tile)
+
+    @staticmethod
+    def _longest_edge(processor: Any, options: dict[str, Any]) -> int:
+        return int(options.get("longest_edge", processor.image_processor.size["longest_edge"]))
+
+    # ---------------------------------------------------------------------------------- geometry without weights
+    decoders = ("llama",)
+    shapes = {
+        "idefics3-8b": Shape(
+            "llama", 4096, 32, 32, 8, 14336, **_SO400M, vocab=128259, tile=364, merge=2, longest_edge=1456
+        ),
+        "smolvlm-2b": Shape(
+            "llama", 2048, 24, 32, 32, 8192, **_SO400M, vocab=49155, tile=384, merge=3, longest_edge=1536
+        ),
+        "smolvlm-500m": Shape("llama", 960, 32, 15, 5, 2560, **_BASE, vocab=49280),
+        "smolvlm-256m": Shape("llama", 576, 30, 9, 3, 1536, **_BASE, vocab=49280),
+    }
+    special_tokens = SpecialTokens(
+        (
+            "<|begin_of_text|>", "<|end_of_text|>", "<fake_token_around_image>", "<image>", "<end_of_utterance>",
+        ),
+        "<end_of_utterance>",
+        "<|end_of_text|>",
+        bos="<|begin_of_text|>",
+    )  # fmt: skip
+
+    def config(self, shape: Shape, tokenizer: Any) -> Any:
+        import transformers
+
+        return transformers.Idefics3Config(
+            vision_config=tower_fields(shape),
+            text_config=text_config(shape, tokenizer, self.decoders),
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            scale_factor=shape.merge,
+            tie_word_embeddings=shape.tied,
+        )
+
+    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+        import transformers
+
+        pixels = transformers.Idefics3ImageProcessorPil(
+            size={"longest_edge": shape.longest_edge}, max_image_size={"longest_edge": shape.tile}
+        )
+        return transformers.Idefics3Processor(image_processor=pixels, tokenizer=tokenizer, image_seq_len=shape.side**2)
+
+
+def tiling(size: tuple[int, int], tile: int, longest_edge: int) -> tuple[int, int]:
+    """(rows, columns) of the tiles of a picture of ``size`` (width, height).
+
+    transformers' ``get_number_of_image_patches`` is not used: it rounds the shorter side otherwise than the
+    resizing does.
+    """
+    import numpy as np
+    from transformers.models.idefics3.image_processing_pil_idefics3 import get_resize_output_image_size
+
+    blank = np.broadcast_to(np.uint8(0), (3, size[1], size[0]))  # only its shape is read
+    height, width = get_resize_output_image_size(blank, longest_edge)
+    ratio = width / height  # from here on as `resize_for_vision_encoder` does
+    if width >= height:
+        cols = math.ceil(width / tile)
+        return math.ceil(int(cols * tile / ratio) / tile), cols
+    rows = math.ceil(height / tile)
+    return rows, math.ceil(int(rows * tile * ratio) / tile)

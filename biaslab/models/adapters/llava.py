@@ -1,0 +1,117 @@
+"""LLaVA-1.5: one square raster of the picture padded to a square; boxes are fractions of that square."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from biaslab.core.boxes import BoxSpace
+from biaslab.core.layout import TokenLayout
+from biaslab.models.blueprint import Shape, SpecialTokens, text_config, tower_fields
+from biaslab.models.family import Family, register
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CLIP = {"vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096, "patch": 14, "tile": 336}
+
+
+@register
+class Llava(Family):
+    """The stock CLIP processor crops the centre; the original model was trained and evaluated on the picture
+    padded to a square with the mean colour, so padding is done here (the crop then takes nothing away). Cells
+    that show padding only have ``inside = False``.
+    """
+
+    name = "llava"
+    model_types = ("llava",)
+    aliases = {f"llava-1.5-{size}": f"llava-hf/llava-1.5-{size}-hf" for size in ("7b", "13b")}
+    processor_class = "LlavaProcessor"
+    box_space = BoxSpace.PADDED_SQUARE
+    grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
+
+    def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        return vicuna_prompt(processor, text, n_images)
+
+    def prepare(self, processor: Any, image: Image.Image) -> Image.Image:
+        from PIL import Image
+
+        side = max(image.size)
+        if image.size == (side, side):
+            return image
+        mean = processor.image_processor.image_mean
+        square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in mean))
+        square.paste(image, _offset(image.size))
+        return square
+
+    def layout(
+        self,
+        processor: Any,
+        size: tuple[int, int],
+        index: int,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+    ) -> tuple[TokenLayout, tuple[int, int]]:
+        height, width = inputs["pixel_values"].shape[-2:]
+        rows, cols = height // processor.patch_size, width // processor.patch_size
+        return TokenLayout.raster(rows, cols, size, self.name, padded_square(size)), (width, height)
+
+    # ---------------------------------------------------------------------------------- geometry without weights
+    decoders = ("llama",)
+    shapes = {
+        "llava-1.5-7b": Shape("llama", 4096, 32, 32, 32, 11008, vocab=32064, **CLIP),
+        "llava-1.5-13b": Shape("llama", 5120, 40, 40, 40, 13824, vocab=32064, **CLIP),
+    }
+    special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
+
+    def config(self, shape: Shape, tokenizer: Any) -> Any:
+        import transformers
+
+        return transformers.LlavaConfig(**clip_fields(shape, tokenizer, self.decoders))
+
+    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+        import transformers
+
+        pixels = transformers.CLIPImageProcessorPil(
+            size={"shortest_edge": shape.tile}, crop_size={"height": shape.tile, "width": shape.tile}
+        )
+        return transformers.LlavaProcessor(
+            image_processor=pixels,
+            tokenizer=tokenizer,
+            patch_size=shape.patch,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+        )
+
+
+def padded_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """What a picture of ``size`` (width, height) covers once padded to a square, in fractions of the picture."""
+    (width, height), side = size, max(size)
+    left, top = _offset(size)
+    return -left / width, -top / height, (side - left) / width, (side - top) / height
+
+
+def _offset(size: tuple[int, int]) -> tuple[int, int]:
+    side = max(size)
+    return (side - size[0]) // 2, (side - size[1]) // 2
+
+
+def vicuna_prompt(processor: Any, text: str, n_images: int) -> str:
+    """One turn in the format of Vicuna, without a system message."""
+    images = f"{processor.image_token}\n" * n_images
+    return f"USER: {images}{text} ASSISTANT:"
+
+
+def clip_fields(shape: Shape, tokenizer: Any, decoders: Sequence[str]) -> dict[str, Any]:
+    """Fields that the configurations of LLaVA-1.5 and LLaVA-NeXT share."""
+    import transformers
+
+    return {
+        "vision_config": transformers.CLIPVisionConfig(**tower_fields(shape)),
+        "text_config": text_config(shape, tokenizer, decoders),
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "image_seq_length": shape.side**2,
+        "tie_word_embeddings": shape.tied,
+    }

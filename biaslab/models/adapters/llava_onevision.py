@@ -1,0 +1,136 @@
+"""LLaVA-OneVision: as LLaVA-NeXT with a SigLIP tower, many more tilings, and large rasters scaled down."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from biaslab.core.layout import TokenLayout
+from biaslab.models.adapters.llava import padded_square
+from biaslab.models.adapters.llava_next import LlavaNext, pinpoints
+from biaslab.models.blueprint import Shape, SpecialTokens, text_config, tower_fields
+from biaslab.models.family import register
+from biaslab.models.processors import image_only
+
+_SIGLIP = {"vision_hidden": 1152, "vision_layers": 26, "vision_heads": 16, "vision_ffn": 4304, "patch": 14, "tile": 384}
+
+_MOST = 9  # tiles that a raster is scaled down to
+
+
+@register
+class LlavaOnevision(LlavaNext):
+    """A raster of more than about 11 tiles (``anyres_max_9``) is scaled down by the model: its layout is then one
+    tile as large as the scaled raster, whose cells are placed evenly (off by at most the margin of 6 in 384 pixels
+    that SigLIP's patches leave unseen in every tile).
+
+    Where a prompt has several images each is padded to a square and seen as a single tile. Boxes are taken
+    as fractions of the original picture: unverified.
+    """
+
+    name = "llava_onevision"
+    model_types = ("llava_onevision",)
+    aliases = {
+        f"llava-onevision-{size}": f"llava-hf/llava-onevision-qwen2-{size}-ov-hf" for size in ("0.5b", "7b", "72b")
+    }
+    processor_class = "LlavaOnevisionProcessor"
+    stop_tokens = ("<|im_end|>",)
+
+    def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        images = f"{processor.image_token}" * n_images
+        return f"<|im_start|>user {images}\n{text}<|im_end|><|im_start|>assistant\n"
+
+    def layout(
+        self,
+        processor: Any,
+        size: tuple[int, int],
+        index: int,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+    ) -> tuple[TokenLayout, tuple[int, int]]:
+        tile, side = inputs["pixel_values"].shape[-1], self.square_side(processor.num_image_tokens)
+        cover = side * (tile // side) / tile  # the patches leave less than one of them unseen
+        if _images_beside(inputs, index) > 1:
+            layout = TokenLayout.raster(side, side, size, self.name, padded_square(size), cover)
+            return replace(layout, placeholders=layout.n + 1), (tile, tile)  # a newline ends it
+        layout, seen, raster = self._unpadded(processor, size, tile, side, cover)
+        small = _scaled(raster, side, int(processor.vision_aspect_ratio.removeprefix("anyres_max_")))
+        if small is not None:
+            cells = layout.boxes[~layout.thumbnail]
+            (x0, y0), (x1, y1) = cells[0, :2], cells[-1, 2:]
+            region = (x0, y0, x0 + (x1 - x0) / cover, y0 + (y1 - y0) / cover)  # its cells end where those end
+            window = (0, small[0], 0, small[1])
+            layout = TokenLayout.unpadded((1, 1), small, size, self.name, window, region, (side, side), cover)
+        return layout, seen
+
+    # ---------------------------------------------------------------------------------- geometry without weights
+    decoders = ("qwen2",)
+    shapes = {
+        "llava-onevision-7b": Shape("qwen2", 3584, 28, 28, 4, 18944, **_SIGLIP, vocab=152000, max_tiles=36),
+    }
+    special_tokens = SpecialTokens(
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"),
+        "<|im_end|>",
+        "<|endoftext|>",
+        {"image_token": "<image>", "video_token": "<video>"},
+    )
+
+    def most_tokens(self, shape: Shape) -> int:
+        """Thumbnail and the largest raster that is not scaled down (see `_scaled`)."""
+        return shape.side**2 + int(1.1**2 * _MOST * shape.side**2)
+
+    def config(self, shape: Shape, tokenizer: Any) -> Any:
+        import transformers
+
+        return transformers.LlavaOnevisionConfig(
+            vision_config=transformers.SiglipVisionConfig(**tower_fields(shape), vision_use_head=False),
+            text_config=text_config(shape, tokenizer, self.decoders),
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+            image_grid_pinpoints=pinpoints(shape.tile, _tilings(shape)),
+            vision_aspect_ratio=f"anyres_max_{_MOST}",
+            tie_word_embeddings=shape.tied,
+        )
+
+    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+        import transformers
+
+        pixels = transformers.LlavaOnevisionImageProcessorPil(
+            size={"height": shape.tile, "width": shape.tile},
+            image_grid_pinpoints=pinpoints(shape.tile, _tilings(shape)),
+            image_mean=[0.5, 0.5, 0.5],
+            image_std=[0.5, 0.5, 0.5],
+        )
+        return image_only(transformers.LlavaOnevisionProcessor)(
+            image_processor=pixels,
+            tokenizer=tokenizer,
+            video_processor=None,
+            num_image_tokens=shape.side**2,
+            vision_feature_select_strategy="full",
+            vision_aspect_ratio=f"anyres_max_{_MOST}",
+        )
+
+
+def _images_beside(inputs: dict[str, Any], index: int) -> int:
+    """Images in the prompt that image ``index`` of the batch belongs to."""
+    for count in (int(n) for n in inputs["batch_num_images"]):
+        if index < count:
+            return count
+        index -= count
+    raise IndexError(index)
+
+
+def _scaled(raster: tuple[int, int], side: int, most: int) -> tuple[int, int] | None:
+    """Rows and columns the model scales a raster down to, or None where it does not; the rule is that of
+    ``pack_image_features`` in transformers.
+    """
+    ratio = math.sqrt(raster[0] * raster[1] / (most * side**2))
+    return (int(raster[0] // ratio), int(raster[1] // ratio)) if ratio > 1.1 else None
+
+
+def _tilings(shape: Shape) -> list[tuple[int, int]]:
+    most = math.isqrt(shape.max_tiles)
+    return list(product(range(1, most + 1), repeat=2))

@@ -1,0 +1,54 @@
+"""Qwen2.5-VL: one raster whose size follows the picture; boxes in pixels of the resized picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from biaslab.core.boxes import BoxSpace
+from biaslab.models.adapters.qwen2_vl import Qwen2VL
+from biaslab.models.blueprint import Shape
+from biaslab.models.family import register
+
+_TOWER = {"vision_layers": 32, "vision_heads": 16, "vision_hidden": 1280, "vision_ffn": 3420, "patch": 14, "merge": 2}
+_PIXELS = {"min_pixels": 3136, "max_pixels": 12845056}
+
+
+@register
+class Qwen25VL(Qwen2VL):
+    """Pictures as in Qwen2-VL; options: ``min_pixels`` and ``max_pixels`` bound the area of the resized picture."""
+
+    name = "qwen2_5_vl"
+    model_types = ("qwen2_5_vl",)
+    aliases = {f"qwen2.5-vl-{size}": f"Qwen/Qwen2.5-VL-{size.upper()}-Instruct" for size in ("3b", "7b")}
+    processor_class = "Qwen2_5_VLProcessor"
+    config_class = "Qwen2_5_VLConfig"
+    box_space = BoxSpace.RESIZED
+    grounding_template = "Locate {} in this image and output the bbox coordinates in JSON format."
+    corners = False
+    decoders = ("qwen2_5_vl_text",)
+    shapes = {
+        "qwen2.5-vl-3b": Shape("qwen2_5_vl_text", 2048, 36, 16, 2, 11008, **_TOWER, **_PIXELS, vocab=151936, tied=True),
+        "qwen2.5-vl-7b": Shape("qwen2_5_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
+    }
+
+    def _vision(self, shape: Shape) -> dict[str, Any]:
+        full = (7, 15, 23, 31)  # layers that attend beyond their window
+        return {
+            **merged_tower(shape),
+            "window_size": 8 * shape.patch,
+            "fullatt_block_indexes": [i for i in full if i < shape.vision_layers] or [shape.vision_layers - 1],
+            **shape.vision,
+        }
+
+
+def merged_tower(shape: Shape) -> dict[str, Any]:
+    """Fields that the vision towers of Qwen2.5-VL and Qwen3-VL share."""
+    return {
+        "depth": shape.vision_layers,
+        "hidden_size": shape.vision_hidden,
+        "intermediate_size": shape.vision_ffn,
+        "num_heads": shape.vision_heads,
+        "out_hidden_size": shape.hidden,
+        "patch_size": shape.patch,
+        "spatial_merge_size": shape.merge,
+    }

@@ -1,0 +1,132 @@
+"""Qwen2-VL: one raster whose size follows the picture; boxes between box tokens, on 0-1000."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from biaslab.core.boxes import Box, BoxSpace, find_box
+from biaslab.core.layout import TokenLayout
+from biaslab.models.blueprint import Shape, SpecialTokens, rope_sections, text_fields
+from biaslab.models.family import Family, register
+from biaslab.models.processors import image_only
+
+_TOWER = {"vision_layers": 32, "vision_heads": 16, "vision_hidden": 1280, "vision_ffn": 5120, "patch": 14, "merge": 2}
+_PIXELS = {"min_pixels": 3136, "max_pixels": 12845056}
+
+
+@register
+class Qwen2VL(Family):
+    """The picture is stretched to multiples of a merged patch (``smart_resize``), so cells cover all of it and
+    nothing else. Options: ``min_pixels`` and ``max_pixels`` bound the area of the resized picture.
+
+    Boxes are answered as ``<|box_start|>(x1,y1),(x2,y2)<|box_end|>`` (technical report, arXiv 2409.12191); decoding
+    drops the tokens and leaves the corners. The wording of the prompt is ours: no official one is published.
+    """
+
+    name = "qwen2_vl"
+    model_types = ("qwen2_vl",)
+    aliases = {f"qwen2-vl-{size}": f"Qwen/Qwen2-VL-{size.upper()}-Instruct" for size in ("2b", "7b")}
+    processor_class = "Qwen2VLProcessor"
+    box_space = BoxSpace.NORM1000
+    grounding_template = "Output the bounding box of <|object_ref_start|>{}<|object_ref_end|> in the image."
+    stop_tokens = ("<|im_end|>",)
+    options = frozenset({"min_pixels", "max_pixels"})
+    system = "You are a helpful assistant."
+    corners = True  # boxes are written as two corners
+
+    def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        images = f"<|vision_start|>{processor.image_token}<|vision_end|>" * n_images
+        system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
+        return f"{system}<|im_start|>user\n{images}{text}<|im_end|>\n<|im_start|>assistant\n"
+
+    def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
+        if not options:
+            return {}
+        size = processor.image_processor.size
+        low, high = self.bounds("pixels", options, size["shortest_edge"], size["longest_edge"])
+        return {"size": {"shortest_edge": low, "longest_edge": high}}
+
+    def layout(
+        self,
+        processor: Any,
+        size: tuple[int, int],
+        index: int,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+    ) -> tuple[TokenLayout, tuple[int, int]]:
+        images = processor.image_processor
+        _, height, width = (int(v) for v in inputs["image_grid_thw"][index])
+        merge = images.merge_size
+        layout = TokenLayout.raster(height // merge, width // merge, size, self.name)
+        return layout, (width * images.patch_size, height * images.patch_size)
+
+    def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
+        """The first box of an answer in pixels of the original image, or None."""
+        values = find_box(text, self.corners)
+        return None if values is None else self.box_space.to_pixels(values, size, resized)
+
+    # ---------------------------------------------------------------------------------- geometry without weights
+    decoders = ("qwen2_vl_text",)
+    shapes = {
+        "qwen2-vl-2b": Shape("qwen2_vl_text", 1536, 28, 12, 2, 8960, **_TOWER, **_PIXELS, vocab=151936, tied=True),
+        "qwen2-vl-7b": Shape("qwen2_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
+    }
+    special_tokens = SpecialTokens(
+        (
+            "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+            "<|box_start|>", "<|box_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
+        ),
+        "<|im_end|>",
+        "<|endoftext|>",
+        {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+    )  # fmt: skip
+    config_class = "Qwen2VLConfig"
+    rope = (16, 24, 24)  # sections of M-RoPE: time, height, width
+    rope_base = 1e6
+    rope_extra: ClassVar[dict[str, Any]] = {}
+    pixel_statistics: ClassVar[dict[str, Any]] = {}  # mean and deviation; the image processor's own by default
+
+    def config(self, shape: Shape, tokenizer: Any) -> Any:
+        import transformers
+
+        ids = {
+            "image_token_id": "<|image_pad|>",
+            "video_token_id": "<|video_pad|>",
+            "vision_start_token_id": "<|vision_start|>",
+            "vision_end_token_id": "<|vision_end|>",
+        }
+        return getattr(transformers, self.config_class)(
+            text_config=self._text(shape, tokenizer),
+            vision_config=self._vision(shape),
+            tie_word_embeddings=shape.tied,
+            **{name: tokenizer.convert_tokens_to_ids(token) for name, token in ids.items()},
+        )
+
+    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+        import transformers
+
+        pixels = transformers.Qwen2VLImageProcessorPil(
+            size={"shortest_edge": shape.min_pixels, "longest_edge": shape.max_pixels},
+            patch_size=shape.patch,
+            merge_size=shape.merge,
+            **self.pixel_statistics,
+        )
+        cls = image_only(getattr(transformers, self.processor_class))
+        return cls(image_processor=pixels, tokenizer=tokenizer, video_processor=None)
+
+    def _text(self, shape: Shape, tokenizer: Any) -> dict[str, Any]:
+        rope = {"rope_type": "default", "rope_theta": self.rope_base, **self.rope_extra}
+        rope["mrope_section"] = rope_sections(shape, self.rope)
+        return {"rope_parameters": rope, **text_fields(shape, tokenizer)}
+
+    def _vision(self, shape: Shape) -> dict[str, Any]:
+        return {
+            "depth": shape.vision_layers,
+            "embed_dim": shape.vision_hidden,
+            "mlp_ratio": shape.vision_ffn // shape.vision_hidden,
+            "num_heads": shape.vision_heads,
+            "hidden_size": shape.hidden,
+            "patch_size": shape.patch,
+            "spatial_merge_size": shape.merge,
+            **shape.vision,
+        }

@@ -1,0 +1,186 @@
+"""What differs between families of multimodal models, and nothing else.
+
+A new family is one new file in this package: a subclass of `Family` decorated with `register`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from biaslab.core.boxes import Box, BoxSpace, find_box
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError, UnsupportedError
+from biaslab.models.blueprint import Blueprint
+from biaslab.models.processors import image_only
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["FAMILIES", "Family", "register"]
+
+FAMILIES: dict[str, Family] = {}  # name -> adapter
+
+
+def register(cls: type[Family]) -> type[Family]:
+    """Class decorator that makes a family known by its name, its model types and its aliases."""
+    FAMILIES[cls.name] = cls()
+    return cls
+
+
+class Family(Blueprint, ABC):
+    """Prompt, image preprocessing, token layout and box format of one family of models.
+
+    Attributes
+    ----------
+    name : str
+        Name in layouts and profiles.
+    model_types : tuple of str
+        ``config.model_type`` values this adapter serves.
+    aliases : dict
+        Short name -> hub id.
+    processor_class : str
+        Name of the transformers class of the processor.
+    box_space : BoxSpace
+        Space of the boxes the model answers.
+    grounding_template : str
+        The family's own grounding prompt, with ``{}`` for the expression.
+    user_prefix : str
+        What precedes the user's text in the prompt for one image.
+    stop_tokens : tuple of str
+        End-of-turn tokens, added to those of the generation config.
+    lowest_layer : int
+        Lowest prune layer K that the model's code allows, whatever its configuration.
+    options : frozenset of str
+        Preprocessing options `VLM.encode` takes for this family.
+    """
+
+    name: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
+    aliases: ClassVar[dict[str, str]] = {}
+    processor_class: ClassVar[str]
+    box_space: ClassVar[BoxSpace]
+    grounding_template: ClassVar[str]
+    stop_tokens: ClassVar[tuple[str, ...]] = ()
+    lowest_layer: ClassVar[int] = 0
+    options: ClassVar[frozenset[str]] = frozenset()
+
+    def load_processor(self, path: str, **kw: Any) -> Any:
+        """The processor of a checkpoint folder; never needs torchvision."""
+        import transformers
+
+        return image_only(getattr(transformers, self.processor_class)).from_pretrained(path, **kw)
+
+    def chat_prompt(self, processor: Any, text: str, n_images: int = 1) -> str:
+        """The full prompt for one user turn: the images first, then the text, then the answer's header."""
+        template = processor.chat_template or processor.tokenizer.chat_template
+        if template is None:
+            return self.plain_prompt(processor, text, n_images)
+        content = [{"type": "image"}] * n_images + [{"type": "text", "text": text}]
+        return processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+
+    @abstractmethod
+    def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        """The family's prompt where the checkpoint brings no chat template."""
+
+    def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of the processor for the given options."""
+        return {}
+
+    @abstractmethod
+    def layout(
+        self,
+        processor: Any,
+        size: tuple[int, int],
+        index: int,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+    ) -> tuple[TokenLayout, tuple[int, int]]:
+        """Layout of image ``index`` of the batch and the ``(width, height)`` of the picture the model saw.
+
+        ``index`` counts the images of all prompts; ``size`` is that of the original image; ``inputs`` is the
+        processor's output for the whole batch.
+        """
+
+    def prepare(self, processor: Any, image: Image.Image) -> Image.Image:
+        """The picture as the processor should get it."""
+        return image
+
+    def encode(
+        self, processor: Any, images: list[list[Image.Image]], texts: list[str], options: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[TokenLayout], list[tuple[int, int]]]:
+        """Processor output of a left-padded batch, with layout and seen size of every image.
+
+        ``images`` holds the images of each prompt, at least one, which precede its text.
+        """
+        self.check_options(options)
+        for text in texts:
+            self.check_text(processor, text)
+        prompts = [self.chat_prompt(processor, t, len(several)) for t, several in zip(texts, images, strict=True)]
+        pictures = [[self.prepare(processor, image) for image in several] for several in images]
+        try:
+            inputs = processor(
+                images=pictures, text=prompts, return_tensors="pt", padding=True, padding_side="left",
+                **self.image_kwargs(processor, options),
+            )  # fmt: skip
+        except ValueError as err:  # such as an aspect ratio beyond what the family can cut
+            sizes = ", ".join(f"{image.width}x{image.height}" for several in images for image in several)
+            raise InputError(f"{self.name} cannot take one of these pictures ({sizes} px): {err}") from None
+        inputs = dict(inputs)
+        flat = [image for several in images for image in several]
+        found = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(flat)]
+        return inputs, [layout for layout, _ in found], [resized for _, resized in found]
+
+    def check_text(self, processor: Any, text: str) -> None:
+        """Refuse a user's text that holds a placeholder of the processor."""
+        for name in ("image_token", "video_token"):
+            token = getattr(processor, name, None)
+            if token is not None and token in text:
+                raise InputError(f"the text must not contain the image token {token!r}: remove it")
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Refuse image options that the family does not have, values that are no positive integers, and a ``min_...``
+        above its ``max_...``.
+        """
+        for name, value in options.items():
+            if name not in self.options:
+                known = ", ".join(sorted(self.options)) or "none"
+                raise InputError(f"{self.name} has no image option {name!r}; it has: {known}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"image option {name} must be a positive integer, got {value!r}")
+        for name, low in options.items():
+            other = name.replace("min_", "max_")
+            if other != name and low > options.get(other, low):
+                raise InputError(f"{name}={low} is above {other}={options[other]}: swap them or leave one out")
+
+    @staticmethod
+    def bounds(what: str, options: dict[str, Any], low: int, high: int) -> tuple[int, int]:
+        """A checkpoint's ``low`` and ``high``, replaced by the options ``min_WHAT`` and ``max_WHAT``; a bound that is
+        not given gives way to one that is.
+        """
+        low = options.get(f"min_{what}", min(low, options.get(f"max_{what}", low)))
+        return int(low), int(options.get(f"max_{what}", max(low, high)))
+
+    def grounding_prompt(self, expression: str) -> str:
+        """User text that asks for the box of an expression."""
+        expression = expression.strip()
+        if not expression:
+            raise InputError("empty expression: say what to locate")
+        return self.grounding_template.replace("{}", expression)
+
+    def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
+        """The first box of an answer in pixels of the original image, or None."""
+        values = find_box(text)
+        return None if values is None else self.box_space.to_pixels(values, size, resized)
+
+    def square_side(self, tokens: int) -> int:
+        """Side of a square grid of ``tokens``."""
+        side = round(tokens**0.5)
+        if side * side != tokens:
+            raise UnsupportedError(f"{self.name}: {tokens} tokens per tile do not form a square grid")
+        return side

@@ -1,0 +1,129 @@
+"""A model's configuration and processor without its weights: from its files, or from published sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biaslab.errors import ModelError
+from biaslab.models.registry import Checkpoint, families, family_of, resolve
+
+if TYPE_CHECKING:
+    from biaslab.models.blueprint import Shape
+    from biaslab.models.family import Family
+
+__all__ = ["Geometry", "geometry"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What is known of a model before any weight is read.
+
+    Attributes
+    ----------
+    name : as in provenance: hub id, "grounder" or folder.
+    family : Family
+    config : transformers configuration, full size.
+    processor : the checkpoint's own, or the family's with a stand-in tokenizer, which makes other token counts of
+        the same text (image tokens are exact).
+    folder : where its files are; None for published sizes.
+    shape : the published sizes, where the configuration was made from them.
+    hub_id : for a model of the hub.
+    """
+
+    name: str
+    family: Family
+    config: Any
+    processor: Any
+    folder: Path | None = None
+    shape: Shape | None = None
+    hub_id: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Where all this comes from, in words."""
+        return "published sizes, stand-in tokenizer" if self.folder is None else "its configuration and processor files"
+
+
+def geometry(name: str | Path) -> Geometry:
+    """The geometry of a model by alias, hub id or folder; nothing is downloaded, no weight is read.
+
+    Raises
+    ------
+    InputError
+        A name that means nothing.
+    ModelError
+        A model whose files are not on this machine (or are damaged) and whose sizes are not known here.
+    """
+    checkpoint = resolve(name)
+    folder = _folder(checkpoint)
+    if folder is None:
+        return _published(checkpoint)
+    try:
+        return _from_files(checkpoint, folder)
+    except ModelError:
+        if checkpoint.hub_id is None or _shape(checkpoint) is None:
+            raise
+        return _published(checkpoint)  # a cache that holds part of the files
+
+
+def _folder(checkpoint: Checkpoint) -> Path | None:
+    """Folder with the model's config.json, if it is on this machine."""
+    if checkpoint.folder is not None:
+        return checkpoint.folder
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(checkpoint.hub_id, "config.json")
+    return Path(path).parent if isinstance(path, str) else None
+
+
+def _from_files(checkpoint: Checkpoint, folder: Path) -> Geometry:
+    from transformers import AutoConfig
+
+    from biaslab.models.checkpoints.files import read_config
+    from biaslab.models.checkpoints.internvl_chat.config import is_original
+    from biaslab.models.loading import read
+
+    raw = read_config(folder)
+    if is_original(raw):
+        return _from_original(checkpoint, folder, raw)
+    family = family_of(raw.get("model_type", "unknown"))
+    config = read(folder, "configuration", lambda: AutoConfig.from_pretrained(str(folder), local_files_only=True))
+    processor = read(folder, "processor", lambda: family.load_processor(str(folder), local_files_only=True))
+    return Geometry(checkpoint.name, family, config, processor, folder, hub_id=checkpoint.hub_id)
+
+
+def _from_original(checkpoint: Checkpoint, folder: Path, raw: dict[str, Any]) -> Geometry:
+    """Of a checkpoint in InternVL's original layout."""
+    from biaslab.models.checkpoints.internvl_chat.config import native_config, wants_tie
+    from biaslab.models.checkpoints.internvl_chat.processor import load_processor
+    from biaslab.models.loading import read
+
+    processor = read(folder, "processor", lambda: load_processor(folder, raw))
+    config = read(folder, "configuration", lambda: native_config(raw, processor.image_token_id, wants_tie(raw)))
+    return Geometry(checkpoint.name, families()["internvl"], config, processor, folder, hub_id=checkpoint.hub_id)
+
+
+def _published(checkpoint: Checkpoint) -> Geometry:
+    from biaslab.models.offline import stand_in_tokenizer as standin
+
+    found = _shape(checkpoint)
+    if found is None:
+        raise ModelError(
+            f"the sizes of {checkpoint.name} are not known here: run `hf download {checkpoint.hub_id} "
+            "--exclude '*.safetensors' '*.bin'` where there is a network (no weights are needed)"
+        )
+    family, shape = found
+    tokenizer = standin.tokenizer(family.special_tokens)
+    config, processor = family.config(shape, tokenizer), family.make_processor(shape, tokenizer)
+    return Geometry(checkpoint.name, family, config, processor, shape=shape, hub_id=checkpoint.hub_id)
+
+
+def _shape(checkpoint: Checkpoint) -> tuple[Family, Shape] | None:
+    """Family and published shape of a hub id that has an alias."""
+    for family in families().values():
+        for alias, hub_id in family.aliases.items():
+            if hub_id == checkpoint.hub_id and alias in family.shapes:
+                return family, family.shapes[alias]
+    return None

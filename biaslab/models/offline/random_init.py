@@ -1,0 +1,39 @@
+"""A model of the real class with random weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from biaslab.models.blueprint import Shape
+from biaslab.models.offline.stand_in_tokenizer import tokenizer as standin_tokenizer
+
+if TYPE_CHECKING:
+    from biaslab.models.family import Family
+
+
+def build(family: Family, shape: Shape, seed: int = 0, attn: str = "sdpa", dtype: Any = None) -> tuple[Any, Any]:
+    """A model of the real class with random weights, in evaluation mode, and its processor.
+
+    Parameters
+    ----------
+    family : adapter.
+    shape : one of ``family.shapes`` or a change of it; full sizes need the memory of the full model.
+    seed : of the weights; torch's global generator is left as it was.
+    attn : attention implementation.
+    dtype : torch dtype, default float32.
+
+    Returns
+    -------
+    (model, processor)
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    tokenizer = standin_tokenizer(family.special_tokens)
+    config, processor = family.config(shape, tokenizer), family.make_processor(shape, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config, attn_implementation=attn, dtype=dtype or torch.float32)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.eval().requires_grad_(False), processor

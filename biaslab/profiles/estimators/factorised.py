@@ -1,0 +1,209 @@
+"""One profile for every tiling: a map within the tile, a trend over the tiles, and the thumbnail."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import linalg, sparse
+from threadpoolctl import threadpool_limits
+
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError
+from biaslab.profiles.estimators.grids import checked_grid, commonest, gather, grid_of, one_tile, resize
+from biaslab.profiles.estimators.logspace import LogProfile
+from biaslab.profiles.estimators.trend import ORDERS, Trend, choose_trend
+from biaslab.profiles.parts import Part
+from biaslab.profiles.registry import Arrays, register
+
+__all__ = ["FactorisedProfile"]
+
+_RIDGE = 1e-8  # relative to the mean diagonal: cells that no image has get the average
+
+
+class _Shape(NamedTuple):
+    """What the columns of the design stand for."""
+
+    grid: tuple[int, int]
+    thumbnail: tuple[int, int] | None
+    trend: Trend | None
+
+
+@register
+class FactorisedProfile(LogProfile):
+    """Log attention as a sum of a few maps, fitted jointly over images of different tilings.
+
+    For token j of image i, in cell (r, c) of tile t of T::
+
+        log attention = level_i + M[r, c] + s(t, T)             in a tile
+        log attention = level_i + offset + M_thumb[r, c]        in the thumbnail
+
+    Constraints: M and M_thumb each sum to zero over their cells; s sums to zero over the tiles of the images
+    fitted; the level of each image is its own and falls out, because log attention is centred per image; ``offset`` is
+    how much more the thumbnail's average token draws than the average tile's. The fit is least squares weighted by
+    the number of images, on the mean centred log map of every layout (which is sufficient: the design is the
+    same for all images of a layout; layouts of other grids are first interpolated to those of the maps),
+    plus a penalty on the second differences of s.
+
+    s is a function of the tile's place in reading order (`Trend`): tiles before it
+    ("start"), tiles after it ("end"; what a bias by distance to the prompt gives), or the share of the tiles passed
+    ("relative"). Order and penalty are those which, fitted on all layouts but one, predict the levels of the tiles
+    and the thumbnail of the layout left out best (every layer for itself, heads together). That needs three layouts of
+    several tiles; below that, "relative" and a light penalty are used unless given.
+
+    It transports to any tiling and grid of its family: the maps are interpolated (bilinear) to the asked grid, s is
+    interpolated over t, and continued as a straight line beyond the longest layout fitted, which is a guess. A layout
+    with a thumbnail, asked of a profile that never saw one, gets the tiles' map and offset 0. What it cannot express: a
+    bias that depends on the place in the whole picture other than through the order of the tiles. On layouts of
+    one tile only it is `GeometricProfile`.
+
+    Parameters
+    ----------
+    order : "auto", or "start", "end" or "relative".
+    strength : "cv", or the penalty of s, a number >= 0 (0: a free value for every place in the order).
+    grid : (rows, cols) of M; default the grid that most images have. M_thumb has the thumbnails' own.
+    """
+
+    name = "factorised"
+    transports = frozenset({"layout"})
+
+    def __init__(self, order: str = "auto", strength: float | str = "cv", grid: tuple[int, int] | None = None) -> None:
+        self.order = order
+        self.strength = strength
+        self.grid = grid
+
+    def _learn(self, parts: list[Part]) -> Arrays:
+        if self.order != "auto" and self.order not in ORDERS:
+            raise InputError(f"order must be 'auto' or one of {', '.join(ORDERS)}, got {self.order!r}")
+        if self.strength != "cv" and (isinstance(self.strength, str) or not 0 <= self.strength < np.inf):
+            raise InputError(f"strength must be 'cv' or a number >= 0, got {self.strength!r}")
+        with threadpool_limits(1, user_api="blas"):  # many small systems: threads only wait for each other
+            return self._solved(parts)
+
+    def _solved(self, parts: list[Part]) -> Arrays:
+        grid, small = self._grid(parts), _common([p for p in parts if p.layout.thumbnail.any()], True)
+        parts = [_regridded(p, grid, small) for p in parts]
+        shape = _Shape(grid, small, None)
+        trend = None
+        if any(_tiles(p.layout) > 1 for p in parts):
+            first = _Shape(grid, small, Trend.over([p.layout for p in parts], "relative", 0.1))
+            maps, thumb, _, _ = _split(_solve(parts, first), first)
+            within = [gather({"tile": maps, "thumbnail": thumb}, p.layout) for p in parts]
+            levels = [p._replace(mean=p.mean - w) for p, w in zip(parts, within, strict=True)]
+            trend = choose_trend(levels, self.order, self.strength)
+        shape = shape._replace(trend=trend)
+        maps, thumb, offset, values = _split(_solve(parts, shape), shape)
+        arrays: Arrays = {"tile": {"log": maps}}
+        if small is not None:
+            arrays["thumbnail"] = {"log": thumb, "offset": offset}
+        if trend is not None:
+            kind = np.array([ORDERS.index(trend.order), trend.strength])
+            arrays["trend"] = {"values": values, "knots": trend.knots, "kind": kind}
+        return arrays
+
+    def _log(self, arrays: Arrays, layout: TokenLayout) -> np.ndarray | None:
+        maps = arrays["tile"]["log"]
+        thumb = arrays.get("thumbnail", {"log": maps, "offset": np.zeros(len(maps))})
+        out = gather({"tile": maps.astype(np.float64), "thumbnail": thumb["log"].astype(np.float64)}, layout)
+        out += thumb["offset"][:, None] * layout.thumbnail
+        if "trend" in arrays:
+            kept = arrays["trend"]
+            trend = Trend(ORDERS[int(kept["kind"][0])], kept["knots"].astype(np.float64), float(kept["kind"][1]))
+            out += (trend.basis(layout) @ kept["values"].T.astype(np.float64)).T
+        return out
+
+    def _grid(self, parts: list[Part]) -> tuple[int, int]:
+        if self.grid is None:
+            return _common([p for p in parts if not p.layout.thumbnail.all()], False) or parts[0].layout.grid
+        return checked_grid(self.grid)
+
+
+def _tiles(layout: TokenLayout) -> int:
+    return len(np.unique(layout.tile[~layout.thumbnail]))
+
+
+def _common(parts: list[Part], thumbnail: bool) -> tuple[int, int] | None:
+    """The grid of tiles, or of thumbnails, that most images have; None without any."""
+    return commonest((grid_of(p.layout, int(p.layout.tile[p.layout.thumbnail == thumbnail][0])), p.n) for p in parts)
+
+
+def _solve(parts: list[Part], shape: _Shape) -> np.ndarray:
+    """(P, H) coefficients of the maps, the offset and the trend's knots."""
+    gram, product = 0.0, 0.0
+    for p in parts:
+        design = _design(p.layout, shape)
+        mean = np.asarray(design.mean(axis=0)).ravel()
+        # the intercept of each layout, taken out of the normal equations
+        gram = gram + p.n * ((design.T @ design).toarray() - p.layout.n * np.outer(mean, mean))
+        y = p.mean - p.mean.mean(axis=1, keepdims=True)
+        product = product + p.n * (design.T @ y.T)
+    scale = np.trace(gram) / len(gram)
+    if shape.trend is not None:
+        k = len(shape.trend.knots)
+        gram[-k:, -k:] += shape.trend.penalty(np.trace(gram[-k:, -k:]) / k)
+    gram[np.diag_indices_from(gram)] += _RIDGE * max(scale, 1e-300)
+    return linalg.solve(gram, product, assume_a="pos")
+
+
+def _design(layout: TokenLayout, shape: _Shape) -> sparse.csr_array:
+    """(N, P) columns: cells of M, cells of M_thumb, offset, knots of the trend; the layout has the maps' grids."""
+    tiles, rows, blocks = ~layout.thumbnail, np.arange(layout.n), []
+    for grid, at in ((shape.grid, tiles), (shape.thumbnail, ~tiles)):
+        if grid is not None:
+            cells = (rows[at], (layout.row * grid[1] + layout.col)[at])
+            blocks.append(sparse.csr_array((np.ones(at.sum()), cells), shape=(layout.n, grid[0] * grid[1])))
+    if shape.thumbnail is not None:
+        blocks.append(sparse.csr_array(layout.thumbnail[:, None].astype(float)))
+    if shape.trend is not None:
+        blocks.append(sparse.csr_array(shape.trend.basis(layout)))
+    return sparse.csr_array(sparse.hstack(blocks, format="csr"))
+
+
+def _regridded(part: Part, grid: tuple[int, int], thumbnail: tuple[int, int] | None) -> Part:
+    """The part on other grids of cells: each tile's mean map is interpolated over the cells that exist.
+
+    A fit of the maps through the interpolation would invert it, and grow noise where grids are coarser than the maps.
+    """
+    layout = part.layout
+    if layout.grid == grid and (thumbnail in (None, layout.thumbnail_grid) or not layout.thumbnail.any()):
+        return part
+    found: dict[str, list[np.ndarray]] = {"tile": [], "row": [], "col": [], "thumbnail": []}
+    values = []
+    for t in np.unique(layout.tile):
+        small = bool(layout.thumbnail[layout.tile == t][0])
+        mean, _, known = one_tile(part, int(t))
+        weight = resize(known, thumbnail if small else grid)
+        row, col = np.nonzero(weight > 0.5)
+        values.append((resize(mean * known, weight.shape) / np.where(weight > 0, weight, 1))[:, row, col])
+        for name, value in (("tile", np.full(len(row), t)), ("row", row), ("col", col),
+                            ("thumbnail", np.full(len(row), small))):  # fmt: skip
+            found[name].append(value)
+    arrays = {name: np.concatenate(v) for name, v in found.items()}
+    boxes = np.zeros((len(arrays["tile"]), 4))
+    other = TokenLayout(
+        **arrays, boxes=boxes, grid=grid, tiles=layout.tiles, size=layout.size, family=layout.family,
+        thumbnail_grid=thumbnail,
+    )  # fmt: skip
+    return Part(other, part.n, np.concatenate(values, axis=1), np.zeros((len(part.mean), other.n)))
+
+
+def _split(solution: np.ndarray, shape: _Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """M (H, rows, cols), M_thumb, offset (H,) and trend (H, K), the constraints imposed.
+
+    Shifting the constants changes no prediction beyond the level of the image.
+    """
+    heads = solution.shape[1]
+    n = shape.grid[0] * shape.grid[1]
+    maps, rest = solution[:n].T, solution[n:]
+    thumb, offset = np.zeros((heads, 0)), np.zeros(heads)
+    if shape.thumbnail is not None:
+        n = shape.thumbnail[0] * shape.thumbnail[1]
+        thumb, offset, rest = rest[:n].T, rest[n], rest[n + 1 :]
+        offset = offset + thumb.mean(axis=1) - maps.mean(axis=1)
+        thumb = (thumb - thumb.mean(axis=1, keepdims=True)).reshape(heads, *shape.thumbnail)
+    values = rest.T
+    if shape.trend is not None:
+        level = values @ shape.trend.weights
+        values, offset = values - level[:, None], offset - level
+    maps = (maps - maps.mean(axis=1, keepdims=True)).reshape(heads, *shape.grid)
+    return maps, thumb, offset, values

@@ -1,0 +1,203 @@
+"""Which estimator predicts the attention of images it has not seen: grouped cross-validation, two criteria."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+
+from biaslab.errors import InputError
+from biaslab.maps.moments import TINY, centred_log
+from biaslab.profiles.base import Profile
+from biaslab.profiles.parts import Part, parts_of
+from biaslab.profiles.registry import ESTIMATORS, make
+from biaslab.stats.jackknife import check_confidence, half_width
+
+__all__ = ["CRITERIA", "Selection", "select_estimator"]
+
+#: criterion -> what its value is
+CRITERIA = {
+    "r2": "share of the variance of log attention, centred per image, that is explained",
+    "deviance": "gamma deviance of attention saved per token against a flat map",
+}
+
+_COLUMNS = ["estimator", "criterion", "value", "lo", "hi", "behind", "behind_lo", "behind_hi", "n", "transports"]
+_TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What :func:`select_estimator` found.
+
+    Attributes
+    ----------
+    best : name of the estimator chosen.        criterion : by which.
+    estimator : it, unfitted.
+    table : DataFrame, estimator x criterion over all layers, best first. ``value`` (more is better) with its
+        interval lo, hi; ``behind``: the best value of the criterion minus this one, with the interval of that
+        difference (images are the same, so it is far narrower); ``n`` images; ``transports`` to other layouts or not.
+    by_layer : the same for every layer, with a column ``layer``.
+    unseen : images of a layout that the other folds do not hold.
+    """
+
+    best: str
+    criterion: str
+    estimator: Profile
+    table: pd.DataFrame
+    by_layer: pd.DataFrame
+    unseen: int
+
+    def __repr__(self) -> str:
+        return f"Selection(best={self.best!r}, criterion={self.criterion!r})"
+
+
+def select_estimator(
+    maps: Any,
+    candidates: Iterable[str | Profile] | None = None,
+    layers: Iterable[int] | None = None,
+    criterion: str = "r2",
+    confidence: float = 0.95,
+) -> Selection:
+    """Compare estimators on held-out images and choose one.
+
+    Every fold of images is predicted from the others; parameters that an estimator tunes are tuned within those.
+    Two criteria are always computed, since each has its favourite:
+
+    ``"r2"``: the share of the variance of log attention, centred per image, that the logarithm of the expected
+        attention explains (0 is a flat map). Log error is least for the mean of logs, so it favours ``geometric`` over
+        ``mean``. (:func:`~biaslab.profiles.variance_explained` asks what position explains, and lets each
+        estimator pool logs for it: there the two are the same.)
+    ``"deviance"``: the unit gamma deviance ``2 (x / m - 1 - log(x / m))`` of attention x from its expectation m,
+        saved per token against a flat map of the same mass. Least for the mean: it favours ``mean``. The saving
+        needs only the mean attention of each fold, so streamed maps do; the deviance itself would need the
+        mean level of log attention, which they do not keep.
+
+    A layout that the other folds do not hold counts as predicted flat by an estimator that does not transport to it:
+    all are scored on the same images.
+
+    Intervals are a delete-one-fold jackknife of the held-out scores with Student's t. Predictions are not refitted
+    without the fold, and the training sets of the folds overlap, so they are approximate (Bengio and Grandvalet,
+    JMLR 5, 2004: no unbiased estimate of this variance exists).
+
+    Parameters
+    ----------
+    maps : AttentionMaps, stored or streamed.
+    candidates : names or unfitted instances; default every registered estimator that can be fitted to these maps.
+    layers : decoder layers; default all that ``maps`` holds. One estimator is chosen for all of them.
+    criterion : of the choice, "r2" or "deviance". Of equals (to 1e-6), one that transports is taken.
+    confidence : of the intervals.
+
+    Raises
+    ------
+    InputError
+        Unknown criterion, estimator or layer, a candidate that cannot be fitted to these maps, or images in fewer
+        than two folds.
+    """
+    if criterion not in CRITERIA:
+        raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
+    check_confidence(confidence)
+    available = [int(x) for x in maps.layers]
+    wanted = available if layers is None else [int(x) for x in layers]
+    if not wanted or any(x not in available for x in wanted):
+        raise InputError(f"the maps hold layers {available}, not {wanted}: collect with layers={wanted}")
+    named = _named(candidates, maps.provenance)
+    scores = [_layer(maps, layer, list(named.values())) for layer in wanted]  # (folds, candidates, 2, 2) each
+    sums = np.stack([s for s, _, _ in scores])
+    _, n, unseen = scores[0]
+    tables = [_table(s, named, n, confidence) for s in sums]
+    table = _table(sums.sum(axis=0), named, n, confidence)
+    by_layer = pd.concat(
+        [t.assign(layer=x)[["layer", *_COLUMNS]] for x, t in zip(wanted, tables, strict=True)], ignore_index=True
+    )
+    best = _best(table[table["criterion"] == criterion])
+    return Selection(best, criterion, clone(named[best]), table, by_layer, unseen)
+
+
+def _named(candidates: Iterable[str | Profile] | None, provenance: Mapping[str, Any]) -> dict[str, Profile]:
+    """Label -> estimator; instances of one class are told apart by their parameters."""
+    fitting = (name for name, e in sorted(ESTIMATORS.items()) if e.refuses(provenance) is None)
+    found = [make(c) if isinstance(c, str) else c for c in (fitting if candidates is None else candidates)]
+    if not found:
+        raise InputError(f"no candidates: give some of {', '.join(sorted(ESTIMATORS))}")
+    if reason := next((why for c in found if (why := c.refuses(provenance))), None):
+        raise InputError(reason)
+    names = [c.name for c in found]
+    return {c.name if names.count(c.name) == 1 else " ".join(repr(c).split()): c for c in found}
+
+
+def _layer(maps: Any, layer: int, candidates: Sequence[Profile]) -> tuple[np.ndarray, int, int]:
+    """(folds, candidates, criteria, 2) numerators and denominators of one layer, images, and those of unseen layouts.
+
+    Numerators are sums of what is gained over a flat map.
+    """
+    held = [f for f in range(maps.folds) if parts_of(maps, layer, only=[f])]
+    if len(held) < 2:
+        raise InputError("choosing an estimator needs images in at least two folds: collect more images")
+    out = np.zeros((len(held), len(candidates), len(CRITERIA), 2))
+    n = unseen = 0
+    for i, fold in enumerate(held):
+        train = parts_of(maps, layer, folds=True, only=[f for f in held if f != fold])
+        known = {p.layout.key for p in train}
+        test = parts_of(maps, layer, only=[fold])
+        n += sum(p.n for p in test)
+        unseen += sum(p.n for p in test if p.layout.key not in known)
+        for k, candidate in enumerate(candidates):
+            out[i, k] = _gains(candidate, train, test)
+    return out, n, unseen
+
+
+def _gains(estimator: Profile, train: list[Part], test: list[Part]) -> np.ndarray:
+    """(criteria, 2) gain over a flat map and what it is divided by, of one fold."""
+    arrays = estimator._pool(train)
+    mass = {p.layout.key: p.mean.sum(axis=1, keepdims=True) for p in train}
+    pooled = sum(p.n * mass[p.layout.key] for p in train) / sum(p.n for p in train)
+    explained = variation = saved = tokens = 0.0
+    for p in test:
+        key = p.layout.key
+        variation += p.n * (p.log_var + p.log_mean**2).sum()
+        tokens += p.n * p.mean.size
+        if key not in mass and "layout" not in estimator.transports:
+            continue
+        shape = estimator._expand(arrays, p.layout)[0].astype(np.float64)
+        scale = np.maximum(mass.get(key, pooled), TINY)
+        flat = scale / p.layout.n
+        expected = scale * shape / shape.sum(axis=1, keepdims=True)
+        logs = centred_log(expected)
+        explained += p.n * (p.log_mean**2 - (p.log_mean - logs) ** 2).sum()
+        expected = np.maximum(expected, TINY)
+        saved += 2 * p.n * (p.mean * (1 / flat - 1 / expected) + np.log(flat / expected)).sum()
+    return np.array([[explained, variation], [saved, tokens]])
+
+
+def _table(sums: np.ndarray, named: dict[str, Profile], n: int, confidence: float) -> pd.DataFrame:
+    """Values of one layer, or of all together, from (folds, candidates, criteria, 2)."""
+    total = sums.sum(axis=0)
+    value, left_out = _ratio(total), _ratio(total - sums)
+    half = half_width(left_out, confidence, least=2)
+    rows = []
+    for c, criterion in enumerate(CRITERIA):
+        top = int(np.nanargmax(value[:, c])) if np.isfinite(value[:, c]).any() else 0
+        behind = value[top, c] - value[:, c]
+        width = half_width(left_out[:, [top], c] - left_out[:, :, c], confidence, least=2)
+        found = [
+            (label, criterion, value[k, c], value[k, c] - half[k, c], value[k, c] + half[k, c],
+             behind[k], behind[k] - width[k], behind[k] + width[k], n, "layout" in candidate.transports)
+            for k, (label, candidate) in enumerate(named.items())
+        ]  # fmt: skip
+        rows += sorted(found, key=lambda row: row[5])
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)
+
+
+def _best(rows: pd.DataFrame) -> str:
+    equal = rows[~(rows["behind"] > _TIE)]
+    carried = equal[equal["transports"]]
+    return str((carried if len(carried) else equal)["estimator"].iloc[0])

@@ -1,0 +1,187 @@
+"""How much of the attention's variance position explains on images the profile was not fitted on.
+
+Worked on log attention centred per image (and head), so that neither the share of attention an image draws as
+a whole nor a few huge sinks decide. For image i and position j, with x_ij centred, the share is
+
+    R2 = 1 - sum_ij (x_ij - p_j)^2 / sum_ij x_ij^2,
+
+p_j being predicted from the *other* folds of images. Both sums follow from the count, mean and variance of
+each fold, so streamed moments are enough. A negative share means that position, as this estimator sees it,
+predicts worse than "all positions alike". What position would explain with images without end stands beside it
+(:mod:`biaslab.profiles.population`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from biaslab.errors import InputError
+from biaslab.profiles.base import Profile
+from biaslab.profiles.parts import Part, logs, merged, parts_of
+from biaslab.profiles.population import population_share
+from biaslab.profiles.registry import make
+from biaslab.stats.jackknife import check_confidence, half_width
+
+__all__ = ["VarianceExplained", "log_folds", "variance_explained", "variance_table"]
+
+_SHARES = ("r2", "lo", "hi", "population", "population_lo", "population_hi")
+
+
+@dataclass(frozen=True)
+class VarianceExplained:
+    """Share of the variance of centred log attention that position explains on held-out images.
+
+    Attributes
+    ----------
+    r2, lo, hi : share over all heads together and its interval (NaN with fewer than three folds of images).
+    per_head : (H or 1,) share of each head.
+    n : images scored; images of a layout that the other folds do not hold, and the estimator cannot reach,
+        are not.
+    population, population_lo, population_hi : share that the true map of each position would explain, over all heads
+        together, and its interval. It depends on no estimator; ``r2`` lies below it by the noise of a profile of
+        so few images, and by what the estimator cannot express.
+    per_head_population : (H or 1,), with _lo and _hi.
+    """
+
+    layer: int
+    estimator: str
+    r2: float
+    lo: float
+    hi: float
+    n: int
+    folds: int
+    per_head: np.ndarray
+    per_head_lo: np.ndarray
+    per_head_hi: np.ndarray
+    population: float
+    population_lo: float
+    population_hi: float
+    per_head_population: np.ndarray
+    per_head_population_lo: np.ndarray
+    per_head_population_hi: np.ndarray
+
+
+def variance_explained(
+    maps: Any, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
+) -> VarianceExplained:
+    """Held-out share of the variance of log attention, centred per image, that position explains in one
+    layer.
+
+    Parameters
+    ----------
+    maps : AttentionMaps, stored or streamed (``layers``, ``layouts``, ``folds`` and ``moments(..., fold=)``
+        are read).
+    estimator : name or instance; only its parameters are used, it is not fitted and not changed.
+    layer : decoder layer; may be left out when ``maps`` holds only one.
+    confidence : of the intervals, a delete-one-fold jackknife (all predictions refitted without the fold) with
+        Student's t.
+
+    Raises
+    ------
+    InputError
+        Layer not held, or images in fewer than two folds.
+    """
+    if layer is None:
+        if len(maps.layers) != 1:
+            raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
+        layer = maps.layers[0]
+    if layer not in maps.layers:
+        raise InputError(f"the maps hold layers {list(maps.layers)}, not {layer}: collect with layers=[{layer}]")
+    check_confidence(confidence)
+    estimator = make(estimator) if isinstance(estimator, str) else estimator
+    folds = log_folds(maps, layer)
+    if len(folds) < 2:
+        raise InputError("held-out variance needs images in at least two folds: collect more images")
+    total, residual, n = _sums(folds, estimator)
+    if n == 0:
+        raise InputError("no layout occurs in two folds: collect more images, or use estimator='tile'")
+    # row 0: all heads together; then one row per head
+    value = _share(total, residual)
+    left_out = [_sums(folds[:g] + folds[g + 1 :], estimator)[:2] for g in range(len(folds))]
+    half = half_width(np.stack([_share(t, r) for t, r in left_out]), confidence)
+    lo, hi = value - half, np.minimum(value + half, 1.0)
+    whole, whole_lo, whole_hi = population_share(folds, confidence)
+    return VarianceExplained(
+        layer=int(layer),
+        estimator=estimator.name,
+        r2=float(value[0]),
+        lo=float(lo[0]),
+        hi=float(hi[0]),
+        n=n,
+        folds=len(folds),
+        per_head=value[1:],
+        per_head_lo=lo[1:],
+        per_head_hi=hi[1:],
+        population=float(whole[0]),
+        population_lo=float(whole_lo[0]),
+        population_hi=float(whole_hi[0]),
+        per_head_population=whole[1:],
+        per_head_population_lo=whole_lo[1:],
+        per_head_population_hi=whole_hi[1:],
+    )
+
+
+def variance_table(
+    maps: Any,
+    estimator: Profile | str = "mean",
+    layers: Iterable[int] | None = None,
+    per_head: bool = False,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """:func:`variance_explained` of several layers as a table.
+
+    Returns
+    -------
+    DataFrame
+        Columns layer, head, r2, lo, hi, population, population_lo, population_hi, n, folds, estimator. ``head`` is
+        "all", or the head's index with ``per_head``.
+    """
+    rows = []
+    for layer in maps.layers if layers is None else layers:
+        v = variance_explained(maps, estimator, layer, confidence)
+        found = {c: [getattr(v, c), *(getattr(v, _of_heads(c)) if per_head else ())] for c in _SHARES}
+        for h, values in enumerate(zip(*found.values(), strict=True)):
+            shares = dict(zip(_SHARES, map(float, values), strict=True))
+            rows.append({"layer": v.layer, "head": "all" if h == 0 else str(h - 1), **shares, "n": v.n,
+                         "folds": v.folds, "estimator": v.estimator})  # fmt: skip
+    return pd.DataFrame(rows, columns=["layer", "head", *_SHARES, "n", "folds", "estimator"])
+
+
+def _of_heads(name: str) -> str:
+    return "per_head" if name == "r2" else f"per_head_{name}"
+
+
+def log_folds(maps: Any, layer: int) -> list[list[Part]]:
+    """Log moments fold by fold, of the folds that have images."""
+    folds = (logs(parts_of(maps, layer, only=[f])) for f in range(maps.folds))
+    return [parts for parts in folds if parts]
+
+
+def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[np.ndarray, np.ndarray, int]:
+    """(H,) total and residual sums of squares, and images scored, each fold predicted from the others."""
+    total, residual = np.zeros((2, len(folds[0][0].mean)))  # heads, also where nothing can be scored
+    images = 0
+    for f, held_out in enumerate(folds):
+        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], estimator.needs_folds)
+        for part in held_out:
+            predicted = estimator.log_map(train, part.layout)
+            if predicted is None:
+                continue
+            total = total + part.n * (part.var + part.mean**2).sum(axis=1)
+            residual = residual + part.n * (part.var + (part.mean - predicted) ** 2).sum(axis=1)
+            images += part.n
+    return total, residual, images
+
+
+def _share(total: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """(1 + H,) explained share: all heads together, then each head; NaN where attention does not vary at
+    all.
+    """
+    total, residual = (np.concatenate([[x.sum()], x]) for x in (total, residual))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, 1.0 - residual / total, np.nan)

@@ -1,0 +1,152 @@
+"""The hybrid graph of D2Pruner: tokens that say the same at nearly the same place are neighbours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from biaslab.core.layout import TokenLayout
+
+__all__ = ["HybridGraph", "SpatialPlane"]
+
+_BLOCK = 512
+_STRIP = 2**17  # similarities a CPU computes at once: 512 KiB
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class SpatialPlane:
+    """Where tokens lie, in units of ``d_max``.
+
+    Attributes
+    ----------
+    points : (N, 2) float32 positions divided by ``d_max``, the diagonal of the smallest box around all
+        tokens' positions. On a grid that is the largest distance between two tokens, so that ``1 - d`` spans
+        exactly [0, 1]; it is taken over all tokens of the image, pivots included, so that the graph does not
+        change with the pivots.
+    cells : (N, 2) float32 width and height of each token's cell in the same unit.
+    """
+
+    points: Tensor
+    cells: Tensor
+
+    @classmethod
+    def of(cls, layout: TokenLayout, distance: str = "image", device: torch.device | str = "cpu") -> SpatialPlane:
+        """The plane in which distances are measured.
+
+        Parameters
+        ----------
+        layout : of the image.
+        distance : "image": cell centres in pixels of the original image, so that a thumbnail token and a tile
+            token compare by the place they show. "index": position in the sequence. "grid": the sequence
+            folded into rows of ceil(sqrt(N)), as reproductions do, which is wrong for tiled input.
+        """
+        n = layout.n
+        ones = np.ones((n, 2))
+        if distance == "image":
+            points, cells = layout.centers_px, (layout.boxes[:, 2:] - layout.boxes[:, :2]) * layout.size
+        elif distance == "index":
+            points, cells = np.stack([np.arange(n), np.zeros(n)], axis=1), ones
+        else:
+            side = math.isqrt(n - 1) + 1
+            points, cells = np.stack(np.divmod(np.arange(n), side)[::-1], axis=1), ones
+        longest = float(np.hypot(*np.ptp(points, axis=0))) or 1.0
+        move = [torch.from_numpy((a / longest).astype(np.float32)).to(device) for a in (points, cells)]
+        return cls(*move)
+
+
+@dataclass(frozen=True)
+class HybridGraph:
+    """Edges where ``alpha * S_sem + (1 - alpha) * S_spat > theta``, computed in blocks on demand.
+
+    Equation and alpha, theta: arXiv 2512.19443 as transcribed; the forms of both similarities are ours to
+    choose (the paper leaves them open).
+
+    Attributes
+    ----------
+    features : (N, D) hidden states, any float dtype; compared in float32.
+    plane : positions of the same tokens.
+    alpha : weight of the semantic part. theta : threshold.
+    semantic : "cosine" in [-1, 1], or "normalized": (cosine + 1) / 2.
+    spatial : "linear": 1 - d / d_max. "gaussian": exp(-d^2 / (2 sigma^2)), d in units of d_max. "neighbour":
+        1 where the centres are at most ``radius`` cells apart in x and in y (of the larger of the two cells),
+        else 0.
+    """
+
+    features: Tensor
+    plane: SpatialPlane
+    alpha: float = 0.5
+    theta: float = 0.8
+    semantic: str = "cosine"
+    spatial: str = "linear"
+    sigma: float = 0.1
+    radius: float = 1.0
+
+    def similarity(self, rows: Tensor, cols: Tensor) -> Tensor:
+        """(len(rows), len(cols)) float32 fused similarity of two sets of tokens."""
+        return self._fused(self._rows(rows), rows, cols)
+
+    def edges(self, rows: Tensor, cols: Tensor) -> Tensor:
+        """(len(rows), len(cols)) bool adjacency; a token's edge to itself carries no meaning."""
+        if rows.device.type != "cpu" or rows.numel() * cols.numel() <= _STRIP:
+            return self.similarity(rows, cols) > self.theta
+        # in strips, so that what is done to the product finds it in the cache
+        left = self._rows(rows)
+        strips = cols.split(max(1, _STRIP // rows.numel()))
+        return torch.cat([self._fused(left, rows, strip) > self.theta for strip in strips], 1)
+
+    def count_edges(self, nodes: Tensor, others: Tensor | None = None) -> int:
+        """Edges among ``nodes``, or between ``nodes`` and ``others``, without ever holding all pairs."""
+        total = torch.zeros((), dtype=torch.long, device=nodes.device)
+        for start in range(0, nodes.numel(), _BLOCK):
+            rows = nodes[start : start + _BLOCK]
+            # columns start at the first row, so that above the diagonal every pair appears once
+            found = self.edges(rows, nodes[start:]).triu_(1) if others is None else self.edges(rows, others)
+            total += found.sum()
+        return int(total)
+
+    def relaxed(self, theta: float) -> HybridGraph:
+        """The same graph at another threshold."""
+        return replace(self, theta=theta)
+
+    @cached_property
+    def _scale(self) -> Tensor:
+        """(N,) what turns the product of two tokens' features into the weighted semantic similarity."""
+        # (cos + 1) / 2 is half the cosine and a constant
+        gain = self.alpha if self.semantic == "cosine" else self.alpha / 2
+        norms = torch.linalg.vector_norm(self.features, dim=1, dtype=torch.float32)
+        return math.sqrt(gain) / norms.clamp_min_(_TINY)
+
+    def _rows(self, tokens: Tensor) -> Tensor:
+        return self.features.index_select(0, tokens).float()
+
+    def _fused(self, left: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        """Similarity of the tokens ``rows``, whose features are ``left``, to the tokens ``cols``."""
+        right = left if rows is cols else self._rows(cols)
+        # the norms divide the product, which is smaller than the features
+        a, b = self._scale.index_select(0, rows), self._scale.index_select(0, cols)
+        fused = (left @ right.T).mul_(a[:, None]).mul_(b)
+        if self.alpha < 1:
+            fused.add_(self._spatial(rows, cols), alpha=1 - self.alpha)
+        return fused if self.semantic == "cosine" else fused.add_(self.alpha / 2)
+
+    def _spatial(self, rows: Tensor, cols: Tensor) -> Tensor:
+        a, b = self.plane.points.index_select(0, rows).T, self.plane.points.index_select(0, cols).T
+        # x and y apart: on two coordinates this is quicker than cdist, and unlike its form through a matrix
+        # product it keeps the short distances, which are those that matter
+        dx, dy = (a[i][:, None] - b[i][None] for i in (0, 1))
+        if self.spatial == "neighbour":
+            width, height = (
+                torch.maximum(self.plane.cells[rows, i][:, None], self.plane.cells[cols, i][None]) for i in (0, 1)
+            )
+            reach = self.radius * (1 + 1e-4)
+            return ((dx.abs_() <= width * reach) & (dy.abs_() <= height * reach)).float()
+        squared = dx.mul_(dx).addcmul_(dy, dy)
+        if self.spatial == "linear":
+            return squared.sqrt_().neg_().add_(1)
+        return squared.mul_(-0.5 / self.sigma**2).exp_()

@@ -1,0 +1,110 @@
+"""What pruning refuses because it could not be right, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from biaslab.errors import InputError, UnsupportedError
+from biaslab.pruning.base import Method
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+
+__all__ = ["check_cache", "check_profile", "check_setup"]
+
+POSITIONS = ("original", "renumber")
+
+
+def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
+    """Refuse, before any work, a model, method and layer that do not go together.
+
+    Raises
+    ------
+    InputError
+        A bad argument.
+    UnsupportedError
+        A model whose attention cannot be pruned there, with the reason.
+    """
+    if not isinstance(method, Method):
+        raise InputError(f"method must be a pruning method such as bl.FastV(keep=0.1), got {method!r}")
+    n_layers = vlm.n_layers
+    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n_layers:
+        raise InputError(f"layer must be a decoder layer index 0 .. {n_layers - 1}, got {layer!r}")
+    if positions not in POSITIONS:
+        raise InputError(f"positions must be one of {', '.join(POSITIONS)}; got {positions!r}")
+    method.validate()
+    if layer == 0 and "attention" in method.needs:
+        raise UnsupportedError(
+            f"method {method.name!r} reads the attention of layer K - 1: at K = 0 there is none, use K >= 1"
+        )
+    if "attention" in method.needs:
+        method.attention_layers(layer)  # refuses a K at which a layer it reads is not there yet
+    config = vlm.decoder.config
+    implementation = getattr(config, "_attn_implementation", None) or ""
+    if "flex" in implementation:
+        raise UnsupportedError("flex attention masks cannot be cut: load with attn_implementation='sdpa'")
+    if other := {kind for kind in _layer_kinds(config, n_layers)[layer:] if kind != "full_attention"}:
+        raise UnsupportedError(
+            f"layers at or after K = {layer} use {', '.join(sorted(other))}, which would count its window "
+            "in the short sequence: choose a K behind them or another model"
+        )
+    deepstack = getattr(getattr(vlm.model.config, "vision_config", None), "deepstack_visual_indexes", None) or ()
+    if layer < len(deepstack):
+        raise UnsupportedError(
+            f"this model adds image features in its first {len(deepstack)} layers: use K >= {len(deepstack)}"
+        )
+    if layer < vlm.family.lowest_layer:
+        raise UnsupportedError(
+            f"{vlm.family.name} models build their masks before the decoder: use K >= {vlm.family.lowest_layer}"
+        )
+    if positions == "renumber" and _has_sections(getattr(config, "rope_parameters", None)):
+        raise UnsupportedError(
+            "renumbering would destroy the two-dimensional positions of M-RoPE: use positions='original'"
+        )
+
+
+def check_profile(vlm: VLM, method: Method, layer: int, layout: Any = None) -> None:
+    """Let the method's profile refuse this model, layer, query rule, score, head reduction and layout."""
+    if "profile" not in method.needs:
+        return
+    each = vlm.decoder.config.num_attention_heads
+    method.profile.check(
+        model=vlm.name,
+        revision=vlm.revision,
+        family=vlm.family.name,
+        layer=layer - 1,
+        queries=method.queries,
+        score=method.reads,
+        heads="mean" if method.heads == "mean" else each,
+        layout=layout,
+    )
+
+
+def check_cache(cache: Any, use_cache: Any) -> None:
+    """Refuse a forward without a KV cache, and caches whose layers cannot have lengths of their own."""
+    if use_cache is False:
+        raise UnsupportedError(
+            "without a KV cache every step would be a new prefill with a new selection: drop use_cache=False"
+        )
+    from transformers import DynamicCache
+
+    if cache is not None and not isinstance(cache, DynamicCache):
+        raise UnsupportedError(
+            f"{type(cache).__name__} cannot hold layers of different lengths: use the default DynamicCache "
+            "(drop cache_implementation)"
+        )
+
+
+def _layer_kinds(config: Any, n_layers: int) -> list[str]:
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return list(kinds)
+    window = getattr(config, "sliding_window", None)
+    return ["sliding_attention" if window else "full_attention"] * n_layers
+
+
+def _has_sections(rope: Any) -> bool:
+    """Whether rotary parameters, flat or per layer type, give height and width sections of their own."""
+    if not isinstance(rope, dict):
+        return False
+    return "mrope_section" in rope or any(_has_sections(v) for v in rope.values())

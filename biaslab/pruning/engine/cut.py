@@ -1,0 +1,157 @@
+"""The short sequence that is left after a prefill was pruned, and how to bring every tensor to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from biaslab.attention.hook import is_flash
+from biaslab.errors import UnsupportedError
+from biaslab.pruning.engine.prompt import Prompt
+
+__all__ = ["Cut", "make_cut"]
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Which M of the N prompt positions are left, for every row of the batch.
+
+    Attributes
+    ----------
+    length : N.
+    keep : (B, M) positions left, ascending: all text, the kept visual tokens, and what it takes to give all
+        rows the same length.
+    filler : (B, M) bool, True for entries that no other token may look at; None when there are none. Padding
+        is not a filler: the model's own mask hides it already.
+    gone : (B, M) int64, how many visual tokens were dropped before each entry.
+    total : (B, 1) int64, how many visual tokens were dropped in all.
+    """
+
+    length: int
+    keep: Tensor
+    filler: Tensor | None
+    gone: Tensor
+    total: Tensor
+    _moved: dict[torch.device, Cut] = field(default_factory=dict, repr=False)
+
+    @property
+    def kept(self) -> int:
+        """M."""
+        return self.keep.shape[1]
+
+    def to(self, device: torch.device) -> Cut:
+        """The same on another device; moved once."""
+        if self.keep.device == device:
+            return self
+        if device not in self._moved:
+            tensors = (None if t is None else t.to(device) for t in (self.keep, self.filler, self.gone, self.total))
+            self._moved[device] = Cut(self.length, *tensors)
+        return self._moved[device]
+
+    def take(self, x: Tensor, dim: int) -> Tensor:
+        """Entries of ``x`` that are left along ``dim``; the batch (or 1) is the axis before it, or axis 0."""
+        cut = self.to(x.device)
+        return _gather(x, cut.keep, dim)
+
+    def mask(self, mask: Tensor | None, prefill: bool) -> Tensor | None:
+        """An attention mask for the short sequence, its columns continued by whatever came after the prompt.
+
+        Parameters
+        ----------
+        mask : None; (B, T) padding, 1 = real; (B or 1, 1, Q, T) bool, True = look; or the same additive.
+        prefill : whether the query rows are those of the prompt, to be cut as well.
+        """
+        if mask is None:
+            return None
+        if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
+            raise UnsupportedError(f"cannot prune under an attention mask of type {type(mask).__name__}")
+        cut = self.to(mask.device)
+        later = torch.arange(self.length, mask.shape[-1], device=mask.device).expand(len(cut.keep), -1)
+        if prefill and mask.ndim == 4:
+            mask = _gather(mask, cut.keep, 2)
+        mask = _gather(mask, torch.cat([cut.keep, later], 1), mask.ndim - 1)
+        return cut.hide_fillers(mask, prefill)
+
+    def hide_fillers(self, mask: Tensor, prefill: bool) -> Tensor:
+        """``mask`` over the short sequence with the fillers' columns closed."""
+        if self.filler is None:
+            return mask
+        hidden = torch.zeros(len(mask), mask.shape[-1], dtype=torch.bool, device=mask.device)
+        hidden[:, : self.kept] = self.filler
+        if mask.ndim == 2:
+            return mask.masked_fill(hidden, 0)
+        hidden = hidden[:, None, None]
+        if prefill:  # a filler may see itself, or its own row would be empty and its output undefined
+            hidden = hidden & ~torch.eye(self.kept, dtype=torch.bool, device=mask.device)
+        closed = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        return mask.masked_fill(hidden, closed)
+
+    def build_mask(self, hidden: Tensor, kind: str, past: int) -> Tensor | None:
+        """The mask for a forward that came without one: None unless there are fillers to hide.
+
+        Parameters
+        ----------
+        hidden : (B, Q, D) hidden states of the forward.
+        kind : name of the attention implementation; decides the form of the mask.
+        past : entries of the short sequence in the cache, 0 at the prefill.
+        """
+        if self.filler is None:
+            return None
+        cut = self.to(hidden.device)
+        batch, n_query = hidden.shape[:2]
+        n_key = past + n_query
+        if is_flash(kind):
+            return cut.hide_fillers(torch.ones(batch, n_key, dtype=torch.long, device=hidden.device), past == 0)
+        key = torch.arange(n_key, device=hidden.device)
+        look = (key[None] <= key[past:, None]).expand(batch, 1, -1, -1)
+        look = cut.hide_fillers(look, past == 0)
+        if "eager" not in kind:
+            return look
+        return torch.zeros_like(look, dtype=hidden.dtype).masked_fill(~look, torch.finfo(hidden.dtype).min)
+
+
+def make_cut(prompt: Prompt, kept: list[Tensor]) -> Cut:
+    """Drop what was not selected, at equal length for all rows; ``kept`` holds each row's columns of
+    ``prompt.visual`` that stay.
+
+    Text and selected tokens always stay. Rows that would be shorter than the longest are filled up, first
+    with their own padding, which is hidden anyway, then with dropped tokens that are marked as fillers.
+    Padding that all rows share stays, so that keeping everything changes nothing.
+    """
+    device, n = prompt.visual.device, prompt.length
+    # 0 must stay, 1 padding, 2 dropped
+    rank = torch.zeros(len(prompt), n, dtype=torch.uint8, device=device)
+    if prompt.padding is not None:
+        rank += prompt.padding
+    for row, columns in enumerate(kept):
+        visual = prompt.visual[row, : prompt.counts[row]]
+        rank[row, visual] = 2
+        rank[row, visual[columns.to(device)]] = 0
+    dropped = [n_visual - len(columns) for n_visual, columns in zip(prompt.counts, kept, strict=True)]
+    spare = [p - min(prompt.pads) for p in prompt.pads]
+    short = max(n - d - s for d, s in zip(dropped, spare, strict=True))
+    keep = rank.argsort(dim=1, stable=True)[:, :short].sort(1).values
+    fillers = any(n - d < short for d in dropped)
+    kept_rank = rank.gather(1, keep)
+    is_dropped = rank == 2
+    return Cut(
+        length=n,
+        keep=keep,
+        filler=kept_rank == 2 if fillers else None,
+        gone=is_dropped.cumsum(1).gather(1, keep),
+        total=is_dropped.sum(1, keepdim=True),
+    )
+
+
+def _gather(x: Tensor, index: Tensor, dim: int) -> Tensor:
+    """``x`` at ``index`` (B, M) along ``dim``; the batch is axis 0, or 1 for position ids (axes, B, N)."""
+    batch_axis = 1 if x.ndim == 3 and dim == 2 else 0
+    shape = list(x.shape)
+    shape[batch_axis] = len(index)
+    x = x.expand(shape)
+    view, shape = [1] * x.ndim, list(x.shape)
+    view[batch_axis], view[dim] = index.shape
+    shape[dim] = index.shape[1]
+    return x.gather(dim, index.view(view).expand(shape))

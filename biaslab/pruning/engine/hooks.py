@@ -1,0 +1,295 @@
+"""The forward hooks that prune a model, and what passes between them.
+
+A forward of the whole model shows the token ids: is it a prefill, and with which images? Layer K - 1 yields
+the attention rows, layer K the features, the method its selection; from there on, inputs are cut to the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from biaslab.attention.hook import row_options, watch
+from biaslab.attention.scores import SCORES, reads_rope
+from biaslab.errors import ModelError, UnsupportedError
+from biaslab.models.encoded import PrunedSequence
+from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
+from biaslab.pruning.base import Selection, TokenContext, budget
+from biaslab.pruning.engine.checks import check_cache, check_profile
+from biaslab.pruning.engine.cut import Cut, make_cut
+from biaslab.pruning.engine.prompt import Prompt, PromptImage, read_prompt
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+    from biaslab.pruning.engine.run import PruneRun
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """The hooks on one model, and what they remember between them and between forwards."""
+
+    def __init__(self, vlm: VLM, run: PruneRun, timed: bool) -> None:
+        self.vlm, self.run, self.timed = vlm, run, timed
+        self.decoder, self.layer = vlm.decoder, run.layer
+        self.running = False  # inside a forward of the whole model
+        self.prompt: Prompt | None = None  # of the running prefill
+        self.cut: Cut | None = None  # of the running forward
+        self.attention: dict[int, Tensor] = {}  # layer -> (B, H, Q, V) of the running prefill
+        self.cache: Any = None  # of the running forward
+        self.cuts: WeakKeyDictionary[Any, Cut | None] = WeakKeyDictionary()  # KV cache -> how it was pruned
+        self.checked: set[str] = set()  # layouts the profile has accepted
+        self.sliced: dict[tuple[str, int], tuple[Any, Any]] = {}
+
+    def attach(self, stack: ExitStack) -> None:
+        """Register every hook; ``stack`` removes them."""
+        model, decoder = self.vlm.model, self.decoder
+        hooks = [
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._end, always_call=True),
+            decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
+            decoder.register_forward_hook(self._after_decoder),
+        ]
+        for index in range(self.layer, len(decoder.layers)):
+            hook = self._layer_hook(index)
+            hooks.append(decoder.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
+        for hook in hooks:
+            stack.callback(hook.remove)
+        method = self.run.method
+        if "attention" in method.needs:
+            recorders = {index: self._recorder(index) for index in method.attention_layers(self.layer)}
+            stack.enter_context(watch(model, recorders, rope=reads_rope(SCORES[method.reads])))
+
+    # -- the whole model: what kind of forward is this? ------------------------------------------------------
+    def _begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._end()
+        self.running = True
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        cache = kv_cache_of(kwargs)
+        check_cache(cache, kwargs.get("use_cache"))
+        if cache is not None and cache.get_seq_length() > 0:
+            self._check_later(cache, ids, kwargs)
+            return
+        self.vlm.pruned.clear()
+        self.run.clear()
+        method = self.run.method
+        prompt = read_prompt(self.vlm, method, ids, kwargs.get("attention_mask"), self.run.seed)
+        if prompt is not None and "profile" in method.needs:
+            for layout in (image.layout for row in prompt.images for image in row):
+                if layout is not None and layout.key not in self.checked:
+                    check_profile(self.vlm, method, self.layer, layout)
+                    self.checked.add(layout.key)
+        self.prompt = prompt
+
+    def _check_later(self, cache: Any, ids: Tensor | None, kwargs: dict) -> None:
+        """A decode step or a later turn: does its cache hold what this block pruned?"""
+        if cache not in self.cuts:
+            raise UnsupportedError("this KV cache was not filled in this prune block: start from an empty cache")
+        cut, several = self.cuts[cache], ids is None or ids.shape[1] > 1
+        if several and ids is not None and bool((ids == self.vlm.image_token_id).any()):
+            raise UnsupportedError("an image in a later turn (or chunk of a prompt) is not pruned: start a new prompt")
+        if cut is None:
+            return
+        if self.layer == 0:
+            if several:
+                raise UnsupportedError("a later turn on a cache pruned at K = 0 would misplace its tokens: use K >= 1")
+            if kwargs.get("position_ids") is None:
+                raise UnsupportedError("at K = 0 the cache does not tell the position: decode with generate()")
+        elif cache.get_seq_length(self.layer) - cut.kept != cache.get_seq_length(0) - cut.length:
+            raise UnsupportedError("the KV cache was changed since it was pruned: start from an empty cache")
+
+    def _end(self, *_: Any) -> None:
+        self.running, self.prompt, self.cut, self.cache = False, None, None, None
+        self.attention.clear()
+        self.sliced.clear()
+
+    # -- the decoder: K = 0, and the cache's lengths ---------------------------------------------------------
+    def _before_decoder(self, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if not self.running:
+            raise UnsupportedError("inside a prune block call the whole model, not its decoder")
+        cache, use_cache = kv_cache_of(kwargs), kwargs.get("use_cache")
+        check_cache(cache, getattr(decoder.config, "use_cache", None) if use_cache is None else use_cache)
+        later = cache is not None and cache.get_seq_length() > 0
+        if later:
+            self.cut = self.cuts.get(cache)
+        if self.layer > 0 or (self.prompt is None and self.cut is None):
+            return None
+        if isinstance(kwargs.get("attention_mask"), dict):
+            raise UnsupportedError("this model builds its masks before the decoder: prune at K >= 1")
+        return self._short_step(cache, args, dict(kwargs)) if later else self._short_prefill(args, dict(kwargs))
+
+    def _short_prefill(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """K = 0: the whole decoder runs on what is left of the prompt."""
+        embeds, ids, mask = (kwargs.get(name) for name in ("inputs_embeds", "position_ids", "attention_mask"))
+        if embeds is None:
+            tokens = kwargs.pop("input_ids") if "input_ids" in kwargs else args[0]
+            embeds, args = self.decoder.embed_tokens(tokens), args[1:]
+        cut = self._choose(embeds)
+        if ids is None:
+            ids = torch.arange(cut.length, device=embeds.device)[None]
+        ids = cut.take(ids, ids.ndim - 1)
+        if mask is None:  # without one, gaps in the positions can be taken for packed sequences
+            mask = torch.ones(1, cut.length, dtype=torch.long, device=embeds.device)
+        kwargs["inputs_embeds"] = cut.take(embeds, 1)
+        kwargs["position_ids"] = ids - cut.to(ids.device).gone if self.run.positions == "renumber" else ids
+        kwargs["attention_mask"] = cut.mask(mask, prefill=True)
+        return args, kwargs
+
+    def _short_step(self, cache: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """K = 0: one more token."""
+        cut, ids, mask = self.cut, kwargs["position_ids"], kwargs.get("attention_mask")
+        if mask is not None:
+            kwargs["attention_mask"] = cut.mask(mask, prefill=False)
+        elif cut.filler is not None:
+            ones = torch.ones(len(cut.keep), cache.get_seq_length() + 1, dtype=torch.long, device=cut.keep.device)
+            kwargs["attention_mask"] = cut.hide_fillers(ones, prefill=False)
+        if self.run.positions == "renumber":
+            kwargs["position_ids"] = ids - cut.to(ids.device).total
+        return args, kwargs
+
+    def _after_decoder(self, decoder: nn.Module, args: tuple, output: Any) -> None:
+        if self.cache is not None:
+            self.run._lengths = [self.cache.get_seq_length(i) for i in range(len(decoder.layers))]
+
+    # -- layers >= K -----------------------------------------------------------------------------------------
+    def _layer_hook(self, index: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            return self._before_layer(index, args, dict(kwargs))
+
+        return hook
+
+    def _before_layer(self, index: int, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        cache = kv_cache_of(kwargs)
+        if index == self.layer:
+            check_cache(cache, kwargs.get("use_cache"))
+            if cache not in self.cuts:  # once per prompt
+                layer, length = self.decoder.layers[index], -1 if self.prompt is None else self.prompt.length
+                check_layer_arguments(layer, args, kwargs, length)
+            self.cache = cache
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if self.prompt is not None and index == self.layer:
+            if self.layer > 0:
+                hidden = self._choose(hidden).take(hidden, 1)
+            self.cuts[cache] = self.cut
+        elif index == self.layer and cache not in self.cuts:
+            self.cuts[cache] = None  # a prompt without an image
+        cut = self.cut
+        if cut is None or self.layer == 0:
+            return None
+        if args:
+            args = (hidden, *args[1:])
+        else:
+            kwargs["hidden_states"] = hidden
+        prefill, mask = self.prompt is not None, kwargs.get("attention_mask")
+        if mask is not None:
+            kwargs["attention_mask"] = self._once("mask", mask, lambda m: cut.mask(m, prefill))
+        elif cut.filler is not None:
+            kind = self.decoder.config._attn_implementation
+            past = 0 if prefill else cache.get_seq_length(index)
+            name = f"mask on {hidden.device}"
+            kwargs["attention_mask"] = self._once(name, cut, lambda c: c.build_mask(hidden, kind, past))
+        ids, rope = kwargs.get("position_ids"), kwargs.get("position_embeddings")
+        if self.run.positions == "renumber":
+            if ids is None:
+                raise UnsupportedError("this decoder does not tell its layers the positions: use positions='original'")
+            kwargs["position_embeddings"] = self._once("rope", ids, lambda i: self._renumbered(hidden, i, prefill))
+        elif prefill and rope is not None:
+            kwargs["position_embeddings"] = self._once("rope", rope, lambda r: tuple(cut.take(x, 1) for x in r))
+        if "position_ids" in kwargs:
+            kwargs["position_ids"] = None  # only read to recognise packed sequences, which gaps would look like
+        return args, kwargs
+
+    def _renumbered(self, hidden: Tensor, ids: Tensor, prefill: bool) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of consecutive positions."""
+        cut = self.cut.to(ids.device)
+        ids = cut.take(ids, 1) - cut.gone if prefill else ids - cut.total
+        return self.decoder.rotary_emb(hidden, ids.to(hidden.device))
+
+    def _once(self, name: str, source: Any, make_it: Callable[[Any], Any]) -> Any:
+        """The layers share their inputs: bring each to the short sequence once per forward."""
+        key = (name, id(source))
+        if key not in self.sliced:
+            self.sliced[key] = (source, make_it(source))  # holding the source keeps its id from being reused
+        return self.sliced[key][1]
+
+    # -- the selection ---------------------------------------------------------------------------------------
+    def _recorder(self, index: int) -> Callable:
+        """What keeps the rows of layer ``index`` at the prefill: of the score that the method reads."""
+        score = SCORES[self.run.method.reads]
+
+        def record(module, query, key, value, attention_mask, scaling, **kw: Any) -> None:
+            prompt = self.prompt
+            if prompt is None:
+                return
+            options = row_options(module, kw)
+            options.update(rows=prompt.rows.to(query.device), cols=prompt.visual.to(query.device))
+            options.update(scaling=scaling, attention_mask=attention_mask)
+            with self._clock("attention_ms", query.device):
+                self.attention[index] = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
+
+        return record
+
+    @torch.no_grad()
+    def _choose(self, hidden: Tensor) -> Cut:
+        """Select among the visual tokens of every sample of the running prefill, and announce the cut."""
+        prompt, run = self.prompt, self.run
+        if hidden.shape[1] != prompt.length:
+            raise UnsupportedError(f"layer {self.layer} sees {hidden.shape[1]} of {prompt.length} prompt tokens")
+        for index, rows in self.attention.items():
+            if not bool(torch.isfinite(rows).all()):
+                raise ModelError(f"attention of layer {index} is not finite: load the model in another dtype")
+        with self._clock("select_ms", hidden.device):
+            rows = [self._select(i, hidden) for i in range(0, len(prompt), prompt.repeats)]
+        run.selections = [s for row in rows for s in row]
+        run.counts = [image.n for row in prompt.images[:: prompt.repeats] for image in row]
+        kept = [_columns(s, image) for s, image in zip(rows, prompt.images[:: prompt.repeats], strict=True)]
+        cut = make_cut(prompt, [columns for columns in kept for _ in range(prompt.repeats)])
+        self.cut = cut
+        self.attention.clear()
+        valid = None if cut.filler is None else ~cut.filler
+        self.vlm.pruned.append(PrunedSequence(self.layer, cut.keep, valid))
+        return cut
+
+    def _select(self, row: int, hidden: Tensor) -> list[Selection]:
+        """One selection per image of a prompt: an image's result does not depend on its neighbours."""
+        prompt, method, out = self.prompt, self.run.method, []
+        for image in prompt.images[row]:
+            if image.n == 0:
+                out.append(Selection(torch.empty(0, dtype=torch.long)))
+                continue
+            own, features = slice(image.first, image.last), None
+            earlier = {
+                index: rows[row, :, : prompt.row_counts[row], own].to(hidden.device)
+                for index, rows in self.attention.items()
+            }
+            attention = earlier.pop(self.layer - 1, None)
+            if "features" in method.needs:
+                features = hidden[row, prompt.visual[row, own].to(hidden.device)]
+            keep = budget(method.keep, image.n)
+            given = TokenContext(image.layout, keep, image.seed, self.layer, attention, features, earlier)
+            out.append(method.select(given))
+        return out
+
+    @contextmanager
+    def _clock(self, name: str, device: torch.device) -> Iterator[None]:
+        if not self.timed:
+            yield
+            return
+        wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
+        wait(device)
+        start = time.perf_counter()
+        yield
+        wait(device)
+        self.run.times[name] = self.run.times.get(name, 0.0) + (time.perf_counter() - start) * 1e3
+
+
+def _columns(selections: list[Selection], images: list[PromptImage]) -> Tensor:
+    """Columns of ``Prompt.visual`` that a row keeps."""
+    pairs = zip(selections, images, strict=True)
+    return torch.cat([s.indices + image.first for s, image in pairs])

@@ -1,0 +1,188 @@
+"""What the engine knows of one prefill: where the visual tokens, the padding and the query rows are."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError, UnsupportedError
+from biaslab.models.encoded import Encoded, last_token, text_after_image
+from biaslab.pruning.base import Method
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+
+__all__ = ["Prompt", "PromptImage", "read_prompt", "sample_seed"]
+
+_FIX = "encode with vlm.encode(...) and run vlm.generate(encoded) or vlm.forward(encoded)"
+
+
+@dataclass(frozen=True, eq=False)
+class PromptImage:
+    """One image of a prompt: where its tokens lie, in the picture (``layout``) and among the columns
+    ``first .. last - 1`` of ``Prompt.visual``, and the seed of its selection.
+    """
+
+    layout: TokenLayout | None
+    first: int
+    last: int
+    seed: int
+
+    @property
+    def n(self) -> int:
+        """Number of visual tokens."""
+        return self.last - self.first
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Tokens of a batch that is about to be prefilled; positions are absolute in the padded prompt of N
+    tokens.
+
+    Attributes
+    ----------
+    length : N.
+    visual : (B, V) positions of the visual tokens, ascending, image after image; ``counts`` of each row are
+        real, the rest fillers.
+    padding : (B, N) bool, True for padding; None when nothing is known to be padding.
+    pads : padding tokens of each row.
+    rows : (B, Q) query positions; ``row_counts`` of each row are real. None for methods without attention.
+    images : the images of each row.
+    repeats : consecutive rows that are copies of one sample (beam search).
+    """
+
+    length: int
+    visual: Tensor
+    counts: list[int]
+    padding: Tensor | None
+    pads: list[int]
+    rows: Tensor | None
+    row_counts: list[int]
+    images: list[list[PromptImage]]
+    repeats: int
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+
+def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | None, seed: int) -> Prompt | None:
+    """The prompt of a first forward, or None if it holds no image.
+
+    Parameters
+    ----------
+    vlm : whose ``current`` prompts, if announced, give layouts and sample ids.
+    method : decides which query rows are wanted, and whether a true layout is needed.
+    ids : (B, N) token ids.      mask : attention mask handed to the model; only a 2-D one tells padding.
+
+    Raises
+    ------
+    UnsupportedError
+        The forward shows no token ids, or is not the one announced, or leaves the layout open.
+    """
+    if ids is None:
+        raise UnsupportedError(f"pruning cannot see the token ids of this forward (inputs_embeds?): {_FIX}")
+    is_image = ids == vlm.image_token_id
+    if not bool(is_image.any()):
+        return None
+    real = mask.bool() if mask is not None and mask.ndim == 2 else None
+    current, repeats = vlm.current, 1
+    if current is not None:
+        repeats = len(ids) // len(current)
+        announced = [n for n in _placeholders(current) for _ in range(repeats)]
+        found = is_image.sum(1).tolist()
+        if found != announced or ids.shape[1] != current.last + 1:
+            raise UnsupportedError(
+                f"this forward ({found} image tokens in {ids.shape[1]}) is not the prompt announced "
+                f"({announced} in {current.last + 1}; chunked prefill?): {_FIX}"
+            )
+    visual, visual_mask = vlm.visual_tokens(ids)
+    none = is_image.new_zeros(len(ids), dtype=torch.long)
+    counts, pads = torch.stack([visual_mask.sum(1), none if real is None else (~real).sum(1)]).tolist()
+    rows, row_mask = _query_rows(getattr(method, "queries", None), is_image, real)
+    if current is not None:
+        images = [row for row in _announced(current, seed) for _ in range(repeats)]
+    else:
+        layouts = [_guess_layout(vlm, method, n) for n in counts]
+        found = enumerate(zip(layouts, counts, strict=True))
+        images = [[PromptImage(layout, 0, n, sample_seed(seed, str(i)))] for i, (layout, n) in found]
+    return Prompt(
+        length=ids.shape[1],
+        visual=visual,
+        counts=counts,
+        padding=None if real is None else ~real,
+        pads=pads,
+        rows=rows,
+        row_counts=[] if row_mask is None else row_mask.sum(1).tolist(),
+        images=images,
+        repeats=repeats,
+    )
+
+
+def _placeholders(encoded: Encoded) -> list[int]:
+    """Image tokens of every prompt, those that show no place included."""
+    total = [0] * len(encoded)
+    for owner, layout in zip(encoded.owners, encoded.layouts, strict=True):
+        total[owner] += layout.placeholders
+    return total
+
+
+def _announced(encoded: Encoded, seed: int) -> list[list[PromptImage]]:
+    """The images of every prompt."""
+    names = encoded.sample_ids or [str(i) for i in range(len(encoded))]
+    rows: list[list[PromptImage]] = [[] for _ in range(len(encoded))]
+    for owner, layout, (first, last) in zip(encoded.owners, encoded.layouts, encoded.spans, strict=True):
+        row, name = rows[owner], names[owner]
+        name = f"{name}#{len(row)}" if row else name  # of a prompt with several images
+        row.append(PromptImage(layout, first, last, sample_seed(seed, name)))
+    return rows
+
+
+def sample_seed(seed: int, sample_id: str) -> int:
+    """A seed for one sample: the same in any batch, on any number of processes, after any interruption."""
+    digest = hashlib.blake2b(f"{seed}:{sample_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _query_rows(queries, is_image: Tensor, real: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Absolute positions (B, Q) of the query rows, and which are real."""
+    if queries is None:
+        return None, None
+    if queries == "text":
+        rows, mask = text_after_image(is_image, real)
+        if not bool(mask.any(1).all()):
+            raise InputError("queries='text' needs text after the image in every prompt: put the image first")
+        # fillers repeat a real row: the row of a padding token is undefined
+        return torch.where(mask, rows, rows[:, :1]), mask
+    everywhere = torch.ones_like(is_image) if real is None else real
+    first = everywhere.long().argmax(1, keepdim=True)
+    last = last_token(is_image, real)
+    if queries == "last":
+        return last, torch.ones_like(last, dtype=torch.bool)
+    # counted within each prompt, not within the padded batch: what a row gives must not depend on its batch
+    # mates
+    wanted = torch.tensor(queries, device=is_image.device)
+    rows = torch.where(wanted < 0, last + 1 + wanted, first + wanted)
+    if bool(((rows < first) | (rows > last)).any()):
+        raise InputError(f"queries {queries} lie outside a prompt of the batch: choose positions all prompts have")
+    return rows, torch.ones_like(rows, dtype=torch.bool)
+
+
+def _guess_layout(vlm: VLM, method: Method, n: int) -> TokenLayout | None:
+    """Layout of an image nobody announced: a placeholder if nobody looks at it, or one square tile."""
+    if n == 0:
+        return None
+    family = vlm.family.name
+    if not method.geometric:
+        return TokenLayout.raster(1, n, (n, 1), family)
+    side = math.isqrt(n)
+    if side * side != n or n != getattr(vlm.model.config, "image_seq_length", None):
+        raise UnsupportedError(
+            f"method {method.name!r} must know where the {n} visual tokens lie, and this forward does not say: {_FIX}"
+        )
+    return TokenLayout.raster(side, side, (side, side), family)

@@ -1,0 +1,43 @@
+"""What happened inside a prune block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from biaslab.pruning.base import Method, Selection
+
+if TYPE_CHECKING:
+    pass
+
+
+class PruneRun:
+    """What happened inside a `prune` block; readable after it.
+
+    Attributes
+    ----------
+    method, layer, positions, seed : as given to `prune`.
+    selections : list of Selection, one per image of the latest prefill, in the order of the prompts (with one
+        image per prompt: one per sample); empty if it held no image. The budget is each image's own.
+    counts : list of int, visual tokens of each image before pruning.
+    times : dict, with ``timed=True``: milliseconds of the latest prefill spent on the attention rows
+        ("attention_ms") and on scoring and selecting ("select_ms").
+    """
+
+    def __init__(self, method: Method, layer: int, positions: str, seed: int) -> None:
+        self.method, self.layer, self.positions, self.seed = method, layer, positions, seed
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the latest prefill."""
+        self.selections: list[Selection] = []
+        self.counts: list[int] = []
+        self.times: dict[str, float] = {}
+        self._lengths: list[int] = []
+
+    def kv_lengths(self) -> list[int]:
+        """Entries in the KV cache of every layer after the latest forward, padding and fillers included."""
+        return list(self._lengths)
+
+    def __repr__(self) -> str:
+        kept = [len(s.indices) for s in self.selections]
+        return f"PruneRun({self.method.name!r}, layer={self.layer}, kept={kept} of {self.counts})"

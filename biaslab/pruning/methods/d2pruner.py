@@ -1,0 +1,181 @@
+"""D2Pruner: debiased importance, then structural diversity (arXiv 2512.19443)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from biaslab.pruning.algorithms.graph import HybridGraph, SpatialPlane
+from biaslab.pruning.algorithms.mis import greedy_mis
+from biaslab.pruning.base import TokenContext, choice, descending, number, share
+from biaslab.pruning.methods.relative import Relative
+from biaslab.pruning.methods.uniform import apportion
+from biaslab.pruning.registry import register
+
+__all__ = ["D2Pruner"]
+
+
+@register
+@dataclass(frozen=True, eq=False, kw_only=True)
+class D2Pruner(Relative):
+    """Keep the best tokens by relative attention, then a diverse set of the others.
+
+    Of n tokens to keep, the first ``floor(pivot_ratio * n)`` by relative attention are pivots. Over the
+    others a greedy maximal independent set of the hybrid graph is walked in descending relative attention
+    until n tokens are kept. What the paper leaves open is an option each.
+
+    Parameters
+    ----------
+    alpha : weight of semantic against spatial similarity: 1 for general understanding (paper), 0.5 for
+        localization.
+    theta : similarity above which two tokens are neighbours.
+    pivot_ratio : share of the budget that goes to pivots.
+    semantic : "cosine", or "normalized" for (cosine + 1) / 2.
+    spatial : "linear": 1 - d / d_max; "gaussian": exp(-d^2 / (2 sigma^2)); "neighbour": 1 within ``radius``
+        cells, else 0.
+    sigma : of the Gaussian, as a share of d_max, the largest distance between tokens of the image.
+    radius : of the neighbourhood, in cells.
+    distance : "image": between cell centres in the original image; "index": along the sequence; "grid": on a
+        sqrt(N) grid.
+    pivots_suppress : whether neighbours of pivots are dropped from the candidates as well (reproductions:
+        no).
+    fill : when the independent set ends before n tokens, "score": the best of the rest; "relax": raise theta
+        by ``relax_step`` and continue the greedy, until n are kept.
+    relax_step : for ``fill="relax"``.
+    quota : "joint": one budget for all tiles; "tile": every tile (and the thumbnail) gets its share of the
+        budget in proportion to its tokens and is treated apart, with its own pivots.
+    diagnose : whether to report the edge density and whether the graph is degenerate. It compares all pairs
+        of candidates (in blocks), which the selection itself does not.
+
+    Notes
+    -----
+    ``Selection.info``: ``pivots``; ``mis_size`` tokens the independent set gave; ``filled`` tokens added when
+    it had ended; ``overlap_topk`` share of the kept tokens that plain top-n by the same score keeps; with
+    ``diagnose`` also ``pivot_indices`` (visual token numbers), ``edge_density`` (edges over pairs of candidates;
+    with ``pivots_suppress`` the pairs of a pivot and a candidate count too) and ``degenerate``: "empty" (no
+    edge) or "complete" (all edges), where D2Pruner (filling by score) is nothing but top-n; else None.
+    """
+
+    alpha: float = 0.5
+    theta: float = 0.8
+    pivot_ratio: float = 0.7
+    semantic: str = "cosine"
+    spatial: str = "linear"
+    sigma: float = 0.1
+    radius: float = 1.0
+    distance: str = "image"
+    pivots_suppress: bool = False
+    fill: str = "score"
+    relax_step: float = 0.05
+    quota: str = "joint"
+    diagnose: bool = True
+
+    name: ClassVar[str] = "d2pruner"
+    needs: ClassVar[frozenset[str]] = frozenset({"attention", "features", "profile"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("alpha", self.alpha, 0, 1)
+        number("theta", self.theta)
+        number("pivot_ratio", self.pivot_ratio, 0, 1)
+        number("sigma", self.sigma, 0, open_low=True)
+        number("radius", self.radius, 0)
+        number("relax_step", self.relax_step, 0, open_low=True)
+        choice("semantic", self.semantic, ("cosine", "normalized"))
+        choice("spatial", self.spatial, ("linear", "gaussian", "neighbour"))
+        choice("distance", self.distance, ("image", "index", "grid"))
+        choice("fill", self.fill, ("score", "relax"))
+        choice("quota", self.quota, ("joint", "tile"))
+        choice("pivots_suppress", self.pivots_suppress, (True, False))
+        choice("diagnose", self.diagnose, (True, False))
+
+    @property
+    def geometric(self) -> bool:
+        """Unless neither profile nor graph nor quota looks at the picture."""
+        in_picture = self.distance == "image" and self.alpha < 1
+        return super().geometric or in_picture or self.quota == "tile"
+
+    def graph(self, ctx: TokenContext) -> HybridGraph:
+        """The hybrid graph over all visual tokens of an image."""
+        plane = SpatialPlane.of(ctx.layout, self.distance, ctx.features.device)
+        return HybridGraph(
+            ctx.features, plane, self.alpha, self.theta, self.semantic, self.spatial, self.sigma, self.radius
+        )
+
+    def pick(self, ctx: TokenContext, scores: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Pivots, independent set and filling, for all tiles at once or tile by tile."""
+        graph, order = self.graph(ctx), descending(scores)
+        parts = [self._pick_from(graph, nodes, n) for nodes, n in self._split(ctx, order) if n]
+        kept = torch.cat([part.kept for part in parts])
+        in_top = torch.zeros(ctx.n, dtype=torch.bool, device=kept.device)
+        in_top[order[: ctx.budget]] = True
+        info: dict[str, Any] = {
+            "pivots": sum(part.pivots.numel() for part in parts),
+            "mis_size": sum(part.mis_size for part in parts),
+            "filled": sum(part.filled for part in parts),
+            "overlap_topk": float(in_top[kept].sum()) / ctx.budget,
+        }
+        if self.diagnose:
+            info["pivot_indices"] = torch.cat([part.pivots for part in parts]).tolist()
+            edges, pairs = sum(part.edges for part in parts), sum(part.pairs for part in parts)
+            info["edge_density"] = edges / pairs if pairs else 0.0
+            info["degenerate"] = {0: "empty", pairs: "complete"}.get(edges) if pairs else None
+        return kept, info
+
+    def _split(self, ctx: TokenContext, order: Tensor) -> list[tuple[Tensor, int]]:
+        """(nodes in score order, tokens to keep of them) per group that is treated apart."""
+        if self.quota == "joint":
+            return [(order, ctx.budget)]
+        tile = torch.from_numpy(np.array(ctx.layout.tile)).to(order.device)[order]
+        sizes = np.bincount(ctx.layout.tile).tolist()
+        return [(order[tile == t], n) for t, n in enumerate(apportion(sizes, ctx.budget))]
+
+    def _pick_from(self, graph: HybridGraph, order: Tensor, n: int) -> _Part:
+        first = share(self.pivot_ratio, n)
+        pivots, rest = order[:first], order[first:]
+        blockers = pivots if self.pivots_suppress else None
+        found = greedy_mis(rest, graph.edges, n - first, blockers)
+        missing = n - first - found.numel()
+        kept = torch.cat([pivots, found])
+        if missing:
+            kept = torch.cat([kept, self._fill(graph, rest, found, blockers, missing)])
+        part = _Part(kept, pivots=pivots, mis_size=found.numel(), filled=missing)
+        if self.diagnose:
+            m = rest.numel()
+            part.edges, part.pairs = graph.count_edges(rest), m * (m - 1) // 2
+            if self.pivots_suppress and first and m:
+                part.edges += graph.count_edges(pivots, rest)
+                part.pairs += first * m
+        return part
+
+    def _fill(self, graph: HybridGraph, rest: Tensor, found: Tensor, blockers: Tensor | None, missing: int) -> Tensor:
+        """``missing`` more of ``rest``, which is in score order."""
+        taken = found if blockers is None else torch.cat([blockers, found])
+        left, added = _without(rest, found), rest.new_empty(0)
+        theta = graph.theta
+        # no similarity exceeds 1: at a higher threshold there are no edges left and the score alone decides
+        while self.fill == "relax" and added.numel() < missing and (theta := theta + self.relax_step) < 1:
+            more = greedy_mis(left, graph.relaxed(theta).edges, missing - added.numel(), taken)
+            left, taken, added = _without(left, more), torch.cat([taken, more]), torch.cat([added, more])
+        return torch.cat([added, left[: missing - added.numel()]])
+
+
+@dataclass
+class _Part:
+    """What was kept of one group of tokens."""
+
+    kept: Tensor
+    pivots: Tensor
+    mis_size: int
+    filled: int
+    edges: int = 0
+    pairs: int = 0
+
+
+def _without(nodes: Tensor, gone: Tensor) -> Tensor:
+    """``nodes`` without those in ``gone``, order unchanged."""
+    return nodes[~torch.isin(nodes, gone)]

@@ -1,0 +1,72 @@
+"""DivPrune: the subset whose closest pair is as far apart as can be (arXiv 2503.02175)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from biaslab.pruning.base import Method, TokenContext, choice
+from biaslab.pruning.registry import register
+
+__all__ = ["DivPrune"]
+
+_BLOCK = 512
+
+
+@register
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DivPrune(Method):
+    """Keep a max-min diverse subset in cosine distance (arXiv 2503.02175, Algorithm 1).
+
+    Greedy: start from one token, then always add the token whose nearest kept token is farthest. Only a
+        running minimum of N
+    distances is stored, never N x N, and no step waits for the device. Ties go to the lower index. Each step
+    costs one product with the N features.
+
+    Parameters
+    ----------
+    start : "isolated" (the paper: the token farthest from its nearest neighbour; costs one pass over all
+        pairs, in blocks) or "central" (ours: the token closest to the mean direction; no pass over pairs).
+    """
+
+    start: str = "isolated"
+
+    name: ClassVar[str] = "divprune"
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choice("start", self.start, ("isolated", "central"))
+
+    def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        """Tokens in the order of the greedy choice."""
+        return max_min_diverse(ctx.features, ctx.budget, self.start), {}
+
+
+def max_min_diverse(features: Tensor, n: int, start: str = "isolated") -> Tensor:
+    """(n,) rows of (N, D) ``features``, greedy for the largest minimal cosine distance, in that order."""
+    unit = normalize(features.float(), dim=1)
+    first = _isolated(unit) if start == "isolated" else (unit @ unit.mean(0)).argmax()
+    kept = torch.empty(n, dtype=torch.long, device=unit.device)
+    nearest = torch.full((unit.shape[0],), torch.inf, device=unit.device)
+    latest = first.reshape(1)
+    for i in range(n):
+        kept[i : i + 1] = latest
+        nearest = torch.minimum(nearest, 1 - (unit @ unit[latest].T).squeeze(1))
+        nearest[latest] = -torch.inf  # kept: never again
+        latest = nearest.argmax().reshape(1)
+    return kept
+
+
+def _isolated(unit: Tensor) -> Tensor:
+    """Index of the row whose nearest other row is farthest."""
+    highest = []
+    for start in range(0, unit.shape[0], _BLOCK):
+        similarity = unit[start : start + _BLOCK] @ unit.T
+        similarity.diagonal(start).fill_(-torch.inf)
+        highest.append(similarity.amax(1))
+    return torch.cat(highest).argmin()

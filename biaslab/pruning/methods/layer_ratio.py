@@ -1,0 +1,68 @@
+"""Layer ratio: the attention of layer K - 1 over that of a shallower layer of the same forward, no calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from biaslab.errors import InputError
+from biaslab.pruning.base import TokenContext, number
+from biaslab.pruning.methods.attention_method import AttentionMethod
+from biaslab.pruning.registry import register
+
+__all__ = ["LayerRatio"]
+
+
+@register
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerRatio(AttentionMethod):
+    """Keep the tokens whose attention has grown most since a shallow layer.
+
+    ``A_(K-1) / (A_over + eps)``, both averaged over heads and query rows, from one prefill. The shallow layer stands
+    for what positions draw whatever they show, so the ratio is a debiasing without a profile; dividing by a
+    profile as well would do it twice, which is why this is a method of its own. It is not free of content: what
+    the shallow layer has found already is divided out too.
+
+    Known from a reproduction of D2Pruner (arXiv 2512.19443), which reports that the best ratio falls behind the raw
+    attention of the deeper layer.
+
+    Parameters
+    ----------
+    over : index of the shallow decoder layer, below K - 1. Default 0, the only one that any K >= 2 allows.
+    eps : added to the shallow layer's attention. Where that layer has a sliding window, tokens outside it have no
+        attention there, and eps alone decides.
+    """
+
+    over: int = 0
+    eps: float = 1e-7
+
+    name: ClassVar[str] = "layer_ratio"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        over: Any = self.over
+        whole = isinstance(over, Integral) or (isinstance(over, float) and over.is_integer())
+        if isinstance(over, bool) or not whole or over < 0:
+            raise InputError(f"over must be the index of a decoder layer, 0 or more; got {over!r}")
+        object.__setattr__(self, "over", int(over))
+        number("eps", self.eps, 0, open_low=True)
+
+    def options(self) -> dict[str, Any]:
+        """As of every method; the layer stays a whole number."""
+        return {**super().options(), "over": self.over}
+
+    def attention_layers(self, layer: int) -> tuple[int, ...]:
+        """K - 1 and ``over``, which must lie below it."""
+        if self.over >= layer - 1:
+            raise InputError(
+                f"method {self.name!r} divides by the attention of layer {self.over}, which must lie below "
+                f"layer K - 1 = {layer - 1}: use K >= {self.over + 2}{' or a smaller over' if self.over else ''}"
+            )
+        return (layer - 1, self.over)
+
+    def score(self, ctx: TokenContext) -> Tensor:
+        """(N,) ratio of the two layers' attention."""
+        return self.per_head(ctx).mean(0) / (self.per_head(ctx, self.over).mean(0) + self.eps)

@@ -1,0 +1,133 @@
+"""Relative attention: attention over what the position draws whatever it shows, then the best of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from biaslab.attention.debiasing import DEBIAS, debias, head_weights, normalised, sinks
+from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.pruning.base import TokenContext, choice, later, number
+from biaslab.pruning.methods.attention_method import AttentionMethod
+from biaslab.pruning.registry import register
+
+if TYPE_CHECKING:
+    from biaslab.profiles import Profile
+
+__all__ = ["Relative"]
+
+_OPS = ("ratio", "log", "subtract", "zscore", "lognormal_rank", "none")
+
+
+@register
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Relative(AttentionMethod):
+    """Keep the tokens with the highest debiased attention.
+
+    ``A_rel = A / (A_bias + eps)`` is D2Pruner's importance (arXiv 2512.19443); with the other operations, and
+    without the diversity stage, it is ours.
+
+    Parameters
+    ----------
+    profile : expected attention of each position at layer K - 1, fitted on the score that the method ``reads``.
+        Required unless ``debias="none"``.
+    debias : "ratio" (default), "log", "subtract", "zscore", "lognormal_rank", or "none" for raw attention.
+    eps : added to the expectation; 1e-7 as in a reproduction of D2Pruner.
+    heads : "mean" averages the heads, then debiases (D2Pruner); "each" debiases every head by its own
+        expectation, then averages; "weighted" averages with weights that are the larger the less of a head is
+        positional (:func:`biaslab.attention.debiasing.head_weights`). Both need a profile fitted per head.
+    strength : in [0, 1], of the removal; 1 (default) removes the whole expectation, 0 ranks as raw attention does
+        (:func:`biaslab.profiles.strength.choose_strength`). Heads that are averaged weigh as the operation scales them.
+    normalise : "none", or "mass": attention and expectation are divided by what the image's tokens draw together,
+        head by head, before the operation; padding and sinks are left out of that sum. Of consequence for
+        "subtract", "zscore", "lognormal_rank" and for heads debiased apart.
+    padding : "keep", or "drop": tokens whose cell lies outside the picture come last (PoRe, arXiv 2508.17807).
+    sinks : 0 (default) for none; else a token whose expected attention exceeds so many times the median (above 1,
+        for example 20) is a sink: left out of the normalisation, its score unchanged otherwise.
+    """
+
+    profile: Profile | None = None
+    debias: str = "ratio"
+    eps: float = 1e-7
+    heads: str = "mean"
+    strength: float = later(1.0)
+    normalise: str = later("none")
+    padding: str = later("keep")
+    sinks: float = later(0.0)
+
+    name: ClassVar[str] = "relative"
+    needs: ClassVar[frozenset[str]] = frozenset({"attention", "profile"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choice("debias", self.debias, _OPS)
+        choice("heads", self.heads, ("mean", "each", "weighted"))
+        choice("normalise", self.normalise, ("none", "mass"))
+        choice("padding", self.padding, ("keep", "drop"))
+        number("strength", self.strength, 0, 1)
+        number("sinks", self.sinks, 0)
+        if 0 < self.sinks <= 1:
+            raise InputError(f"sinks must be 0 for none, or a multiple of the median above 1; got {self.sinks}")
+        if self.sinks and self.normalise == "none":
+            raise InputError("sinks are left out of a normalisation: pass normalise='mass' with them")
+        if self.debias == "none" and (self.heads == "weighted" or self.sinks):
+            raise InputError("weighted heads and sinks are read from a profile: choose a debias operation")
+        number("eps", self.eps, 0, open_low=True)
+        if self.profile is not None and not hasattr(self.profile, "expected"):
+            raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
+        if self.debias == "none":
+            object.__setattr__(self, "needs", self.needs - {"profile"})
+
+    @property
+    def geometric(self) -> bool:
+        """A profile is a map over positions, and padding lies outside the picture."""
+        return self.debias != "none" or self.padding == "drop"
+
+    def validate(self) -> None:
+        """Refuse to run without the profile."""
+        if "profile" in self.needs and self.profile is None:
+            raise InputError(
+                f"method {self.name!r} needs a profile: pass profile=MeanProfile().fit(maps), "
+                "or debias='none' for raw attention"
+            )
+
+    def score(self, ctx: TokenContext) -> Tensor:
+        """(N,) debiased attention."""
+        attention = self.per_head(ctx)
+        if self.heads == "mean":
+            attention = attention.mean(0, keepdim=True)
+        inside = torch.from_numpy(np.array(ctx.layout.inside)).to(attention.device)
+        scores = self._scores(ctx, attention, inside)
+        return scores.masked_fill(~inside, -torch.inf) if self.padding == "drop" else scores
+
+    def _scores(self, ctx: TokenContext, attention: Tensor, inside: Tensor) -> Tensor:
+        """(N,) mean over heads of debiased attention, padding not yet put last."""
+        if self.debias == "none":
+            return attention.mean(0)
+        # here: profiles pull in scikit-learn, which a ranking without a profile does not need
+
+        expected = self._map("expected", ctx, attention)
+        with_spread = DEBIAS[self.debias].needs_spread or self.heads == "weighted"
+        spread = self._map("spread", ctx, attention) if with_spread else None
+        weights = head_weights(expected, spread) if self.heads == "weighted" else None
+        if weights is not None and len(weights) != attention.shape[0]:
+            raise ProfileMismatchError("heads='weighted' needs a profile fitted per head: fit one with --heads all")
+        if self.normalise == "mass":
+            within = inside & ~sinks(expected, self.sinks) if self.sinks else inside
+            spread = None if spread is None else normalised(spread, within, by=expected)
+            attention, expected = normalised(attention, within), normalised(expected, within)
+        out = debias(attention, expected, spread, op=self.debias, eps=self.eps, strength=self.strength)
+        return out.mean(0) if weights is None else weights @ out
+
+    def _map(self, what: str, ctx: TokenContext, attention: Tensor) -> Any:
+        values = getattr(self.profile, what)(ctx.layout, ctx.layer - 1, device=attention.device)
+        if values.shape[0] not in (1, attention.shape[0]) or values.shape[-1] != ctx.n:
+            raise ProfileMismatchError(
+                f"the profile's map of shape {tuple(values.shape)} does not fit {attention.shape[0]} head(s) "
+                f"and {ctx.n} visual tokens: use heads='each' for a per-head profile, else heads='mean'"
+            )
+        return values

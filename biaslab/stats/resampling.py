@@ -1,0 +1,283 @@
+"""Intervals and tests that respect that expressions of one image are not independent.
+
+Everything here resamples *images*, the cluster, never expressions. All is seeded and vectorised: the
+resamples of one :class:`ImageBootstrap` are drawn once and shared by every quantity asked of it, so
+differences and ratios are paired; the sign flips of :func:`max_t` are shared by all its hypotheses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from biaslab.errors import InputError
+
+_BLOCK_ENTRIES = 4_000_000  # entries of one block of a matrix of resamples or of sign flips: bounds the memory
+_EXACT_IMAGES = 13  # 2**13 sign patterns are fewer than a Monte Carlo test would draw: enumerate them
+
+
+class Interval(NamedTuple):
+    """An estimate with its percentile interval; floats, or one entry per column of the values."""
+
+    estimate: float | np.ndarray
+    low: float | np.ndarray
+    high: float | np.ndarray
+
+
+class ImageBootstrap:
+    """Bootstrap of images with percentile intervals (Efron & Tibshirani 1993, ch. 13; the unit is an image).
+
+    Parameters
+    ----------
+    images : (n,)
+        Image id of every sample. Results do not depend on the order of the samples.
+    n_boot
+        Number of resamples.
+    level
+        Coverage of the intervals, in (0, 1).
+    seed
+        Seed of the resamples.
+
+    Notes
+    -----
+    Values are ``(n,)`` or ``(n, columns)``; a NaN is a sample without this value and is left out of its
+    column. A column with values in fewer than two images has no interval: it is NaN, the estimate stays.
+    """
+
+    def __init__(self, images: Sequence, n_boot: int = 2000, level: float = 0.95, seed: int = 0) -> None:
+        if n_boot < 1 or not 0 < level < 1:
+            raise InputError(f"n_boot={n_boot}, level={level}: pass n_boot >= 1 and a level between 0 and 1")
+        self.n_boot, self.level = int(n_boot), float(level)
+        names, self._code = np.unique(np.asarray(images, dtype=str), return_inverse=True)
+        self.n_images = len(names)
+        self._draws = _resample_counts(self.n_images, self.n_boot, np.random.default_rng(seed))
+
+    def mean(self, values: np.ndarray) -> Interval:
+        """Mean over samples, e.g. an accuracy from hits, with its interval."""
+        return self._interval(lambda mean: mean, values)
+
+    def ratio(self, values: np.ndarray, reference: np.ndarray) -> Interval:
+        """``mean(values) / mean(reference)`` on the same samples, e.g. the retention of accuracy.
+
+        Resamples whose reference mean is 0 have no ratio and are left out; a reference mean of 0 gives NaN.
+        """
+        values, reference = np.asarray(values, float), np.asarray(reference, float)
+        missing = np.isnan(values - reference)
+        return self._interval(_divide, *(np.where(missing, np.nan, part) for part in (values, reference)))
+
+    def difference(self, values: np.ndarray, reference: np.ndarray) -> Interval:
+        """Paired ``mean(values - reference)``, e.g. a difference of accuracies in [-1, 1]."""
+        return self.mean(np.asarray(values, float) - np.asarray(reference, float))
+
+    def contrast(self, values: np.ndarray, reference: np.ndarray) -> Interval:
+        """``mean(values) - mean(reference)``, each over its own samples, e.g. those of two parts of a data set.
+
+        The samples of a side are those without NaN on that side. An image that has samples on both sides enters
+        or leaves a resample with all of them.
+        """
+        return self._interval(np.subtract, values, reference)
+
+    def _interval(self, statistic: Callable[..., np.ndarray], *parts: np.ndarray) -> Interval:
+        """A statistic of the means of ``parts``, in blocks of columns."""
+        squeeze = np.ndim(parts[0]) == 1
+        parts = [np.asarray(part, float) for part in parts]
+        parts = [part[:, None] if part.ndim == 1 else part for part in parts]
+        estimate, low, high = np.full((3, parts[0].shape[1]), np.nan)
+        tails = np.array([0.5 - self.level / 2, 0.5 + self.level / 2])
+        for columns in _blocks(len(estimate), self.n_boot):
+            means, replicates, spread = zip(*(self._means(part[:, columns]) for part in parts), strict=True)
+            estimate[columns] = statistic(*means)
+            usable = np.flatnonzero(np.logical_and.reduce(spread))
+            low[columns][usable], high[columns][usable] = _quantiles(statistic(*replicates)[:, usable], tails)
+        return Interval(*(float(part[0]) if squeeze else part for part in (estimate, low, high)))
+
+    def _means(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Means of all samples and of every resample ``(n_boot, columns)``, and whether two images or more have one."""
+        valid = ~np.isnan(values)
+        sums = _image_sums(np.where(valid, values, 0.0), self._code, self.n_images)
+        # one count serves all columns where the same samples lack a value, which halves the work
+        valid = valid[:, :1] if (valid == valid[:, :1]).all() else valid
+        counts = _image_sums(valid.astype(float), self._code, self.n_images)
+        used = counts.any(1)  # a place of the picture has few of the images
+        replicates = np.empty((self.n_boot, values.shape[1]))
+        for rows in _blocks(self.n_boot, self.n_images):
+            weights = self._draws[rows][:, used].astype(float)
+            replicates[rows] = _divide(weights @ sums[used], weights @ counts[used])
+        spread = np.broadcast_to((counts > 0).sum(0) > 1, values.shape[1:])
+        return _divide(sums.sum(0), counts.sum(0)), replicates, spread
+
+
+def paired_p_value(
+    values: np.ndarray,
+    reference: np.ndarray,
+    images: Sequence,
+    n_perm: int = 10_000,
+    seed: int = 0,
+) -> float:
+    """Two-sided p-value of "values and reference have the same mean", paired, by sign flips of whole images.
+
+    Under the null hypothesis the two methods are exchangeable within every image, so the sign of an image's
+    summed difference is arbitrary. All sign patterns are enumerated when at most 13 images differ (exact
+    test); otherwise ``n_perm`` random ones are drawn and ``(1 + extreme) / (1 + n_perm)`` is returned, which
+    is never 0.
+
+    Parameters
+    ----------
+    values, reference : (n,)
+        Per-sample values of the two methods on the same samples, e.g. hits. Samples with a NaN on either side
+        are left out.
+    images : (n,)
+        Image id of every sample.
+
+    Returns
+    -------
+    float
+        NaN without samples, 1 when the methods agree on every image.
+    """
+    difference = np.asarray(values, float) - np.asarray(reference, float)
+    return float(max_t(difference.reshape(-1, 1), images, n_perm, seed).p[0])
+
+
+class Family(NamedTuple):
+    """p-values of a family of hypotheses, one entry per hypothesis."""
+
+    p: np.ndarray
+    p_adjusted: np.ndarray
+
+
+def max_t(differences: np.ndarray, images: Sequence, n_perm: int = 10_000, seed: int = 0) -> Family:
+    """Two-sided p-values of "this column of paired differences has mean 0", each alone and family-wise.
+
+    Step-down max-T of Westfall & Young (1993, Resampling-Based Multiple Testing, algorithm 4.1) by sign flips of
+    whole images. Every flip is applied to all hypotheses at once, so what they share (the same images, neighbouring
+    layers, a subset of the samples) is kept, and correlated hypotheses cost little. The adjusted p-values control
+    the probability of one false alarm or more, whichever of the hypotheses are false.
+
+    Parameters
+    ----------
+    differences : (n, hypotheses)
+        Per-sample differences of two methods on the same samples. NaN: a sample without this value. Only sums over
+        the samples of an image matter, so rows may as well be images.
+    images : (n,)
+        Image id of every row.
+    n_perm
+        Random sign patterns; all are enumerated when at most 13 images differ in any column (exact test).
+
+    Returns
+    -------
+    Family
+        ``p`` as :func:`paired_p_value` defines it and ``p_adjusted`` >= ``p``; NaN for a column without values, 1 for
+        a column without differences. Neither is ever 0.
+
+    Raises
+    ------
+    InputError
+        Differences that are no matrix with a row per image id.
+
+    Notes
+    -----
+    The statistic is ``sum_i d_i / sqrt(sum_i d_i**2)`` over the images' sums d_i. The denominator, which no flip
+    changes, gives every column unit variance under the null hypothesis. Dividing by the standard deviation about the
+    mean instead (Student's t) ranks the flips of a column alike, but its heavy tail in columns of few images would
+    set the maximum for all.
+    """
+    differences = np.asarray(differences, float)
+    if differences.ndim != 2 or len(differences) != len(images):
+        raise InputError(
+            f"differences of shape {differences.shape} for {len(images)} image ids: pass (samples, hypotheses) and an "
+            "image id per sample"
+        )
+    sums = sum_by_image(differences, images)[0]
+    found = np.where(np.isfinite(sums).any(0), 1.0, np.nan)
+    family = Family(found, found.copy())
+    sums[~(np.abs(sums) > 1e-12)] = 0.0
+    sums = sums[sums.any(1)]  # flipping a zero changes nothing
+    scale = np.sqrt((sums**2).sum(0))
+    ratios = np.abs(sums.sum(0)) / np.where(scale > 0, scale, 1)
+    order = np.flatnonzero(scale > 0)
+    order = order[np.argsort(ratios[order], kind="stable")]  # ascending: the largest is tested against all
+    if order.size == 0:
+        return family
+    units = sums[:, order] / scale[order]
+    observed = ratios[order] - 1e-9 * np.abs(units).sum(0)  # ties count as extreme in spite of rounding
+    extreme = np.zeros((2, order.size), int)
+    exact = len(units) <= _EXACT_IMAGES
+    for signs in _sign_flips(len(units), n_perm, seed, order.size):
+        flipped = np.abs(signs @ units)
+        extreme[0] += (flipped >= observed).sum(0)
+        np.maximum.accumulate(flipped, axis=1, out=flipped)  # over the hypotheses that are observed to be weaker
+        extreme[1] += (flipped >= observed).sum(0)
+    for p, counts in zip(family, extreme, strict=True):
+        p[order] = counts / 2 ** len(units) if exact else (1 + counts) / (1 + n_perm)
+    # step-down: no hypothesis is rejected before a stronger one
+    family.p_adjusted[order] = np.maximum.accumulate(family.p_adjusted[order[::-1]])[::-1]
+    return family
+
+
+def sum_by_image(values: np.ndarray, images: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the samples of each image that have a finite value, and the images' ids in the order of the rows.
+
+    Parameters
+    ----------
+    values : (n, columns)
+    images : (n,)
+
+    Returns
+    -------
+    (n_images, columns), NaN where an image has no value; (n_images,) str
+    """
+    names, code = np.unique(np.asarray(images, dtype=str), return_inverse=True)
+    finite = np.isfinite(values)
+    sums = _image_sums(np.where(finite, values, 0.0), code, len(names))
+    sums[_image_sums(finite.astype(float), code, len(names)) == 0] = np.nan
+    return sums, names
+
+
+def _sign_flips(n_images: int, n_perm: int, seed: int, width: int) -> Iterator[np.ndarray]:
+    """Blocks of sign patterns (rows, n_images): all of them if they are few, else ``n_perm`` random ones."""
+    if n_images <= _EXACT_IMAGES:
+        for rows in _blocks(2**n_images, max(n_images, width)):
+            yield 2.0 * ((np.arange(rows.start, rows.stop)[:, None] >> np.arange(n_images)) & 1) - 1
+        return
+    rng = np.random.default_rng(seed)
+    for rows in _blocks(n_perm, max(n_images, width)):
+        yield np.where(rng.random((rows.stop - rows.start, n_images)) < 0.5, -1.0, 1.0)
+
+
+def _image_sums(values: np.ndarray, code: np.ndarray, n_images: int) -> np.ndarray:
+    """Sums over the samples of each image: (n_images, columns) from (n, columns)."""
+    order = np.argsort(code, kind="stable")
+    first = np.searchsorted(code[order], np.arange(n_images))
+    return np.add.reduceat(values[order], first, axis=0) if n_images else np.zeros((0, values.shape[1]))
+
+
+def _quantiles(replicates: np.ndarray, tails: np.ndarray) -> np.ndarray:
+    """(tails, columns) of what is not NaN; the slow path only for columns that have a NaN."""
+    found = np.quantile(replicates, tails, axis=0)
+    some = np.flatnonzero(np.isnan(found).any(0) & np.isfinite(replicates).any(0))
+    if some.size:
+        found[:, some] = np.nanquantile(replicates[:, some], tails, axis=0)
+    return found
+
+
+def _resample_counts(n_images: int, n_boot: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each image occurs in each resample: (n_boot, n_images)."""
+    counts = np.zeros((n_boot, n_images), np.uint16)
+    for rows in _blocks(n_boot, n_images) if n_images else ():
+        size = rows.stop - rows.start
+        draws = rng.integers(0, n_images, (size, n_images)) + n_images * np.arange(size)[:, None]
+        counts[rows] = np.bincount(draws.ravel(), minlength=size * n_images).reshape(size, n_images)
+    return counts
+
+
+def _blocks(n_rows: int, width: int) -> Iterator[slice]:
+    step = max(1, _BLOCK_ENTRIES // max(1, width))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(n_rows, start + step))
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(denominator == 0, np.nan, numerator / denominator)

@@ -1,0 +1,255 @@
+"""Prefill and decode time and peak memory of pruning methods, against what the saved FLOPs promise."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from biaslab import __version__
+from biaslab._util.progress import progress_bar
+from biaslab._util.watermark import mark, noted
+from biaslab.cost import Flops, Picture, prompt_flops
+from biaslab.errors import InputError, RunFolderError, UnsupportedError
+from biaslab.evaluation.configurations import Config, configurations
+from biaslab.evaluation.generation_timer import Clock
+from biaslab.evaluation.stopwatch import extra_peak, rounds
+from biaslab.pruning import Method, budget, prune
+from biaslab.workflows.bench_table import bench_latex, bench_table
+
+if TYPE_CHECKING:
+    from biaslab.datasets.calibration import Calibration
+    from biaslab.models.encoded import Encoded
+    from biaslab.models.vlm import VLM
+    from biaslab.profiles import Profile
+
+__all__ = ["Bench", "bench"]
+
+_VISION = "vision"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a benchmark measured.
+
+    Attributes
+    ----------
+    table : DataFrame, one row per configuration, the unpruned model first; see :func:`bench_table`.
+    runs : DataFrame, one row per batch of images, round and configuration: the times behind the medians.
+    settings : model, machine and options.
+    """
+
+    table: pd.DataFrame
+    runs: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The table as plain values, None for what was not measured."""
+        return json.loads(self.table.to_json(orient="records"))
+
+    def save(self, out: str | Path) -> list[Path]:
+        """Write ``bench.csv``, ``bench-runs.csv``, ``bench.tex`` and ``bench.json`` (settings) into a folder.
+
+        Raises
+        ------
+        RunFolderError
+            The place cannot be written.
+        """
+        folder = Path(out)
+        files = [folder / name for name in ("bench.csv", "bench-runs.csv", "bench.tex", "bench.json")]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            noted(self.table).to_csv(files[0], index=False)
+            noted(self.runs).to_csv(files[1], index=False)
+            files[2].write_text(bench_latex(self.table, self.settings), encoding="utf-8")
+            files[3].write_text(json.dumps(self.settings, indent=1, default=str) + "\n", encoding="utf-8")
+        except OSError as err:
+            raise RunFolderError(f"cannot write {folder} ({err.strerror or err}): choose another folder") from None
+        return files
+
+
+def bench(
+    vlm: VLM,
+    images: Calibration,
+    methods: Sequence[str | Method],
+    keep: float | int | Sequence[float | int],
+    layer: int | Sequence[int],
+    profile: Profile | None = None,
+    *,
+    repeats: int = 5,
+    warmup: int = 1,
+    new_tokens: int = 16,
+    batch_size: int = 1,
+    seed: int = 0,
+    memory: bool = True,
+    progress: bool = True,
+) -> Bench:
+    """Time every method on the same prompts, taking turns.
+
+    Parameters
+    ----------
+    images : pictures with what is asked about each; of :func:`biaslab.datasets.calibration.calibration`.
+    methods, keep, layer, profile : as in :func:`biaslab.evaluation.runner.evaluate`. The unpruned model is always
+        measured, as what the others are compared with.
+    repeats, warmup : rounds per batch of images that count, and before them.
+    new_tokens : length of every answer, end tokens suppressed, so that decode times can be compared.
+    batch_size : images per forward.
+    memory : measure peak memory too, in one more run of each configuration on the longest prompts.
+
+    Returns
+    -------
+    Bench
+
+    Raises
+    ------
+    InputError, UnsupportedError, ProfileMismatchError
+        Bad arguments, or what the pruning engine cannot do right in this model; before any work.
+
+    Notes
+    -----
+    Prefill is everything up to the first token: attention rows, scoring, selection and cutting included (also
+    shown apart, by the engine's own clock). The vision tower is timed apart, and is the same for all methods.
+    """
+    for name, value, least in (
+        ("repeats", repeats, 1), ("warmup", warmup, 0), ("new_tokens", new_tokens, 2), ("batch_size", batch_size, 1),
+    ):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+    configs = _with_unpruned(configurations(methods, keep, layer, profile))
+    for config in configs:  # lets the engine refuse what cannot be right
+        with _pruned(vlm, config, seed):
+            pass
+    batches = list(_batches(vlm, images, batch_size))
+    total, runs = len(batches) * (repeats + warmup) * (len(configs) + 1), []
+    costs = [[_flops(vlm, encoded, config, new_tokens) for config in configs] for encoded in batches]
+    with progress_bar("bench", total, 0, progress) as advance:
+        for number, encoded in enumerate(batches):
+            runs += _timed(vlm, number, encoded, configs, repeats, warmup, new_tokens, seed, advance)
+    longest = max(batches, key=lambda encoded: encoded.last)
+    peaks = [_peak(vlm, longest, config, new_tokens, seed) if memory else {} for config in configs]
+    frame = mark(pd.DataFrame(runs), vlm)
+    settings = _settings(vlm, images, batches, repeats, new_tokens, batch_size, seed)
+    return Bench(mark(bench_table(frame, configs, costs, peaks), vlm), frame, settings)
+
+
+def _with_unpruned(configs: list[Config]) -> list[Config]:
+    """The unpruned model first."""
+    return [Config(None, None), *(c for c in configs if c.method is not None)]
+
+
+def _batches(vlm: VLM, images: Calibration, size: int) -> Iterator[Encoded]:
+    prompts = images.prompts if isinstance(images.prompts, list) else [images.prompts] * len(images.images)
+    ids = images.ids or [str(i) for i in range(len(prompts))]
+    for first in range(0, len(prompts), size):
+        part = slice(first, first + size)
+        yield vlm.encode(list(images.images[part]), prompts[part], sample_ids=ids[part])
+
+
+def _pruned(vlm: VLM, config: Config, seed: int):
+    return nullcontext() if config.method is None else prune(vlm, config.method, config.layer, seed=seed, timed=True)
+
+
+def _timed(
+    vlm: VLM, number: int, encoded: Encoded, configs: list[Config], repeats: int, warmup: int, new: int, seed: int,
+    advance: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """All rounds of one batch of images."""
+    ready, rows, vision = vlm.vision(encoded), [], {}
+    for turn, which in rounds([_VISION, *range(len(configs))], repeats, warmup):
+        advance(1)
+        if which == _VISION:
+            vision[turn] = _vision_ms(vlm, encoded)
+            continue
+        spent = _answer(vlm, ready, configs[which], new, seed)
+        rows.append({"batch": number, "round": turn, "config": which, **spent})
+    return [row | {"vision_ms": vision[row["round"]]} for row in rows if row["round"] >= 0]
+
+
+def _answer(vlm: VLM, ready: Encoded, config: Config, new: int, seed: int) -> dict[str, float | None]:
+    clock = Clock(vlm.model, vlm.decoder)
+    with clock, _pruned(vlm, config, seed) as run:
+        vlm.generate(ready, max_new_tokens=new, min_new_tokens=new)
+        clock.stop()
+    parts = {} if run is None else run.times
+    return {
+        "prefill_ms": clock.prefill_ms,
+        "decode_ms": clock.decode_ms,
+        "attention_ms": parts.get("attention_ms", 0.0),
+        "select_ms": parts.get("select_ms", 0.0),
+    }
+
+
+def _vision_ms(vlm: VLM, encoded: Encoded) -> float:
+    """Time of vision tower and projector."""
+    clock = Clock(vlm.model, vlm.decoder)
+    start = clock.now()
+    vlm.vision(encoded)
+    return 1e3 * (clock.now() - start)
+
+
+def _flops(vlm: VLM, encoded: Encoded, config: Config, new: int) -> Flops | None:
+    """Of the whole batch, padding left out; None for a model whose cost is not known."""
+    mask = encoded.inputs.get("attention_mask")
+    lengths = [encoded.last + 1] * len(encoded) if mask is None else mask.sum(1).tolist()
+    found = []
+    for row, length in enumerate(lengths):
+        layouts = [layout for owner, layout in zip(encoded.owners, encoded.layouts, strict=True) if owner == row]
+        kept = None if config.method is None else sum(budget(config.method.keep, layout.n) for layout in layouts)
+        pictures, text = [Picture.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
+        try:
+            found.append(prompt_flops(vlm.model.config, pictures, text, kept, config.layer or 0, new))
+        except UnsupportedError:
+            return None
+    return Flops(*(sum(getattr(f, part) for f in found) for part in ("vision", "projector", "decoder", "decode")))
+
+
+def _peak(vlm: VLM, encoded: Encoded, config: Config, new: int, seed: int) -> dict[str, float | None]:
+    """Peak memory of one answer from features made before, in MiB.
+
+    ``extra_mb`` is what it takes over the idle model: on CUDA as the allocator counts, on a CPU the resident memory
+    of this process (None where the kernel does not tell). ``peak_mb`` is all that tensors held, on CUDA only.
+    """
+    ready = vlm.vision(encoded)
+    devices = {p.device for p in vlm.model.parameters() if p.device.type == "cuda"}
+
+    def task() -> None:
+        _answer(vlm, ready, config, new, seed)
+
+    if not devices:
+        return {"extra_mb": extra_peak(task, warm=task), "peak_mb": None}
+    idle = sum(torch.cuda.memory_allocated(device) for device in devices)
+    for device in devices:
+        torch.cuda.reset_peak_memory_stats(device)
+    task()
+    peak = sum(torch.cuda.max_memory_allocated(device) for device in devices)
+    return {"extra_mb": (peak - idle) / 2**20, "peak_mb": peak / 2**20}
+
+
+def _settings(vlm, images, batches, repeats, new_tokens, batch_size, seed) -> dict[str, Any]:
+    parameter = next(vlm.model.parameters())
+    device = parameter.device
+    counts = [layout.n for encoded in batches for layout in encoded.layouts]
+    return {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "family": vlm.family.name,
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "threads": torch.get_num_threads(),
+        "images": images.name,
+        "n": len(counts),
+        "visual_tokens": {"min": min(counts), "median": float(pd.Series(counts).median()), "max": max(counts)},
+        "batch_size": batch_size,
+        "new_tokens": new_tokens,
+        "repeats": repeats,
+        "seed": seed,
+        "torch": torch.__version__,
+        "biaslab": __version__,
+    }

@@ -1,0 +1,144 @@
+"""The table of a benchmark: medians, paired speed-ups, the limit that FLOPs set, a verdict in words; LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from biaslab._util.latex import escape
+from biaslab._util.watermark import latex_note
+
+if TYPE_CHECKING:
+    from biaslab.cost import Flops
+    from biaslab.evaluation.configurations import Config
+
+__all__ = ["bench_latex", "bench_table", "shown"]
+
+_PHASES = ("prefill", "decode", "total")
+_CLEAR = 0.75  # share of the paired runs in which a method must be the faster one to count as faster
+_SHOWN = (
+    "method", "keep", "layer", "prefill_ms", "prefill_min", "prefill_max", "decode_ms", "attention_ms", "select_ms",
+    "speedup_prefill", "flops_prefill", "speedup_decode", "speedup_total", "extra_mb", "verdict",
+)  # fmt: skip
+
+
+def bench_table(
+    runs: pd.DataFrame,
+    configs: Sequence[Config],
+    costs: Sequence[Sequence[Flops | None]],
+    peaks: Sequence[dict[str, float | None]],
+) -> pd.DataFrame:
+    """One row per configuration.
+
+    Parameters
+    ----------
+    runs : of :func:`biaslab.bench.bench`; the first configuration is the unpruned model.
+    costs : by batch of images, then by configuration.
+    peaks : memory by configuration.
+
+    Returns
+    -------
+    DataFrame
+        method (with its options), keep, layer, profile_hash, runs; per batch of images, in ms: medians
+        ``vision_ms, prefill_ms, decode_ms, total_ms`` with ``*_min`` and ``*_max`` of prefill and decode, and what
+        the prefill spent on ``attention_ms`` and ``select_ms``; ``speedup_*`` over the unpruned model, the median of
+        the ratios within a round (prefill also ``_min``, ``_max``); ``flops_*``, the speed-up if time followed
+        FLOPs; ``share``, measured over promised prefill speed-up; ``tflops_*`` per batch; ``extra_mb``,
+        ``peak_mb``; ``verdict``.
+    """
+    runs = runs.assign(total_ms=runs["vision_ms"] + runs["prefill_ms"] + runs["decode_ms"])
+    by_config = {i: part.set_index(["batch", "round"]) for i, part in runs.groupby("config")}
+    rows = []
+    for i, config in enumerate(configs):
+        part, spent = by_config[i], [batch[i] for batch in costs]
+        row: dict[str, Any] = {
+            "method": "none" if config.method is None else config.method.label,
+            **{k: v for k, v in config.describe().items() if k in ("keep", "layer", "profile_hash")},
+            "runs": len(part),
+            "vision_ms": part["vision_ms"].median(),
+        }
+        for phase in _PHASES:
+            row[f"{phase}_ms"] = part[f"{phase}_ms"].median()
+            if phase != "total":
+                row |= {f"{phase}_min": part[f"{phase}_ms"].min(), f"{phase}_max": part[f"{phase}_ms"].max()}
+        row |= {name: part[name].median() for name in ("attention_ms", "select_ms")}
+        ratios = {phase: by_config[0][f"{phase}_ms"] / part[f"{phase}_ms"] for phase in _PHASES}
+        row |= {f"speedup_{phase}": ratio.median() for phase, ratio in ratios.items()}
+        row |= {"speedup_prefill_min": ratios["prefill"].min(), "speedup_prefill_max": ratios["prefill"].max()}
+        row |= _promised([batch[0] for batch in costs], spent)
+        row["share"] = row["speedup_prefill"] / row["flops_prefill"]
+        row |= peaks[i] or {"extra_mb": None, "peak_mb": None}
+        row["verdict"] = "" if i == 0 else verdict(ratios["prefill"], row["flops_prefill"], ratios["total"])
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"layer": "Int64", "extra_mb": float, "peak_mb": float})
+
+
+def _promised(full: Sequence[Flops | None], spent: Sequence[Flops | None]) -> dict[str, float]:
+    """Speed-ups by FLOPs, and TFLOPs per batch; NaN for a model whose cost is not known."""
+    names = ("vision", "projector", "prefill", "decode", "total")
+    if any(f is None for f in (*full, *spent)):
+        return {**{f"flops_{p}": np.nan for p in _PHASES}, **{f"tflops_{n}": np.nan for n in names}}
+    sums = {n: sum(getattr(f, n) for f in spent) for n in names}
+    ratios = {f"flops_{p}": sum(getattr(f, p) for f in full) / sums[p] for p in _PHASES}
+    return {**ratios, **{f"tflops_{n}": v / len(spent) / 1e12 for n, v in sums.items()}}
+
+
+def verdict(prefill: pd.Series, promised: float, total: pd.Series) -> str:
+    """What the measured speed-ups of prefill and of the whole answer say, in words."""
+    limit = "" if np.isnan(promised) else f" (FLOPs: {promised:.2f}x)"
+    return f"prefill {_word(prefill)}{limit}, whole answer {_word(total)}"
+
+
+def _word(ratios: pd.Series) -> str:
+    value, faster = ratios.median(), int((ratios > 1).sum())
+    if faster >= _CLEAR * len(ratios) and value > 1:
+        return f"{value:.2f}x faster"
+    if value <= 1 and faster <= (1 - _CLEAR) * len(ratios):
+        return f"no gain, {1 / value:.2f}x the time"
+    return f"no clear gain, faster in {faster} of {len(ratios)} runs"
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns one looks at first."""
+    return table[[c for c in _SHOWN if c != "extra_mb" or table[c].notna().any()]]
+
+
+def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
+    r"""Booktabs ``table``; needs ``\usepackage{booktabs}``."""
+    rows = []
+    for row in table.to_dict("records"):
+        keep = row["keep"]
+        rows.append(
+            {
+                "$K$": "" if pd.isna(row["layer"]) else str(row["layer"]),
+                "method": "no pruning" if row["method"] == "none" else escape(row["method"]),
+                "kept": "all" if row["method"] == "none" else f"{100 * keep:g}\\,\\%" if keep <= 1 else f"{keep:g}",
+                "prefill (ms)": _span(row, "prefill"),
+                "decode (ms)": _span(row, "decode"),
+                "selection (ms)": f"{row['attention_ms'] + row['select_ms']:.1f}",
+                "prefill speed-up": f"{row['speedup_prefill']:.2f}",
+                "by FLOPs": "" if pd.isna(row["flops_prefill"]) else f"{row['flops_prefill']:.2f}",
+                "speed-up": f"{row['speedup_total']:.2f}",
+                "memory (MiB)": "not measured" if pd.isna(row["extra_mb"]) else f"{row['extra_mb']:.0f}",
+            }
+        )
+    frame = pd.DataFrame(rows).set_index(["$K$", "method"])
+    caption = (
+        f"Time of one batch of {settings['batch_size']} prompt(s) and {settings['new_tokens']} new tokens, median "
+        f"[min, max] of {int(table['runs'].max())} runs; {escape(settings['model'])}, {settings['dtype']}, "
+        f"{escape(settings['device'])}. Prefill includes attention rows and selection; the last speed-up includes "
+        "the vision tower; memory is the peak over the idle model."
+    )
+    text = frame.style.to_latex(
+        hrules=True, position="t", position_float="centering", caption=caption,
+        column_format="ll" + "c" * len(frame.columns), multirow_align="naive",
+    )  # fmt: skip
+    return latex_note(settings) + text
+
+
+def _span(row: dict[str, Any], phase: str) -> str:
+    low, high = row[f"{phase}_min"], row[f"{phase}_max"]
+    return f"{row[f'{phase}_ms']:.0f} {{\\scriptsize [{low:.0f}, {high:.0f}]}}"

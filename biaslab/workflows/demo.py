@@ -1,0 +1,98 @@
+"""The main job on the embedded grounder: bias profile, debiased scores, D2Pruner against its rivals, figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from biaslab.attention.capture import capture
+from biaslab.datasets.calibration import calibration
+from biaslab.datasets.scenes import ScenesDataset
+from biaslab.diagnostics.ranking import score_ranking
+from biaslab.evaluation.results import Results
+from biaslab.evaluation.runner import evaluate
+from biaslab.evaluation.single_image import locate_pruned
+from biaslab.figures import AttentionDisplay, AurocDisplay, save
+from biaslab.models import load
+from biaslab.models.vlm import VLM
+from biaslab.profiles import Profile
+from biaslab.pruning import D2Pruner, Method
+from biaslab.workflows.fit_bias import Fitted, fit_bias
+from biaslab.workflows.run_figures import draw_kept, draw_run
+
+__all__ = ["KEEPS", "LAYER", "Demo", "demo", "methods"]
+
+#: chosen on the validation split and frozen before the test split was looked at
+LAYER = 4
+KEEPS = (0.5, 0.2, 0.1, 0.05)
+_SHOWN_KEEP = 0.1
+_EXAMPLES = 3
+
+
+def methods() -> list[str | Method]:
+    """No pruning, the six methods, and D2Pruner's variant in which pivots suppress their neighbours."""
+    return ["none", "random", "uniform", "fastv", "relative", "divprune", "d2pruner", D2Pruner(pivots_suppress=True)]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo found, and the files that it wrote."""
+
+    fitted: Fitted
+    ranking: pd.DataFrame
+    results: Results
+    files: list[Path]
+
+
+def demo(
+    out: str | Path,
+    n_calibration: int = 300,
+    n_test: int = 300,
+    layer: int = LAYER,
+    processes: int = 2,
+    progress: bool = True,
+) -> Demo:
+    """Fit, rank, evaluate and draw; the same call goes on with an interrupted run.
+
+    Parameters
+    ----------
+    out : run folder.
+    n_calibration : calibration scenes for the profile.
+    n_test : test expressions.
+    layer : prune layer K.
+    processes : processes for the evaluation.
+    """
+    out = Path(out)
+    vlm = load("grounder")
+    images = calibration(vlm, "scenes", n_calibration)
+    fitted = fit_bias(vlm, images, out=out / "profile.safetensors", batch_size=16, progress=progress)
+    data = ScenesDataset("test", n_test)
+    results = evaluate(
+        vlm, data, methods(), KEEPS, layer, out=out, profile=fitted.profile, batch_size=25, processes=processes,
+        progress=progress,
+    )  # fmt: skip
+    ranking = score_ranking(vlm, data, profile=fitted.profile, batch_size=25, progress=progress)
+    files = [*fitted.files, out / "results.csv", *draw_run(results)]
+    files += save(AurocDisplay.from_table(ranking).plot(), out / "figures" / "target-auroc", close=True)
+    files += _draw_examples(vlm, data, fitted.profile, layer, out / "figures")
+    return Demo(fitted, ranking, results, files)
+
+
+def _draw_examples(vlm: VLM, data: ScenesDataset, profile: Profile, layer: int, folder: Path) -> list[Path]:
+    samples = list({s.image_id: s for s in data}.values())[:_EXAMPLES]  # one expression per scene
+    images = [s.image() for s in samples]
+    encoded = vlm.encode_grounding(images, [s.expression for s in samples])
+    with capture(vlm, layers=[layer - 1]) as rows:
+        vlm.forward(encoded)
+    attention = rows[layer - 1].values.mean((1, 2))
+    display = AttentionDisplay.from_attention(
+        images, encoded.layouts, list(attention), profile, layer - 1,
+        targets=[s.box for s in samples], titles=[s.expression for s in samples],
+    )  # fmt: skip
+    files = save(display.plot(), folder / "attention", close=True)
+    for sample, image in zip(samples, images, strict=True):
+        found = locate_pruned(vlm, image, sample.expression, methods(), _SHOWN_KEEP, layer, profile)
+        files += draw_kept(image, found, sample.expression, folder / f"kept-{sample.id}", sample.box)
+    return files

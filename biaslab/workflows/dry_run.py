@@ -1,0 +1,218 @@
+"""What a command would do, found out before any weight is loaded: images, tokens, memory, FLOPs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from biaslab.core.images import load_image
+from biaslab.core.layers import check_layers
+from biaslab.cost import kv_bytes
+from biaslab.datasets.base import take
+from biaslab.evaluation.runner import check_configurations
+from biaslab.evaluation.worker import GenerationOptions
+from biaslab.pruning import budget
+from biaslab.workflows.meta_model import Seen, Unloaded
+
+if TYPE_CHECKING:
+    from biaslab.datasets import Dataset
+    from biaslab.datasets.calibration import Calibration
+    from biaslab.evaluation.configurations import Config
+    from biaslab.models.offline.geometry import Geometry
+
+__all__ = ["Plan", "plan_evaluate", "plan_fit"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done.
+
+    Attributes
+    ----------
+    model : name, family, source (of all this), layers, parameters, dtype, weights and disk (bytes), disk_source.
+    data : what, images or expressions, sizes, tokens per image (min, median, max), text tokens.
+    table : DataFrame, one row per configuration: tokens kept, FLOPs per image (means) and KV cache.
+    notes : lines to be read with the numbers.
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    table: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """All of it, JSON-ready."""
+        rows = json.loads(self.table.to_json(orient="records"))
+        return {"dry_run": True, "model": self.model, "data": self.data, "rows": rows, "notes": self.notes}
+
+    def text(self) -> str:
+        """All of it but the table, for people."""
+        m, d = self.model, self.data
+        low, middle, high = (d["tokens"][k] for k in ("min", "median", "max"))
+        lines = [
+            f"model   {m['name']} ({m['family']}), known from {m['source']}",
+            f"        {m['layers']} decoder layers, {_count(m['parameters'])} parameters, "
+            f"{size(m['weights'])} of memory in {m['dtype']}",
+            f"disk    {size(m['disk'])} ({m['disk_source']})",
+            f"data    {d['what']}: {d['count']}",
+            f"tokens  {low} / {middle:g} / {high} visual per image (min / median / max over "
+            f"{_several(d['sizes'], 'image size')}), "
+            f"about {d['text']} of text" + (", more than its own tokenizer makes" if m["stand_in"] else ""),
+        ]
+        return "\n".join([*lines, *(f"note    {note}" for note in self.notes)])
+
+
+def plan_fit(
+    model: str | Path | Geometry,
+    images: Calibration,
+    layers: Sequence[int] | None = None,
+    heads: str | None = "mean",
+    maps: str | Path | None = None,
+    batch_size: int = 8,
+    dtype: str = "auto",
+    image_options: dict[str, Any] | None = None,
+) -> Plan:
+    """The plan of :func:`biaslab.workflows.fit_bias.fit_bias`; arguments as there, and the model by name.
+
+    Raises
+    ------
+    InputError, UnsupportedError, ModelError
+        What the real call would refuse and can be found out without weights.
+    """
+
+    found = Unloaded.of(model, dtype, image_options)
+    layers = check_layers(layers, found.vlm.n_layers)
+    prompts = images.prompts if isinstance(images.prompts, list) else [images.prompts] * len(images.images)
+    sizes = [_size_of(image) for image in images.images]
+    surveyed = found.survey(zip(sizes, prompts, strict=True))
+    seen = [s for s in surveyed if s is not None]
+    text = copy.copy(found.config.text_config)
+    text.num_hidden_layers, text.vocab_size = layers[-1] + 1, 0  # the forward ends behind the last layer asked for
+    row = found.means(seen, text, None, None, 1)
+    table = pd.DataFrame([{"layers": f"{len(layers)} of {found.vlm.n_layers}", "images": len(seen), **row}])
+    notes = [f"{_several(n, 'picture')} cannot be read: skipped"] if (n := sizes.count(None)) else []
+    if n := surveyed.count(None) - sizes.count(None):
+        notes.append(f"{_several(n, 'picture')} cannot be cut or resized by this model: skipped")
+    if maps is not None:
+        each = 1 if heads == "mean" else text.num_attention_heads
+        stored = 4 * each * len(layers) * sum(s.layout.n for s in seen)
+        notes.append(f"the maps folder would take {size(stored)}")
+    notes.append(f"the forward runs {layers[-1] + 1} of {found.vlm.n_layers} layers, in batches of {batch_size}")
+    return Plan(found.record(), _data(images.name, _several(len(seen), "image"), seen), table, notes)
+
+
+def plan_evaluate(
+    model: str | Path | Geometry,
+    dataset: Dataset,
+    configs: Sequence[Config],
+    limit: int | None = None,
+    batch_size: int = 8,
+    dtype: str = "auto",
+    new_tokens: int = 48,
+    image_options: dict[str, Any] | None = None,
+) -> Plan:
+    """The plan of :func:`biaslab.evaluation.runner.evaluate`.
+
+    Parameters
+    ----------
+    configs : of :func:`biaslab.evaluation.configurations.configurations`.
+    new_tokens : length of an answer that the FLOPs are counted with; real answers may be shorter.
+
+    Raises
+    ------
+    InputError, UnsupportedError, ProfileMismatchError, ModelError
+        What the real call would refuse and can be found out without weights.
+    """
+
+    found = Unloaded.of(model, dtype, image_options)
+    check_configurations(found.vlm, configs, GenerationOptions())
+    samples = take(dataset, limit)
+    prompt = found.family.grounding_prompt
+    surveyed = found.survey(((s.width, s.height), prompt(s.expression)) for s in samples)
+    seen = [s for s in surveyed if s is not None]
+    for profile in {id(c.profile): c.profile for c in configs if c.profile is not None}.values():
+        for layout in {s.layout.key: s.layout for s in seen}.values():
+            profile.check(layout=layout)
+    rows = []
+    for config in configs:
+        keep = None if config.method is None else config.method.keep
+        text = found.config.text_config
+        row = found.means(seen, text, keep, config.layer, new_tokens)
+        largest = max(seen, key=lambda s: s.layout.n + s.text)
+        kept = None if keep is None else budget(keep, largest.layout.n)
+        cache = (largest.layout.n, largest.text, kept, config.layer or 0, new_tokens)
+        rows.append(
+            {
+                "method": "none" if config.method is None else config.method.label,
+                "keep": config.describe()["keep"],
+                "layer": config.layer,
+                **row,
+                "kv_mib": batch_size * kv_bytes(text, *cache, dtype=found.dtype) / 2**20,
+            }
+        )
+    table = pd.DataFrame(rows).astype({"layer": "Int64"})
+    once = table[["tflops_vision", "tflops_projector"]].iloc[0].sum()  # all configurations share the features
+    total = 1e12 * len(seen) * (once + table["tflops_decoder"].sum())
+    count = f"{len(samples)} expressions on {len({s.image_id for s in samples})} images"
+    notes = [
+        f"{len(seen)} x {len(configs)} = {len(seen) * len(configs)} answers, {_count(total)} FLOPs in all: "
+        f"{new_tokens} new tokens per answer, the vision tower once per expression",
+        f"kv_mib: KV cache of a batch of {batch_size} of the longest prompts",
+    ]
+    if n := surveyed.count(None):
+        notes.append(f"{_several(n, 'expression')} on pictures that this model cannot cut or resize: no verdict")
+    return Plan(found.record(), _data(f"{dataset.name} {dataset.split}", count, seen), table, notes)
+
+
+# -- the data --------------------------------------------------------------------------------------------------
+def _size_of(image: Any) -> tuple[int, int] | None:
+    """Width and height, from a file's header; None for a picture that cannot be read."""
+    try:
+        if not isinstance(image, (str, os.PathLike)):
+            return load_image(image).size
+        with Image.open(image) as opened:
+            return opened.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _data(what: str, count: str, seen: Sequence[Seen]) -> dict[str, Any]:
+    tokens = [s.layout.n for s in seen]
+    return {
+        "what": what,
+        "count": count,
+        "sizes": len({s.layout.size for s in seen}),
+        "tokens": {"min": min(tokens), "median": float(np.median(tokens)), "max": max(tokens)},
+        "text": int(np.median([s.text for s in seen])),
+    }
+
+
+def _several(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _count(n: float) -> str:
+    """A large number with 3 significant digits and its unit in words."""
+    if not n < 1e21:
+        return f"{n:.3g}"
+    words = ("", " thousand", " million", " billion", " trillion", " quadrillion", " quintillion")
+    power = min(len(words) - 1, int(np.log10(max(n, 1)) // 3))
+    return f"{n / 1000**power:.3g}{words[power]}"
+
+
+def size(n: float) -> str:
+    """Bytes in the unit that suits."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.3g} {unit}" if n < 1000 else f"{n:.0f} {unit}"
+        n /= 1024
+    return f"{n:.3g} TiB"

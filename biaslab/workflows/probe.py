@@ -1,0 +1,115 @@
+"""The whole probe: measure, compare, write tables, figures and the card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from biaslab._util.watermark import noted
+from biaslab.errors import InputError, RunFolderError
+from biaslab.figures import PlaceAccuracyDisplay, ProbeDisplay, save
+from biaslab.figures.layers import evenly
+from biaslab.maps.base import AttentionMaps
+from biaslab.probe.card import card
+from biaslab.probe.compare import compare
+from biaslab.probe.measure import measure
+from biaslab.probe.result import ProbeResult
+from biaslab.probe.stimuli import ProbeDesign
+from biaslab.profiles import Profile
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+
+__all__ = ["Probed", "probe", "write"]
+
+_DRAWN = 10  # layers of the figure, evenly chosen of a deep model
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What `probe` found: the measurement, its comparison (None without a profile), the card, the files written."""
+
+    result: ProbeResult
+    comparison: pd.DataFrame | None
+    card: str
+    files: list[Path]
+
+
+def probe(
+    vlm: VLM,
+    design: ProbeDesign,
+    profile: Profile | AttentionMaps | None = None,
+    layers: int | Iterable[int] | None = None,
+    heads: str | None = "mean",
+    queries: str = "last",
+    locate: bool = False,
+    out: str | Path | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Probed:
+    """Measure a design (see `measure`), compare it with a profile or maps (`compare`), and write it all to ``out``.
+
+    A profile of another model, query rule, score or head reduction is refused before any picture is shown.
+
+    Returns
+    -------
+    Probed
+        With ``out``: probe.csv (the map of every layer), comparison.csv, accuracy.csv, card.md and figures/.
+    """
+    if isinstance(profile, Profile):
+        n_heads = vlm.model.config.get_text_config().num_attention_heads
+        known = {"model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "score": "attention"}
+        profile.check(**known, queries=queries, heads="mean" if heads == "mean" else n_heads)
+        if layers is None:
+            layers = profile.layers_
+        elif missing := set([layers] if isinstance(layers, int) else layers) - set(profile.layers_):
+            raise InputError(f"the profile holds layers {profile.layers_}, not {sorted(missing)}: leave them out")
+    result = measure(vlm, design, layers, heads, queries, batch_size, locate, out, progress)
+    comparison = None if profile is None else compare(result, profile)
+    text = card(result, comparison, profile)
+    files = [] if out is None else write(Path(out), result, comparison, text, profile)
+    return Probed(result, comparison, text, files)
+
+
+def write(
+    folder: Path,
+    result: ProbeResult,
+    comparison: pd.DataFrame | None,
+    text: str,
+    profile: Profile | AttentionMaps | None,
+) -> list[Path]:
+    """Tables, card and figures of a probe.
+
+    Raises
+    ------
+    RunFolderError
+        The folder cannot be written.
+    """
+
+    tables = {"probe": result.table(), "comparison": comparison}
+    if result.iou is not None:
+        tables["accuracy"] = result.accuracy()
+    files = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in tables.items():
+            if table is not None:
+                files.append(folder / f"{name}.csv")
+                noted(table).to_csv(files[-1], index=False)
+        files.append(folder / "card.md")
+        files[-1].write_text(text, encoding="utf-8")
+    except OSError as err:
+        raise RunFolderError(f"{folder} cannot be written ({err.strerror or err}): choose another folder") from None
+    shown = evenly(result.layers, _DRAWN)
+    for part in result.parts:
+        name = "probe" if part == "tiles" else f"probe-{part}"
+        display = ProbeDisplay.from_probe(result, profile, comparison=comparison, part=part, layers=shown)
+        files += save(display.plot(), folder / "figures" / name, close=True)
+    if result.iou is not None:
+        display = PlaceAccuracyDisplay.from_probe(result).plot()
+        files += save(display, folder / "figures" / "accuracy-by-place", close=True)
+    return files

@@ -1,0 +1,75 @@
+"""The embedded grounder from seed to shipped folder: train, export, measure, write the card."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import pandas as pd
+
+from biaslab.datasets.scenes import ScenesDataset
+from biaslab.evaluation.runner import evaluate
+from biaslab.grounder.export import export
+from biaslab.grounder.recipe import Recipe
+from biaslab.grounder.train import train_grounder
+from biaslab.models import load
+
+__all__ = ["MadeGrounder", "make_grounder"]
+
+
+@dataclass(frozen=True)
+class MadeGrounder:
+    """What a training run left behind; `accuracy` has a row per expression kind and target size."""
+
+    folder: Path
+    accuracy: list[dict]
+    summary: str
+    files: list[Path]
+
+
+def make_grounder(out: str | Path, recipe: Recipe, n_test: int = 2000, weights: Path | None = None) -> MadeGrounder:
+    """Train the grounder (or go on), export it to ``out/model``, measure it unpruned on the test split.
+
+    Parameters
+    ----------
+    n_test : test expressions, answered by free-running greedy generation; 0 leaves the measurement out.
+    weights : trained float32 weights to export instead of training.
+    """
+    out = Path(out)
+    folder = export(weights or train_grounder(out, recipe), out / "model", recipe.size)
+    files = [folder / "model.safetensors"]
+    if (out / "curve.jsonl").exists():
+        files.append(Path(shutil.copy(out / "curve.jsonl", folder / "training.jsonl")))
+    accuracy = pd.DataFrame()
+    if n_test:
+        vlm = load(str(folder))
+        results = evaluate(
+            vlm, ScenesDataset("test", n_test), "none", 1.0, 1, out=out / "test", batch_size=32,
+            processes=recipe.processes, reference=None,
+        )  # fmt: skip
+        accuracy = pd.concat([results.by("kind"), results.by("size_class").query("kind != 'all'")])
+        accuracy = accuracy[["kind", "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "miou"]]
+    files.append(_write_card(folder, recipe, accuracy))
+    shown = accuracy.to_string(index=False, float_format=lambda v: f"{v:.3f}") if n_test else "not measured"
+    return MadeGrounder(folder, accuracy.to_dict("records"), f"Acc@0.5 on the test split, no pruning:\n{shown}", files)
+
+
+def _write_card(folder: Path, recipe: Recipe, accuracy: pd.DataFrame) -> Path:
+    card = folder / "README.md"
+    template = resources.files("biaslab").joinpath("data", "grounder_card.md").read_text(encoding="utf-8")
+    card.write_text(template.format(recipe=recipe, size=recipe.size, measured=_measured(accuracy)), encoding="utf-8")
+    return card
+
+
+def _measured(accuracy: pd.DataFrame) -> str:
+    if accuracy.empty:
+        return "Not measured."
+    rows = ["| expressions | n | Acc@0.5 [95 % interval] | mean IoU | unparsed | errors |", "|---|---|---|---|---|---|"]
+    rows += [
+        f"| {r.kind} | {r.n} | {100 * r.acc50:.1f} [{100 * r.acc50_lo:.1f}, {100 * r.acc50_hi:.1f}] | {r.miou:.3f} "
+        f"| {r.unparsed} | {r.errors} |"
+        for r in accuracy.itertuples()
+    ]
+    return "\n".join(rows)

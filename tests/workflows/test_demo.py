@@ -1,4 +1,4 @@
-from test_training import RECIPE, SMALL
+from recipes import RECIPE, SMALL
 
 from biaslab.datasets.scenes import ScenesDataset
 from biaslab.workflows import demo

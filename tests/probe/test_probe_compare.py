@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from probes import SETTINGS, probe_of
 from scipy import stats
 from scipy.ndimage import gaussian_filter
 
@@ -15,8 +16,6 @@ from biaslab.maps.streamed import StreamedMaps
 from biaslab.probe import ProbeResult, compare, spectral_test
 from biaslab.probe.compare import profile_effects, reliability
 from biaslab.profiles import MeanProfile
-
-SETTINGS = {"model": "toy", "revision": None, "family": "internvl", "queries": "last", "heads": "mean"}
 
 
 def field(rng, smooth, side=16):
@@ -35,18 +34,6 @@ def maps_of(token_logs, layout, n=20, seed=0):
         values = np.exp(token_logs + rng.normal(0, 0.02, layout.n) - 6)
         maps.add(ImageRecord(f"{i}", layout, f"{i}"), values[None, None].astype(np.float32))
     return maps
-
-
-def probe_of(effects, layout, cell, seed=0):
-    """A probe of (G, R, C) effects whose objects stood in a jittered cell of ``cell`` px."""
-    groups, rows, cols = effects.shape
-    rng = np.random.default_rng(seed)
-    corner = np.stack(np.meshgrid(np.arange(cols), np.arange(rows)), -1) + rng.uniform(0, 0.3, (groups, rows, cols, 2))
-    boxes = np.concatenate([corner, corner + 0.7], -1)[:, :, :, None] * cell
-    log = (effects + rng.normal(0, 3, (groups, 1, 1)))[..., None, None, None]
-    parts = ["tiles"] if not layout.thumbnail.any() else ["tiles", "thumbnail"]
-    log = np.repeat(log, len(parts), axis=3)
-    return ProbeResult(log, None, boxes, [f"o{g}" for g in range(groups)], [3], ["mean"], parts, layout, SETTINGS)
 
 
 # ------------------------------------------------------------------------------------------ the null

@@ -3,14 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_atlas import removal_table, stored
+from atlases import removal_table
 
 from biaslab.atlas.overall import overall
 from biaslab.atlas.sentences import layer_sentences, shape
 from biaslab.atlas.summary import cells, summary_table
 from biaslab.atlas.words import interval, layers_said, share_said
-
-__all__ = ["stored"]  # a fixture
 
 
 BASE = {"layer": 3, "n": 300}

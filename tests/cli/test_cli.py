@@ -3,24 +3,13 @@
 import json
 
 import pytest
+from commands import run
 from PIL import Image
 
 from biaslab import __version__
 from biaslab.cli import main
 from biaslab.pruning import parse
 from biaslab.scenes import scene
-
-
-def run(capsys, *arguments):
-    """Exit status, stdout and stderr of one command."""
-    capsys.readouterr()
-    status = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as end:
-        status = end.code or 0
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import json
 import original
 import pytest
 import tiny
-from test_cli import run
+from commands import run
 
 from biaslab.profiles import load as load_profile
 

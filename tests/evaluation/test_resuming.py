@@ -41,8 +41,7 @@ def lines_of(folder: Path) -> list[bytes]:
 
 
 KILLED = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
+import os, signal
 import torch
 torch.set_num_threads(1)
 from biaslab._util.jsonl import SampleLog
@@ -61,9 +60,8 @@ run({folder!r})
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path):
-    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "run"))
-    root = str(Path(__file__).parent.parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    script = KILLED.format(folder=str(tmp_path / "run"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     survived = lines_of(tmp_path / "run")

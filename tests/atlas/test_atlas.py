@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from atlases import removal_table
 from matplotlib import pyplot as plt
 from PIL import Image
-from test_bias import ONE, TILED, planted, streamed, u_shape
-from test_probe_compare import probe_of
+from planted_maps import ONE, TILED, planted, streamed, u_shape
+from probes import probe_of
 
 import biaslab as bl
 from biaslab._util.watermark import NOTE, rehearsal_name
@@ -34,25 +35,8 @@ def _close():
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    """24 images of 2 heads and 2 layers whose rows are U-shaped."""
-    return planted(tmp_path_factory.mktemp("maps"), [(ONE, 24)], u_shape, heads=2, layers=(1, 4))
-
-
-@pytest.fixture(scope="module")
 def atlas(stored):
     return BiasAtlas.from_maps(stored)
-
-
-def removal_table(gain=0.05, lo=0.02, hi=0.08, p=0.01, layers=(1, 4), intervals=True):
-    rows = []
-    for layer in layers:
-        same = {"layer": layer, "head": "mean", "n": 50}
-        for place, shift in (("all", 0.0), ("top", -0.3)):
-            rows.append({"place": place, "op": "raw", "auroc": 0.6 + shift, **same})
-            more = {"gain": gain, "gain_lo": lo, "gain_hi": hi, "p_adjusted": p} if intervals else {}
-            rows.append({"place": place, "op": "ratio", "auroc": 0.6 + shift + gain, **same, **more})
-    return pd.DataFrame(rows)
 
 
 # -- what is measured ----------------------------------------------------------------------------------------------

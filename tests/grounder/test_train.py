@@ -3,24 +3,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from recipes import RECIPE, SMALL
 
 from biaslab.errors import RunFolderError, UnsupportedError
 from biaslab.grounder import train as run
 from biaslab.grounder.batches import IGNORE, dense_targets, pack, pixels
 from biaslab.grounder.export import export
-from biaslab.grounder.model import COORDINATES, PROMPT, Size, box_tokens, build_tokenizer
+from biaslab.grounder.model import COORDINATES, PROMPT, box_tokens, build_tokenizer
 from biaslab.grounder.network import TrainingGrounder
 from biaslab.grounder.recipe import Recipe
 from biaslab.grounder.train import train_grounder
 from biaslab.scenes import expressions as ex
 from biaslab.scenes import scene
 from biaslab.scenes.objects import COLOURS, NAMES, SIZES
-
-SMALL = Size(patch=14, vision_hidden=32, vision_layers=1, hidden=48, layers=3, heads=2, ffn=64)
-RECIPE = Recipe(
-    size=SMALL, processes=1, vision_steps=3, vision_batch=2, decoder_steps=3, decoder_batch=2, questions=3,
-    branch_length=64, log_every=1, checkpoint_every=1, monitor_every=3, monitor_scenes=2,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

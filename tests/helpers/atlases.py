@@ -1,0 +1,14 @@
+"""What an atlas is built from."""
+
+import pandas as pd
+
+
+def removal_table(gain=0.05, lo=0.02, hi=0.08, p=0.01, layers=(1, 4), intervals=True):
+    rows = []
+    for layer in layers:
+        same = {"layer": layer, "head": "mean", "n": 50}
+        for place, shift in (("all", 0.0), ("top", -0.3)):
+            rows.append({"place": place, "op": "raw", "auroc": 0.6 + shift, **same})
+            more = {"gain": gain, "gain_lo": lo, "gain_hi": hi, "p_adjusted": p} if intervals else {}
+            rows.append({"place": place, "op": "ratio", "auroc": 0.6 + shift + gain, **same, **more})
+    return pd.DataFrame(rows)

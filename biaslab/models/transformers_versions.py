@@ -10,11 +10,12 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from biaslab.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["NEWEST_TESTED", "OLDEST", "check_layer_arguments", "kv_cache_of", "warn_if_untested"]
 

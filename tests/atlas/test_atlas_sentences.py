@@ -10,7 +10,6 @@ from biaslab.atlas.sentences import layer_sentences, shape
 from biaslab.atlas.summary import cells, summary_table
 from biaslab.atlas.words import interval, layers_said, share_said
 
-
 BASE = {"layer": 3, "n": 300}
 EXPLAINED = BASE | {"r2": 0.41, "r2_lo": 0.38, "r2_hi": 0.44}
 DEPENDS = BASE | {"row_eta2": 0.21, "row_lo": 0.18, "row_hi": 0.24, "row_q": 0.001, "row_rho": 0.02}

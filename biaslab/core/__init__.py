@@ -1,0 +1,1 @@
+"""Values that everybody speaks of: boxes, token layouts, images, decoder layers."""

@@ -1,0 +1,1 @@
+"""Statistics on arrays: jackknife, resampling, multiple testing, spatial nulls."""

@@ -1,0 +1,1 @@
+"""Models without their weights: geometry, random initialisation, rehearsals."""

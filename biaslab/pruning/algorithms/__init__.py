@@ -1,0 +1,1 @@
+"""Graphs and independent sets over visual tokens: pure tensors."""

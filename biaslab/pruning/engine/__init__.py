@@ -1,0 +1,1 @@
+"""Forward hooks that drop visual tokens at the prefill."""

@@ -1,0 +1,1 @@
+"""One file per pruning method; every module here registers itself."""

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from biaslab.core.boxes import Box
 from biaslab.core.images import image_name, load_image
 from biaslab.datasets.calibration import asked_of
+from biaslab.datasets.data_root import find_folder, not_there, places, resolve_data_root
 from biaslab.datasets.pictures import images_from
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.figures import AttentionDisplay
@@ -32,13 +33,14 @@ __all__ = ["before_and_after", "pictures_from", "reaches"]
 SCENES = "scenes"
 
 
-def pictures_from(maps: AttentionMaps, source: str | Path) -> dict[str, Any]:
+def pictures_from(maps: AttentionMaps, source: str | Path, *, data_root: str | Path | None = None) -> dict[str, Any]:
     """Image id -> picture, for the images that stored maps hold.
 
     Parameters
     ----------
     source : "scenes" for biaslab's own (those of the calibration split with the target they were asked about), or a
         folder of pictures, found by their file names.
+    data_root : below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
 
     Raises
     ------
@@ -54,7 +56,11 @@ def pictures_from(maps: AttentionMaps, source: str | Path) -> dict[str, Any]:
         asked = str(maps.settings.get("prompt", "")).startswith("one per image")
         found = {i: _Scene(m[1], int(m[2]), asked) for i in ids if (m := _scene_id(i))}
     else:
-        files = {image_name(path): path for path in images_from(source)}
+        root = resolve_data_root(data_root)
+        folder = find_folder(source, root)
+        if folder is None:
+            raise not_there(f"no such folder of images: {source}", places(source, root))
+        files = {image_name(path): path for path in images_from(folder)}
         found = {i: files[i] for i in ids if i in files}
     if not found:
         raise InputError(f"none of the {len(ids)} images in the maps is in {source}: their ids are like {ids[0]!r}")

@@ -25,6 +25,7 @@ def bench(
     layer: Annotated[str, typer.Option(help="Prune layers K: tokens are dropped just before layer K.")] = "2",
     profile: opt.ProfileFile = None,
     images: Annotated[str, typer.Option(help="A folder of pictures, or scenes, blank, noise.")] = "scenes",
+    data_root: opt.DataRoot = None,
     n: Annotated[int, typer.Option(min=1, help="Images.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds per batch of images; methods take turns.")] = 5,
     new_tokens: Annotated[int, typer.Option(min=2, help="Length of every answer.")] = 16,
@@ -48,8 +49,9 @@ def bench(
     ratios, where, chosen = opt.keeps(keep), opt.numbers(layer, "layer", int), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)
     vlm = opt.load(model, device, dtype, device_map, image_option)
+    pictures = calibration(vlm, images, n, None, seed, data_root=data_root)
     found = run(
-        vlm, calibration(vlm, images, n, None, seed), chosen, ratios, where, fitted, repeats=repeats,
+        vlm, pictures, chosen, ratios, where, fitted, repeats=repeats,
         new_tokens=new_tokens, batch_size=batch_size, seed=seed, progress=not json,
     )  # fmt: skip
     files = [] if out is None else found.save(out)

@@ -33,6 +33,7 @@ def evaluate(
     dataset: Annotated[str, typer.Option(help="scenes, or the path of an InternVL-style RefCOCO jsonl.")] = "scenes",
     split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of a jsonl's images.")] = None,
+    data_root: opt.DataRoot = None,
     n: Annotated[
         int | None, typer.Option(min=1, help="First n expressions; default 300 of the scenes, all of a file.")
     ] = None,
@@ -58,7 +59,7 @@ def evaluate(
     opt.one_of(dry_run, rehearse)
     ratios, where = opt.keeps(keep), opt.numbers(layer, "layer", int)
     chosen = opt.methods(methods)
-    data = named_dataset(dataset, split, image_root, n)
+    data = named_dataset(dataset, split, image_root, n, data_root=data_root)
     fitted = None if profile is None else profiles.load(profile)
     if dry_run:
         from biaslab.evaluation.configurations import configurations

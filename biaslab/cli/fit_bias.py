@@ -21,6 +21,7 @@ def fit_bias(
     images: Annotated[
         str, typer.Option(help="Calibration images: a folder of pictures, or scenes, blank, noise.")
     ] = "scenes",
+    data_root: opt.DataRoot = None,
     n: Annotated[int | None, typer.Option(min=1, help="Images to use; default 300 (of a folder: all).")] = None,
     out: Annotated[Path, typer.Option(help="Profile file; card and figures are written beside it.")] = Path(
         "profile.safetensors"
@@ -75,12 +76,12 @@ def fit_bias(
         from biaslab.workflows.dry_run import plan_fit
 
         known = geometry(model)
-        plan = plan_fit(known, calibration(known, images, n, prompt, seed), wanted, reduce, maps, batch_size, dtype,
-                        opt.pairs(image_option))  # fmt: skip
+        pictures = calibration(known, images, n, prompt, seed, data_root=data_root)
+        plan = plan_fit(known, pictures, wanted, reduce, maps, batch_size, dtype, opt.pairs(image_option))
         emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
         return
     vlm = opt.load(model, device, dtype, device_map, image_option, opt.rehearsal_layers(rehearse, max(wanted or [0])))
-    chosen = calibration(vlm, images, n, prompt, seed)
+    chosen = calibration(vlm, images, n, prompt, seed, data_root=data_root)
     found = fit(vlm, chosen, estimator, wanted, queries, reduce, out, maps, batch_size, not json,
                 criterion, score)  # fmt: skip
     explained = found.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")

@@ -31,6 +31,7 @@ def inspect(
         str | None,
         typer.Option(help="Of maps: scenes, or a folder of their pictures, drawn with attention before and after."),
     ] = None,
+    data_root: opt.DataRoot = None,
     estimator: Annotated[str | None, typer.Option(help="Of maps: estimator of the profile; default mean.")] = None,
     layers: Annotated[str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-9". Default: all.')] = None,
     heads: Annotated[
@@ -52,7 +53,7 @@ def inspect(
     if source.is_dir():
         measured = None if probe is None else ProbeResult.load(probe)
         fitted = None if profile is None else load(profile)
-        atlas = _of_maps(source, estimator, fitted, measured, images, shown, heads)
+        atlas = _of_maps(source, estimator, fitted, measured, images, data_root, shown, heads)
         _say(atlas, out, json, {"n": atlas.maps.n})
         return
     given = {"--profile": profile, "--images": images, "--estimator": estimator}
@@ -64,8 +65,8 @@ def inspect(
 
 
 def _of_maps(
-    folder: Path, estimator: str | None, profile: Any, probe: Any, images: str | None, layers: list[int] | None,
-    per_head: bool,
+    folder: Path, estimator: str | None, profile: Any, probe: Any, images: str | None, data_root: Path | None,
+    layers: list[int] | None, per_head: bool,
 ) -> BiasAtlas:  # fmt: skip
     from biaslab.atlas import BiasAtlas, pictures_from
     from biaslab.errors import InputError
@@ -74,7 +75,7 @@ def _of_maps(
     if estimator is not None and profile is not None:
         raise InputError("--estimator and --profile exclude each other: the profile has its own estimator")
     maps = load_maps(folder)
-    pictures = None if images is None else pictures_from(maps, images)
+    pictures = None if images is None else pictures_from(maps, images, data_root=data_root)
     return BiasAtlas.from_maps(
         maps, estimator or "mean", profile, probe, pictures=pictures, layers=layers, per_head=per_head
     )

@@ -28,6 +28,12 @@ ImageOptions = Annotated[
     list[str] | None,
     typer.Option("--image-option", help="How pictures are cut or resized, e.g. max_tiles=6; may be repeated."),
 ]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", envvar="BIASLAB_DATA", help="Folder below which relative paths of data are looked up too."
+    ),
+]
 ProfileFile = Annotated[Path | None, typer.Option("--profile", "-p", help="A profile file made by `fit-bias`.")]
 
 

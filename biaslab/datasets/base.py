@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from biaslab.datasets.data_root import find_file, not_there, places, resolve_data_root
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 
@@ -38,7 +39,10 @@ DATASETS: dict[str, Callable[..., Dataset]] = {}
 
 
 def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Dataset]]:
-    """Make a data set known as ``name``: decorates the class, or a function that returns one."""
+    """Make a data set known as ``name``: decorates the class, or a function that returns one.
+
+    One that reads files takes ``data_root``, a folder or None: relative paths are looked up there too.
+    """
 
     def add(factory: Callable[..., Dataset]) -> Callable[..., Dataset]:
         DATASETS[name] = factory
@@ -47,8 +51,14 @@ def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Data
     return add
 
 
-def open_dataset(name: str, **options) -> Dataset:
+def open_dataset(name: str, *, data_root: str | Path | None = None, **options) -> Dataset:
     """The data set known as ``name``, e.g. ``open_dataset("scenes", split="test", n=300)``.
+
+    Parameters
+    ----------
+    data_root
+        Folder below which relative paths are looked up too; default: the environment variable ``BIASLAB_DATA``.
+        Data sets that read no files do without.
 
     Raises
     ------
@@ -58,6 +68,8 @@ def open_dataset(name: str, **options) -> Dataset:
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}: choose one of {', '.join(sorted(DATASETS))}")
     signature = inspect.signature(DATASETS[name])
+    if "data_root" in signature.parameters:
+        options["data_root"] = resolve_data_root(data_root)
     try:
         signature.bind(**options)
     except TypeError as error:
@@ -66,21 +78,30 @@ def open_dataset(name: str, **options) -> Dataset:
 
 
 def named_dataset(
-    name: str | Path, split: str | None = None, images: str | Path | None = None, n: int | None = None
+    name: str | Path,
+    split: str | None = None,
+    images: str | Path | None = None,
+    n: int | None = None,
+    *,
+    data_root: str | Path | None = None,
 ) -> Dataset:
     """A data set from what one types: a known name (with its split and n), or the path of a RefCOCO jsonl file.
 
     ``n`` is for data sets that can be of any size; a file is cut with the ``limit`` of an evaluation.
+    Relative paths are looked up as they are, then below ``data_root`` (default: ``BIASLAB_DATA``).
     """
+    root = resolve_data_root(data_root)
     given = {"split": split, "images": images, "n": n}
     if str(name) in DATASETS:
-        return open_dataset(str(name), **{key: value for key, value in given.items() if value is not None})
-    if not Path(name).is_file():
+        options = {key: value for key, value in given.items() if value is not None}
+        return open_dataset(str(name), data_root=root, **options)
+    path = find_file(name, root)
+    if path is None:
         known = ", ".join(sorted(DATASETS))
-        raise InputError(f"unknown data set {str(name)!r}: no file, and none of {known}")
+        raise not_there(f"unknown data set {str(name)!r}: none of {known}, and no file", places(name, root))
     if split is not None:
         raise InputError(f"{name} is one split: leave split out, or pass the file of the split")
-    return open_dataset("refcoco-jsonl", path=name, images=images)
+    return open_dataset("refcoco-jsonl", path=path, images=images, data_root=root)
 
 
 def content_hash(samples: Iterable[Sample]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biaslab.datasets.data_root import VARIABLE, find_folder, not_there, places, resolve_data_root
 from biaslab.datasets.pictures import blank, images_from, noise
 from biaslab.errors import InputError
 from biaslab.scenes import KINDS, Expression, Scene, scene
@@ -49,7 +50,13 @@ class Calibration:
 
 
 def calibration(
-    vlm: VLM, source: str | Path, n: int | None = None, prompt: str | None = None, seed: int = 0
+    vlm: VLM,
+    source: str | Path,
+    n: int | None = None,
+    prompt: str | None = None,
+    seed: int = 0,
+    *,
+    data_root: str | Path | None = None,
 ) -> Calibration:
     """A calibration set by name.
 
@@ -59,6 +66,7 @@ def calibration(
         (attribute, location and relation in turn); ``"blank"``, ``"noise"``: null images; else a folder of pictures.
     n : number of images; default 300, or all of a folder.
     prompt : asked about every image; by default the grounding prompts for scenes, a generic one otherwise.
+    data_root : below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
 
     Raises
     ------
@@ -75,11 +83,15 @@ def calibration(
         size = (n or _DEFAULT_N, _NULL_SIZE)
         images = blank(*size) if source == "blank" else noise(*size, seed)
         return Calibration(str(source), images, prompt or PROMPT, [f"{source}-{i:06d}" for i in range(len(images))])
-    if not Path(source).expanduser().is_dir():
-        raise InputError(
-            f"no calibration source {str(source)!r}: give a folder of pictures or one of {', '.join(SOURCES)}"
+    root = resolve_data_root(data_root)
+    folder = find_folder(source, root)
+    if folder is None:
+        fix = (
+            f"give a folder of pictures, itself or below the data root (--data-root, {VARIABLE}), or one of "
+            f"{', '.join(SOURCES)}"
         )
-    return Calibration(f"pictures in {source}", images_from(source, n), prompt or PROMPT)
+        raise not_there(f"no calibration source {str(source)!r}", places(source, root), fix)
+    return Calibration(f"pictures in {source}", images_from(folder, n), prompt or PROMPT)
 
 
 class _ScenePicture:

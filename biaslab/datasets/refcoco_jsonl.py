@@ -22,6 +22,7 @@ from PIL import Image
 from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
 from biaslab.datasets.base import content_hash, register
+from biaslab.datasets.data_root import VARIABLE, find_file, find_folder, not_there, places
 from biaslab.datasets.sample import Sample, size_class
 from biaslab.errors import InputError
 
@@ -49,10 +50,13 @@ class RefCocoJsonl:
     path
         The jsonl file; its stem (``refcoco_val``) names the split.
     images
-        Folder the rows' ``image`` paths are relative to; a picture is also found there by its bare file name.
-        Default: the folder of the jsonl file.
+        Folder the rows' ``image`` paths are relative to, and the only one where pictures are looked for; default:
+        the folder of the jsonl file, then ``data_root``. A picture is also found there by its bare file name, or
+        without the ``data/`` that the paths of some files begin with.
     name
         Name in result tables.
+    data_root
+        Folder below which a relative ``path`` or ``images`` is looked up too.
 
     Raises
     ------
@@ -62,9 +66,21 @@ class RefCocoJsonl:
         the sample's picture is asked for, so that a run can count it.
     """
 
-    def __init__(self, path: str | Path, images: str | Path | None = None, name: str = "refcoco-jsonl") -> None:
-        self.path = Path(path)
-        self.images = self.path.parent if images is None else Path(images)
+    def __init__(
+        self,
+        path: str | Path,
+        images: str | Path | None = None,
+        name: str = "refcoco-jsonl",
+        data_root: str | Path | None = None,
+    ) -> None:
+        root = None if data_root is None else Path(data_root)
+        self.path = find_file(path, root) or Path(path)
+        if images is None:
+            self._where = {"images": self.path.parent} if root is None else {"data_root": root}
+            self._folders = (self.path.parent, *([] if root is None else [root]))
+        else:
+            self._where = {"images": find_folder(images, root) or Path(images)}
+            self._folders = tuple(places(images, root))
         self.name, self.split = name, self.path.stem
         try:
             lines = self.path.read_text(encoding="utf-8").split("\n")
@@ -85,7 +101,7 @@ class RefCocoJsonl:
     @property
     def recipe(self) -> dict[str, str]:
         """What ``open_dataset("refcoco-jsonl", ...)`` needs to find the same data."""
-        return {"path": str(self.path.absolute()), "images": str(self.images.absolute())}
+        return {key: str(value.absolute()) for key, value in {"path": self.path, **self._where}.items()}
 
     @cached_property
     def hash(self) -> str:
@@ -125,7 +141,7 @@ class RefCocoJsonl:
             size_class=size_class(box, width, height),
             width=width,
             height=height,
-            loader=_Picture(self.images, image, (width, height)),
+            loader=_Picture(self._folders, image, (width, height)),
         )
 
 
@@ -133,7 +149,7 @@ class RefCocoJsonl:
 class _Picture:
     """Opens a row's picture; a plain object, not a closure, so that samples can go to other processes."""
 
-    root: Path
+    folders: tuple[Path, ...]
     image: str
     size: tuple[int, int]
 
@@ -148,5 +164,10 @@ class _Picture:
         return picture
 
     def _path(self) -> Path:
-        choices = [self.root / self.image, self.root / PurePosixPath(self.image).name]
-        return next((path for path in choices if path.is_file()), choices[0])
+        names = (self.image, self.image.removeprefix("data/"), PurePosixPath(self.image).name)
+        choices = [folder / name for folder in self.folders for name in names]
+        path = next((path for path in choices if path.is_file()), None)
+        if path is None:
+            fix = f"name its folder as images (--image-root) or data_root (--data-root, {VARIABLE})"
+            raise not_there(f"image not found: {self.image}", choices, fix)
+        return path

@@ -249,6 +249,9 @@ def test_pictures_are_found_by_name_and_scenes_by_number(tmp_path):
                      zip(maps._records, ("other.png", "calibration-000002", "test-000001", "calibration-x"),
                          strict=True)]  # fmt: skip
     assert list(pictures_from(maps, tmp_path / "in")) == ["other.png"]
+    assert pictures_from(maps, "in", data_root=tmp_path) == pictures_from(maps, tmp_path / "in")
+    with pytest.raises(InputError, match=f"no such folder of images: on .looked at on, {tmp_path / 'on'}"):
+        pictures_from(maps, "on", data_root=tmp_path)
     maps.settings["prompt"] = "one per image (abc)"
     found = pictures_from(maps, "scenes")
     assert list(found) == ["calibration-000002", "test-000001"] and found["test-000001"].box is None

@@ -1,6 +1,8 @@
 """The mark of a rehearsal: a run with a model's true geometry and random weights, whose numbers mean nothing.
 
-Whatever is written by one says so, and is never mixed with real work.
+Whatever is written by one says so, and is never mixed with real work. Few need this module: tables, figures and cards
+are stamped where they are written (``_util.tables``, ``figures.save``, ``_util.cards``), all of which ask for the
+provenance.
 """
 
 from __future__ import annotations
@@ -11,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "NOTE", "PREFIX", "REVISION", "is_rehearsal", "latex_note", "mark", "note_of", "noted", "rehearsal_name",
-]  # fmt: skip
+__all__ = ["NOTE", "PREFIX", "REVISION", "is_rehearsal", "note_of", "rehearsal_name", "stamp_table", "with_note"]
 
 #: in every file and figure
 NOTE = "rehearsal, random weights"
@@ -26,35 +26,36 @@ def rehearsal_name(model: str) -> str:
     return f"{PREFIX}{model}"
 
 
-def is_rehearsal(where: Any) -> bool:
-    """Whether a model name, a provenance or settings dict, or anything with a ``name`` is a rehearsal's."""
-    if isinstance(where, Mapping):
-        model = where.get("model", where.get("name"))
-        return bool(where.get("rehearsal")) or is_rehearsal(model)
-    if isinstance(where, str):
-        return where.startswith(PREFIX)
-    return is_rehearsal(getattr(where, "name", "") or "") if where is not None else False
+def is_rehearsal(provenance: Any) -> bool:
+    """Whether something comes from a rehearsal.
+
+    Parameters
+    ----------
+    provenance : model name, settings dict, a stamped table, anything with a ``name`` (the model itself), or None.
+    """
+    if isinstance(provenance, Mapping):
+        model = provenance.get("model", provenance.get("name"))
+        return bool(provenance.get("rehearsal")) or is_rehearsal(model)
+    if isinstance(provenance, str):
+        return provenance.startswith(PREFIX)
+    if isinstance(attrs := getattr(provenance, "attrs", None), Mapping):  # a table, which may have a column "name"
+        return "note" in attrs
+    return is_rehearsal(getattr(provenance, "name", "") or "") if provenance is not None else False
 
 
-def mark(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
+def note_of(provenance: Any) -> str | None:
+    """The mark that belongs on what comes from there, or None."""
+    return NOTE if is_rehearsal(provenance) else None
+
+
+def stamp_table(frame: pd.DataFrame, provenance: Any) -> pd.DataFrame:
     """The same table; if it comes from a rehearsal, with a mark that travels with it into figures and files."""
-    if is_rehearsal(where):
+    if is_rehearsal(provenance):
         frame.attrs["note"] = NOTE
     return frame
 
 
-def note_of(frame: pd.DataFrame) -> str | None:
-    """The mark of a table, or None."""
-    return frame.attrs.get("note")
-
-
-def noted(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table as it is written to a CSV: with its mark as a column, which every reader keeps."""
-    note = note_of(frame)
+def with_note(frame: pd.DataFrame, provenance: Any = None) -> pd.DataFrame:
+    """A table as it is written: the mark, its own or that of the provenance, as a column, which every reader keeps."""
+    note = note_of(frame) or note_of(provenance)
     return frame if note is None else frame.assign(note=note)
-
-
-def latex_note(where: Any) -> str:
-    """A LaTeX comment line that marks a rehearsal's table (settings, or a marked one); empty for real ones."""
-    note = is_rehearsal(where) if isinstance(where, Mapping) else note_of(where)
-    return f"% {NOTE}: these numbers mean nothing\n" if note else ""

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from biaslab._util.watermark import mark
 from biaslab.atlas.card import card
 from biaslab.atlas.data import AtlasData
 from biaslab.atlas.draw import displays
@@ -107,8 +106,6 @@ class BiasAtlas(AtlasData):
             against = whole if probe.heads == ["mean"] or heads is None else heads
             tables["comparison"] = _compared(probe, against, wanted, confidence)
         about = maps.provenance
-        for table in (tables | given).values():
-            mark(table, about)
         atlas = cls(about, wanted, tables | given, skipped, whole, heads, chosen, maps, probe, pictures, confidence)
         if pictures is not None:
             try:  # found out now, so that the card can say it
@@ -140,8 +137,6 @@ class BiasAtlas(AtlasData):
         tables = {"strength": strength(profile, wanted, over_heads=True)}
         if probe is not None:
             tables["comparison"] = _compared(probe, profile, wanted, confidence)
-        for table in tables.values():
-            mark(table, profile.provenance_)
         heads = None if profile.provenance_.get("heads") == "mean" else profile
         return cls(
             profile.provenance_, wanted, tables, {}, profile, heads, clone(profile), probe=probe, confidence=confidence

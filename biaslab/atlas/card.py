@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from biaslab._util.watermark import NOTE, is_rehearsal
+from biaslab._util.cards import card_text
 from biaslab.atlas.overall import overall
 from biaslab.atlas.sentences import layer_sentences
 from biaslab.atlas.words import layers_said, listed, plural
@@ -28,17 +28,14 @@ _MISSING = {
 def card(atlas: AtlasData) -> str:
     """A Markdown account of an atlas; every number is taken from its tables."""
     about, summary = atlas.about, atlas.summary()
-    lines = [f"# Atlas of positional bias: {about.get('model', 'model')}", ""]
-    if is_rehearsal(about):
-        lines += [f"**{NOTE.capitalize()}: the numbers mean nothing.**", ""]
-    lines += [_measured(atlas), "", "## All layers", ""]
+    lines = [_measured(atlas), "", "## All layers", ""]
     for paragraph in overall(summary, atlas.tables):
         lines += [paragraph, ""]
     lines += ["## Layer by layer", ""]
     lines += [f"- {layer_sentences(row)}" for row in summary.to_dict("records")]
     lines += ["", "## Limits", ""]
     lines += [f"- {text}" for text in _limits(atlas)]
-    return "\n".join(lines) + "\n"
+    return card_text(f"Atlas of positional bias: {about.get('model', 'model')}", about, [*lines, ""])
 
 
 def _measured(atlas: AtlasData) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from biaslab._util.watermark import mark
+from biaslab._util.watermark import stamp_table
 from biaslab.atlas.pictures import before_and_after
 from biaslab.atlas.summary import summary_table
 from biaslab.errors import InputError
@@ -57,6 +57,10 @@ class AtlasData:
     pictures: Mapping[str, Any] | None = None
     confidence: float = 0.95
 
+    def __post_init__(self) -> None:
+        for table in self.tables.values():
+            stamp_table(table, self.about)
+
     @property
     def layouts(self) -> dict[str, TokenLayout]:
         """Layout key -> layout of the images that were measured (of a profile alone: that it was fitted on)."""
@@ -71,7 +75,7 @@ class AtlasData:
 
     def summary(self) -> pd.DataFrame:
         """One row per layer; see :func:`biaslab.atlas.summary.summary_table` for the columns."""
-        return mark(summary_table(self.tables, self.layers), self.about)
+        return stamp_table(summary_table(self.tables, self.layers), self.about)
 
     def before_and_after(self, layer: int | None = None, op: str = "ratio") -> AttentionDisplay:
         """Up to three of the ``pictures``, with their own attention raw and debiased by the other folds' profile.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from biaslab._util.latex import escape
-from biaslab._util.watermark import latex_note, noted
+from biaslab._util.tables import latex_table, write_table
 from biaslab.atlas.card import card
 from biaslab.atlas.draw import displays
 from biaslab.atlas.summary import cells
@@ -37,11 +37,10 @@ def write(atlas: AtlasData, folder: Path) -> list[Path]:
         files += save(display, folder / "figures" / name, close=True)
     summary = atlas.summary()
     try:
-        (folder / "tables").mkdir(parents=True, exist_ok=True)
         for name, table in {"summary": summary, **atlas.tables}.items():
-            files.append(folder / "tables" / f"{name}.csv")
-            noted(table).to_csv(files[-1], index=False)
-        texts = {"tables/summary.tex": summary_latex(atlas, summary), "card.md": card(atlas)}
+            latex = summary_latex(atlas, summary) if name == "summary" else None
+            files += write_table(table, folder / "tables" / name, atlas.about, latex)
+        texts = {"card.md": card(atlas)}
         if atlas.maps is None:  # what the profile was fitted on
             texts["profile.md"] = profile_card(atlas.profile)
         for name, text in texts.items():
@@ -63,10 +62,7 @@ def summary_latex(atlas: AtlasData, summary: pd.DataFrame) -> str:
         "Explained: share of the variance of log attention on held-out images; images: number that gives a "
         "reliability of 0.9; border, thumbnail: attention over an even share."
     )
-    return latex_note(summary) + frame.style.hide(axis="index").to_latex(
-        hrules=True, position="t", position_float="centering", caption=caption, label="tab:atlas",
-        column_format="l" + "c" * (len(frame.columns) - 1),
-    )  # fmt: skip
+    return latex_table(frame, atlas.about, caption, "l" + "c" * (len(frame.columns) - 1), "tab:atlas", index=False)
 
 
 def _small(text: str) -> str:

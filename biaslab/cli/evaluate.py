@@ -52,7 +52,6 @@ def evaluate(
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
     from biaslab import profiles
-    from biaslab._util.watermark import NOTE
     from biaslab.datasets.base import named_dataset
     from biaslab.evaluation.runner import evaluate as run
 
@@ -77,4 +76,4 @@ def evaluate(
     )  # fmt: skip
     shown = results.summary()
     record, files = {"rows": results.table.to_dict("records")}, [results.folder / "results.csv"]
-    emit(json, record, table(shown), files, NOTE if rehearse else None)
+    emit(json, record, table(shown), files, vlm)

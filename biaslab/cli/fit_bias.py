@@ -59,7 +59,6 @@ def fit_bias(
     json: opt.Json = False,
 ) -> None:
     """Fit a positional bias profile and say how much of the attention's variance position explains, per layer."""
-    from biaslab._util.watermark import NOTE
     from biaslab.attention.scores import resolve
     from biaslab.datasets.calibration import calibration
     from biaslab.errors import InputError
@@ -98,4 +97,4 @@ def fit_bias(
         chosen_by = {"best": found.selection.best, "criterion": criterion, "table": records(compared)}
     record = {"profile": found.profile.hash, "n": found.maps.n, "failures": found.maps.failures,
               "variance_explained": records(explained), "selection": chosen_by}  # fmt: skip
-    emit(json, record, text, found.files, NOTE if rehearse else None)
+    emit(json, record, text, found.files, vlm)

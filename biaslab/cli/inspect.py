@@ -82,7 +82,6 @@ def _of_maps(
 
 
 def _say(atlas: BiasAtlas, out: Path | None, json: bool, record: dict[str, Any], before: str = "") -> None:
-    from biaslab._util.watermark import NOTE, is_rehearsal
     from biaslab.atlas.summary import cells
 
     files = [] if out is None else atlas.save(out)
@@ -92,4 +91,4 @@ def _say(atlas: BiasAtlas, out: Path | None, json: bool, record: dict[str, Any],
         "tables": {name: records(found) for name, found in atlas.tables.items()}, "card": said,
     }  # fmt: skip
     text = "\n".join([*([before] if before else []), said, table(cells(summary))])
-    emit(json, record, text, files, NOTE if is_rehearsal(atlas.about) else None)
+    emit(json, record, text, files, atlas.about)

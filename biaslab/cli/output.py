@@ -11,12 +11,17 @@ import numpy as np
 import pandas as pd
 import typer
 
+from biaslab._util.watermark import note_of
+
 
 def emit(
-    as_json: bool, record: dict[str, Any], text: str = "", files: Iterable[Path] = (), note: str | None = None
+    as_json: bool, record: dict[str, Any], text: str = "", files: Iterable[Path] = (), provenance: Any = None
 ) -> None:
-    """Print `record` (plus the files) as one JSON object, or `text` and the files' names; both say `note`."""
-    files = [str(f) for f in files]
+    """Print `record` (plus the files) as one JSON object, or `text` and the files' names; a rehearsal's both say so.
+
+    `provenance` is where the numbers come from: the model, or settings.
+    """
+    files, note = [str(f) for f in files], note_of(provenance)
     if as_json:
         typer.echo(json.dumps(record | ({"note": note} if note else {}) | {"files": files}, default=str))
         return

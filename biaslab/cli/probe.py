@@ -54,7 +54,6 @@ def probe(
     json: opt.Json = False,
 ) -> None:
     """Show the same objects at every place: what the place alone does to attention, and whether a profile says so."""
-    from biaslab._util.watermark import NOTE
     from biaslab.errors import InputError
     from biaslab.probe import design_for
     from biaslab.profiles import load
@@ -84,7 +83,7 @@ def probe(
         text += "\n" + table(found.comparison[_SHOWN].assign(**exact))
     if locate:
         record["accuracy"] = records(found.result.accuracy_by_zone())
-    emit(json, record, text, found.files, NOTE if rehearse else None)
+    emit(json, record, text, found.files, vlm)
 
 
 _SHOWN = "layer head part slope slope_lo slope_hi r r_lo r_hi ceiling r_true p q".split()

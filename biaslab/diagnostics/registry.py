@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import pandas as pd
 
+from biaslab._util.watermark import stamp_table
 from biaslab.errors import InputError
 
 __all__ = ["DIAGNOSTICS", "Diagnostic", "diagnose", "layers_of", "register"]
@@ -36,11 +38,15 @@ DIAGNOSTICS: dict[str, Diagnostic] = {}
 
 
 def register(name: str, title: str, stored: bool = False) -> Callable[[Callable], Callable]:
-    """Decorator: make a function on maps known as a diagnostic."""
+    """Decorator: make a function on maps known as a diagnostic; tables from a rehearsal's maps are stamped."""
 
     def add(run: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
-        DIAGNOSTICS[name] = Diagnostic(name, title, run, stored)
-        return run
+        @wraps(run)
+        def stamped(maps: Any, *args: Any, **kwargs: Any) -> pd.DataFrame:
+            return stamp_table(run(maps, *args, **kwargs), maps.provenance)
+
+        DIAGNOSTICS[name] = Diagnostic(name, title, stamped, stored)
+        return stamped
 
     return add
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from biaslab._util.jsonl import log_files, read_lines
+from biaslab._util.tables import csv_text
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.run_folder import read_run, write_text
@@ -172,7 +173,7 @@ class Results:
         folder = self.folder if folder is None else Path(folder)
         if folder is None:
             raise InputError("these results have no folder: pass save(folder)")
-        path, text = folder / TABLE_FILE, self.table.to_csv(index=False)
+        path, text = folder / TABLE_FILE, csv_text(self.table, self.run["identity"]["model"])
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -52,7 +52,7 @@ def run_record(
             "revision": vlm.revision,
             "family": vlm.family.name,
             "dtype": str(parameter.dtype).removeprefix("torch."),
-            **({"rehearsal": True} if is_rehearsal(vlm) else {}),
+            **vlm.watermark,
         },
         "dataset": {"name": dataset.name, "split": dataset.split, "hash": dataset.hash, "n": len(dataset)},
         "options": options,

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrunedAnswer:
-    """What one method made of one picture; `selection` is None for the unpruned model."""
+    """What one method made of one picture; `selection` is None for the unpruned model, `model` its name."""
 
     method: str
     answer: Grounding
     selection: Selection | None
     layout: TokenLayout
+    model: str
 
 
 def locate_pruned(
@@ -50,9 +51,9 @@ def locate_pruned(
     found = []
     for config in configs:
         if config.method is None:
-            found.append(PrunedAnswer(UNPRUNED, vlm.locate_answers(encoded)[0], None, layout))
+            found.append(PrunedAnswer(UNPRUNED, vlm.locate_answers(encoded)[0], None, layout, vlm.name))
             continue
         with prune(vlm, config.method, config.layer, seed=seed) as run:
             answer = vlm.locate_answers(encoded)[0]
-        found.append(PrunedAnswer(config.method.label, answer, run.selections[0], layout))
+        found.append(PrunedAnswer(config.method.label, answer, run.selections[0], layout, vlm.name))
     return found

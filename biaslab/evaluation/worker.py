@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from biaslab._util.watermark import is_rehearsal
 from biaslab.core.images import load_image
 from biaslab.cost import Flops, Picture, prompt_flops
 from biaslab.datasets.sample import Sample
@@ -169,7 +168,7 @@ class Shard:
             "seed": self.options.seed,
             "target": list(sample.box.as_tuple()),
             "error": None,
-            **({"rehearsal": True} if is_rehearsal(self.vlm) else {}),
+            **self.vlm.watermark,
         }
 
     def _fail(self, task: Task, missing: Iterable[int], error: Exception) -> None:

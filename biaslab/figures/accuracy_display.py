@@ -34,8 +34,8 @@ class AccuracyDisplay(Display):
     tflops.
     """
 
-    def __init__(self, data: pd.DataFrame, metric: str) -> None:
-        self.data = data
+    def __init__(self, data: pd.DataFrame, metric: str, *, provenance: Any) -> None:
+        super().__init__(data, provenance)
         self.metric = metric
 
     @classmethod
@@ -79,7 +79,8 @@ class AccuracyDisplay(Display):
             raise InputError("results hold only the unpruned model: evaluate at least one pruning method")
         table = table.assign(label=label_rows(table, labels))
         wanted = ["label", "method", "keep", "layer", "n", metric, f"{metric}_lo", f"{metric}_hi", "tflops"]
-        return cls(table[[c for c in wanted if c in table]].reset_index(drop=True), metric)
+        data = table[[c for c in wanted if c in table]].reset_index(drop=True)
+        return cls(data, metric, provenance=table)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None, x: str | Sequence[str] = "keep") -> AccuracyDisplay:
         """Draw a panel per x axis ("keep", "tflops", or both) and prune layer; axes are taken row by row."""

@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
-from biaslab._util.watermark import mark
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
@@ -51,8 +50,10 @@ class AttentionDisplay(Display):
         titles: list[str],
         op: str,
         layer: int | None = None,
+        *,
+        provenance: Any,
     ) -> None:
-        self.data = data
+        super().__init__(data, provenance)
         self.images, self.layouts, self.targets, self.titles = images, layouts, targets, titles
         self.op, self.layer = op, layer
 
@@ -121,8 +122,8 @@ class AttentionDisplay(Display):
                     }
                 )
             )
-        data = mark(pd.concat(tables, ignore_index=True), profiles[0].provenance_)
-        return cls(data, [picture(x) for x in images], list(layouts), targets, titles, op, layer)
+        data, drawn = pd.concat(tables, ignore_index=True), [picture(x) for x in images]
+        return cls(data, drawn, list(layouts), targets, titles, op, layer, provenance=profiles[0].provenance_)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> AttentionDisplay:
         """Draw two panels per picture."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -28,8 +30,8 @@ class DependenceDisplay(Display):
     head.
     """
 
-    def __init__(self, data: pd.DataFrame, title: str = "") -> None:
-        self.data = data
+    def __init__(self, data: pd.DataFrame, title: str = "", *, provenance: Any) -> None:
+        super().__init__(data, provenance)
         self.title = title
 
     @classmethod
@@ -46,7 +48,8 @@ class DependenceDisplay(Display):
             what = "it is empty" if not len(table) else f"no column {missing[0]!r}"
             raise InputError(f"nothing to draw ({what}): pass the table of the diagnostic 'dependence'")
         rows, name = one_head(table, head)
-        return cls(rows.reset_index(drop=True), "" if name == "mean" else f"head {name}")
+        title = "" if name == "mean" else f"head {name}"
+        return cls(rows.reset_index(drop=True), title, provenance=table)
 
     def plot(self, ax: Axes | None = None) -> DependenceDisplay:
         """Draw into ``ax`` or a new figure."""

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from biaslab._util.watermark import stamp_table
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
@@ -31,6 +32,12 @@ class Display:
     """Base of the figures: made by a ``from_...`` class method, drawn by ``plot(ax=None)``, which returns
     self.
 
+    Parameters
+    ----------
+    data : what is drawn.
+    provenance : where it comes from: settings, a model or its name, or the table it was taken from. What comes from a
+        rehearsal is stamped, here and thereby in every file of the figure.
+
     Attributes
     ----------
     data : DataFrame of the numbers that are drawn.
@@ -40,6 +47,9 @@ class Display:
     data: pd.DataFrame
     figure_: Figure | None = None
     ax_: Any = None
+
+    def __init__(self, data: pd.DataFrame, provenance: Any) -> None:
+        self.data = stamp_table(data, provenance)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Display:
         """Draw, into ``ax`` (one Axes per panel) or a new figure, in the style of the enclosing context."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from biaslab._util.watermark import is_rehearsal, mark
+from biaslab._util.watermark import is_rehearsal, stamp_table
 from biaslab.errors import InputError
 
 __all__ = ["UNPRUNED", "label_rows", "read_results"]
@@ -62,7 +62,7 @@ def read_results(results: Any, **choices: Any) -> pd.DataFrame:
     if set(parts) <= set(table):
         table["tflops"] = table[parts].sum(axis=1, skipna=False)
     models = table["model"].dropna().astype(str) if "model" in table else []
-    return mark(table, next((name for name in models if is_rehearsal(name)), None))
+    return stamp_table(table, next((name for name in models if is_rehearsal(name)), None))
 
 
 def label_rows(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.Series:

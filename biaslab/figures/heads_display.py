@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from biaslab._util.watermark import mark
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
 from biaslab.figures.layers import evenly
@@ -40,8 +39,8 @@ class HeadsDisplay(Display):
     ``data`` has a line per layer, head and token: layer, head, row, col, relative, variance (NaN where not given).
     """
 
-    def __init__(self, data: pd.DataFrame, title: str) -> None:
-        self.data = data
+    def __init__(self, data: pd.DataFrame, title: str, *, provenance: Any) -> None:
+        super().__init__(data, provenance)
         self.title = title
 
     @classmethod
@@ -97,7 +96,7 @@ class HeadsDisplay(Display):
             title += f"; {len(shown)} of {len(wanted)} layers, evenly chosen"
         if explained:
             title += "\nin the corners: variance explained by position (%)"
-        return cls(mark(pd.concat(tables, ignore_index=True), profile.provenance_), title)
+        return cls(pd.concat(tables, ignore_index=True), title, provenance=profile.provenance_)
 
     def plot(self, ax: Axes | None = None) -> HeadsDisplay:
         """Draw all panels into ``ax`` or a new figure: a single Axes, whose image holds them with gaps between."""

@@ -36,9 +36,10 @@ class KeptTokensDisplay(Display):
 
     def __init__(
         self, data: pd.DataFrame, image: np.ndarray, layout: TokenLayout, target: Box | None,
-        answers: Mapping[str, Box | None], expression: str | None,
+        answers: Mapping[str, Box | None], expression: str | None, *, provenance: Any,
     ) -> None:  # fmt: skip
-        self.data, self.image, self.layout = data, image, layout
+        super().__init__(data, provenance)
+        self.image, self.layout = image, layout
         self.target, self.answers, self.expression = target, dict(answers), expression
 
     @classmethod
@@ -51,6 +52,7 @@ class KeptTokensDisplay(Display):
         answers: Mapping[str, Box | None] | None = None,
         pivots: Mapping[str, Any] | None = None,
         expression: str | None = None,
+        model: Any = None,
     ) -> KeptTokensDisplay:
         """From what the methods chose for one picture.
 
@@ -64,6 +66,7 @@ class KeptTokensDisplay(Display):
         pivots : method name -> indices of the pivots; default ``selection.info["pivot_indices"]`` where a
             method reports them.
         expression : shown above the panels.
+        model : the model that was pruned, or its name: the figure of a rehearsal says so.
 
         Raises
         ------
@@ -105,6 +108,7 @@ class KeptTokensDisplay(Display):
             target,
             {m: answers.get(m) for m in selections} if answers else {},
             expression,
+            provenance=model,
         )
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> KeptTokensDisplay:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from biaslab._util.watermark import mark
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
 from biaslab.figures.style import COLORS, DIVERGING, style
@@ -32,8 +31,10 @@ class ProbeDisplay(Display):
     logarithms, centred).
     """
 
-    def __init__(self, data: pd.DataFrame, title: str, comparison: pd.DataFrame | None = None) -> None:
-        self.data = data
+    def __init__(
+        self, data: pd.DataFrame, title: str, comparison: pd.DataFrame | None = None, *, provenance: Any
+    ) -> None:
+        super().__init__(data, provenance)
         self.title = title
         self.comparison = comparison
 
@@ -80,7 +81,7 @@ class ProbeDisplay(Display):
         model = PurePath(str(probe.settings["model"])).name
         title = f"{model}, causal probe" + ("" if part == "tiles" else f" ({part})")
         title += ("" if head == "mean" else f", head {head}") + f", n = {probe.n_groups} objects"
-        return cls(mark(pd.concat(tables, ignore_index=True), probe.settings), title, comparison)
+        return cls(pd.concat(tables, ignore_index=True), title, comparison, provenance=probe.settings)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProbeDisplay:
         """Draw one panel per layer, or three with a profile (in this order: all panels of a layer, next layer)."""
@@ -143,8 +144,8 @@ class ProbeDisplay(Display):
 class PlaceAccuracyDisplay(Display):
     """Share of answers with IoU >= 0.5 by the place of the object. ``data``: row, col, n, acc50, lo, hi."""
 
-    def __init__(self, data: pd.DataFrame, title: str) -> None:
-        self.data = data
+    def __init__(self, data: pd.DataFrame, title: str, *, provenance: Any) -> None:
+        super().__init__(data, provenance)
         self.title = title
 
     @classmethod
@@ -153,7 +154,8 @@ class PlaceAccuracyDisplay(Display):
         data = probe.accuracy()
         share = 100 * data["acc50"].mean()
         name = PurePath(str(probe.settings["model"])).name
-        return cls(data, f"{name}, Acc@0.5 by place, {share:.0f} % of {data['n'].sum():,}")
+        title = f"{name}, Acc@0.5 by place, {share:.0f} % of {data['n'].sum():,}"
+        return cls(data, title, provenance=probe.settings)
 
     def plot(self, ax: Axes | None = None) -> PlaceAccuracyDisplay:
         """Draw into ``ax`` or a new figure."""

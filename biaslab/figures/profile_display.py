@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from biaslab._util.watermark import mark
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
@@ -35,8 +34,8 @@ class ProfileDisplay(Display):
     relative, standard_error (of relative).
     """
 
-    def __init__(self, data: pd.DataFrame, layout: TokenLayout, title: str) -> None:
-        self.data = data
+    def __init__(self, data: pd.DataFrame, layout: TokenLayout, title: str, *, provenance: Any) -> None:
+        super().__init__(data, provenance)
         self.layout = layout
         self.title = title
 
@@ -85,7 +84,7 @@ class ProfileDisplay(Display):
         model = PurePath(str(profile.provenance_.get("model", "model"))).name
         which = "" if head is None else f", head {head}"
         title = f"{model}, {profile.name} profile{which}, n = {n} images"
-        return cls(mark(pd.concat(tables, ignore_index=True), profile.provenance_), layout, title)
+        return cls(pd.concat(tables, ignore_index=True), layout, title, provenance=profile.provenance_)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProfileDisplay:
         """Draw a panel per layer, and per layer's thumbnail."""

@@ -32,8 +32,8 @@ class ReliabilityDisplay(Display):
     ``data`` is the table of :func:`biaslab.diagnostics.reliability.reliability` of one head and layout.
     """
 
-    def __init__(self, data: pd.DataFrame, title: str, target: float) -> None:
-        self.data = data
+    def __init__(self, data: pd.DataFrame, title: str, target: float, *, provenance: Any) -> None:
+        super().__init__(data, provenance)
         self.title = title
         self.target = target
 
@@ -64,7 +64,7 @@ class ReliabilityDisplay(Display):
         rows, key = one_layout(rows, layout)
         title = [] if name == "mean" else [f"head {name}"]
         title += [] if key is None else [key]
-        return cls(rows.reset_index(drop=True), ", ".join(title), target)
+        return cls(rows.reset_index(drop=True), ", ".join(title), target, provenance=table)
 
     def plot(self, ax: Axes | None = None) -> ReliabilityDisplay:
         """Draw into ``ax`` or a new figure."""

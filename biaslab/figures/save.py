@@ -12,7 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from biaslab._util.watermark import note_of, noted
+from biaslab._util.tables import write_table
+from biaslab._util.watermark import note_of
 from biaslab.errors import InputError, RunFolderError
 from biaslab.figures.style import style
 
@@ -58,7 +59,7 @@ def save(display: Any, path: str | Path, close: bool = False) -> list[Path]:
                 # no date inside: the same figure is the same file
                 figure.savefig(files[0], bbox_inches=frame, metadata={"CreationDate": None, "Subject": note})
                 figure.savefig(files[1], bbox_inches=frame, metadata={"Comment": note} if note else None)
-            noted(display.data).to_csv(files[2], index=False)
+            write_table(display.data, files[2], display.data)
         except OSError as err:
             raise RunFolderError(f"cannot write figure {stem}: {err}; choose a folder you can write to") from None
         finally:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from biaslab._util.latex import escape
-from biaslab._util.watermark import latex_note, noted
+from biaslab._util.tables import latex_table, write_table
 from biaslab.errors import InputError, RunFolderError
 from biaslab.figures.frames import UNPRUNED, label_rows, read_results
 
@@ -82,10 +82,7 @@ def results_latex(
             f"{_METRICS[metric]} (\\%) with 95\\,\\% intervals (bootstrap over images), "
             f"n = {count} expressions. Columns: visual tokens kept from decoder layer $K$ on."
         )
-    return latex_note(table) + frame.style.to_latex(
-        hrules=True, position="t", position_float="centering", caption=caption, label=label,
-        column_format="l" * frame.index.nlevels + "c" * len(frame.columns), multirow_align="naive",
-    )  # fmt: skip
+    return latex_table(frame, table, caption, "l" * frame.index.nlevels + "c" * len(frame.columns), label)
 
 
 def save_table(results: Any, path: str | Path, metric: str = "acc50", **kwargs: Any) -> list[Path]:
@@ -101,11 +98,8 @@ def save_table(results: Any, path: str | Path, metric: str = "acc50", **kwargs: 
     table = results_table(results, metric, **kwargs)
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".tex", ".csv") else path
-    tex, csv = (stem.with_name(f"{stem.name}.{kind}") for kind in ("tex", "csv"))
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        tex.write_text(results_latex(table, metric=metric, **text), encoding="utf-8")
-        noted(table).to_csv(csv, index=False)
+        csv, tex = write_table(table, stem, table, results_latex(table, metric=metric, **text))
     except OSError as err:
         raise RunFolderError(f"cannot write table {stem}: {err}; choose a folder you can write to") from None
     return [tex, csv]

@@ -25,13 +25,14 @@ class VarianceDisplay(Display):
     them, are small dots behind. ``data`` is that table.
     """
 
-    def __init__(self, data: pd.DataFrame) -> None:
-        self.data = data
+    def __init__(self, data: pd.DataFrame, *, provenance: Any) -> None:
+        super().__init__(data, provenance)
 
     @classmethod
     def from_table(cls, table: pd.DataFrame) -> VarianceDisplay:
         """From columns layer, r2, lo, hi and, if there, head, estimator, n."""
-        return cls(_checked(table, ("layer", "r2", "lo", "hi"), "variance_table(maps)"))
+        data = _checked(table, ("layer", "r2", "lo", "hi"), "variance_table(maps)")
+        return cls(data, provenance=table)
 
     @classmethod
     def from_maps(
@@ -72,8 +73,8 @@ class AurocDisplay(Display):
     score ("raw", "ratio", ...), auroc, lo, hi and, if there, head and n.
     """
 
-    def __init__(self, data: pd.DataFrame) -> None:
-        self.data = data
+    def __init__(self, data: pd.DataFrame, *, provenance: Any) -> None:
+        super().__init__(data, provenance)
 
     @classmethod
     def from_table(cls, table: pd.DataFrame) -> AurocDisplay:
@@ -83,7 +84,8 @@ class AurocDisplay(Display):
         table = _checked(table, ("layer", "score", "auroc"), "what score_ranking() returns")
         table = table.assign(**{c: np.nan for c in ("lo", "hi") if c not in table})
         kept = ["layer", "score", "head", "auroc", "lo", "hi", "n"]
-        return cls(table[[c for c in kept if c in table]].reset_index(drop=True))
+        data = table[[c for c in kept if c in table]].reset_index(drop=True)
+        return cls(data, provenance=table)
 
     def plot(self, ax: Axes | None = None) -> AurocDisplay:
         """Draw into ``ax`` or a new figure."""

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from biaslab._util.progress import progress_bar
-from biaslab._util.watermark import is_rehearsal
 from biaslab.attention.capture import CapturedRows, capture, query_rows
 from biaslab.attention.rotary import advances, rotary_of
 from biaslab.attention.scores import resolve, score_name
@@ -120,7 +119,7 @@ def collect(
         "layers": layers,
         "folds": folds,
         "rotary": rotary_of(vlm),
-        **({"rehearsal": True} if is_rehearsal(vlm) else {}),
+        **vlm.watermark,
     }
     if out is not None and checkpoint is not None:
         raise InputError("maps in a folder resume by themselves: pass out or checkpoint, not both")

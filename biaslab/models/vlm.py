@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from biaslab._util.watermark import is_rehearsal
 from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
 from biaslab.errors import InputError, ModelError
@@ -72,6 +73,11 @@ class VLM:
     @property
     def decoder(self) -> nn.Module:
         return self.model.get_decoder()
+
+    @property
+    def watermark(self) -> dict[str, bool]:
+        """Part of all provenance: ``{"rehearsal": True}`` of a model with random weights, nothing of a real one."""
+        return {"rehearsal": True} if is_rehearsal(self) else {}
 
     @property
     def n_layers(self) -> int:

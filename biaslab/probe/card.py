@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from biaslab._util.watermark import NOTE, is_rehearsal
+from biaslab._util.cards import card_text
 
 if TYPE_CHECKING:
     from biaslab.probe.result import ProbeResult
@@ -21,10 +21,7 @@ def card(probe: ProbeResult, comparison: pd.DataFrame | None, profile: Any = Non
     """A Markdown account of a probe and, if there is one, of its comparison with a profile."""
     settings, design = probe.settings, probe.settings["design"]
     pictures = len(probe.groups) * probe.boxes.shape[3] * np.prod(probe.grid)
-    lines = [f"# Causal probe of {settings['model']}", ""]
-    if is_rehearsal(settings):
-        lines += [f"**{NOTE}: the numbers mean nothing.**", ""]
-    lines += [
+    lines = [
         f"{pictures:,} pictures of {design['size'][0]} x {design['size'][1]} pixels: {len(probe.groups)} pairs of "
         f"object and background ({probe.n_groups} different objects), each at all {probe.grid[0]} x {probe.grid[1]} "
         f'places, asked for as "{design["expression"]}" (prompt: "{settings["prompt"]}"). Attention of the query '
@@ -46,7 +43,7 @@ def card(probe: ProbeResult, comparison: pd.DataFrame | None, profile: Any = Non
             + _difference(z)
             for z in probe.accuracy_by_zone().to_dict("records")
         ]
-    return "\n".join(lines) + "\n"
+    return card_text(f"Causal probe of {settings['model']}", settings, [*lines, ""])
 
 
 def _place_sentence(probe: ProbeResult, layer: int, head: str | int, part: str) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biaslab._util.watermark import mark
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
@@ -82,7 +81,7 @@ def compare(
                 rows.append({"layer": layer, "head": head, "part": part, **_line(x, y, confidence, n_null, seed)})
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p") + 1, "q", q_values(table["p"]))
-    return mark(table, probe.settings)
+    return table
 
 
 def profile_effects(probe: ProbeResult, tokens: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ import numpy as np
 
 from biaslab._util.jsonl import SampleLog
 from biaslab._util.progress import progress_bar
-from biaslab._util.watermark import is_rehearsal
 from biaslab.attention.capture import CapturedRows, capture
 from biaslab.core.boxes import Box
 from biaslab.core.layers import check_layers
@@ -73,7 +72,7 @@ def measure(
         "model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "layers": layers, "heads": heads,
         "queries": queries, "locate": bool(locate), "image_options": dict(vlm.image_options),
         "prompt": vlm.family.grounding_prompt(design.expression), "design": design.identity(),
-        **({"rehearsal": True} if is_rehearsal(vlm) else {}),
+        **vlm.watermark,
     }  # fmt: skip
     records: list[dict] = []  # where there is no folder
     with ExitStack() as stack:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from biaslab._util.watermark import mark
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
@@ -122,7 +121,7 @@ class ProbeResult:
                         "se": self.standard_error(layer, head, part).ravel(),
                         "groups": self.n_groups, "pictures": pictures,
                     }))  # fmt: skip
-        return mark(pd.concat(tables, ignore_index=True), self.settings)
+        return pd.concat(tables, ignore_index=True)
 
     def accuracy(self) -> pd.DataFrame:
         """Share of answers with IoU >= 0.5 at each place, with Wilson's 95 % interval: row, col, n, acc50, lo, hi."""
@@ -130,10 +129,10 @@ class ProbeResult:
         n, k = hits.shape[0] * hits.shape[3], hits.sum((0, 3))
         ends = [stats.binomtest(int(v), n).proportion_ci(method="wilson") for v in k.ravel()]
         row, col = (a.ravel() for a in np.indices(self.grid))
-        return mark(pd.DataFrame({
+        return pd.DataFrame({
             "row": row, "col": col, "n": n, "acc50": k.ravel() / n,
             "lo": [e.low for e in ends], "hi": [e.high for e in ends],
-        }), self.settings)  # fmt: skip
+        })  # fmt: skip
 
     def accuracy_by_zone(self) -> pd.DataFrame:
         """Accuracy of the border ring, the rest, and each third of rows and columns.
@@ -163,7 +162,7 @@ class ProbeResult:
                 out.append({"zone": zone, "places": int(chosen.sum()), "n": n, "acc50": mean,
                             "lo": np.clip(mean - half, 0, 1), "hi": np.clip(mean + half, 0, 1), "minus_rest": rest,
                             "minus_rest_lo": rest - wide, "minus_rest_hi": rest + wide})  # fmt: skip
-        return mark(pd.DataFrame(out), self.settings)
+        return pd.DataFrame(out)
 
     def _hits(self) -> np.ndarray:
         if self.iou is None:

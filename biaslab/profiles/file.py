@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from biaslab._util.watermark import NOTE, is_rehearsal
+from biaslab._util.cards import card_text
 from biaslab.attention.rotary import in_words
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import BiaslabError, InputError
@@ -145,12 +145,9 @@ def card(profile: Any, name: str = "", diagnostics: Any = None) -> str:
     """The profile's card in Markdown: what it is, what it was fitted on, what it may be used for."""
     p = profile.provenance_
     lines = [
-        f"# Positional bias profile {name}".rstrip(),
-        "",
         f"Expected attention of each visual position ({profile.name} estimator), hash `{profile.hash}`. It "
         "describes the calibration images as much as the model: what they have in common is in it too.",
         "",
-        *([f"**{NOTE.capitalize()}: its numbers mean nothing, and a real model refuses it.**", ""] * is_rehearsal(p)),
         "| | |",
         "|---|---|",
     ]
@@ -179,7 +176,8 @@ def card(profile: Any, name: str = "", diagnostics: Any = None) -> str:
             f"{r.population_lo:.3f} to {r.population_hi:.3f} | {r.n} |"
             for r in diagnostics.itertuples()
         ]
-    return "\n".join([*lines, "", "Use: `profile = biaslab.profiles.load(path)`.", ""])
+    lines += ["", "Use: `profile = biaslab.profiles.load(path)`.", ""]
+    return card_text(f"Positional bias profile {name}", p, lines)
 
 
 def _damaged(path: Path, why: Any) -> InputError:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab._util.watermark import stamp_table
 from biaslab.errors import InputError
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs, merged, parts_of
@@ -149,7 +150,8 @@ def variance_table(
             shares = dict(zip(_SHARES, map(float, values), strict=True))
             rows.append({"layer": v.layer, "head": "all" if h == 0 else str(h - 1), **shares, "n": v.n,
                          "folds": v.folds, "estimator": v.estimator})  # fmt: skip
-    return pd.DataFrame(rows, columns=["layer", "head", *_SHARES, "n", "folds", "estimator"])
+    table = pd.DataFrame(rows, columns=["layer", "head", *_SHARES, "n", "folds", "estimator"])
+    return stamp_table(table, maps.provenance)
 
 
 def _of_heads(name: str) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from biaslab import __version__
 from biaslab._util.progress import progress_bar
-from biaslab._util.watermark import mark, noted
+from biaslab._util.tables import write_table
 from biaslab.cost import Flops, Picture, prompt_flops
 from biaslab.errors import InputError, RunFolderError, UnsupportedError
 from biaslab.evaluation.configurations import Config, configurations
@@ -63,16 +63,15 @@ class Bench:
             The place cannot be written.
         """
         folder = Path(out)
-        files = [folder / name for name in ("bench.csv", "bench-runs.csv", "bench.tex", "bench.json")]
+        settings = folder / "bench.json"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            noted(self.table).to_csv(files[0], index=False)
-            noted(self.runs).to_csv(files[1], index=False)
-            files[2].write_text(bench_latex(self.table, self.settings), encoding="utf-8")
-            files[3].write_text(json.dumps(self.settings, indent=1, default=str) + "\n", encoding="utf-8")
+            latex = bench_latex(self.table, self.settings)
+            table, tex = write_table(self.table, folder / "bench", self.settings, latex)
+            (runs,) = write_table(self.runs, folder / "bench-runs", self.settings)
+            settings.write_text(json.dumps(self.settings, indent=1, default=str) + "\n", encoding="utf-8")
         except OSError as err:
             raise RunFolderError(f"cannot write {folder} ({err.strerror or err}): choose another folder") from None
-        return files
+        return [table, runs, tex, settings]
 
 
 def bench(
@@ -134,9 +133,9 @@ def bench(
             runs += _timed(vlm, number, encoded, configs, repeats, warmup, new_tokens, seed, advance)
     longest = max(batches, key=lambda encoded: encoded.last)
     peaks = [_peak(vlm, longest, config, new_tokens, seed) if memory else {} for config in configs]
-    frame = mark(pd.DataFrame(runs), vlm)
+    frame = pd.DataFrame(runs)
     settings = _settings(vlm, images, batches, repeats, new_tokens, batch_size, seed)
-    return Bench(mark(bench_table(frame, configs, costs, peaks), vlm), frame, settings)
+    return Bench(bench_table(frame, configs, costs, peaks), frame, settings)
 
 
 def _with_unpruned(configs: list[Config]) -> list[Config]:

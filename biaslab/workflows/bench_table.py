@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from biaslab._util.latex import escape
-from biaslab._util.watermark import latex_note
+from biaslab._util.tables import latex_table
 
 if TYPE_CHECKING:
     from biaslab.cost import Flops
@@ -132,11 +132,7 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
         f"{escape(settings['device'])}. Prefill includes attention rows and selection; the last speed-up includes "
         "the vision tower; memory is the peak over the idle model."
     )
-    text = frame.style.to_latex(
-        hrules=True, position="t", position_float="centering", caption=caption,
-        column_format="ll" + "c" * len(frame.columns), multirow_align="naive",
-    )  # fmt: skip
-    return latex_note(settings) + text
+    return latex_table(frame, settings, caption, "ll" + "c" * len(frame.columns))
 
 
 def _span(row: dict[str, Any], phase: str) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from biaslab._util.watermark import mark
 from biaslab.datasets.calibration import (
     SOURCES,
     Calibration,
@@ -101,14 +100,12 @@ def fit_bias(
             warnings.warn(f"no estimator chosen, 'mean' is used: {error}", stacklevel=2)
     profile.fit(collected)
     if selection is not None:
-        mark(selection.table, vlm)
         profile.provenance_["selected"] = {"by": criterion, "among": sorted(set(selection.table["estimator"]))}
     try:
         variance = variance_table(collected, profile)
     except InputError as error:  # too few images to hold some out: no reason to lose the profile
         warnings.warn(str(error), stacklevel=2)
         variance = pd.DataFrame(columns=["layer", "r2", "lo", "hi", "n"])
-    mark(variance, vlm)
     files: list[Path] = []
     if target is not None:
         path = profile.save(target, variance)

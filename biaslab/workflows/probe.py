@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from biaslab._util.watermark import noted
+from biaslab._util.tables import write_table
 from biaslab.errors import InputError, RunFolderError
 from biaslab.figures import PlaceAccuracyDisplay, ProbeDisplay, save
 from biaslab.figures.layers import evenly
@@ -98,8 +98,7 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             if table is not None:
-                files.append(folder / f"{name}.csv")
-                noted(table).to_csv(files[-1], index=False)
+                files += write_table(table, folder / name, result.settings)
         files.append(folder / "card.md")
         files[-1].write_text(text, encoding="utf-8")
     except OSError as err:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biaslab._util.watermark import mark, noted
+from biaslab._util.tables import write_table
 from biaslab.core.boxes import Box
 from biaslab.errors import InputError
 from biaslab.evaluation.results import Results
@@ -52,8 +52,7 @@ def _differences(results: Results, folder: Path) -> list[Path]:
         table = results.differences(reference)
         if not table.empty:
             table.insert(1, "label", table["options_hash"].map(results.labels).fillna(table["method"]))
-            written.append(folder / f"differences-to-{reference}.csv")
-            noted(mark(table, results.run["identity"]["model"])).to_csv(written[-1], index=False)
+            written += write_table(table, folder / f"differences-to-{reference}", results.run["identity"]["model"])
     return written
 
 
@@ -71,5 +70,6 @@ def draw_kept(
         target=target,
         answers={f.method: f.answer.box for f in pruned},
         expression=expression,
+        model=pruned[0].model,
     )
     return save(display.plot(), out, close=True)

@@ -116,7 +116,7 @@ def test_a_head_that_does_not_see_the_image_is_blank(maps):
     display = HeadsDisplay.from_profile(blind, layers=[0, 2]).plot()
     shown = display.data.groupby("head")["relative"].agg(lambda x: np.isfinite(x).all())
     assert shown.to_dict() == {"0": False, "1": True, "2": True}
-    alone = HeadsDisplay(display.data[display.data["head"] == "0"], "none is seen").plot()
+    alone = HeadsDisplay(display.data[display.data["head"] == "0"], "none is seen", provenance=None).plot()
     assert alone.figure_ is not None
 
 

@@ -1,0 +1,71 @@
+"""The one way into a table file, CSV or LaTeX: what comes from a rehearsal says so in both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from biaslab._util.watermark import note_of, with_note
+
+__all__ = ["csv_text", "latex_table", "write_table"]
+
+
+def csv_text(frame: pd.DataFrame, provenance: Any) -> str:
+    """A table as CSV without its index; a rehearsal's has a column ``note``."""
+    return with_note(frame, provenance).to_csv(index=False)
+
+
+def latex_table(
+    frame: pd.DataFrame, provenance: Any, caption: str, columns: str, label: str | None = None, index: bool = True
+) -> str:
+    r"""Booktabs ``table``, centred at the top of a page; needs ``\usepackage{booktabs}``.
+
+    Parameters
+    ----------
+    frame : cells, headings and index as LaTeX: raw text goes through :func:`biaslab._util.latex.escape` before.
+    provenance : what `is_rehearsal` takes; a rehearsal's table begins with a comment that says so.
+    caption : LaTeX.
+    columns : of ``tabular``, such as "lcc".
+    label : for ``\ref``.
+    index : whether the index is printed.
+    """
+    style = frame.style if index else frame.style.hide(axis="index")
+    note = note_of(frame) or note_of(provenance)
+    return (f"% {note}: these numbers mean nothing\n" if note else "") + style.to_latex(
+        hrules=True, position="t", position_float="centering", caption=caption, label=label, column_format=columns,
+        multirow_align="naive",
+    )  # fmt: skip
+
+
+def write_table(frame: pd.DataFrame, path: str | Path, provenance: Any, latex: str | None = None) -> list[Path]:
+    """Write ``path.csv`` and, where its text is given, ``path.tex``; missing folders are made.
+
+    Parameters
+    ----------
+    frame : the numbers.
+    path : with or without one of .csv, .tex.
+    provenance : where they come from: settings, a model or its name, or a table that is stamped.
+    latex : of :func:`latex_table`.
+
+    Returns
+    -------
+    list of Path
+        The CSV first.
+
+    Raises
+    ------
+    OSError
+        The place cannot be written.
+    """
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in (".csv", ".tex") else path
+    texts = {".csv": csv_text(frame, provenance), ".tex": latex}
+    files = []
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, text in texts.items():
+        if text is not None:
+            files.append(stem.with_name(stem.name + suffix))
+            files[-1].write_text(text, encoding="utf-8", newline="" if suffix == ".csv" else None)
+    return files

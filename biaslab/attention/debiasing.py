@@ -28,16 +28,11 @@ class DebiasOp:
     ----------
     name : key in :data:`DEBIAS`.
     apply : ``apply(attention, expected, spread, eps, strength)`` on float tensors that broadcast.
-    neutral : at full strength, value of a token that draws exactly what its position draws on average (of
-        "lognormal_rank": in the median); figures centre their colours there.
     needs_spread : whether ``spread`` (standard deviation between images) is used.
-    formula : what is computed, for captions and help.
     """
 
     name: str
     apply: Callable[[Tensor, Tensor, Tensor | None, float, float], Tensor]
-    neutral: float
-    formula: str
     needs_spread: bool = False
 
 
@@ -63,29 +58,13 @@ def _power(x: Tensor, strength: float) -> Tensor:
 DEBIAS: dict[str, DebiasOp] = {
     op.name: op
     for op in (
-        DebiasOp("ratio", lambda a, e, s, eps, w: a / _power(e + eps, w), 1.0, "attention / (expected + eps)"),
+        DebiasOp("ratio", lambda a, e, s, eps, w: a / _power(e + eps, w)),
         # eps enters both terms, so that attention == expected gives exactly 0
-        DebiasOp(
-            "log",
-            lambda a, e, s, eps, w: torch.log(a + eps) - w * torch.log(e + eps),
-            0.0,
-            "log(attention + eps) - log(expected + eps)",
-        ),
-        DebiasOp("subtract", lambda a, e, s, eps, w: a - w * e, 0.0, "attention - expected"),
-        DebiasOp(
-            "zscore",
-            lambda a, e, s, eps, w: (a - w * e) / _power(s + eps, w),
-            0.0,
-            "(attention - expected) / (spread + eps)",
-            needs_spread=True,
-        ),
-        DebiasOp(
-            "lognormal_rank",
-            _rank,
-            0.5,
-            "normal CDF of (log attention - log-normal mean) / log-normal spread",
-            needs_spread=True,
-        ),
+        DebiasOp("log", lambda a, e, s, eps, w: torch.log(a + eps) - w * torch.log(e + eps)),
+        DebiasOp("subtract", lambda a, e, s, eps, w: a - w * e),
+        DebiasOp("zscore", lambda a, e, s, eps, w: (a - w * e) / _power(s + eps, w), needs_spread=True),
+        # the normal CDF of (log attention - log-normal mean) / log-normal spread
+        DebiasOp("lognormal_rank", _rank, needs_spread=True),
     )
 }
 

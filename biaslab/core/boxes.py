@@ -145,13 +145,6 @@ class BoxSpace(enum.Enum):
         sx, sy, ox, oy = self._frame(size, resized)
         return Box(x0 * sx - ox, y0 * sy - oy, x1 * sx - ox, y1 * sy - oy)
 
-    def from_pixels(
-        self, box: Box, size: tuple[float, float], resized: tuple[float, float] | None = None
-    ) -> tuple[float, float, float, float]:
-        """The four numbers of this space for a box in original pixels: the inverse of `to_pixels`."""
-        sx, sy, ox, oy = self._frame(size, resized)
-        return (box.x0 + ox) / sx, (box.y0 + oy) / sy, (box.x1 + ox) / sx, (box.y1 + oy) / sy
-
     def _frame(self, size, resized) -> tuple[float, float, float, float]:
         """Pixels per unit in x and y, and the offset of the original image inside the frame, in pixels."""
         width, height = size

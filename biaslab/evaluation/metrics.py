@@ -6,6 +6,7 @@ Pure numpy: one sample at a time, or many score vectors of one sample at once.
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import rankdata
 
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
@@ -33,12 +34,6 @@ def accuracy(ious: np.ndarray, threshold: float = HIT_IOU) -> float:
     """Acc@threshold: share of IoUs that are hits; NaN for no samples. A miss without a box is IoU 0."""
     ious = np.asarray(ious, float)
     return float((ious >= threshold).mean()) if ious.size else float("nan")
-
-
-def mean_iou(ious: np.ndarray) -> float:
-    """Mean IoU over samples (answers without a box count as 0); NaN for no samples."""
-    ious = np.asarray(ious, float)
-    return float(ious.mean()) if ious.size else float("nan")
 
 
 def target_tokens(layout: TokenLayout, target: Box, min_share: float = 0.0) -> np.ndarray:
@@ -86,12 +81,9 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     n_neg = positive.size - n_pos
     if n_pos == 0 or n_neg == 0:
         return np.full(scores.shape[:-1], np.nan)
-    below = np.empty(scores.shape[:-1])  # negatives below each positive, summed over positives
-    for at in np.ndindex(below.shape):
-        negatives = np.sort(scores[at][~positive])
-        first, last = (np.searchsorted(negatives, scores[at][positive], side) for side in ("left", "right"))
-        below[at] = (first + last).sum() / 2
-    return np.where(np.isnan(scores).any(-1), np.nan, below / (n_pos * n_neg))
+    ranks = rankdata(scores, axis=-1, nan_policy="propagate")  # ties share their mean rank
+    below = ranks[..., positive].sum(-1) - n_pos * (n_pos + 1) / 2  # negatives below each positive, summed
+    return below / (n_pos * n_neg)
 
 
 def kept_share(indices: np.ndarray, positive: np.ndarray) -> float:

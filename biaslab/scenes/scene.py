@@ -124,7 +124,7 @@ def scene(split: str, index: int) -> Scene:
     cast = _cast(rng)
     sides = [rng.uniform(*(BIG if size == "big" else SMALL)) * CANVAS for _, size, _ in cast]
     taken: list[tuple[int, int, int, int]] = []
-    kept, areas = [], []
+    kept = []
     for k in np.argsort(sides)[::-1]:  # the big ones first, so that they do not hide the small ones
         name, size, colour = cast[k]
         picture = sprite(rng, name, sides[k], colour)
@@ -138,12 +138,8 @@ def scene(split: str, index: int) -> Scene:
         solid = np.asarray(picture.getchannel("A")) > 127
         taken.append((x, y, x + w, y + h))
         kept.append((name, size, colour))
-        areas.append(int(solid.sum()))
         owner[y : y + h, x : x + w][solid] = len(kept)
-    objects = tuple(
-        SceneObject(*what, _visible_box(owner, k), float((owner == k).sum() / areas[k - 1]))
-        for k, what in enumerate(kept, start=1)
-    )
+    objects = tuple(SceneObject(*what, _visible_box(owner, k)) for k, what in enumerate(kept, start=1))
     pixels = np.asarray(image, np.float32) + fine_noise(rng) * rng.uniform(1, 7)
     return Scene(split, index, Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), objects, owner)
 

@@ -16,7 +16,6 @@ class SceneObject:
     size: str
     colour: str | None
     box: Box
-    visible: float  # share of the object's own pixels that nothing hides
 
     @property
     def centre(self) -> tuple[float, float]:

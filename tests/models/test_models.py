@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from spaces import from_pixels
 
 from biaslab.core.boxes import Box
 from biaslab.errors import InputError
@@ -104,7 +105,7 @@ def test_bad_prompts_are_refused(family):
 @each_family
 def test_boxes_are_parsed_in_the_family_space(family):
     adapter, box, size, resized = families()[family], Box(30, 20, 150, 90), (200, 100), (140, 84)
-    values = adapter.box_space.from_pixels(box, size, resized)
+    values = from_pixels(adapter.box_space, box, size, resized)
     text = f"It is [[{', '.join(f'{v:.6f}' for v in values)}]]."
     if type(adapter).parse_box is Family.parse_box:  # or the family writes boxes in a way of its own
         assert adapter.parse_box(text, size, resized).as_tuple() == pytest.approx(box.as_tuple(), abs=1e-3)

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,30 @@ def test_boxes_are_tight_around_what_is_visible():
         for number, thing in enumerate(s.objects, start=1):
             ys, xs = np.nonzero(s.owner == number)
             assert thing.box.as_tuple() == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-            assert 0.5 < thing.visible <= 1
+
+
+def test_objects_are_more_than_half_visible(monkeypatch):
+    module, areas = sys.modules[scene.__module__], []
+
+    def sprite(*args):
+        drawn = real_sprite(*args)
+        areas.append(int((np.asarray(drawn.getchannel("A")) > 127).sum()))
+        return drawn
+
+    def place(*args):
+        where = real_place(*args)
+        if where is None:  # found no room: not an object of the scene
+            areas.pop()
+        return where
+
+    real_sprite, real_place = module.sprite, module._place
+    monkeypatch.setattr(module, "sprite", sprite)
+    monkeypatch.setattr(module, "_place", place)
+    for i in range(10):
+        areas.clear()
+        s = scene("validation", i)
+        shares = [(s.owner == k).sum() / area for k, area in enumerate(areas, start=1)]
+        assert len(shares) == len(s.objects) and all(0.5 < share <= 1 for share in shares)
 
 
 def _holds(text: str, things, candidate) -> bool:

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from biaslab.errors import InputError
 from biaslab.profiles.base import Profile
-from biaslab.profiles.parts import Part, merged
+from biaslab.profiles.parts import Part
 from biaslab.profiles.registry import make
-from biaslab.profiles.variance import log_folds
+from biaslab.profiles.variance import held_out, log_folds
 from biaslab.stats.jackknife import check_confidence, half_width
 
 __all__ = ["Strength", "choose_strength", "reliable_share", "shrink"]
@@ -154,20 +154,15 @@ def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[Any, Any, Any, A
     """
     cross, power, total, apart = (np.zeros(1) for _ in range(4))
     images = 0
-    for f, held_out in enumerate(folds):
-        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], estimator.needs_folds)
-        for part in held_out:
-            predicted = estimator.log_map(train, part.layout)
-            if predicted is None:
-                continue
-            cross = cross + part.n * (part.mean * predicted).sum(1)
-            power = power + part.n * (predicted**2).sum(1)
-            total = total + part.n * (part.var + part.mean**2).sum(1)
-            same = next((p for p in train if p.layout.key == part.layout.key), None)
-            if same is not None:
-                shrunk = reliable_share(same.mean, same.var, same.n) * predicted
-                apart = apart + part.n * (2 * part.mean * shrunk - shrunk**2).sum(1)
-            images += part.n
+    for part, predicted, train in held_out(folds, estimator):
+        cross = cross + part.n * (part.mean * predicted).sum(1)
+        power = power + part.n * (predicted**2).sum(1)
+        total = total + part.n * (part.var + part.mean**2).sum(1)
+        same = next((p for p in train if p.layout.key == part.layout.key), None)
+        if same is not None:
+            shrunk = reliable_share(same.mean, same.var, same.n) * predicted
+            apart = apart + part.n * (2 * part.mean * shrunk - shrunk**2).sum(1)
+        images += part.n
     return cross, power, total, apart, images
 
 

@@ -13,7 +13,7 @@ predicts worse than "all positions alike". What position would explain with imag
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,19 +164,26 @@ def log_folds(maps: Any, layer: int) -> list[list[Part]]:
     return [parts for parts in folds if parts]
 
 
+def held_out(folds: list[list[Part]], estimator: Profile) -> Iterator[tuple[Part, np.ndarray, list[Part]]]:
+    """Each fold predicted from the others: the log moments of a layout's images in it, the (H or 1, N) centred log map
+    that the others predict, and the others' log moments; layouts that cannot be predicted are left out.
+    """
+    for f, tested in enumerate(folds):
+        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], estimator.needs_folds)
+        for part in tested:
+            predicted = estimator.log_map(train, part.layout)
+            if predicted is not None:
+                yield part, predicted, train
+
+
 def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[np.ndarray, np.ndarray, int]:
     """(H,) total and residual sums of squares, and images scored, each fold predicted from the others."""
     total, residual = np.zeros((2, len(folds[0][0].mean)))  # heads, also where nothing can be scored
     images = 0
-    for f, held_out in enumerate(folds):
-        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], estimator.needs_folds)
-        for part in held_out:
-            predicted = estimator.log_map(train, part.layout)
-            if predicted is None:
-                continue
-            total = total + part.n * (part.var + part.mean**2).sum(axis=1)
-            residual = residual + part.n * (part.var + (part.mean - predicted) ** 2).sum(axis=1)
-            images += part.n
+    for part, predicted, _ in held_out(folds, estimator):
+        total = total + part.n * (part.var + part.mean**2).sum(axis=1)
+        residual = residual + part.n * (part.var + (part.mean - predicted) ** 2).sum(axis=1)
+        images += part.n
     return total, residual, images
 
 

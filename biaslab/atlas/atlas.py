@@ -23,6 +23,7 @@ from biaslab.maps.base import AttentionMaps
 from biaslab.maps.views import mean_over_heads
 from biaslab.probe import ProbeResult, compare
 from biaslab.profiles import Profile, make
+from biaslab.profiles.fitted import check_fitted
 from biaslab.stats.jackknife import check_confidence
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class BiasAtlas(AtlasData):
         """
         check_confidence(confidence)
         if profile is not None:
-            _check_fitted(profile)
+            check_fitted(profile)
         wanted = _layers(maps.layers, layers, None if profile is None else profile.layers_)
         _check_images(maps, wanted)
         given = _given(removal, controls)
@@ -132,7 +133,7 @@ class BiasAtlas(AtlasData):
             A probe of another model, query rule, score or heads.
         """
         check_confidence(confidence)
-        _check_fitted(profile)
+        check_fitted(profile)
         wanted = _layers(profile.layers_, layers)
         tables = {"strength": strength(profile, wanted, over_heads=True)}
         if probe is not None:
@@ -172,11 +173,6 @@ def _layers(held: Iterable[int], asked: int | Iterable[int] | None, also: Iterab
     if not wanted:
         raise InputError(f"no layers are asked for: choose some of {known}, or leave layers out for all")
     return list(dict.fromkeys(wanted))
-
-
-def _check_fitted(profile: Profile) -> None:
-    if not hasattr(profile, "layers_"):
-        raise InputError("the profile is not fitted: call .fit(maps), or load one with biaslab.load_profile(path)")
 
 
 def _check_images(maps: AttentionMaps, layers: list[int]) -> None:

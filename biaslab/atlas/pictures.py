@@ -105,7 +105,7 @@ def before_and_after(
             continue
         fold = fold_of(record.id, whole.folds)
         if fold not in profiles:
-            profiles[fold] = _fitted(estimator, WithoutFold(whole, fold), layer)
+            profiles[fold] = _fit(estimator, WithoutFold(whole, fold), layer)
         if not reaches(profiles[fold], record.layout):
             continue
         picture = pictures[record.id]
@@ -127,7 +127,7 @@ def _scene_id(name: str) -> re.Match | None:
     return re.fullmatch(rf"({'|'.join(SPLITS)})-(\d{{6,}})", name)
 
 
-def _fitted(estimator: Profile, maps: Any, layer: int) -> Profile | None:
+def _fit(estimator: Profile, maps: Any, layer: int) -> Profile | None:
     try:
         return clone(estimator).fit(maps, [layer])
     except InputError:  # no images are left

@@ -23,6 +23,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.maps.moments import centred_log
 from biaslab.profiles.file import save as write
+from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.parts import Part, logs, parts_of
 from biaslab.profiles.provenance import plain, refuse_others, version, warn_other_prompt
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make, register
@@ -173,7 +174,7 @@ class Profile(BaseEstimator, ABC):
         InputError
             The key of a layout that was not fitted.
         """
-        self._fitted()
+        check_fitted(self)
         key = max(self.counts_, key=lambda k: self.counts_[k]) if layout is None else layout
         if isinstance(key, str):
             if key not in self.layouts_:
@@ -183,7 +184,7 @@ class Profile(BaseEstimator, ABC):
 
     def predict(self, layout: TokenLayout, layer: int | None = None) -> np.ndarray:
         """:meth:`expected` as an array, (H or 1, N); ``layer`` may be left out when one only is fitted."""
-        self._fitted()
+        check_fitted(self)
         if layer is None and len(self.layers_) != 1:
             raise InputError(f"say which layer: the profile holds {self.layers_}")
         return self.expected(layout, self.layers_[0] if layer is None else layer).numpy().copy()
@@ -206,7 +207,7 @@ class Profile(BaseEstimator, ABC):
         InputError
             No layer in common.
         """
-        self._fitted()
+        check_fitted(self)
         wanted = [x for x in self.layers_ if x in maps.layers] if layers is None else [int(x) for x in layers]
         if not wanted:
             raise InputError(f"the maps hold layers {list(maps.layers)}, the profile {self.layers_}: none is in both")
@@ -231,7 +232,7 @@ class Profile(BaseEstimator, ABC):
         return residual, total
 
     def _map(self, what: str, layout: TokenLayout, layer: int, device: torch.device | str | None) -> Tensor:
-        self._fitted()
+        check_fitted(self)
         key = (layer, layout.key, torch.device(device or "cpu"))
         if (what, *key) not in self._maps:
             self.check(layer=layer, layout=layout)
@@ -265,7 +266,7 @@ class Profile(BaseEstimator, ABC):
             With the reason and the fix. A different prompt only warns: the paper itself calibrates on a
             generic one.
         """
-        self._fitted()
+        check_fitted(self)
         known = self.provenance_
         refuse_others(
             known,
@@ -305,7 +306,7 @@ class Profile(BaseEstimator, ABC):
     @property
     def hash(self) -> str:
         """16 hex digits over everything learned and its provenance: equal hash, equal scores."""
-        self._fitted()
+        check_fitted(self)
         if self._hash is None:
             self._hash = self._digest()
         return self._hash
@@ -324,10 +325,6 @@ class Profile(BaseEstimator, ABC):
         :func:`biaslab.profiles.file.save`.
         """
         return write(self, path, diagnostics)
-
-    def _fitted(self) -> None:
-        if not hasattr(self, "arrays_"):
-            raise InputError(f"this {type(self).__name__} is not fitted: call .fit(maps), or profiles.load(path)")
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())

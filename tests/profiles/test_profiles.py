@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError as SklearnNotFittedError
+from sklearn.utils.validation import check_is_fitted
 
 from biaslab import profiles
 from biaslab.core.layout import TokenLayout
@@ -16,6 +18,7 @@ from biaslab.errors import BiaslabError, InputError, ProfileMismatchError
 from biaslab.maps.base import ImageRecord
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import ESTIMATORS, MeanProfile, TileProfile
+from biaslab.profiles.fitted import NotFittedError
 
 ONE = TokenLayout.raster(4, 4, (64, 64), "internvl")
 TILED = TokenLayout.tiled(1, 2, (4, 4), (128, 64), "internvl", thumbnail=True)
@@ -294,6 +297,12 @@ def test_fit_takes_some_layers_and_refuses_missing_ones():
 def test_use_before_fit_and_wrong_options_are_one_clear_line():
     with pytest.raises(InputError, match="not fitted"):
         MeanProfile().expected(ONE, 1)
+    for use in (lambda p: p.hash, lambda p: p.layout_of(), lambda p: p.predict(ONE), lambda p: p.check()):
+        with pytest.raises(NotFittedError, match="call .fit") as refusal:
+            use(MeanProfile())
+        assert isinstance(refusal.value, InputError) and isinstance(refusal.value, SklearnNotFittedError)
+    with pytest.raises(SklearnNotFittedError):
+        check_is_fitted(MeanProfile())
     with pytest.raises(InputError, match="choose one of .*mean, .*tile"):
         profiles.make("median")
     with pytest.raises(InputError, match="tile"):

@@ -13,6 +13,7 @@ from biaslab._util.latex import escape
 from biaslab._util.tables import csv_text, latex_table, write_table
 from biaslab._util.watermark import NOTE, is_rehearsal, note_of, rehearsal_name, stamp_table, with_note
 from biaslab.figures.display import Display
+from biaslab.figures.tables import results_latex, results_table
 
 REAL, REHEARSED = {"model": "a/b"}, {"model": rehearsal_name("a/b")}
 ROOT = Path(biaslab.__file__).parent
@@ -71,7 +72,9 @@ def modules():
 
 
 def test_tables_and_figures_are_written_by_the_writers_alone():
-    calls = {(node.attr, name) for name, tree in modules() for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    calls = {
+        (node.attr, name) for name, tree in modules() for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+    }
     assert {(call, name) for call, name in calls if call in WRITERS} == set(WRITERS.items())
 
 
@@ -112,6 +115,14 @@ def typeset(latex):
 @pytest.mark.parametrize("label", [*(f"a{c}b" for c in SPECIAL), "".join(SPECIAL), *(f"{c} b" for c in SPECIAL)])
 def test_escaped_text_is_typeset_as_it_was(label):
     assert typeset(escape(label)) == label
+
+
+def test_method_labels_reach_a_results_table_as_they_are():
+    rows = [{"method": f"m{i}", "keep": 0.5, "layer": 2, "n": 9, "acc50": 0.5} for i in range(len(SPECIAL))]
+    labels = {f"m{i}": f"a{char} b" for i, char in enumerate(SPECIAL)}
+    latex = results_latex(results_table(pd.DataFrame(rows), labels=labels))
+    cells = re.findall(r"^ ?(?:\d+|) & (a.*?) & ", latex, flags=re.MULTILINE)
+    assert sorted(map(typeset, cells)) == sorted(labels.values()) and cells
 
 
 @pytest.mark.parametrize("char", SPECIAL)

@@ -17,16 +17,19 @@ import biaslab as bl
 from biaslab import cost
 from biaslab._util.watermark import NOTE, is_rehearsal, rehearsal_name
 from biaslab.datasets.calibration import Calibration
+from biaslab.diagnostics import diagnose
 from biaslab.errors import InputError, ModelError, ProfileMismatchError, RunFolderError
-from biaslab.figures import AccuracyDisplay, AttentionDisplay, save, save_table
+from biaslab.evaluation.single_image import locate_pruned
+from biaslab.figures import AccuracyDisplay, AttentionDisplay, VarianceDisplay, save, save_table
+from biaslab.maps.stored import StoredMaps
 from biaslab.models.offline import geometry as geometry_module
 from biaslab.models.offline.geometry import geometry
 from biaslab.models.offline.rehearsal import rehearse, shrunk
 from biaslab.models.registry import families, grounder_folder
-from biaslab.profiles import MeanProfile
+from biaslab.profiles import MeanProfile, variance_table
 from biaslab.workflows.bench import bench
 from biaslab.workflows.fit_bias import fit_bias
-from biaslab.workflows.run_figures import draw_run
+from biaslab.workflows.run_figures import draw_kept, draw_run
 
 ALIASES = [(f.name, next(iter(f.shapes))) for f in families().values() if f.shapes]
 
@@ -214,6 +217,21 @@ def test_attention_figures_of_a_rehearsed_profile_are_marked(vlm, fitted, tmp_pa
     images, values = tiny.images(1, sizes=[(96, 96)]), list(rows[1].values.mean((1, 2)))
     display = AttentionDisplay.from_attention(images, encoded.layouts, values, fitted.profile, 1)
     assert NOTE.encode() in save(display, tmp_path / "a", close=True)[0].read_bytes()
+
+
+def test_kept_token_figures_of_a_rehearsal_are_marked(vlm, tmp_path):
+    image = tiny.images(1, sizes=[(96, 96)])[0]
+    answers = locate_pruned(vlm, image, "it", ["none", "random"], 0.5, 2)
+    files = draw_kept(image, answers, "it", tmp_path / "kept")
+    assert NOTE.encode() in files[0].read_bytes() and (pd.read_csv(files[2])["note"] == NOTE).all()
+
+
+def test_tables_made_from_rehearsed_maps_are_marked_before_anything_is_written(fitted):
+    maps = StoredMaps(fitted.maps.folder)
+    tables, _ = diagnose(maps)
+    assert tables and all(is_rehearsal(table) for table in [*tables.values(), variance_table(maps)])
+    display = VarianceDisplay.from_maps(maps)
+    assert is_rehearsal(display.data)
 
 
 def test_benchmarks_of_a_rehearsal_are_marked(vlm, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from biaslab._util.registry import Registry
 from biaslab.errors import InputError
 
 __all__ = ["DIAGNOSTICS", "Diagnostic", "diagnose", "layers_of", "register"]
@@ -32,14 +33,16 @@ class Diagnostic:
 
 
 #: name -> Diagnostic
-DIAGNOSTICS: dict[str, Diagnostic] = {}
+DIAGNOSTICS: Registry[Diagnostic] = Registry(
+    "diagnostic", package="biaslab.diagnostics.measures", group="biaslab.diagnostics"
+)
 
 
 def register(name: str, title: str, stored: bool = False) -> Callable[[Callable], Callable]:
-    """Decorator: make a function on maps known as a diagnostic."""
+    """Decorator: make a function on maps known as a diagnostic. A name can be taken only once."""
 
     def add(run: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
-        DIAGNOSTICS[name] = Diagnostic(name, title, run, stored)
+        DIAGNOSTICS.add(name, Diagnostic(name, title, run, stored), origin=run)
         return run
 
     return add
@@ -66,14 +69,12 @@ def diagnose(
     InputError
         An unknown name, or a layer that the maps do not hold.
     """
-    names = list(DIAGNOSTICS) if names is None else list(names)
-    if unknown := [n for n in names if n not in DIAGNOSTICS]:
-        raise InputError(f"unknown diagnostic {unknown[0]!r}: choose among {', '.join(DIAGNOSTICS)}")
+    chosen = {name: DIAGNOSTICS.get(name) for name in (DIAGNOSTICS if names is None else names)}
     layers = layers_of(maps, layers)
     tables, skipped = {}, {}
-    for name in names:
+    for name, diagnostic in chosen.items():
         try:
-            tables[name] = DIAGNOSTICS[name].run(maps, layers=layers, confidence=confidence)
+            tables[name] = diagnostic.run(maps, layers=layers, confidence=confidence)
         except InputError as error:
             skipped[name] = str(error)
     return tables, skipped

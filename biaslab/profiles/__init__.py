@@ -1,6 +1,6 @@
 """Positional bias profiles: estimators, debias operations, diagnostics and the profile file.
 
-An estimator is one file in this folder: subclass :class:`Profile` and decorate it with :func:`register`. The
+An estimator is one file in ``estimators/``: subclass :class:`Profile` and decorate it with :func:`register`. The
 folder is scanned, so nothing else needs to change; an installed package brings estimators with an entry point of the
 group ``biaslab.estimators``.
 """

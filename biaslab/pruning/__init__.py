@@ -1,6 +1,6 @@
 """Which visual tokens to keep, and how to drop the others inside a model.
 
-A pruning method is one file in this folder: a subclass of :class:`Method` decorated with :func:`register`.
+A pruning method is one file in ``methods/``: a subclass of :class:`Method` decorated with :func:`register`.
 The folder is scanned, so nothing else needs to change; an installed package brings methods with an entry point of the
 group ``biaslab.methods``, which names the module that registers them. Methods are pure tensor code;
 :mod:`biaslab.pruning.engine` runs them in a model.

@@ -1,14 +1,50 @@
-"""Whether two settings describe the same work."""
+"""In what two runs differ, so that one cannot go on with what the other left."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["Difference", "differences"]
 
 
-def first_difference(mine: dict[str, Any], found: dict[str, Any]) -> str | None:
-    """Name of a setting in which two collections differ, so that one cannot go on with the other; None if in none.
+class Difference(NamedTuple):
+    """A setting that two runs do not share.
 
-    The rotary embedding is read off the model, which is compared: older collections lack it, and devices round it.
+    Attributes
+    ----------
+    name : str
+        With the names of the settings it lies in: ``options.seed``.
+    there, here : Any
+        Its value in what is on disk and in what is asked for; None where it is missing.
     """
-    names = sorted({*mine, *found} - {"rotary"})
-    return next((name for name in names if mine.get(name) != found.get(name)), None)
+
+    name: str
+    there: Any
+    here: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.there!r} there, {self.here!r} here"
+
+
+def differences(there: Any, here: Any, ignore: Collection[str] = (), name: str = "") -> list[Difference]:
+    """All settings that differ, by name; a missing one equals None, and settings within settings are told apart.
+
+    Parameters
+    ----------
+    there, here : Any
+        What is on disk and what is asked for, as JSON gives them back.
+    ignore : Collection of str
+        Full names of settings that may differ.
+    name : str
+        Of the setting that the two are values of.
+    """
+    if name in ignore:
+        return []
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        return [
+            difference
+            for part in sorted({*there, *here})
+            for difference in differences(there.get(part), here.get(part), ignore, f"{name}.{part}" if name else part)
+        ]
+    return [] if there == here else [Difference(name, there, here)]

@@ -1,4 +1,4 @@
-"""The append-only sample log: a JSON line per sample and configuration, safe against a kill at any moment."""
+"""An append-only log with a JSON object per line, safe against a kill at any moment."""
 
 from __future__ import annotations
 
@@ -7,148 +7,149 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
+from biaslab._util.files import locked
+from biaslab._util.jsonable import finite
 from biaslab.errors import RunFolderError
 
-try:
-    import fcntl
-except ImportError:  # no advisory locks on this platform: two runs on one folder are then not noticed
-    fcntl = None
+__all__ = ["JsonLines", "read_lines", "whole_lines"]
 
-PATTERN = "samples-*.jsonl"
+_TAIL = 1 << 16  # bytes read from the end at first
 
 
-def log_path(folder: Path, rank: int) -> Path:
-    """The log of one process of a run."""
-    return Path(folder) / f"samples-{rank}.jsonl"
+class JsonLines:
+    """A log, open for appending; one process at a time writes it.
 
-
-def log_files(folder: Path) -> list[Path]:
-    """All sample logs of a run folder, by name."""
-    return sorted(Path(folder).glob(PATTERN))
-
-
-class SampleLog:
-    """One process's log, open for appending.
-
-    Every line is written in one piece and handed to the operating system at once, so a killed process loses
-    at most the line it was writing. Opening cuts such a torn last line; that sample is done again.
+    Every line is written in one piece and handed to the operating system at once, so a killed process loses at most
+    the line it was writing. Opening cuts such a torn last line.
 
     Parameters
     ----------
-    path
+    path : str or Path
         File to append to, made if missing.
 
     Raises
     ------
     RunFolderError
-        If the file cannot be written, or another process is writing it.
+        The file cannot be written, or another process is writing it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._stack = contextlib.ExitStack()
         try:
-            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 - closed by close()
+            self._file = self._stack.enter_context(open(self.path, "a+b", buffering=0))  # noqa: SIM115
         except OSError as error:
             raise RunFolderError(f"cannot write {self.path} ({error.strerror}): choose another run folder") from error
         try:
-            self._lock()
-            self._file.truncate(_whole_length(self.path))
+            self._stack.enter_context(locked(self.path))
+            self.cut(_whole_length(self._file))
         except BaseException:
-            self._file.close()
+            self._stack.close()
             raise
 
-    def append(self, record: dict) -> None:
-        """Write one line now. ``record`` must be JSON-serialisable; NaN is written as null."""
-        line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
-        data = line.encode() + b"\n"
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one line now. ``record`` must be JSON-serialisable; NaN and infinities are written as null."""
+        data = _line(record)
         while data:  # an unbuffered write may be short
             data = data[self._file.write(data) :]
+
+    def cut(self, length: int) -> None:
+        """Keep the first ``length`` bytes only (of `whole_lines`)."""
+        self._file.truncate(length)
 
     def close(self) -> None:
         """Hand the lines to the disk and release the file."""
         if not self._file.closed:
             with contextlib.suppress(OSError):  # some file systems cannot sync; the lines are written
                 os.fsync(self._file.fileno())
-            self._file.close()
+            self._stack.close()
 
-    def __enter__(self) -> SampleLog:
+    def __enter__(self) -> JsonLines:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunFolderError(
-                f"another process is writing {self.path}: wait for it, or choose another run folder"
-            ) from None
-        except OSError:
-            return  # a file system without locks
+
+def whole_lines(path: str | Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
+    """The lines of a log that have their end, one at a time.
+
+    Yields
+    ------
+    record : dict or None
+        None where the line is no JSON object.
+    end : int
+        Length of the log in bytes up to the end of this line.
+    """
+    end = 0
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            yield _parse(line), end
 
 
-def read_lines(path: Path) -> Iterator[dict]:
-    """The records of one log; a torn last line is ignored.
+def read_lines(path: str | Path, kind: str = "record") -> Iterator[dict[str, Any]]:
+    """The records of a log, one at a time; a torn last line is left out.
+
+    Parameters
+    ----------
+    path : str or Path
+        The log.
+    kind : str
+        What a line is, for the message.
 
     Raises
     ------
     RunFolderError
-        If a line other than the last is not a JSON object: the file was edited or damaged.
+        A line other than the last is not a JSON object: the file was edited or damaged.
     """
-    content = Path(path).read_bytes()[: _whole_length(path)]
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        record = _parse(line)
+    damaged = None  # a power cut can leave a last line of zero bytes that does have its end
+    for number, (record, _) in enumerate(whole_lines(path), start=1):
+        if damaged is not None:
+            break
         if record is None:
-            raise RunFolderError(f"{path}, line {number} is no sample record: delete that line and run again")
-        yield record
+            damaged = number
+        else:
+            yield record
+    else:
+        return
+    raise RunFolderError(f"{path}, line {damaged} is no {kind}: delete that line and run again")
 
 
-class LineCounter:
-    """Counts the lines that appear in the logs of a folder from now on, reading only what is new."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        self._offsets = {path: path.stat().st_size for path in log_files(folder)}
-
-    def new(self) -> int:
-        """Lines finished since the last call."""
-        lines = 0
-        for path in log_files(self.folder):
-            with open(path, "rb") as file:
-                file.seek(self._offsets.get(path, 0))
-                fresh = file.read()
-            self._offsets[path] = self._offsets.get(path, 0) + len(fresh)
-            lines += fresh.count(b"\n")
-        return lines
+def _line(record: dict[str, Any]) -> bytes:
+    record = finite(record)
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair, as of an undecodable file name: only escapes carry it
+        return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
-def _whole_length(path: Path) -> int:
+def _whole_length(file: BinaryIO) -> int:
     """Length in bytes of the part of a log that ends with its last whole record."""
-    content = Path(path).read_bytes()
-    end = content.rfind(b"\n") + 1
-    start = content.rfind(b"\n", 0, max(end - 1, 0)) + 1
-    # a power cut can leave a last line of zero bytes that does have its end
-    return end if end == 0 or _parse(content[start:end]) is not None else start
+    size, block = file.seek(0, os.SEEK_END), _TAIL
+    while True:
+        offset = max(0, size - block)
+        file.seek(offset)
+        tail = _read(file)
+        end = tail.rfind(b"\n") + 1
+        start = tail.rfind(b"\n", 0, max(end - 1, 0)) + 1
+        if start or not offset:  # the last line is all there
+            return offset + (end if end == 0 or _parse(tail[start:end]) is not None else start)
+        block *= 4
 
 
-def _parse(line: bytes) -> dict | None:
+def _read(file: BinaryIO) -> bytes:
+    """What follows in an unbuffered file, whose reads may be short."""
+    return b"".join(iter(lambda: file.read(1 << 20), b""))
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
-
-
-def _finite(value):
-    """The same value with NaN and infinities, which JSON does not have, as null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value

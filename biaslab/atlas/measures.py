@@ -9,7 +9,7 @@ import pandas as pd
 
 from biaslab.core.layout import TokenLayout
 from biaslab.diagnostics import diagnose
-from biaslab.diagnostics.mass import part_of
+from biaslab.diagnostics.measures.mass import part_of
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
 from biaslab.maps.moments import TINY

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from biaslab._util.registry import Registry
 from biaslab.errors import InputError
 
 __all__ = ["DEBIAS", "DebiasOp", "debias", "head_weights", "lognormal", "normalised", "sinks"]
@@ -55,18 +56,18 @@ def _power(x: Tensor, strength: float) -> Tensor:
     return x if strength == 1 else x**strength
 
 
-DEBIAS: dict[str, DebiasOp] = {
-    op.name: op
-    for op in (
-        DebiasOp("ratio", lambda a, e, s, eps, w: a / _power(e + eps, w)),
-        # eps enters both terms, so that attention == expected gives exactly 0
-        DebiasOp("log", lambda a, e, s, eps, w: torch.log(a + eps) - w * torch.log(e + eps)),
-        DebiasOp("subtract", lambda a, e, s, eps, w: a - w * e),
-        DebiasOp("zscore", lambda a, e, s, eps, w: (a - w * e) / _power(s + eps, w), needs_spread=True),
-        # the normal CDF of (log attention - log-normal mean) / log-normal spread
-        DebiasOp("lognormal_rank", _rank, needs_spread=True),
-    )
-}
+#: name -> operation
+DEBIAS: Registry[DebiasOp] = Registry("debias operation")
+for _op in (
+    DebiasOp("ratio", lambda a, e, s, eps, w: a / _power(e + eps, w)),
+    # eps enters both terms, so that attention == expected gives exactly 0
+    DebiasOp("log", lambda a, e, s, eps, w: torch.log(a + eps) - w * torch.log(e + eps)),
+    DebiasOp("subtract", lambda a, e, s, eps, w: a - w * e),
+    DebiasOp("zscore", lambda a, e, s, eps, w: (a - w * e) / _power(s + eps, w), needs_spread=True),
+    # the normal CDF of (log attention - log-normal mean) / log-normal spread
+    DebiasOp("lognormal_rank", _rank, needs_spread=True),
+):
+    DEBIAS.register(_op)
 
 
 def debias(
@@ -107,13 +108,11 @@ def debias(
     InputError
         Unknown op, shapes that do not fit, no spread where it is needed, eps not positive, strength outside [0, 1].
     """
-    if op not in DEBIAS:
-        raise InputError(f"unknown debias operation {op!r}: choose one of {', '.join(DEBIAS)}")
+    rule = DEBIAS.get(op)
     if not eps > 0:
         raise InputError(f"eps must be positive, got {eps}: 1e-7 is the published value")
     if not 0 <= strength <= 1:
         raise InputError(f"strength must lie in [0, 1], got {strength}: 1 removes the expectation fully")
-    rule = DEBIAS[op]
     if rule.needs_spread and spread is None:
         raise InputError(f"debias op {op!r} needs spread=, for example profile.spread(layout, layer)")
     dtype = torch.promote_types(attention.dtype, torch.float32)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from biaslab._util.registry import Registry
 from biaslab.attention.hook import attention_rows, no_rope
 from biaslab.errors import InputError
 
@@ -75,8 +76,10 @@ def value_norm(
     return probs * norms.repeat_interleave(probs.shape[1] // kv_heads, 1)[:, :, None]
 
 
-#: score name -> callable as `capture` documents it; a new entry is known everywhere
-SCORES: dict[str, Callable[..., Tensor]] = {"attention": attention, "no_rope": no_rope, "value_norm": value_norm}
+#: score name -> callable as `capture` documents it; what is registered here is known everywhere
+SCORES: Registry[Callable[..., Tensor]] = Registry("score")
+for _score in (attention, no_rope, value_norm):
+    SCORES.add(_score.__name__, _score)
 
 
 def resolve(score: str | Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -41,12 +41,6 @@ def table(frame: pd.DataFrame, decimals: int = 3) -> str:
     return frame.to_string(index=False, formatters=wide, float_format=lambda v: f"{v:.{decimals}f}", na_rep="-")
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows, with None for what is not known or not finite: JSON has neither."""
-    frame = frame.replace([np.inf, -np.inf], np.nan).astype(object)
-    return frame.where(frame.notna(), None).to_dict("records")
-
-
 def significant(value: float, digits: int = 3) -> str:
     """A number with so many significant digits, never in exponents: 0.00512, 53.7, 1230."""
     if value != value:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from biaslab._util.jsonable import records
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
-from biaslab.cli.output import emit, records, table
+from biaslab.cli.output import emit, table
 
 
 @app.command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from biaslab.datasets import refcoco_jsonl, scenes  # noqa: F401 - they register themselves
 from biaslab.datasets.base import DATASETS, Dataset, content_hash, named_dataset, open_dataset, register
 from biaslab.datasets.refcoco_jsonl import RefCocoJsonl
 

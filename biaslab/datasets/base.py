@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from biaslab._util.registry import Registry, did_you_mean
 from biaslab.datasets.data_root import find_file, not_there, places, resolve_data_root
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
@@ -35,20 +36,18 @@ class Dataset(Protocol):
     def __iter__(self) -> Iterator[Sample]: ...
 
 
-DATASETS: dict[str, Callable[..., Dataset]] = {}
+#: name -> class, or function that returns a data set
+DATASETS: Registry[Callable[..., Dataset]] = Registry("data set", package="biaslab.datasets", group="biaslab.datasets")
 
 
 def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Dataset]]:
     """Make a data set known as ``name``: decorates the class, or a function that returns one.
 
     One that reads files takes ``data_root``, a folder or None: relative paths are looked up there too.
+
+    A name can be taken only once.
     """
-
-    def add(factory: Callable[..., Dataset]) -> Callable[..., Dataset]:
-        DATASETS[name] = factory
-        return factory
-
-    return add
+    return DATASETS.register(name)
 
 
 def open_dataset(name: str, *, data_root: str | Path | None = None, **options) -> Dataset:
@@ -65,16 +64,15 @@ def open_dataset(name: str, *, data_root: str | Path | None = None, **options) -
     InputError
         For an unknown name or option; the message lists what there is.
     """
-    if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}: choose one of {', '.join(sorted(DATASETS))}")
-    signature = inspect.signature(DATASETS[name])
+    factory = DATASETS.get(name)
+    signature = inspect.signature(factory)
     if "data_root" in signature.parameters:
         options["data_root"] = resolve_data_root(data_root)
     try:
         signature.bind(**options)
     except TypeError as error:
         raise InputError(f"data set {name!r}: {error}; it takes {signature}") from error
-    return DATASETS[name](**options)
+    return factory(**options)
 
 
 def named_dataset(
@@ -97,7 +95,8 @@ def named_dataset(
         return open_dataset(str(name), data_root=root, **options)
     path = find_file(name, root)
     if path is None:
-        known = ", ".join(sorted(DATASETS))
+        known, hint = ", ".join(DATASETS), did_you_mean(str(name), DATASETS.keys())
+        known += f" ({hint})" if hint else ""
         raise not_there(f"unknown data set {str(name)!r}: none of {known}, and no file", places(name, root))
     if split is not None:
         raise InputError(f"{name} is one split: leave split out, or pass the file of the split")

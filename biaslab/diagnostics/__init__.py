@@ -1,6 +1,6 @@
 """Is it bias? Diagnostics of attention maps, controls, and what is left after removal.
 
-A diagnostic is one file in this folder: a function on maps that returns a DataFrame with a row per layer and head,
+A diagnostic is one file in ``measures/``: a function on maps that returns a DataFrame with a row per layer and head,
 decorated with :func:`~biaslab.diagnostics.registry.register`. The folder is scanned, so nothing else needs to change.
 """
 
@@ -9,9 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 
 from biaslab.diagnostics.registry import DIAGNOSTICS, Diagnostic, diagnose, register
-
-for _name in ("reliability", "mass", "tile_order", "dependence"):
-    import_module(f"{__name__}.{_name}")
 
 _HOME = {
     "control_table": "controls", "KINDS": "controls",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from biaslab._util.registry import Registry
 from biaslab.core.images import load_image
 from biaslab.datasets.calibration import PROMPT
 from biaslab.datasets.pictures import blank, noise
@@ -72,22 +73,21 @@ def _referents(vlm: VLM, c: Calibration, seed: int) -> tuple[VLM, Calibration]:
     return vlm, replace(c, prompts=[*c.prompts[1:], c.prompts[0]])
 
 
-KINDS: dict[str, Kind] = {
-    k.name: k
-    for k in (
-        Kind("same", "nothing: the ceiling of the others", lambda vlm, c, seed: (vlm, c)),
-        Kind("mirrored", "the left-right odd part of what pictures hold", _mirror),
-        Kind("translated", "what pictures hold, as far as it moves with them", _pictures(translated)),
-        Kind("shuffled", "objects and where they lie; each patch's own content stays", _pictures(shuffled)),
-        Kind("blank", "all content", _null(lambda n, size, seed: blank(n, size))),
-        Kind("noise", "all content but fine noise", _null(noise)),
-        Kind("other-prompt", "the question", lambda vlm, c, seed: (vlm, replace(c, prompts=PROMPT))),
-        Kind("other-referents", "that the question is about this picture", _referents),
-        Kind("random-weights", "all that was learned", lambda vlm, c, seed: (other_weights(vlm, "init", seed), c)),
-        Kind("permuted-weights", "all that was learned but the size of weights",
-             lambda vlm, c, seed: (other_weights(vlm, "permute", seed), c)),
-    )
-}  # fmt: skip
+KINDS: Registry[Kind] = Registry("control")
+for _kind in (
+    Kind("same", "nothing: the ceiling of the others", lambda vlm, c, seed: (vlm, c)),
+    Kind("mirrored", "the left-right odd part of what pictures hold", _mirror),
+    Kind("translated", "what pictures hold, as far as it moves with them", _pictures(translated)),
+    Kind("shuffled", "objects and where they lie; each patch's own content stays", _pictures(shuffled)),
+    Kind("blank", "all content", _null(lambda n, size, seed: blank(n, size))),
+    Kind("noise", "all content but fine noise", _null(noise)),
+    Kind("other-prompt", "the question", lambda vlm, c, seed: (vlm, replace(c, prompts=PROMPT))),
+    Kind("other-referents", "that the question is about this picture", _referents),
+    Kind("random-weights", "all that was learned", lambda vlm, c, seed: (other_weights(vlm, "init", seed), c)),
+    Kind("permuted-weights", "all that was learned but the size of weights",
+         lambda vlm, c, seed: (other_weights(vlm, "permute", seed), c)),
+):  # fmt: skip
+    KINDS.register(_kind)
 
 
 def control_table(
@@ -143,9 +143,7 @@ def control_table(
     InputError, ProfileMismatchError
         An unknown kind; a profile of another model, or of other layouts.
     """
-    wanted = list(KINDS) if kinds is None else list(kinds)
-    if unknown := [k for k in wanted if k not in KINDS]:
-        raise InputError(f"unknown control {unknown[0]!r}: choose among {', '.join(KINDS)}")
+    wanted = {name: KINDS.get(name) for name in (KINDS if kinds is None else kinds)}
     profile.check(model=vlm.name, revision=vlm.revision, family=vlm.family.name)
     known = profile.provenance_
     heads = "mean" if known.get("heads", "mean") == "mean" else None
@@ -153,9 +151,9 @@ def control_table(
     for layer in layers:
         profile.check(layer=layer)
     tables = []
-    for name in wanted:
+    for name, kind in wanted.items():
         try:
-            model, shown = KINDS[name].make(vlm, images, seed)
+            model, shown = kind.make(vlm, images, seed)
         except InputError as error:
             if kinds is not None:
                 raise
@@ -166,7 +164,7 @@ def control_table(
                        score=known.get("score", "attention"))  # fmt: skip
         table = _compare(maps, profile, confidence)
         table.insert(0, "kind", name)
-        tables.append(table.assign(removes=KINDS[name].removes))
+        tables.append(table.assign(removes=kind.removes))
     return pd.concat(tables, ignore_index=True)
 
 

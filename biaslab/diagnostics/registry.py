@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from biaslab._util.registry import Registry
 from biaslab._util.watermark import stamp_table
 from biaslab.errors import InputError
 
@@ -34,18 +35,23 @@ class Diagnostic:
 
 
 #: name -> Diagnostic
-DIAGNOSTICS: dict[str, Diagnostic] = {}
+DIAGNOSTICS: Registry[Diagnostic] = Registry(
+    "diagnostic", package="biaslab.diagnostics.measures", group="biaslab.diagnostics"
+)
 
 
 def register(name: str, title: str, stored: bool = False) -> Callable[[Callable], Callable]:
-    """Decorator: make a function on maps known as a diagnostic; tables from a rehearsal's maps are stamped."""
+    """Decorator: make a function on maps known as a diagnostic; tables from a rehearsal's maps are stamped.
+
+    A name can be taken only once.
+    """
 
     def add(run: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
         @wraps(run)
         def stamped(maps: Any, *args: Any, **kwargs: Any) -> pd.DataFrame:
             return stamp_table(run(maps, *args, **kwargs), maps.provenance)
 
-        DIAGNOSTICS[name] = Diagnostic(name, title, stamped, stored)
+        DIAGNOSTICS.add(name, Diagnostic(name, title, stamped, stored), origin=run)
         return stamped
 
     return add
@@ -72,14 +78,12 @@ def diagnose(
     InputError
         An unknown name, or a layer that the maps do not hold.
     """
-    names = list(DIAGNOSTICS) if names is None else list(names)
-    if unknown := [n for n in names if n not in DIAGNOSTICS]:
-        raise InputError(f"unknown diagnostic {unknown[0]!r}: choose among {', '.join(DIAGNOSTICS)}")
+    chosen = {name: DIAGNOSTICS.get(name) for name in (DIAGNOSTICS if names is None else names)}
     layers = layers_of(maps, layers)
     tables, skipped = {}, {}
-    for name in names:
+    for name, diagnostic in chosen.items():
         try:
-            tables[name] = DIAGNOSTICS[name].run(maps, layers=layers, confidence=confidence)
+            tables[name] = diagnostic.run(maps, layers=layers, confidence=confidence)
         except InputError as error:
             skipped[name] = str(error)
     return tables, skipped

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from biaslab._util.jsonl import LineCounter, SampleLog, log_path
+from biaslab._util.jsonl import JsonLines
 from biaslab.errors import BiaslabError, InputError, ModelError
 from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.sample_log import LineCounter, log_path
 from biaslab.evaluation.worker import GenerationOptions, Shard, Task
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _start(worker: Any) -> None:
 def _work(job: Job, failures: Any) -> None:
     torch.set_num_threads(job.threads)
     try:
-        with SampleLog(job.log) as log:
+        with JsonLines(job.log) as log:
             shard = Shard(job.recipe.load(), job.configs, job.options, log.append)
             # a parent that was killed cannot stop its children: they look for themselves
             shard.run(job.tasks, job.batch_size, go_on=multiprocessing.parent_process().is_alive)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biaslab._util.jsonl import log_files, read_lines
+from biaslab._util.files import atomic_write
 from biaslab._util.tables import csv_text
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import UNPRUNED
-from biaslab.evaluation.run_folder import read_run, write_text
+from biaslab.evaluation.run_folder import read_run
+from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import KEY_FIELDS, LINE_FIELDS, record_key
 from biaslab.pruning import make
 from biaslab.stats.resampling import ImageBootstrap, paired_p_value
@@ -177,7 +178,7 @@ class Results:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.read_text(encoding="utf-8") != text:
-                write_text(path, text)
+                atomic_write(path, text)
         except OSError as error:
             raise RunFolderError(f"cannot write {path} ({error.strerror}): choose another folder") from error
         return path
@@ -271,11 +272,10 @@ def read_samples(folder: str | Path, run: dict[str, Any]) -> pd.DataFrame:
     """
     order = {record_key(config): i for i, config in enumerate(run["identity"]["configurations"])}
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for path in log_files(Path(folder)):
-        for record in read_lines(path):
-            name = (record["id"], record_key(record))
-            if name[1] in order and (name not in found or record["error"] is None):
-                found[name] = record | {"key": name[1]}
+    for record in sample_lines(folder):
+        name = (record["id"], record_key(record))
+        if name[1] in order and (name not in found or record["error"] is None):
+            found[name] = record | {"key": name[1]}
     records = sorted(found.values(), key=lambda record: (record["index"], order[record["key"]]))
     frame = pd.DataFrame(records, columns=[*LINE_FIELDS, "key"], dtype=object).astype(_DTYPES)
     return frame.assign(keep=_keeps(frame["keep"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biaslab._util.jsonl import log_files
+from biaslab._util.files import atomic_write
+from biaslab._util.identity import Difference, differences
+from biaslab._util.jsonable import plain
 from biaslab._util.watermark import is_rehearsal
 from biaslab.errors import RunFolderError
 from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.sample_log import log_files
 
 if TYPE_CHECKING:
     from biaslab.datasets import Dataset
@@ -61,7 +63,7 @@ def run_record(
             for config in configs
         ],
     }
-    return _plain(
+    return plain(
         {
             "identity": identity,
             "settings": {
@@ -109,9 +111,9 @@ def prepare_folder(
             if rehearsed != now:
                 held, wanted = ("a rehearsal", "real run") if rehearsed else ("a real run", "rehearsal")
                 raise RunFolderError(f"{folder} holds {held}: choose another folder for this {wanted}")
-            if differences := _differences(known["identity"], record["identity"]):
+            if others := differences(known["identity"], record["identity"]):
                 raise RunFolderError(
-                    f"{folder} holds another run ({'; '.join(differences)}): choose another folder, "
+                    f"{folder} holds another run ({'; '.join(map(_in_words, others))}): choose another folder, "
                     "or repeat the run as it was"
                 )
             return known
@@ -119,7 +121,7 @@ def prepare_folder(
             raise RunFolderError(f"{folder} holds samples without a {RUN_FILE}: choose another folder")
         for name, profile in (profiles or {}).items():
             profile.save(folder / profile_file(name))
-        write_text(folder / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        atomic_write(folder / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise RunFolderError(
             f"cannot write the run folder {folder} ({error.strerror or error}): choose another one"
@@ -141,44 +143,19 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     return record
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole, so that a kill leaves the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _differences(known: Any, wanted: Any, name: str = "") -> list[str]:
-    """What differs between two identities, as ``options.seed: 0 there, 1 here``."""
-    if isinstance(known, dict) and isinstance(wanted, dict):
-        parts = sorted(set(known) | set(wanted))
-        return [
-            line
-            for part in parts
-            for line in _differences(known.get(part), wanted.get(part), f"{name}.{part}" if name else part)
-        ]
+def _in_words(difference: Difference) -> str:
+    """A difference in one phrase: of configurations only those are named that one side lacks."""
+    if difference.name != "configurations":
+        return str(difference)
+    known, wanted = (
+        sorted({f"{c['method']} keep {c['keep']} layer {c['layer']}" for c in configs})
+        for configs in (difference.there, difference.here)
+    )
     if known == wanted:
-        return []
-    if name == "configurations":
-        known, wanted = (
-            sorted({f"{c['method']} keep {c['keep']} layer {c['layer']}" for c in configs})
-            for configs in (known, wanted)
-        )
-        if known == wanted:
-            return ["configurations: other method options or another profile"]
-        only = [(f"only {where}: {', '.join(sorted(set(a) - set(b)))}") for where, a, b in
-                (("there", known, wanted), ("here", wanted, known)) if set(a) - set(b)]  # fmt: skip
-        return [f"configurations {', '.join(only)}"]
-    return [f"{name}: {known!r} there, {wanted!r} here"]
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON would give it back."""
-    return json.loads(json.dumps(value, default=_to_json))
-
-
-def _to_json(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+        return "configurations: other method options or another profile"
+    only = [(f"only {where}: {', '.join(sorted(set(a) - set(b)))}") for where, a, b in
+            (("there", known, wanted), ("here", wanted, known)) if set(a) - set(b)]  # fmt: skip
+    return f"configurations {', '.join(only)}"
 
 
 def _environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from biaslab._util.jsonl import SampleLog, log_path
+from biaslab._util.jsonl import JsonLines
 from biaslab._util.progress import progress_bar
 from biaslab.datasets.base import take
 from biaslab.datasets.sample import Sample
@@ -19,6 +19,7 @@ from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.parallel import run_parallel
 from biaslab.evaluation.results import Results, read_samples
 from biaslab.evaluation.run_folder import prepare_folder, profiles_of, run_record
+from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.worker import GenerationOptions, Shard, Task
 from biaslab.pruning import Method, prune
 
@@ -197,7 +198,7 @@ def run_here(
     advance: Callable[[int], None],
 ) -> None:
     """Evaluate tasks in this process."""
-    with SampleLog(log_path(folder, 0)) as log:
+    with JsonLines(log_path(folder, 0)) as log:
 
         def write(line: dict) -> None:
             log.append(line)

@@ -26,7 +26,7 @@ class DependenceDisplay(Display):
     """Eta squared of row and column by layer, with intervals; the bar below each is the null's 95 %.
 
     Filled where q <= 0.05 (Benjamini and Hochberg over the whole table the rows come from) and the interval lies above
-    0, hollow where no dependence is shown. ``data`` is the table of `biaslab.diagnostics.dependence` of one
+    0, hollow where no dependence is shown. ``data`` is the table of `biaslab.diagnostics.measures.dependence` of one
     head.
     """
 

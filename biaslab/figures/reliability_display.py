@@ -29,7 +29,7 @@ class ReliabilityDisplay(Display):
     images at hand. Points are the mean split-half reliability of random sets of that many images, their bars (bands,
     where layers are few) the middle 95 % of the draws.
 
-    ``data`` is the table of :func:`biaslab.diagnostics.reliability.reliability` of one head and layout.
+    ``data`` is the table of :func:`biaslab.diagnostics.measures.reliability.reliability` of one head and layout.
     """
 
     def __init__(self, data: pd.DataFrame, title: str, target: float, *, provenance: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from biaslab._util.files import atomic_write
+from biaslab._util.identity import differences
 from biaslab.errors import RunFolderError
 from biaslab.grounder.batches import dense_targets, pack, pixels
 from biaslab.grounder.model import build_tokenizer
@@ -68,9 +71,12 @@ def train_grounder(out: str | Path, recipe: Recipe = Recipe()) -> Path:
 
 def _claim(path: Path, recipe: Recipe) -> None:
     now = json.dumps(asdict(recipe), indent=1)
-    if path.exists() and json.loads(path.read_text()) != json.loads(now):
-        raise RunFolderError(f"{path.parent} holds a run of another recipe: choose another folder with --out")
-    path.write_text(now)
+    if path.exists() and (others := differences(json.loads(path.read_text()), json.loads(now))):
+        raise RunFolderError(
+            f"{path.parent} holds a run of another recipe ({'; '.join(map(str, others))}): "
+            "choose another folder with --out"
+        )
+    atomic_write(path, now)
 
 
 def _process(rank: int, recipe: Recipe, out: str, rendezvous: str) -> None:
@@ -101,7 +107,7 @@ class _Run:
             masters = self._run_stage(stage, resumed)
         if self.rank == 0:
             weights = {n: masters.get(n, p).detach().float() for n, p in self.net.model.named_parameters()}
-            _save(self.out / "weights.pt", {"model": weights})
+            atomic_write(self.out / "weights.pt", partial(torch.save, {"model": weights}))
 
     def _run_stage(self, stage: str, resumed: dict | None) -> dict[str, torch.Tensor]:
         """Train one stage to its end; returns the float32 masters of what it trained."""
@@ -198,7 +204,7 @@ class _Run:
         if self.rank == 0:
             state = {"stage": stage, "optimiser": optimiser.state(), "model": self.net.model.state_dict(),
                      "heads": self.net.heads.state_dict()}  # fmt: skip
-            _save(self.out / "checkpoint.pt", state)
+            atomic_write(self.out / "checkpoint.pt", partial(torch.save, state))
 
     def _load(self) -> dict | None:
         path = self.out / "checkpoint.pt"
@@ -208,12 +214,6 @@ class _Run:
         self.net.model.load_state_dict(checkpoint["model"])
         self.net.heads.load_state_dict(checkpoint["heads"])
         return checkpoint
-
-
-def _save(path: Path, state: dict) -> None:
-    """Write beside and rename: a kill at any moment leaves the old file or the new one."""
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
 
 
 def _iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

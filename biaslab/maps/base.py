@@ -22,7 +22,11 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import Moments
 
-__all__ = ["AttentionMaps", "ImageRecord", "fold_of"]
+__all__ = ["IGNORED", "AttentionMaps", "ImageRecord", "fold_of"]
+
+#: settings in which two collections may differ: the rotary embedding is read off the model, which is compared; older
+#: collections lack it, and devices round it
+IGNORED = frozenset({"rotary"})
 
 
 def fold_of(image_id: str, folds: int) -> int:

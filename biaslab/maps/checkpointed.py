@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from biaslab._util.identity import first_difference
+from biaslab._util.files import atomic_write
+from biaslab._util.identity import differences
+from biaslab._util.jsonable import plain
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import RunFolderError
-from biaslab.maps.base import ImageRecord
+from biaslab.maps.base import IGNORED, ImageRecord
 from biaslab.maps.moments import Moments
 from biaslab.maps.streamed import StreamedMaps
 
@@ -101,16 +102,11 @@ class ResumableMaps(StreamedMaps):
             "after": list(state["after"].items()),
             "layouts": [layout.to_dict() for layout in state["layouts"].values()],
         }  # fmt: skip
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(to_bytes(tensors, metadata={_KEY: json.dumps(head)}))
-            draft.replace(self.path)
+            atomic_write(self.path, to_bytes(tensors, metadata={_KEY: json.dumps(head)}))
         except OSError as err:
             raise RunFolderError(f"{self.path} cannot be written ({err}): choose a folder you can write to") from None
-        finally:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
         self._written = time.monotonic()
         self._took = self._written - start
 
@@ -127,10 +123,9 @@ class ResumableMaps(StreamedMaps):
             found = head["settings"]
         except (SafetensorError, OSError, KeyError, ValueError) as err:
             raise RunFolderError(f"{self.path} is no unfinished collection ({err}): delete it") from None
-        wrong = first_difference(json.loads(json.dumps(self._identity())), found)
-        if wrong is not None:
+        if wrong := differences(found, plain(self._identity()), IGNORED):
             raise RunFolderError(
-                f"{self.path} is what an unfinished run with another {wrong} left: finish that run, delete the "
+                f"{self.path} is what an unfinished run with another {wrong[0].name} left: finish that run, delete the "
                 "file, or choose another --out"
             )
         layouts = [TokenLayout.from_dict(d) for d in head["layouts"]]

@@ -15,21 +15,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from biaslab._util.identity import first_difference
+from biaslab._util.files import atomic_write
+from biaslab._util.identity import differences
+from biaslab._util.jsonable import plain
+from biaslab._util.jsonl import JsonLines, whole_lines
 from biaslab._util.watermark import is_rehearsal
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
-from biaslab.maps.base import AttentionMaps, ImageRecord, fold_of
+from biaslab.maps.base import IGNORED, AttentionMaps, ImageRecord, fold_of
 from biaslab.maps.moments import Moments, moments_of
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there two writers in one folder are the user's to avoid
-    fcntl = None
 
 __all__ = ["StoredMaps", "load_maps"]
 
@@ -43,7 +41,8 @@ class StoredMaps(AttentionMaps):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         super().__init__(_read_settings(self.folder))
-        self._files: list[Any] | None = None
+        self._files: list[BinaryIO] | None = None  # of the layers, while writing
+        self._index: JsonLines | None = None
         self._load()
 
     def _reset(self) -> None:
@@ -70,15 +69,13 @@ class StoredMaps(AttentionMaps):
         RunFolderError
             If the folder cannot be written, holds something else, or was made with other settings.
         """
-        folder, settings = Path(folder), json.loads(json.dumps({"format": _FORMAT, **settings}))
+        folder, settings = Path(folder), plain({"format": _FORMAT, **settings})
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / _SETTINGS).exists():
                 if any(folder.iterdir()):
                     raise RunFolderError(f"{folder} holds other files and no {_SETTINGS}: choose another folder")
-                draft = folder / f"{_SETTINGS}.tmp"
-                draft.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-                draft.replace(folder / _SETTINGS)
+                atomic_write(folder / _SETTINGS, json.dumps(settings, indent=1))
             if not os.access(folder, os.W_OK):
                 raise RunFolderError(f"{folder} cannot be written: choose another folder")
         except OSError as err:
@@ -87,9 +84,10 @@ class StoredMaps(AttentionMaps):
         if is_rehearsal(found) != is_rehearsal(settings):
             held, wanted = ("a rehearsal", "real") if is_rehearsal(found) else ("real maps", "rehearsed")
             raise RunFolderError(f"{folder} holds {held}, which {wanted} maps cannot go on with: choose another folder")
-        if (k := first_difference(settings, found)) is not None:
+        if other := differences(found, settings, IGNORED):
+            name, there, here = other[0]
             raise RunFolderError(
-                f"{folder} was collected with {k}={_short(found.get(k))}, not {_short(settings.get(k))}: "
+                f"{folder} was collected with {name}={_short(there)}, not {_short(here)}: "
                 "choose another folder, or the same settings"
             )
         return cls(folder)
@@ -99,10 +97,9 @@ class StoredMaps(AttentionMaps):
         """Cut off what an interrupted run left half written, then allow `add`."""
         with ExitStack() as stack:
             try:
-                index = stack.enter_context((self.folder / _INDEX).open("ab"))
-                self._lock(index)
+                index = stack.enter_context(JsonLines(self.folder / _INDEX))
                 self._load()  # another process may have written since this object was made
-                index.truncate(self._index_bytes)
+                index.cut(self._index_bytes)
                 files = []
                 for layer in self.layers:
                     file = stack.enter_context(self._path(layer).open("ab"))
@@ -110,14 +107,14 @@ class StoredMaps(AttentionMaps):
                     files.append(file)
             except OSError as err:
                 raise RunFolderError(f"{self.folder} cannot be written ({err.strerror or err})") from None
-            self._files = [*files, index]
+            self._files, self._index = files, index
             try:
                 yield self
             finally:
-                self._files = None
+                self._files = self._index = None
 
     def add(self, record: ImageRecord, attention: np.ndarray) -> None:
-        if self._files is None:
+        if self._files is None or self._index is None:
             raise InputError("stored maps are read-only here: add inside `with maps.writing():`")
         values = np.ascontiguousarray(attention, dtype="<f4")
         if values.shape[0] != len(self.layers) or values.shape[2] != record.layout.n:
@@ -130,11 +127,10 @@ class StoredMaps(AttentionMaps):
             "after": record.after,
         }
         try:
-            for file, layer in zip(self._files, values, strict=False):
+            for file, layer in zip(self._files, values, strict=True):
                 file.write(layer.tobytes())
                 file.flush()
-            self._files[-1].write(json.dumps(line).encode() + b"\n")
-            self._files[-1].flush()
+            self._index.append(line)
         except OSError as err:
             raise RunFolderError(
                 f"{self.folder} cannot be written ({err.strerror or err}); what is complete stays"
@@ -194,30 +190,17 @@ class StoredMaps(AttentionMaps):
             return
         sizes = [p.stat().st_size if (p := self._path(i)).exists() else 0 for i in self.layers]
         room = min(sizes, default=0) // 4
-        with path.open("rb") as stream:
-            for line in stream:
-                found = _parse(line, self._seen)
-                if found is None or self._end + found[1] * found[0].layout.n > room:
-                    break
-                self._take(*found)
-                self._index_bytes += len(line)
-
-    @staticmethod
-    def _lock(file: Any) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunFolderError(f"another process is writing {Path(file.name).parent}: wait for it to end") from None
+        for data, end in whole_lines(path):
+            line = None if data is None else _image_of(data, self._seen)
+            if line is None or self._end + line[1] * line[0].layout.n > room:
+                break
+            self._take(*line)
+            self._index_bytes = end
 
 
-def _parse(line: bytes, seen: dict[str, TokenLayout]) -> tuple[ImageRecord, int] | None:
-    """Record and heads of one line of the index; None if it was not written to its end."""
-    if not line.endswith(b"\n"):
-        return None
+def _image_of(data: dict[str, Any], seen: dict[str, TokenLayout]) -> tuple[ImageRecord, int] | None:
+    """Record and heads of one line of the index; None if it is damaged."""
     try:
-        data = json.loads(line)
         text = json.dumps(data["layout"])
         if text not in seen:
             seen[text] = TokenLayout.from_dict(data["layout"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from biaslab._util.registry import Registry
 from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "Family", "register"]
 
-FAMILIES: dict[str, Family] = {}  # name -> adapter
+#: name -> adapter
+FAMILIES: Registry[Family] = Registry("model family", package="biaslab.models.adapters", group="biaslab.families")
 
 
 def register(cls: type[Family]) -> type[Family]:
-    """Class decorator that makes a family known by its name, its model types and its aliases."""
-    FAMILIES[cls.name] = cls()
+    """Class decorator that makes a family known by its name, its model types and its aliases.
+
+    A name can be taken only once.
+    """
+    FAMILIES.add(cls.name, cls(), origin=cls)
     return cls
 
 

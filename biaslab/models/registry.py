@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import importlib.resources
 import os
-import pkgutil
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from biaslab._util.registry import Registry, did_you_mean
 from biaslab.errors import InputError, ModelError, UnsupportedError
 from biaslab.models.family import FAMILIES, Family
 
@@ -32,11 +30,8 @@ class Checkpoint:
     hub_id: str | None = None
 
 
-def families() -> dict[str, Family]:
-    """All family adapters by name; every module of this package that is not infrastructure is one."""
-    package = importlib.import_module("biaslab.models.adapters")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+def families() -> Registry[Family]:
+    """All family adapters by name: the files of `biaslab.models.adapters`, and those of installed plug-ins."""
     return FAMILIES
 
 
@@ -96,6 +91,5 @@ def resolve(name: str | Path) -> Checkpoint:
         raise InputError(f"{text} is a file: give the folder of the checkpoint")
     if _HUB_ID.match(text):
         return Checkpoint(text, hub_id=text)
-    close = difflib.get_close_matches(text.lower(), table, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "`biaslab models` lists the aliases"
+    hint = did_you_mean(text, table, cutoff=0.5) or "`biaslab models` lists the aliases"
     raise InputError(f"unknown model {text!r}: no alias, folder or hub id (owner/name); {hint}")

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biaslab._util.jsonl import SampleLog
+from biaslab._util.files import atomic_write
+from biaslab._util.identity import differences
+from biaslab._util.jsonable import plain
+from biaslab._util.jsonl import JsonLines, read_lines
 from biaslab._util.progress import progress_bar
 from biaslab.attention.capture import CapturedRows, capture
 from biaslab.core.boxes import Box
@@ -20,7 +23,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.metrics import grounding_iou
 from biaslab.maps.moments import TINY
-from biaslab.probe.result import LOG, RUN, ProbeResult, assemble, read_records
+from biaslab.probe.result import LOG, RUN, ProbeResult, assemble
 from biaslab.probe.stimuli import ProbeDesign, Stimulus, stimulus_id
 
 if TYPE_CHECKING:
@@ -79,32 +82,30 @@ def measure(
         keep, done = records.append, set()
         if out is not None:
             log = stack.enter_context(_opened(Path(out), settings))
-            keep, done = log.append, {r["id"] for r in read_records(log.path)}
+            keep, done = log.append, {r["id"] for r in read_lines(log.path)}
         todo = (at for at in design.order() if stimulus_id(*at) not in done)
         advance = stack.enter_context(progress_bar("probe", len(design), len(done), progress))
         while batch := [design.stimulus(*at) for at in islice(todo, batch_size)]:
             for record in _measured(vlm, batch, layers, heads, queries, locate):
                 keep(record)
             advance(len(batch))
-    return assemble(settings, design.groups, records if out is None else read_records(Path(out) / LOG))
+    return assemble(settings, design.groups, records if out is None else read_lines(Path(out) / LOG))
 
 
-def _opened(folder: Path, settings: dict[str, Any]) -> SampleLog:
+def _opened(folder: Path, settings: dict[str, Any]) -> JsonLines:
     """The log of a folder made for these settings, or made now."""
-    path, settings = folder / RUN, json.loads(json.dumps(settings))
+    path, settings = folder / RUN, plain(settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         if found is None:
-            draft = path.with_suffix(".tmp")
-            draft.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-            draft.replace(path)
+            atomic_write(path, json.dumps(settings, indent=1))
     except (OSError, ValueError) as err:
         raise RunFolderError(f"{folder} cannot be used for a probe ({err}): choose another folder") from None
-    if found is not None and found != settings:
-        key = next(k for k in sorted({*found, *settings}) if found.get(k) != settings.get(k))
-        raise RunFolderError(f"{folder} holds a probe with another {key}: choose another folder, or the same settings")
-    return SampleLog(folder / LOG)
+    if found is not None and (others := differences(found, settings)):
+        name = others[0].name or "format"
+        raise RunFolderError(f"{folder} holds a probe with another {name}: choose another folder, or the same settings")
+    return JsonLines(folder / LOG)
 
 
 def _measured(

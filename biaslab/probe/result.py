@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from biaslab._util.jsonl import read_lines
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.metrics import HIT_IOU
 
-__all__ = ["LOG", "RUN", "ProbeResult", "assemble", "group_means", "read_records"]
+__all__ = ["LOG", "RUN", "ProbeResult", "assemble", "group_means"]
 
 RUN, LOG = "probe.json", "stimuli.jsonl"
 
@@ -60,11 +61,11 @@ class ProbeResult:
         folder = Path(folder)
         try:
             settings = json.loads((folder / RUN).read_text(encoding="utf-8"))
-            names = {r["pair"]: r["name"] for r in read_records(folder / LOG)}
+            names = {r["pair"]: r["name"] for r in read_lines(folder / LOG)}
             groups = [names.get(pair, "") for pair in range(settings["design"]["pairs"])]
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise RunFolderError(f"no probe in {folder} ({err}): make one with `biaslab probe`") from None
-        return assemble(settings, groups, read_records(folder / LOG))
+        return assemble(settings, groups, read_lines(folder / LOG))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -216,21 +217,3 @@ def assemble(settings: dict[str, Any], groups: list[str], records: Iterable[dict
     located = iou if settings["locate"] else None
     layout = TokenLayout.from_dict(layout)
     return ProbeResult(log.mean(3), located, boxes, groups, list(settings["layers"]), heads, parts, layout, settings)
-
-
-def read_records(path: Path) -> Iterator[dict]:
-    """The lines of a log, one at a time; a torn last one is left out.
-
-    Raises
-    ------
-    RunFolderError
-        A line before the last is damaged.
-    """
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError:
-                raise RunFolderError(f"{path}, line {number} is no record: delete that line and run again") from None

@@ -19,13 +19,14 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from biaslab._util.jsonable import plain
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.maps.moments import centred_log
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.parts import Part, logs, parts_of
-from biaslab.profiles.provenance import plain, refuse_others, version, warn_other_prompt
+from biaslab.profiles.provenance import refuse_others, version, warn_other_prompt
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make, register
 
 __all__ = ["ESTIMATORS", "Arrays", "Part", "Profile", "make", "register"]

@@ -5,8 +5,6 @@ beside it.
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from biaslab._util.cards import card_text
+from biaslab._util.files import atomic_write
 from biaslab.attention.rotary import in_words
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import BiaslabError, InputError
@@ -68,21 +67,15 @@ def save(profile: Any, path: str | Path, diagnostics: Any = None) -> Path:
         "index": index,
     }
     text = card(profile, path.name, diagnostics)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # not save_file(), which lets only the owner read the file
-        temporary.write_bytes(to_bytes(tensors, metadata={_KEY: json.dumps(head, sort_keys=True)}))
-        os.replace(temporary, path)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path.with_suffix(".md"))
+        atomic_write(path, to_bytes(tensors, metadata={_KEY: json.dumps(head, sort_keys=True)}))
+        atomic_write(path.with_suffix(".md"), text)
     except OSError as err:
         raise BiaslabError(
             f"cannot write the profile {path} ({_line(err)}): choose a folder you can write to"
         ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return path
 
 

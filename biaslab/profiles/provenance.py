@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Collection, Mapping
 from importlib import metadata
 from typing import Any
 
+from biaslab._util.jsonable import plain
 from biaslab._util.watermark import is_rehearsal
 from biaslab.errors import ProfileMismatchError
 
-__all__ = ["plain", "refuse_others", "version", "warn_other_prompt"]
+__all__ = ["refuse_others", "version", "warn_other_prompt"]
 
 _WORDS = {
     "model": "model",
@@ -21,11 +21,6 @@ _WORDS = {
     "heads": "head reduction",
     "score": "score",
 }
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON would give it back, so that a loaded profile compares like a fresh one."""
-    return json.loads(json.dumps(value, default=_to_json))
 
 
 def refuse_others(known: Mapping[str, Any], asked: Mapping[str, Any], transports: Collection[str]) -> None:
@@ -70,10 +65,6 @@ def version() -> str:
         return metadata.version("biaslab")
     except metadata.PackageNotFoundError:
         return "uninstalled"
-
-
-def _to_json(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _short(value: Any, limit: int = 60) -> str:

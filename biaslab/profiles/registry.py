@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from biaslab._util.registry import Registry
 from biaslab.errors import InputError
 
 #: arrays of one layer: part (a layout key, or an estimator's own word) -> name -> array
@@ -13,13 +14,14 @@ Arrays = dict[str, dict[str, np.ndarray]]
 
 
 #: estimator name -> class
-ESTIMATORS: dict[str, type[Any]] = {}
+ESTIMATORS: Registry[type[Any]] = Registry(
+    "profile estimator", package="biaslab.profiles.estimators", group="biaslab.estimators"
+)
 
 
 def register(cls: type[Any]) -> type[Any]:
-    """Class decorator: make an estimator known by its ``name``."""
-    ESTIMATORS[cls.name] = cls
-    return cls
+    """Class decorator: make an estimator known by its ``name``. A name can be taken only once."""
+    return ESTIMATORS.register(cls)
 
 
 def make(name: str, **params: Any) -> Any:
@@ -30,9 +32,8 @@ def make(name: str, **params: Any) -> Any:
     InputError
         Unknown name or parameter.
     """
-    if name not in ESTIMATORS:
-        raise InputError(f"unknown profile estimator {name!r}: choose one of {', '.join(sorted(ESTIMATORS))}")
+    cls = ESTIMATORS.get(name)
     try:
-        return ESTIMATORS[name](**params)
+        return cls(**params)
     except TypeError as err:
         raise InputError(f"estimator {name!r}: {err}") from None

@@ -1,7 +1,8 @@
 """Which visual tokens to keep, and how to drop the others inside a model.
 
-A pruning method is one file in this folder: a subclass of :class:`Method` decorated with :func:`register`.
-The folder is scanned, so nothing else needs to change. Methods are pure tensor code;
+A pruning method is one file in ``methods/``: a subclass of :class:`Method` decorated with :func:`register`.
+The folder is scanned, so nothing else needs to change; an installed package brings methods with an entry point of the
+group ``biaslab.methods``, which names the module that registers them. Methods are pure tensor code;
 :mod:`biaslab.pruning.engine` runs them in a model.
 """
 
@@ -9,19 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from biaslab.pruning import methods
 from biaslab.pruning.base import Method, Selection, TokenContext, budget
-from biaslab.pruning.registry import METHODS, discover, make, parse, register
-
-discover(methods.__name__, methods.__path__)
-
-from biaslab.pruning.methods.d2pruner import D2Pruner  # noqa: E402
-from biaslab.pruning.methods.divprune import DivPrune  # noqa: E402
-from biaslab.pruning.methods.fastv import FastV  # noqa: E402
-from biaslab.pruning.methods.layer_ratio import LayerRatio  # noqa: E402
-from biaslab.pruning.methods.random import Random  # noqa: E402
-from biaslab.pruning.methods.relative import Relative  # noqa: E402
-from biaslab.pruning.methods.uniform import Uniform  # noqa: E402
+from biaslab.pruning.methods.d2pruner import D2Pruner
+from biaslab.pruning.methods.divprune import DivPrune
+from biaslab.pruning.methods.fastv import FastV
+from biaslab.pruning.methods.layer_ratio import LayerRatio
+from biaslab.pruning.methods.random import Random
+from biaslab.pruning.methods.relative import Relative
+from biaslab.pruning.methods.uniform import Uniform
+from biaslab.pruning.registry import METHODS, make, parse, register
 
 __all__ = [
     "METHODS",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
+from biaslab._util.registry import Registry
 from biaslab.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,16 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "make", "parse", "register"]
 
 #: method name -> class; ours in alphabetical order, then those registered from outside
-METHODS: dict[str, type[Method]] = {}
+METHODS: Registry[type[Method]] = Registry(
+    "pruning method", package="biaslab.pruning.methods", group="biaslab.methods", alphabetical=True
+)
 
 
 def register(cls: type[Method]) -> type[Method]:
     """Class decorator: make a method known by its ``name``. A name can be taken only once."""
-    known = METHODS.get(cls.name)
-    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise InputError(f"a pruning method named {cls.name!r} exists already: choose another name")
-    METHODS[cls.name] = cls
-    return cls
+    return METHODS.register(cls)
 
 
 def make(name: str, **options: Any) -> Method:
@@ -40,9 +37,7 @@ def make(name: str, **options: Any) -> Method:
     InputError
         Unknown method or option, or a value out of range.
     """
-    if name not in METHODS:
-        raise InputError(f"unknown pruning method {name!r}: choose one of {', '.join(METHODS)}")
-    cls = METHODS[name]
+    cls = METHODS.get(name)
     known = cls.option_names()
     if unknown := sorted(set(options) - set(known)):
         raise InputError(f"method {name!r} has no option {', '.join(unknown)}: choose among {', '.join(known)}")
@@ -75,11 +70,3 @@ def parse(text: str) -> Method | str:
         except ValueError:
             options[option] = value
     return make(name, **options)
-
-
-def discover(package: str, path: list[str]) -> None:
-    """Import every file of the package that may define a method."""
-    for module in iter_modules(path):
-        import_module(f"{package}.{module.name}")
-    for name in sorted(METHODS):  # files import each other: without this the order would be theirs
-        METHODS[name] = METHODS.pop(name)

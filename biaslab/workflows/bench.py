@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from biaslab import __version__
+from biaslab._util.jsonable import records
 from biaslab._util.progress import progress_bar
 from biaslab._util.tables import write_table
 from biaslab.cost import Flops, Picture, prompt_flops
@@ -52,7 +53,7 @@ class Bench:
 
     def records(self) -> list[dict[str, Any]]:
         """The table as plain values, None for what was not measured."""
-        return json.loads(self.table.to_json(orient="records"))
+        return records(self.table)
 
     def save(self, out: str | Path) -> list[Path]:
         """Write ``bench.csv``, ``bench-runs.csv``, ``bench.tex`` and ``bench.json`` (settings) into a folder.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from biaslab._util.jsonable import records
 from biaslab.core.images import load_image
 from biaslab.core.layers import check_layers
 from biaslab.cost import kv_bytes
@@ -51,7 +51,7 @@ class Plan:
 
     def record(self) -> dict[str, Any]:
         """All of it, JSON-ready."""
-        rows = json.loads(self.table.to_json(orient="records"))
+        rows = records(self.table)
         return {"dry_run": True, "model": self.model, "data": self.data, "rows": rows, "notes": self.notes}
 
     def text(self) -> str:

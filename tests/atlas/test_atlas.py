@@ -19,7 +19,7 @@ from biaslab.atlas import BiasAtlas, pictures_from
 from biaslab.atlas.write import summary_latex
 from biaslab.core.boxes import Box
 from biaslab.datasets.calibration import calibration
-from biaslab.diagnostics.dependence import dependence
+from biaslab.diagnostics.measures.dependence import dependence
 from biaslab.errors import InputError, ProfileMismatchError, RunFolderError
 from biaslab.maps.base import ImageRecord, fold_of
 from biaslab.maps.simulate import simulate

@@ -132,7 +132,7 @@ def test_calibration_pictures_are_found_below_the_data_root(root, grounder, monk
 
 def test_data_sets_without_files_need_no_data_root(root, monkeypatch):
     assert len(bl.dataset("scenes", n=2, data_root=root)) == len(named_dataset("scenes", n=2, data_root=root)) == 2
-    monkeypatch.setitem(DATASETS, "rooted", lambda data_root=None: data_root)
+    monkeypatch.setitem(DATASETS._entries, "rooted", lambda data_root=None: data_root)
     assert bl.dataset("rooted", data_root=root) == root
 
 

@@ -11,12 +11,12 @@ from scipy import stats
 from biaslab.cli import main
 from biaslab.core.layout import TokenLayout
 from biaslab.diagnostics import DIAGNOSTICS, diagnose
-from biaslab.diagnostics.dependence import dependence
-from biaslab.diagnostics.mass import mass, part_of
+from biaslab.diagnostics.measures.dependence import dependence
+from biaslab.diagnostics.measures.mass import mass, part_of
+from biaslab.diagnostics.measures.reliability import components, reliability
+from biaslab.diagnostics.measures.tile_order import tile_order
 from biaslab.diagnostics.registry import layers_of
-from biaslab.diagnostics.reliability import components, reliability
 from biaslab.diagnostics.stacks import log_stacks
-from biaslab.diagnostics.tile_order import tile_order
 from biaslab.errors import InputError
 from biaslab.maps.base import ImageRecord
 from biaslab.maps.stored import StoredMaps

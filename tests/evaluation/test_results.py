@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from biaslab._util.jsonl import SampleLog, log_path
+from biaslab._util.jsonl import JsonLines
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.results import COLUMNS, Results
+from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.schema import LINE_FIELDS
 from biaslab.stats.resampling import ImageBootstrap, paired_p_value
 
@@ -64,7 +65,7 @@ def make_lines(configs=CONFIGS, errors=()):
 def folder(tmp_path):
     def make(configs=CONFIGS, errors=(), skip=lambda line: False):
         (tmp_path / "run.json").write_text(json.dumps(run_record(configs)))
-        with SampleLog(log_path(tmp_path, 0)) as a, SampleLog(log_path(tmp_path, 1)) as b:
+        with JsonLines(log_path(tmp_path, 0)) as a, JsonLines(log_path(tmp_path, 1)) as b:
             for line in make_lines(configs, errors):
                 if not skip(line):
                     (a if line["index"] % 2 else b).append(line)
@@ -159,7 +160,7 @@ def test_a_second_try_replaces_an_error_and_other_configurations_are_left_out(fo
     path = folder(errors={(0, 0)})
     stale = dict.fromkeys(LINE_FIELDS) | {"index": 0, "id": "s0", "method": "uniform", "options_hash": "z", "keep": 0.5}
     good = next(make_lines())
-    with SampleLog(log_path(path, 0)) as log:
+    with JsonLines(log_path(path, 0)) as log:
         log.append(stale)
         log.append(good)
     results = Results.load(path, n_boot=50)

@@ -16,7 +16,7 @@ import torch
 import toy_grounding as toy
 from toy_grounding import Toy, run, same
 
-from biaslab._util.jsonl import SampleLog
+from biaslab._util.jsonl import JsonLines
 from biaslab.errors import InputError, ModelError, RunFolderError
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.parallel import ModelRecipe
@@ -44,16 +44,16 @@ KILLED = """
 import os, signal
 import torch
 torch.set_num_threads(1)
-from biaslab._util.jsonl import SampleLog
-whole = SampleLog.append
-SampleLog.count = 0
+from biaslab._util.jsonl import JsonLines
+whole = JsonLines.append
+JsonLines.count = 0
 def append(self, record):
-    SampleLog.count += 1
-    if SampleLog.count == 24:
+    JsonLines.count += 1
+    if JsonLines.count == 24:
         self._file.write(b'{{"index": 3, "id": "s3", "answ')
         os.kill(os.getpid(), signal.SIGKILL)
     whole(self, record)
-SampleLog.append = append
+JsonLines.append = append
 from toy_grounding import run
 run({folder!r})
 """
@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path):
 
 
 def test_an_interrupted_run_goes_on(vlm, tmp_path, monkeypatch):
-    whole, count = SampleLog.append, iter(range(100))
+    whole, count = JsonLines.append, iter(range(100))
 
     def interrupt(self, record):
         if next(count) == 30:
@@ -87,7 +87,7 @@ def test_an_interrupted_run_goes_on(vlm, tmp_path, monkeypatch):
         whole(self, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SampleLog, "append", interrupt)
+        patch.setattr(JsonLines, "append", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, vlm)
     assert len(lines_of(tmp_path)) == 30

@@ -1,0 +1,1 @@
+"""Measures of positional bias in attention maps, one file each; every file here registers itself."""

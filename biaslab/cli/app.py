@@ -18,13 +18,12 @@ app = typer.Typer(
     name="biaslab",
     help="Attention positional bias in multimodal LLMs: capture it, fit it, remove it, prune with it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
 _INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
-_INFRASTRUCTURE = {"app", "output", "options"}
+_INFRASTRUCTURE = {"app", "completion", "model_options", "options", "output"}
 
 
 def _version(wanted: bool) -> None:

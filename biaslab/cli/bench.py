@@ -9,6 +9,8 @@ import typer
 
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
+from biaslab.cli.completion import method_names
+from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
 
 
@@ -16,10 +18,14 @@ from biaslab.cli.output import emit, table
     "bench",
     epilog="Example: biaslab bench --methods none,fastv,d2pruner --keep 0.1 --layer 4 --profile grounder.safetensors",
 )
+@with_model
 def bench(
-    model: opt.Model = "grounder",
+    model: ModelChoice,
     methods: Annotated[
-        str, typer.Option(help="Methods separated by commas; the unpruned model is always measured.")
+        str,
+        typer.Option(
+            autocompletion=method_names, help="Methods separated by commas; the unpruned model is always measured."
+        ),
     ] = "none,fastv,divprune",
     keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.1",
     layer: Annotated[str, typer.Option(help="Prune layers K: tokens are dropped just before layer K.")] = "2",
@@ -32,23 +38,22 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="Folder for bench.csv, bench-runs.csv, bench.tex and bench.json.")
     ] = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = "auto",
-    device_map: opt.DeviceMap = None,
-    image_option: opt.ImageOptions = None,
     batch_size: opt.Batch = 1,
     seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
     """Time prefill and decoding with and without pruning, and measure peak memory, against the FLOPs saved."""
     from biaslab import profiles
-    from biaslab.datasets.calibration import calibration
+    from biaslab.datasets.calibration import calibration, source_folder
+    from biaslab.evaluation.configurations import configurations
     from biaslab.workflows.bench import bench as run
     from biaslab.workflows.bench_table import shown
 
     ratios, where, chosen = opt.keeps(keep), opt.numbers(layer, "layer", int), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)
-    vlm = opt.load(model, device, dtype, device_map, image_option)
+    configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
+    source_folder(images, data_root=data_root)
+    vlm = model.load()
     pictures = calibration(vlm, images, n, None, seed, data_root=data_root)
     found = run(
         vlm, pictures, chosen, ratios, where, fitted, repeats=repeats,

@@ -9,6 +9,8 @@ import typer
 
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
+from biaslab.cli.completion import dataset_names, method_names
+from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
 
 
@@ -17,20 +19,25 @@ from biaslab.cli.output import emit, table
     epilog="Example: biaslab evaluate --methods none,random,fastv,d2pruner --keep 0.2,0.1 --layer 4 "
     "--profile grounder.safetensors --out runs/k4",
 )
+@with_model
 def evaluate(
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
-    model: opt.Model = "grounder",
+    model: ModelChoice,
     methods: Annotated[
         str,
         typer.Option(
+            autocompletion=method_names,
             help="Methods separated by commas; options as d2pruner:pivots_suppress=true, fastv:reads=no_rope (or "
-            "value_norm), layer_ratio:over=1."
+            "value_norm), layer_ratio:over=1.",
         ),
     ] = ("none,random,uniform,fastv,relative,divprune,d2pruner"),
     keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.5,0.2,0.1,0.05",
     layer: Annotated[str, typer.Option(help="Prune layers K: tokens are dropped just before layer K.")] = "2",
     profile: opt.ProfileFile = None,
-    dataset: Annotated[str, typer.Option(help="scenes, or the path of an InternVL-style RefCOCO jsonl.")] = "scenes",
+    dataset: Annotated[
+        str,
+        typer.Option(autocompletion=dataset_names, help="scenes, or the path of an InternVL-style RefCOCO jsonl."),
+    ] = "scenes",
     split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of a jsonl's images.")] = None,
     data_root: opt.DataRoot = None,
@@ -38,10 +45,6 @@ def evaluate(
         int | None, typer.Option(min=1, help="First n expressions; default 300 of the scenes, all of a file.")
     ] = None,
     reference: Annotated[str, typer.Option(help="Method that p-values compare with.")] = "random",
-    device: opt.Device = None,
-    dtype: opt.Dtype = "auto",
-    device_map: opt.DeviceMap = None,
-    image_option: opt.ImageOptions = None,
     batch_size: opt.Batch = 16,
     processes: opt.Processes = 1,
     seed: opt.Seed = 0,
@@ -53,6 +56,8 @@ def evaluate(
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
     from biaslab import profiles
     from biaslab.datasets.base import named_dataset
+    from biaslab.evaluation.configurations import configurations
+    from biaslab.evaluation.runner import check_reference
     from biaslab.evaluation.runner import evaluate as run
 
     opt.one_of(dry_run, rehearse)
@@ -60,15 +65,15 @@ def evaluate(
     chosen = opt.methods(methods)
     data = named_dataset(dataset, split, image_root, n, data_root=data_root)
     fitted = None if profile is None else profiles.load(profile)
+    configs = configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
+    check_reference(reference, configs)
     if dry_run:
-        from biaslab.evaluation.configurations import configurations
         from biaslab.workflows.dry_run import plan_evaluate
 
-        plan = plan_evaluate(model, data, configurations(chosen, ratios, where, fitted), n, batch_size, dtype,
-                             image_options=opt.pairs(image_option))  # fmt: skip
+        plan = plan_evaluate(model.name, data, configs, n, batch_size, model.dtype, image_options=model.image_options)
         emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")
         return
-    vlm = opt.load(model, device, dtype, device_map, image_option, opt.rehearsal_layers(rehearse, max(where)))
+    vlm = model.load(rehearse, max(where))
     results = run(
         vlm, data, chosen, ratios, where, out=out, profile=fitted, batch_size=batch_size, seed=seed, limit=n,
         processes=processes, progress=not json, reference=reference,

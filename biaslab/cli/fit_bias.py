@@ -10,6 +10,8 @@ import typer
 from biaslab._util.jsonable import records
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
+from biaslab.cli.completion import estimator_names_or_auto
+from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
 
 
@@ -17,8 +19,9 @@ from biaslab.cli.output import emit, table
     "fit-bias",
     epilog="Example: biaslab fit-bias --model grounder --out grounder.safetensors",
 )
+@with_model
 def fit_bias(
-    model: opt.Model = "grounder",
+    model: ModelChoice,
     images: Annotated[
         str, typer.Option(help="Calibration images: a folder of pictures, or scenes, blank, noise.")
     ] = "scenes",
@@ -30,8 +33,9 @@ def fit_bias(
     estimator: Annotated[
         str,
         typer.Option(
+            autocompletion=estimator_names_or_auto,
             help="mean, geometric, smooth, exponential, rope, tile or factorised (the last four transport to other "
-            "tilings); auto: the one that predicts held-out images best."
+            "tilings); auto: the one that predicts held-out images best.",
         ),
     ] = "mean",
     criterion: Annotated[str, typer.Option(help="Of auto: r2 (of log attention) or deviance (of attention).")] = "r2",
@@ -49,10 +53,6 @@ def fit_bias(
     maps: Annotated[
         Path | None, typer.Option(help="Keep every image's attention in this folder; the same command resumes.")
     ] = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = "auto",
-    device_map: opt.DeviceMap = None,
-    image_option: opt.ImageOptions = None,
     batch_size: opt.Batch = 8,
     seed: opt.Seed = 0,
     dry_run: opt.DryRun = False,
@@ -61,11 +61,13 @@ def fit_bias(
 ) -> None:
     """Fit a positional bias profile and say how much of the attention's variance position explains, per layer."""
     from biaslab.attention.scores import resolve
-    from biaslab.datasets.calibration import calibration
+    from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.errors import InputError
     from biaslab.workflows.fit_bias import fit_bias as fit
+    from biaslab.workflows.fit_bias import unfitted
 
-    resolve(score)  # refuses an unknown one before a model is loaded
+    resolve(score)  # refusals come before a model is loaded
+    unfitted(estimator, criterion)
     if heads not in ("mean", "all"):
         raise InputError(f"--heads is mean or all, got {heads!r}")
     opt.one_of(dry_run, rehearse)
@@ -75,18 +77,19 @@ def fit_bias(
         from biaslab.models.offline.geometry import geometry
         from biaslab.workflows.dry_run import plan_fit
 
-        known = geometry(model)
+        known = geometry(model.name)
         pictures = calibration(known, images, n, prompt, seed, data_root=data_root)
-        plan = plan_fit(known, pictures, wanted, reduce, maps, batch_size, dtype, opt.pairs(image_option))
+        plan = plan_fit(known, pictures, wanted, reduce, maps, batch_size, model.dtype, model.image_options)
         emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
         return
-    vlm = opt.load(model, device, dtype, device_map, image_option, opt.rehearsal_layers(rehearse, max(wanted or [0])))
+    source_folder(images, data_root=data_root)
+    vlm = model.load(rehearse, max(wanted or [0]))
     chosen = calibration(vlm, images, n, prompt, seed, data_root=data_root)
     found = fit(vlm, chosen, estimator, wanted, queries, reduce, out, maps, batch_size, not json,
                 criterion, score)  # fmt: skip
     explained = found.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     text = (
-        f"{model}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"
+        f"{model.name}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"
         "share of the variance of log attention (centred per image) this profile explains on held-out images (r2)\n"
         "and that position would explain with images without end (population):\n"
         + (table(explained) if len(explained) else "not known: no tiling occurs in two images, see --estimator tile")

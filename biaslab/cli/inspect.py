@@ -10,6 +10,7 @@ import typer
 from biaslab._util.jsonable import records
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
+from biaslab.cli.completion import estimator_names
 from biaslab.cli.output import emit, table
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def inspect(
         typer.Option(help="Of maps: scenes, or a folder of their pictures, drawn with attention before and after."),
     ] = None,
     data_root: opt.DataRoot = None,
-    estimator: Annotated[str | None, typer.Option(help="Of maps: estimator of the profile; default mean.")] = None,
+    estimator: Annotated[
+        str | None,
+        typer.Option(autocompletion=estimator_names, help="Of maps: estimator of the profile; default mean."),
+    ] = None,
     layers: Annotated[str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-9". Default: all.')] = None,
     heads: Annotated[
         bool, typer.Option("--heads/--no-heads", help="Diagnostics of single heads too, where maps hold them.")

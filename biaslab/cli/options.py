@@ -9,10 +9,6 @@ import typer
 
 from biaslab.errors import InputError
 
-Model = Annotated[str, typer.Option("--model", "-m", help="An alias (see `biaslab models`), a hub id or a folder.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: where the model loads.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-DeviceMap = Annotated[str | None, typer.Option(help='Spread the layers over devices, e.g. "auto".')]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Batch = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward.")]
 Seed = Annotated[int, typer.Option(help="Everything random derives from it and from sample ids.")]
@@ -24,10 +20,6 @@ Rehearse = Annotated[
     bool,
     typer.Option("--rehearse", help="Use the model's geometry with few layers and random weights; all files say so."),
 ]
-ImageOptions = Annotated[
-    list[str] | None,
-    typer.Option("--image-option", help="How pictures are cut or resized, e.g. max_tiles=6; may be repeated."),
-]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -35,43 +27,6 @@ DataRoot = Annotated[
     ),
 ]
 ProfileFile = Annotated[Path | None, typer.Option("--profile", "-p", help="A profile file made by `fit-bias`.")]
-
-
-def load(
-    model: str,
-    device: str | None,
-    dtype: str,
-    device_map: str | None,
-    image_options: list[str] | None = None,
-    rehearsal: int | None = None,
-):
-    """The model that the options name, or its rehearsal with so many layers."""
-    from biaslab import models
-
-    chosen = pairs(image_options)
-    if rehearsal is None:
-        return models.load(model, device=device, dtype=dtype, device_map=device_map).set_image_options(**chosen)
-    if device is not None or dtype != "auto" or device_map is not None:
-        raise InputError("--rehearse runs on the CPU in float32: leave out --device, --dtype and --device-map")
-    from biaslab.models.offline.rehearsal import rehearse
-
-    return rehearse(model, rehearsal).set_image_options(**chosen)
-
-
-def pairs(texts: list[str] | None) -> dict[str, int]:
-    """The values of ``--image-option``."""
-    out = {}
-    for text in texts or []:
-        name, _, value = text.partition("=")
-        if not value.strip().isdigit():
-            raise InputError(f"--image-option takes NAME=NUMBER such as max_tiles=6, got {text!r}")
-        out[name.strip()] = int(value)
-    return out
-
-
-def rehearsal_layers(wanted: bool, deepest: int) -> int | None:
-    """Layers of a rehearsal in which layer ``deepest`` can be pruned or captured; None where none is wanted."""
-    return max(4, deepest + 2) if wanted else None
 
 
 def one_of(dry_run: bool, rehearse: bool) -> None:

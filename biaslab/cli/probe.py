@@ -10,6 +10,7 @@ import typer
 from biaslab._util.jsonable import records
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
+from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
 
 
@@ -18,9 +19,10 @@ from biaslab.cli.output import emit, table
     epilog="Example: biaslab probe --model grounder --profile grounder.safetensors --pairs 12 --layers 0-9 "
     "--out runs/probe",
 )
+@with_model
 def probe(
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
-    model: opt.Model = "grounder",
+    model: ModelChoice,
     profile: opt.ProfileFile = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of object and background; each is shown everywhere.")] = 12,
     layers: Annotated[
@@ -45,10 +47,6 @@ def probe(
     ] = None,
     backgrounds: Annotated[Path | None, typer.Option(help="Folder of background pictures.")] = None,
     expression: Annotated[str, typer.Option(help="What is asked for; {} is the object's name.")] = "the {}",
-    device: opt.Device = None,
-    dtype: opt.Dtype = "auto",
-    device_map: opt.DeviceMap = None,
-    image_option: opt.ImageOptions = None,
     batch_size: opt.Batch = 16,
     seed: opt.Seed = 0,
     rehearse: opt.Rehearse = False,
@@ -68,7 +66,7 @@ def probe(
         raise InputError(f"--scale takes two numbers of cells, as in 1.5,2.5, got {scale!r}")
     sides, places = _two(size, "size"), None if grid is None else _two(grid, "grid")
     fitted = None if profile is None else load(profile)
-    vlm = opt.load(model, device, dtype, device_map, image_option, opt.rehearsal_layers(rehearse, max(wanted or [0])))
+    vlm = model.load(rehearse, max(wanted or [0]))
     design = design_for(
         vlm, sides, places, pairs=pairs, seed=seed, scale=tuple(low_high), repetitions=repetitions,
         distractors=distractors, objects=objects, backgrounds=backgrounds, expression=expression,

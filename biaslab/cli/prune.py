@@ -9,6 +9,8 @@ import typer
 
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
+from biaslab.cli.completion import method_names
+from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit
 
 
@@ -16,34 +18,37 @@ from biaslab.cli.output import emit
     "prune",
     epilog='Example: biaslab prune photo.jpg "the cat on the left" --methods fastv,divprune --keep 0.1 --layer 4',
 )
+@with_model
 def prune(
     image: Annotated[Path, typer.Argument(help="A picture.")],
     expression: Annotated[str, typer.Argument(help="What to locate.")],
-    model: opt.Model = "grounder",
+    model: ModelChoice,
     methods: Annotated[
-        str, typer.Option(help="Methods separated by commas; options as d2pruner:theta=0.7, fastv:reads=no_rope.")
+        str,
+        typer.Option(
+            autocompletion=method_names,
+            help="Methods separated by commas; options as d2pruner:theta=0.7, fastv:reads=no_rope.",
+        ),
     ] = "none,divprune",
     keep: Annotated[str, typer.Option(help='A keep ratio ("0.1") or a count of tokens ("64").')] = "0.1",
     layer: Annotated[int, typer.Option(help="Prune layer K: tokens are dropped just before layer K.")] = 2,
     profile: opt.ProfileFile = None,
     out: Annotated[Path, typer.Option(help="Figure of the kept tokens: OUT.pdf, OUT.png, OUT.csv.")] = Path("kept"),
-    device: opt.Device = None,
-    dtype: opt.Dtype = "auto",
-    device_map: opt.DeviceMap = None,
-    image_option: opt.ImageOptions = None,
     seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
     """Locate an expression in one picture with pruned visual tokens; print answer and box, draw what was kept."""
     from biaslab import profiles
     from biaslab.core.images import load_image
+    from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.single_image import locate_pruned
     from biaslab.workflows.run_figures import draw_kept
 
     ratio, chosen = opt.one_keep(keep), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)
     picture = load_image(image)
-    vlm = opt.load(model, device, dtype, device_map, image_option)
+    configurations(chosen, ratio, layer, fitted)  # refuses before a model is loaded
+    vlm = model.load()
     found = locate_pruned(vlm, picture, expression, chosen, ratio, layer, fitted, seed)
     rows = [
         {

@@ -83,6 +83,20 @@ def calibration(
         size = (n or _DEFAULT_N, _NULL_SIZE)
         images = blank(*size) if source == "blank" else noise(*size, seed)
         return Calibration(str(source), images, prompt or PROMPT, [f"{source}-{i:06d}" for i in range(len(images))])
+    folder = source_folder(source, data_root=data_root)
+    return Calibration(f"pictures in {source}", images_from(folder, n), prompt or PROMPT)
+
+
+def source_folder(source: str | Path, *, data_root: str | Path | None = None) -> Path | None:
+    """The folder of pictures that a source is, None for one of :data:`SOURCES`; the pictures are not read.
+
+    Raises
+    ------
+    InputError
+        No such folder or source.
+    """
+    if source in SOURCES:
+        return None
     root = resolve_data_root(data_root)
     folder = find_folder(source, root)
     if folder is None:
@@ -91,7 +105,7 @@ def calibration(
             f"{', '.join(SOURCES)}"
         )
         raise not_there(f"no calibration source {str(source)!r}", places(source, root), fix)
-    return Calibration(f"pictures in {source}", images_from(folder, n), prompt or PROMPT)
+    return folder
 
 
 class _ScenePicture:

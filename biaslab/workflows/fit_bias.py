@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from biaslab.maps.base import AttentionMaps
     from biaslab.models.vlm import VLM
 
-__all__ = ["AUTO", "SOURCES", "Calibration", "Fitted", "asked_of", "calibration", "fit_bias"]
+__all__ = ["AUTO", "SOURCES", "Calibration", "Fitted", "asked_of", "calibration", "fit_bias", "unfitted"]
 
 AUTO = "auto"  # an estimator is chosen
 
@@ -82,9 +82,7 @@ def fit_bias(
     -------
     Fitted
     """
-    if criterion not in CRITERIA:
-        raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
-    profile = make("mean" if estimator == AUTO else estimator) if isinstance(estimator, str) else estimator
+    profile = unfitted(estimator, criterion)
     target = None if out is None else profile_path(out)
     unfinished = target.with_suffix(".partial") if target is not None and maps is None else None
     collected = collect(
@@ -113,6 +111,19 @@ def fit_bias(
         if isinstance(collected, ResumableMaps):
             collected.discard()
     return Fitted(profile, variance, collected, files, selection)
+
+
+def unfitted(estimator: str | Profile, criterion: str = "r2") -> Profile:
+    """The estimator that a name stands for, "mean" for "auto" until one is chosen.
+
+    Raises
+    ------
+    InputError
+        Unknown estimator or criterion.
+    """
+    if criterion not in CRITERIA:
+        raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
+    return make("mean" if estimator == AUTO else estimator) if isinstance(estimator, str) else estimator
 
 
 def _draw(profile: Profile, variance: pd.DataFrame, stem: Path) -> list[Path]:

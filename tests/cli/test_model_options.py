@@ -1,0 +1,107 @@
+"""The options that name a model: the same in every verb that loads one, refused before anything is loaded."""
+
+import inspect
+from dataclasses import fields
+
+import pytest
+import typer
+from commands import run
+from typer.testing import CliRunner
+
+from biaslab.cli.app import app
+from biaslab.cli.model_options import ModelChoice, with_model
+from biaslab.errors import InputError
+from biaslab.models import loading
+from biaslab.scenes import scene
+
+VERBS = ("bench", "evaluate", "fit-bias", "probe", "prune")
+OPTIONS = ["--model", "--device", "--dtype", "--device-map", "--image-option"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_the_model_options_in_one_panel_and_order(capsys, verb):
+    status, text, _ = run(capsys, verb, "--help")
+    before, panel = text.split("─ Model ─")
+    panel = panel[: panel.index("╰")]
+    places = [panel.index(f" {option} ") for option in OPTIONS]
+    assert status == 0 and places == sorted(places)
+    assert not any(f" {option} " in before for option in OPTIONS)
+    assert "[default: grounder]" in panel and " -m " in panel
+
+
+def test_they_are_the_fields_of_the_choice_in_every_verb_that_loads(capsys):
+    run(capsys, "--help")  # the verbs are known once the program has started
+    names = [field.name for field in fields(ModelChoice)]
+    for verb, command in typer.main.get_command(app).commands.items():
+        own = [p.name for p in command.params if p.name in names]
+        assert own == (names if verb in VERBS else []), verb
+
+
+def test_a_verb_is_handed_a_choice_and_keeps_its_other_parameters():
+    calls = []
+
+    @with_model
+    def verb(subject: str, model: ModelChoice, n: int = 3) -> None:
+        """What it does."""
+        calls.append((subject, model, n))
+
+    assert verb.__doc__ == "What it does."
+    assert list(inspect.signature(verb).parameters) == ["subject", *(f.name for f in fields(ModelChoice)), "n"]
+    program = typer.Typer()
+    program.command()(verb)
+    arguments = [
+        "it",
+        "-m",
+        "x/y",
+        "--dtype",
+        "float16",
+        "--image-option",
+        "a=1",
+        "--image-option",
+        "b = 2",
+        "--n",
+        "4",
+    ]
+    assert CliRunner().invoke(program, arguments).exit_code == 0
+    assert CliRunner().invoke(program, ["it"]).exit_code == 0
+    choice = ModelChoice(name="x/y", dtype="float16", image_option=["a=1", "b = 2"])
+    assert calls == [("it", choice, 4), ("it", ModelChoice(), 3)]
+    assert choice.image_options == {"a": 1, "b": 2} and ModelChoice().image_options == {}
+
+
+def test_image_options_are_refused_when_the_choice_is_made():
+    for text in ("max_tiles", "max_tiles=", "max_tiles=few", "max_tiles=-1"):
+        with pytest.raises(InputError, match="NAME=NUMBER"):
+            ModelChoice(image_option=[text])
+
+
+def test_a_rehearsal_has_layers_beyond_the_deepest_that_is_read():
+    vlm = ModelChoice().load(rehearse=True, deepest=5)
+    assert vlm.name == "rehearsal of grounder" and vlm.n_layers == 7
+
+
+def test_bad_arguments_are_refused_before_a_model_is_loaded(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("loaded"))
+    picture = tmp_path / "scene.png"
+    scene("validation", 0).image.save(picture)
+    evaluate = ["evaluate", "--out", tmp_path / "run", "--methods", "none,random"]
+    for arguments, words in (
+        (["fit-bias", "--estimator", "foo"], "unknown profile estimator"),
+        (["fit-bias", "--estimator", "foo", "--dry-run"], "unknown profile estimator"),
+        (["fit-bias", "--criterion", "foo"], "unknown criterion"),
+        (["fit-bias", "--images", tmp_path / "nowhere"], "no calibration source"),
+        (["fit-bias", "--image-option", "max_tiles"], "NAME=NUMBER"),
+        (["bench", "--images", tmp_path / "nowhere"], "no calibration source"),
+        (["bench", "--keep", 2.5], "keep must be"),
+        (["bench", "--methods", "d2pruner"], "needs a profile"),
+        ([*evaluate, "--keep", 1.5], "keep must be"),
+        ([*evaluate, "--reference", "fastv"], "not among the methods"),
+        ([*evaluate, "--reference", "fastv", "--dry-run"], "not among the methods"),
+        ([*evaluate, "--rehearse", "--device", "cpu"], "--rehearse runs on the CPU"),
+        (["prune", picture, "the cat", "--keep", 0], "keep must be"),
+        (["prune", picture, "the cat", "--methods", "relative"], "needs a profile"),
+        (["probe", "--out", tmp_path / "run", "--image-option", "max_tiles="], "NAME=NUMBER"),
+    ):
+        status, _, err = run(capsys, *arguments)
+        assert status == 2 and words in err and len(err.strip().splitlines()) == 1, (arguments, err)
+    assert not (tmp_path / "run").exists()

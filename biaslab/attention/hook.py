@@ -9,12 +9,15 @@ ever formed.
 
 FlashAttention reads its own name to pick the kernel and the form of the mask, so there the name must stay: the
 function behind it is replaced by the wrapper while a watch lasts and put back after it. The rows are computed
-from query, key and the 2-D mask as everywhere else.
+from query, key and the 2-D mask as everywhere else. That function belongs to the process, so other models that use
+it run through the wrapper meanwhile; nobody watches their modules, so it hands on what it is given. Watches may be
+switched on and off from several threads.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -32,6 +35,9 @@ _CALLBACKS: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()  
 _ROPE: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()  # attention module -> (cos, sin) of this call
 _SWITCHED: WeakKeyDictionary[nn.Module, list] = WeakKeyDictionary()  # decoder -> [number of watches, old name]
 _OVERRIDDEN: dict[str, list] = {}  # name of a FlashAttention function -> [number of decoders, the function]
+_LOCK = (
+    threading.RLock()
+)  # held while a watch is switched on or off: the tables and what they stand for belong together
 
 
 def attention_rows(
@@ -264,6 +270,11 @@ def watch(model: nn.Module, callbacks: Mapping[int, Callable], rope: bool = Fals
         For a layer the decoder does not have.
     UnsupportedError
         For an attention implementation or layer that cannot be watched.
+
+    Notes
+    -----
+    May be entered and left from several threads. One model must not run in two threads at a time: its callbacks and
+    rotary tables could not tell the forwards apart.
     """
     decoder = model.get_decoder()
     n_layers = len(decoder.layers)
@@ -277,8 +288,8 @@ def watch(model: nn.Module, callbacks: Mapping[int, Callable], rope: bool = Fals
         undo.callback(_switch_off, decoder)
         for layer, callback in callbacks.items():
             module = decoder.layers[layer].self_attn
-            _CALLBACKS.setdefault(module, []).append(callback)
-            undo.callback(_forget, _CALLBACKS, module, callback)
+            _remember(module, callback)
+            undo.callback(_forget, module, callback)
             if rope:
                 undo.callback(module.register_forward_pre_hook(_catch_rope, with_kwargs=True).remove)
                 undo.callback(_ROPE.pop, module, None)
@@ -292,32 +303,40 @@ def _catch_rope(module: nn.Module, args: tuple, kwargs: dict) -> None:
     _ROPE[module] = kwargs["position_embeddings"]
 
 
-def _forget(table: WeakKeyDictionary, module: nn.Module, entry: Any) -> None:
-    table[module].remove(entry)
-    if not table[module]:
-        del table[module]
+def _remember(module: nn.Module, callback: Callable) -> None:
+    with _LOCK:
+        _CALLBACKS.setdefault(module, []).append(callback)
+
+
+def _forget(module: nn.Module, callback: Callable) -> None:
+    with _LOCK:
+        _CALLBACKS[module].remove(callback)
+        if not _CALLBACKS[module]:
+            del _CALLBACKS[module]
 
 
 def _switch_on(decoder: nn.Module) -> None:
-    if decoder in _SWITCHED:
-        _SWITCHED[decoder][0] += 1
-        return
-    previous = decoder.config._attn_implementation
-    if is_flash(previous):
-        _override(previous)
-    else:
-        decoder.set_attn_implementation(_registered(previous))
-    _SWITCHED[decoder] = [1, previous]
+    with _LOCK:
+        if decoder in _SWITCHED:
+            _SWITCHED[decoder][0] += 1
+            return
+        previous = decoder.config._attn_implementation
+        if is_flash(previous):
+            _override(previous)
+        else:
+            decoder.set_attn_implementation(_registered(previous))
+        _SWITCHED[decoder] = [1, previous]
 
 
 def _switch_off(decoder: nn.Module) -> None:
-    _SWITCHED[decoder][0] -= 1
-    if _SWITCHED[decoder][0] == 0:  # watches may be closed in any order: only the last one restores
-        previous = _SWITCHED.pop(decoder)[1]
-        if is_flash(previous):
-            _restore(previous)
-        else:
-            decoder.set_attn_implementation(previous)
+    with _LOCK:
+        _SWITCHED[decoder][0] -= 1
+        if _SWITCHED[decoder][0] == 0:  # watches may be closed in any order: only the last one restores
+            previous = _SWITCHED.pop(decoder)[1]
+            if is_flash(previous):
+                _restore(previous)
+            else:
+                decoder.set_attn_implementation(previous)
 
 
 def is_flash(implementation: str | None) -> bool:
@@ -326,7 +345,7 @@ def is_flash(implementation: str | None) -> bool:
 
 
 def _override(name: str) -> None:
-    """Put the wrapper in the place of the attention function ``name``."""
+    """Put the wrapper in the place of the attention function ``name``; the caller holds the lock."""
     from transformers import AttentionInterface
 
     if name in _OVERRIDDEN:
@@ -340,6 +359,7 @@ def _override(name: str) -> None:
 
 
 def _restore(name: str) -> None:
+    """Put the attention function ``name`` back once the last watch that replaced it ends; the caller holds the lock."""
     from transformers import AttentionInterface
 
     _OVERRIDDEN[name][0] -= 1

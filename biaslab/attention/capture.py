@@ -19,7 +19,8 @@ from biaslab.attention.hook import attention_rows, no_rope, row_options, watch
 from biaslab.attention.scores import reads_rope, resolve
 from biaslab.core.layers import check_layers
 from biaslab.errors import InputError, UnsupportedError
-from biaslab.models.encoded import PrunedSequence, last_token, positions, text_after_image
+from biaslab.models.encoded import last_token, positions, text_after_image
+from biaslab.models.prefill import PrunedSequence
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -86,9 +87,8 @@ class _Prefill:
     rows_mask: Tensor
     cache: dict = field(default_factory=dict)
 
-    def at(self, layer: int, device: torch.device, pruned: list[PrunedSequence]):
-        """``rows, rows_mask, cols, cols_mask, kept`` for a layer, on its device."""
-        cut = max((p for p in pruned if p.layer <= layer), key=lambda p: p.layer, default=None)
+    def at(self, device: torch.device, cut: PrunedSequence | None):
+        """``rows, rows_mask, cols, cols_mask, kept`` for a layer on ``device`` that sees ``cut``."""
         name = (cut, device)
         if name not in self.cache:
             plain = (self.rows, self.rows_mask, self.visual, self.visual_mask, None)
@@ -148,8 +148,7 @@ def capture(
     Notes
     -----
     Inside a pruned forward the rows of layers >= K have one column per token that was kept, with
-    ``Rows.kept`` the map to the original tokens; the engine announces the cut through ``vlm.pruned``, a list
-    of `PrunedSequence`.
+    ``Rows.kept`` the map to the original tokens; the engine tells of the cut through ``vlm.prefill``.
     """
     wanted = check_layers(layers, vlm.n_layers)
     _check_choices(queries, heads)
@@ -161,7 +160,7 @@ def capture(
             prefill = state.prefill_for(query, key)
             if prefill is None:
                 return
-            rows, rows_mask, cols, cols_mask, kept = prefill.at(layer, query.device, vlm.pruned)
+            rows, rows_mask, cols, cols_mask, kept = prefill.at(query.device, vlm.prefill.seen_by(layer))
             options = row_options(module, kw)
             options.update(rows=rows, cols=cols, scaling=scaling, attention_mask=attention_mask)
             values = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
@@ -217,9 +216,9 @@ class _State:
             return None
         if key.shape[2] != query.shape[2]:
             raise UnsupportedError("capture records a first prefill only: start without a filled cache")
-        if query.shape[2] != self.prefill.length and not self.vlm.pruned:
+        if query.shape[2] != self.prefill.length and not self.vlm.prefill.pruned:
             raise UnsupportedError(
-                f"a layer sees {query.shape[2]} of {self.prefill.length} tokens and nothing in vlm.pruned "
+                f"a layer sees {query.shape[2]} of {self.prefill.length} tokens and nothing in vlm.prefill "
                 "says which: prune with bl.prune"
             )
         return self.prefill

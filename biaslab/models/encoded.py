@@ -1,21 +1,15 @@
-"""A batch of prompts ready for the model, with the places of image and text tokens."""
+"""A batch of prompts ready for the model, with the places of image tokens."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from biaslab.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
-from dataclasses import replace
-
 from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError
 
 __all__ = ["Encoded", "last_token", "positions", "text_after_image"]
 
@@ -42,7 +36,9 @@ def positions(flags: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def text_after_image(is_image: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Positions after the last image token of each row, without padding: ``(indices, mask)``, (B, Tmax)."""
+    """Positions after the last image token of each row (question, end of turn, answer header), without padding:
+    ``(indices, mask)``, (B, Tmax).
+    """
     later = is_image.flip(1).cumsum(1).flip(1) == 0
     if attention_mask is not None:
         later = later & attention_mask.bool()
@@ -71,8 +67,6 @@ class Encoded:
         Absolute indices of the visual tokens in the padded prompt, and which of them are no fillers. Several
         images of a prompt follow each other: `spans` tells them apart. Placeholders that show no place
         (LLaVA-NeXT's newlines) are no visual tokens.
-    text_after, text_after_mask : (B, Tmax) LongTensor, BoolTensor
-        The same for all positions after the image: question, end-of-turn and answer header.
     last : int
         Index of the last prompt token (prompt length - 1, for every sample, because padding is on the left).
     resized : list of (width, height)
@@ -87,8 +81,6 @@ class Encoded:
     layouts: list[TokenLayout]
     visual: Tensor
     visual_mask: Tensor
-    text_after: Tensor
-    text_after_mask: Tensor
     last: int
     resized: list[tuple[int, int]]
     sample_ids: list[str] | None = None
@@ -108,7 +100,7 @@ class Encoded:
         sample_ids: list[str] | None = None,
         owners: list[int] | None = None,
     ) -> Encoded:
-        """Locate image and text tokens in processor output; the counts must agree with the layouts."""
+        """Locate image tokens in processor output; the counts must agree with the layouts."""
         ids = inputs["input_ids"]
         owners = list(range(len(layouts))) if owners is None else list(owners)
         is_image = ids == image_token_id
@@ -123,9 +115,8 @@ class Encoded:
         if sample_ids is not None and len(sample_ids) != len(ids):
             raise InputError(f"{len(sample_ids)} sample_ids for {len(ids)} samples: give one id per sample")
         visual, visual_mask = positions(_visual(is_image, layouts))
-        text, text_mask = text_after_image(is_image, inputs.get("attention_mask"))
         names = None if sample_ids is None else [str(s) for s in sample_ids]
-        return cls(inputs, layouts, visual, visual_mask, text, text_mask, ids.shape[1] - 1, resized, names, owners)
+        return cls(inputs, layouts, visual, visual_mask, ids.shape[1] - 1, resized, names, owners)
 
     def __len__(self) -> int:
         """Number of prompts."""
@@ -170,23 +161,3 @@ def _visual(is_image: Tensor, layouts: list[TokenLayout]) -> Tensor:
         shows[start + torch.from_numpy(layout.slots.copy())] = True
         start += layout.placeholders
     return is_image.masked_scatter(is_image, shows.to(is_image.device))  # images come in the order of the prompts
-
-
-@dataclass(frozen=True, eq=False)
-class PrunedSequence:
-    """What a pruning engine tells capture about the running prefill: append it to ``vlm.pruned`` when tokens
-    are dropped before layer ``layer``, and clear the list when the next prefill starts and when pruning ends.
-
-    Attributes
-    ----------
-    layer : int
-        Layers >= this one see the short sequence (until a later entry takes over).
-    positions : LongTensor (B, M)
-        Position in the ORIGINAL padded prompt of every entry of the short sequence, ascending, text included.
-    valid : BoolTensor (B, M), optional
-        False for fillers of rows with unequal budgets; None when there are none.
-    """
-
-    layer: int
-    positions: Tensor
-    valid: Tensor | None = None

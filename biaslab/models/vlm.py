@@ -17,10 +17,10 @@ from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
 from biaslab.errors import InputError, ModelError
 from biaslab.models.encoded import Encoded, positions
+from biaslab.models.prefill import PrefillState
 from biaslab.models.transformers_versions import warn_if_untested
 
 if TYPE_CHECKING:
-    from biaslab.models.encoded import PrunedSequence
     from biaslab.models.family import Family
 
 __all__ = ["VLM", "Grounding"]
@@ -46,10 +46,8 @@ class VLM:
         Provenance.
     image_options : dict
         Preprocessing options used by every call (InternVL: ``max_tiles``; Qwen: ``max_pixels`` ...).
-    current : Encoded or None
-        The prompts of the generate call that is running.
-    pruned : list of PrunedSequence
-        What a pruning engine has cut out of the running prefill; empty otherwise.
+    prefill : PrefillState
+        The prompts that are running, and what a pruning engine has cut out of them.
     """
 
     def __init__(self, model: nn.Module, processor: Any, family: Family, name: str, revision: str | None = None):
@@ -64,8 +62,7 @@ class VLM:
         self.name, self.revision = name, revision
         self.image_token_id: int = token
         self.image_options: dict[str, Any] = {}
-        self.current: Encoded | None = None
-        self.pruned: list[PrunedSequence] = []
+        self.prefill = PrefillState()
 
     def __repr__(self) -> str:
         return f"VLM({self.name!r}, family={self.family.name!r}, layers={self.n_layers}, device={self.device})"
@@ -162,23 +159,21 @@ class VLM:
     def visual_tokens(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Positions and mask, (B, V) each, of the visual tokens of a forward with token ids (B, N).
 
-        Those of `current`, or, in a forward that nobody announced, every image token.
+        Those of the announced prompts, or, in a forward that nobody announced, every image token.
         """
-        announced = None if self.current is None else self.current.find(ids)
+        encoded = self.prefill.encoded
+        announced = None if encoded is None else encoded.find(ids)
         return positions(ids == self.image_token_id) if announced is None else announced
 
     # -------------------------------------------------------------------------------------- answers out
     @contextmanager
     def running(self, encoded: Encoded) -> Iterator[dict[str, Any]]:
-        """Announce ``encoded`` as `current` and yield its inputs, safe to hand to the model."""
-        inputs, before = dict(encoded.inputs), self.current
+        """Announce ``encoded`` to `prefill` and yield its inputs, safe to hand to the model."""
+        inputs = dict(encoded.inputs)
         if "mm_encoder_outputs" in inputs:  # generate() writes into this dict
             inputs["mm_encoder_outputs"] = {k: copy.copy(v) for k, v in inputs["mm_encoder_outputs"].items()}
-        self.current = encoded
-        try:
+        with self.prefill.announce(encoded):
             yield inputs
-        finally:
-            self.current = before
 
     def forward(self, encoded: Encoded, **kw: Any) -> Any:
         """One plain forward pass (prefill) without gradients; returns the model's output."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 import tiny
 import torch
-from eager import assert_rows_equal, eager, eager_attention
+from eager import assert_rows_equal, eager, eager_attention, text_after
 
 from biaslab.attention.capture import capture, no_rope
 from biaslab.attention.hook import watch
@@ -41,7 +41,7 @@ def test_forward_equals_eager_and_changes_nothing(family, shape, n):
     end = torch.full((n, 1), enc.last)
     for layer in range(4):
         where = (enc.visual, enc.visual_mask)
-        assert_rows_equal(text[layer], attention[layer], enc.text_after, enc.text_after_mask, *where)
+        assert_rows_equal(text[layer], attention[layer], *text_after(vlm, enc), *where)
         assert_rows_equal(last[layer], attention[layer], end, torch.ones_like(end), *where)
         assert text[layer].values.dtype == torch.float32 and text[layer].kept is None
 
@@ -119,7 +119,7 @@ def test_eager_models_can_be_captured(family):
         with capture(vlm, [2], "text") as rows:
             assert torch.equal(vlm.forward(enc).logits, plain)
         assert vlm.decoder.config._attn_implementation == "eager"
-    where = (enc.text_after, enc.text_after_mask, enc.visual, enc.visual_mask)
+    where = (*text_after(vlm, enc), enc.visual, enc.visual_mask)
     assert_rows_equal(rows[2], attention[2], *where)
 
 
@@ -242,7 +242,7 @@ def test_no_rope_undoes_the_rotation(family):
     assert torch.equal(logits, vlm.forward(enc).logits)
     prefix = "token_type_ids" in enc.inputs  # the prompt attends both ways
     expected = plain_attention_without_rope(vlm, 2, inputs["hidden"], enc.inputs["attention_mask"], prefix)
-    where = (enc.text_after, enc.text_after_mask, enc.visual, enc.visual_mask)
+    where = (*text_after(vlm, enc), enc.visual, enc.visual_mask)
     assert_rows_equal(rows[2], expected, *where)
     with capture(vlm, [2], "text") as rotated:
         vlm.forward(enc)
@@ -303,7 +303,7 @@ def test_everything_is_undone_after_an_exception():
     assert vlm.decoder.config._attn_implementation == "sdpa"
     assert hooks() == before
     assert not attention._CALLBACKS and not attention._ROPE and not attention._SWITCHED
-    assert vlm.current is None
+    assert vlm.prefill.encoded is None
 
 
 def test_the_vision_tower_keeps_its_attention():

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import pytest
 import tiny
 import torch
-from eager import assert_rows_equal, eager
+from eager import assert_rows_equal, eager, text_after
 
 from biaslab.attention.capture import capture
 from biaslab.errors import UnsupportedError
-from biaslab.models.encoded import PrunedSequence
+from biaslab.models.prefill import PrunedSequence
 from biaslab.pruning.engine.prune import prune
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -32,7 +32,8 @@ def cut(vlm, layer, positions, valid=None):
         def hook(module, args, kwargs):
             if at == layer:
                 args = (gather(args[0], 1), *args[1:])
-                vlm.pruned[:] = [PrunedSequence(layer, positions, valid)]
+                vlm.prefill.clear()
+                vlm.prefill.cut(PrunedSequence(layer, positions, valid))
             kwargs = {**kwargs, "position_ids": None}
             kwargs["position_embeddings"] = tuple(gather(t, 1) for t in kwargs["position_embeddings"])
             mask = kwargs["attention_mask"]
@@ -54,7 +55,7 @@ def cut(vlm, layer, positions, valid=None):
     finally:
         for handle in handles:
             handle.remove()
-        vlm.pruned.clear()
+        vlm.prefill.clear()
 
 
 @each_family
@@ -63,11 +64,12 @@ def test_rows_of_a_pruned_sequence(family, ragged):
     vlm = tiny.vlm(family)
     enc = tiny.encoded(vlm, 3)
     n = enc.last + 1
+    text = text_after(vlm, enc)
     # sample b keeps every second visual token; some text before the image goes as well, to shift the columns
     keep = torch.ones(3, n, dtype=torch.bool)
     for b in range(3):
         keep[b, enc.visual[b][enc.visual_mask[b]][b % 2 :: 2]] = False
-        keep[b, enc.text_after[b, 3]] = False
+        keep[b, text[0][b, 3]] = False
     width = int(keep.sum(1).max())
     rows, valid = [], []
     for b in range(3):
@@ -88,7 +90,6 @@ def test_rows_of_a_pruned_sequence(family, ragged):
     assert attention[1].shape[-1] == n and attention[2].shape[-1] == width
 
     assert got[1].kept is None
-    text = (enc.text_after, enc.text_after_mask)
     assert_rows_equal(got[1], attention[1], *text, enc.visual, enc.visual_mask)
     for layer in (2, 3):
         r = got[layer]
@@ -117,7 +118,7 @@ def test_capture_around_and_inside_prune(family):
         with capture(vlm, None, "last") as inner:
             vlm.generate(enc, max_new_tokens=3)
         selections = pruned.selections
-    assert vlm.pruned == []
+    assert vlm.prefill.pruned == ()
     with capture(vlm, [1], "last") as free:
         vlm.generate(enc, max_new_tokens=3)
     for rows in (outer, inner):
@@ -134,7 +135,7 @@ def test_a_short_sequence_nobody_announced_is_refused():
     enc = tiny.encoded(vlm, 1)
     keep = torch.arange(4, enc.last + 1)[None]
     with cut(vlm, 1, keep), capture(vlm, [2]):
-        vlm.decoder.layers[1].register_forward_pre_hook(lambda *_: vlm.pruned.clear())
-        with pytest.raises(UnsupportedError, match="vlm.pruned"):
+        vlm.decoder.layers[1].register_forward_pre_hook(lambda *_: vlm.prefill.clear())
+        with pytest.raises(UnsupportedError, match="vlm.prefill"):
             vlm.forward(enc, use_cache=False)
     vlm.decoder.layers[1]._forward_pre_hooks.clear()

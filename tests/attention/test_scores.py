@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from devices import spread
-from eager import assert_rows_equal, eager_attention
+from eager import assert_rows_equal, eager_attention, text_after
 from methods import RASTER, TILED, context
 from pruned import run
 
@@ -73,7 +73,7 @@ def test_value_norm_is_eager_attention_times_the_norm_of_the_projected_value(fam
     groups = attention.shape[1] // values.shape[2]
     assert groups == 2
     norms = torch.stack([values[:, :, h // groups].norm(dim=-1) for h in range(attention.shape[1])], 1)
-    where = (enc.text_after, enc.text_after_mask, enc.visual, enc.visual_mask)
+    where = (*text_after(vlm, enc), enc.visual, enc.visual_mask)
     assert_rows_equal(rows[layer], attention * norms[:, :, None], *where, tolerance=1e-5 * norms.max().item())
     assert norms.std() > 0.05 * norms.mean(), "the norms make a difference"
 

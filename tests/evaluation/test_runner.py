@@ -172,7 +172,7 @@ def test_an_exception_costs_one_sample_and_one_configuration(vlm, monkeypatch):
     score = FastV.score
 
     def poisoned(self, ctx):
-        if vlm.current.sample_ids and ctx.seed == poisoned.seed:
+        if vlm.prefill.encoded.sample_ids and ctx.seed == poisoned.seed:
             raise RuntimeError("boom\nsecond line")
         return score(self, ctx)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+from biaslab.models.encoded import text_after_image
+
 
 @contextmanager
 def eager(vlm):
@@ -19,6 +21,11 @@ def eager_attention(vlm, enc):
     """(layers) of (B, H, N, N) from the stock model."""
     with eager(vlm):
         return vlm.forward(enc, output_attentions=True).attentions
+
+
+def text_after(vlm, enc):
+    """Positions (B, T) of the text after the image, and which are no fillers: the rows of ``queries="text"``."""
+    return text_after_image(enc.inputs["input_ids"] == vlm.image_token_id, enc.inputs["attention_mask"])
 
 
 def assert_rows_equal(rows, attention, query_rows, query_mask, columns, column_mask, tolerance=1e-4):

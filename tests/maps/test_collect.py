@@ -92,7 +92,7 @@ def test_only_the_wanted_layers_run():
         for handle in handles:
             handle.remove()
     assert ran == [0, 1]
-    assert vlm.current is None and vlm.decoder.config._attn_implementation == "sdpa"
+    assert vlm.prefill.encoded is None and vlm.decoder.config._attn_implementation == "sdpa"
     assert not any(layer._forward_pre_hooks for layer in vlm.decoder.layers)
 
 

@@ -11,7 +11,7 @@ from spaces import from_pixels
 from biaslab.core.boxes import Box
 from biaslab.errors import InputError
 from biaslab.models import families, wrap
-from biaslab.models.encoded import positions
+from biaslab.models.encoded import positions, text_after_image
 from biaslab.models.family import Family
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -25,12 +25,13 @@ def test_encode_finds_every_token(family):
     ids, mask = enc.inputs["input_ids"], enc.inputs["attention_mask"]
     assert enc.last == ids.shape[1] - 1 and enc.sample_ids == list("abcd") and len(enc) == 4
     assert mask[:, -1].all() and not mask.all(), "the batch is left padded"
+    text, text_mask = text_after_image(ids == vlm.image_token_id, mask)
     for b in range(4):
         image = [i for i in range(ids.shape[1]) if ids[b, i] == vlm.image_token_id]
         shows = [image[slot] for slot in enc.layouts[b].slots]
         after = [i for i in range(ids.shape[1]) if i > image[-1]]
         assert enc.visual[b][enc.visual_mask[b]].tolist() == shows
-        assert enc.text_after[b][enc.text_after_mask[b]].tolist() == after
+        assert text[b][text_mask[b]].tolist() == after
         assert enc.layouts[b].placeholders == len(image)
         assert enc.layouts[b].size == tiny.images(4)[b].size
         question = vlm.processor.tokenizer.decode(ids[b, image[-1] :])
@@ -133,7 +134,7 @@ def test_ask_and_locate_shapes(family):
     assert vlm.locate(image, "the cat", max_new_tokens=3) is None, "a random model answers no box"
     grounding = vlm.locate_answers([image], ["the cat"], max_new_tokens=3)[0]
     assert (grounding.box, grounding.parsed) == (None, False) and isinstance(grounding.text, str)
-    assert vlm.current is None
+    assert vlm.prefill.encoded is None
 
 
 def test_locate_reads_the_answer(monkeypatch):
@@ -201,7 +202,7 @@ def test_current_is_restored_after_an_error():
     enc = tiny.encoded(vlm, 1)
     with pytest.raises(TypeError):
         vlm.forward(enc, no_such_argument=object(), input_ids=None)
-    assert vlm.current is None
+    assert vlm.prefill.encoded is None
 
 
 # ------------------------------------------------------------------------------------------ images in

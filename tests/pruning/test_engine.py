@@ -7,6 +7,7 @@ import contextlib
 import pytest
 import tiny
 import torch
+from eager import text_after
 from pruned import STEPS, dropped_positions, generate, method_for, oracle, refused, run, words_only
 
 from biaslab.attention.capture import capture
@@ -184,9 +185,10 @@ def test_query_rows_can_be_chosen():
     vlm, layer = tiny.vlm("internvl"), 2
     enc = vlm.encode(tiny.images(2), tiny.texts(2)[::-1])
     n = enc.layouts[1].n
+    _, text_mask = text_after(vlm, enc)
     pad = int((enc.inputs["attention_mask"][1] == 0).sum())
     last_image = int(enc.visual[1, n - 1])
-    assert pad > 0 and enc.text_after_mask[1].sum() < enc.text_after_mask[0].sum()
+    assert pad > 0 and text_mask[1].sum() < text_mask[0].sum()
     rows = {"text": range(last_image + 1, enc.last + 1), (-1, -3): [enc.last, enc.last - 2], (1,): [pad + 1]}
     with capture(vlm, [layer - 1], queries=torch.arange(enc.last + 1)) as captured:
         vlm.forward(enc)
@@ -266,7 +268,7 @@ def test_nothing_is_left_behind():
             assert hooks(vlm) > before[0]
             run(vlm, enc)
         assert (hooks(vlm), vlm.decoder.config._attn_implementation) == before
-        assert vlm.pruned == []
+        assert vlm.prefill.pruned == ()
         again = run(vlm, enc)
         assert torch.equal(again[0], tokens) and torch.equal(again[1], logits)
 

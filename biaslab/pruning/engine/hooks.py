@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from biaslab.attention.hook import row_options, watch
 from biaslab.attention.scores import SCORES, reads_rope
 from biaslab.errors import ModelError, UnsupportedError
-from biaslab.models.encoded import PrunedSequence
+from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.pruning.base import Selection, TokenContext, budget
 from biaslab.pruning.engine.checks import check_cache, check_profile
@@ -76,7 +76,7 @@ class Engine:
         if cache is not None and cache.get_seq_length() > 0:
             self._check_later(cache, ids, kwargs)
             return
-        self.vlm.pruned.clear()
+        self.vlm.prefill.clear()
         self.run.clear()
         method = self.run.method
         prompt = read_prompt(self.vlm, method, ids, kwargs.get("attention_mask"), self.run.seed)
@@ -253,7 +253,7 @@ class Engine:
         self.cut = cut
         self.attention.clear()
         valid = None if cut.filler is None else ~cut.filler
-        self.vlm.pruned.append(PrunedSequence(self.layer, cut.keep, valid))
+        self.vlm.prefill.cut(PrunedSequence(self.layer, cut.keep, valid))
         return cut
 
     def _select(self, row: int, hidden: Tensor) -> list[Selection]:

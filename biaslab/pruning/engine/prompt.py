@@ -76,7 +76,7 @@ def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | Non
 
     Parameters
     ----------
-    vlm : whose ``current`` prompts, if announced, give layouts and sample ids.
+    vlm : whose announced prompts (``vlm.prefill.encoded``), if any, give layouts and sample ids.
     method : decides which query rows are wanted, and whether a true layout is needed.
     ids : (B, N) token ids.      mask : attention mask handed to the model; only a 2-D one tells padding.
 
@@ -91,22 +91,22 @@ def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | Non
     if not bool(is_image.any()):
         return None
     real = mask.bool() if mask is not None and mask.ndim == 2 else None
-    current, repeats = vlm.current, 1
-    if current is not None:
-        repeats = len(ids) // len(current)
-        announced = [n for n in _placeholders(current) for _ in range(repeats)]
+    encoded, repeats = vlm.prefill.encoded, 1
+    if encoded is not None:
+        repeats = len(ids) // len(encoded)
+        announced = [n for n in _placeholders(encoded) for _ in range(repeats)]
         found = is_image.sum(1).tolist()
-        if found != announced or ids.shape[1] != current.last + 1:
+        if found != announced or ids.shape[1] != encoded.last + 1:
             raise UnsupportedError(
                 f"this forward ({found} image tokens in {ids.shape[1]}) is not the prompt announced "
-                f"({announced} in {current.last + 1}; chunked prefill?): {_FIX}"
+                f"({announced} in {encoded.last + 1}; chunked prefill?): {_FIX}"
             )
     visual, visual_mask = vlm.visual_tokens(ids)
     none = is_image.new_zeros(len(ids), dtype=torch.long)
     counts, pads = torch.stack([visual_mask.sum(1), none if real is None else (~real).sum(1)]).tolist()
     rows, row_mask = _query_rows(getattr(method, "queries", None), is_image, real)
-    if current is not None:
-        images = [row for row in _announced(current, seed) for _ in range(repeats)]
+    if encoded is not None:
+        images = [row for row in _announced(encoded, seed) for _ in range(repeats)]
     else:
         layouts = [_guess_layout(vlm, method, n) for n in counts]
         found = enumerate(zip(layouts, counts, strict=True))

@@ -81,6 +81,6 @@ def prune(
     with ExitStack() as stack:
         _ACTIVE.add(vlm.decoder)
         stack.callback(_ACTIVE.discard, vlm.decoder)
-        stack.callback(vlm.pruned.clear)
+        stack.callback(vlm.prefill.clear)
         engine.attach(stack)
         yield engine.run

@@ -7,15 +7,15 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from biaslab.attention.hook import attention_rows, no_rope, row_options, watch
+from biaslab.attention.rows import CapturedRows, PromptPositions, Rows
 from biaslab.attention.scores import reads_rope, resolve
 from biaslab.core.layers import check_layers
 from biaslab.errors import InputError, UnsupportedError
@@ -25,79 +25,28 @@ from biaslab.models.prefill import PrunedSequence
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["CapturedRows", "Rows", "attention_rows", "capture", "no_rope", "watch"]
+__all__ = ["CapturedRows", "PromptPositions", "Rows", "attention_rows", "capture", "no_rope", "watch"]
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Attention rows of one layer in the latest prefill.
-
-    Attributes
-    ----------
-    values : (B, H, Q, V) float32, on the layer's device
-        Attention (or score) of each query to each visual token; H is 1 for ``heads="mean"``. Fillers are 0.
-        The images of one prompt follow each other: `Encoded.spans` has their columns.
-    mask : (B, V) bool
-        False for fillers: images of a batch may differ in tokens.
-    query_mask : (B, Q) bool
-        False for fillers: prompts of a batch may differ in text.
-    kept : (B, V) LongTensor or None
-        Where tokens had been pruned before this layer: ordinal of each column among the ORIGINAL visual
-        tokens of its sample (an index into its layout). None: column v is visual token v.
-    """
-
-    values: Tensor
-    mask: Tensor
-    query_mask: Tensor
-    kept: Tensor | None = None
-
-
-class CapturedRows(Mapping):
-    """Layer index -> `Rows` of the latest prefill; ``layers`` are those asked for."""
-
-    def __init__(self, layers: list[int]) -> None:
-        self.layers = layers
-        self._rows: dict[int, Rows] = {}
-
-    def __getitem__(self, layer: int) -> Rows:
-        if layer not in self.layers:
-            raise InputError(f"layer {layer} was not captured; captured layers: {self.layers}")
-        if layer not in self._rows:
-            raise InputError("nothing captured yet: run the model on a prompt with an image inside the capture block")
-        return self._rows[layer]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(sorted(self._rows))
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __repr__(self) -> str:
-        return f"CapturedRows(layers={self.layers}, filled={sorted(self._rows)})"
-
-
-@dataclass
 class _Prefill:
-    """Query rows and visual columns of the running prefill, in absolute positions of the padded prompt."""
+    """The running prefill: its query rows and visual columns as each layer sees them."""
 
-    length: int
-    visual: Tensor
-    visual_mask: Tensor
-    rows: Tensor
-    rows_mask: Tensor
-    cache: dict = field(default_factory=dict)
+    def __init__(self, prompt: PromptPositions) -> None:
+        self.prompt, self.length = prompt, prompt.is_image.shape[1]
+        self.cache: dict[tuple[PrunedSequence | None, torch.device], tuple[Tensor | None, ...]] = {}
 
-    def at(self, device: torch.device, cut: PrunedSequence | None):
+    def at(self, device: torch.device, cut: PrunedSequence | None) -> tuple[Tensor | None, ...]:
         """``rows, rows_mask, cols, cols_mask, kept`` for a layer on ``device`` that sees ``cut``."""
         name = (cut, device)
         if name not in self.cache:
-            plain = (self.rows, self.rows_mask, self.visual, self.visual_mask, None)
-            found = plain if cut is None else self._short(cut)
-            self.cache[name] = tuple(None if t is None else t.to(device) for t in found)
+            whole = (self.prompt.queries, self.prompt.query_mask, self.prompt.visual, self.prompt.visual_mask, None)
+            places = whole if cut is None else self._short(cut)
+            self.cache[name] = tuple(None if t is None else t.to(device) for t in places)
         return self.cache[name]
 
-    def _short(self, cut: PrunedSequence):
-        where = cut.positions.to(self.visual.device)
+    def _short(self, cut: PrunedSequence) -> tuple[Tensor, ...]:
+        prompt = self.prompt
+        where = cut.positions.to(prompt.visual.device)
         batch, n_short = where.shape
         # one spare slot takes the fillers, so that they overwrite nothing
         valid = None if cut.valid is None else cut.valid.to(where.device)
@@ -105,10 +54,10 @@ class _Prefill:
         short_of = where.new_full((batch, self.length + 1), -1)
         short_of.scatter_(1, target, torch.arange(n_short, device=where.device).expand(batch, -1))
         short_of[:, self.length] = -1
-        rows, cols = short_of.gather(1, self.rows), short_of.gather(1, self.visual)
-        kept, mask = positions((cols >= 0) & self.visual_mask)
+        rows, cols = short_of.gather(1, prompt.queries), short_of.gather(1, prompt.visual)
+        kept, mask = positions((cols >= 0) & prompt.visual_mask)
         cols = cols.gather(1, kept).masked_fill(~mask, 0)
-        return rows.clamp(min=0), self.rows_mask & (rows >= 0), cols, mask, kept
+        return rows.clamp(min=0), prompt.query_mask & (rows >= 0), cols, mask, kept
 
 
 @contextmanager
@@ -143,17 +92,24 @@ def capture(
     Yields
     ------
     CapturedRows
-        ``rows[layer]`` -> `Rows`, still readable after the block.
+        ``rows[layer]`` -> `Rows`, and ``rows.per_image(encoded)`` -> one map per image; still readable after the
+        block.
 
     Notes
     -----
     Inside a pruned forward the rows of layers >= K have one column per token that was kept, with
     ``Rows.kept`` the map to the original tokens; the engine tells of the cut through ``vlm.prefill``.
+
+    Under FlashAttention the attention function itself is wrapped, for the whole process: while the block lasts, other
+    models that use it run through the wrapper as well. Their numbers stay the same, and nothing of them is recorded.
+    Under SDPA and eager attention only the decoder of ``vlm`` is switched. Blocks may be entered and left from several
+    threads, each around a model of its own; one model must not run in two threads at a time.
     """
     wanted = check_layers(layers, vlm.n_layers)
     _check_choices(queries, heads)
     score = resolve(score)
-    captured, state = CapturedRows(wanted), _State(vlm, queries)
+    captured = CapturedRows(wanted)
+    state = _State(vlm, queries, captured)
 
     def record(layer: int) -> Callable:
         def callback(module, query, key, value, attention_mask, scaling, **kw):
@@ -174,17 +130,16 @@ def capture(
         stack.enter_context(watch(vlm.model, {i: record(i) for i in wanted}, rope=reads_rope(score)))
         stack.callback(vlm.model.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(vlm.model.register_forward_hook(state.end, always_call=True).remove)
-        state.on_new_prefill = captured._rows.clear
         yield captured
 
 
 class _State:
     """Follows the forward passes of the whole model, where the token ids are still visible."""
 
-    def __init__(self, vlm: VLM, queries: str | Tensor) -> None:
-        self.vlm, self.queries = vlm, queries
-        self.running, self.prefill = False, None
-        self.on_new_prefill: Callable[[], None] = lambda: None
+    def __init__(self, vlm: VLM, queries: str | Tensor, captured: CapturedRows) -> None:
+        self.vlm, self.queries, self.captured = vlm, queries, captured
+        self.running = False
+        self.prefill: _Prefill | None = None
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -198,8 +153,9 @@ class _State:
         padding = kwargs.get("attention_mask")
         padding = padding if padding is not None and padding.ndim == 2 else None
         rows, rows_mask = query_rows(self.queries, is_image, padding)
-        self.prefill = _Prefill(ids.shape[1], visual, visual_mask, rows, rows_mask)
-        self.on_new_prefill()
+        prompt = PromptPositions(is_image, visual, visual_mask, rows, rows_mask)
+        self.prefill = _Prefill(prompt)
+        self.captured._start(prompt)
 
     def end(self, *_: Any) -> None:
         self.running, self.prefill = False, None

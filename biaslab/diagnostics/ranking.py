@@ -150,15 +150,13 @@ def ranking_values(
         encoded = vlm.encode_grounding([load_image(s) for s in batch], [s.expression for s in batch])
         with capture(vlm, layers, queries="last", heads="mean" if heads == "mean" else None, score=score) as rows:
             vlm.forward(encoded, logits_to_keep=1, use_cache=False)
-        device = rows[layers[0]].values.device
-        # one transfer per batch; what follows ranks and sorts on the CPU
-        attention = torch.stack([rows[layer].values[:, :, 0].to(device) for layer in layers]).cpu()  # (L, B, H, V)
         found = []
-        for b, (sample, layout) in enumerate(zip(batch, encoded.layouts, strict=True)):
+        # one transfer per batch; what follows ranks and sorts on the CPU
+        for sample, (layout, attention) in zip(batch, rows.per_image(encoded, layers, device="cpu"), strict=True):
             target = target_tokens(layout, sample.box)
             scores = [
-                _scores(attention[i, b, :, : layout.n], layout, layer, ops, profile, strengths[layer])
-                for i, layer in enumerate(layers)
+                _scores(own, layout, layer, ops, profile, strengths[layer])
+                for layer, own in zip(layers, attention, strict=True)
             ]
             if chosen is not None:
                 scores = [s[:, [chosen[layer]]] for layer, s in zip(layers, scores, strict=True)]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from biaslab._util.progress import progress_bar
-from biaslab.attention.capture import CapturedRows, capture, query_rows
+from biaslab.attention.capture import CapturedRows, PromptPositions, capture
 from biaslab.attention.rotary import advances, rotary_of
 from biaslab.attention.scores import resolve, score_name
 from biaslab.core.images import content_hash, image_name, load_image
@@ -34,6 +34,7 @@ from biaslab.models.encoded import Encoded
 if TYPE_CHECKING:
     from PIL import Image
 
+    from biaslab.core.layout import TokenLayout
     from biaslab.models.vlm import VLM
 
 __all__ = ["PROMPT", "collect"]
@@ -96,18 +97,63 @@ def collect(
         When ``out`` cannot be written or was made with other settings.
     """
     layers = check_layers(layers, vlm.n_layers)
-    resolve(score)  # refuses an unknown one before any work
+    total = len(images) if isinstance(images, Sized) else None
+    _check_arguments(vlm, total, queries, prompt, batch_size, ids, folds, score)
+    settings = _settings(vlm, layers, queries, prompt, heads, folds, score)
+    maps = _empty_maps(settings, out, checkpoint, total)
+    source = _Source(images, ids, prompt, maps)
+    with maps.writing(), progress_bar("collect", total, 0, progress) as advance:
+        for batch in source.batches(batch_size, advance):
+            for items, encoded in _encoded(vlm, batch, source.failures):
+                rows = _capture_prefill(vlm, encoded, layers, queries, heads, score)
+                distances = _query_distances(encoded, rows.prompt, settings["rotary"])
+                _add(maps, items, rows.per_image(encoded, device="cpu"), distances, source.failures)
+            maps.checkpoint()
+            advance(len(batch))
+    maps.failures = source.failures
+    skipped = [f"{len(source.failures)} images skipped, the first: {why}" for _, why in source.failures[:1]]
+    if maps.n == 0:
+        raise InputError("; ".join(["no image to collect from", *skipped]))
+    for text in skipped:
+        warnings.warn(text, stacklevel=2)
+    return maps
+
+
+def _check_arguments(
+    vlm: VLM,
+    total: int | None,
+    queries: str | Tensor,
+    prompt: str | list[str] | None,
+    batch_size: int,
+    ids: list[str] | None,
+    folds: int,
+    score: str | Callable,
+) -> None:
+    """Refuse, before any work, what would fail later or fail every image; ``total`` is None where it is not known."""
+    resolve(score)
     if batch_size < 1 or folds < 2:
         raise InputError(f"batch_size must be at least 1 and folds at least 2, got {batch_size} and {folds}")
     if isinstance(queries, Tensor) and queries.ndim != 1:
         raise InputError("collect takes explicit queries of shape (Q,), the same for every image")
-    total = len(images) if isinstance(images, Sized) else None
-    for name, given in (("prompt", prompt if isinstance(prompt, list) else None), ("ids", ids)):
-        if given is not None and total is not None and len(given) != total:
-            raise InputError(f"{len(given)} entries in {name} for {total} images: give one per image")
-    for text in prompt if isinstance(prompt, list) else [prompt]:  # or every image would be skipped for it
+    prompts = prompt if isinstance(prompt, list) else [prompt]
+    for name, entries in (("prompt", prompts if prompts is prompt else None), ("ids", ids)):
+        if entries is not None and total is not None and len(entries) != total:
+            raise InputError(f"{len(entries)} entries in {name} for {total} images: give one per image")
+    for text in prompts:  # or every image would be skipped for it
         vlm.family.check_text(vlm.processor, text or "")
-    settings = {
+
+
+def _settings(
+    vlm: VLM,
+    layers: list[int],
+    queries: str | Tensor,
+    prompt: str | list[str] | None,
+    heads: str | None,
+    folds: int,
+    score: str | Callable,
+) -> dict[str, Any]:
+    """What maps must have in common to be added to each other."""
+    return {
         "model": vlm.name,
         "revision": vlm.revision,
         "family": vlm.family.name,
@@ -121,35 +167,35 @@ def collect(
         "rotary": rotary_of(vlm),
         **vlm.watermark,
     }
+
+
+def _empty_maps(
+    settings: dict[str, Any], out: str | Path | None, checkpoint: str | Path | None, total: int | None
+) -> AttentionMaps:
+    """Maps to add to, in a folder or in memory; not empty where an interrupted collection goes on."""
     if out is not None and checkpoint is not None:
         raise InputError("maps in a folder resume by themselves: pass out or checkpoint, not both")
     if out is not None:
-        maps: AttentionMaps = StoredMaps.create(out, settings)
-    else:
-        maps = StreamedMaps(settings) if checkpoint is None else ResumableMaps(settings, checkpoint, total)
-    source = _Source(images, ids, prompt, maps)
-    with maps.writing(), progress_bar("collect", total, 0, progress) as advance:
-        for batch in source.batches(batch_size, advance):
-            for part, encoded in _encoded(vlm, batch, source.failures):
-                attention = _attention(vlm, encoded, layers, queries, heads, score)
-                after = _after(vlm, encoded, queries, settings["rotary"])
-                records = [record for item in part for record in item.records]
-                for (name, digest), (layout, values), length in zip(records, attention, after, strict=True):
-                    if not np.isfinite(values).all():
-                        broken = layers[int(np.argmin(np.isfinite(values).all(axis=(1, 2))))]
-                        why = f"attention of layer {broken} is not finite: load the model in another dtype"
-                        source.failures.append((name, why))
-                    elif not maps.has(name):  # part of a prompt may have been stored before an interruption
-                        maps.add(ImageRecord(name, layout, digest, length), values)
-            maps.checkpoint()
-            advance(len(batch))
-    maps.failures = source.failures
-    skipped = [f"{len(source.failures)} images skipped, the first: {why}" for _, why in source.failures[:1]]
-    if maps.n == 0:
-        raise InputError("; ".join(["no image to collect from", *skipped]))
-    for text in skipped:
-        warnings.warn(text, stacklevel=2)
-    return maps
+        return StoredMaps.create(out, settings)
+    return StreamedMaps(settings) if checkpoint is None else ResumableMaps(settings, checkpoint, total)
+
+
+def _add(
+    maps: AttentionMaps,
+    items: list[_Item],
+    attention: list[tuple[TokenLayout, Tensor]],
+    distances: list[int | None],
+    failures: list[tuple[str, str]],
+) -> None:
+    """Add the map of every image of a batch; one with attention that is not finite becomes a failure."""
+    records = [record for item in items for record in item.records]
+    for (name, digest), (layout, tensor), distance in zip(records, attention, distances, strict=True):
+        values = tensor.numpy()  # (L, H or 1, N)
+        if not np.isfinite(values).all():
+            broken = maps.settings["layers"][int(np.argmin(np.isfinite(values).all(axis=(1, 2))))]
+            failures.append((name, f"attention of layer {broken} is not finite: load the model in another dtype"))
+        elif not maps.has(name):  # part of a prompt may have been stored before an interruption
+            maps.add(ImageRecord(name, layout, digest, distance), values)
 
 
 class _Item:
@@ -227,10 +273,10 @@ class _Done(Exception):
     """Raised inside the model once the last wanted layer has run: the rest of the forward is of no use."""
 
 
-def _attention(
-    vlm: VLM, encoded: Encoded, layers: list[int], queries: Any, heads: str | None, score: Any
-) -> list[tuple[Any, np.ndarray]]:
-    """Layout and (L, H or 1, N) float32 of each image of a batch of prompts."""
+def _capture_prefill(
+    vlm: VLM, encoded: Encoded, layers: list[int], queries: str | Tensor, heads: str | None, score: str | Callable
+) -> CapturedRows:
+    """Rows of a batch of prompts, from a forward that ends behind the last of ``layers``."""
 
     def stop(*_: Any) -> None:
         raise _Done
@@ -240,31 +286,22 @@ def _attention(
         stack.callback(vlm.decoder.layers[layers[-1]].register_forward_hook(stop).remove)
         with suppress(_Done):
             vlm.forward(encoded, use_cache=False)
-    return _per_image(encoded, rows, layers)
+    return rows
 
 
-def _per_image(encoded: Encoded, rows: CapturedRows, layers: list[int]) -> list[tuple[Any, np.ndarray]]:
-    means = []
-    for layer in layers:
-        r = rows[layer]
-        weight = r.query_mask.to(r.values.dtype)[:, None, :, None]
-        means.append((r.values * weight).sum(2) / weight.sum(2).clamp(min=1))
-    together = torch.stack([m.to(means[0].device) for m in means], 1).cpu().numpy()  # (B, L, H, V)
-    places = zip(encoded.layouts, encoded.owners, encoded.spans, strict=True)
-    return [(layout, together[b, :, :, first:last]) for layout, b, (first, last) in places]
-
-
-def _after(vlm: VLM, encoded: Encoded, queries: Any, rotary: dict[str, Any] | None) -> list[int | None]:
+def _query_distances(encoded: Encoded, prompt: PromptPositions, rotary: dict[str, Any] | None) -> list[int | None]:
     """Positions from the last placeholder of each image to its prompt's query rows, their mean rounded."""
-    ids, padding = encoded.inputs["input_ids"].cpu(), encoded.inputs.get("attention_mask")
-    is_image = ids == vlm.image_token_id
-    rows, mask = query_rows(queries, is_image, None if padding is None else padding.cpu())
+    is_image, n_queries = prompt.is_image, prompt.queries.shape[1]
+    # as one tensor, because each transfer waits for the device
+    together = torch.cat([is_image.long(), prompt.queries, prompt.query_mask.long()], 1).cpu()
+    is_image, queries, mask = together.split([is_image.shape[1], n_queries, n_queries], 1)
+    is_image = is_image.bool()
     moves = [advances(layout, rotary) for layout in encoded.layouts]  # images come in the order of the prompts
-    step = torch.ones_like(ids)
+    step = torch.ones_like(together[:, : is_image.shape[1]])
     step[is_image] = torch.from_numpy(np.concatenate(moves))
     at = step.cumsum(1)
     ends = at[is_image][np.cumsum([len(m) for m in moves]) - 1]
-    far = (at.gather(1, rows) * mask).sum(1) / mask.sum(1)
+    far = (at.gather(1, queries) * mask).sum(1) / mask.sum(1)
     return [None if bool(d.isnan()) else round(float(d)) for d in far[encoded.owners] - ends]
 
 

@@ -16,7 +16,7 @@ from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, read_lines
 from biaslab._util.progress import progress_bar
-from biaslab.attention.capture import CapturedRows, capture
+from biaslab.attention.capture import capture
 from biaslab.core.boxes import Box
 from biaslab.core.layers import check_layers
 from biaslab.core.layout import TokenLayout
@@ -119,27 +119,18 @@ def _measured(
         else:
             vlm.forward(encoded, logits_to_keep=1, use_cache=False)
     records = []
-    for b, (stimulus, layout, answer) in enumerate(zip(batch, encoded.layouts, answers, strict=True)):
+    maps = rows.per_image(encoded, layers, device="cpu")
+    for stimulus, (layout, attention), answer in zip(batch, maps, answers, strict=True):
+        logs = np.log(footprint(attention.numpy(), layout, stimulus.box) + TINY)  # (parts, layers, heads)
         record = {
             "id": stimulus.id, "pair": stimulus.pair, "row": stimulus.row, "col": stimulus.col,
             "repetition": stimulus.repetition, "name": stimulus.name, "box": list(stimulus.box.as_tuple()),
-            "log": _logs(rows, b, layout, stimulus.box, layers).round(6).tolist(), "layout": layout.to_dict(),
+            "log": logs.round(6).tolist(), "layout": layout.to_dict(),
         }  # fmt: skip
         if answer is not None:
             record |= {"iou": grounding_iou(answer.box, stimulus.box), "parsed": answer.parsed}
         records.append(record)
     return records
-
-
-def _logs(rows: CapturedRows, b: int, layout: TokenLayout, box: Box, layers: list[int]) -> np.ndarray:
-    """(parts, layers, heads) log attention per covered cell."""
-    found = []
-    for layer in layers:
-        r = rows[layer]
-        weight = r.query_mask[b].to(r.values.dtype)[None, :, None]
-        attention = (r.values[b] * weight).sum(1) / weight.sum(1).clamp(min=1)
-        found.append(attention[:, : layout.n].cpu().numpy())
-    return np.log(footprint(np.stack(found), layout, box) + TINY)
 
 
 def parts_of_layout(layout: TokenLayout) -> dict[str, np.ndarray]:

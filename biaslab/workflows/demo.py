@@ -86,9 +86,9 @@ def _draw_examples(vlm: VLM, data: ScenesDataset, profile: Profile, layer: int, 
     encoded = vlm.encode_grounding(images, [s.expression for s in samples])
     with capture(vlm, layers=[layer - 1]) as rows:
         vlm.forward(encoded)
-    attention = rows[layer - 1].values.mean((1, 2))
+    maps = [attention for _, attention in rows.per_image(encoded)]
     display = AttentionDisplay.from_attention(
-        images, encoded.layouts, list(attention), profile, layer - 1,
+        images, encoded.layouts, maps, profile, layer - 1,
         targets=[s.box for s in samples], titles=[s.expression for s in samples],
     )  # fmt: skip
     files = save(display.plot(), folder / "attention", close=True)

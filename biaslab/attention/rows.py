@@ -1,0 +1,164 @@
+"""What `capture` hands out: the rows of every layer, where they lie in the prompt, and one map per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from biaslab.errors import InputError
+
+if TYPE_CHECKING:
+    from biaslab.core.layout import TokenLayout
+    from biaslab.models.encoded import Encoded
+
+__all__ = ["CapturedRows", "PromptPositions", "Rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Attention rows of one layer in the latest prefill.
+
+    Attributes
+    ----------
+    values : (B, H, Q, V) float32, on the layer's device
+        Attention (or score) of each query to each visual token; H is 1 for ``heads="mean"``. Fillers are 0.
+        The images of one prompt follow each other: `Encoded.spans` has their columns.
+    mask : (B, V) bool
+        False for fillers: images of a batch may differ in tokens.
+    query_mask : (B, Q) bool
+        False for fillers: prompts of a batch may differ in text.
+    kept : (B, V) LongTensor or None
+        Where tokens had been pruned before this layer: ordinal of each column among the ORIGINAL visual
+        tokens of its sample (an index into its layout). None: column v is visual token v.
+    """
+
+    values: Tensor
+    mask: Tensor
+    query_mask: Tensor
+    kept: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PromptPositions:
+    """Where a prefill has its image tokens and query rows: absolute positions in the padded prompt of N tokens.
+
+    Attributes
+    ----------
+    is_image : (B, N) bool
+        Image placeholders, those that show no place (LLaVA-NeXT's newlines) included.
+    visual, visual_mask : (B, V) LongTensor, bool
+        The visual tokens, which are the columns of an unpruned layer, and which of them are no fillers.
+    queries, query_mask : (B, Q) LongTensor, bool
+        The query rows, and which of them are no fillers.
+    """
+
+    is_image: Tensor
+    visual: Tensor
+    visual_mask: Tensor
+    queries: Tensor
+    query_mask: Tensor
+
+
+class CapturedRows(Mapping):
+    """Layer index -> `Rows` of the latest prefill.
+
+    Attributes
+    ----------
+    layers : list of int
+        Those asked for, ascending.
+    """
+
+    def __init__(self, layers: list[int]) -> None:
+        self.layers = layers
+        self._rows: dict[int, Rows] = {}
+        self._prompt: PromptPositions | None = None
+
+    def __getitem__(self, layer: int) -> Rows:
+        if layer not in self.layers:
+            raise InputError(f"layer {layer} was not captured; captured layers: {self.layers}")
+        if layer not in self._rows:
+            raise InputError(_NOTHING)
+        return self._rows[layer]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"CapturedRows(layers={self.layers}, filled={sorted(self._rows)})"
+
+    @property
+    def prompt(self) -> PromptPositions:
+        """Positions of the latest prefill, on the device of its token ids.
+
+        Raises
+        ------
+        InputError
+            No prompt with an image has run yet.
+        """
+        if self._prompt is None:
+            raise InputError(_NOTHING)
+        return self._prompt
+
+    def per_image(
+        self, encoded: Encoded, layers: Sequence[int] | None = None, device: torch.device | str | None = None
+    ) -> list[tuple[TokenLayout, Tensor]]:
+        """One map per image: the mean over the query rows of its prompt.
+
+        Parameters
+        ----------
+        encoded : Encoded
+            The prompts of the latest prefill.
+        layers : sequence of int, optional
+            Captured layers, in the order of the maps' first axis; by default all.
+        device : torch.device or str, optional
+            Where the maps of all images go, in one transfer; by default they stay on the device of the first layer.
+
+        Returns
+        -------
+        list of (TokenLayout, (L, H, N) float32 Tensor)
+            In the order of ``encoded.layouts``, N the visual tokens of that image. A token that had been pruned before
+            a layer has 0 there. Of prompts that run several times (beam search) the first run is taken. The maps of a
+            batch share their memory.
+
+        Raises
+        ------
+        InputError
+            A layer was not captured, or the latest prefill had other prompts.
+        """
+        batch, n_columns = self.prompt.visual.shape
+        repeats, rest = divmod(batch, len(encoded))
+        if rest or n_columns != encoded.visual.shape[1]:
+            raise InputError(
+                f"the latest prefill had {batch} prompts of up to {n_columns} visual tokens, not {len(encoded)} of up "
+                f"to {encoded.visual.shape[1]}: pass the prompts that ran last inside the capture block"
+            )
+        means = [_mean(self[layer], n_columns)[::repeats] for layer in (self.layers if layers is None else layers)]
+        maps = torch.stack([mean.to(means[0].device) for mean in means], 1)  # (B, L, H, V)
+        maps = maps if device is None else maps.to(device)
+        images = zip(encoded.layouts, encoded.owners, encoded.spans, strict=True)
+        return [(layout, maps[owner, :, :, first:last]) for layout, owner, (first, last) in images]
+
+    def _start(self, prompt: PromptPositions) -> None:
+        """Another prefill begins: what the one before left is forgotten."""
+        self._rows.clear()
+        self._prompt = prompt
+
+
+_NOTHING = "nothing captured yet: run the model on a prompt with an image inside the capture block"
+
+
+def _mean(rows: Rows, n_columns: int) -> Tensor:
+    """(B, H, V) mean over the query rows, at the V original visual tokens; fillers add nothing, because they are 0."""
+    mean = rows.values.sum(2) / rows.query_mask.sum(1).clamp(min=1)[:, None, None]
+    if rows.kept is None:
+        return mean
+    # one spare column takes the fillers, so that they overwrite nothing
+    original = rows.kept.masked_fill(~rows.mask, n_columns)[:, None].expand_as(mean)
+    return mean.new_zeros(*mean.shape[:2], n_columns + 1).scatter(2, original, mean)[..., :n_columns]

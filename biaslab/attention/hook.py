@@ -35,9 +35,7 @@ _CALLBACKS: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()  
 _ROPE: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()  # attention module -> (cos, sin) of this call
 _SWITCHED: WeakKeyDictionary[nn.Module, list] = WeakKeyDictionary()  # decoder -> [number of watches, old name]
 _OVERRIDDEN: dict[str, list] = {}  # name of a FlashAttention function -> [number of decoders, the function]
-_LOCK = (
-    threading.RLock()
-)  # held while a watch is switched on or off: the tables and what they stand for belong together
+_LOCK = threading.RLock()  # held while a watch is switched on or off, so that tables and functions agree
 
 
 def attention_rows(

@@ -16,8 +16,9 @@ import torch
 from biaslab._util.jsonl import JsonLines
 from biaslab.errors import BiaslabError, InputError, ModelError
 from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import LineCounter, log_path
-from biaslab.evaluation.worker import GenerationOptions, Shard, Task
+from biaslab.evaluation.worker import Shard, Task
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM

@@ -19,8 +19,9 @@ from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.parallel import run_parallel
 from biaslab.evaluation.results import Results, read_samples
 from biaslab.evaluation.run_folder import prepare_folder, profiles_of, run_record
+from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import log_path
-from biaslab.evaluation.worker import GenerationOptions, Shard, Task
+from biaslab.evaluation.worker import Shard, Task
 from biaslab.pruning import Method, prune
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from biaslab.evaluation.configurations import UNPRUNED, configurations
+from biaslab.evaluation.run_once import GenerationOptions, run_once
 from biaslab.pruning import Method, Selection
-from biaslab.pruning.engine.prune import prune
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
@@ -44,16 +44,13 @@ def locate_pruned(
     methods : names or instances; ``"none"`` is the unpruned model.
     keep, layer, profile, seed : as in :func:`~biaslab.evaluation.runner.evaluate`.
     """
-
-    configs = configurations(methods, keep, layer, profile)
+    configs, options = configurations(methods, keep, layer, profile), GenerationOptions(seed)
     encoded = vlm.vision(vlm.encode_grounding([image], [expression]))
     (layout,) = encoded.layouts
-    found = []
+    answers = []
     for config in configs:
-        if config.method is None:
-            found.append(PrunedAnswer(UNPRUNED, vlm.locate_answers(encoded)[0], None, layout, vlm.name))
-            continue
-        with prune(vlm, config.method, config.layer, seed=seed) as run:
-            answer = vlm.locate_answers(encoded)[0]
-        found.append(PrunedAnswer(config.method.label, answer, run.selections[0], layout, vlm.name))
-    return found
+        run = run_once(vlm, encoded, config, options)
+        name = UNPRUNED if config.method is None else config.method.label
+        (answer,) = vlm.groundings(encoded, run.answers)
+        answers.append(PrunedAnswer(name, answer, run.selections[0], layout, vlm.name))
+    return answers

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from biaslab.core.images import load_image
-from biaslab.cost import Flops, Picture, prompt_flops
 from biaslab.datasets.sample import Sample
-from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
-from biaslab.evaluation.generation_timer import Clock
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
+from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
 from biaslab.evaluation.schema import VERDICT_FIELDS
-from biaslab.pruning import Selection, prune
+from biaslab.pruning import Selection
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,15 +31,6 @@ class Task:
     index: int
     sample: Sample
     missing: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """What changes answers beyond the configuration."""
-
-    seed: int = 0
-    max_new_tokens: int = 48
-    positions: str = "original"
 
 
 @dataclass
@@ -63,7 +51,6 @@ class Shard:
 
     def __post_init__(self) -> None:
         self.names = [config.describe() for config in self.configs]
-        self._flops = lru_cache(maxsize=100_000)(self._count_flops)
 
     def run(self, tasks: Sequence[Task], batch_size: int, go_on: Callable[[], bool] = lambda: True) -> None:
         """Evaluate all tasks; stops between batches when ``go_on()`` says so."""
@@ -115,46 +102,15 @@ class Shard:
         return self.vlm.vision(encoded)
 
     def _answer(self, ready: list[tuple[Task, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
-        config, clock = self.configs[i], Clock(self.vlm.model, self.vlm.decoder)
-        with clock, self._pruned(config) as run:
-            answers = self.vlm.locate_answers(encoded, max_new_tokens=self.options.max_new_tokens)
-            clock.stop()
-            selections = [None] * len(ready) if run is None else list(run.selections)
-        prompt = prompt_lengths(encoded)
-        lines = []
-        for b, (task, _) in enumerate(ready):
-            layout, line = encoded.layouts[b], self._line(task, i)
-            line |= verdict(answers[b], task.sample)
-            line |= selected(selections[b], layout, task.sample)
-            line |= self._cost(answers[b], layout, prompt[b] - layout.n, line["tokens_kept"], config.layer)
-            line |= {
-                "batch": len(ready),
-                "prefill_ms": None if clock.prefill_ms is None else clock.prefill_ms / len(ready),
-                "decode_ms": None if clock.decode_ms is None else clock.decode_ms / len(ready),
-                "peak_mb": clock.peak_mb,
-            }
-            lines.append(line)
-        return lines
-
-    def _pruned(self, config: Config) -> contextlib.AbstractContextManager:
-        if config.method is None:
-            return contextlib.nullcontext()
-        return prune(self.vlm, config.method, config.layer, positions=self.options.positions, seed=self.options.seed)
-
-    def _cost(
-        self, answer: Grounding, layout: Any, n_text: int, kept: int, layer: int | None
-    ) -> dict[str, float | None]:
-        tokens = self.vlm.processor.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
-        new = min(len(tokens) + 1, self.options.max_new_tokens)  # and the end token
-        flops = self._flops(Picture.of(layout), n_text, kept, layer or 0, new)
-        parts = ("vision", "projector", "decoder")
-        return {f"tflops_{part}": None if flops is None else getattr(flops, part) / 1e12 for part in parts}
-
-    def _count_flops(self, picture: Picture, n_text: int, kept: int, layer: int, new: int) -> Flops | None:
-        try:
-            return prompt_flops(self.vlm.model.config, [picture], n_text, kept, layer, new)
-        except UnsupportedError:
-            return None  # a family whose cost nobody has written down yet can still be evaluated
+        run = run_once(self.vlm, encoded, self.configs[i], self.options)
+        answers = self.vlm.groundings(encoded, run.answers)
+        return [
+            self._line(task, i)
+            | verdict(answers[b], task.sample)
+            | selected(run.selections[b], encoded.layouts[b], task.sample)
+            | costs(run, b)
+            for b, (task, _) in enumerate(ready)
+        ]
 
     def _line(self, task: Task, i: int) -> dict[str, Any]:
         sample = task.sample
@@ -204,10 +160,17 @@ def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[s
     return found
 
 
-def prompt_lengths(encoded: Encoded) -> list[int]:
-    """Tokens of each prompt, padding left out."""
-    mask = encoded.inputs.get("attention_mask")
-    return [encoded.last + 1] * len(encoded) if mask is None else mask.sum(1).tolist()
+def costs(run: OneRun, b: int) -> dict[str, float | None]:
+    """What sample ``b`` of a run took: its share of the batch's time, the batch's memory, its own FLOPs."""
+    timer, flops, batch = run.timer, run.flops[b], len(run.answers)
+    parts = ("vision", "projector", "decoder")
+    return {
+        **{f"tflops_{part}": None if flops is None else getattr(flops, part) / 1e12 for part in parts},
+        "batch": batch,
+        "prefill_ms": None if timer.prefill_ms is None else timer.prefill_ms / batch,
+        "decode_ms": None if timer.decode_ms is None else timer.decode_ms / batch,
+        "peak_mb": timer.peak_mb,
+    }
 
 
 def batches(tasks: Sequence[Task], size: int) -> Iterator[list[Task]]:

@@ -239,7 +239,10 @@ class VLM:
             encoded = self.encode_grounding(images, expressions, sample_ids)
         if len(encoded.layouts) != len(encoded):
             raise InputError("a box belongs to one picture: give one image per expression")
-        answers = self.generate(encoded, max_new_tokens, **gen_kw)
+        return self.groundings(encoded, self.generate(encoded, max_new_tokens, **gen_kw))
+
+    def groundings(self, encoded: Encoded, answers: Sequence[str]) -> list[Grounding]:
+        """The boxes that answers to `encode_grounding`'s prompts hold, one answer per picture."""
         out = []
         for text, layout, resized in zip(answers, encoded.layouts, encoded.resized, strict=True):
             box = self.family.parse_box(text, layout.size, resized)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,13 @@ from biaslab import __version__
 from biaslab._util.jsonable import records
 from biaslab._util.progress import progress_bar
 from biaslab._util.tables import write_table
-from biaslab.cost import Flops, Picture, prompt_flops
-from biaslab.errors import InputError, RunFolderError, UnsupportedError
+from biaslab.cost import Flops
+from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import Config, configurations
-from biaslab.evaluation.generation_timer import Clock
-from biaslab.evaluation.stopwatch import extra_peak, rounds
-from biaslab.pruning import Method, budget, prune
+from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
+from biaslab.evaluation.runner import check_configurations
+from biaslab.evaluation.stopwatch import GenerationTimer, cuda_devices, extra_peak, rounds
+from biaslab.pruning import Method
 from biaslab.workflows.bench_table import bench_latex, bench_table
 
 if TYPE_CHECKING:
@@ -123,17 +124,17 @@ def bench(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
     configs = _with_unpruned(configurations(methods, keep, layer, profile))
-    for config in configs:  # lets the engine refuse what cannot be right
-        with _pruned(vlm, config, seed):
-            pass
+    options = GenerationOptions(seed, new_tokens)
+    check_configurations(vlm, configs, options)
     batches = list(_batches(vlm, images, batch_size))
-    total, runs = len(batches) * (repeats + warmup) * (len(configs) + 1), []
-    costs = [[_flops(vlm, encoded, config, new_tokens) for config in configs] for encoded in batches]
+    total, runs, costs = len(batches) * (repeats + warmup) * (len(configs) + 1), [], []
     with progress_bar("bench", total, 0, progress) as advance:
         for number, encoded in enumerate(batches):
-            runs += _timed(vlm, number, encoded, configs, repeats, warmup, new_tokens, seed, advance)
+            rows, spent = _timed(vlm, encoded, configs, options, repeats, warmup, advance)
+            runs += [{"batch": number} | row for row in rows]
+            costs.append(spent)
     longest = max(batches, key=lambda encoded: encoded.last)
-    peaks = [_peak(vlm, longest, config, new_tokens, seed) if memory else {} for config in configs]
+    peaks = [_peak(vlm, longest, config, options) if memory else {} for config in configs]
     frame = pd.DataFrame(runs)
     settings = _settings(vlm, images, batches, repeats, new_tokens, batch_size, seed)
     return Bench(bench_table(frame, configs, costs, peaks), frame, settings)
@@ -152,84 +153,60 @@ def _batches(vlm: VLM, images: Calibration, size: int) -> Iterator[Encoded]:
         yield vlm.encode(list(images.images[part]), prompts[part], sample_ids=ids[part])
 
 
-def _pruned(vlm: VLM, config: Config, seed: int):
-    return nullcontext() if config.method is None else prune(vlm, config.method, config.layer, seed=seed, timed=True)
-
-
 def _timed(
-    vlm: VLM, number: int, encoded: Encoded, configs: list[Config], repeats: int, warmup: int, new: int, seed: int,
-    advance: Any,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """All rounds of one batch of images."""
-    ready, rows, vision = vlm.vision(encoded), [], {}
+    vlm: VLM, encoded: Encoded, configs: list[Config], options: GenerationOptions, repeats: int, warmup: int,
+    advance: Callable[[int], Any],
+) -> tuple[list[dict[str, Any]], list[Flops | None]]:  # fmt: skip
+    """All rounds of one batch of images: times by round and configuration, FLOPs by configuration."""
+    ready, rows, vision, costs = vlm.vision(encoded), [], {}, [None] * len(configs)
     for turn, which in rounds([_VISION, *range(len(configs))], repeats, warmup):
         advance(1)
         if which == _VISION:
             vision[turn] = _vision_ms(vlm, encoded)
             continue
-        spent = _answer(vlm, ready, configs[which], new, seed)
-        rows.append({"batch": number, "round": turn, "config": which, **spent})
-    return [row | {"vision_ms": vision[row["round"]]} for row in rows if row["round"] >= 0]
+        run = run_once(vlm, ready, configs[which], options, full_length=True, timed=True)
+        rows.append({"round": turn, "config": which, **_times(run)})
+        costs[which] = _sum(run.flops)  # the same in every round
+    return [row | {"vision_ms": vision[row["round"]]} for row in rows if row["round"] >= 0], costs
 
 
-def _answer(vlm: VLM, ready: Encoded, config: Config, new: int, seed: int) -> dict[str, float | None]:
-    clock = Clock(vlm.model, vlm.decoder)
-    with clock, _pruned(vlm, config, seed) as run:
-        vlm.generate(ready, max_new_tokens=new, min_new_tokens=new)
-        clock.stop()
-    parts = {} if run is None else run.times
+def _times(run: OneRun) -> dict[str, float | None]:
     return {
-        "prefill_ms": clock.prefill_ms,
-        "decode_ms": clock.decode_ms,
-        "attention_ms": parts.get("attention_ms", 0.0),
-        "select_ms": parts.get("select_ms", 0.0),
+        "prefill_ms": run.timer.prefill_ms,
+        "decode_ms": run.timer.decode_ms,
+        "attention_ms": run.selection_times.get("attention_ms", 0.0),
+        "select_ms": run.selection_times.get("select_ms", 0.0),
     }
+
+
+def _sum(flops: Sequence[Flops | None]) -> Flops | None:
+    """Of the whole batch; None for a model whose cost is not known."""
+    if any(f is None for f in flops):
+        return None
+    return Flops(*(sum(getattr(f, part) for f in flops) for part in ("vision", "projector", "decoder", "decode")))
 
 
 def _vision_ms(vlm: VLM, encoded: Encoded) -> float:
     """Time of vision tower and projector."""
-    clock = Clock(vlm.model, vlm.decoder)
-    start = clock.now()
+    timer = GenerationTimer(vlm.model, vlm.decoder)
+    start = timer.now()
     vlm.vision(encoded)
-    return 1e3 * (clock.now() - start)
+    return 1e3 * (timer.now() - start)
 
 
-def _flops(vlm: VLM, encoded: Encoded, config: Config, new: int) -> Flops | None:
-    """Of the whole batch, padding left out; None for a model whose cost is not known."""
-    mask = encoded.inputs.get("attention_mask")
-    lengths = [encoded.last + 1] * len(encoded) if mask is None else mask.sum(1).tolist()
-    found = []
-    for row, length in enumerate(lengths):
-        layouts = [layout for owner, layout in zip(encoded.owners, encoded.layouts, strict=True) if owner == row]
-        kept = None if config.method is None else sum(budget(config.method.keep, layout.n) for layout in layouts)
-        pictures, text = [Picture.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
-        try:
-            found.append(prompt_flops(vlm.model.config, pictures, text, kept, config.layer or 0, new))
-        except UnsupportedError:
-            return None
-    return Flops(*(sum(getattr(f, part) for f in found) for part in ("vision", "projector", "decoder", "decode")))
-
-
-def _peak(vlm: VLM, encoded: Encoded, config: Config, new: int, seed: int) -> dict[str, float | None]:
+def _peak(vlm: VLM, encoded: Encoded, config: Config, options: GenerationOptions) -> dict[str, float | None]:
     """Peak memory of one answer from features made before, in MiB.
 
     ``extra_mb`` is what it takes over the idle model: on CUDA as the allocator counts, on a CPU the resident memory
     of this process (None where the kernel does not tell). ``peak_mb`` is all that tensors held, on CUDA only.
     """
-    ready = vlm.vision(encoded)
-    devices = {p.device for p in vlm.model.parameters() if p.device.type == "cuda"}
-
-    def task() -> None:
-        _answer(vlm, ready, config, new, seed)
-
+    task = partial(run_once, vlm, vlm.vision(encoded), config, options, full_length=True, timed=True)
+    devices = cuda_devices(vlm.model)
     if not devices:
         return {"extra_mb": extra_peak(task, warm=task), "peak_mb": None}
     idle = sum(torch.cuda.memory_allocated(device) for device in devices)
-    for device in devices:
-        torch.cuda.reset_peak_memory_stats(device)
-    task()
-    peak = sum(torch.cuda.max_memory_allocated(device) for device in devices)
-    return {"extra_mb": (peak - idle) / 2**20, "peak_mb": peak / 2**20}
+    peak = task().timer.peak_mb
+    return {"extra_mb": peak - idle / 2**20, "peak_mb": peak}
 
 
 def _settings(vlm, images, batches, repeats, new_tokens, batch_size, seed) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from biaslab.core.images import load_image
 from biaslab.core.layers import check_layers
 from biaslab.cost import kv_bytes
 from biaslab.datasets.base import take
+from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.runner import check_configurations
-from biaslab.evaluation.worker import GenerationOptions
 from biaslab.pruning import budget
 from biaslab.workflows.meta_model import Seen, Unloaded
 

@@ -22,7 +22,7 @@ from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.parallel import ModelRecipe
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.run_folder import prepare_folder, run_record
-from biaslab.evaluation.worker import GenerationOptions
+from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.models import load
 from biaslab.profiles import load as load_profile
 from biaslab.pruning import D2Pruner, FastV

@@ -128,7 +128,7 @@ def test_prefill_time_includes_the_selection_and_the_first_token(vlm, monkeypatc
         now[0] += seconds
         return result
 
-    monkeypatch.setattr("biaslab.evaluation.generation_timer.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("biaslab.evaluation.stopwatch.time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(FastV, "score", lambda self, ctx: tick(1.0, score(self, ctx)))
     handle = vlm.model.lm_head.register_forward_hook(lambda *_: tick(0.1))
     lines = run(vlm=vlm, methods=["fastv", "random"], keep=0.5, limit=4, max_new_tokens=5).samples

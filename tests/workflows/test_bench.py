@@ -8,10 +8,15 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 import tiny
+import torch
 
 from biaslab import cost
+from biaslab.datasets.base import take
 from biaslab.datasets.calibration import Calibration
+from biaslab.datasets.scenes import ScenesDataset
 from biaslab.errors import InputError
+from biaslab.evaluation.run_once import run_once
+from biaslab.evaluation.runner import evaluate
 from biaslab.evaluation.stopwatch import rounds
 from biaslab.pruning import Method, Random, budget
 from biaslab.workflows.bench import bench
@@ -99,6 +104,39 @@ def test_several_images_in_a_prompt_count_together():
         whole += cost.decoder_flops(*sizes)[0]
         pruned += cost.decoder_flops(*sizes, sum(budget(KEEP, n) for n in counts), LAYER)[0]
     assert found.table["flops_prefill"][1] == pytest.approx(whole / pruned)
+
+
+def test_bench_and_evaluate_run_the_same(grounder, monkeypatch):
+    """The same prompts: what every configuration keeps and costs agrees to the last token and FLOP."""
+    (sample,) = take(ScenesDataset(), 1)
+    methods, new, runs = ["none", "random", "fastv", "divprune"], 2, {"evaluate": [], "bench": []}
+
+    def recorded(name):
+        def run(vlm, encoded, config, *args, **kw):
+            runs[name].append((config.key, run_once(vlm, encoded, config, *args, **kw)))
+            return runs[name][-1][1]
+
+        return run
+
+    monkeypatch.setattr("biaslab.evaluation.worker.run_once", recorded("evaluate"))
+    monkeypatch.setattr(sys.modules["biaslab.workflows.bench"], "run_once", recorded("bench"))
+    sizes = {"seed": 3, "batch_size": 1, "progress": False}
+    lines = evaluate(grounder, ScenesDataset(), methods, KEEP, LAYER, limit=1, max_new_tokens=new, **sizes).samples
+    images = Calibration("one", [sample], grounder.family.grounding_prompt(sample.expression), [sample.id])
+    table = bench(grounder, images, methods, KEEP, LAYER, new_tokens=new, repeats=1, memory=False, **sizes).table
+    assert lines["method"].tolist() == methods and lines["error"].isna().all() and len(table) == len(methods)
+    for (_, line), (_, row) in zip(lines.iterrows(), table.iterrows(), strict=True):
+        assert row["tflops_vision"] == line["tflops_vision"] and row["tflops_projector"] == line["tflops_projector"]
+        assert round(1e12 * row["tflops_prefill"]) + round(1e12 * row["tflops_decode"]) == round(
+            1e12 * line["tflops_decoder"]
+        )
+    assert [run.kept for _, run in runs["evaluate"]] == [[n] for n in lines["tokens_kept"]]
+    once, often = dict(runs["evaluate"]), runs["bench"]
+    assert len(often) == 2 * len(once)  # a round of warm-up and one that counts
+    for key, run in often:
+        assert run.kept == once[key].kept and run.flops == once[key].flops
+        for a, b in zip(run.selections, once[key].selections, strict=True):
+            assert (a is None and b is None) or torch.equal(a.indices, b.indices)
 
 
 def test_words():

@@ -1,0 +1,119 @@
+"""One batch of prompts through one configuration: what an evaluation, a benchmark and a single picture all do."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from biaslab.cost import Flops, Picture, prompt_flops
+from biaslab.errors import UnsupportedError
+from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.stopwatch import GenerationTimer
+from biaslab.pruning import Selection, prune
+
+if TYPE_CHECKING:
+    from biaslab.models.encoded import Encoded
+    from biaslab.models.vlm import VLM
+
+__all__ = ["GenerationOptions", "OneRun", "prompt_lengths", "run_once"]
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What changes answers beyond the configuration."""
+
+    seed: int = 0
+    max_new_tokens: int = 48
+    positions: str = "original"
+
+
+@dataclass(frozen=True, eq=False)
+class OneRun:
+    """What one ``generate`` gave, took and cost.
+
+    Attributes
+    ----------
+    answers : list of str, one per prompt.
+    selections : list of Selection or None, one per image in the order of the prompts; None for the unpruned model.
+    kept : list of int, visual tokens of each image that are left.
+    timer : GenerationTimer, stopped: prefill, decoding, peak memory, of the whole batch.
+    selection_times : dict, in ms, of the batch; with ``timed=True``: what the prefill spent on "attention_ms" and
+        "select_ms".
+    flops : list of Flops or None, one per prompt, padding left out; None for a model whose cost is not known.
+    """
+
+    answers: list[str]
+    selections: list[Selection | None]
+    kept: list[int]
+    timer: GenerationTimer
+    selection_times: dict[str, float]
+    flops: list[Flops | None]
+
+
+def run_once(
+    vlm: VLM,
+    encoded: Encoded,
+    config: Config,
+    options: GenerationOptions,
+    *,
+    full_length: bool = False,
+    timed: bool = False,
+) -> OneRun:
+    """Answer a batch of prompts under one configuration.
+
+    Parameters
+    ----------
+    encoded : of ``vlm.encode``; with ``vlm.vision`` before it, the vision tower is no part of the run.
+    full_length : suppress end tokens, so that every answer has ``options.max_new_tokens`` tokens.
+    timed : measure scoring and selection apart; waits for the device.
+
+    Raises
+    ------
+    InputError, UnsupportedError, ProfileMismatchError
+        What the pruning engine refuses; see :func:`biaslab.pruning.prune`.
+    """
+    new = options.max_new_tokens
+    timer = GenerationTimer(vlm.model, vlm.decoder)
+    with timer, _pruned(vlm, config, options, timed) as run:
+        answers = vlm.generate(encoded, new, **({"min_new_tokens": new} if full_length else {}))
+        timer.stop()
+        selections = [None] * len(encoded.layouts) if run is None else list(run.selections)
+    kept = [
+        layout.n if selection is None else len(selection.indices)
+        for selection, layout in zip(selections, encoded.layouts, strict=True)
+    ]
+    lengths = [new if full_length else min(_tokens(vlm, answer) + 1, new) for answer in answers]  # + 1: the end token
+    times = {} if run is None else run.times
+    return OneRun(answers, selections, kept, timer, times, _flops(vlm, encoded, config, kept, lengths))
+
+
+def prompt_lengths(encoded: Encoded) -> list[int]:
+    """Tokens of each prompt, padding left out."""
+    mask = encoded.inputs.get("attention_mask")
+    return [encoded.last + 1] * len(encoded) if mask is None else mask.sum(1).tolist()
+
+
+def _pruned(vlm: VLM, config: Config, options: GenerationOptions, timed: bool):
+    if config.method is None:
+        return nullcontext()
+    return prune(vlm, config.method, config.layer, options.positions, options.seed, timed)
+
+
+def _tokens(vlm: VLM, answer: str) -> int:
+    return len(vlm.processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
+
+
+def _flops(vlm: VLM, encoded: Encoded, config: Config, kept: list[int], new: list[int]) -> list[Flops | None]:
+    """Of each prompt: all its images together, its text once."""
+    costs: list[Flops | None] = []
+    for row, length in enumerate(prompt_lengths(encoded)):
+        images = [i for i, owner in enumerate(encoded.owners) if owner == row]
+        layouts = [encoded.layouts[i] for i in images]
+        pictures, n_text = [Picture.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
+        n_kept = sum(kept[i] for i in images)
+        try:
+            costs.append(prompt_flops(vlm.model.config, pictures, n_text, n_kept, config.layer or 0, new[row]))
+        except UnsupportedError:  # a family whose cost nobody has written down yet can still be run
+            costs.append(None)
+    return costs

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from biaslab.attention.hook import attention_rows, no_rope, row_options, watch
 from biaslab.attention.scores import reads_rope, resolve
-from biaslab.core.layers import check_layers
+from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import PrunedSequence, last_token, positions, text_after_image
 
@@ -151,10 +151,10 @@ def capture(
     ``Rows.kept`` the map to the original tokens; the engine announces the cut through ``vlm.pruned``, a list
     of `PrunedSequence`.
     """
-    wanted = check_layers(layers, vlm.n_layers)
+    layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     _check_choices(queries, heads)
     score = resolve(score)
-    captured, state = CapturedRows(wanted), _State(vlm, queries)
+    captured, state = CapturedRows(layers), _State(vlm, queries)
 
     def record(layer: int) -> Callable:
         def callback(module, query, key, value, attention_mask, scaling, **kw):
@@ -172,7 +172,7 @@ def capture(
         return callback
 
     with ExitStack() as stack:
-        stack.enter_context(watch(vlm.model, {i: record(i) for i in wanted}, rope=reads_rope(score)))
+        stack.enter_context(watch(vlm.model, {i: record(i) for i in layers}, rope=reads_rope(score)))
         stack.callback(vlm.model.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(vlm.model.register_forward_hook(state.end, always_call=True).remove)
         state.on_new_prefill = captured._rows.clear

@@ -12,9 +12,9 @@ import pandas as pd
 
 from biaslab._util.registry import Registry
 from biaslab.core.images import load_image
+from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
 from biaslab.datasets.pictures import blank, noise
-from biaslab.diagnostics.registry import layers_of
 from biaslab.diagnostics.stacks import head_names
 from biaslab.diagnostics.transforms import Cells, Changed, mirrored, other_weights, shuffled, swap_sides, translated
 from biaslab.errors import InputError
@@ -147,9 +147,7 @@ def control_table(
     profile.check(model=vlm.name, revision=vlm.revision, family=vlm.family.name)
     known = profile.provenance_
     heads = "mean" if known.get("heads", "mean") == "mean" else None
-    layers = list(profile.layers_) if layers is None else [layers] if isinstance(layers, int) else list(layers)
-    for layer in layers:
-        profile.check(layer=layer)
+    layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
     tables = []
     for name, kind in wanted.items():
         try:
@@ -170,7 +168,7 @@ def control_table(
 
 def _compare(maps: Any, profile: Profile, confidence: float) -> pd.DataFrame:
     rows = []
-    for layer in layers_of(maps, None):
+    for layer in maps.layers:
         folds = [f for f in range(maps.folds) if any(maps.moments(layer, k, fold=f).n for k in maps.layouts)]
         both = [_products(maps, profile, layer, None), *(_products(maps, profile, layer, f) for f in folds)]
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -22,7 +22,7 @@ from biaslab.attention.capture import CapturedRows, capture, query_rows
 from biaslab.attention.rotary import advances, rotary_of
 from biaslab.attention.scores import resolve, score_name
 from biaslab.core.images import content_hash, image_name, load_image
-from biaslab.core.layers import check_layers
+from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps, ImageRecord
@@ -95,7 +95,7 @@ def collect(
     RunFolderError
         When ``out`` cannot be written or was made with other settings.
     """
-    layers = check_layers(layers, vlm.n_layers)
+    layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     resolve(score)  # refuses an unknown one before any work
     if batch_size < 1 or folds < 2:
         raise InputError(f"batch_size must be at least 1 and folds at least 2, got {batch_size} and {folds}")

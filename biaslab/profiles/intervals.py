@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
@@ -53,10 +54,7 @@ def map_interval(
         Too few folds, or a layout that the estimator cannot serve without one of them.
     """
     check_confidence(confidence)
-    if layer is None:
-        if len(maps.layers) != 1:
-            raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
-        layer = maps.layers[0]
+    layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     estimator = make(estimator) if isinstance(estimator, str) else estimator
     held = [f for f in range(maps.folds) if parts_of(maps, layer, only=[f])]
     if len(held) < 3:

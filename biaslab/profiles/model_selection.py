@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
+from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.maps.moments import TINY, centred_log
 from biaslab.profiles.base import Profile
@@ -58,7 +59,7 @@ class Selection:
 def select_estimator(
     maps: Any,
     candidates: Iterable[str | Profile] | None = None,
-    layers: Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     criterion: str = "r2",
     confidence: float = 0.95,
 ) -> Selection:
@@ -100,18 +101,15 @@ def select_estimator(
     if criterion not in CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
     check_confidence(confidence)
-    available = [int(x) for x in maps.layers]
-    wanted = available if layers is None else [int(x) for x in layers]
-    if not wanted or any(x not in available for x in wanted):
-        raise InputError(f"the maps hold layers {available}, not {wanted}: collect with layers={wanted}")
+    layers = resolve_layers(layers, maps.layers, "the maps", "collect")
     named = _named(candidates, maps.provenance)
-    scores = [_layer(maps, layer, list(named.values())) for layer in wanted]  # (folds, candidates, 2, 2) each
+    scores = [_layer(maps, layer, list(named.values())) for layer in layers]  # (folds, candidates, 2, 2) each
     sums = np.stack([s for s, _, _ in scores])
     _, n, unseen = scores[0]
     tables = [_table(s, named, n, confidence) for s in sums]
     table = _table(sums.sum(axis=0), named, n, confidence)
     by_layer = pd.concat(
-        [t.assign(layer=x)[["layer", *_COLUMNS]] for x, t in zip(wanted, tables, strict=True)], ignore_index=True
+        [t.assign(layer=x)[["layer", *_COLUMNS]] for x, t in zip(layers, tables, strict=True)], ignore_index=True
     )
     best = _best(table[table["criterion"] == criterion])
     return Selection(best, criterion, clone(named[best]), table, by_layer, unseen)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biaslab.core.layers import resolve_layer
 from biaslab.errors import InputError
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part
@@ -69,10 +70,7 @@ def choose_strength(
     InputError
         Layer not held, or images in fewer than two folds, or no layout in two of them.
     """
-    if layer is None:
-        if len(maps.layers) != 1:
-            raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
-        layer = maps.layers[0]
+    layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     check_confidence(confidence)
     estimator = make(estimator) if isinstance(estimator, str) else estimator
     folds = log_folds(maps, layer)

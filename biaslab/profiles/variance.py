@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from biaslab._util.watermark import stamp_table
+from biaslab.core.layers import resolve_layer, resolve_layers
 from biaslab.errors import InputError
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs, merged, parts_of
@@ -87,12 +88,7 @@ def variance_explained(
     InputError
         Layer not held, or images in fewer than two folds.
     """
-    if layer is None:
-        if len(maps.layers) != 1:
-            raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
-        layer = maps.layers[0]
-    if layer not in maps.layers:
-        raise InputError(f"the maps hold layers {list(maps.layers)}, not {layer}: collect with layers=[{layer}]")
+    layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     check_confidence(confidence)
     estimator = make(estimator) if isinstance(estimator, str) else estimator
     folds = log_folds(maps, layer)
@@ -130,7 +126,7 @@ def variance_explained(
 def variance_table(
     maps: Any,
     estimator: Profile | str = "mean",
-    layers: Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     per_head: bool = False,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
@@ -143,7 +139,7 @@ def variance_table(
         "all", or the head's index with ``per_head``.
     """
     rows = []
-    for layer in maps.layers if layers is None else layers:
+    for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         v = variance_explained(maps, estimator, layer, confidence)
         found = {c: [getattr(v, c), *(getattr(v, _of_heads(c)) if per_head else ())] for c in _SHARES}
         for h, values in enumerate(zip(*found.values(), strict=True)):

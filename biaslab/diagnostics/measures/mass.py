@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
-from biaslab.diagnostics.registry import layers_of, register
+from biaslab.diagnostics.registry import register
 from biaslab.diagnostics.stacks import fold_means, head_names
 from biaslab.stats.jackknife import jackknife_interval
 
@@ -65,7 +66,7 @@ def mass(maps: Any, layers: int | Iterable[int] | None = None, confidence: float
         One row per layer, head and part: layer, head, part, share, area, ratio, lo, hi, n (images), folds.
     """
     rows = []
-    for layer in layers_of(maps, layers):
+    for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         folds = fold_means(maps, layer, log=False)
         for part in PARTS:
             sums = [found for parts in folds if (found := _sums(parts, part)) is not None]

@@ -47,14 +47,16 @@ def resolve_layers(
     biaslab.errors.InputError: the maps hold layers [1, 3], not [2]: collect with layers=[1, 2]
     """
     known: list[int] | range
-    if isinstance(available, (Integral, range)):
-        known = available if isinstance(available, range) else range(int(available))
+    if isinstance(available, int):
+        known = range(available)
+    elif isinstance(available, range):
+        known = available
     else:
         known = [int(layer) for layer in available]
     if asked is None:
         return list(known)
     layers = _listed(asked)
-    if isinstance(available, Integral):
+    if isinstance(available, int):
         layers = [layer + len(known) if _whole(layer) and -len(known) <= layer < 0 else layer for layer in layers]
     if missing := [layer for layer in layers if not _whole(layer) or layer not in known]:
         raise _refusal(f"{_holds(known, what)}, not {missing}", layers, made_by)

@@ -82,12 +82,12 @@ class ImageBootstrap:
     def _interval(self, statistic: Callable[..., np.ndarray], *parts: np.ndarray) -> Interval:
         """A statistic of the means of ``parts``, in blocks of columns."""
         squeeze = np.ndim(parts[0]) == 1
-        parts = [np.asarray(part, float) for part in parts]
-        parts = [part[:, None] if part.ndim == 1 else part for part in parts]
-        estimate, low, high = np.full((3, parts[0].shape[1]), np.nan)
+        tables = [np.asarray(part, float) for part in parts]
+        tables = [table[:, None] if table.ndim == 1 else table for table in tables]
+        estimate, low, high = np.full((3, tables[0].shape[1]), np.nan)
         tails = np.array([0.5 - self.level / 2, 0.5 + self.level / 2])
         for columns in _blocks(len(estimate), self.n_boot):
-            means, replicates, spread = zip(*(self._means(part[:, columns]) for part in parts), strict=True)
+            means, replicates, spread = zip(*(self._means(table[:, columns]) for table in tables), strict=True)
             estimate[columns] = statistic(*means)
             usable = np.flatnonzero(np.logical_and.reduce(spread))
             low[columns][usable], high[columns][usable] = _quantiles(statistic(*replicates)[:, usable], tails)

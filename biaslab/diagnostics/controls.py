@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from biaslab.stats.jackknife import jackknife_interval
 
 if TYPE_CHECKING:
     from biaslab.datasets.calibration import Calibration
+    from biaslab.maps.protocol import Maps
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
 
@@ -166,7 +167,7 @@ def control_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def _compare(maps: Any, profile: Profile, confidence: float) -> pd.DataFrame:
+def _compare(maps: Maps, profile: Profile, confidence: float) -> pd.DataFrame:
     rows = []
     for layer in maps.layers:
         folds = [f for f in range(maps.folds) if any(maps.moments(layer, k, fold=f).n for k in maps.layouts)]
@@ -185,7 +186,7 @@ def _compare(maps: Any, profile: Profile, confidence: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _products(maps: Any, profile: Profile, layer: int, without: int | None) -> tuple[np.ndarray, ...]:
+def _products(maps: Maps, profile: Profile, layer: int, without: int | None) -> tuple[np.ndarray, ...]:
     """(H,) sums of products control x profile, profile x profile, control x control; and the ceiling."""
     xy = xx = yy = signal = 0.0
     for key, layout in maps.layouts.items():

@@ -13,6 +13,7 @@ from biaslab._util.registry import Registry
 from biaslab._util.watermark import stamp_table
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
+from biaslab.maps.protocol import Maps
 
 __all__ = ["DIAGNOSTICS", "Diagnostic", "diagnose", "register"]
 
@@ -59,7 +60,7 @@ def register(name: str, title: str, stored: bool = False) -> Callable[[Callable]
 
 
 def diagnose(
-    maps: Any, names: Iterable[str] | None = None, layers: int | Iterable[int] | None = None, confidence: float = 0.95
+    maps: Maps, names: Iterable[str] | None = None, layers: int | Iterable[int] | None = None, confidence: float = 0.95
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Every diagnostic that these maps allow.
 

@@ -24,6 +24,7 @@ from biaslab.core.layers import resolve_layer, resolve_layers, shared_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.maps.moments import centred_log
+from biaslab.maps.protocol import Maps
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.parts import Part, logs, parts_of
@@ -85,7 +86,7 @@ class Profile(BaseEstimator, ABC):
 
     # -- fitting
     # ---------------------------------------------------------------------------------------------------
-    def fit(self, maps: Any, layers: int | Iterable[int] | None = None) -> Profile:
+    def fit(self, maps: Maps, layers: int | Iterable[int] | None = None) -> Profile:
         """Fit every layer of ``maps`` (or ``layers``) and return self.
 
         Parameters
@@ -140,7 +141,7 @@ class Profile(BaseEstimator, ABC):
         self.counts_ = dict(counts)
         self.provenance_ = dict(provenance)
         self._maps: OrderedDict[tuple, Tensor] = OrderedDict()
-        self._hash = None
+        self._hash: str | None = None
         return self
 
     # -- use
@@ -187,7 +188,7 @@ class Profile(BaseEstimator, ABC):
         layer = resolve_layer(layer, self.layers_, "the profile", "fit")
         return self.expected(layout, layer).numpy().copy()
 
-    def score(self, maps: Any, layers: int | Iterable[int] | None = None) -> float:
+    def score(self, maps: Maps, layers: int | Iterable[int] | None = None) -> float:
         """Share of the variance of log attention, centred per image, that this profile explains in other maps.
 
         On the maps it was fitted to this is flattering: give maps of other images, or ask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
+from biaslab.maps.protocol import Maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import parts_of
 from biaslab.profiles.registry import make
@@ -27,7 +28,7 @@ class MapInterval(NamedTuple):
 
 
 def map_interval(
-    maps: Any,
+    maps: Maps,
     estimator: Profile | str = "mean",
     layer: int | None = None,
     layout: TokenLayout | None = None,

@@ -13,8 +13,9 @@ from sklearn.base import clone
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.maps.moments import TINY, centred_log
+from biaslab.maps.protocol import Maps
 from biaslab.profiles.base import Profile
-from biaslab.profiles.parts import Part, parts_of
+from biaslab.profiles.parts import Part, logs, parts_of
 from biaslab.profiles.registry import ESTIMATORS, make
 from biaslab.stats.jackknife import check_confidence, half_width
 
@@ -57,7 +58,7 @@ class Selection:
 
 
 def select_estimator(
-    maps: Any,
+    maps: Maps,
     candidates: Iterable[str | Profile] | None = None,
     layers: int | Iterable[int] | None = None,
     criterion: str = "r2",
@@ -127,7 +128,7 @@ def _named(candidates: Iterable[str | Profile] | None, provenance: Mapping[str, 
     return {c.name if names.count(c.name) == 1 else " ".join(repr(c).split()): c for c in found}
 
 
-def _layer(maps: Any, layer: int, candidates: Sequence[Profile]) -> tuple[np.ndarray, int, int]:
+def _layer(maps: Maps, layer: int, candidates: Sequence[Profile]) -> tuple[np.ndarray, int, int]:
     """(folds, candidates, criteria, 2) numerators and denominators of one layer, images, and those of unseen layouts.
 
     Numerators are sums of what is gained over a flat map.
@@ -154,9 +155,9 @@ def _gains(estimator: Profile, train: list[Part], test: list[Part]) -> np.ndarra
     mass = {p.layout.key: p.mean.sum(axis=1, keepdims=True) for p in train}
     pooled = sum(p.n * mass[p.layout.key] for p in train) / sum(p.n for p in train)
     explained = variation = saved = tokens = 0.0
-    for p in test:
+    for p, log in zip(test, logs(test), strict=True):
         key = p.layout.key
-        variation += p.n * (p.log_var + p.log_mean**2).sum()
+        variation += p.n * (log.var + log.mean**2).sum()
         tokens += p.n * p.mean.size
         if key not in mass and "layout" not in estimator.transports:
             continue
@@ -164,8 +165,7 @@ def _gains(estimator: Profile, train: list[Part], test: list[Part]) -> np.ndarra
         scale = np.maximum(mass.get(key, pooled), TINY)
         flat = scale / p.layout.n
         expected = scale * shape / shape.sum(axis=1, keepdims=True)
-        logs = centred_log(expected)
-        explained += p.n * (p.log_mean**2 - (p.log_mean - logs) ** 2).sum()
+        explained += p.n * (log.mean**2 - (log.mean - centred_log(expected)) ** 2).sum()
         expected = np.maximum(expected, TINY)
         saved += 2 * p.n * (p.mean * (1 / flat - 1 / expected) + np.log(flat / expected)).sum()
     return np.array([[explained, variation], [saved, tokens]])

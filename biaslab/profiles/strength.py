@@ -20,6 +20,7 @@ from torch import Tensor
 
 from biaslab.core.layers import resolve_layer
 from biaslab.errors import InputError
+from biaslab.maps.protocol import Maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part
 from biaslab.profiles.registry import make
@@ -55,7 +56,7 @@ class Strength:
 
 
 def choose_strength(
-    maps: Any, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
+    maps: Maps, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
 ) -> Strength:
     """Strength in [0, 1] that minimises the held-out squared error of centred log attention in one layer.
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ import pandas as pd
 from biaslab._util.watermark import stamp_table
 from biaslab.core.layers import resolve_layer, resolve_layers
 from biaslab.errors import InputError
+from biaslab.maps.protocol import Maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs, merged, parts_of
 from biaslab.profiles.population import population_share
@@ -69,7 +69,7 @@ class VarianceExplained:
 
 
 def variance_explained(
-    maps: Any, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
+    maps: Maps, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
 ) -> VarianceExplained:
     """Held-out share of the variance of log attention, centred per image, that position explains in one
     layer.
@@ -124,7 +124,7 @@ def variance_explained(
 
 
 def variance_table(
-    maps: Any,
+    maps: Maps,
     estimator: Profile | str = "mean",
     layers: int | Iterable[int] | None = None,
     per_head: bool = False,
@@ -154,7 +154,7 @@ def _of_heads(name: str) -> str:
     return "per_head" if name == "r2" else f"per_head_{name}"
 
 
-def log_folds(maps: Any, layer: int) -> list[list[Part]]:
+def log_folds(maps: Maps, layer: int) -> list[list[Part]]:
     """Log moments fold by fold, of the folds that have images."""
     folds = (logs(parts_of(maps, layer, only=[f])) for f in range(maps.folds))
     return [parts for parts in folds if parts]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.diagnostics.registry import register
 from biaslab.diagnostics.stacks import fold_means, head_names
+from biaslab.maps.protocol import Maps
 from biaslab.stats.jackknife import jackknife_interval
 
 __all__ = ["PARTS", "mass", "part_of"]
@@ -50,7 +50,7 @@ def part_of(layout: TokenLayout, part: str) -> np.ndarray | None:
 
 
 @register("mass", "Attention share over area share of parts of the picture")
-def mass(maps: Any, layers: int | Iterable[int] | None = None, confidence: float = 0.95) -> pd.DataFrame:
+def mass(maps: Maps, layers: int | Iterable[int] | None = None, confidence: float = 0.95) -> pd.DataFrame:
     """Share of visual attention that a part draws, over its share of the area: 1 is what evenness would give.
 
     Ratio of sums over images: an image that draws more attention as a whole counts more. A part is compared with the

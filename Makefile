@@ -13,6 +13,9 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 compat: $(STAMP)
 	$(BIN)/python -m tools.compat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def finite(value: Any) -> Any:
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table, with None for what is not known or not finite."""
     frame = frame.replace([_INFINITE, -_INFINITE], float("nan")).astype(object)
-    return frame.where(frame.notna(), None).to_dict("records")
+    return cast("list[dict[str, Any]]", frame.where(frame.notna(), None).to_dict("records"))
 
 
 def _to_json(value: Any) -> Any:

@@ -18,6 +18,7 @@ from biaslab.atlas.measures import measured, strength
 from biaslab.atlas.pictures import reaches
 from biaslab.atlas.summary import removal_rows
 from biaslab.atlas.write import write
+from biaslab.core.layers import resolve_layers, shared_layers
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
 from biaslab.maps.views import mean_over_heads
@@ -93,21 +94,23 @@ class BiasAtlas(AtlasData):
             A profile or probe of another model, query rule, score or heads; a profile of none of the maps' layouts.
         """
         check_confidence(confidence)
+        known, what = maps.layers, "the maps"
         if profile is not None:
             check_fitted(profile)
-        wanted = _layers(maps.layers, layers, None if profile is None else profile.layers_)
-        _check_images(maps, wanted)
+            known, what = shared_layers(known, profile.layers_, (what, "the profile")), "the maps and the profile"
+        layers = resolve_layers(layers, known, what)
+        _check_images(maps, layers)
         given = _given(removal, controls)
         chosen = clone(profile) if profile is not None else make(estimator) if isinstance(estimator, str) else estimator
-        whole, heads = _profiles(maps, chosen, profile, wanted)
-        tables, skipped = measured(maps, chosen, wanted, confidence, per_head)
-        strengths = [strength(p, wanted) for p in (whole, heads) if p is not None]
+        whole, heads = _profiles(maps, chosen, profile, layers)
+        tables, skipped = measured(maps, chosen, layers, confidence, per_head)
+        strengths = [strength(p, layers) for p in (whole, heads) if p is not None]
         tables["strength"] = pd.concat(strengths, ignore_index=True)
         if probe is not None:
             against = whole if probe.heads == ["mean"] or heads is None else heads
-            tables["comparison"] = _compared(probe, against, wanted, confidence)
+            tables["comparison"] = _compared(probe, against, layers, confidence)
         about = maps.provenance
-        atlas = cls(about, wanted, tables | given, skipped, whole, heads, chosen, maps, probe, pictures, confidence)
+        atlas = cls(about, layers, tables | given, skipped, whole, heads, chosen, maps, probe, pictures, confidence)
         if pictures is not None:
             try:  # found out now, so that the card can say it
                 _ = atlas._examples
@@ -134,13 +137,13 @@ class BiasAtlas(AtlasData):
         """
         check_confidence(confidence)
         check_fitted(profile)
-        wanted = _layers(profile.layers_, layers)
-        tables = {"strength": strength(profile, wanted, over_heads=True)}
+        layers = resolve_layers(layers, profile.layers_, "the profile")
+        tables = {"strength": strength(profile, layers, over_heads=True)}
         if probe is not None:
-            tables["comparison"] = _compared(probe, profile, wanted, confidence)
+            tables["comparison"] = _compared(probe, profile, layers, confidence)
         heads = None if profile.provenance_.get("heads") == "mean" else profile
         return cls(
-            profile.provenance_, wanted, tables, {}, profile, heads, clone(profile), probe=probe, confidence=confidence
+            profile.provenance_, layers, tables, {}, profile, heads, clone(profile), probe=probe, confidence=confidence
         )
 
     def card(self) -> str:
@@ -160,19 +163,6 @@ class BiasAtlas(AtlasData):
             The folder cannot be written.
         """
         return write(self, Path(folder))
-
-
-def _layers(held: Iterable[int], asked: int | Iterable[int] | None, also: Iterable[int] | None = None) -> list[int]:
-    """The layers asked for, default all that are held by both."""
-    known = [int(x) for x in held if also is None or x in set(also)]
-    if not known:
-        raise InputError(f"no layer is in both the maps ({list(held)}) and the profile ({list(also or [])})")
-    wanted = known if asked is None else [asked] if isinstance(asked, int) else [int(x) for x in asked]
-    if missing := [x for x in wanted if x not in known]:
-        raise InputError(f"layers {known} are here, not {missing}: leave those out, or collect them too")
-    if not wanted:
-        raise InputError(f"no layers are asked for: choose some of {known}, or leave layers out for all")
-    return list(dict.fromkeys(wanted))
 
 
 def _check_images(maps: AttentionMaps, layers: list[int]) -> None:

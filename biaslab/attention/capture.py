@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from biaslab.attention.hook import attention_rows, no_rope, row_options, watch
 from biaslab.attention.rows import CapturedRows, PromptPositions, Rows
 from biaslab.attention.scores import reads_rope, resolve
-from biaslab.core.layers import check_layers
+from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import last_token, positions, text_after_image
 from biaslab.models.prefill import PrunedSequence
@@ -105,10 +105,10 @@ def capture(
     Under SDPA and eager attention only the decoder of ``vlm`` is switched. Blocks may be entered and left from several
     threads, each around a model of its own; one model must not run in two threads at a time.
     """
-    wanted = check_layers(layers, vlm.n_layers)
+    layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     _check_choices(queries, heads)
     score = resolve(score)
-    captured = CapturedRows(wanted)
+    captured = CapturedRows(layers)
     state = _State(vlm, queries, captured)
 
     def record(layer: int) -> Callable:
@@ -127,7 +127,7 @@ def capture(
         return callback
 
     with ExitStack() as stack:
-        stack.enter_context(watch(vlm.model, {i: record(i) for i in wanted}, rope=reads_rope(score)))
+        stack.enter_context(watch(vlm.model, {i: record(i) for i in layers}, rope=reads_rope(score)))
         stack.callback(vlm.model.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(vlm.model.register_forward_hook(state.end, always_call=True).remove)
         yield captured

@@ -26,7 +26,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from biaslab.errors import InputError, UnsupportedError
+from biaslab.core.layers import resolve_layer
+from biaslab.errors import UnsupportedError
 
 __all__ = ["attention_rows", "is_flash", "no_rope", "row_options", "watch"]
 
@@ -277,8 +278,7 @@ def watch(model: nn.Module, callbacks: Mapping[int, Callable], rope: bool = Fals
     decoder = model.get_decoder()
     n_layers = len(decoder.layers)
     for layer in callbacks:
-        if not 0 <= layer < n_layers:
-            raise InputError(f"layer {layer} does not exist: the decoder has layers 0 to {n_layers - 1}")
+        resolve_layer(layer, range(n_layers), "the decoder")
         if not hasattr(decoder.layers[layer], "self_attn"):
             raise UnsupportedError(f"layer {layer} has no self-attention: choose another layer")
     with ExitStack() as undo:

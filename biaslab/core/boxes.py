@@ -175,4 +175,5 @@ def find_box(text: str, corners: bool = False) -> tuple[float, float, float, flo
     found = [m for m in (_FOUR_NUMBERS.search(text), corners and _TWO_CORNERS.search(text)) if m]
     if not found:
         return None
-    return tuple(float(g) for g in min(found, key=lambda m: m.start()).groups())
+    x0, y0, x1, y1 = (float(g) for g in min(found, key=lambda m: m.start()).groups())
+    return x0, y0, x1, y1

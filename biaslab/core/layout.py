@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ __all__ = ["TokenLayout"]
 _ARRAYS = ("tile", "row", "col", "thumbnail", "boxes", "inside", "slots")
 _ARRANGED = ("tile", "row", "col", "thumbnail", "slots")
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
+_DERIVED: Any = None  # default of a field that is worked out from the others
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +70,10 @@ class TokenLayout:
     size: tuple[int, int]
     family: str
     region: tuple[float, float, float, float] = _WHOLE
-    inside: np.ndarray = field(default=None)
-    slots: np.ndarray = field(default=None)
-    placeholders: int | None = None
-    thumbnail_grid: tuple[int, int] | None = None
+    inside: np.ndarray = _DERIVED
+    slots: np.ndarray = _DERIVED
+    placeholders: int = _DERIVED
+    thumbnail_grid: tuple[int, int] = _DERIVED
     cover: float = 1.0
 
     def __post_init__(self) -> None:
@@ -156,7 +158,8 @@ class TokenLayout:
         """
         tiles, grid = _pair("tiles", tiles), _pair("grid", grid)
         small = grid if thumbnail_grid is None else _pair("thumbnail_grid", thumbnail_grid)
-        top, bottom, left, right = window = tuple(int(v) for v in window)
+        top, bottom, left, right = (int(v) for v in window)
+        window = (top, bottom, left, right)
         rows, cols = tiles[0] * grid[0], tiles[1] * grid[1]
         if not (0 <= top < bottom <= rows and 0 <= left < right <= cols):
             raise InputError(f"layout window {window} must lie in the raster of {rows} x {cols} cells")
@@ -270,7 +273,9 @@ class TokenLayout:
         try:
             head = (data["grid"], data["tiles"], data["size"], data["family"], tuple(data["region"]))
             grid, tiles, size, family, region = head
-            small, count, cover = data.get("thumbnail_grid"), data.get("placeholders"), data.get("cover", 1.0)
+            cover = data.get("cover", 1.0)
+            small: Any = data.get("thumbnail_grid")
+            count: Any = data.get("placeholders")
             if "arrays" in data:
                 return cls(
                     **data["arrays"], grid=grid, tiles=tiles, size=size, family=family, region=region,

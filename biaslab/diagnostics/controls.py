@@ -5,16 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from biaslab._util.registry import Registry
 from biaslab.core.images import load_image
+from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
 from biaslab.datasets.pictures import blank, noise
-from biaslab.diagnostics.registry import layers_of
 from biaslab.diagnostics.stacks import head_names
 from biaslab.diagnostics.transforms import Cells, Changed, mirrored, other_weights, shuffled, swap_sides, translated
 from biaslab.errors import InputError
@@ -23,6 +23,7 @@ from biaslab.stats.jackknife import jackknife_interval
 
 if TYPE_CHECKING:
     from biaslab.datasets.calibration import Calibration
+    from biaslab.maps.protocol import Maps
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
 
@@ -147,9 +148,7 @@ def control_table(
     profile.check(model=vlm.name, revision=vlm.revision, family=vlm.family.name)
     known = profile.provenance_
     heads = "mean" if known.get("heads", "mean") == "mean" else None
-    layers = list(profile.layers_) if layers is None else [layers] if isinstance(layers, int) else list(layers)
-    for layer in layers:
-        profile.check(layer=layer)
+    layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
     tables = []
     for name, kind in wanted.items():
         try:
@@ -168,9 +167,9 @@ def control_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def _compare(maps: Any, profile: Profile, confidence: float) -> pd.DataFrame:
+def _compare(maps: Maps, profile: Profile, confidence: float) -> pd.DataFrame:
     rows = []
-    for layer in layers_of(maps, None):
+    for layer in maps.layers:
         folds = [f for f in range(maps.folds) if any(maps.moments(layer, k, fold=f).n for k in maps.layouts)]
         both = [_products(maps, profile, layer, None), *(_products(maps, profile, layer, f) for f in folds)]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -187,7 +186,7 @@ def _compare(maps: Any, profile: Profile, confidence: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _products(maps: Any, profile: Profile, layer: int, without: int | None) -> tuple[np.ndarray, ...]:
+def _products(maps: Maps, profile: Profile, layer: int, without: int | None) -> tuple[np.ndarray, ...]:
     """(H,) sums of products control x profile, profile x profile, control x control; and the ceiling."""
     xy = xx = yy = signal = 0.0
     for key, layout in maps.layouts.items():

@@ -15,6 +15,7 @@ from biaslab._util.progress import progress_bar
 from biaslab.attention.capture import capture
 from biaslab.attention.scores import resolve, score_name
 from biaslab.core.images import load_image
+from biaslab.core.layers import resolve_layers
 from biaslab.datasets.base import take
 from biaslab.datasets.sample import Sample
 from biaslab.diagnostics.ranking_table import RAW, RankingValues, ranking_table
@@ -127,13 +128,9 @@ def ranking_values(
     InputError, ProfileMismatchError
         Before any work.
     """
-    layers = list(range(vlm.n_layers)) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    layers = resolve_layers(layers, vlm.n_layers, "the decoder")
     if batch_size < 1:
         raise InputError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
-    if not layers:
-        raise InputError("no layers are asked for: choose some, or leave layers out for all")
-    if unknown := [layer for layer in layers if not 0 <= layer < vlm.n_layers]:
-        raise InputError(f"no layer {unknown[0]}: this model has layers 0 .. {vlm.n_layers - 1}")
     for ratio in keep:  # refused here, because an error inside the loop would count as a failed sample
         check_keep(ratio)
     ops = _operations(ops, profile)

@@ -11,9 +11,11 @@ import pandas as pd
 
 from biaslab._util.registry import Registry
 from biaslab._util.watermark import stamp_table
+from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
+from biaslab.maps.protocol import Maps
 
-__all__ = ["DIAGNOSTICS", "Diagnostic", "diagnose", "layers_of", "register"]
+__all__ = ["DIAGNOSTICS", "Diagnostic", "diagnose", "register"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def register(name: str, title: str, stored: bool = False) -> Callable[[Callable]
 
 
 def diagnose(
-    maps: Any, names: Iterable[str] | None = None, layers: Iterable[int] | None = None, confidence: float = 0.95
+    maps: Maps, names: Iterable[str] | None = None, layers: int | Iterable[int] | None = None, confidence: float = 0.95
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Every diagnostic that these maps allow.
 
@@ -79,7 +81,7 @@ def diagnose(
         An unknown name, or a layer that the maps do not hold.
     """
     chosen = {name: DIAGNOSTICS.get(name) for name in (DIAGNOSTICS if names is None else names)}
-    layers = layers_of(maps, layers)
+    layers = resolve_layers(layers, maps.layers, "the maps", "collect")
     tables, skipped = {}, {}
     for name, diagnostic in chosen.items():
         try:
@@ -87,11 +89,3 @@ def diagnose(
         except InputError as error:
             skipped[name] = str(error)
     return tables, skipped
-
-
-def layers_of(maps: Any, layers: int | Iterable[int] | None) -> list[int]:
-    """The layers asked for, default all; refuses those that the maps do not hold."""
-    wanted = list(maps.layers) if layers is None else [layers] if isinstance(layers, int) else [int(x) for x in layers]
-    if missing := [x for x in wanted if x not in maps.layers]:
-        raise InputError(f"the maps hold layers {list(maps.layers)}, not {missing}: collect with layers={wanted}")
-    return wanted

@@ -10,6 +10,7 @@ import numpy as np
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
+from biaslab.maps.protocol import Maps
 from biaslab.maps.streamed import StreamedMaps
 
 __all__ = ["fold_means", "head_names", "log_stacks"]
@@ -17,7 +18,7 @@ __all__ = ["fold_means", "head_names", "log_stacks"]
 _BLOCK_VALUES = 32_000_000  # float64 values held at once: 256 MB
 
 
-def head_names(maps: Any) -> list[str]:
+def head_names(maps: Maps) -> list[str]:
     """Labels of the head axis: "mean", or "0", "1" ..."""
     return ["mean"] if maps.heads == "mean" else [str(h) for h in range(int(maps.heads))]
 
@@ -54,7 +55,7 @@ def log_stacks(maps: Any, layer: int) -> Iterator[tuple[str, dict[str, tuple[Tok
             yield name, {key: (maps.layouts[key], values[h]) for key, values in stacked.items()}
 
 
-def fold_means(maps: Any, layer: int, log: bool) -> list[list[tuple[TokenLayout, int, np.ndarray]]]:
+def fold_means(maps: Maps, layer: int, log: bool) -> list[list[tuple[TokenLayout, int, np.ndarray]]]:
     """Per fold that has images: (layout, images, (H, N) mean attention, or mean centred log attention).
 
     Raises

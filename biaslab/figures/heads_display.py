@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
 from biaslab.figures.layers import evenly
@@ -66,12 +67,10 @@ class HeadsDisplay(Display):
         Raises
         ------
         InputError
-            No layers, an unknown layout, or one without a thumbnail where that is asked for.
+            A layer that was not fitted, an unknown layout, or one without a thumbnail where that is asked for.
         """
-        wanted = profile.layers_ if layers is None else [layers] if isinstance(layers, int) else list(layers)
-        if not wanted:
-            raise InputError(f"no layer to draw: choose some of {profile.layers_}")
-        shown = evenly(wanted, most)
+        layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
+        shown = evenly(layers, most)
         key, n = profile.layout_of(layout)
         chosen = key.thumbnail == thumbnail
         if not chosen.any():
@@ -92,8 +91,8 @@ class HeadsDisplay(Display):
                 }))  # fmt: skip
         model = PurePath(str(profile.provenance_.get("model", "model"))).name
         title = f"{model}, {profile.name} profile, n = {n} images" + (", thumbnail" if thumbnail else "")
-        if len(shown) < len(wanted):
-            title += f"; {len(shown)} of {len(wanted)} layers, evenly chosen"
+        if len(shown) < len(layers):
+            title += f"; {len(shown)} of {len(layers)} layers, evenly chosen"
         if explained:
             title += "\nin the corners: variance explained by position (%)"
         return cls(pd.concat(tables, ignore_index=True), title, provenance=profile.provenance_)

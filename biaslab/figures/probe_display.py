@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
 from biaslab.figures.style import COLORS, DIVERGING, style
@@ -59,7 +60,7 @@ class ProbeDisplay(Display):
         """
         from biaslab.probe.compare import compare, profile_maps
 
-        layers = probe.layers if layers is None else [layers] if isinstance(layers, int) else list(layers)
+        layers = resolve_layers(layers, probe.layers, "the probe", "measure")
         head = probe.heads[0] if head is None else head
         if profile is not None and comparison is None:
             comparison = compare(probe, profile)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
@@ -55,7 +56,7 @@ class ProfileDisplay(Display):
         layout : a layout, or the key of a fitted one; default the one most images have.
         head : head of a per-head profile; default the mean over heads.
         """
-        layers = profile.layers_ if layers is None else [layers] if isinstance(layers, int) else list(layers)
+        layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
         layout, n = profile.layout_of(layout)
         row, col = raster(layout)
         tables = []

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import Moments
@@ -115,8 +116,7 @@ class AttentionMaps(ABC):
         InputError
             For a layer, layout or fold the maps do not hold.
         """
-        if layer not in self.layers:
-            raise InputError(f"the maps hold layers {self.layers}, not {layer}: collect with layers=[{layer}]")
+        resolve_layer(layer, self.layers, "the maps", "collect")
         if layout_key not in self.layouts:
             raise InputError(f"no image of layout {layout_key!r}; there are: {', '.join(self.layouts) or 'none'}")
         for value in (fold, exclude_fold):

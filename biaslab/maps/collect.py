@@ -22,7 +22,7 @@ from biaslab.attention.capture import CapturedRows, PromptPositions, capture
 from biaslab.attention.rotary import advances, rotary_of
 from biaslab.attention.scores import resolve, score_name
 from biaslab.core.images import content_hash, image_name, load_image
-from biaslab.core.layers import check_layers
+from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps, ImageRecord
@@ -96,7 +96,7 @@ def collect(
     RunFolderError
         When ``out`` cannot be written or was made with other settings.
     """
-    layers = check_layers(layers, vlm.n_layers)
+    layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     total = len(images) if isinstance(images, Sized) else None
     _check_arguments(vlm, total, queries, prompt, batch_size, ids, folds, score)
     settings = _settings(vlm, layers, queries, prompt, heads, folds, score)

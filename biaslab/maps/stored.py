@@ -24,6 +24,7 @@ from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, whole_lines
 from biaslab._util.watermark import is_rehearsal
+from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
 from biaslab.maps.base import IGNORED, AttentionMaps, ImageRecord, fold_of
@@ -146,8 +147,7 @@ class StoredMaps(AttentionMaps):
         return self._records[self._checked(index)]
 
     def image(self, index: int, layer: int) -> np.ndarray:
-        if layer not in self.layers:
-            raise InputError(f"the maps hold layers {self.layers}, not {layer}: collect with layers=[{layer}]")
+        resolve_layer(layer, self.layers, "the maps", "collect")
         index = self._checked(index)
         shape, start = (self._n_heads, self._records[index].layout.n), self._starts[index]
         # not a memory map, whose pages count as this process's memory as long as they are mapped

@@ -53,6 +53,9 @@ def last_token(is_image: Tensor, attention_mask: Tensor | None) -> Tensor:
     return length - 1 - attention_mask.flip(1).long().argmax(1, keepdim=True)
 
 
+_EACH_ITS_OWN: Any = None  # one image per prompt
+
+
 @dataclass(frozen=True, eq=False)
 class Encoded:
     """Left-padded prompts of a batch; made by `VLM.encode`.
@@ -84,7 +87,7 @@ class Encoded:
     last: int
     resized: list[tuple[int, int]]
     sample_ids: list[str] | None = None
-    owners: list[int] | None = None
+    owners: list[int] = _EACH_ITS_OWN
 
     def __post_init__(self) -> None:
         if self.owners is None:

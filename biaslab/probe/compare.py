@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab.core.layers import shared_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
@@ -153,11 +154,8 @@ def _reader(probe: ProbeResult, other: Any) -> tuple[list[int], Callable[[int], 
         def read(layer: int) -> list[np.ndarray]:
             return [other.expected(layout, layer).double().numpy()]
 
-    known = other.layers if isinstance(other, AttentionMaps) else other.layers_
-    layers = [layer for layer in probe.layers if layer in known]
-    if not layers:
-        raise InputError(f"the probe holds layers {probe.layers}, the profile {list(known)}: measure some it has")
-    return layers, read
+    held, what = (other.layers, "the maps") if isinstance(other, AttentionMaps) else (other.layers_, "the profile")
+    return shared_layers(probe.layers, held, ("the probe", what)), read
 
 
 def _line(x: list[np.ndarray], y: np.ndarray, confidence: float, n_null: int, seed: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from biaslab._util.jsonl import JsonLines, read_lines
 from biaslab._util.progress import progress_bar
 from biaslab.attention.capture import capture
 from biaslab.core.boxes import Box
-from biaslab.core.layers import check_layers
+from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.metrics import grounding_iou
@@ -66,7 +66,7 @@ def measure(
     RunFolderError
         ``out`` cannot be written, or holds another probe.
     """
-    layers = check_layers(layers, vlm.n_layers)
+    layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     if heads not in ("mean", None) or queries not in ("last", "text"):

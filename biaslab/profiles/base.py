@@ -20,9 +20,11 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from biaslab._util.jsonable import plain
+from biaslab.core.layers import resolve_layer, resolve_layers, shared_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.maps.moments import centred_log
+from biaslab.maps.protocol import Maps
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.parts import Part, logs, parts_of
@@ -84,7 +86,7 @@ class Profile(BaseEstimator, ABC):
 
     # -- fitting
     # ---------------------------------------------------------------------------------------------------
-    def fit(self, maps: Any, layers: Iterable[int] | None = None) -> Profile:
+    def fit(self, maps: Maps, layers: int | Iterable[int] | None = None) -> Profile:
         """Fit every layer of ``maps`` (or ``layers``) and return self.
 
         Parameters
@@ -98,15 +100,12 @@ class Profile(BaseEstimator, ABC):
         InputError
             No images, a layer that ``maps`` does not hold, or maps that do not tell what the estimator needs.
         """
-        available = [int(x) for x in maps.layers]
-        wanted = available if layers is None else [int(x) for x in layers]
-        if missing := [x for x in wanted if x not in available]:
-            raise InputError(f"the maps hold layers {available}, not {missing}: collect with layers={wanted}")
+        layers = resolve_layers(layers, maps.layers, "the maps", "collect")
         if maps.layouts and (reason := self.refuses(maps.provenance)):
             raise InputError(reason)
         arrays: dict[int, Arrays] = {}
         counts: dict[str, int] = {}
-        for layer in wanted:
+        for layer in layers:
             parts = parts_of(maps, layer, self.needs_folds)
             if not parts:
                 raise InputError("the maps hold no images: collect() over at least one image first")
@@ -121,11 +120,11 @@ class Profile(BaseEstimator, ABC):
             "heads": maps.heads,
             "estimator": self.name,
             "params": plain(self.get_params()),
-            "layers": wanted,
+            "layers": layers,
             "layouts": counts,
             "biaslab": version(),
         }
-        logger.info("fitted %s on %d images, layers %s", self.name, sum(counts.values()), wanted)
+        logger.info("fitted %s on %d images, layers %s", self.name, sum(counts.values()), layers)
         return self._restore(arrays, layouts, counts, provenance)
 
     def _restore(
@@ -142,7 +141,7 @@ class Profile(BaseEstimator, ABC):
         self.counts_ = dict(counts)
         self.provenance_ = dict(provenance)
         self._maps: OrderedDict[tuple, Tensor] = OrderedDict()
-        self._hash = None
+        self._hash: str | None = None
         return self
 
     # -- use
@@ -186,11 +185,10 @@ class Profile(BaseEstimator, ABC):
     def predict(self, layout: TokenLayout, layer: int | None = None) -> np.ndarray:
         """:meth:`expected` as an array, (H or 1, N); ``layer`` may be left out when one only is fitted."""
         check_fitted(self)
-        if layer is None and len(self.layers_) != 1:
-            raise InputError(f"say which layer: the profile holds {self.layers_}")
-        return self.expected(layout, self.layers_[0] if layer is None else layer).numpy().copy()
+        layer = resolve_layer(layer, self.layers_, "the profile", "fit")
+        return self.expected(layout, layer).numpy().copy()
 
-    def score(self, maps: Any, layers: Iterable[int] | None = None) -> float:
+    def score(self, maps: Maps, layers: int | Iterable[int] | None = None) -> float:
         """Share of the variance of log attention, centred per image, that this profile explains in other maps.
 
         On the maps it was fitted to this is flattering: give maps of other images, or ask
@@ -206,15 +204,16 @@ class Profile(BaseEstimator, ABC):
         ProfileMismatchError
             Maps, or a layout, that the profile does not serve.
         InputError
-            No layer in common.
+            A layer that ``maps`` does not hold, or no layer in common.
         """
         check_fitted(self)
-        wanted = [x for x in self.layers_ if x in maps.layers] if layers is None else [int(x) for x in layers]
-        if not wanted:
-            raise InputError(f"the maps hold layers {list(maps.layers)}, the profile {self.layers_}: none is in both")
+        if layers is None:
+            layers = shared_layers(self.layers_, maps.layers, ("the profile", "the maps"))
+        else:
+            layers = resolve_layers(layers, maps.layers, "the maps", "collect")
         about = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
         self.check(**about, heads=maps.heads)
-        sums = [self.sums_of_squares(logs(parts_of(maps, layer)), layer) for layer in wanted]
+        sums = [self.sums_of_squares(logs(parts_of(maps, layer)), layer) for layer in layers]
         residual, total = (sum(column) for column in zip(*sums, strict=True))
         return float(1 - residual / total) if total > 0 else float("nan")
 

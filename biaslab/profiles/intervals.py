@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
+from biaslab.maps.protocol import Maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import parts_of
 from biaslab.profiles.registry import make
@@ -26,7 +28,7 @@ class MapInterval(NamedTuple):
 
 
 def map_interval(
-    maps: Any,
+    maps: Maps,
     estimator: Profile | str = "mean",
     layer: int | None = None,
     layout: TokenLayout | None = None,
@@ -53,10 +55,7 @@ def map_interval(
         Too few folds, or a layout that the estimator cannot serve without one of them.
     """
     check_confidence(confidence)
-    if layer is None:
-        if len(maps.layers) != 1:
-            raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
-        layer = maps.layers[0]
+    layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     estimator = make(estimator) if isinstance(estimator, str) else estimator
     held = [f for f in range(maps.folds) if parts_of(maps, layer, only=[f])]
     if len(held) < 3:

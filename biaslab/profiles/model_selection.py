@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
+from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.maps.moments import TINY, centred_log
+from biaslab.maps.protocol import Maps
 from biaslab.profiles.base import Profile
-from biaslab.profiles.parts import Part, parts_of
+from biaslab.profiles.parts import Part, logs, parts_of
 from biaslab.profiles.registry import ESTIMATORS, make
 from biaslab.stats.jackknife import check_confidence, half_width
 
@@ -56,9 +58,9 @@ class Selection:
 
 
 def select_estimator(
-    maps: Any,
+    maps: Maps,
     candidates: Iterable[str | Profile] | None = None,
-    layers: Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     criterion: str = "r2",
     confidence: float = 0.95,
 ) -> Selection:
@@ -100,18 +102,15 @@ def select_estimator(
     if criterion not in CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
     check_confidence(confidence)
-    available = [int(x) for x in maps.layers]
-    wanted = available if layers is None else [int(x) for x in layers]
-    if not wanted or any(x not in available for x in wanted):
-        raise InputError(f"the maps hold layers {available}, not {wanted}: collect with layers={wanted}")
+    layers = resolve_layers(layers, maps.layers, "the maps", "collect")
     named = _named(candidates, maps.provenance)
-    scores = [_layer(maps, layer, list(named.values())) for layer in wanted]  # (folds, candidates, 2, 2) each
+    scores = [_layer(maps, layer, list(named.values())) for layer in layers]  # (folds, candidates, 2, 2) each
     sums = np.stack([s for s, _, _ in scores])
     _, n, unseen = scores[0]
     tables = [_table(s, named, n, confidence) for s in sums]
     table = _table(sums.sum(axis=0), named, n, confidence)
     by_layer = pd.concat(
-        [t.assign(layer=x)[["layer", *_COLUMNS]] for x, t in zip(wanted, tables, strict=True)], ignore_index=True
+        [t.assign(layer=x)[["layer", *_COLUMNS]] for x, t in zip(layers, tables, strict=True)], ignore_index=True
     )
     best = _best(table[table["criterion"] == criterion])
     return Selection(best, criterion, clone(named[best]), table, by_layer, unseen)
@@ -129,7 +128,7 @@ def _named(candidates: Iterable[str | Profile] | None, provenance: Mapping[str, 
     return {c.name if names.count(c.name) == 1 else " ".join(repr(c).split()): c for c in found}
 
 
-def _layer(maps: Any, layer: int, candidates: Sequence[Profile]) -> tuple[np.ndarray, int, int]:
+def _layer(maps: Maps, layer: int, candidates: Sequence[Profile]) -> tuple[np.ndarray, int, int]:
     """(folds, candidates, criteria, 2) numerators and denominators of one layer, images, and those of unseen layouts.
 
     Numerators are sums of what is gained over a flat map.
@@ -156,9 +155,9 @@ def _gains(estimator: Profile, train: list[Part], test: list[Part]) -> np.ndarra
     mass = {p.layout.key: p.mean.sum(axis=1, keepdims=True) for p in train}
     pooled = sum(p.n * mass[p.layout.key] for p in train) / sum(p.n for p in train)
     explained = variation = saved = tokens = 0.0
-    for p in test:
+    for p, log in zip(test, logs(test), strict=True):
         key = p.layout.key
-        variation += p.n * (p.log_var + p.log_mean**2).sum()
+        variation += p.n * (log.var + log.mean**2).sum()
         tokens += p.n * p.mean.size
         if key not in mass and "layout" not in estimator.transports:
             continue
@@ -166,8 +165,7 @@ def _gains(estimator: Profile, train: list[Part], test: list[Part]) -> np.ndarra
         scale = np.maximum(mass.get(key, pooled), TINY)
         flat = scale / p.layout.n
         expected = scale * shape / shape.sum(axis=1, keepdims=True)
-        logs = centred_log(expected)
-        explained += p.n * (p.log_mean**2 - (p.log_mean - logs) ** 2).sum()
+        explained += p.n * (log.mean**2 - (log.mean - centred_log(expected)) ** 2).sum()
         expected = np.maximum(expected, TINY)
         saved += 2 * p.n * (p.mean * (1 / flat - 1 / expected) + np.log(flat / expected)).sum()
     return np.array([[explained, variation], [saved, tokens]])

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from biaslab.core.layout import TokenLayout
+from biaslab.maps.moments import Moments
+from biaslab.maps.protocol import Maps
 
 
 class Part(NamedTuple):
@@ -30,7 +32,7 @@ class Part(NamedTuple):
     about: Mapping[str, Any] = MappingProxyType({})
 
 
-def parts_of(maps: Any, layer: int, folds: bool = False, only: Iterable[int] | None = None) -> list[Part]:
+def parts_of(maps: Maps, layer: int, folds: bool = False, only: Iterable[int] | None = None) -> list[Part]:
     """Moments of every layout that has images, as float64.
 
     Parameters
@@ -59,25 +61,32 @@ def merged(parts: Iterable[Part], pieces: bool = False) -> list[Part]:
 
 def logs(parts: Iterable[Part]) -> list[Part]:
     """The log moments of parts, as :meth:`Profile.log_map` takes them."""
-    return [Part(p.layout, p.n, p.log_mean, p.log_var, pieces=tuple(logs(p.pieces)), about=p.about) for p in parts]
+    return [_log_part(p) for p in parts]
 
 
-def _part(layout: TokenLayout, m: Any, about: Mapping[str, Any]) -> Part:
-    moments = (np.asarray(x, np.float64) for x in (m.mean, m.var, m.log_mean, m.log_var))
-    return Part(layout, int(m.n), *moments, about=about)
+def _log_part(p: Part) -> Part:
+    if p.log_mean is None or p.log_var is None:
+        raise ValueError("this part holds log moments already, or attention without them")
+    return Part(p.layout, p.n, p.log_mean, p.log_var, pieces=tuple(logs(p.pieces)), about=p.about)
+
+
+def _part(layout: TokenLayout, m: Moments, about: Mapping[str, Any]) -> Part:
+    mean, var, log_mean, log_var = (np.asarray(x, np.float64) for x in (m.mean, m.var, m.log_mean, m.log_var))
+    return Part(layout, int(m.n), mean, var, log_mean, log_var, about=about)
 
 
 def _together(same: list[Part]) -> Part:
     if len(same) == 1:
         return same[0]
     n = sum(p.n for p in same)
+    mean, var = _pooled([(p.n / n, p.mean, p.var) for p in same])
+    of_logs = [(p.n / n, p.log_mean, p.log_var) for p in same if p.log_mean is not None and p.log_var is not None]
+    log_mean, log_var = _pooled(of_logs) if of_logs else (None, None)
+    return Part(same[0].layout, n, mean, var, log_mean, log_var, about=same[0].about)
 
-    def pooled(mean: str, var: str) -> tuple[np.ndarray | None, np.ndarray | None]:
-        values = [(p.n / n, getattr(p, mean), getattr(p, var)) for p in same]
-        if values[0][1] is None:
-            return None, None
-        centre = sum(share * m for share, m, _ in values)
-        return centre, sum(share * (v + (m - centre) ** 2) for share, m, v in values)
 
-    moments = (*pooled("mean", "var"), *pooled("log_mean", "log_var"))
-    return Part(same[0].layout, n, *moments, about=same[0].about)
+def _pooled(values: list[tuple[float, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of groups together, from each one's share of the images, mean and variance."""
+    zero = np.zeros_like(values[0][1])
+    centre = sum((share * mean for share, mean, _ in values), start=zero)
+    return centre, sum((share * (var + (mean - centre) ** 2) for share, mean, var in values), start=zero)

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biaslab.core.layers import resolve_layer
 from biaslab.errors import InputError
+from biaslab.maps.protocol import Maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part
 from biaslab.profiles.registry import make
@@ -54,7 +56,7 @@ class Strength:
 
 
 def choose_strength(
-    maps: Any, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
+    maps: Maps, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
 ) -> Strength:
     """Strength in [0, 1] that minimises the held-out squared error of centred log attention in one layer.
 
@@ -69,10 +71,7 @@ def choose_strength(
     InputError
         Layer not held, or images in fewer than two folds, or no layout in two of them.
     """
-    if layer is None:
-        if len(maps.layers) != 1:
-            raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
-        layer = maps.layers[0]
+    layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     check_confidence(confidence)
     estimator = make(estimator) if isinstance(estimator, str) else estimator
     folds = log_folds(maps, layer)

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from biaslab._util.watermark import stamp_table
+from biaslab.core.layers import resolve_layer, resolve_layers
 from biaslab.errors import InputError
+from biaslab.maps.protocol import Maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs, merged, parts_of
 from biaslab.profiles.population import population_share
@@ -68,7 +69,7 @@ class VarianceExplained:
 
 
 def variance_explained(
-    maps: Any, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
+    maps: Maps, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
 ) -> VarianceExplained:
     """Held-out share of the variance of log attention, centred per image, that position explains in one
     layer.
@@ -87,12 +88,7 @@ def variance_explained(
     InputError
         Layer not held, or images in fewer than two folds.
     """
-    if layer is None:
-        if len(maps.layers) != 1:
-            raise InputError(f"say which layer: the maps hold {list(maps.layers)}")
-        layer = maps.layers[0]
-    if layer not in maps.layers:
-        raise InputError(f"the maps hold layers {list(maps.layers)}, not {layer}: collect with layers=[{layer}]")
+    layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     check_confidence(confidence)
     estimator = make(estimator) if isinstance(estimator, str) else estimator
     folds = log_folds(maps, layer)
@@ -128,9 +124,9 @@ def variance_explained(
 
 
 def variance_table(
-    maps: Any,
+    maps: Maps,
     estimator: Profile | str = "mean",
-    layers: Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     per_head: bool = False,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
@@ -143,7 +139,7 @@ def variance_table(
         "all", or the head's index with ``per_head``.
     """
     rows = []
-    for layer in maps.layers if layers is None else layers:
+    for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         v = variance_explained(maps, estimator, layer, confidence)
         found = {c: [getattr(v, c), *(getattr(v, _of_heads(c)) if per_head else ())] for c in _SHARES}
         for h, values in enumerate(zip(*found.values(), strict=True)):
@@ -158,7 +154,7 @@ def _of_heads(name: str) -> str:
     return "per_head" if name == "r2" else f"per_head_{name}"
 
 
-def log_folds(maps: Any, layer: int) -> list[list[Part]]:
+def log_folds(maps: Maps, layer: int) -> list[list[Part]]:
     """Log moments fold by fold, of the folds that have images."""
     folds = (logs(parts_of(maps, layer, only=[f])) for f in range(maps.folds))
     return [parts for parts in folds if parts]

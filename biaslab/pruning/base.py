@@ -14,7 +14,7 @@ from abc import ABC
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,18 @@ from torch import Tensor
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 
-__all__ = ["Method", "Selection", "TokenContext", "budget", "choice", "descending", "later", "number"]
+__all__ = [
+    "ExpectedAttention",
+    "Method",
+    "Selection",
+    "TokenContext",
+    "budget",
+    "choice",
+    "descending",
+    "later",
+    "number",
+    "required",
+]
 
 _ROUNDING = 1e-9  # far above the error of a float product with n < 1e6, far below one token
 
@@ -40,9 +51,9 @@ def check_keep(keep: Any) -> float | int:
     InputError
         Anything else: 0, 1.5, NaN, True, a string.
     """
-    if isinstance(keep, Integral) and not isinstance(keep, bool) and keep >= 1:
+    if isinstance(keep, Integral) and not isinstance(keep, bool) and int(keep) >= 1:
         return int(keep)
-    if isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < keep <= 1:
+    if isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < float(keep) <= 1:
         return float(keep)
     raise InputError(f"keep must be a ratio in (0, 1] or a count of tokens, such as 0.1 or 64; got {keep!r}")
 
@@ -99,6 +110,39 @@ class TokenContext:
         """Where the selection is computed: with the tensors given, else on the CPU."""
         given = self.attention if self.attention is not None else self.features
         return torch.device("cpu") if given is None else given.device
+
+
+class ExpectedAttention(Protocol):
+    """What methods use of a fitted profile: every :class:`biaslab.profiles.Profile` is one."""
+
+    @property
+    def hash(self) -> str:
+        """Equal hash, equal scores."""
+        ...
+
+    def expected(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
+        """(1 or H, N) float32 attention that each visual token is expected to draw in a decoder layer."""
+        ...
+
+    def spread(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
+        """(1 or H, N) float32 standard deviation of the attention between images."""
+        ...
+
+    def check(
+        self,
+        *,
+        model: str | None = None,
+        revision: str | None = None,
+        family: str | None = None,
+        layer: int | None = None,
+        queries: Any = None,
+        heads: str | int | None = None,
+        layout: TokenLayout | str | None = None,
+        prompt: Any = None,
+        score: str | None = None,
+    ) -> None:
+        """Refuse a use the profile was not fitted for; what is None is not compared."""
+        ...
 
 
 @dataclass
@@ -158,7 +202,7 @@ class Method(ABC):
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         """Positions to keep in any order, and what to report. Default: the best scores, ties by index."""
-        return descending(scores)[: ctx.budget], {}
+        return descending(required(scores, "scores"))[: ctx.budget], {}
 
     def validate(self) -> None:  # noqa: B027 (a hook: most methods have nothing to refuse)
         """Refuse, before any work, a method that cannot run as it is configured."""
@@ -222,6 +266,19 @@ class Method(ABC):
             axis, ndim = (-1, 3) if what == "attention" else (0, 2)
             if given.ndim != ndim or given.shape[axis] != ctx.n:
                 raise InputError(f"{what} of shape {tuple(given.shape)} does not fit {ctx.n} visual tokens")
+
+
+def required(tensor: Tensor | None, what: str) -> Tensor:
+    """A tensor that the rule cannot do without; `Method.select` has checked for it, other callers may not have.
+
+    Raises
+    ------
+    InputError
+        It is None.
+    """
+    if tensor is None:
+        raise InputError(f"the method needs {what}: call select() with a TokenContext that holds what it needs")
+    return tensor
 
 
 def descending(scores: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ def fine_noise(rng: np.random.Generator) -> np.ndarray:
 
 def _colour(rng: np.random.Generator, base: np.ndarray, spread: float) -> Colour:
     value = base + rng.normal(0, spread, 3) * 0.7 + rng.normal(0, spread)
-    return tuple(int(v) for v in np.clip(value, 15, 245))
+    red, green, blue = (int(v) for v in np.clip(value, 15, 245))
+    return red, green, blue
 
 
 def _base(rng: np.random.Generator) -> np.ndarray:

@@ -75,7 +75,7 @@ def _the(rng: np.random.Generator, text: str) -> str:
 def attribute(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:
     """ "the small red car": name, size and colour suffice."""
     head = _unique_head(rng, things, target)
-    return head and Expression(_the(rng, str(head)), "attribute", target, head)
+    return None if head is None else Expression(_the(rng, str(head)), "attribute", target, head)
 
 
 def location(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:

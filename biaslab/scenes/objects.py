@@ -67,5 +67,5 @@ def sprite(
     image = image.convert("RGBa").rotate(angle, Image.Resampling.BILINEAR, expand=True)
     image = image.crop(image.getchannel(3).point(lambda v: 255 * (v > 60)).getbbox())
     scale = side / max(image.size)
-    size = tuple(max(4, round(length * scale)) for length in image.size)
-    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0).convert("RGBA")
+    width, height = (max(4, round(length * scale)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0).convert("RGBA")

@@ -46,7 +46,7 @@ class ImageBootstrap:
     column. A column with values in fewer than two images has no interval: it is NaN, the estimate stays.
     """
 
-    def __init__(self, images: Sequence, n_boot: int = 2000, level: float = 0.95, seed: int = 0) -> None:
+    def __init__(self, images: Sequence | np.ndarray, n_boot: int = 2000, level: float = 0.95, seed: int = 0) -> None:
         if n_boot < 1 or not 0 < level < 1:
             raise InputError(f"n_boot={n_boot}, level={level}: pass n_boot >= 1 and a level between 0 and 1")
         self.n_boot, self.level = int(n_boot), float(level)
@@ -82,12 +82,12 @@ class ImageBootstrap:
     def _interval(self, statistic: Callable[..., np.ndarray], *parts: np.ndarray) -> Interval:
         """A statistic of the means of ``parts``, in blocks of columns."""
         squeeze = np.ndim(parts[0]) == 1
-        parts = [np.asarray(part, float) for part in parts]
-        parts = [part[:, None] if part.ndim == 1 else part for part in parts]
-        estimate, low, high = np.full((3, parts[0].shape[1]), np.nan)
+        tables = [np.asarray(part, float) for part in parts]
+        tables = [table[:, None] if table.ndim == 1 else table for table in tables]
+        estimate, low, high = np.full((3, tables[0].shape[1]), np.nan)
         tails = np.array([0.5 - self.level / 2, 0.5 + self.level / 2])
         for columns in _blocks(len(estimate), self.n_boot):
-            means, replicates, spread = zip(*(self._means(part[:, columns]) for part in parts), strict=True)
+            means, replicates, spread = zip(*(self._means(table[:, columns]) for table in tables), strict=True)
             estimate[columns] = statistic(*means)
             usable = np.flatnonzero(np.logical_and.reduce(spread))
             low[columns][usable], high[columns][usable] = _quantiles(statistic(*replicates)[:, usable], tails)
@@ -112,7 +112,7 @@ class ImageBootstrap:
 def paired_p_value(
     values: np.ndarray,
     reference: np.ndarray,
-    images: Sequence,
+    images: Sequence | np.ndarray,
     n_perm: int = 10_000,
     seed: int = 0,
 ) -> float:
@@ -147,7 +147,7 @@ class Family(NamedTuple):
     p_adjusted: np.ndarray
 
 
-def max_t(differences: np.ndarray, images: Sequence, n_perm: int = 10_000, seed: int = 0) -> Family:
+def max_t(differences: np.ndarray, images: Sequence | np.ndarray, n_perm: int = 10_000, seed: int = 0) -> Family:
     """Two-sided p-values of "this column of paired differences has mean 0", each alone and family-wise.
 
     Step-down max-T of Westfall & Young (1993, Resampling-Based Multiple Testing, algorithm 4.1) by sign flips of
@@ -216,7 +216,7 @@ def max_t(differences: np.ndarray, images: Sequence, n_perm: int = 10_000, seed:
     return family
 
 
-def sum_by_image(values: np.ndarray, images: Sequence) -> tuple[np.ndarray, np.ndarray]:
+def sum_by_image(values: np.ndarray, images: Sequence | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums over the samples of each image that have a finite value, and the images' ids in the order of the rows.
 
     Parameters

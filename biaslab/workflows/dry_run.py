@@ -15,7 +15,7 @@ from PIL import Image
 
 from biaslab._util.jsonable import records
 from biaslab.core.images import load_image
-from biaslab.core.layers import check_layers
+from biaslab.core.layers import resolve_layers
 from biaslab.cost import kv_bytes
 from biaslab.datasets.base import take
 from biaslab.evaluation.run_once import GenerationOptions
@@ -90,7 +90,7 @@ def plan_fit(
     """
 
     found = Unloaded.of(model, dtype, image_options)
-    layers = check_layers(layers, found.vlm.n_layers)
+    layers = sorted(resolve_layers(layers, found.vlm.n_layers, "the decoder"))
     prompts = images.prompts if isinstance(images.prompts, list) else [images.prompts] * len(images.images)
     sizes = [_size_of(image) for image in images.images]
     surveyed = found.survey(zip(sizes, prompts, strict=True))

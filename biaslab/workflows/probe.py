@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from biaslab._util.tables import write_table
-from biaslab.errors import InputError, RunFolderError
+from biaslab.core.layers import resolve_layers
+from biaslab.errors import RunFolderError
 from biaslab.figures import PlaceAccuracyDisplay, ProbeDisplay, save
 from biaslab.figures.layers import evenly
 from biaslab.maps.base import AttentionMaps
@@ -64,10 +65,7 @@ def probe(
         n_heads = vlm.model.config.get_text_config().num_attention_heads
         known = {"model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "score": "attention"}
         profile.check(**known, queries=queries, heads="mean" if heads == "mean" else n_heads)
-        if layers is None:
-            layers = profile.layers_
-        elif missing := set([layers] if isinstance(layers, int) else layers) - set(profile.layers_):
-            raise InputError(f"the profile holds layers {profile.layers_}, not {sorted(missing)}: leave them out")
+        layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
     result = measure(vlm, design, layers, heads, queries, batch_size, locate, out, progress)
     comparison = None if profile is None else compare(result, profile)
     text = card(result, comparison, profile)

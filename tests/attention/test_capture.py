@@ -189,7 +189,7 @@ def test_negative_and_single_layers():
         ({"layers": [4]}, "layers 0 to 3"),
         ({"layers": -5}, "layers 0 to 3"),
         ({"layers": []}, "no layer"),
-        ({"layers": [1.5]}, "layer 1.5 does not exist"),
+        ({"layers": [1.5]}, "layers 0 to 3, not .1.5."),
         ({"queries": "first"}, "'last', 'text'"),
         ({"queries": torch.tensor([0.5])}, "LongTensor"),
         ({"heads": "max"}, "heads must be"),

@@ -15,7 +15,6 @@ from biaslab.diagnostics.measures.dependence import dependence
 from biaslab.diagnostics.measures.mass import mass, part_of
 from biaslab.diagnostics.measures.reliability import components, reliability
 from biaslab.diagnostics.measures.tile_order import tile_order
-from biaslab.diagnostics.registry import layers_of
 from biaslab.diagnostics.stacks import log_stacks
 from biaslab.errors import InputError
 from biaslab.maps.base import ImageRecord
@@ -205,7 +204,7 @@ def test_every_diagnostic_has_a_row_per_layer_and_head_and_says_why_it_cannot_ru
     with pytest.raises(InputError, match="unknown diagnostic 'moran'"):
         diagnose(maps, ["moran"])
     with pytest.raises(InputError, match="layers=.7"):
-        layers_of(maps, 7)
+        diagnose(maps, layers=7)
     for bad in ({"null": "spin"}, {"draws": 0}):
         with pytest.raises(InputError, match="null must be"):
             dependence(maps, **bad)

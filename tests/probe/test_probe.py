@@ -265,7 +265,7 @@ def test_bad_arguments(tmp_path):
     vlm = tiny.vlm("internvl")
     design = small(vlm)
     wrong = {"heads is": {"heads": "all"}, "queries": {"queries": "first"}, "batch_": {"batch_size": 0},
-             "layer 9": {"layers": [9]}}  # fmt: skip
+             "layers 0 to 3, not .9.": {"layers": [9]}}  # fmt: skip
     for message, kw in wrong.items():
         with pytest.raises(InputError, match=message):
             measure(vlm, design, **kw)

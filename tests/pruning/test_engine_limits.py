@@ -10,6 +10,7 @@ from pruned import FlatProfile, generate, method_for, run
 from biaslab.errors import InputError, ProfileMismatchError, UnsupportedError
 from biaslab.models.loading import wrap
 from biaslab.pruning import METHODS, FastV, Random, Relative, Uniform, budget, prune
+from biaslab.pruning.base import Method
 
 
 def test_times_are_measured_on_request():
@@ -55,6 +56,13 @@ def test_profiles_are_asked_once_per_layout_before_work():
         pass
 
 
+class Vague(Method):
+    """Asks for attention, and does not tell of which rows."""
+
+    name = "vague"
+    needs = frozenset({"attention"})
+
+
 # -- refusals ------------------------------------------------------------------------------------------------
 def refused(vlm, method, layer, match, error=UnsupportedError, **options):
     with pytest.raises(error, match=match), prune(vlm, method, layer, **options):
@@ -71,6 +79,7 @@ def test_bad_arguments_are_refused():
     refused(vlm, Relative(), 2, "needs a profile", InputError)
     for name in sorted(n for n, cls in METHODS.items() if "attention" in cls.needs):
         refused(vlm, method_for(name), 0, "at K = 0 there is none")
+    refused(vlm, Vague(), 2, "derive its class from AttentionMethod", InputError)
     with prune(vlm, "random", 2):
         refused(vlm, Random(), 2, "already")
     refused(tiny.vlm("qwen2_5_vl"), Random(), 2, "M-RoPE", positions="renumber")

@@ -362,3 +362,13 @@ def test_geometric_says_whether_the_layout_matters():
     assert not any(make(name).geometric for name in ("random", "fastv", "divprune"))
     assert not D2Pruner(debias="none", alpha=1.0).geometric
     assert D2Pruner(debias="none").geometric and D2Pruner(debias="none", alpha=1.0, quota="tile").geometric
+
+
+def test_a_rule_that_is_run_by_itself_refuses_what_it_lacks():
+    bare = TokenContext(TokenLayout.raster(2, 2, (8, 8), "x"), budget=2, layer=2)
+    with pytest.raises(InputError, match="needs attention"):
+        make("fastv").score(bare)
+    with pytest.raises(InputError, match="needs features"):
+        make("divprune").pick(bare, None)
+    with pytest.raises(InputError, match="needs scores"):
+        make("fastv").pick(bare, None)

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
-from biaslab.diagnostics.registry import layers_of, register
+from biaslab.diagnostics.registry import register
 from biaslab.diagnostics.stacks import log_stacks
 from biaslab.errors import InputError
 from biaslab.stats.jackknife import jackknife_interval
@@ -65,7 +66,7 @@ def dependence(
     if null not in ("shift", "permutation") or draws < 1:
         raise InputError(f"null must be shift or permutation and draws at least 1, got {null!r} and {draws}")
     rows = []
-    for layer in layers_of(maps, layers):
+    for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         for head, stacks in log_stacks(maps, layer):
             rng = np.random.default_rng(seed)  # the same draws for every layer and head
             usable = [(layout, x) for layout, x in stacks.values() if len(x) >= 3]

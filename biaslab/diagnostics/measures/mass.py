@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
-from biaslab.diagnostics.registry import layers_of, register
+from biaslab.diagnostics.registry import register
 from biaslab.diagnostics.stacks import fold_means, head_names
+from biaslab.maps.protocol import Maps
 from biaslab.stats.jackknife import jackknife_interval
 
 __all__ = ["PARTS", "mass", "part_of"]
@@ -49,7 +50,7 @@ def part_of(layout: TokenLayout, part: str) -> np.ndarray | None:
 
 
 @register("mass", "Attention share over area share of parts of the picture")
-def mass(maps: Any, layers: int | Iterable[int] | None = None, confidence: float = 0.95) -> pd.DataFrame:
+def mass(maps: Maps, layers: int | Iterable[int] | None = None, confidence: float = 0.95) -> pd.DataFrame:
     """Share of visual attention that a part draws, over its share of the area: 1 is what evenness would give.
 
     Ratio of sums over images: an image that draws more attention as a whole counts more. A part is compared with the
@@ -65,7 +66,7 @@ def mass(maps: Any, layers: int | Iterable[int] | None = None, confidence: float
         One row per layer, head and part: layer, head, part, share, area, ratio, lo, hi, n (images), folds.
     """
     rows = []
-    for layer in layers_of(maps, layers):
+    for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         folds = fold_means(maps, layer, log=False)
         for part in PARTS:
             sums = [found for parts in folds if (found := _sums(parts, part)) is not None]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biaslab.diagnostics.registry import layers_of, register
+from biaslab.core.layers import resolve_layers
+from biaslab.diagnostics.registry import register
 from biaslab.diagnostics.stacks import log_stacks
 from biaslab.errors import InputError
 from biaslab.stats.jackknife import jackknife_interval
@@ -59,7 +60,7 @@ def reliability(
     if draws < 1 or not 0 < target < 1 or (sizes is not None and min(sizes, default=0) < 4):
         raise InputError("reliability needs draws >= 1, a target between 0 and 1 and sizes of at least 4 images")
     rows: list[dict] = []
-    for layer in layers_of(maps, layers):
+    for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         for head, stacks in log_stacks(maps, layer):
             for key, (_, x) in stacks.items():
                 if len(x) >= 4:

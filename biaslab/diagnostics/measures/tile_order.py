@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from biaslab.diagnostics.registry import layers_of, register
+from biaslab.core.layers import resolve_layers
+from biaslab.diagnostics.registry import register
 from biaslab.diagnostics.stacks import fold_means, head_names
 from biaslab.errors import InputError
+from biaslab.maps.protocol import Maps
 from biaslab.stats.jackknife import jackknife_interval
 
 __all__ = ["tile_order"]
 
 
 @register("tile_order", "Slope of log attention against the tile's order")
-def tile_order(maps: Any, layers: int | Iterable[int] | None = None, confidence: float = 0.95) -> pd.DataFrame:
+def tile_order(maps: Maps, layers: int | Iterable[int] | None = None, confidence: float = 0.95) -> pd.DataFrame:
     """Least-squares slope of log attention, centred per image, against the order of the tile (thumbnail left out).
 
     Every image has its own level, so images of many tiles and of few are pooled by what their tiles say. Tiles stand
@@ -38,7 +39,7 @@ def tile_order(maps: Any, layers: int | Iterable[int] | None = None, confidence:
         No picture of several tiles.
     """
     rows = []
-    for layer in layers_of(maps, layers):
+    for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         sums = [found for parts in fold_means(maps, layer, log=True) if (found := _sums(parts)) is not None]
         if not sums:
             raise InputError("tile order needs pictures of several tiles: these maps have one tile each")

@@ -10,8 +10,14 @@ from biaslab.core.layout import TokenLayout
 from biaslab.models.blueprint import Shape, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import Family, register
 
-_SO400M = {"vision_hidden": 1152, "vision_layers": 27, "vision_heads": 16, "vision_ffn": 4304, "patch": 14}
-_BASE = {
+_SO400M: dict[str, Any] = {
+    "vision_hidden": 1152,
+    "vision_layers": 27,
+    "vision_heads": 16,
+    "vision_ffn": 4304,
+    "patch": 14,
+}
+_BASE: dict[str, Any] = {
     "vision_hidden": 768, "vision_layers": 12, "vision_heads": 12, "vision_ffn": 3072, "patch": 16,
     "tile": 512, "merge": 4, "longest_edge": 2048,
 }  # fmt: skip

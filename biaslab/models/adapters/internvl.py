@@ -14,7 +14,7 @@ _SIZES_25 = ("1b", "2b", "4b", "8b", "26b")
 _SIZES_3 = ("1b", "2b", "8b", "9b", "14b", "38b", "78b")
 _SIZES_35 = ("1b", "2b", "4b", "8b", "14b", "38b")
 
-_VIT = {
+_VIT: dict[str, Any] = {
     "vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096,
     "vision": {"attention_bias": True},
 }  # fmt: skip

@@ -13,7 +13,14 @@ from biaslab.models.family import Family, register
 if TYPE_CHECKING:
     from PIL import Image
 
-CLIP = {"vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096, "patch": 14, "tile": 336}
+CLIP: dict[str, Any] = {
+    "vision_hidden": 1024,
+    "vision_layers": 24,
+    "vision_heads": 16,
+    "vision_ffn": 4096,
+    "patch": 14,
+    "tile": 336,
+}
 
 
 @register

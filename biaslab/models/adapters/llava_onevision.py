@@ -14,7 +14,14 @@ from biaslab.models.blueprint import Shape, SpecialTokens, text_config, tower_fi
 from biaslab.models.family import register
 from biaslab.models.processors import image_only
 
-_SIGLIP = {"vision_hidden": 1152, "vision_layers": 26, "vision_heads": 16, "vision_ffn": 4304, "patch": 14, "tile": 384}
+_SIGLIP: dict[str, Any] = {
+    "vision_hidden": 1152,
+    "vision_layers": 26,
+    "vision_heads": 16,
+    "vision_ffn": 4304,
+    "patch": 14,
+    "tile": 384,
+}
 
 _MOST = 9  # tiles that a raster is scaled down to
 

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 _LOCATIONS = re.compile(r"<loc(\d{4})>" * 4)
 _STEPS = 1024  # of a location token, over the side of the picture
-_TOWER = {"vision_hidden": 1152, "vision_layers": 27, "vision_heads": 16, "vision_ffn": 4304, "patch": 14}
+_TOWER: dict[str, Any] = {
+    "vision_hidden": 1152,
+    "vision_layers": 27,
+    "vision_heads": 16,
+    "vision_ffn": 4304,
+    "patch": 14,
+}
 _GEMMA = ("gemma", 2048, 18, 8, 1, 16384)
 
 

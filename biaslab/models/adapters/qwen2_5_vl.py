@@ -9,8 +9,15 @@ from biaslab.models.adapters.qwen2_vl import Qwen2VL
 from biaslab.models.blueprint import Shape
 from biaslab.models.family import register
 
-_TOWER = {"vision_layers": 32, "vision_heads": 16, "vision_hidden": 1280, "vision_ffn": 3420, "patch": 14, "merge": 2}
-_PIXELS = {"min_pixels": 3136, "max_pixels": 12845056}
+_TOWER: dict[str, Any] = {
+    "vision_layers": 32,
+    "vision_heads": 16,
+    "vision_hidden": 1280,
+    "vision_ffn": 3420,
+    "patch": 14,
+    "merge": 2,
+}
+_PIXELS: dict[str, Any] = {"min_pixels": 3136, "max_pixels": 12845056}
 
 
 @register

@@ -10,8 +10,15 @@ from biaslab.models.blueprint import Shape, SpecialTokens, rope_sections, text_f
 from biaslab.models.family import Family, register
 from biaslab.models.processors import image_only
 
-_TOWER = {"vision_layers": 32, "vision_heads": 16, "vision_hidden": 1280, "vision_ffn": 5120, "patch": 14, "merge": 2}
-_PIXELS = {"min_pixels": 3136, "max_pixels": 12845056}
+_TOWER: dict[str, Any] = {
+    "vision_layers": 32,
+    "vision_heads": 16,
+    "vision_hidden": 1280,
+    "vision_ffn": 5120,
+    "patch": 14,
+    "merge": 2,
+}
+_PIXELS: dict[str, Any] = {"min_pixels": 3136, "max_pixels": 12845056}
 
 
 @register

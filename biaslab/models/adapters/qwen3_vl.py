@@ -10,9 +10,9 @@ from biaslab.models.adapters.qwen2_vl import Qwen2VL
 from biaslab.models.blueprint import Shape
 from biaslab.models.family import register
 
-_PIXELS = {"min_pixels": 65536, "max_pixels": 16777216, "patch": 16, "merge": 2}
-_SMALL = {"vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096}
-_LARGE = {"vision_hidden": 1152, "vision_layers": 27, "vision_heads": 16, "vision_ffn": 4304}
+_PIXELS: dict[str, Any] = {"min_pixels": 65536, "max_pixels": 16777216, "patch": 16, "merge": 2}
+_SMALL: dict[str, Any] = {"vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096}
+_LARGE: dict[str, Any] = {"vision_hidden": 1152, "vision_layers": 27, "vision_heads": 16, "vision_ffn": 4304}
 
 
 @register

@@ -124,12 +124,13 @@ def _tiles(layout: TokenLayout) -> int:
 
 def _common(parts: list[Part], thumbnail: bool) -> tuple[int, int] | None:
     """The grid of tiles, or of thumbnails, that most images have; None without any."""
-    return commonest((grid_of(p.layout, int(p.layout.tile[p.layout.thumbnail == thumbnail][0])), p.n) for p in parts)
+    grids = [(grid_of(p.layout, int(p.layout.tile[p.layout.thumbnail == thumbnail][0])), p.n) for p in parts]
+    return commonest(grids) if grids else None
 
 
 def _solve(parts: list[Part], shape: _Shape) -> np.ndarray:
     """(P, H) coefficients of the maps, the offset and the trend's knots."""
-    gram, product = 0.0, 0.0
+    gram, product = np.zeros(()), np.zeros(())
     for p in parts:
         design = _design(p.layout, shape)
         mean = np.asarray(design.mean(axis=0)).ravel()
@@ -167,12 +168,13 @@ def _regridded(part: Part, grid: tuple[int, int], thumbnail: tuple[int, int] | N
     layout = part.layout
     if layout.grid == grid and (thumbnail in (None, layout.thumbnail_grid) or not layout.thumbnail.any()):
         return part
+    small_grid = grid if thumbnail is None else thumbnail
     found: dict[str, list[np.ndarray]] = {"tile": [], "row": [], "col": [], "thumbnail": []}
     values = []
     for t in np.unique(layout.tile):
         small = bool(layout.thumbnail[layout.tile == t][0])
         mean, _, known = one_tile(part, int(t))
-        weight = resize(known, thumbnail if small else grid)
+        weight = resize(known, small_grid if small else grid)
         row, col = np.nonzero(weight > 0.5)
         values.append((resize(mean * known, weight.shape) / np.where(weight > 0, weight, 1))[:, row, col])
         for name, value in (("tile", np.full(len(row), t)), ("row", row), ("col", col),
@@ -181,8 +183,8 @@ def _regridded(part: Part, grid: tuple[int, int], thumbnail: tuple[int, int] | N
     arrays = {name: np.concatenate(v) for name, v in found.items()}
     boxes = np.zeros((len(arrays["tile"]), 4))
     other = TokenLayout(
-        **arrays, boxes=boxes, grid=grid, tiles=layout.tiles, size=layout.size, family=layout.family,
-        thumbnail_grid=thumbnail,
+        arrays["tile"], arrays["row"], arrays["col"], arrays["thumbnail"], boxes, grid, layout.tiles, layout.size,
+        layout.family, thumbnail_grid=small_grid,
     )  # fmt: skip
     return Part(other, part.n, np.concatenate(values, axis=1), np.zeros((len(part.mean), other.n)))
 

@@ -31,12 +31,12 @@ def checked_grid(grid: Sequence[int]) -> tuple[int, int]:
     return rows, cols
 
 
-def commonest(grids: Iterable[tuple[tuple[int, int], int]]) -> tuple[int, int] | None:
-    """The grid that most images have, of (grid, images) pairs; None without any."""
+def commonest(grids: Iterable[tuple[tuple[int, int], int]]) -> tuple[int, int]:
+    """The grid that most images have, of (grid, images) pairs, one at least."""
     votes: dict[tuple[int, int], int] = {}
     for grid, n in grids:
         votes[grid] = votes.get(grid, 0) + n
-    return max(votes, key=lambda g: (votes[g], g)) if votes else None
+    return max(votes, key=lambda g: (votes[g], g))
 
 
 def grid_of(layout: TokenLayout, tile: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import numpy as np
 
 from biaslab.core.layout import TokenLayout
-from biaslab.errors import InputError
+from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs
 from biaslab.profiles.registry import Arrays
@@ -54,8 +54,11 @@ class LogProfile(Profile):
         return {part: {k: np.asarray(v, np.float32) for k, v in named.items()} for part, named in arrays.items()}
 
     def _expand(self, arrays: Arrays, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
-        logs_ = self._log(arrays, layout).astype(np.float64)
-        shape = np.exp(np.maximum(logs_ - logs_.max(axis=1, keepdims=True), _FLOOR))
+        values = self._log(arrays, layout)
+        if values is None:
+            raise ProfileMismatchError(f"the {self.name!r} profile cannot tell layout {layout.key!r}: fit one on it")
+        values = values.astype(np.float64)
+        shape = np.exp(np.maximum(values - values.max(axis=1, keepdims=True), _FLOOR))
         mass = arrays.get(layout.key, arrays[_LEVEL])["mass"].astype(np.float64)[:, None]
         expected = shape * (mass / shape.sum(axis=1, keepdims=True))
         return expected, expected * arrays[_LEVEL]["variation"][:, None]

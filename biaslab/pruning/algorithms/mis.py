@@ -94,7 +94,8 @@ def _resolve(adjacent: Tensor, limit: int) -> Tensor:
     n = adjacent.shape[0]
     packed = np.packbits(adjacent.cpu().numpy(), axis=1, bitorder="little")
     size, rows = packed.shape[1], packed.tobytes()
-    free, chosen = (1 << n) - 1, []
+    chosen: list[int] = []
+    free = (1 << n) - 1
     while free and len(chosen) < limit:
         lowest = free & -free
         i = lowest.bit_length() - 1

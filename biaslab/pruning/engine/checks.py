@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
-from biaslab.pruning.base import Method
+from biaslab.pruning.base import ExpectedAttention, Method
+from biaslab.pruning.methods.attention_method import AttentionMethod
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["check_cache", "check_profile", "check_setup"]
+__all__ = ["attention_method", "check_cache", "check_profile", "check_setup"]
 
 POSITIONS = ("original", "renumber")
+
+
+@runtime_checkable
+class ProfileMethod(Protocol):
+    """A method that debiases by a profile, and what decides whether the profile fits."""
+
+    @property
+    def profile(self) -> ExpectedAttention | None: ...
+
+    @property
+    def queries(self) -> str | tuple[int, ...]: ...
+
+    @property
+    def reads(self) -> str: ...
+
+    @property
+    def heads(self) -> str: ...
 
 
 def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
@@ -38,8 +57,8 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
             f"method {method.name!r} reads the attention of layer K - 1: at K = 0 there is none, use K >= 1"
         )
     if "attention" in method.needs:
-        method.attention_layers(layer)  # refuses a K at which a layer it reads is not there yet
-    config = vlm.decoder.config
+        attention_method(method).attention_layers(layer)  # refuses a K at which a layer it reads is not there yet
+    config: Any = vlm.decoder.config
     implementation = getattr(config, "_attn_implementation", None) or ""
     if "flex" in implementation:
         raise UnsupportedError("flex attention masks cannot be cut: load with attn_implementation='sdpa'")
@@ -63,11 +82,27 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
         )
 
 
-def check_profile(vlm: VLM, method: Method, layer: int, layout: Any = None) -> None:
+def attention_method(method: Method) -> AttentionMethod:
+    """The method as one that tells which layers, rows and score it reads.
+
+    Raises
+    ------
+    InputError
+        It needs attention and does not tell.
+    """
+    if not isinstance(method, AttentionMethod):
+        raise InputError(f"method {method.name!r} needs attention: derive its class from AttentionMethod")
+    return method
+
+
+def check_profile(vlm: VLM, method: Method, layer: int, layout: TokenLayout | None = None) -> None:
     """Let the method's profile refuse this model, layer, query rule, score, head reduction and layout."""
     if "profile" not in method.needs:
         return
-    each = vlm.decoder.config.num_attention_heads
+    if not isinstance(method, ProfileMethod) or method.profile is None:
+        raise InputError(f"method {method.name!r} needs a profile: pass profile=MeanProfile().fit(maps)")
+    config: Any = vlm.decoder.config
+    each = config.num_attention_heads
     method.profile.check(
         model=vlm.name,
         revision=vlm.revision,

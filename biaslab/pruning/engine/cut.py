@@ -46,8 +46,9 @@ class Cut:
         if self.keep.device == device:
             return self
         if device not in self._moved:
-            tensors = (None if t is None else t.to(device) for t in (self.keep, self.filler, self.gone, self.total))
-            self._moved[device] = Cut(self.length, *tensors)
+            filler = None if self.filler is None else self.filler.to(device)
+            moved = Cut(self.length, self.keep.to(device), filler, self.gone.to(device), self.total.to(device))
+            self._moved[device] = moved
         return self._moved[device]
 
     def take(self, x: Tensor, dim: int) -> Tensor:

@@ -21,7 +21,7 @@ from biaslab.errors import ModelError, UnsupportedError
 from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.pruning.base import Selection, TokenContext, budget
-from biaslab.pruning.engine.checks import check_cache, check_profile
+from biaslab.pruning.engine.checks import attention_method, check_cache, check_profile
 from biaslab.pruning.engine.cut import Cut, make_cut
 from biaslab.pruning.engine.prompt import Prompt, PromptImage, read_prompt
 
@@ -37,7 +37,8 @@ class Engine:
 
     def __init__(self, vlm: VLM, run: PruneRun, timed: bool) -> None:
         self.vlm, self.run, self.timed = vlm, run, timed
-        self.decoder, self.layer = vlm.decoder, run.layer
+        self.decoder: Any = vlm.decoder  # for torch's stubs each of its attributes may be a Tensor
+        self.layer = run.layer
         self.running = False  # inside a forward of the whole model
         self.prompt: Prompt | None = None  # of the running prefill
         self.cut: Cut | None = None  # of the running forward
@@ -57,13 +58,13 @@ class Engine:
             decoder.register_forward_hook(self._after_decoder),
         ]
         for index in range(self.layer, len(decoder.layers)):
-            hook = self._layer_hook(index)
-            hooks.append(decoder.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
+            before = self._layer_hook(index)
+            hooks.append(decoder.layers[index].register_forward_pre_hook(before, with_kwargs=True))
         for hook in hooks:
             stack.callback(hook.remove)
-        method = self.run.method
-        if "attention" in method.needs:
-            recorders = {index: self._recorder(index) for index in method.attention_layers(self.layer)}
+        if "attention" in self.run.method.needs:
+            method = attention_method(self.run.method)
+            recorders = {index: self._recorder(index, method.reads) for index in method.attention_layers(self.layer)}
             stack.enter_context(watch(model, recorders, rope=reads_rope(SCORES[method.reads])))
 
     # -- the whole model: what kind of forward is this? ------------------------------------------------------
@@ -118,19 +119,22 @@ class Engine:
         later = cache is not None and cache.get_seq_length() > 0
         if later:
             self.cut = self.cuts.get(cache)
-        if self.layer > 0 or (self.prompt is None and self.cut is None):
+        prompt, cut = self.prompt, self.cut
+        if self.layer > 0 or (prompt is None and cut is None):
             return None
         if isinstance(kwargs.get("attention_mask"), dict):
             raise UnsupportedError("this model builds its masks before the decoder: prune at K >= 1")
-        return self._short_step(cache, args, dict(kwargs)) if later else self._short_prefill(args, dict(kwargs))
+        if later:
+            return None if cut is None else self._short_step(cut, cache, args, dict(kwargs))
+        return None if prompt is None else self._short_prefill(prompt, args, dict(kwargs))
 
-    def _short_prefill(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _short_prefill(self, prompt: Prompt, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """K = 0: the whole decoder runs on what is left of the prompt."""
         embeds, ids, mask = (kwargs.get(name) for name in ("inputs_embeds", "position_ids", "attention_mask"))
         if embeds is None:
             tokens = kwargs.pop("input_ids") if "input_ids" in kwargs else args[0]
             embeds, args = self.decoder.embed_tokens(tokens), args[1:]
-        cut = self._choose(embeds)
+        cut = self._choose(prompt, embeds)
         if ids is None:
             ids = torch.arange(cut.length, device=embeds.device)[None]
         ids = cut.take(ids, ids.ndim - 1)
@@ -141,9 +145,9 @@ class Engine:
         kwargs["attention_mask"] = cut.mask(mask, prefill=True)
         return args, kwargs
 
-    def _short_step(self, cache: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _short_step(self, cut: Cut, cache: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """K = 0: one more token."""
-        cut, ids, mask = self.cut, kwargs["position_ids"], kwargs.get("attention_mask")
+        ids, mask = kwargs["position_ids"], kwargs.get("attention_mask")
         if mask is not None:
             kwargs["attention_mask"] = cut.mask(mask, prefill=False)
         elif cut.filler is not None:
@@ -155,7 +159,7 @@ class Engine:
 
     def _after_decoder(self, decoder: nn.Module, args: tuple, output: Any) -> None:
         if self.cache is not None:
-            self.run._lengths = [self.cache.get_seq_length(i) for i in range(len(decoder.layers))]
+            self.run._lengths = [self.cache.get_seq_length(i) for i in range(len(self.decoder.layers))]
 
     # -- layers >= K -----------------------------------------------------------------------------------------
     def _layer_hook(self, index: int) -> Callable:
@@ -175,7 +179,7 @@ class Engine:
         hidden = args[0] if args else kwargs["hidden_states"]
         if self.prompt is not None and index == self.layer:
             if self.layer > 0:
-                hidden = self._choose(hidden).take(hidden, 1)
+                hidden = self._choose(self.prompt, hidden).take(hidden, 1)
             self.cuts[cache] = self.cut
         elif index == self.layer and cache not in self.cuts:
             self.cuts[cache] = None  # a prompt without an image
@@ -198,16 +202,16 @@ class Engine:
         if self.run.positions == "renumber":
             if ids is None:
                 raise UnsupportedError("this decoder does not tell its layers the positions: use positions='original'")
-            kwargs["position_embeddings"] = self._once("rope", ids, lambda i: self._renumbered(hidden, i, prefill))
+            kwargs["position_embeddings"] = self._once("rope", ids, lambda i: self._renumbered(cut, hidden, i, prefill))
         elif prefill and rope is not None:
             kwargs["position_embeddings"] = self._once("rope", rope, lambda r: tuple(cut.take(x, 1) for x in r))
         if "position_ids" in kwargs:
             kwargs["position_ids"] = None  # only read to recognise packed sequences, which gaps would look like
         return args, kwargs
 
-    def _renumbered(self, hidden: Tensor, ids: Tensor, prefill: bool) -> tuple[Tensor, Tensor]:
+    def _renumbered(self, cut: Cut, hidden: Tensor, ids: Tensor, prefill: bool) -> tuple[Tensor, Tensor]:
         """Cosines and sines of consecutive positions."""
-        cut = self.cut.to(ids.device)
+        cut = cut.to(ids.device)
         ids = cut.take(ids, 1) - cut.gone if prefill else ids - cut.total
         return self.decoder.rotary_emb(hidden, ids.to(hidden.device))
 
@@ -219,13 +223,13 @@ class Engine:
         return self.sliced[key][1]
 
     # -- the selection ---------------------------------------------------------------------------------------
-    def _recorder(self, index: int) -> Callable:
+    def _recorder(self, index: int, reads: str) -> Callable:
         """What keeps the rows of layer ``index`` at the prefill: of the score that the method reads."""
-        score = SCORES[self.run.method.reads]
+        score = SCORES[reads]
 
         def record(module, query, key, value, attention_mask, scaling, **kw: Any) -> None:
             prompt = self.prompt
-            if prompt is None:
+            if prompt is None or prompt.rows is None:
                 return
             options = row_options(module, kw)
             options.update(rows=prompt.rows.to(query.device), cols=prompt.visual.to(query.device))
@@ -236,16 +240,16 @@ class Engine:
         return record
 
     @torch.no_grad()
-    def _choose(self, hidden: Tensor) -> Cut:
+    def _choose(self, prompt: Prompt, hidden: Tensor) -> Cut:
         """Select among the visual tokens of every sample of the running prefill, and announce the cut."""
-        prompt, run = self.prompt, self.run
+        run = self.run
         if hidden.shape[1] != prompt.length:
             raise UnsupportedError(f"layer {self.layer} sees {hidden.shape[1]} of {prompt.length} prompt tokens")
-        for index, rows in self.attention.items():
-            if not bool(torch.isfinite(rows).all()):
+        for index, attention in self.attention.items():
+            if not bool(torch.isfinite(attention).all()):
                 raise ModelError(f"attention of layer {index} is not finite: load the model in another dtype")
         with self._clock("select_ms", hidden.device):
-            rows = [self._select(i, hidden) for i in range(0, len(prompt), prompt.repeats)]
+            rows = [self._select(prompt, i, hidden) for i in range(0, len(prompt), prompt.repeats)]
         run.selections = [s for row in rows for s in row]
         run.counts = [image.n for row in prompt.images[:: prompt.repeats] for image in row]
         kept = [_columns(s, image) for s, image in zip(rows, prompt.images[:: prompt.repeats], strict=True)]
@@ -256,11 +260,11 @@ class Engine:
         self.vlm.prefill.cut(PrunedSequence(self.layer, cut.keep, valid))
         return cut
 
-    def _select(self, row: int, hidden: Tensor) -> list[Selection]:
+    def _select(self, prompt: Prompt, row: int, hidden: Tensor) -> list[Selection]:
         """One selection per image of a prompt: an image's result does not depend on its neighbours."""
-        prompt, method, out = self.prompt, self.run.method, []
+        method, out = self.run.method, []
         for image in prompt.images[row]:
-            if image.n == 0:
+            if image.n == 0 or image.layout is None:
                 out.append(Selection(torch.empty(0, dtype=torch.long)))
                 continue
             own, features = slice(image.first, image.last), None

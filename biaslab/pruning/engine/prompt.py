@@ -109,8 +109,8 @@ def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | Non
         images = [row for row in _announced(encoded, seed) for _ in range(repeats)]
     else:
         layouts = [_guess_layout(vlm, method, n) for n in counts]
-        found = enumerate(zip(layouts, counts, strict=True))
-        images = [[PromptImage(layout, 0, n, sample_seed(seed, str(i)))] for i, (layout, n) in found]
+        guessed = enumerate(zip(layouts, counts, strict=True))
+        images = [[PromptImage(layout, 0, n, sample_seed(seed, str(i)))] for i, (layout, n) in guessed]
     return Prompt(
         length=ids.shape[1],
         visual=visual,

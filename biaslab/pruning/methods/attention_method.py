@@ -9,7 +9,7 @@ from torch import Tensor
 
 from biaslab.attention.scores import SCORES
 from biaslab.errors import InputError
-from biaslab.pruning.base import Method, TokenContext, choice, later
+from biaslab.pruning.base import Method, TokenContext, choice, later, required
 
 __all__ = ["AttentionMethod"]
 
@@ -57,8 +57,8 @@ class AttentionMethod(Method):
 
     def per_head(self, ctx: TokenContext, layer: int | None = None) -> Tensor:
         """(H, N) float32 attention of each head, averaged over the query rows; of layer K - 1 or an earlier one."""
-        attention = ctx.attention if layer is None else ctx.earlier[layer]
-        return attention.float().mean(1)
+        attention = ctx.attention if layer is None else ctx.earlier.get(layer)
+        return required(attention, "attention").float().mean(1)
 
     def _check(self, ctx: TokenContext) -> None:
         super()._check(ctx)

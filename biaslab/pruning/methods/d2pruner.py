@@ -11,7 +11,7 @@ from torch import Tensor
 
 from biaslab.pruning.algorithms.graph import HybridGraph, SpatialPlane
 from biaslab.pruning.algorithms.mis import greedy_mis
-from biaslab.pruning.base import TokenContext, choice, descending, number, share
+from biaslab.pruning.base import TokenContext, choice, descending, number, required, share
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.uniform import apportion
 from biaslab.pruning.registry import register
@@ -101,14 +101,15 @@ class D2Pruner(Relative):
 
     def graph(self, ctx: TokenContext) -> HybridGraph:
         """The hybrid graph over all visual tokens of an image."""
-        plane = SpatialPlane.of(ctx.layout, self.distance, ctx.features.device)
+        features = required(ctx.features, "features")
+        plane = SpatialPlane.of(ctx.layout, self.distance, features.device)
         return HybridGraph(
-            ctx.features, plane, self.alpha, self.theta, self.semantic, self.spatial, self.sigma, self.radius
+            features, plane, self.alpha, self.theta, self.semantic, self.spatial, self.sigma, self.radius
         )
 
-    def pick(self, ctx: TokenContext, scores: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         """Pivots, independent set and filling, for all tiles at once or tile by tile."""
-        graph, order = self.graph(ctx), descending(scores)
+        graph, order = self.graph(ctx), descending(required(scores, "scores"))
         parts = [self._pick_from(graph, nodes, n) for nodes, n in self._split(ctx, order) if n]
         kept = torch.cat([part.kept for part in parts])
         in_top = torch.zeros(ctx.n, dtype=torch.bool, device=kept.device)

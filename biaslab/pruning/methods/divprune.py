@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from biaslab.pruning.base import Method, TokenContext, choice
+from biaslab.pruning.base import Method, TokenContext, choice, required
 from biaslab.pruning.registry import register
 
 __all__ = ["DivPrune"]
@@ -22,9 +22,8 @@ _BLOCK = 512
 class DivPrune(Method):
     """Keep a max-min diverse subset in cosine distance (arXiv 2503.02175, Algorithm 1).
 
-    Greedy: start from one token, then always add the token whose nearest kept token is farthest. Only a
-        running minimum of N
-    distances is stored, never N x N, and no step waits for the device. Ties go to the lower index. Each step
+    Greedy: start from one token, then always add the token whose nearest kept token is farthest. Only a running minimum
+    of N distances is stored, never N x N, and no step waits for the device. Ties go to the lower index. Each step
     costs one product with the N features.
 
     Parameters
@@ -44,7 +43,7 @@ class DivPrune(Method):
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         """Tokens in the order of the greedy choice."""
-        return max_min_diverse(ctx.features, ctx.budget, self.start), {}
+        return max_min_diverse(required(ctx.features, "features"), ctx.budget, self.start), {}
 
 
 def max_min_diverse(features: Tensor, n: int, start: str = "isolated") -> Tensor:

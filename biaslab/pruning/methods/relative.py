@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,12 +11,9 @@ from torch import Tensor
 
 from biaslab.attention.debiasing import DEBIAS, debias, head_weights, normalised, sinks
 from biaslab.errors import InputError, ProfileMismatchError
-from biaslab.pruning.base import TokenContext, choice, later, number
+from biaslab.pruning.base import ExpectedAttention, TokenContext, choice, later, number
 from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.registry import register
-
-if TYPE_CHECKING:
-    from biaslab.profiles import Profile
 
 __all__ = ["Relative"]
 
@@ -50,7 +47,7 @@ class Relative(AttentionMethod):
         for example 20) is a sink: left out of the normalisation, its score unchanged otherwise.
     """
 
-    profile: Profile | None = None
+    profile: ExpectedAttention | None = None
     debias: str = "ratio"
     eps: float = 1e-7
     heads: str = "mean"
@@ -108,12 +105,10 @@ class Relative(AttentionMethod):
         """(N,) mean over heads of debiased attention, padding not yet put last."""
         if self.debias == "none":
             return attention.mean(0)
-        # here: profiles pull in scikit-learn, which a ranking without a profile does not need
-
         expected = self._map("expected", ctx, attention)
         with_spread = DEBIAS[self.debias].needs_spread or self.heads == "weighted"
         spread = self._map("spread", ctx, attention) if with_spread else None
-        weights = head_weights(expected, spread) if self.heads == "weighted" else None
+        weights = head_weights(expected, spread) if self.heads == "weighted" and spread is not None else None
         if weights is not None and len(weights) != attention.shape[0]:
             raise ProfileMismatchError("heads='weighted' needs a profile fitted per head: fit one with --heads all")
         if self.normalise == "mass":
@@ -123,8 +118,8 @@ class Relative(AttentionMethod):
         out = debias(attention, expected, spread, op=self.debias, eps=self.eps, strength=self.strength)
         return out.mean(0) if weights is None else weights @ out
 
-    def _map(self, what: str, ctx: TokenContext, attention: Tensor) -> Any:
-        values = getattr(self.profile, what)(ctx.layout, ctx.layer - 1, device=attention.device)
+    def _map(self, what: str, ctx: TokenContext, attention: Tensor) -> Tensor:
+        values: Tensor = getattr(self.profile, what)(ctx.layout, ctx.layer - 1, device=attention.device)
         if values.shape[0] not in (1, attention.shape[0]) or values.shape[-1] != ctx.n:
             raise ProfileMismatchError(
                 f"the profile's map of shape {tuple(values.shape)} does not fit {attention.shape[0]} head(s) "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from test_cli import run as command
+from commands import run as command
 
 from biaslab.errors import InputError, RunFolderError
 from biaslab.maps.collect import collect

@@ -3,13 +3,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint compat compat-floor bench notebook clean
+.PHONY: demo test quick lint compat compat-floor bench notebook clean
 
 demo: $(STAMP)
 	$(BIN)/biaslab demo --out runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=600
+
+quick: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

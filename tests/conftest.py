@@ -1,7 +1,13 @@
+import os
+
+# One thread per process: tiny tensors' threads would only wait for each other, and xdist runs several processes.
+# The variable is for the processes that tests start: notebook kernels, workers of an evaluation.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
-torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other, and xdist runs several processes
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -10,3 +16,16 @@ def grounder():
     import biaslab as bl
 
     return bl.load("grounder")
+
+
+@pytest.fixture
+def draft_figures(monkeypatch):
+    """Figures in files at screen resolution and without subsets of TrueType fonts, which take half of the writing.
+
+    For tests that write many and look at none; `tests/figures` looks at files as users get them.
+    """
+    from biaslab.figures.style import _RC
+
+    monkeypatch.setitem(_RC, "pdf.fonttype", 3)
+    monkeypatch.setitem(_RC, "ps.fonttype", 3)  # matplotlib's PDF backend reads this one, too
+    monkeypatch.setitem(_RC, "savefig.dpi", 75)

@@ -4,13 +4,11 @@ transformers makes for it. Everything but the kernel is the code that runs on a 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import pytest
 import tiny
 import torch
+from flash import NAME, SEEN, flash, kernel
 from pruned import method_for, run
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from biaslab.attention.capture import capture
@@ -19,39 +17,7 @@ from biaslab.attention.scores import SCORES
 from biaslab.errors import UnsupportedError
 from biaslab.pruning import prune
 
-NAME = "flash_attention_2"
 FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
-SEEN = []
-
-
-def kernel(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kw):
-    """What FlashAttention computes: causal, aligned at the bottom right, padded keys left out, padded rows empty."""
-    SEEN.append(None if attention_mask is None else attention_mask.ndim)
-    groups, n_query, n_key = query.shape[1] // key.shape[1], query.shape[2], key.shape[2]
-    order = torch.arange(n_key)
-    look = (order[None] <= order[n_key - n_query :, None])[None, None]
-    if attention_mask is not None:
-        look = look & attention_mask[:, None, None, -n_key:].bool()
-    key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-    out = scaled_dot_product_attention(query, key, value, attn_mask=look | ~look.any(-1, keepdim=True), scale=scaling)
-    return (out * look.any(-1, keepdim=True)).transpose(1, 2).contiguous(), None
-
-
-@contextmanager
-def flash(vlm):
-    """The decoder under the name of FlashAttention (set behind transformers' check for the package)."""
-    stock, config = AttentionInterface()[NAME], vlm.decoder.config
-    before = config._attn_implementation
-    AttentionInterface.register(NAME, kernel)
-    config._attn_implementation_internal = NAME
-    SEEN.clear()
-    try:
-        yield
-        assert AttentionInterface()[NAME] is kernel  # whatever watched has put it back
-        assert config._attn_implementation == NAME
-    finally:
-        config._attn_implementation_internal = before
-        AttentionInterface.register(NAME, stock)
 
 
 def masks_are_lost(enc):

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import tiny
-from test_flash import NAME, flash, kernel
+from flash import NAME, flash, kernel
 from transformers import AttentionInterface
 
 from biaslab.attention import hook

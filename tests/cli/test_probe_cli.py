@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from test_cli import run
+from commands import run
 
 from biaslab.cli import main
 from biaslab.figures import PlaceAccuracyDisplay, ProbeDisplay
@@ -23,6 +23,7 @@ def profile(tmp_path_factory):
     return path
 
 
+@pytest.mark.usefixtures("draft_figures")
 def test_probe_measures_compares_writes_and_resumes(capsys, profile, tmp_path):
     out = tmp_path / "probe"
     command = ["probe", "--profile", profile, "--pairs", 3, "--grid", "2x3", "--scale", "0.2,0.3", "--out", out]

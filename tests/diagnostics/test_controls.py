@@ -62,8 +62,12 @@ def few(grounder):
 
 
 @pytest.fixture(scope="module")
-def profile(grounder, few):
-    maps = bl.collect(grounder, few.images, [1, 3], prompt=few.prompts, ids=few.ids, progress=False)
+def maps(grounder, few):
+    return bl.collect(grounder, few.images, [1, 3], prompt=few.prompts, ids=few.ids, progress=False)
+
+
+@pytest.fixture(scope="module")
+def profile(maps):
     return bl.MeanProfile().fit(maps)
 
 
@@ -82,13 +86,12 @@ def test_other_weights_leave_the_model_alone(grounder, how):
         other_weights(grounder, "half")
 
 
-def test_control_table_has_a_row_per_kind_and_layer_and_the_same_images_agree(grounder, few, profile):
+def test_control_table_has_a_row_per_kind_and_layer_and_the_same_images_agree(grounder, few, maps, profile):
     table = control_table(grounder, few, profile, ["same", "shuffled", "random-weights"], batch_size=12)
     assert len(table) == 6 and set(table["layer"]) == {1, 3} and (table["n"] == 16).all()
     at = table.set_index(["kind", "layer"])
+    key = next(iter(maps.layouts))
     for layer in (1, 3):
-        maps = bl.collect(grounder, few.images, [layer], prompt=few.prompts, ids=few.ids, progress=False)
-        key = next(iter(maps.layouts))
         ours = maps.moments(layer, key).log_mean[0]
         theirs = np.log(profile.expected(maps.layouts[key], layer)[0].double().numpy() + 1e-9)
         row = at.loc[("same", layer)]
@@ -111,7 +114,7 @@ def test_controls_are_of_the_score_that_the_profile_is_of(grounder, few):
 
 
 def test_controls_that_a_calibration_set_does_not_allow_are_named(grounder, few, profile):
-    plain = Calibration("plain", few.images[:6], "What is it?", few.ids[:6])
+    plain = Calibration("plain", few.images[:4], "What is it?", few.ids[:4])
     with pytest.warns(UserWarning, match="other-referents left out"):
         table = control_table(grounder, plain, profile, layers=1)
     assert list(dict.fromkeys(table["kind"])) == [k for k in KINDS if k != "other-referents"]

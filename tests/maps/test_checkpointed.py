@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
 from commands import run as command
+from PIL import Image
 
 from biaslab.errors import InputError, RunFolderError
 from biaslab.maps.collect import collect
@@ -119,15 +119,23 @@ def photographs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_fit_bias_auto_goes_on_after_interrupts_and_skips_a_broken_picture(
-    kept, capsys, photographs, tmp_path, monkeypatch
-):
+@pytest.mark.slow
+@pytest.mark.usefixtures("draft_figures")
+def test_fit_bias_auto_goes_on_after_interrupts_and_skips_a_broken_picture(capsys, photographs, tmp_path, monkeypatch):
     arguments = ["fit-bias", "--images", photographs, "--estimator", "auto", "--batch-size", 1, "--json"]
+    arguments += ["--layers", "1,3"]
     status, out, err = command(capsys, *arguments, "--out", tmp_path / "whole.safetensors")
     assert status == 0, err
     whole = json.loads(out)
     assert whole["n"] == 11 and whole["failures"][0][0] == "05.jpg" and "1 images skipped" in err
+    for kept in (False, True):  # moments beside the profile, or a folder of maps
+        with monkeypatch.context() as patch:
+            _goes_on(kept, whole, arguments, capsys, tmp_path / f"kept {kept}", patch)
+
+
+def _goes_on(kept, whole, arguments, capsys, tmp_path, monkeypatch):
+    """The command ends at the ``whole`` run's profile after two interrupts."""
+    tmp_path.mkdir()
     mine, calls, forward = tmp_path / "mine.safetensors", [], VLM.forward
 
     def stop(self, *args, **kw):
@@ -137,7 +145,7 @@ def test_fit_bias_auto_goes_on_after_interrupts_and_skips_a_broken_picture(
         return forward(self, *args, **kw)
 
     monkeypatch.setattr(VLM, "forward", stop)
-    arguments += ["--out", mine, *(["--maps", tmp_path / "maps"] if kept else [])]
+    arguments = [*arguments, "--out", mine, *(["--maps", tmp_path / "maps"] if kept else [])]
     for _ in range(2):
         status, _, err = command(capsys, *arguments)
         assert status == 130 and "the same command goes on" in err

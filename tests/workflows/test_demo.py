@@ -1,3 +1,4 @@
+import pytest
 from recipes import RECIPE, SMALL
 
 from biaslab.datasets.scenes import ScenesDataset
@@ -5,7 +6,10 @@ from biaslab.workflows import demo
 from biaslab.workflows.train_grounder import make_grounder
 
 
-def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path):
+@pytest.mark.slow
+@pytest.mark.usefixtures("draft_figures")
+def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "KEEPS", (0.2, 0.1))  # two are a curve, too
     made = demo.demo(tmp_path, n_calibration=12, n_test=4, layer=3, processes=1, progress=False)
     table = made.results.table.query("kind == 'all'")
     assert (table["method"] == "none").sum() == 1
@@ -20,6 +24,7 @@ def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path):
     assert all(f.stat().st_size > 0 for f in made.files)
 
 
+@pytest.mark.slow
 def test_make_grounder_exports_measures_and_writes_the_card(tmp_path):
     made = make_grounder(tmp_path, RECIPE, n_test=6)
     rows = {r["kind"]: r for r in made.accuracy}

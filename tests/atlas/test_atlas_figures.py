@@ -90,6 +90,7 @@ def test_too_many_layers_are_chosen_evenly_and_the_title_says_so(profile):
     assert evenly(range(80), 4) == [0, 26, 53, 79] and evenly([1, 2], 4) == [1, 2] and evenly([1, 2], 1) == [1]
 
 
+@pytest.mark.slow
 def test_a_large_model_fits_on_a_page(tmp_path):
     many = MeanProfile().fit(simulate("none", {TokenLayout.raster(4, 4, (8, 8), "f"): 2}, layers=28, heads=28).maps)
     display = HeadsDisplay.from_profile(many)

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import estimators, fitting
 
 
+@pytest.mark.slow
 def test_fitting_reports_throughput_and_memory_side_by_side(tmp_path, monkeypatch, capsys):
     asked = []
 

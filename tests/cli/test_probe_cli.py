@@ -23,6 +23,7 @@ def profile(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("draft_figures")
 def test_probe_measures_compares_writes_and_resumes(capsys, profile, tmp_path):
     out = tmp_path / "probe"

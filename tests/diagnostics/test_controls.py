@@ -86,6 +86,7 @@ def test_other_weights_leave_the_model_alone(grounder, how):
         other_weights(grounder, "half")
 
 
+@pytest.mark.slow
 def test_control_table_has_a_row_per_kind_and_layer_and_the_same_images_agree(grounder, few, maps, profile):
     table = control_table(grounder, few, profile, ["same", "shuffled", "random-weights"], batch_size=12)
     assert len(table) == 6 and set(table["layer"]) == {1, 3} and (table["n"] == 16).all()
@@ -113,6 +114,7 @@ def test_controls_are_of_the_score_that_the_profile_is_of(grounder, few):
     assert row["r"] == pytest.approx(np.corrcoef(ours, theirs)[0, 1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_controls_that_a_calibration_set_does_not_allow_are_named(grounder, few, profile):
     plain = Calibration("plain", few.images[:4], "What is it?", few.ids[:4])
     with pytest.warns(UserWarning, match="other-referents left out"):
@@ -126,6 +128,7 @@ def test_controls_that_a_calibration_set_does_not_allow_are_named(grounder, few,
         control_table(other_weights(grounder, "permute"), plain, profile, ["same"])
 
 
+@pytest.mark.slow
 def test_removal_report_is_the_ranking_by_place(grounder, profile):
     data = bl.dataset("scenes", split="test", n=15)
     options = {"layers": [3], "batch_size": 12, "progress": False, "n_boot": 50}

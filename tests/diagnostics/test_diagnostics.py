@@ -228,6 +228,7 @@ def test_heads_read_in_blocks_are_the_same(tmp_path, monkeypatch):
     assert list(parts) == ["0", "1", "2"] and all(np.array_equal(whole[h], parts[h]) for h in whole)
 
 
+@pytest.mark.slow
 def test_inspect_runs_all_on_a_folder_of_maps(tmp_path, capsys):
     planted(tmp_path, [(TILED, 12)])
     out = tmp_path / "deep" / "atlas"

@@ -28,6 +28,7 @@ def trained(tmp_path_factory):
     return train_grounder(tmp_path_factory.mktemp("run"), RECIPE)
 
 
+@pytest.mark.slow
 def test_words_that_matter_are_single_tokens_and_any_text_has_tokens(tokenizer):
     vocabulary = tokenizer.get_vocab()
     assert {f"\u0120{w}" for w in (*NAMES, *SIZES, *COLOURS)} <= vocabulary.keys()

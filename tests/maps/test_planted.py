@@ -20,6 +20,7 @@ def rows_of(rows, **wanted):
 
 
 # -- the simulator ---------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_content_has_the_stated_statistics_and_no_bias_of_its_own():
     layout = TokenLayout.raster(16, 16, (64, 64), "x")
     bare = Content(target=0, noise=0, level=0, correlation=0.25)
@@ -122,6 +123,7 @@ def test_false_alarms_stay_within_their_tolerance():
         assert found["tests"] == 8 and found["family"] <= found["upper"] and found["single"] < 0.06
 
 
+@pytest.mark.slow
 def test_intervals_cover_within_the_binomial_tolerance():
     (row,) = planted.coverage(SMALL, 80, 120, cases=(("u-shaped", 0.5),))
     low, _ = planted.tolerance(0.95, 120, 0.999)
@@ -163,6 +165,7 @@ def test_interpolation_along_the_sequence_gives_back_the_only_layout():
     np.testing.assert_allclose(planted.interpolated(made.maps, 0, FOUR), planted.log_of(geometric, FOUR), atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_benchmark_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(planted, "tiled", lambda r, c, cells=4, make=planted.tiled: make(r, c, 4))
     coverage, alarms, pointwise = planted.coverage, planted.false_alarms, planted.pointwise

@@ -34,6 +34,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_from_pictures_to_a_table(checkpoint, pictures, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked a question"))
     profile, out = tmp_path / "tile.safetensors", tmp_path / "run"

@@ -106,6 +106,7 @@ def test_planted_slopes_are_found_and_nothing_else():
                 assert row["p"] > 0.05 and abs(row["r"]) < 0.35
 
 
+@pytest.mark.slow
 def test_intervals_of_the_slope_cover():
     layout = TokenLayout.raster(8, 8, (112, 112), "internvl")
     rng, hits, n = np.random.default_rng(3), 0, 60

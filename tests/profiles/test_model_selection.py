@@ -161,6 +161,7 @@ def test_auto_with_too_few_images_takes_the_mean_and_says_so(grounder):
     assert fitted.profile.name == "mean" and fitted.selection is None
 
 
+@pytest.mark.slow
 def test_auto_on_the_command_line(tmp_path, capsys):
     common = ["fit-bias", "--n", "12", "--layers", "1", "--estimator", "auto", "--out", str(tmp_path / "p.safetensors")]
     with pytest.raises(SystemExit) as done:

@@ -147,6 +147,7 @@ def test_words():
     assert "FLOPs" not in verdict(flat, float("nan"), flat)
 
 
+@pytest.mark.slow
 def test_memory_is_measured_or_said_not_to_be(monkeypatch):
     extra = _bench(memory=True).table["extra_mb"]
     assert ((extra > 0) | extra.isna()).all()

@@ -95,7 +95,7 @@ class Study:
         half = _pairs(whole, range(options.pairs) if split == "validation" else range(options.pairs, 2 * options.pairs))
         rows = []
         for name, profile in self.profiles.items():
-            for found in compare(half, profile, n_null=999).to_dict("records"):
+            for found in compare(half, profile, n_resamples=999).to_dict("records"):
                 ratio = found["profile_sd"] / found["probe_sd"]
                 rows.append({"layer": found["layer"], "estimator": name, "value": 2 * found["r"] * ratio - ratio**2,
                              **{k: found[k] for k in ("r", "r_lo", "r_hi", "slope", "slope_lo", "slope_hi", "ceiling")},

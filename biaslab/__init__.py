@@ -26,7 +26,7 @@ _HOME = {
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning",
     "ProbeDesign": "probe", "ProbeResult": "probe", "ProbeDisplay": "figures", "PlaceAccuracyDisplay": "figures",
-    "evaluate": "evaluation", "locate_pruned": "evaluation", "score_ranking": "diagnostics.ranking",
+    "evaluate": "evaluation", "compare_methods": "evaluation", "score_ranking": "diagnostics.ranking",
     "Results": "evaluation", "dataset": "datasets",
     "ProfileDisplay": "figures", "AttentionDisplay": "figures", "KeptTokensDisplay": "figures",
     "AccuracyDisplay": "figures", "VarianceDisplay": "figures", "AurocDisplay": "figures",

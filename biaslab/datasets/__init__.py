@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from biaslab.datasets.base import DATASETS, Dataset, content_hash, named_dataset, open_dataset, register
+from biaslab.datasets.base import DATASETS, Dataset, content_hash, dataset_by_name, load_dataset, register
 from biaslab.datasets.refcoco_jsonl import RefCocoJsonl
 
-dataset = open_dataset  # the short name that biaslab itself offers
+dataset = load_dataset  # the short name that biaslab itself offers
 
 __all__ = [
     "dataset",
@@ -13,7 +13,7 @@ __all__ = [
     "Dataset",
     "RefCocoJsonl",
     "content_hash",
-    "named_dataset",
-    "open_dataset",
+    "dataset_by_name",
+    "load_dataset",
     "register",
 ]

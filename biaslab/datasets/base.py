@@ -50,8 +50,8 @@ def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Data
     return DATASETS.register(name)
 
 
-def open_dataset(name: str, *, data_root: str | Path | None = None, **options) -> Dataset:
-    """The data set known as ``name``, e.g. ``open_dataset("scenes", split="test", n=300)``.
+def load_dataset(name: str, *, data_root: str | Path | None = None, **options) -> Dataset:
+    """The data set known as ``name``, e.g. ``load_dataset("scenes", split="test", n=300)``.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def open_dataset(name: str, *, data_root: str | Path | None = None, **options) -
     return factory(**options)
 
 
-def named_dataset(
+def dataset_by_name(
     name: str | Path,
     split: str | None = None,
     images: str | Path | None = None,
@@ -92,7 +92,7 @@ def named_dataset(
     given = {"split": split, "images": images, "n": n}
     if str(name) in DATASETS:
         options = {key: value for key, value in given.items() if value is not None}
-        return open_dataset(str(name), data_root=root, **options)
+        return load_dataset(str(name), data_root=root, **options)
     path = find_file(name, root)
     if path is None:
         known, hint = ", ".join(DATASETS), did_you_mean(str(name), DATASETS.keys())
@@ -100,7 +100,7 @@ def named_dataset(
         raise not_there(f"unknown data set {str(name)!r}: none of {known}, and no file", places(name, root))
     if split is not None:
         raise InputError(f"{name} is one split: leave split out, or pass the file of the split")
-    return open_dataset("refcoco-jsonl", path=path, images=images, data_root=root)
+    return load_dataset("refcoco-jsonl", path=path, images=images, data_root=root)
 
 
 def content_hash(samples: Iterable[Sample]) -> str:

@@ -159,7 +159,7 @@ METHOD = """
     class LastTokens(Method):
         name = "last_tokens"
 
-        def score(self, ctx):
+        def importance(self, ctx):
             return torch.arange(ctx.n, dtype=torch.float32)
 """
 

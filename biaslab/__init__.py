@@ -27,7 +27,7 @@ _HOME = {
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning",
     "ProbeDesign": "probe", "ProbeResult": "probe", "ProbeDisplay": "figures", "PlaceAccuracyDisplay": "figures",
     "evaluate": "evaluation", "compare_methods": "evaluation", "score_ranking": "diagnostics.ranking",
-    "Results": "evaluation", "dataset": "datasets",
+    "Results": "evaluation", "load_dataset": "datasets",
     "ProfileDisplay": "figures", "AttentionDisplay": "figures", "KeptTokensDisplay": "figures",
     "AccuracyDisplay": "figures", "VarianceDisplay": "figures", "AurocDisplay": "figures",
     "HeadsDisplay": "figures", "ReliabilityDisplay": "figures", "DependenceDisplay": "figures",

@@ -55,7 +55,7 @@ def test_a_finished_run_is_a_no_op_for_the_same_command(tmp_path, grounder):
     before = (folder / "samples-0.jsonl").read_bytes()
     profile = bl.load_profile(FILES / "mean.safetensors")
     methods = ["none", "random", bl.D2Pruner(pivots_suppress=True, profile=profile)]
-    scenes = bl.dataset("scenes", split="test", n=3)
+    scenes = bl.load_dataset("scenes", split="test", n=3)
     results = bl.evaluate(grounder, scenes, methods=methods, keep=[0.2], layer=4, profile=profile, limit=3, out=folder)
     assert results.complete and (folder / "samples-0.jsonl").read_bytes() == before
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
-from biaslab.scenes import CONTROLS, Scene, scene
+from biaslab.scenes import KINDS, Scene, scene
 
 SPLIT, N = "validation", 30
 IMAGES = "images"
@@ -86,7 +86,7 @@ def build() -> dict[str, bytes]:
         n_expressions=kinds.total(),
         split=SPLIT,
         images=IMAGES,
-        kinds=", ".join(f"{kinds[kind]} by {kind}" for kind in CONTROLS),
+        kinds=", ".join(f"{kinds[kind]} by {kind}" for kind in KINDS),
         rows="\n".join(f"| `{name}` | {form} | {kinds.total()} |" for name, (form, _) in ANNOTATIONS.items()),
     )
     return {"README.md": readme.encode(), **annotations, **pictures}

@@ -212,7 +212,7 @@ def test_an_installed_pruning_method_prunes_without_an_import(tmp_path):
         (
             "biaslab.datasets",
             "from biaslab.datasets import register\n@register('plugged')\ndef p(): return 'plugged'\n",
-            "import biaslab as bl; print(bl.dataset('plugged'))",
+            "import biaslab as bl; print(bl.load_dataset('plugged'))",
         ),
         (
             "biaslab.diagnostics",

@@ -135,7 +135,7 @@ def test_controls_that_a_calibration_set_does_not_allow_are_named(grounder, few,
 
 
 def test_removal_report_is_the_ranking_by_place(grounder, profile):
-    data = bl.dataset("scenes", split="test", n=15)
+    data = bl.load_dataset("scenes", split="test", n=15)
     options = {"layers": [3], "batch_size": 12, "progress": False, "n_resamples": 50}
     table = removal_report(grounder, data, profile, ["raw", "ratio", "lognormal_rank"], **options)
     whole = score_ranking(grounder, data, profile=profile, ops=["raw", "ratio", "lognormal_rank"], **options)

@@ -180,7 +180,7 @@ def test_relative_subtract_zscore_and_heads():
     mean, spread = torch.rand(3, RASTER.n), torch.rand(3, RASTER.n) + 0.1
 
     def score(mean, std=None, **options):
-        return Relative(profile=MapProfile(mean, spread), **options).importance(ctx)
+        return Relative(profile=MapProfile(mean, std), **options).importance(ctx)
 
     flat = mean.mean(0, keepdim=True)
     torch.testing.assert_close(score(flat, debias="subtract"), per_head.mean(0) - flat[0])

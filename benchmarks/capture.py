@@ -19,7 +19,7 @@ from biaslab.models.encoded import Encoded
 from biaslab.models.vlm import VLM
 
 from . import inputs
-from .common import arguments, extra_peak, in_fresh_process, interleaved, measured_clock, numbers
+from .common import arguments, extra_peak, in_fresh_process, measured_clock, numbers, side_by_side
 from .report import Report, Table, Target
 
 SIZES = [1024, 2048, 4096]
@@ -103,7 +103,7 @@ def measure(
     """One row per mode; ``probe(mode, size)`` gives the peak memory in MiB."""
     encoded = _prompt(vlm, size)
     tasks = {mode: lambda mode=mode: prefill(vlm, encoded, mode) for mode in MODES}
-    times = interleaved(tasks, repeats, few=FEW)
+    times = side_by_side(tasks, repeats, few=FEW)
     peaks = {mode: probe(mode, size) for mode in MODES}
     visual = encoded.visual.shape[1]
     maps = {"row1": 1, "row64": 64, "eager": size}

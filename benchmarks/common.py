@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biaslab.evaluation.stopwatch import extra_peak, rounds
+from biaslab.evaluation.stopwatch import extra_peak, interleaved
 
 __all__ = [
     "Timing",
     "arguments",
     "extra_peak",
     "in_fresh_process",
-    "interleaved",
+    "side_by_side",
     "measured_clock",
     "numbers",
 ]
@@ -58,7 +58,7 @@ class Timing:
         }
 
 
-def interleaved(
+def side_by_side(
     tasks: Mapping[str, Callable[[], Any]],
     repeats: int,
     few: Mapping[str, int] | None = None,
@@ -75,7 +75,7 @@ def interleaved(
     """
     few = dict(few or {})
     timings = {name: Timing() for name in tasks}
-    for turn, name in rounds(list(tasks), repeats, warmup):
+    for turn, name in interleaved(list(tasks), repeats, warmup):
         if name in few and not 0 <= turn < few[name]:
             continue
         wall, cpu = time.perf_counter(), time.process_time()

@@ -73,7 +73,7 @@ class Study:
 
     def attention(self, split: str) -> pd.DataFrame:
         """Share of log attention that each profile explains on other pictures, per layer, with intervals."""
-        samples = list(bl.dataset("scenes", split=split, n=self.options.maps))
+        samples = list(bl.load_dataset("scenes", split=split, n=self.options.maps))
         prompts = [self.vlm.family.grounding_prompt(s.expression) for s in samples]
         maps = self._maps(split, samples, prompts, [s.id for s in samples])
         rows = []
@@ -95,7 +95,7 @@ class Study:
         half = _pairs(whole, range(options.pairs) if split == "validation" else range(options.pairs, 2 * options.pairs))
         rows = []
         for name, profile in self.profiles.items():
-            for found in compare(half, profile, n_null=999).to_dict("records"):
+            for found in compare(half, profile, n_resamples=999).to_dict("records"):
                 ratio = found["profile_sd"] / found["probe_sd"]
                 rows.append({"layer": found["layer"], "estimator": name, "value": 2 * found["r"] * ratio - ratio**2,
                              **{k: found[k] for k in ("r", "r_lo", "r_hi", "slope", "slope_lo", "slope_hi", "ceiling")},
@@ -108,7 +108,7 @@ class Study:
         methods: list[Any] = ["random", "fastv", "divprune"]
         methods += [method(profile=p) for method in (bl.Relative, bl.D2Pruner) for p in profiles]
         results = bl.evaluate(
-            self.vlm, bl.dataset("scenes", split=split, n=self.options.n), methods, 0.1, self.options.layers,
+            self.vlm, bl.load_dataset("scenes", split=split, n=self.options.n), methods, 0.1, self.options.layers,
             out=self.work / f"accuracy-{split}", processes=self.options.processes,
         )  # fmt: skip
         names = {p.hash: name for name, p in self.profiles.items()}

@@ -22,7 +22,7 @@ from biaslab.core.images import load_image
 from biaslab.datasets.calibration import calibration
 from biaslab.models.vlm import VLM
 
-from .common import arguments, extra_peak, in_fresh_process, interleaved, measured_clock
+from .common import arguments, extra_peak, in_fresh_process, measured_clock, side_by_side
 from .report import Report, Table, Target
 
 #: for glibc: freed blocks go back to the system at once, or the peak is that of its free lists
@@ -51,7 +51,7 @@ def report(n: int, batch_size: int, repeats: int, threads: int) -> Report:
     tasks = {mode: lambda mode=mode: run(vlm, mode, images, prompts, batch_size) for mode in MODES}
     for mode in MODES:  # a pass takes minutes: a short one warms up
         run(vlm, mode, images[:batch_size], prompts[:batch_size], batch_size)
-    times = interleaved(tasks, repeats, warmup=0)
+    times = side_by_side(tasks, repeats, warmup=0)
     few, rows = max(batch_size, n // 4), []
     for mode, name in MODES.items():
         small, large = (

@@ -40,7 +40,7 @@ def lazy_d2pruner(method: D2Pruner, ctx: TokenContext, way: str, watch: Stopwatc
 
     Only for raw cosine, linear distance in the image, one quota and filling by score: the defaults.
     """
-    order = descending(method.score(ctx))
+    order = descending(method.importance(ctx))
     first = share(method.pivot_ratio, ctx.budget)
     pivots, rest = order[:first], order[first:]
     start = time.perf_counter()

@@ -20,7 +20,7 @@ from biaslab.pruning import D2Pruner, FastV, Method, Random, budget
 from biaslab.pruning.engine.prune import prune
 
 from . import inputs
-from .common import arguments, interleaved, measured_clock, numbers
+from .common import arguments, measured_clock, numbers, side_by_side
 from .report import Report, Table, Target
 
 JUDGED = ("fastv", "d2pruner")
@@ -146,7 +146,7 @@ def measure(vlm: VLM, size: int, keep: float, layer: int, repeats: int, clock: s
 
     tasks = {"unpruned": lambda: _plain(vlm, long), "short": lambda: _plain(vlm, short)}
     tasks |= {name: lambda name=name: pruned(name) for name in methods}
-    times = interleaved(tasks, repeats)
+    times = side_by_side(tasks, repeats)
     limit, causal = limits(vlm.decoder.config, visual, text, kept, layer)
     full, depth = times["unpruned"].median(clock) * 1e3, vlm.n_layers
     floor = layer / depth * full + (1 - layer / depth) * times["short"].median(clock) * 1e3

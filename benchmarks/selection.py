@@ -23,7 +23,7 @@ from biaslab.pruning.algorithms.mis import greedy_mis
 from biaslab.pruning.base import descending, share
 
 from . import inputs
-from .common import Timing, arguments, interleaved, measured_clock, numbers
+from .common import Timing, arguments, measured_clock, numbers, side_by_side
 from .greedy import WAYS, Stopwatch, lazy_d2pruner
 from .report import Report, Table, Target
 
@@ -114,7 +114,7 @@ def measure(case: Case, keep: float, suppress: bool, repeats: int, clock: str) -
         for kept in (tasks["ours"]().indices, *(tasks[way]() for way in WAYS)):
             if not torch.equal(kept, found.indices):
                 raise RuntimeError(f"the selections differ at N = {ctx.n}, {case.kind}, {options}")
-        times = interleaved(tasks, repeats)
+        times = side_by_side(tasks, repeats)
         best = min(WAYS, key=lambda way: times[way].median(clock))
         parts = {
             "ours": split(lambda watch: _independent_set(ours, ctx, watch), times["ours"], repeats),
@@ -149,7 +149,7 @@ def split(run: Callable[[Stopwatch], Any], whole: Timing, repeats: int) -> dict[
 
 def _independent_set(method: D2Pruner, ctx: TokenContext, watch: Stopwatch) -> None:
     """The part of ``method.select(ctx)`` that the greedy's loop is to be compared with."""
-    graph, order = method.graph(ctx), descending(method.score(ctx))
+    graph, order = method.graph(ctx), descending(method.importance(ctx))
     first = share(method.pivot_ratio, ctx.budget)
     blockers = order[:first] if method.pivots_suppress else None
 

@@ -43,7 +43,7 @@ def test_profiles_open_with_the_same_hash_and_map(name):
 def test_a_run_folder_opens_with_its_methods_and_draws(tmp_path):
     results = Results.load(FILES / "run")
     assert results.complete
-    labels = ["none", "random", "fastv:reads=no_rope", "relative:heads=each", "d2pruner:heads=weighted"]
+    labels = ["none", "random", "fastv:score=no_rope", "relative:heads=all", "d2pruner:heads=weighted"]
     assert list(results.summary()["method"]) == labels
     assert list(results.summary()["acc50"]) == [1.0] * 5 and len(results.samples) == 15
     bl.AccuracyDisplay.from_results(results).plot()
@@ -55,7 +55,7 @@ def test_a_finished_run_is_a_no_op_for_the_same_command(tmp_path, grounder):
     before = (folder / "samples-0.jsonl").read_bytes()
     profile = bl.load_profile(FILES / "mean.safetensors")
     methods = ["none", "random", bl.D2Pruner(pivots_suppress=True, profile=profile)]
-    scenes = bl.dataset("scenes", split="test", n=3)
+    scenes = bl.load_dataset("scenes", split="test", n=3)
     results = bl.evaluate(grounder, scenes, methods=methods, keep=[0.2], layer=4, profile=profile, limit=3, out=folder)
     assert results.complete and (folder / "samples-0.jsonl").read_bytes() == before
 
@@ -77,5 +77,5 @@ def test_maps_open_and_go_on(tmp_path):
 def test_layouts_with_windows_and_margins_open():
     profile = bl.load_profile(FILES / "onevision.safetensors")
     layout = next(iter(profile.layouts_.values()))
-    assert layout.cover == 0.984375 and layout.placeholders > layout.n
-    assert layout.slots[-1] < layout.placeholders
+    assert layout.coverage == 0.984375 and layout.placeholders > layout.n
+    assert layout.placeholder_index[-1] < layout.placeholders

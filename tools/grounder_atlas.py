@@ -40,7 +40,7 @@ def main() -> None:
     probe = measure(vlm, design_for(vlm, grid=(16, 16), pairs=options.pairs), out=options.probe)
     tables = {name: options.work / f"{name}.csv" for name in ("removal", "gaps", "controls")}
     if not tables["gaps"].exists():
-        values = ranking_values(vlm, bl.dataset("scenes", split="test", n=options.n), profile=profile)
+        values = ranking_values(vlm, bl.load_dataset("scenes", split="test", n=options.n), profile=profile)
         place_table(values).to_csv(tables["removal"], index=False)
         place_gaps(values).to_csv(tables["gaps"], index=False)
     if not tables["controls"].exists():

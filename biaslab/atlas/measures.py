@@ -81,7 +81,7 @@ def strength(profile: Profile, layers: Sequence[int], over_heads: bool = False) 
     layout, n = profile.layout_of()
     rows = []
     for layer in layers:
-        expected, spread = (f(layout, layer).double().numpy() for f in (profile.expected, profile.spread))
+        expected, spread = (f(layout, layer).double().numpy() for f in (profile.expected, profile.std))
         single = profile.provenance_.get("heads") != "mean"
         names = [str(h) for h in range(len(expected))] if single else ["mean"]
         if single and over_heads:
@@ -103,6 +103,6 @@ def _of_map(layout: TokenLayout, values: np.ndarray, error: np.ndarray) -> dict[
         for part in PARTS:
             chosen = part_of(layout, part)
             if chosen is not None:
-                base = np.ones(layout.n, bool) if part == "thumbnail" else ~layout.thumbnail & layout.inside
+                base = np.ones(layout.n, bool) if part == "thumbnail" else ~layout.thumbnail & layout.in_image
                 found[part] = values[chosen].mean() / values[base].mean()
     return found

@@ -1,7 +1,7 @@
 """Operations that remove an expected attention map from attention (pure tensors).
 
 D2Pruner divides: ``A_rel = A_ori / (A_bias + eps)`` with eps about 1e-7 (arXiv 2512.19443, section 3:
-"ratio"). The others are ours: the same removal in log space, by subtraction, in units of the spread between
+"ratio"). The others are ours: the same removal in log space, by subtraction, in units of the standard deviation between
 images, and as the rank within the position. All but the first two need attention and expectation on one scale:
 :func:`normalised` puts them there, leaving out padding and sinks.
 """
@@ -28,25 +28,25 @@ class DebiasOp:
     Attributes
     ----------
     name : key in :data:`DEBIAS`.
-    apply : ``apply(attention, expected, spread, eps, strength)`` on float tensors that broadcast.
-    needs_spread : whether ``spread`` (standard deviation between images) is used.
+    apply : ``apply(attention, expected, std, eps, strength)`` on float tensors that broadcast.
+    needs_std : whether ``std`` (standard deviation between images) is used.
     """
 
     name: str
     apply: Callable[[Tensor, Tensor, Tensor | None, float, float], Tensor]
-    needs_spread: bool = False
+    needs_std: bool = False
 
 
-def lognormal(expected: Tensor, spread: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of log attention, if attention with this mean and spread is log-normal."""
-    var = torch.log1p((spread / (expected + eps)) ** 2)
+def lognormal(expected: Tensor, std: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of log attention, if attention with this mean and std is log-normal."""
+    var = torch.log1p((std / (expected + eps)) ** 2)
     return torch.log(expected + eps) - var / 2, var.sqrt()
 
 
 def _rank(a: Tensor, e: Tensor, s: Tensor, eps: float, strength: float) -> Tensor:
     mean, sd = lognormal(e, s, eps)
-    sd = sd.clamp(min=1e-3)  # no spread: a step at the expectation
-    if strength < 1:  # toward one place and one spread for all positions, which ranks as raw attention does
+    sd = sd.clamp(min=1e-3)  # no std: a step at the expectation
+    if strength < 1:  # toward one place and one std for all positions, which ranks as raw attention does
         mean = torch.lerp(mean.mean(-1, keepdim=True), mean, strength)
         sd = torch.exp(torch.lerp(sd.log().mean(-1, keepdim=True), sd.log(), strength))
     return torch.special.ndtr((torch.log(a + eps) - mean) / sd)
@@ -63,9 +63,9 @@ for _op in (
     # eps enters both terms, so that attention == expected gives exactly 0
     DebiasOp("log", lambda a, e, s, eps, w: torch.log(a + eps) - w * torch.log(e + eps)),
     DebiasOp("subtract", lambda a, e, s, eps, w: a - w * e),
-    DebiasOp("zscore", lambda a, e, s, eps, w: (a - w * e) / _power(s + eps, w), needs_spread=True),
-    # the normal CDF of (log attention - log-normal mean) / log-normal spread
-    DebiasOp("lognormal_rank", _rank, needs_spread=True),
+    DebiasOp("zscore", lambda a, e, s, eps, w: (a - w * e) / _power(s + eps, w), needs_std=True),
+    # the normal CDF of (log attention - log-normal mean) / log-normal std
+    DebiasOp("lognormal_rank", _rank, needs_std=True),
 ):
     DEBIAS.register(_op)
 
@@ -73,7 +73,7 @@ for _op in (
 def debias(
     attention: Tensor,
     expected: Tensor,
-    spread: Tensor | None = None,
+    std: Tensor | None = None,
     op: str = "ratio",
     eps: float = 1e-7,
     strength: float = 1.0,
@@ -87,14 +87,14 @@ def debias(
     expected : (N,), (1, N) or (H, N) expected attention of the same N tokens, e.g. ``profile.expected(layout,
         layer)``. One row serves any attention; H rows (a per-head profile) need attention whose head axis is
         the third from the end, or attention that is exactly (H, N).
-    spread : like ``expected``, standard deviation between images; only "zscore" and "lognormal_rank" read it.
+    std : like ``expected``, standard deviation between images; only "zscore" and "lognormal_rank" read it.
     op : a key of :data:`DEBIAS`: "ratio", "log", "subtract", "zscore" or "lognormal_rank". The last is the share of
         images whose attention at this position would be lower. A profile holds no quantiles, so it is read off the
-        log-normal distribution that has the profile's mean and spread: an approximation.
+        log-normal distribution that has the profile's mean and std: an approximation.
     eps : added where a division or a logarithm could meet zero. Same unit as what it is added to.
     strength : in [0, 1]; 1 removes the expectation fully, 0 ranks the tokens as raw attention does. The ratio
         divides by ``(expected + eps) ** strength``, log and subtraction take off ``strength`` times as much, the
-        z-score also divides by ``(spread + eps) ** strength``, the rank's mean and spread are drawn toward their
+        z-score also divides by ``(std + eps) ** strength``, the rank's mean and std are drawn toward their
         averages over the tokens. :func:`biaslab.profiles.strength.choose_strength` chooses it.
 
     Returns
@@ -106,20 +106,20 @@ def debias(
     Raises
     ------
     InputError
-        Unknown op, shapes that do not fit, no spread where it is needed, eps not positive, strength outside [0, 1].
+        Unknown op, shapes that do not fit, no std where it is needed, eps not positive, strength outside [0, 1].
     """
     rule = DEBIAS.get(op)
     if not eps > 0:
         raise InputError(f"eps must be positive, got {eps}: 1e-7 is the published value")
     if not 0 <= strength <= 1:
         raise InputError(f"strength must lie in [0, 1], got {strength}: 1 removes the expectation fully")
-    if rule.needs_spread and spread is None:
-        raise InputError(f"debias op {op!r} needs spread=, for example profile.spread(layout, layer)")
+    if rule.needs_std and std is None:
+        raise InputError(f"debias op {op!r} needs std=, for example profile.std(layout, layer)")
     dtype = torch.promote_types(attention.dtype, torch.float32)
     attention = attention.to(dtype)
     expected = _fit(expected, attention, "expected")
-    spread = _fit(spread, attention, "spread") if rule.needs_spread else None
-    return rule.apply(attention, expected, spread, eps, float(strength))
+    std = _fit(std, attention, "std") if rule.needs_std else None
+    return rule.apply(attention, expected, std, eps, float(strength))
 
 
 def normalised(values: Tensor, within: Tensor | None = None, by: Tensor | None = None) -> Tensor:
@@ -127,10 +127,10 @@ def normalised(values: Tensor, within: Tensor | None = None, by: Tensor | None =
 
     Parameters
     ----------
-    values : (..., N) attention, expectation or spread.
+    values : (..., N) attention, expectation or std.
     within : (N,) or broadcastable bool, the tokens whose sum is 1 afterwards; default all. The others are scaled
         alike, so that a sink or padding does not decide what the rest is compared with.
-    by : (..., N) take the sum of these instead: a spread is divided by what its expectation is divided by.
+    by : (..., N) take the sum of these instead: a std is divided by what its expectation is divided by.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def sinks(expected: Tensor, factor: float) -> Tensor:
     return expected > factor * expected.median(-1, keepdim=True).values
 
 
-def head_weights(expected: Tensor, spread: Tensor) -> Tensor:
+def head_weights(expected: Tensor, std: Tensor) -> Tensor:
     """(H,) weights that sum to 1, the larger the less of a head's attention is positional.
 
     The positional share of a head is the variance of its log map over the tokens, over that plus the mean
@@ -167,9 +167,9 @@ def head_weights(expected: Tensor, spread: Tensor) -> Tensor:
 
     Parameters
     ----------
-    expected, spread : (H, N) of a per-head profile.
+    expected, std : (H, N) of a per-head profile.
     """
-    mean, sd = lognormal(expected, spread)
+    mean, sd = lognormal(expected, std)
     content, position = (sd**2).mean(-1), mean.var(-1, unbiased=False)
     free = content / (content + position).clamp(min=1e-12)
     total = free.sum()

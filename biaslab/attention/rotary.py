@@ -117,7 +117,7 @@ def ones_logits(
 def _back(layout: TokenLayout, axis: int) -> np.ndarray:
     """(N,) positions from each token to that of the image's last placeholder, so that the query adds its own."""
     if axis < 0:
-        return layout.placeholders - 1 - layout.slots
+        return layout.placeholders - 1 - layout.placeholder_index
     if layout.tiles != (1, 1) or layout.placeholders != layout.grid[0] * layout.grid[1]:
         raise InputError(f"M-RoPE positions are known of single rasters only, not of {layout.key}: use 'exponential'")
     # text goes on at max(rows, cols) behind the first token, as transformers' get_rope_index has it

@@ -1,5 +1,5 @@
 """What a text token makes of each visual token, as scores by name: one interface for `capture`, `collect` and the
-pruning methods (their option ``reads``).
+pruning methods (their option ``score``).
 
 A score is a pure function of what the attention of one layer is handed in the running forward; none needs a
 profile or a second forward. All of them compute the wanted query rows only, in float32.

@@ -27,7 +27,7 @@ def evaluate(
         str,
         typer.Option(
             autocompletion=method_names,
-            help="Methods separated by commas; options as d2pruner:pivots_suppress=true, fastv:reads=no_rope (or "
+            help="Methods separated by commas; options as d2pruner:pivots_suppress=true, fastv:score=no_rope (or "
             "value_norm), layer_ratio:over=1.",
         ),
     ] = ("none,random,uniform,fastv,relative,divprune,d2pruner"),
@@ -55,7 +55,7 @@ def evaluate(
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
     from biaslab import profiles
-    from biaslab.datasets.base import named_dataset
+    from biaslab.datasets.base import load_dataset
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.runner import check_reference
     from biaslab.evaluation.runner import evaluate as run
@@ -63,7 +63,7 @@ def evaluate(
     opt.one_of(dry_run, rehearse)
     ratios, where = opt.keeps(keep), opt.numbers(layer, "layer", int)
     chosen = opt.methods(methods)
-    data = named_dataset(dataset, split, image_root, n, data_root=data_root)
+    data = load_dataset(dataset, split=split, images=image_root, n=n, data_root=data_root)
     fitted = None if profile is None else profiles.load(profile)
     configs = configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
     check_reference(reference, configs)

@@ -45,7 +45,7 @@ def fit_bias(
     ] = "last",
     heads: Annotated[str, typer.Option(help="mean, or all for one map per head.")] = "mean",
     score: Annotated[
-        str, typer.Option(help="attention, no_rope or value_norm: what methods with the same reads= need.")
+        str, typer.Option(help="attention, no_rope or value_norm: what methods with the same score= need.")
     ] = "attention",
     prompt: Annotated[
         str | None, typer.Option(help="Asked about every image. Default: grounding prompts for scenes, else generic.")

@@ -27,7 +27,7 @@ def prune(
         str,
         typer.Option(
             autocompletion=method_names,
-            help="Methods separated by commas; options as d2pruner:theta=0.7, fastv:reads=no_rope.",
+            help="Methods separated by commas; options as d2pruner:theta=0.7, fastv:score=no_rope.",
         ),
     ] = "none,divprune",
     keep: Annotated[str, typer.Option(help='A keep ratio ("0.1") or a count of tokens ("64").')] = "0.1",
@@ -41,7 +41,7 @@ def prune(
     from biaslab import profiles
     from biaslab.core.images import load_image
     from biaslab.evaluation.configurations import configurations
-    from biaslab.evaluation.single_image import locate_pruned
+    from biaslab.evaluation.single_image import compare_methods
     from biaslab.workflows.run_figures import draw_kept
 
     ratio, chosen = opt.one_keep(keep), opt.methods(methods)
@@ -49,7 +49,7 @@ def prune(
     picture = load_image(image)
     configurations(chosen, ratio, layer, fitted)  # refuses before a model is loaded
     vlm = model.load()
-    found = locate_pruned(vlm, picture, expression, chosen, ratio, layer, fitted, seed)
+    found = compare_methods(vlm, picture, expression, chosen, ratio, layer, fitted, seed)
     rows = [
         {
             "method": f.method,

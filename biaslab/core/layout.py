@@ -14,9 +14,12 @@ from biaslab.errors import InputError
 
 __all__ = ["TokenLayout"]
 
-_ARRAYS = ("tile", "row", "col", "thumbnail", "boxes", "inside", "slots")
-_ARRANGED = ("tile", "row", "col", "thumbnail", "slots")
+_ARRAYS = ("tile", "row", "col", "thumbnail", "boxes", "in_image", "placeholder_index")
+_ARRANGED = ("tile", "row", "col", "thumbnail", "placeholder_index")
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
+# names in files, where they are older than those of the attributes
+_ON_DISK = {"in_image": "inside", "placeholder_index": "slots"}
+_FROM_DISK = {on_disk: name for name, on_disk in _ON_DISK.items()}
 _DERIVED: Any = None  # default of a field that is worked out from the others
 
 
@@ -35,7 +38,7 @@ class TokenLayout:
     boxes : (N, 4) float64
         x0, y0, x1, y1 of each token's cell in fractions of the ORIGINAL image. Cells in padding reach outside
         [0, 1]; nothing is clipped, so neighbouring cells of a tile always touch.
-    inside : (N,) bool
+    in_image : (N,) bool
         False for cells that show padding only.
     grid : (rows, cols)
         Cells of one tile.
@@ -50,10 +53,10 @@ class TokenLayout:
     region : (x0, y0, x1, y1)
         What the whole raster covers, in fractions of the original image: (0, 0, 1, 1) unless the image was
         padded (larger) or cropped (smaller).
-    cover : float
+    coverage : float
         Share of a tile's height and width that its cells cover, from the top left: below 1 where the tile is no
         multiple of the patch, so that a margin is not seen (SigLIP: 27 patches of 14 pixels in 384).
-    slots : (N,) int
+    placeholder_index : (N,) int
         Which of the image's placeholders in the prompt each visual token is, ascending. Placeholders that no
         token names show no place: LLaVA-NeXT's newlines.
     placeholders : int
@@ -70,11 +73,11 @@ class TokenLayout:
     size: tuple[int, int]
     family: str
     region: tuple[float, float, float, float] = _WHOLE
-    inside: np.ndarray = _DERIVED
-    slots: np.ndarray = _DERIVED
+    in_image: np.ndarray = _DERIVED
+    placeholder_index: np.ndarray = _DERIVED
     placeholders: int = _DERIVED
     thumbnail_grid: tuple[int, int] = _DERIVED
-    cover: float = 1.0
+    coverage: float = 1.0
 
     def __post_init__(self) -> None:
         def put(name, value):
@@ -89,20 +92,29 @@ class TokenLayout:
         put("tiles", _pair("tiles", self.tiles))
         put("size", _pair("size", self.size))
         put("region", tuple(float(v) for v in self.region))
-        put("cover", float(self.cover))
-        if not 0 < self.cover <= 1:
-            raise InputError(f"layout cover must be a share above 0 and up to 1, got {self.cover}")
+        put("coverage", float(self.coverage))
+        if not 0 < self.coverage <= 1:
+            raise InputError(f"layout coverage must be a share above 0 and up to 1, got {self.coverage}")
         overlap = np.minimum(self.boxes[:, 2:], 1.0) - np.maximum(self.boxes[:, :2], 0.0)
-        inside = (overlap > 1e-9).all(axis=1) if self.inside is None else np.asarray(self.inside, dtype=bool)
-        put("inside", inside)
+        in_image = (overlap > 1e-9).all(axis=1) if self.in_image is None else np.asarray(self.in_image, dtype=bool)
+        put("in_image", in_image)
         n = len(self.tile)
-        put("slots", np.arange(n) if self.slots is None else np.asarray(self.slots, dtype=np.int64))
+        put(
+            "placeholder_index",
+            np.arange(n) if self.placeholder_index is None else np.asarray(self.placeholder_index, dtype=np.int64),
+        )
         put("placeholders", n if self.placeholders is None else int(self.placeholders))
         wrong = [name for name in _ARRAYS if len(getattr(self, name)) != len(self.tile)]
         if wrong or len(self.tile) == 0:
             raise InputError(f"layout arrays must have one entry per visual token; {wrong or 'all'} do not")
-        if self.slots[0] < 0 or self.slots[-1] >= self.placeholders or (np.diff(self.slots) < 1).any():
-            raise InputError(f"layout slots must ascend from 0 to less than the {self.placeholders} placeholders")
+        if (
+            self.placeholder_index[0] < 0
+            or self.placeholder_index[-1] >= self.placeholders
+            or (np.diff(self.placeholder_index) < 1).any()
+        ):
+            raise InputError(
+                f"layout placeholder_index must ascend from 0 to less than the {self.placeholders} placeholders"
+            )
         for name in _ARRAYS:
             getattr(self, name).flags.writeable = False
 
@@ -114,10 +126,10 @@ class TokenLayout:
         size: tuple[int, int],
         family: str,
         region: tuple[float, float, float, float] = _WHOLE,
-        cover: float = 1.0,
+        coverage: float = 1.0,
     ) -> TokenLayout:
         """One image as a row-major grid of ``rows x cols`` tokens that covers ``region``."""
-        return cls._build((1, 1), (rows, cols), size, family, False, region, cover)
+        return cls._build((1, 1), (rows, cols), size, family, False, region, coverage)
 
     @classmethod
     def tiled(
@@ -128,10 +140,10 @@ class TokenLayout:
         size: tuple[int, int],
         family: str,
         thumbnail: bool,
-        cover: float = 1.0,
+        coverage: float = 1.0,
     ) -> TokenLayout:
         """Tiles in reading order, each a row-major ``grid``; then, if asked, a thumbnail of the image."""
-        return cls._build((tile_rows, tile_cols), grid, size, family, bool(thumbnail), _WHOLE, cover)
+        return cls._build((tile_rows, tile_cols), grid, size, family, bool(thumbnail), _WHOLE, coverage)
 
     @classmethod
     def unpadded(
@@ -143,7 +155,7 @@ class TokenLayout:
         window: tuple[int, int, int, int],
         region: tuple[float, float, float, float] = _WHOLE,
         thumbnail_grid: tuple[int, int] | None = None,
-        cover: float = 1.0,
+        coverage: float = 1.0,
     ) -> TokenLayout:
         """A thumbnail, then the raster of all tiles row by row, cut to a window, a newline after every row.
 
@@ -154,7 +166,7 @@ class TokenLayout:
             Cells of the raster that are kept: rows ``top`` to ``bottom - 1``, columns ``left`` to ``right - 1``.
         region : what the raster covers before it is cut.
         thumbnail_grid : cells of the thumbnail, which shows the whole image.
-        cover : as the attribute.
+        coverage : as the attribute.
         """
         tiles, grid = _pair("tiles", tiles), _pair("grid", grid)
         small = grid if thumbnail_grid is None else _pair("thumbnail_grid", thumbnail_grid)
@@ -171,17 +183,19 @@ class TokenLayout:
             "row": np.r_[y0, y % grid[0]],
             "col": np.r_[x0, x % grid[1]],
             "thumbnail": np.arange(n_small + len(y)) < n_small,
-            "boxes": np.r_[_cells(y0, x0, (1, 1), small, _WHOLE, cover), _cells(y, x, tiles, grid, region, cover)],
-            "slots": np.r_[np.arange(n_small), n_small + np.arange(len(y)) + (y - top)],
+            "boxes": np.r_[
+                _cells(y0, x0, (1, 1), small, _WHOLE, coverage), _cells(y, x, tiles, grid, region, coverage)
+            ],
+            "placeholder_index": np.r_[np.arange(n_small), n_small + np.arange(len(y)) + (y - top)],
         }
         count = n_small + (bottom - top) * (across + 1)
         return cls(
             **arrays, grid=grid, tiles=tiles, size=size, family=family, region=region, placeholders=count,
-            thumbnail_grid=small, cover=cover,
+            thumbnail_grid=small, coverage=coverage,
         )  # fmt: skip
 
     @classmethod
-    def _build(cls, tiles, grid, size, family, thumbnail, region, cover=1.0) -> TokenLayout:
+    def _build(cls, tiles, grid, size, family, thumbnail, region, coverage=1.0) -> TokenLayout:
         tiles, grid, size = _pair("tiles", tiles), _pair("grid", grid), _pair("size", size)
         n_tiles, per_tile = tiles[0] * tiles[1], grid[0] * grid[1]
         total = n_tiles + int(thumbnail)
@@ -190,10 +204,10 @@ class TokenLayout:
         is_thumb = tile == n_tiles
         down, across = np.divmod(tile[~is_thumb], tiles[1])
         y, x = down * grid[0] + row[~is_thumb], across * grid[1] + col[~is_thumb]
-        boxes = _cells(y, x, tiles, grid, region, cover)
+        boxes = _cells(y, x, tiles, grid, region, coverage)
         if thumbnail:  # its cells are those of one tile as large as the image
-            boxes = np.r_[boxes, _cells(row[is_thumb], col[is_thumb], (1, 1), grid, region, cover)]
-        return cls(tile, row, col, is_thumb, boxes, grid, tiles, size, family, tuple(region), cover=cover)
+            boxes = np.r_[boxes, _cells(row[is_thumb], col[is_thumb], (1, 1), grid, region, coverage)]
+        return cls(tile, row, col, is_thumb, boxes, grid, tiles, size, family, tuple(region), coverage=coverage)
 
     @property
     def n(self) -> int:
@@ -218,7 +232,7 @@ class TokenLayout:
 
     @cached_property
     def key(self) -> str:
-        """Name of the arrangement: equal keys mean equal N, tile, row, col, thumbnail, slots, at any image size."""
+        """Name of the arrangement: equal keys mean equal tile, row, col, thumbnail, placeholders at any image size."""
         name = f"{self.family}/{self.grid[0]}x{self.grid[1]}/tiles{self.tiles[0]}x{self.tiles[1]}"
         if self.thumbnail.any():
             name += "+thumb"
@@ -229,8 +243,8 @@ class TokenLayout:
             name += "/rows{}-{}/cols{}-{}".format(*window)
         if not all(np.array_equal(getattr(self, a), getattr(regular, a)) for a in _ARRANGED):
             parts = [self.tile, self.row, self.col, self.thumbnail.astype(np.int64)]
-            if not np.array_equal(self.slots, np.arange(self.n)):
-                parts.append(self.slots)
+            if not np.array_equal(self.placeholder_index, np.arange(self.n)):
+                parts.append(self.placeholder_index)
             name += "#" + hashlib.sha256(np.stack(parts).astype("<i8").tobytes()).hexdigest()[:8]
         if self.placeholders != regular.placeholders:
             name += f"/of{self.placeholders}"
@@ -257,14 +271,14 @@ class TokenLayout:
         if self.thumbnail_grid != self.grid:
             out["thumbnail_grid"] = list(self.thumbnail_grid)
         regular, window = self._regular(), self._window()
-        if self.cover != 1:
-            out["cover"] = self.cover
+        if self.coverage != 1:
+            out["cover"] = self.coverage
         if window is not None:
             out["window"] = list(window)
         if self.placeholders != regular.placeholders:
             out["placeholders"] = self.placeholders
         if any(not np.array_equal(getattr(self, a), getattr(regular, a)) for a in _ARRAYS):
-            out["arrays"] = {a: getattr(self, a).tolist() for a in _ARRAYS}
+            out["arrays"] = {_ON_DISK.get(a, a): getattr(self, a).tolist() for a in _ARRAYS}
         return out
 
     @classmethod
@@ -273,18 +287,19 @@ class TokenLayout:
         try:
             head = (data["grid"], data["tiles"], data["size"], data["family"], tuple(data["region"]))
             grid, tiles, size, family, region = head
-            cover = data.get("cover", 1.0)
+            coverage = data.get("cover", 1.0)
             small: Any = data.get("thumbnail_grid")
             count: Any = data.get("placeholders")
             if "arrays" in data:
+                arrays = {_FROM_DISK.get(name, name): values for name, values in data["arrays"].items()}
                 return cls(
-                    **data["arrays"], grid=grid, tiles=tiles, size=size, family=family, region=region,
-                    thumbnail_grid=small, placeholders=count, cover=cover,
+                    **arrays, grid=grid, tiles=tiles, size=size, family=family, region=region,
+                    thumbnail_grid=small, placeholders=count, coverage=coverage,
                 )  # fmt: skip
             if "window" in data:
-                made = cls.unpadded(tiles, grid, size, family, data["window"], region, small, cover)
+                made = cls.unpadded(tiles, grid, size, family, data["window"], region, small, coverage)
             else:
-                made = cls._build(tiles, grid, size, family, data["thumbnail"], region, cover)
+                made = cls._build(tiles, grid, size, family, data["thumbnail"], region, coverage)
             return made if count is None else replace(made, placeholders=count)
         except (KeyError, TypeError) as err:
             raise InputError(f"not a token layout: {err!r}") from None
@@ -301,7 +316,7 @@ class TokenLayout:
 
     def _unpadded(self, window: tuple[int, int, int, int]) -> TokenLayout:
         return self.unpadded(
-            self.tiles, self.grid, self.size, self.family, window, self.region, self.thumbnail_grid, self.cover
+            self.tiles, self.grid, self.size, self.family, window, self.region, self.thumbnail_grid, self.coverage
         )
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
@@ -315,15 +330,15 @@ class TokenLayout:
         if window is not None:
             return self._unpadded(window)
         thumbnail = bool(self.thumbnail.any())
-        return self._build(self.tiles, self.grid, self.size, self.family, thumbnail, self.region, self.cover)
+        return self._build(self.tiles, self.grid, self.size, self.family, thumbnail, self.region, self.coverage)
 
 
-def _cells(y, x, tiles, grid, region, cover) -> np.ndarray:
+def _cells(y, x, tiles, grid, region, coverage) -> np.ndarray:
     """(N, 4) corners of the cells at row y and column x of the raster of all tiles, which covers ``region``."""
     edges = []
     for at, count, per in ((x, tiles[1], grid[1]), (y, tiles[0], grid[0])):
         start, cell = at // per * per, at % per
-        edges.append([(start + (cell + i) * cover) / (count * per) for i in (0, 1)])
+        edges.append([(start + (cell + i) * coverage) / (count * per) for i in (0, 1)])
     (left, right), (top, bottom) = edges
     x0, y0, x1, y1 = region
     unit = np.stack([left, top, right, bottom], axis=1)

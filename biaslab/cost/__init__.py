@@ -15,14 +15,14 @@ from biaslab.cost.decoder import DECODERS, decoder_flops, layer_lengths
 from biaslab.cost.fastv import fastv_reduction
 from biaslab.cost.flops import Flops, image_flops, prompt_flops
 from biaslab.cost.memory import Parameters, kv_bytes, kv_entries, parameters
-from biaslab.cost.vision import VISION, Picture, register_vision, vision_flops
+from biaslab.cost.vision import VISION, VisionInput, register_vision, vision_flops
 
 __all__ = [
     "DECODERS",
     "VISION",
     "Flops",
     "Parameters",
-    "Picture",
+    "VisionInput",
     "decoder_flops",
     "fastv_reduction",
     "image_flops",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from biaslab.cost.decoder import decoder_flops
-from biaslab.cost.vision import Grid, Picture, vision_flops
+from biaslab.cost.vision import Grid, VisionInput, vision_flops
 
 __all__ = ["Flops", "image_flops", "prompt_flops"]
 
@@ -61,7 +61,7 @@ def image_flops(
     layer : K, the tokens are dropped just before decoder layer index K.
     new_tokens : tokens generated. The first comes out of the prefill, so 0 and 1 cost the same.
     grid, tiles, size : how the vision tower saw the image, where ``n_visual`` does not tell; see
-        :class:`~biaslab.cost.Picture`.
+        :class:`~biaslab.cost.VisionInput`.
 
     Raises
     ------
@@ -70,13 +70,13 @@ def image_flops(
     UnsupportedError
         A tower or decoder whose cost is not known here.
     """
-    picture = Picture(n_visual, grid, tiles, size)
+    picture = VisionInput(n_visual, grid, tiles, size)
     return prompt_flops(model_config, [picture], n_text, keep_n, layer, new_tokens)
 
 
 def prompt_flops(
     model_config: Any,
-    pictures: Sequence[Picture],
+    pictures: Sequence[VisionInput],
     n_text: int,
     keep_n: int | None = None,
     layer: int = 0,
@@ -84,7 +84,7 @@ def prompt_flops(
 ) -> Flops:
     """FLOPs to answer one prompt about any number of images; ``keep_n`` counts the tokens kept of all of them.
 
-    See :func:`image_flops`; ``Picture.of(layout)`` makes a picture from a token layout.
+    See :func:`image_flops`; ``VisionInput.of(layout)`` makes a picture from a token layout.
     """
     encoded = [vision_flops(model_config, p.tokens, p.grid, p.tiles, p.size) for p in pictures]
     vision, projector = (sum(parts) for parts in zip(*encoded, strict=True)) if encoded else (0, 0)

@@ -21,7 +21,7 @@ from biaslab.errors import InputError, UnsupportedError
 __all__ = [
     "VISION",
     "Grid",
-    "Picture",
+    "VisionInput",
     "patch_count",
     "plain_vit",
     "register_vision",
@@ -33,7 +33,7 @@ Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Picture:
+class VisionInput:
     """What a vision tower sees of one image.
 
     Attributes
@@ -52,7 +52,7 @@ class Picture:
     size: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, layout: Any) -> Picture:
+    def of(cls, layout: Any) -> VisionInput:
         """The picture of a :class:`~biaslab.core.layout.TokenLayout`."""
         one = layout.tiles == (1, 1) and not layout.thumbnail.any()
         return cls(layout.n, layout.grid if one else None, None, layout.size)
@@ -60,7 +60,7 @@ class Picture:
 
 #: config.model_type or config.vision_config.model_type -> function(model_config, picture) -> FLOPs of (vision tower,
 #: projector)
-VISION: dict[str, Callable[[Any, Picture], tuple[int, int]]] = {}
+VISION: dict[str, Callable[[Any, VisionInput], tuple[int, int]]] = {}
 
 
 def register_vision(*model_types: str) -> Callable:
@@ -82,7 +82,7 @@ def vision_flops(
     tiles: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> tuple[int, int]:
-    """(vision tower, projector) for the tiles that make ``n_visual`` tokens; see :class:`Picture`.
+    """(vision tower, projector) for the tiles that make ``n_visual`` tokens; see :class:`VisionInput`.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def vision_flops(
         raise UnsupportedError(
             f"the cost of a {kind!r} vision tower is not known: known are {', '.join(sorted(VISION))}"
         )
-    return VISION[kind](model_config, Picture(n_visual, grid, tiles, size))
+    return VISION[kind](model_config, VisionInput(n_visual, grid, tiles, size))
 
 
 # -- what towers share -----------------------------------------------------------------------------------------

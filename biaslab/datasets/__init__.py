@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from biaslab.datasets.base import DATASETS, Dataset, content_hash, named_dataset, open_dataset, register
+from biaslab.datasets.base import DATASETS, Dataset, content_hash, load_dataset, register
 from biaslab.datasets.refcoco_jsonl import RefCocoJsonl
 
-dataset = open_dataset  # the short name that biaslab itself offers
-
 __all__ = [
-    "dataset",
     "DATASETS",
     "Dataset",
     "RefCocoJsonl",
     "content_hash",
-    "named_dataset",
-    "open_dataset",
+    "load_dataset",
     "register",
 ]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from biaslab._util.registry import Registry, did_you_mean
 from biaslab.datasets.data_root import find_file, not_there, places, resolve_data_root
@@ -50,57 +50,61 @@ def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Data
     return DATASETS.register(name)
 
 
-def open_dataset(name: str, *, data_root: str | Path | None = None, **options) -> Dataset:
-    """The data set known as ``name``, e.g. ``open_dataset("scenes", split="test", n=300)``.
+def load_dataset(name: str | Path, *, data_root: str | Path | None = None, **options: Any) -> Dataset:
+    """A data set by its name, or by the path of an annotation file.
 
     Parameters
     ----------
-    data_root
+    name : str or Path
+        A name in `DATASETS`, or the path of a RefCOCO jsonl file.
+    data_root : str or Path, optional
         Folder below which relative paths are looked up too; default: the environment variable ``BIASLAB_DATA``.
         Data sets that read no files do without.
+    **options
+        Of the data set: ``split``, ``n`` (size, where it can be of any), ``images`` (folder of the images of a file).
+        None stands for the default.
+
+    Returns
+    -------
+    Dataset
 
     Raises
     ------
     InputError
-        For an unknown name or option; the message lists what there is.
-    """
-    factory = DATASETS.get(name)
-    signature = inspect.signature(factory)
-    if "data_root" in signature.parameters:
-        options["data_root"] = resolve_data_root(data_root)
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        raise InputError(f"data set {name!r}: {error}; it takes {signature}") from error
-    return factory(**options)
+        For an unknown name, a missing file or an unknown option; the message lists what there is.
 
-
-def named_dataset(
-    name: str | Path,
-    split: str | None = None,
-    images: str | Path | None = None,
-    n: int | None = None,
-    *,
-    data_root: str | Path | None = None,
-) -> Dataset:
-    """A data set from what one types: a known name (with its split and n), or the path of a RefCOCO jsonl file.
-
-    ``n`` is for data sets that can be of any size; a file is cut with the ``limit`` of an evaluation.
-    Relative paths are looked up as they are, then below ``data_root`` (default: ``BIASLAB_DATA``).
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> scenes = bl.load_dataset("scenes", split="test", n=3)
+    >>> [sample.id for sample in scenes]
+    ['test-000000-relation', 'test-000000-attribute', 'test-000001-attribute']
     """
     root = resolve_data_root(data_root)
-    given = {"split": split, "images": images, "n": n}
+    options = {key: value for key, value in options.items() if value is not None}
     if str(name) in DATASETS:
-        options = {key: value for key, value in given.items() if value is not None}
-        return open_dataset(str(name), data_root=root, **options)
+        return _make(str(name), root, options)
     path = find_file(name, root)
     if path is None:
         known, hint = ", ".join(DATASETS), did_you_mean(str(name), DATASETS.keys())
         known += f" ({hint})" if hint else ""
         raise not_there(f"unknown data set {str(name)!r}: none of {known}, and no file", places(name, root))
-    if split is not None:
+    if "split" in options:
         raise InputError(f"{name} is one split: leave split out, or pass the file of the split")
-    return open_dataset("refcoco-jsonl", path=path, images=images, data_root=root)
+    options.pop("n", None)  # a file is cut with the n of an evaluation
+    return _make("refcoco-jsonl", root, {"path": path, **options})
+
+
+def _make(name: str, root: Path | None, options: dict[str, Any]) -> Dataset:
+    factory = DATASETS[name]
+    signature = inspect.signature(factory)
+    if "data_root" in signature.parameters:
+        options = {**options, "data_root": root}
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise InputError(f"data set {name!r}: {error}; it takes {signature}") from error
+    return factory(**options)
 
 
 def content_hash(samples: Iterable[Sample]) -> str:

@@ -100,7 +100,7 @@ class RefCocoJsonl:
 
     @property
     def recipe(self) -> dict[str, str]:
-        """What ``open_dataset("refcoco-jsonl", ...)`` needs to find the same data."""
+        """What ``load_dataset("refcoco-jsonl", ...)`` needs to find the same data."""
         return {key: str(value.absolute()) for key, value in {"path": self.path, **self._where}.items()}
 
     @cached_property

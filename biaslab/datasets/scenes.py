@@ -42,7 +42,7 @@ class ScenesDataset:
 
     @property
     def recipe(self) -> dict[str, str | int]:
-        """What ``open_dataset("scenes", ...)`` needs to make the same data."""
+        """What ``load_dataset("scenes", ...)`` needs to make the same data."""
         return {"split": self.split, "n": self.n}
 
     @cached_property

@@ -11,7 +11,7 @@ from importlib import import_module
 from biaslab.diagnostics.registry import DIAGNOSTICS, Diagnostic, diagnose, register
 
 _HOME = {
-    "control_table": "controls", "KINDS": "controls",
+    "control_table": "controls", "CONTROLS": "controls",
     "removal_report": "removal", "place_table": "removal", "place_gaps": "removal",
 }  # fmt: skip
 

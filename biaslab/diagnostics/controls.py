@@ -16,7 +16,15 @@ from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
 from biaslab.datasets.pictures import blank, noise
 from biaslab.diagnostics.stacks import head_names
-from biaslab.diagnostics.transforms import Cells, Changed, mirrored, other_weights, shuffled, swap_sides, translated
+from biaslab.diagnostics.transforms import (
+    CellGrid,
+    PerturbedImage,
+    mirrored,
+    randomise_weights,
+    shuffled,
+    swap_sides,
+    translated,
+)
 from biaslab.errors import InputError
 from biaslab.maps.collect import collect
 from biaslab.stats.jackknife import jackknife_interval
@@ -27,11 +35,11 @@ if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
 
-__all__ = ["KINDS", "Kind", "control_table"]
+__all__ = ["CONTROLS", "Control", "control_table"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class Control:
     """One control.
 
     Attributes
@@ -47,9 +55,9 @@ class Kind:
 
 def _pictures(change: Callable) -> Callable:
     def make(vlm: VLM, c: Calibration, seed: int) -> tuple[VLM, Calibration]:
-        cells = Cells(vlm)
-        return vlm, replace(c, images=[Changed(source, change, cells, (seed, i)) for i, source in enumerate(c.images)],
-                            ids=c.ids or [str(i) for i in range(len(c.images))])  # fmt: skip
+        cells = CellGrid(vlm)
+        images = [PerturbedImage(source, change, cells, (seed, i)) for i, source in enumerate(c.images)]
+        return vlm, replace(c, images=images, ids=c.ids or [str(i) for i in range(len(c.images))])
 
     return make
 
@@ -74,21 +82,21 @@ def _referents(vlm: VLM, c: Calibration, seed: int) -> tuple[VLM, Calibration]:
     return vlm, replace(c, prompts=[*c.prompts[1:], c.prompts[0]])
 
 
-KINDS: Registry[Kind] = Registry("control")
+CONTROLS: Registry[Control] = Registry("control")
 for _kind in (
-    Kind("same", "nothing: the ceiling of the others", lambda vlm, c, seed: (vlm, c)),
-    Kind("mirrored", "the left-right odd part of what pictures hold", _mirror),
-    Kind("translated", "what pictures hold, as far as it moves with them", _pictures(translated)),
-    Kind("shuffled", "objects and where they lie; each patch's own content stays", _pictures(shuffled)),
-    Kind("blank", "all content", _null(lambda n, size, seed: blank(n, size))),
-    Kind("noise", "all content but fine noise", _null(noise)),
-    Kind("other-prompt", "the question", lambda vlm, c, seed: (vlm, replace(c, prompts=PROMPT))),
-    Kind("other-referents", "that the question is about this picture", _referents),
-    Kind("random-weights", "all that was learned", lambda vlm, c, seed: (other_weights(vlm, "init", seed), c)),
-    Kind("permuted-weights", "all that was learned but the size of weights",
-         lambda vlm, c, seed: (other_weights(vlm, "permute", seed), c)),
+    Control("same", "nothing: the ceiling of the others", lambda vlm, c, seed: (vlm, c)),
+    Control("mirrored", "the left-right odd part of what pictures hold", _mirror),
+    Control("translated", "what pictures hold, as far as it moves with them", _pictures(translated)),
+    Control("shuffled", "objects and where they lie; each patch's own content stays", _pictures(shuffled)),
+    Control("blank", "all content", _null(lambda n, size, seed: blank(n, size))),
+    Control("noise", "all content but fine noise", _null(noise)),
+    Control("other-prompt", "the question", lambda vlm, c, seed: (vlm, replace(c, prompts=PROMPT))),
+    Control("other-referents", "that the question is about this picture", _referents),
+    Control("random-weights", "all that was learned", lambda vlm, c, seed: (randomise_weights(vlm, "init", seed), c)),
+    Control("permuted-weights", "all that was learned but the size of weights",
+         lambda vlm, c, seed: (randomise_weights(vlm, "permute", seed), c)),
 ):  # fmt: skip
-    KINDS.register(_kind)
+    CONTROLS.register(_kind)
 
 
 def control_table(
@@ -129,7 +137,7 @@ def control_table(
     Parameters
     ----------
     images : of :func:`biaslab.datasets.calibration.calibration`.
-    kinds : keys of :data:`KINDS`; default all that the calibration set allows (a warning names those it does not).
+    kinds : keys of :data:`CONTROLS`; default all that the calibration set allows (a warning names those it does not).
     layers : default all that the profile holds.
 
     Returns
@@ -144,7 +152,7 @@ def control_table(
     InputError, ProfileMismatchError
         An unknown kind; a profile of another model, or of other layouts.
     """
-    wanted = {name: KINDS.get(name) for name in (KINDS if kinds is None else kinds)}
+    wanted = {name: CONTROLS.get(name) for name in (CONTROLS if kinds is None else kinds)}
     profile.check(model=vlm.name, revision=vlm.revision, family=vlm.family.name)
     known = profile.provenance_
     heads = "mean" if known.get("heads", "mean") == "mean" else None

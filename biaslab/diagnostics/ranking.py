@@ -43,12 +43,12 @@ def score_ranking(
     limit: int | None = None,
     heads: str | Mapping[int, int] | None = "mean",
     keep: Sequence[float | int] = (0.1,),
-    n_boot: int = 2000,
+    n_resamples: int = 2000,
     progress: bool = True,
     *,
     strength: float | Mapping[int, float] = 1.0,
     score: str | Callable = "attention",
-    n_perm: int = 10_000,
+    n_sign_flips: int = 10_000,
 ) -> pd.DataFrame:
     """AUROC of the last prompt token's attention for the target's tokens, raw and debiased, per layer.
 
@@ -56,9 +56,9 @@ def score_ranking(
 
     Parameters
     ----------
-    n_boot
+    n_resamples
         Resamples of images for the intervals.
-    n_perm
+    n_sign_flips
         Sign flips of images for the p-values of the gains.
 
     Returns
@@ -75,7 +75,7 @@ def score_ranking(
     measured = ranking_values(
         vlm, dataset, layers, profile, ops, batch_size, limit, heads, keep, progress, strength=strength, score=score
     )
-    return ranking_table(measured, n_boot=n_boot, n_perm=n_perm)
+    return ranking_table(measured, n_resamples=n_resamples, n_sign_flips=n_sign_flips)
 
 
 def ranking_values(
@@ -262,8 +262,8 @@ def _scores(
 
 
 def _debiased(attention: Tensor, layout: TokenLayout, layer: int, op: str, profile: Profile, strength: float) -> Tensor:
-    spread = profile.spread(layout, layer) if DEBIAS[op].needs_spread else None
-    return debias(attention, profile.expected(layout, layer), spread, op=op, strength=strength)
+    std = profile.std(layout, layer) if DEBIAS[op].needs_std else None
+    return debias(attention, profile.expected(layout, layer), std, op=op, strength=strength)
 
 
 def _measures(scores: np.ndarray, target: np.ndarray, keep: Sequence[float | int]) -> np.ndarray:

@@ -68,8 +68,8 @@ def measure_prefix(measure: str) -> str:
 def ranking_table(
     measured: RankingValues,
     parts: Mapping[str, np.ndarray] | None = None,
-    n_boot: int = 2000,
-    n_perm: int = 10_000,
+    n_resamples: int = 2000,
+    n_sign_flips: int = 10_000,
 ) -> pd.DataFrame:
     """Means with intervals and, where "raw" is among the operations, the paired gains of the others over it.
 
@@ -80,7 +80,7 @@ def ranking_table(
     parts
         Name -> (n,) bool, parts of the data set that get rows of their own, with the name in the column ``part``.
         Default: all samples, without that column. Parts may share samples.
-    n_boot, n_perm
+    n_resamples, n_sign_flips
         Resamples of images for the intervals, sign flips for the p-values.
 
     Returns
@@ -99,7 +99,7 @@ def ranking_table(
     Raises
     ------
     InputError
-        No parts, a part whose mask does not fit the samples, or n_boot < 1.
+        No parts, a part whose mask does not fit the samples, or n_resamples < 1.
     """
     n = len(measured.ids)
     masks = {"": np.ones(n, bool)} if parts is None else {k: np.asarray(v, bool) for k, v in parts.items()}
@@ -107,7 +107,7 @@ def ranking_table(
         raise InputError("no parts are given: leave parts out for one table of all samples")
     if wrong := [name for name, mask in masks.items() if mask.shape != (n,)]:
         raise InputError(f"part {wrong[0]!r} is no mask of the samples: pass a bool for each of the {n} samples")
-    bootstrap = ImageBootstrap(measured.images, n_boot)
+    bootstrap = ImageBootstrap(measured.images, n_resamples)
     cells = list(measured.cells())
     raw = measured.ops.index(RAW) if RAW in measured.ops else None
     others = [i for i, op in enumerate(measured.ops) if op != RAW] if raw is not None else []
@@ -120,7 +120,7 @@ def ranking_table(
             gains = values[:, :, others] - values[:, :, [raw]]
             found = [bootstrap.mean(masked(gains, mask)) for mask in masks.values()]
             compared = interval_columns(f"{prefix}gain", found, gains.shape[1:])
-            tested = _tested(gains, list(masks.values()), measured.images, n_perm)
+            tested = _tested(gains, list(masks.values()), measured.images, n_sign_flips)
             compared |= {f"{prefix}p": tested.p, f"{prefix}p_adjusted": tested.p_adjusted}
             columns |= _spread(compared, others, len(measured.ops))
     rows = []
@@ -153,8 +153,8 @@ def _spread(columns: dict[str, np.ndarray], at: Sequence[int], n_ops: int) -> di
     return wide
 
 
-def _tested(gains: np.ndarray, masks: Sequence[np.ndarray], images: np.ndarray, n_perm: int) -> Family:
+def _tested(gains: np.ndarray, masks: Sequence[np.ndarray], images: np.ndarray, n_sign_flips: int) -> Family:
     """p-values (parts, layers, ops, heads) of one family over all parts; only sums over images are held for them."""
     sums, names = zip(*(sum_by_image(masked(gains, mask), images) for mask in masks), strict=True)
-    family = max_t(np.concatenate(sums, axis=1), names[0], n_perm)
+    family = max_t(np.concatenate(sums, axis=1), names[0], n_sign_flips)
     return Family(*(np.reshape(p, (len(masks), *gains.shape[1:])) for p in family))

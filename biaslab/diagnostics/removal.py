@@ -44,8 +44,8 @@ def removal_report(
     *,
     strength: float | Mapping[int, float] = 1.0,
     score: str | Callable = "attention",
-    n_boot: int = 2000,
-    n_perm: int = 10_000,
+    n_resamples: int = 2000,
+    n_sign_flips: int = 10_000,
     **options: Any,
 ) -> pd.DataFrame:
     """AUROC and kept share of the target's tokens, raw and debiased, overall and by where the target lies.
@@ -62,7 +62,7 @@ def removal_report(
     places : keys of :data:`PLACES`, thirds of the picture's height (top, middle, bottom) and of its width (left,
         centre, right), by the centre of the target's box.
     strength, score : as in :func:`biaslab.diagnostics.ranking.ranking_values`.
-    n_boot, n_perm : resamples of images for the intervals, sign flips for the p-values.
+    n_resamples, n_sign_flips : resamples of images for the intervals, sign flips for the p-values.
     **options : of ``ranking_values``: batch_size, heads, progress.
 
     Returns
@@ -89,11 +89,11 @@ def removal_report(
     measured = ranking_values(
         vlm, dataset, layers, profile, ops, limit=limit, keep=keep, strength=strength, score=score, **options
     )
-    return place_table(measured, places, n_boot, n_perm)
+    return place_table(measured, places, n_resamples, n_sign_flips)
 
 
 def place_table(
-    measured: RankingValues, places: Sequence[str] = tuple(PLACES), n_boot: int = 2000, n_perm: int = 10_000
+    measured: RankingValues, places: Sequence[str] = tuple(PLACES), n_resamples: int = 2000, n_sign_flips: int = 10_000
 ) -> pd.DataFrame:
     """The table of :func:`removal_report` from what was measured.
 
@@ -105,17 +105,17 @@ def place_table(
     _check_places(places)
     masks = {"all": np.ones(len(measured.ids), bool)} | {name: _inside(measured, name) for name in places}
     masks = {name: mask for name, mask in masks.items() if name == "all" or mask.any()}
-    return ranking_table(measured, masks, n_boot, n_perm).rename(columns={"part": "place"})
+    return ranking_table(measured, masks, n_resamples, n_sign_flips).rename(columns={"part": "place"})
 
 
-def place_gaps(measured: RankingValues, n_boot: int = 2000) -> pd.DataFrame:
+def place_gaps(measured: RankingValues, n_resamples: int = 2000) -> pd.DataFrame:
     """How much better targets on the right are ranked than those on the left, and at the bottom than at the top.
 
     Parameters
     ----------
     measured
         What :func:`biaslab.diagnostics.ranking.ranking_values` measured.
-    n_boot
+    n_resamples
         Resamples of images.
 
     Returns
@@ -134,7 +134,7 @@ def place_gaps(measured: RankingValues, n_boot: int = 2000) -> pd.DataFrame:
     widens the gap, against it it narrows or turns it. Intervals hold row by row and are NaN where a place has targets
     in fewer than two images.
     """
-    bootstrap = ImageBootstrap(measured.images, n_boot)
+    bootstrap = ImageBootstrap(measured.images, n_resamples)
     raw = measured.ops.index(RAW) if RAW in measured.ops and len(measured.ops) > 1 else None
     masks = [tuple(_inside(measured, place) for place in pair) for pair in _GAPS]
     columns: dict[str, np.ndarray] = {}

@@ -17,13 +17,13 @@ from biaslab.errors import InputError
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["Cells", "Changed", "mirrored", "other_weights", "shuffled", "swap_sides", "translated"]
+__all__ = ["CellGrid", "PerturbedImage", "mirrored", "randomise_weights", "shuffled", "swap_sides", "translated"]
 
 
-class Changed:
+class PerturbedImage:
     """A picture that is changed each time it is read, so that none is held in memory."""
 
-    def __init__(self, source: Any, change: Callable, cells: Cells, seed: tuple[int, ...]) -> None:
+    def __init__(self, source: Any, change: Callable, cells: CellGrid, seed: tuple[int, ...]) -> None:
         self._source, self._change, self._cells, self._seed = source, change, cells, seed
 
     def image(self) -> Image.Image:
@@ -32,7 +32,7 @@ class Changed:
         return self._change(image, self._cells(image.size), np.random.default_rng(self._seed))
 
 
-class Cells:
+class CellGrid:
     """Rows and columns of a model's cells over a picture, by its (width, height)."""
 
     def __init__(self, vlm: VLM) -> None:
@@ -86,7 +86,7 @@ def swap_sides(text: str) -> str:
     return _SIDES.sub(other, text)
 
 
-def other_weights(vlm: VLM, how: str, seed: int = 0) -> VLM:
+def randomise_weights(vlm: VLM, how: str, seed: int = 0) -> VLM:
     """The same model without what it learned; the one given is not changed.
 
     Parameters

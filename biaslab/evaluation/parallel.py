@@ -18,7 +18,7 @@ from biaslab.errors import BiaslabError, InputError, ModelError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import LineCounter, log_path
-from biaslab.evaluation.worker import Shard, Task
+from biaslab.evaluation.worker import Worker, WorkItem
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -87,7 +87,7 @@ class Job:
     recipe: ModelRecipe
     configs: Sequence[Config]
     options: GenerationOptions
-    tasks: Sequence[Task]
+    tasks: Sequence[WorkItem]
     batch_size: int
     log: Path
     threads: int
@@ -97,7 +97,7 @@ def run_parallel(
     vlm: VLM,
     configs: Sequence[Config],
     options: GenerationOptions,
-    tasks: Sequence[Task],
+    tasks: Sequence[WorkItem],
     batch_size: int,
     folder: Path,
     processes: int,
@@ -154,7 +154,7 @@ def _work(job: Job, failures: Any) -> None:
     torch.set_num_threads(job.threads)
     try:
         with JsonLines(job.log) as log:
-            shard = Shard(job.recipe.load(), job.configs, job.options, log.append)
+            shard = Worker(job.recipe.load(), job.configs, job.options, log.append)
             # a parent that was killed cannot stop its children: they look for themselves
             shard.run(job.tasks, job.batch_size, go_on=multiprocessing.parent_process().is_alive)
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import KEY_FIELDS, LINE_FIELDS, record_key
-from biaslab.pruning import make
+from biaslab.pruning.registry import from_record
 from biaslab.stats.resampling import ImageBootstrap, paired_p_value
 
 TABLE_FILE = "results.csv"
@@ -56,7 +56,7 @@ class Results:
         Run folder, or None for a run in memory.
     reference
         Method that ``p_vs_reference`` compares with, at the same keep and layer.
-    n_boot
+    n_resamples
         Resamples of the intervals.
 
     Attributes
@@ -80,13 +80,13 @@ class Results:
         run: dict[str, Any],
         folder: Path | None = None,
         reference: str | None = "random",
-        n_boot: int = 2000,
+        n_resamples: int = 2000,
     ) -> None:
         self.samples, self.run, self.folder = samples, run, folder
-        self.reference, self.n_boot = reference, n_boot
+        self.reference, self.n_resamples = reference, n_resamples
 
     @classmethod
-    def load(cls, folder: str | Path, reference: str | None = None, n_boot: int = 2000) -> Results:
+    def load(cls, folder: str | Path, reference: str | None = None, n_resamples: int = 2000) -> Results:
         """The results in a run folder, finished or not. ``reference`` defaults to the run's own.
 
         Raises
@@ -97,7 +97,7 @@ class Results:
         folder = Path(folder)
         run = read_run(folder)
         reference = run["settings"].get("reference") if reference is None else reference
-        return cls(read_samples(folder, run), run, folder, reference, n_boot)
+        return cls(read_samples(folder, run), run, folder, reference, n_resamples)
 
     @property
     def complete(self) -> bool:
@@ -123,7 +123,7 @@ class Results:
     def labels(self) -> dict[str, str]:
         """Options hash -> `Method.label`: tells variants of one method apart in figures and tables."""
         configs = [c for c in self._configurations() if c["method"] != UNPRUNED]
-        return {c["options_hash"]: make(c["method"], **c["options"]).label for c in configs}
+        return {c["options_hash"]: from_record(c["method"], c["options"]).label for c in configs}
 
     def summary(self) -> pd.DataFrame:
         """The table at a glance: all kinds together, the columns one looks at first, methods by their label."""
@@ -147,7 +147,7 @@ class Results:
             raise InputError(f"no method {reference!r} in this run: choose one of {self._methods()}")
         group = self.samples if kind == ALL else self.samples[self.samples["kind"] == kind]
         paired = _Paired(group, self._configurations())
-        bootstrap = ImageBootstrap(paired.images, self.n_boot)
+        bootstrap = ImageBootstrap(paired.images, self.n_resamples)
         rows = []
         for i, config in enumerate(paired.configs):
             j = paired.find(reference, config)
@@ -196,7 +196,7 @@ class Results:
     def _rows(self, kind: str, group: pd.DataFrame) -> Iterable[dict[str, Any]]:
         identity = self.run["identity"]
         paired = _Paired(group, self._configurations())
-        bootstrap = ImageBootstrap(paired.images, self.n_boot)
+        bootstrap = ImageBootstrap(paired.images, self.n_resamples)
         accuracy = bootstrap.mean(paired.hits)
         unpruned = paired.find(UNPRUNED)
         retention = None if unpruned is None else bootstrap.ratio(paired.hits, paired.hits[:, [unpruned]])

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from biaslab.cost import Flops, Picture, prompt_flops
+from biaslab.cost import Flops, VisionInput, prompt_flops
 from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.stopwatch import GenerationTimer
@@ -110,7 +110,7 @@ def _flops(vlm: VLM, encoded: Encoded, config: Config, kept: list[int], new: lis
     for row, length in enumerate(prompt_lengths(encoded)):
         images = [i for i, owner in enumerate(encoded.owners) if owner == row]
         layouts = [encoded.layouts[i] for i in images]
-        pictures, n_text = [Picture.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
+        pictures, n_text = [VisionInput.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
         n_kept = sum(kept[i] for i in images)
         try:
             costs.append(prompt_flops(vlm.model.config, pictures, n_text, n_kept, config.layer or 0, new[row]))

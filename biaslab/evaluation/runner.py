@@ -21,7 +21,7 @@ from biaslab.evaluation.results import Results, read_samples
 from biaslab.evaluation.run_folder import prepare_folder, profiles_of, run_record
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import log_path
-from biaslab.evaluation.worker import Shard, Task
+from biaslab.evaluation.worker import Worker, WorkItem
 from biaslab.pruning import Method, prune
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def evaluate(
     *,
     max_new_tokens: int = 48,
     positions: str = "original",
-    n_boot: int = 2000,
+    n_resamples: int = 2000,
     retry_errors: bool = False,
 ) -> Results:
     """Acc@0.5 of every method at every keep ratio and layer, on the same samples.
@@ -93,7 +93,7 @@ def evaluate(
         Length limit of an answer.
     positions
         ``"original"`` or ``"renumber"``: position ids of what is kept; see :func:`biaslab.pruning.prune`.
-    n_boot
+    n_resamples
         Resamples of the intervals.
     retry_errors
         When continuing, try samples again that ended in an error.
@@ -148,7 +148,7 @@ def evaluate(
                 run_here(vlm, configs, options, tasks, batch_size, folder, advance)
             elif tasks:
                 run_parallel(vlm, configs, options, tasks, batch_size, folder, processes, advance)
-        results = Results(read_samples(folder, run), run, None if out is None else folder, reference, n_boot)
+        results = Results(read_samples(folder, run), run, None if out is None else folder, reference, n_resamples)
     if out is not None:
         results.save()
     report_errors(results)
@@ -175,7 +175,7 @@ def check_reference(reference: str | None, configs: Sequence[Config]) -> str | N
 
 def missing_tasks(
     samples: Sequence[Sample], configs: Sequence[Config], folder: Path, run: dict, retry_errors: bool
-) -> list[Task]:
+) -> list[WorkItem]:
     """What a run folder still lacks."""
     lines = read_samples(folder, run)
     if retry_errors:
@@ -183,7 +183,7 @@ def missing_tasks(
     done = set(zip(lines["id"], lines["key"], strict=True))
     keys = [config.key for config in configs]
     tasks = [
-        Task(index, sample, tuple(i for i, key in enumerate(keys) if (sample.id, key) not in done))
+        WorkItem(index, sample, tuple(i for i, key in enumerate(keys) if (sample.id, key) not in done))
         for index, sample in enumerate(samples)
     ]
     return [task for task in tasks if task.missing]
@@ -193,7 +193,7 @@ def run_here(
     vlm: VLM,
     configs: Sequence[Config],
     options: GenerationOptions,
-    tasks: Sequence[Task],
+    tasks: Sequence[WorkItem],
     batch_size: int,
     folder: Path,
     advance: Callable[[int], None],
@@ -205,7 +205,7 @@ def run_here(
             log.append(line)
             advance(1)
 
-        Shard(vlm, configs, options, write).run(tasks, batch_size)
+        Worker(vlm, configs, options, write).run(tasks, batch_size)
 
 
 def report_errors(results: Results) -> None:

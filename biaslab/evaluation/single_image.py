@@ -27,7 +27,7 @@ class PrunedAnswer:
     model: str
 
 
-def locate_pruned(
+def compare_methods(
     vlm: VLM,
     image: Any,
     expression: str,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["GenerationTimer", "cuda_devices", "extra_peak", "rounds"]
+__all__ = ["GenerationTimer", "cuda_devices", "extra_peak", "interleaved"]
 
 
 class GenerationTimer:
@@ -80,7 +80,7 @@ def cuda_devices(model: nn.Module) -> set[torch.device]:
     return {p.device for p in model.parameters() if p.device.type == "cuda"}
 
 
-def rounds(names: Sequence[Any], repeats: int, warmup: int = 1) -> Iterator[tuple[int, Any]]:
+def interleaved(names: Sequence[Any], repeats: int, warmup: int = 1) -> Iterator[tuple[int, Any]]:
     """(round, name) in the order A B C, B C A, C A B, ...; rounds below 0 warm up.
 
     A machine that slows down does so for neighbours alike, and no task always follows the same other one. Garbage

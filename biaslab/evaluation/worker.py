@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
+class WorkItem:
     """A sample and the configurations it still lacks (indices into the plan)."""
 
     index: int
@@ -34,7 +34,7 @@ class Task:
 
 
 @dataclass
-class Shard:
+class Worker:
     """Evaluates tasks and hands every finished line to ``write``.
 
     The vision tower runs once per batch; each configuration is then one ``generate`` from its features, in
@@ -52,15 +52,15 @@ class Shard:
     def __post_init__(self) -> None:
         self.names = [config.describe() for config in self.configs]
 
-    def run(self, tasks: Sequence[Task], batch_size: int, go_on: Callable[[], bool] = lambda: True) -> None:
+    def run(self, tasks: Sequence[WorkItem], batch_size: int, go_on: Callable[[], bool] = lambda: True) -> None:
         """Evaluate all tasks; stops between batches when ``go_on()`` says so."""
         for batch in batches(tasks, batch_size):
             if not go_on():
                 return
             self._batch(batch)
 
-    def _batch(self, batch: list[Task]) -> None:
-        ready: list[tuple[Task, Image.Image]] = []
+    def _batch(self, batch: list[WorkItem]) -> None:
+        ready: list[tuple[WorkItem, Image.Image]] = []
         for task in batch:
             try:
                 ready.append((task, load_image(task.sample)))
@@ -69,7 +69,7 @@ class Shard:
         if ready:
             self._attempt(ready, ready[0][0].missing)
 
-    def _attempt(self, ready: list[tuple[Task, Image.Image]], missing: Iterable[int]) -> None:
+    def _attempt(self, ready: list[tuple[WorkItem, Image.Image]], missing: Iterable[int]) -> None:
         encoded = self._tried(ready, missing, lambda: self._encode(ready))
         if encoded is None:
             return
@@ -77,7 +77,7 @@ class Shard:
             for line in self._tried(ready, [i], partial(self._answer, ready, encoded, i)) or ():
                 self.write(line)
 
-    def _tried(self, ready: list[tuple[Task, Image.Image]], missing: Iterable[int], work: Callable[[], Any]) -> Any:
+    def _tried(self, ready: list[tuple[WorkItem, Image.Image]], missing: Iterable[int], work: Callable[[], Any]) -> Any:
         """The result of ``work``, or None if it failed: each sample is then tried alone, a single one logged."""
         try:
             return work()
@@ -92,7 +92,7 @@ class Shard:
             self._attempt([one], missing)
         return None
 
-    def _encode(self, ready: list[tuple[Task, Image.Image]]) -> Encoded:
+    def _encode(self, ready: list[tuple[WorkItem, Image.Image]]) -> Encoded:
         samples = [task.sample for task, _ in ready]
         encoded = self.vlm.encode_grounding(
             [picture for _, picture in ready],
@@ -101,7 +101,7 @@ class Shard:
         )
         return self.vlm.vision(encoded)
 
-    def _answer(self, ready: list[tuple[Task, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
+    def _answer(self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
         run = run_once(self.vlm, encoded, self.configs[i], self.options)
         answers = self.vlm.groundings(encoded, run.answers)
         return [
@@ -112,7 +112,7 @@ class Shard:
             for b, (task, _) in enumerate(ready)
         ]
 
-    def _line(self, task: Task, i: int) -> dict[str, Any]:
+    def _line(self, task: WorkItem, i: int) -> dict[str, Any]:
         sample = task.sample
         return {
             "index": task.index,
@@ -127,7 +127,7 @@ class Shard:
             **self.vlm.watermark,
         }
 
-    def _fail(self, task: Task, missing: Iterable[int], error: Exception) -> None:
+    def _fail(self, task: WorkItem, missing: Iterable[int], error: Exception) -> None:
         first = (str(error).strip().splitlines() or [""])[0]
         for i in missing:
             line = self._line(task, i) | dict.fromkeys(VERDICT_FIELDS)
@@ -173,9 +173,9 @@ def costs(run: OneRun, b: int) -> dict[str, float | None]:
     }
 
 
-def batches(tasks: Sequence[Task], size: int) -> Iterator[list[Task]]:
+def batches(tasks: Sequence[WorkItem], size: int) -> Iterator[list[WorkItem]]:
     """Runs of at most ``size`` neighbours that lack the same configurations."""
-    batch: list[Task] = []
+    batch: list[WorkItem] = []
     for task in tasks:
         if batch and (len(batch) == size or task.missing != batch[0].missing):
             yield batch

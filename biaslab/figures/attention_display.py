@@ -105,7 +105,7 @@ class AttentionDisplay(Display):
             if raw.shape[-1] != layout.n:
                 raise InputError(f"attention covers {raw.shape[-1]} tokens but the layout has {layout.n}")
             raw = raw.reshape(-1, layout.n).mean(0)
-            maps = [f(layout, layer).mean(0) for f in (own.expected, own.spread)]
+            maps = [f(layout, layer).mean(0) for f in (own.expected, own.std)]
             after = debias(raw, *maps, op=op, eps=eps)
             tables.append(
                 pd.DataFrame(

@@ -61,7 +61,7 @@ class ProfileDisplay(Display):
         row, col = raster(layout)
         tables = []
         for layer in layers:
-            expected, spread = (f(layout, layer).double().numpy() for f in (profile.expected, profile.spread))
+            expected, spread = (f(layout, layer).double().numpy() for f in (profile.expected, profile.std))
             if head is not None:
                 if not 0 <= head < len(expected):
                     raise InputError(f"the profile has {len(expected)} head(s), not a head {head}")

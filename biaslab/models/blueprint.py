@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     pass
 
 __all__ = [
-    "Blueprint", "Shape", "SpecialTokens", "rope_sections", "text_config", "text_fields", "tower_fields",
+    "OfflineSpec", "ModelSpec", "SpecialTokens", "rope_sections", "text_config", "text_fields", "tower_fields",
 ]  # fmt: skip
 
 _CONFIGS = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}
@@ -21,7 +21,7 @@ _VISION_LAYERS = 3  # of a small model: LLaVA takes its features from the last l
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelSpec:
     """Sizes of one checkpoint, as its ``config.json`` and ``preprocessor_config.json`` publish them.
 
     Attributes
@@ -71,7 +71,7 @@ class Shape:
             raise InputError("this shape has no tiles: its visual tokens follow the size of the picture")
         return self.tile // self.patch // self.merge
 
-    def small(self, layers: int = 4, head_dim: int = 8, **changes: Any) -> Shape:
+    def small(self, layers: int = 4, head_dim: int = 8, **changes: Any) -> ModelSpec:
         """The same heads and picture geometry with few layers and narrow heads, for random weights on a laptop.
 
         Parameters
@@ -112,7 +112,7 @@ class SpecialTokens:
     bos: str | None = None
 
 
-class Blueprint(ABC):
+class OfflineSpec(ABC):
     """What a family knows of its checkpoints without their files.
 
     Attributes
@@ -125,10 +125,10 @@ class Blueprint(ABC):
     """
 
     decoders: ClassVar[tuple[str, ...]]
-    shapes: ClassVar[Mapping[str, Shape]]
+    shapes: ClassVar[Mapping[str, ModelSpec]]
     special_tokens: ClassVar[SpecialTokens]
 
-    def most_tokens(self, shape: Shape) -> int:
+    def most_tokens(self, shape: ModelSpec) -> int:
         """Upper bound of the visual tokens of one picture."""
         if shape.tile is None:
             return shape.max_pixels // (shape.patch * shape.merge) ** 2
@@ -136,15 +136,15 @@ class Blueprint(ABC):
         return shape.side**2 * (tiles + 1 if tiles > 1 else 1)  # and a thumbnail
 
     @abstractmethod
-    def config(self, shape: Shape, tokenizer: Any) -> Any:
+    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
         """transformers configuration of a model of this shape whose token ids are the tokenizer's."""
 
     @abstractmethod
-    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
         """The family's real processor for models of this shape."""
 
 
-def text_fields(shape: Shape, tokenizer: Any) -> dict[str, Any]:
+def text_fields(shape: ModelSpec, tokenizer: Any) -> dict[str, Any]:
     """Fields every decoder's configuration has; ``shape.text`` wins."""
     fields = {
         "vocab_size": max(shape.vocab or 0, len(tokenizer)),
@@ -163,7 +163,7 @@ def text_fields(shape: Shape, tokenizer: Any) -> dict[str, Any]:
     return {**fields, **shape.text}
 
 
-def text_config(shape: Shape, tokenizer: Any, decoders: Sequence[str] = tuple(_CONFIGS)) -> Any:
+def text_config(shape: ModelSpec, tokenizer: Any, decoders: Sequence[str] = tuple(_CONFIGS)) -> Any:
     """Configuration of one of the language models that families share.
 
     Raises
@@ -181,7 +181,7 @@ def text_config(shape: Shape, tokenizer: Any, decoders: Sequence[str] = tuple(_C
     return getattr(transformers, _CONFIGS[shape.decoder])(**fields)
 
 
-def tower_fields(shape: Shape) -> dict[str, Any]:
+def tower_fields(shape: ModelSpec) -> dict[str, Any]:
     """Fields of the configuration of a plain vision tower, square tiles; ``shape.vision`` wins."""
     return {
         "hidden_size": shape.vision_hidden,
@@ -194,7 +194,7 @@ def tower_fields(shape: Shape) -> dict[str, Any]:
     }
 
 
-def rope_sections(shape: Shape, published: Sequence[int]) -> list[int]:
+def rope_sections(shape: ModelSpec, published: Sequence[int]) -> list[int]:
     """Time, height and width sections of M-RoPE for the shape's head width, in the published shares, none empty."""
     total = (shape.head_dim or shape.hidden // shape.heads) // 2
     ends = [round(total * sum(published[: i + 1]) / sum(published)) for i in range(len(published))]

@@ -161,6 +161,6 @@ def _visual(is_image: Tensor, layouts: list[TokenLayout]) -> Tensor:
     shows = torch.zeros(sum(layout.placeholders for layout in layouts), dtype=torch.bool)
     start = 0
     for layout in layouts:
-        shows[start + torch.from_numpy(layout.slots.copy())] = True
+        shows[start + torch.from_numpy(layout.placeholder_index.copy())] = True
         start += layout.placeholders
     return is_image.masked_scatter(is_image, shows.to(is_image.device))  # images come in the order of the prompts

@@ -12,7 +12,7 @@ from biaslab._util.registry import Registry
 from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
-from biaslab.models.blueprint import Blueprint
+from biaslab.models.blueprint import OfflineSpec
 from biaslab.models.processors import image_only
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def register(cls: type[Family]) -> type[Family]:
     return cls
 
 
-class Family(Blueprint, ABC):
+class Family(OfflineSpec, ABC):
     """Prompt, image preprocessing, token layout and box format of one family of models.
 
     Attributes

@@ -10,7 +10,7 @@ from biaslab.models.checkpoints.files import missing_files
 from biaslab.models.registry import GROUNDER, families, grounder_folder
 
 if TYPE_CHECKING:
-    from biaslab.models.blueprint import Shape
+    from biaslab.models.blueprint import ModelSpec
 
 __all__ = ["known_models"]
 
@@ -26,7 +26,7 @@ def known_models() -> list[dict[str, Any]]:
     return rows
 
 
-def _row(alias: str, checkpoint: str, family: str, folder: Path | None, shape: Shape | None) -> dict[str, Any]:
+def _row(alias: str, checkpoint: str, family: str, folder: Path | None, shape: ModelSpec | None) -> dict[str, Any]:
     config = _config(folder)
     layers = (config.get("text_config") or config.get("llm_config") or config).get("num_hidden_layers")
     tokens = config.get("image_seq_length") if alias == GROUNDER else None

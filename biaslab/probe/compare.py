@@ -27,7 +27,7 @@ _SCORE = {"score": "attention"}  # what a probe measures
 
 
 def compare(
-    probe: ProbeResult, other: Profile | AttentionMaps, confidence: float = 0.95, n_null: int = 9999, seed: int = 0
+    probe: ProbeResult, other: Profile | AttentionMaps, confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0
 ) -> pd.DataFrame:
     """Slope and correlation, in log space, between a profile and the causal effect of the place.
 
@@ -39,7 +39,7 @@ def compare(
     Parameters
     ----------
     other : fitted profile of the same model, queries and heads; or its maps.
-    n_null : random maps behind each p-value (`spectral_test`).
+    n_resamples : random maps behind each p-value (`spectral_test`).
 
     Returns
     -------
@@ -79,7 +79,7 @@ def compare(
             for k, part in enumerate(probe.parts):
                 y = probe.effects[(..., *probe.at(layer, head, part))]
                 x = [v[..., k, h] for v in versions]
-                rows.append({"layer": layer, "head": head, "part": part, **_line(x, y, confidence, n_null, seed)})
+                rows.append({"layer": layer, "head": head, "part": part, **_line(x, y, confidence, n_resamples, seed)})
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p") + 1, "q", q_values(table["p"]))
     return table
@@ -158,7 +158,7 @@ def _reader(probe: ProbeResult, other: Any) -> tuple[list[int], Callable[[int], 
     return shared_layers(probe.layers, held, ("the probe", what)), read
 
 
-def _line(x: list[np.ndarray], y: np.ndarray, confidence: float, n_null: int, seed: int) -> dict[str, Any]:
+def _line(x: list[np.ndarray], y: np.ndarray, confidence: float, n_resamples: int, seed: int) -> dict[str, Any]:
     """One comparison; ``x`` are (G, R, C) maps of the profile, whole and then without each fold; ``y`` the probe's."""
     whole, groups = x[0], len(y)
     value = _statistics(whole, y)
@@ -167,7 +167,7 @@ def _line(x: list[np.ndarray], y: np.ndarray, confidence: float, n_null: int, se
     if len(x) > 3:
         spread = np.hypot(spread, half_width(np.array([_statistics(v, y) for v in x[1:]]), confidence))
     lo, hi = value - spread, value + spread
-    _, p = spectral_test(whole.mean(0), y.mean(0), n_null, seed)
+    _, p = spectral_test(whole.mean(0), y.mean(0), n_resamples, seed)
     known = reliability(y, seed)
     ceiling = np.sqrt(known) if known > 0 else np.nan
     r = float(np.tanh(value[1]))

@@ -152,7 +152,7 @@ def footprint(values: np.ndarray, layout: TokenLayout, box: Box) -> np.ndarray:
     InputError
         No token of a part looks at the box.
     """
-    share, out = layout.overlap(box) * layout.inside, []
+    share, out = layout.overlap(box) * layout.in_image, []
     for name, part in parts_of_layout(layout).items():
         at = np.flatnonzero(share * part > 1e-9)
         if not len(at):

@@ -18,7 +18,7 @@ from biaslab.profiles.estimators.smooth import SmoothProfile
 from biaslab.profiles.estimators.tile import TileProfile
 from biaslab.profiles.file import load, save
 from biaslab.profiles.intervals import MapInterval, map_interval
-from biaslab.profiles.model_selection import Selection, select_estimator
+from biaslab.profiles.model_selection import EstimatorChoice, select_estimator
 from biaslab.profiles.registry import ESTIMATORS, make, register
 from biaslab.profiles.variance import VarianceExplained, variance_explained, variance_table
 
@@ -34,7 +34,7 @@ __all__ = [
     "MeanProfile",
     "Profile",
     "RopeProfile",
-    "Selection",
+    "EstimatorChoice",
     "SmoothProfile",
     "TileProfile",
     "VarianceExplained",

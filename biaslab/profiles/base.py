@@ -69,7 +69,7 @@ class Profile(BaseEstimator, ABC):
 
     @abstractmethod
     def _expand(self, arrays: Arrays, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
-        """(expected, spread), each (H or 1, N), for a layout that :meth:`check` accepts."""
+        """(expected, std), each (H or 1, N), for a layout that :meth:`check` accepts."""
 
     def log_map(self, parts: list[Part], layout: TokenLayout) -> np.ndarray | None:
         """(H or 1, N) prediction of centred log attention from log moments; None where nothing can be
@@ -113,7 +113,7 @@ class Profile(BaseEstimator, ABC):
             counts = {p.layout.key: p.n for p in parts}
         if "layout" not in self.transports and min(counts.values(), default=0) < 2:
             few = [k for k, n in counts.items() if n < 2]
-            warnings.warn(f"spread is 0 for layouts seen in one image only: {', '.join(few)}", stacklevel=2)
+            warnings.warn(f"std is 0 for layouts seen in one image only: {', '.join(few)}", stacklevel=2)
         layouts = {key: maps.layouts[key] for key in counts}
         provenance = {
             **plain(dict(maps.provenance)),
@@ -158,9 +158,9 @@ class Profile(BaseEstimator, ABC):
         """
         return self._map("expected", layout, layer, device)
 
-    def spread(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
+    def std(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
         """Standard deviation of the attention between images, shaped and cached like :meth:`expected`."""
-        return self._map("spread", layout, layer, device)
+        return self._map("std", layout, layer, device)
 
     def layout_of(self, layout: TokenLayout | str | None = None) -> tuple[TokenLayout, int]:
         """A layout, and how many calibration images its map rests on (all of them where it was carried over).
@@ -237,7 +237,7 @@ class Profile(BaseEstimator, ABC):
         if (what, *key) not in self._maps:
             self.check(layer=layer, layout=layout)
             both = self._expand(self.arrays_[layer], layout)
-            for name, values in zip(("expected", "spread"), both, strict=True):
+            for name, values in zip(("expected", "std"), both, strict=True):
                 host = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
                 self._maps[(name, *key)] = host.to(key[-1])
             while len(self._maps) > 2 * _CACHED_MAPS:

@@ -19,7 +19,7 @@ from biaslab.profiles.parts import Part, logs, parts_of
 from biaslab.profiles.registry import ESTIMATORS, make
 from biaslab.stats.jackknife import check_confidence, half_width
 
-__all__ = ["CRITERIA", "Selection", "select_estimator"]
+__all__ = ["CRITERIA", "EstimatorChoice", "select_estimator"]
 
 #: criterion -> what its value is
 CRITERIA = {
@@ -32,7 +32,7 @@ _TIE = 1e-6
 
 
 @dataclass(frozen=True)
-class Selection:
+class EstimatorChoice:
     """What :func:`select_estimator` found.
 
     Attributes
@@ -54,7 +54,7 @@ class Selection:
     unseen: int
 
     def __repr__(self) -> str:
-        return f"Selection(best={self.best!r}, criterion={self.criterion!r})"
+        return f"EstimatorChoice(best={self.best!r}, criterion={self.criterion!r})"
 
 
 def select_estimator(
@@ -63,7 +63,7 @@ def select_estimator(
     layers: int | Iterable[int] | None = None,
     criterion: str = "r2",
     confidence: float = 0.95,
-) -> Selection:
+) -> EstimatorChoice:
     """Compare estimators on held-out images and choose one.
 
     Every fold of images is predicted from the others; parameters that an estimator tunes are tuned within those.
@@ -113,7 +113,7 @@ def select_estimator(
         [t.assign(layer=x)[["layer", *_COLUMNS]] for x, t in zip(layers, tables, strict=True)], ignore_index=True
     )
     best = _best(table[table["criterion"] == criterion])
-    return Selection(best, criterion, clone(named[best]), table, by_layer, unseen)
+    return EstimatorChoice(best, criterion, clone(named[best]), table, by_layer, unseen)
 
 
 def _named(candidates: Iterable[str | Profile] | None, provenance: Mapping[str, Any]) -> dict[str, Profile]:

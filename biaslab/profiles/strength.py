@@ -27,11 +27,11 @@ from biaslab.profiles.registry import make
 from biaslab.profiles.variance import held_out, log_folds
 from biaslab.stats.jackknife import check_confidence, half_width
 
-__all__ = ["Strength", "choose_strength", "reliable_share", "shrink"]
+__all__ = ["StrengthResult", "choose_strength", "reliable_share", "shrink"]
 
 
 @dataclass(frozen=True)
-class Strength:
+class StrengthResult:
     """The strength chosen for one layer.
 
     Attributes
@@ -57,8 +57,8 @@ class Strength:
 
 def choose_strength(
     maps: Maps, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
-) -> Strength:
-    """Strength in [0, 1] that minimises the held-out squared error of centred log attention in one layer.
+) -> StrengthResult:
+    """StrengthResult in [0, 1] that minimises the held-out squared error of centred log attention in one layer.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def choose_strength(
     def explained(s: float) -> float:
         return float(_ratio(2 * s * cross.sum() - s**2 * power.sum(), total.sum()))
 
-    return Strength(
+    return StrengthResult(
         layer=int(layer),
         estimator=estimator.name,
         strength=chosen,

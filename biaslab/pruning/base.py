@@ -23,6 +23,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 
 __all__ = [
+    "added_option",
     "ExpectedAttention",
     "Method",
     "Selection",
@@ -30,7 +31,6 @@ __all__ = [
     "budget",
     "choice",
     "descending",
-    "later",
     "number",
     "required",
 ]
@@ -86,7 +86,7 @@ class TokenContext:
     budget : tokens to keep, 1 .. N.
     seed : this sample's seed; the same for a sample on any number of processes.
     layer : K, the decoder layer in front of which tokens are dropped. ``attention`` belongs to layer K - 1.
-    attention : (H, Q, N) float32 softmax attention (or another score, as the method ``reads``) of Q query rows,
+    attention : (H, Q, N) float32 softmax attention (or the method's other ``score``) of Q query rows,
         or None.
     features : (N, D) hidden states entering layer K, or None.
     earlier : layer index -> the same as ``attention`` of further layers below K - 1, for methods that read some.
@@ -161,11 +161,11 @@ class Selection:
     info: dict[str, Any] = field(default_factory=dict)
 
 
-def later(default: Any) -> Any:
+def added_option(default: Any) -> Any:
     """The field of an option that came after runs had been recorded: `Method.options` leaves it out at its default,
     so that the hashes of those runs stay.
     """
-    return field(default=default, metadata={"later": True})
+    return field(default=default, metadata={"added": True})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -173,7 +173,7 @@ class Method(ABC):
     """A rule that keeps ``budget`` of N visual tokens.
 
     A subclass is a frozen keyword-only dataclass whose fields are its hyper-parameters. It sets ``name`` and
-    ``needs`` and overrides :meth:`score` (the best-scored tokens are kept) or :meth:`pick` (any other rule);
+    ``needs`` and overrides `importance` (the best-scored tokens are kept) or :meth:`pick` (any other rule);
     :func:`register` makes it known.
 
     Parameters
@@ -192,11 +192,11 @@ class Method(ABC):
 
     # -- what a method defines -------------------------------------------------------------------------------
     @property
-    def geometric(self) -> bool:
+    def needs_layout(self) -> bool:
         """Whether the choice depends on where tokens lie in the picture (then a true layout is required)."""
         return False
 
-    def score(self, ctx: TokenContext) -> Tensor | None:
+    def importance(self, ctx: TokenContext) -> Tensor | None:
         """(N,) float32 importance, or None where the rule is not a ranking."""
         return None
 
@@ -218,7 +218,7 @@ class Method(ABC):
         """
         self.validate()
         self._check(ctx)
-        scores = self.score(ctx)
+        scores = self.importance(ctx)
         kept, info = self.pick(ctx, scores)
         return Selection(kept.sort().values, scores, info)
 
@@ -233,11 +233,11 @@ class Method(ABC):
 
     def options(self) -> dict[str, Any]:
         """Hyper-parameters as JSON-ready values, without ``keep`` and the profile (reported apart), and without those
-        that came :func:`later` where they are at their defaults.
+        that came as an `added_option` where they are at their defaults.
         """
         fields = {f.name: f for f in dataclasses.fields(self) if f.init and f.name not in ("keep", "profile")}
         values = {n: getattr(self, n) for n in fields}
-        values = {n: v for n, v in values.items() if v != fields[n].default or "later" not in fields[n].metadata}
+        values = {n: v for n, v in values.items() if v != fields[n].default or "added" not in fields[n].metadata}
         # 1 and 1.0 are the same option
         return {n: float(v) if isinstance(v, Integral) and not isinstance(v, bool) else v for n, v in values.items()}
 

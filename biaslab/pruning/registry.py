@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from biaslab._util.registry import Registry
@@ -11,7 +12,11 @@ from biaslab.errors import InputError
 if TYPE_CHECKING:
     from biaslab.pruning.base import Method
 
-__all__ = ["METHODS", "make", "parse", "register"]
+__all__ = ["METHODS", "from_record", "make", "parse", "register"]
+
+# options as the records of earlier runs name them -> as they are named today
+_OPTION_NAMES = {"reads": "score"}
+_OPTION_VALUES = {("heads", "each"): "all"}
 
 #: method name -> class; ours in alphabetical order, then those registered from outside
 METHODS: Registry[type[Method]] = Registry(
@@ -42,6 +47,14 @@ def make(name: str, **options: Any) -> Method:
     if unknown := sorted(set(options) - set(known)):
         raise InputError(f"method {name!r} has no option {', '.join(unknown)}: choose among {', '.join(known)}")
     return cls(**options)
+
+
+def from_record(name: str, options: Mapping[str, Any]) -> Method:
+    """A method as ``run.json`` records it, also under the option names of earlier versions."""
+    now = {
+        _OPTION_NAMES.get(k, k): _OPTION_VALUES.get((k, v), v) if isinstance(v, str) else v for k, v in options.items()
+    }
+    return make(name, **now)
 
 
 def parse(text: str) -> Method | str:

@@ -33,9 +33,9 @@ class ImageBootstrap:
     ----------
     images : (n,)
         Image id of every sample. Results do not depend on the order of the samples.
-    n_boot
+    n_resamples
         Number of resamples.
-    level
+    confidence
         Coverage of the intervals, in (0, 1).
     seed
         Seed of the resamples.
@@ -46,13 +46,17 @@ class ImageBootstrap:
     column. A column with values in fewer than two images has no interval: it is NaN, the estimate stays.
     """
 
-    def __init__(self, images: Sequence | np.ndarray, n_boot: int = 2000, level: float = 0.95, seed: int = 0) -> None:
-        if n_boot < 1 or not 0 < level < 1:
-            raise InputError(f"n_boot={n_boot}, level={level}: pass n_boot >= 1 and a level between 0 and 1")
-        self.n_boot, self.level = int(n_boot), float(level)
+    def __init__(
+        self, images: Sequence | np.ndarray, n_resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+    ) -> None:
+        if n_resamples < 1 or not 0 < confidence < 1:
+            raise InputError(
+                f"n_resamples={n_resamples}, confidence={confidence}: pass n_resamples >= 1, confidence between 0 and 1"
+            )
+        self.n_resamples, self.confidence = int(n_resamples), float(confidence)
         names, self._code = np.unique(np.asarray(images, dtype=str), return_inverse=True)
         self.n_images = len(names)
-        self._draws = _resample_counts(self.n_images, self.n_boot, np.random.default_rng(seed))
+        self._draws = _resample_counts(self.n_images, self.n_resamples, np.random.default_rng(seed))
 
     def mean(self, values: np.ndarray) -> Interval:
         """Mean over samples, e.g. an accuracy from hits, with its interval."""
@@ -85,8 +89,8 @@ class ImageBootstrap:
         tables = [np.asarray(part, float) for part in parts]
         tables = [table[:, None] if table.ndim == 1 else table for table in tables]
         estimate, low, high = np.full((3, tables[0].shape[1]), np.nan)
-        tails = np.array([0.5 - self.level / 2, 0.5 + self.level / 2])
-        for columns in _blocks(len(estimate), self.n_boot):
+        tails = np.array([0.5 - self.confidence / 2, 0.5 + self.confidence / 2])
+        for columns in _blocks(len(estimate), self.n_resamples):
             means, replicates, spread = zip(*(self._means(table[:, columns]) for table in tables), strict=True)
             estimate[columns] = statistic(*means)
             usable = np.flatnonzero(np.logical_and.reduce(spread))
@@ -94,15 +98,15 @@ class ImageBootstrap:
         return Interval(*(float(part[0]) if squeeze else part for part in (estimate, low, high)))
 
     def _means(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Means of all samples and of every resample ``(n_boot, columns)``, and whether two images or more have one."""
+        """Means of all samples, of every resample ``(n_resamples, columns)``; whether two images or more have one."""
         valid = ~np.isnan(values)
         sums = _image_sums(np.where(valid, values, 0.0), self._code, self.n_images)
         # one count serves all columns where the same samples lack a value, which halves the work
         valid = valid[:, :1] if (valid == valid[:, :1]).all() else valid
         counts = _image_sums(valid.astype(float), self._code, self.n_images)
         used = counts.any(1)  # a place of the picture has few of the images
-        replicates = np.empty((self.n_boot, values.shape[1]))
-        for rows in _blocks(self.n_boot, self.n_images):
+        replicates = np.empty((self.n_resamples, values.shape[1]))
+        for rows in _blocks(self.n_resamples, self.n_images):
             weights = self._draws[rows][:, used].astype(float)
             replicates[rows] = _divide(weights @ sums[used], weights @ counts[used])
         spread = np.broadcast_to((counts > 0).sum(0) > 1, values.shape[1:])
@@ -113,14 +117,14 @@ def paired_p_value(
     values: np.ndarray,
     reference: np.ndarray,
     images: Sequence | np.ndarray,
-    n_perm: int = 10_000,
+    n_resamples: int = 10_000,
     seed: int = 0,
 ) -> float:
     """Two-sided p-value of "values and reference have the same mean", paired, by sign flips of whole images.
 
     Under the null hypothesis the two methods are exchangeable within every image, so the sign of an image's
     summed difference is arbitrary. All sign patterns are enumerated when at most 13 images differ (exact
-    test); otherwise ``n_perm`` random ones are drawn and ``(1 + extreme) / (1 + n_perm)`` is returned, which
+    test); otherwise ``n_resamples`` random ones are drawn and ``(1 + extreme) / (1 + n_resamples)`` is returned, which
     is never 0.
 
     Parameters
@@ -137,7 +141,7 @@ def paired_p_value(
         NaN without samples, 1 when the methods agree on every image.
     """
     difference = np.asarray(values, float) - np.asarray(reference, float)
-    return float(max_t(difference.reshape(-1, 1), images, n_perm, seed).p[0])
+    return float(max_t(difference.reshape(-1, 1), images, n_resamples, seed).p[0])
 
 
 class Family(NamedTuple):
@@ -147,7 +151,7 @@ class Family(NamedTuple):
     p_adjusted: np.ndarray
 
 
-def max_t(differences: np.ndarray, images: Sequence | np.ndarray, n_perm: int = 10_000, seed: int = 0) -> Family:
+def max_t(differences: np.ndarray, images: Sequence | np.ndarray, n_resamples: int = 10_000, seed: int = 0) -> Family:
     """Two-sided p-values of "this column of paired differences has mean 0", each alone and family-wise.
 
     Step-down max-T of Westfall & Young (1993, Resampling-Based Multiple Testing, algorithm 4.1) by sign flips of
@@ -162,7 +166,7 @@ def max_t(differences: np.ndarray, images: Sequence | np.ndarray, n_perm: int = 
         the samples of an image matter, so rows may as well be images.
     images : (n,)
         Image id of every row.
-    n_perm
+    n_resamples
         Random sign patterns; all are enumerated when at most 13 images differ in any column (exact test).
 
     Returns
@@ -204,13 +208,13 @@ def max_t(differences: np.ndarray, images: Sequence | np.ndarray, n_perm: int = 
     observed = ratios[order] - 1e-9 * np.abs(units).sum(0)  # ties count as extreme in spite of rounding
     extreme = np.zeros((2, order.size), int)
     exact = len(units) <= _EXACT_IMAGES
-    for signs in _sign_flips(len(units), n_perm, seed, order.size):
+    for signs in _sign_flips(len(units), n_resamples, seed, order.size):
         flipped = np.abs(signs @ units)
         extreme[0] += (flipped >= observed).sum(0)
         np.maximum.accumulate(flipped, axis=1, out=flipped)  # over the hypotheses that are observed to be weaker
         extreme[1] += (flipped >= observed).sum(0)
     for p, counts in zip(family, extreme, strict=True):
-        p[order] = counts / 2 ** len(units) if exact else (1 + counts) / (1 + n_perm)
+        p[order] = counts / 2 ** len(units) if exact else (1 + counts) / (1 + n_resamples)
     # step-down: no hypothesis is rejected before a stronger one
     family.p_adjusted[order] = np.maximum.accumulate(family.p_adjusted[order[::-1]])[::-1]
     return family
@@ -235,14 +239,14 @@ def sum_by_image(values: np.ndarray, images: Sequence | np.ndarray) -> tuple[np.
     return sums, names
 
 
-def _sign_flips(n_images: int, n_perm: int, seed: int, width: int) -> Iterator[np.ndarray]:
-    """Blocks of sign patterns (rows, n_images): all of them if they are few, else ``n_perm`` random ones."""
+def _sign_flips(n_images: int, n_resamples: int, seed: int, width: int) -> Iterator[np.ndarray]:
+    """Blocks of sign patterns (rows, n_images): all of them if they are few, else ``n_resamples`` random ones."""
     if n_images <= _EXACT_IMAGES:
         for rows in _blocks(2**n_images, max(n_images, width)):
             yield 2.0 * ((np.arange(rows.start, rows.stop)[:, None] >> np.arange(n_images)) & 1) - 1
         return
     rng = np.random.default_rng(seed)
-    for rows in _blocks(n_perm, max(n_images, width)):
+    for rows in _blocks(n_resamples, max(n_images, width)):
         yield np.where(rng.random((rows.stop - rows.start, n_images)) < 0.5, -1.0, 1.0)
 
 
@@ -262,10 +266,10 @@ def _quantiles(replicates: np.ndarray, tails: np.ndarray) -> np.ndarray:
     return found
 
 
-def _resample_counts(n_images: int, n_boot: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each image occurs in each resample: (n_boot, n_images)."""
-    counts = np.zeros((n_boot, n_images), np.uint16)
-    for rows in _blocks(n_boot, n_images) if n_images else ():
+def _resample_counts(n_images: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each image occurs in each resample: (n_resamples, n_images)."""
+    counts = np.zeros((n_resamples, n_images), np.uint16)
+    for rows in _blocks(n_resamples, n_images) if n_images else ():
         size = rows.stop - rows.start
         draws = rng.integers(0, n_images, (size, n_images)) + n_images * np.arange(size)[:, None]
         counts[rows] = np.bincount(draws.ravel(), minlength=size * n_images).reshape(size, n_images)

@@ -22,7 +22,7 @@ from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
 from biaslab.evaluation.runner import check_configurations
-from biaslab.evaluation.stopwatch import GenerationTimer, cuda_devices, extra_peak, rounds
+from biaslab.evaluation.stopwatch import GenerationTimer, cuda_devices, extra_peak, interleaved
 from biaslab.pruning import Method
 from biaslab.workflows.bench_table import bench_latex, bench_table
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
 
-__all__ = ["Bench", "bench"]
+__all__ = ["BenchResult", "bench"]
 
 _VISION = "vision"
 
 
 @dataclass(frozen=True)
-class Bench:
+class BenchResult:
     """What a benchmark measured.
 
     Attributes
@@ -91,7 +91,7 @@ def bench(
     seed: int = 0,
     memory: bool = True,
     progress: bool = True,
-) -> Bench:
+) -> BenchResult:
     """Time every method on the same prompts, taking turns.
 
     Parameters
@@ -106,7 +106,7 @@ def bench(
 
     Returns
     -------
-    Bench
+    BenchResult
 
     Raises
     ------
@@ -137,7 +137,7 @@ def bench(
     peaks = [_peak(vlm, longest, config, options) if memory else {} for config in configs]
     frame = pd.DataFrame(runs)
     settings = _settings(vlm, images, batches, repeats, new_tokens, batch_size, seed)
-    return Bench(bench_table(frame, configs, costs, peaks), frame, settings)
+    return BenchResult(bench_table(frame, configs, costs, peaks), frame, settings)
 
 
 def _with_unpruned(configs: list[Config]) -> list[Config]:
@@ -159,7 +159,7 @@ def _timed(
 ) -> tuple[list[dict[str, Any]], list[Flops | None]]:  # fmt: skip
     """All rounds of one batch of images: times by round and configuration, FLOPs by configuration."""
     ready, rows, vision, costs = vlm.vision(encoded), [], {}, [None] * len(configs)
-    for turn, which in rounds([_VISION, *range(len(configs))], repeats, warmup):
+    for turn, which in interleaved([_VISION, *range(len(configs))], repeats, warmup):
         advance(1)
         if which == _VISION:
             vision[turn] = _vision_ms(vlm, encoded)

@@ -13,16 +13,16 @@ from biaslab.datasets.scenes import ScenesDataset
 from biaslab.diagnostics.ranking import score_ranking
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.runner import evaluate
-from biaslab.evaluation.single_image import locate_pruned
+from biaslab.evaluation.single_image import compare_methods
 from biaslab.figures import AttentionDisplay, AurocDisplay, save
 from biaslab.models import load
 from biaslab.models.vlm import VLM
 from biaslab.profiles import Profile
 from biaslab.pruning import D2Pruner, Method
-from biaslab.workflows.fit_bias import Fitted, fit_bias
+from biaslab.workflows.fit_bias import FitResult, fit_bias
 from biaslab.workflows.run_figures import draw_kept, draw_run
 
-__all__ = ["KEEPS", "LAYER", "Demo", "demo", "methods"]
+__all__ = ["KEEPS", "LAYER", "DemoReport", "demo", "methods"]
 
 #: chosen on the validation split and frozen before the test split was looked at
 LAYER = 4
@@ -37,10 +37,10 @@ def methods() -> list[str | Method]:
 
 
 @dataclass(frozen=True)
-class Demo:
+class DemoReport:
     """What the demo found, and the files that it wrote."""
 
-    fitted: Fitted
+    fitted: FitResult
     ranking: pd.DataFrame
     results: Results
     files: list[Path]
@@ -53,7 +53,7 @@ def demo(
     layer: int = LAYER,
     processes: int = 2,
     progress: bool = True,
-) -> Demo:
+) -> DemoReport:
     """Fit, rank, evaluate and draw; the same call goes on with an interrupted run.
 
     Parameters
@@ -77,7 +77,7 @@ def demo(
     files = [*fitted.files, out / "results.csv", *draw_run(results)]
     files += save(AurocDisplay.from_table(ranking).plot(), out / "figures" / "target-auroc", close=True)
     files += _draw_examples(vlm, data, fitted.profile, layer, out / "figures")
-    return Demo(fitted, ranking, results, files)
+    return DemoReport(fitted, ranking, results, files)
 
 
 def _draw_examples(vlm: VLM, data: ScenesDataset, profile: Profile, layer: int, folder: Path) -> list[Path]:
@@ -93,6 +93,6 @@ def _draw_examples(vlm: VLM, data: ScenesDataset, profile: Profile, layer: int, 
     )  # fmt: skip
     files = save(display.plot(), folder / "attention", close=True)
     for sample, image in zip(samples, images, strict=True):
-        found = locate_pruned(vlm, image, sample.expression, methods(), _SHOWN_KEEP, layer, profile)
+        found = compare_methods(vlm, image, sample.expression, methods(), _SHOWN_KEEP, layer, profile)
         files += draw_kept(image, found, sample.expression, folder / f"kept-{sample.id}", sample.box)
     return files

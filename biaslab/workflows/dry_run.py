@@ -21,7 +21,7 @@ from biaslab.datasets.base import take
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.runner import check_configurations
 from biaslab.pruning import budget
-from biaslab.workflows.meta_model import Seen, Unloaded
+from biaslab.workflows.meta_model import MetaModel, PromptTokens
 
 if TYPE_CHECKING:
     from biaslab.datasets import Dataset
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from biaslab.evaluation.configurations import Config
     from biaslab.models.offline.geometry import Geometry
 
-__all__ = ["Plan", "plan_evaluate", "plan_fit"]
+__all__ = ["DryRun", "plan_evaluate", "plan_fit"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class DryRun:
     """What would be done.
 
     Attributes
@@ -80,7 +80,7 @@ def plan_fit(
     batch_size: int = 8,
     dtype: str = "auto",
     image_options: dict[str, Any] | None = None,
-) -> Plan:
+) -> DryRun:
     """The plan of :func:`biaslab.workflows.fit_bias.fit_bias`; arguments as there, and the model by name.
 
     Raises
@@ -89,7 +89,7 @@ def plan_fit(
         What the real call would refuse and can be found out without weights.
     """
 
-    found = Unloaded.of(model, dtype, image_options)
+    found = MetaModel.of(model, dtype, image_options)
     layers = sorted(resolve_layers(layers, found.vlm.n_layers, "the decoder"))
     prompts = images.prompts if isinstance(images.prompts, list) else [images.prompts] * len(images.images)
     sizes = [_size_of(image) for image in images.images]
@@ -107,7 +107,7 @@ def plan_fit(
         stored = 4 * each * len(layers) * sum(s.layout.n for s in seen)
         notes.append(f"the maps folder would take {size(stored)}")
     notes.append(f"the forward runs {layers[-1] + 1} of {found.vlm.n_layers} layers, in batches of {batch_size}")
-    return Plan(found.record(), _data(images.name, _several(len(seen), "image"), seen), table, notes)
+    return DryRun(found.record(), _data(images.name, _several(len(seen), "image"), seen), table, notes)
 
 
 def plan_evaluate(
@@ -119,7 +119,7 @@ def plan_evaluate(
     dtype: str = "auto",
     new_tokens: int = 48,
     image_options: dict[str, Any] | None = None,
-) -> Plan:
+) -> DryRun:
     """The plan of :func:`biaslab.evaluation.runner.evaluate`.
 
     Parameters
@@ -133,7 +133,7 @@ def plan_evaluate(
         What the real call would refuse and can be found out without weights.
     """
 
-    found = Unloaded.of(model, dtype, image_options)
+    found = MetaModel.of(model, dtype, image_options)
     check_configurations(found.vlm, configs, GenerationOptions())
     samples = take(dataset, limit)
     prompt = found.family.grounding_prompt
@@ -170,7 +170,7 @@ def plan_evaluate(
     ]
     if n := surveyed.count(None):
         notes.append(f"{_several(n, 'expression')} on pictures that this model cannot cut or resize: no verdict")
-    return Plan(found.record(), _data(f"{dataset.name} {dataset.split}", count, seen), table, notes)
+    return DryRun(found.record(), _data(f"{dataset.name} {dataset.split}", count, seen), table, notes)
 
 
 # -- the data --------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _size_of(image: Any) -> tuple[int, int] | None:
         return None
 
 
-def _data(what: str, count: str, seen: Sequence[Seen]) -> dict[str, Any]:
+def _data(what: str, count: str, seen: Sequence[PromptTokens]) -> dict[str, Any]:
     tokens = [s.layout.n for s in seen]
     return {
         "what": what,

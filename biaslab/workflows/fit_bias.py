@@ -20,7 +20,7 @@ from biaslab.errors import InputError
 from biaslab.figures import ProfileDisplay, VarianceDisplay, save
 from biaslab.maps.checkpointed import ResumableMaps
 from biaslab.maps.collect import collect
-from biaslab.profiles import Profile, Selection, make, select_estimator, variance_table
+from biaslab.profiles import EstimatorChoice, Profile, make, select_estimator, variance_table
 from biaslab.profiles.file import profile_path
 from biaslab.profiles.model_selection import CRITERIA
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from biaslab.maps.base import AttentionMaps
     from biaslab.models.vlm import VLM
 
-__all__ = ["AUTO", "SOURCES", "Calibration", "Fitted", "asked_of", "calibration", "fit_bias", "unfitted"]
+__all__ = ["AUTO", "SOURCES", "Calibration", "FitResult", "asked_of", "calibration", "fit_bias", "unfitted"]
 
 AUTO = "auto"  # an estimator is chosen
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """A fitted profile, the share of variance that position explains per layer, and the files written.
 
     ``selection`` compares the estimators, if one was to be chosen.
@@ -44,7 +44,7 @@ class Fitted:
     variance: pd.DataFrame
     maps: AttentionMaps
     files: list[Path]
-    selection: Selection | None = None
+    selection: EstimatorChoice | None = None
 
 
 def fit_bias(
@@ -60,7 +60,7 @@ def fit_bias(
     progress: bool = True,
     criterion: str = "r2",
     score: str | Callable = "attention",
-) -> Fitted:
+) -> FitResult:
     """Collect attention on calibration images, fit a profile, measure what position explains, write and draw.
 
     Parameters
@@ -80,7 +80,7 @@ def fit_bias(
 
     Returns
     -------
-    Fitted
+    FitResult
     """
     profile = unfitted(estimator, criterion)
     target = None if out is None else profile_path(out)
@@ -110,7 +110,7 @@ def fit_bias(
         files = [path, path.with_suffix(".md"), *_draw(profile, variance, path.with_suffix(""))]
         if isinstance(collected, ResumableMaps):
             collected.discard()
-    return Fitted(profile, variance, collected, files, selection)
+    return FitResult(profile, variance, collected, files, selection)
 
 
 def unfitted(estimator: str | Profile, criterion: str = "r2") -> Profile:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from biaslab.cost import Parameters, Picture, parameters, prompt_flops
+from biaslab.cost import Parameters, VisionInput, parameters, prompt_flops
 from biaslab.cost.memory import bytes_of
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.checkpoints.files import missing_files
@@ -24,13 +24,13 @@ from biaslab.pruning import budget
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
 
-__all__ = ["Seen", "Unloaded"]
+__all__ = ["PromptTokens", "MetaModel"]
 
 _GREY = (128, 128, 128)  # black would be taken for padding by some processors
 
 
 @dataclass(frozen=True)
-class Seen:
+class PromptTokens:
     """Tokens of one prompt."""
 
     layout: TokenLayout
@@ -38,7 +38,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Unloaded:
+class MetaModel:
     """A model without weights, and what can be asked of it."""
 
     geometry: Geometry
@@ -46,7 +46,7 @@ class Unloaded:
     dtype: str
 
     @classmethod
-    def of(cls, model: str | Path | Geometry, dtype: str, image_options: dict[str, Any] | None = None) -> Unloaded:
+    def of(cls, model: str | Path | Geometry, dtype: str, image_options: dict[str, Any] | None = None) -> MetaModel:
         import torch
         from transformers import AutoModelForImageTextToText
 
@@ -83,7 +83,7 @@ class Unloaded:
             "disk_source": source,
         }
 
-    def survey(self, items: Iterable[tuple[tuple[int, int] | None, str]]) -> list[Seen | None]:
+    def survey(self, items: Iterable[tuple[tuple[int, int] | None, str]]) -> list[PromptTokens | None]:
         """Tokens of every (image size, text): the layout depends on the size alone, so each size is tried once.
 
         None for a size that is None (a picture that cannot be read) and for one that the processor refuses.
@@ -93,7 +93,7 @@ class Unloaded:
         InputError
             Where that leaves nothing.
         """
-        known: dict[tuple[int, int] | None, Seen | None] = {None: None}
+        known: dict[tuple[int, int] | None, PromptTokens | None] = {None: None}
         out, why = [], "none could be read"
         for dims, text in items:
             if dims not in known:
@@ -106,12 +106,14 @@ class Unloaded:
             raise InputError(f"no image to plan for: {why}")
         return out
 
-    def _seen(self, dims: tuple[int, int], text: str) -> Seen:
+    def _seen(self, dims: tuple[int, int], text: str) -> PromptTokens:
         image = Image.new("RGB", dims, _GREY)
         inputs, (layout,), _ = self.family.encode(self.geometry.processor, [[image]], [text], self.vlm.image_options)
-        return Seen(layout, inputs["input_ids"].shape[1] - layout.n)
+        return PromptTokens(layout, inputs["input_ids"].shape[1] - layout.n)
 
-    def means(self, seen: Sequence[Seen], text: Any, keep: Any, layer: int | None, new: int) -> dict[str, float]:
+    def means(
+        self, seen: Sequence[PromptTokens], text: Any, keep: Any, layer: int | None, new: int
+    ) -> dict[str, float]:
         """Visual tokens kept and TFLOPs, mean per image."""
         config = copy.copy(self.config)
         config.text_config = text
@@ -120,7 +122,7 @@ class Unloaded:
             kept = None if keep is None else budget(keep, one.layout.n)
             sums["kept"] += times * (one.layout.n if kept is None else kept)
             try:
-                flops = prompt_flops(config, [Picture.of(one.layout)], one.text, kept, layer or 0, new)
+                flops = prompt_flops(config, [VisionInput.of(one.layout)], one.text, kept, layer or 0, new)
             except UnsupportedError:
                 flops = None
             for part in ("vision", "projector", "decoder"):

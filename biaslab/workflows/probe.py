@@ -25,13 +25,13 @@ from biaslab.profiles import Profile
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["Probed", "probe", "write"]
+__all__ = ["ProbeReport", "probe", "write"]
 
 _DRAWN = 10  # layers of the figure, evenly chosen of a deep model
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeReport:
     """What `probe` found: the measurement, its comparison (None without a profile), the card, the files written."""
 
     result: ProbeResult
@@ -51,14 +51,14 @@ def probe(
     out: str | Path | None = None,
     batch_size: int = 16,
     progress: bool = True,
-) -> Probed:
+) -> ProbeReport:
     """Measure a design (see `measure`), compare it with a profile or maps (`compare`), and write it all to ``out``.
 
     A profile of another model, query rule, score or head reduction is refused before any picture is shown.
 
     Returns
     -------
-    Probed
+    ProbeReport
         With ``out``: probe.csv (the map of every layer), comparison.csv, accuracy.csv, card.md and figures/.
     """
     if isinstance(profile, Profile):
@@ -70,7 +70,7 @@ def probe(
     comparison = None if profile is None else compare(result, profile)
     text = card(result, comparison, profile)
     files = [] if out is None else write(Path(out), result, comparison, text, profile)
-    return Probed(result, comparison, text, files)
+    return ProbeReport(result, comparison, text, files)
 
 
 def write(

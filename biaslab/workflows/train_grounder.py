@@ -16,11 +16,11 @@ from biaslab.grounder.recipe import Recipe
 from biaslab.grounder.train import train_grounder
 from biaslab.models import load
 
-__all__ = ["MadeGrounder", "make_grounder"]
+__all__ = ["GrounderReport", "make_grounder"]
 
 
 @dataclass(frozen=True)
-class MadeGrounder:
+class GrounderReport:
     """What a training run left behind; `accuracy` has a row per expression kind and target size."""
 
     folder: Path
@@ -29,7 +29,7 @@ class MadeGrounder:
     files: list[Path]
 
 
-def make_grounder(out: str | Path, recipe: Recipe, n_test: int = 2000, weights: Path | None = None) -> MadeGrounder:
+def make_grounder(out: str | Path, recipe: Recipe, n_test: int = 2000, weights: Path | None = None) -> GrounderReport:
     """Train the grounder (or go on), export it to ``out/model``, measure it unpruned on the test split.
 
     Parameters
@@ -53,7 +53,9 @@ def make_grounder(out: str | Path, recipe: Recipe, n_test: int = 2000, weights: 
         accuracy = accuracy[["kind", "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "miou"]]
     files.append(_write_card(folder, recipe, accuracy))
     shown = accuracy.to_string(index=False, float_format=lambda v: f"{v:.3f}") if n_test else "not measured"
-    return MadeGrounder(folder, accuracy.to_dict("records"), f"Acc@0.5 on the test split, no pruning:\n{shown}", files)
+    return GrounderReport(
+        folder, accuracy.to_dict("records"), f"Acc@0.5 on the test split, no pruning:\n{shown}", files
+    )
 
 
 def _write_card(folder: Path, recipe: Recipe, accuracy: pd.DataFrame) -> Path:

@@ -159,7 +159,7 @@ METHOD = """
     class LastTokens(Method):
         name = "last_tokens"
 
-        def score(self, ctx):
+        def importance(self, ctx):
             return torch.arange(ctx.n, dtype=torch.float32)
 """
 
@@ -212,7 +212,7 @@ def test_an_installed_pruning_method_prunes_without_an_import(tmp_path):
         (
             "biaslab.datasets",
             "from biaslab.datasets import register\n@register('plugged')\ndef p(): return 'plugged'\n",
-            "import biaslab as bl; print(bl.dataset('plugged'))",
+            "import biaslab as bl; print(bl.load_dataset('plugged'))",
         ),
         (
             "biaslab.diagnostics",

@@ -71,7 +71,7 @@ def test_works_around_the_plain_model(family):
         vlm.model.generate(**vlm.vision(enc).inputs, max_new_tokens=2, do_sample=False)
     for b, layout in enumerate(enc.layouts):
         # a call that was not announced shows every placeholder, those that show no place included
-        own, shown = ours[1].values[b, ..., : layout.n], torch.from_numpy(layout.slots.copy())
+        own, shown = ours[1].values[b, ..., : layout.n], torch.from_numpy(layout.placeholder_index.copy())
         assert torch.equal(own, generated[1].values[b][..., shown])
         # generate() counts positions without the padding, a plain forward with it: the same rotation up to rounding
         assert (own - raw[1].values[b][..., shown]).abs().max() < 3e-5

@@ -101,11 +101,11 @@ def test_shapes_heads_against_queries():
         ({"op": "divide"}, "ratio, log, subtract, zscore, lognormal_rank"),
         ({"strength": 1.2}, r"strength must lie in \[0, 1\]"),
         ({"strength": float("nan")}, "strength"),
-        ({"op": "zscore"}, "profile.spread"),
+        ({"op": "zscore"}, "profile.std"),
         ({"eps": 0.0}, "eps must be positive"),
         ({"expected": torch.ones(1, 4)}, "4 visual tokens but attention has 5"),
         ({"expected": torch.ones(2, 5)}, "per-head profile"),
-        ({"op": "zscore", "spread": torch.ones(1, 4)}, "spread covers 4"),
+        ({"op": "zscore", "std": torch.ones(1, 4)}, "std covers 4"),
     ],
 )
 def test_bad_input_is_one_line_with_the_fix(kwargs, match):
@@ -176,7 +176,7 @@ class Map:
     def expected(self, layout, layer, device=None):
         return self.values["expected"]
 
-    def spread(self, layout, layer, device=None):
+    def std(self, layout, layer, device=None):
         return self.values["spread"]
 
 
@@ -213,17 +213,19 @@ def test_defaults_divide_as_before_and_strength_is_wired():
 
 
 def test_padding_comes_last_and_stays_out_of_the_normalisation():
-    assert not PADDED.inside[[0, 23]].any() and PADDED.inside.sum() == 12
+    assert not PADDED.in_image[[0, 23]].any() and PADDED.in_image.sum() == 12
     chosen, a, e = _scores(padding="drop")
-    assert chosen.scores[~torch.from_numpy(np.array(PADDED.inside))].isneginf().all()
-    assert PADDED.inside[chosen.indices.numpy()].all()
+    assert chosen.scores[~torch.from_numpy(np.array(PADDED.in_image))].isneginf().all()
+    assert PADDED.in_image[chosen.indices.numpy()].all()
     chosen, a, e = _scores(normalise="mass", debias="subtract")
-    inside = torch.from_numpy(np.array(PADDED.inside))
+    inside = torch.from_numpy(np.array(PADDED.in_image))
     mean = a.mean(0)
     assert torch.allclose(chosen.scores, mean / mean[inside].sum() - e[0] / e[0, inside].sum(), atol=1e-6)
     raw = Relative(debias="none", padding="drop")
     picked = raw.select(TokenContext(PADDED, budget=5, layer=2, attention=a[:, None]))
-    assert PADDED.inside[picked.indices.numpy()].all() and raw.geometric and not Relative(debias="none").geometric
+    assert (
+        PADDED.in_image[picked.indices.numpy()].all() and raw.needs_layout and not Relative(debias="none").needs_layout
+    )
 
 
 def test_weighted_heads_average_with_the_weights():

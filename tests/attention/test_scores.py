@@ -114,9 +114,9 @@ def test_unknown_scores_are_refused_by_name():
         with pytest.raises(InputError, match="attention, no_rope, value_norm"):
             resolve(wrong)
         with pytest.raises(InputError, match="attention, no_rope, value_norm"):
-            FastV(reads=wrong)
-    with pytest.raises(InputError, match="reads must be one of"):
-        FastV(reads=["no_rope"])
+            FastV(score=wrong)
+    with pytest.raises(InputError, match="score must be one of"):
+        FastV(score=["no_rope"])
     with pytest.raises(InputError, match="value_norm"), capture(vlm, score="cosine"):
         pytest.fail("not reached")
     untouched = (pytest.fail("was read") for _ in range(1))
@@ -129,7 +129,7 @@ def test_the_rotation_is_watched_only_where_it_is_read(name, hooks):
     vlm, where = tiny.vlm("internvl"), tiny.vlm("internvl").decoder.layers[2].self_attn
     with capture(vlm, [2], score=name):
         assert len(where._forward_pre_hooks) == hooks
-    with prune(vlm, FastV(reads=name), LAYER):
+    with prune(vlm, FastV(score=name), LAYER):
         assert len(where._forward_pre_hooks) == hooks
     assert reads_rope(lambda *_: None)
 
@@ -162,7 +162,7 @@ def test_a_profile_serves_methods_that_read_its_score():
     for fitted, profile in fits.items():
         for name in SCORES:
             for cls in (Relative, D2Pruner):
-                method = cls(keep=0.3, profile=profile, reads=name)
+                method = cls(keep=0.3, profile=profile, score=name)
                 if name != fitted:
                     with pytest.raises(ProfileMismatchError, match=f"score '{fitted}'"), prune(vlm, method, 2):
                         pytest.fail("not reached")
@@ -202,7 +202,7 @@ def test_fastv_keeps_the_best_of_the_score_it_reads(family, name):
     vlm = tiny.vlm(family)
     for enc in (tiny.encoded(vlm, 3), several(vlm)):
         want = captured(vlm, enc, name, LAYER - 1)
-        with prune(vlm, FastV(keep=0.3, reads=name), LAYER) as state:
+        with prune(vlm, FastV(keep=0.3, score=name), LAYER) as state:
             vlm.forward(enc)
         for selection, scores in zip(state.selections, want, strict=True):
             torch.testing.assert_close(selection.scores, scores, rtol=1e-5, atol=1e-9)
@@ -215,7 +215,7 @@ def test_layer_ratio_keeps_the_best_of_the_captured_ratio(family, over, name):
     vlm, differ = tiny.vlm(family), 0
     for enc in (tiny.encoded(vlm, 3), several(vlm)):
         deep, shallow = (captured(vlm, enc, name, layer, "text") for layer in (LAYER - 1, over))
-        with prune(vlm, LayerRatio(keep=0.3, over=over, reads=name, queries="text"), LAYER) as state:
+        with prune(vlm, LayerRatio(keep=0.3, over=over, score=name, queries="text"), LAYER) as state:
             vlm.forward(enc)
         for selection, a, b in zip(state.selections, deep, shallow, strict=True):
             torch.testing.assert_close(selection.scores, a / (b + 1e-7), rtol=1e-4, atol=1e-6)
@@ -225,7 +225,7 @@ def test_layer_ratio_keeps_the_best_of_the_captured_ratio(family, over, name):
     assert differ > 0, "the shallow layer makes a difference"
 
 
-METHODS = [FastV(keep=0.3, reads="value_norm"), LayerRatio(keep=0.3, over=1, reads="no_rope"), LayerRatio(keep=0.3)]
+METHODS = [FastV(keep=0.3, score="value_norm"), LayerRatio(keep=0.3, over=1, score="no_rope"), LayerRatio(keep=0.3)]
 
 
 @FAMILIES
@@ -273,7 +273,7 @@ def test_bfloat16_is_scored_in_float32():
 def test_layer_ratio_is_a_quotient_of_means():
     ctx = context(TILED, 0.2)
     deep, shallow = (x.mean((0, 1)) for x in (ctx.attention, ctx.earlier[0]))
-    torch.testing.assert_close(LayerRatio(eps=0.01).score(ctx), deep / (shallow + 0.01))
+    torch.testing.assert_close(LayerRatio(eps=0.01).importance(ctx), deep / (shallow + 0.01))
     assert LayerRatio().attention_layers(2) == (1, 0) and FastV().attention_layers(2) == (1,)
 
 
@@ -295,11 +295,11 @@ def test_layer_ratio_names_a_layer_below_the_one_it_divides():
 
 
 def test_options_are_written_and_read():
-    for text in ("fastv:reads=no_rope", "layer_ratio:over=1", "layer_ratio:reads=value_norm:over=2"):
+    for text in ("fastv:score=no_rope", "layer_ratio:over=1", "layer_ratio:score=value_norm:over=2"):
         method = parse(text)
         assert method.label == text and parse(method.label).options_hash == method.options_hash
     assert LayerRatio(over=1.0).options_hash == LayerRatio(over=1).options_hash != LayerRatio().options_hash
-    assert FastV(reads="no_rope").options_hash != FastV().options_hash == FastV(reads="attention").options_hash
+    assert FastV(score="no_rope").options_hash != FastV().options_hash == FastV(score="attention").options_hash
 
 
 def test_hashes_of_older_runs_stay():

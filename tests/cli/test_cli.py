@@ -105,7 +105,7 @@ def test_scores_by_name_are_fitted_and_pruned_with(capsys, tmp_path):
     mine = tmp_path / "no_rope.safetensors"
     status, _, err = run(capsys, "fit-bias", "--n", 4, "--layers", 3, "--score", "no_rope", "--out", mine)
     assert status == 0, err
-    methods = "fastv,fastv:reads=no_rope,fastv:reads=value_norm,layer_ratio:over=1,relative:reads=no_rope"
+    methods = "fastv,fastv:score=no_rope,fastv:score=value_norm,layer_ratio:over=1,relative:score=no_rope"
     command = ["evaluate", "--n", 2, "--keep", 0.1, "--layer", 4, "--profile", mine, "--json"]
     status, out, err = run(capsys, *command, "--methods", methods, "--out", tmp_path / "run")
     assert status == 0, err
@@ -209,7 +209,7 @@ def _bad(tmp_path, picture, profile):
         "unknown model": (["fit-bias", "--model", "groundr"], 2, "grounder"),
         "model not here": (["fit-bias", "--model", "internvl3-1b", "--n", 2], 1, "hf download"),
         "unknown method": (["prune", picture, "the cat", "--methods", "fastvv"], 2, "fastv"),
-        "unknown score": (["prune", picture, "the cat", "--methods", "fastv:reads=cosine"], 2, "value_norm"),
+        "unknown score": (["prune", picture, "the cat", "--methods", "fastv:score=cosine"], 2, "value_norm"),
         "unknown score to fit": (["fit-bias", "--score", "cosine", "--n", 2], 2, "value_norm"),
         "ratio over a deep layer": (["prune", picture, "the cat", "--methods", "layer_ratio:over=1"], 2, "use K >= 3"),
         "unknown option": (["prune", picture, "the cat", "--methods", "fastv:speed=2"], 2, "speed"),

@@ -35,7 +35,7 @@ def _ours(cls: type) -> bool:
     [
         (completion.model_names, "grou", ["grounder"]),
         (completion.method_names, "none,di", ["none,divprune"]),
-        (completion.method_names, "none,fastv:reads=no_rope,f", ["none,fastv:reads=no_rope,fastv"]),
+        (completion.method_names, "none,fastv:score=no_rope,f", ["none,fastv:score=no_rope,fastv"]),
         (completion.method_names, "fastv,f", []),  # the same method twice is refused
         (completion.estimator_names, "m", ["mean"]),
         (completion.estimator_names, "au", []),

@@ -41,21 +41,21 @@ def test_tiled_against_a_walk(tile_rows, tile_cols, rows, cols, thumbnail):
     for k, (tile, row, col, thumb, cell) in enumerate(expected):
         assert (layout.tile[k], layout.row[k], layout.col[k], layout.thumbnail[k]) == (tile, row, col, thumb)
         assert layout.boxes[k] == pytest.approx(cell)
-    assert layout.inside.all()
+    assert layout.in_image.all()
     assert layout.centers_px[0] == pytest.approx([320 / cols / tile_cols, 240 / rows / tile_rows])
 
 
 def test_raster_of_a_padded_square():
     # a 300x100 picture in a 300x300 square: it fills the middle third of six rows
     layout = TokenLayout.raster(6, 6, (300, 100), "llava", region=(0, -1, 1, 2))
-    assert layout.inside.reshape(6, 6).tolist() == [[r in (2, 3)] * 6 for r in range(6)]
+    assert layout.in_image.reshape(6, 6).tolist() == [[r in (2, 3)] * 6 for r in range(6)]
     assert layout.centers_px.reshape(6, 6, 2)[2, 0] == pytest.approx([25, 25])
     assert layout.boxes.reshape(6, 6, 4)[0, 0, 1] == pytest.approx(-1)
 
 
 def test_cells_cut_by_padding_are_inside():
     layout = TokenLayout.raster(3, 1, (10, 5), "llava", region=(0, -0.5, 1, 1.5))
-    assert layout.inside.tolist() == [True, True, True]
+    assert layout.in_image.tolist() == [True, True, True]
 
 
 @settings(deadline=None)
@@ -120,14 +120,14 @@ def test_unpadded_against_a_walk(tile_rows, tile_cols, rows, cols, data):
     for r in range(2):  # the thumbnail
         for c in range(3):
             assert (layout.tile[k], layout.row[k], layout.col[k]) == (tile_rows * tile_cols, r, c)
-            assert layout.thumbnail[k] and layout.slots[k] == slot
+            assert layout.thumbnail[k] and layout.placeholder_index[k] == slot
             assert layout.boxes[k] == pytest.approx((c / 3, r / 2, (c + 1) / 3, (r + 1) / 2))
             k, slot = k + 1, slot + 1
     for y in range(top, bottom):
         for x in range(left, right):
             tile = y // rows * tile_cols + x // cols
             assert (layout.tile[k], layout.row[k], layout.col[k]) == (tile, y % rows, x % cols)
-            assert not layout.thumbnail[k] and layout.slots[k] == slot
+            assert not layout.thumbnail[k] and layout.placeholder_index[k] == slot
             cell = (2 * x / wide - 0.5, y / high, 2 * (x + 1) / wide - 0.5, (y + 1) / high)
             assert layout.boxes[k] == pytest.approx(cell)
             k, slot = k + 1, slot + 1
@@ -138,29 +138,34 @@ def test_unpadded_against_a_walk(tile_rows, tile_cols, rows, cols, data):
 
 
 def test_cover_leaves_a_margin_in_every_tile():
-    layout = TokenLayout.tiled(1, 2, (2, 2), (200, 100), "x", thumbnail=True, cover=0.9)
+    layout = TokenLayout.tiled(1, 2, (2, 2), (200, 100), "x", thumbnail=True, coverage=0.9)
     assert layout.boxes[3].tolist() == pytest.approx([0.225, 0.45, 0.45, 0.9])
     assert layout.boxes[4].tolist() == pytest.approx([0.5, 0, 0.725, 0.45])
     assert layout.boxes[-1].tolist() == pytest.approx([0.45, 0.45, 0.9, 0.9])
-    with pytest.raises(InputError, match="cover"):
-        TokenLayout.tiled(1, 2, (2, 2), (200, 100), "x", thumbnail=True, cover=1.1)
+    with pytest.raises(InputError, match="coverage"):
+        TokenLayout.tiled(1, 2, (2, 2), (200, 100), "x", thumbnail=True, coverage=1.1)
 
 
 def test_slots_are_part_of_the_arrangement():
     plain = TokenLayout.raster(2, 2, (10, 10), "x")
-    assert plain.slots.tolist() == [0, 1, 2, 3] and plain.placeholders == 4
+    assert plain.placeholder_index.tolist() == [0, 1, 2, 3] and plain.placeholders == 4
     newline = replace(plain, placeholders=5)
-    shifted = replace(plain, placeholders=5, slots=[1, 2, 3, 4])
-    gap = replace(plain, placeholders=5, slots=[0, 1, 3, 4])
+    shifted = replace(plain, placeholders=5, placeholder_index=[1, 2, 3, 4])
+    gap = replace(plain, placeholders=5, placeholder_index=[0, 1, 3, 4])
     cut = [TokenLayout.unpadded((2, 2), (4, 4), (9, 9), "next", window) for window in ((1, 7, 0, 8), *WINDOWS)]
     keys = [x.key for x in (plain, newline, shifted, gap, *cut)]
     assert len(set(keys)) == len(keys)
     assert cut[0].key == unpadded().key == "next/4x4/tiles2x2+thumb/rows1-7/cols0-8"
-    for bad in ({"slots": [0, 1, 1, 2]}, {"slots": [0, 1, 2, 4]}, {"slots": [-1, 0, 1, 2]}, {"placeholders": 3}):
-        with pytest.raises(InputError, match="slots"):
+    for bad in (
+        {"placeholder_index": [0, 1, 1, 2]},
+        {"placeholder_index": [0, 1, 2, 4]},
+        {"placeholder_index": [-1, 0, 1, 2]},
+        {"placeholders": 3},
+    ):
+        with pytest.raises(InputError, match="placeholder_index"):
             replace(plain, **bad)
-    with pytest.raises(InputError, match="slots"):
-        replace(plain, slots=[0, 1, 2])
+    with pytest.raises(InputError, match="placeholder_index"):
+        replace(plain, placeholder_index=[0, 1, 2])
     with pytest.raises(InputError, match="window"):
         TokenLayout.unpadded((1, 1), (4, 4), (9, 9), "next", (0, 5, 0, 4))
 
@@ -184,9 +189,9 @@ WINDOWS = [(0, 8, 0, 8), (1, 7, 0, 7), (2, 8, 0, 8)]
 )
 def test_json_round_trip(layout):
     back = TokenLayout.from_dict(json.loads(json.dumps(layout.to_dict())))
-    for name in ("tile", "row", "col", "thumbnail", "boxes", "inside", "slots"):
+    for name in ("tile", "row", "col", "thumbnail", "boxes", "in_image", "placeholder_index"):
         assert np.array_equal(getattr(back, name), getattr(layout, name)), name
-    for name in ("grid", "tiles", "size", "family", "region", "key", "placeholders", "thumbnail_grid", "cover"):
+    for name in ("grid", "tiles", "size", "family", "region", "key", "placeholders", "thumbnail_grid", "coverage"):
         assert getattr(back, name) == getattr(layout, name), name
 
 

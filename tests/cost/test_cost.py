@@ -51,7 +51,7 @@ def test_parts_equal_torchs_counter(vlm, size):
     encoded = _encoded(vlm, size)
     total, by_module = _count(lambda: vlm.model(**encoded.inputs, logits_to_keep=1))
     (layout,) = encoded.layouts
-    found = cost.prompt_flops(vlm.model.config, [cost.Picture.of(layout)], encoded.last + 1 - layout.n)
+    found = cost.prompt_flops(vlm.model.config, [cost.VisionInput.of(layout)], encoded.last + 1 - layout.n)
     projectors = {k: v for k, v in by_module.items() if _PROJECTOR.search(k)}
     tower = next(v for k, v in by_module.items() if k.endswith((".vision_tower", ".visual", ".vision_model")))
     assert found.projector == sum(projectors.values()) > 0
@@ -72,7 +72,7 @@ def test_pruned_prefill_and_decode_equal_torchs_counter(vlm, deeper, keep):
 
 
 def test_prefill_and_decode_add_up(vlm):
-    picture, text = cost.Picture.of(_encoded(vlm).layouts[0]), 7
+    picture, text = cost.VisionInput.of(_encoded(vlm).layouts[0]), 7
     whole, first = (cost.prompt_flops(vlm.model.config, [picture], text, 2, 1, new) for new in (3, 1))
     assert whole.prefill == first.decoder and first.decode == 0
     assert whole.decode == whole.decoder - first.decoder > 0
@@ -84,7 +84,7 @@ def test_prefill_and_decode_add_up(vlm):
 def test_two_images_cost_both(vlm):
     """The tower's part is what two prompts with one image each cost; the decoder sees all tokens at once."""
     layouts = vlm.encode(tiny.images(2), tiny.texts(2)).layouts
-    one, two = (cost.Picture.of(layout) for layout in layouts)
+    one, two = (cost.VisionInput.of(layout) for layout in layouts)
     config = vlm.model.config
     both = cost.prompt_flops(config, [one, two], 9)
     apart = [cost.prompt_flops(config, [p], 9) for p in (one, two)]

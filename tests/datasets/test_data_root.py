@@ -9,7 +9,7 @@ from commands import run
 from PIL import Image
 
 import biaslab as bl
-from biaslab.datasets import DATASETS, RefCocoJsonl, named_dataset
+from biaslab.datasets import DATASETS, RefCocoJsonl, load_dataset
 from biaslab.datasets.calibration import calibration
 from biaslab.datasets.data_root import VARIABLE, find_file, find_folder, places, resolve_data_root
 from biaslab.errors import InputError
@@ -52,7 +52,7 @@ def test_as_given_comes_before_the_data_root(tmp_path, root):
     assert find_file(NAME, root) == root / NAME and find_folder("refcoco", root) == root / "refcoco"
     here = annotations(tmp_path / "work", ROW, ROW)
     assert find_file(NAME, root).samefile(here)
-    assert len(named_dataset(NAME, data_root=root)) == 2
+    assert len(load_dataset(NAME, data_root=root)) == 2
 
 
 def test_the_argument_comes_before_the_variable(root, tmp_path, monkeypatch):
@@ -62,10 +62,10 @@ def test_the_argument_comes_before_the_variable(root, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "other"))
     assert resolve_data_root() == tmp_path / "other" and resolve_data_root(root) == root
     with pytest.raises(InputError, match="other/refcoco"):
-        named_dataset(NAME)
-    assert len(named_dataset(NAME, data_root=root)) == 1
+        load_dataset(NAME)
+    assert len(load_dataset(NAME, data_root=root)) == 1
     monkeypatch.setenv(VARIABLE, str(root))
-    assert len(named_dataset(NAME)) == len(bl.dataset("refcoco-jsonl", path=NAME)) == 1
+    assert len(load_dataset(NAME)) == len(bl.load_dataset("refcoco-jsonl", path=NAME)) == 1
 
 
 def test_the_reader_itself_knows_no_variable(root, monkeypatch):
@@ -79,34 +79,34 @@ def test_the_reader_itself_knows_no_variable(root, monkeypatch):
 @pytest.mark.parametrize("image", ["coco/train2014/a.jpg", "data/coco/train2014/a.jpg"])
 def test_pictures_are_found_below_the_data_root(root, image):
     annotations(root, {**ROW, "image": image})
-    data = bl.dataset("refcoco-jsonl", path=NAME, data_root=root)
+    data = bl.load_dataset("refcoco-jsonl", path=NAME, data_root=root)
     assert pickle.loads(pickle.dumps(data))[0].image().size == (64, 48)
     assert data.recipe == {"path": str(root / NAME), "data_root": str(root)}
-    assert bl.dataset("refcoco-jsonl", **data.recipe)[0].image().size == (64, 48)
+    assert bl.load_dataset("refcoco-jsonl", **data.recipe)[0].image().size == (64, 48)
 
 
 def test_an_explicit_image_folder_wins_and_is_the_only_one(root, tmp_path):
     Image.new("RGB", (64, 48), (0, 200, 0)).save(tmp_path / "work" / "a.jpg")
-    data = named_dataset(NAME, images=tmp_path / "work", data_root=root)
+    data = load_dataset(NAME, images=tmp_path / "work", data_root=root)
     assert data[0].image().getpixel((9, 9))[1] > 150
     assert data.recipe == {"path": str(root / NAME), "images": str(tmp_path / "work")}
     (tmp_path / "work" / "a.jpg").unlink()
     with pytest.raises(InputError, match="image not found"):
         data[0].image()  # though the data root has it
-    assert named_dataset(NAME, images="coco/train2014", data_root=root)[0].image().getpixel((9, 9))[0] > 150
+    assert load_dataset(NAME, images="coco/train2014", data_root=root)[0].image().getpixel((9, 9))[0] > 150
 
 
 def test_messages_name_every_place_and_the_fix(root, grounder):
     """In one line each."""
     annotations(root, {**ROW, "image": "coco/train2014/gone.jpg"})
     looks = {
-        "data set": (lambda: named_dataset("no.jsonl", data_root=root), ["looked at no.jsonl,", root / "no.jsonl"]),
+        "data set": (lambda: load_dataset("no.jsonl", data_root=root), ["looked at no.jsonl,", root / "no.jsonl"]),
         "picture": (
-            lambda: named_dataset(NAME, data_root=root)[0].image(),
+            lambda: load_dataset(NAME, data_root=root)[0].image(),
             [root / "refcoco/coco/train2014/gone.jpg", root / "refcoco/gone.jpg", root / "coco/train2014/gone.jpg"],
         ),
         "image root": (
-            lambda: named_dataset(NAME, images="vg", data_root=root)[0].image(),
+            lambda: load_dataset(NAME, images="vg", data_root=root)[0].image(),
             [root / "vg/gone.jpg", "at vg/coco/train2014/gone.jpg", "--image-root"],
         ),
         "calibration": (
@@ -131,9 +131,9 @@ def test_calibration_pictures_are_found_below_the_data_root(root, grounder, monk
 
 
 def test_data_sets_without_files_need_no_data_root(root, monkeypatch):
-    assert len(bl.dataset("scenes", n=2, data_root=root)) == len(named_dataset("scenes", n=2, data_root=root)) == 2
+    assert len(bl.load_dataset("scenes", n=2, data_root=root)) == len(load_dataset("scenes", n=2, data_root=root)) == 2
     monkeypatch.setitem(DATASETS._entries, "rooted", lambda data_root=None: data_root)
-    assert bl.dataset("rooted", data_root=root) == root
+    assert bl.load_dataset("rooted", data_root=root) == root
 
 
 def test_the_command_line_takes_the_option_or_the_variable(capsys, root, tmp_path, monkeypatch):

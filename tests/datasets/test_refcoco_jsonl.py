@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from biaslab.core.boxes import Box
-from biaslab.datasets import DATASETS, RefCocoJsonl, open_dataset
+from biaslab.datasets import DATASETS, RefCocoJsonl, load_dataset
 from biaslab.datasets.sample import size_class
 from biaslab.errors import InputError
 
@@ -113,11 +113,11 @@ def test_text_lines_end_at_newlines_only(folder):
 
 def test_registry(folder):
     assert {"refcoco-jsonl", "scenes"} <= set(DATASETS)
-    assert len(open_dataset("refcoco-jsonl", path=write(folder, ROWS))) == 5
-    with pytest.raises(InputError, match="choose one of .*refcoco-jsonl"):
-        open_dataset("refcocoo")
+    assert len(load_dataset("refcoco-jsonl", path=write(folder, ROWS))) == 5
+    with pytest.raises(InputError, match="none of refcoco-jsonl, scenes"):
+        load_dataset("refcocoo")
     with pytest.raises(InputError, match="'root'.*it takes"):
-        open_dataset("refcoco-jsonl", path="x", root="y")
+        load_dataset("refcoco-jsonl", path="x", root="y")
 
 
 def test_data_set_travels_to_another_process(folder):

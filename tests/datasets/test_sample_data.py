@@ -65,7 +65,7 @@ def test_the_grounders_profile_is_that_of_the_demo_and_prunes(grounder):
     card = (DATA / "grounder" / "profile.md").read_text()
     assert profile.hash in card and "Variance explained" in card
     assert not any(word in card + json.dumps(origin) for word in ("/home", "/tmp", "/work", "/root"))
-    sample = next(iter(bl.dataset("scenes", split="test", n=1)))
+    sample = next(iter(bl.load_dataset("scenes", split="test", n=1)))
     with bl.prune(grounder, bl.D2Pruner(keep=0.1, profile=profile), layer=4) as pruned:
         assert grounder.locate(sample.image(), sample.expression) is not None
     assert len(pruned.selections[0].indices) == 25

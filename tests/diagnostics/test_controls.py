@@ -7,10 +7,18 @@ from PIL import Image
 
 import biaslab as bl
 from biaslab.datasets.calibration import Calibration, calibration
-from biaslab.diagnostics import KINDS, control_table, removal_report
+from biaslab.diagnostics import CONTROLS, control_table, removal_report
 from biaslab.diagnostics.ranking import score_ranking
 from biaslab.diagnostics.removal import PLACES, place_of
-from biaslab.diagnostics.transforms import Cells, Changed, mirrored, other_weights, shuffled, swap_sides, translated
+from biaslab.diagnostics.transforms import (
+    CellGrid,
+    PerturbedImage,
+    mirrored,
+    randomise_weights,
+    shuffled,
+    swap_sides,
+    translated,
+)
 from biaslab.errors import InputError, ProfileMismatchError
 
 CELLS = (4, 4)
@@ -51,8 +59,8 @@ def test_mirror_and_words():
 
 
 def test_a_changed_picture_is_the_same_each_time_it_is_read(grounder):
-    cells = Cells(grounder)
-    one = Changed(picture(size=(224, 224)), translated, cells, (0, 5))
+    cells = CellGrid(grounder)
+    one = PerturbedImage(picture(size=(224, 224)), translated, cells, (0, 5))
     assert np.array_equal(np.asarray(one.image()), np.asarray(one.image())) and cells((224, 224)) == (16, 16)
 
 
@@ -75,7 +83,7 @@ def profile(maps):
 def test_other_weights_leave_the_model_alone(grounder, how):
     before = {k: v.clone() for k, v in list(grounder.model.state_dict().items())[:40]}
     state = torch.random.get_rng_state()
-    made, again = (other_weights(grounder, how, 1) for _ in range(2))
+    made, again = (randomise_weights(grounder, how, 1) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(v, grounder.model.state_dict()[k]) for k, v in before.items())
     name = "model.language_model.layers.3.self_attn.q_proj.weight"
@@ -83,7 +91,7 @@ def test_other_weights_leave_the_model_alone(grounder, how):
     assert torch.equal(a, b) and not torch.equal(a, old) and made.name != grounder.name
     assert torch.equal(a.flatten().sort().values, old.flatten().sort().values) == (how == "permute")
     with pytest.raises(InputError, match="init or permute"):
-        other_weights(grounder, "half")
+        randomise_weights(grounder, "half")
 
 
 @pytest.mark.slow
@@ -100,7 +108,7 @@ def test_control_table_has_a_row_per_kind_and_layer_and_the_same_images_agree(gr
         assert row["slope"] == pytest.approx(np.polyfit(theirs, ours, 1)[0], abs=1e-6)
         assert row["lo"] < row["r"] < row["hi"] and 0.8 < row["ceiling"] <= 1
         assert at.loc[("random-weights", layer), "r"] < row["r"] - 0.2
-    assert set(table["removes"]) == {KINDS[k].removes for k in ("same", "shuffled", "random-weights")}
+    assert set(table["removes"]) == {CONTROLS[k].removes for k in ("same", "shuffled", "random-weights")}
 
 
 def test_controls_are_of_the_score_that_the_profile_is_of(grounder, few):
@@ -119,19 +127,19 @@ def test_controls_that_a_calibration_set_does_not_allow_are_named(grounder, few,
     plain = Calibration("plain", few.images[:4], "What is it?", few.ids[:4])
     with pytest.warns(UserWarning, match="other-referents left out"):
         table = control_table(grounder, plain, profile, layers=1)
-    assert list(dict.fromkeys(table["kind"])) == [k for k in KINDS if k != "other-referents"]
+    assert list(dict.fromkeys(table["kind"])) == [k for k in CONTROLS if k != "other-referents"]
     with pytest.raises(InputError, match="a prompt per image"):
         control_table(grounder, plain, profile, ["other-referents"])
     with pytest.raises(InputError, match="unknown control 'upside-down'"):
         control_table(grounder, plain, profile, ["upside-down"])
     with pytest.raises(ProfileMismatchError, match="fitted for model"):
-        control_table(other_weights(grounder, "permute"), plain, profile, ["same"])
+        control_table(randomise_weights(grounder, "permute"), plain, profile, ["same"])
 
 
 @pytest.mark.slow
 def test_removal_report_is_the_ranking_by_place(grounder, profile):
-    data = bl.dataset("scenes", split="test", n=15)
-    options = {"layers": [3], "batch_size": 12, "progress": False, "n_boot": 50}
+    data = bl.load_dataset("scenes", split="test", n=15)
+    options = {"layers": [3], "batch_size": 12, "progress": False, "n_resamples": 50}
     table = removal_report(grounder, data, profile, ["raw", "ratio", "lognormal_rank"], **options)
     whole = score_ranking(grounder, data, profile=profile, ops=["raw", "ratio", "lognormal_rank"], **options)
     every = table[table["place"] == "all"].drop(columns="place").reset_index(drop=True)

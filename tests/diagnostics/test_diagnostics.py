@@ -41,7 +41,7 @@ def test_variance_components_equal_pairwise_products_and_leave_one_out():
 
 def test_reliability_is_the_correlation_with_another_sample_of_the_same_size(tmp_path):
     bias = lambda layout: 0.05 * (layout.row - 3.5)  # noqa: E731
-    table = reliability(planted(tmp_path, [(ONE, 200)], bias), sizes=[10, 40, 200], draws=200)
+    table = reliability(planted(tmp_path, [(ONE, 200)], bias), sizes=[10, 40, 200], n_resamples=200)
     true = np.var(bias(ONE))
     for row in table.itertuples():
         truth = true / (true + 1 / row.n)  # content has variance 1
@@ -112,12 +112,12 @@ def test_planted_slope_over_tiles_is_found_and_the_thumbnail_is_left_out(tmp_pat
 
 # -- dependence ----------------------------------------------------------------------------------------------------
 def test_a_u_shape_is_seen_where_a_rank_correlation_is_blind(tmp_path):
-    table = dependence(planted(tmp_path, [(ONE, 80)], u_shape, smooth=1.0), draws=199).set_index("axis")
+    table = dependence(planted(tmp_path, [(ONE, 80)], u_shape, smooth=1.0), n_resamples=199).set_index("axis")
     truth = np.var(u_shape(ONE)) / (np.var(u_shape(ONE)) + 1)
     assert table.loc["row", "lo"] < truth < table.loc["row", "hi"]
     assert table.loc["row", "p"] == 1 / 200 and abs(table.loc["row", "rho"]) < 0.2
     assert table.loc["col", "p"] > 0.01 and abs(table.loc["col", "eta2"]) < 0.02
-    slope = dependence(planted(tmp_path, [(ONE, 40)], lambda x: 0.3 * x.col, name="slope"), draws=99)
+    slope = dependence(planted(tmp_path, [(ONE, 40)], lambda x: 0.3 * x.col, name="slope"), n_resamples=99)
     assert slope.set_index("axis").loc["col", "rho"] > 0.9
 
 
@@ -131,7 +131,7 @@ def test_eta_squared_equals_products_of_different_images_and_intervals_leave_one
         between = np.mean([(rows[i] * rows[j]).mean() for i in range(n) for j in range(n) if i != j])
         return between / (y**2).mean()
 
-    got = dependence(maps, draws=9).iloc[0]
+    got = dependence(maps, n_resamples=9).iloc[0]
     assert got["eta2"] == pytest.approx(brute(x))
     lo, hi = jackknife_interval(np.array(brute(x)), np.array([brute(np.delete(x, i, 0)) for i in range(9)]))
     assert (got["lo"], got["hi"]) == pytest.approx((float(lo), float(hi)))
@@ -142,14 +142,14 @@ def test_false_alarms_shifts_keep_the_level_and_plain_permutation_does_not_under
     for rep in range(reps):
         maps = planted(tmp_path, [(ONE, 12)], smooth=1.5, seed=rep, name=f"m{rep}")
         for null in alarms:
-            alarms[null] += int((dependence(maps, null=null, draws=79, seed=rep)["p"] <= 0.05).sum())
+            alarms[null] += int((dependence(maps, null=null, n_resamples=79, seed=rep)["p"] <= 0.05).sum())
     tests = 2 * reps  # rows and columns
     assert alarms["shift"] <= stats.binom.ppf(0.999, tests, 0.05)
     assert alarms["permutation"] > 2 * alarms["shift"] + 10
 
 
 def test_q_is_benjamini_hochberg_over_layers_heads_and_axes(tmp_path):
-    table = dependence(planted(tmp_path, [(ONE, 10)], heads=3, layers=(2, 5)), draws=39)
+    table = dependence(planted(tmp_path, [(ONE, 10)], heads=3, layers=(2, 5)), n_resamples=39)
     assert len(table) == 2 * 3 * 2 and set(table["null"]) == {"shift"}
     np.testing.assert_allclose(table["q"], stats.false_discovery_control(table["p"]))
     assert (table["q"] >= table["p"]).all()
@@ -186,7 +186,7 @@ def test_attention_that_is_not_finite_is_refused_in_words(tmp_path):
 
 def test_several_layouts_pool_and_thumbnails_are_left_out(tmp_path):
     bias = lambda layout: np.where(layout.thumbnail, 0.0, u_shape(layout))  # noqa: E731
-    table = dependence(planted(tmp_path, [(ONE, 30), (TILED, 30)], bias), draws=99).set_index("axis")
+    table = dependence(planted(tmp_path, [(ONE, 30), (TILED, 30)], bias), n_resamples=99).set_index("axis")
     assert table.loc["row", "p"] == 0.01 and table.loc["row", "n"] == 60 and table.loc["col", "p"] > 0.01
 
 
@@ -205,10 +205,10 @@ def test_every_diagnostic_has_a_row_per_layer_and_head_and_says_why_it_cannot_ru
         diagnose(maps, ["moran"])
     with pytest.raises(InputError, match="layers=.7"):
         diagnose(maps, layers=7)
-    for bad in ({"null": "spin"}, {"draws": 0}):
+    for bad in ({"null": "spin"}, {"n_resamples": 0}):
         with pytest.raises(InputError, match="null must be"):
             dependence(maps, **bad)
-    with pytest.raises(InputError, match="draws >= 1"):
+    with pytest.raises(InputError, match="n_resamples >= 1"):
         reliability(maps, sizes=[2])
     with pytest.raises(InputError, match="four images"):
         reliability(planted(tmp_path, [(ONE, 3)], name="few"))

@@ -24,7 +24,7 @@ VLM = tiny.vlm("internvl")
 
 def rank(**options):
     return score_ranking(
-        VLM, options.pop("dataset", Toy()), **({"progress": False, "n_boot": 100, "batch_size": 4} | options)
+        VLM, options.pop("dataset", Toy()), **({"progress": False, "n_resamples": 100, "batch_size": 4} | options)
     )
 
 
@@ -143,7 +143,7 @@ def test_refusals(profile):
 
 
 def test_intervals_and_gains_equal_loops_over_images(profile):
-    table = rank(layers=[1, 2], profile=profile, keep=(0.2,), n_boot=80).set_index(["layer", "op"])
+    table = rank(layers=[1, 2], profile=profile, keep=(0.2,), n_resamples=80).set_index(["layer", "op"])
     images = np.array([s.image_id for s in Toy()])
     names = np.unique(images)
     draws = np.random.default_rng(0).integers(0, len(names), (80, len(names)))
@@ -210,8 +210,8 @@ def test_values_say_whose_they_are_and_tables_are_made_of_parts(profile):
     assert (cell["image"], cell["head"], cell["y"]) == ("image2", "mean", measured.centres[4, 1])
 
     odd = np.arange(6) % 2 == 1
-    table = ranking_table(measured, {"all": np.ones(6, bool), "odd": odd, "even": ~odd}, n_boot=50)
-    whole = ranking_table(measured, n_boot=50)
+    table = ranking_table(measured, {"all": np.ones(6, bool), "odd": odd, "even": ~odd}, n_resamples=50)
+    whole = ranking_table(measured, n_resamples=50)
     of = {name: part.drop(columns="part").reset_index(drop=True) for name, part in table.groupby("part")}
     same = [c for c in whole if "p_adjusted" not in c]
     assert of["all"][same].equals(whole[same])

@@ -49,9 +49,9 @@ def made(n_images=40, seed=0, gap=(0.2, 0.05)):
 def test_the_model_runs_once_and_the_report_is_the_table_of_its_values(profile, measured, monkeypatch):
     forward, calls = type(VLM).forward, []
     monkeypatch.setattr(type(VLM), "forward", lambda self, *a, **k: calls.append(1) or forward(self, *a, **k))
-    report = removal_report(VLM, TOY, profile, n_boot=50, **OPTIONS)
+    report = removal_report(VLM, TOY, profile, n_resamples=50, **OPTIONS)
     assert len(calls) == 2
-    pd.testing.assert_frame_equal(report, place_table(measured, n_boot=50))
+    pd.testing.assert_frame_equal(report, place_table(measured, n_resamples=50))
     assert report.columns[0] == "place" and set(report["op"]) == {"raw", "ratio"}
     where = [place_of(s) for s in TOY]
     for place, (axis, third) in PLACES.items():
@@ -68,7 +68,7 @@ def test_the_model_runs_once_and_the_report_is_the_table_of_its_values(profile, 
 
 
 def test_one_family_over_all_places():
-    table = place_table(made(gap=(0.0, 0.0)), n_boot=20, n_perm=500)
+    table = place_table(made(gap=(0.0, 0.0)), n_resamples=20, n_sign_flips=500)
     alone = pd.concat([place_table(made(gap=(0.0, 0.0)), [p], 20, 500) for p in PLACES])
     key = ["place", "layer", "op"]
     both = table.merge(alone[alone["place"] != "all"], on=key, suffixes=("", "_alone")).query("op == 'ratio'")
@@ -78,7 +78,7 @@ def test_one_family_over_all_places():
 
 
 def test_strength_and_score_reach_the_measurement(profile):
-    options = {**OPTIONS, "places": (), "n_boot": 20}
+    options = {**OPTIONS, "places": (), "n_resamples": 20}
     table = removal_report(VLM, TOY, profile, strength={0: 0.0, 2: 1.0}, **options).set_index(["layer", "op"])
     assert table.loc[(0, "ratio"), "gain"] == pytest.approx(0, abs=1e-9) and table.loc[(0, "ratio"), "p"] > 0.99
     assert table.loc[(2, "ratio"), "gain"] != 0
@@ -92,7 +92,7 @@ def test_strength_and_score_reach_the_measurement(profile):
 
 def test_gaps_equal_a_loop_over_images():
     measured = made(n_images=12)
-    table = place_gaps(measured, n_boot=60).set_index(["place", "layer", "op"])
+    table = place_gaps(measured, n_resamples=60).set_index(["place", "layer", "op"])
     names = np.unique(measured.images)
     draws = np.random.default_rng(0).integers(0, len(names), (60, len(names)))
     x, y = measured.centres.T
@@ -118,7 +118,7 @@ def test_gaps_equal_a_loop_over_images():
 
 
 def test_planted_gap_and_its_removal_are_found():
-    table = place_gaps(made(n_images=120), n_boot=300).set_index(["place", "layer", "op"])
+    table = place_gaps(made(n_images=120), n_resamples=300).set_index(["place", "layer", "op"])
     for layer in (1, 4):
         raw, ratio = table.loc[("right", layer, "raw")], table.loc[("right", layer, "ratio")]
         assert raw["gap_lo"] < 0.2 < raw["gap_hi"] and ratio["gap_lo"] < 0.05 < ratio["gap_hi"]
@@ -131,10 +131,10 @@ def test_planted_gap_and_its_removal_are_found():
 def test_without_targets_on_a_side_there_is_no_gap(measured):
     measured = made(n_images=6)
     measured.centres[:, 0] = 0.9
-    table = place_gaps(measured, n_boot=20)
+    table = place_gaps(measured, n_resamples=20)
     right = table[table["place"] == "right"]
     assert right[["gap", "gap_lo", "gap_hi", "change"]].isna().all(axis=None) and (right["n_against"] == 0).all()
-    assert "left" not in set(place_table(measured, n_boot=20, n_perm=50)["place"])
+    assert "left" not in set(place_table(measured, n_resamples=20, n_sign_flips=50)["place"])
     only = made(n_images=6)
     only.ops[:] = ["log", "ratio"]
-    assert not any("change" in c for c in place_gaps(only, n_boot=20))
+    assert not any("change" in c for c in place_gaps(only, n_resamples=20))

@@ -80,7 +80,7 @@ def hits(results, config, ids):
 
 
 def test_rows_are_computed_on_the_samples_that_all_configurations_answered(folder):
-    results = Results.load(folder(errors={(3, 1), (3, 3), (7, 4)}), n_boot=300)
+    results = Results.load(folder(errors={(3, 1), (3, 3), (7, 4)}), n_resamples=300)
     assert results.complete and list(results.table.columns) == COLUMNS
     ids = [f"s{i}" for i in range(N) if i not in (3, 7)]
     images = [f"image{int(i[1:]) // 3}" for i in ids]
@@ -105,7 +105,7 @@ def test_rows_are_computed_on_the_samples_that_all_configurations_answered(folde
 
 
 def test_kinds_and_size_classes(folder):
-    results = Results.load(folder(), n_boot=50)
+    results = Results.load(folder(), n_resamples=50)
     assert results.table["kind"].unique().tolist() == ["all", "attribute", "location", "relation"]
     sizes = results.by("size_class")
     assert sizes["kind"].unique().tolist() == ["all", "large", "small"]
@@ -118,16 +118,16 @@ def test_kinds_and_size_classes(folder):
 
 
 def test_counts_stay_counts(folder):
-    results = Results.load(folder(), n_boot=50)
+    results = Results.load(folder(), n_resamples=50)
     assert results.table["keep"].head(5).tolist() == [1.0, 0.5, 64, 0.5, 0.5]
     assert isinstance(results.table["keep"][2], int)
     text = results.save().read_text().splitlines()[3]
     assert ",random,a,,64,2,0," in text
-    assert set(map(type, Results.load(folder(CONFIGS[:2]), n_boot=50).samples["keep"])) == {float}
+    assert set(map(type, Results.load(folder(CONFIGS[:2]), n_resamples=50).samples["keep"])) == {float}
 
 
 def test_differences_to_any_method(folder):
-    results = Results.load(folder(), n_boot=100)
+    results = Results.load(folder(), n_resamples=100)
     to_random = results.differences()
     assert to_random[["method", "keep", "layer"]].to_numpy().tolist() == [["fastv", 0.5, 2]]
     ids = [f"s{i}" for i in range(N)]
@@ -163,18 +163,18 @@ def test_a_second_try_replaces_an_error_and_other_configurations_are_left_out(fo
     with JsonLines(log_path(path, 0)) as log:
         log.append(stale)
         log.append(good)
-    results = Results.load(path, n_boot=50)
+    results = Results.load(path, n_resamples=50)
     assert results.complete and results.samples["error"].isna().all()
     assert results.samples.iloc[0]["iou"] == good["iou"]
 
 
 def test_without_the_unpruned_model_there_is_no_retention(folder):
-    table = Results.load(folder(CONFIGS[1:]), n_boot=50).table
+    table = Results.load(folder(CONFIGS[1:]), n_resamples=50).table
     assert table["retention"].isna().all() and table["acc50"].notna().all()
 
 
 def test_summary_and_saving(folder, tmp_path):
-    results = Results.load(folder(), n_boot=50)
+    results = Results.load(folder(), n_resamples=50)
     assert len(results.summary()) == 5 and "acc50" in results.summary() and "tflops" in results.summary()
     path = results.save(tmp_path / "elsewhere")
     pd.testing.assert_frame_equal(

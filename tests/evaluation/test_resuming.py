@@ -102,7 +102,7 @@ def test_a_finished_run_is_a_no_op(vlm, tmp_path, monkeypatch):
     again = run(tmp_path, vlm)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     pd.testing.assert_frame_equal(first.table, again.table)
-    pd.testing.assert_frame_equal(first.table, Results.load(tmp_path, n_boot=200).table)
+    pd.testing.assert_frame_equal(first.table, Results.load(tmp_path, n_resamples=200).table)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_profile_display_shows_the_profile_relative_to_an_even_share(profile):
         part = display.data[display.data["layer"] == layer]
         want = profile.expected(TILED, layer).mean(0).numpy()
         np.testing.assert_allclose(part["relative"], want / want.mean(), rtol=1e-5)
-        spread = profile.spread(TILED, layer).mean(0).numpy()
+        spread = profile.std(TILED, layer).mean(0).numpy()
         np.testing.assert_allclose(part["standard_error"], spread / want.mean() / 3, rtol=1e-5)  # n = 9
     assert [a.get_title() for a in display.ax_] == [
         "layer 1",
@@ -213,7 +213,7 @@ def test_attention_display_debiases_with_the_profile(profile):
         [picture((128, 64))], [TILED], [raw], profile, 3, [TARGET], ["the cat"], op="zscore"
     ).plot()
     mean = raw.reshape(-1, 48).mean(0)
-    want = debias(mean, profile.expected(TILED, 3).mean(0), profile.spread(TILED, 3).mean(0), op="zscore")
+    want = debias(mean, profile.expected(TILED, 3).mean(0), profile.std(TILED, 3).mean(0), op="zscore")
     np.testing.assert_allclose(display.data["attention"], mean, rtol=1e-6)
     np.testing.assert_allclose(display.data["debiased"], want, rtol=1e-5)
     np.testing.assert_allclose(display.data["on_target"], TILED.overlap(TARGET))

@@ -55,7 +55,7 @@ def seen(model, encoded):
     found = found if isinstance(found, torch.Tensor) else torch.cat(list(found))
     light, out, start = found.reshape(-1, found.shape[-1]).mean(1).numpy(), [], 0
     for layout in encoded.layouts:
-        out.append(light[start + layout.slots])
+        out.append(light[start + layout.placeholder_index])
         start += layout.placeholders
     assert start == len(light), "there is one feature for every placeholder"
     return out

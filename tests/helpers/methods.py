@@ -31,16 +31,16 @@ def layout_of(kind):
 class MapProfile:
     """A profile with given maps: what methods ask of one, and nothing else."""
 
-    def __init__(self, expected, spread=None):
-        self.maps = {"expected": expected, "spread": spread}
+    def __init__(self, expected, std=None):
+        self.maps = {"expected": expected, "std": std}
         self.asked = []
 
     def expected(self, layout, layer, device=None):
         self.asked.append((layout.key, layer))
         return self.maps["expected"].to(device)
 
-    def spread(self, layout, layer, device=None):
-        return self.maps["spread"].to(device)
+    def std(self, layout, layer, device=None):
+        return self.maps["std"].to(device)
 
 
 def context(layout, keep, seed=0, **given):

@@ -70,7 +70,7 @@ METHODS = ("none", "random", "fastv", "divprune")
 
 def run(out=None, vlm="internvl", dataset=None, methods=METHODS, keep=(0.5, 0.2), layer=2, **options):
     """The evaluation that the tests repeat: 6 samples, 7 configurations, 42 lines."""
-    settings = {"batch_size": 4, "progress": False, "max_new_tokens": 8, "n_boot": 200} | options
+    settings = {"batch_size": 4, "progress": False, "max_new_tokens": 8, "n_resamples": 200} | options
     model = tiny.vlm(vlm) if isinstance(vlm, str) else vlm
     return evaluate(model, Toy() if dataset is None else dataset, methods, keep, layer, out=out, **settings)
 

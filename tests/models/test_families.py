@@ -22,9 +22,9 @@ from biaslab.core.boxes import Box
 from biaslab.errors import InputError
 from biaslab.models import families, load, wrap
 from biaslab.models.adapters.llava_next import fitted
-from biaslab.models.blueprint import Shape, rope_sections, text_config
+from biaslab.models.blueprint import ModelSpec, rope_sections, text_config
 from biaslab.models.encoded import Encoded
-from biaslab.models.offline import stand_in_tokenizer as standin
+from biaslab.models.offline import stand_in_tokenizer as stand_in_tokenizer
 from biaslab.models.offline.random_init import build
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -41,7 +41,7 @@ def meter(family):
 
 def some_cells(layout, seed, n=3):
     """Up to n tokens with a rectangle of whole pixels inside their cells."""
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(layout.inside))
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(layout.in_image))
     return [(k, r) for k in order[:20] if (r := whole_pixels(layout, k))][:n]
 
 
@@ -191,14 +191,14 @@ def test_placeholders_are_counted_right(family, width, height):
     layout, ids = enc.layouts[0], enc.inputs["input_ids"][0]
     assert (ids == vlm.image_token_id).sum() == layout.placeholders >= layout.n == enc.visual_mask.sum()
     at = (ids == vlm.image_token_id).nonzero()[:, 0]
-    assert torch.equal(enc.visual[0], at[torch.from_numpy(layout.slots.copy())])
+    assert torch.equal(enc.visual[0], at[torch.from_numpy(layout.placeholder_index.copy())])
 
 
 @each_family
 @pytest.mark.parametrize("size", [(640, 480), (427, 640), (1600, 200), (213, 1600), (1333, 1000)], ids=str)
 def test_published_processors_are_counted_right(family, size):
     adapter = families()[family]
-    tokenizer = standin.tokenizer(adapter.special_tokens)
+    tokenizer = stand_in_tokenizer.tokenizer(adapter.special_tokens)
     processor = adapter.make_processor(next(iter(adapter.shapes.values())), tokenizer)
     inputs, layouts, resized = adapter.encode(processor, [[Image.new("RGB", size)]], ["Where?"], {})
     Encoded.from_inputs(inputs, layouts, resized, processor.image_token_id)
@@ -289,7 +289,10 @@ def test_published_sizes_add_up(family, alias):
     adapter = families()[family]
     assert alias in adapter.aliases
     found = (
-        cost.parameters(adapter.config(adapter.shapes[alias], standin.tokenizer(adapter.special_tokens))).total / 1e9
+        cost.parameters(
+            adapter.config(adapter.shapes[alias], stand_in_tokenizer.tokenizer(adapter.special_tokens))
+        ).total
+        / 1e9
     )
     if alias in PUBLISHED:
         assert found == pytest.approx(PUBLISHED[alias], abs=0.051)
@@ -306,7 +309,7 @@ def test_small_keeps_heads_and_pictures(family):
     same = ("heads", "kv_heads", "tile", "patch", "merge", "max_tiles", "vision_heads", "min_pixels", "longest_edge")
     assert all(getattr(small, name) == getattr(full, name) for name in same)
     assert (small.layers, small.hidden) == (3, 8 * full.heads)
-    tokenizer = standin.tokenizer(adapter.special_tokens)
+    tokenizer = stand_in_tokenizer.tokenizer(adapter.special_tokens)
     text = adapter.config(small, tokenizer).text_config
     assert (text.num_attention_heads, text.num_key_value_heads) == (full.heads, full.kv_heads)
     assert text.vocab_size == len(tokenizer)
@@ -332,12 +335,12 @@ def test_build(family):
 @each_family
 def test_stand_in_tokenizers(family):
     adapter = families()[family]
-    tokenizer = standin.tokenizer(adapter.special_tokens)
+    tokenizer = stand_in_tokenizer.tokenizer(adapter.special_tokens)
     for token in adapter.special_tokens.tokens:
         assert tokenizer.tokenize(f"a{token}b") == ["a", token, "b"]
     text = "Wo ist die Katze? [[12, 345, 678, 9]]"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    assert tokenizer is not standin.tokenizer(adapter.special_tokens), "processors change theirs"
+    assert tokenizer is not stand_in_tokenizer.tokenizer(adapter.special_tokens), "processors change theirs"
 
 
 def test_shapes_say_what_is_wrong():
@@ -348,14 +351,14 @@ def test_shapes_say_what_is_wrong():
         rope_sections(replace(shape, hidden=24), (16, 24, 24))
     assert rope_sections(shape, (16, 24, 24)) == [16, 24, 24]
     assert sum(rope_sections(shape.small(), (24, 20, 20))) == 4
-    tokenizer = standin.tokenizer(families()["llava"].special_tokens)
+    tokenizer = stand_in_tokenizer.tokenizer(families()["llava"].special_tokens)
     with pytest.raises(InputError, match="'qwen2' decoder"):
-        text_config(Shape("qwen2", 8, 1, 1, 1, 8, 8, 1, 1, 8, patch=14), tokenizer, ("llama",))
+        text_config(ModelSpec("qwen2", 8, 1, 1, 1, 8, 8, 1, 1, 8, patch=14), tokenizer, ("llama",))
 
 
 def test_deepstack_leaves_layers_to_prune():
     adapter = families()["qwen3_vl"]
-    tokenizer, full = standin.tokenizer(adapter.special_tokens), adapter.shapes["qwen3-vl-4b"]
+    tokenizer, full = stand_in_tokenizer.tokenizer(adapter.special_tokens), adapter.shapes["qwen3-vl-4b"]
     taps = lambda shape: adapter.config(shape, tokenizer).vision_config.deepstack_visual_indexes  # noqa: E731
     assert taps(full) == [5, 11, 17]
     assert taps(full.small(layers=4)) == [2] and len(taps(full.small(layers=12))) == 3

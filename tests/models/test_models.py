@@ -28,7 +28,7 @@ def test_encode_finds_every_token(family):
     text, text_mask = text_after_image(ids == vlm.image_token_id, mask)
     for b in range(4):
         image = [i for i in range(ids.shape[1]) if ids[b, i] == vlm.image_token_id]
-        shows = [image[slot] for slot in enc.layouts[b].slots]
+        shows = [image[slot] for slot in enc.layouts[b].placeholder_index]
         after = [i for i in range(ids.shape[1]) if i > image[-1]]
         assert enc.visual[b][enc.visual_mask[b]].tolist() == shows
         assert text[b][text_mask[b]].tolist() == after
@@ -80,7 +80,7 @@ def test_llava_keeps_the_whole_picture():
     row = red[tiny.TILE // 2]
     assert row[2] > row[tiny.TILE // 2] + 1, "the left end is visible"
     assert abs(red[0, 0]) < 0.05, "padding is the mean colour, 0 after normalisation"
-    inside = enc.layouts[0].inside.reshape(4, 4)
+    inside = enc.layouts[0].in_image.reshape(4, 4)
     assert inside.tolist() == [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
 
 

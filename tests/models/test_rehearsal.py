@@ -19,7 +19,7 @@ from biaslab._util.watermark import NOTE, is_rehearsal, rehearsal_name
 from biaslab.datasets.calibration import Calibration
 from biaslab.diagnostics import diagnose
 from biaslab.errors import InputError, ModelError, ProfileMismatchError, RunFolderError
-from biaslab.evaluation.single_image import locate_pruned
+from biaslab.evaluation.single_image import compare_methods
 from biaslab.figures import AccuracyDisplay, AttentionDisplay, VarianceDisplay, save, save_table
 from biaslab.maps.stored import StoredMaps
 from biaslab.models.offline import geometry as geometry_module
@@ -221,7 +221,7 @@ def test_attention_figures_of_a_rehearsed_profile_are_marked(vlm, fitted, tmp_pa
 
 def test_kept_token_figures_of_a_rehearsal_are_marked(vlm, tmp_path):
     image = tiny.images(1, sizes=[(96, 96)])[0]
-    answers = locate_pruned(vlm, image, "it", ["none", "random"], 0.5, 2)
+    answers = compare_methods(vlm, image, "it", ["none", "random"], 0.5, 2)
     files = draw_kept(image, answers, "it", tmp_path / "kept")
     assert NOTE.encode() in files[0].read_bytes() and (pd.read_csv(files[2])["note"] == NOTE).all()
 

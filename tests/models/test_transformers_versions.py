@@ -75,10 +75,10 @@ def test_a_later_turn_under_either_name(name):
 
 
 def test_evaluate_on_the_grounder(tmp_path):
+    scenes = bl.load_dataset("scenes", split="test", n=4)
     results = bl.evaluate(
-        bl.load("grounder"), bl.dataset("scenes", split="test", n=4), methods=["none", "fastv"], keep=[0.4], layer=4,
-        out=tmp_path, progress=False,
-    )  # fmt: skip
+        bl.load("grounder"), scenes, methods=["none", "fastv"], keep=[0.4], layer=4, out=tmp_path, progress=False
+    )
     summary = results.summary()
     assert list(summary["errors"]) == [0, 0] and list(summary["n"]) == [4, 4]
 

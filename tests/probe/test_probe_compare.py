@@ -94,7 +94,7 @@ def test_planted_slopes_are_found_and_nothing_else():
         probe = probe_of(signal + noise, layout, 14)
         read = profile_effects(probe, profile.expected(layout, 3).double().numpy())[..., 0, 0].mean(0)
         for other in (profile, maps):
-            (row,) = compare(probe, other, n_null=499).to_dict("records")
+            (row,) = compare(probe, other, n_resamples=499).to_dict("records")
             assert row["groups"] == 10 and row["places"] == 256 and row["layer"] == 3
             if slope:  # the footprint blurs the profile a little, which a steeper slope makes up for
                 expected = slope * (true * read).sum() / (read**2).sum()
@@ -118,7 +118,7 @@ def test_intervals_of_the_slope_cover():
         probe = probe_of(strength * true + 0.3 * rng.standard_normal((8, 8, 8)), layout, 14, seed=i)
         read = profile_effects(probe, profile.expected(layout, 3).double().numpy())[..., 0, 0].mean(0)
         expected = 0.8 * (true * read).sum() / (read**2).sum()
-        (row,) = compare(probe, profile, n_null=9).to_dict("records")
+        (row,) = compare(probe, profile, n_resamples=9).to_dict("records")
         hits += row["slope_lo"] <= expected <= row["slope_hi"]
     assert stats.binom.ppf(0.001, n, 0.95) <= hits
 
@@ -134,7 +134,7 @@ def test_the_thumbnail_is_compared_apart():
     tiles = logs[~layout.thumbnail].reshape(2, 4, 4).transpose(1, 0, 2).reshape(4, 8)
     assert np.corrcoef(read[..., 0].ravel(), tiles.ravel())[0, 1] > 0.9
     assert (np.diff(read[..., 1].mean(1)) > 0).all()  # the thumbnail's own slope, downwards
-    table = compare(probe, profile, n_null=99)
+    table = compare(probe, profile, n_resamples=99)
     assert table["part"].tolist() == ["tiles", "thumbnail"] and (table["q"] >= table["p"]).all()
     drawn = ProbeDisplay.from_probe(probe, profile, part="thumbnail").plot()
     assert len(drawn.ax_) == 3 and "slope" in drawn.ax_[2].get_title()
@@ -181,5 +181,5 @@ def test_every_layer_is_compared_with_its_own_map():
     probe = ProbeResult(log, None, one.boxes, one.groups, [1, 3], ["mean"], ["tiles"], layout, SETTINGS)
     swapped = float(np.corrcoef(true[0].ravel(), true[1].ravel())[0, 1])
     for other in (maps, MeanProfile().fit(maps)):
-        table = compare(probe, other, n_null=99).set_index("layer")
+        table = compare(probe, other, n_resamples=99).set_index("layer")
         assert table.loc[1, "r"] > 0.9 and table.loc[3, "r"] == pytest.approx(-swapped, abs=0.2)

@@ -71,12 +71,12 @@ def test_contract(name, tmp_path):
     for layout in maps.layouts.values():
         values = made.expected(layout, 3)
         assert values.shape == (2, layout.n) and (values > 0).all() and values.isfinite().all()
-        assert made.spread(layout, 3).isfinite().all() and (made.spread(layout, 3) > 0).all()
+        assert made.std(layout, 3).isfinite().all() and (made.std(layout, 3) > 0).all()
     loaded = profiles.load(made.save(tmp_path / "p"))
     assert loaded.hash == made.hash
     for layout in maps.layouts.values():
         assert torch.equal(loaded.expected(layout, 3), made.expected(layout, 3))
-        assert torch.equal(loaded.spread(layout, 3), made.spread(layout, 3))
+        assert torch.equal(loaded.std(layout, 3), made.std(layout, 3))
 
 
 @EVERY
@@ -151,14 +151,14 @@ def test_geometric_is_the_mean_of_logs_and_measures_each_position():
     profile = GeometricProfile().fit(maps)
     for key, x in raw.items():
         np.testing.assert_allclose(log_of(profile, maps.layouts[key]), centred_log(x[:, 0]).mean(0), atol=1e-5)
-        np.testing.assert_allclose(profile.spread(maps.layouts[key], 1), x[:, 0].astype(float).std(0), rtol=1e-4)
+        np.testing.assert_allclose(profile.std(maps.layouts[key], 1), x[:, 0].astype(float).std(0), rtol=1e-4)
 
 
 def test_exponential_finds_its_constant_over_layouts_and_counts_newlines():
     newlines = TokenLayout.unpadded((1, 1), (4, 4), (9, 9), "internvl", (0, 4, 0, 4), thumbnail_grid=(2, 2))
 
     def recency(layout):
-        return 0.03 * layout.slots
+        return 0.03 * layout.placeholder_index
 
     maps, _ = make_maps([(ONE, 9), (tiled(1, 3), 9), (newlines, 9)], recency, noise=0)
     profile = ExponentialProfile().fit(maps)

@@ -62,7 +62,7 @@ def test_mean_profile_is_the_mean_and_std_of_each_position():
         for at, layer in enumerate((1, 3)):
             x = raw[layout.key][:, at].astype(np.float64)
             np.testing.assert_allclose(expected(profile, layout, layer), x.mean(0), rtol=1e-5)
-            np.testing.assert_allclose(profile.spread(layout, layer).numpy(), x.std(0), rtol=1e-4)
+            np.testing.assert_allclose(profile.std(layout, layer).numpy(), x.std(0), rtol=1e-4)
 
 
 @EVERY
@@ -72,7 +72,7 @@ def test_contract_every_estimator(name, tmp_path):
     assert isinstance(clone(estimator), type(estimator)) and estimator.set_params(**estimator.get_params()) is estimator
     assert estimator.fit(maps) is estimator and estimator.layers_ == [1, 3]
     for layout in (ONE, TILED):
-        values, spread = estimator.expected(layout, 3), estimator.spread(layout, 3)
+        values, spread = estimator.expected(layout, 3), estimator.std(layout, 3)
         assert values.shape == spread.shape == (2, layout.n) and values.dtype == spread.dtype == torch.float32
         assert (values > 0).all() and (spread >= 0).all() and values.isfinite().all()
         # what all visual tokens draw together is kept, so that subtraction has the right unit
@@ -123,7 +123,7 @@ def test_maps_are_cached_per_device_and_the_cache_is_bounded(name):
 def test_tile_profile_of_one_tile_is_the_mean_profile():
     maps, _ = make_maps([(ONE, 12)], heads=3)
     mean, tile = MeanProfile().fit(maps), TileProfile().fit(maps)
-    for get in ("expected", "spread"):
+    for get in ("expected", "std"):
         np.testing.assert_allclose(getattr(tile, get)(ONE, 1), getattr(mean, get)(ONE, 1), rtol=1e-5)
 
 
@@ -140,7 +140,7 @@ def test_tile_profile_averages_all_tiles_of_all_images():
     assert np.array_equal(got[0], got[1]) and np.array_equal(got[0], got[2])
     shape = cells.mean(0) / cells.mean()
     np.testing.assert_allclose(got[0] / got[0].mean(), shape, rtol=1e-5)
-    relative = profile.spread(TILED, 1)[0].double().numpy().reshape(3, 4, 4)[0] / got[0].mean()
+    relative = profile.std(TILED, 1)[0].double().numpy().reshape(3, 4, 4)[0] / got[0].mean()
     np.testing.assert_allclose(relative, cells.std(0) / cells.mean(), rtol=1e-4)
 
 
@@ -160,7 +160,7 @@ def test_tile_profile_keeps_the_thumbnail_apart(tmp_path):
     assert np.array_equal(got[0], got[1])
     np.testing.assert_allclose(got[2] / got[0], np.mean(thumbs, 0) / np.mean(tiles, 0), rtol=1e-5)
     assert got.sum() == pytest.approx(raw[TILED.key][:, 0, 0].mean(0).sum(), rel=1e-5)
-    spread = profile.spread(TILED, 1)[0].double().numpy().reshape(3, 4, 4)
+    spread = profile.std(TILED, 1)[0].double().numpy().reshape(3, 4, 4)
     np.testing.assert_allclose(spread[2] / got[2], np.std(thumbs, 0) / np.mean(thumbs, 0), rtol=1e-4)
     more = TokenLayout.tiled(2, 2, (4, 4), (9, 9), "internvl", thumbnail=True)
     other = expected(profile, more, 1)[0].reshape(5, 4, 4)

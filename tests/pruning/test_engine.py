@@ -260,7 +260,7 @@ def test_nothing_is_left_behind():
     before = hooks(vlm), vlm.decoder.config._attn_implementation
 
     class Broken(FastV):
-        def score(self, ctx):
+        def importance(self, ctx):
             raise RuntimeError("broken")
 
     for method, expectation in ((FastV(), contextlib.nullcontext()), (Broken(), pytest.raises(RuntimeError))):

@@ -104,7 +104,7 @@ def test_registry():
 def test_methods_are_written_and_read_as_one_word():
     for method in (
         Random(), D2Pruner(), D2Pruner(theta=0.7, fill="relax", pivots_suppress=True, diagnose=False),
-        FastV(queries=(-1, -3)), Relative(debias="none", heads="each"), DivPrune(start="central"),
+        FastV(queries=(-1, -3)), Relative(debias="none", heads="all"), DivPrune(start="central"),
     ):  # fmt: skip
         again = parse(method.label)
         assert type(again) is type(method) and again.options_hash == method.options_hash
@@ -179,15 +179,15 @@ def test_relative_subtract_zscore_and_heads():
     per_head = ctx.attention.mean(1)
     mean, spread = torch.rand(3, RASTER.n), torch.rand(3, RASTER.n) + 0.1
 
-    def score(mean, spread=None, **options):
-        return Relative(profile=MapProfile(mean, spread), **options).score(ctx)
+    def score(mean, std=None, **options):
+        return Relative(profile=MapProfile(mean, std), **options).importance(ctx)
 
     flat = mean.mean(0, keepdim=True)
     torch.testing.assert_close(score(flat, debias="subtract"), per_head.mean(0) - flat[0])
     one = spread[:1]
     torch.testing.assert_close(score(flat, one, debias="zscore"), (per_head.mean(0) - flat[0]) / (one[0] + 1e-7))
     torch.testing.assert_close(score(flat), per_head.mean(0) / (flat[0] + 1e-7))
-    torch.testing.assert_close(score(mean, heads="each"), (per_head / (mean + 1e-7)).mean(0))
+    torch.testing.assert_close(score(mean, heads="all"), (per_head / (mean + 1e-7)).mean(0))
     torch.testing.assert_close(score(flat, eps=0.5), per_head.mean(0) / (flat[0] + 0.5))
     with pytest.raises(ProfileMismatchError, match="heads="):
         score(mean)
@@ -358,16 +358,16 @@ def test_d2pruner_options_are_checked():
 
 def test_geometric_says_whether_the_layout_matters():
     profile = MapProfile(torch.ones(1, RASTER.n))
-    assert make("uniform").geometric and Relative(profile=profile).geometric
-    assert not any(make(name).geometric for name in ("random", "fastv", "divprune"))
-    assert not D2Pruner(debias="none", alpha=1.0).geometric
-    assert D2Pruner(debias="none").geometric and D2Pruner(debias="none", alpha=1.0, quota="tile").geometric
+    assert make("uniform").needs_layout and Relative(profile=profile).needs_layout
+    assert not any(make(name).needs_layout for name in ("random", "fastv", "divprune"))
+    assert not D2Pruner(debias="none", alpha=1.0).needs_layout
+    assert D2Pruner(debias="none").needs_layout and D2Pruner(debias="none", alpha=1.0, quota="tile").needs_layout
 
 
 def test_a_rule_that_is_run_by_itself_refuses_what_it_lacks():
     bare = TokenContext(TokenLayout.raster(2, 2, (8, 8), "x"), budget=2, layer=2)
     with pytest.raises(InputError, match="needs attention"):
-        make("fastv").score(bare)
+        make("fastv").importance(bare)
     with pytest.raises(InputError, match="needs features"):
         make("divprune").pick(bare, None)
     with pytest.raises(InputError, match="needs scores"):

@@ -37,7 +37,7 @@ def test_uniform_leaves_no_hole(kind):
         share_of_tiles = n * (~layout.thumbnail).sum() / layout.n
         if share_of_tiles < 2:
             continue
-        shown = layout.centers_px[layout.inside]
+        shown = layout.centers_px[layout.in_image]
         gaps = np.linalg.norm(shown[:, None] - layout.centers_px[kept][None], axis=-1)
         cell = math.sqrt(np.prod(layout.size) / share_of_tiles)  # side of the square each kept token stands for
         assert gaps.min(1).max() < 1.6 * cell
@@ -47,11 +47,11 @@ def test_uniform_splits_between_tiles_and_thumbnail_and_spares_padding():
     kept, rows = uniform_grid(TILED, 50)
     assert TILED.thumbnail[kept].sum() == 10 and len(rows) == 2
     padded = TokenLayout.raster(8, 8, (400, 200), "toy", region=(0.0, -0.5, 1.0, 1.5))
-    assert padded.inside.sum() == 32
+    assert padded.in_image.sum() == 32
     kept, _ = uniform_grid(padded, 32)
-    assert padded.inside[kept].all()
+    assert padded.in_image[kept].all()
     kept, _ = uniform_grid(padded, 40)
-    assert padded.inside[kept].sum() == 32 and len(set(kept.tolist())) == 40
+    assert padded.in_image[kept].sum() == 32 and len(set(kept.tolist())) == 40
 
 
 def test_apportion():

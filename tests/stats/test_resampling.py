@@ -29,7 +29,7 @@ def test_mean_interval_equals_a_loop_over_the_same_resamples():
     rng = np.random.default_rng(1)
     images = rng.integers(0, 12, 40).astype(str)  # unequal numbers of expressions per image
     values = rng.random(40)
-    bootstrap = ImageBootstrap(images, n_boot=200, seed=5)
+    bootstrap = ImageBootstrap(images, n_resamples=200, seed=5)
     names = np.unique(images)
     draws = np.random.default_rng(5).integers(0, len(names), (200, len(names)))
     means = [np.concatenate([values[images == names[i]] for i in row]).mean() for row in draws]
@@ -42,7 +42,7 @@ def test_ratio_and_difference_are_paired():
     rng = np.random.default_rng(2)
     images, reference = clustered(rng, 60, 3)
     values = reference * (rng.random(len(images)) < 0.8)
-    bootstrap = ImageBootstrap(images, n_boot=500, seed=0)
+    bootstrap = ImageBootstrap(images, n_resamples=500, seed=0)
     difference = bootstrap.difference(values, reference)
     ratio = bootstrap.ratio(values, reference)
     assert difference.estimate == pytest.approx(values.mean() - reference.mean())
@@ -59,7 +59,7 @@ def test_columns_share_resamples_and_missing_values_are_left_out():
     images = np.repeat(np.arange(20), 2)
     values = rng.random((40, 3))
     values[:5, 1] = np.nan
-    bootstrap = ImageBootstrap(images, n_boot=100, seed=0)
+    bootstrap = ImageBootstrap(images, n_resamples=100, seed=0)
     got = bootstrap.mean(values)
     for column in range(3):
         alone = bootstrap.mean(values[:, column])
@@ -84,7 +84,7 @@ def test_coverage_is_nominal():
     covered = 0
     for trial in range(200):
         images, hits = clustered(rng, 60, 2)
-        interval = ImageBootstrap(images, n_boot=400, level=0.9, seed=trial).mean(hits)
+        interval = ImageBootstrap(images, n_resamples=400, confidence=0.9, seed=trial).mean(hits)
         covered += interval.low <= 0.6 <= interval.high
     assert 0.83 <= covered / 200 <= 0.96
 
@@ -93,26 +93,26 @@ def test_order_of_samples_and_seed():
     rng = np.random.default_rng(6)
     images, hits = clustered(rng, 30, 2)
     order = rng.permutation(len(images))
-    a = ImageBootstrap(images, n_boot=100, seed=1).mean(hits)
-    assert a == ImageBootstrap(images[order], n_boot=100, seed=1).mean(hits[order])
-    assert a != ImageBootstrap(images, n_boot=100, seed=2).mean(hits)
+    a = ImageBootstrap(images, n_resamples=100, seed=1).mean(hits)
+    assert a == ImageBootstrap(images[order], n_resamples=100, seed=1).mean(hits[order])
+    assert a != ImageBootstrap(images, n_resamples=100, seed=2).mean(hits)
 
 
 def test_blocks_do_not_change_the_result(monkeypatch):
     rng = np.random.default_rng(7)
     images, hits = clustered(rng, 30, 2)
-    whole = ImageBootstrap(images, n_boot=100, seed=1).mean(hits)
-    p = paired_p_value(hits, 1 - hits, images, n_perm=300)
+    whole = ImageBootstrap(images, n_resamples=100, seed=1).mean(hits)
+    p = paired_p_value(hits, 1 - hits, images, n_resamples=300)
     monkeypatch.setattr("biaslab.stats.resampling._BLOCK_ENTRIES", 90)
-    assert ImageBootstrap(images, n_boot=100, seed=1).mean(hits) == whole
-    assert paired_p_value(hits, 1 - hits, images, n_perm=300) == p
+    assert ImageBootstrap(images, n_resamples=100, seed=1).mean(hits) == whole
+    assert paired_p_value(hits, 1 - hits, images, n_resamples=300) == p
 
 
 def test_wide_values_in_blocks_of_columns_are_the_same(monkeypatch):
     rng = np.random.default_rng(17)
     images, values = rng.integers(0, 30, 50), rng.random((50, 23))
     values[rng.random(values.shape) < 0.2] = np.nan
-    bootstrap = ImageBootstrap(images, n_boot=100)
+    bootstrap = ImageBootstrap(images, n_resamples=100)
     whole = bootstrap.mean(values)
     monkeypatch.setattr("biaslab.stats.resampling._BLOCK_ENTRIES", 700)  # 7 columns, 23 resamples
     np.testing.assert_allclose(bootstrap.mean(values), whole)
@@ -122,7 +122,7 @@ def test_contrast_equals_a_loop_and_each_side_has_its_own_samples():
     rng = np.random.default_rng(18)
     images, values = rng.integers(0, 9, 40).astype(str), rng.random(40)
     left = rng.random(40) < 0.4
-    bootstrap = ImageBootstrap(images, n_boot=300, seed=4)
+    bootstrap = ImageBootstrap(images, n_resamples=300, seed=4)
     got = bootstrap.contrast(np.where(left, np.nan, values), np.where(left, values, np.nan))
     names = np.unique(images)
     gaps = []
@@ -137,7 +137,7 @@ def test_values_of_one_image_have_no_interval_whatever_the_others_have():
     images = np.repeat(np.arange(6), 2)
     values = np.random.default_rng(19).random((12, 2))
     values[2:, 1] = np.nan
-    bootstrap = ImageBootstrap(images, n_boot=50)
+    bootstrap = ImageBootstrap(images, n_resamples=50)
     got = bootstrap.mean(values)
     assert np.isfinite(got.low[0]) and np.isnan([got.low[1], got.high[1]]).all()
     assert got.estimate[1] == pytest.approx(values[:2, 1].mean())
@@ -145,14 +145,14 @@ def test_values_of_one_image_have_no_interval_whatever_the_others_have():
 
 
 def test_no_interval_without_two_images_and_no_ratio_to_zero():
-    one = ImageBootstrap(["a", "a"], n_boot=50).mean([1.0, 0.0])
+    one = ImageBootstrap(["a", "a"], n_resamples=50).mean([1.0, 0.0])
     assert one.estimate == 0.5 and np.isnan(one.low) and np.isnan(one.high)
-    none = ImageBootstrap([], n_boot=50).mean([])
+    none = ImageBootstrap([], n_resamples=50).mean([])
     assert np.isnan(none.estimate)
-    zero = ImageBootstrap(["a", "b"], n_boot=50).ratio([1.0, 0.0], [0.0, 0.0])
+    zero = ImageBootstrap(["a", "b"], n_resamples=50).ratio([1.0, 0.0], [0.0, 0.0])
     assert np.isnan(zero).all()
-    with pytest.raises(InputError, match="level between 0 and 1"):
-        ImageBootstrap(["a"], level=95)
+    with pytest.raises(InputError, match="confidence between 0 and 1"):
+        ImageBootstrap(["a"], confidence=95)
 
 
 def test_exact_p_value_equals_enumeration():
@@ -169,8 +169,8 @@ def test_p_value_is_two_sided_seeded_and_never_zero():
     rng = np.random.default_rng(8)
     images, reference = clustered(rng, 200, 2)
     worse = reference * (rng.random(400) < 0.5)
-    p = paired_p_value(worse, reference, images, n_perm=999, seed=0)
-    assert p == 1 / 1000 == paired_p_value(reference, worse, images, n_perm=999, seed=0)
+    p = paired_p_value(worse, reference, images, n_resamples=999, seed=0)
+    assert p == 1 / 1000 == paired_p_value(reference, worse, images, n_resamples=999, seed=0)
     assert paired_p_value(reference, reference, images) == 1.0
     assert np.isnan(paired_p_value([], [], []))
     assert np.isnan(paired_p_value([np.nan], [1.0], ["a"]))
@@ -182,7 +182,7 @@ def test_p_value_is_uniform_under_the_null():
     for trial in range(200):
         images = np.repeat(np.arange(40), 3)
         a, b = (np.repeat(rng.random(40) < 0.5, 3).astype(float) for _ in range(2))
-        ps.append(paired_p_value(a, b, images, n_perm=400, seed=trial))
+        ps.append(paired_p_value(a, b, images, n_resamples=400, seed=trial))
     assert 0.01 <= np.mean(np.array(ps) <= 0.05) <= 0.09
 
 
@@ -228,8 +228,8 @@ def test_random_flips_are_those_of_a_loop_and_of_the_single_test():
     images = rng.integers(0, 25, 60).astype(str)
     values, reference = rng.random(60), rng.random(60) - 0.1
     values[:3] = np.nan
-    got = max_t((values - reference)[:, None], images, n_perm=500, seed=3)
-    single = paired_p_value(values, reference, images, n_perm=500, seed=3)
+    got = max_t((values - reference)[:, None], images, n_resamples=500, seed=3)
+    single = paired_p_value(values, reference, images, n_resamples=500, seed=3)
     assert got.p[0] == got.p_adjusted[0] == single
     known = ~np.isnan(values)
     sums = np.array([(values - reference)[known & (images == i)].sum() for i in np.unique(images[known])])
@@ -242,7 +242,7 @@ def test_adjusted_is_at_least_raw_and_follows_the_statistic():
     images = np.repeat(np.arange(30), 2)
     differences = rng.standard_normal((60, 40)) + np.linspace(-0.6, 0.6, 40)
     differences[rng.random(differences.shape) < 0.3] = np.nan
-    got = max_t(differences, images, n_perm=400)
+    got = max_t(differences, images, n_resamples=400)
     assert (got.p_adjusted >= got.p).all() and (got.p_adjusted > got.p).sum() > 20
     sums = np.nan_to_num(sum_by_image(differences, images)[0])
     strength = np.abs(sums.sum(0)) / np.sqrt((sums**2).sum(0))
@@ -253,9 +253,9 @@ def test_adjusted_is_at_least_raw_and_follows_the_statistic():
 def test_blocks_of_flips_do_not_change_the_result(monkeypatch):
     rng = np.random.default_rng(23)
     many, few = rng.standard_normal((40, 9)), rng.standard_normal((8, 9))
-    whole = max_t(many, np.arange(40), n_perm=300), max_t(few, np.arange(8))
+    whole = max_t(many, np.arange(40), n_resamples=300), max_t(few, np.arange(8))
     monkeypatch.setattr("biaslab.stats.resampling._BLOCK_ENTRIES", 90)
-    np.testing.assert_array_equal(whole[0], max_t(many, np.arange(40), n_perm=300))
+    np.testing.assert_array_equal(whole[0], max_t(many, np.arange(40), n_resamples=300))
     np.testing.assert_array_equal(whole[1], max_t(few, np.arange(8)))
 
 
@@ -270,7 +270,7 @@ def test_false_alarms_of_the_family_are_nominal_and_of_raw_p_values_are_not(shar
         nulls = (np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.standard_normal((30, 20)))[images]
         differences = np.column_stack([nulls, nulls[:, 0] + 3])
         differences[images >= 20, 1] = np.nan
-        got = max_t(differences, images, n_perm=999, seed=trial)
+        got = max_t(differences, images, n_resamples=999, seed=trial)
         assert got.p_adjusted[-1] <= 0.05
         alarms += (got.p_adjusted[:-1] <= 0.05).any()
         plain += (got.p[:-1] <= 0.05).any()

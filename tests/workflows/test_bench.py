@@ -17,7 +17,7 @@ from biaslab.datasets.scenes import ScenesDataset
 from biaslab.errors import InputError
 from biaslab.evaluation.run_once import run_once
 from biaslab.evaluation.runner import evaluate
-from biaslab.evaluation.stopwatch import rounds
+from biaslab.evaluation.stopwatch import interleaved
 from biaslab.pruning import Method, Random, budget
 from biaslab.workflows.bench import bench
 from biaslab.workflows.bench_table import bench_latex, verdict
@@ -44,7 +44,7 @@ def _bench(vlm=None, methods=("random",), **options):
 
 
 def test_tasks_take_turns():
-    order = [(turn, name) for turn, name in rounds("ABC", 2, warmup=1)]
+    order = [(turn, name) for turn, name in interleaved("ABC", 2, warmup=1)]
     assert "".join(name for _, name in order) == "CAB" + "ABC" + "BCA"
     assert [turn for turn, _ in order] == [-1] * 3 + [0] * 3 + [1] * 3
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from biaslab.cost.vision import Picture, patch_count, plain_vit, register_vision, whole
+from biaslab.cost.vision import VisionInput, patch_count, plain_vit, register_vision, whole
 
 
 @register_vision("idefics3_vision", "smolvlm_vision")
-def idefics3(config: Any, picture: Picture) -> tuple[int, int]:
+def idefics3(config: Any, picture: VisionInput) -> tuple[int, int]:
     v = config.vision_config
     patches, fold = patch_count(v), config.scale_factor**2  # patches folded into one token
     tiles = whole(picture.tokens, patches // fold, "tile")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from biaslab.cost.vision import Picture, patch_count, plain_vit, register_vision, whole
+from biaslab.cost.vision import VisionInput, patch_count, plain_vit, register_vision, whole
 
 
 @register_vision("internvl_vision")
-def internvl(config: Any, picture: Picture) -> tuple[int, int]:
+def internvl(config: Any, picture: VisionInput) -> tuple[int, int]:
     v, d = config.vision_config, config.text_config.hidden_size
     patches = patch_count(v)
     fold = int(1 / config.downsample_ratio) ** 2  # patches that pixel shuffle folds into one token

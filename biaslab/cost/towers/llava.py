@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from biaslab.cost.vision import Picture, patch_count, plain_vit, register_vision, whole
+from biaslab.cost.vision import VisionInput, patch_count, plain_vit, register_vision, whole
 from biaslab.errors import InputError
 
 
 @register_vision("clip_vision_model")
-def clip(config: Any, picture: Picture) -> tuple[int, int]:
+def clip(config: Any, picture: VisionInput) -> tuple[int, int]:
     v = config.vision_config
     patches = patch_count(v)
     features = patches + (config.vision_feature_select_strategy == "full")  # with or without the class token
@@ -18,7 +18,7 @@ def clip(config: Any, picture: Picture) -> tuple[int, int]:
 
 
 @register_vision("siglip_vision_model")
-def siglip(config: Any, picture: Picture) -> tuple[int, int]:
+def siglip(config: Any, picture: VisionInput) -> tuple[int, int]:
     v = config.vision_config
     patches = patch_count(v)
     features = patches - (config.vision_feature_select_strategy == "default")  # "default" drops the first
@@ -34,7 +34,7 @@ def _projector(config: Any, features: int) -> int:
     return 2 * features * (width * d + d * d)
 
 
-def _tiles(config: Any, picture: Picture, features: int) -> int:
+def _tiles(config: Any, picture: VisionInput, features: int) -> int:
     """Tiles through the tower, the whole image as one of them."""
     pinpoints = getattr(config, "image_grid_pinpoints", None)
     if pinpoints is None:  # LLaVA-1.5: one image, no tiles

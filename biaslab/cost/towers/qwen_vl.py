@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from biaslab.cost.vision import Picture, register_vision
+from biaslab.cost.vision import VisionInput, register_vision
 from biaslab.errors import InputError
 
 
 @register_vision("qwen2_vl_vision", "qwen2_vl")
-def qwen2_vl(config: Any, picture: Picture) -> tuple[int, int]:
+def qwen2_vl(config: Any, picture: VisionInput) -> tuple[int, int]:
     v = config.vision_config
     width, ffn = v.embed_dim, int(v.embed_dim * v.mlp_ratio)
     patches = picture.tokens * v.spatial_merge_size**2
@@ -19,7 +19,7 @@ def qwen2_vl(config: Any, picture: Picture) -> tuple[int, int]:
 
 
 @register_vision("qwen2_5_vl_vision", "qwen2_5_vl")
-def qwen2_5_vl(config: Any, picture: Picture) -> tuple[int, int]:
+def qwen2_5_vl(config: Any, picture: VisionInput) -> tuple[int, int]:
     v = config.vision_config
     width, ffn = v.hidden_size, 3 * v.intermediate_size
     patches = picture.tokens * v.spatial_merge_size**2
@@ -30,7 +30,7 @@ def qwen2_5_vl(config: Any, picture: Picture) -> tuple[int, int]:
 
 
 @register_vision("qwen3_vl_vision", "qwen3_vl")
-def qwen3_vl(config: Any, picture: Picture) -> tuple[int, int]:
+def qwen3_vl(config: Any, picture: VisionInput) -> tuple[int, int]:
     """The projector includes the mergers of the features that are added inside the decoder (DeepStack)."""
     v = config.vision_config
     patches = picture.tokens * v.spatial_merge_size**2
@@ -55,7 +55,7 @@ def _merger(v: Any, tokens: int, width: int, out: int) -> int:
     return tokens * (inner**2 + inner * out)
 
 
-def _windowed(v: Any, picture: Picture) -> int:
+def _windowed(v: Any, picture: VisionInput) -> int:
     """Pairs of patches that attend to each other inside windows."""
     merge, unit = v.spatial_merge_size, v.spatial_merge_size**2
     side = max(1, v.window_size // v.patch_size // merge)  # of a window, in visual tokens

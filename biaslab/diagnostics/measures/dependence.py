@@ -25,7 +25,7 @@ def dependence(
     maps: Any,
     layers: int | Iterable[int] | None = None,
     null: str = "shift",
-    draws: int = 999,
+    n_resamples: int = 999,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -48,7 +48,7 @@ def dependence(
     ----------
     maps : stored AttentionMaps.
     null : "shift" or "permutation".
-    draws : of the null; the smallest p is 1 / (draws + 1).
+    n_resamples : of the null; the smallest p is 1 / (n_resamples + 1).
 
     Returns
     -------
@@ -63,8 +63,10 @@ def dependence(
     InputError
         Streamed maps, fewer than three images, bad arguments.
     """
-    if null not in ("shift", "permutation") or draws < 1:
-        raise InputError(f"null must be shift or permutation and draws at least 1, got {null!r} and {draws}")
+    if null not in ("shift", "permutation") or n_resamples < 1:
+        raise InputError(
+            f"null must be shift or permutation and n_resamples at least 1, got {null!r} and {n_resamples}"
+        )
     rows = []
     for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         for head, stacks in log_stacks(maps, layer):
@@ -73,24 +75,24 @@ def dependence(
             if not usable:
                 raise InputError("dependence needs three images of one layout: collect more images")
             for axis in ("row", "col"):
-                found = _of_one(usable, axis, null, draws, confidence, rng)
+                found = _of_one(usable, axis, null, n_resamples, confidence, rng)
                 rows.append({"layer": layer, "head": head, "axis": axis, **found, "null": null})
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p") + 1, "q", q_values(table["p"]))
     return table
 
 
-def _of_one(usable: list, axis: str, null: str, draws: int, confidence: float, rng: np.random.Generator) -> dict:
+def _of_one(usable: list, axis: str, null: str, n_resamples: int, confidence: float, rng: np.random.Generator) -> dict:
     between, drawn, total, rho, images = [], [], [], [], 0
     for layout, x in usable:
-        plane = ~layout.thumbnail & layout.inside
+        plane = ~layout.thumbnail & layout.in_image
         at = getattr(layout, axis)[plane]
         x = x[:, plane] - x[:, plane].mean(1, keepdims=True)
         means, weight = _bin_means(x, at)
         n = len(x)
         # sums over images, so that layouts add; entry 0 of all images, then without each
         between.append(n * _signal(means, weight))
-        drawn.append(n * _null(x, at, means, weight, layout, null, draws, rng))
+        drawn.append(n * _null(x, at, means, weight, layout, null, n_resamples, rng))
         square = (x**2).mean(1)
         total.append(np.r_[square.sum(), square.sum() - square])
         rho.append((n, _rank_correlation(x.mean(0), at)))
@@ -104,7 +106,7 @@ def _of_one(usable: list, axis: str, null: str, draws: int, confidence: float, r
         ])  # fmt: skip
         under = sum(drawn) / whole
     lo, hi = jackknife_interval(value, without, confidence)
-    p = (1 + (under >= value - 1e-12).sum()) / (1 + draws)
+    p = (1 + (under >= value - 1e-12).sum()) / (1 + n_resamples)
     return {
         "eta2": value, "lo": float(lo), "hi": float(hi), "null_hi": float(np.quantile(under, 0.95)),
         "p": float(p) if np.isfinite(value) else np.nan,
@@ -134,13 +136,19 @@ def _signal(means: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _null(
-    x: np.ndarray, at: np.ndarray, means: np.ndarray, weight: np.ndarray, layout: TokenLayout, null: str, draws: int,
+    x: np.ndarray,
+    at: np.ndarray,
+    means: np.ndarray,
+    weight: np.ndarray,
+    layout: TokenLayout,
+    null: str,
+    n_resamples: int,
     rng: np.random.Generator,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """(draws,) variance between rows with every image's map moved."""
     n, width = means.shape
-    out = np.empty(draws)
-    for d in range(draws):
+    out = np.empty(n_resamples)
+    for d in range(n_resamples):
         if null == "shift":  # rolling the map along an axis rolls its row means
             moved = means[np.arange(n)[:, None], (np.arange(width) + rng.integers(0, width, (n, 1))) % width]
         else:

@@ -29,7 +29,7 @@ def part_of(layout: TokenLayout, part: str) -> np.ndarray | None:
     if part == "thumbnail":
         chosen = layout.thumbnail
     else:
-        plane = ~layout.thumbnail & layout.inside
+        plane = ~layout.thumbnail & layout.in_image
         if not plane.any() or (part == "tile_border" and layout.tiles == (1, 1)):
             return None
         down, across = np.divmod(layout.tile, layout.tiles[1])
@@ -96,7 +96,7 @@ def _sums(parts: list[tuple[TokenLayout, int, np.ndarray]], part: str) -> tuple 
         chosen = part_of(layout, part)
         if chosen is None:
             continue
-        base = np.ones(layout.n, bool) if part == "thumbnail" else ~layout.thumbnail & layout.inside
+        base = np.ones(layout.n, bool) if part == "thumbnail" else ~layout.thumbnail & layout.in_image
         whole = n * mean[:, base].sum(1)
         found.append((n * mean[:, chosen].sum(1), whole * chosen.sum() / base.sum(), whole, n))
     return tuple(sum(column) for column in zip(*found, strict=True)) if found else None

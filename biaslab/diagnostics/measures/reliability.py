@@ -22,14 +22,14 @@ def reliability(
     maps: Any,
     layers: int | Iterable[int] | None = None,
     sizes: Sequence[int] | None = None,
-    draws: int = 50,
+    n_resamples: int = 50,
     target: float = 0.9,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Reliability of the mean log map of n images: its correlation with another map of n other images.
 
-    For every size n, ``draws`` random sets of n images are split into halves; the correlation r of the halves'
+    For every size n, ``n_resamples`` random sets of n images are split into halves; the correlation r of the halves'
     maps over positions is stepped up to n images, ``2 r / (1 + r)`` (Spearman and Brown 1910).
 
     The same follows without drawing from the two variance components of position i in image a, x_ai = p_i + e_ai:
@@ -57,15 +57,15 @@ def reliability(
     InputError
         Streamed maps; no layout with four images; bad arguments.
     """
-    if draws < 1 or not 0 < target < 1 or (sizes is not None and min(sizes, default=0) < 4):
-        raise InputError("reliability needs draws >= 1, a target between 0 and 1 and sizes of at least 4 images")
+    if n_resamples < 1 or not 0 < target < 1 or (sizes is not None and min(sizes, default=0) < 4):
+        raise InputError("reliability needs n_resamples >= 1, a target between 0 and 1 and sizes of at least 4 images")
     rows: list[dict] = []
     for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         for head, stacks in log_stacks(maps, layer):
             for key, (_, x) in stacks.items():
                 if len(x) >= 4:
                     same = {"layer": layer, "head": head, "layout": key}
-                    rows += [same | r for r in _of_one(x, sizes, draws, target, confidence, seed)]
+                    rows += [same | r for r in _of_one(x, sizes, n_resamples, target, confidence, seed)]
     if not rows:
         raise InputError("no layout has four images and as many as the smallest size: collect more images")
     return pd.DataFrame(rows)
@@ -93,7 +93,7 @@ def components(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return signal, own / count / width - signal
 
 
-def _of_one(x: np.ndarray, sizes: Any, draws: int, target: float, confidence: float, seed: int) -> list[dict]:
+def _of_one(x: np.ndarray, sizes: Any, n_resamples: int, target: float, confidence: float, seed: int) -> list[dict]:
     n = len(x)
     chosen = sorted({s for s in (sizes or [*_usual(n), n]) if s <= n})
     signal, noise = components(x)
@@ -101,7 +101,7 @@ def _of_one(x: np.ndarray, sizes: Any, draws: int, target: float, confidence: fl
     rng = np.random.default_rng(seed)
     rows = []
     for size in chosen:
-        values = np.array([_split(x[rng.permutation(n)[:size]]) for _ in range(draws)])
+        values = np.array([_split(x[rng.permutation(n)[:size]]) for _ in range(n_resamples)])
         values = values[~np.isnan(values)]  # halves that do not vary have no correlation
         low, high = np.percentile(values, [2.5, 97.5]) if values.size else (np.nan, np.nan)
         predicted = _at(signal, noise, size)

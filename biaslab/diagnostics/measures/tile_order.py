@@ -61,7 +61,7 @@ def _sums(parts: list) -> tuple | None:
     """(H,) products of order and tile means, squares of order, squares of tile means; images."""
     found = []
     for layout, n, mean in parts:
-        plane = ~layout.thumbnail & layout.inside
+        plane = ~layout.thumbnail & layout.in_image
         order = np.unique(layout.tile[plane])
         if len(order) < 2:
             continue

@@ -7,7 +7,7 @@ from typing import Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
-from biaslab.models.blueprint import Shape, SpecialTokens, text_config, tower_fields
+from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import Family, register
 
 _SO400M: dict[str, Any] = {
@@ -70,8 +70,8 @@ class Idefics3(Family):
         if processor.image_processor.do_image_splitting:
             rows, cols = tiling(size, tile, self._longest_edge(processor, options))
         side = self.square_side(processor.image_seq_len)
-        cover = side * (tile // side) / tile  # patches folded into a token leave less than one of them unseen
-        layout = TokenLayout.tiled(rows, cols, (side, side), size, self.name, rows * cols > 1, cover)
+        coverage = side * (tile // side) / tile  # patches folded into a token leave less than one of them unseen
+        layout = TokenLayout.tiled(rows, cols, (side, side), size, self.name, rows * cols > 1, coverage)
         return layout, (cols * tile, rows * tile)
 
     @staticmethod
@@ -81,14 +81,14 @@ class Idefics3(Family):
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama",)
     shapes = {
-        "idefics3-8b": Shape(
+        "idefics3-8b": ModelSpec(
             "llama", 4096, 32, 32, 8, 14336, **_SO400M, vocab=128259, tile=364, merge=2, longest_edge=1456
         ),
-        "smolvlm-2b": Shape(
+        "smolvlm-2b": ModelSpec(
             "llama", 2048, 24, 32, 32, 8192, **_SO400M, vocab=49155, tile=384, merge=3, longest_edge=1536
         ),
-        "smolvlm-500m": Shape("llama", 960, 32, 15, 5, 2560, **_BASE, vocab=49280),
-        "smolvlm-256m": Shape("llama", 576, 30, 9, 3, 1536, **_BASE, vocab=49280),
+        "smolvlm-500m": ModelSpec("llama", 960, 32, 15, 5, 2560, **_BASE, vocab=49280),
+        "smolvlm-256m": ModelSpec("llama", 576, 30, 9, 3, 1536, **_BASE, vocab=49280),
     }
     special_tokens = SpecialTokens(
         (
@@ -99,7 +99,7 @@ class Idefics3(Family):
         bos="<|begin_of_text|>",
     )  # fmt: skip
 
-    def config(self, shape: Shape, tokenizer: Any) -> Any:
+    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         return transformers.Idefics3Config(
@@ -110,7 +110,7 @@ class Idefics3(Family):
             tie_word_embeddings=shape.tied,
         )
 
-    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.Idefics3ImageProcessorPil(

@@ -6,7 +6,7 @@ from typing import Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
-from biaslab.models.blueprint import Shape, SpecialTokens, text_config, tower_fields
+from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import Family, register
 from biaslab.models.processors import image_only
 
@@ -24,8 +24,8 @@ _VIT_6B = {
 }  # fmt: skip
 
 
-def _shape(decoder, hidden, layers, heads, kv_heads, ffn, vocab, tower=_VIT) -> Shape:
-    return Shape(
+def _shape(decoder, hidden, layers, heads, kv_heads, ffn, vocab, tower=_VIT) -> ModelSpec:
+    return ModelSpec(
         decoder, hidden, layers, heads, kv_heads, ffn, vocab=vocab, **tower, patch=14, tile=448, merge=2, max_tiles=12,
         head_dim=128 if decoder == "qwen3" else None,
     )  # fmt: skip
@@ -125,7 +125,7 @@ class InternVL(Family):
         },
     )
 
-    def config(self, shape: Shape, tokenizer: Any) -> Any:
+    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         return transformers.InternVLConfig(
@@ -137,7 +137,7 @@ class InternVL(Family):
             tie_word_embeddings=shape.tied,
         )
 
-    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.GotOcr2ImageProcessorPil(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
-from biaslab.models.blueprint import Shape, SpecialTokens, text_config, tower_fields
+from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import Family, register
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ CLIP: dict[str, Any] = {
 class Llava(Family):
     """The stock CLIP processor crops the centre; the original model was trained and evaluated on the picture
     padded to a square with the mean colour, so padding is done here (the crop then takes nothing away). Cells
-    that show padding only have ``inside = False``.
+    that show padding only have ``in_image = False``.
     """
 
     name = "llava"
@@ -66,17 +66,17 @@ class Llava(Family):
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama",)
     shapes = {
-        "llava-1.5-7b": Shape("llama", 4096, 32, 32, 32, 11008, vocab=32064, **CLIP),
-        "llava-1.5-13b": Shape("llama", 5120, 40, 40, 40, 13824, vocab=32064, **CLIP),
+        "llava-1.5-7b": ModelSpec("llama", 4096, 32, 32, 32, 11008, vocab=32064, **CLIP),
+        "llava-1.5-13b": ModelSpec("llama", 5120, 40, 40, 40, 13824, vocab=32064, **CLIP),
     }
     special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
 
-    def config(self, shape: Shape, tokenizer: Any) -> Any:
+    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         return transformers.LlavaConfig(**clip_fields(shape, tokenizer, self.decoders))
 
-    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.CLIPImageProcessorPil(
@@ -109,7 +109,7 @@ def vicuna_prompt(processor: Any, text: str, n_images: int) -> str:
     return f"USER: {images}{text} ASSISTANT:"
 
 
-def clip_fields(shape: Shape, tokenizer: Any, decoders: Sequence[str]) -> dict[str, Any]:
+def clip_fields(shape: ModelSpec, tokenizer: Any, decoders: Sequence[str]) -> dict[str, Any]:
     """Fields that the configurations of LLaVA-1.5 and LLaVA-NeXT share."""
     import transformers
 

@@ -8,7 +8,7 @@ from typing import Any
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
 from biaslab.models.adapters.llava import CLIP, clip_fields, vicuna_prompt
-from biaslab.models.blueprint import Shape, SpecialTokens
+from biaslab.models.blueprint import ModelSpec, SpecialTokens
 from biaslab.models.family import Family, register
 
 _TILINGS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # rows, columns
@@ -56,7 +56,7 @@ class LlavaNext(Family):
         return layout, seen
 
     def _unpadded(
-        self, processor: Any, size: tuple[int, int], tile: int, side: int, cover: float = 1.0
+        self, processor: Any, size: tuple[int, int], tile: int, side: int, coverage: float = 1.0
     ) -> tuple[TokenLayout, tuple[int, int], tuple[int, int]]:
         """Layout of a picture cut into tiles of ``side`` cells, the size it is resized to, and the (rows, columns) of
         the raster that the model keeps.
@@ -65,25 +65,25 @@ class LlavaNext(Family):
         top, bottom, left, right = window = unpadded_window(size, (tiles[0] * side, tiles[1] * side))
         kept = bottom - top, right - left
         if 0 in kept:  # so narrow a picture that only newlines are left of the raster
-            layout = TokenLayout.raster(side, side, size, self.name, cover=cover)
+            layout = TokenLayout.raster(side, side, size, self.name, coverage=coverage)
             return replace(layout, placeholders=layout.n + kept[0]), seen, kept
-        return TokenLayout.unpadded(tiles, (side, side), size, self.name, window, region, None, cover), seen, kept
+        return TokenLayout.unpadded(tiles, (side, side), size, self.name, window, region, None, coverage), seen, kept
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama", "mistral")
     shapes = {
-        "llava-next-7b": Shape("llama", 4096, 32, 32, 32, 11008, **CLIP, vocab=32064, max_tiles=4),
-        "llava-next-13b": Shape("llama", 5120, 40, 40, 40, 13824, **CLIP, vocab=32064, max_tiles=4),
+        "llava-next-7b": ModelSpec("llama", 4096, 32, 32, 32, 11008, **CLIP, vocab=32064, max_tiles=4),
+        "llava-next-13b": ModelSpec("llama", 5120, 40, 40, 40, 13824, **CLIP, vocab=32064, max_tiles=4),
     }
     special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
 
-    def config(self, shape: Shape, tokenizer: Any) -> Any:
+    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         fields = clip_fields(shape, tokenizer, self.decoders)
         return transformers.LlavaNextConfig(**fields, image_grid_pinpoints=pinpoints(shape.tile, _TILINGS))
 
-    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.LlavaNextImageProcessorPil(

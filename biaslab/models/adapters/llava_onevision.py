@@ -10,7 +10,7 @@ from typing import Any
 from biaslab.core.layout import TokenLayout
 from biaslab.models.adapters.llava import padded_square
 from biaslab.models.adapters.llava_next import LlavaNext, pinpoints
-from biaslab.models.blueprint import Shape, SpecialTokens, text_config, tower_fields
+from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import register
 from biaslab.models.processors import image_only
 
@@ -57,24 +57,24 @@ class LlavaOnevision(LlavaNext):
         options: dict[str, Any],
     ) -> tuple[TokenLayout, tuple[int, int]]:
         tile, side = inputs["pixel_values"].shape[-1], self.square_side(processor.num_image_tokens)
-        cover = side * (tile // side) / tile  # the patches leave less than one of them unseen
+        coverage = side * (tile // side) / tile  # the patches leave less than one of them unseen
         if _images_beside(inputs, index) > 1:
-            layout = TokenLayout.raster(side, side, size, self.name, padded_square(size), cover)
+            layout = TokenLayout.raster(side, side, size, self.name, padded_square(size), coverage)
             return replace(layout, placeholders=layout.n + 1), (tile, tile)  # a newline ends it
-        layout, seen, raster = self._unpadded(processor, size, tile, side, cover)
+        layout, seen, raster = self._unpadded(processor, size, tile, side, coverage)
         small = _scaled(raster, side, int(processor.vision_aspect_ratio.removeprefix("anyres_max_")))
         if small is not None:
             cells = layout.boxes[~layout.thumbnail]
             (x0, y0), (x1, y1) = cells[0, :2], cells[-1, 2:]
-            region = (x0, y0, x0 + (x1 - x0) / cover, y0 + (y1 - y0) / cover)  # its cells end where those end
+            region = (x0, y0, x0 + (x1 - x0) / coverage, y0 + (y1 - y0) / coverage)  # its cells end where those end
             window = (0, small[0], 0, small[1])
-            layout = TokenLayout.unpadded((1, 1), small, size, self.name, window, region, (side, side), cover)
+            layout = TokenLayout.unpadded((1, 1), small, size, self.name, window, region, (side, side), coverage)
         return layout, seen
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("qwen2",)
     shapes = {
-        "llava-onevision-7b": Shape("qwen2", 3584, 28, 28, 4, 18944, **_SIGLIP, vocab=152000, max_tiles=36),
+        "llava-onevision-7b": ModelSpec("qwen2", 3584, 28, 28, 4, 18944, **_SIGLIP, vocab=152000, max_tiles=36),
     }
     special_tokens = SpecialTokens(
         ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"),
@@ -83,11 +83,11 @@ class LlavaOnevision(LlavaNext):
         {"image_token": "<image>", "video_token": "<video>"},
     )
 
-    def most_tokens(self, shape: Shape) -> int:
+    def most_tokens(self, shape: ModelSpec) -> int:
         """Thumbnail and the largest raster that is not scaled down (see `_scaled`)."""
         return shape.side**2 + int(1.1**2 * _MOST * shape.side**2)
 
-    def config(self, shape: Shape, tokenizer: Any) -> Any:
+    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         return transformers.LlavaOnevisionConfig(
@@ -102,7 +102,7 @@ class LlavaOnevision(LlavaNext):
             tie_word_embeddings=shape.tied,
         )
 
-    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.LlavaOnevisionImageProcessorPil(
@@ -138,6 +138,6 @@ def _scaled(raster: tuple[int, int], side: int, most: int) -> tuple[int, int] | 
     return (int(raster[0] // ratio), int(raster[1] // ratio)) if ratio > 1.1 else None
 
 
-def _tilings(shape: Shape) -> list[tuple[int, int]]:
+def _tilings(shape: ModelSpec) -> list[tuple[int, int]]:
     most = math.isqrt(shape.max_tiles)
     return list(product(range(1, most + 1), repeat=2))

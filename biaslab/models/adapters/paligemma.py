@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from biaslab.core.boxes import Box, BoxSpace
 from biaslab.core.layout import TokenLayout
 from biaslab.cost.decoder import register_decoder
-from biaslab.cost.vision import Picture, patch_count, plain_vit, register_vision, whole
-from biaslab.models.blueprint import Shape, SpecialTokens, text_fields, tower_fields
+from biaslab.cost.vision import VisionInput, patch_count, plain_vit, register_vision, whole
+from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_fields, tower_fields
 from biaslab.models.family import Family, register
 
 if TYPE_CHECKING:
@@ -83,12 +83,12 @@ class PaliGemma(Family):
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("gemma",)
     shapes = {
-        f"paligemma-3b-mix-{side}": Shape(*_GEMMA, **_TOWER, tile=side, vocab=257216, head_dim=256, tied=True)
+        f"paligemma-3b-mix-{side}": ModelSpec(*_GEMMA, **_TOWER, tile=side, vocab=257216, head_dim=256, tied=True)
         for side in (224, 448)
     }
     special_tokens = SpecialTokens(("<pad>", "<eos>", "<bos>", "<image>"), "<eos>", "<pad>", {"image_token": "<image>"})
 
-    def config(self, shape: Shape, tokenizer: Any) -> Any:
+    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         _complete(tokenizer)
@@ -102,7 +102,7 @@ class PaliGemma(Family):
             tie_word_embeddings=shape.tied,
         )
 
-    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         _complete(tokenizer)
@@ -124,7 +124,7 @@ register_decoder("gemma")
 
 
 @register_vision("paligemma")
-def _tower(config: Any, picture: Picture) -> tuple[int, int]:
+def _tower(config: Any, picture: VisionInput) -> tuple[int, int]:
     v, patches = config.vision_config, patch_count(config.vision_config)
     images = whole(picture.tokens, patches, "image")
     return images * plain_vit(v, patches, class_token=False), 2 * picture.tokens * v.hidden_size * v.projection_dim

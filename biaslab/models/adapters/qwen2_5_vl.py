@@ -6,7 +6,7 @@ from typing import Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.models.adapters.qwen2_vl import Qwen2VL
-from biaslab.models.blueprint import Shape
+from biaslab.models.blueprint import ModelSpec
 from biaslab.models.family import register
 
 _TOWER: dict[str, Any] = {
@@ -34,11 +34,13 @@ class Qwen25VL(Qwen2VL):
     corners = False
     decoders = ("qwen2_5_vl_text",)
     shapes = {
-        "qwen2.5-vl-3b": Shape("qwen2_5_vl_text", 2048, 36, 16, 2, 11008, **_TOWER, **_PIXELS, vocab=151936, tied=True),
-        "qwen2.5-vl-7b": Shape("qwen2_5_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
+        "qwen2.5-vl-3b": ModelSpec(
+            "qwen2_5_vl_text", 2048, 36, 16, 2, 11008, **_TOWER, **_PIXELS, vocab=151936, tied=True
+        ),
+        "qwen2.5-vl-7b": ModelSpec("qwen2_5_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
     }
 
-    def _vision(self, shape: Shape) -> dict[str, Any]:
+    def _vision(self, shape: ModelSpec) -> dict[str, Any]:
         full = (7, 15, 23, 31)  # layers that attend beyond their window
         return {
             **merged_tower(shape),
@@ -48,7 +50,7 @@ class Qwen25VL(Qwen2VL):
         }
 
 
-def merged_tower(shape: Shape) -> dict[str, Any]:
+def merged_tower(shape: ModelSpec) -> dict[str, Any]:
     """Fields that the vision towers of Qwen2.5-VL and Qwen3-VL share."""
     return {
         "depth": shape.vision_layers,

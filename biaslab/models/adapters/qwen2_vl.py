@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
-from biaslab.models.blueprint import Shape, SpecialTokens, rope_sections, text_fields
+from biaslab.models.blueprint import ModelSpec, SpecialTokens, rope_sections, text_fields
 from biaslab.models.family import Family, register
 from biaslab.models.processors import image_only
 
@@ -75,8 +75,8 @@ class Qwen2VL(Family):
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("qwen2_vl_text",)
     shapes = {
-        "qwen2-vl-2b": Shape("qwen2_vl_text", 1536, 28, 12, 2, 8960, **_TOWER, **_PIXELS, vocab=151936, tied=True),
-        "qwen2-vl-7b": Shape("qwen2_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
+        "qwen2-vl-2b": ModelSpec("qwen2_vl_text", 1536, 28, 12, 2, 8960, **_TOWER, **_PIXELS, vocab=151936, tied=True),
+        "qwen2-vl-7b": ModelSpec("qwen2_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
     }
     special_tokens = SpecialTokens(
         (
@@ -93,7 +93,7 @@ class Qwen2VL(Family):
     rope_extra: ClassVar[dict[str, Any]] = {}
     pixel_statistics: ClassVar[dict[str, Any]] = {}  # mean and deviation; the image processor's own by default
 
-    def config(self, shape: Shape, tokenizer: Any) -> Any:
+    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         ids = {
@@ -109,7 +109,7 @@ class Qwen2VL(Family):
             **{name: tokenizer.convert_tokens_to_ids(token) for name, token in ids.items()},
         )
 
-    def make_processor(self, shape: Shape, tokenizer: Any) -> Any:
+    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.Qwen2VLImageProcessorPil(
@@ -121,12 +121,12 @@ class Qwen2VL(Family):
         cls = image_only(getattr(transformers, self.processor_class))
         return cls(image_processor=pixels, tokenizer=tokenizer, video_processor=None)
 
-    def _text(self, shape: Shape, tokenizer: Any) -> dict[str, Any]:
+    def _text(self, shape: ModelSpec, tokenizer: Any) -> dict[str, Any]:
         rope = {"rope_type": "default", "rope_theta": self.rope_base, **self.rope_extra}
         rope["mrope_section"] = rope_sections(shape, self.rope)
         return {"rope_parameters": rope, **text_fields(shape, tokenizer)}
 
-    def _vision(self, shape: Shape) -> dict[str, Any]:
+    def _vision(self, shape: ModelSpec) -> dict[str, Any]:
         return {
             "depth": shape.vision_layers,
             "embed_dim": shape.vision_hidden,

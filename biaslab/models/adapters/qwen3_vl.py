@@ -7,7 +7,7 @@ from typing import Any
 from biaslab.core.boxes import BoxSpace
 from biaslab.models.adapters.qwen2_5_vl import merged_tower
 from biaslab.models.adapters.qwen2_vl import Qwen2VL
-from biaslab.models.blueprint import Shape
+from biaslab.models.blueprint import ModelSpec
 from biaslab.models.family import register
 
 _PIXELS: dict[str, Any] = {"min_pixels": 65536, "max_pixels": 16777216, "patch": 16, "merge": 2}
@@ -35,11 +35,11 @@ class Qwen3VL(Qwen2VL):
     system = ""
     decoders = ("qwen3_vl_text",)
     shapes = {
-        "qwen3-vl-4b": Shape(
+        "qwen3-vl-4b": ModelSpec(
             "qwen3_vl_text", 2560, 36, 32, 8, 9728, **_SMALL, **_PIXELS, vocab=151936, head_dim=128, tied=True,
             vision={"deepstack_visual_indexes": [5, 11, 17]},
         ),
-        "qwen3-vl-8b": Shape(
+        "qwen3-vl-8b": ModelSpec(
             "qwen3_vl_text", 4096, 36, 32, 8, 12288, **_LARGE, **_PIXELS, vocab=151936, head_dim=128,
             vision={"deepstack_visual_indexes": [8, 16, 24]},
         ),
@@ -49,11 +49,11 @@ class Qwen3VL(Qwen2VL):
     rope_extra = {"mrope_interleaved": True}
     pixel_statistics = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
-    def _vision(self, shape: Shape) -> dict[str, Any]:
+    def _vision(self, shape: ModelSpec) -> dict[str, Any]:
         return {**merged_tower(shape), **shape.vision, "deepstack_visual_indexes": _deepstack(shape)}
 
 
-def _deepstack(shape: Shape) -> list[int]:
+def _deepstack(shape: ModelSpec) -> list[int]:
     """Layers of the vision tower that feed the decoder: the published ones, or fewer in a small stand-in, so that at
     least two thirds of its decoder are free of them.
     """

@@ -10,7 +10,7 @@ from biaslab.errors import ModelError
 from biaslab.models.registry import Checkpoint, families, family_of, resolve
 
 if TYPE_CHECKING:
-    from biaslab.models.blueprint import Shape
+    from biaslab.models.blueprint import ModelSpec
     from biaslab.models.family import Family
 
 __all__ = ["Geometry", "geometry"]
@@ -37,7 +37,7 @@ class Geometry:
     config: Any
     processor: Any
     folder: Path | None = None
-    shape: Shape | None = None
+    shape: ModelSpec | None = None
     hub_id: str | None = None
 
     @property
@@ -106,7 +106,7 @@ def _from_original(checkpoint: Checkpoint, folder: Path, raw: dict[str, Any]) ->
 
 
 def _published(checkpoint: Checkpoint) -> Geometry:
-    from biaslab.models.offline import stand_in_tokenizer as standin
+    from biaslab.models.offline import stand_in_tokenizer as stand_in_tokenizer
 
     found = _shape(checkpoint)
     if found is None:
@@ -115,12 +115,12 @@ def _published(checkpoint: Checkpoint) -> Geometry:
             "--exclude '*.safetensors' '*.bin'` where there is a network (no weights are needed)"
         )
     family, shape = found
-    tokenizer = standin.tokenizer(family.special_tokens)
+    tokenizer = stand_in_tokenizer.tokenizer(family.special_tokens)
     config, processor = family.config(shape, tokenizer), family.make_processor(shape, tokenizer)
     return Geometry(checkpoint.name, family, config, processor, shape=shape, hub_id=checkpoint.hub_id)
 
 
-def _shape(checkpoint: Checkpoint) -> tuple[Family, Shape] | None:
+def _shape(checkpoint: Checkpoint) -> tuple[Family, ModelSpec] | None:
     """Family and published shape of a hub id that has an alias."""
     for family in families().values():
         for alias, hub_id in family.aliases.items():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from biaslab.models.blueprint import Shape
+from biaslab.models.blueprint import ModelSpec
 from biaslab.models.offline.stand_in_tokenizer import tokenizer as standin_tokenizer
 
 if TYPE_CHECKING:
     from biaslab.models.family import Family
 
 
-def build(family: Family, shape: Shape, seed: int = 0, attn: str = "sdpa", dtype: Any = None) -> tuple[Any, Any]:
+def build(family: Family, shape: ModelSpec, seed: int = 0, attn: str = "sdpa", dtype: Any = None) -> tuple[Any, Any]:
     """A model of the real class with random weights, in evaluation mode, and its processor.
 
     Parameters

@@ -40,5 +40,5 @@ class ExponentialProfile(LogProfile):
 
 def _after(layout: TokenLayout) -> np.ndarray:
     """(N,) placeholders of the image after each token, mean taken off; newlines between rows count."""
-    i = layout.placeholders - 1.0 - layout.slots
+    i = layout.placeholders - 1.0 - layout.placeholder_index
     return i - i.mean()

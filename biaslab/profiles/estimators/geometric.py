@@ -19,7 +19,7 @@ class GeometricProfile(LogProfile):
     Logs are centred per image, so that every image weighs alike whatever share of attention it draws, and a few
     images in which a position is a huge sink do not decide, as they do in the arithmetic mean. See
     `LogProfile` for the way back to attention. It does not transport: a tiling
-    that was not in the calibration set is refused. ``spread`` is the measured standard deviation of each position.
+    that was not in the calibration set is refused. ``std`` is the measured standard deviation of each position.
     """
 
     name = "geometric"

@@ -28,7 +28,7 @@ class LogProfile(Profile):
     exact where the spread of log attention is the same everywhere; where it is not, positions that vary much
     come out lower than their mean. The ranking of tokens does not depend on the factor.
 
-    ``spread`` is ``expected`` times the coefficient of variation between images, pooled over positions.
+    ``std`` is ``expected`` times the coefficient of variation between images, pooled over positions.
     """
 
     @abstractmethod

@@ -34,7 +34,7 @@ class TileProfile(Profile):
     profile that never saw one, gets the tiles' map there too. Pictures of free resolution are one tile each, so
     any grid can be asked of maps of any other; a map then stands for shares of the picture's height and width.
 
-    ``spread`` holds the variance between images *and* between tiles. On a single layout of one tile both maps
+    ``std`` holds the variance between images *and* between tiles. On a single layout of one tile both maps
     equal `MeanProfile`'s.
 
     Parameters

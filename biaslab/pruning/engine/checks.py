@@ -28,7 +28,7 @@ class ProfileMethod(Protocol):
     def queries(self) -> str | tuple[int, ...]: ...
 
     @property
-    def reads(self) -> str: ...
+    def score(self) -> str: ...
 
     @property
     def heads(self) -> str: ...
@@ -109,7 +109,7 @@ def check_profile(vlm: VLM, method: Method, layer: int, layout: TokenLayout | No
         family=vlm.family.name,
         layer=layer - 1,
         queries=method.queries,
-        score=method.reads,
+        score=method.score,
         heads="mean" if method.heads == "mean" else each,
         layout=layout,
     )

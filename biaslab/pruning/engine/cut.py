@@ -11,11 +11,11 @@ from biaslab.attention.hook import is_flash
 from biaslab.errors import UnsupportedError
 from biaslab.pruning.engine.prompt import Prompt
 
-__all__ = ["Cut", "make_cut"]
+__all__ = ["PrunedIndex", "make_index"]
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class PrunedIndex:
     """Which M of the N prompt positions are left, for every row of the batch.
 
     Attributes
@@ -24,34 +24,36 @@ class Cut:
     keep : (B, M) positions left, ascending: all text, the kept visual tokens, and what it takes to give all
         rows the same length.
     filler : (B, M) bool, True for entries that no other token may look at; None when there are none. Padding
-        is not a filler: the model's own mask hides it already.
+        is not a pad: the model's own mask hides it already.
     gone : (B, M) int64, how many visual tokens were dropped before each entry.
     total : (B, 1) int64, how many visual tokens were dropped in all.
     """
 
     length: int
     keep: Tensor
-    filler: Tensor | None
-    gone: Tensor
-    total: Tensor
-    _moved: dict[torch.device, Cut] = field(default_factory=dict, repr=False)
+    pad: Tensor | None
+    n_dropped_before: Tensor
+    n_dropped: Tensor
+    _moved: dict[torch.device, PrunedIndex] = field(default_factory=dict, repr=False)
 
     @property
     def kept(self) -> int:
         """M."""
         return self.keep.shape[1]
 
-    def to(self, device: torch.device) -> Cut:
+    def to(self, device: torch.device) -> PrunedIndex:
         """The same on another device; moved once."""
         if self.keep.device == device:
             return self
         if device not in self._moved:
-            filler = None if self.filler is None else self.filler.to(device)
-            moved = Cut(self.length, self.keep.to(device), filler, self.gone.to(device), self.total.to(device))
+            pad = None if self.pad is None else self.pad.to(device)
+            moved = PrunedIndex(
+                self.length, self.keep.to(device), pad, self.n_dropped_before.to(device), self.n_dropped.to(device)
+            )
             self._moved[device] = moved
         return self._moved[device]
 
-    def take(self, x: Tensor, dim: int) -> Tensor:
+    def gather(self, x: Tensor, dim: int) -> Tensor:
         """Entries of ``x`` that are left along ``dim``; the batch (or 1) is the axis before it, or axis 0."""
         cut = self.to(x.device)
         return _gather(x, cut.keep, dim)
@@ -77,10 +79,10 @@ class Cut:
 
     def hide_fillers(self, mask: Tensor, prefill: bool) -> Tensor:
         """``mask`` over the short sequence with the fillers' columns closed."""
-        if self.filler is None:
+        if self.pad is None:
             return mask
         hidden = torch.zeros(len(mask), mask.shape[-1], dtype=torch.bool, device=mask.device)
-        hidden[:, : self.kept] = self.filler
+        hidden[:, : self.kept] = self.pad
         if mask.ndim == 2:
             return mask.masked_fill(hidden, 0)
         hidden = hidden[:, None, None]
@@ -98,7 +100,7 @@ class Cut:
         kind : name of the attention implementation; decides the form of the mask.
         past : entries of the short sequence in the cache, 0 at the prefill.
         """
-        if self.filler is None:
+        if self.pad is None:
             return None
         cut = self.to(hidden.device)
         batch, n_query = hidden.shape[:2]
@@ -113,7 +115,7 @@ class Cut:
         return torch.zeros_like(look, dtype=hidden.dtype).masked_fill(~look, torch.finfo(hidden.dtype).min)
 
 
-def make_cut(prompt: Prompt, kept: list[Tensor]) -> Cut:
+def make_index(prompt: Prompt, kept: list[Tensor]) -> PrunedIndex:
     """Drop what was not selected, at equal length for all rows; ``kept`` holds each row's columns of
     ``prompt.visual`` that stay.
 
@@ -137,12 +139,12 @@ def make_cut(prompt: Prompt, kept: list[Tensor]) -> Cut:
     fillers = any(n - d < short for d in dropped)
     kept_rank = rank.gather(1, keep)
     is_dropped = rank == 2
-    return Cut(
+    return PrunedIndex(
         length=n,
         keep=keep,
-        filler=kept_rank == 2 if fillers else None,
-        gone=is_dropped.cumsum(1).gather(1, keep),
-        total=is_dropped.sum(1, keepdim=True),
+        pad=kept_rank == 2 if fillers else None,
+        n_dropped_before=is_dropped.cumsum(1).gather(1, keep),
+        n_dropped=is_dropped.sum(1, keepdim=True),
     )
 
 

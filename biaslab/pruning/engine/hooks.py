@@ -22,7 +22,7 @@ from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.pruning.base import Selection, TokenContext, budget
 from biaslab.pruning.engine.checks import attention_method, check_cache, check_profile
-from biaslab.pruning.engine.cut import Cut, make_cut
+from biaslab.pruning.engine.cut import PrunedIndex, make_index
 from biaslab.pruning.engine.prompt import Prompt, PromptImage, read_prompt
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class Engine:
         self.layer = run.layer
         self.running = False  # inside a forward of the whole model
         self.prompt: Prompt | None = None  # of the running prefill
-        self.cut: Cut | None = None  # of the running forward
+        self.cut: PrunedIndex | None = None  # of the running forward
         self.attention: dict[int, Tensor] = {}  # layer -> (B, H, Q, V) of the running prefill
         self.cache: Any = None  # of the running forward
-        self.cuts: WeakKeyDictionary[Any, Cut | None] = WeakKeyDictionary()  # KV cache -> how it was pruned
+        self.cuts: WeakKeyDictionary[Any, PrunedIndex | None] = WeakKeyDictionary()  # KV cache -> how it was pruned
         self.checked: set[str] = set()  # layouts the profile has accepted
         self.sliced: dict[tuple[str, int], tuple[Any, Any]] = {}
 
@@ -64,8 +64,8 @@ class Engine:
             stack.callback(hook.remove)
         if "attention" in self.run.method.needs:
             method = attention_method(self.run.method)
-            recorders = {index: self._recorder(index, method.reads) for index in method.attention_layers(self.layer)}
-            stack.enter_context(watch(model, recorders, rope=reads_rope(SCORES[method.reads])))
+            recorders = {index: self._recorder(index, method.score) for index in method.attention_layers(self.layer)}
+            stack.enter_context(watch(model, recorders, rope=reads_rope(SCORES[method.score])))
 
     # -- the whole model: what kind of forward is this? ------------------------------------------------------
     def _begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -137,24 +137,24 @@ class Engine:
         cut = self._choose(prompt, embeds)
         if ids is None:
             ids = torch.arange(cut.length, device=embeds.device)[None]
-        ids = cut.take(ids, ids.ndim - 1)
+        ids = cut.gather(ids, ids.ndim - 1)
         if mask is None:  # without one, gaps in the positions can be taken for packed sequences
             mask = torch.ones(1, cut.length, dtype=torch.long, device=embeds.device)
-        kwargs["inputs_embeds"] = cut.take(embeds, 1)
-        kwargs["position_ids"] = ids - cut.to(ids.device).gone if self.run.positions == "renumber" else ids
+        kwargs["inputs_embeds"] = cut.gather(embeds, 1)
+        kwargs["position_ids"] = ids - cut.to(ids.device).n_dropped_before if self.run.positions == "renumber" else ids
         kwargs["attention_mask"] = cut.mask(mask, prefill=True)
         return args, kwargs
 
-    def _short_step(self, cut: Cut, cache: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _short_step(self, cut: PrunedIndex, cache: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """K = 0: one more token."""
         ids, mask = kwargs["position_ids"], kwargs.get("attention_mask")
         if mask is not None:
             kwargs["attention_mask"] = cut.mask(mask, prefill=False)
-        elif cut.filler is not None:
+        elif cut.pad is not None:
             ones = torch.ones(len(cut.keep), cache.get_seq_length() + 1, dtype=torch.long, device=cut.keep.device)
             kwargs["attention_mask"] = cut.hide_fillers(ones, prefill=False)
         if self.run.positions == "renumber":
-            kwargs["position_ids"] = ids - cut.to(ids.device).total
+            kwargs["position_ids"] = ids - cut.to(ids.device).n_dropped
         return args, kwargs
 
     def _after_decoder(self, decoder: nn.Module, args: tuple, output: Any) -> None:
@@ -179,7 +179,7 @@ class Engine:
         hidden = args[0] if args else kwargs["hidden_states"]
         if self.prompt is not None and index == self.layer:
             if self.layer > 0:
-                hidden = self._choose(self.prompt, hidden).take(hidden, 1)
+                hidden = self._choose(self.prompt, hidden).gather(hidden, 1)
             self.cuts[cache] = self.cut
         elif index == self.layer and cache not in self.cuts:
             self.cuts[cache] = None  # a prompt without an image
@@ -193,7 +193,7 @@ class Engine:
         prefill, mask = self.prompt is not None, kwargs.get("attention_mask")
         if mask is not None:
             kwargs["attention_mask"] = self._once("mask", mask, lambda m: cut.mask(m, prefill))
-        elif cut.filler is not None:
+        elif cut.pad is not None:
             kind = self.decoder.config._attn_implementation
             past = 0 if prefill else cache.get_seq_length(index)
             name = f"mask on {hidden.device}"
@@ -204,15 +204,15 @@ class Engine:
                 raise UnsupportedError("this decoder does not tell its layers the positions: use positions='original'")
             kwargs["position_embeddings"] = self._once("rope", ids, lambda i: self._renumbered(cut, hidden, i, prefill))
         elif prefill and rope is not None:
-            kwargs["position_embeddings"] = self._once("rope", rope, lambda r: tuple(cut.take(x, 1) for x in r))
+            kwargs["position_embeddings"] = self._once("rope", rope, lambda r: tuple(cut.gather(x, 1) for x in r))
         if "position_ids" in kwargs:
             kwargs["position_ids"] = None  # only read to recognise packed sequences, which gaps would look like
         return args, kwargs
 
-    def _renumbered(self, cut: Cut, hidden: Tensor, ids: Tensor, prefill: bool) -> tuple[Tensor, Tensor]:
+    def _renumbered(self, cut: PrunedIndex, hidden: Tensor, ids: Tensor, prefill: bool) -> tuple[Tensor, Tensor]:
         """Cosines and sines of consecutive positions."""
         cut = cut.to(ids.device)
-        ids = cut.take(ids, 1) - cut.gone if prefill else ids - cut.total
+        ids = cut.gather(ids, 1) - cut.n_dropped_before if prefill else ids - cut.n_dropped
         return self.decoder.rotary_emb(hidden, ids.to(hidden.device))
 
     def _once(self, name: str, source: Any, make_it: Callable[[Any], Any]) -> Any:
@@ -223,9 +223,9 @@ class Engine:
         return self.sliced[key][1]
 
     # -- the selection ---------------------------------------------------------------------------------------
-    def _recorder(self, index: int, reads: str) -> Callable:
-        """What keeps the rows of layer ``index`` at the prefill: of the score that the method reads."""
-        score = SCORES[reads]
+    def _recorder(self, index: int, name: str) -> Callable:
+        """What keeps the rows of layer ``index`` at the prefill: of the method's score, by name."""
+        score = SCORES[name]
 
         def record(module, query, key, value, attention_mask, scaling, **kw: Any) -> None:
             prompt = self.prompt
@@ -240,7 +240,7 @@ class Engine:
         return record
 
     @torch.no_grad()
-    def _choose(self, prompt: Prompt, hidden: Tensor) -> Cut:
+    def _choose(self, prompt: Prompt, hidden: Tensor) -> PrunedIndex:
         """Select among the visual tokens of every sample of the running prefill, and announce the cut."""
         run = self.run
         if hidden.shape[1] != prompt.length:
@@ -253,10 +253,10 @@ class Engine:
         run.selections = [s for row in rows for s in row]
         run.counts = [image.n for row in prompt.images[:: prompt.repeats] for image in row]
         kept = [_columns(s, image) for s, image in zip(rows, prompt.images[:: prompt.repeats], strict=True)]
-        cut = make_cut(prompt, [columns for columns in kept for _ in range(prompt.repeats)])
+        cut = make_index(prompt, [columns for columns in kept for _ in range(prompt.repeats)])
         self.cut = cut
         self.attention.clear()
-        valid = None if cut.filler is None else ~cut.filler
+        valid = None if cut.pad is None else ~cut.pad
         self.vlm.prefill.cut(PrunedSequence(self.layer, cut.keep, valid))
         return cut
 

@@ -178,7 +178,7 @@ def _guess_layout(vlm: VLM, method: Method, n: int) -> TokenLayout | None:
     if n == 0:
         return None
     family = vlm.family.name
-    if not method.geometric:
+    if not method.needs_layout:
         return TokenLayout.raster(1, n, (n, 1), family)
     side = math.isqrt(n)
     if side * side != n or n != getattr(vlm.model.config, "image_seq_length", None):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from biaslab.attention.scores import SCORES
 from biaslab.errors import InputError
-from biaslab.pruning.base import Method, TokenContext, choice, later, required
+from biaslab.pruning.base import Method, TokenContext, added_option, choice, required
 
 __all__ = ["AttentionMethod"]
 
@@ -22,13 +22,13 @@ class AttentionMethod(Method):
     ----------
     queries : "last" (the last prompt token, as FastV and D2Pruner), "text" (all text after the image), or
         absolute positions in the prompt, negative ones counted from its end. Several rows are averaged.
-    reads : the score that takes the place of attention, a key of :data:`biaslab.attention.scores.SCORES`: "attention"
+    score : the score that takes the place of attention, a key of :data:`biaslab.attention.scores.SCORES`: "attention"
         (default), "no_rope" (the rotary embedding taken out; FEATHER, arXiv 2412.13180), "value_norm" (times the
         norm of the value; its mean over heads leans to heads with long values). A profile must be of the same score.
     """
 
     queries: str | tuple[int, ...] = "last"
-    reads: str = later("attention")
+    score: str = added_option("attention")
 
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
 
@@ -43,7 +43,7 @@ class AttentionMethod(Method):
         if queries not in ("last", "text") and (isinstance(queries, str) or not queries):
             raise InputError(f"queries must be 'last', 'text' or prompt positions; got {self.queries!r}")
         object.__setattr__(self, "queries", queries)
-        choice("reads", self.reads, tuple(SCORES))
+        choice("score", self.score, tuple(SCORES))
 
     def attention_layers(self, layer: int) -> tuple[int, ...]:
         """Decoder layers that are read when tokens are dropped before ``layer`` (K): K - 1, then others below it.

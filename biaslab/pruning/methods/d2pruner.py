@@ -94,10 +94,10 @@ class D2Pruner(Relative):
         choice("diagnose", self.diagnose, (True, False))
 
     @property
-    def geometric(self) -> bool:
+    def needs_layout(self) -> bool:
         """Unless neither profile nor graph nor quota looks at the picture."""
         in_picture = self.distance == "image" and self.alpha < 1
-        return super().geometric or in_picture or self.quota == "tile"
+        return super().needs_layout or in_picture or self.quota == "tile"
 
     def graph(self, ctx: TokenContext) -> HybridGraph:
         """The hybrid graph over all visual tokens of an image."""

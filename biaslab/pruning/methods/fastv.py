@@ -19,7 +19,7 @@ __all__ = ["FastV"]
 class FastV(AttentionMethod):
     """Keep the tokens with the highest raw attention, averaged over heads (arXiv 2403.06764, section 4).
 
-    With ``reads="no_rope"`` it ranks by the criterion of FEATHER, with ``reads="value_norm"`` by attention times the
+    With ``score="no_rope"`` it ranks by the criterion of FEATHER, with ``score="value_norm"`` by attention times the
     norm of the value.
 
     Differs from the published code in keeping the original position ids (the engine's default), without which
@@ -28,6 +28,6 @@ class FastV(AttentionMethod):
 
     name: ClassVar[str] = "fastv"
 
-    def score(self, ctx: TokenContext) -> Tensor:
+    def importance(self, ctx: TokenContext) -> Tensor:
         """(N,) attention averaged over heads and query rows."""
         return self.per_head(ctx).mean(0)

@@ -63,6 +63,6 @@ class LayerRatio(AttentionMethod):
             )
         return (layer - 1, self.over)
 
-    def score(self, ctx: TokenContext) -> Tensor:
+    def importance(self, ctx: TokenContext) -> Tensor:
         """(N,) ratio of the two layers' attention."""
         return self.per_head(ctx).mean(0) / (self.per_head(ctx, self.over).mean(0) + self.eps)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from biaslab.attention.debiasing import DEBIAS, debias, head_weights, normalised, sinks
 from biaslab.errors import InputError, ProfileMismatchError
-from biaslab.pruning.base import ExpectedAttention, TokenContext, choice, later, number
+from biaslab.pruning.base import ExpectedAttention, TokenContext, added_option, choice, number
 from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.registry import register
 
@@ -30,11 +30,11 @@ class Relative(AttentionMethod):
 
     Parameters
     ----------
-    profile : expected attention of each position at layer K - 1, fitted on the score that the method ``reads``.
+    profile : expected attention of each position at layer K - 1, fitted on the method's ``score``.
         Required unless ``debias="none"``.
     debias : "ratio" (default), "log", "subtract", "zscore", "lognormal_rank", or "none" for raw attention.
     eps : added to the expectation; 1e-7 as in a reproduction of D2Pruner.
-    heads : "mean" averages the heads, then debiases (D2Pruner); "each" debiases every head by its own
+    heads : "mean" averages the heads, then debiases (D2Pruner); "all" debiases every head by its own
         expectation, then averages; "weighted" averages with weights that are the larger the less of a head is
         positional (:func:`biaslab.attention.debiasing.head_weights`). Both need a profile fitted per head.
     strength : in [0, 1], of the removal; 1 (default) removes the whole expectation, 0 ranks as raw attention does
@@ -51,10 +51,10 @@ class Relative(AttentionMethod):
     debias: str = "ratio"
     eps: float = 1e-7
     heads: str = "mean"
-    strength: float = later(1.0)
-    normalise: str = later("none")
-    padding: str = later("keep")
-    sinks: float = later(0.0)
+    strength: float = added_option(1.0)
+    normalise: str = added_option("none")
+    padding: str = added_option("keep")
+    sinks: float = added_option(0.0)
 
     name: ClassVar[str] = "relative"
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "profile"})
@@ -62,7 +62,7 @@ class Relative(AttentionMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         choice("debias", self.debias, _OPS)
-        choice("heads", self.heads, ("mean", "each", "weighted"))
+        choice("heads", self.heads, ("mean", "all", "weighted"))
         choice("normalise", self.normalise, ("none", "mass"))
         choice("padding", self.padding, ("keep", "drop"))
         number("strength", self.strength, 0, 1)
@@ -80,7 +80,7 @@ class Relative(AttentionMethod):
             object.__setattr__(self, "needs", self.needs - {"profile"})
 
     @property
-    def geometric(self) -> bool:
+    def needs_layout(self) -> bool:
         """A profile is a map over positions, and padding lies outside the picture."""
         return self.debias != "none" or self.padding == "drop"
 
@@ -92,12 +92,12 @@ class Relative(AttentionMethod):
                 "or debias='none' for raw attention"
             )
 
-    def score(self, ctx: TokenContext) -> Tensor:
+    def importance(self, ctx: TokenContext) -> Tensor:
         """(N,) debiased attention."""
         attention = self.per_head(ctx)
         if self.heads == "mean":
             attention = attention.mean(0, keepdim=True)
-        inside = torch.from_numpy(np.array(ctx.layout.inside)).to(attention.device)
+        inside = torch.from_numpy(np.array(ctx.layout.in_image)).to(attention.device)
         scores = self._scores(ctx, attention, inside)
         return scores.masked_fill(~inside, -torch.inf) if self.padding == "drop" else scores
 
@@ -106,16 +106,16 @@ class Relative(AttentionMethod):
         if self.debias == "none":
             return attention.mean(0)
         expected = self._map("expected", ctx, attention)
-        with_spread = DEBIAS[self.debias].needs_spread or self.heads == "weighted"
-        spread = self._map("spread", ctx, attention) if with_spread else None
-        weights = head_weights(expected, spread) if self.heads == "weighted" and spread is not None else None
+        with_std = DEBIAS[self.debias].needs_std or self.heads == "weighted"
+        std = self._map("std", ctx, attention) if with_std else None
+        weights = head_weights(expected, std) if self.heads == "weighted" and std is not None else None
         if weights is not None and len(weights) != attention.shape[0]:
             raise ProfileMismatchError("heads='weighted' needs a profile fitted per head: fit one with --heads all")
         if self.normalise == "mass":
             within = inside & ~sinks(expected, self.sinks) if self.sinks else inside
-            spread = None if spread is None else normalised(spread, within, by=expected)
+            std = None if std is None else normalised(std, within, by=expected)
             attention, expected = normalised(attention, within), normalised(expected, within)
-        out = debias(attention, expected, spread, op=self.debias, eps=self.eps, strength=self.strength)
+        out = debias(attention, expected, std, op=self.debias, eps=self.eps, strength=self.strength)
         return out.mean(0) if weights is None else weights @ out
 
     def _map(self, what: str, ctx: TokenContext, attention: Tensor) -> Tensor:
@@ -123,6 +123,6 @@ class Relative(AttentionMethod):
         if values.shape[0] not in (1, attention.shape[0]) or values.shape[-1] != ctx.n:
             raise ProfileMismatchError(
                 f"the profile's map of shape {tuple(values.shape)} does not fit {attention.shape[0]} head(s) "
-                f"and {ctx.n} visual tokens: use heads='each' for a per-head profile, else heads='mean'"
+                f"and {ctx.n} visual tokens: use heads='all' for a per-head profile, else heads='mean'"
             )
         return values

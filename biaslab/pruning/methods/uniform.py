@@ -32,7 +32,7 @@ class Uniform(Method):
     name: ClassVar[str] = "uniform"
 
     @property
-    def geometric(self) -> bool:
+    def needs_layout(self) -> bool:
         """Always: the grid lies in the image plane."""
         return True
 
@@ -44,10 +44,10 @@ class Uniform(Method):
 
 def uniform_grid(layout: TokenLayout, n: int) -> tuple[np.ndarray, list[int]]:
     """(n,) token positions of an even grid over the picture, and the rows used in each lattice."""
-    groups = [np.flatnonzero(layout.inside & (layout.thumbnail == shown)) for shown in (False, True)]
+    groups = [np.flatnonzero(layout.in_image & (layout.thumbnail == shown)) for shown in (False, True)]
     groups = [g for g in groups if g.size]
     inside = sum(g.size for g in groups)
-    padding = np.flatnonzero(~layout.inside)
+    padding = np.flatnonzero(~layout.in_image)
     shares = apportion([g.size for g in groups], min(n, inside))
     grids = [_lattice(layout, g, k) for g, k in zip(groups, shares, strict=True) if k]
     extra = padding[_spread(n - inside, padding.size)] if n > inside else padding[:0]

@@ -59,7 +59,7 @@ class Study:
 
     def __init__(self, vlm: VLM, options: argparse.Namespace) -> None:
         self.vlm, self.options, self.work = vlm, options, options.work
-        scenes = calibration(vlm, "scenes", options.calibration)
+        scenes = calibration(vlm, "scenes", n=options.calibration)
         maps = self._maps("calibration", scenes.images, scenes.prompts, scenes.ids)
         self.profiles: dict[str, Profile] = {}
         for name in sorted(ESTIMATORS):
@@ -108,7 +108,8 @@ class Study:
         methods: list[Any] = ["random", "fastv", "divprune"]
         methods += [method(profile=p) for method in (bl.Relative, bl.D2Pruner) for p in profiles]
         results = bl.evaluate(
-            self.vlm, bl.load_dataset("scenes", split=split, n=self.options.n), methods, 0.1, self.options.layers,
+            self.vlm, bl.load_dataset("scenes", split=split, n=self.options.n),
+            methods=methods, keep=0.1, layer=self.options.layers,
             out=self.work / f"accuracy-{split}", processes=self.options.processes,
         )  # fmt: skip
         names = {p.hash: name for name, p in self.profiles.items()}

@@ -97,7 +97,7 @@ def report(n: int, batch_size: int, repeats: int, threads: int) -> Report:
 
 def pictures(vlm: VLM, n: int) -> tuple[list[Any], list[str]]:
     """Calibration scenes, unrendered, and their prompts."""
-    found = calibration(vlm, "scenes", n)
+    found = calibration(vlm, "scenes", n=n)
     return list(found.images), list(found.prompts)
 
 

@@ -157,7 +157,7 @@ def _independent_set(method: D2Pruner, ctx: TokenContext, watch: Stopwatch) -> N
         return watch.product(graph.edges, rows, cols)
 
     start = time.perf_counter()
-    greedy_mis(order[first:], edges, ctx.budget - first, blockers)
+    greedy_mis(order[first:], edges, limit=ctx.budget - first, blockers=blockers)
     watch.total += time.perf_counter() - start
 
 

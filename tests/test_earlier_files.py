@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import biaslab as bl
@@ -56,8 +58,37 @@ def test_a_finished_run_is_a_no_op_for_the_same_command(tmp_path, grounder):
     profile = bl.load_profile(FILES / "mean.safetensors")
     methods = ["none", "random", bl.D2Pruner(pivots_suppress=True, profile=profile)]
     scenes = bl.load_dataset("scenes", split="test", n=3)
-    results = bl.evaluate(grounder, scenes, methods=methods, keep=[0.2], layer=4, profile=profile, limit=3, out=folder)
+    results = bl.evaluate(grounder, scenes, methods=methods, keep=[0.2], layer=4, profile=profile, n=3, out=folder)
     assert results.complete and (folder / "samples-0.jsonl").read_bytes() == before
+
+
+def test_an_unfinished_run_goes_on_under_the_names_of_today(tmp_path, grounder):
+    folder = tmp_path / "run"
+    shutil.copytree(FILES / "run-defaults", folder)
+    log = folder / "samples-0.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-3]))  # without the lines of d2pruner
+    profile = bl.load_profile(FILES / "mean.safetensors")
+    results = bl.evaluate(
+        grounder, bl.load_dataset("scenes", split="test", n=3), keep=0.2, layer=4, profile=profile, n=3, out=folder,
+        methods=["none", "random", "d2pruner:pivots_suppress=true"], progress=False,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert ["kind" in line for line in lines] == [True] * 6 + [False] * 3
+    assert results.complete and len(results.samples) == 9
+    assert list(results.samples["expression_type"]) == ["relation"] * 3 + ["attribute"] * 6
+    assert list(results.samples["object_size"]) == ["large"] * 3 + ["medium"] * 3 + ["large"] * 3
+    assert "kind" not in results.samples and "size_class" not in results.samples
+    assert list(results.by("object_size")["expression_type"].unique()) == ["all", "large", "medium"]
+
+
+def test_results_csv_of_earlier_versions_opens(tmp_path):
+    table = Results.load(FILES / "run").table
+    table.rename(columns={"expression_type": "kind"}).to_csv(tmp_path / "results.csv", index=False)
+    pd.testing.assert_frame_equal(
+        bl.AccuracyDisplay.from_results(tmp_path).data, bl.AccuracyDisplay.from_results(table).data, check_dtype=False
+    )
+    one = bl.AccuracyDisplay.from_results(tmp_path, expression_type="relation")
+    assert set(one.data["n"]) == {1}
 
 
 def test_maps_open_and_go_on(tmp_path):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
-from biaslab.scenes import KINDS, Scene, scene
+from biaslab.scenes import EXPRESSION_TYPES, Scene, scene
 
 SPLIT, N = "validation", 30
 IMAGES = "images"
@@ -22,7 +22,7 @@ TARGET = Path(__file__).parents[1] / "data" / "sample"
 
 README = """# The sample data set
 
-{n} pictures of 224 x 224 pixels with {n_expressions} referring expressions ({kinds}),
+{n} pictures of 224 x 224 pixels with {n_expressions} referring expressions ({types}),
 to try things on and to test with. They are biaslab's own scenes, the first {n} of the {split} split, as JPEG;
 `python tools/build_sample_data.py` writes this folder again. The object pictures are Microsoft's Fluent Emoji 3D
 (MIT, `biaslab/data/objects/LICENSE`).
@@ -80,14 +80,14 @@ def build() -> dict[str, bytes]:
     scenes = [scene(SPLIT, index) for index in range(N)]
     pictures = {f"{IMAGES}/{picture_name(made)}": jpeg(made) for made in scenes}
     annotations = {name: content(scenes) for name, (_, content) in ANNOTATIONS.items()}
-    kinds = Counter(expression.kind for made in scenes for expression in made.expressions)
+    types = Counter(expression.expression_type for made in scenes for expression in made.expressions)
     readme = README.format(
         n=N,
-        n_expressions=kinds.total(),
+        n_expressions=types.total(),
         split=SPLIT,
         images=IMAGES,
-        kinds=", ".join(f"{kinds[kind]} by {kind}" for kind in KINDS),
-        rows="\n".join(f"| `{name}` | {form} | {kinds.total()} |" for name, (form, _) in ANNOTATIONS.items()),
+        types=", ".join(f"{types[name]} by {name}" for name in EXPRESSION_TYPES),
+        rows="\n".join(f"| `{name}` | {form} | {types.total()} |" for name, (form, _) in ANNOTATIONS.items()),
     )
     return {"README.md": readme.encode(), **annotations, **pictures}
 

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/atlas"))
     options = parser.parse_args()
     vlm = bl.load("grounder")
-    scenes = calibration(vlm, "scenes", options.n)
+    scenes = calibration(vlm, "scenes", n=options.n)
     maps = bl.collect(vlm, scenes.images, prompt=scenes.prompts, ids=scenes.ids, heads=None, out=options.work / "maps")
     profile = bl.MeanProfile().fit(mean_over_heads(maps))
     probe = measure(vlm, design_for(vlm, grid=(16, 16), pairs=options.pairs), out=options.probe)
@@ -44,7 +44,7 @@ def main() -> None:
         place_table(values).to_csv(tables["removal"], index=False)
         place_gaps(values).to_csv(tables["gaps"], index=False)
     if not tables["controls"].exists():
-        some = calibration(vlm, "scenes", options.controls)
+        some = calibration(vlm, "scenes", n=options.controls)
         control_table(vlm, some, profile, progress=True).to_csv(tables["controls"], index=False)
     removal, controls = (pd.read_csv(tables[name]) for name in ("removal", "controls"))
     atlas = BiasAtlas.from_maps(

@@ -16,7 +16,7 @@ from biaslab.core.boxes import Box
 from biaslab.core.images import image_name, load_image
 from biaslab.datasets.calibration import asked_of
 from biaslab.datasets.data_root import find_folder, not_there, places, resolve_data_root
-from biaslab.datasets.pictures import images_from
+from biaslab.datasets.image_sources import find_images
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.figures import AttentionDisplay
 from biaslab.maps.base import AttentionMaps, fold_of
@@ -60,7 +60,7 @@ def pictures_from(maps: AttentionMaps, source: str | Path, *, data_root: str | P
         folder = find_folder(source, root)
         if folder is None:
             raise not_there(f"no such folder of images: {source}", places(source, root))
-        files = {image_name(path): path for path in images_from(folder)}
+        files = {image_name(path): path for path in find_images(folder)}
         found = {i: files[i] for i in ids if i in files}
     if not found:
         raise InputError(f"none of the {len(ids)} images in the maps is in {source}: their ids are like {ids[0]!r}")

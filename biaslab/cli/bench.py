@@ -54,7 +54,7 @@ def bench(
     configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
     source_folder(images, data_root=data_root)
     vlm = model.load()
-    pictures = calibration(vlm, images, n, None, seed, data_root=data_root)
+    pictures = calibration(vlm, images, n=n, seed=seed, data_root=data_root)
     found = run(
         vlm, pictures, chosen, ratios, where, fitted, repeats=repeats,
         new_tokens=new_tokens, batch_size=batch_size, seed=seed, progress=not json,

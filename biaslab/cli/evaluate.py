@@ -75,8 +75,8 @@ def evaluate(
         return
     vlm = model.load(rehearse, max(where))
     results = run(
-        vlm, data, chosen, ratios, where, out=out, profile=fitted, batch_size=batch_size, seed=seed, limit=n,
-        processes=processes, progress=not json, reference=reference,
+        vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
+        batch_size=batch_size, seed=seed, processes=processes, progress=not json, reference=reference,
         retry_errors=retry_errors,
     )  # fmt: skip
     shown = results.summary()

@@ -78,13 +78,13 @@ def fit_bias(
         from biaslab.workflows.dry_run import plan_fit
 
         known = geometry(model.name)
-        pictures = calibration(known, images, n, prompt, seed, data_root=data_root)
+        pictures = calibration(known, images, n=n, seed=seed, prompt=prompt, data_root=data_root)
         plan = plan_fit(known, pictures, wanted, reduce, maps, batch_size, model.dtype, model.image_options)
         emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
         return
     source_folder(images, data_root=data_root)
     vlm = model.load(rehearse, max(wanted or [0]))
-    chosen = calibration(vlm, images, n, prompt, seed, data_root=data_root)
+    chosen = calibration(vlm, images, n=n, seed=seed, prompt=prompt, data_root=data_root)
     found = fit(vlm, chosen, estimator, wanted, queries, reduce, out, maps, batch_size, not json,
                 criterion, score)  # fmt: skip
     explained = found.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")

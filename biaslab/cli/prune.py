@@ -49,7 +49,9 @@ def prune(
     picture = load_image(image)
     configurations(chosen, ratio, layer, fitted)  # refuses before a model is loaded
     vlm = model.load()
-    found = compare_methods(vlm, picture, expression, chosen, ratio, layer, fitted, seed)
+    found = compare_methods(
+        vlm, picture, expression, methods=chosen, keep=ratio, layer=layer, profile=fitted, seed=seed
+    )
     rows = [
         {
             "method": f.method,

@@ -20,16 +20,25 @@ from biaslab.errors import InputError
 class Dataset(Protocol):
     """A named split of referring expressions.
 
-    Anything with these members can be evaluated. ``hash`` depends on the content alone (`content_hash`), so
-    that a run can refuse to be continued on other data. To be spread over processes its samples must be
-    picklable. ``recipe``, if there is one, is a JSON-ready dict of how to open it again, noted in ``run.json``.
+    Anything with these members can be evaluated. To be spread over processes its samples must be picklable.
+    ``recipe``, if there is one, is a JSON-ready dict of how to open it again, noted in ``run.json``.
+
+    Attributes
+    ----------
+    name : str
+        In result tables.
+    split : str
+    hash : str
+        Depends on the content alone (`content_hash`), so that a run can refuse to be continued on other data.
     """
 
     name: str
     split: str
 
     @property
-    def hash(self) -> str: ...
+    def hash(self) -> str:
+        """Hash of the content."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -45,13 +54,21 @@ def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Data
 
     One that reads files takes ``data_root``, a folder or None: relative paths are looked up there too.
 
-    A name can be taken only once.
+    Parameters
+    ----------
+    name : str
+        Can be taken only once.
+
+    Returns
+    -------
+    callable
+        The decorator.
     """
     return DATASETS.register(name)
 
 
 def load_dataset(name: str | Path, *, data_root: str | Path | None = None, **options: Any) -> Dataset:
-    """A data set by its name, or by the path of an annotation file.
+    """Open a data set by its name, or by the path of an annotation file.
 
     Parameters
     ----------
@@ -86,9 +103,9 @@ def load_dataset(name: str | Path, *, data_root: str | Path | None = None, **opt
         return _make(str(name), root, options)
     path = find_file(name, root)
     if path is None:
-        known, hint = ", ".join(DATASETS), did_you_mean(str(name), DATASETS.keys())
-        known += f" ({hint})" if hint else ""
-        raise not_there(f"unknown data set {str(name)!r}: none of {known}, and no file", places(name, root))
+        names, hint = ", ".join(DATASETS), did_you_mean(str(name), DATASETS.keys())
+        names += f" ({hint})" if hint else ""
+        raise not_there(f"unknown data set {str(name)!r}: none of {names}, and no file", places(name, root))
     if "split" in options:
         raise InputError(f"{name} is one split: leave split out, or pass the file of the split")
     options.pop("n", None)  # a file is cut with the n of an evaluation
@@ -108,7 +125,26 @@ def _make(name: str, root: Path | None, options: dict[str, Any]) -> Dataset:
 
 
 def content_hash(samples: Iterable[Sample]) -> str:
-    """Hash of ids, image ids, expressions and boxes in order (16 hex digits); pictures are not read."""
+    """Hash the ids, image ids, expressions and boxes of samples, in order; images are not read.
+
+    Parameters
+    ----------
+    samples : iterable of Sample
+
+    Returns
+    -------
+    str
+        16 hex digits.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> scenes = bl.load_dataset("scenes", n=3)
+    >>> content_hash(scenes) == scenes.hash
+    True
+    >>> content_hash(list(scenes)[:2]) == scenes.hash
+    False
+    """
     digest = hashlib.sha256()
     for sample in samples:
         row = [sample.id, sample.image_id, sample.expression, [round(v, 3) for v in sample.box.as_tuple()]]
@@ -116,11 +152,23 @@ def content_hash(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()[:16]
 
 
-def take(dataset: Dataset, limit: int | None) -> list[Sample]:
-    """The first samples of a data set; ids must be unique, because resuming rests on them."""
-    if limit is not None and (isinstance(limit, bool) or limit < 1):
-        raise InputError(f"limit must be a whole number >= 1, got {limit!r}")
-    samples = list(islice(dataset, limit))
+def take(dataset: Dataset, n: int | None) -> list[Sample]:
+    """List the first samples of a data set.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    n : int, optional
+        Number of samples; None for all.
+
+    Raises
+    ------
+    InputError
+        ``n`` below 1, no samples, or two with one id: resuming rests on the ids.
+    """
+    if n is not None and (isinstance(n, bool) or n < 1):
+        raise InputError(f"n must be a whole number >= 1, got {n!r}")
+    samples = list(islice(dataset, n))
     if not samples:
         raise InputError("the data set is empty: there is nothing to evaluate")
     if len({sample.id for sample in samples}) < len(samples):

@@ -1,4 +1,4 @@
-"""Calibration sets by name: pictures with what is asked about each."""
+"""Calibration sets by name: images, each with its question."""
 
 from __future__ import annotations
 
@@ -8,39 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biaslab.datasets.data_root import VARIABLE, find_folder, not_there, places, resolve_data_root
-from biaslab.datasets.pictures import blank, images_from, noise
+from biaslab.datasets.image_sources import blank, find_images, noise
 from biaslab.errors import InputError
-from biaslab.scenes import KINDS, Expression, Scene, scene
+from biaslab.scenes import EXPRESSION_TYPES, Expression, Scene, scene
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from biaslab.models.vlm import VLM
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from biaslab.models.vlm import VLM
-
 
 SOURCES = ("scenes", "blank", "noise")
-
-
+PROMPT = "Please describe the provided image."
 _DEFAULT_N = 300  # images of a source that never ends
-
-
 _NULL_SIZE = (448, 448)  # pixels of null images: one tile or one padded square in every family
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration images with what is asked about each.
+    """Calibration images, each with its question.
 
     Attributes
     ----------
-    name : what the images are, for people.
-    images : PIL images, paths, or objects with ``.image``.
-    prompts : one for all, or one per image; user text, without the chat template.
-    ids : one per image, or None for ids made from names or pixels.
+    name : str
+        What the images are, for people.
+    images : sequence
+        PIL images, paths, or objects with ``.image``.
+    prompts : str or list of str
+        One for all, or one per image; user text, without the chat template.
+    ids : list of str, optional
+        One per image; default: ids made from names or pixels.
     """
 
     name: str
@@ -52,51 +48,86 @@ class Calibration:
 def calibration(
     vlm: VLM,
     source: str | Path,
-    n: int | None = None,
-    prompt: str | None = None,
-    seed: int = 0,
     *,
+    n: int | None = None,
+    seed: int = 0,
+    prompt: str | None = None,
     data_root: str | Path | None = None,
 ) -> Calibration:
-    """A calibration set by name.
+    """Make a calibration set by name.
 
     Parameters
     ----------
-    source : ``"scenes"``: scenes of the calibration split, each with the grounding prompt of one of its expressions
-        (attribute, location and relation in turn); ``"blank"``, ``"noise"``: null images; else a folder of pictures.
-    n : number of images; default 300, or all of a folder.
-    prompt : asked about every image; by default the grounding prompts for scenes, a generic one otherwise.
-    data_root : below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
+    vlm : VLM
+        Model that the set is for: its family words the grounding prompts.
+    source : str or Path
+        ``"scenes"``: scenes of the calibration split, each with the grounding prompt of one of its expressions
+        (attribute, location and relation in turn); ``"blank"``, ``"noise"``: null images; else a folder of images.
+    n : int, optional
+        Number of images; default 300, or all of a folder.
+    seed : int
+        Of the noise.
+    prompt : str, optional
+        Question about every image; by default the grounding prompts for scenes, a generic one otherwise.
+    data_root : str or Path, optional
+        Folder below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
+
+    Returns
+    -------
+    Calibration
 
     Raises
     ------
     InputError
         No such folder or source, or n < 1.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> scenes = calibration(bl.load("grounder"), "scenes", n=2)
+    >>> scenes.ids
+    ['calibration-000000', 'calibration-000001']
+    >>> scenes.prompts[0].removeprefix("Please provide the bounding box coordinate of the ")
+    'region this sentence describes: <ref>the big banana</ref>'
     """
     if n is not None and n < 1:
         raise InputError(f"a calibration set needs at least 1 image, got n={n}")
     if source == "scenes":
         scenes = list(_scenes(n or _DEFAULT_N))
-        asked = prompt or [vlm.family.grounding_prompt(text) for _, _, text in scenes]
-        return Calibration("scenes", [s for s, _, _ in scenes], asked, [name for _, name, _ in scenes])
+        prompts = prompt or [vlm.family.grounding_prompt(question) for _, _, question in scenes]
+        return Calibration("scenes", [image for image, _, _ in scenes], prompts, [name for _, name, _ in scenes])
     if source in ("blank", "noise"):
-        size = (n or _DEFAULT_N, _NULL_SIZE)
-        images = blank(*size) if source == "blank" else noise(*size, seed)
+        n = n or _DEFAULT_N
+        images = blank(n, _NULL_SIZE) if source == "blank" else noise(n, _NULL_SIZE, seed=seed)
         return Calibration(str(source), images, prompt or PROMPT, [f"{source}-{i:06d}" for i in range(len(images))])
-    folder = source_folder(source, data_root=data_root)
-    return Calibration(f"pictures in {source}", images_from(folder, n), prompt or PROMPT)
+    folder = _find_source(source, data_root)
+    return Calibration(f"pictures in {source}", find_images(folder, n=n), prompt or PROMPT)
 
 
 def source_folder(source: str | Path, *, data_root: str | Path | None = None) -> Path | None:
-    """The folder of pictures that a source is, None for one of :data:`SOURCES`; the pictures are not read.
+    """Look up the folder that a source names; its images are not read.
+
+    Parameters
+    ----------
+    source : str or Path
+        As for :func:`calibration`.
+    data_root : str or Path, optional
+        Folder below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
+
+    Returns
+    -------
+    Path or None
+        None for one of :data:`SOURCES`.
 
     Raises
     ------
     InputError
         No such folder or source.
     """
-    if source in SOURCES:
-        return None
+    return None if source in SOURCES else _find_source(source, data_root)
+
+
+def _find_source(source: str | Path, data_root: str | Path | None) -> Path:
     root = resolve_data_root(data_root)
     folder = find_folder(source, root)
     if folder is None:
@@ -108,8 +139,8 @@ def source_folder(source: str | Path, *, data_root: str | Path | None = None) ->
     return folder
 
 
-class _ScenePicture:
-    """A calibration scene's picture, rendered each time it is read, so that a thousand are not held in memory."""
+class _SceneImage:
+    """A calibration scene's image, rendered each time it is read, so that a thousand are not held in memory."""
 
     def __init__(self, index: int) -> None:
         self._index = index
@@ -118,18 +149,21 @@ class _ScenePicture:
         return scene("calibration", self._index).image
 
 
-def _scenes(n: int) -> Iterator[tuple[_ScenePicture, str, str]]:
-    """Picture, id and question of the first n calibration scenes; the kinds take turns where a scene allows it."""
+def _scenes(n: int) -> Iterator[tuple[_SceneImage, str, str]]:
+    """Yield image, id and question of the first n calibration scenes."""
     for index in range(n):
-        made = scene("calibration", index)
-        if (asked := asked_of(made)) is not None:
-            yield _ScenePicture(index), made.id, asked.text
+        shown = scene("calibration", index)
+        if (expression := asked_of(shown)) is not None:
+            yield _SceneImage(index), shown.id, expression.text
 
 
 def asked_of(shown: Scene) -> Expression | None:
-    """The expression by which a calibration scene is asked about; None where it has none."""
-    wanted = KINDS[shown.index % len(KINDS)]
-    return next(iter(sorted(shown.expressions, key=lambda e: e.kind != wanted)), None)
+    """Choose the expression that a calibration scene is asked about: the types take turns where a scene allows it.
 
-
-PROMPT = "Please describe the provided image."
+    Returns
+    -------
+    Expression or None
+        None where the scene has no expression.
+    """
+    preferred = EXPRESSION_TYPES[shown.index % len(EXPRESSION_TYPES)]
+    return next(iter(sorted(shown.expressions, key=lambda e: e.expression_type != preferred)), None)

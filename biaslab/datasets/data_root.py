@@ -14,31 +14,31 @@ VARIABLE = "BIASLAB_DATA"
 
 
 def resolve_data_root(folder: str | Path | None = None) -> Path | None:
-    """The data root: ``folder``, else what the environment variable ``BIASLAB_DATA`` holds, else None.
+    """Return the data root: ``folder``, else what the environment variable ``BIASLAB_DATA`` holds, else None.
 
     For functions that open data by name, at the start: below them the root is an argument, never the variable.
     """
-    chosen = folder or os.environ.get(VARIABLE)
-    return Path(chosen).expanduser() if chosen else None
+    root = folder or os.environ.get(VARIABLE)
+    return Path(root).expanduser() if root else None
 
 
 def places(path: str | Path, root: Path | None) -> list[Path]:
-    """Where ``path`` is looked for: as it is, then below ``root``, unless it is absolute or there is no root."""
+    """List where ``path`` is looked for: as it is, then below ``root``, unless it is absolute or there is no root."""
     path = Path(path).expanduser()
     return [path] if root is None or path.is_absolute() else [path, root / path]
 
 
 def find_file(path: str | Path, root: Path | None) -> Path | None:
-    """The first of :func:`places` that is a file."""
+    """Return the first of :func:`places` that is a file, or None."""
     return next((place for place in places(path, root) if place.is_file()), None)
 
 
 def find_folder(path: str | Path, root: Path | None) -> Path | None:
-    """The first of :func:`places` that is a folder."""
+    """Return the first of :func:`places` that is a folder, or None."""
     return next((place for place in places(path, root) if place.is_dir()), None)
 
 
 def not_there(problem: str, looked: Iterable[Path], fix: str = "") -> InputError:
-    """The error for data that are in none of the places ``looked`` at: one line that names them all and the fix."""
+    """Word the error for data that are in none of the places ``looked`` at: one line that names all and the fix."""
     fix = fix or f"give a path that exists, or the folder it is relative to as data root (--data-root, {VARIABLE})"
     return InputError(f"{problem} (looked at {', '.join(map(str, dict.fromkeys(looked)))}): {fix}")

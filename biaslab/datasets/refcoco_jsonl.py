@@ -5,7 +5,7 @@ One row per expression, the convention of the published tables::
     {"image": "coco/train2014/COCO_train2014_000000000009.jpg", "sent": "left bowl",
      "bbox": [x1, y1, x2, y2], "width": 640, "height": 480}
 
-``bbox`` is in pixels of the original image. Pictures are opened only when asked for.
+``bbox`` is in pixels of the original image. Images are opened only when asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
 from biaslab.datasets.base import content_hash, register
 from biaslab.datasets.data_root import VARIABLE, find_file, find_folder, not_there, places
-from biaslab.datasets.sample import Sample, size_class
+from biaslab.datasets.sample import Sample, object_size
 from biaslab.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -47,28 +47,41 @@ class RefCocoJsonl:
 
     Parameters
     ----------
-    path
+    path : str or Path
         The jsonl file; its stem (``refcoco_val``) names the split.
-    images
-        Folder the rows' ``image`` paths are relative to, and the only one where pictures are looked for; default:
-        the folder of the jsonl file, then ``data_root``. A picture is also found there by its bare file name, or
+    images : str or Path, optional
+        Folder the rows' ``image`` paths are relative to, and the only one where images are looked for; default:
+        the folder of the jsonl file, then ``data_root``. An image is also found there by its bare file name, or
         without the ``data/`` that the paths of some files begin with.
-    name
+    name : str
         Name in result tables.
-    data_root
+    data_root : str or Path, optional
         Folder below which a relative ``path`` or ``images`` is looked up too.
 
     Raises
     ------
     InputError
         If the file is missing, or a row is no JSON, lacks a field, has an empty expression or a box without
-        area; the message names the line. A missing or damaged picture is no error here: it becomes one when
-        the sample's picture is asked for, so that a run can count it.
+        area; the message names the line. A missing or damaged image is no error here: it becomes one when
+        the sample's image is asked for, so that a run can count it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> row = {"image": "a.png", "sent": "left cat", "bbox": [0, 0, 32, 24], "width": 64, "height": 48}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "cats_val.jsonl"
+    ...     _ = file.write_text(json.dumps(row))
+    ...     Image.new("RGB", (64, 48)).save(Path(folder) / "a.png")
+    ...     data = RefCocoJsonl(file)
+    ...     data.split, data[0].id, data[0].object_size, data[0].image().size
+    ('cats_val', 'cats_val-000000', 'large', (64, 48))
     """
 
     def __init__(
         self,
         path: str | Path,
+        *,
         images: str | Path | None = None,
         name: str = "refcoco-jsonl",
         data_root: str | Path | None = None,
@@ -137,17 +150,17 @@ class RefCocoJsonl:
             image_id=image,
             expression=sentence.strip(),
             box=box,
-            kind="",
-            size_class=size_class(box, width, height),
+            expression_type="",
+            object_size=object_size(box, width, height),
             width=width,
             height=height,
-            loader=_Picture(self._folders, image, (width, height)),
+            loader=_ImageFile(self._folders, image, (width, height)),
         )
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """Opens a row's picture; a plain object, not a closure, so that samples can go to other processes."""
+class _ImageFile:
+    """Opens a row's image; a plain object, not a closure, so that samples can go to other processes."""
 
     folders: tuple[Path, ...]
     image: str
@@ -155,13 +168,13 @@ class _Picture:
 
     def __call__(self) -> Image.Image:
         path = self._path()
-        picture = load_image(path)
-        if picture.size != self.size:
+        image = load_image(path)
+        if image.size != self.size:
             raise InputError(
-                f"image {path} is {picture.width}x{picture.height}, its row says "
+                f"image {path} is {image.width}x{image.height}, its row says "
                 f"{self.size[0]}x{self.size[1]}: the box would not fit; use the original picture"
             )
-        return picture
+        return image
 
     def _path(self) -> Path:
         names = (self.image, self.image.removeprefix("data/"), PurePosixPath(self.image).name)

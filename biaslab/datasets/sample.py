@@ -1,4 +1,4 @@
-"""One referring expression with its picture and its target box."""
+"""One referring expression with its image and its target box."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from biaslab.core.boxes import Box
 
-SIZE_CLASSES = ("small", "medium", "large")
+OBJECT_SIZES = ("small", "medium", "large")
 
 
 @dataclass(frozen=True)
@@ -18,44 +18,83 @@ class Sample:
 
     Parameters
     ----------
-    id
+    id : str
         Unique in its data set and stable between runs (resuming and per-sample seeds rest on it).
-    image_id
-        Samples with the same image id share a picture: the unit of the bootstrap.
-    expression
+    image_id : str
+        Samples with the same image id share an image: the unit of the bootstrap.
+    expression : str
         The words, without any prompt.
-    box
+    box : Box
         Target in pixels of the original image.
-    kind
-        Kind of the expression (``attribute``, ``location``, ``relation``); empty when the data do not say.
-    size_class
+    expression_type : str
+        Type of the expression (``attribute``, ``location``, ``relation``); empty when the data do not say.
+    object_size : str
         ``small``, ``medium`` or ``large``, by the target's share of the image.
-    width, height
+    width, height : int
         Size of the original image in pixels.
-    loader
-        Returns the picture (RGB); called anew each time, so nothing is held in memory.
+    loader : callable
+        Returns the image (RGB); called anew each time, so nothing is held in memory.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> sample = next(iter(bl.load_dataset("scenes", n=1)))
+    >>> sample.expression, sample.expression_type, sample.object_size
+    ('big elephant left of the sheep', 'relation', 'large')
+    >>> sample.image().size == (sample.width, sample.height)
+    True
     """
 
     id: str
     image_id: str
     expression: str
     box: Box
-    kind: str
-    size_class: str
+    expression_type: str
+    object_size: str
     width: int
     height: int
     loader: Callable[[], Image.Image] = field(repr=False, compare=False)
 
     def image(self) -> Image.Image:
-        """The picture, RGB. Raises :class:`~biaslab.errors.InputError` when it cannot be read."""
+        """Open the image.
+
+        Returns
+        -------
+        PIL.Image.Image
+            RGB.
+
+        Raises
+        ------
+        InputError
+            When it cannot be read.
+        """
         return self.loader()
 
 
-def size_class(box: Box, width: float, height: float, edges: tuple[float, float] = (0.05, 0.12)) -> str:
-    """``small`` / ``medium`` / ``large`` by the box's share of the image: below, between and from the edges.
+def object_size(box: Box, width: float, height: float, edges: tuple[float, float] = (0.05, 0.12)) -> str:
+    """Name the size of a box by its share of the image: small below the edges, medium between, large from them on.
 
     RefCOCO's targets cover about 10 % of their image in the median; COCO's absolute pixel areas would call
     nearly all of them large. The default edges are those of the procedural scenes.
+
+    Parameters
+    ----------
+    box : Box
+        In pixels.
+    width, height : float
+        Of the image, in pixels.
+    edges : (float, float)
+        Shares of the image at which medium and large begin.
+
+    Returns
+    -------
+    str
+        ``"small"``, ``"medium"`` or ``"large"``.
+
+    Examples
+    --------
+    >>> object_size(Box(0, 0, 10, 10), 100, 10)
+    'medium'
     """
     share = box.area / (width * height)
-    return SIZE_CLASSES[(share >= edges[0]) + (share >= edges[1])]
+    return OBJECT_SIZES[(share >= edges[0]) + (share >= edges[1])]

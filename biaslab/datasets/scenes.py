@@ -16,7 +16,7 @@ from biaslab.scenes import Scene, scene
 _scene = lru_cache(maxsize=64)(scene)
 
 
-def _picture(split: str, index: int) -> Image.Image:
+def _image(split: str, index: int) -> Image.Image:
     return _scene(split, index).image
 
 
@@ -28,13 +28,23 @@ class ScenesDataset:
     ----------
     split : {"test", "validation", "calibration", "train", "monitor"}
     n : int
-        Number of expressions; scenes are taken from the first on, up to three expressions each (one per kind),
+        Number of expressions; scenes are taken from the first on, up to three expressions each (one per type),
         so the first n of a longer data set are the same samples.
+
+    Raises
+    ------
+    InputError
+        For an unknown split, or n below 1.
+
+    Examples
+    --------
+    >>> [(sample.expression, sample.object_size) for sample in ScenesDataset("test", n=2)]
+    [('big elephant left of the sheep', 'large'), ('eggplant', 'medium')]
     """
 
     name = "scenes"
 
-    def __init__(self, split: str = "test", n: int = 300):
+    def __init__(self, split: str = "test", *, n: int = 300) -> None:
         if n < 1:
             raise InputError(f"scenes: n is {n}, give at least 1 expression")
         _scene(split, 0)  # refuses an unknown split before any work
@@ -50,11 +60,12 @@ class ScenesDataset:
         samples: list[Sample] = []
         numbers = count()
         while len(samples) < self.n:
-            samples += _of(_scene(self.split, next(numbers)))
+            samples += _samples_of(_scene(self.split, next(numbers)))
         return samples[: self.n]
 
     @cached_property
     def hash(self) -> str:
+        """Hash of the ids, expressions and boxes."""
         return content_hash(self._samples)
 
     def __len__(self) -> int:
@@ -64,19 +75,19 @@ class ScenesDataset:
         return iter(self._samples)
 
 
-def _of(made: Scene) -> list[Sample]:
-    width, height = made.image.size
+def _samples_of(shown: Scene) -> list[Sample]:
+    width, height = shown.image.size
     return [
         Sample(
-            id=f"{made.id}-{e.kind}",
-            image_id=made.id,
+            id=f"{shown.id}-{e.expression_type}",
+            image_id=shown.id,
             expression=e.text,
-            box=made.objects[e.target].box,
-            kind=e.kind,
-            size_class=made.objects[e.target].size_class,
+            box=shown.objects[e.target].box,
+            expression_type=e.expression_type,
+            object_size=shown.objects[e.target].object_size,
             width=width,
             height=height,
-            loader=partial(_picture, made.split, made.index),
+            loader=partial(_image, shown.split, shown.index),
         )
-        for e in made.expressions
+        for e in shown.expressions
     ]

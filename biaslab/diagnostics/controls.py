@@ -14,7 +14,7 @@ from biaslab._util.registry import Registry
 from biaslab.core.images import load_image
 from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
-from biaslab.datasets.pictures import blank, noise
+from biaslab.datasets.image_sources import blank, noise
 from biaslab.diagnostics.stacks import head_names
 from biaslab.diagnostics.transforms import (
     CellGrid,
@@ -89,7 +89,7 @@ for _kind in (
     Control("translated", "what pictures hold, as far as it moves with them", _pictures(translated)),
     Control("shuffled", "objects and where they lie; each patch's own content stays", _pictures(shuffled)),
     Control("blank", "all content", _null(lambda n, size, seed: blank(n, size))),
-    Control("noise", "all content but fine noise", _null(noise)),
+    Control("noise", "all content but fine noise", _null(lambda n, size, seed: noise(n, size, seed=seed))),
     Control("other-prompt", "the question", lambda vlm, c, seed: (vlm, replace(c, prompts=PROMPT))),
     Control("other-referents", "that the question is about this picture", _referents),
     Control("random-weights", "all that was learned", lambda vlm, c, seed: (randomise_weights(vlm, "init", seed), c)),

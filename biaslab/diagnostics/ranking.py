@@ -40,7 +40,7 @@ def score_ranking(
     profile: Profile | None = None,
     ops: Sequence[str] | None = None,
     batch_size: int = 8,
-    limit: int | None = None,
+    n: int | None = None,
     heads: str | Mapping[int, int] | None = "mean",
     keep: Sequence[float | int] = (0.1,),
     n_resamples: int = 2000,
@@ -73,7 +73,7 @@ def score_ranking(
         Before any work.
     """
     measured = ranking_values(
-        vlm, dataset, layers, profile, ops, batch_size, limit, heads, keep, progress, strength=strength, score=score
+        vlm, dataset, layers, profile, ops, batch_size, n, heads, keep, progress, strength=strength, score=score
     )
     return ranking_table(measured, n_resamples=n_resamples, n_sign_flips=n_sign_flips)
 
@@ -85,7 +85,7 @@ def ranking_values(
     profile: Profile | None = None,
     ops: Sequence[str] | None = None,
     batch_size: int = 8,
-    limit: int | None = None,
+    n: int | None = None,
     heads: str | Mapping[int, int] | None = "mean",
     keep: Sequence[float | int] = (0.1,),
     progress: bool = True,
@@ -105,7 +105,7 @@ def ranking_values(
         Expected attention of each position; needed by every operation but ``"raw"``.
     ops
         ``"raw"`` and names of debias operations; default ``("raw", "ratio")`` with a profile, else ``("raw",)``.
-    limit
+    n
         The first samples only.
     heads
         ``"mean"``: the mean over heads, as pruning methods score. None: every head for itself. A mapping of layer to
@@ -160,7 +160,7 @@ def ranking_values(
             found.append(np.stack([_measures(s, target, keep) for s in scores]))
         return found
 
-    samples = take(dataset, limit)
+    samples = take(dataset, n)
     labels = [[chosen[layer]] if chosen else ["mean"] if heads == "mean" else list(range(n_heads)) for layer in layers]
     values = np.full((len(samples), len(layers), len(ops), len(labels[0]), 1 + len(keep)), np.nan)
     failed = np.zeros(len(samples), bool)

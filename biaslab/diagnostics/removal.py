@@ -40,7 +40,7 @@ def removal_report(
     layers: int | Sequence[int] | None = None,
     keep: Sequence[float | int] = (0.1,),
     places: Sequence[str] = tuple(PLACES),
-    limit: int | None = None,
+    n: int | None = None,
     *,
     strength: float | Mapping[int, float] = 1.0,
     score: str | Callable = "attention",
@@ -87,7 +87,7 @@ def removal_report(
     """
     _check_places(places)
     measured = ranking_values(
-        vlm, dataset, layers, profile, ops, limit=limit, keep=keep, strength=strength, score=score, **options
+        vlm, dataset, layers, profile, ops, n=n, keep=keep, strength=strength, score=score, **options
     )
     return place_table(measured, places, n_resamples, n_sign_flips)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab.errors import InputError
 from biaslab.evaluation.schema import record_key
-from biaslab.pruning import Method, make
+from biaslab.pruning import Method, parse
 
 if TYPE_CHECKING:
     from biaslab.profiles import Profile
@@ -27,11 +27,11 @@ class Config:
 
     @property
     def profile(self) -> Profile | None:
-        """The profile the method reads."""
-        return self.method.profile if self.method is not None and "profile" in self.method.needs else None
+        """Profile that the method reads, or None."""
+        return getattr(self.method, "profile", None) if self.method and "profile" in self.method.needs else None
 
     def describe(self) -> dict[str, Any]:
-        """The fields that name this configuration in every sample line and table row."""
+        """List the fields that name this configuration in every sample line and table row."""
         if self.method is None:
             return {"method": UNPRUNED, "options_hash": "", "profile_hash": "", "keep": 1.0, "layer": None}
         profile = self.profile
@@ -55,7 +55,22 @@ def configurations(
     layers: int | Sequence[int],
     profile: Profile | None = None,
 ) -> list[Config]:
-    """Every method at every layer and keep; ``"none"`` once.
+    """List every method at every layer and keep; ``"none"`` once.
+
+    Parameters
+    ----------
+    methods : str, Method or sequence of these
+        Strings as :func:`biaslab.pruning.parse` reads them.
+    keep : float, int or sequence of these
+        Ratios in (0, 1] or counts of visual tokens.
+    layers : int or sequence of int
+        Prune layers K.
+    profile : Profile, optional
+        For the methods that need one and have none.
+
+    Returns
+    -------
+    list of Config
 
     Raises
     ------
@@ -65,31 +80,32 @@ def configurations(
     methods, keep, layers = (_many(value) for value in (methods, keep, layers))
     if not methods or not keep or not layers:
         raise InputError("evaluate needs at least one method, one keep ratio and one layer")
-    found: dict[str, Config] = {}
-    for given in methods:
-        for config in _configurations(given, keep, layers, profile):
-            if config.key in found:
+    configs: dict[str, Config] = {}
+    for method in methods:
+        for config in _configurations(method, keep, layers, profile):
+            if config.key in configs:
                 name = config.describe()
                 raise InputError(
                     f"{name['method']} at keep {name['keep']}, layer {name['layer']} is given twice: drop one"
                 )
-            found[config.key] = config
-    return list(found.values())
+            configs[config.key] = config
+    return list(configs.values())
 
 
 def _configurations(
-    given: Any, keep: list[float | int], layers: list[int], profile: Profile | None
+    method: Any, keep: list[float | int], layers: list[int], profile: Profile | None
 ) -> Iterable[Config]:
-    if isinstance(given, str) and given == UNPRUNED:
+    method = parse(method) if isinstance(method, str) else method
+    if method == UNPRUNED:
         yield Config(None, None)
         return
-    method = make(given) if isinstance(given, str) else given
     if not isinstance(method, Method):
         raise InputError(f"methods must be names or Method instances, got {method!r}")
-    if "profile" in method.needs and method.profile is None:
+    if "profile" in method.needs and getattr(method, "profile", None) is None:
         if profile is None:
             raise InputError(f"method {method.name!r} needs a profile: pass profile=, or leave the method out")
-        method = dataclasses.replace(method, profile=profile)
+        options: dict[str, Any] = {"profile": profile}  # a field of these methods, not of every one
+        method = dataclasses.replace(method, **options)
     method.validate()
     for layer in layers:
         if isinstance(layer, bool) or not isinstance(layer, Integral):

@@ -16,9 +16,14 @@ HIT_IOU = 0.5
 
 
 def grounding_iou(predicted: Box | None, target: Box) -> float:
-    """IoU of an answer with its target; an answer without a box (``None``) has IoU 0.
+    """Measure the IoU of an answer with its target; an answer without a box (``None``) has IoU 0.
 
-    Continuous edges (no ``+1`` pixel), as in the published RefCOCO tables.
+    Edges are continuous (no ``+1`` pixel), as in the published RefCOCO tables.
+
+    Examples
+    --------
+    >>> grounding_iou(Box(0, 0, 10, 10), Box(0, 0, 10, 20)), grounding_iou(None, Box(0, 0, 10, 20))
+    (0.5, 0.0)
     """
     if predicted is None:
         return 0.0
@@ -26,34 +31,45 @@ def grounding_iou(predicted: Box | None, target: Box) -> float:
 
 
 def is_hit(iou: float, threshold: float = HIT_IOU) -> bool:
-    """Whether an IoU counts as a hit: ``iou >= threshold`` (the RefCOCO convention, the edge included)."""
+    """Tell whether an IoU counts as a hit: ``iou >= threshold`` (the RefCOCO convention, the edge included)."""
     return bool(iou >= threshold)
 
 
 def accuracy(ious: np.ndarray, threshold: float = HIT_IOU) -> float:
-    """Acc@threshold: share of IoUs that are hits; NaN for no samples. A miss without a box is IoU 0."""
+    """Compute Acc@threshold, the share of IoUs that are hits; NaN for no samples. A miss without a box is IoU 0."""
     ious = np.asarray(ious, float)
     return float((ious >= threshold).mean()) if ious.size else float("nan")
 
 
 def target_tokens(layout: TokenLayout, target: Box, min_share: float = 0.0) -> np.ndarray:
-    """Which visual tokens look at the target: ``(N,)`` bool.
+    """Tell which visual tokens look at the target.
 
     Parameters
     ----------
-    layout
-        Where each of the N visual tokens lies in the picture.
-    target
-        Target box in pixels of the original image.
-    min_share
+    layout : TokenLayout
+        Where each of the N visual tokens lies in the image.
+    target : Box
+        In pixels of the original image.
+    min_share : float
         A token belongs to the target when *more* than this share of its cell is covered by the box. The
         default 0 takes every cell the box reaches into; thumbnail cells count like tile cells.
+
+    Returns
+    -------
+    (N,) bool
+
+    Examples
+    --------
+    >>> layout = TokenLayout.raster(2, 3, (300, 200), "toy")
+    >>> target_tokens(layout, Box(0, 0, 120, 90)).reshape(2, 3).astype(int)
+    array([[1, 1, 0],
+           [0, 0, 0]])
     """
     return layout.overlap(target) > max(min_share, 1e-9)  # a shared edge is no overlap, whatever its rounding
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of scores for the positive tokens, ties counted as one half.
+    """Compute the area under the ROC curve of scores for the positive tokens, ties counted as one half.
 
     The Mann-Whitney statistic: the probability that a random positive outranks a random negative.
 
@@ -69,6 +85,16 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     -------
     (...) float64
         NaN everywhere when there is no positive or no negative token: nothing can be ranked.
+
+    Raises
+    ------
+    InputError
+        The shapes do not match.
+
+    Examples
+    --------
+    >>> auroc(np.array([[3.0, 2.0, 1.0], [1.0, 1.0, 1.0]]), np.array([True, False, False]))
+    array([1. , 0.5])
     """
     scores = np.asarray(scores, float)
     positive = np.asarray(positive, bool)
@@ -87,7 +113,7 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
 
 def kept_share(indices: np.ndarray, positive: np.ndarray) -> float:
-    """Share of the target's tokens among the kept ones; NaN when the target has no token.
+    """Compute the share of the target's tokens that are kept; NaN when the target has no token.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ class ModelRecipe:
 
     @classmethod
     def of(cls, vlm: VLM) -> ModelRecipe:
-        """The recipe of a loaded model.
+        """Write down how to load a model that is in memory.
 
         Raises
         ------
@@ -58,11 +58,18 @@ class ModelRecipe:
                 "it from its folder"
             ) from error
         dtype = str(next(vlm.model.parameters()).dtype).removeprefix("torch.")
-        attention = vlm.model.config._attn_implementation or "sdpa"
+        config: Any = vlm.model.config
+        attention = config._attn_implementation or "sdpa"
         return cls(vlm.name, vlm.revision, dtype, attention, dict(vlm.image_options), _probe(vlm))
 
     def load(self) -> VLM:
-        """The model, with the same weights."""
+        """Load the model.
+
+        Raises
+        ------
+        ModelError
+            Its weights are others than those in memory were.
+        """
         from biaslab.models.loading import load
         from biaslab.models.registry import resolve
 
@@ -98,6 +105,7 @@ def run_parallel(
     configs: Sequence[Config],
     options: GenerationOptions,
     tasks: Sequence[WorkItem],
+    *,
     batch_size: int,
     folder: Path,
     processes: int,
@@ -152,11 +160,12 @@ def _start(worker: Any) -> None:
 
 def _work(job: Job, failures: Any) -> None:
     torch.set_num_threads(job.threads)
+    parent: Any = multiprocessing.parent_process()  # a spawned process has one
     try:
         with JsonLines(job.log) as log:
-            shard = Worker(job.recipe.load(), job.configs, job.options, log.append)
+            worker = Worker(job.recipe.load(), job.configs, job.options, log.append)
             # a parent that was killed cannot stop its children: they look for themselves
-            shard.run(job.tasks, job.batch_size, go_on=multiprocessing.parent_process().is_alive)
+            worker.run(job.tasks, job.batch_size, go_on=parent.is_alive)
     except KeyboardInterrupt:
         return  # the parent was interrupted too, and reports it
     except Exception as error:
@@ -164,7 +173,7 @@ def _work(job: Job, failures: Any) -> None:
 
 
 def _probe(vlm: VLM) -> tuple[float, ...]:
-    """Sums of a few weight tensors over the depth of the model: equal for equal weights."""
+    """Sum a few weight tensors over the depth of the model: equal for equal weights."""
     weights = list(vlm.model.parameters())
     picked = [*weights[:: max(1, len(weights) // 16)], weights[-1]]
     return tuple(float(weight.detach().double().sum()) for weight in picked)

@@ -23,7 +23,7 @@ from biaslab.stats.resampling import ImageBootstrap, paired_p_value
 TABLE_FILE = "results.csv"
 ALL = "all"
 COLUMNS = [
-    "dataset", "split", "kind", "model", "method", "options_hash", "profile_hash", "keep", "layer", "seed",
+    "dataset", "split", "expression_type", "model", "method", "options_hash", "profile_hash", "keep", "layer", "seed",
     "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "miou",
     "retention", "retention_lo", "retention_hi", "p_vs_reference", "target_auroc", "target_kept",
     "tflops_vision", "tflops_projector", "tflops_decoder", "prefill_ms", "decode_ms", "peak_mb",
@@ -44,25 +44,25 @@ _DTYPES = {
 
 
 class Results:
-    """What an evaluation found.
+    """Verdicts of an evaluation on every sample, and the tables made of them.
 
     Parameters
     ----------
-    samples
+    samples : DataFrame
         One row per sample and configuration: the lines of the log.
-    run
+    run : dict
         Content of ``run.json``.
-    folder
-        Run folder, or None for a run in memory.
-    reference
+    folder : Path, optional
+        Run folder; None for a run in memory.
+    reference : str, optional
         Method that ``p_vs_reference`` compares with, at the same keep and layer.
-    n_resamples
+    n_resamples : int
         Resamples of the intervals.
 
     Attributes
     ----------
     table : DataFrame
-        The columns of ``results.csv``, one row per configuration and kind of expression (``"all"`` first).
+        The columns of ``results.csv``, one row per configuration and type of expression (``"all"`` first).
 
     Notes
     -----
@@ -72,6 +72,26 @@ class Results:
     answers without a box: misses. Intervals are bootstraps over images, ``p_vs_reference`` a sign-flip
     permutation test over images, both paired on the same samples. Times are medians per sample, ``peak_mb``
     a maximum, other numbers means.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> scenes = bl.load_dataset("scenes", n=3)
+    >>> results = bl.evaluate(
+    ...     bl.load("grounder"), scenes, methods=["none", "random"], keep=0.1, layer=4, progress=False
+    ... )
+    >>> results.summary()[["method", "keep", "n", "acc50", "retention"]]
+       method  keep  n  acc50  retention
+    0    none   1.0  3    1.0        1.0
+    1  random   0.1  3    1.0        1.0
+    >>> results.by("object_size")[["expression_type", "method", "n"]]
+      expression_type  method  n
+    0             all    none  3
+    1             all  random  3
+    2           large    none  2
+    3           large  random  2
+    4          medium    none  1
+    5          medium  random  1
     """
 
     def __init__(
@@ -79,6 +99,7 @@ class Results:
         samples: pd.DataFrame,
         run: dict[str, Any],
         folder: Path | None = None,
+        *,
         reference: str | None = "random",
         n_resamples: int = 2000,
     ) -> None:
@@ -86,8 +107,20 @@ class Results:
         self.reference, self.n_resamples = reference, n_resamples
 
     @classmethod
-    def load(cls, folder: str | Path, reference: str | None = None, n_resamples: int = 2000) -> Results:
-        """The results in a run folder, finished or not. ``reference`` defaults to the run's own.
+    def load(cls, folder: str | Path, *, reference: str | None = None, n_resamples: int = 2000) -> Results:
+        """Read the results in a run folder, finished or not.
+
+        Parameters
+        ----------
+        folder : str or Path
+        reference : str, optional
+            Method that ``p_vs_reference`` compares with; default: the run's own.
+        n_resamples : int
+            Resamples of the intervals.
+
+        Returns
+        -------
+        Results
 
         Raises
         ------
@@ -97,7 +130,7 @@ class Results:
         folder = Path(folder)
         run = read_run(folder)
         reference = run["settings"].get("reference") if reference is None else reference
-        return cls(read_samples(folder, run), run, folder, reference, n_resamples)
+        return cls(read_samples(folder, run), run, folder, reference=reference, n_resamples=n_resamples)
 
     @property
     def complete(self) -> bool:
@@ -106,14 +139,30 @@ class Results:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The table of ``results.csv``."""
-        return self.by("kind")
+        """Columns of ``results.csv``, one row per configuration and type of expression (``"all"`` first)."""
+        return self.by("expression_type")
 
     def by(self, column: str) -> pd.DataFrame:
-        """The table split by another column of the samples, e.g. ``size_class``; it stands in ``kind``."""
+        """Make the table, split by another column of the samples.
+
+        Parameters
+        ----------
+        column : str
+            ``"expression_type"``, ``"object_size"`` or another column of ``samples``.
+
+        Returns
+        -------
+        DataFrame
+            As ``table``; the values of ``column`` stand in ``expression_type``, ``"all"`` first.
+
+        Raises
+        ------
+        InputError
+            The samples have no such column.
+        """
         if column not in self.samples:
-            raise InputError(f"samples have no column {column!r}: choose kind or size_class")
-        groups = [(ALL, self.samples)]
+            raise InputError(f"samples have no column {column!r}: choose expression_type or object_size")
+        groups: list[tuple[Any, pd.DataFrame]] = [(ALL, self.samples)]
         groups += [(value, group) for value, group in self.samples.groupby(column, sort=True) if value]
         rows = [row for name, group in groups for row in self._rows(str(name), group)]
         table = pd.DataFrame(rows, columns=COLUMNS)
@@ -126,26 +175,57 @@ class Results:
         return {c["options_hash"]: from_record(c["method"], c["options"]).label for c in configs}
 
     def summary(self) -> pd.DataFrame:
-        """The table at a glance: all kinds together, the columns one looks at first, methods by their label."""
-        table = self.table[self.table["kind"] == ALL]
-        table = table.assign(method=table["options_hash"].map(self.labels).fillna(table["method"]))
-        tflops = table[["tflops_vision", "tflops_projector", "tflops_decoder"]].sum(axis=1, min_count=3)
-        return table[list(_SUMMARY)].assign(tflops=tflops).reset_index(drop=True)
-
-    def differences(self, reference: str | None = None, kind: str = ALL) -> pd.DataFrame:
-        """Paired differences in Acc@0.5 to a reference method at the same keep and layer (``"none"``:
-        unpruned).
+        """Make the table at a glance: all types of expressions together, the main columns, methods by their label.
 
         Returns
         -------
         DataFrame
-            method, options_hash, profile_hash, keep, layer, reference, kind, n, difference, difference_lo,
+            method, keep, layer, n, errors, unparsed, acc50, acc50_lo, acc50_hi, retention, p_vs_reference,
+            target_auroc, target_kept and tflops (vision tower, projector and decoder together).
+        """
+        table = self.table[self.table["expression_type"] == ALL]
+        table = table.assign(method=table["options_hash"].map(self.labels).fillna(table["method"]))
+        tflops = table[["tflops_vision", "tflops_projector", "tflops_decoder"]].sum(axis=1, min_count=3)
+        return table[list(_SUMMARY)].assign(tflops=tflops).reset_index(drop=True)
+
+    def differences(self, reference: str | None = None, *, expression_type: str = ALL) -> pd.DataFrame:
+        """Compare every method in Acc@0.5 with a reference method at the same keep and layer, in pairs.
+
+        Parameters
+        ----------
+        reference : str, optional
+            ``"none"`` for the unpruned model; default: the reference of the results.
+        expression_type : str
+            Samples of one type of expression; default all.
+
+        Returns
+        -------
+        DataFrame
+            method, options_hash, profile_hash, keep, layer, reference, expression_type, n, difference, difference_lo,
             difference_hi (accuracy points in [-1, 1]) and p (sign flips over images, two-sided).
+
+        Raises
+        ------
+        InputError
+            The reference is no method of this run.
+
+        Examples
+        --------
+        >>> import biaslab as bl
+        >>> results = bl.evaluate(
+        ...     bl.load("grounder"), bl.load_dataset("scenes", n=3), methods=["none", "random"], keep=0.1, layer=4,
+        ...     progress=False,
+        ... )
+        >>> results.differences("none")[["method", "reference", "n", "difference"]]
+           method reference  n  difference
+        0  random      none  3         0.0
         """
         reference = reference or self.reference
-        if reference not in set(self.samples["method"]):
+        if reference is None or reference not in set(self.samples["method"]):
             raise InputError(f"no method {reference!r} in this run: choose one of {self._methods()}")
-        group = self.samples if kind == ALL else self.samples[self.samples["kind"] == kind]
+        group = self.samples
+        if expression_type != ALL:
+            group = group[group["expression_type"] == expression_type]
         paired = _Paired(group, self._configurations())
         bootstrap = ImageBootstrap(paired.images, self.n_resamples)
         rows = []
@@ -159,7 +239,7 @@ class Results:
                 {
                     **{name: config[name] for name in KEY_FIELDS},
                     "reference": reference,
-                    "kind": kind,
+                    "expression_type": expression_type,
                     "n": len(hits),
                     "difference": found.estimate,
                     "difference_lo": found.low,
@@ -170,7 +250,36 @@ class Results:
         return pd.DataFrame(rows)
 
     def save(self, folder: str | Path | None = None) -> Path:
-        """Write ``results.csv`` (default: into the run folder) unless it is there; returns its path."""
+        """Write ``results.csv``, unless it is there already.
+
+        Parameters
+        ----------
+        folder : str or Path, optional
+            Default: the run folder.
+
+        Returns
+        -------
+        Path
+            Of the file.
+
+        Raises
+        ------
+        InputError
+            Results in memory, and no folder is named.
+        RunFolderError
+            The file cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import biaslab as bl
+        >>> results = bl.evaluate(
+        ...     bl.load("grounder"), bl.load_dataset("scenes", n=1), methods="none", keep=1.0, layer=4, progress=False
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     results.save(folder).read_text().split(",")[:6]
+        ['dataset', 'split', 'expression_type', 'model', 'method', 'options_hash']
+        """
         folder = self.folder if folder is None else Path(folder)
         if folder is None:
             raise InputError("these results have no folder: pass save(folder)")
@@ -193,7 +302,7 @@ class Results:
     def _configurations(self) -> list[dict[str, Any]]:
         return self.run["identity"]["configurations"]
 
-    def _rows(self, kind: str, group: pd.DataFrame) -> Iterable[dict[str, Any]]:
+    def _rows(self, expression_type: str, group: pd.DataFrame) -> Iterable[dict[str, Any]]:
         identity = self.run["identity"]
         paired = _Paired(group, self._configurations())
         bootstrap = ImageBootstrap(paired.images, self.n_resamples)
@@ -205,7 +314,7 @@ class Results:
             row = {
                 "dataset": identity["dataset"]["name"],
                 "split": identity["dataset"]["split"],
-                "kind": kind,
+                "expression_type": expression_type,
                 "model": identity["model"]["name"],
                 **{name: config[name] for name in KEY_FIELDS},
                 "seed": identity["options"]["seed"],
@@ -214,7 +323,7 @@ class Results:
                 "unparsed": int((~lines["parsed"]).sum()),
                 "miou": lines["iou"].mean(),
                 "p_vs_reference": paired.p_value(i, self.reference),
-                **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (part[i] for part in accuracy), strict=True)),
+                **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
                 **{name: lines[name].mean() for name in _MEANS},
                 **{name: lines[name].median() for name in _MEDIANS},
                 "peak_mb": lines["peak_mb"].max(),
@@ -222,7 +331,7 @@ class Results:
             if retention is not None:
                 row |= zip(
                     ("retention", "retention_lo", "retention_hi"),
-                    (part[i] for part in retention),
+                    (np.asarray(part)[i] for part in retention),
                     strict=True,
                 )
             yield row
@@ -250,7 +359,7 @@ class _Paired:
         self.hits = np.stack(hits, axis=1) if hits else np.empty((len(shared), 0))
 
     def find(self, method: str, like: dict[str, Any] | None = None) -> int | None:
-        """Index of a method's configuration, at the keep and layer of another (the unpruned one has none)."""
+        """Find a method's configuration at the keep and layer of another (the unpruned one has none): its index."""
         for i, config in enumerate(self.configs):
             same = like is None or method == UNPRUNED or all(config[name] == like[name] for name in ("keep", "layer"))
             if config["method"] == method and same:
@@ -258,7 +367,7 @@ class _Paired:
         return None
 
     def p_value(self, index: int, reference: str | None) -> float:
-        """Against the reference method at the same keep and layer; NaN where there is none."""
+        """Test against the reference method at the same keep and layer; NaN where there is none."""
         other = None if reference is None else self.find(reference, self.configs[index])
         if other is None or other == index:
             return float("nan")
@@ -266,17 +375,17 @@ class _Paired:
 
 
 def read_samples(folder: str | Path, run: dict[str, Any]) -> pd.DataFrame:
-    """The sample lines of a run folder in the order of the data set and the configurations, each once.
+    """Read the sample lines of a run folder in the order of the data set and the configurations, each once.
 
     A sample that failed and was tried again counts as what it became.
     """
     order = {record_key(config): i for i, config in enumerate(run["identity"]["configurations"])}
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    latest: dict[tuple[str, str], dict[str, Any]] = {}
     for record in sample_lines(folder):
         name = (record["id"], record_key(record))
-        if name[1] in order and (name not in found or record["error"] is None):
-            found[name] = record | {"key": name[1]}
-    records = sorted(found.values(), key=lambda record: (record["index"], order[record["key"]]))
+        if name[1] in order and (name not in latest or record["error"] is None):
+            latest[name] = record | {"key": name[1]}
+    records = sorted(latest.values(), key=lambda record: (record["index"], order[record["key"]]))
     frame = pd.DataFrame(records, columns=[*LINE_FIELDS, "key"], dtype=object).astype(_DTYPES)
     return frame.assign(keep=_keeps(frame["keep"]))
 

@@ -34,13 +34,15 @@ def run_record(
     options: dict[str, Any],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """The content of ``run.json``: ``identity`` decides whether a folder belongs to a run, the rest informs.
+    """Make the content of ``run.json``: ``identity`` decides whether a folder belongs to a run, the rest informs.
 
     Parameters
     ----------
-    options
+    vlm, dataset, configs
+        What is evaluated.
+    options : dict
         What changes answers (seed, limit, new tokens, ...): part of the identity.
-    settings
+    settings : dict
         What does not (batch size, processes, reference, ...).
     """
     parameter = next(vlm.model.parameters())
@@ -79,12 +81,12 @@ def run_record(
 
 
 def profiles_of(configs: Sequence[Config]) -> dict[str, Profile]:
-    """The profiles that methods of a run use, by their hash."""
+    """Collect the profiles that methods of a run use, by their hash."""
     return {config.profile.hash: config.profile for config in configs if config.profile is not None}
 
 
 def profile_file(name: str) -> str:
-    """File of a run folder that holds the profile with this hash."""
+    """Name the file of a run folder that holds the profile with this hash."""
     return f"profile-{name}.safetensors"
 
 
@@ -130,7 +132,13 @@ def prepare_folder(
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
-    """The ``run.json`` of a run folder."""
+    """Read the ``run.json`` of a run folder.
+
+    Raises
+    ------
+    RunFolderError
+        There is none, or it is damaged.
+    """
     path = Path(folder) / RUN_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -144,7 +152,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
 
 
 def _in_words(difference: Difference) -> str:
-    """A difference in one phrase: of configurations only those are named that one side lacks."""
+    """Say a difference in one phrase: of configurations only those are named that one side lacks."""
     if difference.name != "configurations":
         return str(difference)
     known, wanted = (

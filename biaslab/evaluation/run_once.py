@@ -1,4 +1,4 @@
-"""One batch of prompts through one configuration: what an evaluation, a benchmark and a single picture all do."""
+"""One batch of prompts through one configuration: what an evaluation, a benchmark and a single image all do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["GenerationOptions", "OneRun", "prompt_lengths", "run_once"]
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """What changes answers beyond the configuration."""
+    """Options that change answers beyond the configuration."""
 
     seed: int = 0
     max_new_tokens: int = 48
@@ -30,17 +30,22 @@ class GenerationOptions:
 
 @dataclass(frozen=True, eq=False)
 class OneRun:
-    """What one ``generate`` gave, took and cost.
+    """Answers, selections, times and cost of one ``generate``.
 
     Attributes
     ----------
-    answers : list of str, one per prompt.
-    selections : list of Selection or None, one per image in the order of the prompts; None for the unpruned model.
-    kept : list of int, visual tokens of each image that are left.
-    timer : GenerationTimer, stopped: prefill, decoding, peak memory, of the whole batch.
-    selection_times : dict, in ms, of the batch; with ``timed=True``: what the prefill spent on "attention_ms" and
-        "select_ms".
-    flops : list of Flops or None, one per prompt, padding left out; None for a model whose cost is not known.
+    answers : list of str
+        One per prompt.
+    selections : list of Selection or None
+        One per image in the order of the prompts; None for the unpruned model.
+    kept : list of int
+        Visual tokens of each image that are left.
+    timer : GenerationTimer
+        Stopped: prefill, decoding, peak memory, of the whole batch.
+    selection_times : dict of str to float
+        Of the batch, in ms; with ``timed=True``: what the prefill spent on "attention_ms" and "select_ms".
+    flops : list of Flops or None
+        One per prompt, padding left out; None for a model whose cost is not known.
     """
 
     answers: list[str]
@@ -64,9 +69,19 @@ def run_once(
 
     Parameters
     ----------
-    encoded : of ``vlm.encode``; with ``vlm.vision`` before it, the vision tower is no part of the run.
-    full_length : suppress end tokens, so that every answer has ``options.max_new_tokens`` tokens.
-    timed : measure scoring and selection apart; waits for the device.
+    vlm : VLM
+    encoded : Encoded
+        From ``vlm.encode``; with ``vlm.vision`` before it, the vision tower is no part of the run.
+    config : Config
+    options : GenerationOptions
+    full_length : bool
+        Suppress end tokens, so that every answer has ``options.max_new_tokens`` tokens.
+    timed : bool
+        Measure scoring and selection apart; waits for the device.
+
+    Returns
+    -------
+    OneRun
 
     Raises
     ------
@@ -89,7 +104,7 @@ def run_once(
 
 
 def prompt_lengths(encoded: Encoded) -> list[int]:
-    """Tokens of each prompt, padding left out."""
+    """Count the tokens of each prompt, padding left out."""
     mask = encoded.inputs.get("attention_mask")
     return [encoded.last + 1] * len(encoded) if mask is None else mask.sum(1).tolist()
 
@@ -97,7 +112,7 @@ def prompt_lengths(encoded: Encoded) -> list[int]:
 def _pruned(vlm: VLM, config: Config, options: GenerationOptions, timed: bool):
     if config.method is None:
         return nullcontext()
-    return prune(vlm, config.method, config.layer, options.positions, options.seed, timed)
+    return prune(vlm, config.method, config.layer, positions=options.positions, seed=options.seed, timed=timed)
 
 
 def _tokens(vlm: VLM, answer: str) -> int:
@@ -105,15 +120,15 @@ def _tokens(vlm: VLM, answer: str) -> int:
 
 
 def _flops(vlm: VLM, encoded: Encoded, config: Config, kept: list[int], new: list[int]) -> list[Flops | None]:
-    """Of each prompt: all its images together, its text once."""
+    """Count the FLOPs of each prompt: all its images together, its text once."""
     costs: list[Flops | None] = []
     for row, length in enumerate(prompt_lengths(encoded)):
         images = [i for i, owner in enumerate(encoded.owners) if owner == row]
         layouts = [encoded.layouts[i] for i in images]
-        pictures, n_text = [VisionInput.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
+        inputs, n_text = [VisionInput.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
         n_kept = sum(kept[i] for i in images)
         try:
-            costs.append(prompt_flops(vlm.model.config, pictures, n_text, n_kept, config.layer or 0, new[row]))
+            costs.append(prompt_flops(vlm.model.config, inputs, n_text, n_kept, config.layer or 0, new[row]))
         except UnsupportedError:  # a family whose cost nobody has written down yet can still be run
             costs.append(None)
     return costs

@@ -37,65 +37,66 @@ logger = logging.getLogger(__name__)
 def evaluate(
     vlm: VLM,
     dataset: Dataset,
+    *,
     methods: Sequence[str | Method] | str | Method,
     keep: float | int | Sequence[float | int],
     layer: int | Sequence[int],
-    out: str | Path | None = None,
     profile: Profile | None = None,
+    n: int | None = None,
     batch_size: int = 8,
     seed: int = 0,
-    limit: int | None = None,
-    processes: int = 1,
+    out: str | Path | None = None,
     progress: bool = True,
+    processes: int = 1,
     reference: str | None = DEFAULT_REFERENCE,
-    *,
     max_new_tokens: int = 48,
     positions: str = "original",
     n_resamples: int = 2000,
     retry_errors: bool = False,
 ) -> Results:
-    """Acc@0.5 of every method at every keep ratio and layer, on the same samples.
+    """Measure Acc@0.5 of every method at every keep ratio and layer, on the same samples.
 
     Parameters
     ----------
-    vlm
+    vlm : VLM
         The model.
-    dataset
+    dataset : Dataset
         Referring expressions; see :mod:`biaslab.datasets`.
-    methods
-        Names (``biaslab.pruning.METHODS``) or instances; their own ``keep`` is replaced. ``"none"`` is the
+    methods : str, Method or sequence of these
+        Names (``biaslab.pruning.METHODS``), with options as on the command line
+        (``"d2pruner:pivots_suppress=true"``), or instances; their own ``keep`` is replaced. ``"none"`` is the
         unpruned model, evaluated once; with it the table has retentions.
-    keep
+    keep : float, int or sequence of these
         Ratios in (0, 1] or counts of visual tokens.
-    layer
+    layer : int or sequence of int
         Prune layers K: tokens are dropped just before decoder layer index K.
-    out
-        Run folder. The same call continues an interrupted run there and does nothing for a finished one.
-        Default: nothing is kept on disk.
-    profile
+    profile : Profile, optional
         For the methods that need one and have none.
-    batch_size
+    n : int, optional
+        Use the first n samples only.
+    batch_size : int
         Samples per forward.
-    seed
+    seed : int
         Run seed; every sample derives its own from it and from its id, so results do not depend on batches or
         processes (up to floating-point ties).
-    limit
-        Use the first samples only.
-    processes
+    out : str or Path, optional
+        Run folder. The same call continues an interrupted run there and does nothing for a finished one.
+        Default: nothing is kept on disk.
+    progress : bool
+        Show a progress bar on stderr.
+    processes : int
         Processes on the CPU, each with a copy of the model and its share of the cores. A script must then
         call this under ``if __name__ == "__main__"``.
-    progress
-        Show a progress bar on stderr.
-    reference
+    reference : str, optional
         Method that the p-values compare with, at the same keep and layer; ``"none"`` is the unpruned model. The
         default is left out where ``random`` is not among the methods.
-    max_new_tokens
+    max_new_tokens : int
         Length limit of an answer.
-    positions
-        ``"original"`` or ``"renumber"``: position ids of what is kept; see :func:`biaslab.pruning.prune`.
-    n_resamples
+    positions : {"original", "renumber"}
+        Position ids of the kept tokens; see :func:`biaslab.pruning.prune`.
+    n_resamples : int
         Resamples of the intervals.
-    retry_errors
+    retry_errors : bool
         When continuing, try samples again that ended in an error.
 
     Returns
@@ -114,9 +115,23 @@ def evaluate(
 
     Notes
     -----
-    An exception, a missing or a damaged picture costs the sample it belongs to and is counted in
+    An exception, a missing or a damaged image costs the sample it belongs to and is counted in
     ``errors``, never as a miss. A ``KeyboardInterrupt`` passes through; all finished lines are on disk and
     the same call continues.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> scenes = bl.load_dataset("scenes", n=3)
+    >>> results = bl.evaluate(
+    ...     bl.load("grounder"), scenes, methods=["none", "fastv", "fastv:score=no_rope"], keep=0.5, layer=4,
+    ...     progress=False,
+    ... )
+    >>> results.summary()[["method", "keep", "layer", "n", "acc50"]]
+                    method  keep  layer  n  acc50
+    0                 none   1.0   <NA>  3    1.0
+    1                fastv   0.5      4  3    1.0
+    2  fastv:score=no_rope   0.5      4  3    1.0
     """
     for name, value in (
         ("batch_size", batch_size),
@@ -129,26 +144,33 @@ def evaluate(
     configs = configurations(methods, keep, layer, profile)
     reference = check_reference(reference, configs)
     check_configurations(vlm, configs, options)
-    samples = take(dataset, limit)
+    samples = take(dataset, n)
     record = run_record(
         vlm,
         dataset,
         configs,
-        options={**asdict(options), "limit": limit, "image_options": vlm.image_options},
+        # `n` under its name in run.json, or earlier runs could not be continued
+        options={**asdict(options), "limit": n, "image_options": vlm.image_options},
         settings={"batch_size": batch_size, "processes": processes, "reference": reference},
     )
     record["n_samples"] = len(samples)
-    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as where:
-        folder = Path(where)
+    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as path:
+        folder = Path(path)
         run = prepare_folder(folder, record, profiles_of(configs))
         tasks = missing_tasks(samples, configs, folder, run, retry_errors)
         total = len(samples) * len(configs)
         with progress_bar("evaluate", total, total - sum(len(task.missing) for task in tasks), progress) as advance:
             if tasks and processes == 1:
-                run_here(vlm, configs, options, tasks, batch_size, folder, advance)
+                run_here(vlm, configs, options, tasks, batch_size=batch_size, folder=folder, advance=advance)
             elif tasks:
-                run_parallel(vlm, configs, options, tasks, batch_size, folder, processes, advance)
-        results = Results(read_samples(folder, run), run, None if out is None else folder, reference, n_resamples)
+                run_parallel(
+                    vlm, configs, options, tasks,
+                    batch_size=batch_size, folder=folder, processes=processes, advance=advance,
+                )  # fmt: skip
+        results = Results(
+            read_samples(folder, run), run, None if out is None else folder, reference=reference,
+            n_resamples=n_resamples,
+        )  # fmt: skip
     if out is not None:
         results.save()
     report_errors(results)
@@ -159,24 +181,30 @@ def check_configurations(vlm: VLM, configs: Sequence[Config], options: Generatio
     """Let the pruning engine refuse what cannot be right (layer, profile, attention windows), before any work."""
     for config in configs:
         if config.method is not None:
-            with prune(vlm, config.method, config.layer, options.positions, options.seed):
+            with prune(vlm, config.method, config.layer, positions=options.positions, seed=options.seed):
                 pass
 
 
 def check_reference(reference: str | None, configs: Sequence[Config]) -> str | None:
-    """The reference method, or None if there is none among the methods and none was asked for."""
-    known = list(dict.fromkeys(config.describe()["method"] for config in configs))
-    if reference is None or reference in known:
+    """Return the reference method, or None if the default one is not among the methods.
+
+    Raises
+    ------
+    InputError
+        A reference that was asked for is not among the methods.
+    """
+    names = list(dict.fromkeys(config.describe()["method"] for config in configs))
+    if reference is None or reference in names:
         return reference
     if reference == DEFAULT_REFERENCE:
         return None
-    raise InputError(f"reference {reference!r} is not among the methods: choose one of {', '.join(known)}, or None")
+    raise InputError(f"reference {reference!r} is not among the methods: choose one of {', '.join(names)}, or None")
 
 
 def missing_tasks(
     samples: Sequence[Sample], configs: Sequence[Config], folder: Path, run: dict, retry_errors: bool
 ) -> list[WorkItem]:
-    """What a run folder still lacks."""
+    """List what a run folder still lacks."""
     lines = read_samples(folder, run)
     if retry_errors:
         lines = lines[lines["error"].isna()]
@@ -194,6 +222,7 @@ def run_here(
     configs: Sequence[Config],
     options: GenerationOptions,
     tasks: Sequence[WorkItem],
+    *,
     batch_size: int,
     folder: Path,
     advance: Callable[[int], None],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from biaslab._util.jsonl import read_lines
+from biaslab.evaluation.schema import current_name
 
 __all__ = ["LineCounter", "log_files", "log_path", "sample_lines"]
 
@@ -14,17 +15,19 @@ _PATTERN = "samples-*.jsonl"
 
 
 def log_path(folder: str | Path, rank: int) -> Path:
-    """The log of one process of a run."""
+    """Return the path of the log of one process of a run."""
     return Path(folder) / f"samples-{rank}.jsonl"
 
 
 def log_files(folder: str | Path) -> list[Path]:
-    """All sample logs of a run folder, by name."""
+    """List the sample logs of a run folder, by name."""
     return sorted(Path(folder).glob(_PATTERN))
 
 
 def sample_lines(folder: str | Path) -> Iterator[dict[str, Any]]:
-    """The lines of all logs of a run folder; torn last ones are left out.
+    """Read the lines of all logs of a run folder; torn last ones are left out.
+
+    Fields of lines that earlier versions wrote come under their names of today.
 
     Raises
     ------
@@ -32,7 +35,8 @@ def sample_lines(folder: str | Path) -> Iterator[dict[str, Any]]:
         A line before the last of its log is damaged.
     """
     for path in log_files(folder):
-        yield from read_lines(path, "sample record")
+        for line in read_lines(path, "sample record"):
+            yield {current_name(name): value for name, value in line.items()}
 
 
 class LineCounter:
@@ -43,7 +47,7 @@ class LineCounter:
         self._offsets = {path: path.stat().st_size for path in log_files(folder)}
 
     def new(self) -> int:
-        """Lines finished since the last call."""
+        """Count the lines finished since the last call."""
         lines = 0
         for path in log_files(self.folder):
             with open(path, "rb") as file:

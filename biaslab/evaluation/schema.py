@@ -1,4 +1,4 @@
-"""The fields of a sample line, and the key that says which configuration it belongs to."""
+"""The fields of a sample line, their names in files of earlier versions, and the key of a line's configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 #: what names a configuration
 KEY_FIELDS = ("method", "options_hash", "profile_hash", "keep", "layer")
 #: what is known before the model runs
-SAMPLE_FIELDS = ("index", "id", "image_id", "kind", "size_class", *KEY_FIELDS, "seed", "target")
+SAMPLE_FIELDS = ("index", "id", "image_id", "expression_type", "object_size", *KEY_FIELDS, "seed", "target")
 #: what the model's run gives; all null in the line of an error
 VERDICT_FIELDS = (
     "answer", "box", "iou", "hit", "parsed", "target_auroc", "target_kept", "tokens", "tokens_kept", "info",
@@ -17,8 +17,15 @@ VERDICT_FIELDS = (
 )  # fmt: skip
 #: a line: ``error`` is null, or why there is no verdict
 LINE_FIELDS = (*SAMPLE_FIELDS, "error", *VERDICT_FIELDS)
+# fields and columns as files of earlier versions name them -> as they are named today
+_EARLIER_NAMES = {"kind": "expression_type", "size_class": "object_size"}
+
+
+def current_name(name: str) -> str:
+    """Translate the name of a field or column in a file of any version to the one of today."""
+    return _EARLIER_NAMES.get(name, name)
 
 
 def record_key(record: Mapping[str, Any]) -> str:
-    """The key of a line's configuration: unique in a run (the count 1 is not the ratio 1.0)."""
+    """Make the key of a line's configuration: unique in a run (the count 1 is not the ratio 1.0)."""
     return json.dumps([record[name] for name in KEY_FIELDS])

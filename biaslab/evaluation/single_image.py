@@ -1,4 +1,4 @@
-"""Several pruning methods on one picture: answers, boxes, what each kept."""
+"""Several pruning methods on one image: answers, boxes, kept tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrunedAnswer:
-    """What one method made of one picture; `selection` is None for the unpruned model, `model` its name."""
+    """Answer of one method to one image.
+
+    Attributes
+    ----------
+    method : str
+        Label of the method, ``"none"`` for the unpruned model.
+    answer : Grounding
+        Text and box.
+    selection : Selection or None
+        The kept tokens; None for the unpruned model.
+    layout : TokenLayout
+        Where the visual tokens lie.
+    model : str
+        Name of the model.
+    """
 
     method: str
     answer: Grounding
@@ -31,18 +45,52 @@ def compare_methods(
     vlm: VLM,
     image: Any,
     expression: str,
+    *,
     methods: Sequence[str | Method],
     keep: float | int,
     layer: int,
     profile: Profile | None = None,
     seed: int = 0,
 ) -> list[PrunedAnswer]:
-    """Locate an expression in one picture under each method.
+    """Locate an expression in one image under each method.
 
     Parameters
     ----------
-    methods : names or instances; ``"none"`` is the unpruned model.
-    keep, layer, profile, seed : as in :func:`~biaslab.evaluation.runner.evaluate`.
+    vlm : VLM
+    image : PIL image, path, or object with ``.image``
+    expression : str
+        The words, without any prompt.
+    methods : sequence of str or Method
+        Names, with options as on the command line, or instances; ``"none"`` is the unpruned model.
+    keep : float or int
+        Ratio in (0, 1] or count of visual tokens.
+    layer : int
+        Prune layer K.
+    profile : Profile, optional
+        For the methods that need one and have none.
+    seed : int
+
+    Returns
+    -------
+    list of PrunedAnswer
+        One per method.
+
+    Raises
+    ------
+    InputError, UnsupportedError, ProfileMismatchError
+        As in :func:`~biaslab.evaluation.runner.evaluate`.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> sample = next(iter(bl.load_dataset("scenes", n=1)))
+    >>> answers = bl.compare_methods(
+    ...     bl.load("grounder"), sample, sample.expression, methods=["none", "divprune"], keep=0.2, layer=4
+    ... )
+    >>> [(a.method, a.answer.box.iou(sample.box) > 0.5) for a in answers]
+    [('none', True), ('divprune', True)]
+    >>> len(answers[1].selection.indices), answers[1].layout.n
+    (51, 256)
     """
     configs, options = configurations(methods, keep, layer, profile), GenerationOptions(seed)
     encoded = vlm.vision(vlm.encode_grounding([image], [expression]))

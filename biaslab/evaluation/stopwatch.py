@@ -54,7 +54,7 @@ class GenerationTimer:
         self._handle.remove()
 
     def stop(self) -> None:
-        """Generation is over: what follows in the block is not counted."""
+        """Stop the clock: what follows in the block is not counted."""
         end = self.now()
         if not self._marks:
             return
@@ -69,19 +69,19 @@ class GenerationTimer:
             self._marks.append(self.now())
 
     def now(self) -> float:
-        """Seconds, once the model's devices have done all work given to them."""
+        """Read the clock, in seconds, once the model's devices have done all work given to them."""
         for device in self._devices:
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
 
 def cuda_devices(model: nn.Module) -> set[torch.device]:
-    """The CUDA devices that hold parameters of a model; empty on the CPU."""
+    """Collect the CUDA devices that hold parameters of a model; empty on the CPU."""
     return {p.device for p in model.parameters() if p.device.type == "cuda"}
 
 
 def interleaved(names: Sequence[Any], repeats: int, warmup: int = 1) -> Iterator[tuple[int, Any]]:
-    """(round, name) in the order A B C, B C A, C A B, ...; rounds below 0 warm up.
+    """Yield (round, name) in the order A B C, B C A, C A B, ...; rounds below 0 warm up.
 
     A machine that slows down does so for neighbours alike, and no task always follows the same other one. Garbage
     is collected before every task, so that none pays for another's.
@@ -100,16 +100,19 @@ def interleaved(names: Sequence[Any], repeats: int, warmup: int = 1) -> Iterator
 
 
 def extra_peak(task: Callable[[], Any], warm: Callable[[], Any]) -> float | None:
-    """MiB by which a task raises this process's resident memory over what it held when idle.
+    """Measure by how many MiB a task raises this process's resident memory over what it held when idle.
 
     Parameters
     ----------
-    task : what to measure; what it returns is alive until the peak is read.
-    warm : a small task of the same kind, run first, so that libraries loaded on first use do not count.
+    task : callable
+        What to measure; what it returns is alive until the peak is read.
+    warm : callable
+        A small task of the same kind, run first, so that libraries loaded on first use do not count.
 
     Returns
     -------
-    float, or None where the kernel does not let a process reset its peak (only Linux does).
+    float or None
+        None where the kernel does not let a process reset its peak (only Linux does).
     """
     warm()
     gc.collect()
@@ -120,9 +123,9 @@ def extra_peak(task: Callable[[], Any], warm: Callable[[], Any]) -> float | None
     except OSError:
         return None
     idle = _resident("VmRSS")
-    kept = task()
+    value = task()
     peak = _resident("VmHWM")
-    del kept
+    del value
     return (peak - idle) / 1024
 
 

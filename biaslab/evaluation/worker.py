@@ -78,7 +78,7 @@ class Worker:
                 self.write(line)
 
     def _tried(self, ready: list[tuple[WorkItem, Image.Image]], missing: Iterable[int], work: Callable[[], Any]) -> Any:
-        """The result of ``work``, or None if it failed: each sample is then tried alone, a single one logged."""
+        """Return what ``work()`` does, or None if it failed: each sample is then tried alone, a single one logged."""
         try:
             return work()
         except Exception as error:
@@ -88,14 +88,14 @@ class Worker:
         # only here, outside the except block, are the tensors of the failed batch free again
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        for one in ready:
-            self._attempt([one], missing)
+        for item in ready:
+            self._attempt([item], missing)
         return None
 
     def _encode(self, ready: list[tuple[WorkItem, Image.Image]]) -> Encoded:
         samples = [task.sample for task, _ in ready]
         encoded = self.vlm.encode_grounding(
-            [picture for _, picture in ready],
+            [image for _, image in ready],
             [sample.expression for sample in samples],
             sample_ids=[sample.id for sample in samples],
         )
@@ -118,8 +118,8 @@ class Worker:
             "index": task.index,
             "id": sample.id,
             "image_id": sample.image_id,
-            "kind": sample.kind,
-            "size_class": sample.size_class,
+            "expression_type": sample.expression_type,
+            "object_size": sample.object_size,
             **self.names[i],
             "seed": self.options.seed,
             "target": list(sample.box.as_tuple()),
@@ -135,15 +135,15 @@ class Worker:
 
 
 def verdict(answer: Grounding, sample: Sample) -> dict[str, Any]:
-    """Answer, box, IoU, hit and parsed of one sample."""
+    """Judge the answer to one sample: answer, box, IoU, hit and parsed."""
     iou = grounding_iou(answer.box, sample.box)
     box = None if answer.box is None else list(answer.box.as_tuple())
     return {"answer": answer.text, "box": box, "iou": iou, "hit": is_hit(iou), "parsed": answer.parsed}
 
 
 def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[str, Any]:
-    """What a selection did to the target; without one (no pruning) everything is kept."""
-    found = {
+    """Describe what a selection did to the target; without one (no pruning) everything is kept."""
+    fields: dict[str, Any] = {
         "target_auroc": None,
         "target_kept": 1.0,
         "tokens": layout.n,
@@ -151,17 +151,17 @@ def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[s
         "info": {},
     }
     if selection is None:
-        return found
+        return fields
     target = target_tokens(layout, sample.box)
     kept = selection.indices.cpu().numpy()
     if selection.scores is not None:
-        found["target_auroc"] = float(auroc(selection.scores.float().cpu().numpy(), target))
-    found.update(target_kept=kept_share(kept, target), tokens_kept=len(kept), info=dict(selection.info))
-    return found
+        fields["target_auroc"] = float(auroc(selection.scores.float().cpu().numpy(), target))
+    fields.update(target_kept=kept_share(kept, target), tokens_kept=len(kept), info=dict(selection.info))
+    return fields
 
 
 def costs(run: OneRun, b: int) -> dict[str, float | None]:
-    """What sample ``b`` of a run took: its share of the batch's time, the batch's memory, its own FLOPs."""
+    """Tell what sample ``b`` of a run took: its share of the batch's time, the batch's memory, its own FLOPs."""
     timer, flops, batch = run.timer, run.flops[b], len(run.answers)
     parts = ("vision", "projector", "decoder")
     return {
@@ -174,7 +174,7 @@ def costs(run: OneRun, b: int) -> dict[str, float | None]:
 
 
 def batches(tasks: Sequence[WorkItem], size: int) -> Iterator[list[WorkItem]]:
-    """Runs of at most ``size`` neighbours that lack the same configurations."""
+    """Yield runs of at most ``size`` neighbours that lack the same configurations."""
     batch: list[WorkItem] = []
     for task in tasks:
         if batch and (len(batch) == size or task.missing != batch[0].missing):

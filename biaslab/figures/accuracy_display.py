@@ -57,7 +57,7 @@ class AccuracyDisplay(Display):
         layer : prune layers to show; default all.
         methods : methods to show, in this order; default all.
         labels : method or options hash -> name in the legend.
-        choices : dataset=, split=, kind= (default "all"), model= where the results hold several.
+        choices : dataset=, split=, expression_type= (default "all"), model= where the results hold several.
 
         Raises
         ------

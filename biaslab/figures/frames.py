@@ -10,11 +10,12 @@ import pandas as pd
 
 from biaslab._util.watermark import is_rehearsal, stamp_table
 from biaslab.errors import InputError
+from biaslab.evaluation.schema import current_name
 
 __all__ = ["UNPRUNED", "label_rows", "read_results"]
 
 UNPRUNED = "none"  # name of the run without pruning
-_ONE_OF = ("dataset", "split", "kind", "model", "seed")  # rows that differ here do not belong in one curve
+_ONE_OF = ("dataset", "split", "expression_type", "model", "seed")  # rows that differ here do not belong in one curve
 
 
 def read_results(results: Any, **choices: Any) -> pd.DataFrame:
@@ -24,8 +25,8 @@ def read_results(results: Any, **choices: Any) -> pd.DataFrame:
     ----------
     results : Results (its ``table``), a DataFrame with the columns of results.csv, or the path of a run
         folder or csv file.
-    choices : column=value. ``kind`` defaults to "all" where there is such a row; ``layer`` keeps the unpruned
-        row.
+    choices : column=value. ``expression_type`` defaults to "all" where there is such a row; ``layer`` keeps the
+        unpruned row.
 
     Returns
     -------
@@ -35,13 +36,13 @@ def read_results(results: Any, **choices: Any) -> pd.DataFrame:
     Raises
     ------
     InputError
-        No rows left, or several data sets, splits, kinds or models left: the message says what to choose.
+        No rows left, or several data sets, splits, expression types or models left: the message says what to choose.
     """
     table = _load(results)
     if missing := [c for c in ("method", "keep") if c not in table]:
         raise InputError(f"results have no column {missing[0]!r}: pass what evaluate() returned, or its results.csv")
-    if choices.get("kind") is None and "kind" in table and "all" in set(table["kind"]):
-        choices["kind"] = "all"
+    if choices.get("expression_type") is None and "expression_type" in table and "all" in set(table["expression_type"]):
+        choices["expression_type"] = "all"
     for column, value in choices.items():
         if value is None or column not in table:
             continue
@@ -88,7 +89,8 @@ def _load(results: Any) -> pd.DataFrame:
         path = Path(results)
         path = path / "results.csv" if path.is_dir() else path
         try:
-            return pd.read_csv(path, dtype={"options_hash": str, "profile_hash": str})
+            table = pd.read_csv(path, dtype={"options_hash": str, "profile_hash": str})
         except (OSError, ValueError) as err:
             raise InputError(f"cannot read results from {path}: {' '.join(str(err).split())}") from None
+        return table.rename(columns=current_name)
     raise InputError(f"results must be what evaluate() returned, a DataFrame or a path, not {type(results).__name__}")

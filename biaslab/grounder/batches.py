@@ -97,7 +97,7 @@ class Packed:
     mask: torch.Tensor
     gather: torch.Tensor
     head: torch.Tensor
-    kind: torch.Tensor
+    expression_type: torch.Tensor
 
 
 def pack(
@@ -112,7 +112,7 @@ def pack(
     ids = np.full((n, length), dialogue.tokenizer.pad_token_id, np.int64)
     labels, positions = np.full((n, length), IGNORE, np.int64), np.zeros((n, length), np.int64)
     branch, gather = np.full((n, length), -1, np.int64), np.zeros((n, length), bool)
-    head, kind = np.zeros((n, length, 3), np.int64), np.zeros((n, length), np.int64)
+    head, expression_type = np.zeros((n, length, 3), np.int64), np.zeros((n, length), np.int64)
     for k, s in enumerate(scenes):
         at = 0
         for number, e in enumerate(ex.sample(rng, s.objects, questions, mix)):
@@ -128,7 +128,7 @@ def pack(
             branch[k, at:end] = number
             gather[k, at + len(words) : asked + 1] = True
             head[k, at:end] = _head_classes(e.head)
-            kind[k, at:end] = ex.KINDS.index(e.kind)
+            expression_type[k, at:end] = ex.EXPRESSION_TYPES.index(e.expression_type)
             at = end
     branch_t = torch.from_numpy(branch)
     same = branch_t[:, :, None] == branch_t[:, None, :]
@@ -138,7 +138,7 @@ def pack(
     return Packed(
         *(torch.from_numpy(v) for v in (ids, labels, positions)),
         mask,
-        *(torch.from_numpy(v) for v in (gather, head, kind)),
+        *(torch.from_numpy(v) for v in (gather, head, expression_type)),
     )
 
 

@@ -174,12 +174,12 @@ class _Run:
             self._checkpoint(stage, optimiser)
 
     def _monitor(self) -> dict[str, float]:
-        """Teacher-forced Acc@0.5 per kind on the monitor split, the scenes shared among the processes."""
+        """Teacher-forced Acc@0.5 per expression type on the monitor split, the scenes shared among the processes."""
         r, net = self.recipe, self.net
         share = r.monitor_scenes // r.processes
         mine = [scene("monitor", self.rank * share + k) for k in range(share)]
         rng = np.random.default_rng([r.seed, 78])
-        counts = torch.zeros(len(ex.KINDS), 2)
+        counts = torch.zeros(len(ex.EXPRESSION_TYPES), 2)
         with torch.no_grad():
             for k in range(0, share, 8):
                 part = mine[k : k + 8]
@@ -187,11 +187,11 @@ class _Run:
                 logits, labels = net.logits(net.project(net.tower(pixels(part))), packed)
                 hit = _iou(*net.boxes(logits, labels)) >= 0.5
                 first = packed.labels == labels[0]  # an answer starts with [[, once
-                kinds = packed.kind[first]
-                for kind in range(len(ex.KINDS)):
-                    counts[kind] += torch.tensor([float(hit[kinds == kind].sum()), float((kinds == kind).sum())])
+                types = packed.expression_type[first]
+                for row in range(len(ex.EXPRESSION_TYPES)):
+                    counts[row] += torch.tensor([float(hit[types == row].sum()), float((types == row).sum())])
         dist.all_reduce(counts)
-        out = {k: round(float(c[0] / c[1]), 4) for k, c in zip(ex.KINDS, counts, strict=True)}
+        out = {k: round(float(c[0] / c[1]), 4) for k, c in zip(ex.EXPRESSION_TYPES, counts, strict=True)}
         return out | {"all": round(float(counts[:, 0].sum() / counts[:, 1].sum()), 4), "n": int(counts[:, 1].sum())}
 
     def _note(self, line: dict) -> None:

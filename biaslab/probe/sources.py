@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from biaslab.core.images import load_image
-from biaslab.datasets.pictures import images_from
+from biaslab.datasets.image_sources import find_images
 from biaslab.errors import InputError
 from biaslab.scenes.backgrounds import background, fine_noise
 from biaslab.scenes.objects import NAMES, sprite
@@ -33,7 +33,7 @@ class Cutouts:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.paths = images_from(folder)
+        self.paths = find_images(folder)
         self.names = [_name(path) for path in self.paths]
         for path in self.paths:
             _cutout(path)  # all of them before any work

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from biaslab.core.boxes import Box
-from biaslab.datasets.pictures import images_from
+from biaslab.datasets.image_sources import find_images
 from biaslab.errors import InputError
 from biaslab.probe.sources import Cutouts, files_digest, rendered_background, rendered_object
 from biaslab.scenes.objects import NAMES
@@ -125,7 +125,7 @@ class ProbeDesign:
 
     @cached_property
     def _grounds(self) -> list[Path] | None:
-        return None if self.backgrounds is None else images_from(self.backgrounds)
+        return None if self.backgrounds is None else find_images(self.backgrounds)
 
     @property
     def names(self) -> tuple[str, ...]:

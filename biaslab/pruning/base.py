@@ -39,12 +39,12 @@ _ROUNDING = 1e-9  # far above the error of a float product with n < 1e6, far bel
 
 
 def share(ratio: float, n: int) -> int:
-    """``floor(ratio * n)`` as it would be in exact decimals: 0.29 * 100 is 29, not 28."""
+    """Compute ``floor(ratio * n)`` as it would be in exact decimals: 0.29 * 100 is 29, not 28."""
     return math.floor(ratio * n + _ROUNDING)
 
 
 def check_keep(keep: Any) -> float | int:
-    """``keep`` as a plain float ratio in (0, 1] or a plain int count >= 1.
+    """Return ``keep`` as a plain float ratio in (0, 1] or a plain int count >= 1.
 
     Raises
     ------
@@ -59,18 +59,30 @@ def check_keep(keep: Any) -> float | int:
 
 
 def budget(keep: float | int, n: int) -> int:
-    """How many of ``n`` visual tokens to keep.
+    """Count how many of ``n`` visual tokens to keep.
 
     Parameters
     ----------
-    keep : float ratio in (0, 1], or an int count.
-    n : number of visual tokens, >= 1.
+    keep : float or int
+        Ratio in (0, 1], or a count.
+    n : int
+        Number of visual tokens, >= 1.
 
     Returns
     -------
     int
         ``max(1, floor(keep * n))`` for a ratio (guarded against binary rounding: 0.29 of 100 is 29),
         ``min(keep, n)`` for a count.
+
+    Raises
+    ------
+    InputError
+        ``keep`` is neither a ratio in (0, 1] nor a count >= 1.
+
+    Examples
+    --------
+    >>> budget(0.29, 100), budget(64, 100), budget(0.001, 100)
+    (29, 64, 1)
     """
     keep = check_keep(keep)
     return min(keep, n) if isinstance(keep, int) else max(1, min(share(keep, n), n))
@@ -82,14 +94,26 @@ class TokenContext:
 
     Attributes
     ----------
-    layout : where each of the N tokens lies.
-    budget : tokens to keep, 1 .. N.
-    seed : this sample's seed; the same for a sample on any number of processes.
-    layer : K, the decoder layer in front of which tokens are dropped. ``attention`` belongs to layer K - 1.
-    attention : (H, Q, N) float32 softmax attention (or the method's other ``score``) of Q query rows,
-        or None.
-    features : (N, D) hidden states entering layer K, or None.
-    earlier : layer index -> the same as ``attention`` of further layers below K - 1, for methods that read some.
+    layout : TokenLayout
+        Where each of the N tokens lies.
+    budget : int
+        Tokens to keep, 1 .. N.
+    seed : int
+        This sample's seed; the same for a sample on any number of processes.
+    layer : int
+        K, the decoder layer in front of which tokens are dropped. ``attention`` belongs to layer K - 1.
+    attention : (H, Q, N) float32 Tensor, optional
+        Softmax attention (or the method's other ``score``) of Q query rows.
+    features : (N, D) Tensor, optional
+        Hidden states entering layer K.
+    earlier : mapping of int to Tensor
+        Layer index -> the same as ``attention`` of further layers below K - 1, for methods that read some.
+
+    Examples
+    --------
+    >>> ctx = TokenContext(TokenLayout.raster(2, 3, (300, 200), "toy"), budget=2, attention=torch.rand(4, 1, 6))
+    >>> ctx.n, ctx.device
+    (6, device(type='cpu'))
     """
 
     layout: TokenLayout
@@ -107,9 +131,9 @@ class TokenContext:
 
     @property
     def device(self) -> torch.device:
-        """Where the selection is computed: with the tensors given, else on the CPU."""
-        given = self.attention if self.attention is not None else self.features
-        return torch.device("cpu") if given is None else given.device
+        """Where the selection is computed: with the tensors, else on the CPU."""
+        tensor = self.attention if self.attention is not None else self.features
+        return torch.device("cpu") if tensor is None else tensor.device
 
 
 class ExpectedAttention(Protocol):
@@ -121,11 +145,11 @@ class ExpectedAttention(Protocol):
         ...
 
     def expected(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
-        """(1 or H, N) float32 attention that each visual token is expected to draw in a decoder layer."""
+        """Return the (1 or H, N) float32 attention that each visual token is expected to draw in a decoder layer."""
         ...
 
-    def spread(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
-        """(1 or H, N) float32 standard deviation of the attention between images."""
+    def std(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
+        """Return the (1 or H, N) float32 standard deviation of the attention between images."""
         ...
 
     def check(
@@ -147,13 +171,21 @@ class ExpectedAttention(Protocol):
 
 @dataclass
 class Selection:
-    """The tokens kept of one image.
+    """The kept tokens of one image.
 
     Attributes
     ----------
-    indices : (budget,) int64, strictly ascending positions among the visual tokens of the image.
-    scores : (N,) float32, higher is kept first; None for methods without a score.
-    info : what the method has to say about its choice, plain Python values.
+    indices : (budget,) int64 Tensor
+        Strictly ascending positions among the visual tokens of the image.
+    scores : (N,) float32 Tensor or None
+        Higher is kept first; None for methods without a score.
+    info : dict
+        What the method reports about its choice, plain Python values.
+
+    Examples
+    --------
+    >>> Selection(torch.tensor([0, 4])).info
+    {}
     """
 
     indices: Tensor
@@ -162,8 +194,9 @@ class Selection:
 
 
 def added_option(default: Any) -> Any:
-    """The field of an option that came after runs had been recorded: `Method.options` leaves it out at its default,
-    so that the hashes of those runs stay.
+    """Make the field of an option that came after runs had been recorded.
+
+    `Method.options` leaves it out at its default, so that the hashes of those runs stay.
     """
     return field(default=default, metadata={"added": True})
 
@@ -178,7 +211,19 @@ class Method(ABC):
 
     Parameters
     ----------
-    keep : share of the visual tokens in (0, 1], or an int count.
+    keep : float or int
+        Share of the visual tokens in (0, 1], or a count.
+
+    Examples
+    --------
+    >>> class Last(Method):
+    ...     name = "last"
+    ...
+    ...     def importance(self, ctx):
+    ...         return torch.arange(ctx.n).float()
+    >>> layout = TokenLayout.raster(2, 3, (300, 200), "toy")
+    >>> Last().select(TokenContext(layout, budget=2)).indices
+    tensor([4, 5])
     """
 
     keep: float | int = 0.1
@@ -193,15 +238,15 @@ class Method(ABC):
     # -- what a method defines -------------------------------------------------------------------------------
     @property
     def needs_layout(self) -> bool:
-        """Whether the choice depends on where tokens lie in the picture (then a true layout is required)."""
+        """Whether the choice depends on where tokens lie in the image (then a true layout is required)."""
         return False
 
     def importance(self, ctx: TokenContext) -> Tensor | None:
-        """(N,) float32 importance, or None where the rule is not a ranking."""
+        """Score the tokens: (N,) float32, or None where the rule is not a ranking."""
         return None
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        """Positions to keep in any order, and what to report. Default: the best scores, ties by index."""
+        """Choose positions to keep, in any order, and what to report. Default: the best scores, ties by index."""
         return descending(required(scores, "scores"))[: ctx.budget], {}
 
     def validate(self) -> None:  # noqa: B027 (a hook: most methods have nothing to refuse)
@@ -211,6 +256,14 @@ class Method(ABC):
     def select(self, ctx: TokenContext) -> Selection:
         """Choose the tokens of one image.
 
+        Parameters
+        ----------
+        ctx : TokenContext
+
+        Returns
+        -------
+        Selection
+
         Raises
         ------
         InputError
@@ -219,21 +272,22 @@ class Method(ABC):
         self.validate()
         self._check(ctx)
         scores = self.importance(ctx)
-        kept, info = self.pick(ctx, scores)
-        return Selection(kept.sort().values, scores, info)
+        positions, info = self.pick(ctx, scores)
+        return Selection(positions.sort().values, scores, info)
 
     def with_keep(self, keep: float | int) -> Method:
-        """The same method at another keep ratio or count."""
+        """Copy the method, at another keep ratio or count."""
         return dataclasses.replace(self, keep=keep)
 
     @classmethod
     def option_names(cls) -> list[str]:
-        """Names of the hyper-parameters, ``keep`` first."""
+        """List the names of the hyper-parameters, ``keep`` first."""
         return [f.name for f in dataclasses.fields(cls) if f.init]
 
     def options(self) -> dict[str, Any]:
-        """Hyper-parameters as JSON-ready values, without ``keep`` and the profile (reported apart), and without those
-        that came as an `added_option` where they are at their defaults.
+        """List the hyper-parameters as JSON-ready values, without ``keep`` and the profile (reported apart).
+
+        Those that came as an `added_option` are left out at their defaults.
         """
         fields = {f.name: f for f in dataclasses.fields(self) if f.init and f.name not in ("keep", "profile")}
         values = {n: getattr(self, n) for n in fields}
@@ -258,18 +312,18 @@ class Method(ABC):
         if not 1 <= ctx.budget <= ctx.n:
             raise InputError(f"budget must be 1 .. {ctx.n} visual tokens, got {ctx.budget}")
         for what in ("attention", "features"):
-            given = getattr(ctx, what)
+            tensor = getattr(ctx, what)
             if what not in self.needs:
                 continue
-            if given is None:
+            if tensor is None:
                 raise InputError(f"method {self.name!r} needs {what}: pass it in the TokenContext")
             axis, ndim = (-1, 3) if what == "attention" else (0, 2)
-            if given.ndim != ndim or given.shape[axis] != ctx.n:
-                raise InputError(f"{what} of shape {tuple(given.shape)} does not fit {ctx.n} visual tokens")
+            if tensor.ndim != ndim or tensor.shape[axis] != ctx.n:
+                raise InputError(f"{what} of shape {tuple(tensor.shape)} does not fit {ctx.n} visual tokens")
 
 
 def required(tensor: Tensor | None, what: str) -> Tensor:
-    """A tensor that the rule cannot do without; `Method.select` has checked for it, other callers may not have.
+    """Return a tensor that the rule cannot do without: `Method.select` has checked for it, other callers may not have.
 
     Raises
     ------
@@ -282,7 +336,7 @@ def required(tensor: Tensor | None, what: str) -> Tensor:
 
 
 def descending(scores: Tensor) -> Tensor:
-    """Positions from the highest to the lowest score, equal scores by position."""
+    """Sort positions from the highest to the lowest score, equal scores by position."""
     return torch.sort(scores, descending=True, stable=True).indices
 
 

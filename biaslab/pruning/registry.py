@@ -25,56 +25,79 @@ METHODS: Registry[type[Method]] = Registry(
 
 
 def register(cls: type[Method]) -> type[Method]:
-    """Class decorator: make a method known by its ``name``. A name can be taken only once."""
+    """Make a method known by its ``name``: a class decorator. A name can be taken only once."""
     return METHODS.register(cls)
 
 
 def make(name: str, **options: Any) -> Method:
-    """A method by name with its options.
+    """Make a method by name with its options.
 
     Parameters
     ----------
-    name : a key of :data:`METHODS`, e.g. "d2pruner".
-    **options : hyper-parameters of the method, ``keep`` among them.
+    name : str
+        A key of :data:`METHODS`, e.g. "d2pruner".
+    **options
+        Hyper-parameters of the method, ``keep`` among them.
+
+    Returns
+    -------
+    Method
 
     Raises
     ------
     InputError
         Unknown method or option, or a value out of range.
+
+    Examples
+    --------
+    >>> make("fastv", keep=0.2, score="no_rope").label
+    'fastv:score=no_rope'
     """
     cls = METHODS.get(name)
-    known = cls.option_names()
-    if unknown := sorted(set(options) - set(known)):
-        raise InputError(f"method {name!r} has no option {', '.join(unknown)}: choose among {', '.join(known)}")
+    names = cls.option_names()
+    if unknown := sorted(set(options) - set(names)):
+        raise InputError(f"method {name!r} has no option {', '.join(unknown)}: choose among {', '.join(names)}")
     return cls(**options)
 
 
 def from_record(name: str, options: Mapping[str, Any]) -> Method:
-    """A method as ``run.json`` records it, also under the option names of earlier versions."""
-    now = {
+    """Make a method as ``run.json`` records it, also under the option names of earlier versions."""
+    current = {
         _OPTION_NAMES.get(k, k): _OPTION_VALUES.get((k, v), v) if isinstance(v, str) else v for k, v in options.items()
     }
-    return make(name, **now)
+    return make(name, **current)
 
 
 def parse(text: str) -> Method | str:
-    """A method from one word, as written on a command line and as `Method.label` writes it.
+    """Make a method from one word, as written on a command line and as `Method.label` writes it.
 
     Parameters
     ----------
-    text : "fastv", or with options "d2pruner:theta=0.7:fill=relax:pivots_suppress=true". Values are JSON where they
-        can be read as such, else strings. "none", which stands for the unpruned model, is returned as it is.
+    text : str
+        "fastv", or with options "d2pruner:theta=0.7:fill=relax:pivots_suppress=true". Values are JSON where they
+        can be read as such, else strings.
+
+    Returns
+    -------
+    Method or str
+        "none", which stands for the unpruned model, is returned as it is.
 
     Raises
     ------
     InputError
         As `make`, and for an option without a value.
+
+    Examples
+    --------
+    >>> method = parse("d2pruner:theta=0.7:pivots_suppress=true")
+    >>> method.theta, method.pivots_suppress
+    (0.7, True)
     """
-    name, *given = (part.strip() for part in text.split(":"))
-    if name == "none" and not given:
+    name, *assignments = (part.strip() for part in text.split(":"))
+    if name == "none" and not assignments:
         return name
     options = {}
-    for part in given:
+    for part in assignments:
         option, equals, value = part.partition("=")
         if not equals or not value:
             raise InputError(f"option {part!r} of {text!r} has no value: write {name}:{part or 'option'}=value")

@@ -1,4 +1,4 @@
-"""Unambiguous referring expressions of three kinds: attribute, location, relation."""
+"""Unambiguous referring expressions of three types: attribute, location, relation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from biaslab.scenes.scene_object import SceneObject
 
-KINDS: tuple[str, ...] = ("attribute", "location", "relation")
+EXPRESSION_TYPES: tuple[str, ...] = ("attribute", "location", "relation")
 
 SIDES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 CORNERS = {(v, h): (SIDES[h][0], SIDES[v][1]) for v in ("top", "bottom") for h in ("left", "right")}
@@ -43,7 +43,7 @@ class Expression:
     """`text` refers to object number `target` of the scene and to nothing else in it."""
 
     text: str
-    kind: str
+    expression_type: str
     target: int
     head: Head
 
@@ -135,13 +135,13 @@ MAKERS = {"attribute": attribute, "location": location, "relation": relation}
 def sample(
     rng: np.random.Generator, things: Sequence[SceneObject], n: int, mix: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
 ) -> list[Expression]:
-    """At most `n` different expressions about a scene, kinds drawn with probabilities `mix`."""
+    """At most `n` different expressions about a scene, types drawn with probabilities `mix`."""
     found: dict[str, Expression] = {}
     for _ in range(12 * n):
         if len(found) == n:
             break
-        kind = KINDS[int(rng.choice(3, p=mix))]
-        made = MAKERS[kind](rng, things, int(rng.integers(len(things))))
+        expression_type = EXPRESSION_TYPES[int(rng.choice(3, p=mix))]
+        made = MAKERS[expression_type](rng, things, int(rng.integers(len(things))))
         if made is not None:
             found.setdefault(made.text, made)
     return list(found.values())

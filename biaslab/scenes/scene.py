@@ -48,14 +48,14 @@ class Scene:
 
     @cached_property
     def expressions(self) -> tuple[ex.Expression, ...]:
-        """At most one expression of each kind, about different objects where the scene allows it."""
+        """At most one expression of each type, about different objects where the scene allows it."""
         rng = _rng(self.split, self.index, 1)
         order = rng.permutation(len(self.objects))
         out: list[ex.Expression] = []
-        for kind in (ex.KINDS[k] for k in rng.permutation(3)):
+        for expression_type in (ex.EXPRESSION_TYPES[k] for k in rng.permutation(3)):
             used = {e.target for e in out}
             for target in sorted(order, key=lambda t: t in used):
-                made = ex.MAKERS[kind](rng, self.objects, int(target))
+                made = ex.MAKERS[expression_type](rng, self.objects, int(target))
                 if made is not None:
                     out.append(made)
                     break

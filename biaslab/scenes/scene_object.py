@@ -24,7 +24,7 @@ class SceneObject:
         return x / CANVAS, y / CANVAS
 
     @property
-    def size_class(self) -> str:
+    def object_size(self) -> str:
         """small, medium or large: below 5 %, 5 to 12 %, above 12 % of the canvas."""
         share = self.box.area / CANVAS**2
         return "small" if share < 0.05 else "medium" if share < 0.12 else "large"

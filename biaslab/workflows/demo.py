@@ -66,12 +66,12 @@ def demo(
     """
     out = Path(out)
     vlm = load("grounder")
-    images = calibration(vlm, "scenes", n_calibration)
+    images = calibration(vlm, "scenes", n=n_calibration)
     fitted = fit_bias(vlm, images, out=out / "profile.safetensors", batch_size=16, progress=progress)
-    data = ScenesDataset("test", n_test)
+    data = ScenesDataset("test", n=n_test)
     results = evaluate(
-        vlm, data, methods(), KEEPS, layer, out=out, profile=fitted.profile, batch_size=25, processes=processes,
-        progress=progress,
+        vlm, data, methods=methods(), keep=KEEPS, layer=layer, out=out, profile=fitted.profile, batch_size=25,
+        processes=processes, progress=progress,
     )  # fmt: skip
     ranking = score_ranking(vlm, data, profile=fitted.profile, batch_size=25, progress=progress)
     files = [*fitted.files, out / "results.csv", *draw_run(results)]
@@ -93,6 +93,8 @@ def _draw_examples(vlm: VLM, data: ScenesDataset, profile: Profile, layer: int, 
     )  # fmt: skip
     files = save(display.plot(), folder / "attention", close=True)
     for sample, image in zip(samples, images, strict=True):
-        found = compare_methods(vlm, image, sample.expression, methods(), _SHOWN_KEEP, layer, profile)
+        found = compare_methods(
+            vlm, image, sample.expression, methods=methods(), keep=_SHOWN_KEEP, layer=layer, profile=profile
+        )
         files += draw_kept(image, found, sample.expression, folder / f"kept-{sample.id}", sample.box)
     return files

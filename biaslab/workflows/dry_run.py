@@ -114,7 +114,7 @@ def plan_evaluate(
     model: str | Path | Geometry,
     dataset: Dataset,
     configs: Sequence[Config],
-    limit: int | None = None,
+    n: int | None = None,
     batch_size: int = 8,
     dtype: str = "auto",
     new_tokens: int = 48,
@@ -135,7 +135,7 @@ def plan_evaluate(
 
     found = MetaModel.of(model, dtype, image_options)
     check_configurations(found.vlm, configs, GenerationOptions())
-    samples = take(dataset, limit)
+    samples = take(dataset, n)
     prompt = found.family.grounding_prompt
     surveyed = found.survey(((s.width, s.height), prompt(s.expression)) for s in samples)
     seen = [s for s in surveyed if s is not None]

@@ -21,7 +21,7 @@ __all__ = ["GrounderReport", "make_grounder"]
 
 @dataclass(frozen=True)
 class GrounderReport:
-    """What a training run left behind; `accuracy` has a row per expression kind and target size."""
+    """What a training run left behind; `accuracy` has a row per expression type and target size."""
 
     folder: Path
     accuracy: list[dict]
@@ -46,11 +46,12 @@ def make_grounder(out: str | Path, recipe: Recipe, n_test: int = 2000, weights: 
     if n_test:
         vlm = load(str(folder))
         results = evaluate(
-            vlm, ScenesDataset("test", n_test), "none", 1.0, 1, out=out / "test", batch_size=32,
+            vlm, ScenesDataset("test", n=n_test), methods="none", keep=1.0, layer=1, out=out / "test", batch_size=32,
             processes=recipe.processes, reference=None,
         )  # fmt: skip
-        accuracy = pd.concat([results.by("kind"), results.by("size_class").query("kind != 'all'")])
-        accuracy = accuracy[["kind", "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "miou"]]
+        by_size = results.by("object_size").query("expression_type != 'all'")
+        accuracy = pd.concat([results.by("expression_type"), by_size])
+        accuracy = accuracy[["expression_type", "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "miou"]]
     files.append(_write_card(folder, recipe, accuracy))
     shown = accuracy.to_string(index=False, float_format=lambda v: f"{v:.3f}") if n_test else "not measured"
     return GrounderReport(
@@ -70,8 +71,8 @@ def _measured(accuracy: pd.DataFrame) -> str:
         return "Not measured."
     rows = ["| expressions | n | Acc@0.5 [95 % interval] | mean IoU | unparsed | errors |", "|---|---|---|---|---|---|"]
     rows += [
-        f"| {r.kind} | {r.n} | {100 * r.acc50:.1f} [{100 * r.acc50_lo:.1f}, {100 * r.acc50_hi:.1f}] | {r.miou:.3f} "
-        f"| {r.unparsed} | {r.errors} |"
+        f"| {r.expression_type} | {r.n} | {100 * r.acc50:.1f} [{100 * r.acc50_lo:.1f}, {100 * r.acc50_hi:.1f}] "
+        f"| {r.miou:.3f} | {r.unparsed} | {r.errors} |"
         for r in accuracy.itertuples()
     ]
     return "\n".join(rows)

@@ -56,10 +56,10 @@ def test_pruning_across_devices(family, name, positions):
     if positions == "renumber" and "mrope_section" in (vlm.decoder.config.rope_parameters or {}):
         positions = "original"
     enc = tiny.encoded(vlm, 3)
-    with prune(vlm, method_for(name, 0.3), layer, positions) as state:
+    with prune(vlm, method_for(name, 0.3), layer, positions=positions) as state:
         tokens, logits = run(vlm, enc)
         kept = [s.indices.tolist() for s in state.selections]
-    with spread(vlm) as devices, prune(vlm, method_for(name, 0.3), layer, positions) as state:
+    with spread(vlm) as devices, prune(vlm, method_for(name, 0.3), layer, positions=positions) as state:
         got_tokens, got_logits = run(vlm, enc)
         assert [s.indices.tolist() for s in state.selections] == kept
     assert devices[layer - 1] != devices[layer]

@@ -87,7 +87,7 @@ def test_evaluate_resumes_and_figures_draw(capsys, profile, tmp_path):
                "--profile", profile, "--out", tmp_path / "run", "--json"]  # fmt: skip
     status, out, err = run(capsys, *command)
     assert status == 0, err
-    rows = [r for r in json.loads(out)["rows"] if r["kind"] == "all"]
+    rows = [r for r in json.loads(out)["rows"] if r["expression_type"] == "all"]
     assert {(r["method"], r["keep"]) for r in rows} == {
         ("none", 1.0), ("random", 0.2), ("random", 16), ("relative", 0.2), ("relative", 16)
     }  # fmt: skip
@@ -109,7 +109,7 @@ def test_scores_by_name_are_fitted_and_pruned_with(capsys, tmp_path):
     command = ["evaluate", "--n", 2, "--keep", 0.1, "--layer", 4, "--profile", mine, "--json"]
     status, out, err = run(capsys, *command, "--methods", methods, "--out", tmp_path / "run")
     assert status == 0, err
-    rows = [r for r in json.loads(out)["rows"] if r["kind"] == "all"]
+    rows = [r for r in json.loads(out)["rows"] if r["expression_type"] == "all"]
     asked = [parse(text) for text in methods.split(",")]
     assert [(r["method"], r["options_hash"]) for r in rows] == [(m.name, m.options_hash) for m in asked]
     assert all(r["n"] == 2 and r["errors"] == 0 for r in rows)

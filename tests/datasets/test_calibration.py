@@ -7,7 +7,7 @@ import tiny
 from PIL import Image
 
 from biaslab.core.images import content_hash
-from biaslab.datasets.pictures import blank, images_from, noise
+from biaslab.datasets.image_sources import blank, find_images, noise
 from biaslab.errors import InputError
 
 
@@ -21,14 +21,14 @@ def test_images_from_a_folder(tmp_path):
     save(tmp_path / "a", 2)
     save(tmp_path / "a" / "sub", 1)
     (tmp_path / "a" / "notes.txt").write_text("x")
-    found = images_from(tmp_path / "a")
+    found = find_images(tmp_path / "a")
     assert [str(p.relative_to(tmp_path / "a")) for p in found] == ["0.png", "1.png", "sub/0.png"]
-    assert len(images_from(tmp_path / "a", limit=1)) == 1
+    assert len(find_images(tmp_path / "a", n=1)) == 1
     with pytest.raises(InputError, match="no such folder"):
-        images_from(tmp_path / "b")
+        find_images(tmp_path / "b")
     (tmp_path / "b").mkdir()
     with pytest.raises(InputError, match="no picture in"):
-        images_from(tmp_path / "b")
+        find_images(tmp_path / "b")
 
 
 def test_null_images():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from biaslab.core.boxes import Box
 from biaslab.datasets import DATASETS, RefCocoJsonl, load_dataset
-from biaslab.datasets.sample import size_class
+from biaslab.datasets.sample import object_size
 from biaslab.errors import InputError
 
 ROWS = [
@@ -45,7 +45,7 @@ def test_rows_become_samples(folder):
     first, second = list(data)[:2]
     assert first.id == "refcoco_mini-000000" and first.image_id == second.image_id == "coco/a.jpg"
     assert second.expression == "big dog" and second.box == Box(10, 5, 60, 40.5)
-    assert (second.width, second.height, second.size_class, second.kind) == (64, 48, "large", "")
+    assert (second.width, second.height, second.object_size, second.expression_type) == (64, 48, "large", "")
     picture = second.image()
     assert picture.mode == "RGB" and picture.size == (64, 48)
     assert len({s.id for s in data}) == 5
@@ -126,7 +126,7 @@ def test_data_set_travels_to_another_process(folder):
     assert copy.hash == data.hash and copy[0].image().size == (64, 48)
 
 
-def test_size_classes():
-    assert [size_class(Box(0, 0, w, 10), 100, 10) for w in (4.9, 5, 11.9, 12, 100)] == [
+def test_object_sizes():
+    assert [object_size(Box(0, 0, w, 10), 100, 10) for w in (4.9, 5, 11.9, 12, 100)] == [
         "small", "medium", "medium", "large", "large",
     ]  # fmt: skip

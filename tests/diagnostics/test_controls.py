@@ -66,7 +66,7 @@ def test_a_changed_picture_is_the_same_each_time_it_is_read(grounder):
 
 @pytest.fixture(scope="module")
 def few(grounder):
-    return calibration(grounder, "scenes", 16)
+    return calibration(grounder, "scenes", n=16)
 
 
 @pytest.fixture(scope="module")
@@ -154,5 +154,5 @@ def test_removal_report_is_the_ranking_by_place(grounder, profile):
     assert len(top) == n["top"] and all(s.box.center[1] < s.height / 3 for s in top)
     with pytest.raises(InputError, match="unknown place 'north'"):
         removal_report(grounder, data, profile, places=["north"])
-    only = removal_report(grounder, data, profile, places=(), limit=6, **options)
+    only = removal_report(grounder, data, profile, places=(), n=6, **options)
     assert set(only["place"]) == {"all"} and (only["n"] == 6).all()

@@ -45,7 +45,8 @@ def make_lines(configs=CONFIGS, errors=()):
         for c, config in enumerate(configs):
             line = dict.fromkeys(LINE_FIELDS) | {name: config[name] for name in list(config)[:5]}
             line |= {"index": i, "id": f"s{i}", "image_id": f"image{i // 3}", "seed": 0, "info": {}}
-            line |= {"kind": ("attribute", "location", "relation")[i % 3], "size_class": ("small", "large")[i % 2]}
+            line |= {"expression_type": ("attribute", "location", "relation")[i % 3]}
+            line |= {"object_size": ("small", "large")[i % 2]}
             iou = float(np.clip(rng.normal(0.75 - 0.1 * c, 0.25), 0, 1))
             parsed = iou > 0.2
             iou = iou if parsed else 0.0
@@ -85,7 +86,7 @@ def test_rows_are_computed_on_the_samples_that_all_configurations_answered(folde
     ids = [f"s{i}" for i in range(N) if i not in (3, 7)]
     images = [f"image{int(i[1:]) // 3}" for i in ids]
     bootstrap = ImageBootstrap(images, 300)
-    rows = results.table[results.table["kind"] == "all"].reset_index(drop=True)
+    rows = results.table[results.table["expression_type"] == "all"].reset_index(drop=True)
     none = hits(results, CONFIGS[0], ids)
     reference = hits(results, CONFIGS[1], ids)
     for i, config in enumerate(CONFIGS):
@@ -104,16 +105,16 @@ def test_rows_are_computed_on_the_samples_that_all_configurations_answered(folde
     assert rows["target_auroc"].isna().tolist() == [True] * 3 + [False] * 2
 
 
-def test_kinds_and_size_classes(folder):
+def test_expression_types_and_object_sizes(folder):
     results = Results.load(folder(), n_resamples=50)
-    assert results.table["kind"].unique().tolist() == ["all", "attribute", "location", "relation"]
-    sizes = results.by("size_class")
-    assert sizes["kind"].unique().tolist() == ["all", "large", "small"]
-    none = sizes[sizes["method"] == "none"].set_index("kind")
+    assert results.table["expression_type"].unique().tolist() == ["all", "attribute", "location", "relation"]
+    sizes = results.by("object_size")
+    assert sizes["expression_type"].unique().tolist() == ["all", "large", "small"]
+    none = sizes[sizes["method"] == "none"].set_index("expression_type")
     assert none.loc["large", "n"] + none.loc["small", "n"] == none.loc["all", "n"] == N
     mean = (none.loc["large", "acc50"] + none.loc["small", "acc50"]) / 2
     assert none.loc["all", "acc50"] == pytest.approx(mean)
-    with pytest.raises(InputError, match="choose kind or size_class"):
+    with pytest.raises(InputError, match="choose expression_type or object_size"):
         results.by("colour")
 
 
@@ -137,7 +138,7 @@ def test_differences_to_any_method(folder):
     expected = tuple(ImageBootstrap(images, 100).difference(a, b))
     assert (row["difference"], row["difference_lo"], row["difference_hi"]) == pytest.approx(expected)
     assert row["p"] == paired_p_value(a, b, images) and row["n"] == N
-    to_none = results.differences("none", kind="location")
+    to_none = results.differences("none", expression_type="location")
     assert len(to_none) == 4 and (to_none["n"] == N // 3).all()
     with pytest.raises(InputError, match="no method 'divprune' in this run: choose one of none, random, fastv"):
         results.differences("divprune")
@@ -148,7 +149,7 @@ def test_an_unfinished_run_has_a_table_of_what_there_is(folder):
         folder(skip=lambda line: line["index"] >= 40 or (line["index"] == 39 and line["layer"] == 4))
     )
     assert not results.complete and "incomplete" in repr(results)
-    assert (results.table[results.table["kind"] == "all"]["n"] == 39).all()
+    assert (results.table[results.table["expression_type"] == "all"]["n"] == 39).all()
 
 
 def test_an_empty_run(folder):

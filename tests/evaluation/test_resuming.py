@@ -109,7 +109,7 @@ def test_a_finished_run_is_a_no_op(vlm, tmp_path, monkeypatch):
     ("change", "message"),
     [
         ({"seed": 1}, "options.seed: 0 there, 1 here"),
-        ({"limit": 3}, "options.limit: None there, 3 here"),
+        ({"n": 3}, "options.limit: None there, 3 here"),
         ({"max_new_tokens": 9}, "options.max_new_tokens: 8 there, 9 here"),
         ({"dataset": Toy(4)}, "dataset.hash: .* dataset.n: 6 there, 4 here"),
         ({"vlm": "llava"}, "model.family: 'internvl' there, 'llava' here"),

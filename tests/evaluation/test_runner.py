@@ -16,6 +16,7 @@ from biaslab.errors import InputError, ProfileMismatchError, UnsupportedError
 from biaslab.evaluation.metrics import auroc, target_tokens
 from biaslab.evaluation.results import COLUMNS
 from biaslab.evaluation.runner import evaluate
+from biaslab.evaluation.single_image import compare_methods
 from biaslab.profiles import MeanProfile
 from biaslab.pruning import FastV, Relative
 
@@ -45,7 +46,7 @@ def test_table_and_lines(vlm, tmp_path):
     for method in ("random", "fastv", "divprune"):
         part = samples[(samples["method"] == method) & (samples["keep"] == 0.2)]
         assert (part["tokens_kept"] == [max(1, int(0.2 * n)) for n in part["tokens"]]).all()
-    overall = results.table.query("kind == 'all'").set_index(["method", "keep"])
+    overall = results.table.query("expression_type == 'all'").set_index(["method", "keep"])
     for (method, keep), row in overall.iterrows():
         part = samples[(samples["method"] == method) & (samples["keep"] == keep)]
         assert row["n"] == 6 and row["errors"] == 0
@@ -122,16 +123,16 @@ def test_times_and_flops(vlm):
 
 
 def test_prefill_time_includes_the_selection_and_the_first_token(vlm, monkeypatch):
-    now, score = [0.0], FastV.score
+    now, importance = [0.0], FastV.importance
 
     def tick(seconds, result=None):
         now[0] += seconds
         return result
 
     monkeypatch.setattr("biaslab.evaluation.stopwatch.time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(FastV, "score", lambda self, ctx: tick(1.0, score(self, ctx)))
+    monkeypatch.setattr(FastV, "importance", lambda self, ctx: tick(1.0, importance(self, ctx)))
     handle = vlm.model.lm_head.register_forward_hook(lambda *_: tick(0.1))
-    lines = run(vlm=vlm, methods=["fastv", "random"], keep=0.5, limit=4, max_new_tokens=5).samples
+    lines = run(vlm=vlm, methods=["fastv", "random"], keep=0.5, n=4, max_new_tokens=5).samples
     handle.remove()
     times = lines.groupby("method")[["prefill_ms", "decode_ms"]].mean()
     assert times.loc["fastv"].tolist() == pytest.approx([(4 * 1000 + 100) / 4, 4 * 100 / 4])  # per sample of 4
@@ -140,7 +141,7 @@ def test_prefill_time_includes_the_selection_and_the_first_token(vlm, monkeypatc
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_other_families(family):
-    samples = run(vlm=family, methods=["none", "fastv", "divprune"], keep=0.5, limit=4).samples
+    samples = run(vlm=family, methods=["none", "fastv", "divprune"], keep=0.5, n=4).samples
     assert samples["error"].isna().all() and len(samples) == 12
     pruned = samples[samples["method"] != "none"]
     assert (pruned["tokens_kept"] == pruned["tokens"] // 2).all()
@@ -160,7 +161,7 @@ def test_missing_pictures_are_errors_not_misses(vlm):
     failed = results.samples[results.samples["error"].notna()]
     assert set(failed["id"]) == {"s1", "s4"} and len(failed) == 14
     assert failed["error"].str.contains("gone.jpg").all() and failed[["hit", "iou", "answer"]].isna().all().all()
-    overall = results.table.query("kind == 'all'")
+    overall = results.table.query("expression_type == 'all'")
     assert (overall["n"] == 4).all() and (overall["errors"] == 2).all()
     whole = run(vlm=vlm).samples
     good = whole[~whole["id"].isin(["s1", "s4"])].reset_index(drop=True)
@@ -169,31 +170,31 @@ def test_missing_pictures_are_errors_not_misses(vlm):
 
 def test_an_exception_costs_one_sample_and_one_configuration(vlm, monkeypatch):
     reference = run(vlm=vlm).samples
-    score = FastV.score
+    importance = FastV.importance
 
     def poisoned(self, ctx):
         if vlm.prefill.encoded.sample_ids and ctx.seed == poisoned.seed:
             raise RuntimeError("boom\nsecond line")
-        return score(self, ctx)
+        return importance(self, ctx)
 
     from biaslab.pruning.engine.prompt import sample_seed
 
     poisoned.seed = sample_seed(0, "s2")
-    monkeypatch.setattr(FastV, "score", poisoned)
+    monkeypatch.setattr(FastV, "importance", poisoned)
     results = run(vlm=vlm)
     failed = results.samples[results.samples["error"].notna()]
     assert set(zip(failed["id"], failed["method"], strict=True)) == {("s2", "fastv")} and len(failed) == 2
     assert set(failed["error"]) == {"RuntimeError: boom"}
     others = results.samples["error"].isna()
     same(reference[others].reset_index(drop=True), results.samples[others].reset_index(drop=True))
-    table = results.table.query("kind == 'all'").set_index("method")
+    table = results.table.query("expression_type == 'all'").set_index("method")
     assert (table["n"] == 5).all()  # compared on the samples that all configurations answered
     assert (table.loc["fastv", "errors"] == 1).all() and (table.loc[["none", "random"], "errors"] == 0).all()
 
 
 def test_a_configuration_that_always_fails_does_not_hide_the_others(vlm, monkeypatch, caplog):
-    monkeypatch.setattr(FastV, "score", lambda self, ctx: 1 / 0)
-    table = run(vlm=vlm).table.query("kind == 'all'").set_index("method")
+    monkeypatch.setattr(FastV, "importance", lambda self, ctx: 1 / 0)
+    table = run(vlm=vlm).table.query("expression_type == 'all'").set_index("method")
     assert (table.loc["fastv", "n"] == 0).all() and (table.loc["fastv", "errors"] == 6).all()
     assert table.loc["fastv", "acc50"].isna().all()
     assert (table.loc[["none", "random", "divprune"], "n"] == 6).all()
@@ -229,6 +230,7 @@ def test_errors_can_be_tried_again(vlm, tmp_path):
         ({"methods": []}, InputError, "at least one method"),
         ({"methods": ["random", "random"]}, InputError, "random at keep 0.5, layer 2 is given twice"),
         ({"methods": ["relative"]}, InputError, "needs a profile: pass profile="),
+        ({"methods": ["fastv", "fastv:score=attention"]}, InputError, "fastv at keep 0.5, layer 2 is given twice"),
         ({"methods": [3]}, InputError, "names or Method instances"),
         ({"keep": 0}, InputError, "keep"),
         ({"keep": 1.5}, InputError, "keep"),
@@ -239,7 +241,7 @@ def test_errors_can_be_tried_again(vlm, tmp_path):
         ({"positions": "other"}, InputError, "positions must be one of"),
         ({"batch_size": 0}, InputError, "batch_size must be a whole number >= 1"),
         ({"processes": 0}, InputError, "processes must be"),
-        ({"limit": 0}, InputError, "limit must be"),
+        ({"n": 0}, InputError, "n must be"),
         ({"dataset": Toy(0)}, InputError, "data set is empty"),
     ],
 )
@@ -273,11 +275,25 @@ def test_a_method_keeps_the_profile_it_has(vlm, profile):
     assert results.samples["profile_hash"].unique().tolist() == [other.hash, ""]
 
 
-def test_limit_counts_and_layers(vlm):
-    results = run(vlm=vlm, methods=["none", "random", "divprune"], keep=[3, 0.5], layer=[0, 2], limit=2)
+def test_methods_as_words_with_options(vlm):
+    words = run(vlm=vlm, methods=["none", "fastv:score=no_rope", "relative:debias=none"], keep=0.5, n=2)
+    methods = ["none", FastV(score="no_rope"), Relative(debias="none")]
+    same(words.samples, run(vlm=vlm, methods=methods, keep=0.5, n=2).samples)
+    assert list(words.summary()["method"]) == ["none", "fastv:score=no_rope", "relative:debias=none"]
+    (image,) = tiny.images(1)
+    _, answer = compare_methods(vlm, image, "it", methods=["none", "fastv:queries=text"], keep=0.5, layer=2)
+    assert answer.method == "fastv:queries=text"
+    for word, message in (("fastv:sorce=no_rope", "has no option sorce"), ("fastv:score", "has no value")):
+        with pytest.raises(InputError, match=message):
+            run(vlm=vlm, methods=[word])
+
+
+def test_n_counts_and_layers(vlm):
+    results = run(vlm=vlm, methods=["none", "random", "divprune"], keep=[3, 0.5], layer=[0, 2], n=2)
     samples = results.samples
     assert samples["id"].unique().tolist() == ["s0", "s1"]
     counts = samples[[isinstance(keep, int) for keep in samples["keep"]]]
     assert (counts["tokens_kept"] == 3).all() and len(counts) == 8
     assert set(samples["layer"].dropna()) == {0, 2} and len(samples) == 2 * (1 + 2 * 2 * 2)
-    assert evaluate(vlm, Toy(), "none", 0.5, 2, progress=False, max_new_tokens=8).table["retention"].eq(1).any()
+    unpruned = evaluate(vlm, Toy(), methods="none", keep=0.5, layer=2, progress=False, max_new_tokens=8)
+    assert unpruned.table["retention"].eq(1).any()

@@ -59,7 +59,7 @@ def results_frame(layers=(2, 5), methods=("random", "fastv"), keeps=(0.5, 0.1)):
     base = {
         "dataset": "scenes",
         "split": "test",
-        "kind": "all",
+        "expression_type": "all",
         "model": "tiny",
         "options_hash": "",
         "profile_hash": "",
@@ -96,7 +96,7 @@ def results_frame(layers=(2, 5), methods=("random", "fastv"), keeps=(0.5, 0.1)):
                 )
     frame = pd.DataFrame(rows)
     frame["layer"] = frame["layer"].astype("Int64")
-    return pd.concat([frame, frame.assign(kind="location", acc50=0.1)], ignore_index=True)
+    return pd.concat([frame, frame.assign(expression_type="location", acc50=0.1)], ignore_index=True)
 
 
 def picture(size=(64, 64)):
@@ -293,8 +293,8 @@ def test_accuracy_display_refuses_what_cannot_be_compared(tmp_path):
         make(pd.concat([frame, frame.assign(split="val")]))
     with pytest.raises(InputError, match="no layer 7"):
         make(frame[frame["method"] != "none"], layer=7)
-    with pytest.raises(InputError, match="no kind 'colour'"):
-        make(frame, kind="colour")
+    with pytest.raises(InputError, match="no expression_type 'colour'"):
+        make(frame, expression_type="colour")
     with pytest.raises(InputError, match="no method 'vis'"):
         make(frame, methods=["vis"])
     with pytest.raises(InputError, match="only the unpruned"):
@@ -313,7 +313,7 @@ def test_results_are_read_from_object_folder_and_file(tmp_path):
     want = figures.results_table(frame)
     for results in (SimpleNamespace(table=frame), tmp_path, str(tmp_path / "results.csv")):
         pd.testing.assert_frame_equal(figures.results_table(results), want, check_dtype=False)
-    assert (figures.results_table(frame, kind="location")["value"] == 0.1).all()
+    assert (figures.results_table(frame, expression_type="location")["value"] == 0.1).all()
 
 
 def test_variants_of_one_method_stay_apart():

@@ -44,8 +44,8 @@ class Toy:
                 image_id=f"image{i // 2}",
                 expression=f"the {'red thing' if i % 3 else 'very small green square'} number {i}",
                 box=BOXES[i % 2],
-                kind=("attribute", "location")[i % 2],
-                size_class=("small", "medium", "large")[i % 3],
+                expression_type=("attribute", "location")[i % 2],
+                object_size=("small", "medium", "large")[i % 3],
                 width=tiny.images(i // 2 + 1)[-1].width,
                 height=tiny.images(i // 2 + 1)[-1].height,
                 loader=partial(picture, -1 if i in self.missing else i // 2),
@@ -72,7 +72,8 @@ def run(out=None, vlm="internvl", dataset=None, methods=METHODS, keep=(0.5, 0.2)
     """The evaluation that the tests repeat: 6 samples, 7 configurations, 42 lines."""
     settings = {"batch_size": 4, "progress": False, "max_new_tokens": 8, "n_resamples": 200} | options
     model = tiny.vlm(vlm) if isinstance(vlm, str) else vlm
-    return evaluate(model, Toy() if dataset is None else dataset, methods, keep, layer, out=out, **settings)
+    data = Toy() if dataset is None else dataset
+    return evaluate(model, data, methods=methods, keep=keep, layer=layer, out=out, **settings)
 
 
 def same(a: pd.DataFrame, b: pd.DataFrame) -> None:

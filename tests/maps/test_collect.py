@@ -16,7 +16,7 @@ from PIL import Image
 from biaslab.attention.capture import capture, no_rope
 from biaslab.core.images import content_hash
 from biaslab.datasets.calibration import PROMPT
-from biaslab.datasets.pictures import images_from
+from biaslab.datasets.image_sources import find_images
 from biaslab.errors import InputError, RunFolderError
 from biaslab.maps.collect import collect
 from biaslab.maps.stored import StoredMaps
@@ -130,7 +130,7 @@ def test_broken_images_are_reported_not_fatal(tmp_path):
     folder = save(tmp_path / "p")
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:500])
     (folder / "2.png").write_text("no picture")
-    paths = [*images_from(folder), folder / "absent.png"]
+    paths = [*find_images(folder), folder / "absent.png"]
     with pytest.warns(UserWarning, match="3 images skipped, the first: .*1.png cannot be read"):
         maps = collect(tiny.vlm("llava"), paths, [0], out=tmp_path / "m", progress=False)
     assert maps.n == 2 and [maps.record(i).id for i in range(2)] == ["0.png", "3.png"]

@@ -51,7 +51,7 @@ def test_from_pictures_to_a_table(checkpoint, pictures, tmp_path, capsys, monkey
         "--profile", profile, "--batch-size", 3, "--out", out, "--json",
     )  # fmt: skip
     assert status == 0
-    rows = [r for r in json.loads(text)["rows"] if r["kind"] == "all"]
+    rows = [r for r in json.loads(text)["rows"] if r["expression_type"] == "all"]
     assert {r["method"] for r in rows} == {"none", "fastv", "d2pruner"}
     assert all(r["n"] == len(SIZES) and r["errors"] == 0 for r in rows)
     assert (out / "results.csv").exists()

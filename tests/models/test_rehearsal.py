@@ -221,7 +221,7 @@ def test_attention_figures_of_a_rehearsed_profile_are_marked(vlm, fitted, tmp_pa
 
 def test_kept_token_figures_of_a_rehearsal_are_marked(vlm, tmp_path):
     image = tiny.images(1, sizes=[(96, 96)])[0]
-    answers = compare_methods(vlm, image, "it", ["none", "random"], 0.5, 2)
+    answers = compare_methods(vlm, image, "it", methods=["none", "random"], keep=0.5, layer=2)
     files = draw_kept(image, answers, "it", tmp_path / "kept")
     assert NOTE.encode() in files[0].read_bytes() and (pd.read_csv(files[2])["note"] == NOTE).all()
 

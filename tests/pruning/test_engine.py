@@ -19,7 +19,7 @@ FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
 
 def check_against_oracle(vlm, enc, method, layer, positions="original", tolerance=1e-4):
     plain = run(vlm, enc)[1]
-    with prune(vlm, method, layer, positions) as state:
+    with prune(vlm, method, layer, positions=positions) as state:
         answer, logits = run(vlm, enc)
     gone = dropped_positions(enc, state.selections)
     want = oracle(vlm, enc.inputs, answer, gone, layer, positions == "renumber")

@@ -9,7 +9,7 @@ from pruned import FlatProfile, generate, method_for, run
 
 from biaslab.errors import InputError, ProfileMismatchError, UnsupportedError
 from biaslab.models.loading import wrap
-from biaslab.pruning import METHODS, FastV, Random, Relative, Uniform, budget, prune
+from biaslab.pruning import METHODS, D2Pruner, FastV, Random, Relative, Uniform, budget, prune
 from biaslab.pruning.base import Method
 
 
@@ -83,6 +83,20 @@ def test_bad_arguments_are_refused():
     with prune(vlm, "random", 2):
         refused(vlm, Random(), 2, "already")
     refused(tiny.vlm("qwen2_5_vl"), Random(), 2, "M-RoPE", positions="renumber")
+
+
+def test_a_method_as_a_word_with_options():
+    vlm = tiny.vlm("internvl")
+    enc, selections = tiny.encoded(vlm, 2), []
+    for method in (
+        "d2pruner:keep=0.25:debias=none:pivots_suppress=true",
+        D2Pruner(keep=0.25, debias="none", pivots_suppress=True),
+    ):
+        with prune(vlm, method, 2) as state:
+            run(vlm, enc)
+        selections.append([s.indices.tolist() for s in state.selections])
+    assert selections[0] == selections[1] and state.method.label == "d2pruner:debias=none:pivots_suppress=true"
+    refused(vlm, "none", 2, "method must be a pruning method", InputError)
 
 
 def test_models_that_cannot_be_pruned_are_refused():

@@ -52,7 +52,7 @@ def test_similarity_is_the_definition(layout, spatial, distance):
     feats = features(layout.n)
     for semantic, alpha in itertools.product(("cosine", "normalized"), (0.5, 1.0)):
         options = {"alpha": alpha, "semantic": semantic, "spatial": spatial, "sigma": 0.2, "radius": 1.0}
-        graph = HybridGraph(feats, SpatialPlane.of(layout, distance), theta=0.6, **options)
+        graph = HybridGraph(feats, SpatialPlane.of(layout, distance=distance), theta=0.6, **options)
         rows, cols = torch.tensor([0, 3, 17, layout.n - 1]), torch.arange(0, layout.n, 3)
         want = [[slow(layout, feats, i, j, distance=distance, **options) for j in cols] for i in rows]
         got = graph.similarity(rows, cols)
@@ -69,7 +69,7 @@ def test_a_thumbnail_token_compares_by_the_place_it_shows():
     nearest = int(gaps.argmin())
     assert np.abs(TILED.centers[nearest] - shown).max() < 1 / 8
     assert gaps.max() > 0.7  # and far from the opposite corner
-    along = SpatialPlane.of(TILED, "index")
+    along = SpatialPlane.of(TILED, distance="index")
     assert (along.points[last] - along.points[0]).norm() > 0.8  # which the sequence does not know
 
 

@@ -59,8 +59,8 @@ def test_equals_the_obvious_loop(case):
     got = greedy_mis(
         torch.from_numpy(order),
         Dense(adjacent),
-        limit,
-        torch.from_numpy(blockers) if len(blockers) else None,
+        limit=limit,
+        blockers=torch.from_numpy(blockers) if len(blockers) else None,
         block=block,
     )
     assert got.tolist() == obvious(order, adjacent, limit, blockers)
@@ -81,7 +81,7 @@ def test_large_graphs(n, density):
             if not blocked[node]:
                 want.append(node)
                 blocked |= adjacent[node]
-        assert greedy_mis(torch.from_numpy(order), Dense(adjacent), limit).tolist() == want
+        assert greedy_mis(torch.from_numpy(order), Dense(adjacent), limit=limit).tolist() == want
 
 
 @pytest.mark.parametrize("reach", [1, 9, 700])
@@ -98,10 +98,10 @@ def test_degenerate_graphs():
     n = 700
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     empty, complete = np.zeros((n, n), dtype=bool), np.ones((n, n), dtype=bool)
-    assert greedy_mis(order, Dense(empty), 300).tolist() == order[:300].tolist()
-    assert greedy_mis(order, Dense(complete), 300).tolist() == order[:1].tolist()
-    assert greedy_mis(order[:0], Dense(empty), 3).tolist() == []
-    assert greedy_mis(order, Dense(complete), 5, blockers=order[:1]).tolist() == []
+    assert greedy_mis(order, Dense(empty), limit=300).tolist() == order[:300].tolist()
+    assert greedy_mis(order, Dense(complete), limit=300).tolist() == order[:1].tolist()
+    assert greedy_mis(order[:0], Dense(empty), limit=3).tolist() == []
+    assert greedy_mis(order, Dense(complete), limit=5, blockers=order[:1]).tolist() == []
 
 
 def test_ties_go_to_the_lower_index():
@@ -109,7 +109,7 @@ def test_ties_go_to_the_lower_index():
     assert descending(scores).tolist() == [1, 3, 0, 2, 4]
     adjacent = np.zeros((5, 5), dtype=bool)
     adjacent[1, 3] = adjacent[3, 1] = True
-    assert greedy_mis(descending(scores), Dense(adjacent), 3).tolist() == [1, 0, 2]
+    assert greedy_mis(descending(scores), Dense(adjacent), limit=3).tolist() == [1, 0, 2]
 
 
 def test_small_budgets_look_at_little_of_the_graph():
@@ -117,7 +117,7 @@ def test_small_budgets_look_at_little_of_the_graph():
     rng = np.random.default_rng(1)
     adjacent = rng.random((n, n), dtype=np.float32) < 0.01
     graph = Dense(adjacent | adjacent.T)
-    greedy_mis(torch.arange(n), graph, 40)
+    greedy_mis(torch.arange(n), graph, limit=40)
     assert graph.cells < n * n / 100
     assert graph.calls <= 8
 
@@ -128,7 +128,7 @@ def test_never_all_pairs_at_once_and_few_transfers(density):
     rng = np.random.default_rng(2)
     adjacent = rng.random((n, n), dtype=np.float32) < density
     graph = Dense(adjacent | adjacent.T)
-    greedy_mis(torch.arange(n), graph, n // 10)
+    greedy_mis(torch.arange(n), graph, limit=n // 10)
     assert graph.largest <= 2**22
     assert graph.calls <= 20
 
@@ -141,6 +141,6 @@ def test_the_last_nodes_of_a_filling_plane_cost_few_rounds():
     everything = greedy_mis(torch.arange(n), Dense(adjacent))
     for missing in (0, 1):
         graph = Dense(adjacent)
-        got = greedy_mis(torch.arange(n), graph, everything.numel() - missing)
+        got = greedy_mis(torch.arange(n), graph, limit=everything.numel() - missing)
         assert torch.equal(got, everything[: everything.numel() - missing])
         assert graph.calls <= 20

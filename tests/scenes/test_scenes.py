@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from biaslab.errors import InputError
-from biaslab.scenes import KINDS, SPLITS, expressions, scene
+from biaslab.scenes import EXPRESSION_TYPES, SPLITS, expressions, scene
 from biaslab.scenes.backgrounds import CANVAS
 from biaslab.scenes.objects import NAMES, TINTABLE, picture, tinted
 
@@ -89,13 +89,13 @@ def _holds(text: str, things, candidate) -> bool:
 
 
 def test_expressions_fit_their_target_and_nothing_else():
-    seen = dict.fromkeys(KINDS, 0)
+    seen = dict.fromkeys(EXPRESSION_TYPES, 0)
     for k, s in enumerate(SCENES):
         made = expressions.sample(np.random.default_rng(k), s.objects, 12)
         for e in (*s.expressions, *made):
             fits = [j for j, o in enumerate(s.objects) if _holds(e.text, s.objects, o)]
             assert fits == [e.target], (s.id, e.text, fits)
-            seen[e.kind] += 1
+            seen[e.expression_type] += 1
     assert min(seen.values()) > 50
 
 

@@ -121,7 +121,9 @@ def test_bench_and_evaluate_run_the_same(grounder, monkeypatch):
     monkeypatch.setattr("biaslab.evaluation.worker.run_once", recorded("evaluate"))
     monkeypatch.setattr(sys.modules["biaslab.workflows.bench"], "run_once", recorded("bench"))
     sizes = {"seed": 3, "batch_size": 1, "progress": False}
-    lines = evaluate(grounder, ScenesDataset(), methods, KEEP, LAYER, limit=1, max_new_tokens=new, **sizes).samples
+    lines = evaluate(
+        grounder, ScenesDataset(), methods=methods, keep=KEEP, layer=LAYER, n=1, max_new_tokens=new, **sizes
+    ).samples
     images = Calibration("one", [sample], grounder.family.grounding_prompt(sample.expression), [sample.id])
     table = bench(grounder, images, methods, KEEP, LAYER, new_tokens=new, repeats=1, memory=False, **sizes).table
     assert lines["method"].tolist() == methods and lines["error"].isna().all() and len(table) == len(methods)

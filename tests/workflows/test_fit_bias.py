@@ -6,7 +6,7 @@ import pytest
 from biaslab.core.images import load_image
 from biaslab.datasets.calibration import calibration
 from biaslab.errors import InputError
-from biaslab.scenes import KINDS, scene
+from biaslab.scenes import EXPRESSION_TYPES, scene
 from biaslab.workflows.fit_bias import fit_bias
 
 
@@ -14,9 +14,10 @@ def test_scenes_ask_grounding_questions_whose_kinds_take_turns(grounder):
     made = calibration(grounder, "scenes", n=9)
     assert made.ids == [scene("calibration", i).id for i in range(9)]
     for index, prompt in enumerate(made.prompts):
-        texts = {e.kind: grounder.family.grounding_prompt(e.text) for e in scene("calibration", index).expressions}
+        expressions = scene("calibration", index).expressions
+        texts = {e.expression_type: grounder.family.grounding_prompt(e.text) for e in expressions}
         assert prompt in texts.values()
-        wanted = KINDS[index % 3]
+        wanted = EXPRESSION_TYPES[index % 3]
         assert prompt == texts.get(wanted, prompt)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,26 +25,42 @@ class SpatialPlane:
 
     Attributes
     ----------
-    points : (N, 2) float32 positions divided by ``d_max``, the diagonal of the smallest box around all
-        tokens' positions. On a grid that is the largest distance between two tokens, so that ``1 - d`` spans
-        exactly [0, 1]; it is taken over all tokens of the image, pivots included, so that the graph does not
-        change with the pivots.
-    cells : (N, 2) float32 width and height of each token's cell in the same unit.
+    points : (N, 2) float32 Tensor
+        Positions divided by ``d_max``, the diagonal of the smallest box around all tokens' positions. On a grid that
+        is the largest distance between two tokens, so that ``1 - d`` spans exactly [0, 1]; it is taken over all
+        tokens of the image, pivots included, so that the graph does not change with the pivots.
+    cells : (N, 2) float32 Tensor
+        Width and height of each token's cell in the same unit.
     """
 
     points: Tensor
     cells: Tensor
 
     @classmethod
-    def of(cls, layout: TokenLayout, distance: str = "image", device: torch.device | str = "cpu") -> SpatialPlane:
-        """The plane in which distances are measured.
+    def of(cls, layout: TokenLayout, *, distance: str = "image", device: torch.device | str = "cpu") -> SpatialPlane:
+        """Make the plane in which distances are measured.
 
         Parameters
         ----------
-        layout : of the image.
-        distance : "image": cell centres in pixels of the original image, so that a thumbnail token and a tile
-            token compare by the place they show. "index": position in the sequence. "grid": the sequence
-            folded into rows of ceil(sqrt(N)), as reproductions do, which is wrong for tiled input.
+        layout : TokenLayout
+            Of the image.
+        distance : {"image", "index", "grid"}
+            "image": cell centres in pixels of the original image, so that a thumbnail token and a tile token
+            compare by the place they show. "index": position in the sequence. "grid": the sequence folded into
+            rows of ceil(sqrt(N)), as reproductions do, which is wrong for tiled input.
+        device : torch.device or str
+
+        Returns
+        -------
+        SpatialPlane
+
+        Examples
+        --------
+        >>> plane = SpatialPlane.of(TokenLayout.raster(1, 3, (300, 100), "toy"))
+        >>> plane.points - plane.points[0]
+        tensor([[0.0000, 0.0000],
+                [0.5000, 0.0000],
+                [1.0000, 0.0000]])
         """
         n = layout.n
         ones = np.ones((n, 2))
@@ -64,22 +80,47 @@ class SpatialPlane:
 class HybridGraph:
     """Edges where ``alpha * S_sem + (1 - alpha) * S_spat > theta``, computed in blocks on demand.
 
-    Equation and alpha, theta: arXiv 2512.19443 as transcribed; the forms of both similarities are ours to
-    choose (the paper leaves them open).
-
     Attributes
     ----------
-    features : (N, D) hidden states, any float dtype; compared in float32.
-    plane : positions of the same tokens.
-    alpha : weight of the semantic part. theta : threshold.
-    semantic : "cosine" in [-1, 1], or "normalized": (cosine + 1) / 2.
-    spatial : "linear": 1 - d / d_max. "gaussian": exp(-d^2 / (2 sigma^2)), d in units of d_max. "neighbour":
-        1 where the centres are at most ``radius`` cells apart in x and in y (of the larger of the two cells),
-        else 0.
+    features : (N, D) Tensor
+        Hidden states, any float dtype; compared in float32.
+    plane : SpatialPlane
+        Positions of the same tokens.
+    alpha : float
+        Weight of the semantic part.
+    theta : float
+        Threshold.
+    semantic : {"cosine", "normalized"}
+        "cosine" in [-1, 1], or "normalized": (cosine + 1) / 2.
+    spatial : {"linear", "gaussian", "neighbour"}
+        "linear": 1 - d / d_max. "gaussian": exp(-d^2 / (2 sigma^2)), d in units of d_max. "neighbour": 1 where the
+        centres are at most ``radius`` cells apart in x and in y (of the larger of the two cells), else 0.
+    sigma : float
+        Of the Gaussian, in units of d_max.
+    radius : float
+        Of the neighbourhood, in cells.
+
+    References
+    ----------
+    Equation and alpha, theta: arXiv 2512.19443 as transcribed; the forms of both similarities are ours to choose
+    (the paper leaves them open).
+
+    Examples
+    --------
+    >>> plane = SpatialPlane.of(TokenLayout.raster(1, 3, (300, 100), "toy"))
+    >>> graph = HybridGraph(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), plane, theta=0.6)
+    >>> tokens = torch.arange(3)
+    >>> graph.similarity(tokens, tokens)
+    tensor([[1.0000, 0.7500, 0.0000],
+            [0.7500, 1.0000, 0.2500],
+            [0.0000, 0.2500, 1.0000]])
+    >>> graph.count_edges(tokens)
+    1
     """
 
     features: Tensor
     plane: SpatialPlane
+    _: KW_ONLY
     alpha: float = 0.5
     theta: float = 0.8
     semantic: str = "cosine"
@@ -88,11 +129,11 @@ class HybridGraph:
     radius: float = 1.0
 
     def similarity(self, rows: Tensor, cols: Tensor) -> Tensor:
-        """(len(rows), len(cols)) float32 fused similarity of two sets of tokens."""
+        """Fuse the similarities of two sets of tokens: (len(rows), len(cols)) float32."""
         return self._fused(self._rows(rows), rows, cols)
 
     def edges(self, rows: Tensor, cols: Tensor) -> Tensor:
-        """(len(rows), len(cols)) bool adjacency; a token's edge to itself carries no meaning."""
+        """Tell which tokens are neighbours, (len(rows), len(cols)) bool; a token's edge to itself has no meaning."""
         if rows.device.type != "cpu" or rows.numel() * cols.numel() <= _STRIP:
             return self.similarity(rows, cols) > self.theta
         # in strips, so that what is done to the product finds it in the cache
@@ -101,22 +142,22 @@ class HybridGraph:
         return torch.cat([self._fused(left, rows, strip) > self.theta for strip in strips], 1)
 
     def count_edges(self, nodes: Tensor, others: Tensor | None = None) -> int:
-        """Edges among ``nodes``, or between ``nodes`` and ``others``, without ever holding all pairs."""
+        """Count the edges among ``nodes``, or between ``nodes`` and ``others``, without ever holding all pairs."""
         total = torch.zeros((), dtype=torch.long, device=nodes.device)
         for start in range(0, nodes.numel(), _BLOCK):
             rows = nodes[start : start + _BLOCK]
             # columns start at the first row, so that above the diagonal every pair appears once
-            found = self.edges(rows, nodes[start:]).triu_(1) if others is None else self.edges(rows, others)
-            total += found.sum()
+            edges = self.edges(rows, nodes[start:]).triu_(1) if others is None else self.edges(rows, others)
+            total += edges.sum()
         return int(total)
 
     def relaxed(self, theta: float) -> HybridGraph:
-        """The same graph at another threshold."""
+        """Copy the graph, at another threshold."""
         return replace(self, theta=theta)
 
     @cached_property
     def _scale(self) -> Tensor:
-        """(N,) what turns the product of two tokens' features into the weighted semantic similarity."""
+        """(N,) factors that turn the product of two tokens' features into the weighted semantic similarity."""
         # (cos + 1) / 2 is half the cosine and a constant
         gain = self.alpha if self.semantic == "cosine" else self.alpha / 2
         norms = torch.linalg.vector_norm(self.features, dim=1, dtype=torch.float32)
@@ -126,7 +167,7 @@ class HybridGraph:
         return self.features.index_select(0, tokens).float()
 
     def _fused(self, left: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-        """Similarity of the tokens ``rows``, whose features are ``left``, to the tokens ``cols``."""
+        """Fuse the similarity of the tokens ``rows``, whose features are ``left``, to the tokens ``cols``."""
         right = left if rows is cols else self._rows(cols)
         # the norms divide the product, which is smaller than the features
         a, b = self._scale.index_select(0, rows), self._scale.index_select(0, cols)

@@ -28,55 +28,70 @@ _CELLS, _FEW_CELLS = 2**22, 2**15  # edges asked for at once at most, and not wo
 def greedy_mis(
     order: Tensor,
     edges: EdgeBlock,
+    *,
     limit: int | None = None,
     blockers: Tensor | None = None,
     block: int | None = None,
 ) -> Tensor:
-    """The sequential greedy independent set.
+    """Take nodes in order, unless a taken one is adjacent: the sequential greedy independent set.
 
     Parameters
     ----------
-    order : (n,) int64 distinct nodes in the order they are visited.
-    edges : adjacency of any two sets of nodes; asked for ``(taken, later)`` pairs only, so it need not be
-        symmetric. What it says of a node and itself does not matter.
-    limit : stop at this many nodes; default none.
-    blockers : nodes taken beforehand: their neighbours are never taken, they themselves are not returned.
-    block : number of nodes whose mutual edges are asked for at once, up to half as many more; by default few on
-        a CPU, where edges cost more than rounds, and many elsewhere, where rounds cost more.
+    order : (n,) int64 Tensor
+        Distinct nodes in the order they are visited.
+    edges : callable
+        Adjacency of any two sets of nodes; asked for ``(taken, later)`` pairs only, so it need not be symmetric.
+        What it says of a node and itself does not matter.
+    limit : int, optional
+        Stop at this many nodes; default none.
+    blockers : int64 Tensor, optional
+        Nodes taken beforehand: their neighbours are never taken, they themselves are not returned.
+    block : int, optional
+        Number of nodes whose mutual edges are asked for at once, up to half as many more; by default few on a CPU,
+        where edges cost more than rounds, and many elsewhere, where rounds cost more.
 
     Returns
     -------
     Tensor
         (at most ``limit``,) nodes in the order taken. Fewer only when every other node is adjacent to one
         taken.
+
+    Examples
+    --------
+    >>> def chain(rows, cols):  # neighbours of i are i - 1 and i + 1
+    ...     return (rows[:, None] - cols[None]).abs() == 1
+    >>> greedy_mis(torch.tensor([2, 0, 1, 4, 3, 5]), chain)
+    tensor([2, 0, 4])
+    >>> greedy_mis(torch.tensor([2, 0, 1, 4, 5]), chain, limit=2, blockers=torch.tensor([3]))
+    tensor([0, 5])
     """
     n = order.numel()
     limit = n if limit is None else min(limit, n)
     block = block or (_BLOCK_ON_CPU if order.device.type == "cpu" else _BLOCK)
     taken = order.new_empty(0) if blockers is None else blockers
-    before, found, start, window = taken.numel(), 0, 0, max(2 * limit, _WINDOW)
+    before, n_chosen, start, window = taken.numel(), 0, 0, max(2 * limit, _WINDOW)
     if before and n <= 3 * window:  # blockers thin a window out: better one large product than two
         window = n
-    while found < limit and start < n:
-        left = order[start : start + min(window, _CELLS // block)]
-        start += left.numel()
-        left = _free(edges, taken, left, block)
-        while left.numel() and found < limit:
-            size = min(block, max(2 * (limit - found), _HEAD))
-            size = size if left.numel() > size * 3 // 2 else left.numel()  # no round for a small remainder
-            head, left = left[:size], left[size:]
-            chosen = head[_resolve(edges(head, head), limit - found)]
-            taken, found = torch.cat([taken, chosen]), found + chosen.numel()
-            if found < limit:
-                left = _free(edges, chosen, left, block)
+    while n_chosen < limit and start < n:
+        candidates = order[start : start + min(window, _CELLS // block)]
+        start += candidates.numel()
+        candidates = _free(edges, taken, candidates, block)
+        while candidates.numel() and n_chosen < limit:
+            size = min(block, max(2 * (limit - n_chosen), _HEAD))
+            size = size if candidates.numel() > size * 3 // 2 else candidates.numel()  # no round for a small remainder
+            head, candidates = candidates[:size], candidates[size:]
+            chosen = head[_resolve(edges(head, head), limit - n_chosen)]
+            taken, n_chosen = torch.cat([taken, chosen]), n_chosen + chosen.numel()
+            if n_chosen < limit:
+                candidates = _free(edges, chosen, candidates, block)
         # as many as the yield so far promises to be enough, and at least twice the last window: the yield falls
-        # as the picture fills, and the rounds stay few
-        window = max(2 * window, (limit - found) * start * 5 // (max(found, 1) * 4))
+        # as the image fills, and the rounds stay few
+        window = max(2 * window, (limit - n_chosen) * start * 5 // (max(n_chosen, 1) * 4))
     return taken[before:]
 
 
 def _free(edges: EdgeBlock, taken: Tensor, nodes: Tensor, first: int) -> Tensor:
-    """``nodes`` without the neighbours of ``taken``, of whom the first few clear the way for twice as many."""
+    """Leave out of ``nodes`` the neighbours of ``taken``, of whom the first few clear the way for twice as many."""
     done = 0
     while done < taken.numel() and nodes.numel():
         size = max(first, done, _FEW_CELLS // nodes.numel())
@@ -90,7 +105,7 @@ def _free(edges: EdgeBlock, taken: Tensor, nodes: Tensor, first: int) -> Tensor:
 
 
 def _resolve(adjacent: Tensor, limit: int) -> Tensor:
-    """The greedy on a small matrix, in index order: one big integer per row, one bit per node."""
+    """Run the greedy on a small matrix, in index order: one big integer per row, one bit per node."""
     n = adjacent.shape[0]
     packed = np.packbits(adjacent.cpu().numpy(), axis=1, bitorder="little")
     size, rows = packed.shape[1], packed.tobytes()

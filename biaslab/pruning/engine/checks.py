@@ -62,7 +62,7 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
     implementation = getattr(config, "_attn_implementation", None) or ""
     if "flex" in implementation:
         raise UnsupportedError("flex attention masks cannot be cut: load with attn_implementation='sdpa'")
-    if other := {kind for kind in _layer_kinds(config, n_layers)[layer:] if kind != "full_attention"}:
+    if other := set(_layer_types(config, n_layers)[layer:]) - {"full_attention"}:
         raise UnsupportedError(
             f"layers at or after K = {layer} use {', '.join(sorted(other))}, which would count its window "
             "in the short sequence: choose a K behind them or another model"
@@ -83,7 +83,7 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
 
 
 def attention_method(method: Method) -> AttentionMethod:
-    """The method as one that tells which layers, rows and score it reads.
+    """Return the method as one that tells which layers, rows and score it reads.
 
     Raises
     ------
@@ -130,10 +130,10 @@ def check_cache(cache: Any, use_cache: Any) -> None:
         )
 
 
-def _layer_kinds(config: Any, n_layers: int) -> list[str]:
-    kinds = getattr(config, "layer_types", None)
-    if kinds:
-        return list(kinds)
+def _layer_types(config: Any, n_layers: int) -> list[str]:
+    types = getattr(config, "layer_types", None)
+    if types:
+        return list(types)
     window = getattr(config, "sliding_window", None)
     return ["sliding_attention" if window else "full_attention"] * n_layers
 

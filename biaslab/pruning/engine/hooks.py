@@ -22,8 +22,8 @@ from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.pruning.base import Selection, TokenContext, budget
 from biaslab.pruning.engine.checks import attention_method, check_cache, check_profile
-from biaslab.pruning.engine.cut import PrunedIndex, make_index
 from biaslab.pruning.engine.prompt import Prompt, PromptImage, read_prompt
+from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -89,7 +89,7 @@ class Engine:
         self.prompt = prompt
 
     def _check_later(self, cache: Any, ids: Tensor | None, kwargs: dict) -> None:
-        """A decode step or a later turn: does its cache hold what this block pruned?"""
+        """Refuse a decode step or a later turn whose cache does not hold what this block pruned."""
         if cache not in self.cuts:
             raise UnsupportedError("this KV cache was not filled in this prune block: start from an empty cache")
         cut, several = self.cuts[cache], ids is None or ids.shape[1] > 1
@@ -194,10 +194,10 @@ class Engine:
         if mask is not None:
             kwargs["attention_mask"] = self._once("mask", mask, lambda m: cut.mask(m, prefill))
         elif cut.pad is not None:
-            kind = self.decoder.config._attn_implementation
+            implementation = self.decoder.config._attn_implementation
             past = 0 if prefill else cache.get_seq_length(index)
             name = f"mask on {hidden.device}"
-            kwargs["attention_mask"] = self._once(name, cut, lambda c: c.build_mask(hidden, kind, past))
+            kwargs["attention_mask"] = self._once(name, cut, lambda c: c.build_mask(hidden, implementation, past))
         ids, rope = kwargs.get("position_ids"), kwargs.get("position_embeddings")
         if self.run.positions == "renumber":
             if ids is None:
@@ -210,13 +210,13 @@ class Engine:
         return args, kwargs
 
     def _renumbered(self, cut: PrunedIndex, hidden: Tensor, ids: Tensor, prefill: bool) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of consecutive positions."""
+        """Compute cosines and sines of consecutive positions."""
         cut = cut.to(ids.device)
         ids = cut.gather(ids, 1) - cut.n_dropped_before if prefill else ids - cut.n_dropped
         return self.decoder.rotary_emb(hidden, ids.to(hidden.device))
 
     def _once(self, name: str, source: Any, make_it: Callable[[Any], Any]) -> Any:
-        """The layers share their inputs: bring each to the short sequence once per forward."""
+        """Bring an input that all layers share to the short sequence once per forward."""
         key = (name, id(source))
         if key not in self.sliced:
             self.sliced[key] = (source, make_it(source))  # holding the source keeps its id from being reused
@@ -224,7 +224,7 @@ class Engine:
 
     # -- the selection ---------------------------------------------------------------------------------------
     def _recorder(self, index: int, name: str) -> Callable:
-        """What keeps the rows of layer ``index`` at the prefill: of the method's score, by name."""
+        """Make the function that keeps the rows of layer ``index`` at the prefill: of the method's score, by name."""
         score = SCORES[name]
 
         def record(module, query, key, value, attention_mask, scaling, **kw: Any) -> None:
@@ -261,7 +261,7 @@ class Engine:
         return cut
 
     def _select(self, prompt: Prompt, row: int, hidden: Tensor) -> list[Selection]:
-        """One selection per image of a prompt: an image's result does not depend on its neighbours."""
+        """Make one selection per image of a prompt: an image's result does not depend on its neighbours."""
         method, out = self.run.method, []
         for image in prompt.images[row]:
             if image.n == 0 or image.layout is None:
@@ -276,8 +276,8 @@ class Engine:
             if "features" in method.needs:
                 features = hidden[row, prompt.visual[row, own].to(hidden.device)]
             keep = budget(method.keep, image.n)
-            given = TokenContext(image.layout, keep, image.seed, self.layer, attention, features, earlier)
-            out.append(method.select(given))
+            context = TokenContext(image.layout, keep, image.seed, self.layer, attention, features, earlier)
+            out.append(method.select(context))
         return out
 
     @contextmanager
@@ -294,6 +294,6 @@ class Engine:
 
 
 def _columns(selections: list[Selection], images: list[PromptImage]) -> Tensor:
-    """Columns of ``Prompt.visual`` that a row keeps."""
+    """List the columns of ``Prompt.visual`` that a row keeps."""
     pairs = zip(selections, images, strict=True)
     return torch.cat([s.indices + image.first for s, image in pairs])

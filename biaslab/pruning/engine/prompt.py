@@ -25,8 +25,16 @@ _FIX = "encode with vlm.encode(...) and run vlm.generate(encoded) or vlm.forward
 
 @dataclass(frozen=True, eq=False)
 class PromptImage:
-    """One image of a prompt: where its tokens lie, in the picture (``layout``) and among the columns
-    ``first .. last - 1`` of ``Prompt.visual``, and the seed of its selection.
+    """One image of a prompt.
+
+    Attributes
+    ----------
+    layout : TokenLayout or None
+        Where its tokens lie in the image.
+    first, last : int
+        Its tokens are the columns ``first .. last - 1`` of ``Prompt.visual``.
+    seed : int
+        Of its selection.
     """
 
     layout: TokenLayout | None
@@ -42,19 +50,27 @@ class PromptImage:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Tokens of a batch that is about to be prefilled; positions are absolute in the padded prompt of N
-    tokens.
+    """Tokens of a batch that is about to be prefilled; positions are absolute in the padded prompt of N tokens.
 
     Attributes
     ----------
-    length : N.
-    visual : (B, V) positions of the visual tokens, ascending, image after image; ``counts`` of each row are
-        real, the rest fillers.
-    padding : (B, N) bool, True for padding; None when nothing is known to be padding.
-    pads : padding tokens of each row.
-    rows : (B, Q) query positions; ``row_counts`` of each row are real. None for methods without attention.
-    images : the images of each row.
-    repeats : consecutive rows that are copies of one sample (beam search).
+    length : int
+        N.
+    visual : (B, V) int64 Tensor
+        Positions of the visual tokens, ascending, image after image; ``counts`` of each row are real, the rest
+        fillers.
+    counts : list of int
+    padding : (B, N) bool Tensor or None
+        True for padding; None when nothing is known to be padding.
+    pads : list of int
+        Padding tokens of each row.
+    rows : (B, Q) int64 Tensor or None
+        Query positions; ``row_counts`` of each row are real. None for methods without attention.
+    row_counts : list of int
+    images : list of list of PromptImage
+        The images of each row.
+    repeats : int
+        Consecutive rows that are copies of one sample (beam search).
     """
 
     length: int
@@ -72,13 +88,25 @@ class Prompt:
 
 
 def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | None, seed: int) -> Prompt | None:
-    """The prompt of a first forward, or None if it holds no image.
+    """Read the prompt of a first forward.
 
     Parameters
     ----------
-    vlm : whose announced prompts (``vlm.prefill.encoded``), if any, give layouts and sample ids.
-    method : decides which query rows are wanted, and whether a true layout is needed.
-    ids : (B, N) token ids.      mask : attention mask handed to the model; only a 2-D one tells padding.
+    vlm : VLM
+        Its announced prompts (``vlm.prefill.encoded``), if any, give layouts and sample ids.
+    method : Method
+        Decides which query rows are read, and whether a true layout is needed.
+    ids : (B, N) int64 Tensor or None
+        Token ids.
+    mask : Tensor or None
+        Attention mask handed to the model; only a 2-D one tells padding.
+    seed : int
+        Of the run.
+
+    Returns
+    -------
+    Prompt or None
+        None if the prompt holds no image.
 
     Raises
     ------
@@ -95,10 +123,10 @@ def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | Non
     if encoded is not None:
         repeats = len(ids) // len(encoded)
         announced = [n for n in _placeholders(encoded) for _ in range(repeats)]
-        found = is_image.sum(1).tolist()
-        if found != announced or ids.shape[1] != encoded.last + 1:
+        n_image = is_image.sum(1).tolist()
+        if n_image != announced or ids.shape[1] != encoded.last + 1:
             raise UnsupportedError(
-                f"this forward ({found} image tokens in {ids.shape[1]}) is not the prompt announced "
+                f"this forward ({n_image} image tokens in {ids.shape[1]}) is not the prompt announced "
                 f"({announced} in {encoded.last + 1}; chunked prefill?): {_FIX}"
             )
     visual, visual_mask = vlm.visual_tokens(ids)
@@ -125,7 +153,7 @@ def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | Non
 
 
 def _placeholders(encoded: Encoded) -> list[int]:
-    """Image tokens of every prompt, those that show no place included."""
+    """Count the image tokens of every prompt, those that show no place included."""
     total = [0] * len(encoded)
     for owner, layout in zip(encoded.owners, encoded.layouts, strict=True):
         total[owner] += layout.placeholders
@@ -133,7 +161,7 @@ def _placeholders(encoded: Encoded) -> list[int]:
 
 
 def _announced(encoded: Encoded, seed: int) -> list[list[PromptImage]]:
-    """The images of every prompt."""
+    """List the images of every prompt."""
     names = encoded.sample_ids or [str(i) for i in range(len(encoded))]
     rows: list[list[PromptImage]] = [[] for _ in range(len(encoded))]
     for owner, layout, (first, last) in zip(encoded.owners, encoded.layouts, encoded.spans, strict=True):
@@ -144,13 +172,13 @@ def _announced(encoded: Encoded, seed: int) -> list[list[PromptImage]]:
 
 
 def sample_seed(seed: int, sample_id: str) -> int:
-    """A seed for one sample: the same in any batch, on any number of processes, after any interruption."""
+    """Derive the seed of one sample: the same in any batch, on any number of processes, after any interruption."""
     digest = hashlib.blake2b(f"{seed}:{sample_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def _query_rows(queries, is_image: Tensor, real: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Absolute positions (B, Q) of the query rows, and which are real."""
+    """Find the absolute positions (B, Q) of the query rows, and which are real."""
     if queries is None:
         return None, None
     if queries == "text":
@@ -166,15 +194,15 @@ def _query_rows(queries, is_image: Tensor, real: Tensor | None) -> tuple[Tensor 
         return last, torch.ones_like(last, dtype=torch.bool)
     # counted within each prompt, not within the padded batch: what a row gives must not depend on its batch
     # mates
-    wanted = torch.tensor(queries, device=is_image.device)
-    rows = torch.where(wanted < 0, last + 1 + wanted, first + wanted)
+    positions = torch.tensor(queries, device=is_image.device)
+    rows = torch.where(positions < 0, last + 1 + positions, first + positions)
     if bool(((rows < first) | (rows > last)).any()):
         raise InputError(f"queries {queries} lie outside a prompt of the batch: choose positions all prompts have")
     return rows, torch.ones_like(rows, dtype=torch.bool)
 
 
 def _guess_layout(vlm: VLM, method: Method, n: int) -> TokenLayout | None:
-    """Layout of an image nobody announced: a placeholder if nobody looks at it, or one square tile."""
+    """Guess the layout of an image nobody announced: a placeholder if nobody looks at it, or one square tile."""
     if n == 0:
         return None
     family = vlm.family.name

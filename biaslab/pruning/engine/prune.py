@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from torch import nn
@@ -20,7 +20,7 @@ from biaslab.pruning.base import Method
 from biaslab.pruning.engine.checks import check_profile, check_setup
 from biaslab.pruning.engine.hooks import Engine
 from biaslab.pruning.engine.run import PruneRun
-from biaslab.pruning.registry import make
+from biaslab.pruning.registry import parse
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -35,6 +35,7 @@ def prune(
     vlm: VLM,
     method: Method | str,
     layer: int,
+    *,
     positions: str = "original",
     seed: int = 0,
     timed: bool = False,
@@ -44,8 +45,9 @@ def prune(
     Parameters
     ----------
     vlm : VLM
-    method : Method or name of one
-        What to keep. Attention it needs is that of layer K - 1 in the same forward.
+    method : Method or str
+        What to keep; a name may have options, as on the command line ("fastv:score=no_rope"). Attention that it
+        needs is that of layer K - 1 in the same forward.
     layer : int
         K: tokens are dropped just before this decoder layer; 0 drops them before the decoder, which only methods
         without attention can do.
@@ -59,6 +61,7 @@ def prune(
     Yields
     ------
     PruneRun
+        The selections of the latest prefill; readable after the block.
 
     Raises
     ------
@@ -71,13 +74,26 @@ def prune(
     The selection is made once, at the prefill, sample by sample. Further turns on the same cache are possible
     for K >= 1; images in them are refused. Under pruning a forward returns logits for the short sequence
     only: index the text from the right.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> vlm, sample = bl.load("grounder"), next(iter(bl.load_dataset("scenes", n=1)))
+    >>> encoded = vlm.encode_grounding([sample.image()], [sample.expression])
+    >>> with bl.prune(vlm, bl.FastV(keep=0.1), layer=4) as run:
+    ...     answers = vlm.generate(encoded)
+    >>> len(run.selections[0].indices), run.counts
+    (25, [256])
+    >>> lengths = run.kv_lengths()
+    >>> lengths[3] - lengths[4]  # layers below 4 keep the whole prompt
+    231
     """
-    method = make(method) if isinstance(method, str) else method
-    check_setup(vlm, method, layer, positions)
-    check_profile(vlm, method, layer)
+    rule: Any = parse(method) if isinstance(method, str) else method
+    check_setup(vlm, rule, layer, positions)
+    check_profile(vlm, rule, layer)
     if vlm.decoder in _ACTIVE:
         raise UnsupportedError("this model is being pruned already: leave the outer prune block first")
-    engine = Engine(vlm, PruneRun(method, layer, positions, seed), timed)
+    engine = Engine(vlm, PruneRun(rule, layer, positions, seed), timed)
     with ExitStack() as stack:
         _ACTIVE.add(vlm.decoder)
         stack.callback(_ACTIVE.discard, vlm.decoder)

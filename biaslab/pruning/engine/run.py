@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from biaslab.pruning.base import Method, Selection
-
-if TYPE_CHECKING:
-    pass
 
 
 class PruneRun:
@@ -15,12 +10,25 @@ class PruneRun:
 
     Attributes
     ----------
-    method, layer, positions, seed : as given to `prune`.
-    selections : list of Selection, one per image of the latest prefill, in the order of the prompts (with one
-        image per prompt: one per sample); empty if it held no image. The budget is each image's own.
-    counts : list of int, visual tokens of each image before pruning.
-    times : dict, with ``timed=True``: milliseconds of the latest prefill spent on the attention rows
-        ("attention_ms") and on scoring and selecting ("select_ms").
+    method, layer, positions, seed
+        Arguments of `prune`.
+    selections : list of Selection
+        One per image of the latest prefill, in the order of the prompts (with one image per prompt: one per
+        sample); empty if it held no image. The budget is each image's own.
+    counts : list of int
+        Visual tokens of each image before pruning.
+    times : dict of str to float
+        With ``timed=True``: milliseconds of the latest prefill spent on the attention rows ("attention_ms") and on
+        scoring and selecting ("select_ms").
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> vlm, sample = bl.load("grounder"), next(iter(bl.load_dataset("scenes", n=1)))
+    >>> with bl.prune(vlm, bl.Random(keep=16), layer=4) as run:
+    ...     _ = vlm.forward(vlm.encode_grounding([sample.image()], [sample.expression]))
+    >>> run
+    PruneRun('random', layer=4, kept=[16] of [256])
     """
 
     def __init__(self, method: Method, layer: int, positions: str, seed: int) -> None:
@@ -35,7 +43,7 @@ class PruneRun:
         self._lengths: list[int] = []
 
     def kv_lengths(self) -> list[int]:
-        """Entries in the KV cache of every layer after the latest forward, padding and fillers included."""
+        """List the entries in the KV cache of every layer after the latest forward, padding and fillers included."""
         return list(self._lengths)
 
     def __repr__(self) -> str:

@@ -20,11 +20,31 @@ class AttentionMethod(Method):
 
     Parameters
     ----------
-    queries : "last" (the last prompt token, as FastV and D2Pruner), "text" (all text after the image), or
-        absolute positions in the prompt, negative ones counted from its end. Several rows are averaged.
-    score : the score that takes the place of attention, a key of :data:`biaslab.attention.scores.SCORES`: "attention"
-        (default), "no_rope" (the rotary embedding taken out; FEATHER, arXiv 2412.13180), "value_norm" (times the
-        norm of the value; its mean over heads leans to heads with long values). A profile must be of the same score.
+    queries : str or tuple of int
+        "last" (the last prompt token, as FastV and D2Pruner), "text" (all text after the image), or absolute
+        positions in the prompt, negative ones counted from its end. Several rows are averaged.
+    score : str
+        The score that takes the place of attention, a key of :data:`biaslab.attention.scores.SCORES`: "attention"
+        (default), "no_rope" (the rotary embedding taken out), "value_norm" (times the norm of the value; its mean
+        over heads leans to heads with long values). A profile must be of the same score.
+
+    References
+    ----------
+    "no_rope": FEATHER, arXiv 2412.13180.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from biaslab.core.layout import TokenLayout
+    >>> class Strongest(AttentionMethod):
+    ...     name = "strongest"
+    ...
+    ...     def importance(self, ctx):
+    ...         return self.per_head(ctx).amax(0)
+    >>> attention = torch.tensor([[[0.1, 0.2, 0.3, 0.4]], [[0.7, 0.1, 0.1, 0.1]]])  # (2 heads, 1 query row, 4 tokens)
+    >>> ctx = TokenContext(TokenLayout.raster(2, 2, (200, 200), "toy"), budget=2, attention=attention)
+    >>> Strongest().select(ctx).indices
+    tensor([0, 3])
     """
 
     queries: str | tuple[int, ...] = "last"
@@ -46,7 +66,7 @@ class AttentionMethod(Method):
         choice("score", self.score, tuple(SCORES))
 
     def attention_layers(self, layer: int) -> tuple[int, ...]:
-        """Decoder layers that are read when tokens are dropped before ``layer`` (K): K - 1, then others below it.
+        """List the decoder layers that are read when tokens are dropped before ``layer`` (K): K - 1, then others below.
 
         Raises
         ------
@@ -56,16 +76,16 @@ class AttentionMethod(Method):
         return (layer - 1,)
 
     def per_head(self, ctx: TokenContext, layer: int | None = None) -> Tensor:
-        """(H, N) float32 attention of each head, averaged over the query rows; of layer K - 1 or an earlier one."""
+        """Average the attention of each head over the query rows: (H, N) float32, of layer K - 1 or an earlier one."""
         attention = ctx.attention if layer is None else ctx.earlier.get(layer)
         return required(attention, "attention").float().mean(1)
 
     def _check(self, ctx: TokenContext) -> None:
         super()._check(ctx)
         for layer in self.attention_layers(ctx.layer)[1:]:
-            given = ctx.earlier.get(layer)
-            if given is None:
+            attention = ctx.earlier.get(layer)
+            if attention is None:
                 raise InputError(f"method {self.name!r} needs attention of layer {layer}: pass it as earlier={{...}}")
-            if given.ndim != 3 or given.shape[-1] != ctx.n:
-                shape = tuple(given.shape)
+            if attention.ndim != 3 or attention.shape[-1] != ctx.n:
+                shape = tuple(attention.shape)
                 raise InputError(f"attention {shape} of layer {layer} does not fit {ctx.n} visual tokens")

@@ -30,26 +30,37 @@ class D2Pruner(Relative):
 
     Parameters
     ----------
-    alpha : weight of semantic against spatial similarity: 1 for general understanding (paper), 0.5 for
-        localization.
-    theta : similarity above which two tokens are neighbours.
-    pivot_ratio : share of the budget that goes to pivots.
-    semantic : "cosine", or "normalized" for (cosine + 1) / 2.
-    spatial : "linear": 1 - d / d_max; "gaussian": exp(-d^2 / (2 sigma^2)); "neighbour": 1 within ``radius``
-        cells, else 0.
-    sigma : of the Gaussian, as a share of d_max, the largest distance between tokens of the image.
-    radius : of the neighbourhood, in cells.
-    distance : "image": between cell centres in the original image; "index": along the sequence; "grid": on a
-        sqrt(N) grid.
-    pivots_suppress : whether neighbours of pivots are dropped from the candidates as well (reproductions:
-        no).
-    fill : when the independent set ends before n tokens, "score": the best of the rest; "relax": raise theta
-        by ``relax_step`` and continue the greedy, until n are kept.
-    relax_step : for ``fill="relax"``.
-    quota : "joint": one budget for all tiles; "tile": every tile (and the thumbnail) gets its share of the
-        budget in proportion to its tokens and is treated apart, with its own pivots.
-    diagnose : whether to report the edge density and whether the graph is degenerate. It compares all pairs
-        of candidates (in blocks), which the selection itself does not.
+    alpha : float
+        Weight of semantic against spatial similarity: 1 for general understanding (paper), 0.5 for localization.
+    theta : float
+        Similarity above which two tokens are neighbours.
+    pivot_ratio : float
+        Share of the budget that goes to pivots.
+    semantic : {"cosine", "normalized"}
+        "normalized" for (cosine + 1) / 2.
+    spatial : {"linear", "gaussian", "neighbour"}
+        "linear": 1 - d / d_max; "gaussian": exp(-d^2 / (2 sigma^2)); "neighbour": 1 within ``radius`` cells, else 0.
+    sigma : float
+        Of the Gaussian, as a share of d_max, the largest distance between tokens of the image.
+    radius : float
+        Of the neighbourhood, in cells.
+    distance : {"image", "index", "grid"}
+        "image": between cell centres in the original image; "index": along the sequence; "grid": on a sqrt(N) grid.
+    pivots_suppress : bool
+        Whether neighbours of pivots are dropped from the candidates as well (reproductions: no).
+    fill : {"score", "relax"}
+        When the independent set ends before n tokens, "score": the best of the rest; "relax": raise theta by
+        ``relax_step`` and continue the greedy, until n are kept.
+    relax_step : float
+        For ``fill="relax"``.
+    quota : {"joint", "tile"}
+        "joint": one budget for all tiles; "tile": every tile (and the thumbnail) gets its share of the budget in
+        proportion to its tokens and is treated apart, with its own pivots.
+    diagnose : bool
+        Whether to report the edge density and whether the graph is degenerate. It compares all pairs of candidates
+        (in blocks), which the selection itself does not.
+    **options
+        Those of :class:`Relative`.
 
     Notes
     -----
@@ -58,6 +69,24 @@ class D2Pruner(Relative):
     ``diagnose`` also ``pivot_indices`` (visual token numbers), ``edge_density`` (edges over pairs of candidates;
     with ``pivots_suppress`` the pairs of a pivot and a candidate count too) and ``degenerate``: "empty" (no
     edge) or "complete" (all edges), where D2Pruner (filling by score) is nothing but top-n; else None.
+
+    References
+    ----------
+    arXiv 2512.19443.
+
+    Examples
+    --------
+    >>> from biaslab.core.layout import TokenLayout
+    >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]])
+    >>> attention = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]])  # (1 head, 1 query row, 4 tokens)
+    >>> layout = TokenLayout.raster(2, 2, (200, 200), "toy")
+    >>> ctx = TokenContext(layout, budget=2, attention=attention, features=features)
+    >>> method = D2Pruner(debias="none", alpha=1.0, pivot_ratio=0.0)
+    >>> selection = method.select(ctx)
+    >>> selection.indices  # the best token, then the best that is no neighbour of it
+    tensor([0, 3])
+    >>> selection.info["mis_size"], selection.info["overlap_topk"]
+    (2, 0.5)
     """
 
     alpha: float = 0.5
@@ -95,20 +124,21 @@ class D2Pruner(Relative):
 
     @property
     def needs_layout(self) -> bool:
-        """Unless neither profile nor graph nor quota looks at the picture."""
-        in_picture = self.distance == "image" and self.alpha < 1
-        return super().needs_layout or in_picture or self.quota == "tile"
+        """Unless neither profile nor graph nor quota looks at the image."""
+        in_image = self.distance == "image" and self.alpha < 1
+        return super().needs_layout or in_image or self.quota == "tile"
 
     def graph(self, ctx: TokenContext) -> HybridGraph:
-        """The hybrid graph over all visual tokens of an image."""
+        """Make the hybrid graph over all visual tokens of an image."""
         features = required(ctx.features, "features")
-        plane = SpatialPlane.of(ctx.layout, self.distance, features.device)
+        plane = SpatialPlane.of(ctx.layout, distance=self.distance, device=features.device)
         return HybridGraph(
-            features, plane, self.alpha, self.theta, self.semantic, self.spatial, self.sigma, self.radius
-        )
+            features, plane, alpha=self.alpha, theta=self.theta, semantic=self.semantic, spatial=self.spatial,
+            sigma=self.sigma, radius=self.radius,
+        )  # fmt: skip
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        """Pivots, independent set and filling, for all tiles at once or tile by tile."""
+        """Choose pivots, independent set and filling, for all tiles at once or tile by tile."""
         graph, order = self.graph(ctx), descending(required(scores, "scores"))
         parts = [self._pick_from(graph, nodes, n) for nodes, n in self._split(ctx, order) if n]
         kept = torch.cat([part.kept for part in parts])
@@ -128,7 +158,7 @@ class D2Pruner(Relative):
         return kept, info
 
     def _split(self, ctx: TokenContext, order: Tensor) -> list[tuple[Tensor, int]]:
-        """(nodes in score order, tokens to keep of them) per group that is treated apart."""
+        """List (nodes in score order, tokens to keep of them) per group that is treated apart."""
         if self.quota == "joint":
             return [(order, ctx.budget)]
         tile = torch.from_numpy(np.array(ctx.layout.tile)).to(order.device)[order]
@@ -139,12 +169,12 @@ class D2Pruner(Relative):
         first = share(self.pivot_ratio, n)
         pivots, rest = order[:first], order[first:]
         blockers = pivots if self.pivots_suppress else None
-        found = greedy_mis(rest, graph.edges, n - first, blockers)
-        missing = n - first - found.numel()
-        kept = torch.cat([pivots, found])
+        diverse = greedy_mis(rest, graph.edges, limit=n - first, blockers=blockers)
+        missing = n - first - diverse.numel()
+        kept = torch.cat([pivots, diverse])
         if missing:
-            kept = torch.cat([kept, self._fill(graph, rest, found, blockers, missing)])
-        part = _Part(kept, pivots=pivots, mis_size=found.numel(), filled=missing)
+            kept = torch.cat([kept, self._fill(graph, rest, diverse, blockers, missing)])
+        part = _Part(kept, pivots=pivots, mis_size=diverse.numel(), filled=missing)
         if self.diagnose:
             m = rest.numel()
             part.edges, part.pairs = graph.count_edges(rest), m * (m - 1) // 2
@@ -153,16 +183,16 @@ class D2Pruner(Relative):
                 part.pairs += first * m
         return part
 
-    def _fill(self, graph: HybridGraph, rest: Tensor, found: Tensor, blockers: Tensor | None, missing: int) -> Tensor:
-        """``missing`` more of ``rest``, which is in score order."""
-        taken = found if blockers is None else torch.cat([blockers, found])
-        left, added = _without(rest, found), rest.new_empty(0)
+    def _fill(self, graph: HybridGraph, rest: Tensor, diverse: Tensor, blockers: Tensor | None, missing: int) -> Tensor:
+        """Choose ``missing`` more of ``rest``, which is in score order."""
+        taken = diverse if blockers is None else torch.cat([blockers, diverse])
+        candidates, added = _without(rest, diverse), rest.new_empty(0)
         theta = graph.theta
         # no similarity exceeds 1: at a higher threshold there are no edges left and the score alone decides
         while self.fill == "relax" and added.numel() < missing and (theta := theta + self.relax_step) < 1:
-            more = greedy_mis(left, graph.relaxed(theta).edges, missing - added.numel(), taken)
-            left, taken, added = _without(left, more), torch.cat([taken, more]), torch.cat([added, more])
-        return torch.cat([added, left[: missing - added.numel()]])
+            more = greedy_mis(candidates, graph.relaxed(theta).edges, limit=missing - added.numel(), blockers=taken)
+            candidates, taken, added = _without(candidates, more), torch.cat([taken, more]), torch.cat([added, more])
+        return torch.cat([added, candidates[: missing - added.numel()]])
 
 
 @dataclass
@@ -178,5 +208,5 @@ class _Part:
 
 
 def _without(nodes: Tensor, gone: Tensor) -> Tensor:
-    """``nodes`` without those in ``gone``, order unchanged."""
+    """Leave out of ``nodes`` those in ``gone``, order unchanged."""
     return nodes[~torch.isin(nodes, gone)]

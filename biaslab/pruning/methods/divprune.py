@@ -22,14 +22,27 @@ _BLOCK = 512
 class DivPrune(Method):
     """Keep a max-min diverse subset in cosine distance (arXiv 2503.02175, Algorithm 1).
 
-    Greedy: start from one token, then always add the token whose nearest kept token is farthest. Only a running minimum
-    of N distances is stored, never N x N, and no step waits for the device. Ties go to the lower index. Each step
-    costs one product with the N features.
+    Greedy: start from one token, then always add the token whose nearest kept token is farthest. Memory is N running
+    minima of distances, never N x N; no step waits for the device. Ties go to the lower index. Each step costs one
+    product with the N features.
 
     Parameters
     ----------
-    start : "isolated" (the paper: the token farthest from its nearest neighbour; costs one pass over all
-        pairs, in blocks) or "central" (ours: the token closest to the mean direction; no pass over pairs).
+    start : {"isolated", "central"}
+        "isolated" (the paper): the token farthest from its nearest neighbour; costs one pass over all pairs, in
+        blocks. "central" (ours): the token closest to the mean direction; no pass over pairs.
+
+    References
+    ----------
+    arXiv 2503.02175, Algorithm 1.
+
+    Examples
+    --------
+    >>> from biaslab.core.layout import TokenLayout
+    >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
+    >>> ctx = TokenContext(TokenLayout.raster(2, 2, (200, 200), "toy"), budget=3, features=features)
+    >>> DivPrune().select(ctx).indices  # of the two tokens that nearly agree, one
+    tensor([0, 2, 3])
     """
 
     start: str = "isolated"
@@ -42,27 +55,27 @@ class DivPrune(Method):
         choice("start", self.start, ("isolated", "central"))
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        """Tokens in the order of the greedy choice."""
+        """List tokens in the order of the greedy choice."""
         return max_min_diverse(required(ctx.features, "features"), ctx.budget, self.start), {}
 
 
 def max_min_diverse(features: Tensor, n: int, start: str = "isolated") -> Tensor:
-    """(n,) rows of (N, D) ``features``, greedy for the largest minimal cosine distance, in that order."""
+    """Choose n rows of (N, D) ``features``, greedy for the largest minimal cosine distance, in that order: (n,)."""
     unit = normalize(features.float(), dim=1)
     first = _isolated(unit) if start == "isolated" else (unit @ unit.mean(0)).argmax()
-    kept = torch.empty(n, dtype=torch.long, device=unit.device)
+    rows = torch.empty(n, dtype=torch.long, device=unit.device)
     nearest = torch.full((unit.shape[0],), torch.inf, device=unit.device)
     latest = first.reshape(1)
     for i in range(n):
-        kept[i : i + 1] = latest
+        rows[i : i + 1] = latest
         nearest = torch.minimum(nearest, 1 - (unit @ unit[latest].T).squeeze(1))
         nearest[latest] = -torch.inf  # kept: never again
         latest = nearest.argmax().reshape(1)
-    return kept
+    return rows
 
 
 def _isolated(unit: Tensor) -> Tensor:
-    """Index of the row whose nearest other row is farthest."""
+    """Return the index of the row whose nearest other row is farthest."""
     highest = []
     for start in range(0, unit.shape[0], _BLOCK):
         similarity = unit[start : start + _BLOCK] @ unit.T

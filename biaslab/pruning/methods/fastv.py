@@ -24,10 +24,23 @@ class FastV(AttentionMethod):
 
     Differs from the published code in keeping the original position ids (the engine's default), without which
     localization collapses whatever is kept.
+
+    References
+    ----------
+    arXiv 2403.06764, section 4; FEATHER: arXiv 2412.13180.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from biaslab.core.layout import TokenLayout
+    >>> attention = torch.tensor([[[0.1, 0.5, 0.2, 0.2]], [[0.2, 0.3, 0.1, 0.4]]])  # (2 heads, 1 query row, 4 tokens)
+    >>> ctx = TokenContext(TokenLayout.raster(2, 2, (200, 200), "toy"), budget=2, attention=attention)
+    >>> FastV().select(ctx).indices
+    tensor([1, 3])
     """
 
     name: ClassVar[str] = "fastv"
 
     def importance(self, ctx: TokenContext) -> Tensor:
-        """(N,) attention averaged over heads and query rows."""
+        """Average the attention over heads and query rows: (N,)."""
         return self.per_head(ctx).mean(0)

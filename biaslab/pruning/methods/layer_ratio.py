@@ -31,9 +31,21 @@ class LayerRatio(AttentionMethod):
 
     Parameters
     ----------
-    over : index of the shallow decoder layer, below K - 1. Default 0, the only one that any K >= 2 allows.
-    eps : added to the shallow layer's attention. Where that layer has a sliding window, tokens outside it have no
+    over : int
+        Index of the shallow decoder layer, below K - 1. Default 0, the only one that any K >= 2 allows.
+    eps : float
+        Added to the shallow layer's attention. Where that layer has a sliding window, tokens outside it have no
         attention there, and eps alone decides.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from biaslab.core.layout import TokenLayout
+    >>> deep, shallow = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]]), torch.tensor([[[0.4, 0.1, 0.4, 0.1]]])
+    >>> layout = TokenLayout.raster(2, 2, (200, 200), "toy")
+    >>> ctx = TokenContext(layout, budget=1, layer=3, attention=deep, earlier={0: shallow})
+    >>> LayerRatio().select(ctx).indices  # the token that gained most, not the one that draws most
+    tensor([1])
     """
 
     over: int = 0
@@ -51,11 +63,11 @@ class LayerRatio(AttentionMethod):
         number("eps", self.eps, 0, open_low=True)
 
     def options(self) -> dict[str, Any]:
-        """As of every method; the layer stays a whole number."""
+        """List the hyper-parameters as every method does; the layer stays a whole number."""
         return {**super().options(), "over": self.over}
 
     def attention_layers(self, layer: int) -> tuple[int, ...]:
-        """K - 1 and ``over``, which must lie below it."""
+        """List K - 1 and ``over``, which must lie below it."""
         if self.over >= layer - 1:
             raise InputError(
                 f"method {self.name!r} divides by the attention of layer {self.over}, which must lie below "
@@ -64,5 +76,5 @@ class LayerRatio(AttentionMethod):
         return (layer - 1, self.over)
 
     def importance(self, ctx: TokenContext) -> Tensor:
-        """(N,) ratio of the two layers' attention."""
+        """Divide the two layers' attention: (N,)."""
         return self.per_head(ctx).mean(0) / (self.per_head(ctx, self.over).mean(0) + self.eps)

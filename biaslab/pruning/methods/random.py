@@ -21,11 +21,17 @@ class Random(Method):
 
     The permutation is drawn on the CPU from the sample's own seed: the same on every device, in any batch and
     on any number of processes. A smaller budget keeps a subset of what a larger one keeps.
+
+    Examples
+    --------
+    >>> from biaslab.core.layout import TokenLayout
+    >>> Random().select(TokenContext(TokenLayout.raster(2, 3, (300, 200), "toy"), budget=3, seed=1)).indices
+    tensor([1, 2, 5])
     """
 
     name: ClassVar[str] = "random"
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        """The first ``budget`` of a seeded permutation."""
+        """Take the first ``budget`` of a seeded permutation."""
         generator = torch.Generator().manual_seed(ctx.seed)
         return torch.randperm(ctx.n, generator=generator)[: ctx.budget].to(ctx.device), {}

@@ -30,21 +30,44 @@ class Relative(AttentionMethod):
 
     Parameters
     ----------
-    profile : expected attention of each position at layer K - 1, fitted on the method's ``score``.
+    profile : Profile, optional
+        Expected attention of each position at layer K - 1, fitted on the method's ``score``.
         Required unless ``debias="none"``.
-    debias : "ratio" (default), "log", "subtract", "zscore", "lognormal_rank", or "none" for raw attention.
-    eps : added to the expectation; 1e-7 as in a reproduction of D2Pruner.
-    heads : "mean" averages the heads, then debiases (D2Pruner); "all" debiases every head by its own
-        expectation, then averages; "weighted" averages with weights that are the larger the less of a head is
-        positional (:func:`biaslab.attention.debiasing.head_weights`). Both need a profile fitted per head.
-    strength : in [0, 1], of the removal; 1 (default) removes the whole expectation, 0 ranks as raw attention does
+    debias : str
+        "ratio" (default), "log", "subtract", "zscore", "lognormal_rank", or "none" for raw attention.
+    eps : float
+        Added to the expectation; 1e-7 as in a reproduction of D2Pruner.
+    heads : {"mean", "all", "weighted"}
+        "mean" averages the heads, then debiases (D2Pruner); "all" debiases every head by its own expectation, then
+        averages; "weighted" averages with weights that are the larger the less of a head is positional
+        (:func:`biaslab.attention.debiasing.head_weights`). Both need a profile fitted per head.
+    strength : float
+        Of the removal, in [0, 1]; 1 (default) removes the whole expectation, 0 ranks as raw attention does
         (:func:`biaslab.profiles.strength.choose_strength`). Heads that are averaged weigh as the operation scales them.
-    normalise : "none", or "mass": attention and expectation are divided by what the image's tokens draw together,
-        head by head, before the operation; padding and sinks are left out of that sum. Of consequence for
-        "subtract", "zscore", "lognormal_rank" and for heads debiased apart.
-    padding : "keep", or "drop": tokens whose cell lies outside the picture come last (PoRe, arXiv 2508.17807).
-    sinks : 0 (default) for none; else a token whose expected attention exceeds so many times the median (above 1,
-        for example 20) is a sink: left out of the normalisation, its score unchanged otherwise.
+    normalise : {"none", "mass"}
+        "mass": attention and expectation are divided by what the image's tokens draw together, head by head, before
+        the operation; padding and sinks are left out of that sum. Of consequence for "subtract", "zscore",
+        "lognormal_rank" and for heads debiased apart.
+    padding : {"keep", "drop"}
+        "drop": tokens whose cell lies outside the image come last (PoRe).
+    sinks : float
+        0 (default) for none; else a token whose expected attention exceeds so many times the median (above 1, for
+        example 20) is a sink: left out of the normalisation, its score unchanged otherwise.
+
+    References
+    ----------
+    D2Pruner: arXiv 2512.19443. PoRe: arXiv 2508.17807.
+
+    Examples
+    --------
+    >>> from biaslab.core.layout import TokenLayout
+    >>> class Ramp:
+    ...     def expected(self, layout, layer, device=None):
+    ...         return torch.arange(1, layout.n + 1)[None] / layout.n
+    >>> attention = torch.tensor([[[0.2, 0.12, 0.28, 0.4]]])  # (1 head, 1 query row, 4 tokens)
+    >>> ctx = TokenContext(TokenLayout.raster(2, 2, (200, 200), "toy"), budget=2, attention=attention)
+    >>> Relative(profile=Ramp()).select(ctx).indices, Relative(debias="none").select(ctx).indices
+    (tensor([0, 3]), tensor([2, 3]))
     """
 
     profile: ExpectedAttention | None = None
@@ -81,7 +104,7 @@ class Relative(AttentionMethod):
 
     @property
     def needs_layout(self) -> bool:
-        """A profile is a map over positions, and padding lies outside the picture."""
+        """A profile is a map over positions, and padding lies outside the image."""
         return self.debias != "none" or self.padding == "drop"
 
     def validate(self) -> None:
@@ -93,7 +116,7 @@ class Relative(AttentionMethod):
             )
 
     def importance(self, ctx: TokenContext) -> Tensor:
-        """(N,) debiased attention."""
+        """Debias the attention: (N,)."""
         attention = self.per_head(ctx)
         if self.heads == "mean":
             attention = attention.mean(0, keepdim=True)
@@ -102,7 +125,7 @@ class Relative(AttentionMethod):
         return scores.masked_fill(~inside, -torch.inf) if self.padding == "drop" else scores
 
     def _scores(self, ctx: TokenContext, attention: Tensor, inside: Tensor) -> Tensor:
-        """(N,) mean over heads of debiased attention, padding not yet put last."""
+        """Average the debiased attention over heads, padding not yet put last: (N,)."""
         if self.debias == "none":
             return attention.mean(0)
         expected = self._map("expected", ctx, attention)

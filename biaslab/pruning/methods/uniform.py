@@ -1,4 +1,4 @@
-"""An even grid over the picture, blind to content and prompt."""
+"""An even grid over the image, blind to content and prompt."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ __all__ = ["Uniform"]
 class Uniform(Method):
     """Keep an even grid of tokens in the true image plane, with exactly the budget.
 
-    All tiles together form one lattice of token rows over the picture; a thumbnail is a second lattice over
-    the same picture and gets its share of the budget in proportion to its tokens (padding is used only when
+    All tiles together form one lattice of token rows over the image; a thumbnail is a second lattice over
+    the same image and gets its share of the budget in proportion to its tokens (padding is used only when
     everything else is kept). On a lattice of R x C cells, n tokens go to r token rows spread evenly over the
     R, and each of these takes its n/r tokens (rounded up or down so that they add up to n) spread evenly over
     the C. The number r is the one for which the spacing of the grid is most nearly the same in both
     directions, in pixels of the original image.
+
+    Examples
+    --------
+    >>> ctx = TokenContext(TokenLayout.raster(4, 4, (400, 400), "toy"), budget=4)
+    >>> Uniform().select(ctx).indices
+    tensor([ 5,  7, 13, 15])
     """
 
     name: ClassVar[str] = "uniform"
@@ -37,14 +43,14 @@ class Uniform(Method):
         return True
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        """The grid; ``info["rows"]`` is the number of token rows used in each lattice."""
+        """Lay the grid; ``info["rows"]`` is the number of token rows used in each lattice."""
         kept, rows = uniform_grid(ctx.layout, ctx.budget)
         return torch.from_numpy(kept).to(ctx.device), {"rows": rows}
 
 
 def uniform_grid(layout: TokenLayout, n: int) -> tuple[np.ndarray, list[int]]:
-    """(n,) token positions of an even grid over the picture, and the rows used in each lattice."""
-    groups = [np.flatnonzero(layout.in_image & (layout.thumbnail == shown)) for shown in (False, True)]
+    """Lay an even grid over the image: (n,) token positions, and the rows used in each lattice."""
+    groups = [np.flatnonzero(layout.in_image & (layout.thumbnail == thumbnail)) for thumbnail in (False, True)]
     groups = [g for g in groups if g.size]
     inside = sum(g.size for g in groups)
     padding = np.flatnonzero(~layout.in_image)
@@ -55,7 +61,7 @@ def uniform_grid(layout: TokenLayout, n: int) -> tuple[np.ndarray, list[int]]:
 
 
 def apportion(sizes: list[int], total: int) -> list[int]:
-    """``total`` in parts proportional to ``sizes`` (largest remainders, ties to the first)."""
+    """Split ``total`` in parts proportional to ``sizes`` (largest remainders, ties to the first)."""
     exact = [total * s / max(sum(sizes), 1) for s in sizes]
     parts = [int(e + 1e-9) for e in exact]
     by_remainder = sorted(range(len(sizes)), key=lambda i: (-round(exact[i] - parts[i], 9), i))
@@ -65,7 +71,7 @@ def apportion(sizes: list[int], total: int) -> list[int]:
 
 
 def _lattice(layout: TokenLayout, tokens: np.ndarray, n: int) -> tuple[np.ndarray, int]:
-    """n of ``tokens`` on an even grid, and the number of rows it uses."""
+    """Choose n of ``tokens`` on an even grid, and the number of rows it uses."""
     x, y = layout.centers_px[tokens].T
     order = np.lexsort((x.round(6), y.round(6)))
     tokens = tokens[order]
@@ -85,5 +91,5 @@ def _lattice(layout: TokenLayout, tokens: np.ndarray, n: int) -> tuple[np.ndarra
 
 
 def _spread(n: int, total: int) -> np.ndarray:
-    """n distinct positions of 0 .. total-1, each in the middle of its n-th part."""
+    """Choose n distinct positions of 0 .. total-1, each in the middle of its n-th part."""
     return (2 * np.arange(n) + 1) * total // (2 * max(n, 1))

@@ -1,4 +1,4 @@
-"""The short sequence that is left after a prefill was pruned, and how to bring every tensor to it."""
+"""The short sequence of a pruned prefill, and how to bring every tensor to it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ class PrunedIndex:
 
     Attributes
     ----------
-    length : N.
-    keep : (B, M) positions left, ascending: all text, the kept visual tokens, and what it takes to give all
-        rows the same length.
-    filler : (B, M) bool, True for entries that no other token may look at; None when there are none. Padding
-        is not a pad: the model's own mask hides it already.
-    gone : (B, M) int64, how many visual tokens were dropped before each entry.
-    total : (B, 1) int64, how many visual tokens were dropped in all.
+    length : int
+        N.
+    keep : (B, M) int64 Tensor
+        Positions left, ascending: all text, the kept visual tokens, and fillers that give all rows the same length.
+    pad : (B, M) bool Tensor or None
+        True for fillers, at which no other token may look; None when there are none. The prompt's own padding is not
+        among them: the model's own mask hides it already.
+    n_dropped_before : (B, M) int64 Tensor
+        Visual tokens that were dropped before each entry.
+    n_dropped : (B, 1) int64 Tensor
+        Visual tokens that were dropped in all.
     """
 
     length: int
@@ -42,7 +46,7 @@ class PrunedIndex:
         return self.keep.shape[1]
 
     def to(self, device: torch.device) -> PrunedIndex:
-        """The same on another device; moved once."""
+        """Copy the index to another device; moved once."""
         if self.keep.device == device:
             return self
         if device not in self._moved:
@@ -54,31 +58,41 @@ class PrunedIndex:
         return self._moved[device]
 
     def gather(self, x: Tensor, dim: int) -> Tensor:
-        """Entries of ``x`` that are left along ``dim``; the batch (or 1) is the axis before it, or axis 0."""
-        cut = self.to(x.device)
-        return _gather(x, cut.keep, dim)
+        """Gather the entries left of ``x`` along ``dim``; the batch (or 1) is the axis before it, or axis 0."""
+        return _gather(x, self.to(x.device).keep, dim)
 
     def mask(self, mask: Tensor | None, prefill: bool) -> Tensor | None:
-        """An attention mask for the short sequence, its columns continued by whatever came after the prompt.
+        """Bring an attention mask to the short sequence, its columns continued by whatever came after the prompt.
 
         Parameters
         ----------
-        mask : None; (B, T) padding, 1 = real; (B or 1, 1, Q, T) bool, True = look; or the same additive.
-        prefill : whether the query rows are those of the prompt, to be cut as well.
+        mask : Tensor or None
+            (B, T) padding, 1 = real; (B or 1, 1, Q, T) bool, True = look; or the same additive.
+        prefill : bool
+            Whether the query rows are those of the prompt, to be cut as well.
+
+        Returns
+        -------
+        Tensor or None
+
+        Raises
+        ------
+        UnsupportedError
+            A mask of another kind.
         """
         if mask is None:
             return None
         if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
             raise UnsupportedError(f"cannot prune under an attention mask of type {type(mask).__name__}")
-        cut = self.to(mask.device)
-        later = torch.arange(self.length, mask.shape[-1], device=mask.device).expand(len(cut.keep), -1)
+        index = self.to(mask.device)
+        later = torch.arange(self.length, mask.shape[-1], device=mask.device).expand(len(index.keep), -1)
         if prefill and mask.ndim == 4:
-            mask = _gather(mask, cut.keep, 2)
-        mask = _gather(mask, torch.cat([cut.keep, later], 1), mask.ndim - 1)
-        return cut.hide_fillers(mask, prefill)
+            mask = _gather(mask, index.keep, 2)
+        mask = _gather(mask, torch.cat([index.keep, later], 1), mask.ndim - 1)
+        return index.hide_fillers(mask, prefill)
 
     def hide_fillers(self, mask: Tensor, prefill: bool) -> Tensor:
-        """``mask`` over the short sequence with the fillers' columns closed."""
+        """Close the fillers' columns of a mask over the short sequence."""
         if self.pad is None:
             return mask
         hidden = torch.zeros(len(mask), mask.shape[-1], dtype=torch.bool, device=mask.device)
@@ -91,34 +105,48 @@ class PrunedIndex:
         closed = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
         return mask.masked_fill(hidden, closed)
 
-    def build_mask(self, hidden: Tensor, kind: str, past: int) -> Tensor | None:
-        """The mask for a forward that came without one: None unless there are fillers to hide.
+    def build_mask(self, hidden: Tensor, implementation: str, past: int) -> Tensor | None:
+        """Build the mask for a forward that came without one: None unless there are fillers to hide.
 
         Parameters
         ----------
-        hidden : (B, Q, D) hidden states of the forward.
-        kind : name of the attention implementation; decides the form of the mask.
-        past : entries of the short sequence in the cache, 0 at the prefill.
+        hidden : (B, Q, D) Tensor
+            Hidden states of the forward.
+        implementation : str
+            Name of the attention implementation; decides the form of the mask.
+        past : int
+            Entries of the short sequence in the cache, 0 at the prefill.
         """
         if self.pad is None:
             return None
-        cut = self.to(hidden.device)
+        index = self.to(hidden.device)
         batch, n_query = hidden.shape[:2]
         n_key = past + n_query
-        if is_flash(kind):
-            return cut.hide_fillers(torch.ones(batch, n_key, dtype=torch.long, device=hidden.device), past == 0)
+        if is_flash(implementation):
+            return index.hide_fillers(torch.ones(batch, n_key, dtype=torch.long, device=hidden.device), past == 0)
         key = torch.arange(n_key, device=hidden.device)
         look = (key[None] <= key[past:, None]).expand(batch, 1, -1, -1)
-        look = cut.hide_fillers(look, past == 0)
-        if "eager" not in kind:
+        look = index.hide_fillers(look, past == 0)
+        if "eager" not in implementation:
             return look
         return torch.zeros_like(look, dtype=hidden.dtype).masked_fill(~look, torch.finfo(hidden.dtype).min)
 
 
 def make_index(prompt: Prompt, kept: list[Tensor]) -> PrunedIndex:
-    """Drop what was not selected, at equal length for all rows; ``kept`` holds each row's columns of
-    ``prompt.visual`` that stay.
+    """Drop what was not selected, at equal length for all rows.
 
+    Parameters
+    ----------
+    prompt : Prompt
+    kept : list of Tensor
+        Each row's columns of ``prompt.visual`` that stay.
+
+    Returns
+    -------
+    PrunedIndex
+
+    Notes
+    -----
     Text and selected tokens always stay. Rows that would be shorter than the longest are filled up, first
     with their own padding, which is hidden anyway, then with dropped tokens that are marked as fillers.
     Padding that all rows share stays, so that keeping everything changes nothing.
@@ -149,7 +177,7 @@ def make_index(prompt: Prompt, kept: list[Tensor]) -> PrunedIndex:
 
 
 def _gather(x: Tensor, index: Tensor, dim: int) -> Tensor:
-    """``x`` at ``index`` (B, M) along ``dim``; the batch is axis 0, or 1 for position ids (axes, B, N)."""
+    """Gather ``x`` at ``index`` (B, M) along ``dim``; the batch is axis 0, or 1 for position ids (axes, B, N)."""
     batch_axis = 1 if x.ndim == 3 and dim == 2 else 0
     shape = list(x.shape)
     shape[batch_axis] = len(index)

@@ -4,6 +4,13 @@ A pruning method is one file in ``methods/``: a subclass of :class:`Method` deco
 The folder is scanned, so nothing else needs to change; an installed package brings methods with an entry point of the
 group ``biaslab.methods``, which names the module that registers them. Methods are pure tensor code;
 :mod:`biaslab.pruning.engine` runs them in a model.
+
+Examples
+--------
+>>> list(METHODS)[:7]  # those from outside follow
+['d2pruner', 'divprune', 'fastv', 'layer_ratio', 'random', 'relative', 'uniform']
+>>> METHODS["fastv"].option_names()
+['keep', 'queries', 'score']
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from biaslab.attention.heads import check_heads
 from biaslab.attention.hook import attention_rows, no_rope, row_options, watch
 from biaslab.attention.rows import CapturedRows, PromptPositions, Rows
 from biaslab.attention.scores import reads_rope, resolve
@@ -64,8 +65,9 @@ class _Prefill:
 def capture(
     vlm: VLM,
     layers: int | Iterable[int] | None = None,
+    *,
+    heads: str = "all",
     queries: str | Tensor = "last",
-    heads: str | None = None,
     score: str | Callable = "attention",
 ) -> Iterator[CapturedRows]:
     """Record text-to-image attention rows while the model runs as usual, forward or generate, under SDPA.
@@ -79,11 +81,11 @@ def capture(
     vlm : VLM
     layers : int, iterable of int, or None for all
         Decoder layers; negative ones count from the end.
+    heads : "all" or "mean"
+        Keep every head, or their mean.
     queries : "last", "text", or LongTensor (Q,) or (B, Q)
         The last prompt token; every token after the image (question, end of turn, answer header); or absolute
         positions in the padded prompt (negative: from its end).
-    heads : None or "mean"
-        Keep every head, or their mean.
     score : name of one in `biaslab.attention.scores.SCORES`, or callable
         "attention", "no_rope", "value_norm"; or ``score(query, key, value, cos, sin, *, rows, cols, scaling,
         attention_mask, is_causal, sliding_window, softcap) -> (B, H, Q, V) float32``, with the arguments of
@@ -106,7 +108,8 @@ def capture(
     threads, each around a model of its own; one model must not run in two threads at a time.
     """
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
-    _check_choices(queries, heads)
+    check_heads(heads)
+    _check_queries(queries)
     score = resolve(score)
     captured = CapturedRows(layers)
     state = _State(vlm, queries, captured)
@@ -180,13 +183,11 @@ class _State:
         return self.prefill
 
 
-def _check_choices(queries, heads) -> None:
+def _check_queries(queries: str | Tensor) -> None:
     if not (isinstance(queries, Tensor) or queries in ("last", "text")):
         raise InputError(f"queries must be 'last', 'text' or a LongTensor of prompt positions, got {queries!r}")
     if isinstance(queries, Tensor) and (queries.dtype != torch.long or queries.ndim not in (1, 2)):
         raise InputError("explicit queries must be a LongTensor of shape (Q,) or (B, Q)")
-    if heads not in (None, "mean"):
-        raise InputError(f"heads must be None (all heads) or 'mean', got {heads!r}")
 
 
 def query_rows(queries: str | Tensor, is_image: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -37,14 +37,14 @@ class DebiasOp:
     needs_std: bool = False
 
 
-def lognormal(expected: Tensor, std: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
+def lognormal(expected: Tensor, std: Tensor, *, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of log attention, if attention with this mean and std is log-normal."""
     var = torch.log1p((std / (expected + eps)) ** 2)
     return torch.log(expected + eps) - var / 2, var.sqrt()
 
 
 def _rank(a: Tensor, e: Tensor, s: Tensor, eps: float, strength: float) -> Tensor:
-    mean, sd = lognormal(e, s, eps)
+    mean, sd = lognormal(e, s, eps=eps)
     sd = sd.clamp(min=1e-3)  # no std: a step at the expectation
     if strength < 1:  # toward one place and one std for all positions, which ranks as raw attention does
         mean = torch.lerp(mean.mean(-1, keepdim=True), mean, strength)
@@ -58,7 +58,7 @@ def _power(x: Tensor, strength: float) -> Tensor:
 
 #: name -> operation
 DEBIAS: Registry[DebiasOp] = Registry("debias operation")
-for _op in (
+for _operation in (
     DebiasOp("ratio", lambda a, e, s, eps, w: a / _power(e + eps, w)),
     # eps enters both terms, so that attention == expected gives exactly 0
     DebiasOp("log", lambda a, e, s, eps, w: torch.log(a + eps) - w * torch.log(e + eps)),
@@ -67,14 +67,15 @@ for _op in (
     # the normal CDF of (log attention - log-normal mean) / log-normal std
     DebiasOp("lognormal_rank", _rank, needs_std=True),
 ):
-    DEBIAS.register(_op)
+    DEBIAS.register(_operation)
 
 
 def debias(
     attention: Tensor,
     expected: Tensor,
     std: Tensor | None = None,
-    op: str = "ratio",
+    *,
+    operation: str = "ratio",
     eps: float = 1e-7,
     strength: float = 1.0,
 ) -> Tensor:
@@ -88,8 +89,8 @@ def debias(
         layer)``. One row serves any attention; H rows (a per-head profile) need attention whose head axis is
         the third from the end, or attention that is exactly (H, N).
     std : like ``expected``, standard deviation between images; only "zscore" and "lognormal_rank" read it.
-    op : a key of :data:`DEBIAS`: "ratio", "log", "subtract", "zscore" or "lognormal_rank". The last is the share of
-        images whose attention at this position would be lower. A profile holds no quantiles, so it is read off the
+    operation : a key of :data:`DEBIAS`: "ratio", "log", "subtract", "zscore" or "lognormal_rank". The last is the share
+        of images whose attention at this position would be lower. A profile holds no quantiles, so it is read off the
         log-normal distribution that has the profile's mean and std: an approximation.
     eps : added where a division or a logarithm could meet zero. Same unit as what it is added to.
     strength : in [0, 1]; 1 removes the expectation fully, 0 ranks the tokens as raw attention does. The ratio
@@ -106,15 +107,15 @@ def debias(
     Raises
     ------
     InputError
-        Unknown op, shapes that do not fit, no std where it is needed, eps not positive, strength outside [0, 1].
+        Unknown operation, shapes that do not fit, no std where it is needed, eps not positive, strength outside [0, 1].
     """
-    rule = DEBIAS.get(op)
+    rule = DEBIAS.get(operation)
     if not eps > 0:
         raise InputError(f"eps must be positive, got {eps}: 1e-7 is the published value")
     if not 0 <= strength <= 1:
         raise InputError(f"strength must lie in [0, 1], got {strength}: 1 removes the expectation fully")
     if rule.needs_std and std is None:
-        raise InputError(f"debias op {op!r} needs std=, for example profile.std(layout, layer)")
+        raise InputError(f"debias operation {operation!r} needs std=, for example profile.std(layout, layer)")
     dtype = torch.promote_types(attention.dtype, torch.float32)
     attention = attention.to(dtype)
     expected = _fit(expected, attention, "expected")
@@ -122,7 +123,7 @@ def debias(
     return rule.apply(attention, expected, std, eps, float(strength))
 
 
-def normalised(values: Tensor, within: Tensor | None = None, by: Tensor | None = None) -> Tensor:
+def normalised(values: Tensor, *, within: Tensor | None = None, by: Tensor | None = None) -> Tensor:
     """Values over their sum over the tokens ``within``, along the last axis.
 
     Parameters

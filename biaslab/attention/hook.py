@@ -43,10 +43,10 @@ def attention_rows(
     query: Tensor,
     key: Tensor,
     rows: Tensor,
+    *,
     scaling: float,
     attention_mask: Tensor | None = None,
     cols: Tensor | None = None,
-    *,
     is_causal: bool = True,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -248,7 +248,7 @@ def row_options(module: nn.Module, kw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def watch(model: nn.Module, callbacks: Mapping[int, Callable], rope: bool = False) -> Iterator[None]:
+def watch(model: nn.Module, callbacks: Mapping[int, Callable], *, rope: bool = False) -> Iterator[None]:
     """Call back from inside the attention of chosen decoder layers, without changing what they compute.
 
     Parameters

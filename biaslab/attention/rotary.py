@@ -79,7 +79,7 @@ def advances(layout: TokenLayout, rotary: Mapping[str, Any] | None) -> np.ndarra
 
 
 def ones_logits(
-    layout: TokenLayout, inv_freq: np.ndarray, axes: np.ndarray, after: np.ndarray, shares: np.ndarray
+    layout: TokenLayout, *, inv_freq: np.ndarray, axes: np.ndarray, query_distance: np.ndarray, shares: np.ndarray
 ) -> np.ndarray:
     """Product of an all-ones query with the all-ones key of each visual token, both turned, mean over distances.
 
@@ -87,7 +87,7 @@ def ones_logits(
     ----------
     layout : where the tokens are: one-dimensional positions follow its slots, those of M-RoPE its rows and columns.
     inv_freq, axes : (J,) of `rotary_of`; axis -1 for one-dimensional positions.
-    after, shares : (A,) positions from the image's last placeholder to the query, and their shares.
+    query_distance, shares : (A,) positions from the image's last placeholder to the query, and their shares.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def ones_logits(
         theta = inv_freq[axes == axis].astype(np.float64)
         # with complex phases the mean over queries enters once per frequency, and distances, written as tens and
         # units of base sqrt(N), need sqrt(N) of them: fits over layers and folds ask for this again and again
-        query = (shares[:, None] * np.exp(1j * after[:, None] * theta)).sum(axis=0)
+        query = (shares[:, None] * np.exp(1j * query_distance[:, None] * theta)).sum(axis=0)
         back = _back(layout, int(axis))
         base = 1 + int(np.sqrt(back.max()))
         tens, units = np.divmod(back, base)

@@ -107,7 +107,7 @@ class CapturedRows(Mapping):
         return self._prompt
 
     def per_image(
-        self, encoded: Encoded, layers: Sequence[int] | None = None, device: torch.device | str | None = None
+        self, encoded: Encoded, layers: Sequence[int] | None = None, *, device: torch.device | str | None = None
     ) -> list[tuple[TokenLayout, Tensor]]:
         """One map per image: the mean over the query rows of its prompt.
 

@@ -33,7 +33,7 @@ def attention(
     **options: Any,
 ) -> Tensor:
     """Plain softmax attention, (B, H, R, C) float32; arguments as in `attention_rows`."""
-    return attention_rows(query, key, rows, scaling, attention_mask, cols, **options)
+    return attention_rows(query, key, rows, scaling=scaling, attention_mask=attention_mask, cols=cols, **options)
 
 
 def value_norm(
@@ -70,7 +70,7 @@ def value_norm(
     Kobayashi et al., "Attention is not only a weight" (EMNLP 2020), section 3, the norm-based analysis, here
     without the output projection: the norm is that of the value itself, not of what the projection makes of it.
     """
-    probs = attention_rows(query, key, rows, scaling, attention_mask, cols, **options)
+    probs = attention_rows(query, key, rows, scaling=scaling, attention_mask=attention_mask, cols=cols, **options)
     batch, kv_heads, _, dim = value.shape
     norms = value.gather(2, cols[:, None, :, None].expand(batch, kv_heads, -1, dim)).float().norm(dim=-1)
     return probs * norms.repeat_interleave(probs.shape[1] // kv_heads, 1)[:, :, None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +130,9 @@ class BoxSpace(enum.Enum):
     PADDED_SQUARE = "padded_square"  # 0-1 of the image padded to a centred square
     RESIZED = "resized"  # pixels of the resized image the model saw
 
-    def to_pixels(self, values, size: tuple[float, float], resized: tuple[float, float] | None = None) -> Box:
+    def to_pixels(
+        self, values: Sequence[float], *, size: tuple[float, float], resized: tuple[float, float] | None = None
+    ) -> Box:
         """Box in pixels of the original image from the four numbers of an answer.
 
         Parameters
@@ -165,7 +168,7 @@ class BoxSpace(enum.Enum):
         return width / resized[0], height / resized[1], 0.0, 0.0
 
 
-def find_box(text: str, corners: bool = False) -> tuple[float, float, float, float] | None:
+def find_box(text: str, *, corners: bool = False) -> tuple[float, float, float, float] | None:
     """The first ``[a, b, c, d]`` of an answer, or None (an unparsed answer is a miss, counted apart).
 
     Works for ``[[a, b, c, d]]`` (InternVL), ``{"bbox_2d": [a, b, c, d]}`` (Qwen2.5-VL) and plain lists

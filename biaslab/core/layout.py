@@ -123,6 +123,7 @@ class TokenLayout:
         cls,
         rows: int,
         cols: int,
+        *,
         size: tuple[int, int],
         family: str,
         region: tuple[float, float, float, float] = _WHOLE,
@@ -137,6 +138,7 @@ class TokenLayout:
         tile_rows: int,
         tile_cols: int,
         grid: tuple[int, int],
+        *,
         size: tuple[int, int],
         family: str,
         thumbnail: bool,
@@ -150,6 +152,7 @@ class TokenLayout:
         cls,
         tiles: tuple[int, int],
         grid: tuple[int, int],
+        *,
         size: tuple[int, int],
         family: str,
         window: tuple[int, int, int, int],
@@ -297,7 +300,16 @@ class TokenLayout:
                     thumbnail_grid=small, placeholders=count, coverage=coverage,
                 )  # fmt: skip
             if "window" in data:
-                made = cls.unpadded(tiles, grid, size, family, data["window"], region, small, coverage)
+                made = cls.unpadded(
+                    tiles,
+                    grid,
+                    size=size,
+                    family=family,
+                    window=data["window"],
+                    region=region,
+                    thumbnail_grid=small,
+                    coverage=coverage,
+                )
             else:
                 made = cls._build(tiles, grid, size, family, data["thumbnail"], region, coverage)
             return made if count is None else replace(made, placeholders=count)
@@ -316,7 +328,14 @@ class TokenLayout:
 
     def _unpadded(self, window: tuple[int, int, int, int]) -> TokenLayout:
         return self.unpadded(
-            self.tiles, self.grid, self.size, self.family, window, self.region, self.thumbnail_grid, self.coverage
+            self.tiles,
+            self.grid,
+            size=self.size,
+            family=self.family,
+            window=window,
+            region=self.region,
+            thumbnail_grid=self.thumbnail_grid,
+            coverage=self.coverage,
         )
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:

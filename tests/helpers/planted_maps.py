@@ -8,10 +8,10 @@ from biaslab.maps.base import ImageRecord
 from biaslab.maps.stored import StoredMaps
 from biaslab.maps.streamed import StreamedMaps
 
-ONE = TokenLayout.raster(8, 8, (64, 64), "internvl")
+ONE = TokenLayout.raster(8, 8, size=(64, 64), family="internvl")
 
 
-TILED = TokenLayout.tiled(1, 3, (4, 4), (96, 32), "internvl", thumbnail=True)
+TILED = TokenLayout.tiled(1, 3, (4, 4), size=(96, 32), family="internvl", thumbnail=True)
 
 
 SETTINGS = {"layers": [2], "folds": 5, "heads": "mean", "model": "m", "family": "f", "prompt": "p", "queries": "last"}

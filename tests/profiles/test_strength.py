@@ -12,7 +12,7 @@ from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import debias
 from biaslab.profiles.strength import choose_strength, reliable_share, shrink
 
-LAYOUT = TokenLayout.raster(6, 6, (64, 64), "internvl")
+LAYOUT = TokenLayout.raster(6, 6, size=(64, 64), family="internvl")
 
 
 def make_maps(n, amount, noise=1.0, heads=1, seed=0, folds=5, uneven=False):

@@ -24,7 +24,7 @@ from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, whole_lines
 from biaslab._util.watermark import is_rehearsal
-from biaslab.attention.heads import heads_from_disk, heads_on_disk
+from biaslab.attention.heads import check_heads, heads_from_disk, heads_on_disk
 from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
@@ -71,6 +71,7 @@ class StoredMaps(AttentionMaps):
         RunFolderError
             If the folder cannot be written, holds something else, or was made with other settings.
         """
+        check_heads(settings["heads"])
         folder, settings = Path(folder), plain({"format": _FORMAT, **settings})
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def content(rng, layout, smooth=0.0):
 def planted(tmp_path, layouts, bias=lambda layout: 0.0, smooth=0.0, seed=0, heads=1, name="maps", layers=(2,)):
     """Stored maps whose log attention is content + bias + an image's level."""
     rng = np.random.default_rng(seed)
-    chosen = "mean" if heads == 1 else None
+    chosen = "mean" if heads == 1 else "all"
     maps = StoredMaps.create(tmp_path / name, {**SETTINGS, "heads": chosen, "layers": list(layers)})
     with maps.writing():
         for k, (layout, n) in enumerate(layouts):

@@ -40,7 +40,7 @@ EVERY = pytest.mark.parametrize("name", sorted(ESTIMATORS))
 def make_maps(images=((ONE, 12), (TILED, 7)), heads=1, seed=0, **settings):
     """(maps, {layout key: (n, L, H, N) attention}) of random attention with a positional bias."""
     rng = np.random.default_rng(seed)
-    settings = {**SETTINGS, "heads": "mean" if heads == 1 else None, **settings}
+    settings = {**SETTINGS, "heads": "mean" if heads == 1 else "all", **settings}
     maps, raw = StreamedMaps(settings), {}
     for layout, n in images:
         bias = np.exp(2 * layout.centers[:, 1])

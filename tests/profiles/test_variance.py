@@ -20,7 +20,7 @@ def make_maps(images, amount, noise=1.0, heads=1, layers=(0,), seed=0, folds=5):
     attention).
     """
     rng = np.random.default_rng(seed)
-    maps = StreamedMaps({"layers": list(layers), "folds": folds, "heads": "mean" if heads == 1 else None})
+    maps = StreamedMaps({"layers": list(layers), "folds": folds, "heads": "mean" if heads == 1 else "all"})
     rows = []
     for layout, n in images:
         position = rng.standard_normal((len(layers), heads, layout.n))

@@ -70,6 +70,20 @@ class CapturedRows(Mapping):
     ----------
     layers : list of int
         Those asked for, ascending.
+
+    Examples
+    --------
+    The map that the model attends by while it answers:
+
+    >>> import biaslab as bl
+    >>> vlm = bl.load("grounder")
+    >>> (sample,) = bl.load_dataset("scenes", split="test", n=1)
+    >>> with bl.capture(vlm, layers=[3], heads="mean") as rows:
+    ...     box = vlm.locate(sample.image(), sample.expression)
+    >>> rows
+    CapturedRows(layers=[3], filled=[3])
+    >>> rows[3].values.shape
+    torch.Size([1, 1, 1, 256])
     """
 
     def __init__(self, layers: list[int]) -> None:

@@ -110,7 +110,7 @@ def run(vlm: VLM, mode: str, images: list[Any], prompts: list[str], batch_size: 
                 encoded = vlm.encode(batch, prompts[start : start + batch_size])
                 vlm.forward(encoded, use_cache=False, logits_to_keep=1)
         return None
-    about = {"prompt": prompts, "heads": None, "batch_size": batch_size, "progress": False}
+    about = {"prompt": prompts, "heads": "all", "batch_size": batch_size, "progress": False}
     ids = [str(i) for i in range(len(images))]
     if mode == "streamed":
         return bl.MeanProfile().fit(bl.collect(vlm, images, ids=ids, **about))

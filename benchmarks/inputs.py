@@ -27,14 +27,14 @@ def layout_of(n: int) -> TokenLayout:
     """A usual arrangement of ``n`` visual tokens: one small square, or InternVL tiles with a thumbnail."""
     side = math.isqrt(n)
     if side * side == n and n <= 576:
-        return TokenLayout.raster(side, side, (448, 448), "internvl")
+        return TokenLayout.raster(side, side, size=(448, 448), family="internvl")
     cell = next((c for c in (16, 8, 4) if n % (c * c) == 0 and n > c * c), None)
     if cell is None:
         raise InputError(f"{n} visual tokens make no usual layout: choose a multiple of 256")
     tiles = n // (cell * cell) - 1
     rows = max(r for r in range(1, math.isqrt(tiles) + 1) if tiles % r == 0)
     cols = tiles // rows
-    return TokenLayout.tiled(rows, cols, (cell, cell), (448 * cols, 448 * rows), "internvl", thumbnail=True)
+    return TokenLayout.tiled(rows, cols, (cell, cell), size=(448 * cols, 448 * rows), family="internvl", thumbnail=True)
 
 
 def features(
@@ -112,7 +112,7 @@ def prompt(vlm: VLM, n_visual: int, n_text: int, seed: int = 0) -> Encoded:
     try:
         layout = layout_of(n_visual)
     except InputError:  # a count left over by pruning: any arrangement will do
-        layout = TokenLayout.raster(1, n_visual, (n_visual, 1), "internvl")
+        layout = TokenLayout.raster(1, n_visual, size=(n_visual, 1), family="internvl")
     image = features(layout, vlm.decoder.config.hidden_size, seed)[None]
     given = {"image": BaseModelOutputWithPooling(pooler_output=image)}
     inputs = {"input_ids": ids, "mm_encoder_outputs": given}

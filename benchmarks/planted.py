@@ -40,7 +40,7 @@ PLANTED = (("none", "end"), ("u-shaped", "end"), ("bottom-heavy", "end"),
 def tiled(rows: int, cols: int, cells: int = 16) -> TokenLayout:
     """InternVL's arrangement: tiles of cells x cells tokens, then a thumbnail unless there is one tile only."""
     size = (28 * cells * cols, 28 * cells * rows)
-    return TokenLayout.tiled(rows, cols, (cells, cells), size, "internvl", rows * cols > 1)
+    return TokenLayout.tiled(rows, cols, (cells, cells), size=size, family="internvl", thumbnail=rows * cols > 1)
 
 
 def interpolated(maps: Any, layer: int, layout: TokenLayout, points: int = 4096) -> np.ndarray:
@@ -110,7 +110,7 @@ def unseen(n: int, repeats: int, cells: int = 16, seed: int = 0, kinds: Sequence
 
 def population_share(kind: str, layout: TokenLayout, strength: float) -> float:
     """Share of the variance of centred log attention that the planted bias makes up, without end of images."""
-    bias = (planted_bias(kind, layout, strength) ** 2).mean()
+    bias = (planted_bias(kind, layout, strength=strength) ** 2).mean()
     return float(bias / (bias + content_variance(layout)))
 
 
@@ -134,7 +134,7 @@ def coverage(
     for kind, strength in cases:
         found = []
         for b in range(-(-repeats // block)):
-            made = simulate(kind, [(layout, n)], block, strength=strength, folds=folds, seed=seed + b)
+            made = simulate(kind, [(layout, n)], layers=block, strength=strength, folds=folds, seed=seed + b)
             found += [variance_explained(made.maps, "mean", r) for r in made.maps.layers]
         value, lo, hi, low, high = (
             np.array([getattr(v, a) for v in found[:repeats]])
@@ -177,7 +177,7 @@ def false_alarms(
     """
     single, family = {"population": [], "held-out": []}, {"population": [], "held-out": []}
     for r in range(repeats):
-        made = simulate("none", [(layout, n)], layers, heads, seed=seed + r)
+        made = simulate("none", [(layout, n)], layers=layers, heads=heads, seed=seed + r)
         for level, out in ((0.95, single), (1 - 0.05 / (layers * heads), family)):
             found = [variance_explained(made.maps, "mean", x, level) for x in made.maps.layers]
             for share, name in (("population", "per_head_population_lo"), ("held-out", "per_head_lo")):
@@ -193,7 +193,7 @@ def chosen(layout: TokenLayout, n: int, repeats: int, seed: int = 0) -> list[dic
     """What ``select_estimator`` takes, one layer at a time."""
     rows = []
     for kind in BIASES:
-        made = simulate(kind, [(layout, n)], repeats, seed=seed)
+        made = simulate(kind, [(layout, n)], layers=repeats, seed=seed)
         for criterion in ("r2", "deviance"):
             found = Counter(
                 select_estimator(made.maps, ESTIMATORS, [r], criterion).best for r in range(repeats)

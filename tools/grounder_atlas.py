@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     vlm = bl.load("grounder")
     scenes = calibration(vlm, "scenes", n=options.n)
-    maps = bl.collect(vlm, scenes.images, prompt=scenes.prompts, ids=scenes.ids, heads=None, out=options.work / "maps")
+    maps = bl.collect(vlm, scenes.images, prompt=scenes.prompts, ids=scenes.ids, heads="all", out=options.work / "maps")
     profile = bl.MeanProfile().fit(mean_over_heads(maps))
     probe = measure(vlm, design_for(vlm, grid=(16, 16), pairs=options.pairs), out=options.probe)
     tables = {name: options.work / f"{name}.csv" for name in ("removal", "gaps", "controls")}

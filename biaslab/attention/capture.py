@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from biaslab.attention.heads import check_heads
 from biaslab.attention.hook import attention_rows, no_rope, row_options, watch
 from biaslab.attention.rows import CapturedRows, PromptPositions, Rows
 from biaslab.attention.scores import reads_rope, resolve
@@ -28,23 +29,41 @@ if TYPE_CHECKING:
 __all__ = ["CapturedRows", "PromptPositions", "Rows", "attention_rows", "capture", "no_rope", "watch"]
 
 
+class _Places(NamedTuple):
+    """Where a layer has the query rows (B, Q) and the visual columns (B, V), and which of them are no fillers.
+
+    ``original`` (B, V) is the ordinal of each column among the sample's original visual tokens; None where no token
+    had been pruned.
+    """
+
+    rows: Tensor
+    rows_mask: Tensor
+    cols: Tensor
+    cols_mask: Tensor
+    original: Tensor | None
+
+    def to(self, device: torch.device) -> _Places:
+        rows, rows_mask, cols, cols_mask = (t.to(device) for t in self[:4])
+        return _Places(rows, rows_mask, cols, cols_mask, None if self.original is None else self.original.to(device))
+
+
 class _Prefill:
     """The running prefill: its query rows and visual columns as each layer sees them."""
 
     def __init__(self, prompt: PromptPositions) -> None:
         self.prompt, self.length = prompt, prompt.is_image.shape[1]
-        self.cache: dict[tuple[PrunedSequence | None, torch.device], tuple[Tensor | None, ...]] = {}
+        self.cache: dict[tuple[PrunedSequence | None, torch.device], _Places] = {}
 
-    def at(self, device: torch.device, cut: PrunedSequence | None) -> tuple[Tensor | None, ...]:
-        """``rows, rows_mask, cols, cols_mask, kept`` for a layer on ``device`` that sees ``cut``."""
+    def at(self, device: torch.device, cut: PrunedSequence | None) -> _Places:
+        """Places of rows and columns for a layer on ``device`` that sees ``cut``."""
         name = (cut, device)
         if name not in self.cache:
-            whole = (self.prompt.queries, self.prompt.query_mask, self.prompt.visual, self.prompt.visual_mask, None)
-            places = whole if cut is None else self._short(cut)
-            self.cache[name] = tuple(None if t is None else t.to(device) for t in places)
+            prompt = self.prompt
+            whole = _Places(prompt.queries, prompt.query_mask, prompt.visual, prompt.visual_mask, None)
+            self.cache[name] = (whole if cut is None else self._short(cut)).to(device)
         return self.cache[name]
 
-    def _short(self, cut: PrunedSequence) -> tuple[Tensor, ...]:
+    def _short(self, cut: PrunedSequence) -> _Places:
         prompt = self.prompt
         where = cut.positions.to(prompt.visual.device)
         batch, n_short = where.shape
@@ -55,17 +74,18 @@ class _Prefill:
         short_of.scatter_(1, target, torch.arange(n_short, device=where.device).expand(batch, -1))
         short_of[:, self.length] = -1
         rows, cols = short_of.gather(1, prompt.queries), short_of.gather(1, prompt.visual)
-        kept, mask = positions((cols >= 0) & prompt.visual_mask)
-        cols = cols.gather(1, kept).masked_fill(~mask, 0)
-        return rows.clamp(min=0), prompt.query_mask & (rows >= 0), cols, mask, kept
+        original, mask = positions((cols >= 0) & prompt.visual_mask)
+        cols = cols.gather(1, original).masked_fill(~mask, 0)
+        return _Places(rows.clamp(min=0), prompt.query_mask & (rows >= 0), cols, mask, original)
 
 
 @contextmanager
 def capture(
     vlm: VLM,
     layers: int | Iterable[int] | None = None,
+    *,
+    heads: str = "all",
     queries: str | Tensor = "last",
-    heads: str | None = None,
     score: str | Callable = "attention",
 ) -> Iterator[CapturedRows]:
     """Record text-to-image attention rows while the model runs as usual, forward or generate, under SDPA.
@@ -77,13 +97,14 @@ def capture(
     Parameters
     ----------
     vlm : VLM
+        The model, of `biaslab.load` or `biaslab.wrap`.
     layers : int, iterable of int, or None for all
         Decoder layers; negative ones count from the end.
+    heads : "all" or "mean"
+        Keep every head, or their mean.
     queries : "last", "text", or LongTensor (Q,) or (B, Q)
         The last prompt token; every token after the image (question, end of turn, answer header); or absolute
         positions in the padded prompt (negative: from its end).
-    heads : None or "mean"
-        Keep every head, or their mean.
     score : name of one in `biaslab.attention.scores.SCORES`, or callable
         "attention", "no_rope", "value_norm"; or ``score(query, key, value, cos, sin, *, rows, cols, scaling,
         attention_mask, is_causal, sliding_window, softcap) -> (B, H, Q, V) float32``, with the arguments of
@@ -94,6 +115,28 @@ def capture(
     CapturedRows
         ``rows[layer]`` -> `Rows`, and ``rows.per_image(encoded)`` -> one map per image; still readable after the
         block.
+
+    Raises
+    ------
+    InputError
+        A layer the decoder does not have, or a bad value of ``heads``, ``queries`` or ``score``; before the block runs.
+    UnsupportedError
+        An attention implementation that cannot be watched, a call without ``input_ids``, or a prefill on a filled
+        cache.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> vlm = bl.load("grounder")
+    >>> (sample,) = bl.load_dataset("scenes", split="test", n=1)
+    >>> encoded = vlm.encode_grounding([sample.image()], [sample.expression])
+    >>> with bl.capture(vlm, layers=[3, -1]) as rows:
+    ...     _ = vlm.forward(encoded)
+    >>> rows[3].values.shape  # prompts, heads, query rows, visual tokens
+    torch.Size([1, 4, 1, 256])
+    >>> layout, maps = rows.per_image(encoded)[0]
+    >>> layout.grid, maps.shape  # layers, heads, visual tokens
+    ((16, 16), torch.Size([2, 4, 256]))
 
     Notes
     -----
@@ -106,28 +149,37 @@ def capture(
     threads, each around a model of its own; one model must not run in two threads at a time.
     """
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
-    _check_choices(queries, heads)
-    score = resolve(score)
+    check_heads(heads)
+    _check_queries(queries)
+    score_of = resolve(score)
     captured = CapturedRows(layers)
     state = _State(vlm, queries, captured)
 
     def record(layer: int) -> Callable:
-        def callback(module, query, key, value, attention_mask, scaling, **kw):
+        def callback(
+            module: nn.Module,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            attention_mask: Tensor | None,
+            scaling: float,
+            **kw: Any,
+        ) -> None:
             prefill = state.prefill_for(query, key)
             if prefill is None:
                 return
-            rows, rows_mask, cols, cols_mask, kept = prefill.at(query.device, vlm.prefill.seen_by(layer))
+            at = prefill.at(query.device, vlm.prefill.seen_by(layer))
             options = row_options(module, kw)
-            options.update(rows=rows, cols=cols, scaling=scaling, attention_mask=attention_mask)
-            values = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
-            values = values.masked_fill(~(rows_mask[:, None, :, None] & cols_mask[:, None, None, :]), 0.0)
+            options.update(rows=at.rows, cols=at.cols, scaling=scaling, attention_mask=attention_mask)
+            values = score_of(query, key, value, kw.get("cos"), kw.get("sin"), **options)
+            values = values.masked_fill(~(at.rows_mask[:, None, :, None] & at.cols_mask[:, None, None, :]), 0.0)
             values = values.mean(1, keepdim=True) if heads == "mean" else values
-            captured._rows[layer] = Rows(values, cols_mask, rows_mask, kept)
+            captured._rows[layer] = Rows(values, at.cols_mask, at.rows_mask, at.original)
 
         return callback
 
     with ExitStack() as stack:
-        stack.enter_context(watch(vlm.model, {i: record(i) for i in layers}, rope=reads_rope(score)))
+        stack.enter_context(watch(vlm.model, {i: record(i) for i in layers}, rope=reads_rope(score_of)))
         stack.callback(vlm.model.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(vlm.model.register_forward_hook(state.end, always_call=True).remove)
         yield captured
@@ -180,17 +232,41 @@ class _State:
         return self.prefill
 
 
-def _check_choices(queries, heads) -> None:
+def _check_queries(queries: str | Tensor) -> None:
     if not (isinstance(queries, Tensor) or queries in ("last", "text")):
         raise InputError(f"queries must be 'last', 'text' or a LongTensor of prompt positions, got {queries!r}")
     if isinstance(queries, Tensor) and (queries.dtype != torch.long or queries.ndim not in (1, 2)):
         raise InputError("explicit queries must be a LongTensor of shape (Q,) or (B, Q)")
-    if heads not in (None, "mean"):
-        raise InputError(f"heads must be None (all heads) or 'mean', got {heads!r}")
 
 
 def query_rows(queries: str | Tensor, is_image: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Absolute rows (B, Q) that ``queries`` names, and their mask; ``is_image`` (B, N) marks the image tokens."""
+    """Find the absolute query rows of a padded prompt.
+
+    Parameters
+    ----------
+    queries : "last", "text", or LongTensor (Q,) or (B, Q)
+        As in `capture`.
+    is_image : Tensor (B, N), bool
+        Marks the image tokens.
+    padding : Tensor (B, N) or None
+        The attention mask: 0 where a prompt is padded.
+
+    Returns
+    -------
+    rows, mask : LongTensor (B, Q), bool Tensor (B, Q)
+        Positions, and which of them are no fillers.
+
+    Raises
+    ------
+    InputError
+        Explicit positions outside the prompt, or of another batch.
+
+    Examples
+    --------
+    >>> is_image = torch.tensor([[False, True, True, False, False]])
+    >>> query_rows("last", is_image, None)[0], query_rows("text", is_image, None)[0]
+    (tensor([[4]]), tensor([[3, 4]]))
+    """
     batch, length = is_image.shape
     if isinstance(queries, Tensor):
         if queries.ndim == 2 and queries.shape[0] != batch:

@@ -1,5 +1,4 @@
-"""Attention rows as a pure function, and the hook that calls back from inside an unmodified model's
-attention.
+"""Attention rows as a pure function, and the hook into the attention of an unmodified model.
 
 Attention functions of transformers are looked up by name at every call. While something is watched, the
 decoder's name is switched to a wrapper that hands query and key (after rotary embedding, before heads are
@@ -43,33 +42,39 @@ def attention_rows(
     query: Tensor,
     key: Tensor,
     rows: Tensor,
+    *,
     scaling: float,
     attention_mask: Tensor | None = None,
     cols: Tensor | None = None,
-    *,
     is_causal: bool = True,
     sliding_window: int | None = None,
     softcap: float | None = None,
     max_scores: int = _MAX_SCORES,
 ) -> Tensor:
-    """Softmax attention of chosen query rows over ALL keys, then only the wanted columns; never renormalised.
+    """Softmax attention of some query rows over ALL keys, then only the columns asked for; never renormalised.
 
     Parameters
     ----------
-    query : (B, H, Q, D)
+    query : Tensor (B, H, Q, D)
         After rotary embedding.
-    key : (B, Hkv, N, D)
+    key : Tensor (B, Hkv, N, D)
         After rotary embedding and cache update, before heads are repeated (Hkv divides H).
     rows : LongTensor (R,) or (B, R)
         Indices into Q.
     scaling : float
         Factor on the dot product.
-    attention_mask : None, bool (B or 1, 1, Q, N) with True = keep, additive (same shape), or 2-D padding (B, N)
-        None and 2-D are combined with `is_causal`, aligned at the bottom right as in a cached forward.
+    attention_mask : Tensor, optional
+        Bool (B or 1, 1, Q, N) with True = keep, additive (same shape), or 2-D padding (B, N). None and 2-D are
+        combined with `is_causal`, aligned at the bottom right as in a cached forward.
     cols : LongTensor (B, C), optional
         Key positions to return; all N by default.
-    is_causal, sliding_window, softcap
-        As transformers passes them to attention functions. The window applies unless a 4-D mask already holds
+    is_causal : bool
+        Whether a query sees no later key.
+    sliding_window : int, optional
+        Number of latest keys a query sees.
+    softcap : float, optional
+        Bound on the scores before the softmax. All three as transformers
+        passes them to attention functions. The window applies unless a 4-D mask already holds
         it.
     max_scores : int
         Rows are computed in chunks of at most this many scores.
@@ -79,11 +84,30 @@ def attention_rows(
     Tensor (B, H, R, C) float32
         Scores are computed in float32 whatever the input type: a bfloat16 product costs about 1 % of the
         largest probability. A row whose keys are all masked is NaN under a boolean mask.
+
+    Examples
+    --------
+    The last of four tokens, which sees all of them, and its attention to tokens 1 and 2 alone:
+
+    >>> query, key = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8)
+    >>> last, visual = torch.tensor([3]), torch.tensor([[1, 2]])
+    >>> attention_rows(query, key, last, scaling=0.5, cols=visual)[0, 0]
+    tensor([[0.2500, 0.2500]])
     """
     rows = rows.expand(len(query), -1) if rows.ndim == 1 else rows
-    options = {"is_causal": is_causal, "sliding_window": sliding_window, "softcap": softcap}
-    picked = _pick(query, rows)
-    return _softmax(picked, key, rows, query.shape[2], scaling, attention_mask, cols, max_scores=max_scores, **options)
+    return _softmax(
+        _pick(query, rows),
+        key,
+        rows,
+        query.shape[2],
+        scaling,
+        attention_mask,
+        cols,
+        is_causal=is_causal,
+        sliding_window=sliding_window,
+        softcap=softcap,
+        max_scores=max_scores,
+    )
 
 
 def _pick(query: Tensor, rows: Tensor) -> Tensor:
@@ -163,10 +187,43 @@ def no_rope(
     with the same cosines and sines. A length-dependent scale in them (YaRN) is a temperature, not a position:
     it stays.
 
+    Parameters
+    ----------
+    query, key : Tensor (B, H, Q, D), (B, Hkv, N, D)
+        After rotary embedding, as for `attention_rows`.
+    value : Tensor
+        Not used.
+    cos, sin : Tensor (B or 1, N, D')
+        Of the rotary embedding; components from D' on are not turned.
+    rows, cols : LongTensor (R,) or (B, R), (B, C)
+        Query rows, and key positions to return.
+    scaling : float
+        Factor on the dot product.
+    attention_mask : Tensor, optional
+        As for `attention_rows`.
+    **options
+        The other options of `attention_rows`.
+
+    Returns
+    -------
+    Tensor (B, H, R, C) float32
+        Softmax attention over all keys, never renormalised.
+
     Raises
     ------
     UnsupportedError
         Keys from a cache: their positions are not at hand.
+
+    Examples
+    --------
+    Where no position is turned (cosines 1, sines 0) it is plain attention:
+
+    >>> query = key = torch.arange(32.0).reshape(1, 1, 4, 8) / 16
+    >>> cos, sin = torch.ones(1, 4, 8), torch.zeros(1, 4, 8)
+    >>> asked = {"rows": torch.tensor([3]), "cols": torch.tensor([[1, 2]]), "scaling": 0.5}
+    >>> bool((no_rope(query, key, key, cos, sin, **asked) == attention_rows(query, key, **asked)).all())
+    True
+
 
     References
     ----------
@@ -193,20 +250,29 @@ def no_rope(
 def _wrap(inner: Callable | None) -> Callable:
     """Serve the callbacks, then call ``inner`` (None: the eager code of the module's own file)."""
 
-    def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kw):
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        **kw: Any,
+    ) -> Any:
         callbacks = _CALLBACKS.get(module)
         if callbacks:
-            known = dict(kw)
-            causal = known.pop("is_causal", None)
-            known["is_causal"] = getattr(module, "is_causal", True) if causal is None else causal
-            known.setdefault("sliding_window", None)
-            known.setdefault("softcap", None)
+            options = dict(kw)
+            causal = options.pop("is_causal", None)
+            options["is_causal"] = getattr(module, "is_causal", True) if causal is None else causal
+            options.setdefault("sliding_window", None)
+            options.setdefault("softcap", None)
             if module in _ROPE:
-                known["cos"], known["sin"] = _ROPE[module]
+                options["cos"], options["sin"] = _ROPE[module]
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             with torch.no_grad():
                 for callback in tuple(callbacks):
-                    callback(module, query, key, value, attention_mask, scale, **known)
+                    callback(module, query, key, value, attention_mask, scale, **options)
         forward = inner or sys.modules[type(module).__module__].eager_attention_forward
         return forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kw)
 
@@ -219,15 +285,18 @@ def _registered(base: str) -> str:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
-    known = {"sdpa": (sdpa_attention_forward, sdpa_mask), "eager": (None, eager_mask)}
-    if base not in known:
+    functions: dict[str, tuple[Callable | None, Callable]] = {
+        "sdpa": (sdpa_attention_forward, sdpa_mask),
+        "eager": (None, eager_mask),
+    }
+    if base not in functions:
         raise UnsupportedError(
             f"attention {base!r} cannot be watched: load the model with attn_implementation='sdpa' "
             "(or 'flash_attention_2')"
         )
     name = f"biaslab_{base}"  # must not contain "flash": transformers picks the mask format by that substring
     if name not in AttentionInterface().valid_keys():
-        inner, mask = known[base]
+        inner, mask = functions[base]
         AttentionInterface.register(name, _wrap(inner))
         # without a mask function of the same name the model silently runs with attention_mask=None
         AttentionMaskInterface.register(name, mask)
@@ -235,7 +304,19 @@ def _registered(base: str) -> str:
 
 
 def row_options(module: nn.Module, kw: Mapping[str, Any]) -> dict[str, Any]:
-    """What a `watch` callback must hand on to `attention_rows`, from its keyword arguments.
+    """Pick what a `watch` callback must hand on to `attention_rows` from its keyword arguments.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The attention module, for the message.
+    kw : mapping
+        Keyword arguments of the callback.
+
+    Returns
+    -------
+    dict
+        ``is_causal``, ``sliding_window`` and ``softcap``.
 
     Raises
     ------
@@ -248,7 +329,7 @@ def row_options(module: nn.Module, kw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def watch(model: nn.Module, callbacks: Mapping[int, Callable], rope: bool = False) -> Iterator[None]:
+def watch(model: Any, callbacks: Mapping[int, Callable], *, rope: bool = False) -> Iterator[None]:
     """Call back from inside the attention of chosen decoder layers, without changing what they compute.
 
     Parameters
@@ -275,7 +356,7 @@ def watch(model: nn.Module, callbacks: Mapping[int, Callable], rope: bool = Fals
     May be entered and left from several threads. One model must not run in two threads at a time: its callbacks and
     rotary tables could not tell the forwards apart.
     """
-    decoder = model.get_decoder()
+    decoder: Any = model.get_decoder()
     n_layers = len(decoder.layers)
     for layer in callbacks:
         resolve_layer(layer, range(n_layers), "the decoder")
@@ -313,7 +394,7 @@ def _forget(module: nn.Module, callback: Callable) -> None:
             del _CALLBACKS[module]
 
 
-def _switch_on(decoder: nn.Module) -> None:
+def _switch_on(decoder: Any) -> None:
     with _LOCK:
         if decoder in _SWITCHED:
             _SWITCHED[decoder][0] += 1
@@ -326,7 +407,7 @@ def _switch_on(decoder: nn.Module) -> None:
         _SWITCHED[decoder] = [1, previous]
 
 
-def _switch_off(decoder: nn.Module) -> None:
+def _switch_off(decoder: Any) -> None:
     with _LOCK:
         _SWITCHED[decoder][0] -= 1
         if _SWITCHED[decoder][0] == 0:  # watches may be closed in any order: only the last one restores

@@ -27,6 +27,11 @@ AXES = ("time", "height", "width")
 def rotary_of(vlm: VLM) -> dict[str, Any] | None:
     """Parameters of the decoder's rotary embedding, ready for JSON.
 
+    Parameters
+    ----------
+    vlm : VLM
+        The model.
+
     Returns
     -------
     dict or None
@@ -40,10 +45,17 @@ def rotary_of(vlm: VLM) -> dict[str, Any] | None:
     -----
     Frequencies that follow the length of the prompt (dynamic NTK, LongRoPE) are those of prompts within the length
     the model was trained for.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> rotary = rotary_of(bl.load("grounder"))
+    >>> len(rotary["inv_freq"]), rotary["head_dim"], rotary["axes"]
+    (24, 48, None)
     """
     import torch
 
-    embedding = getattr(vlm.decoder, "rotary_emb", None)
+    embedding: Any = getattr(vlm.decoder, "rotary_emb", None)
     frequencies = getattr(embedding, "original_inv_freq", getattr(embedding, "inv_freq", None))
     if frequencies is None:
         return None
@@ -54,9 +66,10 @@ def rotary_of(vlm: VLM) -> dict[str, Any] | None:
             step = torch.eye(len(AXES), dtype=torch.long, device=frequencies.device)
             _, sines = embedding(torch.zeros(1, device=frequencies.device), step[:, None])
         axes = (sines[0, :, : len(frequencies)] != 0).int().argmax(0).tolist()
-    config = vlm.decoder.config
+    config: Any = vlm.decoder.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention = getattr(vlm.decoder.layers[0], "self_attn", None)
+    layers: Any = vlm.decoder.layers
+    attention = getattr(layers[0], "self_attn", None)
     return {
         "inv_freq": frequencies.float().tolist(),
         "axes": axes,
@@ -67,9 +80,26 @@ def rotary_of(vlm: VLM) -> dict[str, Any] | None:
 
 
 def advances(layout: TokenLayout, rotary: Mapping[str, Any] | None) -> np.ndarray:
-    """(placeholders,) positions that each placeholder of an image moves what follows it on by.
+    """Positions that each placeholder of an image moves what follows it on by.
 
     One each; under M-RoPE an image takes ``max(rows, cols)`` positions, counted here at its last placeholder.
+
+    Parameters
+    ----------
+    layout : TokenLayout
+        Of the image.
+    rotary : mapping or None
+        Of `rotary_of`.
+
+    Returns
+    -------
+    ndarray (placeholders,), int64
+
+    Examples
+    --------
+    >>> layout = TokenLayout.raster(2, 3, size=(84, 56), family="qwen2_vl")
+    >>> advances(layout, None), advances(layout, {"axes": [0, 1, 2]})
+    (array([1, 1, 1, 1, 1, 1]), array([0, 0, 0, 0, 0, 3]))
     """
     if not rotary or rotary.get("axes") is None:
         return np.ones(layout.placeholders, dtype=np.int64)
@@ -79,38 +109,55 @@ def advances(layout: TokenLayout, rotary: Mapping[str, Any] | None) -> np.ndarra
 
 
 def ones_logits(
-    layout: TokenLayout, inv_freq: np.ndarray, axes: np.ndarray, after: np.ndarray, shares: np.ndarray
+    layout: TokenLayout, *, inv_freq: np.ndarray, axes: np.ndarray, query_distance: np.ndarray, shares: np.ndarray
 ) -> np.ndarray:
     """Product of an all-ones query with the all-ones key of each visual token, both turned, mean over distances.
 
     Parameters
     ----------
-    layout : where the tokens are: one-dimensional positions follow its slots, those of M-RoPE its rows and columns.
-    inv_freq, axes : (J,) of `rotary_of`; axis -1 for one-dimensional positions.
-    after, shares : (A,) positions from the image's last placeholder to the query, and their shares.
+    layout : TokenLayout
+        Where the tokens are: one-dimensional positions follow its placeholders, those of M-RoPE its rows and columns.
+    inv_freq, axes : ndarray (J,)
+        Of `rotary_of`; axis -1 for one-dimensional positions.
+    query_distance, shares : ndarray (A,)
+        Positions from the image's last placeholder to the query, and their shares of the images.
 
     Returns
     -------
-    (N,) float64
+    ndarray (N,), float64
         Without the factor ``scaling * attention_scaling**2``, and without the constant of components not turned.
 
     Raises
     ------
     InputError
         M-RoPE and a layout that is no single raster.
+
+    Examples
+    --------
+    The nearer a token is to the query, the higher:
+
+    >>> layout = TokenLayout.raster(1, 4, size=(64, 16), family="internvl")
+    >>> ones_logits(
+    ...     layout,
+    ...     inv_freq=np.array([0.1]),
+    ...     axes=np.array([-1]),
+    ...     query_distance=np.array([5]),
+    ...     shares=np.array([1.0]),
+    ... ).round(3)
+    array([1.393, 1.53 , 1.651, 1.755])
     """
     total = np.zeros(layout.n)
     for axis in np.unique(axes.astype(np.int64)):
         theta = inv_freq[axes == axis].astype(np.float64)
         # with complex phases the mean over queries enters once per frequency, and distances, written as tens and
         # units of base sqrt(N), need sqrt(N) of them: fits over layers and folds ask for this again and again
-        query = (shares[:, None] * np.exp(1j * after[:, None] * theta)).sum(axis=0)
+        query = (shares[:, None] * np.exp(1j * query_distance[:, None] * theta)).sum(axis=0)
         back = _back(layout, int(axis))
         base = 1 + int(np.sqrt(back.max()))
         tens, units = np.divmod(back, base)
-        left = np.exp(1j * base * np.arange(tens.max() + 1)[:, None] * theta) * query
-        right = np.exp(1j * np.arange(base)[:, None] * theta)
-        total += 2 * (left @ right.T).real[tens, units]
+        by_tens = np.exp(1j * base * np.arange(tens.max() + 1)[:, None] * theta) * query
+        by_units = np.exp(1j * np.arange(base)[:, None] * theta)
+        total += 2 * (by_tens @ by_units.T).real[tens, units]
     return total
 
 
@@ -126,16 +173,24 @@ def _back(layout: TokenLayout, axis: int) -> np.ndarray:
 
 
 def in_words(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Short forms of the long entries ``rotary`` and ``after`` of a provenance, of those that are there."""
+    """Short forms of the long entries ``rotary`` and ``after`` of a provenance, of those that are there.
+
+    ``after`` is how files name the distance from the image to the query.
+
+    Examples
+    --------
+    >>> in_words({"after": [[7, 3], [9, 1]]})
+    {'after': '7 to 9 tokens from the image to the query, mean 7.5'}
+    """
     out = {}
     if rotary := provenance.get("rotary"):
-        found = rotary["inv_freq"]
-        out["rotary"] = f"{len(found)} frequencies from {max(found):.3g} to {min(found):.3g}"
+        inv_freq = rotary["inv_freq"]
+        out["rotary"] = f"{len(inv_freq)} frequencies from {max(inv_freq):.3g} to {min(inv_freq):.3g}"
         if rotary["axes"] is not None:
             counts = np.bincount(rotary["axes"], minlength=len(AXES))
             out["rotary"] += ": " + ", ".join(f"{name} {n}" for name, n in zip(AXES, counts, strict=True))
-    if after := provenance.get("after"):
-        lengths, counts = np.array(after).T
+    if distances := provenance.get("after"):
+        lengths, counts = np.array(distances).T
         mean = (lengths * counts).sum() / counts.sum()
         out["after"] = f"{lengths.min()} to {lengths.max()} tokens from the image to the query, mean {mean:.1f}"
     return out

@@ -70,6 +70,20 @@ class CapturedRows(Mapping):
     ----------
     layers : list of int
         Those asked for, ascending.
+
+    Examples
+    --------
+    The map that the model attends by while it answers:
+
+    >>> import biaslab as bl
+    >>> vlm = bl.load("grounder")
+    >>> (sample,) = bl.load_dataset("scenes", split="test", n=1)
+    >>> with bl.capture(vlm, layers=[3], heads="mean") as rows:
+    ...     box = vlm.locate(sample.image(), sample.expression)
+    >>> rows
+    CapturedRows(layers=[3], filled=[3])
+    >>> rows[3].values.shape
+    torch.Size([1, 1, 1, 256])
     """
 
     def __init__(self, layers: list[int]) -> None:
@@ -107,7 +121,7 @@ class CapturedRows(Mapping):
         return self._prompt
 
     def per_image(
-        self, encoded: Encoded, layers: Sequence[int] | None = None, device: torch.device | str | None = None
+        self, encoded: Encoded, layers: Sequence[int] | None = None, *, device: torch.device | str | None = None
     ) -> list[tuple[TokenLayout, Tensor]]:
         """One map per image: the mean over the query rows of its prompt.
 

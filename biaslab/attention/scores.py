@@ -1,8 +1,9 @@
-"""What a text token makes of each visual token, as scores by name: one interface for `capture`, `collect` and the
-pruning methods (their option ``score``).
+"""What a text token makes of each visual token, as scores by name.
+
+One interface for `capture`, `collect` and the pruning methods (their option ``score``).
 
 A score is a pure function of what the attention of one layer is handed in the running forward; none needs a
-profile or a second forward. All of them compute the wanted query rows only, in float32.
+profile or a second forward. All of them compute the query rows asked for only, in float32.
 """
 
 from __future__ import annotations
@@ -32,8 +33,29 @@ def attention(
     attention_mask: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """Plain softmax attention, (B, H, R, C) float32; arguments as in `attention_rows`."""
-    return attention_rows(query, key, rows, scaling, attention_mask, cols, **options)
+    """Plain softmax attention, as a score: arguments as in `attention_rows`.
+
+    Parameters
+    ----------
+    query, key, value : Tensor (B, H, Q, D), (B, Hkv, N, D), (B, Hkv, N, D)
+        As for `attention_rows`; values before heads are repeated.
+    cos, sin : Tensor or None
+        Not used.
+    rows, cols : LongTensor (R,) or (B, R), (B, C)
+        Query rows, and key positions to return.
+    scaling : float
+        Factor on the dot product.
+    attention_mask : Tensor, optional
+        As for `attention_rows`.
+    **options
+        The other options of `attention_rows`.
+
+    Returns
+    -------
+    Tensor (B, H, R, C) float32
+        Softmax attention over all keys, never renormalised.
+    """
+    return attention_rows(query, key, rows, scaling=scaling, attention_mask=attention_mask, cols=cols, **options)
 
 
 def value_norm(
@@ -49,14 +71,25 @@ def value_norm(
     attention_mask: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """Attention times the Euclidean norm of the token's value vector in that head: how much the token adds, not
-    how much it is looked at.
+    """Attention times the Euclidean norm of the token's value vector in that head.
+
+    It tells how much the token adds, not how much it is looked at. The query heads of a group share the norms of its
+    values.
 
     Parameters
     ----------
-    value : (B, Hkv, N, D)
-        Before heads are repeated: the query heads of a group share its norms. The others are those of
-        `attention_rows`.
+    query, key, value : Tensor (B, H, Q, D), (B, Hkv, N, D), (B, Hkv, N, D)
+        As for `attention_rows`; values before heads are repeated.
+    cos, sin : Tensor or None
+        Not used.
+    rows, cols : LongTensor (R,) or (B, R), (B, C)
+        Query rows, and key positions to return.
+    scaling : float
+        Factor on the dot product.
+    attention_mask : Tensor, optional
+        As for `attention_rows`.
+    **options
+        The other options of `attention_rows`.
 
     Returns
     -------
@@ -69,8 +102,19 @@ def value_norm(
     ----------
     Kobayashi et al., "Attention is not only a weight" (EMNLP 2020), section 3, the norm-based analysis, here
     without the output projection: the norm is that of the value itself, not of what the projection makes of it.
+
+    Examples
+    --------
+    Two tokens that are looked at alike, of which one has a value three times as long:
+
+    >>> import torch
+    >>> zeros = torch.zeros(1, 1, 2, 4)
+    >>> value = torch.tensor([[[[1.0, 0, 0, 0], [3.0, 0, 0, 0]]]])
+    >>> last, both = torch.tensor([1]), torch.tensor([[0, 1]])
+    >>> value_norm(zeros, zeros, value, None, None, rows=last, cols=both, scaling=0.5)[0, 0]
+    tensor([[0.5000, 1.5000]])
     """
-    probs = attention_rows(query, key, rows, scaling, attention_mask, cols, **options)
+    probs = attention_rows(query, key, rows, scaling=scaling, attention_mask=attention_mask, cols=cols, **options)
     batch, kv_heads, _, dim = value.shape
     norms = value.gather(2, cols[:, None, :, None].expand(batch, kv_heads, -1, dim)).float().norm(dim=-1)
     return probs * norms.repeat_interleave(probs.shape[1] // kv_heads, 1)[:, :, None]
@@ -83,12 +127,25 @@ for _score in (attention, no_rope, value_norm):
 
 
 def resolve(score: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The score of a name; a callable is its own.
+    """Return the score of a name; a callable is its own.
+
+    Parameters
+    ----------
+    score : str or callable
+        A key of `SCORES`, or a score.
 
     Raises
     ------
     InputError
         For an unknown name, or what is neither.
+
+    Examples
+    --------
+    >>> resolve("value_norm") is value_norm
+    True
+    >>> resolve("cosine")
+    Traceback (most recent call last):
+    biaslab.errors.InputError: score must be one of attention, no_rope, value_norm, or a callable; got 'cosine'
     """
     if callable(score):
         return score
@@ -98,7 +155,18 @@ def resolve(score: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def score_name(score: str | Callable[..., Tensor]) -> str:
-    """The name under which maps and profiles remember a score; a callable cannot pass for another one of `SCORES`."""
+    """Return the name under which maps and profiles remember a score.
+
+    A callable cannot pass for another one of `SCORES`.
+
+    Examples
+    --------
+    >>> score_name(no_rope)
+    'no_rope'
+    >>> def attention(*args, **options): ...
+    >>> score_name(attention).endswith(".attention")
+    True
+    """
     if isinstance(score, str):
         return score
     name = getattr(score, "__name__", type(score).__name__)
@@ -106,5 +174,11 @@ def score_name(score: str | Callable[..., Tensor]) -> str:
 
 
 def reads_rope(score: Callable[..., Tensor]) -> bool:
-    """Whether a score must be given the rotary cosines and sines; of an unknown callable that is assumed."""
+    """Whether a score must be given the rotary cosines and sines; of an unknown callable that is assumed.
+
+    Examples
+    --------
+    >>> reads_rope(value_norm), reads_rope(no_rope)
+    (False, True)
+    """
     return score not in (attention, value_norm)

@@ -72,20 +72,19 @@ def fit_bias(
         raise InputError(f"--heads is mean or all, got {heads!r}")
     opt.one_of(dry_run, rehearse)
     wanted = None if layers is None else opt.numbers(layers, "layers", int)
-    reduce = None if heads == "all" else heads
     if dry_run:
         from biaslab.models.offline.geometry import geometry
         from biaslab.workflows.dry_run import plan_fit
 
         known = geometry(model.name)
         pictures = calibration(known, images, n=n, seed=seed, prompt=prompt, data_root=data_root)
-        plan = plan_fit(known, pictures, wanted, reduce, maps, batch_size, model.dtype, model.image_options)
+        plan = plan_fit(known, pictures, wanted, heads, maps, batch_size, model.dtype, model.image_options)
         emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
         return
     source_folder(images, data_root=data_root)
     vlm = model.load(rehearse, max(wanted or [0]))
     chosen = calibration(vlm, images, n=n, seed=seed, prompt=prompt, data_root=data_root)
-    found = fit(vlm, chosen, estimator, wanted, queries, reduce, out, maps, batch_size, not json,
+    found = fit(vlm, chosen, estimator, wanted, queries, heads, out, maps, batch_size, not json,
                 criterion, score)  # fmt: skip
     explained = found.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     text = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +31,26 @@ class Box:
     A model may answer corners in the wrong order. Such a box is kept as it is and has area 0, so that it
     counts as a miss instead of being repaired.
 
+    Parameters
+    ----------
+    x0, y0 : float
+        Top left corner, pixels.
+    x1, y1 : float
+        Bottom right corner, pixels.
+
     Raises
     ------
     InputError
         If a coordinate is not a finite number.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> target, answer = bl.Box(10, 20, 50, 60), bl.Box(10, 20, 50, 40)
+    >>> target.area, target.center, target.iou(answer)
+    (1600.0, (30.0, 40.0), 0.5)
+    >>> bl.Box(50, 60, 10, 20).iou(target)  # corners in the wrong order: a miss
+    0.0
     """
 
     x0: float
@@ -53,26 +70,44 @@ class Box:
 
     @classmethod
     def from_xywh(cls, x: float, y: float, w: float, h: float) -> Box:
-        """Box from its top left corner, width and height (the COCO convention)."""
+        """Box from its top left corner, width and height (the COCO convention).
+
+        Parameters
+        ----------
+        x, y : float
+            Top left corner, pixels.
+        w, h : float
+            Width and height, pixels.
+
+        Examples
+        --------
+        >>> Box.from_xywh(10, 20, 30, 40)
+        Box(x0=10.0, y0=20.0, x1=40.0, y1=60.0)
+        """
         return cls(x, y, x + w, y + h)
 
     @property
     def width(self) -> float:
+        """Width in pixels, 0 where the corners are reversed."""
         return max(0.0, self.x1 - self.x0)
 
     @property
     def height(self) -> float:
+        """Height in pixels, 0 where the corners are reversed."""
         return max(0.0, self.y1 - self.y0)
 
     @property
     def area(self) -> float:
+        """Area in square pixels."""
         return self.width * self.height
 
     @property
     def center(self) -> tuple[float, float]:
+        """Centre (x, y) in pixels."""
         return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
 
     def as_tuple(self) -> tuple[float, float, float, float]:
+        """Return x0, y0, x1, y1."""
         return self.x0, self.y0, self.x1, self.y1
 
     def iou(self, other: Box) -> float:
@@ -80,7 +115,13 @@ class Box:
         return float(box_iou(np.asarray(self.as_tuple()), np.asarray(other.as_tuple())))
 
     def clip(self, size: tuple[float, float]) -> Box:
-        """The box cut to an image of ``size = (width, height)`` pixels."""
+        """Cut the box to an image of ``size = (width, height)`` pixels.
+
+        Examples
+        --------
+        >>> Box(-5, 3, 120, 90).clip((100, 50))
+        Box(x0=0.0, y0=3.0, x1=100.0, y1=50.0)
+        """
         width, height = size
         return Box(
             min(max(self.x0, 0.0), width),
@@ -102,6 +143,17 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     -------
     ndarray (...)
         Values in [0, 1]; 0 where the union is empty or a box is reversed.
+
+    Raises
+    ------
+    InputError
+        If the last axis of one of them does not have four values.
+
+    Examples
+    --------
+    >>> answers = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 0, 30, 10]])
+    >>> box_iou(answers, [0, 0, 10, 10]).round(2)
+    array([1.  , 0.33, 0.  ])
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape[-1:] != (4,) or b.shape[-1:] != (4,):
@@ -121,6 +173,15 @@ class BoxSpace(enum.Enum):
     """The coordinate space in which a model family writes its boxes.
 
     The space is a property of the family: it is never guessed from the size of the numbers.
+
+    Examples
+    --------
+    The same four numbers, as two families mean them, on an image of 640 x 480 pixels:
+
+    >>> BoxSpace.NORM1000.to_pixels([250, 250, 750, 750], size=(640, 480))
+    Box(x0=160.0, y0=120.0, x1=480.0, y1=360.0)
+    >>> BoxSpace.RESIZED.to_pixels([250, 250, 750, 750], size=(640, 480), resized=(1000, 750))
+    Box(x0=160.0, y0=160.0, x1=480.0, y1=480.0)
     """
 
     PIXEL = "pixel"  # pixels of the original image
@@ -129,7 +190,9 @@ class BoxSpace(enum.Enum):
     PADDED_SQUARE = "padded_square"  # 0-1 of the image padded to a centred square
     RESIZED = "resized"  # pixels of the resized image the model saw
 
-    def to_pixels(self, values, size: tuple[float, float], resized: tuple[float, float] | None = None) -> Box:
+    def to_pixels(
+        self, values: Sequence[float], *, size: tuple[float, float], resized: tuple[float, float] | None = None
+    ) -> Box:
         """Box in pixels of the original image from the four numbers of an answer.
 
         Parameters
@@ -140,12 +203,24 @@ class BoxSpace(enum.Enum):
             Original image, pixels.
         resized : (width, height), optional
             Size of the image the model saw; needed by ``RESIZED`` alone.
+
+        Returns
+        -------
+        Box
+            In pixels of the original image; nothing is clipped.
+
+        Raises
+        ------
+        InputError
+            For an image without area, or if ``resized`` is missing where it is needed.
         """
         x0, y0, x1, y1 = values
         sx, sy, ox, oy = self._frame(size, resized)
         return Box(x0 * sx - ox, y0 * sy - oy, x1 * sx - ox, y1 * sy - oy)
 
-    def _frame(self, size, resized) -> tuple[float, float, float, float]:
+    def _frame(
+        self, size: tuple[float, float], resized: tuple[float, float] | None
+    ) -> tuple[float, float, float, float]:
         """Pixels per unit in x and y, and the offset of the original image inside the frame, in pixels."""
         width, height = size
         if width <= 0 or height <= 0:
@@ -165,15 +240,35 @@ class BoxSpace(enum.Enum):
         return width / resized[0], height / resized[1], 0.0, 0.0
 
 
-def find_box(text: str, corners: bool = False) -> tuple[float, float, float, float] | None:
-    """The first ``[a, b, c, d]`` of an answer, or None (an unparsed answer is a miss, counted apart).
+def find_box(text: str, *, corners: bool = False) -> tuple[float, float, float, float] | None:
+    """Parse the first box of an answer.
 
-    Works for ``[[a, b, c, d]]`` (InternVL), ``{"bbox_2d": [a, b, c, d]}`` (Qwen2.5-VL) and plain lists
-    (LLaVA). With ``corners`` a box may also be written as ``(a,b),(c,d)``, with or without box tokens around it
-    (Qwen2-VL); the first of either form counts.
+    Works for ``[[a, b, c, d]]`` (InternVL), ``{"bbox_2d": [a, b, c, d]}`` (Qwen2.5-VL) and plain lists (LLaVA).
+
+    Parameters
+    ----------
+    text : str
+        The answer.
+    corners : bool
+        Whether a box may also be written as ``(a,b),(c,d)``, with or without box tokens around it (Qwen2-VL); the
+        first of either form counts.
+
+    Returns
+    -------
+    tuple of 4 floats, or None
+        The numbers as they are written; None for an answer without a box (a miss, counted apart).
+
+    Examples
+    --------
+    >>> find_box('{"bbox_2d": [12, 30, 80, 95], "label": "cup"}')
+    (12.0, 30.0, 80.0, 95.0)
+    >>> find_box("(12,30),(80,95)", corners=True)
+    (12.0, 30.0, 80.0, 95.0)
+    >>> find_box("I see no cup.") is None
+    True
     """
-    found = [m for m in (_FOUR_NUMBERS.search(text), corners and _TWO_CORNERS.search(text)) if m]
-    if not found:
+    matches = [m for m in (_FOUR_NUMBERS.search(text), corners and _TWO_CORNERS.search(text)) if m]
+    if not matches:
         return None
-    x0, y0, x1, y1 = (float(g) for g in min(found, key=lambda m: m.start()).groups())
+    x0, y0, x1, y1 = (float(g) for g in min(matches, key=lambda m: m.start()).groups())
     return x0, y0, x1, y1

@@ -1,4 +1,4 @@
-"""Opening pictures: one place that turns a path, a PIL image or a data-set sample into an RGB image."""
+"""Opening images: one place that turns a path, a PIL image or a data-set sample into an RGB image."""
 
 from __future__ import annotations
 
@@ -15,12 +15,31 @@ __all__ = ["content_hash", "image_name", "load_image"]
 
 
 def load_image(source: Any) -> Image.Image:
-    """An RGB picture from a PIL image, a path, or an object with ``.image`` (attribute or method).
+    """Open an image as RGB.
+
+    Parameters
+    ----------
+    source : PIL.Image.Image, path, or object with ``.image``
+        ``.image`` is an attribute or a method, as on samples and scenes.
+
+    Returns
+    -------
+    PIL.Image.Image
+        In mode RGB, read completely.
 
     Raises
     ------
     InputError
         One line that names the file when it is missing, truncated or no picture.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> load_image(Image.new("L", (4, 3), 255)).getpixel((0, 0))
+    (255, 255, 255)
+    >>> load_image("missing.png")
+    Traceback (most recent call last):
+    biaslab.errors.InputError: image not found: missing.png
     """
     if isinstance(source, Image.Image):
         return _rgb(source, "the image")
@@ -56,14 +75,39 @@ def _reason(err: Exception) -> str:
 
 
 def content_hash(image: Image.Image) -> str:
-    """16 hex digits that depend on the size and pixels alone."""
+    """16 hex digits that depend on the size and pixels alone.
+
+    Examples
+    --------
+    >>> square, strip = Image.new("RGB", (2, 2)), Image.new("RGB", (4, 1))  # the same bytes in another shape
+    >>> content_hash(square) == content_hash(square.copy()), content_hash(square) == content_hash(strip)
+    (True, False)
+    """
     digest = hashlib.sha256(f"{image.size}{image.mode}".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()[:16]
 
 
 def image_name(source: Any, image: Image.Image | None = None) -> str:
-    """A stable id: ``.image_id`` or ``.id`` of a sample, else the file name, else the hash of the pixels."""
+    """Name an image: ``.image_id`` or ``.id`` of a sample, else the file name, else the hash of the pixels.
+
+    Parameters
+    ----------
+    source : PIL.Image.Image, path, or object with ``.image``
+        As for `load_image`.
+    image : PIL.Image.Image, optional
+        The opened image, where it is at hand: nothing is read then.
+
+    Returns
+    -------
+    str
+        The same in every run.
+
+    Examples
+    --------
+    >>> image_name("photos/cat.jpg")
+    'cat.jpg'
+    """
     for attribute in ("image_id", "id"):
         value = getattr(source, attribute, None)
         if value is not None and not callable(value):

@@ -14,7 +14,7 @@ __all__ = ["resolve_layer", "resolve_layers", "shared_layers"]
 def resolve_layers(
     asked: int | Iterable[int] | None, available: int | Iterable[int], what: str, made_by: str | None = None
 ) -> list[int]:
-    """The layers asked for, in the order asked, each once.
+    """Check the layers asked for and list them, in the order asked, each once.
 
     Parameters
     ----------
@@ -27,6 +27,11 @@ def resolve_layers(
         Noun for the message, such as "the decoder", "the maps", "the profile".
     made_by : str, optional
         The verb that makes one with other layers, for the message: "collect", "fit", "measure".
+
+    Returns
+    -------
+    list of int
+        Indices of available layers, not negative.
 
     Raises
     ------
@@ -46,33 +51,41 @@ def resolve_layers(
     Traceback (most recent call last):
     biaslab.errors.InputError: the maps hold layers [1, 3], not [2]: collect with layers=[1, 2]
     """
-    known: list[int] | range
+    choices: list[int] | range
     if isinstance(available, int):
-        known = range(available)
+        choices = range(available)
     elif isinstance(available, range):
-        known = available
+        choices = available
     else:
-        known = [int(layer) for layer in available]
+        choices = [int(layer) for layer in available]
     if asked is None:
-        return list(known)
+        return list(choices)
     layers = _listed(asked)
     if isinstance(available, int):
-        layers = [layer + len(known) if _whole(layer) and -len(known) <= layer < 0 else layer for layer in layers]
-    if missing := [layer for layer in layers if not _whole(layer) or layer not in known]:
-        raise _refusal(f"{_holds(known, what)}, not {missing}", layers, made_by)
+        layers = [layer + len(choices) if _whole(layer) and -len(choices) <= layer < 0 else layer for layer in layers]
+    if missing := [layer for layer in layers if not _whole(layer) or layer not in choices]:
+        raise _refusal(f"{_holds(choices, what)}, not {missing}", layers, made_by)
     if not layers:
-        raise _refusal(f"no layers are asked for, {_holds(known, what)}", layers, None)
+        raise _refusal(f"no layers are asked for, {_holds(choices, what)}", layers, None)
     return list(dict.fromkeys(layers))
 
 
 def resolve_layer(asked: int | None, available: Iterable[int], what: str, made_by: str | None = None) -> int:
-    """The one layer asked for, which may be left out where only one is available.
+    """Check the one layer asked for, which may be left out where only one is available.
 
     Parameters
     ----------
     asked : int or None
-    available, what, made_by
+        None means the only one.
+    available : iterable of int
+        Layers that something holds.
+    what, made_by : str
         As for `resolve_layers`.
+
+    Returns
+    -------
+    int
+        Index of the layer.
 
     Raises
     ------
@@ -87,19 +100,31 @@ def resolve_layer(asked: int | None, available: Iterable[int], what: str, made_b
     Traceback (most recent call last):
     biaslab.errors.InputError: say which layer: the maps hold layers [1, 3]
     """
-    known = available if isinstance(available, range) else list(available)
+    choices = available if isinstance(available, range) else list(available)
     if asked is None:
-        if len(known) != 1:
-            raise InputError(f"say which layer: {_holds(known, what)}")
-        return int(known[0])
+        if len(choices) != 1:
+            raise InputError(f"say which layer: {_holds(choices, what)}")
+        return int(choices[0])
     (layer,) = _listed([asked])
-    if not _whole(layer) or layer not in known:
-        raise _refusal(f"{_holds(known, what)}, not {layer!r}", [layer], made_by)
+    if not _whole(layer) or layer not in choices:
+        raise _refusal(f"{_holds(choices, what)}, not {layer!r}", [layer], made_by)
     return int(layer)
 
 
 def shared_layers(first: Iterable[int], second: Iterable[int], what: tuple[str, str]) -> list[int]:
-    """The layers that both hold, in the order of the first; ``what`` are nouns for the message.
+    """List the layers that both hold, in the order of the first.
+
+    Parameters
+    ----------
+    first, second : iterable of int
+        Layers held.
+    what : (str, str)
+        Nouns for the message.
+
+    Returns
+    -------
+    list of int
+        At least one layer.
 
     Raises
     ------
@@ -122,8 +147,8 @@ def _refusal(reason: str, asked: list[Any], made_by: str | None) -> InputError:
     return InputError(f"{reason}: {fix}")
 
 
-def _holds(known: list[int] | range, what: str) -> str:
-    span = f"0 to {len(known) - 1}" if isinstance(known, range) else str(list(known))
+def _holds(choices: list[int] | range, what: str) -> str:
+    span = f"0 to {len(choices) - 1}" if isinstance(choices, range) else str(list(choices))
     several = what.endswith("s") or " and " in what
     return f"{what} {'hold' if several else 'holds'} layers {span}"
 

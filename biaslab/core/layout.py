@@ -1,4 +1,4 @@
-"""Where each visual token lies in the picture."""
+"""Where each visual token lies in the image."""
 
 from __future__ import annotations
 
@@ -61,6 +61,29 @@ class TokenLayout:
         token names show no place: LLaVA-NeXT's newlines.
     placeholders : int
         Image placeholders of this image in the prompt, N unless some show no place.
+
+    Raises
+    ------
+    InputError
+        Arrays of different lengths, or geometry that is not positive.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> layout = bl.TokenLayout.raster(2, 3, size=(300, 200), family="qwen2_5_vl")
+    >>> layout
+    TokenLayout(qwen2_5_vl/2x3/tiles1x1, n=6, size=300x200)
+    >>> layout.centers_px[4]  # row 1, column 1
+    array([150., 150.])
+    >>> layout.overlap(bl.Box(0, 0, 150, 100))
+    array([1. , 0.5, 0. , 0. , 0. , 0. ])
+
+    A real one, of the embedded model:
+
+    >>> from PIL import Image
+    >>> vlm = bl.load("grounder")
+    >>> vlm.encode([Image.new("RGB", (224, 224))], ["Where is the cup?"]).layouts[0]
+    TokenLayout(internvl/16x16/tiles1x1, n=256, size=224x224)
     """
 
     tile: np.ndarray
@@ -80,7 +103,7 @@ class TokenLayout:
     coverage: float = 1.0
 
     def __post_init__(self) -> None:
-        def put(name, value):
+        def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
         for name, kind in (("tile", np.int64), ("row", np.int64), ("col", np.int64), ("thumbnail", bool)):
@@ -123,12 +146,35 @@ class TokenLayout:
         cls,
         rows: int,
         cols: int,
+        *,
         size: tuple[int, int],
         family: str,
         region: tuple[float, float, float, float] = _WHOLE,
         coverage: float = 1.0,
     ) -> TokenLayout:
-        """One image as a row-major grid of ``rows x cols`` tokens that covers ``region``."""
+        """Lay out one image as a row-major grid of ``rows x cols`` tokens.
+
+        Parameters
+        ----------
+        rows, cols : int
+            Cells of the grid.
+        size : (width, height)
+            Original image, pixels.
+        family : str
+            Model family.
+        region : (x0, y0, x1, y1)
+            What the grid covers, in fractions of the original image.
+        coverage : float
+            As the attribute.
+
+        Examples
+        --------
+        An image twice as wide as high, padded to a square: the top and bottom rows show padding.
+
+        >>> layout = TokenLayout.raster(4, 2, size=(64, 32), family="llava", region=(0.0, -0.5, 1.0, 1.5))
+        >>> layout.in_image.reshape(4, 2)[:, 0]
+        array([False,  True,  True, False])
+        """
         return cls._build((1, 1), (rows, cols), size, family, False, region, coverage)
 
     @classmethod
@@ -137,12 +183,38 @@ class TokenLayout:
         tile_rows: int,
         tile_cols: int,
         grid: tuple[int, int],
+        *,
         size: tuple[int, int],
         family: str,
         thumbnail: bool,
         coverage: float = 1.0,
     ) -> TokenLayout:
-        """Tiles in reading order, each a row-major ``grid``; then, if asked, a thumbnail of the image."""
+        """Lay out tiles in reading order, each a row-major ``grid``; then, if asked, a thumbnail of the image.
+
+        Parameters
+        ----------
+        tile_rows, tile_cols : int
+            Tiles, without the thumbnail.
+        grid : (rows, cols)
+            Cells of one tile.
+        size : (width, height)
+            Original image, pixels.
+        family : str
+            Model family.
+        thumbnail : bool
+            Whether a thumbnail follows the tiles.
+        coverage : float
+            As the attribute.
+
+        Examples
+        --------
+        >>> layout = TokenLayout.tiled(1, 2, (2, 2), size=(128, 64), family="internvl", thumbnail=True)
+        >>> layout.tile
+        array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
+        >>> layout.boxes[[4, 8]]  # first token of the second tile, and of the thumbnail
+        array([[0.5 , 0.  , 0.75, 0.5 ],
+               [0.  , 0.  , 0.5 , 0.5 ]])
+        """
         return cls._build((tile_rows, tile_cols), grid, size, family, bool(thumbnail), _WHOLE, coverage)
 
     @classmethod
@@ -150,6 +222,7 @@ class TokenLayout:
         cls,
         tiles: tuple[int, int],
         grid: tuple[int, int],
+        *,
         size: tuple[int, int],
         family: str,
         window: tuple[int, int, int, int],
@@ -157,16 +230,39 @@ class TokenLayout:
         thumbnail_grid: tuple[int, int] | None = None,
         coverage: float = 1.0,
     ) -> TokenLayout:
-        """A thumbnail, then the raster of all tiles row by row, cut to a window, a newline after every row.
+        """Lay out a thumbnail, then the raster of all tiles row by row, cut to a window, a newline after every row.
 
         Parameters
         ----------
-        tiles, grid : as the attributes; the raster has ``tiles * grid`` cells.
+        tiles, grid : (rows, cols)
+            As the attributes; the raster has ``tiles * grid`` cells.
+        size : (width, height)
+            Original image, pixels.
+        family : str
+            Model family.
         window : (top, bottom, left, right)
             Cells of the raster that are kept: rows ``top`` to ``bottom - 1``, columns ``left`` to ``right - 1``.
-        region : what the raster covers before it is cut.
-        thumbnail_grid : cells of the thumbnail, which shows the whole image.
-        coverage : as the attribute.
+        region : (x0, y0, x1, y1)
+            What the raster covers before it is cut, in fractions of the original image.
+        thumbnail_grid : (rows, cols), optional
+            Cells of the thumbnail, which shows the whole image; by default ``grid``.
+        coverage : float
+            As the attribute.
+
+        Raises
+        ------
+        InputError
+            A window that does not lie in the raster.
+
+        Examples
+        --------
+        >>> layout = TokenLayout.unpadded(
+        ...     (1, 1), (2, 3), size=(90, 60), family="llava_next", window=(0, 2, 0, 3), thumbnail_grid=(1, 1)
+        ... )
+        >>> layout.n, layout.placeholders  # 1 of the thumbnail, 2 x 3 of the raster; newlines show no place
+        (7, 9)
+        >>> layout.placeholder_index
+        array([0, 1, 2, 3, 5, 6, 7])
         """
         tiles, grid = _pair("tiles", tiles), _pair("grid", grid)
         small = grid if thumbnail_grid is None else _pair("thumbnail_grid", thumbnail_grid)
@@ -251,7 +347,18 @@ class TokenLayout:
         return name
 
     def overlap(self, box: Box) -> np.ndarray:
-        """(N,) share of each cell's area that a box, in pixels of the original image, covers."""
+        """Share of each cell's area that a box covers.
+
+        Parameters
+        ----------
+        box : Box
+            In pixels of the original image.
+
+        Returns
+        -------
+        ndarray (N,)
+            Values in [0, 1].
+        """
         scale = np.array(self.size * 2, dtype=np.float64)
         other = np.array(box.as_tuple()) / scale
         inter = np.minimum(self.boxes[:, 2:], other[2:]) - np.maximum(self.boxes[:, :2], other[:2])
@@ -259,7 +366,14 @@ class TokenLayout:
         return np.clip(inter, 0, None).prod(axis=1) / area
 
     def to_dict(self) -> dict:
-        """JSON-ready form; the arrays are written only where the constructors would not rebuild them."""
+        """JSON-ready form; the arrays are written only where the constructors would not rebuild them.
+
+        Examples
+        --------
+        >>> layout = TokenLayout.raster(2, 3, size=(300, 200), family="qwen2_5_vl")
+        >>> TokenLayout.from_dict(layout.to_dict()).key == layout.key
+        True
+        """
         out = {
             "family": self.family,
             "grid": list(self.grid),
@@ -283,7 +397,13 @@ class TokenLayout:
 
     @classmethod
     def from_dict(cls, data: dict) -> TokenLayout:
-        """The layout written by `to_dict`."""
+        """Rebuild the layout written by `to_dict`.
+
+        Raises
+        ------
+        InputError
+            A mapping that is not of a layout.
+        """
         try:
             head = (data["grid"], data["tiles"], data["size"], data["family"], tuple(data["region"]))
             grid, tiles, size, family, region = head
@@ -297,7 +417,16 @@ class TokenLayout:
                     thumbnail_grid=small, placeholders=count, coverage=coverage,
                 )  # fmt: skip
             if "window" in data:
-                made = cls.unpadded(tiles, grid, size, family, data["window"], region, small, coverage)
+                made = cls.unpadded(
+                    tiles,
+                    grid,
+                    size=size,
+                    family=family,
+                    window=data["window"],
+                    region=region,
+                    thumbnail_grid=small,
+                    coverage=coverage,
+                )
             else:
                 made = cls._build(tiles, grid, size, family, data["thumbnail"], region, coverage)
             return made if count is None else replace(made, placeholders=count)
@@ -305,7 +434,7 @@ class TokenLayout:
             raise InputError(f"not a token layout: {err!r}") from None
 
     def _window(self) -> tuple[int, int, int, int] | None:
-        """The window that `unpadded` was given, if that is how the layout was made."""
+        """Return the window that `unpadded` was given, if that is how the layout was made."""
         if not (self.thumbnail[0] and self.placeholders > self.n > self.thumbnail.sum()):
             return None
         y, x = (a[~self.thumbnail] for a in self._places())
@@ -316,7 +445,14 @@ class TokenLayout:
 
     def _unpadded(self, window: tuple[int, int, int, int]) -> TokenLayout:
         return self.unpadded(
-            self.tiles, self.grid, self.size, self.family, window, self.region, self.thumbnail_grid, self.coverage
+            self.tiles,
+            self.grid,
+            size=self.size,
+            family=self.family,
+            window=window,
+            region=self.region,
+            thumbnail_grid=self.thumbnail_grid,
+            coverage=self.coverage,
         )
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
@@ -325,7 +461,7 @@ class TokenLayout:
         return down * self.grid[0] + self.row, across * self.grid[1] + self.col
 
     def _regular(self) -> TokenLayout:
-        """What the constructors make of the attributes that are no arrays."""
+        """Build what the constructors make of the attributes that are no arrays."""
         window = self._window()
         if window is not None:
             return self._unpadded(window)

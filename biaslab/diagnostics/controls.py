@@ -155,7 +155,7 @@ def control_table(
     wanted = {name: CONTROLS.get(name) for name in (CONTROLS if kinds is None else kinds)}
     profile.check(model=vlm.name, revision=vlm.revision, family=vlm.family.name)
     known = profile.provenance_
-    heads = "mean" if known.get("heads", "mean") == "mean" else None
+    heads = "mean" if known.get("heads", "mean") == "mean" else "all"
     layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
     tables = []
     for name, kind in wanted.items():
@@ -166,9 +166,18 @@ def control_table(
                 raise
             warnings.warn(f"control {name} left out: {error}", stacklevel=2)
             continue
-        maps = collect(model, shown.images, layers, known.get("queries", "last"), shown.prompts, heads,
-                       batch_size=batch_size, progress=progress, ids=shown.ids,
-                       score=known.get("score", "attention"))  # fmt: skip
+        maps = collect(
+            model,
+            shown.images,
+            prompt=shown.prompts,
+            layers=layers,
+            heads=heads,
+            queries=known.get("queries", "last"),
+            score=known.get("score", "attention"),
+            batch_size=batch_size,
+            progress=progress,
+            ids=shown.ids,
+        )
         table = _compare(maps, profile, confidence)
         table.insert(0, "kind", name)
         tables.append(table.assign(removes=kind.removes))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from biaslab._util.progress import progress_bar
 from biaslab.attention.capture import capture
+from biaslab.attention.heads import HEADS
 from biaslab.attention.scores import resolve, score_name
 from biaslab.core.images import load_image
 from biaslab.core.layers import resolve_layers
@@ -41,7 +42,7 @@ def score_ranking(
     ops: Sequence[str] | None = None,
     batch_size: int = 8,
     n: int | None = None,
-    heads: str | Mapping[int, int] | None = "mean",
+    heads: str | Mapping[int, int] = "mean",
     keep: Sequence[float | int] = (0.1,),
     n_resamples: int = 2000,
     progress: bool = True,
@@ -86,7 +87,7 @@ def ranking_values(
     ops: Sequence[str] | None = None,
     batch_size: int = 8,
     n: int | None = None,
-    heads: str | Mapping[int, int] | None = "mean",
+    heads: str | Mapping[int, int] = "mean",
     keep: Sequence[float | int] = (0.1,),
     progress: bool = True,
     *,
@@ -108,8 +109,8 @@ def ranking_values(
     n
         The first samples only.
     heads
-        ``"mean"``: the mean over heads, as pruning methods score. None: every head for itself. A mapping of layer to
-        head: that one only, chosen on *other* data by :func:`best_heads`.
+        ``"mean"``: the mean over heads, as pruning methods score. ``"all"``: every head for itself. A mapping of layer
+        to head: that one only, chosen on *other* data by :func:`best_heads`.
     keep
         Ratios or counts at which the share of the target's tokens among the best-scored is measured.
     strength
@@ -145,7 +146,7 @@ def ranking_values(
 
     def measure(batch: Sequence[Sample]) -> list[np.ndarray]:
         encoded = vlm.encode_grounding([load_image(s) for s in batch], [s.expression for s in batch])
-        with capture(vlm, layers, queries="last", heads="mean" if heads == "mean" else None, score=score) as rows:
+        with capture(vlm, layers, queries="last", heads="mean" if heads == "mean" else "all", score=score) as rows:
             vlm.forward(encoded, logits_to_keep=1, use_cache=False)
         found = []
         # one transfer per batch; what follows ranks and sorts on the CPU
@@ -191,13 +192,13 @@ def centre_of(sample: Sample) -> tuple[float, float]:
 
 
 def best_heads(ranking: pd.DataFrame, op: str = RAW) -> dict[int, int]:
-    """The head with the highest AUROC of each layer, from ``score_ranking(..., heads=None)``.
+    """The head with the highest AUROC of each layer, from ``score_ranking(..., heads='all')``.
 
     Choose on one split and report on another: the best of many heads is flattered by its own choice.
     """
     rows = ranking[(ranking["op"] == op) & (ranking["head"] != "mean")].dropna(subset="auroc")
     if rows.empty:
-        raise InputError(f"no heads with op {op!r} in this ranking: make it with score_ranking(..., heads=None)")
+        raise InputError(f"no heads with op {op!r} in this ranking: make it with score_ranking(..., heads='all')")
     best = rows.loc[rows.groupby("layer")["auroc"].idxmax()]
     return {int(layer): int(head) for layer, head in zip(best["layer"], best["head"], strict=True)}
 
@@ -215,10 +216,10 @@ def _operations(ops: Sequence[str] | None, profile: Profile | None) -> list[str]
 
 def _chosen_heads(heads: Any, layers: Sequence[int], n_heads: int) -> Mapping[int, int] | None:
     """Layer -> head where one head per layer is asked for."""
-    if heads is None or heads == "mean":
+    if isinstance(heads, str) and heads in HEADS:
         return None
     if not isinstance(heads, Mapping) or not set(layers) <= set(heads):
-        raise InputError("heads must be 'mean', None (each), or a mapping that has a head for every layer")
+        raise InputError("heads must be 'mean', 'all', or a mapping that has a head for every layer")
     if unknown := [heads[layer] for layer in layers if not 0 <= heads[layer] < n_heads]:
         raise InputError(f"no head {unknown[0]}: this model has heads 0 .. {n_heads - 1}")
     return heads
@@ -263,7 +264,7 @@ def _scores(
 
 def _debiased(attention: Tensor, layout: TokenLayout, layer: int, op: str, profile: Profile, strength: float) -> Tensor:
     std = profile.std(layout, layer) if DEBIAS[op].needs_std else None
-    return debias(attention, profile.expected(layout, layer), std, op=op, strength=strength)
+    return debias(attention, profile.expected(layout, layer), std, operation=op, strength=strength)
 
 
 def _measures(scores: np.ndarray, target: np.ndarray, keep: Sequence[float | int]) -> np.ndarray:

@@ -106,7 +106,7 @@ class AttentionDisplay(Display):
                 raise InputError(f"attention covers {raw.shape[-1]} tokens but the layout has {layout.n}")
             raw = raw.reshape(-1, layout.n).mean(0)
             maps = [f(layout, layer).mean(0) for f in (own.expected, own.std)]
-            after = debias(raw, *maps, op=op, eps=eps)
+            after = debias(raw, *maps, operation=op, eps=eps)
             tables.append(
                 pd.DataFrame(
                     {

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from biaslab.attention.heads import check_heads
 from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
@@ -39,14 +40,14 @@ def fold_of(image_id: str, folds: int) -> int:
 class ImageRecord:
     """What is known of one collected image besides its maps.
 
-    ``digest`` is a hash of its pixels and prompt, ``layout`` where its tokens lie, ``after`` how many positions the
-    query stands behind its last placeholder (several query rows: their mean, rounded; None: not known).
+    ``digest`` is a hash of its pixels and prompt, ``layout`` where its tokens lie, ``query_distance`` how many
+    positions the query stands behind its last placeholder (several query rows: their mean, rounded; None: not known).
     """
 
     id: str
     layout: TokenLayout
     digest: str
-    after: int | None = None
+    query_distance: int | None = None
 
 
 class AttentionMaps(ABC):
@@ -71,6 +72,7 @@ class AttentionMaps(ABC):
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        check_heads(settings["heads"])
         self.settings = settings
         self.layers: list[int] = list(settings["layers"])
         self.folds: int = int(settings["folds"])
@@ -82,7 +84,7 @@ class AttentionMaps(ABC):
         self.n = 0
         self._n_heads: int | None = None
         self._digest = 0
-        self._after: Counter[int] = Counter()
+        self._query_distances: Counter[int] = Counter()
 
     @property
     def heads(self) -> str | int:
@@ -95,11 +97,11 @@ class AttentionMaps(ABC):
     def provenance(self) -> dict[str, Any]:
         """JSON-ready account of where the maps come from; ``calibration`` is a hash of the set of images and
         prompts that does not depend on their order, ``after`` (where known) counts the images by
-        `ImageRecord.after`: pairs (positions, images).
+        `ImageRecord.query_distance`: pairs (positions, images).
         """
         found = {k: v for k, v in self.settings.items() if k != "layers"}
-        if self._after:
-            found["after"] = [[length, count] for length, count in sorted(self._after.items())]
+        if self._query_distances:
+            found["after"] = [[length, count] for length, count in sorted(self._query_distances.items())]
         return {**found, "n": self.n, "calibration": f"{self._digest:064x}"[:16]}
 
     def __len__(self) -> int:
@@ -108,7 +110,9 @@ class AttentionMaps(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n={self.n}, layers={self.layers}, layouts={list(self.layouts)})"
 
-    def moments(self, layer: int, layout_key: str, fold: int | None = None, exclude_fold: int | None = None) -> Moments:
+    def moments(
+        self, layer: int, layout_key: str, *, fold: int | None = None, exclude_fold: int | None = None
+    ) -> Moments:
         """Moments over all images of a layout, or over one fold, or over all folds but one.
 
         Raises
@@ -158,7 +162,7 @@ class AttentionMaps(ABC):
         self._n_heads = n_heads
         self.layouts.setdefault(record.layout.key, record.layout)
         self.n += 1
-        if record.after is not None:
-            self._after[record.after] += 1
+        if record.query_distance is not None:
+            self._query_distances[record.query_distance] += 1
         value = int.from_bytes(hashlib.sha256(record.digest.encode()).digest(), "big")
         self._digest = (self._digest + value) % 2**256  # a sum, so that order does not matter

@@ -17,6 +17,7 @@ from safetensors.numpy import save as to_bytes
 from biaslab._util.files import atomic_write
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
+from biaslab.attention.heads import heads_on_disk
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import RunFolderError
 from biaslab.maps.base import IGNORED, ImageRecord
@@ -43,7 +44,7 @@ class ResumableMaps(StreamedMaps):
     ----------
     settings : as of all maps.
     path : the file; it need not exist.
-    images : how many there are to collect, if known: a file of another number is refused.
+    n_images : how many there are to collect, if known: a file of another number is refused.
 
     Raises
     ------
@@ -51,9 +52,9 @@ class ResumableMaps(StreamedMaps):
         The file is no such file, is damaged, or belongs to another collection.
     """
 
-    def __init__(self, settings: dict[str, Any], path: str | Path, images: int | None = None) -> None:
+    def __init__(self, settings: dict[str, Any], path: str | Path, *, n_images: int | None = None) -> None:
         super().__init__(settings)
-        self.path, self._images = Path(path), images
+        self.path, self._n_images = Path(path), n_images
         self._ids: dict[str, None] = {}
         if self.path.exists():
             self._load()
@@ -79,7 +80,7 @@ class ResumableMaps(StreamedMaps):
         # moments are never changed in place, so references to them are a copy
         self._between = {
             "moments": dict(self._moments), "layouts": dict(self.layouts), "ids": len(self._ids), "n": self.n,
-            "heads": self._n_heads, "digest": self._digest, "after": dict(self._after),
+            "heads": self._n_heads, "digest": self._digest, "after": dict(self._query_distances),
         }  # fmt: skip
         if time.monotonic() - self._written > max(_EVERY, _SHARE * self._took):
             self._write()
@@ -97,9 +98,9 @@ class ResumableMaps(StreamedMaps):
             groups.append([key, fold, m.n])
             tensors.update({f"{i}.{name}": np.ascontiguousarray(getattr(m, name)) for name in _FIELDS})
         head = {
-            "format": _FORMAT, "settings": self._identity(), "groups": groups, "n": state["n"], "heads": state["heads"],
-            "ids": list(self._ids)[: state["ids"]], "digest": f"{state['digest']:x}",
-            "after": list(state["after"].items()),
+            "format": _FORMAT, "settings": self._identity(), "groups": groups,
+            "n": state["n"], "heads": state["heads"], "ids": list(self._ids)[: state["ids"]],
+            "digest": f"{state['digest']:x}", "after": list(state["after"].items()),
             "layouts": [layout.to_dict() for layout in state["layouts"].values()],
         }  # fmt: skip
         try:
@@ -111,7 +112,7 @@ class ResumableMaps(StreamedMaps):
         self._took = self._written - start
 
     def _identity(self) -> dict[str, Any]:
-        return {**self.settings, "number of images": self._images}
+        return {**heads_on_disk(self.settings), "number of images": self._n_images}
 
     def _load(self) -> None:
         try:
@@ -120,10 +121,10 @@ class ResumableMaps(StreamedMaps):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if head["format"] != _FORMAT:
                 raise ValueError(f"format {head['format']}")
-            found = head["settings"]
+            settings = head["settings"]
         except (SafetensorError, OSError, KeyError, ValueError) as err:
             raise RunFolderError(f"{self.path} is no unfinished collection ({err}): delete it") from None
-        if wrong := differences(found, plain(self._identity()), IGNORED):
+        if wrong := differences(settings, plain(self._identity()), IGNORED):
             raise RunFolderError(
                 f"{self.path} is what an unfinished run with another {wrong[0].name} left: finish that run, delete the "
                 "file, or choose another --out"
@@ -131,7 +132,7 @@ class ResumableMaps(StreamedMaps):
         layouts = [TokenLayout.from_dict(d) for d in head["layouts"]]
         self.layouts = {layout.key: layout for layout in layouts}
         self.n, self._n_heads, self._digest = head["n"], head["heads"], int(head["digest"], 16)
-        self._after = Counter(dict(head["after"]))
+        self._query_distances = Counter(dict(head["after"]))
         self._ids = dict.fromkeys(head["ids"])
         self._moments = {
             (key, fold): Moments(n, *(tensors[f"{i}.{name}"] for name in _FIELDS))

@@ -45,16 +45,17 @@ logger = logging.getLogger(__name__)
 def collect(
     vlm: VLM,
     images: Iterable[Any],
-    layers: int | Iterable[int] | None = None,
-    queries: str | Tensor = "last",
+    *,
     prompt: str | list[str] | None = None,
-    heads: str | None = "mean",
-    out: str | Path | None = None,
+    layers: int | Iterable[int] | None = None,
+    heads: str = "mean",
+    queries: str | Tensor = "last",
+    score: str | Callable = "attention",
     batch_size: int = 8,
+    out: str | Path | None = None,
     progress: bool = True,
     ids: list[str] | None = None,
     folds: int = 5,
-    score: str | Callable = "attention",
     checkpoint: str | Path | None = None,
 ) -> AttentionMaps:
     """Attention from the prompt to the visual tokens, over many images, one prefill each.
@@ -148,7 +149,7 @@ def _settings(
     layers: list[int],
     queries: str | Tensor,
     prompt: str | list[str] | None,
-    heads: str | None,
+    heads: str,
     folds: int,
     score: str | Callable,
 ) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def _empty_maps(
         raise InputError("maps in a folder resume by themselves: pass out or checkpoint, not both")
     if out is not None:
         return StoredMaps.create(out, settings)
-    return StreamedMaps(settings) if checkpoint is None else ResumableMaps(settings, checkpoint, total)
+    return StreamedMaps(settings) if checkpoint is None else ResumableMaps(settings, checkpoint, n_images=total)
 
 
 def _add(
@@ -274,7 +275,7 @@ class _Done(Exception):
 
 
 def _capture_prefill(
-    vlm: VLM, encoded: Encoded, layers: list[int], queries: str | Tensor, heads: str | None, score: str | Callable
+    vlm: VLM, encoded: Encoded, layers: list[int], queries: str | Tensor, heads: str, score: str | Callable
 ) -> CapturedRows:
     """Rows of a batch of prompts, from a forward that ends behind the last of ``layers``."""
 
@@ -282,7 +283,7 @@ def _capture_prefill(
         raise _Done
 
     with ExitStack() as stack:
-        rows = stack.enter_context(capture(vlm, layers, queries, heads, score))
+        rows = stack.enter_context(capture(vlm, layers, queries=queries, heads=heads, score=score))
         stack.callback(vlm.decoder.layers[layers[-1]].register_forward_hook(stop).remove)
         with suppress(_Done):
             vlm.forward(encoded, use_cache=False)

@@ -44,6 +44,8 @@ class Maps(Protocol):
     @property
     def n(self) -> int: ...
 
-    def moments(self, layer: int, layout_key: str, fold: int | None = None, exclude_fold: int | None = None) -> Moments:
+    def moments(
+        self, layer: int, layout_key: str, *, fold: int | None = None, exclude_fold: int | None = None
+    ) -> Moments:
         """Moments over all images of a layout, or over one fold, or over all folds but one."""
         ...

@@ -75,7 +75,7 @@ class Simulation:
     truth: dict[str, np.ndarray]
 
 
-def planted_bias(kind: str, layout: TokenLayout, strength: float = 0.5, trend: str = "end") -> np.ndarray:
+def planted_bias(kind: str, layout: TokenLayout, *, strength: float = 0.5, trend: str = "end") -> np.ndarray:
     """(N,) log bias of each token, mean 0 over the layout.
 
     Parameters
@@ -110,23 +110,24 @@ def planted_bias(kind: str, layout: TokenLayout, strength: float = 0.5, trend: s
         count = len(np.unique(layout.tile[tiles]))
         order = np.zeros(layout.n)
         order[tiles] = np.unique(layout.tile[tiles], return_inverse=True)[1]
-        after = {"end": count - 1 - order, "start": order, "relative": 6 * (1 - (order + 0.5) / count)}[trend]
-        bias = v / 2 + np.where(tiles, 4 * (np.exp(-after / 3) - 1), 1.5)
+        distance = {"end": count - 1 - order, "start": order, "relative": 6 * (1 - (order + 0.5) / count)}[trend]
+        bias = v / 2 + np.where(tiles, 4 * (np.exp(-distance / 3) - 1), 1.5)
     return strength * (bias - bias.mean())
 
 
 def simulate(
     kind: str,
     layouts: Mapping[TokenLayout, int] | list[tuple[TokenLayout, int]],
+    *,
     layers: int = 1,
     heads: int = 1,
-    strength: float = 0.5,
-    content: Content | None = None,
     seed: int = 0,
-    folds: int = 5,
+    strength: float = 0.5,
     trend: str = "end",
+    content: Content | None = None,
+    folds: int = 5,
     rotary: Mapping[str, Any] | None = None,
-    after: int = 16,
+    query_distance: int = 16,
 ) -> Simulation:
     """Attention maps of images with a planted bias, the same in every layer and head.
 
@@ -137,7 +138,7 @@ def simulate(
     layers, heads : each has content of its own: they are independent repetitions.
     content : statistics of what the images show.
     seed, folds : of the random numbers, and of cross-fitting.
-    rotary, after : what the maps say of the model and its prompts: the rotary embedding, as
+    rotary, query_distance : what the maps say of the model and its prompts: the rotary embedding, as
         `rotary_of` gives it, and the positions from the image to the query. They do not shape the
         attention.
 
@@ -149,7 +150,7 @@ def simulate(
     content = content or Content()
     rng = np.random.default_rng(seed)
     settings = {
-        "model": "simulated", "revision": None, "queries": "last", "heads": "mean" if heads == 1 else None,
+        "model": "simulated", "revision": None, "queries": "last", "heads": "mean" if heads == 1 else "all",
         "prompt": f"planted {kind}", "score": "attention", "layers": list(range(layers)), "folds": folds,
     }  # fmt: skip
     pairs = list(layouts.items() if isinstance(layouts, Mapping) else layouts)
@@ -157,10 +158,10 @@ def simulate(
     maps = StreamedMaps({**settings, "family": pairs[0][0].family if pairs else None, **known})
     truth = {}
     for layout, n in pairs:
-        truth[layout.key] = bias = planted_bias(kind, layout, strength, trend)
+        truth[layout.key] = bias = planted_bias(kind, layout, strength=strength, trend=trend)
         logs = content.logs(layout, n * layers * heads, rng) + bias
         attention = np.exp(logs) * (_TOTAL / np.exp(logs).sum(axis=1).mean())
         for i, one in enumerate(attention.reshape(n, layers, heads, layout.n)):
             name = f"{seed}-{layout.key}-{i}"
-            maps.add(ImageRecord(name, layout, name, after if known else None), one)
+            maps.add(ImageRecord(name, layout, name, query_distance if known else None), one)
     return Simulation(maps, truth)

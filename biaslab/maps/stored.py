@@ -24,6 +24,7 @@ from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, whole_lines
 from biaslab._util.watermark import is_rehearsal
+from biaslab.attention.heads import check_heads, heads_from_disk, heads_on_disk
 from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
@@ -70,13 +71,14 @@ class StoredMaps(AttentionMaps):
         RunFolderError
             If the folder cannot be written, holds something else, or was made with other settings.
         """
+        check_heads(settings["heads"])
         folder, settings = Path(folder), plain({"format": _FORMAT, **settings})
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / _SETTINGS).exists():
                 if any(folder.iterdir()):
                     raise RunFolderError(f"{folder} holds other files and no {_SETTINGS}: choose another folder")
-                atomic_write(folder / _SETTINGS, json.dumps(settings, indent=1))
+                atomic_write(folder / _SETTINGS, json.dumps(heads_on_disk(settings), indent=1))
             if not os.access(folder, os.W_OK):
                 raise RunFolderError(f"{folder} cannot be written: choose another folder")
         except OSError as err:
@@ -125,7 +127,7 @@ class StoredMaps(AttentionMaps):
             "digest": record.digest,
             "heads": values.shape[1],
             "layout": record.layout.to_dict(),
-            "after": record.after,
+            "after": record.query_distance,
         }
         try:
             for file, layer in zip(self._files, values, strict=True):
@@ -204,8 +206,8 @@ def _image_of(data: dict[str, Any], seen: dict[str, TokenLayout]) -> tuple[Image
         text = json.dumps(data["layout"])
         if text not in seen:
             seen[text] = TokenLayout.from_dict(data["layout"])
-        after = data.get("after")  # older folders do not have it
-        record = ImageRecord(data["id"], seen[text], data["digest"], None if after is None else int(after))
+        distance = data.get("after")  # older folders do not have it
+        record = ImageRecord(data["id"], seen[text], data["digest"], None if distance is None else int(distance))
         return record, int(data["heads"])
     except (ValueError, KeyError, TypeError):
         return None
@@ -227,7 +229,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         raise RunFolderError(f"{folder} was written by another version of biaslab: collect again")
     if missing := [k for k in ("layers", "folds", "heads") if k not in settings]:
         raise RunFolderError(f"{path} does not say {missing[0]}: it is damaged, or of something else; collect again")
-    return settings
+    return heads_from_disk(settings)
 
 
 def _short(value: Any) -> str:

@@ -77,7 +77,7 @@ class WithoutFold:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._maps, name)
 
-    def moments(self, layer: int, layout_key: str, fold: int | None = None) -> Moments:
+    def moments(self, layer: int, layout_key: str, *, fold: int | None = None) -> Moments:
         """As of the maps, of the images that are left; ``fold`` may be the one left out, which has none."""
         if fold is None:
             return self._maps.moments(layer, layout_key, exclude_fold=self._fold)

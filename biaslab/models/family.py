@@ -181,7 +181,7 @@ class Family(OfflineSpec, ABC):
     def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
         """The first box of an answer in pixels of the original image, or None."""
         values = find_box(text)
-        return None if values is None else self.box_space.to_pixels(values, size, resized)
+        return None if values is None else self.box_space.to_pixels(values, size=size, resized=resized)
 
     def square_side(self, tokens: int) -> int:
         """Side of a square grid of ``tokens``."""

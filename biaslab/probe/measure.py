@@ -17,6 +17,7 @@ from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, read_lines
 from biaslab._util.progress import progress_bar
 from biaslab.attention.capture import capture
+from biaslab.attention.heads import check_heads, heads_on_disk
 from biaslab.core.boxes import Box
 from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
@@ -36,7 +37,7 @@ def measure(
     vlm: VLM,
     design: ProbeDesign,
     layers: int | Iterable[int] | None = None,
-    heads: str | None = "mean",
+    heads: str = "mean",
     queries: str = "last",
     batch_size: int = 16,
     locate: bool = False,
@@ -54,7 +55,7 @@ def measure(
     Parameters
     ----------
     layers : decoder layers; default all.
-    heads : "mean", or None for every head.
+    heads : "mean", or "all" for every head.
     queries : "last" (prompt token) or "text" (mean over all tokens after the image).
     locate : also generate the answer and record its IoU with the box (several times slower).
     out : folder for ``probe.json`` and ``stimuli.jsonl`` (append-only); the same call resumes. Default: memory.
@@ -69,8 +70,9 @@ def measure(
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    if heads not in ("mean", None) or queries not in ("last", "text"):
-        raise InputError(f"heads is 'mean' or None and queries 'last' or 'text', got {heads!r} and {queries!r}")
+    check_heads(heads)
+    if queries not in ("last", "text"):
+        raise InputError(f"queries is 'last' or 'text', got {queries!r}")
     settings = {
         "model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "layers": layers, "heads": heads,
         "queries": queries, "locate": bool(locate), "image_options": dict(vlm.image_options),
@@ -94,7 +96,7 @@ def measure(
 
 def _opened(folder: Path, settings: dict[str, Any]) -> JsonLines:
     """The log of a folder made for these settings, or made now."""
-    path, settings = folder / RUN, plain(settings)
+    path, settings = folder / RUN, heads_on_disk(plain(settings))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -108,12 +110,10 @@ def _opened(folder: Path, settings: dict[str, Any]) -> JsonLines:
     return JsonLines(folder / LOG)
 
 
-def _measured(
-    vlm: VLM, batch: list[Stimulus], layers: list[int], heads: str | None, queries: str, locate: bool
-) -> list[dict]:
+def _measured(vlm: VLM, batch: list[Stimulus], layers: list[int], heads: str, queries: str, locate: bool) -> list[dict]:
     encoded = vlm.encode_grounding([s.image for s in batch], [s.expression for s in batch], [s.id for s in batch])
     answers: list[Any] = [None] * len(batch)
-    with capture(vlm, layers, queries, heads) as rows:
+    with capture(vlm, layers, queries=queries, heads=heads) as rows:
         if locate:  # the rows are those of the prefill: no second forward
             answers = vlm.locate_answers(encoded)
         else:

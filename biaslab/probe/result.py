@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from biaslab._util.jsonl import read_lines
+from biaslab.attention.heads import heads_from_disk
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
@@ -65,7 +66,7 @@ class ProbeResult:
             groups = [names.get(pair, "") for pair in range(settings["design"]["pairs"])]
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise RunFolderError(f"no probe in {folder} ({err}): make one with `biaslab probe`") from None
-        return assemble(settings, groups, read_lines(folder / LOG))
+        return assemble(heads_from_disk(settings), groups, read_lines(folder / LOG))
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def plan_fit(
     model: str | Path | Geometry,
     images: Calibration,
     layers: Sequence[int] | None = None,
-    heads: str | None = "mean",
+    heads: str = "mean",
     maps: str | Path | None = None,
     batch_size: int = 8,
     dtype: str = "auto",

@@ -53,7 +53,7 @@ def fit_bias(
     estimator: str | Profile = "mean",
     layers: Iterable[int] | None = None,
     queries: str = "last",
-    heads: str | None = "mean",
+    heads: str = "mean",
     out: str | Path | None = None,
     maps: str | Path | None = None,
     batch_size: int = 8,
@@ -86,9 +86,19 @@ def fit_bias(
     target = None if out is None else profile_path(out)
     unfinished = target.with_suffix(".partial") if target is not None and maps is None else None
     collected = collect(
-        vlm, images.images, layers, queries, images.prompts, heads, maps, batch_size, progress, images.ids, score=score,
+        vlm,
+        images.images,
+        prompt=images.prompts,
+        layers=layers,
+        heads=heads,
+        queries=queries,
+        score=score,
+        batch_size=batch_size,
+        out=maps,
+        progress=progress,
+        ids=images.ids,
         checkpoint=unfinished,
-    )  # fmt: skip
+    )
     selection = None
     if isinstance(estimator, str) and estimator == AUTO:
         try:

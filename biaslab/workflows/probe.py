@@ -45,7 +45,7 @@ def probe(
     design: ProbeDesign,
     profile: Profile | AttentionMaps | None = None,
     layers: int | Iterable[int] | None = None,
-    heads: str | None = "mean",
+    heads: str = "mean",
     queries: str = "last",
     locate: bool = False,
     out: str | Path | None = None,

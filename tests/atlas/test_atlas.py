@@ -125,7 +125,7 @@ def probe_for(maps, effects, heads=("mean",)):
     settings = {k: maps.settings.get(k) for k in ("model", "revision", "family", "queries")}
     log = np.repeat(probe.log, len(maps.layers), axis=-2)
     log = np.repeat(log, len(heads), axis=-1)
-    settings["heads"] = "mean" if heads == ("mean",) else None
+    settings["heads"] = "mean" if heads == ("mean",) else "all"
     return type(probe)(log, None, probe.boxes, probe.groups, list(maps.layers), list(heads), probe.parts, ONE, settings)
 
 

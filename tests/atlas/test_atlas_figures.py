@@ -16,8 +16,8 @@ from biaslab.profiles import MeanProfile, variance_table
 
 mpl.use("Agg")
 
-ONE = TokenLayout.raster(5, 7, (70, 50), "internvl")
-TILED = TokenLayout.tiled(1, 2, (4, 4), (128, 64), "internvl", thumbnail=True)
+ONE = TokenLayout.raster(5, 7, size=(70, 50), family="internvl")
+TILED = TokenLayout.tiled(1, 2, (4, 4), size=(128, 64), family="internvl", thumbnail=True)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,9 @@ def test_too_many_layers_are_chosen_evenly_and_the_title_says_so(profile):
 
 @pytest.mark.slow
 def test_a_large_model_fits_on_a_page(tmp_path):
-    many = MeanProfile().fit(simulate("none", {TokenLayout.raster(4, 4, (8, 8), "f"): 2}, layers=28, heads=28).maps)
+    many = MeanProfile().fit(
+        simulate("none", {TokenLayout.raster(4, 4, size=(8, 8), family="f"): 2}, layers=28, heads=28).maps
+    )
     display = HeadsDisplay.from_profile(many)
     files = save(display, tmp_path / "heads", close=True)
     assert len(display.data) == 28 * 28 * 16 and all(f.stat().st_size for f in files)
@@ -101,7 +103,9 @@ def test_a_large_model_fits_on_a_page(tmp_path):
 
 
 def test_few_layers_of_many_heads_have_their_colour_bar_below():
-    many = MeanProfile().fit(simulate("none", {TokenLayout.raster(4, 4, (8, 8), "f"): 2}, layers=2, heads=24).maps)
+    many = MeanProfile().fit(
+        simulate("none", {TokenLayout.raster(4, 4, size=(8, 8), family="f"): 2}, layers=2, heads=24).maps
+    )
     display = HeadsDisplay.from_profile(many).plot()
     display.figure_.canvas.draw()
     maps, bar = (a.get_position() for a in display.figure_.axes)

@@ -53,11 +53,11 @@ def test_attention_rows_against_a_loop(kv, mask):
     cols = torch.tensor([[0, 2, 9], [3, 8, 5]])
     wanted = torch.stack([full[b][:, rows[b]] for b in range(2)])
     for chunk in (1, 2**20):
-        got = attention_rows(q, k, rows, 0.4, given, max_scores=chunk, **kw)
+        got = attention_rows(q, k, rows, scaling=0.4, attention_mask=given, max_scores=chunk, **kw)
         assert got.dtype == torch.float32 and (got - wanted).abs().max() < 1e-5
-        got = attention_rows(q, k, rows, 0.4, given, cols, max_scores=chunk, **kw)
+        got = attention_rows(q, k, rows, scaling=0.4, attention_mask=given, cols=cols, max_scores=chunk, **kw)
         assert (got - torch.stack([wanted[b][:, :, cols[b]] for b in range(2)])).abs().max() < 1e-5
-    shared = attention_rows(q, k, torch.tensor([11]), 0.4, given, **kw)
+    shared = attention_rows(q, k, torch.tensor([11]), scaling=0.4, attention_mask=given, **kw)
     assert (shared[:, :, 0] - full[:, :, 11]).abs().max() < 1e-5
 
 
@@ -65,4 +65,6 @@ def test_masks_shared_by_the_batch():
     q, k = torch.randn(3, 2, 6, 4), torch.randn(3, 2, 6, 4)
     keep = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
     rows = torch.tensor([2, 5])
-    assert torch.allclose(attention_rows(q, k, rows, 1.0, keep), attention_rows(q, k, rows, 1.0))
+    assert torch.allclose(
+        attention_rows(q, k, rows, scaling=1.0, attention_mask=keep), attention_rows(q, k, rows, scaling=1.0)
+    )

@@ -51,7 +51,7 @@ def test_generate_records_the_prefill(family):
     vlm = tiny.vlm(family)
     enc = tiny.encoded(vlm, 3)
     plain = tiny.sequences(vlm, enc)
-    with capture(vlm, [0, 2], "last") as rows:
+    with capture(vlm, [0, 2], queries="last") as rows:
         assert torch.equal(tiny.sequences(vlm, enc), plain)
     attention = eager_attention(vlm, enc)
     end = torch.full((3, 1), enc.last)
@@ -63,11 +63,11 @@ def test_generate_records_the_prefill(family):
 def test_works_around_the_plain_model(family):
     vlm = tiny.vlm(family)
     enc = tiny.encoded(vlm, 3)
-    with capture(vlm, [1], "text") as ours:
+    with capture(vlm, [1], queries="text") as ours:
         vlm.generate(enc, max_new_tokens=2)
-    with capture(vlm, [1], "text") as raw:
+    with capture(vlm, [1], queries="text") as raw:
         vlm.model(**enc.inputs)
-    with capture(vlm, [1], "text") as generated:
+    with capture(vlm, [1], queries="text") as generated:
         vlm.model.generate(**vlm.vision(enc).inputs, max_new_tokens=2, do_sample=False)
     for b, layout in enumerate(enc.layouts):
         # a call that was not announced shows every placeholder, those that show no place included
@@ -116,7 +116,7 @@ def test_eager_models_can_be_captured(family):
     attention = eager_attention(vlm, enc)
     with eager(vlm):
         plain = vlm.forward(enc).logits
-        with capture(vlm, [2], "text") as rows:
+        with capture(vlm, [2], queries="text") as rows:
             assert torch.equal(vlm.forward(enc).logits, plain)
         assert vlm.decoder.config._attn_implementation == "eager"
     where = (*text_after(vlm, enc), enc.visual, enc.visual_mask)
@@ -145,7 +145,7 @@ def test_bfloat16_rows_are_float32_sharp():
 def test_heads_mean():
     vlm = tiny.vlm("llava")
     enc = tiny.encoded(vlm, 3)
-    with capture(vlm, [1], "text") as every, capture(vlm, [1], "text", heads="mean") as mean:
+    with capture(vlm, [1], queries="text") as every, capture(vlm, [1], queries="text", heads="mean") as mean:
         vlm.forward(enc)
     assert mean[1].values.shape[1] == 1
     assert torch.allclose(mean[1].values[:, 0], every[1].values.mean(1))
@@ -157,7 +157,7 @@ def test_explicit_queries():
     attention = eager_attention(vlm, enc)
     padding = enc.inputs["attention_mask"].bool()
     for queries in (torch.tensor([-1, -5]), torch.tensor([[3, -1], [40, -2], [0, 7]])):
-        with capture(vlm, [1], queries) as rows:
+        with capture(vlm, [1], queries=queries) as rows:
             vlm.forward(enc)
         absolute = queries.remainder(enc.last + 1).expand(3, -1)
         valid = padding.gather(1, absolute)
@@ -193,6 +193,7 @@ def test_negative_and_single_layers():
         ({"queries": "first"}, "'last', 'text'"),
         ({"queries": torch.tensor([0.5])}, "LongTensor"),
         ({"heads": "max"}, "heads must be"),
+        ({"heads": None}, "write heads='all'"),
         ({"score": "cosine"}, "score must be"),
     ],
 )
@@ -209,7 +210,7 @@ def test_rows_that_are_not_there():
             rows[1]
         with pytest.raises(InputError, match=r"captured layers: \[1\]"):
             rows[2]
-        with pytest.raises(InputError, match="padded prompt"), capture(vlm, [1], torch.tensor([9999])):
+        with pytest.raises(InputError, match="padded prompt"), capture(vlm, [1], queries=torch.tensor([9999])):
             vlm.forward(tiny.encoded(vlm, 1))
 
 
@@ -236,7 +237,7 @@ def test_no_rope_undoes_the_rotation(family):
     handle = vlm.decoder.layers[2].self_attn.register_forward_pre_hook(
         lambda m, a, kw: inputs.update(hidden=kw["hidden_states"]), with_kwargs=True
     )
-    with capture(vlm, [2], "text", score=no_rope) as rows:
+    with capture(vlm, [2], queries="text", score=no_rope) as rows:
         logits = vlm.forward(enc).logits
     handle.remove()
     assert torch.equal(logits, vlm.forward(enc).logits)
@@ -244,7 +245,7 @@ def test_no_rope_undoes_the_rotation(family):
     expected = plain_attention_without_rope(vlm, 2, inputs["hidden"], enc.inputs["attention_mask"], prefix)
     where = (*text_after(vlm, enc), enc.visual, enc.visual_mask)
     assert_rows_equal(rows[2], expected, *where)
-    with capture(vlm, [2], "text") as rotated:
+    with capture(vlm, [2], queries="text") as rotated:
         vlm.forward(enc)
     assert (rotated[2].values - rows[2].values).abs().max() > 1e-2, "position matters in this model"
 
@@ -270,8 +271,8 @@ def test_nested_captures_in_any_order_of_closing():
     vlm = tiny.vlm("internvl")
     enc = tiny.encoded(vlm, 2)
     first, second = ExitStack(), ExitStack()
-    a = first.enter_context(capture(vlm, [1], "last"))
-    b = second.enter_context(capture(vlm, [1, 2], "text", heads="mean", score=no_rope))
+    a = first.enter_context(capture(vlm, [1], queries="last"))
+    b = second.enter_context(capture(vlm, [1, 2], queries="text", heads="mean", score=no_rope))
     vlm.forward(enc)
     assert a[1].values.shape[2] == 1 and b[1].values.shape[2] > 1 and list(b) == [1, 2]
     before = b[1].values

@@ -83,7 +83,7 @@ def test_rows_of_a_pruned_sequence(family, ragged):
         positions = torch.stack([r[v][-width:] for r, v in zip(positions, valid, strict=True)])
         valid = None
 
-    with cut(vlm, 2, positions, valid), capture(vlm, None, "text") as got:
+    with cut(vlm, 2, positions, valid), capture(vlm, None, queries="text") as got:
         vlm.forward(enc, use_cache=False)
     with eager(vlm), cut(vlm, 2, positions, valid):
         attention = vlm.forward(enc, output_attentions=True, use_cache=False).attentions
@@ -114,12 +114,12 @@ def test_capture_around_and_inside_prune(family):
     """The engine's own selection is the map of the captured columns, whichever block is entered first."""
     vlm = tiny.vlm(family)
     enc = tiny.encoded(vlm, 3)
-    with capture(vlm, None, "last") as outer, prune(vlm, "random", layer=2) as pruned:
-        with capture(vlm, None, "last") as inner:
+    with capture(vlm, None, queries="last") as outer, prune(vlm, "random", layer=2) as pruned:
+        with capture(vlm, None, queries="last") as inner:
             vlm.generate(enc, max_new_tokens=3)
         selections = pruned.selections
     assert vlm.prefill.pruned == ()
-    with capture(vlm, [1], "last") as free:
+    with capture(vlm, [1], queries="last") as free:
         vlm.generate(enc, max_new_tokens=3)
     for rows in (outer, inner):
         assert torch.equal(rows[1].values, free[1].values) and rows[1].kept is None

@@ -39,7 +39,7 @@ def _slow(a, e, s, op, eps):
 @pytest.mark.parametrize("heads", [1, 3])
 def test_each_operation_is_its_formula_element_by_element(op, heads):
     a, e, s = _case((2, 3, 4, 5), heads)
-    out = debias(a, e, s, op=op, eps=1e-5)
+    out = debias(a, e, s, operation=op, eps=1e-5)
     assert out.shape == a.shape and out.dtype == torch.float32
     for b, h, q, n in np.ndindex(*a.shape):
         at = (h if heads > 1 else 0, n)
@@ -52,8 +52,8 @@ def test_each_operation_is_its_formula_element_by_element(op, heads):
 def test_attention_equal_to_the_expectation_is_neutral(op, n, seed):
     _, e, s = _case((1, n), seed=seed)
     # the rank's neutral point is the median of the log-normal distribution, the others' its mean
-    drawn = lognormal(e, s, 1e-12)[0].exp() if op == "lognormal_rank" else e
-    out = debias(drawn, e, s, op=op, eps=1e-12)
+    drawn = lognormal(e, s, eps=1e-12)[0].exp() if op == "lognormal_rank" else e
+    out = debias(drawn, e, s, operation=op, eps=1e-12)
     assert torch.allclose(out, torch.full_like(out, NEUTRAL[op]), atol=1e-5)
 
 
@@ -61,7 +61,7 @@ def test_attention_equal_to_the_expectation_is_neutral(op, n, seed):
 def test_rank_rises_with_attention_at_a_fixed_position(op):
     e = torch.full((1, 6), 0.1)
     a = torch.tensor([[0.0, 0.01, 0.05, 0.1, 0.2, 0.4]])
-    out = debias(a, e, 0.5 * e, op=op)
+    out = debias(a, e, 0.5 * e, operation=op)
     assert (out.diff() > 0).all()
 
 
@@ -69,14 +69,14 @@ def test_ratio_and_log_rank_alike_and_undo_a_multiplicative_bias():
     content, bias, _ = _case((1, 64), seed=3)
     ratio = debias(content * bias, bias, eps=1e-12)
     assert torch.allclose(ratio, content, rtol=1e-4)
-    log = debias(content * bias, bias, op="log", eps=1e-12)
+    log = debias(content * bias, bias, operation="log", eps=1e-12)
     assert torch.equal(ratio.argsort(), log.argsort())
 
 
 def test_zero_attention_and_zero_expectation_stay_finite():
     a, e = torch.tensor([0.0, 0.5, 0.0]), torch.tensor([0.0, 0.0, 0.5])
     for op in DEBIAS:
-        assert debias(a, e, e, op=op).isfinite().all()
+        assert debias(a, e, e, operation=op).isfinite().all()
     assert debias(a, e)[0] == 0
 
 
@@ -98,14 +98,14 @@ def test_shapes_heads_against_queries():
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
-        ({"op": "divide"}, "ratio, log, subtract, zscore, lognormal_rank"),
+        ({"operation": "divide"}, "ratio, log, subtract, zscore, lognormal_rank"),
         ({"strength": 1.2}, r"strength must lie in \[0, 1\]"),
         ({"strength": float("nan")}, "strength"),
-        ({"op": "zscore"}, "profile.std"),
+        ({"operation": "zscore"}, "profile.std"),
         ({"eps": 0.0}, "eps must be positive"),
         ({"expected": torch.ones(1, 4)}, "4 visual tokens but attention has 5"),
         ({"expected": torch.ones(2, 5)}, "per-head profile"),
-        ({"op": "zscore", "std": torch.ones(1, 4)}, "std covers 4"),
+        ({"operation": "zscore", "std": torch.ones(1, 4)}, "std covers 4"),
     ],
 )
 def test_bad_input_is_one_line_with_the_fix(kwargs, match):
@@ -118,21 +118,23 @@ def test_bad_input_is_one_line_with_the_fix(kwargs, match):
 @pytest.mark.parametrize("op", DEBIAS)
 def test_strength_goes_from_raw_ranking_to_full_removal(op):
     a, e, s = _case((1, 200), seed=5)
-    assert torch.equal(debias(a, e, s, op=op, strength=1.0), debias(a, e, s, op=op))
-    none = debias(a, e, s, op=op, strength=0.0)
+    assert torch.equal(debias(a, e, s, operation=op, strength=1.0), debias(a, e, s, operation=op))
+    none = debias(a, e, s, operation=op, strength=0.0)
     assert torch.equal(none.argsort(stable=True), a.argsort(stable=True))
     # the planted bias goes gradually: correlation with the expectation falls as strength rises
     biased, spread = a * e, 0.8 * a.mean() * e
-    left = [stats.spearmanr(debias(biased, a.mean() * e, spread, op=op, strength=w)[0], e[0])[0] for w in (0, 0.5, 1)]
+    left = [
+        stats.spearmanr(debias(biased, a.mean() * e, spread, operation=op, strength=w)[0], e[0])[0] for w in (0, 0.5, 1)
+    ]
     assert left[0] > left[1] > left[2] - 0.02 and left[0] > 0.4
 
 
 def test_half_strength_is_the_stated_formula():
     a, e, s = _case((1, 30))
     assert torch.allclose(debias(a, e, strength=0.5), a / (e + 1e-7).sqrt())
-    assert torch.allclose(debias(a, e, op="log", strength=0.5), (a + 1e-7).log() - 0.5 * (e + 1e-7).log())
-    assert torch.allclose(debias(a, e, op="subtract", strength=0.5), a - 0.5 * e)
-    assert torch.allclose(debias(a, e, s, op="zscore", strength=0.5), (a - 0.5 * e) / (s + 1e-7).sqrt())
+    assert torch.allclose(debias(a, e, operation="log", strength=0.5), (a + 1e-7).log() - 0.5 * (e + 1e-7).log())
+    assert torch.allclose(debias(a, e, operation="subtract", strength=0.5), a - 0.5 * e)
+    assert torch.allclose(debias(a, e, s, operation="zscore", strength=0.5), (a - 0.5 * e) / (s + 1e-7).sqrt())
 
 
 def test_lognormal_rank_is_uniform_where_attention_is_lognormal():
@@ -140,19 +142,19 @@ def test_lognormal_rank_is_uniform_where_attention_is_lognormal():
     mu, sigma = rng.normal(-6, 1, 20), rng.uniform(0.2, 1.2, 20)
     x = np.exp(mu + sigma * rng.standard_normal((20_000, 20)))
     mean, sd = (np.exp(mu + sigma**2 / 2), np.exp(mu + sigma**2 / 2) * np.sqrt(np.expm1(sigma**2)))
-    ranks = debias(*(torch.tensor(v) for v in (x, mean, sd)), op="lognormal_rank", eps=1e-12).numpy()
+    ranks = debias(*(torch.tensor(v) for v in (x, mean, sd)), operation="lognormal_rank", eps=1e-12).numpy()
     assert max(stats.kstest(ranks[:, j], "uniform").statistic for j in range(20)) < 0.02
 
 
 def test_normalisation_leaves_out_what_is_masked():
     values = torch.tensor([[1.0, 2.0, 100.0, 1.0], [2.0, 2.0, 400.0, 4.0]])
     within = torch.tensor([True, True, False, True])
-    out = normalised(values, within)
+    out = normalised(values, within=within)
     assert torch.allclose(out[:, within].sum(1), torch.ones(2)) and out[0, 2] == 25
-    assert torch.allclose(normalised(values, within, by=2 * values), out / 2)
+    assert torch.allclose(normalised(values, within=within, by=2 * values), out / 2)
     assert torch.equal(sinks(values, 20.0), torch.tensor([[False, False, True, False]] * 2))
     with pytest.raises(InputError, match="no token is left"):
-        normalised(values, ~torch.ones(4, dtype=torch.bool))
+        normalised(values, within=~torch.ones(4, dtype=torch.bool))
     with pytest.raises(InputError, match="above 1"):
         sinks(values, 0.5)
 
@@ -180,7 +182,9 @@ class Map:
         return self.values["spread"]
 
 
-PADDED = TokenLayout.raster(4, 6, (60, 20), "internvl", region=(0.0, -0.5, 1.0, 1.5))  # top and bottom rows are padding
+PADDED = TokenLayout.raster(
+    4, 6, size=(60, 20), family="internvl", region=(0.0, -0.5, 1.0, 1.5)
+)  # top and bottom rows are padding
 
 
 def _scores(n_heads=2, seed=0, **options):
@@ -209,7 +213,7 @@ def test_defaults_divide_as_before_and_strength_is_wired():
     chosen, a, e = _scores(strength=0.0)
     assert torch.equal(chosen.scores, a.mean(0))
     chosen, a, e = _scores(debias="lognormal_rank")
-    assert torch.allclose(chosen.scores, debias(a.mean(0, keepdim=True), e, 0.7 * e, op="lognormal_rank")[0])
+    assert torch.allclose(chosen.scores, debias(a.mean(0, keepdim=True), e, 0.7 * e, operation="lognormal_rank")[0])
 
 
 def test_padding_comes_last_and_stays_out_of_the_normalisation():

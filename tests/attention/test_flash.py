@@ -84,7 +84,7 @@ def test_rows_with_a_padding_mask_are_the_dense_softmax():
     padding = torch.ones(2, 9, dtype=torch.long)
     padding[1, :4] = 0
     rows = torch.tensor([[8, 5], [8, 6]])
-    got = attention_rows(q, k, rows, 0.3, padding)
+    got = attention_rows(q, k, rows, scaling=0.3, attention_mask=padding)
     scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) * 0.3
     look = torch.ones(9, 9).tril().bool()[None] & padding[:, None].bool()
     want = scores.masked_fill(~look[:, None], float("-inf")).softmax(-1)

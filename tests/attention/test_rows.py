@@ -54,12 +54,12 @@ def assert_looped(rows, enc):
 
 @FAMILIES
 @QUERIES
-@pytest.mark.parametrize("heads", ["mean", None])
+@pytest.mark.parametrize("heads", ["mean", "all"])
 def test_a_map_is_the_mean_over_the_real_queries(family, queries, heads):
     vlm = tiny.vlm(family)
     for enc in (tiny.encoded(vlm, 3), prompts(vlm, (2, 1, 3))):
         assert not enc.inputs["attention_mask"].all(), "the batch is padded"
-        with capture(vlm, [0, 2], queries, heads) as rows:
+        with capture(vlm, [0, 2], queries=queries, heads=heads) as rows:
             vlm.forward(enc)
         assert_looped(rows, enc)
 
@@ -69,7 +69,7 @@ def test_a_map_is_the_mean_over_the_real_queries(family, queries, heads):
 def test_tokens_pruned_before_a_layer_are_zero_at_their_place(family, queries):
     vlm = tiny.vlm(family)
     enc = prompts(vlm, (2, 1, 3))
-    with prune(vlm, "random", layer=2) as pruned, capture(vlm, None, queries) as rows:
+    with prune(vlm, "random", layer=2) as pruned, capture(vlm, None, queries=queries) as rows:
         vlm.forward(enc)
     assert rows[1].kept is None and rows[2].kept is not None
     assert not rows[1].mask.all() and not rows[2].mask.all(), "prompts differ in their visual tokens"
@@ -84,7 +84,7 @@ def test_tokens_pruned_before_a_layer_are_zero_at_their_place(family, queries):
 def test_equal_to_the_last_bit_to_one_sample_at_a_time():
     vlm = tiny.vlm("internvl")
     enc = tiny.encoded(vlm, 3)
-    with capture(vlm, [1, 3], "text") as rows:
+    with capture(vlm, [1, 3], queries="text") as rows:
         vlm.forward(enc)
     for b, (layout, found) in enumerate(rows.per_image(enc)):
         for place, layer in enumerate((1, 3)):
@@ -134,7 +134,7 @@ def test_other_prompts_are_refused():
 def test_positions_are_those_of_the_prompt(family):
     vlm = tiny.vlm(family)
     enc = prompts(vlm, (2, 1))
-    with capture(vlm, [1], "text") as rows:
+    with capture(vlm, [1], queries="text") as rows:
         vlm.forward(enc)
     queries, query_mask = text_after(vlm, enc)
     assert torch.equal(rows.prompt.is_image, enc.inputs["input_ids"] == vlm.image_token_id)
@@ -146,10 +146,10 @@ def test_positions_are_those_of_the_prompt(family):
 def test_maps_of_layers_on_several_devices_meet_on_one(queries):
     vlm = tiny.vlm("internvl")
     enc = prompts(vlm, (2, 1))
-    with capture(vlm, None, queries) as rows:
+    with capture(vlm, None, queries=queries) as rows:
         vlm.forward(enc)
     want = rows.per_image(enc)
-    with spread(vlm) as devices, capture(vlm, None, queries) as rows:
+    with spread(vlm) as devices, capture(vlm, None, queries=queries) as rows:
         vlm.forward(enc)
         here, on_cpu = rows.per_image(enc), rows.per_image(enc, device="cpu")
     assert len(set(devices)) == 3

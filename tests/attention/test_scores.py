@@ -65,7 +65,7 @@ def test_value_norm_is_eager_attention_times_the_norm_of_the_projected_value(fam
     vlm, layer = tiny.vlm(family), 2
     enc = tiny.encoded(vlm, 3)
     module = vlm.decoder.layers[layer].self_attn
-    with hidden_states(vlm, layer) as found, capture(vlm, [layer], "text", score="value_norm") as rows:
+    with hidden_states(vlm, layer) as found, capture(vlm, [layer], queries="text", score="value_norm") as rows:
         logits = vlm.forward(enc).logits
     assert torch.equal(logits, vlm.forward(enc).logits)
     attention = eager_attention(vlm, enc)[layer]
@@ -82,9 +82,12 @@ def test_value_norm_is_eager_attention_times_the_norm_of_the_projected_value(fam
 def test_a_name_is_its_callable(name):
     vlm = tiny.vlm("internvl")
     enc = tiny.encoded(vlm, 2)
-    with capture(vlm, [1, 3], "text", score=name) as rows:
+    with capture(vlm, [1, 3], queries="text", score=name) as rows:
         vlm.forward(enc)
-    with capture(vlm, [1, 3], "text", score=SCORES[name]) as same, capture(vlm, [1, 3], "text") as plain:
+    with (
+        capture(vlm, [1, 3], queries="text", score=SCORES[name]) as same,
+        capture(vlm, [1, 3], queries="text") as plain,
+    ):
         vlm.forward(enc)
     for layer in (1, 3):
         assert torch.equal(rows[layer].values, same[layer].values)
@@ -103,7 +106,7 @@ def test_the_rotation_is_taken_from_the_wanted_rows_only():
 
     rows, cols = torch.tensor([[11, 4, 7], [5, 11, 3]]), torch.tensor([[0, 2, 9], [3, 8, 5]])
     got = no_rope(turn(q), turn(k), k, cos, sin, rows=rows, cols=cols, scaling=0.4)
-    assert (got - attention_rows(q, k, rows, 0.4, None, cols)).abs().max() < 1e-5
+    assert (got - attention_rows(q, k, rows, scaling=0.4, attention_mask=None, cols=cols)).abs().max() < 1e-5
     shared = no_rope(turn(q), turn(k), k, cos, sin, rows=torch.tensor([11]), cols=cols, scaling=0.4)
     assert torch.equal(shared, no_rope(turn(q), turn(k), k, cos, sin, rows=rows[[0, 0]][:, :1], cols=cols, scaling=0.4))
 
@@ -138,8 +141,8 @@ def test_the_rotation_is_watched_only_where_it_is_read(name, hooks):
 @pytest.mark.parametrize("name", ["no_rope", "value_norm"])
 def test_maps_remember_their_score(name, tmp_path):
     vlm, images = tiny.vlm("internvl"), tiny.images(2, sizes=[(60, 60)])
-    by_name = collect(vlm, images, 1, score=name, out=tmp_path / "maps", progress=False)
-    by_callable = collect(vlm, images, 1, score=SCORES[name], progress=False)
+    by_name = collect(vlm, images, layers=1, score=name, out=tmp_path / "maps", progress=False)
+    by_callable = collect(vlm, images, layers=1, score=SCORES[name], progress=False)
     assert by_name.provenance["score"] == by_callable.provenance["score"] == name
     key = next(iter(by_name.layouts))
     np.testing.assert_allclose(by_name.moments(1, key).mean, by_callable.moments(1, key).mean, rtol=1e-6)
@@ -157,7 +160,7 @@ def test_a_callable_cannot_pass_for_another_score():
 def test_a_profile_serves_methods_that_read_its_score():
     vlm = tiny.vlm("internvl")
     images = tiny.images(4, sizes=[(112, 56)])
-    fits = {name: MeanProfile().fit(collect(vlm, images, 1, score=name, progress=False)) for name in SCORES}
+    fits = {name: MeanProfile().fit(collect(vlm, images, layers=1, score=name, progress=False)) for name in SCORES}
     enc = vlm.encode(images[:2], tiny.texts(2))
     for fitted, profile in fits.items():
         for name in SCORES:
@@ -188,7 +191,7 @@ def best(scores, n):
 
 def captured(vlm, enc, name, layer, queries="last"):
     """Head-mean score of every image at a layer, query rows averaged: [(N,)]."""
-    with capture(vlm, [layer], queries, score=name) as rows:
+    with capture(vlm, [layer], queries=queries, score=name) as rows:
         vlm.forward(enc)
     r, out = rows[layer], []
     for owner, (first, last) in zip(enc.owners, enc.spans, strict=True):

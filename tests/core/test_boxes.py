@@ -84,7 +84,7 @@ def test_bad_coordinates_are_refused(bad):
     ],
 )
 def test_spaces(space, values, expected):
-    box = space.to_pixels(values, (400, 200), resized=(100, 100))
+    box = space.to_pixels(values, size=(400, 200), resized=(100, 100))
     assert box.as_tuple() == pytest.approx(expected)
     assert from_pixels(space, box, (400, 200), resized=(100, 100)) == pytest.approx(values)
 
@@ -98,20 +98,20 @@ def test_spaces(space, values, expected):
 )
 def test_spaces_invert(space, values, size, resized):
     box = Box(*values)
-    back = space.to_pixels(from_pixels(space, box, size, resized), size, resized)
+    back = space.to_pixels(from_pixels(space, box, size, resized), size=size, resized=resized)
     assert back.as_tuple() == pytest.approx(values, abs=1e-6)
 
 
 def test_padding_uses_whole_pixels():
     # 3 pixels of padding in all: 1 on the left
-    assert BoxSpace.PADDED_SQUARE.to_pixels((0, 0, 1, 1), (7, 10)).as_tuple() == (-1, 0, 9, 10)
+    assert BoxSpace.PADDED_SQUARE.to_pixels((0, 0, 1, 1), size=(7, 10)).as_tuple() == (-1, 0, 9, 10)
 
 
 def test_spaces_need_sizes():
     with pytest.raises(InputError, match="resized="):
-        BoxSpace.RESIZED.to_pixels((0, 0, 1, 1), (10, 10))
+        BoxSpace.RESIZED.to_pixels((0, 0, 1, 1), size=(10, 10))
     with pytest.raises(InputError, match="positive"):
-        BoxSpace.NORM1.to_pixels((0, 0, 1, 1), (0, 10))
+        BoxSpace.NORM1.to_pixels((0, 0, 1, 1), size=(0, 10))
 
 
 @pytest.mark.parametrize(

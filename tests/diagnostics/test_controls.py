@@ -71,7 +71,7 @@ def few(grounder):
 
 @pytest.fixture(scope="module")
 def maps(grounder, few):
-    return bl.collect(grounder, few.images, [1, 3], prompt=few.prompts, ids=few.ids, progress=False)
+    return bl.collect(grounder, few.images, layers=[1, 3], prompt=few.prompts, ids=few.ids, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_control_table_has_a_row_per_kind_and_layer_and_the_same_images_agree(gr
 
 def test_controls_are_of_the_score_that_the_profile_is_of(grounder, few):
     asked = {"prompt": few.prompts, "ids": few.ids, "progress": False, "score": "value_norm"}
-    maps = bl.collect(grounder, few.images, [1], **asked)
+    maps = bl.collect(grounder, few.images, layers=[1], **asked)
     profile = bl.MeanProfile().fit(maps)
     row = control_table(grounder, few, profile, ["same"], batch_size=12).iloc[0]
     layout = next(iter(maps.layouts.values()))

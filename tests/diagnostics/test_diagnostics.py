@@ -21,7 +21,7 @@ from biaslab.maps.base import ImageRecord
 from biaslab.maps.stored import StoredMaps
 from biaslab.stats.jackknife import jackknife_interval
 
-PADDED = TokenLayout.raster(6, 6, (60, 20), "llava", region=(0.0, -1.0, 1.0, 2.0))
+PADDED = TokenLayout.raster(6, 6, size=(60, 20), family="llava", region=(0.0, -1.0, 1.0, 2.0))
 
 
 # -- reliability ---------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_mass_and_tile_order_need_moments_only(tmp_path):
 
 # -- tile order ----------------------------------------------------------------------------------------------------
 def test_planted_slope_over_tiles_is_found_and_the_thumbnail_is_left_out(tmp_path):
-    wide = TokenLayout.tiled(1, 6, (4, 4), (192, 32), "internvl", thumbnail=True)
+    wide = TokenLayout.tiled(1, 6, (4, 4), size=(192, 32), family="internvl", thumbnail=True)
     bias = lambda layout: np.where(layout.thumbnail, 5.0, -0.2 * layout.tile)  # noqa: E731
     row = tile_order(planted(tmp_path, [(TILED, 60), (wide, 60), (ONE, 10)], bias)).iloc[0]
     assert row["lo"] < -0.2 and row["hi"] > -0.2 and abs(row["slope"] + 0.2) < 0.03 and row["n"] == 120

@@ -91,7 +91,7 @@ def test_debiasing_by_the_profile(profile):
 
 
 def test_the_best_head_is_chosen_here_and_reported_there():
-    every = rank(heads=None, layers=[0, 2])
+    every = rank(heads="all", layers=[0, 2])
     assert len(every) == 2 * 4 and every["head"].tolist() == [0, 1, 2, 3] * 2
     aucs = [np.mean([roc_auc_score(t, a[h]) for a, t in (rows_of(s, 2) for s in Toy())]) for h in range(4)]
     assert every[every["layer"] == 2]["auroc"].to_numpy() == pytest.approx(aucs, abs=1e-4)
@@ -99,7 +99,7 @@ def test_the_best_head_is_chosen_here_and_reported_there():
     assert best[2] == int(np.argmax(aucs))
     chosen = rank(heads=best, layers=[0, 2]).set_index("layer")
     assert chosen.loc[2, "head"] == best[2] and chosen.loc[2, "auroc"] == pytest.approx(max(aucs), abs=1e-4)
-    with pytest.raises(InputError, match="heads=None"):
+    with pytest.raises(InputError, match="heads='all'"):
         best_heads(rank(layers=[0]))
 
 
@@ -121,7 +121,7 @@ def test_refusals(profile):
     with pytest.raises(InputError, match="a head for every layer"):
         rank(heads={0: 1}, layers=[0, 1])
     with pytest.raises(ProfileMismatchError, match="head reduction"):
-        rank(heads=None, profile=profile)
+        rank(heads="all", profile=profile)
     with pytest.raises(InputError, match="batch_size"):
         rank(batch_size=0)
     with pytest.raises(InputError, match="layer"):

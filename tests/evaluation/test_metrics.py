@@ -92,7 +92,7 @@ def test_accuracy():
 
 
 def test_target_tokens_are_the_cells_the_box_reaches_into():
-    layout = TokenLayout.raster(4, 4, (80, 40), "test")  # cells of 20 x 10 pixels
+    layout = TokenLayout.raster(4, 4, size=(80, 40), family="test")  # cells of 20 x 10 pixels
     found = metrics.target_tokens(layout, Box(20, 10, 60, 21)).reshape(4, 4)
     expected = np.zeros((4, 4), bool)
     expected[1:3, 1:3] = True  # edges shared at x = 20, 60 and y = 10; row 2 is touched by a pixel
@@ -102,13 +102,13 @@ def test_target_tokens_are_the_cells_the_box_reaches_into():
 
 
 def test_target_tokens_of_tiles_and_thumbnail_share_a_place():
-    layout = TokenLayout.tiled(1, 2, (2, 2), (100, 50), "test", thumbnail=True)
+    layout = TokenLayout.tiled(1, 2, (2, 2), size=(100, 50), family="test", thumbnail=True)
     found = metrics.target_tokens(layout, Box(1, 1, 20, 20))  # inside the top left cell of tile 0
     assert np.flatnonzero(found).tolist() == [0, 8]  # and the thumbnail's top left cell
 
 
 def test_a_cell_shared_by_rounding_is_no_overlap():
-    layout = TokenLayout.raster(7, 7, (49, 49), "test")
+    layout = TokenLayout.raster(7, 7, size=(49, 49), family="test")
     found = metrics.target_tokens(layout, Box(7, 7, 21, 21)).reshape(7, 7)
     assert found.sum() == 4 and found[1:3, 1:3].all()
 

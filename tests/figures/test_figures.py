@@ -24,8 +24,8 @@ from biaslab.profiles import MeanProfile, TileProfile, debias, variance_table
 
 mpl.use("Agg")
 
-ONE = TokenLayout.raster(4, 4, (64, 64), "internvl")
-TILED = TokenLayout.tiled(1, 2, (4, 4), (128, 64), "internvl", thumbnail=True)
+ONE = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
+TILED = TokenLayout.tiled(1, 2, (4, 4), size=(128, 64), family="internvl", thumbnail=True)
 TARGET = Box(32, 16, 64, 48)
 
 
@@ -40,7 +40,7 @@ def _close():
 @pytest.fixture(scope="module")
 def maps():
     rng = np.random.default_rng(0)
-    settings = {"model": "org/tiny-1B", "family": "internvl", "heads": None, "layers": [1, 3, 5], "folds": 5}
+    settings = {"model": "org/tiny-1B", "family": "internvl", "heads": "all", "layers": [1, 3, 5], "folds": 5}
     maps = StreamedMaps(settings)
     for layout, n in ((ONE, 20), (TILED, 9)):
         for i in range(n):
@@ -198,7 +198,7 @@ def test_profile_display_of_one_head_and_of_a_carried_layout(profile, maps):
     want = profile.expected(ONE, 3)[1].numpy()
     np.testing.assert_allclose(display.data["relative"], want / want.mean(), rtol=1e-5)
     carried = figures.ProfileDisplay.from_profile(
-        TileProfile().fit(maps), 3, layout=TokenLayout.raster(2, 6, (9, 9), "internvl")
+        TileProfile().fit(maps), 3, layout=TokenLayout.raster(2, 6, size=(9, 9), family="internvl")
     )
     assert "n = 29 images" in carried.title and carried.plot().ax_.images[0].get_array().shape == (2, 6)
     with pytest.raises(InputError, match="head"):
@@ -213,7 +213,7 @@ def test_attention_display_debiases_with_the_profile(profile):
         [picture((128, 64))], [TILED], [raw], profile, 3, [TARGET], ["the cat"], op="zscore"
     ).plot()
     mean = raw.reshape(-1, 48).mean(0)
-    want = debias(mean, profile.expected(TILED, 3).mean(0), profile.std(TILED, 3).mean(0), op="zscore")
+    want = debias(mean, profile.expected(TILED, 3).mean(0), profile.std(TILED, 3).mean(0), operation="zscore")
     np.testing.assert_allclose(display.data["attention"], mean, rtol=1e-6)
     np.testing.assert_allclose(display.data["debiased"], want, rtol=1e-5)
     np.testing.assert_allclose(display.data["on_target"], TILED.overlap(TARGET))
@@ -376,7 +376,7 @@ def test_paint_lays_tokens_where_their_boxes_are():
         assert laid[int(y), int(x)] == i
     thumb = paint(values, TILED, (64, 128), thumbnail=True)
     assert thumb[0, 0] == 32 and thumb[-1, -1] == 47
-    padded = TokenLayout.raster(2, 2, (10, 10), "llava", region=(0.0, -0.5, 1.0, 0.5))
+    padded = TokenLayout.raster(2, 2, size=(10, 10), family="llava", region=(0.0, -0.5, 1.0, 0.5))
     laid = paint(np.arange(4.0), padded, (10, 10))
     assert laid[0, 0] == 2 and np.isnan(laid[9, 9])  # rows above the picture are padding; below nothing lies
 

@@ -12,8 +12,8 @@ from biaslab.core.layout import TokenLayout
 from biaslab.models import families
 from biaslab.pruning import METHODS, TokenContext, budget, make
 
-RASTER = TokenLayout.raster(8, 12, (600, 400), "toy")
-TILED = TokenLayout.tiled(2, 2, (6, 6), (500, 500), "toy", thumbnail=True)
+RASTER = TokenLayout.raster(8, 12, size=(600, 400), family="toy")
+TILED = TokenLayout.tiled(2, 2, (6, 6), size=(500, 500), family="toy", thumbnail=True)
 KINDS = ("raster", "tiles+thumbnail", *tiny.FAMILIES)
 LAYOUTS = pytest.mark.parametrize("kind", KINDS)
 ALL = pytest.mark.parametrize("name", sorted(METHODS))

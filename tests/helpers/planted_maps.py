@@ -8,10 +8,10 @@ from biaslab.maps.base import ImageRecord
 from biaslab.maps.stored import StoredMaps
 from biaslab.maps.streamed import StreamedMaps
 
-ONE = TokenLayout.raster(8, 8, (64, 64), "internvl")
+ONE = TokenLayout.raster(8, 8, size=(64, 64), family="internvl")
 
 
-TILED = TokenLayout.tiled(1, 3, (4, 4), (96, 32), "internvl", thumbnail=True)
+TILED = TokenLayout.tiled(1, 3, (4, 4), size=(96, 32), family="internvl", thumbnail=True)
 
 
 SETTINGS = {"layers": [2], "folds": 5, "heads": "mean", "model": "m", "family": "f", "prompt": "p", "queries": "last"}
@@ -31,7 +31,7 @@ def content(rng, layout, smooth=0.0):
 def planted(tmp_path, layouts, bias=lambda layout: 0.0, smooth=0.0, seed=0, heads=1, name="maps", layers=(2,)):
     """Stored maps whose log attention is content + bias + an image's level."""
     rng = np.random.default_rng(seed)
-    chosen = "mean" if heads == 1 else None
+    chosen = "mean" if heads == 1 else "all"
     maps = StoredMaps.create(tmp_path / name, {**SETTINGS, "heads": chosen, "layers": list(layers)})
     with maps.writing():
         for k, (layout, n) in enumerate(layouts):

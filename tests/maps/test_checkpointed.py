@@ -24,7 +24,7 @@ def pictures(n=N):
 
 def collected(vlm, checkpoint=None, images=None, **options):
     images = pictures() if images is None else images
-    options = {"batch_size": 2, "progress": False, "heads": None, **options}
+    options = {"batch_size": 2, "progress": False, "heads": "all", **options}
     return collect(vlm, images, checkpoint=checkpoint, ids=[str(i) for i in range(len(images))], **options)
 
 

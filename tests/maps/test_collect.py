@@ -26,20 +26,20 @@ NAMES = ("mean", "var", "log_mean", "log_var")
 
 # ------------------------------------------------------------------------------------------ collect
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("heads", ["mean", None])
+@pytest.mark.parametrize("heads", ["mean", "all"])
 def test_collect_equals_one_capture_per_image(family, heads, tmp_path):
     vlm, images = tiny.vlm(family), tiny.images(7)
     prompts = tiny.texts(7)  # of different lengths, so that the number of query rows differs in a batch
     kw = {"queries": "text", "prompt": prompts, "heads": heads, "batch_size": 3, "progress": False}
-    stored = collect(vlm, images, [1, 3], out=tmp_path / "m", **kw)
-    streamed = collect(vlm, images, [1, 3], **kw)
-    assert stored.heads == streamed.heads == ("mean" if heads else 4)
+    stored = collect(vlm, images, layers=[1, 3], out=tmp_path / "m", **kw)
+    streamed = collect(vlm, images, layers=[1, 3], **kw)
+    assert stored.heads == streamed.heads == ("mean" if heads == "mean" else 4)
     for i, image in enumerate(images):
-        with capture(vlm, [1, 3], "text") as rows:
+        with capture(vlm, [1, 3], queries="text") as rows:
             vlm.forward(vlm.encode([image], [prompts[i]]))
         for layer in (1, 3):
             expected = rows[layer].values[0].mean(1)
-            expected = expected.mean(0, keepdim=True) if heads else expected
+            expected = expected.mean(0, keepdim=True) if heads == "mean" else expected
             np.testing.assert_allclose(stored.image(i, layer), expected.numpy(), atol=2e-6)
         assert stored.record(i).layout.size == image.size
         assert stored.record(i).id == content_hash(image)
@@ -61,7 +61,7 @@ def test_prompts_queries_and_scores():
     vlm, images = tiny.vlm("internvl"), tiny.images(2, sizes=[(60, 60)])
 
     def mean(**kw):
-        maps = collect(vlm, images, 1, progress=False, **kw)
+        maps = collect(vlm, images, layers=1, progress=False, **kw)
         return maps.provenance["prompt"], maps.moments(1, next(iter(maps.layouts))).mean
 
     generic = mean()
@@ -75,7 +75,7 @@ def test_prompts_queries_and_scores():
     explicit = mean(queries=torch.tensor([-1]))
     np.testing.assert_allclose(explicit[1], generic[1], rtol=1e-6)
     assert not np.allclose(mean(score=no_rope)[1], generic[1])
-    maps = collect(vlm, images, [-1, 1], score=no_rope, queries=torch.tensor([-1, -2]), progress=False)
+    maps = collect(vlm, images, layers=[-1, 1], score=no_rope, queries=torch.tensor([-1, -2]), progress=False)
     assert maps.layers == [1, 3]
     assert (maps.provenance["score"], maps.provenance["queries"]) == ("no_rope", "indices [-1, -2]")
 
@@ -87,7 +87,7 @@ def test_only_the_wanted_layers_run():
         layer.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, layer in enumerate(vlm.decoder.layers)
     ]
     try:
-        collect(vlm, images, [0, 1], progress=False)
+        collect(vlm, images, layers=[0, 1], progress=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -106,15 +106,15 @@ def test_images_are_held_one_batch_at_a_time():
             yield image
             del image
 
-    maps = collect(vlm, stream(), [0], batch_size=2, progress=False)
+    maps = collect(vlm, stream(), layers=[0], batch_size=2, progress=False)
     assert maps.n == 12 and max(most) <= 4
     assert len(maps._moments) <= maps.folds, "what is kept does not grow with the images"
 
 
 def test_progress_goes_to_stderr(capfd):
-    collect(tiny.vlm("llava"), tiny.images(2), [0])
+    collect(tiny.vlm("llava"), tiny.images(2), layers=[0])
     assert capfd.readouterr().out == ""
-    collect(tiny.vlm("llava"), tiny.images(2), [0], progress=False)
+    collect(tiny.vlm("llava"), tiny.images(2), layers=[0], progress=False)
     assert capfd.readouterr() == ("", "")
 
 
@@ -132,13 +132,13 @@ def test_broken_images_are_reported_not_fatal(tmp_path):
     (folder / "2.png").write_text("no picture")
     paths = [*find_images(folder), folder / "absent.png"]
     with pytest.warns(UserWarning, match="3 images skipped, the first: .*1.png cannot be read"):
-        maps = collect(tiny.vlm("llava"), paths, [0], out=tmp_path / "m", progress=False)
+        maps = collect(tiny.vlm("llava"), paths, layers=[0], out=tmp_path / "m", progress=False)
     assert maps.n == 2 and [maps.record(i).id for i in range(2)] == ["0.png", "3.png"]
     assert [name for name, _ in maps.failures] == ["1.png", "2.png", "absent.png"]
     with pytest.raises(InputError, match="no image to collect from; .* images skipped"):
-        collect(tiny.vlm("llava"), [folder / "2.png"], [0], progress=False)
+        collect(tiny.vlm("llava"), [folder / "2.png"], layers=[0], progress=False)
     with pytest.raises(InputError, match="no image to collect from"):
-        collect(tiny.vlm("llava"), [], [0], progress=False)
+        collect(tiny.vlm("llava"), [], layers=[0], progress=False)
 
 
 def test_names_of_images(tmp_path):
@@ -146,7 +146,7 @@ def test_names_of_images(tmp_path):
     folder = save(tmp_path / "p", 1)
 
     def ids(images, **kw):
-        maps = collect(vlm, images, [0], out=tmp_path / str(len(list(tmp_path.iterdir()))), progress=False, **kw)
+        maps = collect(vlm, images, layers=[0], out=tmp_path / str(len(list(tmp_path.iterdir()))), progress=False, **kw)
         return [maps.record(i).id for i in range(maps.n)]
 
     path = folder / "0.png"
@@ -174,6 +174,7 @@ def test_names_of_images(tmp_path):
         ({"batch_size": 0}, "batch_size"),
         ({"folds": 1}, "folds"),
         ({"heads": "max"}, "heads must be"),
+        ({"heads": None}, "write heads='all'"),
         ({"queries": "first"}, "queries must be"),
         ({"queries": torch.tensor([[-1], [-1]])}, "shape"),
     ],
@@ -185,7 +186,7 @@ def test_bad_arguments(kw, words):
 
 def test_a_generator_longer_than_its_ids():
     with pytest.raises(InputError, match="ids has 1 entries"):
-        collect(tiny.vlm("llava"), iter(tiny.images(2)), [0], ids=["a"], progress=False)
+        collect(tiny.vlm("llava"), iter(tiny.images(2)), layers=[0], ids=["a"], progress=False)
 
 
 # ------------------------------------------------------------------------------------------ resuming
@@ -257,7 +258,7 @@ def test_interrupted_while_running(finished, tmp_path, monkeypatch):
 
 def test_more_images_append(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "maps")
-    more = collect(tiny.vlm("internvl"), tiny.images(8), [0, 2], out=folder, batch_size=1, progress=False)
+    more = collect(tiny.vlm("internvl"), tiny.images(8), layers=[0, 2], out=folder, batch_size=1, progress=False)
     assert more.n == 8
     assert contents(folder)["images.jsonl"].startswith(contents(finished)["images.jsonl"])
 
@@ -267,7 +268,7 @@ def test_more_images_append(finished, tmp_path):
     [
         ({"layers": [0, 1]}, r"layers=\[0, 2\], not \[0, 1\]"),
         ({"prompt": "Where?"}, "prompt="),
-        ({"heads": None}, "heads='mean', not None"),
+        ({"heads": "all"}, "heads='mean', not 'all'"),
         ({"queries": "text"}, "queries='last'"),
         ({"folds": 4}, "folds=5, not 4"),
     ],

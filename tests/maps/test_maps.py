@@ -14,7 +14,7 @@ from biaslab.maps.moments import TINY, Moments
 from biaslab.maps.stored import StoredMaps
 from biaslab.maps.streamed import StreamedMaps
 
-SETTINGS = {"layers": [1, 3], "folds": 3, "heads": None, "model": "m"}
+SETTINGS = {"layers": [1, 3], "folds": 3, "heads": "all", "model": "m"}
 NAMES = ("mean", "var", "log_mean", "log_var")
 
 
@@ -59,7 +59,7 @@ def test_merging_does_not_cancel():
 def filled(kind, tmp_path, n=40):
     """Maps of random attention in two layouts, stored or streamed, and the arrays that went in."""
     maps = StreamedMaps(dict(SETTINGS)) if kind == "streamed" else StoredMaps.create(tmp_path / "maps", SETTINGS)
-    layouts = [TokenLayout.raster(2, 3, (30, 20), "x"), TokenLayout.raster(1, 4, (40, 9), "x")]
+    layouts = [TokenLayout.raster(2, 3, size=(30, 20), family="x"), TokenLayout.raster(1, 4, size=(40, 9), family="x")]
     rng = np.random.default_rng(0)
     put = []
     for i in range(n):

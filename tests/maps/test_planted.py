@@ -22,7 +22,7 @@ def rows_of(rows, **wanted):
 # -- the simulator ---------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_content_has_the_stated_statistics_and_no_bias_of_its_own():
-    layout = TokenLayout.raster(16, 16, (64, 64), "x")
+    layout = TokenLayout.raster(16, 16, size=(64, 64), family="x")
     bare = Content(target=0, noise=0, level=0, correlation=0.25)
     logs = bare.logs(layout, 1500, np.random.default_rng(0)).reshape(-1, 16, 16)
     assert logs.std() == pytest.approx(0.8, rel=0.03)
@@ -49,7 +49,7 @@ def test_tiles_and_thumbnail_see_the_same_picture():
 
 @pytest.mark.parametrize("kind", BIASES)
 def test_planted_biases_are_what_they_are_called(kind):
-    bias = planted_bias(kind, FOUR, 0.5)
+    bias = planted_bias(kind, FOUR, strength=0.5)
     assert abs(bias.mean()) < 1e-12
     tiles = [bias[FOUR.tile == t].reshape(8, 8) for t in range(5)]
     if kind == "none":
@@ -145,8 +145,8 @@ def test_pictures_of_free_resolution_are_no_worse_than_averaging_their_tiles():
     # a map finer than some pictures must not be had by inverting the interpolation, which would grow noise
     rng = np.random.default_rng(0)
     grids = {(int(a), int(b)) for a, b in rng.integers(8, 18, (30, 2))}
-    made = simulate("bottom-heavy", [(TokenLayout.raster(*g, (64, 64), "qwen"), 3) for g in sorted(grids)])
-    other = TokenLayout.raster(20, 9, (64, 64), "qwen")
+    made = simulate("bottom-heavy", [(TokenLayout.raster(*g, size=(64, 64), family="qwen"), 3) for g in sorted(grids)])
+    other = TokenLayout.raster(20, 9, size=(64, 64), family="qwen")
     truth = planted_bias("bottom-heavy", other)
     for name in ("factorised", "tile"):
         found = planted.log_of(make(name).fit(made.maps), other)

@@ -134,21 +134,21 @@ def small(vlm, **kw):
     return design_for(vlm, (112, 56), grid=(2, 3), pairs=2, scale=(0.5, 0.9), **kw)
 
 
-@pytest.mark.parametrize("heads", ["mean", None])
+@pytest.mark.parametrize("heads", ["mean", "all"])
 @pytest.mark.parametrize("queries", ["last", "text"])
 def test_measure_equals_a_capture_of_each_picture(heads, queries):
     vlm = tiny.vlm("internvl")
     design = small(vlm, repetitions=2)
     found = measure(vlm, design, [1, 3], heads, queries, batch_size=5, progress=False)
     assert found.parts == ["tiles", "thumbnail"] and found.layers == [1, 3] and found.iou is None
-    assert found.heads == (["mean"] if heads else [0, 1, 2, 3])
+    assert found.heads == (["mean"] if heads == "mean" else [0, 1, 2, 3])
     for pair, row, col in ((0, 0, 0), (1, 1, 2)):
         logs = []
         for r in range(2):
             s = design.stimulus(pair, row, col, r)
             assert found.box(pair, row, col, r) == s.box
             encoded = vlm.encode_grounding([s.image], [s.expression])
-            with capture(vlm, [1, 3], queries, heads) as rows:
+            with capture(vlm, [1, 3], queries=queries, heads=heads) as rows:
                 vlm.forward(encoded)
             layout = encoded.layouts[0]
             share = layout.overlap(s.box)
@@ -165,7 +165,7 @@ def test_effects_are_centred_per_pair_and_errors_come_from_objects():
     place, offset = rng.normal(size=(3, 4)), np.array([5.0, -2.0, 0.5])
     noise = rng.normal(0, 0.1, (3, 3, 4))
     log = (place + offset[:, None, None] + noise)[..., None, None, None]
-    layout = TokenLayout.raster(3, 4, (40, 30), "x")
+    layout = TokenLayout.raster(3, 4, size=(40, 30), family="x")
 
     def result(groups):
         return ProbeResult(log, None, np.zeros((3, 3, 4, 1, 4)), groups, [7], ["mean"], ["tiles"], layout, {})
@@ -188,7 +188,7 @@ def test_accuracy_by_place_and_zone():
     iou = np.zeros((4, 3, 3, 1))
     iou[:, 1, 1] = 0.9  # found in the middle only,
     iou[:2, 0, 0] = 0.5  # and by two of four in a corner
-    layout = TokenLayout.raster(3, 3, (30, 30), "x")
+    layout = TokenLayout.raster(3, 3, size=(30, 30), family="x")
     log, boxes = np.zeros((4, 3, 3, 1, 1, 1)), np.zeros((4, 3, 3, 1, 4))
     probe = ProbeResult(log, iou, boxes, list("abcd"), [0], ["mean"], ["tiles"], layout, {})
     places = probe.accuracy().set_index(["row", "col"])
@@ -234,7 +234,7 @@ def test_a_killed_probe_goes_on(tmp_path, monkeypatch):
     assert ProbeResult.load(tmp_path / "p").groups == design.groups
     measure(vlm, design, out=tmp_path / "p", **kw)
     assert len(calls) == 4  # a finished probe is a no-op
-    for other in ({"design": small(vlm, seed=1)}, {"layers": [1]}, {"heads": None}, {"locate": True}):
+    for other in ({"design": small(vlm, seed=1)}, {"layers": [1]}, {"heads": "all"}, {"locate": True}):
         with pytest.raises(RunFolderError, match="another"):
             measure(vlm, **{"design": design, **kw, **other}, out=tmp_path / "p")
     lines = log.read_text().splitlines()
@@ -264,7 +264,7 @@ def test_locating_shares_the_prefill(grounder, tmp_path):
 def test_bad_arguments(tmp_path):
     vlm = tiny.vlm("internvl")
     design = small(vlm)
-    wrong = {"heads is": {"heads": "all"}, "queries": {"queries": "first"}, "batch_": {"batch_size": 0},
+    wrong = {"heads must be": {"heads": None}, "queries": {"queries": "first"}, "batch_": {"batch_size": 0},
              "layers 0 to 3, not .9.": {"layers": [9]}}  # fmt: skip
     for message, kw in wrong.items():
         with pytest.raises(InputError, match=message):
@@ -272,6 +272,6 @@ def test_bad_arguments(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunFolderError):
         measure(vlm, design, out=tmp_path / "file", progress=False)
-    layout = TokenLayout.raster(2, 2, (100, 100), "x", region=(0.25, 0.25, 0.75, 0.75))
+    layout = TokenLayout.raster(2, 2, size=(100, 100), family="x", region=(0.25, 0.25, 0.75, 0.75))
     with pytest.raises(InputError, match="no token"):
         footprint(np.ones(4), layout, design.stimulus(0, 0, 0).box.clip((10, 10)))

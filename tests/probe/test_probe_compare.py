@@ -83,7 +83,7 @@ def test_reliability_is_the_share_of_signal_in_the_mean():
 
 # ------------------------------------------------------------------------------------------ the comparison
 def test_planted_slopes_are_found_and_nothing_else():
-    layout = TokenLayout.raster(16, 16, (224, 224), "internvl")
+    layout = TokenLayout.raster(16, 16, size=(224, 224), family="internvl")
     rng = np.random.default_rng(2)
     true = field(rng, 1.5)
     maps = maps_of(true.ravel(), layout)
@@ -108,7 +108,7 @@ def test_planted_slopes_are_found_and_nothing_else():
 
 @pytest.mark.slow
 def test_intervals_of_the_slope_cover():
-    layout = TokenLayout.raster(8, 8, (112, 112), "internvl")
+    layout = TokenLayout.raster(8, 8, size=(112, 112), family="internvl")
     rng, hits, n = np.random.default_rng(3), 0, 60
     true = field(rng, 1, side=8)
     profile = MeanProfile().fit(maps_of(true.ravel(), layout))
@@ -124,7 +124,7 @@ def test_intervals_of_the_slope_cover():
 
 
 def test_the_thumbnail_is_compared_apart():
-    layout = TokenLayout.tiled(1, 2, (4, 4), (112, 56), "internvl", thumbnail=True)
+    layout = TokenLayout.tiled(1, 2, (4, 4), size=(112, 56), family="internvl", thumbnail=True)
     rng = np.random.default_rng(4)
     logs = np.where(layout.thumbnail, 0.0, rng.normal(size=layout.n))
     logs[layout.thumbnail] = np.linspace(-1, 1, 16)
@@ -141,8 +141,8 @@ def test_the_thumbnail_is_compared_apart():
 
 
 def test_what_does_not_belong_together_is_refused():
-    layout = TokenLayout.raster(4, 4, (56, 56), "internvl")
-    other = TokenLayout.raster(5, 5, (56, 56), "internvl")
+    layout = TokenLayout.raster(4, 4, size=(56, 56), family="internvl")
+    other = TokenLayout.raster(5, 5, size=(56, 56), family="internvl")
     probe = probe_of(np.random.default_rng(0).normal(size=(4, 4, 4)), layout, 14)
     with pytest.raises(ProfileMismatchError):
         compare(probe, MeanProfile().fit(maps_of(np.zeros(25), other)))
@@ -169,7 +169,7 @@ def test_what_does_not_belong_together_is_refused():
 
 
 def test_every_layer_is_compared_with_its_own_map():
-    layout = TokenLayout.raster(8, 8, (112, 112), "internvl")
+    layout = TokenLayout.raster(8, 8, size=(112, 112), family="internvl")
     rng = np.random.default_rng(6)
     true = [field(rng, 1, side=8) for _ in range(2)]
     maps = StreamedMaps({**SETTINGS, "layers": [1, 3], "folds": 5, "score": "attention", "prompt": "x"})

@@ -22,10 +22,10 @@ from biaslab.profiles import (
 from biaslab.profiles.estimators.trend import Trend, choose_trend
 from biaslab.profiles.parts import logs, merged, parts_of
 
-ONE = TokenLayout.raster(4, 4, (64, 64), "internvl")
+ONE = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
 ROTARY = {"inv_freq": [1.0, 0.1, 0.01, 0.001], "axes": None, "head_dim": 8, "scaling": 0.35, "attention_scaling": 1.0}
 SETTINGS = {
-    "model": "tiny", "family": "internvl", "queries": "last", "heads": None, "layers": [1, 3], "folds": 4,
+    "model": "tiny", "family": "internvl", "queries": "last", "heads": "all", "layers": [1, 3], "folds": 4,
     "rotary": ROTARY,
 }  # fmt: skip
 EVERY = pytest.mark.parametrize("name", sorted(ESTIMATORS))
@@ -33,7 +33,9 @@ TRANSPORTING = sorted(n for n, e in ESTIMATORS.items() if "layout" in e.transpor
 
 
 def tiled(rows, cols, grid=(4, 4)):
-    return TokenLayout.tiled(rows, cols, grid, (64 * cols, 64 * rows), "internvl", rows * cols > 1)
+    return TokenLayout.tiled(
+        rows, cols, grid, size=(64 * cols, 64 * rows), family="internvl", thumbnail=rows * cols > 1
+    )
 
 
 TWO = tiled(1, 2)
@@ -116,11 +118,11 @@ def test_layouts_that_were_not_fitted(name):
         with pytest.raises(ProfileMismatchError, match="not 'internvl/4x4/tiles2x2"):
             profile.expected(other, 1)
         return
-    for layout in (other, tiled(3, 4), tiled(1, 3, (6, 5)), TokenLayout.raster(40, 40, (9, 9), "internvl")):
+    for layout in (other, tiled(3, 4), tiled(1, 3, (6, 5)), TokenLayout.raster(40, 40, size=(9, 9), family="internvl")):
         values = profile.expected(layout, 1)
         assert values.shape == (2, layout.n) and (values > 0).all() and values.isfinite().all()
     with pytest.raises(ProfileMismatchError, match="family"):
-        profile.expected(TokenLayout.raster(4, 4, (9, 9), "llava"), 1)
+        profile.expected(TokenLayout.raster(4, 4, size=(9, 9), family="llava"), 1)
 
 
 @EVERY
@@ -155,7 +157,9 @@ def test_geometric_is_the_mean_of_logs_and_measures_each_position():
 
 
 def test_exponential_finds_its_constant_over_layouts_and_counts_newlines():
-    newlines = TokenLayout.unpadded((1, 1), (4, 4), (9, 9), "internvl", (0, 4, 0, 4), thumbnail_grid=(2, 2))
+    newlines = TokenLayout.unpadded(
+        (1, 1), (4, 4), size=(9, 9), family="internvl", window=(0, 4, 0, 4), thumbnail_grid=(2, 2)
+    )
 
     def recency(layout):
         return 0.03 * layout.placeholder_index
@@ -170,7 +174,7 @@ def test_exponential_finds_its_constant_over_layouts_and_counts_newlines():
 
 
 def test_smooth_takes_noise_off_and_keeps_the_map():
-    layout = TokenLayout.raster(12, 12, (64, 64), "internvl")
+    layout = TokenLayout.raster(12, 12, size=(64, 64), family="internvl")
 
     def ramp(x):
         return np.cos(3 * x.centers[:, 1]) + x.centers[:, 0]
@@ -194,7 +198,9 @@ def test_smooth_keeps_tiles_apart_and_takes_cells_that_are_missing():
     maps, _ = make_maps([(two, 12)], lambda x: 3.0 * (x.tile == 1), noise=0.1)
     got = log_of(SmoothProfile(strength=1e6).fit(maps), two)[0]
     np.testing.assert_allclose(got[two.tile == 1].mean() - got[two.tile == 0].mean(), 3.0, atol=0.1)
-    cut = TokenLayout.unpadded((2, 1), (6, 6), (60, 90), "internvl", (2, 10, 0, 6), thumbnail_grid=(3, 3))
+    cut = TokenLayout.unpadded(
+        (2, 1), (6, 6), size=(60, 90), family="internvl", window=(2, 10, 0, 6), thumbnail_grid=(3, 3)
+    )
     maps, _ = make_maps([(cut, 12)], lambda x: 0.3 * x.row, noise=0.0)
     np.testing.assert_allclose(
         log_of(SmoothProfile(strength=1e-2).fit(maps), cut)[0], 0.3 * (cut.row - cut.row.mean()), atol=0.05
@@ -238,7 +244,7 @@ def test_factorised_on_single_tiles_is_geometric_and_interpolates_grids():
     np.testing.assert_allclose(
         FactorisedProfile().fit(maps).expected(ONE, 1), GeometricProfile().fit(maps).expected(ONE, 1), rtol=1e-4
     )
-    fine = TokenLayout.raster(8, 6, (64, 64), "internvl")
+    fine = TokenLayout.raster(8, 6, size=(64, 64), family="internvl")
     maps, _ = make_maps([(ONE, 20), (fine, 6)], lambda x: 2 * x.centers[:, 1], noise=0)
     profile = FactorisedProfile().fit(maps)
     assert profile.arrays_[1]["tile"]["log"].shape == (2, 4, 4)
@@ -249,7 +255,7 @@ def test_factorised_on_single_tiles_is_geometric_and_interpolates_grids():
 
 
 def test_factorised_without_thumbnail_gives_it_the_tiles_map():
-    bare = [TokenLayout.tiled(1, c, (4, 4), (64 * c, 64), "internvl", False) for c in (1, 2, 3)]
+    bare = [TokenLayout.tiled(1, c, (4, 4), size=(64 * c, 64), family="internvl", thumbnail=False) for c in (1, 2, 3)]
     maps, _ = make_maps([(x, 6) for x in bare], lambda x: 0.4 * x.row, noise=0)
     asked = tiled(1, 2)
     got = log_of(FactorisedProfile().fit(maps), asked)[0]

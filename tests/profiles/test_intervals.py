@@ -10,8 +10,8 @@ from biaslab.maps.moments import centred_log
 from biaslab.maps.simulate import simulate
 from biaslab.profiles import make, map_interval
 
-ONE = TokenLayout.raster(6, 6, (64, 64), "x")
-OTHER = TokenLayout.raster(5, 7, (64, 64), "x")
+ONE = TokenLayout.raster(6, 6, size=(64, 64), family="x")
+OTHER = TokenLayout.raster(5, 7, size=(64, 64), family="x")
 
 
 @pytest.mark.parametrize("name", ["mean", "geometric", "smooth", "factorised"])

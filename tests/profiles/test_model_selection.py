@@ -18,14 +18,14 @@ from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import ESTIMATORS, MeanProfile, SmoothProfile, TileProfile, load, select_estimator
 from biaslab.workflows.fit_bias import fit_bias
 
-ONE = TokenLayout.raster(4, 4, (64, 64), "internvl")
-TILED = TokenLayout.tiled(1, 2, (4, 4), (128, 64), "internvl", thumbnail=True)
-RARE = TokenLayout.tiled(2, 2, (4, 4), (128, 128), "internvl", thumbnail=True)
+ONE = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
+TILED = TokenLayout.tiled(1, 2, (4, 4), size=(128, 64), family="internvl", thumbnail=True)
+RARE = TokenLayout.tiled(2, 2, (4, 4), size=(128, 128), family="internvl", thumbnail=True)
 
 
 def make_maps(images, noise=1.0, heads=1, layers=(0,), seed=0, draw=None):
     rng = np.random.default_rng(seed)
-    maps = StreamedMaps({"layers": list(layers), "folds": 5, "heads": None, "family": "internvl"})
+    maps = StreamedMaps({"layers": list(layers), "folds": 5, "heads": "all", "family": "internvl"})
     rows = []
     for layout, n in images:
         bias = 2 * layout.centers[:, 1]

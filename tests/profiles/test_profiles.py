@@ -20,8 +20,8 @@ from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import ESTIMATORS, MeanProfile, TileProfile
 from biaslab.profiles.fitted import NotFittedError
 
-ONE = TokenLayout.raster(4, 4, (64, 64), "internvl")
-TILED = TokenLayout.tiled(1, 2, (4, 4), (128, 64), "internvl", thumbnail=True)
+ONE = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
+TILED = TokenLayout.tiled(1, 2, (4, 4), size=(128, 64), family="internvl", thumbnail=True)
 SETTINGS = {
     "model": "tiny",
     "revision": "r1",
@@ -40,7 +40,7 @@ EVERY = pytest.mark.parametrize("name", sorted(ESTIMATORS))
 def make_maps(images=((ONE, 12), (TILED, 7)), heads=1, seed=0, **settings):
     """(maps, {layout key: (n, L, H, N) attention}) of random attention with a positional bias."""
     rng = np.random.default_rng(seed)
-    settings = {**SETTINGS, "heads": "mean" if heads == 1 else None, **settings}
+    settings = {**SETTINGS, "heads": "mean" if heads == 1 else "all", **settings}
     maps, raw = StreamedMaps(settings), {}
     for layout, n in images:
         bias = np.exp(2 * layout.centers[:, 1])
@@ -109,12 +109,12 @@ def test_maps_are_cached_per_device_and_the_cache_is_bounded(name):
     maps, _ = make_maps()
     profile = profiles.make(name).fit(maps)
     first = profile.expected(ONE, 1)
-    same_place = TokenLayout.raster(4, 4, (640, 480), "internvl")  # equal key, other picture size
+    same_place = TokenLayout.raster(4, 4, size=(640, 480), family="internvl")  # equal key, other picture size
     assert profile.expected(same_place, 1, device=torch.device("cpu")) is first
     assert profile.expected(ONE, 1, device="meta").device.type == "meta"
     if "layout" in profile.transports:
         for n in range(1, 90):
-            profile.expected(TokenLayout.raster(1, n, (64, 64), "internvl"), 1)
+            profile.expected(TokenLayout.raster(1, n, size=(64, 64), family="internvl"), 1)
         assert len(profile._maps) <= 128
     assert not pickle.loads(pickle.dumps(profile))._maps
     assert torch.equal(pickle.loads(pickle.dumps(profile)).expected(ONE, 1), first)
@@ -162,7 +162,7 @@ def test_tile_profile_keeps_the_thumbnail_apart(tmp_path):
     assert got.sum() == pytest.approx(raw[TILED.key][:, 0, 0].mean(0).sum(), rel=1e-5)
     spread = profile.std(TILED, 1)[0].double().numpy().reshape(3, 4, 4)
     np.testing.assert_allclose(spread[2] / got[2], np.std(thumbs, 0) / np.mean(thumbs, 0), rtol=1e-4)
-    more = TokenLayout.tiled(2, 2, (4, 4), (9, 9), "internvl", thumbnail=True)
+    more = TokenLayout.tiled(2, 2, (4, 4), size=(9, 9), family="internvl", thumbnail=True)
     other = expected(profile, more, 1)[0].reshape(5, 4, 4)
     np.testing.assert_allclose(other[4] / other[0], got[2] / got[0], rtol=1e-5)
     back = profiles.load(profile.save(tmp_path / "p.safetensors"))
@@ -179,8 +179,12 @@ def test_tile_profile_of_rasters_without_padding():
     def ramp(layout):
         return ((1 + layout.row + 10 * layout.thumbnail) / 1000).astype(np.float32)
 
-    cut = TokenLayout.unpadded((2, 1), (6, 6), (60, 90), "next", (2, 10, 0, 6), thumbnail_grid=(3, 3))
-    whole = TokenLayout.unpadded((1, 2), (6, 6), (120, 60), "next", (0, 6, 0, 12), thumbnail_grid=(3, 3))
+    cut = TokenLayout.unpadded(
+        (2, 1), (6, 6), size=(60, 90), family="next", window=(2, 10, 0, 6), thumbnail_grid=(3, 3)
+    )
+    whole = TokenLayout.unpadded(
+        (1, 2), (6, 6), size=(120, 60), family="next", window=(0, 6, 0, 12), thumbnail_grid=(3, 3)
+    )
     maps = StreamedMaps({**SETTINGS, "layers": [1], "family": "next"})
     for i in range(4):
         layout = (cut, whole)[i % 2]
@@ -188,7 +192,9 @@ def test_tile_profile_of_rasters_without_padding():
     profile = TileProfile().fit(maps)
     shapes = {part: values["expected"].shape for part, values in profile.arrays_[1].items() if "expected" in values}
     assert shapes == {"tile": (1, 6, 6), "thumbnail": (1, 3, 3)}
-    scaled = TokenLayout.unpadded((1, 1), (12, 4), (9, 9), "next", (0, 12, 0, 4), thumbnail_grid=(6, 6))
+    scaled = TokenLayout.unpadded(
+        (1, 1), (12, 4), size=(9, 9), family="next", window=(0, 12, 0, 4), thumbnail_grid=(6, 6)
+    )
     for layout in (cut, whole, scaled):
         got = expected(profile, layout, 1)[0]
         for t in np.unique(layout.tile[~layout.thumbnail]):
@@ -198,22 +204,22 @@ def test_tile_profile_of_rasters_without_padding():
 
 
 def test_tile_profile_transports_to_other_tilings_and_grids():
-    ramp = TokenLayout.raster(8, 8, (64, 64), "internvl")
+    ramp = TokenLayout.raster(8, 8, size=(64, 64), family="internvl")
     maps = StreamedMaps({**SETTINGS, "layers": [1]})
     values = (1 + ramp.row).astype(np.float32) / 1000  # linear in y: interpolation must keep it linear
     for i in range(3):
         maps.add(ImageRecord(str(i), ramp, str(i)), values[None, None])
     profile = TileProfile().fit(maps)
-    more = TokenLayout.tiled(2, 3, (8, 8), (9, 6), "internvl", thumbnail=True)
+    more = TokenLayout.tiled(2, 3, (8, 8), size=(9, 6), family="internvl", thumbnail=True)
     got = expected(profile, more, 1)[0]
     assert got.sum() == pytest.approx(values.sum(), rel=1e-5)  # same mass over more tokens
     for t in range(7):
         np.testing.assert_allclose(got[more.tile == t] / got.mean(), values / values.mean(), rtol=1e-5)
-    finer = expected(profile, TokenLayout.raster(16, 4, (64, 64), "internvl"), 1)[0].reshape(16, 4)
+    finer = expected(profile, TokenLayout.raster(16, 4, size=(64, 64), family="internvl"), 1)[0].reshape(16, 4)
     centres = (np.arange(16) + 0.5) / 2 - 0.5  # of the finer rows, in coarse rows
     np.testing.assert_allclose(finer[1:-1, 0] / finer.mean(), (1 + centres[1:-1]) / 4.5, rtol=1e-4)
     assert (np.ptp(finer, axis=1) < 1e-8).all()
-    coarser = expected(profile, TokenLayout.raster(2, 2, (64, 64), "internvl"), 1)[0].reshape(2, 2)
+    coarser = expected(profile, TokenLayout.raster(2, 2, size=(64, 64), family="internvl"), 1)[0].reshape(2, 2)
     assert coarser[0, 0] < coarser[1, 0] and coarser[0, 0] == pytest.approx(coarser[0, 1])
 
 
@@ -245,7 +251,7 @@ def test_tile_profile_with_cells_that_no_tile_has():
         ({"queries": "text"}, "query rule 'last'"),
         ({"heads": 8}, "head reduction 'mean'"),
         ({"score": "no_rope"}, "score 'attention'"),
-        ({"layout": TokenLayout.raster(4, 4, (64, 64), "llava")}, "llava"),
+        ({"layout": TokenLayout.raster(4, 4, size=(64, 64), family="llava")}, "llava"),
     ],
 )
 @EVERY
@@ -269,7 +275,7 @@ def test_refused_for_what_it_was_not_fitted_for(name, use, reason):
 
 def test_unknown_tiling_is_refused_unless_the_estimator_transports():
     maps, _ = make_maps()
-    other = TokenLayout.tiled(2, 2, (4, 4), (64, 64), "internvl", thumbnail=True)
+    other = TokenLayout.tiled(2, 2, (4, 4), size=(64, 64), family="internvl", thumbnail=True)
     with pytest.raises(ProfileMismatchError, match="'tile' estimator"):
         MeanProfile().fit(maps).expected(other, 1)
     assert TileProfile().fit(maps).expected(other, 1).shape == (1, 80)
@@ -377,7 +383,7 @@ def test_layout_of_names_the_commonest_and_what_its_map_rests_on():
     maps, _ = make_maps([(ONE, 5), (TILED, 9)])
     profile = MeanProfile().fit(maps)
     assert profile.layout_of() == (maps.layouts[TILED.key], 9) and profile.layout_of(ONE.key)[1] == 5
-    other = TokenLayout.raster(2, 2, (64, 64), "internvl")
+    other = TokenLayout.raster(2, 2, size=(64, 64), family="internvl")
     assert profile.layout_of(other) == (other, 14)
     with pytest.raises(InputError, match="no layout 'x'"):
         profile.layout_of("x")

@@ -55,19 +55,25 @@ def logits(rotary, layout, after):
     """(N,) of the module under test, for one distance or several of equal share."""
     after = np.atleast_1d(after)
     axes = np.full(len(rotary["inv_freq"]), -1) if rotary["axes"] is None else np.array(rotary["axes"])
-    b = ones_logits(layout, np.array(rotary["inv_freq"]), axes, after, np.full(len(after), 1 / len(after)))
+    b = ones_logits(
+        layout,
+        inv_freq=np.array(rotary["inv_freq"]),
+        axes=axes,
+        query_distance=after,
+        shares=np.full(len(after), 1 / len(after)),
+    )
     return b * rotary["scaling"] * rotary["attention_scaling"] ** 2
 
 
 def compare(vlm, images, prompts, tmp_path, queries="last"):
     """b of every image against the model's own, in one left-padded batch; the distances."""
     enc = vlm.encode(images, prompts)
-    with capture(vlm, [0], queries, score=all_ones) as rows:
+    with capture(vlm, [0], queries=queries, score=all_ones) as rows:
         vlm.forward(enc)
     kw = {"queries": queries, "prompt": prompts, "batch_size": len(images), "progress": False}
-    maps = collect(vlm, images, [0], out=tmp_path / "maps", ids=[str(i) for i in range(len(images))], **kw)
+    maps = collect(vlm, images, layers=[0], out=tmp_path / "maps", ids=[str(i) for i in range(len(images))], **kw)
     assert maps.settings["rotary"] == rotary_of(vlm)
-    after = [maps.record(i).after for i in range(maps.n)]
+    after = [maps.record(i).query_distance for i in range(maps.n)]
     for i, (layout, owner, (first, last)) in enumerate(zip(enc.layouts, enc.owners, enc.spans, strict=True)):
         want = rows[0].values[owner, 0, 0, first:last].double().numpy()
         found = logits(maps.settings["rotary"], layout, after[i])
@@ -108,11 +114,11 @@ def test_a_chosen_query_row(tmp_path):
 def test_several_query_rows_count_as_their_mean(tmp_path):
     kw = {"prompt": tiny.texts(3), "batch_size": 3, "progress": False}
     vlm = tiny.vlm("qwen2_vl")
-    last, text = (collect(vlm, tiny.images(3), [0], q, out=tmp_path / q, **kw) for q in ("last", "text"))
+    last, text = (collect(vlm, tiny.images(3), layers=[0], queries=q, out=tmp_path / q, **kw) for q in ("last", "text"))
     for i in range(3):  # rows 1 .. n after the image
-        assert text.record(i).after == round((last.record(i).after + 1) / 2)
-    ends = collect(vlm, tiny.images(3), [0], torch.tensor([-1, -3]), **kw).provenance["after"]
-    assert [length for length, _ in ends] == sorted({last.record(i).after - 1 for i in range(3)})
+        assert text.record(i).query_distance == round((last.record(i).query_distance + 1) / 2)
+    ends = collect(vlm, tiny.images(3), layers=[0], queries=torch.tensor([-1, -3]), **kw).provenance["after"]
+    assert [length for length, _ in ends] == sorted({last.record(i).query_distance - 1 for i in range(3)})
 
 
 def test_scaled_and_partial_embeddings(tmp_path):
@@ -127,7 +133,7 @@ def test_scaled_and_partial_embeddings(tmp_path):
     cos, sin = phi.rotary_emb(torch.zeros(1), torch.arange(30)[None])
     q, k = apply_rotary_pos_emb(torch.ones(1, 1, 30, 16), torch.ones(1, 1, 30, 16), cos, sin)
     want = (q[0, 0, -1] @ k[0, 0, 3:23].T * 16**-0.5).double().numpy()
-    got = logits(found, TokenLayout.raster(4, 5, (9, 9), "x"), 29 - 22)
+    got = logits(found, TokenLayout.raster(4, 5, size=(9, 9), family="x"), 29 - 22)
     np.testing.assert_allclose(got - got.mean(), want - want.mean(), atol=1e-5)
 
 
@@ -153,15 +159,18 @@ def test_no_embedding_or_one_per_layer_type_is_none():
 FLAT = rotary_of(steep("internvl"))
 GRIDS = rotary_of(steep("qwen2_5_vl"))
 SCALED = {**FLAT, "attention_scaling": 1.2}
-TILED = [TokenLayout.tiled(r, c, (4, 4), (64 * c, 64 * r), "internvl", r * c > 1) for r, c in ((1, 1), (1, 2), (2, 2))]
-RASTERS = [TokenLayout.raster(*grid, (64, 64), "qwen2_5_vl") for grid in ((16, 20), (24, 9), (12, 12))]
+TILED = [
+    TokenLayout.tiled(r, c, (4, 4), size=(64 * c, 64 * r), family="internvl", thumbnail=r * c > 1)
+    for r, c in ((1, 1), (1, 2), (2, 2))
+]
+RASTERS = [TokenLayout.raster(*grid, size=(64, 64), family="qwen2_5_vl") for grid in ((16, 20), (24, 9), (12, 12))]
 CASES = pytest.mark.parametrize(("rotary", "layouts"), [(FLAT, TILED), (SCALED, TILED), (GRIDS, RASTERS)])
 
 
 def planted(rotary, layouts, scales=(0.5, -1.5), noise=0.0, n=12, after=(7, 30), seed=0, **settings):
     """Maps of one layer whose log attention is scale * b plus noise, b averaged over the distances in turn."""
     rng = np.random.default_rng(seed)
-    known = {"model": "m", "family": layouts[0].family, "heads": None, "layers": [2], "folds": 4, "rotary": rotary}
+    known = {"model": "m", "family": layouts[0].family, "heads": "all", "layers": [2], "folds": 4, "rotary": rotary}
     maps = StreamedMaps({**known, **settings})
     for layout in layouts:
         b = np.array(scales)[:, None] * logits(rotary or FLAT, layout, after)
@@ -238,12 +247,12 @@ def test_what_cannot_be_fitted_is_one_clear_line():
 
 def without_distances():
     maps = planted(FLAT, TILED)
-    maps._after.clear()
+    maps._query_distances.clear()
     return maps
 
 
 def test_simulated_maps_can_say_how_a_model_turns():
-    maps = simulate("none", [(TILED[0], 20)], rotary=FLAT, after=9).maps
+    maps = simulate("none", [(TILED[0], 20)], rotary=FLAT, query_distance=9).maps
     assert maps.provenance["rotary"] == FLAT and maps.provenance["after"] == [[9, 20]]
     assert "rope" in set(select_estimator(maps).table["estimator"])
 
@@ -259,7 +268,7 @@ def test_the_card_is_short(tmp_path):
 # ------------------------------------------------------------------------------------------ folders of maps
 def run(folder, n=5):
     kw = {"prompt": "Where is it?", "batch_size": 2, "progress": False}
-    return collect(tiny.vlm("internvl"), tiny.images(n), [0], out=folder, **kw)
+    return collect(tiny.vlm("internvl"), tiny.images(n), layers=[0], out=folder, **kw)
 
 
 def test_folders_keep_the_distance_and_go_on(tmp_path):
@@ -284,7 +293,7 @@ def test_older_folders_open_and_go_on(tmp_path):
     records = [json.loads(line) for line in index.read_text().splitlines()]
     index.write_text("".join(json.dumps({k: v for k, v in r.items() if k != "after"}) + "\n" for r in records))
     older = StoredMaps(tmp_path / "maps")
-    assert older.n == 3 and "after" not in older.provenance and older.record(0).after is None
+    assert older.n == 3 and "after" not in older.provenance and older.record(0).query_distance is None
     more = run(tmp_path / "maps")
     assert more.n == 5 and sum(count for _, count in more.provenance["after"]) == 2
     with pytest.raises(InputError, match="rotary embedding"):

@@ -12,12 +12,12 @@ from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import debias
 from biaslab.profiles.strength import choose_strength, reliable_share, shrink
 
-LAYOUT = TokenLayout.raster(6, 6, (64, 64), "internvl")
+LAYOUT = TokenLayout.raster(6, 6, size=(64, 64), family="internvl")
 
 
 def make_maps(n, amount, noise=1.0, heads=1, seed=0, folds=5, uneven=False):
     rng = np.random.default_rng(seed)
-    maps = StreamedMaps({"layers": [0], "folds": folds, "heads": "mean" if heads == 1 else None})
+    maps = StreamedMaps({"layers": [0], "folds": folds, "heads": "mean" if heads == 1 else "all"})
     position = amount * rng.standard_normal((1, heads, 36))
     scale = noise * (np.where(np.arange(36) < 18, 0.1, 3.0) if uneven else 1.0)
     rows = []

@@ -11,8 +11,8 @@ from biaslab.maps.moments import centred_log
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import TileProfile, variance_explained, variance_table
 
-ONE = TokenLayout.raster(3, 3, (64, 64), "internvl")
-TILED = TokenLayout.tiled(1, 2, (3, 3), (128, 64), "internvl", thumbnail=True)
+ONE = TokenLayout.raster(3, 3, size=(64, 64), family="internvl")
+TILED = TokenLayout.tiled(1, 2, (3, 3), size=(128, 64), family="internvl", thumbnail=True)
 
 
 def make_maps(images, amount, noise=1.0, heads=1, layers=(0,), seed=0, folds=5):
@@ -20,7 +20,7 @@ def make_maps(images, amount, noise=1.0, heads=1, layers=(0,), seed=0, folds=5):
     attention).
     """
     rng = np.random.default_rng(seed)
-    maps = StreamedMaps({"layers": list(layers), "folds": folds, "heads": "mean" if heads == 1 else None})
+    maps = StreamedMaps({"layers": list(layers), "folds": folds, "heads": "mean" if heads == 1 else "all"})
     rows = []
     for layout, n in images:
         position = rng.standard_normal((len(layers), heads, layout.n))
@@ -109,7 +109,7 @@ def test_tile_estimator_predicts_unseen_tilings_and_cannot_see_tile_order():
     maps, _ = make_maps([(TILED, 60)], 1.0)  # every tile has its own random map
     assert variance_explained(maps, TileProfile()).r2 < variance_explained(maps, "mean").r2 - 0.1
     # one layout in one fold only: the mean estimator cannot predict it, the tile estimator can
-    rare = TokenLayout.raster(6, 6, (64, 64), "internvl")
+    rare = TokenLayout.raster(6, 6, size=(64, 64), family="internvl")
     maps, _ = make_maps([(ONE, 50), (rare, 1)], 1.0)
     assert variance_explained(maps, "mean").n == 50
     assert variance_explained(maps, "tile").n == 51
@@ -138,7 +138,7 @@ def test_wider_confidence_is_a_wider_interval_and_two_folds_have_none():
 def test_few_images_of_several_heads_have_shares_and_no_interval():
     names = {fold_of(str(i), 5): str(i) for i in range(40)}  # an image per fold
     for n in (2, 3):  # of two, nothing can be scored without one of their folds
-        maps = StreamedMaps({"layers": [0], "folds": 5, "heads": None})
+        maps = StreamedMaps({"layers": [0], "folds": 5, "heads": "all"})
         for i, x in enumerate(np.random.default_rng(0).lognormal(size=(n, 1, 3, ONE.n))):
             maps.add(ImageRecord(names[i], ONE, names[i]), x)
         table = variance_table(maps, per_head=True)
@@ -147,9 +147,9 @@ def test_few_images_of_several_heads_have_shares_and_no_interval():
 
 
 def test_a_head_that_does_not_see_the_image_has_no_share():
-    layout = TokenLayout.raster(10, 10, (64, 64), "internvl")
+    layout = TokenLayout.raster(10, 10, size=(64, 64), family="internvl")
     assert (centred_log(np.zeros((2, layout.n))) == 0).all()
-    maps = StreamedMaps({"layers": [0], "folds": 5, "heads": None})
+    maps = StreamedMaps({"layers": [0], "folds": 5, "heads": "all"})
     for i, x in enumerate(np.random.default_rng(0).lognormal(size=(20, 1, 2, layout.n))):
         maps.add(ImageRecord(str(i), layout, str(i)), x * [[0.0], [0.001]])
     table = variance_table(maps, per_head=True).set_index("head")

@@ -12,8 +12,8 @@ import torch
 from biaslab.core.layout import TokenLayout
 from biaslab.pruning.algorithms.graph import HybridGraph, SpatialPlane
 
-RASTER = TokenLayout.raster(5, 7, (640, 300), "toy")
-TILED = TokenLayout.tiled(2, 3, (4, 4), (900, 500), "toy", thumbnail=True)
+RASTER = TokenLayout.raster(5, 7, size=(640, 300), family="toy")
+TILED = TokenLayout.tiled(2, 3, (4, 4), size=(900, 500), family="toy", thumbnail=True)
 
 
 def features(n, d=12, seed=0):
@@ -75,7 +75,7 @@ def test_a_thumbnail_token_compares_by_the_place_it_shows():
 
 def test_distances_ignore_the_image_scale_but_not_its_shape():
     def plane(size):
-        return SpatialPlane.of(TokenLayout.raster(4, 4, size, "toy")).points
+        return SpatialPlane.of(TokenLayout.raster(4, 4, size=size, family="toy")).points
 
     assert torch.allclose(plane((100, 50)), plane((1000, 500)))
     assert not torch.allclose(plane((100, 50)), plane((100, 100)), atol=0.1)
@@ -84,7 +84,7 @@ def test_distances_ignore_the_image_scale_but_not_its_shape():
 
 
 def test_one_token_has_no_distance():
-    one = TokenLayout.raster(1, 1, (10, 10), "toy")
+    one = TokenLayout.raster(1, 1, size=(10, 10), family="toy")
     graph = HybridGraph(features(1), SpatialPlane.of(one))
     assert graph.similarity(torch.tensor([0]), torch.tensor([0])).item() == pytest.approx(1.0)
     assert graph.count_edges(torch.tensor([0])) == 0

@@ -225,7 +225,7 @@ def slow_divprune(features, n):
 
 def test_divprune_equals_the_slow_max_min(monkeypatch):
     monkeypatch.setattr("biaslab.pruning.methods.divprune._BLOCK", 20)
-    layout = TokenLayout.raster(6, 9, (90, 60), "toy")
+    layout = TokenLayout.raster(6, 9, size=(90, 60), family="toy")
     ctx = context(layout, 17)
     got = DivPrune(keep=17).select(ctx).indices
     assert got.tolist() == sorted(slow_divprune(ctx.features, 17))
@@ -308,7 +308,7 @@ def test_d2pruner_equals_the_plain_loops(options):
 
 def test_d2pruner_spreads_where_topk_crowds():
     """A blob of alike, highly attended neighbours and a lone token: only top-k misses the latter."""
-    layout = TokenLayout.raster(10, 10, (400, 400), "toy")
+    layout = TokenLayout.raster(10, 10, size=(400, 400), family="toy")
     blob = [r * 10 + c for r in range(4) for c in range(4)]
     attention = torch.full((1, 1, 100), 0.01)
     attention[0, 0, blob] = torch.linspace(1.0, 0.9, 16)
@@ -365,7 +365,7 @@ def test_geometric_says_whether_the_layout_matters():
 
 
 def test_a_rule_that_is_run_by_itself_refuses_what_it_lacks():
-    bare = TokenContext(TokenLayout.raster(2, 2, (8, 8), "x"), budget=2, layer=2)
+    bare = TokenContext(TokenLayout.raster(2, 2, size=(8, 8), family="x"), budget=2, layer=2)
     with pytest.raises(InputError, match="needs attention"):
         make("fastv").importance(bare)
     with pytest.raises(InputError, match="needs features"):

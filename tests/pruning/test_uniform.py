@@ -12,7 +12,7 @@ from biaslab.pruning.methods.uniform import apportion, uniform_grid
 
 
 def test_uniform_is_a_regular_grid_where_one_fits():
-    layout = TokenLayout.raster(16, 16, (448, 448), "toy")
+    layout = TokenLayout.raster(16, 16, size=(448, 448), family="toy")
     kept, rows = uniform_grid(layout, 64)
     assert rows == [8]
     assert sorted(set(layout.row[kept])) == sorted(set(layout.col[kept])) == list(range(1, 16, 2))
@@ -20,10 +20,10 @@ def test_uniform_is_a_regular_grid_where_one_fits():
 
 def test_uniform_spacing_follows_the_true_picture():
     """The same 16 x 16 tokens over a wide picture: fewer rows than columns."""
-    wide = TokenLayout.raster(16, 16, (1600, 400), "toy")
+    wide = TokenLayout.raster(16, 16, size=(1600, 400), family="toy")
     kept, rows = uniform_grid(wide, 64)
     assert rows == [4] and len(set(wide.col[kept])) == 16
-    tall, rows = uniform_grid(TokenLayout.raster(16, 16, (400, 1600), "toy"), 64)
+    tall, rows = uniform_grid(TokenLayout.raster(16, 16, size=(400, 1600), family="toy"), 64)
     assert rows == [16]
 
 
@@ -46,7 +46,7 @@ def test_uniform_leaves_no_hole(kind):
 def test_uniform_splits_between_tiles_and_thumbnail_and_spares_padding():
     kept, rows = uniform_grid(TILED, 50)
     assert TILED.thumbnail[kept].sum() == 10 and len(rows) == 2
-    padded = TokenLayout.raster(8, 8, (400, 200), "toy", region=(0.0, -0.5, 1.0, 1.5))
+    padded = TokenLayout.raster(8, 8, size=(400, 200), family="toy", region=(0.0, -0.5, 1.0, 1.5))
     assert padded.in_image.sum() == 32
     kept, _ = uniform_grid(padded, 32)
     assert padded.in_image[kept].all()

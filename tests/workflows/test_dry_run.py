@@ -111,10 +111,10 @@ def test_room_for_maps_is_what_they_take(tmp_path, no_weights):
 
     vlm, pictures = tiny.vlm("internvl"), tiny.images(3)
     images = Calibration("noise", pictures, "Where?", ["a", "b", "c"])
-    for heads in ("mean", None):
+    for heads in ("mean", "all"):
         out = tmp_path / str(heads)
         plan = plan_fit(_geometry("internvl"), images, [1, 2], heads, maps=out)
-        collect(vlm, pictures, [1, 2], prompt="Where?", heads=heads, out=out, progress=False, ids=images.ids)
+        collect(vlm, pictures, layers=[1, 2], prompt="Where?", heads=heads, out=out, progress=False, ids=images.ids)
         taken = sum(f.stat().st_size for f in out.glob("*.f32"))
         assert f"the maps folder would take {size(taken)}" in plan.notes
 

@@ -71,7 +71,9 @@ class Idefics3(Family):
             rows, cols = tiling(size, tile, self._longest_edge(processor, options))
         side = self.square_side(processor.image_seq_len)
         coverage = side * (tile // side) / tile  # patches folded into a token leave less than one of them unseen
-        layout = TokenLayout.tiled(rows, cols, (side, side), size, self.name, rows * cols > 1, coverage)
+        layout = TokenLayout.tiled(
+            rows, cols, (side, side), size=size, family=self.name, thumbnail=rows * cols > 1, coverage=coverage
+        )
         return layout, (cols * tile, rows * tile)
 
     @staticmethod

@@ -82,7 +82,7 @@ class InternVL(Family):
         if high > 1:
             cols, rows = get_optimal_tiled_canvas((size[1], size[0]), (tile["height"], tile["width"]), low, high)
         side = self.square_side(processor.image_seq_length)
-        layout = TokenLayout.tiled(rows, cols, (side, side), size, self.name, thumbnail=rows * cols > 1)
+        layout = TokenLayout.tiled(rows, cols, (side, side), size=size, family=self.name, thumbnail=rows * cols > 1)
         return layout, (cols * tile["width"], rows * tile["height"])
 
     def _tile_range(self, processor: Any, options: dict[str, Any]) -> tuple[int, int]:

@@ -61,7 +61,7 @@ class Llava(Family):
     ) -> tuple[TokenLayout, tuple[int, int]]:
         height, width = inputs["pixel_values"].shape[-2:]
         rows, cols = height // processor.patch_size, width // processor.patch_size
-        return TokenLayout.raster(rows, cols, size, self.name, padded_square(size)), (width, height)
+        return TokenLayout.raster(rows, cols, size=size, family=self.name, region=padded_square(size)), (width, height)
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama",)

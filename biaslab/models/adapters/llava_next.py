@@ -65,9 +65,22 @@ class LlavaNext(Family):
         top, bottom, left, right = window = unpadded_window(size, (tiles[0] * side, tiles[1] * side))
         kept = bottom - top, right - left
         if 0 in kept:  # so narrow a picture that only newlines are left of the raster
-            layout = TokenLayout.raster(side, side, size, self.name, coverage=coverage)
+            layout = TokenLayout.raster(side, side, size=size, family=self.name, coverage=coverage)
             return replace(layout, placeholders=layout.n + kept[0]), seen, kept
-        return TokenLayout.unpadded(tiles, (side, side), size, self.name, window, region, None, coverage), seen, kept
+        return (
+            TokenLayout.unpadded(
+                tiles,
+                (side, side),
+                size=size,
+                family=self.name,
+                window=window,
+                region=region,
+                thumbnail_grid=None,
+                coverage=coverage,
+            ),
+            seen,
+            kept,
+        )
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama", "mistral")

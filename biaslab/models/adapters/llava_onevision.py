@@ -59,7 +59,9 @@ class LlavaOnevision(LlavaNext):
         tile, side = inputs["pixel_values"].shape[-1], self.square_side(processor.num_image_tokens)
         coverage = side * (tile // side) / tile  # the patches leave less than one of them unseen
         if _images_beside(inputs, index) > 1:
-            layout = TokenLayout.raster(side, side, size, self.name, padded_square(size), coverage)
+            layout = TokenLayout.raster(
+                side, side, size=size, family=self.name, region=padded_square(size), coverage=coverage
+            )
             return replace(layout, placeholders=layout.n + 1), (tile, tile)  # a newline ends it
         layout, seen, raster = self._unpadded(processor, size, tile, side, coverage)
         small = _scaled(raster, side, int(processor.vision_aspect_ratio.removeprefix("anyres_max_")))
@@ -68,7 +70,16 @@ class LlavaOnevision(LlavaNext):
             (x0, y0), (x1, y1) = cells[0, :2], cells[-1, 2:]
             region = (x0, y0, x0 + (x1 - x0) / coverage, y0 + (y1 - y0) / coverage)  # its cells end where those end
             window = (0, small[0], 0, small[1])
-            layout = TokenLayout.unpadded((1, 1), small, size, self.name, window, region, (side, side), coverage)
+            layout = TokenLayout.unpadded(
+                (1, 1),
+                small,
+                size=size,
+                family=self.name,
+                window=window,
+                region=region,
+                thumbnail_grid=(side, side),
+                coverage=coverage,
+            )
         return layout, seen
 
     # ---------------------------------------------------------------------------------- geometry without weights

@@ -70,7 +70,7 @@ class PaliGemma(Family):
     ) -> tuple[TokenLayout, tuple[int, int]]:
         side = self.square_side(processor.image_seq_length)
         height, width = inputs["pixel_values"].shape[-2:]
-        return TokenLayout.raster(side, side, size, self.name), (width, height)
+        return TokenLayout.raster(side, side, size=size, family=self.name), (width, height)
 
     def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
         """The first ``<loc....>`` quadruple of an answer in pixels of the original image, or None."""
@@ -78,7 +78,7 @@ class PaliGemma(Family):
         if found is None:
             return None
         y0, x0, y1, x1 = (int(v) / _STEPS for v in found.groups())
-        return self.box_space.to_pixels((x0, y0, x1, y1), size, resized)
+        return self.box_space.to_pixels((x0, y0, x1, y1), size=size, resized=resized)
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("gemma",)

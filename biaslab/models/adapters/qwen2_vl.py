@@ -64,13 +64,13 @@ class Qwen2VL(Family):
         images = processor.image_processor
         _, height, width = (int(v) for v in inputs["image_grid_thw"][index])
         merge = images.merge_size
-        layout = TokenLayout.raster(height // merge, width // merge, size, self.name)
+        layout = TokenLayout.raster(height // merge, width // merge, size=size, family=self.name)
         return layout, (width * images.patch_size, height * images.patch_size)
 
     def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
         """The first box of an answer in pixels of the original image, or None."""
-        values = find_box(text, self.corners)
-        return None if values is None else self.box_space.to_pixels(values, size, resized)
+        values = find_box(text, corners=self.corners)
+        return None if values is None else self.box_space.to_pixels(values, size=size, resized=resized)
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("qwen2_vl_text",)

@@ -97,5 +97,7 @@ def _constants(about: Mapping[str, Any]) -> Arrays:
 def _logits(arrays: Arrays, layout: TokenLayout) -> np.ndarray:
     """(N,) logits of all-ones queries and keys, mean taken off."""
     rotary, query = ({k: v.astype(np.float64) for k, v in arrays[part].items()} for part in ("rotary", "query"))
-    b = rotary["factor"] * ones_logits(layout, rotary["inv_freq"], rotary["axes"], query["after"], query["share"])
+    b = rotary["factor"] * ones_logits(
+        layout, inv_freq=rotary["inv_freq"], axes=rotary["axes"], query_distance=query["after"], shares=query["share"]
+    )
     return b - b.mean()

@@ -207,10 +207,10 @@ def _guess_layout(vlm: VLM, method: Method, n: int) -> TokenLayout | None:
         return None
     family = vlm.family.name
     if not method.needs_layout:
-        return TokenLayout.raster(1, n, (n, 1), family)
+        return TokenLayout.raster(1, n, size=(n, 1), family=family)
     side = math.isqrt(n)
     if side * side != n or n != getattr(vlm.model.config, "image_seq_length", None):
         raise UnsupportedError(
             f"method {method.name!r} must know where the {n} visual tokens lie, and this forward does not say: {_FIX}"
         )
-    return TokenLayout.raster(side, side, (side, side), family)
+    return TokenLayout.raster(side, side, size=(side, side), family=family)

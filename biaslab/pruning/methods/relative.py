@@ -136,9 +136,9 @@ class Relative(AttentionMethod):
             raise ProfileMismatchError("heads='weighted' needs a profile fitted per head: fit one with --heads all")
         if self.normalise == "mass":
             within = inside & ~sinks(expected, self.sinks) if self.sinks else inside
-            std = None if std is None else normalised(std, within, by=expected)
-            attention, expected = normalised(attention, within), normalised(expected, within)
-        out = debias(attention, expected, std, op=self.debias, eps=self.eps, strength=self.strength)
+            std = None if std is None else normalised(std, within=within, by=expected)
+            attention, expected = normalised(attention, within=within), normalised(expected, within=within)
+        out = debias(attention, expected, std, operation=self.debias, eps=self.eps, strength=self.strength)
         return out.mean(0) if weights is None else weights @ out
 
     def _map(self, what: str, ctx: TokenContext, attention: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ class Results:
             raise InputError(f"no method {reference!r} in this run: choose one of {self._methods()}")
         group = self.samples if kind == ALL else self.samples[self.samples["kind"] == kind]
         paired = _Paired(group, self._configurations())
-        bootstrap = ImageBootstrap(paired.images, self.n_resamples)
+        bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
         rows = []
         for i, config in enumerate(paired.configs):
             j = paired.find(reference, config)
@@ -161,9 +161,9 @@ class Results:
                     "reference": reference,
                     "kind": kind,
                     "n": len(hits),
-                    "difference": found.estimate,
-                    "difference_lo": found.low,
-                    "difference_hi": found.high,
+                    "difference": found.value,
+                    "difference_lo": found.lo,
+                    "difference_hi": found.hi,
                     "p": paired_p_value(hits, other, paired.images),
                 }
             )
@@ -196,7 +196,7 @@ class Results:
     def _rows(self, kind: str, group: pd.DataFrame) -> Iterable[dict[str, Any]]:
         identity = self.run["identity"]
         paired = _Paired(group, self._configurations())
-        bootstrap = ImageBootstrap(paired.images, self.n_resamples)
+        bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
         accuracy = bootstrap.mean(paired.hits)
         unpruned = paired.find(UNPRUNED)
         retention = None if unpruned is None else bootstrap.ratio(paired.hits, paired.hits[:, [unpruned]])

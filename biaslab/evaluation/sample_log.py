@@ -32,7 +32,7 @@ def sample_lines(folder: str | Path) -> Iterator[dict[str, Any]]:
         A line before the last of its log is damaged.
     """
     for path in log_files(folder):
-        yield from read_lines(path, "sample record")
+        yield from read_lines(path, kind="sample record")
 
 
 class LineCounter:

@@ -83,7 +83,7 @@ class Study:
                 sums = np.array([profile.sums_of_squares(parts, layer) for parts in folds])
                 value = 1 - np.divide(*sums.sum(0))
                 left_out = sums.sum(0) - sums
-                half = half_width(1 - left_out[:, 0] / left_out[:, 1], 0.95)
+                half = half_width(1 - left_out[:, 0] / left_out[:, 1], confidence=0.95)
                 rows.append({"layer": layer, "estimator": name, "value": value, "lo": value - half, "hi": value + half})
         return pd.DataFrame(rows)
 
@@ -123,13 +123,13 @@ class Study:
             bootstrap = ImageBootstrap(images.reindex(hits.index))
             for method, estimator in hits.columns:
                 found = bootstrap.mean(hits[method, estimator].to_numpy())
-                row = {"layer": layer, "method": method, "estimator": estimator, "value": found.estimate,
-                       "lo": found.low, "hi": found.high, "n": len(hits),
+                row = {"layer": layer, "method": method, "estimator": estimator, "value": found.value,
+                       "lo": found.lo, "hi": found.hi, "n": len(hits),
                        "errors": int(hits[method, estimator].isna().sum())}  # fmt: skip
                 if estimator not in (FLAT, "mean"):
                     other = hits[method, "mean"].to_numpy()
                     gain = bootstrap.difference(hits[method, estimator].to_numpy(), other)
-                    row |= {"gain": gain.estimate, "gain_lo": gain.low, "gain_hi": gain.high}
+                    row |= {"gain": gain.value, "gain_lo": gain.lo, "gain_hi": gain.hi}
                 rows.append(row)
         return pd.DataFrame(rows)
 

@@ -108,8 +108,8 @@ def unseen(n: int, repeats: int, cells: int = 16, seed: int = 0, kinds: Sequence
     return rows
 
 
-def population_share(kind: str, layout: TokenLayout, strength: float) -> float:
-    """Share of the variance of centred log attention that the planted bias makes up, without end of images."""
+def asymptotic_share(kind: str, layout: TokenLayout, strength: float) -> float:
+    """Share of the variance of centred log attention that the planted bias makes up, in the limit of many images."""
     bias = (planted_bias(kind, layout, strength=strength) ** 2).mean()
     return float(bias / (bias + content_variance(layout)))
 
@@ -126,7 +126,7 @@ def coverage(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """How often the 95 % intervals of ``variance_explained`` hold what they should.
 
-    Two shares: what position explains in the population of images, and the held-out share to be expected of a profile
+    Two shares: what position explains in the limit of many images, and the held-out share to be expected of a profile
     fitted on so few images, which is lower because the profile itself is noisy. Each has its own interval; that of the
     second is no interval of the first.
     """
@@ -135,12 +135,12 @@ def coverage(
         found = []
         for b in range(-(-repeats // block)):
             made = simulate(kind, [(layout, n)], layers=block, strength=strength, folds=folds, seed=seed + b)
-            found += [variance_explained(made.maps, "mean", r) for r in made.maps.layers]
+            found += [variance_explained(made.maps, layer=r) for r in made.maps.layers]
         value, lo, hi, low, high = (
             np.array([getattr(v, a) for v in found[:repeats]])
-            for a in ("r2", "lo", "hi", "population_lo", "population_hi")
+            for a in ("r2", "r2_lo", "r2_hi", "r2_asymptotic_lo", "r2_asymptotic_hi")
         )
-        share = population_share(kind, layout, strength)
+        share = asymptotic_share(kind, layout, strength)
         row = {"kind": kind, "strength": strength, "n": n, "folds": folds, "repeats": repeats, "share": share,
                "value": float(value.mean()), "width": float((high - low).mean())}  # fmt: skip
         row["covers_share"] = float(((low <= share) & (share <= high)).mean())
@@ -159,7 +159,7 @@ def pointwise(
         made = simulate(kind, [(layout, n)], layers=repeats, folds=folds, seed=seed)
         truth = made.truth[layout.key]
         for name in estimators:
-            found = [map_interval(made.maps, name, r) for r in range(repeats)]
+            found = [map_interval(made.maps, estimator=name, layer=r) for r in range(repeats)]
             inside = np.array([((v.lo <= truth) & (truth <= v.hi))[0] for v in found])
             width = np.mean([v.hi - v.lo for v in found])
             rows.append({"kind": kind, "estimator": name, "n": n, "folds": folds, "repeats": repeats,
@@ -173,14 +173,15 @@ def false_alarms(
 ) -> list[dict[str, Any]]:
     """How often position is said to explain something (interval above 0) where nothing was planted.
 
-    Of the population's share and of the held-out share; single intervals of 95 %, and Bonferroni's over layers x heads.
+    Of the share in the limit of many images and of the held-out share; single intervals of 95 %, and Bonferroni's over
+    layers x heads.
     """
-    single, family = {"population": [], "held-out": []}, {"population": [], "held-out": []}
+    single, family = {"asymptotic": [], "held-out": []}, {"asymptotic": [], "held-out": []}
     for r in range(repeats):
         made = simulate("none", [(layout, n)], layers=layers, heads=heads, seed=seed + r)
         for level, out in ((0.95, single), (1 - 0.05 / (layers * heads), family)):
-            found = [variance_explained(made.maps, "mean", x, level) for x in made.maps.layers]
-            for share, name in (("population", "per_head_population_lo"), ("held-out", "per_head_lo")):
+            found = [variance_explained(made.maps, layer=x, confidence=level) for x in made.maps.layers]
+            for share, name in (("asymptotic", "per_head_r2_asymptotic_lo"), ("held-out", "per_head_r2_lo")):
                 out[share].append(np.concatenate([getattr(v, name) for v in found]) > 0)
     return [
         {"share": share, "n": n, "repeats": repeats, "tests": layers * heads, "single": float(np.mean(single[share])),
@@ -196,7 +197,8 @@ def chosen(layout: TokenLayout, n: int, repeats: int, seed: int = 0) -> list[dic
         made = simulate(kind, [(layout, n)], layers=repeats, seed=seed)
         for criterion in ("r2", "deviance"):
             found = Counter(
-                select_estimator(made.maps, ESTIMATORS, [r], criterion).best for r in range(repeats)
+                select_estimator(made.maps, layers=[r], candidates=ESTIMATORS, criterion=criterion).best
+                for r in range(repeats)
             ).most_common()
             rows.append({"kind": kind, "criterion": criterion, "n": n, "best": ", ".join(f"{k} {v}" for k, v in found)})
     return rows
@@ -297,8 +299,9 @@ NOTES = [
     "Everything is in natural-log units; 'none' has nothing to recover, its RMSE is the noise that an estimator adds.",
     "The heavy bottom is a function of the height in the whole picture: no estimator here that transports can express "
     "it on other tilings (a map within the tile plus an order of tiles only comes near it).",
-    "The true share has an interval of its own (`population`), from products of different images. The held-out share "
-    "estimates what a profile of so few images explains on others, which lies below it by the noise of the profile.",
+    "The true share has an interval of its own (`r2_asymptotic`), from products of different images. The held-out "
+    "share estimates what a profile of so few images explains on others, which lies below it by the noise of the "
+    "profile.",
     "Intervals of single positions speak of an estimator's variance. `exponential` cannot express a U, and `smooth` "
     "rounds off its corners: there they miss, however sure they are.",
     "Unseen tilings of a tile-ordered bias beyond the longest fitted: the trend is continued as a straight line, the "

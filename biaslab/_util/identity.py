@@ -27,7 +27,7 @@ class Difference(NamedTuple):
         return f"{self.name}: {self.there!r} there, {self.here!r} here"
 
 
-def differences(there: Any, here: Any, ignore: Collection[str] = (), name: str = "") -> list[Difference]:
+def differences(there: Any, here: Any, *, ignore: Collection[str] = (), name: str = "") -> list[Difference]:
     """All settings that differ, by name; a missing one equals None, and settings within settings are told apart.
 
     Parameters
@@ -45,6 +45,8 @@ def differences(there: Any, here: Any, ignore: Collection[str] = (), name: str =
         return [
             difference
             for part in sorted({*there, *here})
-            for difference in differences(there.get(part), here.get(part), ignore, f"{name}.{part}" if name else part)
+            for difference in differences(
+                there.get(part), here.get(part), ignore=ignore, name=f"{name}.{part}" if name else part
+            )
         ]
     return [] if there == here else [Difference(name, there, here)]

@@ -92,7 +92,7 @@ def whole_lines(path: str | Path) -> Iterator[tuple[dict[str, Any] | None, int]]
             yield _parse(line), end
 
 
-def read_lines(path: str | Path, kind: str = "record") -> Iterator[dict[str, Any]]:
+def read_lines(path: str | Path, *, kind: str = "record") -> Iterator[dict[str, Any]]:
     """The records of a log, one at a time; a torn last line is left out.
 
     Parameters

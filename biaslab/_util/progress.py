@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None, done: int, show: bool) -> Iterator[Callable[[int], None]]:
+def progress_bar(what: str, *, total: int | None, done: int = 0, show: bool) -> Iterator[Callable[[int], None]]:
     """A bar on stderr with the time left (none where the total is not known); yields the function that moves it."""
     if not show or (total is not None and done >= total):
         yield lambda n: None

@@ -51,7 +51,7 @@ class Registry(Generic[T]):
     """
 
     def __init__(
-        self, kind: str, package: str | None = None, group: str | None = None, alphabetical: bool = False
+        self, kind: str, *, package: str | None = None, group: str | None = None, alphabetical: bool = False
     ) -> None:
         self.kind, self.package, self.group = kind, package, group
         self._alphabetical = alphabetical
@@ -177,9 +177,9 @@ class Registry(Generic[T]):
             )
 
 
-def did_you_mean(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
+def did_you_mean(name: str, names: Collection[str], *, cutoff: float = 0.6) -> str:
     """``did you mean fastv?``, or nothing where no name is close."""
-    close = get_close_matches(str(name).lower(), known, n=3, cutoff=cutoff)
+    close = get_close_matches(str(name).lower(), names, n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 

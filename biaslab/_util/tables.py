@@ -18,7 +18,7 @@ def csv_text(frame: pd.DataFrame, provenance: Any) -> str:
 
 
 def latex_table(
-    frame: pd.DataFrame, provenance: Any, caption: str, columns: str, label: str | None = None, index: bool = True
+    frame: pd.DataFrame, provenance: Any, *, caption: str, columns: str, label: str | None = None, index: bool = True
 ) -> str:
     r"""Booktabs ``table``, centred at the top of a page; needs ``\usepackage{booktabs}``.
 
@@ -39,7 +39,7 @@ def latex_table(
     )  # fmt: skip
 
 
-def write_table(frame: pd.DataFrame, path: str | Path, provenance: Any, latex: str | None = None) -> list[Path]:
+def write_table(frame: pd.DataFrame, path: str | Path, provenance: Any, *, latex: str | None = None) -> list[Path]:
     """Write ``path.csv`` and, where its text is given, ``path.tex``; missing folders are made.
 
     Parameters

@@ -206,9 +206,9 @@ def _profiles(
         if not any(reaches(given, layout) for layout in maps.layouts.values()):
             given.check(layout=next(iter(maps.layouts.values())))
         if maps.heads == "mean" or not mean:
-            return (given, None) if mean else (clone(estimator).fit(mean_over_heads(maps), layers), given)
-    heads = None if maps.heads == "mean" else clone(estimator).fit(maps, layers)
-    return given or clone(estimator).fit(mean_over_heads(maps), layers), heads
+            return (given, None) if mean else (clone(estimator).fit(mean_over_heads(maps), layers=layers), given)
+    heads = None if maps.heads == "mean" else clone(estimator).fit(maps, layers=layers)
+    return given or clone(estimator).fit(mean_over_heads(maps), layers=layers), heads
 
 
 def _compared(probe: ProbeResult, profile: Profile, layers: list[int], confidence: float) -> pd.DataFrame:

@@ -54,12 +54,12 @@ def _variance(maps: AttentionMaps, estimator: Profile, layers: Sequence[int], co
     The mean over heads needs its own variance between images, which streamed maps of single heads do not hold.
     """
     if maps.heads == "mean":
-        return variance_table(maps, estimator, layers, confidence=confidence).assign(head="mean")
-    table = variance_table(maps, estimator, layers, per_head=True, confidence=confidence)
+        return variance_table(maps, layers=layers, estimator=estimator, confidence=confidence).assign(head="mean")
+    table = variance_table(maps, layers=layers, estimator=estimator, per_head=True, confidence=confidence)
     if isinstance(maps, StreamedMaps):
         return table
-    mean = variance_table(mean_over_heads(maps), estimator, layers, confidence=confidence).assign(head="mean")
-    return pd.concat([mean, table], ignore_index=True)
+    mean = variance_table(mean_over_heads(maps), layers=layers, estimator=estimator, confidence=confidence)
+    return pd.concat([mean.assign(head="mean"), table], ignore_index=True)
 
 
 def strength(profile: Profile, layers: Sequence[int], over_heads: bool = False) -> pd.DataFrame:

@@ -130,16 +130,15 @@ def _heads(variance: pd.DataFrame | None) -> str:
         f"Of {len(ordered)} heads the least positional are {listed(named)}, the most {_head(ordered[-1])} (shares of "
         "variance explained; extremes of many are flattered by their choice)."
     )
-    below, unknown = int((heads["hi"] < 0).sum()), int(heads["lo"].isna().sum())
-    none = int((~(heads["lo"] > 0)).sum()) - below - unknown
+    below, unknown = int((heads["r2_hi"] < 0).sum()), int(heads["r2_lo"].isna().sum())
+    none = int((~(heads["r2_lo"] > 0)).sum()) - below - unknown
     held = f"In {none or 'none'} of them the interval holds 0"
     others = [f"in {k} it {word}" for k, word in ((below, "lies below 0"), (unknown, "is not known")) if k]
     return f"{said} {', '.join([held, *others])}."
 
 
 def _head(row: Mapping[str, Any]) -> str:
-    named = {"r2": row["r2"], "r2_lo": row["lo"], "r2_hi": row["hi"]}
-    return f"layer {row['layer']} head {row['head']} ({share_said(named, 'r2')})"
+    return f"layer {row['layer']} head {row['head']} ({share_said(row, 'r2')})"
 
 
 def _probe(comparison: pd.DataFrame | None) -> str:

@@ -129,7 +129,7 @@ def _scene_id(name: str) -> re.Match | None:
 
 def _fit(estimator: Profile, maps: Any, layer: int) -> Profile | None:
     try:
-        return clone(estimator).fit(maps, [layer])
+        return clone(estimator).fit(maps, layers=[layer])
     except InputError:  # no images are left
         return None
 

@@ -70,9 +70,9 @@ def _explained(row: Row) -> str:
         said = f"position explains {written} {of} (n = {n})"
     else:
         said = f"position is not shown to explain anything {of} ({written}, n = {n})"
-    if known(row, "population"):
-        sure = row.get("population_lo", np.nan) > 0
-        said += f"; with calibration images without end, {share_said(row, 'population')}"
+    if known(row, "r2_asymptotic"):
+        sure = row.get("r2_asymptotic_lo", np.nan) > 0
+        said += f"; in the limit of many calibration images, {share_said(row, 'r2_asymptotic')}"
         said += "" if sure else ", which may be nothing"
     return said + "."
 

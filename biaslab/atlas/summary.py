@@ -22,7 +22,7 @@ def summary_table(tables: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> 
 
     Columns, each where the tables allow it (``x*`` stands for x, x_lo, x_hi):
 
-    - n; r2*, population* (variance explained);
+    - n; r2*, r2_asymptotic* (variance explained);
     - needed (images for reliability 0.9), reliability*, reliability_n: of the layout of most images;
     - row_eta2, row_lo, row_hi, row_q, row_rho, and likewise col_...;
     - border*, top*, bottom*, left*, right*, thumbnail* (ratios to an even share), tile_slope*;
@@ -49,8 +49,8 @@ def summary_table(tables: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> 
 
 def _variance(part: pd.DataFrame) -> dict[str, Any]:
     row = one_head(part)[0].iloc[0]
-    found = {"n": int(row["n"])} | {f"r2{end}": row[name] for end, name in zip(_ENDS, ("r2", "lo", "hi"), strict=True)}
-    return found | {f"population{end}": row[f"population{end}"] for end in _ENDS if f"population{end}" in row}
+    names = [f"{name}{end}" for name in ("r2", "r2_asymptotic") for end in _ENDS]
+    return {"n": int(row["n"])} | {name: row[name] for name in names if name in row}
 
 
 def _reliability(part: pd.DataFrame) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def write(atlas: AtlasData, folder: Path) -> list[Path]:
     try:
         for name, table in {"summary": summary, **atlas.tables}.items():
             latex = summary_latex(atlas, summary) if name == "summary" else None
-            files += write_table(table, folder / "tables" / name, atlas.about, latex)
+            files += write_table(table, folder / "tables" / name, atlas.about, latex=latex)
         texts = {"card.md": card(atlas)}
         if atlas.maps is None:  # what the profile was fitted on
             texts["profile.md"] = profile_card(atlas.profile)
@@ -62,7 +62,8 @@ def summary_latex(atlas: AtlasData, summary: pd.DataFrame) -> str:
         "Explained: share of the variance of log attention on held-out images; images: number that gives a "
         "reliability of 0.9; border, thumbnail: attention over an even share."
     )
-    return latex_table(frame, atlas.about, caption, "l" + "c" * (len(frame.columns) - 1), "tab:atlas", index=False)
+    columns = "l" + "c" * (len(frame.columns) - 1)
+    return latex_table(frame, atlas.about, caption=caption, columns=columns, label="tab:atlas", index=False)
 
 
 def _small(text: str) -> str:

@@ -32,7 +32,7 @@ def demo(
     text = "\n\n".join(
         [
             "Variance of log attention explained by position (held-out images):",
-            table(made.fitted.variance[["layer", "r2", "lo", "hi"]]),
+            table(made.fitted.variance[["layer", "r2", "r2_lo", "r2_hi"]]),
             "AUROC of the last token's attention for the target's tokens, raw and debiased:",
             table(made.ranking[_SHOWN]),
             f"Localization under pruning before layer {layer or job.LAYER}:",

@@ -90,7 +90,7 @@ def fit_bias(
     text = (
         f"{model.name}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"
         "share of the variance of log attention (centred per image) this profile explains on held-out images (r2)\n"
-        "and that position would explain with images without end (population):\n"
+        "and that position would explain in the limit of many images (r2_asymptotic):\n"
         + (table(explained) if len(explained) else "not known: no tiling occurs in two images, see --estimator tile")
     )
     chosen_by = None

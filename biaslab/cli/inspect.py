@@ -66,7 +66,7 @@ def inspect(
         raise InputError(f"{wrong[0]} needs a folder of maps, not a profile file: keep maps with `fit-bias --maps`")
     read = load(source)
     atlas = BiasAtlas.from_profile(read, None if probe is None else ProbeResult.load(probe), shown)
-    _say(atlas, out, json, {"hash": read.hash}, card(read, source.name))
+    _say(atlas, out, json, {"hash": read.hash}, card(read, name=source.name))
 
 
 def _of_maps(

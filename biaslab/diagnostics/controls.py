@@ -193,8 +193,8 @@ def _compare(maps: Maps, profile: Profile, confidence: float) -> pd.DataFrame:
             r, slope = (np.stack(v) for v in zip(*((xy / np.sqrt(xx * yy), xy / xx) for xy, xx, yy, _ in both),
                                                  strict=True))  # fmt: skip
         z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
-        lo, hi = (np.tanh(v) for v in jackknife_interval(z[0], z[1:], confidence))
-        slope_lo, slope_hi = jackknife_interval(slope[0], slope[1:], confidence)
+        lo, hi = (np.tanh(v) for v in jackknife_interval(z[0], z[1:], confidence=confidence))
+        slope_lo, slope_hi = jackknife_interval(slope[0], slope[1:], confidence=confidence)
         for h, head in enumerate(head_names(maps)):
             rows.append(
                 {"layer": layer, "head": head, "r": r[0, h], "lo": lo[h], "hi": hi[h], "slope": slope[0, h],

@@ -165,7 +165,7 @@ def ranking_values(
     labels = [[chosen[layer]] if chosen else ["mean"] if heads == "mean" else list(range(n_heads)) for layer in layers]
     values = np.full((len(samples), len(layers), len(ops), len(labels[0]), 1 + len(keep)), np.nan)
     failed = np.zeros(len(samples), bool)
-    with progress_bar("rank", len(samples), 0, progress) as advance:
+    with progress_bar("rank", total=len(samples), show=progress) as advance:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
             for i, found in enumerate(_one_by_one_if_need_be(batch, measure), start):

@@ -107,7 +107,7 @@ def ranking_table(
         raise InputError("no parts are given: leave parts out for one table of all samples")
     if wrong := [name for name, mask in masks.items() if mask.shape != (n,)]:
         raise InputError(f"part {wrong[0]!r} is no mask of the samples: pass a bool for each of the {n} samples")
-    bootstrap = ImageBootstrap(measured.images, n_resamples)
+    bootstrap = ImageBootstrap(measured.images, n_resamples=n_resamples)
     cells = list(measured.cells())
     raw = measured.ops.index(RAW) if RAW in measured.ops else None
     others = [i for i, op in enumerate(measured.ops) if op != RAW] if raw is not None else []
@@ -156,5 +156,5 @@ def _spread(columns: dict[str, np.ndarray], at: Sequence[int], n_ops: int) -> di
 def _tested(gains: np.ndarray, masks: Sequence[np.ndarray], images: np.ndarray, n_sign_flips: int) -> Family:
     """p-values (parts, layers, ops, heads) of one family over all parts; only sums over images are held for them."""
     sums, names = zip(*(sum_by_image(masked(gains, mask), images) for mask in masks), strict=True)
-    family = max_t(np.concatenate(sums, axis=1), names[0], n_sign_flips)
+    family = max_t(np.concatenate(sums, axis=1), names[0], n_resamples=n_sign_flips)
     return Family(*(np.reshape(p, (len(masks), *gains.shape[1:])) for p in family))

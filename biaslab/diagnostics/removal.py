@@ -134,7 +134,7 @@ def place_gaps(measured: RankingValues, n_resamples: int = 2000) -> pd.DataFrame
     widens the gap, against it it narrows or turns it. Intervals hold row by row and are NaN where a place has targets
     in fewer than two images.
     """
-    bootstrap = ImageBootstrap(measured.images, n_resamples)
+    bootstrap = ImageBootstrap(measured.images, n_resamples=n_resamples)
     raw = measured.ops.index(RAW) if RAW in measured.ops and len(measured.ops) > 1 else None
     masks = [tuple(_inside(measured, place) for place in pair) for pair in _GAPS]
     columns: dict[str, np.ndarray] = {}

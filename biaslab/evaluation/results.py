@@ -227,7 +227,7 @@ class Results:
         if expression_type != ALL:
             group = group[group["expression_type"] == expression_type]
         paired = _Paired(group, self._configurations())
-        bootstrap = ImageBootstrap(paired.images, self.n_resamples)
+        bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
         rows = []
         for i, config in enumerate(paired.configs):
             j = paired.find(reference, config)
@@ -241,9 +241,9 @@ class Results:
                     "reference": reference,
                     "expression_type": expression_type,
                     "n": len(hits),
-                    "difference": found.estimate,
-                    "difference_lo": found.low,
-                    "difference_hi": found.high,
+                    "difference": found.value,
+                    "difference_lo": found.lo,
+                    "difference_hi": found.hi,
                     "p": paired_p_value(hits, other, paired.images),
                 }
             )
@@ -305,7 +305,7 @@ class Results:
     def _rows(self, expression_type: str, group: pd.DataFrame) -> Iterable[dict[str, Any]]:
         identity = self.run["identity"]
         paired = _Paired(group, self._configurations())
-        bootstrap = ImageBootstrap(paired.images, self.n_resamples)
+        bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
         accuracy = bootstrap.mean(paired.hits)
         unpruned = paired.find(UNPRUNED)
         retention = None if unpruned is None else bootstrap.ratio(paired.hits, paired.hits[:, [unpruned]])

@@ -159,7 +159,8 @@ def evaluate(
         run = prepare_folder(folder, record, profiles_of(configs))
         tasks = missing_tasks(samples, configs, folder, run, retry_errors)
         total = len(samples) * len(configs)
-        with progress_bar("evaluate", total, total - sum(len(task.missing) for task in tasks), progress) as advance:
+        done = total - sum(len(task.missing) for task in tasks)
+        with progress_bar("evaluate", total=total, done=done, show=progress) as advance:
             if tasks and processes == 1:
                 run_here(vlm, configs, options, tasks, batch_size=batch_size, folder=folder, advance=advance)
             elif tasks:

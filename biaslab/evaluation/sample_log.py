@@ -35,7 +35,7 @@ def sample_lines(folder: str | Path) -> Iterator[dict[str, Any]]:
         A line before the last of its log is damaged.
     """
     for path in log_files(folder):
-        for line in read_lines(path, "sample record"):
+        for line in read_lines(path, kind="sample record"):
             yield {current_name(name): value for name, value in line.items()}
 
 

@@ -82,7 +82,8 @@ def results_latex(
             f"{_METRICS[metric]} (\\%) with 95\\,\\% intervals (bootstrap over images), "
             f"n = {count} expressions. Columns: visual tokens kept from decoder layer $K$ on."
         )
-    return latex_table(frame, table, caption, "l" * frame.index.nlevels + "c" * len(frame.columns), label)
+    columns = "l" * frame.index.nlevels + "c" * len(frame.columns)
+    return latex_table(frame, table, caption=caption, columns=columns, label=label)
 
 
 def save_table(results: Any, path: str | Path, metric: str = "acc50", **kwargs: Any) -> list[Path]:
@@ -99,7 +100,7 @@ def save_table(results: Any, path: str | Path, metric: str = "acc50", **kwargs: 
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".tex", ".csv") else path
     try:
-        csv, tex = write_table(table, stem, table, results_latex(table, metric=metric, **text))
+        csv, tex = write_table(table, stem, table, latex=results_latex(table, metric=metric, **text))
     except OSError as err:
         raise RunFolderError(f"cannot write table {stem}: {err}; choose a folder you can write to") from None
     return [tex, csv]

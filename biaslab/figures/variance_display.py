@@ -30,8 +30,8 @@ class VarianceDisplay(Display):
 
     @classmethod
     def from_table(cls, table: pd.DataFrame) -> VarianceDisplay:
-        """From columns layer, r2, lo, hi and, if there, head, estimator, n."""
-        data = _checked(table, ("layer", "r2", "lo", "hi"), "variance_table(maps)")
+        """From columns layer, r2, r2_lo, r2_hi and, if there, head, estimator, n."""
+        data = _checked(table, ("layer", "r2", "r2_lo", "r2_hi"), "variance_table(maps)")
         return cls(data, provenance=table)
 
     @classmethod
@@ -41,7 +41,7 @@ class VarianceDisplay(Display):
         """Compute the table first."""
         from biaslab.profiles import variance_table
 
-        return cls.from_table(variance_table(maps, estimator, layers, per_head))
+        return cls.from_table(variance_table(maps, layers=layers, estimator=estimator, per_head=per_head))
 
     def plot(self, ax: Axes | None = None) -> VarianceDisplay:
         """Draw into ``ax`` or a new figure."""
@@ -58,7 +58,7 @@ class VarianceDisplay(Display):
                 linewidths=0,
                 label="single heads" if len(heads) else None,
             )
-            _series(one, table[everything], "estimator", "r2", 100)
+            _series(one, table[everything], "estimator", "r2", ["r2_lo", "r2_hi"], 100)
             one.set_ylabel("variance explained\nby position (%)")
             one.axhline(0, color="black", linewidth=0.6)
             one.set_ylim(top=max(100.0, one.get_ylim()[1]) if table["r2"].max() > 0.6 else None)
@@ -100,7 +100,7 @@ class AurocDisplay(Display):
                 name = f"{score}, single heads" if len(dots) else None
                 at = dots["layer"].astype(float) + 0.12 * (i - (len(scores) - 1) / 2)
                 one.scatter(at, dots["auroc"], s=5, color=COLORS[i % len(COLORS)], alpha=0.5, linewidths=0, label=name)
-            _series(one, lines, "score", "auroc", 1)
+            _series(one, lines, "score", "auroc", ["lo", "hi"], 1)
             one.axhline(0.5, color="black", linestyle=":", linewidth=0.8)
             one.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6)
             one.set_ylabel("AUROC of target tokens")
@@ -108,12 +108,12 @@ class AurocDisplay(Display):
         return self
 
 
-def _series(ax: Axes, table: pd.DataFrame, by: str, value: str, scale: float) -> None:
+def _series(ax: Axes, table: pd.DataFrame, by: str, value: str, interval: list[str], scale: float) -> None:
     groups: Sequence = list(table.groupby(by, sort=False)) if by in table else [(None, table)]
     for i, (name, part) in enumerate(groups):
         part = part.sort_values("layer")
         y = scale * part[value].to_numpy(float)
-        ends = scale * part[["lo", "hi"]].to_numpy(float).T
+        ends = scale * part[interval].to_numpy(float).T
         bars = np.nan_to_num(np.maximum(np.stack([y - ends[0], ends[1] - y]), 0))
         # series side by side: their bars would hide each other
         at = part["layer"].to_numpy(float) + 0.12 * (i - (len(groups) - 1) / 2)

@@ -124,7 +124,7 @@ class ResumableMaps(StreamedMaps):
             settings = head["settings"]
         except (SafetensorError, OSError, KeyError, ValueError) as err:
             raise RunFolderError(f"{self.path} is no unfinished collection ({err}): delete it") from None
-        if wrong := differences(settings, plain(self._identity()), IGNORED):
+        if wrong := differences(settings, plain(self._identity()), ignore=IGNORED):
             raise RunFolderError(
                 f"{self.path} is what an unfinished run with another {wrong[0].name} left: finish that run, delete the "
                 "file, or choose another --out"

@@ -103,7 +103,7 @@ def collect(
     settings = _settings(vlm, layers, queries, prompt, heads, folds, score)
     maps = _empty_maps(settings, out, checkpoint, total)
     source = _Source(images, ids, prompt, maps)
-    with maps.writing(), progress_bar("collect", total, 0, progress) as advance:
+    with maps.writing(), progress_bar("collect", total=total, show=progress) as advance:
         for batch in source.batches(batch_size, advance):
             for items, encoded in _encoded(vlm, batch, source.failures):
                 rows = _capture_prefill(vlm, encoded, layers, queries, heads, score)

@@ -87,7 +87,7 @@ class StoredMaps(AttentionMaps):
         if is_rehearsal(found) != is_rehearsal(settings):
             held, wanted = ("a rehearsal", "real") if is_rehearsal(found) else ("real maps", "rehearsed")
             raise RunFolderError(f"{folder} holds {held}, which {wanted} maps cannot go on with: choose another folder")
-        if other := differences(found, settings, IGNORED):
+        if other := differences(found, settings, ignore=IGNORED):
             name, there, here = other[0]
             raise RunFolderError(
                 f"{folder} was collected with {name}={_short(there)}, not {_short(here)}: "

@@ -163,11 +163,11 @@ def _line(x: list[np.ndarray], y: np.ndarray, confidence: float, n_resamples: in
     whole, groups = x[0], len(y)
     value = _statistics(whole, y)
     rest = np.arange(groups)
-    spread = half_width(np.array([_statistics(whole[rest != g], y[rest != g]) for g in rest]), confidence)
+    spread = half_width(np.array([_statistics(whole[rest != g], y[rest != g]) for g in rest]), confidence=confidence)
     if len(x) > 3:
-        spread = np.hypot(spread, half_width(np.array([_statistics(v, y) for v in x[1:]]), confidence))
+        spread = np.hypot(spread, half_width(np.array([_statistics(v, y) for v in x[1:]]), confidence=confidence))
     lo, hi = value - spread, value + spread
-    _, p = spectral_test(whole.mean(0), y.mean(0), n_resamples, seed)
+    _, p = spectral_test(whole.mean(0), y.mean(0), n_resamples=n_resamples, seed=seed)
     known = reliability(y, seed)
     ceiling = np.sqrt(known) if known > 0 else np.nan
     r = float(np.tanh(value[1]))

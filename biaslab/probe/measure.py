@@ -86,7 +86,7 @@ def measure(
             log = stack.enter_context(_opened(Path(out), settings))
             keep, done = log.append, {r["id"] for r in read_lines(log.path)}
         todo = (at for at in design.order() if stimulus_id(*at) not in done)
-        advance = stack.enter_context(progress_bar("probe", len(design), len(done), progress))
+        advance = stack.enter_context(progress_bar("probe", total=len(design), done=len(done), show=progress))
         while batch := [design.stimulus(*at) for at in islice(todo, batch_size)]:
             for record in _measured(vlm, batch, layers, heads, queries, locate):
                 keep(record)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
@@ -86,7 +87,7 @@ class Profile(BaseEstimator, ABC):
 
     # -- fitting
     # ---------------------------------------------------------------------------------------------------
-    def fit(self, maps: Maps, layers: int | Iterable[int] | None = None) -> Profile:
+    def fit(self, maps: Maps, *, layers: int | Iterable[int] | None = None) -> Profile:
         """Fit every layer of ``maps`` (or ``layers``) and return self.
 
         Parameters
@@ -106,7 +107,7 @@ class Profile(BaseEstimator, ABC):
         arrays: dict[int, Arrays] = {}
         counts: dict[str, int] = {}
         for layer in layers:
-            parts = parts_of(maps, layer, self.needs_folds)
+            parts = parts_of(maps, layer, pieces=self.needs_folds)
             if not parts:
                 raise InputError("the maps hold no images: collect() over at least one image first")
             arrays[layer] = self._pool(parts)
@@ -146,7 +147,7 @@ class Profile(BaseEstimator, ABC):
 
     # -- use
     # -------------------------------------------------------------------------------------------------------
-    def expected(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
+    def expected(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
         """Expected attention of each visual token: (1 or H, N) float32 on ``device`` (default CPU).
 
         The tensor is cached per device and shared between calls: do not write to it.
@@ -158,7 +159,7 @@ class Profile(BaseEstimator, ABC):
         """
         return self._map("expected", layout, layer, device)
 
-    def std(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
+    def std(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
         """Standard deviation of the attention between images, shaped and cached like :meth:`expected`."""
         return self._map("std", layout, layer, device)
 
@@ -188,7 +189,7 @@ class Profile(BaseEstimator, ABC):
         layer = resolve_layer(layer, self.layers_, "the profile", "fit")
         return self.expected(layout, layer).numpy().copy()
 
-    def score(self, maps: Maps, layers: int | Iterable[int] | None = None) -> float:
+    def score(self, maps: Maps, *, layers: int | Iterable[int] | None = None) -> float:
         """Share of the variance of log attention, centred per image, that this profile explains in other maps.
 
         On the maps it was fitted to this is flattering: give maps of other images, or ask
@@ -320,11 +321,11 @@ class Profile(BaseEstimator, ABC):
                     digest.update(np.ascontiguousarray(values, dtype="<f4").tobytes())
         return digest.hexdigest()[:16]
 
-    def save(self, path: str | Path, diagnostics: Any = None) -> Path:
+    def save(self, path: str | Path, *, diagnostics: pd.DataFrame | None = None) -> Path:
         """Write the profile (safetensors) and a readable card beside it; see
         :func:`biaslab.profiles.file.save`.
         """
-        return write(self, path, diagnostics)
+        return write(self, path, diagnostics=diagnostics)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())

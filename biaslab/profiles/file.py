@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -19,13 +19,18 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import BiaslabError, InputError
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from biaslab.profiles.base import Profile
+
 __all__ = ["card", "load", "profile_path", "save"]
 
 _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
 
 
-def save(profile: Any, path: str | Path, diagnostics: Any = None) -> Path:
+def save(profile: Profile, path: str | Path, *, diagnostics: pd.DataFrame | None = None) -> Path:
     """Write ``path`` (``.safetensors`` is added if missing) and the card ``.md`` beside it; both appear
     complete or not at all.
 
@@ -66,7 +71,7 @@ def save(profile: Any, path: str | Path, diagnostics: Any = None) -> Path:
         "counts": profile.counts_,
         "index": index,
     }
-    text = card(profile, path.name, diagnostics)
+    text = card(profile, name=path.name, diagnostics=diagnostics)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # not save_file(), which lets only the owner read the file
@@ -85,7 +90,7 @@ def profile_path(path: str | Path) -> Path:
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
 
 
-def load(path: str | Path) -> Any:
+def load(path: str | Path) -> Profile:
     """Read a profile written by :func:`save`.
 
     Raises
@@ -134,7 +139,7 @@ def load(path: str | Path) -> Any:
     return profile
 
 
-def card(profile: Any, name: str = "", diagnostics: Any = None) -> str:
+def card(profile: Profile, *, name: str = "", diagnostics: pd.DataFrame | None = None) -> str:
     """The profile's card in Markdown: what it is, what it was fitted on, what it may be used for."""
     p = profile.provenance_
     lines = [
@@ -160,13 +165,13 @@ def card(profile: Any, name: str = "", diagnostics: Any = None) -> str:
             "",
             "## Variance explained by position (log attention centred per image)",
             "",
-            "| layer | head | by this profile, on held-out images | 95 % interval | by position, images without end "
-            "| 95 % interval | images |",
+            "| layer | head | by this profile, on held-out images | 95 % interval | by position, in the limit of many "
+            "images | 95 % interval | images |",
             "|---|---|---|---|---|---|---|",
         ]
         lines += [
-            f"| {r.layer} | {r.head} | {r.r2:.3f} | {r.lo:.3f} to {r.hi:.3f} | {r.population:.3f} | "
-            f"{r.population_lo:.3f} to {r.population_hi:.3f} | {r.n} |"
+            f"| {r.layer} | {r.head} | {r.r2:.3f} | {r.r2_lo:.3f} to {r.r2_hi:.3f} | {r.r2_asymptotic:.3f} | "
+            f"{r.r2_asymptotic_lo:.3f} to {r.r2_asymptotic_hi:.3f} | {r.n} |"
             for r in diagnostics.itertuples()
         ]
     lines += ["", "Use: `profile = biaslab.profiles.load(path)`.", ""]

@@ -29,6 +29,7 @@ class MapInterval(NamedTuple):
 
 def map_interval(
     maps: Maps,
+    *,
     estimator: Profile | str = "mean",
     layer: int | None = None,
     layout: TokenLayout | None = None,
@@ -64,7 +65,7 @@ def map_interval(
         layout = max(parts_of(maps, layer), key=lambda p: p.n).layout
 
     def fitted(folds: list[int]) -> np.ndarray:
-        parts = parts_of(maps, layer, estimator.needs_folds, only=folds)
+        parts = parts_of(maps, layer, pieces=estimator.needs_folds, only=folds)
         if "layout" not in estimator.transports and layout.key not in {p.layout.key for p in parts}:
             raise InputError(
                 f"the {estimator.name!r} estimator has too few images of layout {layout.key!r}: collect more, or use "
@@ -73,5 +74,5 @@ def map_interval(
         return centred_log(estimator._expand(estimator._pool(parts), layout)[0])
 
     value = fitted(held)
-    half = half_width(np.stack([fitted([f for f in held if f != g]) for g in held]), confidence)
+    half = half_width(np.stack([fitted([f for f in held if f != g]) for g in held]), confidence=confidence)
     return MapInterval(value, value - half, value + half)

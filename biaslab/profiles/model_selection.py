@@ -27,7 +27,9 @@ CRITERIA = {
     "deviance": "gamma deviance of attention saved per token against a flat map",
 }
 
-_COLUMNS = ["estimator", "criterion", "value", "lo", "hi", "behind", "behind_lo", "behind_hi", "n", "transports"]
+_COLUMNS = [
+    "estimator", "criterion", "value", "value_lo", "value_hi", "behind", "behind_lo", "behind_hi", "n", "transports",
+]  # fmt: skip
 _TIE = 1e-6
 
 
@@ -59,8 +61,9 @@ class EstimatorChoice:
 
 def select_estimator(
     maps: Maps,
-    candidates: Iterable[str | Profile] | None = None,
+    *,
     layers: int | Iterable[int] | None = None,
+    candidates: Iterable[str | Profile] | None = None,
     criterion: str = "r2",
     confidence: float = 0.95,
 ) -> EstimatorChoice:
@@ -139,7 +142,7 @@ def _layer(maps: Maps, layer: int, candidates: Sequence[Profile]) -> tuple[np.nd
     out = np.zeros((len(held), len(candidates), len(CRITERIA), 2))
     n = unseen = 0
     for i, fold in enumerate(held):
-        train = parts_of(maps, layer, folds=True, only=[f for f in held if f != fold])
+        train = parts_of(maps, layer, pieces=True, only=[f for f in held if f != fold])
         known = {p.layout.key for p in train}
         test = parts_of(maps, layer, only=[fold])
         n += sum(p.n for p in test)
@@ -175,12 +178,12 @@ def _table(sums: np.ndarray, named: dict[str, Profile], n: int, confidence: floa
     """Values of one layer, or of all together, from (folds, candidates, criteria, 2)."""
     total = sums.sum(axis=0)
     value, left_out = _ratio(total), _ratio(total - sums)
-    half = half_width(left_out, confidence, least=2)
+    half = half_width(left_out, confidence=confidence, least=2)
     rows = []
     for c, criterion in enumerate(CRITERIA):
         top = int(np.nanargmax(value[:, c])) if np.isfinite(value[:, c]).any() else 0
         behind = value[top, c] - value[:, c]
-        width = half_width(left_out[:, [top], c] - left_out[:, :, c], confidence, least=2)
+        width = half_width(left_out[:, [top], c] - left_out[:, :, c], confidence=confidence, least=2)
         found = [
             (label, criterion, value[k, c], value[k, c] - half[k, c], value[k, c] + half[k, c],
              behind[k], behind[k] - width[k], behind[k] + width[k], n, "layout" in candidate.transports)

@@ -32,26 +32,26 @@ class Part(NamedTuple):
     about: Mapping[str, Any] = MappingProxyType({})
 
 
-def parts_of(maps: Maps, layer: int, folds: bool = False, only: Iterable[int] | None = None) -> list[Part]:
+def parts_of(maps: Maps, layer: int, *, pieces: bool = False, only: Iterable[int] | None = None) -> list[Part]:
     """Moments of every layout that has images, as float64.
 
     Parameters
     ----------
-    folds : fill :attr:`Part.pieces`.
+    pieces : fill :attr:`Part.pieces`.
     only : the folds to take; default all.
     """
     parts, about = [], maps.provenance
     for key, layout in maps.layouts.items():
-        if not folds and only is None:
-            pieces = [_part(layout, maps.moments(layer, key), about)]
+        if not pieces and only is None:
+            found = [_part(layout, maps.moments(layer, key), about)]
         else:
             wanted = range(maps.folds) if only is None else only
-            pieces = [_part(layout, maps.moments(layer, key, fold=f), about) for f in wanted]
-        parts += [p for p in pieces if p.n]
-    return merged(parts, pieces=folds)
+            found = [_part(layout, maps.moments(layer, key, fold=f), about) for f in wanted]
+        parts += [p for p in found if p.n]
+    return merged(parts, pieces=pieces)
 
 
-def merged(parts: Iterable[Part], pieces: bool = False) -> list[Part]:
+def merged(parts: Iterable[Part], *, pieces: bool = False) -> list[Part]:
     """One part per layout, from parts of disjoint images; they are kept as its pieces if asked."""
     groups: dict[str, list[Part]] = {}
     for p in parts:

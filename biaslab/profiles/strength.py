@@ -48,15 +48,15 @@ class StrengthResult:
     layer: int
     estimator: str
     strength: float
-    lo: float
-    hi: float
-    per_head: np.ndarray
+    strength_lo: float
+    strength_hi: float
+    per_head_strength: np.ndarray
     r2: dict[str, float]
     n: int
 
 
 def choose_strength(
-    maps: Maps, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
+    maps: Maps, *, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
 ) -> StrengthResult:
     """StrengthResult in [0, 1] that minimises the held-out squared error of centred log attention in one layer.
 
@@ -82,7 +82,7 @@ def choose_strength(
         raise InputError("no layout occurs in two folds: collect more images, or use estimator='tile'")
     best = _ratio(cross.sum(), power.sum())
     without = (_sums(folds[:g] + folds[g + 1 :], estimator)[:2] for g in range(len(folds)))
-    half = half_width(np.array([_ratio(*(x.sum() for x in sums)) for sums in without]), confidence)
+    half = half_width(np.array([_ratio(*(x.sum() for x in sums)) for sums in without]), confidence=confidence)
     chosen = float(np.clip(best, 0, 1))
 
     def explained(s: float) -> float:
@@ -92,9 +92,9 @@ def choose_strength(
         layer=int(layer),
         estimator=estimator.name,
         strength=chosen,
-        lo=float(np.clip(best - half, 0, 1)),
-        hi=float(np.clip(best + half, 0, 1)),
-        per_head=np.clip(_ratio(cross, power), 0, 1),
+        strength_lo=float(np.clip(best - half, 0, 1)),
+        strength_hi=float(np.clip(best + half, 0, 1)),
+        per_head_strength=np.clip(_ratio(cross, power), 0, 1),
         r2={"none": 0.0, "full": explained(1.0), "chosen": explained(chosen),
             "positionwise": float(_ratio(apart.sum(), total.sum())) if estimator.name in _POSITIONWISE else np.nan},
         n=n,

@@ -7,8 +7,8 @@ a whole nor a few huge sinks decide. For image i and position j, with x_ij centr
 
 p_j being predicted from the *other* folds of images. Both sums follow from the count, mean and variance of
 each fold, so streamed moments are enough. A negative share means that position, as this estimator sees it,
-predicts worse than "all positions alike". What position would explain with images without end stands beside it
-(:mod:`biaslab.profiles.population`).
+predicts worse than "all positions alike". What position would explain in the limit of many images stands beside it
+(:mod:`biaslab.profiles.asymptotic`).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from biaslab._util.watermark import stamp_table
 from biaslab.core.layers import resolve_layer, resolve_layers
 from biaslab.errors import InputError
 from biaslab.maps.protocol import Maps
+from biaslab.profiles.asymptotic import asymptotic_share
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs, merged, parts_of
-from biaslab.profiles.population import population_share
 from biaslab.profiles.registry import make
 from biaslab.stats.jackknife import check_confidence, half_width
 
 __all__ = ["VarianceExplained", "log_folds", "variance_explained", "variance_table"]
 
-_SHARES = ("r2", "lo", "hi", "population", "population_lo", "population_hi")
+_SHARES = ("r2", "r2_lo", "r2_hi", "r2_asymptotic", "r2_asymptotic_lo", "r2_asymptotic_hi")
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,23 @@ class VarianceExplained:
     layer: int
     estimator: str
     r2: float
-    lo: float
-    hi: float
+    r2_lo: float
+    r2_hi: float
+    r2_asymptotic: float
+    r2_asymptotic_lo: float
+    r2_asymptotic_hi: float
+    per_head_r2: np.ndarray
+    per_head_r2_lo: np.ndarray
+    per_head_r2_hi: np.ndarray
+    per_head_r2_asymptotic: np.ndarray
+    per_head_r2_asymptotic_lo: np.ndarray
+    per_head_r2_asymptotic_hi: np.ndarray
     n: int
     folds: int
-    per_head: np.ndarray
-    per_head_lo: np.ndarray
-    per_head_hi: np.ndarray
-    population: float
-    population_lo: float
-    population_hi: float
-    per_head_population: np.ndarray
-    per_head_population_lo: np.ndarray
-    per_head_population_hi: np.ndarray
 
 
 def variance_explained(
-    maps: Maps, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
+    maps: Maps, *, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
 ) -> VarianceExplained:
     """Held-out share of the variance of log attention, centred per image, that position explains in one
     layer.
@@ -100,33 +100,34 @@ def variance_explained(
     # row 0: all heads together; then one row per head
     value = _share(total, residual)
     left_out = [_sums(folds[:g] + folds[g + 1 :], estimator)[:2] for g in range(len(folds))]
-    half = half_width(np.stack([_share(t, r) for t, r in left_out]), confidence)
+    half = half_width(np.stack([_share(t, r) for t, r in left_out]), confidence=confidence)
     lo, hi = value - half, np.minimum(value + half, 1.0)
-    whole, whole_lo, whole_hi = population_share(folds, confidence)
+    limit, limit_lo, limit_hi = asymptotic_share(folds, confidence=confidence)
     return VarianceExplained(
         layer=int(layer),
         estimator=estimator.name,
         r2=float(value[0]),
-        lo=float(lo[0]),
-        hi=float(hi[0]),
+        r2_lo=float(lo[0]),
+        r2_hi=float(hi[0]),
+        r2_asymptotic=float(limit[0]),
+        r2_asymptotic_lo=float(limit_lo[0]),
+        r2_asymptotic_hi=float(limit_hi[0]),
+        per_head_r2=value[1:],
+        per_head_r2_lo=lo[1:],
+        per_head_r2_hi=hi[1:],
+        per_head_r2_asymptotic=limit[1:],
+        per_head_r2_asymptotic_lo=limit_lo[1:],
+        per_head_r2_asymptotic_hi=limit_hi[1:],
         n=n,
         folds=len(folds),
-        per_head=value[1:],
-        per_head_lo=lo[1:],
-        per_head_hi=hi[1:],
-        population=float(whole[0]),
-        population_lo=float(whole_lo[0]),
-        population_hi=float(whole_hi[0]),
-        per_head_population=whole[1:],
-        per_head_population_lo=whole_lo[1:],
-        per_head_population_hi=whole_hi[1:],
     )
 
 
 def variance_table(
     maps: Maps,
-    estimator: Profile | str = "mean",
+    *,
     layers: int | Iterable[int] | None = None,
+    estimator: Profile | str = "mean",
     per_head: bool = False,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
@@ -140,18 +141,14 @@ def variance_table(
     """
     rows = []
     for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
-        v = variance_explained(maps, estimator, layer, confidence)
-        found = {c: [getattr(v, c), *(getattr(v, _of_heads(c)) if per_head else ())] for c in _SHARES}
-        for h, values in enumerate(zip(*found.values(), strict=True)):
+        v = variance_explained(maps, estimator=estimator, layer=layer, confidence=confidence)
+        columns = [[getattr(v, c), *(getattr(v, f"per_head_{c}") if per_head else ())] for c in _SHARES]
+        for h, values in enumerate(zip(*columns, strict=True)):
             shares = dict(zip(_SHARES, map(float, values), strict=True))
             rows.append({"layer": v.layer, "head": "all" if h == 0 else str(h - 1), **shares, "n": v.n,
                          "folds": v.folds, "estimator": v.estimator})  # fmt: skip
     table = pd.DataFrame(rows, columns=["layer", "head", *_SHARES, "n", "folds", "estimator"])
     return stamp_table(table, maps.provenance)
-
-
-def _of_heads(name: str) -> str:
-    return "per_head" if name == "r2" else f"per_head_{name}"
 
 
 def log_folds(maps: Maps, layer: int) -> list[list[Part]]:
@@ -165,7 +162,7 @@ def held_out(folds: list[list[Part]], estimator: Profile) -> Iterator[tuple[Part
     that the others predict, and the others' log moments; layouts that cannot be predicted are left out.
     """
     for f, tested in enumerate(folds):
-        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], estimator.needs_folds)
+        train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], pieces=estimator.needs_folds)
         for part in tested:
             predicted = estimator.log_map(train, part.layout)
             if predicted is not None:

@@ -144,11 +144,11 @@ class ExpectedAttention(Protocol):
         """Equal hash, equal scores."""
         ...
 
-    def expected(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
+    def expected(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
         """Return the (1 or H, N) float32 attention that each visual token is expected to draw in a decoder layer."""
         ...
 
-    def std(self, layout: TokenLayout, layer: int, device: torch.device | str | None = None) -> Tensor:
+    def std(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
         """Return the (1 or H, N) float32 standard deviation of the attention between images."""
         ...
 

@@ -22,7 +22,7 @@ def check_confidence(confidence: float) -> None:
         raise InputError(f"confidence must be between 0 and 1, got {confidence}: 0.95 is usual")
 
 
-def half_width(left_out: np.ndarray, confidence: float, least: int = 3) -> np.ndarray:
+def half_width(left_out: np.ndarray, *, confidence: float, least: int = 3) -> np.ndarray:
     """Half width of the delete-one-group interval (Efron and Stein 1981), Student's t with groups - 1 degrees.
 
     Parameters
@@ -38,7 +38,7 @@ def half_width(left_out: np.ndarray, confidence: float, least: int = 3) -> np.nd
 
 
 def jackknife_interval(
-    estimate: np.ndarray, left_out: np.ndarray, confidence: float = 0.95
+    estimate: np.ndarray, left_out: np.ndarray, *, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """Interval from the values without each group; see `half_width`.
 
@@ -58,5 +58,5 @@ def jackknife_interval(
     """
     check_confidence(confidence)
     estimate = np.asarray(estimate, float)
-    half = half_width(np.asarray(left_out, float), confidence)
+    half = half_width(np.asarray(left_out, float), confidence=confidence)
     return estimate - half, estimate + half

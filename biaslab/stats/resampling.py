@@ -21,9 +21,9 @@ _EXACT_IMAGES = 13  # 2**13 sign patterns are fewer than a Monte Carlo test woul
 class Interval(NamedTuple):
     """An estimate with its percentile interval; floats, or one entry per column of the values."""
 
-    estimate: float | np.ndarray
-    low: float | np.ndarray
-    high: float | np.ndarray
+    value: float | np.ndarray
+    lo: float | np.ndarray
+    hi: float | np.ndarray
 
 
 class ImageBootstrap:
@@ -43,11 +43,11 @@ class ImageBootstrap:
     Notes
     -----
     Values are ``(n,)`` or ``(n, columns)``; a NaN is a sample without this value and is left out of its
-    column. A column with values in fewer than two images has no interval: it is NaN, the estimate stays.
+    column. A column with values in fewer than two images has no interval: it is NaN, the value stays.
     """
 
     def __init__(
-        self, images: Sequence | np.ndarray, n_resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+        self, images: Sequence | np.ndarray, *, n_resamples: int = 2000, confidence: float = 0.95, seed: int = 0
     ) -> None:
         if n_resamples < 1 or not 0 < confidence < 1:
             raise InputError(
@@ -88,14 +88,14 @@ class ImageBootstrap:
         squeeze = np.ndim(parts[0]) == 1
         tables = [np.asarray(part, float) for part in parts]
         tables = [table[:, None] if table.ndim == 1 else table for table in tables]
-        estimate, low, high = np.full((3, tables[0].shape[1]), np.nan)
+        value, lo, hi = np.full((3, tables[0].shape[1]), np.nan)
         tails = np.array([0.5 - self.confidence / 2, 0.5 + self.confidence / 2])
-        for columns in _blocks(len(estimate), self.n_resamples):
+        for columns in _blocks(len(value), self.n_resamples):
             means, replicates, spread = zip(*(self._means(table[:, columns]) for table in tables), strict=True)
-            estimate[columns] = statistic(*means)
+            value[columns] = statistic(*means)
             usable = np.flatnonzero(np.logical_and.reduce(spread))
-            low[columns][usable], high[columns][usable] = _quantiles(statistic(*replicates)[:, usable], tails)
-        return Interval(*(float(part[0]) if squeeze else part for part in (estimate, low, high)))
+            lo[columns][usable], hi[columns][usable] = _quantiles(statistic(*replicates)[:, usable], tails)
+        return Interval(*(float(part[0]) if squeeze else part for part in (value, lo, hi)))
 
     def _means(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Means of all samples, of every resample ``(n_resamples, columns)``; whether two images or more have one."""
@@ -117,6 +117,7 @@ def paired_p_value(
     values: np.ndarray,
     reference: np.ndarray,
     images: Sequence | np.ndarray,
+    *,
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> float:
@@ -141,7 +142,7 @@ def paired_p_value(
         NaN without samples, 1 when the methods agree on every image.
     """
     difference = np.asarray(values, float) - np.asarray(reference, float)
-    return float(max_t(difference.reshape(-1, 1), images, n_resamples, seed).p[0])
+    return float(max_t(difference.reshape(-1, 1), images, n_resamples=n_resamples, seed=seed).p[0])
 
 
 class Family(NamedTuple):
@@ -151,7 +152,9 @@ class Family(NamedTuple):
     p_adjusted: np.ndarray
 
 
-def max_t(differences: np.ndarray, images: Sequence | np.ndarray, n_resamples: int = 10_000, seed: int = 0) -> Family:
+def max_t(
+    differences: np.ndarray, images: Sequence | np.ndarray, *, n_resamples: int = 10_000, seed: int = 0
+) -> Family:
     """Two-sided p-values of "this column of paired differences has mean 0", each alone and family-wise.
 
     Step-down max-T of Westfall & Young (1993, Resampling-Based Multiple Testing, algorithm 4.1) by sign flips of

@@ -10,7 +10,7 @@ from biaslab.errors import InputError
 __all__ = ["spectral_test"]
 
 
-def spectral_test(a: np.ndarray, b: np.ndarray, n: int = 9999, seed: int = 0) -> tuple[float, float]:
+def spectral_test(a: np.ndarray, b: np.ndarray, *, n_resamples: int = 9999, seed: int = 0) -> tuple[float, float]:
     """Pearson correlation of two maps and its two-sided p-value by spectral sign randomisation.
 
     Neighbouring cells of a map are alike, so its cells are no independent observations: on fields as smooth as
@@ -31,7 +31,7 @@ def spectral_test(a: np.ndarray, b: np.ndarray, n: int = 9999, seed: int = 0) ->
     Parameters
     ----------
     a, b : (rows, cols)
-    n : random sign patterns; the smallest p-value is 1 / (n + 1).
+    n_resamples : random sign patterns; the smallest p-value is 1 / (n_resamples + 1).
 
     Returns
     -------
@@ -53,7 +53,7 @@ def spectral_test(a: np.ndarray, b: np.ndarray, n: int = 9999, seed: int = 0) ->
             return np.nan, np.nan
         products *= coefficients / length
     r, rng, reached = products.sum(), np.random.default_rng(seed), 0
-    for start in range(0, n, 1000):  # memory does not grow with n
-        signs = rng.integers(0, 2, (min(1000, n - start), len(products)), dtype=np.int8) * 2.0 - 1.0
+    for start in range(0, n_resamples, 1000):  # memory does not grow with n_resamples
+        signs = rng.integers(0, 2, (min(1000, n_resamples - start), len(products)), dtype=np.int8) * 2.0 - 1.0
         reached += int((np.abs(signs @ products) >= abs(r) - 1e-12).sum())
-    return float(r), (1 + reached) / (1 + n)
+    return float(r), (1 + reached) / (1 + n_resamples)

@@ -68,7 +68,7 @@ class BenchResult:
         settings = folder / "bench.json"
         try:
             latex = bench_latex(self.table, self.settings)
-            table, tex = write_table(self.table, folder / "bench", self.settings, latex)
+            table, tex = write_table(self.table, folder / "bench", self.settings, latex=latex)
             (runs,) = write_table(self.runs, folder / "bench-runs", self.settings)
             settings.write_text(json.dumps(self.settings, indent=1, default=str) + "\n", encoding="utf-8")
         except OSError as err:
@@ -128,7 +128,7 @@ def bench(
     check_configurations(vlm, configs, options)
     batches = list(_batches(vlm, images, batch_size))
     total, runs, costs = len(batches) * (repeats + warmup) * (len(configs) + 1), [], []
-    with progress_bar("bench", total, 0, progress) as advance:
+    with progress_bar("bench", total=total, show=progress) as advance:
         for number, encoded in enumerate(batches):
             rows, spent = _timed(vlm, encoded, configs, options, repeats, warmup, advance)
             runs += [{"batch": number} | row for row in rows]

@@ -132,7 +132,7 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
         f"{escape(settings['device'])}. Prefill includes attention rows and selection; the last speed-up includes "
         "the vision tower; memory is the peak over the idle model."
     )
-    return latex_table(frame, settings, caption, "ll" + "c" * len(frame.columns))
+    return latex_table(frame, settings, caption=caption, columns="ll" + "c" * len(frame.columns))
 
 
 def _span(row: dict[str, Any], phase: str) -> str:

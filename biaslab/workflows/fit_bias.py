@@ -110,13 +110,13 @@ def fit_bias(
     if selection is not None:
         profile.provenance_["selected"] = {"by": criterion, "among": sorted(set(selection.table["estimator"]))}
     try:
-        variance = variance_table(collected, profile)
+        variance = variance_table(collected, estimator=profile)
     except InputError as error:  # too few images to hold some out: no reason to lose the profile
         warnings.warn(str(error), stacklevel=2)
-        variance = pd.DataFrame(columns=["layer", "r2", "lo", "hi", "n"])
+        variance = pd.DataFrame(columns=["layer", "r2", "r2_lo", "r2_hi", "n"])
     files: list[Path] = []
     if target is not None:
-        path = profile.save(target, variance)
+        path = profile.save(target, diagnostics=variance)
         files = [path, path.with_suffix(".md"), *_draw(profile, variance, path.with_suffix(""))]
         if isinstance(collected, ResumableMaps):
             collected.discard()

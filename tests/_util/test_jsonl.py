@@ -70,7 +70,7 @@ def test_damage_in_the_middle_is_named(tmp_path):
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], b"oops", *lines[2:]]))
     with pytest.raises(RunFolderError, match="line 2 is no sample record"):
-        list(read_lines(path, "sample record"))
+        list(read_lines(path, kind="sample record"))
     path.write_bytes(b"\n".join(lines[:1]) + b"\noops\n{torn")
     assert list(read_lines(path)) == RECORDS[:1]  # both go when writing resumes
     write(path, RECORDS[1:])

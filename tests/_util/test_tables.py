@@ -25,7 +25,9 @@ def frame():
 
 @pytest.mark.parametrize("provenance", [REAL, "a/b", None, frame()], ids=["settings", "name", "none", "table"])
 def test_real_tables_are_written_as_pandas_would(provenance, tmp_path):
-    files = write_table(frame(), tmp_path / "new" / "t", provenance, latex_table(frame(), provenance, "", "lrr"))
+    files = write_table(
+        frame(), tmp_path / "new" / "t", provenance, latex=latex_table(frame(), provenance, caption="", columns="lrr")
+    )
     assert [f.name for f in files] == ["t.csv", "t.tex"]
     frame().to_csv(tmp_path / "want.csv", index=False)
     assert files[0].read_bytes() == (tmp_path / "want.csv").read_bytes()
@@ -39,7 +41,9 @@ def test_real_tables_are_written_as_pandas_would(provenance, tmp_path):
 )
 def test_tables_of_a_rehearsal_say_so_in_both_files(provenance, tmp_path):
     table = frame()
-    csv, tex = write_table(table, tmp_path / "t.csv", provenance, latex_table(table, provenance, "", "lrr"))
+    csv, tex = write_table(
+        table, tmp_path / "t.csv", provenance, latex=latex_table(table, provenance, caption="", columns="lrr")
+    )
     assert (pd.read_csv(csv)["note"] == NOTE).all() and tex.read_text().startswith(f"% {NOTE}")
     assert list(table) == ["layer", "r2"] and not table.attrs  # the caller's own is left as it was
 

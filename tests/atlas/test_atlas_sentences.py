@@ -12,6 +12,7 @@ from biaslab.atlas.words import interval, layers_said, share_said
 
 BASE = {"layer": 3, "n": 300}
 EXPLAINED = BASE | {"r2": 0.41, "r2_lo": 0.38, "r2_hi": 0.44}
+LIMIT = EXPLAINED | {"r2_asymptotic": 0.45, "r2_asymptotic_lo": 0.4, "r2_asymptotic_hi": 0.5}
 DEPENDS = BASE | {"row_eta2": 0.21, "row_lo": 0.18, "row_hi": 0.24, "row_q": 0.001, "row_rho": 0.02}
 ENDS = {"top": 1.3, "top_lo": 1.1, "top_hi": 1.5, "bottom": 1.4, "bottom_lo": 1.2, "bottom_hi": 1.6}
 BORDER = BASE | {"border": 1.8, "border_lo": 1.6, "border_hi": 2.0}
@@ -28,9 +29,8 @@ IMAGES = BASE | {"needed": 12.0, "reliability_lo": 0.95, "reliability_n": 300}
         (EXPLAINED, "position explains 41 % [38, 44] of the variance of log attention", "not shown"),
         (EXPLAINED | {"r2": 0.01, "r2_lo": -0.02}, "position is not shown to explain anything", "position explains"),
         (EXPLAINED | {"r2_lo": np.nan}, "41 % of the variance of log attention on held-out images (n = 300: too", "["),
-        (EXPLAINED | {"population": 0.45, "population_lo": 0.4, "population_hi": 0.5}, "without end, 45 % [40, 50].",
-         "nothing"),
-        (EXPLAINED | {"population": 0.01, "population_lo": -0.1, "population_hi": 0.1}, "which may be nothing", "none"),
+        (LIMIT, "in the limit of many calibration images, 45 % [40, 50].", "nothing"),
+        (LIMIT | {"r2_asymptotic": 0.01, "r2_asymptotic_lo": -0.1}, "which may be nothing", "none"),
         (IMAGES, "About 12 images suffice for a reliability of 0.9.", "would take"),
         (IMAGES | {"needed": 900.0}, "would take about 900 images, more than these", "suffice"),
         (IMAGES | {"needed": np.inf}, "no part of its map is shown to repeat", "suffice"),
@@ -108,12 +108,12 @@ def test_layers_are_grouped_by_shape_and_gain():
 
 def test_heads_and_controls_are_named_with_their_intervals():
     heads = pd.DataFrame({"layer": [0, 0, 1, 1, 1], "head": ["mean", "0", "0", "1", "2"], "n": 9,
-                          "r2": [0.5, 0.02, 0.3, 0.8, 0.4], "lo": [0.4, -0.1, 0.2, 0.7, 0.3],
-                          "hi": [0.6, 0.1, 0.4, 0.9, 0.5]})  # fmt: skip
+                          "r2": [0.5, 0.02, 0.3, 0.8, 0.4], "r2_lo": [0.4, -0.1, 0.2, 0.7, 0.3],
+                          "r2_hi": [0.6, 0.1, 0.4, 0.9, 0.5]})  # fmt: skip
     text = said_of([BASE], {"variance": heads})
     assert "Of 4 heads the least positional are layer 0 head 0 (2 % [-10, 10])" in text
     assert "the most layer 1 head 1 (80 % [70, 90])" in text and "In 1 of them the interval holds 0." in text
-    heads["lo"], heads["hi"] = [0.4, -0.1, -0.4, np.nan, 0.3], [0.6, 0.1, -0.2, np.nan, 0.5]
+    heads["r2_lo"], heads["r2_hi"] = [0.4, -0.1, -0.4, np.nan, 0.3], [0.6, 0.1, -0.2, np.nan, 0.5]
     text = said_of([BASE], {"variance": heads})
     assert "In 1 of them the interval holds 0, in 1 it lies below 0, in 1 it is not known." in text
     controls = pd.DataFrame({"kind": ["blank"] * 2, "layer": [0, 1], "r": [0.1, 0.9], "lo": [-0.2, 0.8], "hi": [0.4, 1],
@@ -135,10 +135,11 @@ def test_numbers_never_seem_to_touch_what_their_interval_excludes():
 
 
 def test_the_summary_reads_the_mean_over_heads_all_places_and_optional_columns(stored):
-    variance = pd.DataFrame({"layer": 1, "head": ["all", "0"], "r2": [0.3, 0.9], "lo": 0.2, "hi": 0.95, "n": 7,
-                             "population": [0.4, 0.95], "population_lo": 0.3, "population_hi": 0.99})  # fmt: skip
+    variance = pd.DataFrame({"layer": 1, "head": ["all", "0"], "r2": [0.3, 0.9], "r2_lo": 0.2, "r2_hi": 0.95, "n": 7,
+                             "r2_asymptotic": [0.4, 0.95], "r2_asymptotic_lo": 0.3,
+                             "r2_asymptotic_hi": 0.99})  # fmt: skip
     row = summary_table({"variance": variance, "removal": removal_table()}, [1]).iloc[0]
-    assert (row["r2"], row["population"], row["n"]) == (0.3, 0.4, 7)
+    assert (row["r2"], row["r2_asymptotic"], row["n"]) == (0.3, 0.4, 7)
     assert (row["auroc_raw"], row["gain_lo"], row["gain_p"], row["gain_op"]) == (0.6, 0.02, 0.01, "ratio")
     plain = summary_table({"removal": removal_table(intervals=False)}, [1])
     assert plain["gain"].iloc[0] == pytest.approx(0.05) and "gain_lo" not in plain

@@ -85,7 +85,7 @@ def test_rows_are_computed_on_the_samples_that_all_configurations_answered(folde
     assert results.complete and list(results.table.columns) == COLUMNS
     ids = [f"s{i}" for i in range(N) if i not in (3, 7)]
     images = [f"image{int(i[1:]) // 3}" for i in ids]
-    bootstrap = ImageBootstrap(images, 300)
+    bootstrap = ImageBootstrap(images, n_resamples=300)
     rows = results.table[results.table["expression_type"] == "all"].reset_index(drop=True)
     none = hits(results, CONFIGS[0], ids)
     reference = hits(results, CONFIGS[1], ids)
@@ -135,7 +135,7 @@ def test_differences_to_any_method(folder):
     images = [f"image{i // 3}" for i in range(N)]
     a, b = hits(results, CONFIGS[3], ids), hits(results, CONFIGS[1], ids)
     row = to_random.iloc[0]
-    expected = tuple(ImageBootstrap(images, 100).difference(a, b))
+    expected = tuple(ImageBootstrap(images, n_resamples=100).difference(a, b))
     assert (row["difference"], row["difference_lo"], row["difference_hi"]) == pytest.approx(expected)
     assert row["p"] == paired_p_value(a, b, images) and row["n"] == N
     to_none = results.differences("none", expression_type="location")

@@ -347,7 +347,7 @@ def test_latex_table_is_booktabs_with_intervals_and_the_best_in_bold(tmp_path):
 
 
 def test_variance_and_auroc_displays_draw_their_tables(maps):
-    table = pd.concat([variance_table(maps), variance_table(maps, "tile")])
+    table = pd.concat([variance_table(maps), variance_table(maps, estimator="tile")])
     ax = figures.VarianceDisplay.from_table(table).plot().ax_
     assert [c.get_label() for c in ax.containers] == ["mean", "tile"]
     np.testing.assert_allclose(ax.containers[0].lines[0].get_ydata(), 100 * table["r2"][:3])

@@ -115,7 +115,7 @@ def test_no_bias_is_not_invented(recovered):
     (few,), (many,) = (rows_of(r, kind="none", estimator="geometric") for r in (recovered, more))
     assert few["rmse"] / many["rmse"] == pytest.approx(3, rel=0.25)
     found = select_estimator(simulate("none", [(SMALL, 200)], layers=3, seed=3).maps)
-    assert (found.table["lo"] < 0.01).all()
+    assert (found.table["value_lo"] < 0.01).all()
 
 
 def test_false_alarms_stay_within_their_tolerance():

@@ -94,11 +94,11 @@ def test_predict_and_score(name):
         for image in x[:, 1]:
             total += (centred_log(image) ** 2).sum()
             residual += ((centred_log(image) - predicted) ** 2).sum()
-    assert profile.score(other, [3]) == pytest.approx(1 - residual / total, rel=1e-4)
+    assert profile.score(other, layers=[3]) == pytest.approx(1 - residual / total, rel=1e-4)
     assert profile.score(other) < profile.score(maps) < 1 or name in ("exponential", "rope")
     with pytest.raises(InputError, match="which layer"):
         profile.predict(ONE)
-    assert profile.fit(maps, [3]).predict(ONE).shape == (2, 16)
+    assert profile.fit(maps, layers=[3]).predict(ONE).shape == (2, 16)
     with pytest.raises(InputError, match="none is in both"):
         profile.score(StreamedMaps({**SETTINGS, "layers": [7]}))
 
@@ -128,7 +128,7 @@ def test_layouts_that_were_not_fitted(name):
 @EVERY
 def test_log_map_is_centred_and_agrees_with_what_is_fitted(name):
     maps, _ = make_maps(noise=0.05)  # hardly any spread: the mean and the mean of logs tell the same
-    parts = logs(parts_of(maps, 1, folds=True))
+    parts = logs(parts_of(maps, 1, pieces=True))
     profile = profiles.make(name).fit(maps)
     for layout in maps.layouts.values():
         found = profiles.make(name).log_map(parts, layout)
@@ -188,7 +188,7 @@ def test_smooth_takes_noise_off_and_keeps_the_map():
     assert none == pytest.approx(geometric, rel=1e-5)
     assert chosen < 0.6 * none and flat == pytest.approx(truth.std(), rel=0.01)
     # the noise seen so far and smoothness by folds and by generalised cross-validation agree where noise is white
-    parts = logs(parts_of(maps, 1, folds=True))
+    parts = logs(parts_of(maps, 1, pieces=True))
     known, unknown = (SmoothProfile()._strength(p) for p in (parts, [x._replace(pieces=()) for x in parts]))
     assert known > 0 and unknown > 0 and 0.01 < known / unknown < 100
 
@@ -276,7 +276,7 @@ def test_choice_of_the_trend_and_its_continuation():
 
 def test_parts_of_folds_add_up():
     maps, _ = make_maps()
-    whole, split = parts_of(maps, 1), parts_of(maps, 1, folds=True)
+    whole, split = parts_of(maps, 1), parts_of(maps, 1, pieces=True)
     for a, b in zip(whole, split, strict=True):
         assert a.n == b.n == sum(p.n for p in b.pieces) and not a.pieces
         for field in ("mean", "var", "log_mean", "log_var"):
@@ -311,5 +311,5 @@ def test_a_head_that_ignores_the_image_is_refused():
 
 @pytest.mark.parametrize("name", ["geometric", "smooth", "factorised", "exponential"])
 def test_variance_explained_takes_every_estimator(name):
-    found = variance_explained(make_maps([(ONE, 40), (tiled(1, 2), 40)])[0], name, 1)
+    found = variance_explained(make_maps([(ONE, 40), (tiled(1, 2), 40)])[0], estimator=name, layer=1)
     assert 0.02 < found.r2 < 0.5 and found.n == 80

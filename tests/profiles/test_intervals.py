@@ -17,7 +17,7 @@ OTHER = TokenLayout.raster(5, 7, size=(64, 64), family="x")
 @pytest.mark.parametrize("name", ["mean", "geometric", "smooth", "factorised"])
 def test_interval_is_the_jackknife_over_folds_of_the_fitted_profile(name):
     maps = simulate("u-shaped", [(ONE, 40), (OTHER, 20)], layers=2, heads=2, seed=3).maps
-    got = map_interval(maps, name, layer=1, confidence=0.9)
+    got = map_interval(maps, estimator=name, layer=1, confidence=0.9)
     whole = centred_log(make(name).fit(maps).expected(ONE, 1).double().numpy())
     np.testing.assert_allclose(got.log_map, whole, atol=1e-5)
 
@@ -44,9 +44,9 @@ def test_interval_is_the_jackknife_over_folds_of_the_fitted_profile(name):
 
 def test_interval_of_a_layout_that_was_not_fitted_needs_an_estimator_that_transports():
     maps = simulate("u-shaped", [(ONE, 40)]).maps
-    assert map_interval(maps, "tile", layout=OTHER).lo.shape == (1, 35)
+    assert map_interval(maps, estimator="tile", layout=OTHER).lo.shape == (1, 35)
     with pytest.raises(InputError, match="'factorised', which carry over"):
-        map_interval(maps, "mean", layout=OTHER)
+        map_interval(maps, estimator="mean", layout=OTHER)
 
 
 def test_what_cannot_be_done_says_why():
@@ -63,7 +63,7 @@ def test_planted_map_lies_inside_as_often_as_said():
     made = simulate("bottom-heavy", [(ONE, 60)], layers=60, seed=8)
     inside = [
         (lo <= made.truth[ONE.key]) & (made.truth[ONE.key] <= hi)
-        for _, lo, hi in (map_interval(made.maps, "geometric", x) for x in made.maps.layers)
+        for _, lo, hi in (map_interval(made.maps, estimator="geometric", layer=x) for x in made.maps.layers)
     ]
     low, high = stats.binom.interval(0.999, 60, 0.95)
     assert low / 60 <= np.mean(inside) <= high / 60

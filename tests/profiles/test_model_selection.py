@@ -45,7 +45,7 @@ def value(found, name, criterion, column="value"):
 
 def test_both_criteria_equal_brute_force_over_images():
     maps, rows = make_maps([(ONE, 23), (TILED, 14)], heads=2, layers=(0, 4))
-    found = select_estimator(maps, ["mean", "geometric"], layers=[4])
+    found = select_estimator(maps, candidates=["mean", "geometric"], layers=[4])
     gain, total, saved, tokens = (np.zeros(5) for _ in range(4))
     for layout, fold, x in rows:
         rest = [y[1] for other, f, y in rows if other.key == layout.key and f != fold]
@@ -62,7 +62,7 @@ def test_both_criteria_equal_brute_force_over_images():
     assert value(found, "mean", "deviance") == pytest.approx(saved.sum() / tokens.sum(), rel=1e-5)
     out = (gain.sum() - gain) / (total.sum() - total)
     half = stats.t.ppf(0.975, 4) * np.sqrt(4 / 5 * ((out - out.mean()) ** 2).sum())
-    lo, hi = (value(found, "mean", "r2", c) for c in ("lo", "hi"))
+    lo, hi = (value(found, "mean", "r2", c) for c in ("value_lo", "value_hi"))
     assert hi - lo == pytest.approx(2 * half, rel=1e-5)
     assert (found.table["n"] == 37).all() and found.unseen == 0
 
@@ -74,7 +74,7 @@ def test_each_criterion_has_its_favourite():
 
     maps, _ = make_maps([(ONE, 400)], draw=skewed)
     by_log, by_deviance = (
-        select_estimator(maps, [MeanProfile(), "geometric"], criterion=c) for c in ("r2", "deviance")
+        select_estimator(maps, candidates=[MeanProfile(), "geometric"], criterion=c) for c in ("r2", "deviance")
     )
     assert by_log.best == "geometric" and by_deviance.best == "mean"
     for found, other in ((by_log, "mean"), (by_deviance, "geometric")):  # the interval of the difference is clear of 0
@@ -83,24 +83,24 @@ def test_each_criterion_has_its_favourite():
 
 def test_the_right_estimator_is_chosen_and_can_be_fitted():
     maps, _ = make_maps([(ONE, 12)], noise=2.0)
-    found = select_estimator(maps, ["geometric", SmoothProfile()])
+    found = select_estimator(maps, candidates=["geometric", SmoothProfile()])
     assert found.best == "smooth" and found.estimator.fit(maps).layers_ == [0]
     behind = found.table[found.table["criterion"] == "r2"]
     assert behind["behind"].tolist()[0] == 0 and (behind["behind"] >= 0).all()
     assert list(found.table["criterion"].unique()) == ["r2", "deviance"] and "best='smooth'" in repr(found)
     # on one tile `tile` and `mean` are the same: the one that transports is taken
-    assert select_estimator(maps, ["mean", "tile"]).best == "tile"
+    assert select_estimator(maps, candidates=["mean", "tile"]).best == "tile"
     # two settings of one class keep apart
-    two = select_estimator(maps, [SmoothProfile(strength=0), SmoothProfile(strength=10.0)])
+    two = select_estimator(maps, candidates=[SmoothProfile(strength=0), SmoothProfile(strength=10.0)])
     assert two.estimator.strength == 10.0 and "strength=10.0" in two.best
 
 
 def test_layouts_that_others_lack_are_flat_for_those_that_do_not_transport():
     maps, rows = make_maps([(ONE, 30), (RARE, 1)], noise=0.3)
-    found = select_estimator(maps, ["mean", "tile"])
+    found = select_estimator(maps, candidates=["mean", "tile"])
     assert found.unseen == 1 and (found.table["n"] == 31).all()
     total = sum((centred_log(x) ** 2).sum() for _, _, x in rows)
-    alone = select_estimator(make_maps([(ONE, 30)], noise=0.3)[0], ["mean"])
+    alone = select_estimator(make_maps([(ONE, 30)], noise=0.3)[0], candidates=["mean"])
     seen = sum((centred_log(x) ** 2).sum() for layout, _, x in rows if layout is ONE)
     assert value(found, "mean", "r2") == pytest.approx(value(alone, "mean", "r2") * seen / total, rel=1e-6)
     assert value(found, "tile", "r2") > value(found, "mean", "r2")
@@ -112,7 +112,7 @@ def test_layers_together_and_apart():
     fitting = set(ESTIMATORS) - {"rope"}  # the maps do not tell how the model turns positions
     assert set(found.table["estimator"]) == fitting and len(found.table) == 2 * len(fitting)
     with pytest.raises(InputError, match="'rope' needs the model's rotary embedding"):
-        select_estimator(maps, ["mean", "rope"])
+        select_estimator(maps, candidates=["mean", "rope"])
     assert list(found.by_layer["layer"].unique()) == [2, 5] and len(found.by_layer) == 2 * len(found.table)
     apart = select_estimator(maps, layers=[5]).table
     same = found.by_layer[found.by_layer["layer"] == 5].drop(columns="layer").reset_index(drop=True)
@@ -135,7 +135,7 @@ def test_bad_input_is_one_clear_line():
         with pytest.raises(InputError, match=reason):
             select_estimator(maps, **options)
     with pytest.raises(InputError, match="two folds"):
-        select_estimator(make_maps([(ONE, 1)])[0], [TileProfile()])
+        select_estimator(make_maps([(ONE, 1)])[0], candidates=[TileProfile()])
 
 
 # -- fit-bias --estimator auto -----------------------------------------------------------------------------------

@@ -213,14 +213,14 @@ def test_logits_are_the_mean_over_the_distances_and_their_numbers():
     maps = planted(FLAT, TILED[:1], n=3, after=(4, 4, 50))
     assert maps.provenance["after"] == [[4, 2], [50, 1]]
     b = (2 * logits(FLAT, TILED[2], 4) + logits(FLAT, TILED[2], 50)) / 3
-    np.testing.assert_allclose(centred(RopeProfile(1).fit(maps), TILED[2])[0], b - b.mean(), atol=1e-5)
+    np.testing.assert_allclose(centred(RopeProfile(scale=1).fit(maps), TILED[2])[0], b - b.mean(), atol=1e-5)
 
 
 def test_it_explains_held_out_what_it_is_made_for():
     for rotary, layouts in ((FLAT, TILED), (GRIDS, RASTERS)):
         maps = planted(rotary, layouts, scales=(1.0, 0.0), noise=0.7, n=40)
-        found = variance_explained(maps, "rope")
-        assert found.per_head[0] > 0.1 and abs(found.per_head[1]) < 0.01 and found.n == 120
+        found = variance_explained(maps, estimator="rope")
+        assert found.per_head_r2[0] > 0.1 and abs(found.per_head_r2[1]) < 0.01 and found.n == 120
     chosen = select_estimator(planted(FLAT, TILED, noise=0.7, n=40))
     assert chosen.best == "rope" and isinstance(chosen.estimator, RopeProfile)
 
@@ -231,8 +231,8 @@ def test_what_cannot_be_fitted_is_one_clear_line():
         (without_distances(), "how far the query is"),
         (simulate("none", [(TILED[0], 20)]).maps, "rotary embedding"),
     ]:
-        chosen = lambda m: select_estimator(m, ["mean", "rope"])  # noqa: E731
-        for act in (RopeProfile().fit, lambda m: variance_explained(m, "rope"), chosen):
+        chosen = lambda m: select_estimator(m, candidates=["mean", "rope"])  # noqa: E731
+        for act in (RopeProfile().fit, lambda m: variance_explained(m, estimator="rope"), chosen):
             with pytest.raises(InputError, match=words) as caught:
                 act(maps)
             assert "\n" not in str(caught.value)
@@ -240,7 +240,7 @@ def test_what_cannot_be_fitted_is_one_clear_line():
         assert RopeProfile.refuses(maps.provenance) and ExponentialProfile.refuses(maps.provenance) is None
     for scale in ("much", None, True, float("nan")):
         with pytest.raises(InputError, match="scale must be 'fit' or a finite number"):
-            RopeProfile(scale).fit(planted(FLAT, TILED))
+            RopeProfile(scale=scale).fit(planted(FLAT, TILED))
     with pytest.raises(InputError, match="single rasters"):
         logits(GRIDS, TILED[1], 5)
 

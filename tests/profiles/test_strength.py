@@ -44,11 +44,11 @@ def test_it_is_the_minimum_of_the_held_out_error():
     grid = np.linspace(0, 1, 2001)
     for head in range(2):
         best = grid[np.argmin([error(rows, s, head) for s in grid])]
-        assert found.per_head[head] == pytest.approx(best, abs=1e-3)
+        assert found.per_head_strength[head] == pytest.approx(best, abs=1e-3)
     total = sum((x**2).sum() for _, x in rows)
     at = [1 - sum(error(rows, s, h) for h in range(2)) / total for s in (1.0, found.strength)]
     assert (found.r2["full"], found.r2["chosen"]) == pytest.approx(at, abs=1e-5)
-    assert 0 < found.strength < 1 and found.lo <= found.strength <= found.hi and found.n == 20
+    assert 0 < found.strength < 1 and found.strength_lo <= found.strength <= found.strength_hi and found.n == 20
 
 
 def test_no_bias_asks_for_no_removal_and_a_sure_map_for_all_of_it():
@@ -76,7 +76,7 @@ def test_uncertain_positions_are_shrunk_more_and_that_helps():
     found = choose_strength(maps)
     assert found.r2["positionwise"] > found.r2["full"]
     assert not reliable_share(m.log_mean, m.log_var, 1).any()
-    assert np.isnan(choose_strength(maps, "tile").r2["positionwise"])
+    assert np.isnan(choose_strength(maps, estimator="tile").r2["positionwise"])
 
 
 def test_shrinking_the_map_ranks_as_the_strength_does():
@@ -99,4 +99,4 @@ def test_bad_input_is_one_clear_line():
         choose_strength(make_maps(10, 1.0)[0], layer=3)
     with pytest.raises(InputError, match="confidence"):
         choose_strength(make_maps(10, 1.0)[0], confidence=95)
-    assert np.isnan(choose_strength(make_maps(20, 1.0, folds=2)[0]).lo)
+    assert np.isnan(choose_strength(make_maps(20, 1.0, folds=2)[0]).strength_lo)

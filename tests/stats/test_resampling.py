@@ -34,8 +34,8 @@ def test_mean_interval_equals_a_loop_over_the_same_resamples():
     draws = np.random.default_rng(5).integers(0, len(names), (200, len(names)))
     means = [np.concatenate([values[images == names[i]] for i in row]).mean() for row in draws]
     got = bootstrap.mean(values)
-    assert got.estimate == pytest.approx(values.mean())
-    np.testing.assert_allclose([got.low, got.high], np.percentile(means, [2.5, 97.5]))
+    assert got.value == pytest.approx(values.mean())
+    np.testing.assert_allclose([got.lo, got.hi], np.percentile(means, [2.5, 97.5]))
 
 
 def test_ratio_and_difference_are_paired():
@@ -45,11 +45,11 @@ def test_ratio_and_difference_are_paired():
     bootstrap = ImageBootstrap(images, n_resamples=500, seed=0)
     difference = bootstrap.difference(values, reference)
     ratio = bootstrap.ratio(values, reference)
-    assert difference.estimate == pytest.approx(values.mean() - reference.mean())
-    assert ratio.estimate == pytest.approx(values.mean() / reference.mean())
-    assert difference.high < 0 and ratio.high < 1
+    assert difference.value == pytest.approx(values.mean() - reference.mean())
+    assert ratio.value == pytest.approx(values.mean() / reference.mean())
+    assert difference.hi < 0 and ratio.hi < 1
     alone = bootstrap.mean(values)
-    assert difference.high - difference.low < alone.high - alone.low  # pairing takes the shared noise out
+    assert difference.hi - difference.lo < alone.hi - alone.lo  # pairing takes the shared noise out
     same = bootstrap.ratio(reference, reference)
     assert same == (1.0, 1.0, 1.0)
 
@@ -63,11 +63,11 @@ def test_columns_share_resamples_and_missing_values_are_left_out():
     got = bootstrap.mean(values)
     for column in range(3):
         alone = bootstrap.mean(values[:, column])
-        assert got.estimate[column] == pytest.approx(alone.estimate)
-        assert (got.low[column], got.high[column]) == pytest.approx((alone.low, alone.high))
-    assert got.estimate[1] == pytest.approx(np.nanmean(values[:, 1]))
+        assert got.value[column] == pytest.approx(alone.value)
+        assert (got.lo[column], got.hi[column]) == pytest.approx((alone.lo, alone.hi))
+    assert got.value[1] == pytest.approx(np.nanmean(values[:, 1]))
     paired = bootstrap.ratio(values[:, 1], values[:, 0])
-    assert paired.estimate == pytest.approx(values[5:, 1].mean() / values[5:, 0].mean())
+    assert paired.value == pytest.approx(values[5:, 1].mean() / values[5:, 0].mean())
 
 
 def test_intervals_of_clustered_hits_are_wider_than_pretending_independence():
@@ -75,7 +75,7 @@ def test_intervals_of_clustered_hits_are_wider_than_pretending_independence():
     images, hits = clustered(rng, 50, 8)
     by_image = ImageBootstrap(images, seed=0).mean(hits)
     by_expression = ImageBootstrap(np.arange(len(images)), seed=0).mean(hits)
-    ratio = (by_image.high - by_image.low) / (by_expression.high - by_expression.low)
+    ratio = (by_image.hi - by_image.lo) / (by_expression.hi - by_expression.lo)
     assert ratio == pytest.approx(np.sqrt(8), rel=0.15)
 
 
@@ -85,7 +85,7 @@ def test_coverage_is_nominal():
     for trial in range(200):
         images, hits = clustered(rng, 60, 2)
         interval = ImageBootstrap(images, n_resamples=400, confidence=0.9, seed=trial).mean(hits)
-        covered += interval.low <= 0.6 <= interval.high
+        covered += interval.lo <= 0.6 <= interval.hi
     assert 0.83 <= covered / 200 <= 0.96
 
 
@@ -129,8 +129,8 @@ def test_contrast_equals_a_loop_and_each_side_has_its_own_samples():
     for row in np.random.default_rng(4).integers(0, len(names), (300, len(names))):
         drawn = np.concatenate([np.flatnonzero(images == names[i]) for i in row])
         gaps.append(values[drawn[~left[drawn]]].mean() - values[drawn[left[drawn]]].mean())
-    assert got.estimate == pytest.approx(values[~left].mean() - values[left].mean())
-    np.testing.assert_allclose([got.low, got.high], np.percentile(gaps, [2.5, 97.5]))
+    assert got.value == pytest.approx(values[~left].mean() - values[left].mean())
+    np.testing.assert_allclose([got.lo, got.hi], np.percentile(gaps, [2.5, 97.5]))
 
 
 def test_values_of_one_image_have_no_interval_whatever_the_others_have():
@@ -139,16 +139,16 @@ def test_values_of_one_image_have_no_interval_whatever_the_others_have():
     values[2:, 1] = np.nan
     bootstrap = ImageBootstrap(images, n_resamples=50)
     got = bootstrap.mean(values)
-    assert np.isfinite(got.low[0]) and np.isnan([got.low[1], got.high[1]]).all()
-    assert got.estimate[1] == pytest.approx(values[:2, 1].mean())
-    assert np.isnan(bootstrap.contrast(values[:, 0], values[:, 1]).low)
+    assert np.isfinite(got.lo[0]) and np.isnan([got.lo[1], got.hi[1]]).all()
+    assert got.value[1] == pytest.approx(values[:2, 1].mean())
+    assert np.isnan(bootstrap.contrast(values[:, 0], values[:, 1]).lo)
 
 
 def test_no_interval_without_two_images_and_no_ratio_to_zero():
     one = ImageBootstrap(["a", "a"], n_resamples=50).mean([1.0, 0.0])
-    assert one.estimate == 0.5 and np.isnan(one.low) and np.isnan(one.high)
+    assert one.value == 0.5 and np.isnan(one.lo) and np.isnan(one.hi)
     none = ImageBootstrap([], n_resamples=50).mean([])
-    assert np.isnan(none.estimate)
+    assert np.isnan(none.value)
     zero = ImageBootstrap(["a", "b"], n_resamples=50).ratio([1.0, 0.0], [0.0, 0.0])
     assert np.isnan(zero).all()
     with pytest.raises(InputError, match="confidence between 0 and 1"):

@@ -105,7 +105,7 @@ def _of_one(usable: list, axis: str, null: str, n_resamples: int, confidence: fl
             for b, t in zip(between, total, strict=True)
         ])  # fmt: skip
         under = sum(drawn) / whole
-    lo, hi = jackknife_interval(value, without, confidence)
+    lo, hi = jackknife_interval(value, without, confidence=confidence)
     p = (1 + (under >= value - 1e-12).sum()) / (1 + n_resamples)
     return {
         "eta2": value, "lo": float(lo), "hi": float(hi), "null_hi": float(np.quantile(under, 0.95)),

@@ -77,7 +77,7 @@ def mass(maps: Maps, layers: int | Iterable[int] | None = None, confidence: floa
                 ratio = np.log(drawn.sum(0) / even.sum(0))
                 without = np.log((drawn.sum(0) - drawn) / (even.sum(0) - even))
                 share, area = drawn.sum(0) / whole.sum(0), even.sum(0) / whole.sum(0)
-            lo, hi = jackknife_interval(ratio, without, confidence)
+            lo, hi = jackknife_interval(ratio, without, confidence=confidence)
             images = sum(s[3] for s in sums)
             for h, head in enumerate(head_names(maps)):
                 rows.append(

@@ -105,7 +105,7 @@ def _of_one(x: np.ndarray, sizes: Any, n_resamples: int, target: float, confiden
         values = values[~np.isnan(values)]  # halves that do not vary have no correlation
         low, high = np.percentile(values, [2.5, 97.5]) if values.size else (np.nan, np.nan)
         predicted = _at(signal, noise, size)
-        lo, hi = jackknife_interval(predicted[0], predicted[1:], confidence)
+        lo, hi = jackknife_interval(predicted[0], predicted[1:], confidence=confidence)
         rows.append(
             {"n": size, "reliability": float(values.mean()) if values.size else np.nan, "draw_lo": low, "draw_hi": high,
              "predicted": predicted[0], "lo": float(lo), "hi": float(min(hi, 1.0)), "needed": float(needed)}

@@ -48,7 +48,7 @@ def tile_order(maps: Maps, layers: int | Iterable[int] | None = None, confidence
         with np.errstate(divide="ignore", invalid="ignore"):
             without = (cross.sum(0) - cross) / (power.sum(0) - power)
             share = slope**2 * power.sum(0) / around.sum(0)
-        lo, hi = jackknife_interval(slope, without, confidence)
+        lo, hi = jackknife_interval(slope, without, confidence=confidence)
         for h, head in enumerate(head_names(maps)):
             rows.append(
                 {"layer": layer, "head": head, "slope": slope[h], "lo": lo[h], "hi": hi[h],

@@ -67,7 +67,9 @@ class FactorisedProfile(LogProfile):
     name = "factorised"
     transports = frozenset({"layout"})
 
-    def __init__(self, order: str = "auto", strength: float | str = "cv", grid: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, *, order: str = "auto", strength: float | str = "cv", grid: tuple[int, int] | None = None
+    ) -> None:
         self.order = order
         self.strength = strength
         self.grid = grid

@@ -50,7 +50,7 @@ class RopeProfile(LogProfile):
     name = "rope"
     transports = frozenset({"layout"})
 
-    def __init__(self, scale: str | float = "fit") -> None:
+    def __init__(self, *, scale: str | float = "fit") -> None:
         self.scale = scale
 
     @classmethod

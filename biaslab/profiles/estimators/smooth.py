@@ -42,7 +42,7 @@ class SmoothProfile(LogProfile):
     name = "smooth"
     needs_folds = True
 
-    def __init__(self, strength: float | str = "cv") -> None:
+    def __init__(self, *, strength: float | str = "cv") -> None:
         self.strength = strength
 
     def _learn(self, parts: list[Part]) -> Arrays:

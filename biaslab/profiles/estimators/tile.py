@@ -46,7 +46,7 @@ class TileProfile(Profile):
     name = "tile"
     transports = frozenset({"layout"})
 
-    def __init__(self, grid: tuple[int, int] | None = None, thumbnail: str = "apart") -> None:
+    def __init__(self, *, grid: tuple[int, int] | None = None, thumbnail: str = "apart") -> None:
         self.grid = grid
         self.thumbnail = thumbnail
 

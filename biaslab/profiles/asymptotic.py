@@ -1,7 +1,7 @@
-"""How much of the attention's variance position would explain with calibration images without end.
+"""How much of the attention's variance position would explain in the limit of many calibration images.
 
 A profile of few images is noisy, so what it explains on others (:mod:`biaslab.profiles.variance`) lies below what
-position holds. The population's share needs no profile: for log attention centred per image, x_ai = p_i + e_ai with a
+position holds. The share in the limit needs no profile: for log attention centred per image, x_ai = p_i + e_ai with a
 true map p, products of *different* images at one position estimate p_i^2 without bias,
 
     |p|^2 = (|sum_a x_a|^2 - sum_a |x_a|^2) / (n (n - 1)),    share = |p|^2 / mean_a |x_a|^2,
@@ -17,10 +17,10 @@ import numpy as np
 from biaslab.profiles.parts import Part, merged
 from biaslab.stats.jackknife import jackknife_interval
 
-__all__ = ["population_share"]
+__all__ = ["asymptotic_share"]
 
 
-def population_share(folds: list[list[Part]], confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def asymptotic_share(folds: list[list[Part]], *, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Share of the variance of log attention that the true map makes up, and its interval.
 
     Parameters
@@ -34,7 +34,7 @@ def population_share(folds: list[list[Part]], confidence: float) -> tuple[np.nda
     """
     value = _share(folds)
     left_out = np.stack([_share(folds[:g] + folds[g + 1 :]) for g in range(len(folds))])
-    lo, hi = jackknife_interval(value, left_out, confidence)
+    lo, hi = jackknife_interval(value, left_out, confidence=confidence)
     return value, lo, np.minimum(hi, 1.0)
 
 

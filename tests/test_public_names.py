@@ -1,0 +1,37 @@
+"""The public face of the package: light, complete, and the same for type checkers as at run time."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import biaslab as bl
+
+HEAVY = {"numpy", "pandas", "torch", "transformers", "matplotlib", "PIL", "typing"}
+STUB = ast.parse(Path(bl.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+
+
+def test_the_import_is_light():
+    code = "import sys; before = set(sys.modules); import biaslab; print(*set(sys.modules) - before)"
+    loaded = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True,
+                            env={"PYTHONPATH": str(Path(bl.__file__).parents[1])}).stdout.split()  # fmt: skip
+    assert "biaslab" in loaded and not HEAVY & set(loaded)
+
+
+def test_names_are_sorted_and_none_is_missing():
+    assert bl.__all__ == sorted(bl.__all__) and dir(bl) == sorted(dir(bl))
+    assert {"load_dataset", "load_maps", "load_profile", "compare_methods", "calibration"} <= set(bl.__all__)
+    for name in dir(bl):
+        assert getattr(bl, name) is not None
+    with pytest.raises(AttributeError, match="'biaslab' has no attribute 'nothing'"):
+        _ = bl.nothing
+
+
+def test_the_stub_names_what_the_package_offers_and_where_it_lives():
+    homes = {alias.name: node.module for node in STUB.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names = homes.keys() | {node.target.id for node in STUB.body if isinstance(node, ast.AnnAssign)}
+    assert names == set(dir(bl))
+    for name, home in homes.items():
+        assert home == "biaslab" or home == f"biaslab.{bl._HOME[name]}"

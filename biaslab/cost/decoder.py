@@ -19,7 +19,7 @@ def register_decoder(*model_types: str) -> None:
     DECODERS.update(model_types)
 
 
-def layer_lengths(n_layers: int, n_visual: int, n_text: int, keep_n: int | None, layer: int) -> list[int]:
+def layer_lengths(n_layers: int, n_visual: int, n_text: int, *, keep_n: int | None, layer: int) -> list[int]:
     """Tokens each decoder layer sees in the prefill: all before layer K, text + kept from K on."""
     if n_visual < 0 or n_text < 0 or n_visual + n_text == 0:
         raise InputError(f"token counts must not be negative, and not both 0: got n_visual={n_visual}, n_text={n_text}")
@@ -35,6 +35,7 @@ def decoder_flops(
     text_config: Any,
     n_visual: int,
     n_text: int,
+    *,
     keep_n: int | None = None,
     layer: int = 0,
     new_tokens: int = 0,
@@ -45,7 +46,7 @@ def decoder_flops(
     the window only when decoding, because their cache holds no more.
     """
     c = check_decoder(text_config)
-    lengths = layer_lengths(c.num_hidden_layers, n_visual, n_text, keep_n, layer)
+    lengths = layer_lengths(c.num_hidden_layers, n_visual, n_text, keep_n=keep_n, layer=layer)
     token, pair = _layer(c)
     head = c.hidden_size * c.vocab_size  # only the last row reaches it
     prefill = head + sum(n * token + n * n * pair for n in lengths)

@@ -10,6 +10,7 @@ __all__ = ["fastv_reduction"]
 def fastv_reduction(
     n_visual: int,
     n_kept: int,
+    *,
     layer: int,
     n_layers: int,
     hidden: int,

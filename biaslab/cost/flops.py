@@ -42,6 +42,7 @@ def image_flops(
     model_config: Any,
     n_visual: int,
     n_text: int,
+    *,
     keep_n: int | None = None,
     layer: int = 0,
     new_tokens: int = 0,
@@ -70,14 +71,15 @@ def image_flops(
     UnsupportedError
         A tower or decoder whose cost is not known here.
     """
-    picture = VisionInput(n_visual, grid, tiles, size)
-    return prompt_flops(model_config, [picture], n_text, keep_n, layer, new_tokens)
+    image = VisionInput(n_visual, grid, tiles, size)
+    return prompt_flops(model_config, [image], n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens)
 
 
 def prompt_flops(
     model_config: Any,
-    pictures: Sequence[VisionInput],
+    images: Sequence[VisionInput],
     n_text: int,
+    *,
     keep_n: int | None = None,
     layer: int = 0,
     new_tokens: int = 0,
@@ -86,8 +88,10 @@ def prompt_flops(
 
     See :func:`image_flops`; ``VisionInput.of(layout)`` makes a picture from a token layout.
     """
-    encoded = [vision_flops(model_config, p.tokens, p.grid, p.tiles, p.size) for p in pictures]
+    encoded = [vision_flops(model_config, i.tokens, grid=i.grid, tiles=i.tiles, size=i.size) for i in images]
     vision, projector = (sum(parts) for parts in zip(*encoded, strict=True)) if encoded else (0, 0)
-    n_visual = sum(p.tokens for p in pictures)
-    decoder, decode = decoder_flops(model_config.text_config, n_visual, n_text, keep_n, layer, new_tokens)
+    n_visual = sum(image.tokens for image in images)
+    decoder, decode = decoder_flops(
+        model_config.text_config, n_visual, n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens
+    )
     return Flops(vision, projector, decoder, decode)

@@ -61,6 +61,7 @@ def kv_entries(
     text_config: Any,
     n_visual: int,
     n_text: int,
+    *,
     keep_n: int | None = None,
     layer: int = 0,
     new_tokens: int = 0,
@@ -71,7 +72,7 @@ def kv_entries(
     one entry less than its window. Arguments as in :func:`biaslab.cost.image_flops`.
     """
     c = check_decoder(text_config)
-    lengths = layer_lengths(c.num_hidden_layers, n_visual, n_text, keep_n, layer)
+    lengths = layer_lengths(c.num_hidden_layers, n_visual, n_text, keep_n=keep_n, layer=layer)
     fed = max(0, new_tokens - 1)
     return [n + fed if w is None else min(n + fed, w - 1) for n, w in zip(lengths, windows(c), strict=True)]
 
@@ -80,13 +81,14 @@ def kv_bytes(
     text_config: Any,
     n_visual: int,
     n_text: int,
+    *,
     keep_n: int | None = None,
     layer: int = 0,
     new_tokens: int = 0,
     dtype: Any = "bfloat16",
 ) -> int:
     """Bytes of the KV cache of one prompt; see :func:`kv_entries`."""
-    entries = kv_entries(text_config, n_visual, n_text, keep_n, layer, new_tokens)
+    entries = kv_entries(text_config, n_visual, n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens)
     return 2 * sum(entries) * text_config.num_key_value_heads * head_dim(text_config) * bytes_of(dtype)
 
 

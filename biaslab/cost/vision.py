@@ -5,7 +5,7 @@ from that of others with the same tower, under the family's own ``model_type``),
 model family it belongs to::
 
     @register_vision("my_vision")
-    def _my_tower(config, picture):
+    def _my_tower(config, image):
         return tower_flops, projector_flops
 """
 
@@ -53,12 +53,12 @@ class VisionInput:
 
     @classmethod
     def of(cls, layout: Any) -> VisionInput:
-        """The picture of a :class:`~biaslab.core.layout.TokenLayout`."""
+        """The image of a :class:`~biaslab.core.layout.TokenLayout`."""
         one = layout.tiles == (1, 1) and not layout.thumbnail.any()
         return cls(layout.n, layout.grid if one else None, None, layout.size)
 
 
-#: config.model_type or config.vision_config.model_type -> function(model_config, picture) -> FLOPs of (vision tower,
+#: config.model_type or config.vision_config.model_type -> function(model_config, image) -> FLOPs of (vision tower,
 #: projector)
 VISION: dict[str, Callable[[Any, VisionInput], tuple[int, int]]] = {}
 
@@ -78,6 +78,7 @@ def register_vision(*model_types: str) -> Callable:
 def vision_flops(
     model_config: Any,
     n_visual: int,
+    *,
     grid: Grid | None = None,
     tiles: int | None = None,
     size: tuple[int, int] | None = None,

@@ -104,6 +104,7 @@ def pack(
     scenes: Sequence[Scene],
     dialogue: Dialogue,
     rng: np.random.Generator,
+    *,
     questions: int,
     length: int,
     mix: Sequence[float],
@@ -115,7 +116,7 @@ def pack(
     head, expression_type = np.zeros((n, length, 3), np.int64), np.zeros((n, length), np.int64)
     for k, s in enumerate(scenes):
         at = 0
-        for number, e in enumerate(ex.sample(rng, s.objects, questions, mix)):
+        for number, e in enumerate(ex.sample(rng, s.objects, questions, mix=mix)):
             words = dialogue.question(e.text)
             answer = dialogue.answer(s.objects[e.target].box.as_tuple())
             row = [*words, *dialogue.after, *answer[:-1]]

@@ -10,7 +10,7 @@ from biaslab.grounder.model import IMAGE_MEAN, IMAGE_STD, Size, build_model, bui
 from biaslab.scenes.backgrounds import CANVAS
 
 
-def export(weights: Path, folder: str | Path, size: Size = Size()) -> Path:
+def export(weights: Path, folder: str | Path, *, size: Size = Size()) -> Path:
     """Write model, tokenizer and processor.
 
     Parameters
@@ -24,7 +24,7 @@ def export(weights: Path, folder: str | Path, size: Size = Size()) -> Path:
     """
     folder = Path(folder)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, size)
+    model = build_model(tokenizer, size=size)
     state = torch.load(weights, weights_only=True)["model"]
     model.load_state_dict(state, strict=True)
     model.half().save_pretrained(folder)

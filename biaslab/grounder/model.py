@@ -84,7 +84,7 @@ def _corpus(scenes: int) -> Iterator[str]:
 
 
 @cache
-def build_tokenizer(vocab_size: int = 1536, scenes: int = 200) -> PreTrainedTokenizerFast:
+def build_tokenizer(*, vocab_size: int = 1536, scenes: int = 200) -> PreTrainedTokenizerFast:
     """A lower-casing byte-level BPE: any text has tokens; object names and coordinates are single ones."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -123,6 +123,7 @@ def build_tokenizer(vocab_size: int = 1536, scenes: int = 200) -> PreTrainedToke
 
 def build_model(
     tokenizer: PreTrainedTokenizerFast,
+    *,
     size: Size = Size(),
     seed: int = 0,
 ) -> InternVLForConditionalGeneration:

@@ -39,7 +39,7 @@ class TrainingGrounder:
     def __init__(self, recipe: Recipe, tokenizer):
         self.recipe = recipe
         self.dialogue = Dialogue(tokenizer, recipe.size.grid)
-        self.model = build_model(tokenizer, recipe.size, recipe.seed).to(torch.bfloat16)
+        self.model = build_model(tokenizer, size=recipe.size, seed=recipe.seed).to(torch.bfloat16)
         self.heads = Heads(recipe.size.hidden).to(torch.bfloat16)
         self._tokenizer = tokenizer
         self._register_attention()

@@ -99,6 +99,7 @@ class Encoded:
         inputs: dict[str, Any],
         layouts: list[TokenLayout],
         resized: list[tuple[int, int]],
+        *,
         image_token_id: int,
         sample_ids: list[str] | None = None,
         owners: list[int] | None = None,

@@ -12,7 +12,7 @@ from biaslab._util.registry import Registry
 from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
-from biaslab.models.blueprint import OfflineSpec
+from biaslab.models.offline_spec import OfflineSpec
 from biaslab.models.processors import image_only
 
 if TYPE_CHECKING:
@@ -127,10 +127,10 @@ class Family(OfflineSpec, ABC):
         for text in texts:
             self.check_text(processor, text)
         prompts = [self.chat_prompt(processor, t, len(several)) for t, several in zip(texts, images, strict=True)]
-        pictures = [[self.prepare(processor, image) for image in several] for several in images]
+        prepared = [[self.prepare(processor, image) for image in several] for several in images]
         try:
             inputs = processor(
-                images=pictures, text=prompts, return_tensors="pt", padding=True, padding_side="left",
+                images=prepared, text=prompts, return_tensors="pt", padding=True, padding_side="left",
                 **self.image_kwargs(processor, options),
             )  # fmt: skip
         except ValueError as err:  # such as an aspect ratio beyond what the family can cut
@@ -138,8 +138,8 @@ class Family(OfflineSpec, ABC):
             raise InputError(f"{self.name} cannot take one of these pictures ({sizes} px): {err}") from None
         inputs = dict(inputs)
         flat = [image for several in images for image in several]
-        found = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(flat)]
-        return inputs, [layout for layout, _ in found], [resized for _, resized in found]
+        placed = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(flat)]
+        return inputs, [layout for layout, _ in placed], [resized for _, resized in placed]
 
     def check_text(self, processor: Any, text: str) -> None:
         """Refuse a user's text that holds a placeholder of the processor."""

@@ -10,7 +10,7 @@ from biaslab.models.checkpoints.files import missing_files
 from biaslab.models.registry import GROUNDER, families, grounder_folder
 
 if TYPE_CHECKING:
-    from biaslab.models.blueprint import ModelSpec
+    from biaslab.models.offline_spec import ModelSpec
 
 __all__ = ["known_models"]
 
@@ -22,16 +22,16 @@ def known_models() -> list[dict[str, Any]]:
     rows = [_row(GROUNDER, "embedded", "internvl", grounder_folder(), None)]
     for family in families().values():
         for alias, hub_id in sorted(family.aliases.items()):
-            rows.append(_row(alias, hub_id, family.name, _cached(hub_id), family.shapes.get(alias)))
+            rows.append(_row(alias, hub_id, family.name, _cached(hub_id), family.specs.get(alias)))
     return rows
 
 
-def _row(alias: str, checkpoint: str, family: str, folder: Path | None, shape: ModelSpec | None) -> dict[str, Any]:
+def _row(alias: str, checkpoint: str, family: str, folder: Path | None, spec: ModelSpec | None) -> dict[str, Any]:
     config = _config(folder)
     layers = (config.get("text_config") or config.get("llm_config") or config).get("num_hidden_layers")
     tokens = config.get("image_seq_length") if alias == GROUNDER else None
-    if shape is not None:
-        layers, tokens = layers or shape.layers, families()[family].most_tokens(shape)
+    if spec is not None:
+        layers, tokens = layers or spec.layers, families()[family].most_tokens(spec)
     return {"alias": alias, "checkpoint": checkpoint, "family": family, "layers": layers,
             "most tokens per image": tokens, "on disk": _on_disk(folder)}  # fmt: skip
 

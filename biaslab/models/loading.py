@@ -21,6 +21,7 @@ __all__ = ["load", "read", "wrap"]
 
 def load(
     name: str | Path,
+    *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "auto",
     device_map: Any = None,
@@ -83,10 +84,10 @@ def load(
             model = _model(folder, options)
     if device is not None and "quantization_config" not in kw:
         model = model.to(device)
-    return VLM(model.eval().requires_grad_(False), processor, family, checkpoint.name, revision)
+    return VLM(model.eval().requires_grad_(False), processor, family, name=checkpoint.name, revision=revision)
 
 
-def wrap(model: Any, processor: Any, name: str | None = None, revision: str | None = None) -> VLM:
+def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str | None = None) -> VLM:
     """A VLM around a transformers model (fine-tuned, quantised) and its processor, used as they are.
 
     Of a PEFT model the base model is taken, with the adapters that are injected into its layers (LoRA and the
@@ -103,7 +104,7 @@ def wrap(model: Any, processor: Any, name: str | None = None, revision: str | No
         raise InputError(f"{type(processor).__name__} has no image token: give the processor, not the tokenizer")
     name = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
     revision = revision or getattr(model.config, "_commit_hash", None)
-    return VLM(model, processor, family, name, revision)
+    return VLM(model, processor, family, name=name, revision=revision)
 
 
 # ------------------------------------------------------------------------------------------ reading

@@ -50,7 +50,9 @@ class VLM:
         The prompts that are running, and what a pruning engine has cut out of them.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, family: Family, name: str, revision: str | None = None):
+    def __init__(
+        self, model: nn.Module, processor: Any, family: Family, *, name: str, revision: str | None = None
+    ) -> None:
         token = getattr(model.config, "image_token_id", None)
         if token is None or token != processor.image_token_id:
             raise ModelError(
@@ -93,9 +95,9 @@ class VLM:
         InputError
             An option the family does not have, or a value that is no positive integer.
         """
-        wanted = {**self.image_options, **options}
-        self.family.check_options(wanted)
-        self.image_options = wanted
+        merged = {**self.image_options, **options}
+        self.family.check_options(merged)
+        self.image_options = merged
         return self
 
     # -------------------------------------------------------------------------------------- pictures in
@@ -103,6 +105,7 @@ class VLM:
         self,
         images: Sequence[Any],
         texts: Sequence[str],
+        *,
         sample_ids: Sequence[str] | None = None,
         **options: Any,
     ) -> Encoded:
@@ -124,23 +127,28 @@ class VLM:
         groups = [list(image) if isinstance(image, (list, tuple)) else [image] for image in images]
         if not all(groups):
             raise InputError("a prompt without an image: give at least one for every text")
-        pictures = [[load_image(image) for image in group] for group in groups]
-        wanted = {**self.image_options, **options}
-        inputs, layouts, resized = self.family.encode(self.processor, pictures, list(texts), wanted)
+        loaded = [[load_image(image) for image in group] for group in groups]
+        options = {**self.image_options, **options}
+        inputs, layouts, resized = self.family.encode(self.processor, loaded, list(texts), options)
         inputs = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
         ids = None if sample_ids is None else list(sample_ids)
         owners = [b for b, group in enumerate(groups) for _ in group]
-        return Encoded.from_inputs(inputs, layouts, resized, self.image_token_id, ids, owners)
+        return Encoded.from_inputs(
+            inputs, layouts, resized, image_token_id=self.image_token_id, sample_ids=ids, owners=owners
+        )
 
     def encode_grounding(
         self,
         images: Sequence[Any],
         expressions: Sequence[str],
+        *,
         sample_ids: Sequence[str] | None = None,
         **options,
     ) -> Encoded:
         """`encode` with the family's grounding prompt for each expression."""
-        return self.encode(images, [self.family.grounding_prompt(e) for e in expressions], sample_ids, **options)
+        return self.encode(
+            images, [self.family.grounding_prompt(e) for e in expressions], sample_ids=sample_ids, **options
+        )
 
     def vision(self, encoded: Encoded) -> Encoded:
         """The same prompts with the image features computed, so that further calls skip the vision tower."""
@@ -180,7 +188,7 @@ class VLM:
         with self.running(encoded) as inputs, torch.no_grad():
             return self.model(**inputs, **kw)
 
-    def generate(self, encoded: Encoded, max_new_tokens: int = 64, **gen_kw: Any) -> list[str]:
+    def generate(self, encoded: Encoded, *, max_new_tokens: int = 64, **gen_kw: Any) -> list[str]:
         """Answers of the batch, greedy unless ``do_sample`` or ``num_beams`` is given.
 
         Everything else (such as a repetition penalty) stays as the checkpoint's generation config has it.
@@ -199,7 +207,7 @@ class VLM:
         answers = tokenizer.batch_decode(out[:, encoded.last + 1 :], skip_special_tokens=True)
         return [answer.strip() for answer in answers]
 
-    def ask(self, image: Any, text: str | Sequence[str], max_new_tokens: int = 64, **gen_kw: Any) -> str | list[str]:
+    def ask(self, image: Any, text: str | Sequence[str], *, max_new_tokens: int = 64, **gen_kw: Any) -> str | list[str]:
         """Answer a question about a picture; lists (of either) are answered as one batch, as a list.
 
         A list inside the list of images is a prompt with several images: ``ask([[a, b]], ["which ..."])``.
@@ -208,24 +216,25 @@ class VLM:
         for t in texts:
             if not t.strip():
                 raise InputError("empty question: say what to ask")
-        answers = self.generate(self.encode(images, texts), max_new_tokens, **gen_kw)
+        answers = self.generate(self.encode(images, texts), max_new_tokens=max_new_tokens, **gen_kw)
         return answers[0] if single else answers
 
     def locate(
-        self, image: Any, expression: str | Sequence[str], max_new_tokens: int = 48, **gen_kw: Any
+        self, image: Any, expression: str | Sequence[str], *, max_new_tokens: int = 48, **gen_kw: Any
     ) -> Box | None | list[Box | None]:
         """Box of an expression in pixels of the original picture; None where the answer holds no box.
 
         Lists are located as one batch, one picture each.
         """
         images, expressions, single = _paired(image, expression)
-        found = [g.box for g in self.locate_answers(images, expressions, max_new_tokens=max_new_tokens, **gen_kw)]
-        return found[0] if single else found
+        boxes = [g.box for g in self.locate_answers(images, expressions, max_new_tokens=max_new_tokens, **gen_kw)]
+        return boxes[0] if single else boxes
 
     def locate_answers(
         self,
         images: Encoded | Sequence[Any],
         expressions: Sequence[str] | None = None,
+        *,
         sample_ids: Sequence[str] | None = None,
         max_new_tokens: int = 48,
         **gen_kw: Any,
@@ -236,10 +245,10 @@ class VLM:
         else:
             if expressions is None:
                 raise InputError("locate_answers needs one expression per image")
-            encoded = self.encode_grounding(images, expressions, sample_ids)
+            encoded = self.encode_grounding(images, expressions, sample_ids=sample_ids)
         if len(encoded.layouts) != len(encoded):
             raise InputError("a box belongs to one picture: give one image per expression")
-        return self.groundings(encoded, self.generate(encoded, max_new_tokens, **gen_kw))
+        return self.groundings(encoded, self.generate(encoded, max_new_tokens=max_new_tokens, **gen_kw))
 
     def groundings(self, encoded: Encoded, answers: Sequence[str]) -> list[Grounding]:
         """The boxes that answers to `encode_grounding`'s prompts hold, one answer per picture."""

@@ -138,7 +138,7 @@ def landscape(rng: np.random.Generator) -> Image.Image:
     return sky
 
 
-KINDS: dict[Callable[[np.random.Generator], Image.Image], float] = {
+PAINTERS: dict[Callable[[np.random.Generator], Image.Image], float] = {
     plain: 0.08, clouds: 0.2, pebbles: 0.16, mosaic: 0.14, planks: 0.12, confetti: 0.14, landscape: 0.16,
 }  # fmt: skip
 
@@ -156,8 +156,8 @@ def _scatter(rng: np.random.Generator, image: Image.Image) -> None:
 
 def background(rng: np.random.Generator) -> Image.Image:
     """An RGB background of CANVAS x CANVAS px."""
-    kinds = list(KINDS)
-    image = kinds[rng.choice(len(kinds), p=list(KINDS.values()))](rng)
+    painters = list(PAINTERS)
+    image = painters[rng.choice(len(painters), p=list(PAINTERS.values()))](rng)
     if rng.random() < 0.65:
         _scatter(rng, image)
     return image

@@ -133,15 +133,15 @@ MAKERS = {"attribute": attribute, "location": location, "relation": relation}
 
 
 def sample(
-    rng: np.random.Generator, things: Sequence[SceneObject], n: int, mix: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
+    rng: np.random.Generator, things: Sequence[SceneObject], n: int, *, mix: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
 ) -> list[Expression]:
     """At most `n` different expressions about a scene, types drawn with probabilities `mix`."""
-    found: dict[str, Expression] = {}
+    expressions: dict[str, Expression] = {}
     for _ in range(12 * n):
-        if len(found) == n:
+        if len(expressions) == n:
             break
         expression_type = EXPRESSION_TYPES[int(rng.choice(3, p=mix))]
-        made = MAKERS[expression_type](rng, things, int(rng.integers(len(things))))
-        if made is not None:
-            found.setdefault(made.text, made)
-    return list(found.values())
+        expression = MAKERS[expression_type](rng, things, int(rng.integers(len(things))))
+        if expression is not None:
+            expressions.setdefault(expression.text, expression)
+    return list(expressions.values())

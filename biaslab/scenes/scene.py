@@ -1,4 +1,4 @@
-"""Seeded scenes: scene i of split s is always the same picture with the same objects and expressions."""
+"""Seeded scenes: scene i of split s is always the same image with the same objects and expressions."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Scene:
         for expression_type in (ex.EXPRESSION_TYPES[k] for k in rng.permutation(3)):
             used = {e.target for e in out}
             for target in sorted(order, key=lambda t: t in used):
-                made = ex.MAKERS[expression_type](rng, self.objects, int(target))
-                if made is not None:
-                    out.append(made)
+                expression = ex.MAKERS[expression_type](rng, self.objects, int(target))
+                if expression is not None:
+                    out.append(expression)
                     break
         return tuple(out)
 
@@ -124,22 +124,22 @@ def scene(split: str, index: int) -> Scene:
     cast = _cast(rng)
     sides = [rng.uniform(*(BIG if size == "big" else SMALL)) * CANVAS for _, size, _ in cast]
     taken: list[tuple[int, int, int, int]] = []
-    kept = []
+    placed = []
     for k in np.argsort(sides)[::-1]:  # the big ones first, so that they do not hide the small ones
         name, size, colour = cast[k]
-        picture = sprite(rng, name, sides[k], colour)
-        place = _place(rng, picture.size, taken)
+        thing = sprite(rng, name, sides[k], colour=colour)
+        place = _place(rng, thing.size, taken)
         if place is None:
             continue
         x, y = place
-        w, h = picture.size
-        rgb = np.asarray(picture.convert("RGB"), np.float32) * rng.uniform(0.8, 1.15) + rng.normal(0, 6, 3)
-        image.paste(Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)), place, picture.getchannel("A"))
-        solid = np.asarray(picture.getchannel("A")) > 127
+        w, h = thing.size
+        rgb = np.asarray(thing.convert("RGB"), np.float32) * rng.uniform(0.8, 1.15) + rng.normal(0, 6, 3)
+        image.paste(Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)), place, thing.getchannel("A"))
+        solid = np.asarray(thing.getchannel("A")) > 127
         taken.append((x, y, x + w, y + h))
-        kept.append((name, size, colour))
-        owner[y : y + h, x : x + w][solid] = len(kept)
-    objects = tuple(SceneObject(*what, _visible_box(owner, k)) for k, what in enumerate(kept, start=1))
+        placed.append((name, size, colour))
+        owner[y : y + h, x : x + w][solid] = len(placed)
+    objects = tuple(SceneObject(*what, _visible_box(owner, k)) for k, what in enumerate(placed, start=1))
     pixels = np.asarray(image, np.float32) + fine_noise(rng) * rng.uniform(1, 7)
     return Scene(split, index, Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), objects, owner)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
-from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import Family, register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 
 _SO400M: dict[str, Any] = {
     "vision_hidden": 1152,
@@ -80,7 +80,7 @@ class Idefics3(Family):
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama",)
-    shapes = {
+    specs = {
         "idefics3-8b": ModelSpec(
             "llama", 4096, 32, 32, 8, 14336, **_SO400M, vocab=128259, tile=364, merge=2, longest_edge=1456
         ),
@@ -99,24 +99,24 @@ class Idefics3(Family):
         bos="<|begin_of_text|>",
     )  # fmt: skip
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         return transformers.Idefics3Config(
-            vision_config=tower_fields(shape),
-            text_config=text_config(shape, tokenizer, self.decoders),
+            vision_config=tower_fields(spec),
+            text_config=text_config(spec, tokenizer, self.decoders),
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-            scale_factor=shape.merge,
-            tie_word_embeddings=shape.tied,
+            scale_factor=spec.merge,
+            tie_word_embeddings=spec.tied,
         )
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.Idefics3ImageProcessorPil(
-            size={"longest_edge": shape.longest_edge}, max_image_size={"longest_edge": shape.tile}
+            size={"longest_edge": spec.longest_edge}, max_image_size={"longest_edge": spec.tile}
         )
-        return transformers.Idefics3Processor(image_processor=pixels, tokenizer=tokenizer, image_seq_len=shape.side**2)
+        return transformers.Idefics3Processor(image_processor=pixels, tokenizer=tokenizer, image_seq_len=spec.side**2)
 
 
 def tiling(size: tuple[int, int], tile: int, longest_edge: int) -> tuple[int, int]:

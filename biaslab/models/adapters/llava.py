@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
-from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import Family, register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,27 +65,27 @@ class Llava(Family):
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama",)
-    shapes = {
+    specs = {
         "llava-1.5-7b": ModelSpec("llama", 4096, 32, 32, 32, 11008, vocab=32064, **CLIP),
         "llava-1.5-13b": ModelSpec("llama", 5120, 40, 40, 40, 13824, vocab=32064, **CLIP),
     }
     special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
-        return transformers.LlavaConfig(**clip_fields(shape, tokenizer, self.decoders))
+        return transformers.LlavaConfig(**clip_fields(spec, tokenizer, self.decoders))
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.CLIPImageProcessorPil(
-            size={"shortest_edge": shape.tile}, crop_size={"height": shape.tile, "width": shape.tile}
+            size={"shortest_edge": spec.tile}, crop_size={"height": spec.tile, "width": spec.tile}
         )
         return transformers.LlavaProcessor(
             image_processor=pixels,
             tokenizer=tokenizer,
-            patch_size=shape.patch,
+            patch_size=spec.patch,
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
         )
@@ -109,16 +109,16 @@ def vicuna_prompt(processor: Any, text: str, n_images: int) -> str:
     return f"USER: {images}{text} ASSISTANT:"
 
 
-def clip_fields(shape: ModelSpec, tokenizer: Any, decoders: Sequence[str]) -> dict[str, Any]:
+def clip_fields(spec: ModelSpec, tokenizer: Any, decoders: Sequence[str]) -> dict[str, Any]:
     """Fields that the configurations of LLaVA-1.5 and LLaVA-NeXT share."""
     import transformers
 
     return {
-        "vision_config": transformers.CLIPVisionConfig(**tower_fields(shape)),
-        "text_config": text_config(shape, tokenizer, decoders),
+        "vision_config": transformers.CLIPVisionConfig(**tower_fields(spec)),
+        "text_config": text_config(spec, tokenizer, decoders),
         "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": "default",
-        "image_seq_length": shape.side**2,
-        "tie_word_embeddings": shape.tied,
+        "image_seq_length": spec.side**2,
+        "tie_word_embeddings": spec.tied,
     }

@@ -8,8 +8,8 @@ from typing import Any
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
 from biaslab.models.adapters.llava import CLIP, clip_fields, vicuna_prompt
-from biaslab.models.blueprint import ModelSpec, SpecialTokens
 from biaslab.models.family import Family, register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens
 
 _TILINGS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # rows, columns
 _SYSTEM = (
@@ -71,30 +71,30 @@ class LlavaNext(Family):
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama", "mistral")
-    shapes = {
+    specs = {
         "llava-next-7b": ModelSpec("llama", 4096, 32, 32, 32, 11008, **CLIP, vocab=32064, max_tiles=4),
         "llava-next-13b": ModelSpec("llama", 5120, 40, 40, 40, 13824, **CLIP, vocab=32064, max_tiles=4),
     }
     special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
-        fields = clip_fields(shape, tokenizer, self.decoders)
-        return transformers.LlavaNextConfig(**fields, image_grid_pinpoints=pinpoints(shape.tile, _TILINGS))
+        fields = clip_fields(spec, tokenizer, self.decoders)
+        return transformers.LlavaNextConfig(**fields, image_grid_pinpoints=pinpoints(spec.tile, _TILINGS))
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.LlavaNextImageProcessorPil(
-            size={"shortest_edge": shape.tile},
-            crop_size={"height": shape.tile, "width": shape.tile},
-            image_grid_pinpoints=pinpoints(shape.tile, _TILINGS),
+            size={"shortest_edge": spec.tile},
+            crop_size={"height": spec.tile, "width": spec.tile},
+            image_grid_pinpoints=pinpoints(spec.tile, _TILINGS),
         )
         return transformers.LlavaNextProcessor(
             image_processor=pixels,
             tokenizer=tokenizer,
-            patch_size=shape.patch,
+            patch_size=spec.patch,
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
         )

@@ -10,8 +10,8 @@ from typing import Any
 from biaslab.core.layout import TokenLayout
 from biaslab.models.adapters.llava import padded_square
 from biaslab.models.adapters.llava_next import LlavaNext, pinpoints
-from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.processors import image_only
 
 _SIGLIP: dict[str, Any] = {
@@ -73,7 +73,7 @@ class LlavaOnevision(LlavaNext):
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("qwen2",)
-    shapes = {
+    specs = {
         "llava-onevision-7b": ModelSpec("qwen2", 3584, 28, 28, 4, 18944, **_SIGLIP, vocab=152000, max_tiles=36),
     }
     special_tokens = SpecialTokens(
@@ -83,31 +83,31 @@ class LlavaOnevision(LlavaNext):
         {"image_token": "<image>", "video_token": "<video>"},
     )
 
-    def most_tokens(self, shape: ModelSpec) -> int:
+    def most_tokens(self, spec: ModelSpec) -> int:
         """Thumbnail and the largest raster that is not scaled down (see `_scaled`)."""
-        return shape.side**2 + int(1.1**2 * _MOST * shape.side**2)
+        return spec.side**2 + int(1.1**2 * _MOST * spec.side**2)
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         return transformers.LlavaOnevisionConfig(
-            vision_config=transformers.SiglipVisionConfig(**tower_fields(shape), vision_use_head=False),
-            text_config=text_config(shape, tokenizer, self.decoders),
+            vision_config=transformers.SiglipVisionConfig(**tower_fields(spec), vision_use_head=False),
+            text_config=text_config(spec, tokenizer, self.decoders),
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
             video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
             vision_feature_layer=-1,
             vision_feature_select_strategy="full",
-            image_grid_pinpoints=pinpoints(shape.tile, _tilings(shape)),
+            image_grid_pinpoints=pinpoints(spec.tile, _tilings(spec)),
             vision_aspect_ratio=f"anyres_max_{_MOST}",
-            tie_word_embeddings=shape.tied,
+            tie_word_embeddings=spec.tied,
         )
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.LlavaOnevisionImageProcessorPil(
-            size={"height": shape.tile, "width": shape.tile},
-            image_grid_pinpoints=pinpoints(shape.tile, _tilings(shape)),
+            size={"height": spec.tile, "width": spec.tile},
+            image_grid_pinpoints=pinpoints(spec.tile, _tilings(spec)),
             image_mean=[0.5, 0.5, 0.5],
             image_std=[0.5, 0.5, 0.5],
         )
@@ -115,7 +115,7 @@ class LlavaOnevision(LlavaNext):
             image_processor=pixels,
             tokenizer=tokenizer,
             video_processor=None,
-            num_image_tokens=shape.side**2,
+            num_image_tokens=spec.side**2,
             vision_feature_select_strategy="full",
             vision_aspect_ratio=f"anyres_max_{_MOST}",
         )
@@ -138,6 +138,6 @@ def _scaled(raster: tuple[int, int], side: int, most: int) -> tuple[int, int] | 
     return (int(raster[0] // ratio), int(raster[1] // ratio)) if ratio > 1.1 else None
 
 
-def _tilings(shape: ModelSpec) -> list[tuple[int, int]]:
-    most = math.isqrt(shape.max_tiles)
+def _tilings(spec: ModelSpec) -> list[tuple[int, int]]:
+    most = math.isqrt(spec.max_tiles)
     return list(product(range(1, most + 1), repeat=2))

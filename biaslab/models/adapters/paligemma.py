@@ -10,8 +10,8 @@ from biaslab.core.boxes import Box, BoxSpace
 from biaslab.core.layout import TokenLayout
 from biaslab.cost.decoder import register_decoder
 from biaslab.cost.vision import VisionInput, patch_count, plain_vit, register_vision, whole
-from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_fields, tower_fields
 from biaslab.models.family import Family, register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_fields, tower_fields
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -82,32 +82,32 @@ class PaliGemma(Family):
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("gemma",)
-    shapes = {
+    specs = {
         f"paligemma-3b-mix-{side}": ModelSpec(*_GEMMA, **_TOWER, tile=side, vocab=257216, head_dim=256, tied=True)
         for side in (224, 448)
     }
     special_tokens = SpecialTokens(("<pad>", "<eos>", "<bos>", "<image>"), "<eos>", "<pad>", {"image_token": "<image>"})
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         _complete(tokenizer)
         return transformers.PaliGemmaConfig(
             vision_config=transformers.SiglipVisionConfig(
-                **tower_fields(shape), projection_dim=shape.hidden, vision_use_head=False
+                **tower_fields(spec), projection_dim=spec.hidden, vision_use_head=False
             ),
-            text_config=transformers.GemmaConfig(**text_fields(shape, tokenizer)),
+            text_config=transformers.GemmaConfig(**text_fields(spec, tokenizer)),
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-            projection_dim=shape.hidden,
-            tie_word_embeddings=shape.tied,
+            projection_dim=spec.hidden,
+            tie_word_embeddings=spec.tied,
         )
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         _complete(tokenizer)
-        pixels = transformers.SiglipImageProcessorPil(size={"height": shape.tile, "width": shape.tile})
-        pixels.image_seq_length = shape.side**2
+        pixels = transformers.SiglipImageProcessorPil(size={"height": spec.tile, "width": spec.tile})
+        pixels.image_seq_length = spec.side**2
         return transformers.PaliGemmaProcessor(image_processor=pixels, tokenizer=tokenizer)
 
 
@@ -124,7 +124,7 @@ register_decoder("gemma")
 
 
 @register_vision("paligemma")
-def _tower(config: Any, picture: VisionInput) -> tuple[int, int]:
+def _tower(config: Any, image: VisionInput) -> tuple[int, int]:
     v, patches = config.vision_config, patch_count(config.vision_config)
-    images = whole(picture.tokens, patches, "image")
-    return images * plain_vit(v, patches, class_token=False), 2 * picture.tokens * v.hidden_size * v.projection_dim
+    images = whole(image.tokens, patches, "image")
+    return images * plain_vit(v, patches, class_token=False), 2 * image.tokens * v.hidden_size * v.projection_dim

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
-from biaslab.models.blueprint import ModelSpec, SpecialTokens, rope_sections, text_fields
 from biaslab.models.family import Family, register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens, rope_sections, text_fields
 from biaslab.models.processors import image_only
 
 _TOWER: dict[str, Any] = {
@@ -74,7 +74,7 @@ class Qwen2VL(Family):
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("qwen2_vl_text",)
-    shapes = {
+    specs = {
         "qwen2-vl-2b": ModelSpec("qwen2_vl_text", 1536, 28, 12, 2, 8960, **_TOWER, **_PIXELS, vocab=151936, tied=True),
         "qwen2-vl-7b": ModelSpec("qwen2_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
     }
@@ -93,7 +93,7 @@ class Qwen2VL(Family):
     rope_extra: ClassVar[dict[str, Any]] = {}
     pixel_statistics: ClassVar[dict[str, Any]] = {}  # mean and deviation; the image processor's own by default
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         ids = {
@@ -103,37 +103,37 @@ class Qwen2VL(Family):
             "vision_end_token_id": "<|vision_end|>",
         }
         return getattr(transformers, self.config_class)(
-            text_config=self._text(shape, tokenizer),
-            vision_config=self._vision(shape),
-            tie_word_embeddings=shape.tied,
+            text_config=self._text(spec, tokenizer),
+            vision_config=self._vision(spec),
+            tie_word_embeddings=spec.tied,
             **{name: tokenizer.convert_tokens_to_ids(token) for name, token in ids.items()},
         )
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
         import transformers
 
         pixels = transformers.Qwen2VLImageProcessorPil(
-            size={"shortest_edge": shape.min_pixels, "longest_edge": shape.max_pixels},
-            patch_size=shape.patch,
-            merge_size=shape.merge,
+            size={"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels},
+            patch_size=spec.patch,
+            merge_size=spec.merge,
             **self.pixel_statistics,
         )
         cls = image_only(getattr(transformers, self.processor_class))
         return cls(image_processor=pixels, tokenizer=tokenizer, video_processor=None)
 
-    def _text(self, shape: ModelSpec, tokenizer: Any) -> dict[str, Any]:
+    def _text(self, spec: ModelSpec, tokenizer: Any) -> dict[str, Any]:
         rope = {"rope_type": "default", "rope_theta": self.rope_base, **self.rope_extra}
-        rope["mrope_section"] = rope_sections(shape, self.rope)
-        return {"rope_parameters": rope, **text_fields(shape, tokenizer)}
+        rope["mrope_section"] = rope_sections(spec, self.rope)
+        return {"rope_parameters": rope, **text_fields(spec, tokenizer)}
 
-    def _vision(self, shape: ModelSpec) -> dict[str, Any]:
+    def _vision(self, spec: ModelSpec) -> dict[str, Any]:
         return {
-            "depth": shape.vision_layers,
-            "embed_dim": shape.vision_hidden,
-            "mlp_ratio": shape.vision_ffn // shape.vision_hidden,
-            "num_heads": shape.vision_heads,
-            "hidden_size": shape.hidden,
-            "patch_size": shape.patch,
-            "spatial_merge_size": shape.merge,
-            **shape.vision,
+            "depth": spec.vision_layers,
+            "embed_dim": spec.vision_hidden,
+            "mlp_ratio": spec.vision_ffn // spec.vision_hidden,
+            "num_heads": spec.vision_heads,
+            "hidden_size": spec.hidden,
+            "patch_size": spec.patch,
+            "spatial_merge_size": spec.merge,
+            **spec.vision,
         }

@@ -10,8 +10,8 @@ from biaslab.errors import ModelError
 from biaslab.models.registry import Checkpoint, families, family_of, resolve
 
 if TYPE_CHECKING:
-    from biaslab.models.blueprint import ModelSpec
     from biaslab.models.family import Family
+    from biaslab.models.offline_spec import ModelSpec
 
 __all__ = ["Geometry", "geometry"]
 
@@ -28,7 +28,7 @@ class Geometry:
     processor : the checkpoint's own, or the family's with a stand-in tokenizer, which makes other token counts of
         the same text (image tokens are exact).
     folder : where its files are; None for published sizes.
-    shape : the published sizes, where the configuration was made from them.
+    spec : the published sizes, where the configuration was made from them.
     hub_id : for a model of the hub.
     """
 
@@ -37,7 +37,7 @@ class Geometry:
     config: Any
     processor: Any
     folder: Path | None = None
-    shape: ModelSpec | None = None
+    spec: ModelSpec | None = None
     hub_id: str | None = None
 
     @property
@@ -63,7 +63,7 @@ def geometry(name: str | Path) -> Geometry:
     try:
         return _from_files(checkpoint, folder)
     except ModelError:
-        if checkpoint.hub_id is None or _shape(checkpoint) is None:
+        if checkpoint.hub_id is None or _spec(checkpoint) is None:
             raise
         return _published(checkpoint)  # a cache that holds part of the files
 
@@ -108,22 +108,22 @@ def _from_original(checkpoint: Checkpoint, folder: Path, raw: dict[str, Any]) ->
 def _published(checkpoint: Checkpoint) -> Geometry:
     from biaslab.models.offline import stand_in_tokenizer as stand_in_tokenizer
 
-    found = _shape(checkpoint)
+    found = _spec(checkpoint)
     if found is None:
         raise ModelError(
             f"the sizes of {checkpoint.name} are not known here: run `hf download {checkpoint.hub_id} "
             "--exclude '*.safetensors' '*.bin'` where there is a network (no weights are needed)"
         )
-    family, shape = found
+    family, spec = found
     tokenizer = stand_in_tokenizer.tokenizer(family.special_tokens)
-    config, processor = family.config(shape, tokenizer), family.make_processor(shape, tokenizer)
-    return Geometry(checkpoint.name, family, config, processor, shape=shape, hub_id=checkpoint.hub_id)
+    config, processor = family.config(spec, tokenizer), family.make_processor(spec, tokenizer)
+    return Geometry(checkpoint.name, family, config, processor, spec=spec, hub_id=checkpoint.hub_id)
 
 
-def _shape(checkpoint: Checkpoint) -> tuple[Family, ModelSpec] | None:
-    """Family and published shape of a hub id that has an alias."""
+def _spec(checkpoint: Checkpoint) -> tuple[Family, ModelSpec] | None:
+    """Family and published spec of a hub id that has an alias."""
     for family in families().values():
         for alias, hub_id in family.aliases.items():
-            if hub_id == checkpoint.hub_id and alias in family.shapes:
-                return family, family.shapes[alias]
+            if hub_id == checkpoint.hub_id and alias in family.specs:
+                return family, family.specs[alias]
     return None

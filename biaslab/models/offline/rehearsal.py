@@ -24,7 +24,7 @@ __all__ = ["rehearse", "shrunk"]
 _HEAD = 8  # width of an attention head
 
 
-def rehearse(name: str | Path, layers: int = 4, seed: int = 0) -> VLM:
+def rehearse(name: str | Path, *, layers: int = 4, seed: int = 0) -> VLM:
     """A small stand-in for a model, on the CPU in float32.
 
     Parameters
@@ -49,13 +49,13 @@ def rehearse(name: str | Path, layers: int = 4, seed: int = 0) -> VLM:
     if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
         raise InputError(f"a rehearsal needs at least 1 decoder layer, got {layers!r}")
     found = geometry(name)
-    if found.shape is not None:
-        model, processor = build(found.family, found.shape.small(layers, _HEAD), seed)
+    if found.spec is not None:
+        model, processor = build(found.family, found.spec.small(layers=layers, head_dim=_HEAD), seed=seed)
     else:
         small, processor = shrunk(found.config, layers), found.processor
         model = read(found.folder, "configuration", lambda: _build(small, seed))
         _end_tokens(model, found)
-    return VLM(model, processor, found.family, rehearsal_name(found.name), REVISION)
+    return VLM(model, processor, found.family, name=rehearsal_name(found.name), revision=REVISION)
 
 
 def shrunk(config: Any, layers: int) -> Any:

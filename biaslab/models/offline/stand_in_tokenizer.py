@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from biaslab.models.blueprint import SpecialTokens
+    from biaslab.models.offline_spec import SpecialTokens
 
 __all__ = ["tokenizer"]
 

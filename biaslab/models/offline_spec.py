@@ -68,10 +68,10 @@ class ModelSpec:
     def side(self) -> int:
         """Visual tokens along either side of a tile."""
         if self.tile is None:
-            raise InputError("this shape has no tiles: its visual tokens follow the size of the picture")
+            raise InputError("this spec has no tiles: its visual tokens follow the size of the picture")
         return self.tile // self.patch // self.merge
 
-    def small(self, layers: int = 4, head_dim: int = 8, **changes: Any) -> ModelSpec:
+    def small(self, *, layers: int = 4, head_dim: int = 8, **changes: Any) -> ModelSpec:
         """The same heads and picture geometry with few layers and narrow heads, for random weights on a laptop.
 
         Parameters
@@ -119,51 +119,51 @@ class OfflineSpec(ABC):
     ----------
     decoders : tuple of str
         Language models the family is published with, the commonest first.
-    shapes : dict
+    specs : dict
         Alias -> published sizes.
     special_tokens : SpecialTokens
     """
 
     decoders: ClassVar[tuple[str, ...]]
-    shapes: ClassVar[Mapping[str, ModelSpec]]
+    specs: ClassVar[Mapping[str, ModelSpec]]
     special_tokens: ClassVar[SpecialTokens]
 
-    def most_tokens(self, shape: ModelSpec) -> int:
+    def most_tokens(self, spec: ModelSpec) -> int:
         """Upper bound of the visual tokens of one picture."""
-        if shape.tile is None:
-            return shape.max_pixels // (shape.patch * shape.merge) ** 2
-        tiles = shape.max_tiles if shape.longest_edge is None else (shape.longest_edge // shape.tile) ** 2
-        return shape.side**2 * (tiles + 1 if tiles > 1 else 1)  # and a thumbnail
+        if spec.tile is None:
+            return spec.max_pixels // (spec.patch * spec.merge) ** 2
+        tiles = spec.max_tiles if spec.longest_edge is None else (spec.longest_edge // spec.tile) ** 2
+        return spec.side**2 * (tiles + 1 if tiles > 1 else 1)  # and a thumbnail
 
     @abstractmethod
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
-        """transformers configuration of a model of this shape whose token ids are the tokenizer's."""
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """transformers configuration of a model of this spec whose token ids are the tokenizer's."""
 
     @abstractmethod
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
-        """The family's real processor for models of this shape."""
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """The family's real processor for models of this spec."""
 
 
-def text_fields(shape: ModelSpec, tokenizer: Any) -> dict[str, Any]:
-    """Fields every decoder's configuration has; ``shape.text`` wins."""
+def text_fields(spec: ModelSpec, tokenizer: Any) -> dict[str, Any]:
+    """Fields every decoder's configuration has; ``spec.text`` wins."""
     fields = {
-        "vocab_size": max(shape.vocab or 0, len(tokenizer)),
-        "hidden_size": shape.hidden,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "intermediate_size": shape.ffn,
+        "vocab_size": max(spec.vocab or 0, len(tokenizer)),
+        "hidden_size": spec.hidden,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "intermediate_size": spec.ffn,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "tie_word_embeddings": shape.tied,
+        "tie_word_embeddings": spec.tied,
     }
-    if shape.head_dim is not None:
-        fields["head_dim"] = shape.head_dim
-    return {**fields, **shape.text}
+    if spec.head_dim is not None:
+        fields["head_dim"] = spec.head_dim
+    return {**fields, **spec.text}
 
 
-def text_config(shape: ModelSpec, tokenizer: Any, decoders: Sequence[str] = tuple(_CONFIGS)) -> Any:
+def text_config(spec: ModelSpec, tokenizer: Any, decoders: Sequence[str] = tuple(_CONFIGS)) -> Any:
     """Configuration of one of the language models that families share.
 
     Raises
@@ -171,32 +171,32 @@ def text_config(shape: ModelSpec, tokenizer: Any, decoders: Sequence[str] = tupl
     InputError
         A decoder that is not among ``decoders``.
     """
-    if shape.decoder not in decoders:
-        raise InputError(f"no {shape.decoder!r} decoder in this family: choose one of {', '.join(decoders)}")
+    if spec.decoder not in decoders:
+        raise InputError(f"no {spec.decoder!r} decoder in this family: choose one of {', '.join(decoders)}")
     import transformers
 
-    fields = text_fields(shape, tokenizer)
-    if shape.decoder == "mistral":  # the class assumes the window of Mistral 0.1, which no family here uses
+    fields = text_fields(spec, tokenizer)
+    if spec.decoder == "mistral":  # the class assumes the window of Mistral 0.1, which no family here uses
         fields.setdefault("sliding_window", None)
-    return getattr(transformers, _CONFIGS[shape.decoder])(**fields)
+    return getattr(transformers, _CONFIGS[spec.decoder])(**fields)
 
 
-def tower_fields(shape: ModelSpec) -> dict[str, Any]:
-    """Fields of the configuration of a plain vision tower, square tiles; ``shape.vision`` wins."""
+def tower_fields(spec: ModelSpec) -> dict[str, Any]:
+    """Fields of the configuration of a plain vision tower, square tiles; ``spec.vision`` wins."""
     return {
-        "hidden_size": shape.vision_hidden,
-        "intermediate_size": shape.vision_ffn,
-        "num_hidden_layers": shape.vision_layers,
-        "num_attention_heads": shape.vision_heads,
-        "image_size": shape.tile,
-        "patch_size": shape.patch,
-        **shape.vision,
+        "hidden_size": spec.vision_hidden,
+        "intermediate_size": spec.vision_ffn,
+        "num_hidden_layers": spec.vision_layers,
+        "num_attention_heads": spec.vision_heads,
+        "image_size": spec.tile,
+        "patch_size": spec.patch,
+        **spec.vision,
     }
 
 
-def rope_sections(shape: ModelSpec, published: Sequence[int]) -> list[int]:
-    """Time, height and width sections of M-RoPE for the shape's head width, in the published shares, none empty."""
-    total = (shape.head_dim or shape.hidden // shape.heads) // 2
+def rope_sections(spec: ModelSpec, published: Sequence[int]) -> list[int]:
+    """Time, height and width sections of M-RoPE for the spec's head width, in the published shares, none empty."""
+    total = (spec.head_dim or spec.hidden // spec.heads) // 2
     ends = [round(total * sum(published[: i + 1]) / sum(published)) for i in range(len(published))]
     sections = [b - a for a, b in zip([0, *ends[:-1]], ends, strict=True)]
     if min(sections) < 1:

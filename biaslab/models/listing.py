@@ -16,8 +16,20 @@ __all__ = ["known_models"]
 
 
 def known_models() -> list[dict[str, Any]]:
-    """One row per alias: alias, checkpoint, family, decoder layers, most visual tokens of an image and whether the
-    weights are on this machine; nothing is loaded. What is not known without the checkpoint's files is None.
+    """List the models that have an alias; nothing is loaded.
+
+    Returns
+    -------
+    list of dict
+        One row per alias: alias, checkpoint, family, decoder layers, most visual tokens of an image and whether the
+        weights are on this machine ("yes", "partly", "no"). What is not known without the checkpoint's files is None.
+
+    Examples
+    --------
+    >>> from biaslab.models import known_models
+    >>> row = known_models()[0]
+    >>> row["alias"], row["layers"], row["most tokens per image"], row["on disk"]
+    ('grounder', 10, 256, 'yes')
     """
     rows = [_row(GROUNDER, "embedded", "internvl", grounder_folder(), None)]
     for family in families().values():
@@ -37,15 +49,14 @@ def _row(alias: str, checkpoint: str, family: str, folder: Path | None, spec: Mo
 
 
 def _cached(hub_id: str) -> Path | None:
-    """Folder of the newest snapshot in the hub's cache that has a configuration."""
+    """Find the folder of the newest snapshot in the hub's cache that has a configuration."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(hub_id, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
+    path = try_to_load_from_cache(hub_id, "config.json")
+    return Path(path).parent if isinstance(path, str) else None
 
 
 def _on_disk(folder: Path | None) -> str:
-
     if folder is None or not folder.is_dir():
         return "no"
     return "partly" if missing_files(folder) else "yes"

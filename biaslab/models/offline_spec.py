@@ -5,12 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from biaslab.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "OfflineSpec", "ModelSpec", "SpecialTokens", "rope_sections", "text_config", "text_fields", "tower_fields",
@@ -26,19 +23,32 @@ class ModelSpec:
 
     Attributes
     ----------
-    decoder : language model: "llama", "mistral", "qwen2", "qwen3", or the family's own.
-    hidden, layers, heads, kv_heads, ffn : of the language model.
-    vision_hidden, vision_layers, vision_heads, vision_ffn : of the vision tower.
-    patch : side of a patch, pixels.
-    vocab : rows of the embedding; None for as many as the tokenizer has tokens.
-    head_dim : width of an attention head; None for ``hidden / heads``.
-    tied : whether the output head shares the embedding's weights.
-    tile : side of a tile, pixels; None where the resolution is free.
-    merge : patches per visual token along either axis.
-    max_tiles : most tiles of a picture, the thumbnail not counted.
-    min_pixels, max_pixels : area of a picture of free resolution.
-    longest_edge : pixels a picture is resized to before it is cut into tiles.
-    text, vision : further fields of the language model's and the vision tower's configuration.
+    decoder : str
+        Language model: "llama", "mistral", "qwen2", "qwen3", or the family's own.
+    hidden, layers, heads, kv_heads, ffn : int
+        Of the language model.
+    vision_hidden, vision_layers, vision_heads, vision_ffn : int
+        Of the vision tower.
+    patch : int
+        Side of a patch, pixels.
+    vocab : int or None
+        Rows of the embedding; None for as many as the tokenizer has tokens.
+    head_dim : int or None
+        Width of an attention head; None for ``hidden / heads``.
+    tied : bool
+        Whether the output head shares the embedding's weights.
+    tile : int or None
+        Side of a tile, pixels; None where the resolution is free.
+    merge : int
+        Patches per visual token along either axis.
+    max_tiles : int
+        Most tiles of an image, the thumbnail not counted.
+    min_pixels, max_pixels : int or None
+        Area of an image of free resolution.
+    longest_edge : int or None
+        Pixels an image is resized to before it is cut into tiles.
+    text, vision : mapping
+        Further fields of the language model's and the vision tower's configuration.
     """
 
     decoder: str
@@ -65,19 +75,30 @@ class ModelSpec:
     vision: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def tile_pixels(self) -> int:
+        """Side of a tile, pixels; refused where the resolution is free."""
+        if self.tile is None:
+            raise InputError("this model has no tiles: its visual tokens follow the size of the image")
+        return self.tile
+
+    @property
     def side(self) -> int:
         """Visual tokens along either side of a tile."""
-        if self.tile is None:
-            raise InputError("this spec has no tiles: its visual tokens follow the size of the picture")
-        return self.tile // self.patch // self.merge
+        return self.tile_pixels // self.patch // self.merge
 
     def small(self, *, layers: int = 4, head_dim: int = 8, **changes: Any) -> ModelSpec:
-        """The same heads and picture geometry with few layers and narrow heads, for random weights on a laptop.
+        """Shrink to few layers and narrow heads, for random weights on a laptop; the image geometry stays.
 
         Parameters
         ----------
-        layers, head_dim : of the language model.
-        **changes : any other field.
+        layers, head_dim : int
+            Of the language model.
+        **changes
+            Any other field.
+
+        Returns
+        -------
+        ModelSpec
         """
         width, narrow = head_dim * self.heads, 8 * self.vision_heads
         sizes = {
@@ -99,10 +120,14 @@ class SpecialTokens:
 
     Attributes
     ----------
-    tokens : all of them.
-    eos, pad : end and padding token.
-    bos : start token the prompt template writes, or None.
-    names : attribute of the tokenizer -> token, where the processor asks by attribute.
+    tokens : tuple of str
+        All of them.
+    eos, pad : str
+        End and padding token.
+    names : mapping
+        Attribute of the tokenizer -> token, where the processor asks by attribute.
+    bos : str or None
+        Start token the prompt template writes.
     """
 
     tokens: tuple[str, ...]
@@ -129,23 +154,23 @@ class OfflineSpec(ABC):
     special_tokens: ClassVar[SpecialTokens]
 
     def most_tokens(self, spec: ModelSpec) -> int:
-        """Upper bound of the visual tokens of one picture."""
-        if spec.tile is None:
+        """Compute an upper bound of the visual tokens of one image."""
+        if spec.tile is None and spec.max_pixels is not None:
             return spec.max_pixels // (spec.patch * spec.merge) ** 2
-        tiles = spec.max_tiles if spec.longest_edge is None else (spec.longest_edge // spec.tile) ** 2
+        tiles = spec.max_tiles if spec.longest_edge is None else (spec.longest_edge // spec.tile_pixels) ** 2
         return spec.side**2 * (tiles + 1 if tiles > 1 else 1)  # and a thumbnail
 
     @abstractmethod
     def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
-        """transformers configuration of a model of this spec whose token ids are the tokenizer's."""
+        """Make the transformers configuration of a model of these sizes, with the tokenizer's token ids."""
 
     @abstractmethod
     def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
-        """The family's real processor for models of this spec."""
+        """Make the family's real processor for models of these sizes."""
 
 
 def text_fields(spec: ModelSpec, tokenizer: Any) -> dict[str, Any]:
-    """Fields every decoder's configuration has; ``spec.text`` wins."""
+    """Fill in the fields every decoder's configuration has; ``spec.text`` wins."""
     fields = {
         "vocab_size": max(spec.vocab or 0, len(tokenizer)),
         "hidden_size": spec.hidden,
@@ -164,7 +189,7 @@ def text_fields(spec: ModelSpec, tokenizer: Any) -> dict[str, Any]:
 
 
 def text_config(spec: ModelSpec, tokenizer: Any, decoders: Sequence[str] = tuple(_CONFIGS)) -> Any:
-    """Configuration of one of the language models that families share.
+    """Make the configuration of one of the language models that families share.
 
     Raises
     ------
@@ -182,7 +207,7 @@ def text_config(spec: ModelSpec, tokenizer: Any, decoders: Sequence[str] = tuple
 
 
 def tower_fields(spec: ModelSpec) -> dict[str, Any]:
-    """Fields of the configuration of a plain vision tower, square tiles; ``spec.vision`` wins."""
+    """Fill in the configuration of a plain vision tower, square tiles; ``spec.vision`` wins."""
     return {
         "hidden_size": spec.vision_hidden,
         "intermediate_size": spec.vision_ffn,
@@ -195,7 +220,7 @@ def tower_fields(spec: ModelSpec) -> dict[str, Any]:
 
 
 def rope_sections(spec: ModelSpec, published: Sequence[int]) -> list[int]:
-    """Time, height and width sections of M-RoPE for the spec's head width, in the published shares, none empty."""
+    """Split the head width into M-RoPE sections: time, height, width in the published shares, none empty."""
     total = (spec.head_dim or spec.hidden // spec.heads) // 2
     ends = [round(total * sum(published[: i + 1]) / sum(published)) for i in range(len(published))]
     sections = [b - a for a, b in zip([0, *ends[:-1]], ends, strict=True)]

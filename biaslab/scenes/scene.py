@@ -25,15 +25,26 @@ MAX_HIDDEN = 0.25  # share of the smaller box that another object may cover
 
 @dataclass(frozen=True)
 class Scene:
-    """A rendered scene.
+    """A rendered scene; `scene` makes it.
 
     Attributes
     ----------
+    split : str
+    index : int
     image : PIL.Image.Image
         RGB, 224 x 224 px.
     objects : tuple of SceneObject
     owner : numpy.ndarray
         uint8, (224, 224): 1 + the number of the object that each pixel shows, 0 for background.
+
+    Examples
+    --------
+    >>> from biaslab.scenes import scene
+    >>> made = scene("test", 0)
+    >>> [thing.name for thing in made.objects]
+    ['elephant', 'cookie', 'trophy', 'pineapple', 'sheep', 'eggplant']
+    >>> made.owner.shape, made.objects[int(made.owner[180, 150]) - 1].name
+    ((224, 224), 'elephant')
     """
 
     split: str
@@ -44,6 +55,7 @@ class Scene:
 
     @property
     def id(self) -> str:
+        """Name of the scene: split and number."""
         return f"{self.split}-{self.index:06d}"
 
     @cached_property
@@ -106,13 +118,27 @@ def scene(split: str, index: int) -> Scene:
     Parameters
     ----------
     split : {"train", "calibration", "validation", "test", "monitor"}
+        No two splits share a scene.
     index : int
         Not negative; there is no last one.
+
+    Returns
+    -------
+    Scene
 
     Raises
     ------
     InputError
         For an unknown split or a negative index.
+
+    Examples
+    --------
+    >>> from biaslab.scenes import scene
+    >>> made = scene("test", 0)
+    >>> made.id, made.image.size, len(made.objects)
+    ('test-000000', (224, 224), 6)
+    >>> [expression.text for expression in made.expressions]
+    ['big elephant left of the sheep', 'eggplant']
     """
     if split not in SPLITS:
         raise InputError(f"unknown scene split {split!r}: choose one of {', '.join(SPLITS)}")

@@ -9,6 +9,7 @@ from biaslab.cost.vision import VisionInput, patch_count, plain_vit, register_vi
 
 @register_vision("idefics3_vision", "smolvlm_vision")
 def idefics3(config: Any, image: VisionInput) -> tuple[int, int]:
+    """Count the FLOPs of the tower and of the connector behind the pixel shuffle."""
     v = config.vision_config
     patches, fold = patch_count(v), config.scale_factor**2  # patches folded into one token
     tiles = whole(image.tokens, patches // fold, "tile")

@@ -9,6 +9,7 @@ from biaslab.cost.vision import VisionInput, patch_count, plain_vit, register_vi
 
 @register_vision("internvl_vision")
 def internvl(config: Any, image: VisionInput) -> tuple[int, int]:
+    """Count the FLOPs of InternViT and of the projector behind the pixel shuffle."""
     v, d = config.vision_config, config.text_config.hidden_size
     patches = patch_count(v)
     fold = int(1 / config.downsample_ratio) ** 2  # patches that pixel shuffle folds into one token

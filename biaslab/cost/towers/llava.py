@@ -10,6 +10,7 @@ from biaslab.errors import InputError
 
 @register_vision("clip_vision_model")
 def clip(config: Any, image: VisionInput) -> tuple[int, int]:
+    """Count the FLOPs of a CLIP tower, class token included, and of the projector."""
     v = config.vision_config
     patches = patch_count(v)
     features = patches + (config.vision_feature_select_strategy == "full")  # with or without the class token
@@ -19,6 +20,7 @@ def clip(config: Any, image: VisionInput) -> tuple[int, int]:
 
 @register_vision("siglip_vision_model")
 def siglip(config: Any, image: VisionInput) -> tuple[int, int]:
+    """Count the FLOPs of a SigLIP tower, its pooling head included, and of the projector."""
     v = config.vision_config
     patches = patch_count(v)
     features = patches - (config.vision_feature_select_strategy == "default")  # "default" drops the first
@@ -28,14 +30,14 @@ def siglip(config: Any, image: VisionInput) -> tuple[int, int]:
 
 
 def _projector(config: Any, features: int) -> int:
-    """Features before unpadding: what is cut away later was projected all the same."""
+    """Count features before unpadding: what is cut away later was projected all the same."""
     d, taps = config.text_config.hidden_size, config.vision_feature_layer
     width = config.vision_config.hidden_size * (1 if isinstance(taps, int) else len(taps))
     return 2 * features * (width * d + d * d)
 
 
 def _tiles(config: Any, image: VisionInput, features: int) -> int:
-    """Tiles through the tower, the whole image as one of them."""
+    """Count the tiles through the tower, the whole image as one of them."""
     pinpoints = getattr(config, "image_grid_pinpoints", None)
     if pinpoints is None:  # LLaVA-1.5: one image, no tiles
         return whole(image.tokens, features, "image")

@@ -11,6 +11,7 @@ from biaslab.errors import InputError
 
 @register_vision("qwen2_vl_vision", "qwen2_vl")
 def qwen2_vl(config: Any, image: VisionInput) -> tuple[int, int]:
+    """Count the FLOPs of Qwen2-VL's tower and merger."""
     v = config.vision_config
     width, ffn = v.embed_dim, int(v.embed_dim * v.mlp_ratio)
     patches = image.tokens * v.spatial_merge_size**2
@@ -20,6 +21,7 @@ def qwen2_vl(config: Any, image: VisionInput) -> tuple[int, int]:
 
 @register_vision("qwen2_5_vl_vision", "qwen2_5_vl")
 def qwen2_5_vl(config: Any, image: VisionInput) -> tuple[int, int]:
+    """Count the FLOPs of Qwen2.5-VL's tower, most of whose layers attend inside windows, and of its merger."""
     v = config.vision_config
     width, ffn = v.hidden_size, 3 * v.intermediate_size
     patches = image.tokens * v.spatial_merge_size**2
@@ -31,7 +33,7 @@ def qwen2_5_vl(config: Any, image: VisionInput) -> tuple[int, int]:
 
 @register_vision("qwen3_vl_vision", "qwen3_vl")
 def qwen3_vl(config: Any, image: VisionInput) -> tuple[int, int]:
-    """The projector includes the mergers of the features that are added inside the decoder (DeepStack)."""
+    """Count the FLOPs of Qwen3-VL's tower and of its mergers, those of DeepStack's features included."""
     v = config.vision_config
     patches = image.tokens * v.spatial_merge_size**2
     layer = _layer(patches, patches**2, v.hidden_size, 2 * v.intermediate_size)

@@ -18,13 +18,22 @@ _VIT: dict[str, Any] = {
     "vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096,
     "vision": {"attention_bias": True},
 }  # fmt: skip
-_VIT_6B = {
+_VIT_6B: dict[str, Any] = {
     "vision_hidden": 3200, "vision_layers": 45, "vision_heads": 25, "vision_ffn": 12800,
     "vision": {"norm_type": "rms_norm", "use_qk_norm": True},
 }  # fmt: skip
 
 
-def _spec(decoder, hidden, layers, heads, kv_heads, ffn, vocab, tower=_VIT) -> ModelSpec:
+def _spec(
+    decoder: str,
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    ffn: int,
+    vocab: int,
+    tower: dict[str, Any] = _VIT,
+) -> ModelSpec:
     return ModelSpec(
         decoder, hidden, layers, heads, kv_heads, ffn, vocab=vocab, **tower, patch=14, tile=448, merge=2, max_tiles=12,
         head_dim=128 if decoder == "qwen3" else None,
@@ -33,7 +42,9 @@ def _spec(decoder, hidden, layers, heads, kv_heads, ffn, vocab, tower=_VIT) -> M
 
 @register
 class InternVL(Family):
-    """Everything is read from the checkpoint: tile size, tokens per tile, how many tiles.
+    """InternVL 2.5, 3 and 3.5.
+
+    Everything is read from the checkpoint: tile size, tokens per tile, how many tiles.
 
     Options: ``max_tiles`` and ``min_tiles`` replace the processor's ``max_patches`` and ``min_patches`` (12
     and 1 in published checkpoints; 6 tiles were used for the published RefCOCO numbers).
@@ -58,10 +69,12 @@ class InternVL(Family):
     options = frozenset({"max_tiles", "min_tiles"})
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        """Write one ChatML turn without a system message."""
         images = f"{processor.image_token}\n" * n_images
         return f"<|im_start|>user\n{images}{text}<|im_end|>\n<|im_start|>assistant\n"
 
     def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Say how many tiles an image may have."""
         low, high = self._tile_range(processor, options)
         # said explicitly because the flag in published processor configs is overridden by the processor class
         return {"crop_to_patches": high > 1, "min_patches": low, "max_patches": high}
@@ -74,6 +87,7 @@ class InternVL(Family):
         inputs: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[TokenLayout, tuple[int, int]]:
+        """Lay out the tiles of the best-fitting raster in reading order, and the thumbnail after them."""
         from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
         tile = processor.image_processor.size
@@ -126,6 +140,7 @@ class InternVL(Family):
     )
 
     def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make an `InternVLConfig`."""
         import transformers
 
         return transformers.InternVLConfig(
@@ -138,10 +153,11 @@ class InternVL(Family):
         )
 
     def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make an `InternVLProcessor` without its video half."""
         import transformers
 
         pixels = transformers.GotOcr2ImageProcessorPil(
-            size={"height": spec.tile, "width": spec.tile},
+            size={"height": spec.tile_pixels, "width": spec.tile_pixels},
             min_patches=1,
             max_patches=spec.max_tiles,
             image_mean=[0.485, 0.456, 0.406],

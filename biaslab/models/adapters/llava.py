@@ -1,4 +1,4 @@
-"""LLaVA-1.5: one square raster of the picture padded to a square; boxes are fractions of that square."""
+"""LLaVA-1.5: one square raster of the image padded to a square; boxes are fractions of that square."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ CLIP: dict[str, Any] = {
 
 @register
 class Llava(Family):
-    """The stock CLIP processor crops the centre; the original model was trained and evaluated on the picture
-    padded to a square with the mean colour, so padding is done here (the crop then takes nothing away). Cells
-    that show padding only have ``in_image = False``.
+    """LLaVA-1.5.
+
+    The stock CLIP processor crops the centre; the original model was trained and evaluated on the image
+    padded to a square with the mean colour, so padding is done here (the crop then takes nothing away). Cells that
+    show padding only have ``in_image = False``.
     """
 
     name = "llava"
@@ -38,9 +40,11 @@ class Llava(Family):
     grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        """Write one turn in the format of Vicuna."""
         return vicuna_prompt(processor, text, n_images)
 
     def prepare(self, processor: Any, image: Image.Image) -> Image.Image:
+        """Pad the image to a square with the mean colour."""
         from PIL import Image
 
         side = max(image.size)
@@ -59,6 +63,7 @@ class Llava(Family):
         inputs: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[TokenLayout, tuple[int, int]]:
+        """Lay out one raster over the padded square."""
         height, width = inputs["pixel_values"].shape[-2:]
         rows, cols = height // processor.patch_size, width // processor.patch_size
         return TokenLayout.raster(rows, cols, size, self.name, padded_square(size)), (width, height)
@@ -72,15 +77,17 @@ class Llava(Family):
     special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
 
     def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make a `LlavaConfig`."""
         import transformers
 
         return transformers.LlavaConfig(**clip_fields(spec, tokenizer, self.decoders))
 
     def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make a `LlavaProcessor`."""
         import transformers
 
         pixels = transformers.CLIPImageProcessorPil(
-            size={"shortest_edge": spec.tile}, crop_size={"height": spec.tile, "width": spec.tile}
+            size={"shortest_edge": spec.tile_pixels}, crop_size={"height": spec.tile_pixels, "width": spec.tile_pixels}
         )
         return transformers.LlavaProcessor(
             image_processor=pixels,
@@ -92,7 +99,7 @@ class Llava(Family):
 
 
 def padded_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """What a picture of ``size`` (width, height) covers once padded to a square, in fractions of the picture."""
+    """Compute what an image of ``size`` (width, height) covers once padded to a square, in fractions of the image."""
     (width, height), side = size, max(size)
     left, top = _offset(size)
     return -left / width, -top / height, (side - left) / width, (side - top) / height
@@ -104,13 +111,13 @@ def _offset(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def vicuna_prompt(processor: Any, text: str, n_images: int) -> str:
-    """One turn in the format of Vicuna, without a system message."""
+    """Write one turn in the format of Vicuna, without a system message."""
     images = f"{processor.image_token}\n" * n_images
     return f"USER: {images}{text} ASSISTANT:"
 
 
 def clip_fields(spec: ModelSpec, tokenizer: Any, decoders: Sequence[str]) -> dict[str, Any]:
-    """Fields that the configurations of LLaVA-1.5 and LLaVA-NeXT share."""
+    """Fill in the fields that the configurations of LLaVA-1.5 and LLaVA-NeXT share."""
     import transformers
 
     return {

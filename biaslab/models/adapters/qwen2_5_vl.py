@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: one raster whose size follows the picture; boxes in pixels of the resized picture."""
+"""Qwen2.5-VL: one raster whose size follows the image; boxes in pixels of the resized image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PIXELS: dict[str, Any] = {"min_pixels": 3136, "max_pixels": 12845056}
 
 @register
 class Qwen25VL(Qwen2VL):
-    """Pictures as in Qwen2-VL; options: ``min_pixels`` and ``max_pixels`` bound the area of the resized picture."""
+    """Qwen2.5-VL: images and options as in Qwen2-VL."""
 
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
@@ -51,7 +51,7 @@ class Qwen25VL(Qwen2VL):
 
 
 def merged_tower(spec: ModelSpec) -> dict[str, Any]:
-    """Fields that the vision towers of Qwen2.5-VL and Qwen3-VL share."""
+    """Fill in the fields that the vision towers of Qwen2.5-VL and Qwen3-VL share."""
     return {
         "depth": spec.vision_layers,
         "hidden_size": spec.vision_hidden,

@@ -1,4 +1,4 @@
-"""Qwen2-VL: one raster whose size follows the picture; boxes between box tokens, on 0-1000."""
+"""Qwen2-VL: one raster whose size follows the image; boxes between box tokens, on 0-1000."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ _PIXELS: dict[str, Any] = {"min_pixels": 3136, "max_pixels": 12845056}
 
 @register
 class Qwen2VL(Family):
-    """The picture is stretched to multiples of a merged patch (``smart_resize``), so cells cover all of it and
-    nothing else. Options: ``min_pixels`` and ``max_pixels`` bound the area of the resized picture.
+    """Qwen2-VL.
+
+    The image is stretched to multiples of a merged patch (``smart_resize``), so cells cover all of it and
+    nothing else. Options: ``min_pixels`` and ``max_pixels`` bound the area of the resized image.
 
     Boxes are answered as ``<|box_start|>(x1,y1),(x2,y2)<|box_end|>`` (technical report, arXiv 2409.12191); decoding
     drops the tokens and leaves the corners. The wording of the prompt is ours: no official one is published.
@@ -42,11 +44,13 @@ class Qwen2VL(Family):
     corners = True  # boxes are written as two corners
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        """Write one ChatML turn, after the system message if the family has one."""
         images = f"<|vision_start|>{processor.image_token}<|vision_end|>" * n_images
         system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
         return f"{system}<|im_start|>user\n{images}{text}<|im_end|>\n<|im_start|>assistant\n"
 
     def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Say the bounds of the area of the resized image."""
         if not options:
             return {}
         size = processor.image_processor.size
@@ -61,6 +65,7 @@ class Qwen2VL(Family):
         inputs: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[TokenLayout, tuple[int, int]]:
+        """Lay out the one raster of merged patches."""
         images = processor.image_processor
         _, height, width = (int(v) for v in inputs["image_grid_thw"][index])
         merge = images.merge_size
@@ -68,7 +73,7 @@ class Qwen2VL(Family):
         return layout, (width * images.patch_size, height * images.patch_size)
 
     def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
-        """The first box of an answer in pixels of the original image, or None."""
+        """Read the first box of an answer in pixels of the original image, or None."""
         values = find_box(text, self.corners)
         return None if values is None else self.box_space.to_pixels(values, size, resized)
 
@@ -94,6 +99,7 @@ class Qwen2VL(Family):
     pixel_statistics: ClassVar[dict[str, Any]] = {}  # mean and deviation; the image processor's own by default
 
     def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make the configuration of `config_class`."""
         import transformers
 
         ids = {
@@ -110,10 +116,12 @@ class Qwen2VL(Family):
         )
 
     def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make the processor without its video half."""
         import transformers
 
+        size: Any = {"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels}
         pixels = transformers.Qwen2VLImageProcessorPil(
-            size={"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels},
+            size=size,
             patch_size=spec.patch,
             merge_size=spec.merge,
             **self.pixel_statistics,

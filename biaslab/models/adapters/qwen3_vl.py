@@ -1,4 +1,4 @@
-"""Qwen3-VL: one raster whose size follows the picture, features added in the first decoder layers; boxes on 0-1000."""
+"""Qwen3-VL: one raster whose size follows the image, features added in the first decoder layers; boxes on 0-1000."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ _LARGE: dict[str, Any] = {"vision_hidden": 1152, "vision_layers": 27, "vision_he
 
 @register
 class Qwen3VL(Qwen2VL):
-    """Pictures as in Qwen2-VL, with patches of 16 pixels. DeepStack adds features of inner layers of the vision tower
+    """Qwen3-VL: images as in Qwen2-VL, with patches of 16 pixels.
+
+    DeepStack adds features of inner layers of the vision tower
     to the visual tokens after each of the first decoder layers, so tokens can only be dropped after those.
-    Options: ``min_pixels`` and ``max_pixels`` bound the area of the resized picture.
+    Options: ``min_pixels`` and ``max_pixels`` bound the area of the resized image.
     """
 
     name = "qwen3_vl"
@@ -54,8 +56,10 @@ class Qwen3VL(Qwen2VL):
 
 
 def _deepstack(spec: ModelSpec) -> list[int]:
-    """Layers of the vision tower that feed the decoder: the published ones, or fewer in a small stand-in, so that at
-    least two thirds of its decoder are free of them.
+    """Choose the layers of the vision tower that feed the decoder.
+
+    They are the published ones, or fewer in a small stand-in, so that at least two thirds of its decoder are free of
+    them.
     """
     published = list(spec.vision.get("deepstack_visual_indexes", (8, 16, 24)))
     count = min(len(published), max(1, spec.layers // 3), spec.vision_layers)

@@ -14,19 +14,23 @@ if TYPE_CHECKING:
 def build(
     family: Family, spec: ModelSpec, *, seed: int = 0, attn_implementation: str = "sdpa", dtype: Any = None
 ) -> tuple[Any, Any]:
-    """A model of the real class with random weights, in evaluation mode, and its processor.
+    """Make a model of the real class with random weights, in evaluation mode, and its processor.
 
     Parameters
     ----------
-    family : adapter.
-    spec : one of ``family.specs`` or a change of it; full sizes need the memory of the full model.
-    seed : of the weights; torch's global generator is left as it was.
-    attn_implementation : attention implementation.
-    dtype : torch dtype, default float32.
+    family : Family
+    spec : ModelSpec
+        One of ``family.specs`` or a change of it; full sizes need the memory of the full model.
+    seed : int
+        Of the weights; torch's global generator is left as it was.
+    attn_implementation : str
+    dtype : torch.dtype, optional
+        Default float32.
 
     Returns
     -------
-    (model, processor)
+    model : PreTrainedModel
+    processor : ProcessorMixin
     """
     import torch
     from transformers import AutoModelForImageTextToText

@@ -19,10 +19,18 @@ _SENTENCES = (
 
 
 def tokenizer(special: SpecialTokens) -> Any:
-    """A byte-level BPE trained in place on a few English sentences, with the special tokens of the family.
+    """Train a byte-level BPE in place on a few English sentences, with the special tokens of the family.
 
     It writes and reads any text, in more tokens than the family's own tokenizer would. Every call returns a new
     object: processors add tokens to theirs.
+
+    Parameters
+    ----------
+    special : SpecialTokens
+
+    Returns
+    -------
+    PreTrainedTokenizerFast
     """
     from transformers import PreTrainedTokenizerFast
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,11 @@ def export(weights: Path, folder: str | Path, *, size: Size = Size()) -> Path:
         Gets ``model.safetensors`` (float16, loaded as float32), configs, tokenizer and processor.
     size : Size
         The size that was trained.
+
+    Returns
+    -------
+    Path
+        The folder.
     """
     folder = Path(folder)
     tokenizer = build_tokenizer()
@@ -30,14 +36,15 @@ def export(weights: Path, folder: str | Path, *, size: Size = Size()) -> Path:
     model.half().save_pretrained(folder)
     # Stored in half the size, computed in float32: `dtype="auto"` follows the config, not the file.
     model.config.dtype = torch.float32
-    for part in (model.config.text_config, model.config.vision_config):
+    parts: tuple[Any, ...] = (model.config.text_config, model.config.vision_config)
+    for part in parts:
         part.dtype = torch.float32
     model.config.save_pretrained(folder)
     _processor(tokenizer, size).save_pretrained(folder)
     return folder
 
 
-def _processor(tokenizer, size: Size):
+def _processor(tokenizer: Any, size: Size) -> Any:
     import transformers
 
     from biaslab.models.processors import image_only

@@ -37,6 +37,7 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe()) -> Path:
     out : path
         Folder for ``checkpoint.pt``, ``curve.jsonl`` and, at the end, ``weights.pt`` (float32).
     recipe : Recipe
+        All that the weights follow from.
 
     Returns
     -------
@@ -49,6 +50,12 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe()) -> Path:
         If the folder cannot be written or holds a run of another recipe.
     UnsupportedError
         If this torch is older than 2.9 (``torch.optim.Muon``).
+
+    Examples
+    --------
+    >>> from biaslab.grounder import Recipe, train_grounder
+    >>> train_grounder("runs/grounder", recipe=Recipe(seed=1))  # hours on two cores  # doctest: +SKIP
+    PosixPath('runs/grounder/weights.pt')
     """
     check_torch()
     out = Path(out)

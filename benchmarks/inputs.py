@@ -98,7 +98,7 @@ def model(hidden: int = 512, layers: int = 8, heads: int = 8) -> VLM:
     network = transformers.AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
     processor = SimpleNamespace(image_token_id=IMAGE_TOKEN)
     network = network.eval().requires_grad_(False)
-    return VLM(network, processor, family_of("internvl"), "mid-size InternVL", "random")
+    return VLM(network, processor, family_of("internvl"), name="mid-size InternVL", revision="random")
 
 
 def prompt(vlm: VLM, n_visual: int, n_text: int, seed: int = 0) -> Encoded:
@@ -116,7 +116,7 @@ def prompt(vlm: VLM, n_visual: int, n_text: int, seed: int = 0) -> Encoded:
     image = features(layout, vlm.decoder.config.hidden_size, seed)[None]
     given = {"image": BaseModelOutputWithPooling(pooler_output=image)}
     inputs = {"input_ids": ids, "mm_encoder_outputs": given}
-    return Encoded.from_inputs(inputs, [layout], [layout.size], IMAGE_TOKEN)
+    return Encoded.from_inputs(inputs, [layout], [layout.size], image_token_id=IMAGE_TOKEN)
 
 
 def profile(layout: TokenLayout, layer: int, vlm: VLM | None = None) -> MeanProfile:

@@ -195,8 +195,8 @@ def limits(text_config: Any, visual: int, text: int, kept: int, layer: int) -> t
     width = c.num_attention_heads * (getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads)
 
     def both(keep_n: int | None) -> tuple[int, int]:
-        square = decoder_flops(c, visual, text, keep_n, layer)[0]
-        lengths = layer_lengths(c.num_hidden_layers, visual, text, keep_n, layer)
+        square = decoder_flops(c, visual, text, keep_n=keep_n, layer=layer)[0]
+        lengths = layer_lengths(c.num_hidden_layers, visual, text, keep_n=keep_n, layer=layer)
         # two products of n x n by the heads' width, of which (n^2 - n) / 2 entries are never looked at
         return square, square - sum(2 * (n * n - n) * width for n in lengths)
 

@@ -15,12 +15,46 @@ DECODERS = {
 
 
 def register_decoder(*model_types: str) -> None:
-    """Make decoders with grouped-query attention and a gated feed-forward block known by ``model_type``."""
+    """Make decoders with grouped-query attention and a gated feed-forward block known.
+
+    Parameters
+    ----------
+    *model_types : str
+        Values of ``text_config.model_type``.
+    """
     DECODERS.update(model_types)
 
 
-def layer_lengths(n_layers: int, n_visual: int, n_text: int, keep_n: int | None, layer: int) -> list[int]:
-    """Tokens each decoder layer sees in the prefill: all before layer K, text + kept from K on."""
+def layer_lengths(n_layers: int, n_visual: int, n_text: int, *, keep_n: int | None, layer: int) -> list[int]:
+    """Count the tokens each decoder layer sees in the prefill: all before layer K, text + kept from K on.
+
+    Parameters
+    ----------
+    n_layers : int
+        Decoder layers L.
+    n_visual, n_text : int
+        Visual and other tokens of the prompt.
+    keep_n : int or None
+        Visual tokens kept; None for no pruning.
+    layer : int
+        K, 0 to L - 1.
+
+    Returns
+    -------
+    list of int
+        Tokens of each of the L layers.
+
+    Raises
+    ------
+    InputError
+        Counts that cannot be, or a layer that is not there.
+
+    Examples
+    --------
+    >>> from biaslab.cost import layer_lengths
+    >>> layer_lengths(4, 576, 64, keep_n=128, layer=2)
+    [640, 640, 192, 192]
+    """
     if n_visual < 0 or n_text < 0 or n_visual + n_text == 0:
         raise InputError(f"token counts must not be negative, and not both 0: got n_visual={n_visual}, n_text={n_text}")
     keep_n = n_visual if keep_n is None else keep_n
@@ -35,17 +69,48 @@ def decoder_flops(
     text_config: Any,
     n_visual: int,
     n_text: int,
+    *,
     keep_n: int | None = None,
     layer: int = 0,
     new_tokens: int = 0,
 ) -> tuple[int, int]:
-    """(prefill + generation, generation alone) of the language model; see :func:`biaslab.cost.image_flops`.
+    """Count the FLOPs of the language model.
 
     Layers with a sliding window attend to the whole prompt in the prefill (SDPA masks, it does not skip) and to
     the window only when decoding, because their cache holds no more.
+
+    Parameters
+    ----------
+    text_config : PretrainedConfig
+        ``config.text_config`` of the model.
+    n_visual, n_text, keep_n, layer, new_tokens
+        As in :func:`biaslab.cost.image_flops`.
+
+    Returns
+    -------
+    total : int
+        FLOPs of the prefill and of every generated token.
+    decode : int
+        The part of ``total`` that is spent after the prefill.
+
+    Raises
+    ------
+    InputError
+        Counts that cannot be.
+    UnsupportedError
+        A decoder whose cost is not known here.
+
+    Examples
+    --------
+    >>> from biaslab.cost import decoder_flops
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> text = geometry("llava-1.5-7b").config.text_config
+    >>> total, decode = decoder_flops(text, 576, 64, new_tokens=8)
+    >>> print(f"{total / 1e12:.2f} TFLOPs, {decode / 1e12:.3f} of them after the prefill")
+    8.60 TFLOPs, 0.095 of them after the prefill
     """
     c = check_decoder(text_config)
-    lengths = layer_lengths(c.num_hidden_layers, n_visual, n_text, keep_n, layer)
+    lengths = layer_lengths(c.num_hidden_layers, n_visual, n_text, keep_n=keep_n, layer=layer)
     token, pair = _layer(c)
     head = c.hidden_size * c.vocab_size  # only the last row reaches it
     prefill = head + sum(n * token + n * n * pair for n in lengths)
@@ -56,7 +121,7 @@ def decoder_flops(
 
 
 def check_decoder(text_config: Any) -> Any:
-    """The configuration, if the shape of its layers is known here.
+    """Return a decoder's configuration if the cost of its layers is known here.
 
     Raises
     ------
@@ -71,28 +136,28 @@ def check_decoder(text_config: Any) -> Any:
 
 
 def head_dim(text_config: Any) -> int:
-    """Width of one attention head."""
+    """Return the width of one attention head."""
     return getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
 
 
 def windows(text_config: Any) -> list[int | None]:
-    """Sliding window of every layer in tokens, None where attention is full."""
+    """Return the sliding window of every layer in tokens, None where attention is full."""
     window, n = getattr(text_config, "sliding_window", None), text_config.num_hidden_layers
-    kinds = getattr(text_config, "layer_types", None)
-    if kinds is None:
+    types = getattr(text_config, "layer_types", None)
+    if types is None:
         return [window] * n
-    return [window if kind == "sliding_attention" else None for kind in kinds[:n]]
+    return [window if type_ == "sliding_attention" else None for type_ in types[:n]]
 
 
 def _keys(length: int, steps: int, window: int | None) -> int:
-    """Keys that ``steps`` tokens after a prompt of ``length`` attend to, all together."""
+    """Count the keys that ``steps`` tokens after a prompt of ``length`` attend to, all together."""
     if window is None:
         return steps * length + steps * (steps + 1) // 2
     return sum(min(length + t, window) for t in range(1, steps + 1))
 
 
 def _layer(c: Any) -> tuple[int, int]:
-    """Multiply-accumulates of one layer: of every new token, and of every pair of a query and a key."""
+    """Count the multiply-accumulates of one layer: of every new token, and of every pair of a query and a key."""
     d, dim, heads, kv = c.hidden_size, head_dim(c), c.num_attention_heads, c.num_key_value_heads
     projections = d * dim * (heads + 2 * kv) + heads * dim * d
     return projections + 3 * d * c.intermediate_size, 2 * heads * dim

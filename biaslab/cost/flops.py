@@ -18,9 +18,19 @@ class Flops:
 
     Attributes
     ----------
-    vision, projector : image encoding, all tiles of all images.
-    decoder : language model and its output head: prefill and every generated token.
-    decode : the part of ``decoder`` that is spent after the prefill.
+    vision, projector : int
+        Image encoding, all tiles of all images.
+    decoder : int
+        Language model and its output head: prefill and every generated token.
+    decode : int
+        The part of ``decoder`` that is spent after the prefill.
+
+    Examples
+    --------
+    >>> from biaslab.cost import Flops
+    >>> flops = Flops(vision=400, projector=20, decoder=1000, decode=100)
+    >>> flops.total, flops.prefill
+    (1420, 900)
     """
 
     vision: int
@@ -30,6 +40,7 @@ class Flops:
 
     @property
     def total(self) -> int:
+        """Sum of vision tower, projector and decoder."""
         return self.vision + self.projector + self.decoder
 
     @property
@@ -42,6 +53,7 @@ def image_flops(
     model_config: Any,
     n_visual: int,
     n_text: int,
+    *,
     keep_n: int | None = None,
     layer: int = 0,
     new_tokens: int = 0,
@@ -49,19 +61,29 @@ def image_flops(
     tiles: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> Flops:
-    """FLOPs to answer one prompt about one image whose tokens are pruned to ``keep_n`` before decoder layer
-    ``layer``.
+    """Count the FLOPs of answering one prompt about one image, pruned or not.
 
     Parameters
     ----------
-    model_config : the model's configuration (``vision_config`` and ``text_config`` inside).
-    n_visual : visual tokens of the image, all tiles and the thumbnail.
-    n_text : all other tokens of the prompt: template, separators and newlines included, padding not.
-    keep_n : visual tokens kept; None for no pruning.
-    layer : K, the tokens are dropped just before decoder layer index K.
-    new_tokens : tokens generated. The first comes out of the prefill, so 0 and 1 cost the same.
-    grid, tiles, size : how the vision tower saw the image, where ``n_visual`` does not tell; see
+    model_config : PretrainedConfig
+        The model's configuration (``vision_config`` and ``text_config`` inside).
+    n_visual : int
+        Visual tokens of the image, all tiles and the thumbnail.
+    n_text : int
+        All other tokens of the prompt: template, separators and newlines included, padding not.
+    keep_n : int, optional
+        Visual tokens kept; None for no pruning.
+    layer : int
+        K, the tokens are dropped just before decoder layer index K.
+    new_tokens : int
+        Tokens generated. The first comes out of the prefill, so 0 and 1 cost the same.
+    grid, tiles, size
+        How the vision tower saw the image, where ``n_visual`` does not tell; see
         :class:`~biaslab.cost.VisionInput`.
+
+    Returns
+    -------
+    Flops
 
     Raises
     ------
@@ -69,25 +91,68 @@ def image_flops(
         Counts that cannot be.
     UnsupportedError
         A tower or decoder whose cost is not known here.
+
+    Examples
+    --------
+    >>> from biaslab.cost import image_flops
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> config = geometry("llava-1.5-7b").config
+    >>> full, pruned = image_flops(config, 576, 64), image_flops(config, 576, 64, keep_n=64, layer=2)
+    >>> print(f"{full.total / 1e12:.2f} -> {pruned.total / 1e12:.2f} TFLOPs")
+    8.91 -> 2.50 TFLOPs
     """
-    picture = VisionInput(n_visual, grid, tiles, size)
-    return prompt_flops(model_config, [picture], n_text, keep_n, layer, new_tokens)
+    image = VisionInput(n_visual, grid, tiles, size)
+    return prompt_flops(model_config, [image], n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens)
 
 
 def prompt_flops(
     model_config: Any,
-    pictures: Sequence[VisionInput],
+    images: Sequence[VisionInput],
     n_text: int,
+    *,
     keep_n: int | None = None,
     layer: int = 0,
     new_tokens: int = 0,
 ) -> Flops:
-    """FLOPs to answer one prompt about any number of images; ``keep_n`` counts the tokens kept of all of them.
+    """Count the FLOPs of answering one prompt about any number of images.
 
-    See :func:`image_flops`; ``VisionInput.of(layout)`` makes a picture from a token layout.
+    Parameters
+    ----------
+    model_config : PretrainedConfig
+        The model's configuration.
+    images : sequence of VisionInput
+        ``VisionInput.of(layout)`` makes one from a token layout.
+    n_text : int
+        All other tokens of the prompt.
+    keep_n : int, optional
+        Visual tokens kept of all images together; None for no pruning.
+    layer, new_tokens : int
+        As in :func:`image_flops`.
+
+    Returns
+    -------
+    Flops
+
+    Raises
+    ------
+    InputError
+        Counts that cannot be.
+    UnsupportedError
+        A tower or decoder whose cost is not known here.
+
+    Examples
+    --------
+    >>> from biaslab.cost import VisionInput, prompt_flops
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> config = geometry("llava-1.5-7b").config
+    >>> flops = prompt_flops(config, [VisionInput(576), VisionInput(576)], 64, keep_n=128, layer=2)
+    >>> print(f"vision {flops.vision / 1e12:.2f}, decoder {flops.decoder / 1e12:.2f} TFLOPs")
+    vision 0.76, decoder 3.38 TFLOPs
     """
-    encoded = [vision_flops(model_config, p.tokens, p.grid, p.tiles, p.size) for p in pictures]
+    encoded = [vision_flops(model_config, i.tokens, grid=i.grid, tiles=i.tiles, size=i.size) for i in images]
     vision, projector = (sum(parts) for parts in zip(*encoded, strict=True)) if encoded else (0, 0)
-    n_visual = sum(p.tokens for p in pictures)
-    decoder, decode = decoder_flops(model_config.text_config, n_visual, n_text, keep_n, layer, new_tokens)
+    n_visual = sum(image.tokens for image in images)
+    decoder, decode = decoder_flops(
+        model_config.text_config, n_visual, n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens
+    )
     return Flops(vision, projector, decoder, decode)

@@ -17,8 +17,17 @@ class Parameters:
 
     Attributes
     ----------
-    vision : vision tower, projector and everything else outside the decoder.
-    decoder : language model with its embeddings and output head.
+    vision : int
+        Vision tower, projector and everything else outside the decoder.
+    decoder : int
+        Language model with its embeddings and output head.
+
+    Examples
+    --------
+    >>> from biaslab.cost import Parameters
+    >>> weights = Parameters(vision=300, decoder=700)
+    >>> weights.total, weights.bytes("bfloat16")
+    (1000, 2000)
     """
 
     vision: int
@@ -26,20 +35,45 @@ class Parameters:
 
     @property
     def total(self) -> int:
+        """Sum of both."""
         return self.vision + self.decoder
 
     def bytes(self, dtype: Any) -> int:
-        """Memory of the weights in one dtype (a torch dtype or its name), without quantisation."""
+        """Return the memory of the weights in one dtype, without quantisation.
+
+        Parameters
+        ----------
+        dtype : torch.dtype or str
+        """
         return self.total * bytes_of(dtype)
 
 
 def parameters(model_config: Any) -> Parameters:
-    """Parameters of the model that a configuration describes; exact, because the model is built without memory.
+    """Count the parameters of the model that a configuration describes.
+
+    The count is exact, because the model is built on torch's meta device, without memory.
+
+    Parameters
+    ----------
+    model_config : PretrainedConfig
+        The model's configuration.
+
+    Returns
+    -------
+    counts : Parameters
+        Of the vision side and of the decoder.
 
     Raises
     ------
     UnsupportedError
         A configuration that transformers has no image-text model for.
+
+    Examples
+    --------
+    >>> from biaslab.cost import parameters
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> parameters(geometry("grounder").config)
+    Parameters(vision=882432, decoder=4788672)
     """
     import torch
     from transformers import AutoModelForImageTextToText
@@ -61,17 +95,44 @@ def kv_entries(
     text_config: Any,
     n_visual: int,
     n_text: int,
+    *,
     keep_n: int | None = None,
     layer: int = 0,
     new_tokens: int = 0,
 ) -> list[int]:
-    """Tokens in every layer's KV cache once an answer of ``new_tokens`` is complete.
+    """Count the tokens in every layer's KV cache once an answer of ``new_tokens`` is complete.
 
     The last token of an answer is never fed back, so 0 and 1 leave the same; a layer with a sliding window keeps
-    one entry less than its window. Arguments as in :func:`biaslab.cost.image_flops`.
+    one entry less than its window.
+
+    Parameters
+    ----------
+    text_config : PretrainedConfig
+        ``config.text_config`` of the model.
+    n_visual, n_text, keep_n, layer, new_tokens
+        As in :func:`biaslab.cost.image_flops`.
+
+    Returns
+    -------
+    list of int
+        Entries of each decoder layer.
+
+    Raises
+    ------
+    InputError
+        Counts that cannot be.
+    UnsupportedError
+        A decoder whose cost is not known here.
+
+    Examples
+    --------
+    >>> from biaslab.cost import kv_entries
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> kv_entries(geometry("llava-1.5-7b").config.text_config, 576, 64, keep_n=64, layer=2, new_tokens=11)[:4]
+    [650, 650, 138, 138]
     """
     c = check_decoder(text_config)
-    lengths = layer_lengths(c.num_hidden_layers, n_visual, n_text, keep_n, layer)
+    lengths = layer_lengths(c.num_hidden_layers, n_visual, n_text, keep_n=keep_n, layer=layer)
     fed = max(0, new_tokens - 1)
     return [n + fed if w is None else min(n + fed, w - 1) for n, w in zip(lengths, windows(c), strict=True)]
 
@@ -80,18 +141,49 @@ def kv_bytes(
     text_config: Any,
     n_visual: int,
     n_text: int,
+    *,
     keep_n: int | None = None,
     layer: int = 0,
     new_tokens: int = 0,
     dtype: Any = "bfloat16",
 ) -> int:
-    """Bytes of the KV cache of one prompt; see :func:`kv_entries`."""
-    entries = kv_entries(text_config, n_visual, n_text, keep_n, layer, new_tokens)
+    """Compute the size of the KV cache of one prompt; see :func:`kv_entries`.
+
+    Parameters
+    ----------
+    text_config : PretrainedConfig
+        ``config.text_config`` of the model.
+    n_visual, n_text, keep_n, layer, new_tokens
+        As in :func:`biaslab.cost.image_flops`.
+    dtype : torch.dtype or str
+        Of the cache.
+
+    Returns
+    -------
+    int
+        Bytes of keys and values of all layers.
+
+    Raises
+    ------
+    InputError
+        Counts that cannot be, or no dtype of torch.
+    UnsupportedError
+        A decoder whose cost is not known here.
+
+    Examples
+    --------
+    >>> from biaslab.cost import kv_bytes
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> text = geometry("llava-1.5-7b").config.text_config
+    >>> [kv_bytes(text, 576, 64, keep_n=keep_n, layer=2) // 2**20 for keep_n in (None, 64)]
+    [320, 80]
+    """
+    entries = kv_entries(text_config, n_visual, n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens)
     return 2 * sum(entries) * text_config.num_key_value_heads * head_dim(text_config) * bytes_of(dtype)
 
 
 def bytes_of(dtype: Any) -> int:
-    """Bytes of one number.
+    """Return the bytes of one number.
 
     Raises
     ------
@@ -100,7 +192,7 @@ def bytes_of(dtype: Any) -> int:
     """
     import torch
 
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    dtype_ = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(dtype_, torch.dtype) or not dtype_.is_floating_point:
         raise InputError(f"unknown dtype {dtype!r}: use 'float32', 'bfloat16' or 'float16'")
-    return found.itemsize
+    return dtype_.itemsize

@@ -5,7 +5,7 @@ from that of others with the same tower, under the family's own ``model_type``),
 model family it belongs to::
 
     @register_vision("my_vision")
-    def _my_tower(config, picture):
+    def _my_tower(config, image):
         return tower_flops, projector_flops
 """
 
@@ -38,12 +38,23 @@ class VisionInput:
 
     Attributes
     ----------
-    tokens : visual tokens the decoder gets, all tiles and the thumbnail (newline placeholders are no visual tokens).
-    grid : (rows, cols) of the tokens. Windowed towers (Qwen2.5-VL) read it; without it their windows count as
-        full, a few per cent too much attention for sizes that windows do not divide.
-    tiles : tiles that go through the tower, thumbnail included. Read where ``tokens`` does not tell, because
-        padding is cut away after the tower (LLaVA-NeXT, LLaVA-OneVision); needless where ``size`` is given.
-    size : (width, height) of the original image in pixels.
+    tokens : int
+        Visual tokens the decoder gets, all tiles and the thumbnail (newline placeholders are no visual tokens).
+    grid : (rows, cols) of int, optional
+        Raster of the tokens. Windowed towers (Qwen2.5-VL) read it; without it their windows count as full, a few
+        per cent too much attention for sizes that windows do not divide.
+    tiles : int, optional
+        Tiles that go through the tower, thumbnail included. Read where ``tokens`` does not tell, because padding is
+        cut away after the tower (LLaVA-NeXT, LLaVA-OneVision); needless where ``size`` is given.
+    size : (width, height) of int, optional
+        Of the original image, pixels.
+
+    Examples
+    --------
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.cost import VisionInput
+    >>> VisionInput.of(TokenLayout.raster(12, 16, (640, 480), "qwen2_vl"))
+    VisionInput(tokens=192, grid=(12, 16), tiles=None, size=(640, 480))
     """
 
     tokens: int
@@ -53,19 +64,44 @@ class VisionInput:
 
     @classmethod
     def of(cls, layout: Any) -> VisionInput:
-        """The picture of a :class:`~biaslab.core.layout.TokenLayout`."""
-        one = layout.tiles == (1, 1) and not layout.thumbnail.any()
-        return cls(layout.n, layout.grid if one else None, None, layout.size)
+        """Describe the image of a token layout.
+
+        Parameters
+        ----------
+        layout : biaslab.core.layout.TokenLayout
+        """
+        single = layout.tiles == (1, 1) and not layout.thumbnail.any()
+        return cls(layout.n, layout.grid if single else None, None, layout.size)
 
 
-#: config.model_type or config.vision_config.model_type -> function(model_config, picture) -> FLOPs of (vision tower,
+#: config.model_type or config.vision_config.model_type -> function(model_config, image) -> FLOPs of (vision tower,
 #: projector)
 VISION: dict[str, Callable[[Any, VisionInput], tuple[int, int]]] = {}
 
 
 def register_vision(*model_types: str) -> Callable:
-    """Decorator: make the cost of a vision tower and its projector known by ``vision_config.model_type``, or by
-    the ``model_type`` of the whole model, which goes first.
+    """Make the cost of a vision tower and its projector known; a decorator.
+
+    Parameters
+    ----------
+    *model_types : str
+        Values of ``vision_config.model_type``, or of the ``model_type`` of the whole model, which goes first.
+
+    Returns
+    -------
+    callable
+        Decorator of a function ``(model_config, image) -> (tower_flops, projector_flops)``.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from biaslab.cost import VISION, register_vision, vision_flops
+    >>> @register_vision("my_vision")
+    ... def _my_tower(config, image):
+    ...     return 1000 * image.tokens, 10 * image.tokens
+    >>> vision_flops(SimpleNamespace(vision_config=SimpleNamespace(model_type="my_vision")), 64)
+    (64000, 640)
+    >>> _ = VISION.pop("my_vision")
     """
 
     def add(function: Callable) -> Callable:
@@ -78,11 +114,25 @@ def register_vision(*model_types: str) -> Callable:
 def vision_flops(
     model_config: Any,
     n_visual: int,
+    *,
     grid: Grid | None = None,
     tiles: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> tuple[int, int]:
-    """(vision tower, projector) for the tiles that make ``n_visual`` tokens; see :class:`VisionInput`.
+    """Count the FLOPs of encoding the tiles that make ``n_visual`` tokens.
+
+    Parameters
+    ----------
+    model_config : PretrainedConfig
+        The model's configuration.
+    n_visual : int
+        Visual tokens of the image.
+    grid, tiles, size
+        See :class:`VisionInput`.
+
+    Returns
+    -------
+    tower, projector : int
 
     Raises
     ------
@@ -90,19 +140,26 @@ def vision_flops(
         A number of tokens that no whole number of tiles gives.
     UnsupportedError
         A tower whose cost is not known here.
+
+    Examples
+    --------
+    >>> from biaslab.cost import vision_flops
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> vision_flops(geometry("llava-1.5-7b").config, 576)
+    (381918216192, 24159191040)
     """
-    whole_model, kind = getattr(model_config, "model_type", None), model_config.vision_config.model_type
-    kind = whole_model if whole_model in VISION else kind
-    if kind not in VISION:
+    model_type, tower = getattr(model_config, "model_type", None), model_config.vision_config.model_type
+    key = model_type if model_type in VISION else tower
+    if key not in VISION:
         raise UnsupportedError(
-            f"the cost of a {kind!r} vision tower is not known: known are {', '.join(sorted(VISION))}"
+            f"the cost of a {key!r} vision tower is not known: known are {', '.join(sorted(VISION))}"
         )
-    return VISION[kind](model_config, VisionInput(n_visual, grid, tiles, size))
+    return VISION[key](model_config, VisionInput(n_visual, grid, tiles, size))
 
 
 # -- what towers share -----------------------------------------------------------------------------------------
 def plain_vit(v: Any, patches: int, class_token: bool) -> int:
-    """FLOPs of one image or tile through a plain ViT with a two-matrix feed-forward block."""
+    """Count the FLOPs of one image or tile through a plain ViT with a two-matrix feed-forward block."""
     h, w = _pair(v.patch_size)
     n = patches + class_token
     layer = 4 * n * v.hidden_size**2 + 2 * n**2 * v.hidden_size + 2 * n * v.hidden_size * v.intermediate_size
@@ -110,12 +167,12 @@ def plain_vit(v: Any, patches: int, class_token: bool) -> int:
 
 
 def patch_count(v: Any) -> int:
-    """Patches of one tile."""
+    """Count the patches of one tile."""
     return math.prod(i // p for i, p in zip(_pair(v.image_size), _pair(v.patch_size), strict=True))
 
 
 def whole(n_visual: int, per: int, what: str) -> int:
-    """How many tiles of ``per`` tokens make ``n_visual``."""
+    """Count the tiles of ``per`` tokens that make ``n_visual``."""
     if n_visual % per:
         raise InputError(f"{n_visual} visual tokens are not a whole number of {what}s of {per} tokens")
     return n_visual // per

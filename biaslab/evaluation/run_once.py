@@ -91,7 +91,7 @@ def run_once(
     new = options.max_new_tokens
     timer = GenerationTimer(vlm.model, vlm.decoder)
     with timer, _pruned(vlm, config, options, timed) as run:
-        answers = vlm.generate(encoded, new, **({"min_new_tokens": new} if full_length else {}))
+        answers = vlm.generate(encoded, max_new_tokens=new, **({"min_new_tokens": new} if full_length else {}))
         timer.stop()
         selections = [None] * len(encoded.layouts) if run is None else list(run.selections)
     kept = [
@@ -128,7 +128,8 @@ def _flops(vlm: VLM, encoded: Encoded, config: Config, kept: list[int], new: lis
         inputs, n_text = [VisionInput.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
         n_kept = sum(kept[i] for i in images)
         try:
-            costs.append(prompt_flops(vlm.model.config, inputs, n_text, n_kept, config.layer or 0, new[row]))
+            cut = {"keep_n": n_kept, "layer": config.layer or 0, "new_tokens": new[row]}
+            costs.append(prompt_flops(vlm.model.config, inputs, n_text, **cut))
         except UnsupportedError:  # a family whose cost nobody has written down yet can still be run
             costs.append(None)
     return costs

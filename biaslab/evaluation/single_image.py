@@ -12,7 +12,8 @@ from biaslab.pruning import Method, Selection
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
-    from biaslab.models.vlm import VLM, Grounding
+    from biaslab.models.grounding import Grounding
+    from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from biaslab.models.encoded import Encoded
-    from biaslab.models.vlm import VLM, Grounding
+    from biaslab.models.grounding import Grounding
+    from biaslab.models.vlm import VLM
 
 
 @dataclass(frozen=True)

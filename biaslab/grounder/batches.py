@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ _MIN_COVER = 0.15  # share of a cell that an object must show to own it
 
 
 def pixels(scenes: Sequence[Scene]) -> torch.Tensor:
-    """Normalised as the processor does, bfloat16, (scenes, 3, 224, 224)."""
+    """Normalise scenes as the processor does: bfloat16, (scenes, 3, 224, 224)."""
     raw = torch.from_numpy(np.stack([np.asarray(s.image) for s in scenes])).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
     return ((raw - mean) / std).to(torch.bfloat16)
@@ -28,16 +29,27 @@ def pixels(scenes: Sequence[Scene]) -> torch.Tensor:
 
 @dataclass
 class DenseTargets:
-    """What each visual token shows; every tensor is (scenes, tokens) or (scenes, tokens, 4) for `box`."""
+    """What each visual token shows; every tensor is (scenes, tokens) or (scenes, tokens, 4) for `box`.
+
+    Attributes
+    ----------
+    owned : BoolTensor
+        Whether an object owns the cell.
+    name, size, colour : LongTensor
+        Class of the owner; `IGNORE` where the object has no colour word.
+    box : Tensor
+        Box of the owner in fractions of the canvas.
+    """
 
     owned: torch.Tensor
     name: torch.Tensor
     size: torch.Tensor
-    colour: torch.Tensor  # IGNORE where the object has no colour word
-    box: torch.Tensor  # fractions of the canvas
+    colour: torch.Tensor
+    box: torch.Tensor
 
 
 def dense_targets(scenes: Sequence[Scene], grid: int) -> DenseTargets:
+    """Find what each of the ``grid`` x ``grid`` cells of every scene shows."""
     cell = CANVAS // grid
     n = len(scenes)
     owner = np.zeros((n, grid * grid), np.int64)
@@ -48,9 +60,9 @@ def dense_targets(scenes: Sequence[Scene], grid: int) -> DenseTargets:
             count = (s.owner == j).reshape(grid, cell, grid, cell).sum((1, 3)).reshape(-1)
             better = count > best
             owner[k, better], best[better] = j, count[better]
-            colour = _COLOURS.index(thing.colour) if thing.colour else IGNORE
+            hue = _COLOURS.index(thing.colour) if thing.colour else IGNORE
             box = np.array(thing.box.as_tuple()) / CANVAS
-            table[k, j] = (NAMES.index(thing.name), SIZES.index(thing.size), colour, *box)
+            table[k, j] = (NAMES.index(thing.name), SIZES.index(thing.size), hue, *box)
     values = torch.from_numpy(np.take_along_axis(table, owner[:, :, None], 1))
     name, size, colour = (values[..., i].long() for i in range(3))
     return DenseTargets(torch.from_numpy(owner > 0), name, size, colour, values[..., 3:])
@@ -59,14 +71,14 @@ def dense_targets(scenes: Sequence[Scene], grid: int) -> DenseTargets:
 class Dialogue:
     """The token ids of the chat format, split where a scene's questions branch off from the shared image prefix."""
 
-    def __init__(self, tokenizer, grid: int):
+    def __init__(self, tokenizer: Any, grid: int) -> None:
         self.tokenizer = tokenizer
         self._ids = tokenizer.convert_tokens_to_ids
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT.format("|")}]}
         text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
         before, after = text.split("<ref>|</ref>")
-        shown = "<img>" + "<IMG_CONTEXT>" * grid**2 + "</img>"
-        self.prefix: list[int] = self._encode(before.replace("<IMG_CONTEXT>", shown) + "<ref>")
+        image = "<img>" + "<IMG_CONTEXT>" * grid**2 + "</img>"
+        self.prefix: list[int] = self._encode(before.replace("<IMG_CONTEXT>", image) + "<ref>")
         self.after: list[int] = self._encode("</ref>" + after)
         self.image_start = self.prefix.index(self._ids("<IMG_CONTEXT>"))
         self._questions: dict[str, list[int]] = {}
@@ -75,20 +87,32 @@ class Dialogue:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def question(self, text: str) -> list[int]:
+        """Encode an expression."""
         if text not in self._questions:
             self._questions[text] = self._encode(text)
         return self._questions[text]
 
-    def answer(self, box) -> list[int]:
+    def answer(self, box: tuple[float, float, float, float]) -> list[int]:
+        """Encode the answer for a box in pixels of the scene, end of turn included."""
         return [*self._ids(box_tokens(box)), self.tokenizer.eos_token_id]
 
 
 @dataclass
 class Packed:
-    """Question-answer branches behind one image prefix; (scenes, T) but for `mask` (scenes, 1, T, prefix + T).
+    """Question-answer branches behind one image prefix.
 
-    `gather` marks the rows from ``</ref>`` to the first token of the answer; `head` holds, there, the name, size
-    (2: not said) and colour (5: not said) of the expression's noun phrase.
+    Attributes
+    ----------
+    ids, labels, positions : LongTensor (scenes, T)
+        Tokens, what each row must answer (or `IGNORE`), and positions behind the prefix.
+    mask : Tensor (scenes, 1, T, prefix + T)
+        Additive: a branch sees the prefix and its own past.
+    gather : BoolTensor (scenes, T)
+        The rows from ``</ref>`` to the first token of the answer.
+    head : LongTensor (scenes, T, 3)
+        Name, size (2: not said) and colour (5: not said) of the expression's noun phrase.
+    expression_type : LongTensor (scenes, T)
+        Number of the expression's type.
     """
 
     ids: torch.Tensor
@@ -104,10 +128,30 @@ def pack(
     scenes: Sequence[Scene],
     dialogue: Dialogue,
     rng: np.random.Generator,
+    *,
     questions: int,
     length: int,
     mix: Sequence[float],
 ) -> Packed:
+    """Pack questions and answers about scenes into one row of tokens per scene.
+
+    Parameters
+    ----------
+    scenes : sequence of Scene
+    dialogue : Dialogue
+    rng : numpy.random.Generator
+        Draws the expressions.
+    questions : int
+        At most so many per scene; those that do not fit are left out.
+    length : int
+        T, tokens of a row.
+    mix : sequence of float
+        Probabilities of the expression types.
+
+    Returns
+    -------
+    Packed
+    """
     n, prefix = len(scenes), len(dialogue.prefix)
     ids = np.full((n, length), dialogue.tokenizer.pad_token_id, np.int64)
     labels, positions = np.full((n, length), IGNORE, np.int64), np.zeros((n, length), np.int64)
@@ -115,7 +159,7 @@ def pack(
     head, expression_type = np.zeros((n, length, 3), np.int64), np.zeros((n, length), np.int64)
     for k, s in enumerate(scenes):
         at = 0
-        for number, e in enumerate(ex.sample(rng, s.objects, questions, mix)):
+        for number, e in enumerate(ex.sample(rng, s.objects, questions, mix=mix)):
             words = dialogue.question(e.text)
             answer = dialogue.answer(s.objects[e.target].box.as_tuple())
             row = [*words, *dialogue.after, *answer[:-1]]
@@ -136,9 +180,13 @@ def pack(
     mask = torch.zeros(n, 1, length, prefix + length, dtype=torch.bfloat16)
     mask[:, 0, :, prefix:].masked_fill_(~seen, -1e9)
     return Packed(
-        *(torch.from_numpy(v) for v in (ids, labels, positions)),
-        mask,
-        *(torch.from_numpy(v) for v in (gather, head, expression_type)),
+        ids=torch.from_numpy(ids),
+        labels=torch.from_numpy(labels),
+        positions=torch.from_numpy(positions),
+        mask=mask,
+        gather=torch.from_numpy(gather),
+        head=torch.from_numpy(head),
+        expression_type=torch.from_numpy(expression_type),
     )
 
 

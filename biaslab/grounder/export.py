@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from biaslab.grounder.model import IMAGE_MEAN, IMAGE_STD, Size, build_model, bui
 from biaslab.scenes.backgrounds import CANVAS
 
 
-def export(weights: Path, folder: str | Path, size: Size = Size()) -> Path:
+def export(weights: Path, folder: str | Path, *, size: Size = Size()) -> Path:
     """Write model, tokenizer and processor.
 
     Parameters
@@ -21,23 +22,29 @@ def export(weights: Path, folder: str | Path, size: Size = Size()) -> Path:
         Gets ``model.safetensors`` (float16, loaded as float32), configs, tokenizer and processor.
     size : Size
         The size that was trained.
+
+    Returns
+    -------
+    Path
+        The folder.
     """
     folder = Path(folder)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, size)
+    model = build_model(tokenizer, size=size)
     state = torch.load(weights, weights_only=True)["model"]
     model.load_state_dict(state, strict=True)
     model.half().save_pretrained(folder)
     # Stored in half the size, computed in float32: `dtype="auto"` follows the config, not the file.
     model.config.dtype = torch.float32
-    for part in (model.config.text_config, model.config.vision_config):
+    parts: tuple[Any, ...] = (model.config.text_config, model.config.vision_config)
+    for part in parts:
         part.dtype = torch.float32
     model.config.save_pretrained(folder)
     _processor(tokenizer, size).save_pretrained(folder)
     return folder
 
 
-def _processor(tokenizer, size: Size):
+def _processor(tokenizer: Any, size: Size) -> Any:
     import transformers
 
     from biaslab.models.processors import image_only

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from biaslab.scenes.objects import COLOURS, NAMES
 from biaslab.scenes.scene import scene
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,7 +49,23 @@ the room. List everything that you see, from left to right and from top to botto
 
 @dataclass(frozen=True)
 class Size:
-    """The grounder's size; a smaller one makes quick tests of the trainer."""
+    """The grounder's size; a smaller one makes quick tests of the trainer.
+
+    Attributes
+    ----------
+    patch : int
+        Side of a patch, pixels.
+    vision_hidden, vision_layers, vision_heads : int
+        Of the vision tower.
+    hidden, layers, heads, ffn : int
+        Of the decoder.
+
+    Examples
+    --------
+    >>> from biaslab.grounder.model import Size
+    >>> Size().grid, Size(patch=14).grid
+    (16, 8)
+    """
 
     patch: int = 7
     vision_hidden: int = 128
@@ -66,7 +83,7 @@ class Size:
 
 
 def box_tokens(box: tuple[float, float, float, float]) -> list[str]:
-    """The answer for a box in pixels of a scene, as tokens: ``[[x1, y1, x2, y2]]``, steps of 10 on 0-1000."""
+    """Write a box in pixels of a scene as answer tokens: ``[[x1, y1, x2, y2]]``, steps of 10 on 0-1000."""
     steps = [COORDINATES[int(np.clip(round(v / CANVAS * 100), 0, 100))] for v in box]
     middle = [token for step in steps for token in (step, ",\u0120")][:-1]
     return ["[[", *middle, "]]"]
@@ -84,8 +101,19 @@ def _corpus(scenes: int) -> Iterator[str]:
 
 
 @cache
-def build_tokenizer(vocab_size: int = 1536, scenes: int = 200) -> PreTrainedTokenizerFast:
-    """A lower-casing byte-level BPE: any text has tokens; object names and coordinates are single ones."""
+def build_tokenizer(*, vocab_size: int = 1536, scenes: int = 200) -> PreTrainedTokenizerFast:
+    """Train a lower-casing byte-level BPE: any text has tokens; object names and coordinates are single ones.
+
+    Parameters
+    ----------
+    vocab_size : int
+    scenes : int
+        Training scenes whose expressions are in the corpus.
+
+    Returns
+    -------
+    PreTrainedTokenizerFast
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -123,14 +151,27 @@ def build_tokenizer(vocab_size: int = 1536, scenes: int = 200) -> PreTrainedToke
 
 def build_model(
     tokenizer: PreTrainedTokenizerFast,
+    *,
     size: Size = Size(),
     seed: int = 0,
 ) -> InternVLForConditionalGeneration:
-    """The untrained grounder in float32.
+    """Build the untrained grounder in float32.
 
     The initialisation differs from the class's default (standard deviation 0.02 throughout), with which a model
     this small hardly starts to learn: matrices are scaled by their fan-in and the tower's position embeddings
     start as 2-D sines and cosines.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        From `build_tokenizer`.
+    size : Size
+    seed : int
+        Of torch's global generator.
+
+    Returns
+    -------
+    InternVLForConditionalGeneration
     """
     import torch
     from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
@@ -147,9 +188,10 @@ def build_model(
         tie_word_embeddings=False, use_sliding_window=False, bos_token_id=None,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, initializer_range=0.04,
     )  # fmt: skip
+    image_token: Any = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     config = InternVLConfig(
         vision_config=vision, text_config=text, downsample_ratio=0.5, image_seq_length=size.grid**2,
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"), tie_word_embeddings=False,
+        image_token_id=image_token, tie_word_embeddings=False,
     )  # fmt: skip
     torch.manual_seed(seed)
     model = InternVLForConditionalGeneration(config)
@@ -168,14 +210,14 @@ def build_model(
     return model
 
 
-def _scale_by_fan_in(module, gain: float) -> None:
+def _scale_by_fan_in(module: nn.Module, gain: float) -> None:
     for parameter in module.parameters():
         if parameter.dim() == 2:
             parameter.normal_(0, gain * parameter.shape[1] ** -0.5)
 
 
-def _sincos(width: int, grid: int):
-    """2-D sine-cosine position embeddings, (grid * grid, width): a quarter each for sin x, cos x, sin y, cos y."""
+def _sincos(width: int, grid: int) -> Tensor:
+    """Compute 2-D position embeddings, (grid * grid, width): a quarter each of sin x, cos x, sin y, cos y."""
     import torch
 
     frequency = 100.0 ** -(torch.arange(width // 4) / (width // 4))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,16 +32,18 @@ class Heads(nn.Module):
 
     @property
     def name_weights(self) -> torch.Tensor:
+        """Rows of `dense` that read the name, (names, hidden)."""
         return self.dense.weight[1 : 1 + N_NAMES]
 
 
 class TrainingGrounder:
     """Model, heads and losses in bfloat16."""
 
-    def __init__(self, recipe: Recipe, tokenizer):
+    def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
         self.recipe = recipe
         self.dialogue = Dialogue(tokenizer, recipe.size.grid)
-        self.model = build_model(tokenizer, recipe.size, recipe.seed).to(torch.bfloat16)
+        model = build_model(tokenizer, size=recipe.size, seed=recipe.seed)
+        self.model: Any = nn.Module.to(model, torch.bfloat16)  # Any: for torch's stubs attributes may be Tensors
         self.heads = Heads(recipe.size.hidden).to(torch.bfloat16)
         self._tokenizer = tokenizer
         self._register_attention()
@@ -52,7 +56,7 @@ class TrainingGrounder:
         self._place[self._coordinates] = torch.arange(len(COORDINATES))
 
     def named_parameters(self, stage: str) -> list[tuple[str, nn.Parameter]]:
-        """The parameters that a stage trains: the decoder stage leaves the tower as it is."""
+        """List the parameters that a stage trains: the decoder stage leaves the tower as it is."""
 
         def trained(name: str) -> bool:
             if stage == "vision":
@@ -64,17 +68,17 @@ class TrainingGrounder:
 
     # ---- forward -------------------------------------------------------------------------------------------
     def tower(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(scenes, patches, vision hidden), the class token left out."""
+        """Compute the features of the tower, (scenes, patches, vision hidden), without the class token."""
         return self.model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        """(scenes, visual tokens, hidden)."""
+        """Project features of the tower to visual tokens, (scenes, visual tokens, hidden)."""
         n, side = features.shape[0], 2 * self.recipe.size.grid
         shuffled = self.model.model.pixel_shuffle(features.reshape(n, side, side, -1), 0.5)
         return self.model.model.multi_modal_projector(shuffled.reshape(n, side * side // 4, -1))
 
     def logits(self, visual: torch.Tensor, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (float32) and labels at the answers' rows."""
+        """Compute logits (float32) and labels at the answers' rows."""
         prefix, start = torch.tensor(self.dialogue.prefix), self.dialogue.image_start
         n = packed.ids.shape[0]
         ids = torch.cat([prefix.expand(n, -1), packed.ids], 1)
@@ -91,6 +95,7 @@ class TrainingGrounder:
 
     # ---- losses --------------------------------------------------------------------------------------------
     def dense_loss(self, visual: torch.Tensor, target: DenseTargets) -> tuple[torch.Tensor, dict[str, float]]:
+        """Compute the loss of the dense heads, and how well each of them reads the visual tokens."""
         out = self.heads.dense(visual).float()
         owned, name, size, colour, box = out.split([1, N_NAMES, N_SIZES, N_COLOURS, 4], -1)
         at = target.owned
@@ -112,7 +117,7 @@ class TrainingGrounder:
         return sum(losses.values()), measured
 
     def answer_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross entropy; coordinates are smoothed over their neighbours and weigh more."""
+        """Compute the cross entropy; coordinates are smoothed over their neighbours and weigh more."""
         log_p = logits.log_softmax(-1)
         place = self._place[labels]
         at = place >= 0
@@ -121,21 +126,24 @@ class TrainingGrounder:
         return self.recipe.coordinate_weight * coordinate + other
 
     def gather_loss(self, packed: Packed) -> torch.Tensor:
-        """Decoder rows after the expression must name its noun phrase; acts on one early layer's output."""
+        """Compute the loss of rows after the expression that do not name its noun phrase, in one early layer."""
+        if self._gathered is None:
+            raise RuntimeError("gather_loss needs a forward of the decoder before it")
         rows = self._gathered[:, len(self.dialogue.prefix) :][packed.gather]
         rows = rows / rows.float().pow(2).mean(-1, keepdim=True).sqrt().to(rows.dtype)
         head = packed.head[packed.gather]
         names = F.linear(rows, self.heads.name_weights).float()
         size, colour = self.heads.text(rows).float().split([N_SIZES + 1, N_COLOURS + 1], -1)
         parts = ((names, 0), (size, 1), (colour, 2))
-        return sum(F.cross_entropy(out, head[:, column]) for out, column in parts)
+        name_loss, size_loss, colour_loss = (F.cross_entropy(out, head[:, column]) for out, column in parts)
+        return name_loss + size_loss + colour_loss
 
     def boxes(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Teacher-forced and true boxes, in steps of 10/1000, (answers, 4) each."""
+        """Read teacher-forced and true boxes, in steps of 10/1000, (answers, 4) each."""
         place = self._place[labels]
         at = place >= 0
-        said = logits[at][:, self._coordinates].argmax(-1)
-        return said.float().view(-1, 4), place[at].float().view(-1, 4)
+        predicted = logits[at][:, self._coordinates].argmax(-1)
+        return predicted.float().view(-1, 4), place[at].float().view(-1, 4)
 
     def start_words_at_classes(self) -> None:
         """Let the embedding of each object's name start at the direction in which the tower writes that name."""
@@ -152,7 +160,7 @@ class TrainingGrounder:
         self._gathered = output if torch.is_tensor(output) else output[0]
 
     def _register_attention(self) -> None:
-        """Plain bfloat16 products: faster here, forward and backward, than scaled_dot_product_attention.
+        """Attend by plain bfloat16 products: faster here, forward and backward, than scaled_dot_product_attention.
 
         The prefix is causal and never sees the branches, so it is computed apart from them.
         """

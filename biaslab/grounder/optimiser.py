@@ -43,6 +43,7 @@ class MuonAdamW:
     def __init__(
         self,
         named: Iterable[tuple[str, torch.nn.Parameter]],
+        *,
         muon_rate: float,
         adamw_rate: float,
         steps: int,
@@ -52,7 +53,8 @@ class MuonAdamW:
         self.working = dict(named)
         self.masters = {n: p.detach().float().clone().requires_grad_() for n, p in self.working.items()}
         self._steps, self._warmup, self._final = steps, warmup, final_rate
-        hidden, rest = [], []
+        hidden: list[torch.Tensor] = []
+        rest: list[torch.Tensor] = []
         for name, master in self.masters.items():
             (hidden if master.dim() == 2 and not any(k in name for k in _ADAMW) else rest).append(master)
         muon = torch.optim.Muon(hidden, lr=muon_rate, momentum=0.95, weight_decay=0.01, ns_steps=5)
@@ -66,15 +68,17 @@ class MuonAdamW:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # thousands of tiny operations: OpenMP barriers would cost more than they give
         masters = list(self.masters.values())
+        gradients = []
         for working, master in zip(self.working.values(), masters, strict=True):
-            master.grad = torch.zeros_like(master) if working.grad is None else working.grad.float()
-            working.grad = None
+            gradient = torch.zeros_like(master) if working.grad is None else working.grad.float()
+            gradients.append(gradient)
+            master.grad, working.grad = gradient, None
         if dist.is_initialized():
-            flat = torch.cat([m.grad.view(-1) for m in masters])
+            flat = torch.cat([g.view(-1) for g in gradients])
             dist.all_reduce(flat)
             flat /= dist.get_world_size()
-            for master, part in zip(masters, flat.split([m.numel() for m in masters]), strict=True):
-                master.grad.copy_(part.view_as(master))
+            for gradient, part in zip(gradients, flat.split([m.numel() for m in masters]), strict=True):
+                gradient.copy_(part.view_as(gradient))
         self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(masters, clip))
         for optimiser, rate in self._optimisers:
             optimiser.param_groups[0]["lr"] = rate * self._schedule()

@@ -14,6 +14,13 @@ class Recipe:
     The *vision stage* trains the tower and the projector with dense heads on every visual token (object or not,
     name, size, colour, box).  The *decoder stage* freezes the tower and trains projector and decoder on packed
     question-answer pairs.  Auxiliary losses are listed with where they act; none of them touches attention.
+
+    Examples
+    --------
+    >>> from biaslab.grounder import Recipe
+    >>> recipe = Recipe(seed=1)
+    >>> recipe.vision_steps * recipe.vision_batch, recipe.decoder_steps * recipe.decoder_batch  # scenes of each stage
+    (20800, 26400)
     """
 
     seed: int = 0

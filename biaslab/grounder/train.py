@@ -29,7 +29,7 @@ STAGES = ("vision", "decoder")
 _FIRST_SCENE = {"vision": 1_000_000, "decoder": 0}
 
 
-def train_grounder(out: str | Path, recipe: Recipe = Recipe()) -> Path:
+def train_grounder(out: str | Path, *, recipe: Recipe = Recipe()) -> Path:
     """Train the grounder from the recipe's seed, or go on where an interrupted run left off.
 
     Parameters
@@ -37,6 +37,7 @@ def train_grounder(out: str | Path, recipe: Recipe = Recipe()) -> Path:
     out : path
         Folder for ``checkpoint.pt``, ``curve.jsonl`` and, at the end, ``weights.pt`` (float32).
     recipe : Recipe
+        All that the weights follow from.
 
     Returns
     -------
@@ -49,6 +50,12 @@ def train_grounder(out: str | Path, recipe: Recipe = Recipe()) -> Path:
         If the folder cannot be written or holds a run of another recipe.
     UnsupportedError
         If this torch is older than 2.9 (``torch.optim.Muon``).
+
+    Examples
+    --------
+    >>> from biaslab.grounder import Recipe, train_grounder
+    >>> train_grounder("runs/grounder", recipe=Recipe(seed=1))  # hours on two cores  # doctest: +SKIP
+    PosixPath('runs/grounder/weights.pt')
     """
     check_torch()
     out = Path(out)
@@ -120,7 +127,14 @@ class _Run:
             self.net.start_words_at_classes()
         tower = self.net.model.model.vision_tower
         tower.requires_grad_(stage == "vision")
-        optimiser = MuonAdamW(self.net.named_parameters(stage), muon, adamw, steps, r.warmup, r.final_rate)
+        optimiser = MuonAdamW(
+            self.net.named_parameters(stage),
+            muon_rate=muon,
+            adamw_rate=adamw,
+            steps=steps,
+            warmup=r.warmup,
+            final_rate=r.final_rate,
+        )
         if resumed:
             optimiser.restore(resumed["optimiser"])
         take = self._vision_step if stage == "vision" else self._decoder_step
@@ -150,7 +164,7 @@ class _Run:
         scenes = self._scenes("decoder", step, r.decoder_batch)
         mix = r.easy_mix if step < r.easy_share * r.decoder_steps else r.mix
         rng = np.random.default_rng([r.seed, 77, step, self.rank])
-        packed = pack(scenes, net.dialogue, rng, r.questions, r.branch_length, mix)
+        packed = pack(scenes, net.dialogue, rng, questions=r.questions, length=r.branch_length, mix=mix)
         with torch.no_grad():
             features = net.tower(pixels(scenes))
         visual = net.project(features)
@@ -183,7 +197,7 @@ class _Run:
         with torch.no_grad():
             for k in range(0, share, 8):
                 part = mine[k : k + 8]
-                packed = pack(part, net.dialogue, rng, r.questions, r.branch_length, r.mix)
+                packed = pack(part, net.dialogue, rng, questions=r.questions, length=r.branch_length, mix=r.mix)
                 logits, labels = net.logits(net.project(net.tower(pixels(part))), packed)
                 hit = _iou(*net.boxes(logits, labels)) >= 0.5
                 first = packed.labels == labels[0]  # an answer starts with [[, once

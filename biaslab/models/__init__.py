@@ -4,7 +4,7 @@ from importlib import import_module
 
 _HOME = {
     "Encoded": "encoded",
-    "Grounding": "vlm",
+    "Grounding": "grounding",
     "VLM": "vlm",
     "aliases": "registry",
     "families": "registry",

@@ -15,7 +15,7 @@ __all__ = ["Encoded", "last_token", "positions", "text_after_image"]
 
 
 def positions(flags: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each row of ``flags`` is True.
+    """Find where each row of ``flags`` is True.
 
     Parameters
     ----------
@@ -36,8 +36,19 @@ def positions(flags: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def text_after_image(is_image: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Positions after the last image token of each row (question, end of turn, answer header), without padding:
-    ``(indices, mask)``, (B, Tmax).
+    """Find the text after the last image token of each row: question, end of turn, answer header.
+
+    Parameters
+    ----------
+    is_image : BoolTensor (B, N)
+        Which tokens of the prompts are image tokens.
+    attention_mask : Tensor (B, N), optional
+        0 or False for padding, which is left out.
+
+    Returns
+    -------
+    indices, mask : LongTensor, BoolTensor (B, Tmax)
+        As from `positions`.
     """
     later = is_image.flip(1).cumsum(1).flip(1) == 0
     if attention_mask is not None:
@@ -46,7 +57,7 @@ def text_after_image(is_image: Tensor, attention_mask: Tensor | None) -> tuple[T
 
 
 def last_token(is_image: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Position of the last token of each row that is no padding, (B, 1)."""
+    """Find the position of the last token of each row that is no padding, (B, 1)."""
     batch, length = is_image.shape
     if attention_mask is None:
         return is_image.new_full((batch, 1), length - 1, dtype=torch.long)
@@ -73,11 +84,22 @@ class Encoded:
     last : int
         Index of the last prompt token (prompt length - 1, for every sample, because padding is on the left).
     resized : list of (width, height)
-        Size of the picture the model saw, pixels (before tiling into equal squares where there is tiling).
+        Size of the image the model saw, pixels (before tiling into equal squares where there is tiling).
     sample_ids : list of str, optional
         Names the prompts carry through pruning (their random seeds depend on it) and logs.
     owners : list of int
         Prompt of each image.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> from biaslab.scenes import scene
+    >>> vlm = bl.load("grounder")
+    >>> encoded = vlm.encode([scene("test", 0).image], ["Where is the cat?"], sample_ids=["cat"])
+    >>> encoded.sample_ids, encoded.spans, encoded.owners, encoded.resized
+    (['cat'], [(0, 256)], [0], [(224, 224)])
+    >>> int(encoded.inputs["input_ids"][0, encoded.visual[0, 0]]) == vlm.image_token_id
+    True
     """
 
     inputs: dict[str, Any]
@@ -99,20 +121,42 @@ class Encoded:
         inputs: dict[str, Any],
         layouts: list[TokenLayout],
         resized: list[tuple[int, int]],
+        *,
         image_token_id: int,
         sample_ids: list[str] | None = None,
         owners: list[int] | None = None,
     ) -> Encoded:
-        """Locate image tokens in processor output; the counts must agree with the layouts."""
+        """Locate image tokens in processor output.
+
+        Parameters
+        ----------
+        inputs : dict
+            Output of the processor.
+        layouts : list of TokenLayout
+        resized : list of (width, height)
+        image_token_id : int
+        sample_ids : list of str, optional
+        owners : list of int, optional
+            Prompt of each image; by default one image per prompt.
+
+        Returns
+        -------
+        Encoded
+
+        Raises
+        ------
+        InputError
+            Image tokens that are not as many as the layouts say, or ids that are not as many as the prompts.
+        """
         ids = inputs["input_ids"]
         owners = list(range(len(layouts))) if owners is None else list(owners)
         is_image = ids == image_token_id
-        counts, wanted = is_image.sum(1).tolist(), [0] * len(ids)
+        counts, expected = is_image.sum(1).tolist(), [0] * len(ids)
         for owner, layout in zip(owners, layouts, strict=True):
-            wanted[owner] += layout.placeholders
-        if counts != wanted:
+            expected[owner] += layout.placeholders
+        if counts != expected:
             raise InputError(
-                f"the prompts hold {counts} image tokens but the layouts {wanted}: check that the text does "
+                f"the prompts hold {counts} image tokens but the layouts {expected}: check that the text does "
                 "not contain the image token, and that the processor belongs to the model"
             )
         if sample_ids is not None and len(sample_ids) != len(ids):
@@ -122,11 +166,12 @@ class Encoded:
         return cls(inputs, layouts, visual, visual_mask, ids.shape[1] - 1, resized, names, owners)
 
     def __len__(self) -> int:
-        """Number of prompts."""
+        """Count the prompts."""
         return len(self.visual)
 
     @property
     def device(self) -> torch.device:
+        """Where the tensors are."""
         return self.visual.device
 
     @property
@@ -139,8 +184,17 @@ class Encoded:
         return out
 
     def find(self, ids: Tensor) -> tuple[Tensor, Tensor] | None:
-        """``visual, visual_mask`` for the token ids of a forward of these prompts, each maybe repeated (beam
-        search); None if the ids have another shape.
+        """Find the visual tokens in a forward of these prompts, each maybe repeated (beam search).
+
+        Parameters
+        ----------
+        ids : LongTensor (R * B, N)
+            Token ids of the forward.
+
+        Returns
+        -------
+        (visual, visual_mask) or None
+            With R * B rows; None if the ids have another shape.
         """
         repeats, rest = divmod(len(ids), len(self))
         if rest or ids.shape[1] != self.last + 1:
@@ -150,12 +204,12 @@ class Encoded:
         return self.visual.repeat_interleave(repeats, 0), self.visual_mask.repeat_interleave(repeats, 0)
 
     def with_inputs(self, inputs: dict[str, Any]) -> Encoded:
-        """The same prompts with other model inputs, for example with the image features already computed."""
+        """Copy the prompts with other model inputs, for example with the image features already computed."""
         return replace(self, inputs=inputs)
 
 
 def _visual(is_image: Tensor, layouts: list[TokenLayout]) -> Tensor:
-    """``is_image`` (B, N) without the placeholders that show no place."""
+    """Take the placeholders that show no place out of ``is_image`` (B, N)."""
     if all(layout.placeholders == layout.n for layout in layouts):
         return is_image
     shows = torch.zeros(sum(layout.placeholders for layout in layouts), dtype=torch.bool)

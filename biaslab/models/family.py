@@ -12,7 +12,7 @@ from biaslab._util.registry import Registry
 from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
-from biaslab.models.blueprint import OfflineSpec
+from biaslab.models.offline_spec import OfflineSpec
 from biaslab.models.processors import image_only
 
 if TYPE_CHECKING:
@@ -25,9 +25,18 @@ FAMILIES: Registry[Family] = Registry("model family", package="biaslab.models.ad
 
 
 def register(cls: type[Family]) -> type[Family]:
-    """Class decorator that makes a family known by its name, its model types and its aliases.
+    """Make a family known by its name, its model types and its aliases; a class decorator.
 
     A name can be taken only once.
+
+    Parameters
+    ----------
+    cls : type of Family
+
+    Returns
+    -------
+    type of Family
+        The class itself.
     """
     FAMILIES.add(cls.name, cls(), origin=cls)
     return cls
@@ -71,13 +80,35 @@ class Family(OfflineSpec, ABC):
     options: ClassVar[frozenset[str]] = frozenset()
 
     def load_processor(self, path: str, **kw: Any) -> Any:
-        """The processor of a checkpoint folder; never needs torchvision."""
+        """Load the processor of a checkpoint folder; torchvision is never needed.
+
+        Parameters
+        ----------
+        path : str
+        **kw
+            Passed to ``from_pretrained``.
+
+        Returns
+        -------
+        ProcessorMixin
+        """
         import transformers
 
         return image_only(getattr(transformers, self.processor_class)).from_pretrained(path, **kw)
 
     def chat_prompt(self, processor: Any, text: str, n_images: int = 1) -> str:
-        """The full prompt for one user turn: the images first, then the text, then the answer's header."""
+        """Write the full prompt of one user turn: the images first, then the text, then the answer's header.
+
+        Parameters
+        ----------
+        processor : ProcessorMixin
+        text : str
+        n_images : int
+
+        Returns
+        -------
+        str
+        """
         template = processor.chat_template or processor.tokenizer.chat_template
         if template is None:
             return self.plain_prompt(processor, text, n_images)
@@ -91,10 +122,10 @@ class Family(OfflineSpec, ABC):
 
     @abstractmethod
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
-        """The family's prompt where the checkpoint brings no chat template."""
+        """Write the family's prompt where the checkpoint brings no chat template."""
 
     def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
-        """Keyword arguments of the processor for the given options."""
+        """Translate image options into keyword arguments of the processor."""
         return {}
 
     @abstractmethod
@@ -106,31 +137,67 @@ class Family(OfflineSpec, ABC):
         inputs: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[TokenLayout, tuple[int, int]]:
-        """Layout of image ``index`` of the batch and the ``(width, height)`` of the picture the model saw.
+        """Lay out the tokens of one image.
 
-        ``index`` counts the images of all prompts; ``size`` is that of the original image; ``inputs`` is the
-        processor's output for the whole batch.
+        Parameters
+        ----------
+        processor : ProcessorMixin
+        size : (width, height)
+            Of the original image, pixels.
+        index : int
+            Number of the image in the batch, counting the images of all prompts.
+        inputs : dict
+            The processor's output for the whole batch.
+        options : dict
+            Image options.
+
+        Returns
+        -------
+        layout : TokenLayout
+        resized : (width, height)
+            Size of the image the model saw, pixels.
         """
 
     def prepare(self, processor: Any, image: Image.Image) -> Image.Image:
-        """The picture as the processor should get it."""
+        """Change an image into what the processor should get."""
         return image
 
     def encode(
         self, processor: Any, images: list[list[Image.Image]], texts: list[str], options: dict[str, Any]
     ) -> tuple[dict[str, Any], list[TokenLayout], list[tuple[int, int]]]:
-        """Processor output of a left-padded batch, with layout and seen size of every image.
+        """Run the processor on a batch of prompts.
 
-        ``images`` holds the images of each prompt, at least one, which precede its text.
+        Parameters
+        ----------
+        processor : ProcessorMixin
+        images : list of list of PIL images
+            The images of each prompt, at least one, which precede its text.
+        texts : list of str
+        options : dict
+            Image options.
+
+        Returns
+        -------
+        inputs : dict
+            Left padded.
+        layouts : list of TokenLayout
+            Of every image.
+        resized : list of (width, height)
+            Size of every image as the model saw it, pixels.
+
+        Raises
+        ------
+        InputError
+            A text that holds a placeholder, an option that does not apply, or an image the family cannot take.
         """
         self.check_options(options)
         for text in texts:
             self.check_text(processor, text)
         prompts = [self.chat_prompt(processor, t, len(several)) for t, several in zip(texts, images, strict=True)]
-        pictures = [[self.prepare(processor, image) for image in several] for several in images]
+        prepared = [[self.prepare(processor, image) for image in several] for several in images]
         try:
             inputs = processor(
-                images=pictures, text=prompts, return_tensors="pt", padding=True, padding_side="left",
+                images=prepared, text=prompts, return_tensors="pt", padding=True, padding_side="left",
                 **self.image_kwargs(processor, options),
             )  # fmt: skip
         except ValueError as err:  # such as an aspect ratio beyond what the family can cut
@@ -138,8 +205,8 @@ class Family(OfflineSpec, ABC):
             raise InputError(f"{self.name} cannot take one of these pictures ({sizes} px): {err}") from None
         inputs = dict(inputs)
         flat = [image for several in images for image in several]
-        found = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(flat)]
-        return inputs, [layout for layout, _ in found], [resized for _, resized in found]
+        placed = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(flat)]
+        return inputs, [layout for layout, _ in placed], [resized for _, resized in placed]
 
     def check_text(self, processor: Any, text: str) -> None:
         """Refuse a user's text that holds a placeholder of the processor."""
@@ -149,13 +216,18 @@ class Family(OfflineSpec, ABC):
                 raise InputError(f"the text must not contain the image token {token!r}: remove it")
 
     def check_options(self, options: dict[str, Any]) -> None:
-        """Refuse image options that the family does not have, values that are no positive integers, and a ``min_...``
-        above its ``max_...``.
+        """Refuse image options that do not apply.
+
+        Raises
+        ------
+        InputError
+            An option that the family does not have, a value that is no positive integer, or a ``min_...`` above its
+            ``max_...``.
         """
         for name, value in options.items():
             if name not in self.options:
-                known = ", ".join(sorted(self.options)) or "none"
-                raise InputError(f"{self.name} has no image option {name!r}; it has: {known}")
+                names = ", ".join(sorted(self.options)) or "none"
+                raise InputError(f"{self.name} has no image option {name!r}; it has: {names}")
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"image option {name} must be a positive integer, got {value!r}")
         for name, low in options.items():
@@ -165,26 +237,42 @@ class Family(OfflineSpec, ABC):
 
     @staticmethod
     def bounds(what: str, options: dict[str, Any], low: int, high: int) -> tuple[int, int]:
-        """A checkpoint's ``low`` and ``high``, replaced by the options ``min_WHAT`` and ``max_WHAT``; a bound that is
-        not given gives way to one that is.
+        """Replace a checkpoint's bounds by the options ``min_WHAT`` and ``max_WHAT``.
+
+        A bound without an option gives way to one that has an option.
         """
         low = options.get(f"min_{what}", min(low, options.get(f"max_{what}", low)))
         return int(low), int(options.get(f"max_{what}", max(low, high)))
 
     def grounding_prompt(self, expression: str) -> str:
-        """User text that asks for the box of an expression."""
+        """Write the user text that asks for the box of an expression."""
         expression = expression.strip()
         if not expression:
             raise InputError("empty expression: say what to locate")
         return self.grounding_template.replace("{}", expression)
 
     def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
-        """The first box of an answer in pixels of the original image, or None."""
+        """Read the first box of an answer.
+
+        Parameters
+        ----------
+        text : str
+            The answer.
+        size : (width, height)
+            Of the original image, pixels.
+        resized : (width, height), optional
+            Of the image the model saw, pixels.
+
+        Returns
+        -------
+        Box or None
+            In pixels of the original image; None where there is none.
+        """
         values = find_box(text)
         return None if values is None else self.box_space.to_pixels(values, size=size, resized=resized)
 
     def square_side(self, tokens: int) -> int:
-        """Side of a square grid of ``tokens``."""
+        """Compute the side of a square grid of ``tokens``."""
         side = round(tokens**0.5)
         if side * side != tokens:
             raise UnsupportedError(f"{self.name}: {tokens} tokens per tile do not form a square grid")

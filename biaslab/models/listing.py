@@ -10,42 +10,53 @@ from biaslab.models.checkpoints.files import missing_files
 from biaslab.models.registry import GROUNDER, families, grounder_folder
 
 if TYPE_CHECKING:
-    from biaslab.models.blueprint import ModelSpec
+    from biaslab.models.offline_spec import ModelSpec
 
 __all__ = ["known_models"]
 
 
 def known_models() -> list[dict[str, Any]]:
-    """One row per alias: alias, checkpoint, family, decoder layers, most visual tokens of an image and whether the
-    weights are on this machine; nothing is loaded. What is not known without the checkpoint's files is None.
+    """List the models that have an alias; nothing is loaded.
+
+    Returns
+    -------
+    list of dict
+        One row per alias: alias, checkpoint, family, decoder layers, most visual tokens of an image and whether the
+        weights are on this machine ("yes", "partly", "no"). What is not known without the checkpoint's files is None.
+
+    Examples
+    --------
+    >>> from biaslab.models import known_models
+    >>> row = known_models()[0]
+    >>> row["alias"], row["layers"], row["most tokens per image"], row["on disk"]
+    ('grounder', 10, 256, 'yes')
     """
     rows = [_row(GROUNDER, "embedded", "internvl", grounder_folder(), None)]
     for family in families().values():
         for alias, hub_id in sorted(family.aliases.items()):
-            rows.append(_row(alias, hub_id, family.name, _cached(hub_id), family.shapes.get(alias)))
+            rows.append(_row(alias, hub_id, family.name, _cached(hub_id), family.specs.get(alias)))
     return rows
 
 
-def _row(alias: str, checkpoint: str, family: str, folder: Path | None, shape: ModelSpec | None) -> dict[str, Any]:
+def _row(alias: str, checkpoint: str, family: str, folder: Path | None, spec: ModelSpec | None) -> dict[str, Any]:
     config = _config(folder)
     layers = (config.get("text_config") or config.get("llm_config") or config).get("num_hidden_layers")
     tokens = config.get("image_seq_length") if alias == GROUNDER else None
-    if shape is not None:
-        layers, tokens = layers or shape.layers, families()[family].most_tokens(shape)
+    if spec is not None:
+        layers, tokens = layers or spec.layers, families()[family].most_tokens(spec)
     return {"alias": alias, "checkpoint": checkpoint, "family": family, "layers": layers,
             "most tokens per image": tokens, "on disk": _on_disk(folder)}  # fmt: skip
 
 
 def _cached(hub_id: str) -> Path | None:
-    """Folder of the newest snapshot in the hub's cache that has a configuration."""
+    """Find the folder of the newest snapshot in the hub's cache that has a configuration."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(hub_id, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
+    path = try_to_load_from_cache(hub_id, "config.json")
+    return Path(path).parent if isinstance(path, str) else None
 
 
 def _on_disk(folder: Path | None) -> str:
-
     if folder is None or not folder.is_dir():
         return "no"
     return "partly" if missing_files(folder) else "yes"

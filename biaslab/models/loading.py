@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = ["load", "read", "wrap"]
 
 def load(
     name: str | Path,
+    *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "auto",
     device_map: Any = None,
@@ -38,15 +40,20 @@ def load(
     name : str or Path
         An alias (``biaslab models`` lists them; "grounder" is embedded and needs no network), a hub id, or a
         folder.
-    device : optional
+    device : str or torch.device, optional
         Default: the first CUDA device, else the CPU. Leave it out with ``device_map``.
-    dtype : "auto", a name such as "bfloat16", or a torch dtype
-        "auto" takes the checkpoint's own, but float32 for float16 on a CPU, where half precision is slow and
-        coarse.
+    dtype : str or torch.dtype
+        A name such as "bfloat16", a dtype, or "auto": the checkpoint's own, but float32 for float16 on a CPU, where
+        half precision is slow and coarse.
     device_map, attn_implementation, **kw
         Passed to ``from_pretrained`` (``quantization_config`` and so on).
     revision : str, optional
         Branch, tag or commit of a hub model.
+
+    Returns
+    -------
+    VLM
+        In evaluation mode, without gradients.
 
     Raises
     ------
@@ -55,6 +62,16 @@ def load(
     ModelError
         For a checkpoint that is missing (the message has the command that fetches it), incomplete, or not
         safe.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> vlm = bl.load("grounder", device="cpu")
+    >>> vlm.n_layers, vlm.family.name, vlm.family.box_space.name
+    (10, 'internvl', 'NORM1000')
+    >>> bl.load("qwen2-vl-8b")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    biaslab.errors.InputError: unknown model 'qwen2-vl-8b': no alias, folder or hub id (owner/name); did you mean ...
     """
     if device is not None and device_map is not None:
         raise InputError("give device or device_map, not both")
@@ -83,16 +100,43 @@ def load(
             model = _model(folder, options)
     if device is not None and "quantization_config" not in kw:
         model = model.to(device)
-    return VLM(model.eval().requires_grad_(False), processor, family, checkpoint.name, revision)
+    return VLM(model.eval().requires_grad_(False), processor, family, name=checkpoint.name, revision=revision)
 
 
-def wrap(model: Any, processor: Any, name: str | None = None, revision: str | None = None) -> VLM:
-    """A VLM around a transformers model (fine-tuned, quantised) and its processor, used as they are.
+def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str | None = None) -> VLM:
+    """Make a VLM of a transformers model (fine-tuned, quantised) and its processor, used as they are.
 
     Of a PEFT model the base model is taken, with the adapters that are injected into its layers (LoRA and the
     like); prompt tuning lives outside it and is refused.
 
-    ``name`` and ``revision`` go into the provenance of profiles; by default the model's ``name_or_path``.
+    Parameters
+    ----------
+    model : PreTrainedModel or PeftModel
+        An image-text model of a known family.
+    processor : ProcessorMixin
+        Of the same checkpoint.
+    name, revision : str, optional
+        For the provenance of profiles; by default the model's ``name_or_path`` and commit.
+
+    Returns
+    -------
+    VLM
+
+    Raises
+    ------
+    InputError
+        Prompt tuning, or a tokenizer in the place of the processor.
+    ModelError
+        Model and processor that disagree on the image token.
+    UnsupportedError
+        A model type that no family serves.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> base = bl.load("grounder", device="cpu")  # or your own model and processor
+    >>> bl.wrap(base.model, base.processor, name="my fine-tuned model")
+    VLM('my fine-tuned model', family='internvl', layers=10, device=cpu)
     """
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         if any(getattr(c, "is_prompt_learning", False) for c in model.peft_config.values()):
@@ -103,12 +147,12 @@ def wrap(model: Any, processor: Any, name: str | None = None, revision: str | No
         raise InputError(f"{type(processor).__name__} has no image token: give the processor, not the tokenizer")
     name = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
     revision = revision or getattr(model.config, "_commit_hash", None)
-    return VLM(model, processor, family, name, revision)
+    return VLM(model, processor, family, name=name, revision=revision)
 
 
 # ------------------------------------------------------------------------------------------ reading
 def read(folder: Path, what: str, action: Any) -> Any:
-    """``action()``, with whatever a library raises as one line that names the folder."""
+    """Call ``action`` and turn whatever a library raises into one line that names the folder."""
     try:
         return action()
     except BiaslabError:
@@ -122,12 +166,12 @@ def read(folder: Path, what: str, action: Any) -> Any:
 def _model(folder: Path, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForImageTextToText
 
-    def load_it():
+    def from_folder() -> Any:
         return AutoModelForImageTextToText.from_pretrained(
             str(folder), use_safetensors=True, output_loading_info=True, **options
         )
 
-    model, info = read(folder, "model", load_it)
+    model, info = read(folder, "model", from_folder)
     missing = sorted(info["missing_keys"])
     if missing:  # transformers would go on with random weights
         raise ModelError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}: the checkpoint is incomplete")
@@ -138,14 +182,14 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
+        parsed = torch.device(device)
     except (RuntimeError, TypeError):
         raise InputError(f"unknown device {device!r}: use 'cpu', 'cuda' or 'cuda:0'") from None
     try:
-        torch.empty(0, device=found)
+        torch.empty(0, device=parsed)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(f"no device {str(found)!r} here: use device='cpu'") from None
-    return found
+        raise InputError(f"no device {str(parsed)!r} here: use device='cpu'") from None
+    return parsed
 
 
 def _dtype(dtype: str | torch.dtype, folder: Path, device: torch.device | None) -> Any:
@@ -155,21 +199,21 @@ def _dtype(dtype: str | torch.dtype, folder: Path, device: torch.device | None) 
         own = next((c[key] for c in texts for key in ("dtype", "torch_dtype") if c.get(key)), None)
         on_cpu = device is not None and device.type == "cpu"
         return torch.float32 if on_cpu and own == "float16" else "auto"
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
         raise InputError(f"unknown dtype {dtype!r}: use 'auto', 'float32', 'bfloat16' or 'float16'")
-    return found
+    return parsed
 
 
 @contextmanager
-def _quiet():
-    """Loading shows no progress bar of its own; the callers that are long say so themselves."""
+def _quiet() -> Iterator[None]:
+    """Hide the progress bars of loading; the callers that are long say so themselves."""
     from transformers.utils import logging as hf_logging
 
-    shown = hf_logging.is_progress_bar_enabled()
+    enabled = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             hf_logging.enable_progress_bar()

@@ -60,7 +60,7 @@ class PrefillState:
         return tuple(self._pruned)
 
     def seen_by(self, layer: int) -> PrunedSequence | None:
-        """The short sequence that decoder layer ``layer`` sees; None where it sees the whole prompt."""
+        """Find the short sequence that decoder layer ``layer`` sees; None where it sees the whole prompt."""
         return max((cut for cut in self._pruned if cut.layer <= layer), key=lambda cut: cut.layer, default=None)
 
     @contextmanager

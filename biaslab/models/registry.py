@@ -22,7 +22,12 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 class Checkpoint:
     """Where a model comes from: exactly one of ``folder`` and ``hub_id`` is set.
 
-    ``name`` goes into provenance: the hub id, "grounder", or the absolute path of the folder, the same from anywhere.
+    Attributes
+    ----------
+    name : str
+        For provenance: the hub id, "grounder", or the absolute path of the folder, the same from anywhere.
+    folder : Path or None
+    hub_id : str or None
     """
 
     name: str
@@ -31,28 +36,62 @@ class Checkpoint:
 
 
 def families() -> Registry[Family]:
-    """All family adapters by name: the files of `biaslab.models.adapters`, and those of installed plug-ins."""
+    """List all family adapters: the files of `biaslab.models.adapters`, and those of installed plug-ins.
+
+    Returns
+    -------
+    Registry of Family
+        A mapping by name.
+
+    Examples
+    --------
+    >>> from biaslab.models import families
+    >>> families()["qwen2_5_vl"].box_space.name
+    'RESIZED'
+    >>> sorted(families()["internvl"].options)
+    ['max_tiles', 'min_tiles']
+    """
     return FAMILIES
 
 
 def family_of(model_type: str) -> Family:
-    """The adapter for a ``config.model_type``.
+    """Find the adapter for a ``config.model_type``.
+
+    Parameters
+    ----------
+    model_type : str
+
+    Returns
+    -------
+    Family
 
     Raises
     ------
     UnsupportedError
         For a type no adapter serves.
     """
-    known = families()
-    for family in known.values():
+    adapters = families()
+    for family in adapters.values():
         if model_type in family.model_types:
             return family
-    served = sorted(t for family in known.values() for t in family.model_types)
+    served = sorted(t for family in adapters.values() for t in family.model_types)
     raise UnsupportedError(f"no adapter for model type {model_type!r}; there is one for: {', '.join(served)}")
 
 
 def aliases() -> dict[str, str]:
-    """Alias -> hub id (or "embedded" for the grounder)."""
+    """List the short names of models.
+
+    Returns
+    -------
+    dict
+        Alias -> hub id (or "embedded" for the grounder).
+
+    Examples
+    --------
+    >>> from biaslab.models import aliases
+    >>> aliases()["qwen2-vl-7b"]
+    'Qwen/Qwen2-VL-7B-Instruct'
+    """
     table = {GROUNDER: "embedded"}
     for family in families().values():
         table.update(family.aliases)
@@ -60,12 +99,21 @@ def aliases() -> dict[str, str]:
 
 
 def grounder_folder() -> Path:
-    """Folder of the embedded grounder's weights (it need not exist)."""
+    """Name the folder of the embedded grounder's weights (it need not exist)."""
     return Path(str(importlib.resources.files("biaslab"))) / "data" / GROUNDER
 
 
 def resolve(name: str | Path) -> Checkpoint:
     """Find out what a name means, without touching the network.
+
+    Parameters
+    ----------
+    name : str or Path
+        Alias, hub id or folder.
+
+    Returns
+    -------
+    Checkpoint
 
     Raises
     ------
@@ -73,6 +121,12 @@ def resolve(name: str | Path) -> Checkpoint:
         For something that is no alias, no folder and no hub id; close matches are listed.
     ModelError
         For an embedded model that is not there.
+
+    Examples
+    --------
+    >>> from biaslab.models import resolve
+    >>> resolve("qwen2-vl-7b")
+    Checkpoint(name='Qwen/Qwen2-VL-7B-Instruct', folder=None, hub_id='Qwen/Qwen2-VL-7B-Instruct')
     """
     text = str(name).strip()
     table = aliases()

@@ -27,7 +27,7 @@ _POSITIONAL = {"hidden_states", "attention_mask", "position_ids", "position_embe
 
 
 def kv_cache_of(kwargs: Mapping[str, Any]) -> Any:
-    """The KV cache among the keyword arguments of a forward, or None."""
+    """Find the KV cache among the keyword arguments of a forward, or None."""
     return next((kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
 
 
@@ -48,11 +48,11 @@ def check_layer_arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, A
     UnsupportedError
         No hidden states or KV cache under a name known here, or something of the prompt's length under one that is not.
     """
-    name, given = type(module).__name__, ", ".join(k for k, v in kwargs.items() if v is not None)
+    name, arguments = type(module).__name__, ", ".join(k for k, v in kwargs.items() if v is not None)
     if not args and kwargs.get("hidden_states") is None:
-        raise UnsupportedError(f"{name} was given no hidden_states (but {given}): {_advice()}")
+        raise UnsupportedError(f"{name} was given no hidden_states (but {arguments}): {_advice()}")
     if kv_cache_of(kwargs) is None:
-        raise UnsupportedError(f"{name} was given no KV cache under a known name (but {given}): {_advice()}")
+        raise UnsupportedError(f"{name} was given no KV cache under a known name (but {arguments}): {_advice()}")
     own = inspect.signature(type(module).forward).parameters  # what only passes through it is not its business
     unknown = [k for k, v in kwargs.items() if k in own and k not in _POSITIONAL and _has_length(v, length)]
     if len(args) > 1 or unknown:

@@ -1,4 +1,4 @@
-"""`VLM`: one face for every multimodal model, from pictures and words to answers and boxes."""
+"""`VLM`: one face for every multimodal model, from images and words to answers and boxes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,22 +16,15 @@ from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
 from biaslab.errors import InputError, ModelError
 from biaslab.models.encoded import Encoded, positions
+from biaslab.models.grounding import Grounding
+from biaslab.models.pairing import paired
 from biaslab.models.prefill import PrefillState
 from biaslab.models.transformers_versions import warn_if_untested
 
 if TYPE_CHECKING:
     from biaslab.models.family import Family
 
-__all__ = ["VLM", "Grounding"]
-
-
-@dataclass(frozen=True)
-class Grounding:
-    """Answer to "where is it": the raw text, the box in original pixels, and whether it held one."""
-
-    text: str
-    box: Box | None
-    parsed: bool
+__all__ = ["VLM"]
 
 
 class VLM:
@@ -48,9 +40,18 @@ class VLM:
         Preprocessing options used by every call (InternVL: ``max_tiles``; Qwen: ``max_pixels`` ...).
     prefill : PrefillState
         The prompts that are running, and what a pruning engine has cut out of them.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> vlm = bl.load("grounder", device="cpu")
+    >>> vlm
+    VLM('grounder', family='internvl', layers=10, device=cpu)
     """
 
-    def __init__(self, model: nn.Module, processor: Any, family: Family, name: str, revision: str | None = None):
+    def __init__(
+        self, model: nn.Module, processor: Any, family: Family, *, name: str, revision: str | None = None
+    ) -> None:
         token = getattr(model.config, "image_token_id", None)
         if token is None or token != processor.image_token_id:
             raise ModelError(
@@ -58,7 +59,8 @@ class VLM:
                 "use the processor of the same checkpoint"
             )
         warn_if_untested()
-        self.model, self.processor, self.family = model, processor, family
+        self.model: Any = model  # for torch's stubs each of its attributes may be a Tensor
+        self.processor, self.family = processor, family
         self.name, self.revision = name, revision
         self.image_token_id: int = token
         self.image_options: dict[str, Any] = {}
@@ -69,6 +71,7 @@ class VLM:
 
     @property
     def decoder(self) -> nn.Module:
+        """The language model."""
         return self.model.get_decoder()
 
     @property
@@ -78,7 +81,8 @@ class VLM:
 
     @property
     def n_layers(self) -> int:
-        return len(self.decoder.layers)
+        """Number of decoder layers."""
+        return len(self.model.get_decoder().layers)
 
     @property
     def device(self) -> torch.device:
@@ -86,36 +90,77 @@ class VLM:
         return self.model.device
 
     def set_image_options(self, **options: Any) -> VLM:
-        """Set `image_options` for every later call, and return self: ``bl.load(...).set_image_options(max_tiles=6)``.
+        """Set `image_options` for every later call.
+
+        Parameters
+        ----------
+        **options : int
+            Preprocessing options of the family, on top of those set before.
+
+        Returns
+        -------
+        VLM
+            The model itself, for ``bl.load(...).set_image_options(max_tiles=6)``.
 
         Raises
         ------
         InputError
             An option the family does not have, or a value that is no positive integer.
+
+        Examples
+        --------
+        >>> import biaslab as bl
+        >>> vlm = bl.rehearse("internvl3-8b").set_image_options(max_tiles=6)
+        >>> vlm.image_options
+        {'max_tiles': 6}
+        >>> vlm.set_image_options(pixels=100)
+        Traceback (most recent call last):
+        biaslab.errors.InputError: internvl has no image option 'pixels'; it has: max_tiles, min_tiles
         """
-        wanted = {**self.image_options, **options}
-        self.family.check_options(wanted)
-        self.image_options = wanted
+        merged = {**self.image_options, **options}
+        self.family.check_options(merged)
+        self.image_options = merged
         return self
 
-    # -------------------------------------------------------------------------------------- pictures in
+    # -------------------------------------------------------------------------------------- images in
     def encode(
         self,
         images: Sequence[Any],
         texts: Sequence[str],
+        *,
         sample_ids: Sequence[str] | None = None,
         **options: Any,
     ) -> Encoded:
-        """Prompts for one question per picture (or group of pictures), left padded, on the model's device.
+        """Make prompts for one question per image (or group of images), left padded, on the model's device.
 
         Parameters
         ----------
-        images : sequence of B PIL images, paths or samples, or of lists of them (several images in a prompt)
+        images : sequence of B images
+            PIL images, paths or samples, or lists of them (several images in a prompt).
         texts : sequence of B str
             What the user says, without template or image token.
         sample_ids : sequence of B str, optional
-        **options
+            Names that the prompts carry through pruning and logs.
+        **options : int
             Preprocessing options of the family, on top of `image_options`.
+
+        Returns
+        -------
+        Encoded
+
+        Raises
+        ------
+        InputError
+            No lists, lists of unequal length, a prompt without an image, or an option the family does not have.
+
+        Examples
+        --------
+        >>> import biaslab as bl
+        >>> from biaslab.scenes import scene
+        >>> vlm = bl.load("grounder")
+        >>> encoded = vlm.encode([scene("test", 0).image, scene("test", 1).image], ["Where is the cat?", "What is it?"])
+        >>> len(encoded), tuple(encoded.visual.shape), encoded.layouts[0]
+        (2, (2, 256), TokenLayout(internvl/16x16/tiles1x1, n=256, size=224x224))
         """
         if isinstance(texts, str) or isinstance(images, str) or not isinstance(images, Sequence):
             raise InputError("encode takes a list of images and a list of texts; use ask() for a single one")
@@ -124,26 +169,52 @@ class VLM:
         groups = [list(image) if isinstance(image, (list, tuple)) else [image] for image in images]
         if not all(groups):
             raise InputError("a prompt without an image: give at least one for every text")
-        pictures = [[load_image(image) for image in group] for group in groups]
-        wanted = {**self.image_options, **options}
-        inputs, layouts, resized = self.family.encode(self.processor, pictures, list(texts), wanted)
+        loaded = [[load_image(image) for image in group] for group in groups]
+        options = {**self.image_options, **options}
+        inputs, layouts, resized = self.family.encode(self.processor, loaded, list(texts), options)
         inputs = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
         ids = None if sample_ids is None else list(sample_ids)
         owners = [b for b, group in enumerate(groups) for _ in group]
-        return Encoded.from_inputs(inputs, layouts, resized, self.image_token_id, ids, owners)
+        return Encoded.from_inputs(
+            inputs, layouts, resized, image_token_id=self.image_token_id, sample_ids=ids, owners=owners
+        )
 
     def encode_grounding(
         self,
         images: Sequence[Any],
         expressions: Sequence[str],
+        *,
         sample_ids: Sequence[str] | None = None,
         **options,
     ) -> Encoded:
-        """`encode` with the family's grounding prompt for each expression."""
-        return self.encode(images, [self.family.grounding_prompt(e) for e in expressions], sample_ids, **options)
+        """Make prompts as `encode` does, with the family's grounding prompt for each expression.
+
+        Parameters
+        ----------
+        images, sample_ids, **options
+            As in `encode`.
+        expressions : sequence of B str
+
+        Returns
+        -------
+        Encoded
+        """
+        return self.encode(
+            images, [self.family.grounding_prompt(e) for e in expressions], sample_ids=sample_ids, **options
+        )
 
     def vision(self, encoded: Encoded) -> Encoded:
-        """The same prompts with the image features computed, so that further calls skip the vision tower."""
+        """Compute the image features, so that further calls with the result skip the vision tower.
+
+        Parameters
+        ----------
+        encoded : Encoded
+
+        Returns
+        -------
+        Encoded
+            The same prompts, with features in the place of pixels.
+        """
         if "pixel_values" not in encoded.inputs:
             return encoded
         names = [n for n in inspect.signature(type(self.model).get_image_features).parameters if n in encoded.inputs]
@@ -157,9 +228,17 @@ class VLM:
         return encoded.with_inputs(rest)
 
     def visual_tokens(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions and mask, (B, V) each, of the visual tokens of a forward with token ids (B, N).
+        """Find the visual tokens of a forward.
 
-        Those of the announced prompts, or, in a forward that nobody announced, every image token.
+        Parameters
+        ----------
+        ids : LongTensor (B, N)
+            Token ids of the forward.
+
+        Returns
+        -------
+        positions, mask : LongTensor, BoolTensor (B, V)
+            Those of the announced prompts, or, in a forward that nobody announced, every image token.
         """
         encoded = self.prefill.encoded
         announced = None if encoded is None else encoded.find(ids)
@@ -176,14 +255,37 @@ class VLM:
             yield inputs
 
     def forward(self, encoded: Encoded, **kw: Any) -> Any:
-        """One plain forward pass (prefill) without gradients; returns the model's output."""
+        """Run one plain forward pass (prefill) without gradients.
+
+        Parameters
+        ----------
+        encoded : Encoded
+        **kw
+            Passed to the model.
+
+        Returns
+        -------
+        ModelOutput
+        """
         with self.running(encoded) as inputs, torch.no_grad():
             return self.model(**inputs, **kw)
 
-    def generate(self, encoded: Encoded, max_new_tokens: int = 64, **gen_kw: Any) -> list[str]:
-        """Answers of the batch, greedy unless ``do_sample`` or ``num_beams`` is given.
+    def generate(self, encoded: Encoded, *, max_new_tokens: int = 64, **gen_kw: Any) -> list[str]:
+        """Answer the prompts of a batch, greedily unless ``do_sample`` or ``num_beams`` is given.
 
         Everything else (such as a repetition penalty) stays as the checkpoint's generation config has it.
+
+        Parameters
+        ----------
+        encoded : Encoded
+            B prompts.
+        max_new_tokens : int
+        **gen_kw
+            Passed to ``model.generate``.
+
+        Returns
+        -------
+        list of B str
         """
         tokenizer = self.processor.tokenizer
         settings: dict[str, Any] = {"max_new_tokens": int(max_new_tokens), "do_sample": False}
@@ -199,50 +301,137 @@ class VLM:
         answers = tokenizer.batch_decode(out[:, encoded.last + 1 :], skip_special_tokens=True)
         return [answer.strip() for answer in answers]
 
-    def ask(self, image: Any, text: str | Sequence[str], max_new_tokens: int = 64, **gen_kw: Any) -> str | list[str]:
-        """Answer a question about a picture; lists (of either) are answered as one batch, as a list.
+    def ask(self, image: Any, text: str | Sequence[str], *, max_new_tokens: int = 64, **gen_kw: Any) -> str | list[str]:
+        """Answer a question about an image; lists (of either) are answered as one batch.
 
-        A list inside the list of images is a prompt with several images: ``ask([[a, b]], ["which ..."])``.
+        Parameters
+        ----------
+        image : PIL image, path or sample, or a list of them
+            A list inside the list is a prompt with several images: ``ask([[a, b]], ["which ..."])``.
+        text : str or list of str
+            The question. A single one is asked of every image, and a single image for every question.
+        max_new_tokens : int
+        **gen_kw
+            As in `generate`.
+
+        Returns
+        -------
+        str or list of str
+            A list where either argument is one.
+
+        Raises
+        ------
+        InputError
+            An empty question, no string, or lists of unequal length.
+
+        Examples
+        --------
+        >>> import biaslab as bl
+        >>> from biaslab.scenes import scene
+        >>> vlm, image = bl.load("grounder"), scene("test", 0).image
+        >>> question = vlm.family.grounding_prompt("eggplant")
+        >>> vlm.ask(image, question)  # doctest: +ELLIPSIS
+        '[[...]]'
         """
-        images, texts, single = _paired(image, text)
+        images, texts, single = paired(image, text)
         for t in texts:
             if not t.strip():
                 raise InputError("empty question: say what to ask")
-        answers = self.generate(self.encode(images, texts), max_new_tokens, **gen_kw)
+        answers = self.generate(self.encode(images, texts), max_new_tokens=max_new_tokens, **gen_kw)
         return answers[0] if single else answers
 
     def locate(
-        self, image: Any, expression: str | Sequence[str], max_new_tokens: int = 48, **gen_kw: Any
+        self, image: Any, expression: str | Sequence[str], *, max_new_tokens: int = 48, **gen_kw: Any
     ) -> Box | None | list[Box | None]:
-        """Box of an expression in pixels of the original picture; None where the answer holds no box.
+        """Find what an expression refers to in an image; lists (of either) are located as one batch.
 
-        Lists are located as one batch, one picture each.
+        Parameters
+        ----------
+        image : PIL image, path or sample, or a list of them
+            One image per expression.
+        expression : str or list of str
+        max_new_tokens : int
+        **gen_kw
+            As in `generate`.
+
+        Returns
+        -------
+        Box or None, or a list of them
+            In pixels of the original image; None where the answer holds no box.
+
+        Raises
+        ------
+        InputError
+            An empty expression, no string, lists of unequal length, or several images for one expression.
+
+        Examples
+        --------
+        >>> import biaslab as bl
+        >>> from biaslab.scenes import scene
+        >>> made = scene("test", 0)
+        >>> box = bl.load("grounder").locate(made.image, "eggplant")
+        >>> true_box = next(thing.box for thing in made.objects if thing.name == "eggplant")
+        >>> box.iou(true_box) > 0.9
+        True
         """
-        images, expressions, single = _paired(image, expression)
-        found = [g.box for g in self.locate_answers(images, expressions, max_new_tokens=max_new_tokens, **gen_kw)]
-        return found[0] if single else found
+        images, expressions, single = paired(image, expression)
+        boxes = [g.box for g in self.locate_answers(images, expressions, max_new_tokens=max_new_tokens, **gen_kw)]
+        return boxes[0] if single else boxes
 
     def locate_answers(
         self,
         images: Encoded | Sequence[Any],
         expressions: Sequence[str] | None = None,
+        *,
         sample_ids: Sequence[str] | None = None,
         max_new_tokens: int = 48,
         **gen_kw: Any,
     ) -> list[Grounding]:
-        """Answers and boxes of a batch, from pictures and expressions or from `encode_grounding`'s output."""
+        """Locate a batch of expressions and keep the raw answers.
+
+        Parameters
+        ----------
+        images : sequence of B images, or Encoded
+            Images as in `encode`, one per expression, or the output of `encode_grounding`.
+        expressions : sequence of B str, optional
+            Needed with images.
+        sample_ids : sequence of B str, optional
+        max_new_tokens : int
+        **gen_kw
+            As in `generate`.
+
+        Returns
+        -------
+        list of B Grounding
+
+        Raises
+        ------
+        InputError
+            No expressions, or several images for one expression.
+        """
         if isinstance(images, Encoded):
             encoded = images
         else:
             if expressions is None:
                 raise InputError("locate_answers needs one expression per image")
-            encoded = self.encode_grounding(images, expressions, sample_ids)
+            encoded = self.encode_grounding(images, expressions, sample_ids=sample_ids)
         if len(encoded.layouts) != len(encoded):
             raise InputError("a box belongs to one picture: give one image per expression")
-        return self.groundings(encoded, self.generate(encoded, max_new_tokens, **gen_kw))
+        return self.groundings(encoded, self.generate(encoded, max_new_tokens=max_new_tokens, **gen_kw))
 
     def groundings(self, encoded: Encoded, answers: Sequence[str]) -> list[Grounding]:
-        """The boxes that answers to `encode_grounding`'s prompts hold, one answer per picture."""
+        """Read the boxes out of answers to the prompts of `encode_grounding`.
+
+        Parameters
+        ----------
+        encoded : Encoded
+            B prompts with one image each.
+        answers : sequence of B str
+
+        Returns
+        -------
+        list of B Grounding
+        """
         out = []
         for text, layout, resized in zip(answers, encoded.layouts, encoded.resized, strict=True):
             box = self.family.parse_box(text, layout.size, resized)
@@ -250,27 +439,10 @@ class VLM:
         return out
 
     def _stop_ids(self) -> list[int] | None:
-        """End tokens of the generation config and of the chat format: some configs lack the latter."""
+        """Collect the end tokens of the generation config and of the chat format: some configs lack the latter."""
         own = self.model.generation_config.eos_token_id
         ids = set(own if isinstance(own, (list, tuple)) else [] if own is None else [own])
         tokenizer = self.processor.tokenizer
         vocabulary = tokenizer.get_vocab()
         ids.update(vocabulary[t] for t in (*self.family.stop_tokens, tokenizer.eos_token) if t in vocabulary)
         return sorted(ids) or None
-
-
-def _paired(image: Any, text: str | Sequence[str]) -> tuple[list[Any], list[str], bool]:
-    """Equal lists from single items or lists, and whether both were single."""
-    images = list(image) if isinstance(image, (list, tuple)) else None
-    texts = list(text) if isinstance(text, (list, tuple)) else None
-    for t in [text] if texts is None else texts:
-        if not isinstance(t, str):
-            raise InputError(f"a text must be a string, got {type(t).__name__}: give a string or a list of them")
-    if images is None and texts is None:
-        return [image], [text], True
-    n = len(texts if images is None else images)
-    images = [image] * n if images is None else images
-    texts = [text] * n if texts is None else texts
-    if len(images) != len(texts):
-        raise InputError(f"{len(images)} images for {len(texts)} texts: give as many of each, or a single one")
-    return images, texts, False

@@ -111,7 +111,9 @@ def _opened(folder: Path, settings: dict[str, Any]) -> JsonLines:
 
 
 def _measured(vlm: VLM, batch: list[Stimulus], layers: list[int], heads: str, queries: str, locate: bool) -> list[dict]:
-    encoded = vlm.encode_grounding([s.image for s in batch], [s.expression for s in batch], [s.id for s in batch])
+    encoded = vlm.encode_grounding(
+        [s.image for s in batch], [s.expression for s in batch], sample_ids=[s.id for s in batch]
+    )
     answers: list[Any] = [None] * len(batch)
     with capture(vlm, layers, queries=queries, heads=heads) as rows:
         if locate:  # the rows are those of the prefill: no second forward

@@ -18,7 +18,7 @@ Colour = tuple[int, int, int]
 
 @lru_cache(maxsize=1)
 def _fields() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fixed banks of textures: fractal noise in [0, 1], pebble labels and fine noise (the same for every scene)."""
+    """Make the banks of textures: fractal noise in [0, 1], pebble labels, fine noise; the same for every scene."""
     from scipy.ndimage import zoom
     from scipy.spatial import cKDTree
 
@@ -52,7 +52,7 @@ def _crop(rng: np.random.Generator, bank: np.ndarray) -> np.ndarray:
 
 
 def fine_noise(rng: np.random.Generator) -> np.ndarray:
-    """Zero-mean sensor-like noise, shape (CANVAS, CANVAS, 3), standard deviation about 1.1."""
+    """Draw zero-mean sensor-like noise, shape (CANVAS, CANVAS, 3), standard deviation about 1.1."""
     return _crop(rng, _fields()[2])
 
 
@@ -72,17 +72,20 @@ def _blend(field: np.ndarray, a: Colour, b: Colour) -> Image.Image:
 
 
 def plain(rng: np.random.Generator) -> Image.Image:
+    """Paint a smooth gradient between a few colours."""
     base, n = _base(rng), int(rng.integers(2, 5))
     grid = np.clip(base + rng.normal(0, 10, (n, n, 1)) + rng.normal(0, 6, (n, n, 3)), 0, 255)
     return Image.fromarray(grid.astype(np.uint8)).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
 
 
 def clouds(rng: np.random.Generator) -> Image.Image:
+    """Paint fractal clouds in two colours."""
     base = _base(rng)
     return _blend(_crop(rng, _fields()[0]), _colour(rng, base, 30), _colour(rng, base, 45))
 
 
 def pebbles(rng: np.random.Generator) -> Image.Image:
+    """Paint pebbles with dark joints."""
     base = _base(rng)
     palette = base + rng.normal(0, rng.uniform(8, 30), (256, 1)) + rng.normal(0, rng.uniform(4, 22), (256, 3))
     palette[0] = base * 0.6
@@ -90,6 +93,7 @@ def pebbles(rng: np.random.Generator) -> Image.Image:
 
 
 def mosaic(rng: np.random.Generator) -> Image.Image:
+    """Paint a mosaic of square tiles."""
     base, cell = _base(rng), int(rng.integers(9, 34))
     n = CANVAS // cell + 2
     grid = base + rng.normal(0, rng.uniform(6, 26), (n, n, 1)) + rng.normal(0, rng.uniform(3, 20), (n, n, 3))
@@ -100,6 +104,7 @@ def mosaic(rng: np.random.Generator) -> Image.Image:
 
 
 def planks(rng: np.random.Generator) -> Image.Image:
+    """Paint upright or lying planks."""
     base, width = _base(rng), int(rng.integers(12, 48))
     image = Image.new("RGB", (CANVAS, CANVAS))
     draw = ImageDraw.Draw(image)
@@ -113,6 +118,7 @@ def planks(rng: np.random.Generator) -> Image.Image:
 
 
 def confetti(rng: np.random.Generator) -> Image.Image:
+    """Paint ellipses, triangles and strokes in random places."""
     base = _base(rng)
     image = Image.new("RGB", (CANVAS, CANVAS), _colour(rng, base, 5))
     draw = ImageDraw.Draw(image, "RGBA")
@@ -121,10 +127,10 @@ def confetti(rng: np.random.Generator) -> Image.Image:
         x, y = (float(v) for v in rng.uniform(-10, CANVAS + 10, 2))
         w, h = (float(v) for v in rng.uniform(3, 26, 2))
         fill = (*_colour(rng, base, spread), int(rng.integers(90, 230)))
-        kind = rng.integers(3)
-        if kind == 0:
+        figure = rng.integers(3)
+        if figure == 0:
             draw.ellipse((x, y, x + w, y + h), fill=fill)
-        elif kind == 1:
+        elif figure == 1:
             draw.polygon([(x, y), (x + w, y + h / 3), (x + w / 3, y + h)], fill=fill)
         else:
             draw.line((x, y, x + w - 13, y + h - 13), fill=fill, width=int(rng.integers(1, 5)))
@@ -132,19 +138,20 @@ def confetti(rng: np.random.Generator) -> Image.Image:
 
 
 def landscape(rng: np.random.Generator) -> Image.Image:
+    """Paint a sky over a textured ground."""
     sky, ground = clouds(rng), (pebbles, planks, clouds, mosaic)[int(rng.integers(4))](rng)
     horizon = int(rng.uniform(0.3, 0.75) * CANVAS)
     sky.paste(ground.crop((0, horizon, CANVAS, CANVAS)), (0, horizon))
     return sky
 
 
-KINDS: dict[Callable[[np.random.Generator], Image.Image], float] = {
+PAINTERS: dict[Callable[[np.random.Generator], Image.Image], float] = {
     plain: 0.08, clouds: 0.2, pebbles: 0.16, mosaic: 0.14, planks: 0.12, confetti: 0.14, landscape: 0.16,
 }  # fmt: skip
 
 
 def _scatter(rng: np.random.Generator, image: Image.Image) -> None:
-    """Small decorative things that no expression names: leaves, shells, gears, sparkles."""
+    """Strew small decorative things that no expression names: leaves, shells, gears, sparkles."""
     few = rng.choice(len(CLUTTER), int(rng.integers(1, 4)), replace=False)
     opacity = float(rng.uniform(0.35, 0.95))
     for _ in range(int(rng.integers(5, 22))):
@@ -155,9 +162,9 @@ def _scatter(rng: np.random.Generator, image: Image.Image) -> None:
 
 
 def background(rng: np.random.Generator) -> Image.Image:
-    """An RGB background of CANVAS x CANVAS px."""
-    kinds = list(KINDS)
-    image = kinds[rng.choice(len(kinds), p=list(KINDS.values()))](rng)
+    """Draw an RGB background of CANVAS x CANVAS px."""
+    painters = list(PAINTERS)
+    image = painters[rng.choice(len(painters), p=list(PAINTERS.values()))](rng)
     if rng.random() < 0.65:
         _scatter(rng, image)
     return image

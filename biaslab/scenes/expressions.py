@@ -18,7 +18,7 @@ CORNERS = {(v, h): (SIDES[h][0], SIDES[v][1]) for v in ("top", "bottom") for h i
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 
 # Margins in fractions of the canvas: how much further than its rivals a target must lie, so that a person
-# who looks at the picture would not hesitate.
+# who looks at the image would not hesitate.
 SIDE_MARGIN, CORNER_MARGIN, CORNER_INSIDE = 0.085, 0.12, 0.07
 RELATION_CLEAR, RELATION_NOT = 0.095, 0.025
 
@@ -35,12 +35,32 @@ class Head:
         return " ".join(word for word in (self.size, self.colour, self.name) if word)
 
     def matches(self, other: SceneObject) -> bool:
+        """Whether the noun phrase is true of an object."""
         return other.name == self.name and self.size in (None, other.size) and self.colour in (None, other.colour)
 
 
 @dataclass(frozen=True)
 class Expression:
-    """`text` refers to object number `target` of the scene and to nothing else in it."""
+    """A referring expression: it fits one object of its scene and no other.
+
+    Attributes
+    ----------
+    text : str
+    expression_type : {"attribute", "location", "relation"}
+        What singles the object out: words of the noun phrase, its place, or another object.
+    target : int
+        Number of the object in ``scene.objects``.
+    head : Head
+        The noun phrase of the object.
+
+    Examples
+    --------
+    >>> from biaslab.scenes import scene
+    >>> made = scene("test", 0)
+    >>> expression = made.expressions[0]
+    >>> expression.text, expression.expression_type, made.objects[expression.target].name
+    ('big elephant left of the sheep', 'relation', 'elephant')
+    """
 
     text: str
     expression_type: str
@@ -49,14 +69,14 @@ class Expression:
 
 
 def heads(thing: SceneObject) -> list[Head]:
-    """Every true noun phrase for an object, the shortest first."""
+    """List every true noun phrase for an object, the shortest first."""
     colours = (None, thing.colour) if thing.colour else (None,)
     out = [Head(thing.name, s, c) for s in (None, thing.size) for c in colours]
     return sorted(out, key=lambda head: (head.size is not None) + (head.colour is not None))
 
 
 def _unique_head(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Head | None:
-    """A noun phrase that fits this object alone: mostly the shortest one, at times one that says more."""
+    """Draw a noun phrase that fits this object alone: mostly the shortest, at times a longer one."""
     fit = [h for h in heads(things[target]) if sum(h.matches(o) for o in things) == 1]
     if not fit:
         return None
@@ -73,13 +93,13 @@ def _the(rng: np.random.Generator, text: str) -> str:
 
 
 def attribute(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:
-    """ "the small red car": name, size and colour suffice."""
+    """Refer by name, size and colour: "the small red car"."""
     head = _unique_head(rng, things, target)
     return None if head is None else Expression(_the(rng, str(head)), "attribute", target, head)
 
 
 def location(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:
-    """ "the cat on the left", "top right penguin": several fit the noun phrase, the place decides."""
+    """Refer by the place, where several fit the noun phrase: "the cat on the left", "top right penguin"."""
     head = _shared_head(rng, things[target])
     centres = np.array([o.centre for o in things])
     rivals = [j for j, o in enumerate(things) if j != target and head.matches(o)]
@@ -108,7 +128,7 @@ def location(rng: np.random.Generator, things: Sequence[SceneObject], target: in
 
 
 def relation(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:
-    """ "the apple left of the bus": another object, itself unambiguous, is the landmark."""
+    """Refer by a landmark, another object that is unambiguous itself: "the apple left of the bus"."""
     centres = np.array([o.centre for o in things])
     for _ in range(8):
         head = _shared_head(rng, things[target])
@@ -133,15 +153,15 @@ MAKERS = {"attribute": attribute, "location": location, "relation": relation}
 
 
 def sample(
-    rng: np.random.Generator, things: Sequence[SceneObject], n: int, mix: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
+    rng: np.random.Generator, things: Sequence[SceneObject], n: int, *, mix: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
 ) -> list[Expression]:
-    """At most `n` different expressions about a scene, types drawn with probabilities `mix`."""
-    found: dict[str, Expression] = {}
+    """Draw at most `n` different expressions about a scene, types drawn with probabilities `mix`."""
+    expressions: dict[str, Expression] = {}
     for _ in range(12 * n):
-        if len(found) == n:
+        if len(expressions) == n:
             break
         expression_type = EXPRESSION_TYPES[int(rng.choice(3, p=mix))]
-        made = MAKERS[expression_type](rng, things, int(rng.integers(len(things))))
-        if made is not None:
-            found.setdefault(made.text, made)
-    return list(found.values())
+        expression = MAKERS[expression_type](rng, things, int(rng.integers(len(things))))
+        if expression is not None:
+            expressions.setdefault(expression.text, expression)
+    return list(expressions.values())

@@ -1,6 +1,6 @@
-"""The objects that scenes are made of: 80 pictures with one-word English names, and small clutter.
+"""The objects that scenes are made of: 80 images with one-word English names, and small clutter.
 
-Pictures are Microsoft's Fluent Emoji 3D (MIT licence, see ``data/objects/LICENSE``).  Ten of the objects
+They are Microsoft's Fluent Emoji 3D (MIT licence, see ``data/objects/LICENSE``).  Ten of the objects
 come in five colours (their hue is replaced), so that a colour word can tell two of them apart.
 """
 
@@ -31,8 +31,8 @@ SIZES: tuple[str, ...] = ("small", "big")
 
 
 @cache
-def picture(name: str) -> Image.Image:
-    """The RGBA picture of an object or of a piece of clutter, cropped to what is visible, at most 96 px."""
+def object_image(name: str) -> Image.Image:
+    """Return the RGBA image of an object or of a piece of clutter, cropped to what is visible, at most 96 px."""
     path = resources.files("biaslab") / "data" / "objects" / f"{name}.webp"
     with path.open("rb") as file:
         return Image.open(file).convert("RGBA")
@@ -40,8 +40,8 @@ def picture(name: str) -> Image.Image:
 
 @cache
 def tinted(name: str, colour: str | None) -> Image.Image:
-    """``picture(name)`` with the hue of its coloured parts replaced (greys, glass and tyres stay)."""
-    image = picture(name)
+    """Return ``object_image(name)`` with the hue of its coloured parts replaced (greys, glass and tyres stay)."""
+    image = object_image(name)
     if colour is None:
         return image
     hue, saturation, value = (np.asarray(c).copy() for c in image.convert("RGB").convert("HSV").split())
@@ -57,9 +57,9 @@ def tinted(name: str, colour: str | None) -> Image.Image:
 
 
 def sprite(
-    rng: np.random.Generator, name: str, side: float, colour: str | None = None, turn: float = 12.0
+    rng: np.random.Generator, name: str, side: float, *, colour: str | None = None, turn: float = 12.0
 ) -> Image.Image:
-    """A randomly mirrored and slightly turned (degrees) picture whose visible part has long side `side` px."""
+    """Draw a mirrored and slightly turned (degrees) image whose visible part has long side `side` px."""
     image = tinted(name, colour)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -1,4 +1,4 @@
-"""Seeded scenes: scene i of split s is always the same picture with the same objects and expressions."""
+"""Seeded scenes: scene i of split s is always the same image with the same objects and expressions."""
 
 from __future__ import annotations
 
@@ -25,15 +25,26 @@ MAX_HIDDEN = 0.25  # share of the smaller box that another object may cover
 
 @dataclass(frozen=True)
 class Scene:
-    """A rendered scene.
+    """A rendered scene; `scene` makes it.
 
     Attributes
     ----------
+    split : str
+    index : int
     image : PIL.Image.Image
         RGB, 224 x 224 px.
     objects : tuple of SceneObject
     owner : numpy.ndarray
         uint8, (224, 224): 1 + the number of the object that each pixel shows, 0 for background.
+
+    Examples
+    --------
+    >>> from biaslab.scenes import scene
+    >>> made = scene("test", 0)
+    >>> [thing.name for thing in made.objects]
+    ['elephant', 'cookie', 'trophy', 'pineapple', 'sheep', 'eggplant']
+    >>> made.owner.shape, made.objects[int(made.owner[180, 150]) - 1].name
+    ((224, 224), 'elephant')
     """
 
     split: str
@@ -44,6 +55,7 @@ class Scene:
 
     @property
     def id(self) -> str:
+        """Name of the scene: split and number."""
         return f"{self.split}-{self.index:06d}"
 
     @cached_property
@@ -55,9 +67,9 @@ class Scene:
         for expression_type in (ex.EXPRESSION_TYPES[k] for k in rng.permutation(3)):
             used = {e.target for e in out}
             for target in sorted(order, key=lambda t: t in used):
-                made = ex.MAKERS[expression_type](rng, self.objects, int(target))
-                if made is not None:
-                    out.append(made)
+                expression = ex.MAKERS[expression_type](rng, self.objects, int(target))
+                if expression is not None:
+                    out.append(expression)
                     break
         return tuple(out)
 
@@ -106,13 +118,27 @@ def scene(split: str, index: int) -> Scene:
     Parameters
     ----------
     split : {"train", "calibration", "validation", "test", "monitor"}
+        No two splits share a scene.
     index : int
         Not negative; there is no last one.
+
+    Returns
+    -------
+    Scene
 
     Raises
     ------
     InputError
         For an unknown split or a negative index.
+
+    Examples
+    --------
+    >>> from biaslab.scenes import scene
+    >>> made = scene("test", 0)
+    >>> made.id, made.image.size, len(made.objects)
+    ('test-000000', (224, 224), 6)
+    >>> [expression.text for expression in made.expressions]
+    ['big elephant left of the sheep', 'eggplant']
     """
     if split not in SPLITS:
         raise InputError(f"unknown scene split {split!r}: choose one of {', '.join(SPLITS)}")
@@ -124,22 +150,22 @@ def scene(split: str, index: int) -> Scene:
     cast = _cast(rng)
     sides = [rng.uniform(*(BIG if size == "big" else SMALL)) * CANVAS for _, size, _ in cast]
     taken: list[tuple[int, int, int, int]] = []
-    kept = []
+    placed = []
     for k in np.argsort(sides)[::-1]:  # the big ones first, so that they do not hide the small ones
         name, size, colour = cast[k]
-        picture = sprite(rng, name, sides[k], colour)
-        place = _place(rng, picture.size, taken)
+        thing = sprite(rng, name, sides[k], colour=colour)
+        place = _place(rng, thing.size, taken)
         if place is None:
             continue
         x, y = place
-        w, h = picture.size
-        rgb = np.asarray(picture.convert("RGB"), np.float32) * rng.uniform(0.8, 1.15) + rng.normal(0, 6, 3)
-        image.paste(Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)), place, picture.getchannel("A"))
-        solid = np.asarray(picture.getchannel("A")) > 127
+        w, h = thing.size
+        rgb = np.asarray(thing.convert("RGB"), np.float32) * rng.uniform(0.8, 1.15) + rng.normal(0, 6, 3)
+        image.paste(Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)), place, thing.getchannel("A"))
+        solid = np.asarray(thing.getchannel("A")) > 127
         taken.append((x, y, x + w, y + h))
-        kept.append((name, size, colour))
-        owner[y : y + h, x : x + w][solid] = len(kept)
-    objects = tuple(SceneObject(*what, _visible_box(owner, k)) for k, what in enumerate(kept, start=1))
+        placed.append((name, size, colour))
+        owner[y : y + h, x : x + w][solid] = len(placed)
+    objects = tuple(SceneObject(*what, _visible_box(owner, k)) for k, what in enumerate(placed, start=1))
     pixels = np.asarray(image, np.float32) + fine_noise(rng) * rng.uniform(1, 7)
     return Scene(split, index, Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), objects, owner)
 

@@ -10,7 +10,27 @@ from biaslab.scenes.backgrounds import CANVAS
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object of a scene; `box` is the tight box of what is visible of it, in pixels."""
+    """An object of a scene.
+
+    Attributes
+    ----------
+    name : str
+        One English word, such as "elephant".
+    size : {"small", "big"}
+        The size word that fits it.
+    colour : str or None
+        The colour word that fits it, of objects that come in several colours.
+    box : Box
+        Tight box of what is visible of it, pixels.
+
+    Examples
+    --------
+    >>> from biaslab.core.boxes import Box
+    >>> from biaslab.scenes import SceneObject
+    >>> thing = SceneObject("car", "small", "red", Box(0, 112, 56, 168))
+    >>> thing.centre, thing.object_size
+    ((0.125, 0.625), 'medium')
+    """
 
     name: str
     size: str
@@ -25,6 +45,6 @@ class SceneObject:
 
     @property
     def object_size(self) -> str:
-        """small, medium or large: below 5 %, 5 to 12 %, above 12 % of the canvas."""
+        """Size in the table of results, small, medium or large: below 5 %, 5 to 12 %, above 12 % of the canvas."""
         share = self.box.area / CANVAS**2
         return "small" if share < 0.05 else "medium" if share < 0.12 else "large"

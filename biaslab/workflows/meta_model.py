@@ -53,7 +53,7 @@ class MetaModel:
         found = model if isinstance(model, Geometry) else geometry(model)
         with torch.device("meta"):  # all checks of the real run, no memory
             empty = AutoModelForImageTextToText.from_config(found.config, attn_implementation="sdpa")
-        vlm = VLM(empty, found.processor, found.family, found.name).set_image_options(**(image_options or {}))
+        vlm = VLM(empty, found.processor, found.family, name=found.name).set_image_options(**(image_options or {}))
         return cls(found, vlm, _dtype(found.config, dtype))
 
     @property
@@ -74,7 +74,7 @@ class MetaModel:
             "name": self.geometry.name,
             "family": self.family.name,
             "source": self.geometry.source,
-            "stand_in": self.geometry.shape is not None,
+            "stand_in": self.geometry.spec is not None,
             "layers": self.vlm.n_layers,
             "parameters": self.parameters.total,
             "dtype": self.dtype,
@@ -122,7 +122,9 @@ class MetaModel:
             kept = None if keep is None else budget(keep, one.layout.n)
             sums["kept"] += times * (one.layout.n if kept is None else kept)
             try:
-                flops = prompt_flops(config, [VisionInput.of(one.layout)], one.text, kept, layer or 0, new)
+                flops = prompt_flops(
+                    config, [VisionInput.of(one.layout)], one.text, keep_n=kept, layer=layer or 0, new_tokens=new
+                )
             except UnsupportedError:
                 flops = None
             for part in ("vision", "projector", "decoder"):

@@ -38,7 +38,7 @@ def make_grounder(out: str | Path, recipe: Recipe, n_test: int = 2000, weights: 
     weights : trained float32 weights to export instead of training.
     """
     out = Path(out)
-    folder = export(weights or train_grounder(out, recipe), out / "model", recipe.size)
+    folder = export(weights or train_grounder(out, recipe=recipe), out / "model", size=recipe.size)
     files = [folder / "model.safetensors"]
     if (out / "curve.jsonl").exists():
         files.append(Path(shutil.copy(out / "curve.jsonl", folder / "training.jsonl")))

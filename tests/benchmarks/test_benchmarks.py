@@ -154,7 +154,7 @@ def test_prefill_reports_speed_against_the_limit():
     rows = {row["name"]: row for row in found.tables[0].rows}
     assert {"unpruned", "short", "random", "fastv", "d2pruner"} < set(rows)
     config = inputs.model(**TOY).decoder.config
-    limit = decoder_flops(config, 192, 64)[0] / decoder_flops(config, 192, 64, 48, 2)[0]
+    limit = decoder_flops(config, 192, 64)[0] / decoder_flops(config, 192, 64, keep_n=48, layer=2)[0]
     for name in prefill.JUDGED:
         row = rows[name]
         assert row["limit"] == pytest.approx(limit)

@@ -68,17 +68,19 @@ def test_pruned_prefill_and_decode_equal_torchs_counter(vlm, deeper, keep):
     full, _ = _count(lambda: _generated(vlm, encoded))
     pruned, _ = _count(lambda: _generated(vlm, encoded, Uniform(keep=keep), layer))
     assert cost.decoder_flops(*sizes, new_tokens=3)[0] == full
-    assert cost.decoder_flops(*sizes, keep, layer, 3)[0] == pruned < full
+    assert cost.decoder_flops(*sizes, keep_n=keep, layer=layer, new_tokens=3)[0] == pruned < full
 
 
 def test_prefill_and_decode_add_up(vlm):
     picture, text = cost.VisionInput.of(_encoded(vlm).layouts[0]), 7
-    whole, first = (cost.prompt_flops(vlm.model.config, [picture], text, 2, 1, new) for new in (3, 1))
+    whole, first = (
+        cost.prompt_flops(vlm.model.config, [picture], text, keep_n=2, layer=1, new_tokens=new) for new in (3, 1)
+    )
     assert whole.prefill == first.decoder and first.decode == 0
     assert whole.decode == whole.decoder - first.decoder > 0
-    assert cost.prompt_flops(vlm.model.config, [picture], text, picture.tokens, 1, 1) == cost.prompt_flops(
-        vlm.model.config, [picture], text
-    )
+    assert cost.prompt_flops(
+        vlm.model.config, [picture], text, keep_n=picture.tokens, layer=1, new_tokens=1
+    ) == cost.prompt_flops(vlm.model.config, [picture], text)
 
 
 def test_two_images_cost_both(vlm):
@@ -138,7 +140,7 @@ def test_published_numbers():
     # decoder of InternVL2.5-8B, 13 tiles + 80 text tokens at K = 2: 53.66 TFLOPs, 8.83 at keep 10 %
     text = _internlm2_7b()
     assert cost.decoder_flops(text, 3328, 80)[0] / 1e12 == pytest.approx(53.66, abs=0.01)
-    assert cost.decoder_flops(text, 3328, 80, 332, 2)[0] / 1e12 == pytest.approx(8.83, abs=0.01)
+    assert cost.decoder_flops(text, 3328, 80, keep_n=332, layer=2)[0] / 1e12 == pytest.approx(8.83, abs=0.01)
 
 
 def _internlm2_7b():
@@ -150,9 +152,9 @@ def _internlm2_7b():
 
 def test_qwen_windows_count_as_full_without_a_grid():
     config = tiny.config("qwen2_5_vl")
-    exact = cost.vision_flops(config, 15, (3, 5))[0]  # windows of 2 x 2 tokens do not divide it
+    exact = cost.vision_flops(config, 15, grid=(3, 5))[0]  # windows of 2 x 2 tokens do not divide it
     assert exact < cost.vision_flops(config, 15)[0] < 1.1 * exact
-    assert cost.vision_flops(config, 16, (4, 4)) == cost.vision_flops(config, 16)
+    assert cost.vision_flops(config, 16, grid=(4, 4)) == cost.vision_flops(config, 16)
 
 
 def test_tiles_that_are_cut_after_the_tower_count_in_full():
@@ -215,11 +217,11 @@ def test_kv_cache_equals_the_real_one(vlm):
     for method, kept in ((None, None), (Uniform(keep=3), 3)):
         out, run = _generated(vlm, encoded, method, layer)
         layers = out.past_key_values.layers
-        entries = cost.kv_entries(*sizes, kept, layer, new_tokens=3)
+        entries = cost.kv_entries(*sizes, keep_n=kept, layer=layer, new_tokens=3)
         assert entries == [x.keys.shape[2] for x in layers]
         assert run is None or entries == run.kv_lengths()
         real = sum(t.numel() * t.element_size() for x in layers for t in (x.keys, x.values))
-        assert cost.kv_bytes(*sizes, kept, layer, 3, torch.float32) == real
+        assert cost.kv_bytes(*sizes, keep_n=kept, layer=layer, new_tokens=3, dtype=torch.float32) == real
 
 
 def test_published_sizes():

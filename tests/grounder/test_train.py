@@ -25,7 +25,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train_grounder(tmp_path_factory.mktemp("run"), RECIPE)
+    return train_grounder(tmp_path_factory.mktemp("run"), recipe=RECIPE)
 
 
 @pytest.mark.slow
@@ -48,13 +48,13 @@ def test_packed_branches_compute_what_separate_conversations_do(tokenizer):
     net = TrainingGrounder(RECIPE, tokenizer)
     net.model.float()
     scenes = [scene("train", 1)]
-    packed = pack(scenes, net.dialogue, np.random.default_rng(0), 3, 64, RECIPE.mix)
+    packed = pack(scenes, net.dialogue, np.random.default_rng(0), questions=3, length=64, mix=RECIPE.mix)
     packed.mask = packed.mask.float()
     with torch.no_grad():
         visual = net.project(net.tower(pixels(scenes).float()))
         logits, labels = net.logits(visual, packed)
         net.model.set_attn_implementation("sdpa")
-        asked = ex.sample(np.random.default_rng(0), scenes[0].objects, 3, RECIPE.mix)
+        asked = ex.sample(np.random.default_rng(0), scenes[0].objects, 3, mix=RECIPE.mix)
         at = 0
         for e in asked:
             message = [{"type": "image"}, {"type": "text", "text": PROMPT.format(e.text)}]
@@ -102,8 +102,8 @@ def test_an_interrupted_run_ends_at_the_same_weights(trained, tmp_path, monkeypa
     monkeypatch.setattr(run._Run, "_after_step", dying)
     for _ in range(2):
         with pytest.raises(Killed):
-            train_grounder(tmp_path, RECIPE)
-    resumed = train_grounder(tmp_path, RECIPE)
+            train_grounder(tmp_path, recipe=RECIPE)
+    resumed = train_grounder(tmp_path, recipe=RECIPE)
     a, b = (torch.load(p, weights_only=True)["model"] for p in (trained, resumed))
     assert all(torch.equal(a[n], b[n]) for n in a)
     assert len(calls) == RECIPE.vision_steps + RECIPE.decoder_steps
@@ -116,12 +116,12 @@ def test_learning_curve_and_finished_run(trained):
     ]
     assert any(x.get("monitor", {}).get("n", 0) > 0 for x in lines)
     before = trained.stat().st_mtime_ns
-    assert train_grounder(trained.parent, RECIPE).stat().st_mtime_ns == before
+    assert train_grounder(trained.parent, recipe=RECIPE).stat().st_mtime_ns == before
 
 
 def test_a_folder_of_another_recipe_is_refused(trained):
     with pytest.raises(RunFolderError, match="another recipe"):
-        train_grounder(trained.parent, Recipe(seed=1))
+        train_grounder(trained.parent, recipe=Recipe(seed=1))
 
 
 def test_tower_is_frozen_in_the_decoder_stage(trained):
@@ -134,7 +134,7 @@ def test_tower_is_frozen_in_the_decoder_stage(trained):
 def test_exported_folder_loads_with_plain_from_pretrained(trained, tmp_path, tokenizer):
     from transformers import AutoTokenizer, InternVLForConditionalGeneration
 
-    folder = export(trained, tmp_path / "grounder", SMALL)
+    folder = export(trained, tmp_path / "grounder", size=SMALL)
     model = InternVLForConditionalGeneration.from_pretrained(folder)
     assert model.dtype == torch.float32
     state = torch.load(trained, weights_only=True)["model"]
@@ -154,5 +154,5 @@ def test_shipped_grounder_has_the_tokenizer_that_training_builds(grounder, token
 def test_a_torch_without_muon_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(UnsupportedError, match=r"install torch>=2\.9"):
-        train_grounder(tmp_path / "run", RECIPE)
+        train_grounder(tmp_path / "run", recipe=RECIPE)
     assert not (tmp_path / "run").exists()

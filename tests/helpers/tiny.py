@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from biaslab.models import families
-from biaslab.models.blueprint import ModelSpec
 from biaslab.models.loading import wrap
 from biaslab.models.offline import stand_in_tokenizer as stand_in_tokenizer
+from biaslab.models.offline_spec import ModelSpec
 
 FAMILIES = tuple(sorted(families()))
 TEXT = {"hidden": 64, "layers": 4, "heads": 4, "kv": 2, "inter": 128}
@@ -50,7 +50,7 @@ def shape(family: str, text: str | None = None, tile: int = TILE, patch: int = P
     """A tiny shape of a family; ``text_kw``: hidden, layers, heads, kv, inter, or any field of the text config."""
     adapter = families()[family]
     size = {**TEXT, **{k: text_kw.pop(k) for k in TEXT if k in text_kw}}
-    first: ModelSpec = next(iter(adapter.shapes.values()))
+    first: ModelSpec = next(iter(adapter.specs.values()))
     return replace(
         first,
         decoder=text if text in adapter.decoders else adapter.decoders[0],

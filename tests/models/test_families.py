@@ -22,14 +22,14 @@ from biaslab.core.boxes import Box
 from biaslab.errors import InputError
 from biaslab.models import families, load, wrap
 from biaslab.models.adapters.llava_next import fitted
-from biaslab.models.blueprint import ModelSpec, rope_sections, text_config
 from biaslab.models.encoded import Encoded
 from biaslab.models.offline import stand_in_tokenizer as stand_in_tokenizer
 from biaslab.models.offline.random_init import build
+from biaslab.models.offline_spec import ModelSpec, rope_sections, text_config
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 each_shape = pytest.mark.parametrize(
-    ("family", "alias"), [(name, alias) for name, family in families().items() for alias in family.shapes]
+    ("family", "alias"), [(name, alias) for name, family in families().items() for alias in family.specs]
 )
 sides = st.integers(30, 400)
 
@@ -99,7 +99,7 @@ def narrow(family, alias):
     """The published picture geometry around a vision tower of width 8."""
     shape = (
         families()[family]
-        .shapes[alias]
+        .specs[alias]
         .small(heads=2, kv_heads=2, vision_hidden=8, vision_heads=1, vision_layers=2, vision_ffn=8)
     )
     model, processor = build(families()[family], shape)
@@ -108,7 +108,7 @@ def narrow(family, alias):
 
 @pytest.mark.parametrize(
     ("family", "alias"),
-    [(name, next(iter(family.shapes))) for name, family in families().items()] + [("idefics3", "smolvlm-2b")],
+    [(name, next(iter(family.specs))) for name, family in families().items()] + [("idefics3", "smolvlm-2b")],
 )
 def test_published_geometry(family, alias):
     for size in ((640, 480), (300, 500)):
@@ -199,9 +199,9 @@ def test_placeholders_are_counted_right(family, width, height):
 def test_published_processors_are_counted_right(family, size):
     adapter = families()[family]
     tokenizer = stand_in_tokenizer.tokenizer(adapter.special_tokens)
-    processor = adapter.make_processor(next(iter(adapter.shapes.values())), tokenizer)
+    processor = adapter.make_processor(next(iter(adapter.specs.values())), tokenizer)
     inputs, layouts, resized = adapter.encode(processor, [[Image.new("RGB", size)]], ["Where?"], {})
-    Encoded.from_inputs(inputs, layouts, resized, processor.image_token_id)
+    Encoded.from_inputs(inputs, layouts, resized, image_token_id=processor.image_token_id)
     assert layouts[0].size == size
     again = type(layouts[0]).from_dict(json.loads(json.dumps(layouts[0].to_dict())))
     assert again.key == layouts[0].key and np.array_equal(again.boxes, layouts[0].boxes)
@@ -290,7 +290,7 @@ def test_published_sizes_add_up(family, alias):
     assert alias in adapter.aliases
     found = (
         cost.parameters(
-            adapter.config(adapter.shapes[alias], stand_in_tokenizer.tokenizer(adapter.special_tokens))
+            adapter.config(adapter.specs[alias], stand_in_tokenizer.tokenizer(adapter.special_tokens))
         ).total
         / 1e9
     )
@@ -304,7 +304,7 @@ def test_published_sizes_add_up(family, alias):
 @each_family
 def test_small_keeps_heads_and_pictures(family):
     adapter = families()[family]
-    full = next(iter(adapter.shapes.values()))
+    full = next(iter(adapter.specs.values()))
     small = full.small(layers=3)
     same = ("heads", "kv_heads", "tile", "patch", "merge", "max_tiles", "vision_heads", "min_pixels", "longest_edge")
     assert all(getattr(small, name) == getattr(full, name) for name in same)
@@ -319,7 +319,7 @@ def test_small_keeps_heads_and_pictures(family):
 @each_family
 def test_build(family):
     adapter = families()[family]
-    small = next(iter(adapter.shapes.values())).small(layers=3, heads=4, kv_heads=2)
+    small = next(iter(adapter.specs.values())).small(layers=3, heads=4, kv_heads=2)
     state = torch.get_rng_state()
     model, processor = build(adapter, small, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
@@ -344,7 +344,7 @@ def test_stand_in_tokenizers(family):
 
 
 def test_shapes_say_what_is_wrong():
-    shape = families()["qwen2_vl"].shapes["qwen2-vl-2b"]
+    shape = families()["qwen2_vl"].specs["qwen2-vl-2b"]
     with pytest.raises(InputError, match="no tiles"):
         _ = shape.side
     with pytest.raises(InputError, match="too narrow"):
@@ -358,7 +358,7 @@ def test_shapes_say_what_is_wrong():
 
 def test_deepstack_leaves_layers_to_prune():
     adapter = families()["qwen3_vl"]
-    tokenizer, full = stand_in_tokenizer.tokenizer(adapter.special_tokens), adapter.shapes["qwen3-vl-4b"]
+    tokenizer, full = stand_in_tokenizer.tokenizer(adapter.special_tokens), adapter.specs["qwen3-vl-4b"]
     taps = lambda shape: adapter.config(shape, tokenizer).vision_config.deepstack_visual_indexes  # noqa: E731
     assert taps(full) == [5, 11, 17]
     assert taps(full.small(layers=4)) == [2] and len(taps(full.small(layers=12))) == 3

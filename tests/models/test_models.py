@@ -139,7 +139,9 @@ def test_ask_and_locate_shapes(family):
 
 def test_locate_reads_the_answer(monkeypatch):
     vlm = tiny.vlm("internvl")
-    monkeypatch.setattr(vlm, "generate", lambda enc, n: [f"[[100, 200, {500 + i}, 1000]]" for i in range(len(enc))])
+    monkeypatch.setattr(
+        vlm, "generate", lambda enc, max_new_tokens: [f"[[100, 200, {500 + i}, 1000]]" for i in range(len(enc))]
+    )
     images = [Image.new("RGB", (200, 100)), Image.new("RGB", (1000, 10))]
     assert vlm.locate(images, "x") == [Box(20, 20, 100, 100), Box(100, 2, 501, 10)]
     assert vlm.locate(images[0], "x") == Box(20, 20, 100, 100)

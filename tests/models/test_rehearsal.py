@@ -31,12 +31,12 @@ from biaslab.workflows.bench import bench
 from biaslab.workflows.fit_bias import fit_bias
 from biaslab.workflows.run_figures import draw_kept, draw_run
 
-ALIASES = [(f.name, next(iter(f.shapes))) for f in families().values() if f.shapes]
+ALIASES = [(f.name, next(iter(f.specs))) for f in families().values() if f.specs]
 
 
 @pytest.fixture(scope="module")
 def vlm():
-    return rehearse("grounder", 4)
+    return rehearse("grounder", layers=4)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_the_cache_of_the_hub_is_used_before_published_sizes(monkeypatch, tmp_pa
     vlm = tiny.vlm("internvl")
     vlm.model.config.save_pretrained(tmp_path)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(tmp_path / "config.json"))
-    assert geometry(alias).shape is not None  # no processor files: the cache holds part of the checkpoint
+    assert geometry(alias).spec is not None  # no processor files: the cache holds part of the checkpoint
     vlm.processor.save_pretrained(tmp_path)
     cached = geometry(alias)
     assert cached.name == published.name and cached.folder == tmp_path
@@ -121,12 +121,16 @@ def test_the_cache_of_the_hub_is_used_before_published_sizes(monkeypatch, tmp_pa
 
 def test_layers_seed_and_generator():
     state = torch.random.get_rng_state()
-    two, again, other = rehearse("grounder", 6), rehearse("grounder", 6), rehearse("grounder", 6, seed=1)
+    two, again, other = (
+        rehearse("grounder", layers=6),
+        rehearse("grounder", layers=6),
+        rehearse("grounder", layers=6, seed=1),
+    )
     assert torch.equal(state, torch.random.get_rng_state())
     assert two.n_layers == 6
     weights = [next(p for n, p in v.model.named_parameters() if "q_proj" in n) for v in (two, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-    assert rehearse("grounder", 99).n_layers == geometry("grounder").config.text_config.num_hidden_layers
+    assert rehearse("grounder", layers=99).n_layers == geometry("grounder").config.text_config.num_hidden_layers
 
 
 def test_width_is_small_and_rope_sections_fit():
@@ -146,7 +150,7 @@ def test_width_is_small_and_rope_sections_fit():
 def test_what_cannot_be_rehearsed_is_said(tmp_path):
     for layers in (0, True, 2.5):
         with pytest.raises(InputError, match="layer"):
-            rehearse("grounder", layers)
+            rehearse("grounder", layers=layers)
     with pytest.raises(ModelError, match="hf download some/model"):
         rehearse("some/model")
     with pytest.raises(ModelError, match="no config.json"):
@@ -154,7 +158,7 @@ def test_what_cannot_be_rehearsed_is_said(tmp_path):
     shutil.copy(grounder_folder() / "config.json", tmp_path)
     with pytest.raises(ModelError, match="processor"):
         rehearse(tmp_path)
-    assert geometry_module.geometry("grounder").shape is None
+    assert geometry_module.geometry("grounder").spec is None
 
 
 # -- the marks -------------------------------------------------------------------------------------------------

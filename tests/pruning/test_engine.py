@@ -208,7 +208,8 @@ def test_a_sample_does_not_depend_on_its_batch_mates(family, name):
     method = method_for(name)
 
     def answer(rows):
-        enc = vlm.encode(*([column[i] for i in rows] for column in (pictures, questions, ids)))
+        images, texts, sample_ids = ([column[i] for i in rows] for column in (pictures, questions, ids))
+        enc = vlm.encode(images, texts, sample_ids=sample_ids)
         with prune(vlm, method, 2, seed=7) as state:
             tokens, logits = run(vlm, enc, steps=3)
         return {i: (state.selections[k], tokens[k], logits[k]) for k, i in enumerate(rows)}

@@ -6,7 +6,7 @@ import pytest
 from biaslab.errors import InputError
 from biaslab.scenes import EXPRESSION_TYPES, SPLITS, expressions, scene
 from biaslab.scenes.backgrounds import CANVAS
-from biaslab.scenes.objects import NAMES, TINTABLE, picture, tinted
+from biaslab.scenes.objects import NAMES, TINTABLE, object_image, tinted
 
 SCENES = [scene("validation", i) for i in range(40)]
 
@@ -33,8 +33,8 @@ def test_boxes_are_tight_around_what_is_visible():
 def test_objects_are_more_than_half_visible(monkeypatch):
     module, areas = sys.modules[scene.__module__], []
 
-    def sprite(*args):
-        drawn = real_sprite(*args)
+    def sprite(*args, **kw):
+        drawn = real_sprite(*args, **kw)
         areas.append(int((np.asarray(drawn.getchannel("A")) > 127).sum()))
         return drawn
 
@@ -114,7 +114,7 @@ def test_colours_change_only_objects_that_have_one():
     red, blue = (np.asarray(tinted("car", c)).astype(int) for c in ("red", "blue"))
     assert np.array_equal(red[..., 3], blue[..., 3])
     assert np.abs(red - blue)[..., :3].max() > 100
-    assert max(picture("car").size) <= 96
+    assert max(object_image("car").size) <= 96
 
 
 @pytest.mark.parametrize(("split", "index"), [("nowhere", 0), ("test", -1)])

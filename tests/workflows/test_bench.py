@@ -85,7 +85,9 @@ def test_promised_speed_up_is_the_ratio_of_flops():
         encoded = vlm.encode([size], [text])
         (layout,) = encoded.layouts
         sizes = (vlm.model.config.text_config, layout.n, encoded.last + 1 - layout.n)
-        full.append([cost.decoder_flops(*sizes)[0], cost.decoder_flops(*sizes, budget(KEEP, layout.n), LAYER)[0]])
+        full.append(
+            [cost.decoder_flops(*sizes)[0], cost.decoder_flops(*sizes, keep_n=budget(KEEP, layout.n), layer=LAYER)[0]]
+        )
     whole, pruned = (sum(part) for part in zip(*full, strict=True))
     assert row["flops_prefill"] == pytest.approx(whole / pruned) and row["flops_prefill"] > 1
     assert row["tflops_prefill"] == pytest.approx(pruned / 2 / 1e12)
@@ -102,7 +104,7 @@ def test_several_images_in_a_prompt_count_together():
         counts = [layout.n for layout in enc.layouts]
         sizes = (vlm.model.config.text_config, sum(counts), enc.last + 1 - sum(counts))
         whole += cost.decoder_flops(*sizes)[0]
-        pruned += cost.decoder_flops(*sizes, sum(budget(KEEP, n) for n in counts), LAYER)[0]
+        pruned += cost.decoder_flops(*sizes, keep_n=sum(budget(KEEP, n) for n in counts), layer=LAYER)[0]
     assert found.table["flops_prefill"][1] == pytest.approx(whole / pruned)
 
 

@@ -18,7 +18,7 @@ from biaslab.models.registry import families, grounder_folder
 from biaslab.workflows import dry_run as planning
 from biaslab.workflows.dry_run import plan_evaluate, plan_fit, size
 
-ALIASES = [next(iter(f.shapes)) for f in families().values() if f.shapes]
+ALIASES = [next(iter(f.specs)) for f in families().values() if f.specs]
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +84,8 @@ def test_kv_cache_is_that_of_a_batch_of_the_longest_prompts(no_weights):
     vlm, samples = tiny.vlm("internvl"), list(toy_grounding.Toy(4))
     encoded = [vlm.encode_grounding([s.image()], [s.expression]) for s in samples]
     layout, length = max(((e.layouts[0], e.last + 1) for e in encoded), key=lambda found: found[1])
-    sizes = (layout.n, length - layout.n, layout.n // 2, 2, 48)
-    wanted = 3 * cost.kv_bytes(found.config.text_config, *sizes, dtype="float32") / 2**20
+    sizes, cut = (layout.n, length - layout.n), {"keep_n": layout.n // 2, "layer": 2, "new_tokens": 48}
+    wanted = 3 * cost.kv_bytes(found.config.text_config, *sizes, **cut, dtype="float32") / 2**20
     assert plan.table["kv_mib"][0] == pytest.approx(wanted, rel=0.05)
 
 

@@ -9,46 +9,48 @@ from biaslab.errors import InputError
 
 
 @register_vision("clip_vision_model")
-def clip(config: Any, picture: VisionInput) -> tuple[int, int]:
+def clip(config: Any, image: VisionInput) -> tuple[int, int]:
+    """Count the FLOPs of a CLIP tower, class token included, and of the projector."""
     v = config.vision_config
     patches = patch_count(v)
     features = patches + (config.vision_feature_select_strategy == "full")  # with or without the class token
-    tiles = _tiles(config, picture, features)
+    tiles = _tiles(config, image, features)
     return tiles * plain_vit(v, patches, class_token=True), _projector(config, tiles * features)
 
 
 @register_vision("siglip_vision_model")
-def siglip(config: Any, picture: VisionInput) -> tuple[int, int]:
+def siglip(config: Any, image: VisionInput) -> tuple[int, int]:
+    """Count the FLOPs of a SigLIP tower, its pooling head included, and of the projector."""
     v = config.vision_config
     patches = patch_count(v)
     features = patches - (config.vision_feature_select_strategy == "default")  # "default" drops the first
-    tiles = _tiles(config, picture, features)
+    tiles = _tiles(config, image, features)
     head = _pooling_head(v, patches) if v.vision_use_head else 0
     return tiles * (plain_vit(v, patches, class_token=False) + head), _projector(config, tiles * features)
 
 
 def _projector(config: Any, features: int) -> int:
-    """Features before unpadding: what is cut away later was projected all the same."""
+    """Count features before unpadding: what is cut away later was projected all the same."""
     d, taps = config.text_config.hidden_size, config.vision_feature_layer
     width = config.vision_config.hidden_size * (1 if isinstance(taps, int) else len(taps))
     return 2 * features * (width * d + d * d)
 
 
-def _tiles(config: Any, picture: VisionInput, features: int) -> int:
-    """Tiles through the tower, the whole image as one of them."""
+def _tiles(config: Any, image: VisionInput, features: int) -> int:
+    """Count the tiles through the tower, the whole image as one of them."""
     pinpoints = getattr(config, "image_grid_pinpoints", None)
     if pinpoints is None:  # LLaVA-1.5: one image, no tiles
-        return whole(picture.tokens, features, "image")
-    if picture.tiles is not None:
-        return picture.tiles
-    if picture.tokens == features:  # the image as one tile, without a raster (several images in one prompt)
+        return whole(image.tokens, features, "image")
+    if image.tiles is not None:
+        return image.tiles
+    if image.tokens == features:  # the image as one tile, without a raster (several images in one prompt)
         return 1
-    if picture.size is None:
+    if image.size is None:
         raise InputError("this model cuts padding away after its vision tower: give tiles= or the image's size=")
     from transformers.image_processing_utils import select_best_resolution
 
     side = config.vision_config.image_size
-    height, width = select_best_resolution(picture.size[::-1], pinpoints)
+    height, width = select_best_resolution(image.size[::-1], pinpoints)
     return -(-height // side) * -(-width // side) + 1
 
 

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: tiles in reading order, each announced by text, the whole picture last."""
+"""Idefics3 and SmolVLM: tiles in reading order, each announced by text, the whole image last."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
-from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import Family, register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 
 _SO400M: dict[str, Any] = {
     "vision_hidden": 1152,
@@ -25,13 +25,15 @@ _BASE: dict[str, Any] = {
 
 @register
 class Idefics3(Family):
-    """The picture is resized to ``longest_edge``, stretched to whole tiles and cut; a last tile shows all of it.
-    A picture that fits one tile is that tile alone. What stands between the tiles is text.
+    """Idefics3, SmolVLM and SmolVLM2.
 
-    SmolVLM2 is served by the processor of Idefics3 too: pictures and prompts are the same, and its own needs a
+    The image is resized to ``longest_edge``, stretched to whole tiles and cut; a last tile shows all of it. An image
+    that fits one tile is that tile alone. What stands between the tiles is text.
+
+    SmolVLM2 is served by the processor of Idefics3 too: images and prompts are the same, and its own needs a
     video half and another package for numbers in words.
 
-    Boxes are taken as fractions of the original picture: unverified. Option: ``longest_edge``, pixels.
+    Boxes are taken as fractions of the original image: unverified. Option: ``longest_edge``, pixels.
     """
 
     name = "idefics3"
@@ -50,11 +52,12 @@ class Idefics3(Family):
     options = frozenset({"longest_edge"})
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        """Write one turn of Idefics3's chat, start token included."""
         start = processor.tokenizer.bos_token or ""
         return f"{start}User:{processor.image_token * n_images}{text}<end_of_utterance>\nAssistant:"
 
     def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
-        # the prompt begins with the start token already
+        """Say the longest edge; the prompt begins with the start token already."""
         return {"add_special_tokens": False, "size": {"longest_edge": self._longest_edge(processor, options)}}
 
     def layout(
@@ -65,6 +68,7 @@ class Idefics3(Family):
         inputs: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[TokenLayout, tuple[int, int]]:
+        """Lay out the tiles that the resized image is cut into, and the whole image after them."""
         tile = int(processor.image_processor.max_image_size["longest_edge"])
         rows, cols = 1, 1
         if processor.image_processor.do_image_splitting:
@@ -82,7 +86,7 @@ class Idefics3(Family):
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama",)
-    shapes = {
+    specs = {
         "idefics3-8b": ModelSpec(
             "llama", 4096, 32, 32, 8, 14336, **_SO400M, vocab=128259, tile=364, merge=2, longest_edge=1456
         ),
@@ -101,28 +105,29 @@ class Idefics3(Family):
         bos="<|begin_of_text|>",
     )  # fmt: skip
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make an `Idefics3Config`."""
         import transformers
 
         return transformers.Idefics3Config(
-            vision_config=tower_fields(shape),
-            text_config=text_config(shape, tokenizer, self.decoders),
+            vision_config=tower_fields(spec),
+            text_config=text_config(spec, tokenizer, self.decoders),
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-            scale_factor=shape.merge,
-            tie_word_embeddings=shape.tied,
+            scale_factor=spec.merge,
+            tie_word_embeddings=spec.tied,
         )
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make an `Idefics3Processor`, for SmolVLM too."""
         import transformers
 
-        pixels = transformers.Idefics3ImageProcessorPil(
-            size={"longest_edge": shape.longest_edge}, max_image_size={"longest_edge": shape.tile}
-        )
-        return transformers.Idefics3Processor(image_processor=pixels, tokenizer=tokenizer, image_seq_len=shape.side**2)
+        edge: Any = {"longest_edge": spec.longest_edge}
+        pixels = transformers.Idefics3ImageProcessorPil(size=edge, max_image_size={"longest_edge": spec.tile_pixels})
+        return transformers.Idefics3Processor(image_processor=pixels, tokenizer=tokenizer, image_seq_len=spec.side**2)
 
 
 def tiling(size: tuple[int, int], tile: int, longest_edge: int) -> tuple[int, int]:
-    """(rows, columns) of the tiles of a picture of ``size`` (width, height).
+    """Compute the (rows, columns) of the tiles of an image of ``size`` (width, height).
 
     transformers' ``get_number_of_image_patches`` is not used: it rounds the shorter side otherwise than the
     resizing does.

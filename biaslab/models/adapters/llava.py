@@ -1,4 +1,4 @@
-"""LLaVA-1.5: one square raster of the picture padded to a square; boxes are fractions of that square."""
+"""LLaVA-1.5: one square raster of the image padded to a square; boxes are fractions of that square."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
-from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import Family, register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,9 +25,11 @@ CLIP: dict[str, Any] = {
 
 @register
 class Llava(Family):
-    """The stock CLIP processor crops the centre; the original model was trained and evaluated on the picture
-    padded to a square with the mean colour, so padding is done here (the crop then takes nothing away). Cells
-    that show padding only have ``in_image = False``.
+    """LLaVA-1.5.
+
+    The stock CLIP processor crops the centre; the original model was trained and evaluated on the image
+    padded to a square with the mean colour, so padding is done here (the crop then takes nothing away). Cells that
+    show padding only have ``in_image = False``.
     """
 
     name = "llava"
@@ -38,9 +40,11 @@ class Llava(Family):
     grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        """Write one turn in the format of Vicuna."""
         return vicuna_prompt(processor, text, n_images)
 
     def prepare(self, processor: Any, image: Image.Image) -> Image.Image:
+        """Pad the image to a square with the mean colour."""
         from PIL import Image
 
         side = max(image.size)
@@ -59,40 +63,43 @@ class Llava(Family):
         inputs: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[TokenLayout, tuple[int, int]]:
+        """Lay out one raster over the padded square."""
         height, width = inputs["pixel_values"].shape[-2:]
         rows, cols = height // processor.patch_size, width // processor.patch_size
         return TokenLayout.raster(rows, cols, size=size, family=self.name, region=padded_square(size)), (width, height)
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama",)
-    shapes = {
+    specs = {
         "llava-1.5-7b": ModelSpec("llama", 4096, 32, 32, 32, 11008, vocab=32064, **CLIP),
         "llava-1.5-13b": ModelSpec("llama", 5120, 40, 40, 40, 13824, vocab=32064, **CLIP),
     }
     special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make a `LlavaConfig`."""
         import transformers
 
-        return transformers.LlavaConfig(**clip_fields(shape, tokenizer, self.decoders))
+        return transformers.LlavaConfig(**clip_fields(spec, tokenizer, self.decoders))
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make a `LlavaProcessor`."""
         import transformers
 
         pixels = transformers.CLIPImageProcessorPil(
-            size={"shortest_edge": shape.tile}, crop_size={"height": shape.tile, "width": shape.tile}
+            size={"shortest_edge": spec.tile_pixels}, crop_size={"height": spec.tile_pixels, "width": spec.tile_pixels}
         )
         return transformers.LlavaProcessor(
             image_processor=pixels,
             tokenizer=tokenizer,
-            patch_size=shape.patch,
+            patch_size=spec.patch,
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
         )
 
 
 def padded_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """What a picture of ``size`` (width, height) covers once padded to a square, in fractions of the picture."""
+    """Compute what an image of ``size`` (width, height) covers once padded to a square, in fractions of the image."""
     (width, height), side = size, max(size)
     left, top = _offset(size)
     return -left / width, -top / height, (side - left) / width, (side - top) / height
@@ -104,21 +111,21 @@ def _offset(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def vicuna_prompt(processor: Any, text: str, n_images: int) -> str:
-    """One turn in the format of Vicuna, without a system message."""
+    """Write one turn in the format of Vicuna, without a system message."""
     images = f"{processor.image_token}\n" * n_images
     return f"USER: {images}{text} ASSISTANT:"
 
 
-def clip_fields(shape: ModelSpec, tokenizer: Any, decoders: Sequence[str]) -> dict[str, Any]:
-    """Fields that the configurations of LLaVA-1.5 and LLaVA-NeXT share."""
+def clip_fields(spec: ModelSpec, tokenizer: Any, decoders: Sequence[str]) -> dict[str, Any]:
+    """Fill in the fields that the configurations of LLaVA-1.5 and LLaVA-NeXT share."""
     import transformers
 
     return {
-        "vision_config": transformers.CLIPVisionConfig(**tower_fields(shape)),
-        "text_config": text_config(shape, tokenizer, decoders),
+        "vision_config": transformers.CLIPVisionConfig(**tower_fields(spec)),
+        "text_config": text_config(spec, tokenizer, decoders),
         "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": "default",
-        "image_seq_length": shape.side**2,
-        "tie_word_embeddings": shape.tied,
+        "image_seq_length": spec.side**2,
+        "tie_word_embeddings": spec.tied,
     }

@@ -1,15 +1,15 @@
-"""LLaVA-NeXT (LLaVA-1.6): the whole picture as one tile, then a raster of tiles without its padding."""
+"""LLaVA-NeXT (LLaVA-1.6): the whole image as one tile, then a raster of tiles without its padding."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
 from biaslab.models.adapters.llava import CLIP, clip_fields, vicuna_prompt
-from biaslab.models.blueprint import ModelSpec, SpecialTokens
 from biaslab.models.family import Family, register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens
 
 _TILINGS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # rows, columns
 _SYSTEM = (
@@ -20,13 +20,15 @@ _SYSTEM = (
 
 @register
 class LlavaNext(Family):
-    """The picture is fitted into the tiling that wastes least and padded; the model cuts whole rows or columns of
+    """LLaVA-NeXT.
+
+    The image is fitted into the tiling that wastes least and padded; the model cuts whole rows or columns of
     padding out of the raster of all tiles, reads it row by row and ends every row with a newline feature, which
-    is no visual token. The thumbnail comes first and shows the picture stretched to a square.
+    is no visual token. The thumbnail comes first and shows the image stretched to a square.
 
     The space of the answered boxes is unverified: the training data of LLaVA-NeXT are not published, and whether the
-    boxes of LLaVA-1.5's (padded square) were adapted is an open question (LLaVA issue 1158). Pictures are no
-    longer padded to a square, so fractions of the original picture are assumed.
+    boxes of LLaVA-1.5's (padded square) were adapted is an open question (LLaVA issue 1158). Images are no
+    longer padded to a square, so fractions of the original image are assumed.
     """
 
     name = "llava_next"
@@ -41,6 +43,7 @@ class LlavaNext(Family):
     grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        """Write Vicuna's system message and one turn in its format."""
         return f"{_SYSTEM} {vicuna_prompt(processor, text, n_images)}"
 
     def layout(
@@ -51,22 +54,42 @@ class LlavaNext(Family):
         inputs: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[TokenLayout, tuple[int, int]]:
+        """Lay out the thumbnail and the raster of tiles without its padding."""
         tile = inputs["pixel_values"].shape[-1]
-        layout, seen, _ = self._unpadded(processor, size, tile, tile // processor.patch_size)
-        return layout, seen
+        layout, resized, _ = self._unpadded(processor, size, tile, tile // processor.patch_size)
+        return layout, resized
 
     def _unpadded(
         self, processor: Any, size: tuple[int, int], tile: int, side: int, coverage: float = 1.0
     ) -> tuple[TokenLayout, tuple[int, int], tuple[int, int]]:
-        """Layout of a picture cut into tiles of ``side`` cells, the size it is resized to, and the (rows, columns) of
-        the raster that the model keeps.
+        """Lay out an image that is cut into tiles of ``side`` cells.
+
+        Parameters
+        ----------
+        processor : LlavaNextProcessor
+        size : (width, height)
+            Of the image, pixels.
+        tile : int
+            Side of a tile, pixels.
+        side : int
+            Cells along the side of a tile.
+        coverage : float
+            Share of a tile's side that its cells cover.
+
+        Returns
+        -------
+        layout : TokenLayout
+        resized : (width, height)
+            Size of the image the model sees, pixels.
+        raster : (rows, columns)
+            Of the raster that the model keeps.
         """
-        tiles, seen, region = fitted(size, tile, processor.image_processor.image_grid_pinpoints)
+        tiles, resized, region = fitted(size, tile, processor.image_processor.image_grid_pinpoints)
         top, bottom, left, right = window = unpadded_window(size, (tiles[0] * side, tiles[1] * side))
-        kept = bottom - top, right - left
-        if 0 in kept:  # so narrow a picture that only newlines are left of the raster
+        raster = bottom - top, right - left
+        if 0 in raster:  # so narrow an image that only newlines are left of the raster
             layout = TokenLayout.raster(side, side, size=size, family=self.name, coverage=coverage)
-            return replace(layout, placeholders=layout.n + kept[0]), seen, kept
+            return replace(layout, placeholders=layout.n + raster[0]), resized, raster
         return (
             TokenLayout.unpadded(
                 tiles,
@@ -78,51 +101,69 @@ class LlavaNext(Family):
                 thumbnail_grid=None,
                 coverage=coverage,
             ),
-            seen,
-            kept,
+            resized,
+            raster,
         )
 
     # ---------------------------------------------------------------------------------- geometry without weights
-    decoders = ("llama", "mistral")
-    shapes = {
+    decoders: ClassVar[tuple[str, ...]] = ("llama", "mistral")
+    specs = {
         "llava-next-7b": ModelSpec("llama", 4096, 32, 32, 32, 11008, **CLIP, vocab=32064, max_tiles=4),
         "llava-next-13b": ModelSpec("llama", 5120, 40, 40, 40, 13824, **CLIP, vocab=32064, max_tiles=4),
     }
     special_tokens = SpecialTokens(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", {"image_token": "<image>"})
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make a `LlavaNextConfig`."""
         import transformers
 
-        fields = clip_fields(shape, tokenizer, self.decoders)
-        return transformers.LlavaNextConfig(**fields, image_grid_pinpoints=pinpoints(shape.tile, _TILINGS))
+        fields = clip_fields(spec, tokenizer, self.decoders)
+        return transformers.LlavaNextConfig(**fields, image_grid_pinpoints=pinpoints(spec.tile_pixels, _TILINGS))
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make a `LlavaNextProcessor`."""
         import transformers
 
         pixels = transformers.LlavaNextImageProcessorPil(
-            size={"shortest_edge": shape.tile},
-            crop_size={"height": shape.tile, "width": shape.tile},
-            image_grid_pinpoints=pinpoints(shape.tile, _TILINGS),
+            size={"shortest_edge": spec.tile_pixels},
+            crop_size={"height": spec.tile_pixels, "width": spec.tile_pixels},
+            image_grid_pinpoints=pinpoints(spec.tile_pixels, _TILINGS),
         )
         return transformers.LlavaNextProcessor(
             image_processor=pixels,
             tokenizer=tokenizer,
-            patch_size=shape.patch,
+            patch_size=spec.patch,
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
         )
 
 
 def pinpoints(tile: int, tilings: Any) -> list[list[int]]:
-    """``(height, width)`` in pixels of every tiling ``(rows, columns)``, as transformers wants them."""
+    """Compute ``(height, width)`` in pixels of every tiling ``(rows, columns)``, as transformers wants them."""
     return [[rows * tile, cols * tile] for rows, cols in tilings]
 
 
 def fitted(
     size: tuple[int, int], tile: int, resolutions: list[list[int]]
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[float, float, float, float]]:
-    """Tiling of a picture of ``size`` (width, height): (rows, columns) of tiles, the (width, height) the picture is
-    resized to, and the region all tiles cover with their padding, in fractions of the picture.
+    """Fit an image into the tiling that wastes least.
+
+    Parameters
+    ----------
+    size : (width, height)
+        Of the image, pixels.
+    tile : int
+        Side of a tile, pixels.
+    resolutions : list of [height, width]
+        The tilings to choose from, pixels.
+
+    Returns
+    -------
+    tiles : (rows, columns)
+    resized : (width, height)
+        Size the image is resized to, pixels.
+    region : (x0, y0, x1, y1)
+        What all tiles cover with their padding, in fractions of the image.
     """
     import numpy as np
     from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
@@ -138,13 +179,24 @@ def fitted(
 
 
 def unpadded_window(size: tuple[int, int], raster: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of the cells the model keeps of a raster of (rows, columns) for a picture of
-    ``size`` (width, height), found with the model's own function.
+    """Find the cells of a raster that the model keeps, with the model's own function.
+
+    Parameters
+    ----------
+    size : (width, height)
+        Of the image, pixels.
+    raster : (rows, columns)
+        Of all tiles, in cells.
+
+    Returns
+    -------
+    (top, bottom, left, right)
+        Rows and columns of the window, the ends excluded.
     """
     import torch
     from transformers.models.llava_next.modeling_llava_next import unpad_image
 
     cells = torch.arange(raster[0] * raster[1]).view(1, *raster)
-    kept = unpad_image(cells, (size[1], size[0]))[0]
-    top, left = divmod(int(kept[0, 0]), raster[1]) if kept.numel() else (0, 0)
-    return top, top + kept.shape[0], left, left + kept.shape[1]
+    window = unpad_image(cells, (size[1], size[0]))[0]
+    top, left = divmod(int(window[0, 0]), raster[1]) if window.numel() else (0, 0)
+    return top, top + window.shape[0], left, left + window.shape[1]

@@ -10,8 +10,8 @@ from typing import Any
 from biaslab.core.layout import TokenLayout
 from biaslab.models.adapters.llava import padded_square
 from biaslab.models.adapters.llava_next import LlavaNext, pinpoints
-from biaslab.models.blueprint import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.family import register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.processors import image_only
 
 _SIGLIP: dict[str, Any] = {
@@ -28,12 +28,14 @@ _MOST = 9  # tiles that a raster is scaled down to
 
 @register
 class LlavaOnevision(LlavaNext):
-    """A raster of more than about 11 tiles (``anyres_max_9``) is scaled down by the model: its layout is then one
+    """LLaVA-OneVision.
+
+    A raster of more than about 11 tiles (``anyres_max_9``) is scaled down by the model: its layout is then one
     tile as large as the scaled raster, whose cells are placed evenly (off by at most the margin of 6 in 384 pixels
     that SigLIP's patches leave unseen in every tile).
 
     Where a prompt has several images each is padded to a square and seen as a single tile. Boxes are taken
-    as fractions of the original picture: unverified.
+    as fractions of the original image: unverified.
     """
 
     name = "llava_onevision"
@@ -45,6 +47,7 @@ class LlavaOnevision(LlavaNext):
     stop_tokens = ("<|im_end|>",)
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        """Write one ChatML turn as the published template does."""
         images = f"{processor.image_token}" * n_images
         return f"<|im_start|>user {images}\n{text}<|im_end|><|im_start|>assistant\n"
 
@@ -56,6 +59,7 @@ class LlavaOnevision(LlavaNext):
         inputs: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[TokenLayout, tuple[int, int]]:
+        """Lay out the thumbnail and the unpadded, maybe scaled raster; of several images, one padded tile each."""
         tile, side = inputs["pixel_values"].shape[-1], self.square_side(processor.num_image_tokens)
         coverage = side * (tile // side) / tile  # the patches leave less than one of them unseen
         if _images_beside(inputs, index) > 1:
@@ -63,7 +67,7 @@ class LlavaOnevision(LlavaNext):
                 side, side, size=size, family=self.name, region=padded_square(size), coverage=coverage
             )
             return replace(layout, placeholders=layout.n + 1), (tile, tile)  # a newline ends it
-        layout, seen, raster = self._unpadded(processor, size, tile, side, coverage)
+        layout, resized, raster = self._unpadded(processor, size, tile, side, coverage)
         small = _scaled(raster, side, int(processor.vision_aspect_ratio.removeprefix("anyres_max_")))
         if small is not None:
             cells = layout.boxes[~layout.thumbnail]
@@ -80,11 +84,11 @@ class LlavaOnevision(LlavaNext):
                 thumbnail_grid=(side, side),
                 coverage=coverage,
             )
-        return layout, seen
+        return layout, resized
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("qwen2",)
-    shapes = {
+    specs = {
         "llava-onevision-7b": ModelSpec("qwen2", 3584, 28, 28, 4, 18944, **_SIGLIP, vocab=152000, max_tiles=36),
     }
     special_tokens = SpecialTokens(
@@ -94,31 +98,33 @@ class LlavaOnevision(LlavaNext):
         {"image_token": "<image>", "video_token": "<video>"},
     )
 
-    def most_tokens(self, shape: ModelSpec) -> int:
-        """Thumbnail and the largest raster that is not scaled down (see `_scaled`)."""
-        return shape.side**2 + int(1.1**2 * _MOST * shape.side**2)
+    def most_tokens(self, spec: ModelSpec) -> int:
+        """Count thumbnail and the largest raster that is not scaled down (see `_scaled`)."""
+        return spec.side**2 + int(1.1**2 * _MOST * spec.side**2)
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make a `LlavaOnevisionConfig`."""
         import transformers
 
+        ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<{name}>") for name in ("image", "video")}
         return transformers.LlavaOnevisionConfig(
-            vision_config=transformers.SiglipVisionConfig(**tower_fields(shape), vision_use_head=False),
-            text_config=text_config(shape, tokenizer, self.decoders),
-            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-            video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+            vision_config=transformers.SiglipVisionConfig(**tower_fields(spec), vision_use_head=False),
+            text_config=text_config(spec, tokenizer, self.decoders),
+            **ids,
             vision_feature_layer=-1,
             vision_feature_select_strategy="full",
-            image_grid_pinpoints=pinpoints(shape.tile, _tilings(shape)),
+            image_grid_pinpoints=pinpoints(spec.tile_pixels, _tilings(spec)),
             vision_aspect_ratio=f"anyres_max_{_MOST}",
-            tie_word_embeddings=shape.tied,
+            tie_word_embeddings=spec.tied,
         )
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make a `LlavaOnevisionProcessor` without its video half."""
         import transformers
 
         pixels = transformers.LlavaOnevisionImageProcessorPil(
-            size={"height": shape.tile, "width": shape.tile},
-            image_grid_pinpoints=pinpoints(shape.tile, _tilings(shape)),
+            size={"height": spec.tile_pixels, "width": spec.tile_pixels},
+            image_grid_pinpoints=pinpoints(spec.tile_pixels, _tilings(spec)),
             image_mean=[0.5, 0.5, 0.5],
             image_std=[0.5, 0.5, 0.5],
         )
@@ -126,14 +132,14 @@ class LlavaOnevision(LlavaNext):
             image_processor=pixels,
             tokenizer=tokenizer,
             video_processor=None,
-            num_image_tokens=shape.side**2,
+            num_image_tokens=spec.side**2,
             vision_feature_select_strategy="full",
             vision_aspect_ratio=f"anyres_max_{_MOST}",
         )
 
 
 def _images_beside(inputs: dict[str, Any], index: int) -> int:
-    """Images in the prompt that image ``index`` of the batch belongs to."""
+    """Count the images in the prompt that image ``index`` of the batch belongs to."""
     for count in (int(n) for n in inputs["batch_num_images"]):
         if index < count:
             return count
@@ -142,13 +148,14 @@ def _images_beside(inputs: dict[str, Any], index: int) -> int:
 
 
 def _scaled(raster: tuple[int, int], side: int, most: int) -> tuple[int, int] | None:
-    """Rows and columns the model scales a raster down to, or None where it does not; the rule is that of
-    ``pack_image_features`` in transformers.
+    """Compute the rows and columns the model scales a raster down to, or None where it does not.
+
+    The rule is that of ``pack_image_features`` in transformers.
     """
     ratio = math.sqrt(raster[0] * raster[1] / (most * side**2))
     return (int(raster[0] // ratio), int(raster[1] // ratio)) if ratio > 1.1 else None
 
 
-def _tilings(shape: ModelSpec) -> list[tuple[int, int]]:
-    most = math.isqrt(shape.max_tiles)
-    return list(product(range(1, most + 1), repeat=2))
+def _tilings(spec: ModelSpec) -> list[tuple[int, int]]:
+    most = math.isqrt(spec.max_tiles)
+    return list(product(range(1, most + 1), range(1, most + 1)))

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: one raster whose size follows the picture; boxes in pixels of the resized picture."""
+"""Qwen2.5-VL: one raster whose size follows the image; boxes in pixels of the resized image."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.models.adapters.qwen2_vl import Qwen2VL
-from biaslab.models.blueprint import ModelSpec
 from biaslab.models.family import register
+from biaslab.models.offline_spec import ModelSpec
 
 _TOWER: dict[str, Any] = {
     "vision_layers": 32,
@@ -22,7 +22,7 @@ _PIXELS: dict[str, Any] = {"min_pixels": 3136, "max_pixels": 12845056}
 
 @register
 class Qwen25VL(Qwen2VL):
-    """Pictures as in Qwen2-VL; options: ``min_pixels`` and ``max_pixels`` bound the area of the resized picture."""
+    """Qwen2.5-VL: images and options as in Qwen2-VL."""
 
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
@@ -33,31 +33,31 @@ class Qwen25VL(Qwen2VL):
     grounding_template = "Locate {} in this image and output the bbox coordinates in JSON format."
     corners = False
     decoders = ("qwen2_5_vl_text",)
-    shapes = {
+    specs = {
         "qwen2.5-vl-3b": ModelSpec(
             "qwen2_5_vl_text", 2048, 36, 16, 2, 11008, **_TOWER, **_PIXELS, vocab=151936, tied=True
         ),
         "qwen2.5-vl-7b": ModelSpec("qwen2_5_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
     }
 
-    def _vision(self, shape: ModelSpec) -> dict[str, Any]:
+    def _vision(self, spec: ModelSpec) -> dict[str, Any]:
         full = (7, 15, 23, 31)  # layers that attend beyond their window
         return {
-            **merged_tower(shape),
-            "window_size": 8 * shape.patch,
-            "fullatt_block_indexes": [i for i in full if i < shape.vision_layers] or [shape.vision_layers - 1],
-            **shape.vision,
+            **merged_tower(spec),
+            "window_size": 8 * spec.patch,
+            "fullatt_block_indexes": [i for i in full if i < spec.vision_layers] or [spec.vision_layers - 1],
+            **spec.vision,
         }
 
 
-def merged_tower(shape: ModelSpec) -> dict[str, Any]:
-    """Fields that the vision towers of Qwen2.5-VL and Qwen3-VL share."""
+def merged_tower(spec: ModelSpec) -> dict[str, Any]:
+    """Fill in the fields that the vision towers of Qwen2.5-VL and Qwen3-VL share."""
     return {
-        "depth": shape.vision_layers,
-        "hidden_size": shape.vision_hidden,
-        "intermediate_size": shape.vision_ffn,
-        "num_heads": shape.vision_heads,
-        "out_hidden_size": shape.hidden,
-        "patch_size": shape.patch,
-        "spatial_merge_size": shape.merge,
+        "depth": spec.vision_layers,
+        "hidden_size": spec.vision_hidden,
+        "intermediate_size": spec.vision_ffn,
+        "num_heads": spec.vision_heads,
+        "out_hidden_size": spec.hidden,
+        "patch_size": spec.patch,
+        "spatial_merge_size": spec.merge,
     }

@@ -1,4 +1,4 @@
-"""Qwen2-VL: one raster whose size follows the picture; boxes between box tokens, on 0-1000."""
+"""Qwen2-VL: one raster whose size follows the image; boxes between box tokens, on 0-1000."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
-from biaslab.models.blueprint import ModelSpec, SpecialTokens, rope_sections, text_fields
 from biaslab.models.family import Family, register
+from biaslab.models.offline_spec import ModelSpec, SpecialTokens, rope_sections, text_fields
 from biaslab.models.processors import image_only
 
 _TOWER: dict[str, Any] = {
@@ -23,8 +23,10 @@ _PIXELS: dict[str, Any] = {"min_pixels": 3136, "max_pixels": 12845056}
 
 @register
 class Qwen2VL(Family):
-    """The picture is stretched to multiples of a merged patch (``smart_resize``), so cells cover all of it and
-    nothing else. Options: ``min_pixels`` and ``max_pixels`` bound the area of the resized picture.
+    """Qwen2-VL.
+
+    The image is stretched to multiples of a merged patch (``smart_resize``), so cells cover all of it and
+    nothing else. Options: ``min_pixels`` and ``max_pixels`` bound the area of the resized image.
 
     Boxes are answered as ``<|box_start|>(x1,y1),(x2,y2)<|box_end|>`` (technical report, arXiv 2409.12191); decoding
     drops the tokens and leaves the corners. The wording of the prompt is ours: no official one is published.
@@ -42,11 +44,13 @@ class Qwen2VL(Family):
     corners = True  # boxes are written as two corners
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
+        """Write one ChatML turn, after the system message if the family has one."""
         images = f"<|vision_start|>{processor.image_token}<|vision_end|>" * n_images
         system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
         return f"{system}<|im_start|>user\n{images}{text}<|im_end|>\n<|im_start|>assistant\n"
 
     def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Say the bounds of the area of the resized image."""
         if not options:
             return {}
         size = processor.image_processor.size
@@ -61,6 +65,7 @@ class Qwen2VL(Family):
         inputs: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[TokenLayout, tuple[int, int]]:
+        """Lay out the one raster of merged patches."""
         images = processor.image_processor
         _, height, width = (int(v) for v in inputs["image_grid_thw"][index])
         merge = images.merge_size
@@ -68,13 +73,13 @@ class Qwen2VL(Family):
         return layout, (width * images.patch_size, height * images.patch_size)
 
     def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
-        """The first box of an answer in pixels of the original image, or None."""
+        """Read the first box of an answer in pixels of the original image, or None."""
         values = find_box(text, corners=self.corners)
         return None if values is None else self.box_space.to_pixels(values, size=size, resized=resized)
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("qwen2_vl_text",)
-    shapes = {
+    specs = {
         "qwen2-vl-2b": ModelSpec("qwen2_vl_text", 1536, 28, 12, 2, 8960, **_TOWER, **_PIXELS, vocab=151936, tied=True),
         "qwen2-vl-7b": ModelSpec("qwen2_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
     }
@@ -93,7 +98,8 @@ class Qwen2VL(Family):
     rope_extra: ClassVar[dict[str, Any]] = {}
     pixel_statistics: ClassVar[dict[str, Any]] = {}  # mean and deviation; the image processor's own by default
 
-    def config(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def config(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make the configuration of `config_class`."""
         import transformers
 
         ids = {
@@ -103,37 +109,39 @@ class Qwen2VL(Family):
             "vision_end_token_id": "<|vision_end|>",
         }
         return getattr(transformers, self.config_class)(
-            text_config=self._text(shape, tokenizer),
-            vision_config=self._vision(shape),
-            tie_word_embeddings=shape.tied,
+            text_config=self._text(spec, tokenizer),
+            vision_config=self._vision(spec),
+            tie_word_embeddings=spec.tied,
             **{name: tokenizer.convert_tokens_to_ids(token) for name, token in ids.items()},
         )
 
-    def make_processor(self, shape: ModelSpec, tokenizer: Any) -> Any:
+    def make_processor(self, spec: ModelSpec, tokenizer: Any) -> Any:
+        """Make the processor without its video half."""
         import transformers
 
+        size: Any = {"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels}
         pixels = transformers.Qwen2VLImageProcessorPil(
-            size={"shortest_edge": shape.min_pixels, "longest_edge": shape.max_pixels},
-            patch_size=shape.patch,
-            merge_size=shape.merge,
+            size=size,
+            patch_size=spec.patch,
+            merge_size=spec.merge,
             **self.pixel_statistics,
         )
         cls = image_only(getattr(transformers, self.processor_class))
         return cls(image_processor=pixels, tokenizer=tokenizer, video_processor=None)
 
-    def _text(self, shape: ModelSpec, tokenizer: Any) -> dict[str, Any]:
+    def _text(self, spec: ModelSpec, tokenizer: Any) -> dict[str, Any]:
         rope = {"rope_type": "default", "rope_theta": self.rope_base, **self.rope_extra}
-        rope["mrope_section"] = rope_sections(shape, self.rope)
-        return {"rope_parameters": rope, **text_fields(shape, tokenizer)}
+        rope["mrope_section"] = rope_sections(spec, self.rope)
+        return {"rope_parameters": rope, **text_fields(spec, tokenizer)}
 
-    def _vision(self, shape: ModelSpec) -> dict[str, Any]:
+    def _vision(self, spec: ModelSpec) -> dict[str, Any]:
         return {
-            "depth": shape.vision_layers,
-            "embed_dim": shape.vision_hidden,
-            "mlp_ratio": shape.vision_ffn // shape.vision_hidden,
-            "num_heads": shape.vision_heads,
-            "hidden_size": shape.hidden,
-            "patch_size": shape.patch,
-            "spatial_merge_size": shape.merge,
-            **shape.vision,
+            "depth": spec.vision_layers,
+            "embed_dim": spec.vision_hidden,
+            "mlp_ratio": spec.vision_ffn // spec.vision_hidden,
+            "num_heads": spec.vision_heads,
+            "hidden_size": spec.hidden,
+            "patch_size": spec.patch,
+            "spatial_merge_size": spec.merge,
+            **spec.vision,
         }

@@ -1,4 +1,4 @@
-"""Qwen3-VL: one raster whose size follows the picture, features added in the first decoder layers; boxes on 0-1000."""
+"""Qwen3-VL: one raster whose size follows the image, features added in the first decoder layers; boxes on 0-1000."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from biaslab.core.boxes import BoxSpace
 from biaslab.models.adapters.qwen2_5_vl import merged_tower
 from biaslab.models.adapters.qwen2_vl import Qwen2VL
-from biaslab.models.blueprint import ModelSpec
 from biaslab.models.family import register
+from biaslab.models.offline_spec import ModelSpec
 
 _PIXELS: dict[str, Any] = {"min_pixels": 65536, "max_pixels": 16777216, "patch": 16, "merge": 2}
 _SMALL: dict[str, Any] = {"vision_hidden": 1024, "vision_layers": 24, "vision_heads": 16, "vision_ffn": 4096}
@@ -17,9 +17,11 @@ _LARGE: dict[str, Any] = {"vision_hidden": 1152, "vision_layers": 27, "vision_he
 
 @register
 class Qwen3VL(Qwen2VL):
-    """Pictures as in Qwen2-VL, with patches of 16 pixels. DeepStack adds features of inner layers of the vision tower
+    """Qwen3-VL: images as in Qwen2-VL, with patches of 16 pixels.
+
+    DeepStack adds features of inner layers of the vision tower
     to the visual tokens after each of the first decoder layers, so tokens can only be dropped after those.
-    Options: ``min_pixels`` and ``max_pixels`` bound the area of the resized picture.
+    Options: ``min_pixels`` and ``max_pixels`` bound the area of the resized image.
     """
 
     name = "qwen3_vl"
@@ -34,7 +36,7 @@ class Qwen3VL(Qwen2VL):
     corners = False
     system = ""
     decoders = ("qwen3_vl_text",)
-    shapes = {
+    specs = {
         "qwen3-vl-4b": ModelSpec(
             "qwen3_vl_text", 2560, 36, 32, 8, 9728, **_SMALL, **_PIXELS, vocab=151936, head_dim=128, tied=True,
             vision={"deepstack_visual_indexes": [5, 11, 17]},
@@ -49,16 +51,18 @@ class Qwen3VL(Qwen2VL):
     rope_extra = {"mrope_interleaved": True}
     pixel_statistics = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
-    def _vision(self, shape: ModelSpec) -> dict[str, Any]:
-        return {**merged_tower(shape), **shape.vision, "deepstack_visual_indexes": _deepstack(shape)}
+    def _vision(self, spec: ModelSpec) -> dict[str, Any]:
+        return {**merged_tower(spec), **spec.vision, "deepstack_visual_indexes": _deepstack(spec)}
 
 
-def _deepstack(shape: ModelSpec) -> list[int]:
-    """Layers of the vision tower that feed the decoder: the published ones, or fewer in a small stand-in, so that at
-    least two thirds of its decoder are free of them.
+def _deepstack(spec: ModelSpec) -> list[int]:
+    """Choose the layers of the vision tower that feed the decoder.
+
+    They are the published ones, or fewer in a small stand-in, so that at least two thirds of its decoder are free of
+    them.
     """
-    published = list(shape.vision.get("deepstack_visual_indexes", (8, 16, 24)))
-    count = min(len(published), max(1, shape.layers // 3), shape.vision_layers)
-    if count == len(published) and published[-1] < shape.vision_layers:
+    published = list(spec.vision.get("deepstack_visual_indexes", (8, 16, 24)))
+    count = min(len(published), max(1, spec.layers // 3), spec.vision_layers)
+    if count == len(published) and published[-1] < spec.vision_layers:
         return published
-    return list(range(shape.vision_layers - count, shape.vision_layers))
+    return list(range(spec.vision_layers - count, spec.vision_layers))

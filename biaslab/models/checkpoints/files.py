@@ -30,14 +30,14 @@ _TIMEOUT = 10.0  # seconds for the first answer of the hub
 
 
 def local_folder(checkpoint: Checkpoint, revision: str | None) -> tuple[Path, str]:
-    """Folder with the files, and the revision for provenance (a commit, or a fingerprint of a folder)."""
+    """Find the folder with the files, and the revision for provenance (a commit, or a fingerprint of a folder)."""
     if checkpoint.folder is not None:
         if revision is not None:
             raise InputError(f"revision={revision!r} is for hub models; {checkpoint.name} is a folder")
         return checkpoint.folder, _fingerprint(checkpoint.folder)
     from huggingface_hub import HfApi, snapshot_download
 
-    repo = checkpoint.hub_id
+    repo = checkpoint.hub_id or checkpoint.name  # the same
     try:
         folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
         if not missing_files(folder):
@@ -58,7 +58,7 @@ def local_folder(checkpoint: Checkpoint, revision: str | None) -> tuple[Path, st
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a checkpoint folder.
+    """Read ``config.json`` of a checkpoint folder.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Names of files a checkpoint folder lacks: weights, tokenizer, image processor; nothing is loaded."""
+    """List the files a checkpoint folder lacks: weights, tokenizer, image processor; nothing is loaded."""
     if not (folder / "config.json").is_file():
         return ["config.json"]
 
@@ -91,20 +91,20 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def _missing_processor(folder: Path) -> list[str]:
-    """Of several files that serve the same purpose, the one to look for first."""
+    """List absent processor files: of several that serve one purpose, the one to look for first."""
     return [names[0] for names in _PROCESSOR if not any((folder / name).is_file() for name in names)]
 
 
 def _missing_weights(folder: Path) -> list[str]:
-    """transformers reads a single file first, so beside one an index is of no meaning."""
+    """List absent weight files; beside a single file, which transformers reads first, an index means nothing."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         return []
     if not index.is_file():
-        found = [path.name for path in folder.glob("*.safetensors")]
-        if any(re.search(r"-\d+-of-\d+\.safetensors$", name) for name in found):
+        names = [path.name for path in folder.glob("*.safetensors")]
+        if any(re.search(r"-\d+-of-\d+\.safetensors$", name) for name in names):
             return [index.name]
-        return [] if found else ["model.safetensors"]
+        return [] if names else ["model.safetensors"]
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         return [shard for shard in shards if not (folder / shard).is_file()]
@@ -124,7 +124,7 @@ def check_files(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _fingerprint(folder: Path) -> str:
-    """A name for the contents of a folder: config, and size, header and tail of every weight file.
+    """Hash the contents of a folder: config, and size, header and tail of every weight file.
 
     Reading all of a large checkpoint would take minutes; two models that differ in their weights alone differ
     in the first or last megabyte.

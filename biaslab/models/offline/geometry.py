@@ -10,8 +10,8 @@ from biaslab.errors import ModelError
 from biaslab.models.registry import Checkpoint, families, family_of, resolve
 
 if TYPE_CHECKING:
-    from biaslab.models.blueprint import ModelSpec
     from biaslab.models.family import Family
+    from biaslab.models.offline_spec import ModelSpec
 
 __all__ = ["Geometry", "geometry"]
 
@@ -22,14 +22,20 @@ class Geometry:
 
     Attributes
     ----------
-    name : as in provenance: hub id, "grounder" or folder.
+    name : str
+        As in provenance: hub id, "grounder" or folder.
     family : Family
-    config : transformers configuration, full size.
-    processor : the checkpoint's own, or the family's with a stand-in tokenizer, which makes other token counts of
-        the same text (image tokens are exact).
-    folder : where its files are; None for published sizes.
-    shape : the published sizes, where the configuration was made from them.
-    hub_id : for a model of the hub.
+    config : PretrainedConfig
+        Full size.
+    processor : ProcessorMixin
+        The checkpoint's own, or the family's with a stand-in tokenizer, which makes other token counts of the same
+        text (image tokens are exact).
+    folder : Path or None
+        Where its files are; None for published sizes.
+    spec : ModelSpec or None
+        The published sizes, where the configuration was made from them.
+    hub_id : str or None
+        For a model of the hub.
     """
 
     name: str
@@ -37,17 +43,26 @@ class Geometry:
     config: Any
     processor: Any
     folder: Path | None = None
-    shape: ModelSpec | None = None
+    spec: ModelSpec | None = None
     hub_id: str | None = None
 
     @property
     def source(self) -> str:
-        """Where all this comes from, in words."""
+        """Where the geometry comes from, in words."""
         return "published sizes, stand-in tokenizer" if self.folder is None else "its configuration and processor files"
 
 
 def geometry(name: str | Path) -> Geometry:
-    """The geometry of a model by alias, hub id or folder; nothing is downloaded, no weight is read.
+    """Find the geometry of a model; nothing is downloaded, no weight is read.
+
+    Parameters
+    ----------
+    name : str or Path
+        Alias, hub id or folder.
+
+    Returns
+    -------
+    Geometry
 
     Raises
     ------
@@ -55,6 +70,13 @@ def geometry(name: str | Path) -> Geometry:
         A name that means nothing.
     ModelError
         A model whose files are not on this machine (or are damaged) and whose sizes are not known here.
+
+    Examples
+    --------
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> full = geometry("internvl3-8b")
+    >>> full.name, full.config.text_config.num_hidden_layers
+    ('OpenGVLab/InternVL3-8B-hf', 28)
     """
     checkpoint = resolve(name)
     folder = _folder(checkpoint)
@@ -63,15 +85,17 @@ def geometry(name: str | Path) -> Geometry:
     try:
         return _from_files(checkpoint, folder)
     except ModelError:
-        if checkpoint.hub_id is None or _shape(checkpoint) is None:
+        if checkpoint.hub_id is None or _spec(checkpoint) is None:
             raise
         return _published(checkpoint)  # a cache that holds part of the files
 
 
 def _folder(checkpoint: Checkpoint) -> Path | None:
-    """Folder with the model's config.json, if it is on this machine."""
+    """Find the folder with the model's config.json, if it is on this machine."""
     if checkpoint.folder is not None:
         return checkpoint.folder
+    if checkpoint.hub_id is None:
+        return None
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(checkpoint.hub_id, "config.json")
@@ -95,7 +119,7 @@ def _from_files(checkpoint: Checkpoint, folder: Path) -> Geometry:
 
 
 def _from_original(checkpoint: Checkpoint, folder: Path, raw: dict[str, Any]) -> Geometry:
-    """Of a checkpoint in InternVL's original layout."""
+    """Read the geometry of a checkpoint in InternVL's original layout."""
     from biaslab.models.checkpoints.internvl_chat.config import native_config, wants_tie
     from biaslab.models.checkpoints.internvl_chat.processor import load_processor
     from biaslab.models.loading import read
@@ -108,22 +132,22 @@ def _from_original(checkpoint: Checkpoint, folder: Path, raw: dict[str, Any]) ->
 def _published(checkpoint: Checkpoint) -> Geometry:
     from biaslab.models.offline import stand_in_tokenizer as stand_in_tokenizer
 
-    found = _shape(checkpoint)
-    if found is None:
+    published = _spec(checkpoint)
+    if published is None:
         raise ModelError(
             f"the sizes of {checkpoint.name} are not known here: run `hf download {checkpoint.hub_id} "
             "--exclude '*.safetensors' '*.bin'` where there is a network (no weights are needed)"
         )
-    family, shape = found
+    family, spec = published
     tokenizer = stand_in_tokenizer.tokenizer(family.special_tokens)
-    config, processor = family.config(shape, tokenizer), family.make_processor(shape, tokenizer)
-    return Geometry(checkpoint.name, family, config, processor, shape=shape, hub_id=checkpoint.hub_id)
+    config, processor = family.config(spec, tokenizer), family.make_processor(spec, tokenizer)
+    return Geometry(checkpoint.name, family, config, processor, spec=spec, hub_id=checkpoint.hub_id)
 
 
-def _shape(checkpoint: Checkpoint) -> tuple[Family, ModelSpec] | None:
-    """Family and published shape of a hub id that has an alias."""
+def _spec(checkpoint: Checkpoint) -> tuple[Family, ModelSpec] | None:
+    """Find family and published sizes of a hub id that has an alias."""
     for family in families().values():
         for alias, hub_id in family.aliases.items():
-            if hub_id == checkpoint.hub_id and alias in family.shapes:
-                return family, family.shapes[alias]
+            if hub_id == checkpoint.hub_id and alias in family.specs:
+                return family, family.specs[alias]
     return None

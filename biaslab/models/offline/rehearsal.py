@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from biaslab._util.watermark import REVISION, rehearsal_name
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.loading import read
-from biaslab.models.offline.geometry import Geometry, geometry
+from biaslab.models.offline.geometry import geometry
 from biaslab.models.offline.random_init import build
 from biaslab.models.vlm import VLM
 
@@ -24,15 +24,18 @@ __all__ = ["rehearse", "shrunk"]
 _HEAD = 8  # width of an attention head
 
 
-def rehearse(name: str | Path, layers: int = 4, seed: int = 0) -> VLM:
-    """A small stand-in for a model, on the CPU in float32.
+def rehearse(name: str | Path, *, layers: int = 4, seed: int = 0) -> VLM:
+    """Make a small stand-in for a model, on the CPU in float32.
 
     Parameters
     ----------
-    name : alias, hub id or folder, as for :func:`biaslab.models.load`. Configuration and processor files are used
+    name : str or Path
+        Alias, hub id or folder, as for :func:`biaslab.models.load`. Configuration and processor files are used
         where they are on this machine (weights are not needed), published sizes and a stand-in tokenizer otherwise.
-    layers : decoder layers, no more than the model has.
-    seed : of the weights.
+    layers : int
+        Decoder layers, no more than the model has.
+    seed : int
+        Of the weights.
 
     Returns
     -------
@@ -45,21 +48,32 @@ def rehearse(name: str | Path, layers: int = 4, seed: int = 0) -> VLM:
         A name that means nothing, or fewer than 1 layer.
     ModelError
         Neither files nor published sizes are known, so that there is nothing to rehearse with.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> from PIL import Image
+    >>> vlm = bl.rehearse("qwen2.5-vl-7b", layers=2)
+    >>> vlm
+    VLM('rehearsal of Qwen/Qwen2.5-VL-7B-Instruct', family='qwen2_5_vl', layers=2, device=cpu)
+    >>> vlm.encode([Image.new("RGB", (640, 480))], ["Where is the cat?"]).layouts  # as many tokens as the real model
+    [TokenLayout(qwen2_5_vl/17x23/tiles1x1, n=391, size=640x480)]
     """
     if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
         raise InputError(f"a rehearsal needs at least 1 decoder layer, got {layers!r}")
-    found = geometry(name)
-    if found.shape is not None:
-        model, processor = build(found.family, found.shape.small(layers, _HEAD), seed)
+    full = geometry(name)
+    if full.spec is not None:
+        model, processor = build(full.family, full.spec.small(layers=layers, head_dim=_HEAD), seed=seed)
     else:
-        small, processor = shrunk(found.config, layers), found.processor
-        model = read(found.folder, "configuration", lambda: _build(small, seed))
-        _end_tokens(model, found)
-    return VLM(model, processor, found.family, rehearsal_name(found.name), REVISION)
+        small, processor = shrunk(full.config, layers), full.processor
+        folder = cast(Path, full.folder)  # without published sizes the geometry comes from files
+        model = read(folder, "configuration", lambda: _build(small, seed))
+        _end_tokens(model, folder, processor.tokenizer)
+    return VLM(model, processor, full.family, name=rehearsal_name(full.name), revision=REVISION)
 
 
 def shrunk(config: Any, layers: int) -> Any:
-    """A copy of a configuration with small width and depth; heads, patches, merging and token ids stay.
+    """Copy a configuration with small width and depth; heads, patches, merging and token ids stay.
 
     Decoder layers that get image features of their own (DeepStack) are all kept.
 
@@ -133,12 +147,12 @@ def _build(config: Any, seed: int) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _end_tokens(model: Any, found: Geometry) -> None:
-    """The checkpoint's own generation settings; end and padding tokens of its tokenizer where they say none."""
+def _end_tokens(model: Any, folder: Path, tokenizer: Any) -> None:
+    """Set the checkpoint's own generation settings; end and padding tokens of its tokenizer where they say none."""
     from transformers import GenerationConfig
 
-    if (found.folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(str(found.folder), local_files_only=True)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
     for name in ("eos_token_id", "pad_token_id"):
         if getattr(model.generation_config, name) is None:
-            setattr(model.generation_config, name, getattr(found.processor.tokenizer, name))
+            setattr(model.generation_config, name, getattr(tokenizer, name))

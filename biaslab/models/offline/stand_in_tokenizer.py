@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from biaslab.models.blueprint import SpecialTokens
+    from biaslab.models.offline_spec import SpecialTokens
 
 __all__ = ["tokenizer"]
 
@@ -19,10 +19,18 @@ _SENTENCES = (
 
 
 def tokenizer(special: SpecialTokens) -> Any:
-    """A byte-level BPE trained in place on a few English sentences, with the special tokens of the family.
+    """Train a byte-level BPE in place on a few English sentences, with the special tokens of the family.
 
     It writes and reads any text, in more tokens than the family's own tokenizer would. Every call returns a new
     object: processors add tokens to theirs.
+
+    Parameters
+    ----------
+    special : SpecialTokens
+
+    Returns
+    -------
+    PreTrainedTokenizerFast
     """
     from transformers import PreTrainedTokenizerFast
 

@@ -52,7 +52,7 @@ def is_original(config: dict[str, Any]) -> bool:
 
 
 def architecture(config: dict[str, Any]) -> str:
-    """Class of the decoder, such as "InternLM2ForCausalLM".
+    """Read the class of the decoder, such as "InternLM2ForCausalLM".
 
     Raises
     ------
@@ -67,12 +67,12 @@ def architecture(config: dict[str, Any]) -> str:
 
 
 def tile_size(config: dict[str, Any]) -> int:
-    """Side of a tile in pixels."""
+    """Read the side of a tile in pixels."""
     return int(config.get("force_image_size") or config["vision_config"].get("image_size", 224))
 
 
 def tokens_per_tile(config: dict[str, Any]) -> int:
-    """Visual tokens of one tile, after the pixel shuffle."""
+    """Count the visual tokens of one tile, after the pixel shuffle."""
     patches = tile_size(config) // int(config["vision_config"].get("patch_size", 14))
     return int(patches**2 * float(config.get("downsample_ratio", 0.5)) ** 2)
 
@@ -83,7 +83,7 @@ def wants_tie(config: dict[str, Any]) -> bool:
 
 
 def native_config(config: dict[str, Any], image_token_id: int, tied: bool) -> Any:
-    """The `InternVLConfig` of a checkpoint.
+    """Make the `InternVLConfig` of a checkpoint.
 
     Parameters
     ----------
@@ -125,21 +125,21 @@ def native_config(config: dict[str, Any], image_token_id: int, tied: bool) -> An
 def _text_config(config: dict[str, Any], tied: bool) -> Any:
     import transformers
 
-    name, given = architecture(config), dict(config["llm_config"])
+    name, llm = architecture(config), dict(config["llm_config"])
     for size in _SIZES:
-        if not isinstance(given.get(size), int):
+        if not isinstance(llm.get(size), int):
             raise ModelError(f"config.json has no llm_config.{size}: it is not a complete InternVL config")
     cls, more = _DECODERS[name]
     if name == "InternLM2ForCausalLM":
-        given = {**_INTERNLM2, **given}
-    fields = {key: given[key] for key in (*_COMMON, *more) if key in given}
+        llm = {**_INTERNLM2, **llm}
+    fields = {key: llm[key] for key in (*_COMMON, *more) if key in llm}
     if name == "InternLM2ForCausalLM":
-        fields["attention_bias"] = bool(given["bias"])
-    return getattr(transformers, cls)(**fields, tie_word_embeddings=tied, rope_parameters=_rope(given))
+        fields["attention_bias"] = bool(llm["bias"])
+    return getattr(transformers, cls)(**fields, tie_word_embeddings=tied, rope_parameters=_rope(llm))
 
 
 def _rope(llm: dict[str, Any]) -> dict[str, Any]:
-    """``rope_theta`` and ``rope_scaling`` in one, as transformers 5 has them."""
+    """Join ``rope_theta`` and ``rope_scaling``, as transformers 5 has them."""
     scaling = dict(llm.get("rope_scaling") or {})
     kind = scaling.pop("type", None)
     rope = {"rope_type": kind or "default", "rope_theta": float(llm.get("rope_theta", 10000.0)), **scaling}

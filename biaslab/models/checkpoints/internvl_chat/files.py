@@ -16,7 +16,7 @@ _VOCABULARY = {
 
 
 def missing_files(folder: Path, config: dict[str, Any]) -> list[str]:
-    """Names of tokenizer files a folder lacks; a ``tokenizer.json`` stands for the vocabulary of any decoder."""
-    kind = next(iter((config.get("llm_config") or {}).get("architectures") or []), None)
-    names = [] if (folder / "tokenizer.json").is_file() else [*_VOCABULARY.get(kind, ())]
+    """List the tokenizer files a folder lacks; a ``tokenizer.json`` stands for the vocabulary of any decoder."""
+    architecture = next(iter((config.get("llm_config") or {}).get("architectures") or []), "")
+    names = [] if (folder / "tokenizer.json").is_file() else [*_VOCABULARY.get(architecture, ())]
     return [name for name in (*names, "tokenizer_config.json") if not (folder / name).is_file()]

@@ -66,9 +66,10 @@ def load_model(folder: Path, config: dict[str, Any], processor: Any, options: di
     with lazy_state_dict(folder, files, shapes, native, internlm2) as weights:
         if native.dtype is None:
             native.dtype = next(iter(weights.values()))[:1].dtype
-        model, info = InternVLForConditionalGeneration.from_pretrained(
+        loaded: Any = InternVLForConditionalGeneration.from_pretrained(
             None, config=native, state_dict=weights, output_loading_info=True, **options
         )
+    model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{folder}: {len(missing)} weights were not read, such as {missing[0]}: please report this")
     model.config.name_or_path = str(folder)
@@ -76,11 +77,11 @@ def load_model(folder: Path, config: dict[str, Any], processor: Any, options: di
 
 
 def _generation_config(folder: Path, tokenizer: Any) -> Any:
-    """The checkpoint's, with the end of turn among the ends: in InternLM2's model config it is not."""
+    """Read the checkpoint's settings and add the end of turn to the ends: InternLM2's model config lacks it."""
     from transformers import GenerationConfig
 
-    found = (folder / "generation_config.json").is_file()
-    config = GenerationConfig.from_pretrained(folder) if found else GenerationConfig()
+    on_disk = (folder / "generation_config.json").is_file()
+    config = GenerationConfig.from_pretrained(folder) if on_disk else GenerationConfig()
     config._from_model_config = False
     own = config.eos_token_id
     ends = list(own) if isinstance(own, (list, tuple)) else [] if own is None else [own]

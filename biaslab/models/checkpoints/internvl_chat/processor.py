@@ -16,7 +16,7 @@ _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's, as in 
 
 
 def load_processor(folder: Path, config: dict[str, Any]) -> Any:
-    """Tokenizer, tiling and chat template from the checkpoint's files; neither remote code nor torchvision.
+    """Make tokenizer, tiling and chat template from the checkpoint's files; neither remote code nor torchvision.
 
     Tiles as published: up to ``max_dynamic_patch`` squares of ``force_image_size`` pixels, bicubic, thumbnail last.
 

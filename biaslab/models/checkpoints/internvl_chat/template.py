@@ -50,7 +50,7 @@ _JINJA = """\
 
 
 def chat_template(config: dict[str, Any]) -> str:
-    """Jinja template of a checkpoint's conversation template (the ``template`` of its ``config.json``).
+    """Write the Jinja template of a checkpoint's conversation template (the ``template`` of its ``config.json``).
 
     A ``system_message`` in the config replaces the default one, and one in the messages replaces both.
 

@@ -12,7 +12,7 @@ from biaslab.models.checkpoints.internvl_chat.template import END_OF_TURN, IMAGE
 
 __all__ = ["load_tokenizer"]
 
-_NAMES = {  # attributes transformers' InternVLProcessor reads
+_NAMES: dict[str, Any] = {  # attributes transformers' InternVLProcessor reads
     "start_image_token": "<img>",
     "end_image_token": "</img>",
     "context_image_token": IMAGE_TOKEN,
@@ -23,7 +23,7 @@ _INTERNLM2 = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pa
 
 
 def load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
-    """A tokenizer of transformers (never remote code, which original folders ask for) with the published token ids.
+    """Make a tokenizer of transformers, without remote code, that has the published token ids.
 
     InternLM2's SentencePiece model is read by the generic class: it puts the chat tokens where the checkpoint has them,
     on unused pieces of the vocabulary. `LlamaTokenizer` would append them, with ids the model never saw.
@@ -36,10 +36,10 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
     import transformers
 
     settings = _json(folder / "tokenizer_config.json")
-    kind = architecture(config)
-    cls = transformers.Qwen2Tokenizer if kind.startswith("Qwen") else transformers.PreTrainedTokenizerFast
+    decoder = architecture(config)
+    cls = transformers.Qwen2Tokenizer if decoder.startswith("Qwen") else transformers.PreTrainedTokenizerFast
     kw: dict[str, Any] = {}
-    if kind == "InternLM2ForCausalLM":
+    if decoder == "InternLM2ForCausalLM":
         kw = {key: settings.get(key) or value for key, value in _INTERNLM2.items()}
         if not (folder / "tokenizer.json").is_file():  # which has its own
             kw["add_bos_token"] = settings.get("add_bos_token", True)
@@ -56,8 +56,8 @@ def _check_ids(folder: Path, settings: dict[str, Any], vocabulary: dict[str, int
         published.update(_json(path))
     for token, index in published.items():
         if vocabulary.get(token) != index:
-            found = vocabulary.get(token, "absent")
-            raise ModelError(f"{folder}: token {token} should have the id {index} and is {found}: its tokenizer files "
+            actual = vocabulary.get(token, "absent")
+            raise ModelError(f"{folder}: token {token} should have the id {index} and is {actual}: its tokenizer files "
                              "do not belong together, copy them all again")  # fmt: skip
     if absent := [token for token in _REQUIRED if token not in vocabulary]:
         raise ModelError(f"{folder}: its tokenizer has no {', '.join(absent)}: copy its tokenizer files again")

@@ -37,7 +37,7 @@ class Rows:
 
 
 def checkpoint_keys(folder: Path) -> dict[str, Path]:
-    """Name of every weight -> the file it is in; a single file goes before shards, as in transformers."""
+    """Map the name of every weight to the file it is in; a single file goes before shards, as in transformers."""
     from safetensors import safe_open
 
     index, single = folder / INDEX, folder / SINGLE
@@ -54,7 +54,7 @@ def checkpoint_keys(folder: Path) -> dict[str, Path]:
 def lazy_state_dict(
     folder: Path, files: dict[str, Path], shapes: dict[str, torch.Size], config: Any, internlm2: bool
 ) -> Iterator[dict[str, Rows]]:
-    """Native name -> `Rows`, valid inside the ``with``.
+    """Map native names to `Rows`, valid inside the ``with``.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def lazy_state_dict(
 
 
 def _ranges(native: str, part: int | None, config: Any) -> list[tuple[int, int]] | None:
-    """Rows of part q, k or v (0, 1, 2) in a fused projection."""
+    """Find the rows of part q, k or v (0, 1, 2) in a fused projection."""
     if part is None:
         return None
     if native.startswith("model.vision_tower."):  # all queries, then all keys, then all values
@@ -111,13 +111,13 @@ def _ranges(native: str, part: int | None, config: Any) -> list[tuple[int, int]]
 def _check_shapes(
     folder: Path, sources: dict[str, tuple[str, int | None]], shapes: dict[str, torch.Size], tensors: dict[str, Any]
 ) -> None:
-    wanted: dict[str, list[int]] = {}
+    expected: dict[str, list[int]] = {}
     for native, (name, part) in sources.items():
         shape = list(shapes[native])
-        if part is not None and name in wanted:
-            shape[0] += wanted[name][0]
-        wanted[name] = shape
-    wrong = [f"{name} {tensors[name].get_shape()} for {shape}" for name, shape in sorted(wanted.items())
+        if part is not None and name in expected:
+            shape[0] += expected[name][0]
+        expected[name] = shape
+    wrong = [f"{name} {tensors[name].get_shape()} for {shape}" for name, shape in sorted(expected.items())
              if list(tensors[name].get_shape()) != shape]  # fmt: skip
     if wrong:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Attention rows of many images: the common reading face, and the variant that keeps moments only.
+"""Attention rows of many images: what all maps have in common, however they are kept.
 
 Two statistics are kept per layer, layout, head and visual token: the attention itself, and its logarithm
 ``log(attention + 1e-9)`` centred per image and head (the mean over the image's tokens is taken off), in which
@@ -32,7 +32,25 @@ IGNORED = frozenset({"rotary"})
 
 
 def fold_of(image_id: str, folds: int) -> int:
-    """Cross-fitting fold of an image: a hash of its id, the same in every run and on every machine."""
+    """Cross-fitting fold of an image: a hash of its id, the same in every run and on every machine.
+
+    Parameters
+    ----------
+    image_id : str
+        Id of the image.
+    folds : int
+        Number of folds.
+
+    Returns
+    -------
+    int
+        In 0 .. folds - 1.
+
+    Examples
+    --------
+    >>> [fold_of(name, 5) for name in ("a.jpg", "b.jpg", "c.jpg")]
+    [1, 0, 1]
+    """
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big") % folds
 
 
@@ -40,8 +58,16 @@ def fold_of(image_id: str, folds: int) -> int:
 class ImageRecord:
     """What is known of one collected image besides its maps.
 
-    ``digest`` is a hash of its pixels and prompt, ``layout`` where its tokens lie, ``query_distance`` how many
-    positions the query stands behind its last placeholder (several query rows: their mean, rounded; None: not known).
+    Attributes
+    ----------
+    id : str
+        Name of the image, unique in the maps.
+    layout : TokenLayout
+        Where its tokens lie.
+    digest : str
+        Hash of its pixels and prompt.
+    query_distance : int or None
+        Positions from its last placeholder to the query (several query rows: their mean, rounded); None: not known.
     """
 
     id: str
@@ -51,8 +77,9 @@ class ImageRecord:
 
 
 class AttentionMaps(ABC):
-    """Attention of visual tokens over many images. Made by `biaslab.collect`; stored ones are opened by
-    `biaslab.load_maps`.
+    """Attention of visual tokens over many images.
+
+    Made by `biaslab.collect`; stored ones are opened by `biaslab.load_maps`.
 
     Parameters
     ----------
@@ -63,12 +90,32 @@ class AttentionMaps(ABC):
     Attributes
     ----------
     layers : list of int
+        Decoder layers.
     folds : int
         Number of cross-fitting folds.
     layouts : dict
         Layout key -> a TokenLayout of that key (images of one key may differ in pixel size).
+    n : int
+        Number of images.
     failures : list of (image id, reason)
         Images that could not be read in the latest `collect`.
+
+    Raises
+    ------
+    InputError
+        Settings with a value of ``heads`` that is neither "all" nor "mean".
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> vlm = bl.load("grounder")
+    >>> scenes = list(bl.load_dataset("scenes", split="test", n=3))
+    >>> maps = bl.collect(vlm, scenes, prompt="Where is it?", layers=[3], progress=False)
+    >>> isinstance(maps, bl.AttentionMaps), maps
+    (True, StreamedMaps(n=3, layers=[3], layouts=['internvl/16x16/tiles1x1']))
+    >>> moments = maps.moments(3, "internvl/16x16/tiles1x1")
+    >>> moments.n, moments.mean.shape  # heads (here their mean), visual tokens
+    (3, (1, 256))
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -88,21 +135,22 @@ class AttentionMaps(ABC):
 
     @property
     def heads(self) -> str | int:
-        """ "mean", or the number of heads kept."""
+        """The word "mean", or the number of heads."""
         if self.settings["heads"] == "mean":
             return "mean"
         return self._n_heads or 0
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """JSON-ready account of where the maps come from; ``calibration`` is a hash of the set of images and
-        prompts that does not depend on their order, ``after`` (where known) counts the images by
-        `ImageRecord.query_distance`: pairs (positions, images).
+        """JSON-ready account of where the maps come from.
+
+        ``calibration`` is a hash of the set of images and prompts that does not depend on their order; ``after``
+        (where known) counts the images by `ImageRecord.query_distance`: pairs (positions, images).
         """
-        found = {k: v for k, v in self.settings.items() if k != "layers"}
+        account = {k: v for k, v in self.settings.items() if k != "layers"}
         if self._query_distances:
-            found["after"] = [[length, count] for length, count in sorted(self._query_distances.items())]
-        return {**found, "n": self.n, "calibration": f"{self._digest:064x}"[:16]}
+            account["after"] = [[length, count] for length, count in sorted(self._query_distances.items())]
+        return {**account, "n": self.n, "calibration": f"{self._digest:064x}"[:16]}
 
     def __len__(self) -> int:
         return self.n
@@ -115,10 +163,37 @@ class AttentionMaps(ABC):
     ) -> Moments:
         """Moments over all images of a layout, or over one fold, or over all folds but one.
 
+        Parameters
+        ----------
+        layer : int
+            Decoder layer.
+        layout_key : str
+            Key of `layouts`.
+        fold : int, optional
+            The only fold to take.
+        exclude_fold : int, optional
+            The fold to leave out.
+
+        Returns
+        -------
+        Moments
+            Arrays (H or 1, N).
+
         Raises
         ------
         InputError
             For a layer, layout or fold the maps do not hold.
+
+        Examples
+        --------
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(4, 4, size=(64, 64), family="toy")
+        >>> maps = simulate("bottom-heavy", {layout: 50}).maps
+        >>> every, rest, left_out = (
+        ...     maps.moments(0, layout.key, **only).n for only in ({}, {"exclude_fold": 2}, {"fold": 2})
+        ... )
+        >>> every == rest + left_out == 50
+        True
         """
         resolve_layer(layer, self.layers, "the maps", "collect")
         if layout_key not in self.layouts:
@@ -126,20 +201,33 @@ class AttentionMaps(ABC):
         for value in (fold, exclude_fold):
             if value is not None and not 0 <= value < self.folds:
                 raise InputError(f"fold {value} does not exist: there are folds 0 to {self.folds - 1}")
-        wanted = [f for f in range(self.folds) if (fold is None or f == fold) and f != exclude_fold]
+        folds = [f for f in range(self.folds) if (fold is None or f == fold) and f != exclude_fold]
         total = Moments.empty((self._n_heads or 1, self.layouts[layout_key].n))
-        for f in wanted:
+        for f in folds:
             part = self._fold_moments(layer, layout_key, f)
             total = total if part is None else total.merge(part)
         return total
 
     @abstractmethod
     def image(self, index: int, layer: int) -> np.ndarray:
-        """(H or 1, N) float32 attention of one image, in the order of collection."""
+        """Attention of one image, in the order of collection: (H or 1, N) float32."""
 
     @abstractmethod
     def add(self, record: ImageRecord, attention: np.ndarray) -> None:
-        """Append one image: attention (L, H or 1, N), layers in the order of `layers`."""
+        """Append one image.
+
+        Parameters
+        ----------
+        record : ImageRecord
+            The image.
+        attention : ndarray (L, H or 1, N)
+            Layers in the order of `layers`.
+
+        Raises
+        ------
+        InputError
+            Another number of heads than the images before.
+        """
 
     @abstractmethod
     def has(self, image_id: str) -> bool:
@@ -147,11 +235,11 @@ class AttentionMaps(ABC):
 
     @contextmanager
     def writing(self) -> Iterator[AttentionMaps]:
-        """The block in which images may be added."""
+        """Open the block in which images may be added."""
         yield self
 
     def checkpoint(self) -> None:  # noqa: B027 (a hook: most maps have nothing to do)
-        """Called between batches, when no image is half added."""
+        """Note that a batch is complete: no image is half added."""
 
     @abstractmethod
     def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None: ...

@@ -42,9 +42,12 @@ class ResumableMaps(StreamedMaps):
 
     Parameters
     ----------
-    settings : as of all maps.
-    path : the file; it need not exist.
-    n_images : how many there are to collect, if known: a file of another number is refused.
+    settings : dict
+        As of all maps.
+    path : path
+        The file; it need not exist.
+    n_images : int, optional
+        How many there are to collect, if known: a file of another number is refused.
 
     Raises
     ------
@@ -58,13 +61,16 @@ class ResumableMaps(StreamedMaps):
         self._ids: dict[str, None] = {}
         if self.path.exists():
             self._load()
-        self._written, self._took, self._between = time.monotonic(), 0.0, None
+        self._written, self._took = time.monotonic(), 0.0
+        self._between: dict[str, Any] | None = None
 
     def add(self, record: ImageRecord, attention: np.ndarray) -> None:
+        """Append one image; it is on disk from the next writing on."""
         super().add(record, attention)
         self._ids[record.id] = None
 
     def has(self, image_id: str) -> bool:
+        """Whether this image is in the moments already."""
         return image_id in self._ids
 
     @contextmanager
@@ -76,7 +82,7 @@ class ResumableMaps(StreamedMaps):
             self._write()
 
     def checkpoint(self) -> None:
-        """A batch is complete: this is the state to go on from."""
+        """Take this state, after a complete batch, as the one to go on from."""
         # moments are never changed in place, so references to them are a copy
         self._between = {
             "moments": dict(self._moments), "layouts": dict(self.layouts), "ids": len(self._ids), "n": self.n,

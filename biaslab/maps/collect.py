@@ -64,19 +64,28 @@ def collect(
 
     Parameters
     ----------
+    vlm : VLM
+        The model, of `biaslab.load` or `biaslab.wrap`.
     images : iterable of PIL images, paths, or objects with ``.image``
         Read one batch at a time. One that cannot be read is skipped: a warning counts them and
         ``maps.failures`` lists them. A list of them is one prompt with several images, each of which
         becomes a map of its own, "name[0]", "name[1]" ...
-    layers : int, iterable of int, or None for all
-    queries, heads, score
-        As in `capture`; several query rows are averaged. The name of the score goes into the settings, and from
-        there into a profile, which serves no other score.
     prompt : str or list of str, optional
         One for all or one per image; by default "Please describe the provided image.".
+    layers : int, iterable of int, or None for all
+        Decoder layers; negative ones count from the end.
+    heads : "mean" or "all"
+        Keep the mean over heads, as pruning methods score, or every head.
+    queries, score
+        As in `capture`; several query rows are averaged. The name of the score goes into the settings, and from
+        there into a profile, which serves no other score.
+    batch_size : int
+        Images per forward pass.
     out : folder, optional
         Store every map there (append-only; the same call resumes after an interruption). Without it only
         moments are kept and memory does not grow with the number of images.
+    progress : bool
+        Whether to show a progress bar.
     ids : list of str, optional
         Image ids; by default the file name, the sample's id, or a hash of the pixels. Repeated ids get "#2",
         "#3".
@@ -89,6 +98,7 @@ def collect(
     Returns
     -------
     AttentionMaps
+        `StoredMaps` with ``out``, otherwise moments only.
 
     Raises
     ------
@@ -96,6 +106,19 @@ def collect(
         For bad arguments, or when no image could be read.
     RunFolderError
         When ``out`` cannot be written or was made with other settings.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> vlm = bl.load("grounder")
+    >>> scenes = list(bl.load_dataset("scenes", split="test", n=3))
+    >>> prompts = [f"Where is the {s.expression}?" for s in scenes]
+    >>> maps = bl.collect(vlm, scenes, prompt=prompts, layers=[3], heads="all", progress=False)
+    >>> maps.n, maps.heads, list(maps.layouts)
+    (3, 4, ['internvl/16x16/tiles1x1'])
+    >>> mean = maps.moments(3, "internvl/16x16/tiles1x1").mean  # heads, visual tokens
+    >>> mean.shape
+    (4, 256)
     """
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     total = len(images) if isinstance(images, Sized) else None
@@ -153,7 +176,7 @@ def _settings(
     folds: int,
     score: str | Callable,
 ) -> dict[str, Any]:
-    """What maps must have in common to be added to each other."""
+    """Gather what maps must have in common to be added to each other."""
     return {
         "model": vlm.name,
         "revision": vlm.revision,
@@ -173,7 +196,7 @@ def _settings(
 def _empty_maps(
     settings: dict[str, Any], out: str | Path | None, checkpoint: str | Path | None, total: int | None
 ) -> AttentionMaps:
-    """Maps to add to, in a folder or in memory; not empty where an interrupted collection goes on."""
+    """Make the maps to add to, in a folder or in memory; not empty where an interrupted collection goes on."""
     if out is not None and checkpoint is not None:
         raise InputError("maps in a folder resume by themselves: pass out or checkpoint, not both")
     if out is not None:
@@ -233,7 +256,7 @@ class _Source:
                 if all(self.maps.has(n) for n in names):
                     advance(1)
                     continue
-                images = [load_image(one) for one in group]
+                images = [load_image(item) for item in group]
             except InputError as err:
                 if self.ids is not None and images is None and name == str(i):
                     raise
@@ -255,11 +278,11 @@ class _Source:
 def _name(group: list[Any]) -> str:
     if not group:
         raise InputError("an empty list among the images: leave it out")
-    return "+".join(image_name(one) for one in group)
+    return "+".join(image_name(item) for item in group)
 
 
 def _encoded(vlm: VLM, batch: list[_Item], failures: list[tuple[str, str]]) -> Iterator[tuple[list[_Item], Encoded]]:
-    """The batch as it is, or, where the processor refuses one of its pictures, those that it takes, one by one."""
+    """Encode the batch as it is, or, where the processor refuses one of its images, those that it takes, one by one."""
     try:
         yield batch, vlm.encode([item.images for item in batch], [item.text for item in batch])
     except InputError as err:
@@ -271,7 +294,7 @@ def _encoded(vlm: VLM, batch: list[_Item], failures: list[tuple[str, str]]) -> I
 
 
 class _Done(Exception):
-    """Raised inside the model once the last wanted layer has run: the rest of the forward is of no use."""
+    """Raised inside the model once the last layer asked for has run: the rest of the forward is of no use."""
 
 
 def _capture_prefill(
@@ -282,9 +305,10 @@ def _capture_prefill(
     def stop(*_: Any) -> None:
         raise _Done
 
+    decoder: Any = vlm.decoder
     with ExitStack() as stack:
         rows = stack.enter_context(capture(vlm, layers, queries=queries, heads=heads, score=score))
-        stack.callback(vlm.decoder.layers[layers[-1]].register_forward_hook(stop).remove)
+        stack.callback(decoder.layers[layers[-1]].register_forward_hook(stop).remove)
         with suppress(_Done):
             vlm.forward(encoded, use_cache=False)
     return rows
@@ -307,7 +331,7 @@ def _query_distances(encoded: Encoded, prompt: PromptPositions, rotary: dict[str
 
 
 def _prompt_name(prompt: str | list[str] | None) -> str:
-    """The prompt itself, or for one per image a hash of the list."""
+    """Return the prompt itself, or for one per image a hash of the list."""
     if isinstance(prompt, list):
         digest = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:12]
         return f"one per image ({digest})"

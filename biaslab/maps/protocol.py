@@ -15,34 +15,37 @@ class Maps(Protocol):
     """Moments of the attention of many images: all that profiles and most diagnostics read.
 
     Every :class:`~biaslab.maps.base.AttentionMaps` is one.
-
-    Attributes
-    ----------
-    layers : decoder layers held.
-    folds : number of cross-fitting folds.
-    layouts : layout key -> a layout of that key.
-    heads : "mean", or the number of heads.
-    provenance : JSON-ready account of where the maps come from.
-    n : images.
     """
 
     @property
-    def layers(self) -> Sequence[int]: ...
+    def layers(self) -> Sequence[int]:
+        """Decoder layers."""
+        ...
 
     @property
-    def folds(self) -> int: ...
+    def folds(self) -> int:
+        """Number of cross-fitting folds."""
+        ...
 
     @property
-    def layouts(self) -> Mapping[str, TokenLayout]: ...
+    def layouts(self) -> Mapping[str, TokenLayout]:
+        """Layout key -> a layout of that key."""
+        ...
 
     @property
-    def heads(self) -> str | int: ...
+    def heads(self) -> str | int:
+        """The word "mean", or the number of heads."""
+        ...
 
     @property
-    def provenance(self) -> Mapping[str, Any]: ...
+    def provenance(self) -> Mapping[str, Any]:
+        """JSON-ready account of where the maps come from."""
+        ...
 
     @property
-    def n(self) -> int: ...
+    def n(self) -> int:
+        """Number of images."""
+        ...
 
     def moments(
         self, layer: int, layout_key: str, *, fold: int | None = None, exclude_fold: int | None = None

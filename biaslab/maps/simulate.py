@@ -2,7 +2,7 @@
 
     log attention = content of the image there + planted bias of the position + noise of the token + level of the image
 
-The content is a field on the picture, so that neighbouring tokens, and a tile and the thumbnail that show the same
+The content is a field on the image, so that neighbouring tokens, and a tile and the thumbnail that show the same
 place, see the same thing. Its statistics do not depend on the place: what depends on the place is the bias alone.
 """
 
@@ -25,7 +25,7 @@ __all__ = ["BIASES", "Content", "Simulation", "planted_bias", "simulate"]
 #: kinds of planted bias
 BIASES = ("none", "u-shaped", "bottom-heavy", "tile-ordered")
 
-_CANVAS = 64  # cells along each side of the field that stands for the picture
+_CANVAS = 64  # cells along each side of the field that stands for the image
 _TOTAL = 0.3  # share of attention the average image draws
 
 
@@ -35,13 +35,19 @@ class Content:
 
     Attributes
     ----------
-    amplitude : standard deviation between places of the smooth log-normal field.
-    correlation : its correlation length in shares of the picture's side: at that distance the correlation has
-        fallen to 1/e. 0.12 is about two cells of a 16 x 16 grid.
-    target : log attention added in the middle of the one target object, a Gaussian blob.
-    size : its standard deviation in shares of the picture's side; its place is uniform over the picture.
-    noise : standard deviation of independent noise of each token.
-    level : standard deviation between images of the level of all their tokens.
+    amplitude : float
+        Standard deviation between places of the smooth log-normal field.
+    correlation : float
+        Its correlation length in shares of the image's side: at that distance the correlation has fallen to 1/e. 0.12
+        is about two cells of a 16 x 16 grid.
+    target : float
+        Log attention added in the middle of the one target object, a Gaussian blob.
+    size : float
+        Its standard deviation in shares of the image's side; its place is uniform over the image.
+    noise : float
+        Standard deviation of independent noise of each token.
+    level : float
+        Standard deviation between images of the level of all their tokens.
     """
 
     amplitude: float = 0.8
@@ -52,14 +58,28 @@ class Content:
     level: float = 0.4
 
     def logs(self, layout: TokenLayout, n: int, rng: np.random.Generator) -> np.ndarray:
-        """(n, N) log attention of n images without bias."""
+        """Log attention of ``n`` images without bias.
+
+        Parameters
+        ----------
+        layout : TokenLayout
+            Of N tokens.
+        n : int
+            Number of images.
+        rng : numpy.random.Generator
+            Source of the images.
+
+        Returns
+        -------
+        ndarray (n, N)
+        """
         # white noise smoothed with sigma has correlation exp(-d^2 / 4 sigma^2): 1/e at d = 2 sigma
         sigma = self.correlation / 2 * _CANVAS
         field = gaussian_filter(rng.standard_normal((n, _CANVAS, _CANVAS)), (0, sigma, sigma), mode="wrap")
         field *= self.amplitude / max(field.std(), 1e-12)
         x, y = np.clip(layout.centers.T, 0, 1)
         at = np.stack([y, x]) * _CANVAS - 0.5
-        out = np.stack([map_coordinates(one, at, order=1, mode="grid-wrap") for one in field])
+        out = np.stack([map_coordinates(image, at, order=1, mode="grid-wrap") for image in field])
         # on a torus, as the field is: a blob cut off by the border would make the border draw less
         off = [np.abs(rng.uniform(size=(n, 1)) - c) for c in (x, y)]
         near = sum(np.minimum(d, 1 - d) ** 2 for d in off) / (2 * self.size**2)
@@ -69,29 +89,53 @@ class Content:
 
 @dataclass(frozen=True)
 class Simulation:
-    """Maps made by :func:`simulate` and ``truth``: layout key -> (N,) planted log bias, mean 0."""
+    """Maps with a planted bias, and that bias.
+
+    Attributes
+    ----------
+    maps : StreamedMaps
+        Made by :func:`simulate`.
+    truth : dict
+        Layout key -> (N,) planted log bias, mean 0.
+    """
 
     maps: StreamedMaps
     truth: dict[str, np.ndarray]
 
 
 def planted_bias(kind: str, layout: TokenLayout, *, strength: float = 0.5, trend: str = "end") -> np.ndarray:
-    """(N,) log bias of each token, mean 0 over the layout.
+    """Log bias of each token, mean 0 over the layout.
 
     Parameters
     ----------
-    kind : "none"; "u-shaped": the border ring of each tile and of the thumbnail; "bottom-heavy": linear in the height
-        of the place in the picture; "tile-ordered": the same gentle slope down every tile, a saturating trend over the
+    kind : str
+        "none"; "u-shaped": the border ring of each tile and of the thumbnail; "bottom-heavy": linear in the height
+        of the place in the image; "tile-ordered": the same gentle slope down every tile, a saturating trend over the
         tiles in reading order, and a thumbnail that draws more than any tile.
-    strength : standard deviation over the cells of one tile ("u-shaped"), or over the height of the picture
-        ("bottom-heavy"); of "tile-ordered", a quarter of what separates the first tile from the last of a long picture.
-    trend : what the place of a tile is counted by in "tile-ordered": tiles after it ("end"), before it ("start"), or
-        the share of the tiles passed ("relative").
+    layout : TokenLayout
+        Of N tokens.
+    strength : float
+        Standard deviation over the cells of one tile ("u-shaped"), or over the height of the image ("bottom-heavy");
+        of "tile-ordered", a quarter of what separates the first tile from the last of a long image.
+    trend : str
+        What the place of a tile is counted by in "tile-ordered": tiles after it ("end"), before it ("start"), or the
+        share of the tiles passed ("relative").
+
+    Returns
+    -------
+    ndarray (N,)
+        In units of log attention.
 
     Raises
     ------
     InputError
         Unknown kind or trend.
+
+    Examples
+    --------
+    >>> layout = TokenLayout.raster(4, 1, size=(64, 64), family="toy")
+    >>> planted_bias("bottom-heavy", layout, strength=1.0).round(2)
+    array([-1.3 , -0.43,  0.43,  1.3 ])
     """
     if kind not in BIASES:
         raise InputError(f"unknown kind of bias {kind!r}: choose one of {', '.join(BIASES)}")
@@ -133,19 +177,40 @@ def simulate(
 
     Parameters
     ----------
-    kind, strength, trend : of :func:`planted_bias`.
-    layouts : layouts with their number of images.
-    layers, heads : each has content of its own: they are independent repetitions.
-    content : statistics of what the images show.
-    seed, folds : of the random numbers, and of cross-fitting.
-    rotary, query_distance : what the maps say of the model and its prompts: the rotary embedding, as
-        `rotary_of` gives it, and the positions from the image to the query. They do not shape the
-        attention.
+    kind : str
+        Of :func:`planted_bias`.
+    layouts : mapping or list of (TokenLayout, int)
+        Layouts with their number of images.
+    layers, heads : int
+        How many; each has content of its own: they are independent repetitions.
+    seed : int
+        Of the random numbers.
+    strength, trend
+        Of :func:`planted_bias`.
+    content : Content, optional
+        Statistics of what the images show.
+    folds : int
+        Number of cross-fitting folds.
+    rotary : mapping, optional
+        What the maps say of the model: its rotary embedding, as `rotary_of` gives it. It does not shape the attention.
+    query_distance : int
+        What the maps say of the prompts, where ``rotary`` is passed: positions from the image to the query.
 
     Returns
     -------
     Simulation
         Streamed maps and the planted truth. Attention is softmax-like: positive, about 0.3 in sum per image.
+
+    Examples
+    --------
+    Images whose bottom draws more, and what the mean over 200 of them finds:
+
+    >>> layout = TokenLayout.raster(4, 4, size=(64, 64), family="toy")
+    >>> made = simulate("bottom-heavy", {layout: 200}, strength=1.0)
+    >>> made.truth[layout.key].reshape(4, 4).mean(1).round(1)
+    array([-1.3, -0.4,  0.4,  1.3])
+    >>> made.maps.moments(0, layout.key).log_mean.reshape(4, 4).mean(1).round(1)
+    array([-1.3, -0.4,  0.4,  1.3])
     """
     content = content or Content()
     rng = np.random.default_rng(seed)
@@ -154,14 +219,14 @@ def simulate(
         "prompt": f"planted {kind}", "score": "attention", "layers": list(range(layers)), "folds": folds,
     }  # fmt: skip
     pairs = list(layouts.items() if isinstance(layouts, Mapping) else layouts)
-    known = {} if rotary is None else {"rotary": dict(rotary)}
-    maps = StreamedMaps({**settings, "family": pairs[0][0].family if pairs else None, **known})
+    of_model = {} if rotary is None else {"rotary": dict(rotary)}
+    maps = StreamedMaps({**settings, "family": pairs[0][0].family if pairs else None, **of_model})
     truth = {}
     for layout, n in pairs:
         truth[layout.key] = bias = planted_bias(kind, layout, strength=strength, trend=trend)
         logs = content.logs(layout, n * layers * heads, rng) + bias
         attention = np.exp(logs) * (_TOTAL / np.exp(logs).sum(axis=1).mean())
-        for i, one in enumerate(attention.reshape(n, layers, heads, layout.n)):
+        for i, image in enumerate(attention.reshape(n, layers, heads, layout.n)):
             name = f"{seed}-{layout.key}-{i}"
-            maps.add(ImageRecord(name, layout, name, query_distance if known else None), one)
+            maps.add(ImageRecord(name, layout, name, query_distance if of_model else None), image)
     return Simulation(maps, truth)

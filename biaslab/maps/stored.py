@@ -38,7 +38,18 @@ _FORMAT = 1
 
 
 class StoredMaps(AttentionMaps):
-    """Maps in a folder. Reading never changes it; `writing` opens it for `add`."""
+    """Maps in a folder. Reading never changes it; `writing` opens it for `add`.
+
+    Parameters
+    ----------
+    folder : path
+        That `create` made.
+
+    Raises
+    ------
+    RunFolderError
+        The folder holds no maps, or they are damaged.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -64,10 +75,19 @@ class StoredMaps(AttentionMaps):
 
     @classmethod
     def create(cls, folder: str | Path, settings: dict[str, Any]) -> StoredMaps:
-        """A new folder, or the existing one if it was made with the same settings.
+        """Make a folder, or open the existing one if it was made with the same settings.
+
+        Parameters
+        ----------
+        folder : path
+            May exist, if it is empty or holds maps.
+        settings : dict
+            As of all maps.
 
         Raises
         ------
+        InputError
+            A value of ``heads`` that is neither "all" nor "mean".
         RunFolderError
             If the folder cannot be written, holds something else, or was made with other settings.
         """
@@ -83,11 +103,11 @@ class StoredMaps(AttentionMaps):
                 raise RunFolderError(f"{folder} cannot be written: choose another folder")
         except OSError as err:
             raise RunFolderError(f"{folder} cannot be written ({err.strerror or err}): choose another folder") from None
-        found = {"format": _FORMAT, **_read_settings(folder)}
-        if is_rehearsal(found) != is_rehearsal(settings):
-            held, wanted = ("a rehearsal", "real") if is_rehearsal(found) else ("real maps", "rehearsed")
-            raise RunFolderError(f"{folder} holds {held}, which {wanted} maps cannot go on with: choose another folder")
-        if other := differences(found, settings, ignore=IGNORED):
+        on_disk = {"format": _FORMAT, **_read_settings(folder)}
+        if is_rehearsal(on_disk) != is_rehearsal(settings):
+            theirs, ours = ("a rehearsal", "real") if is_rehearsal(on_disk) else ("real maps", "rehearsed")
+            raise RunFolderError(f"{folder} holds {theirs}, which {ours} maps cannot go on with: choose another folder")
+        if other := differences(on_disk, settings, ignore=IGNORED):
             name, there, here = other[0]
             raise RunFolderError(
                 f"{folder} was collected with {name}={_short(there)}, not {_short(here)}: "
@@ -103,7 +123,7 @@ class StoredMaps(AttentionMaps):
                 index = stack.enter_context(JsonLines(self.folder / _INDEX))
                 self._load()  # another process may have written since this object was made
                 index.cut(self._index_bytes)
-                files = []
+                files: list[BinaryIO] = []
                 for layer in self.layers:
                     file = stack.enter_context(self._path(layer).open("ab"))
                     file.truncate(4 * self._end)
@@ -117,6 +137,15 @@ class StoredMaps(AttentionMaps):
                 self._files = self._index = None
 
     def add(self, record: ImageRecord, attention: np.ndarray) -> None:
+        """Write one image: its values, then its line in the index, with which it counts.
+
+        Raises
+        ------
+        InputError
+            Outside `writing`, or attention of another shape than (layers, heads, tokens).
+        RunFolderError
+            The folder cannot be written; what is complete stays.
+        """
         if self._files is None or self._index is None:
             raise InputError("stored maps are read-only here: add inside `with maps.writing():`")
         values = np.ascontiguousarray(attention, dtype="<f4")
@@ -142,6 +171,7 @@ class StoredMaps(AttentionMaps):
         self._take(replace(record, layout=layout), values.shape[1])
 
     def has(self, image_id: str) -> bool:
+        """Whether this image is complete on disk."""
         return image_id in self._ids
 
     def record(self, index: int) -> ImageRecord:
@@ -149,21 +179,30 @@ class StoredMaps(AttentionMaps):
         return self._records[self._checked(index)]
 
     def image(self, index: int, layer: int) -> np.ndarray:
+        """Read the attention of one image, in the order of collection: (H or 1, N) float32.
+
+        Raises
+        ------
+        InputError
+            An image or layer that the maps do not hold.
+        RunFolderError
+            The file ends before this image.
+        """
         resolve_layer(layer, self.layers, "the maps", "collect")
         index = self._checked(index)
-        shape, start = (self._n_heads, self._records[index].layout.n), self._starts[index]
+        shape, start = (self._n_heads or 1, self._records[index].layout.n), self._starts[index]
         # not a memory map, whose pages count as this process's memory as long as they are mapped
-        found = np.fromfile(self._path(layer), dtype="<f4", count=shape[0] * shape[1], offset=4 * start)
-        if found.size < shape[0] * shape[1]:
+        values = np.fromfile(self._path(layer), dtype="<f4", count=shape[0] * shape[1], offset=4 * start)
+        if values.size < shape[0] * shape[1]:
             raise RunFolderError(f"{self._path(layer)} ends before image {index}: open the folder again")
-        return found.reshape(shape)
+        return values.reshape(shape)
 
     # -------------------------------------------------------------------------------------- inside
     def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None:
         key = (layer, layout_key, fold)
         if key not in self._moments:
-            chosen = self._groups.get((layout_key, fold), [])
-            self._moments[key] = moments_of(self.image(i, layer) for i in chosen)
+            images = self._groups.get((layout_key, fold), [])
+            self._moments[key] = moments_of(self.image(i, layer) for i in images)
         return self._moments[key]
 
     def _checked(self, index: int) -> int:
@@ -240,9 +279,31 @@ def _short(value: Any) -> str:
 def load_maps(folder: str | Path) -> StoredMaps:
     """Open a folder of maps that `collect` wrote with ``out=folder``, finished or not.
 
+    Parameters
+    ----------
+    folder : path
+        Of the maps.
+
+    Returns
+    -------
+    StoredMaps
+        Every image's attention, and the moments over them.
+
     Raises
     ------
-    InputError
+    RunFolderError
         The folder holds no maps, or they are damaged.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> from tempfile import TemporaryDirectory
+    >>> vlm = bl.load("grounder")
+    >>> scenes = list(bl.load_dataset("scenes", split="test", n=2))
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = bl.collect(vlm, scenes, prompt="Where is it?", layers=[3], heads="all", out=folder, progress=False)
+    ...     maps = bl.load_maps(folder)
+    ...     print(maps, maps.heads, maps.image(0, layer=3).shape)
+    StoredMaps(n=2, layers=[3], layouts=['internvl/16x16/tiles1x1']) 4 (4, 256)
     """
     return StoredMaps(folder)

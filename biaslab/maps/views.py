@@ -16,10 +16,29 @@ __all__ = ["WithoutFold", "mean_over_heads"]
 
 
 def mean_over_heads(maps: AttentionMaps) -> AttentionMaps:
-    """The same images with the mean over heads, which is what pruning methods score.
+    """Average the heads of maps, which is what pruning methods score; the images are the same.
 
     Of streamed maps only the mean attention is exact: log attention becomes the heads' mean of logarithms, and the
     variances are the heads' mean, an upper bound. Tests that rest on those are not for them.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        Of single heads or of their mean.
+
+    Returns
+    -------
+    AttentionMaps
+        A view; ``maps`` itself where it holds the mean already.
+
+    Examples
+    --------
+    >>> from biaslab.core.layout import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> layout = TokenLayout.raster(4, 4, size=(64, 64), family="toy")
+    >>> maps = simulate("u-shaped", {layout: 20}, heads=3).maps
+    >>> maps.heads, mean_over_heads(maps).heads
+    (3, 'mean')
     """
     if maps.heads == "mean":
         return maps
@@ -43,7 +62,7 @@ class _HeadMean(AttentionMaps):
         super().__init__({**maps.settings, "heads": "mean"})
         self._maps = maps
         self.layouts, self.n, self._n_heads = maps.layouts, maps.n, 1
-        self._found: dict[tuple[int, str, int], Moments | None] = {}
+        self._moments: dict[tuple[int, str, int], Moments | None] = {}
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -63,13 +82,30 @@ class _HeadMean(AttentionMaps):
 
     def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None:
         key = (layer, layout_key, fold)
-        if key not in self._found:
-            self._found[key] = moments_of(self.image(i, layer) for i in self._maps._groups.get(key[1:], []))
-        return self._found[key]
+        if key not in self._moments:
+            self._moments[key] = moments_of(self.image(i, layer) for i in self._maps._groups.get(key[1:], []))
+        return self._moments[key]
 
 
 class WithoutFold:
-    """Maps without one fold of images: what a profile may be fitted on that is used for the images of that fold."""
+    """Maps without one fold of images: what a profile may be fitted on that is used for the images of that fold.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The maps.
+    fold : int
+        The fold to leave out.
+
+    Examples
+    --------
+    >>> from biaslab.core.layout import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> layout = TokenLayout.raster(4, 4, size=(64, 64), family="toy")
+    >>> maps = simulate("u-shaped", {layout: 20}).maps
+    >>> WithoutFold(maps, 1).moments(0, layout.key).n == 20 - maps.moments(0, layout.key, fold=1).n
+    True
+    """
 
     def __init__(self, maps: AttentionMaps, fold: int) -> None:
         self._maps, self._fold = maps, fold
@@ -78,7 +114,7 @@ class WithoutFold:
         return getattr(self._maps, name)
 
     def moments(self, layer: int, layout_key: str, *, fold: int | None = None) -> Moments:
-        """As of the maps, of the images that are left; ``fold`` may be the one left out, which has none."""
+        """Moments as of the maps, of the images of the other folds; of the fold left out there are none."""
         if fold is None:
             return self._maps.moments(layer, layout_key, exclude_fold=self._fold)
         return self._maps.moments(layer, layout_key, fold=fold, exclude_fold=self._fold)

@@ -1,4 +1,16 @@
-"""Exceptions of biaslab. Every message is one line and names the fix."""
+"""Exceptions of biaslab. Every message is one line and names the fix.
+
+Examples
+--------
+One class catches them all; bad arguments are also a ``ValueError``:
+
+>>> import biaslab as bl
+>>> try:
+...     bl.load_dataset("scenez")
+... except bl.BiaslabError as error:
+...     print(type(error).__name__, isinstance(error, ValueError))
+InputError True
+"""
 
 from __future__ import annotations
 

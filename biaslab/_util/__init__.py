@@ -1,1 +1,1 @@
-"""What every room may use and nothing of the field is known in: files, logs, identities, registries."""
+"""Helpers that know nothing of images, attention or models: files, logs, identities, registries."""

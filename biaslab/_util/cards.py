@@ -11,13 +11,31 @@ __all__ = ["card_text"]
 
 
 def card_text(title: str, provenance: Any, lines: Iterable[str]) -> str:
-    """Markdown with a heading, the mark of a rehearsal, and the lines.
+    """Write Markdown with a heading, the mark of a rehearsal, and the lines.
 
     Parameters
     ----------
-    title : of the card, without "#".
-    provenance : where the numbers come from: settings, a model or its name.
-    lines : what follows.
+    title : str
+        Of the card, without "#".
+    provenance : Any
+        Where the numbers come from: settings, a model or its name.
+    lines : iterable of str
+        The text below.
+
+    Returns
+    -------
+    str
+        Markdown.
+
+    Examples
+    --------
+    >>> from biaslab._util.cards import card_text
+    >>> print(card_text("Profile", "rehearsal of a/model", ["Mean attention."]))
+    # Profile
+    <BLANKLINE>
+    **Rehearsal, random weights: the numbers mean nothing.**
+    <BLANKLINE>
+    Mean attention.
     """
     note = note_of(provenance)
     stamp = [f"**{note.capitalize()}: the numbers mean nothing.**", ""] if note else []

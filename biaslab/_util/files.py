@@ -36,6 +36,16 @@ def atomic_write(path: str | Path, content: str | bytes | Callable[[Path], objec
     ------
     OSError
         It cannot be written; no draft stays.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from biaslab._util.files import atomic_write
+    >>> with TemporaryDirectory() as folder:
+    ...     path = atomic_write(Path(folder) / "card.md", "# Card")
+    ...     path.read_text(), len(list(Path(folder).iterdir()))
+    ('# Card', 1)
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -69,6 +79,20 @@ def locked(path: str | Path) -> Iterator[None]:
     ------
     RunFolderError
         Another process (or another holder in this one) is writing the file.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from biaslab._util.files import locked
+    >>> from biaslab.errors import RunFolderError
+    >>> with TemporaryDirectory() as folder, locked(Path(folder) / "log"):
+    ...     try:
+    ...         with locked(Path(folder) / "log"):
+    ...             pass
+    ...     except RunFolderError:
+    ...         "refused"
+    'refused'
     """
     path = Path(path)
     with ExitStack() as stack:

@@ -28,7 +28,7 @@ class Difference(NamedTuple):
 
 
 def differences(there: Any, here: Any, *, ignore: Collection[str] = (), name: str = "") -> list[Difference]:
-    """All settings that differ, by name; a missing one equals None, and settings within settings are told apart.
+    """List the settings that differ, by name; a missing one equals None, and settings within settings are told apart.
 
     Parameters
     ----------
@@ -38,6 +38,19 @@ def differences(there: Any, here: Any, *, ignore: Collection[str] = (), name: st
         Full names of settings that may differ.
     name : str
         Of the setting that the two are values of.
+
+    Returns
+    -------
+    list of Difference
+        In the order of the names.
+
+    Examples
+    --------
+    >>> from biaslab._util.identity import differences
+    >>> there = {"model": "grounder", "options": {"seed": 0, "out": "a"}}
+    >>> here = {"model": "grounder", "options": {"seed": 1, "out": "b"}}
+    >>> [str(difference) for difference in differences(there, here, ignore=["options.out"])]
+    ['options.seed: 0 there, 1 here']
     """
     if name in ignore:
         return []

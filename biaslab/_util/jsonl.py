@@ -33,6 +33,19 @@ class JsonLines:
     ------
     RunFolderError
         The file cannot be written, or another process is writing it.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from biaslab._util.jsonl import JsonLines, read_lines
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "samples.jsonl"
+    ...     with JsonLines(path) as log:
+    ...         log.append({"id": "a", "iou": 0.5})
+    ...     _ = path.open("a").write('{"id": "b", "io')  # killed within a line
+    ...     list(read_lines(path))
+    [{'id': 'a', 'iou': 0.5}]
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -50,13 +63,19 @@ class JsonLines:
             raise
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one line now. ``record`` must be JSON-serialisable; NaN and infinities are written as null."""
+        """Write one line now.
+
+        Parameters
+        ----------
+        record : dict
+            JSON-serialisable; NaN and infinities are written as null.
+        """
         data = _line(record)
         while data:  # an unbuffered write may be short
             data = data[self._file.write(data) :]
 
     def cut(self, length: int) -> None:
-        """Keep the first ``length`` bytes only (of `whole_lines`)."""
+        """Keep the first ``length`` bytes only (of :func:`whole_lines`)."""
         self._file.truncate(length)
 
     def close(self) -> None:
@@ -74,7 +93,12 @@ class JsonLines:
 
 
 def whole_lines(path: str | Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
-    """The lines of a log that have their end, one at a time.
+    """Read the lines of a log that have their end, one at a time.
+
+    Parameters
+    ----------
+    path : str or Path
+        The log.
 
     Yields
     ------
@@ -93,7 +117,7 @@ def whole_lines(path: str | Path) -> Iterator[tuple[dict[str, Any] | None, int]]
 
 
 def read_lines(path: str | Path, *, kind: str = "record") -> Iterator[dict[str, Any]]:
-    """The records of a log, one at a time; a torn last line is left out.
+    """Read the records of a log, one at a time; a torn last line is left out.
 
     Parameters
     ----------
@@ -101,6 +125,11 @@ def read_lines(path: str | Path, *, kind: str = "record") -> Iterator[dict[str, 
         The log.
     kind : str
         What a line is, for the message.
+
+    Yields
+    ------
+    dict
+        A record.
 
     Raises
     ------
@@ -143,7 +172,7 @@ def _whole_length(file: BinaryIO) -> int:
 
 
 def _read(file: BinaryIO) -> bytes:
-    """What follows in an unbuffered file, whose reads may be short."""
+    """Read the rest of an unbuffered file, whose reads may be short."""
     return b"".join(iter(lambda: file.read(1 << 20), b""))
 
 

@@ -13,5 +13,22 @@ _SPECIAL = str.maketrans(
 
 
 def escape(text: str) -> str:
-    """Text in which LaTeX's special characters stand for themselves."""
+    r"""Escape text so that LaTeX's special characters stand for themselves.
+
+    Parameters
+    ----------
+    text : str
+        Plain text.
+
+    Returns
+    -------
+    str
+        LaTeX.
+
+    Examples
+    --------
+    >>> from biaslab._util.latex import escape
+    >>> print(escape("keep_10%"))
+    keep\_10\%
+    """
     return text.translate(_SPECIAL)

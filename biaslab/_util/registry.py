@@ -62,7 +62,17 @@ class Registry(Generic[T]):
 
     # -- filling ---------------------------------------------------------------------------------------------------
     def register(self, target: Any) -> Any:
-        """Decorator: ``@register("name")``, or ``@register`` for what has its name as the attribute ``name``.
+        """Register what is decorated: ``@register("name")``, or ``@register`` where it has an attribute ``name``.
+
+        Parameters
+        ----------
+        target : str, or anything with a ``name``
+            The name, or the thing itself.
+
+        Returns
+        -------
+        Any
+            A decorator, or the thing itself.
 
         Raises
         ------
@@ -74,7 +84,27 @@ class Registry(Generic[T]):
         return self.add(target.name, target)
 
     def add(self, name: str, value: T, origin: Any = None) -> T:
-        """Register a value; ``origin`` is the class or function that stands for it, if it is not one itself."""
+        """Register a value.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        value : T
+            The value.
+        origin : Any, optional
+            Class or function that stands for it, if it is not one itself.
+
+        Returns
+        -------
+        T
+            The value.
+
+        Raises
+        ------
+        InputError
+            The name is taken by something else.
+        """
         origin = value if origin is None else origin
         module = getattr(origin, "__module__", None) or ""
         if not f"{module}.".startswith(f"{self.package}."):
@@ -87,12 +117,24 @@ class Registry(Generic[T]):
 
     # -- looking up ------------------------------------------------------------------------------------------------
     def get(self, name: str, default: Any = _REQUIRED) -> T:
-        """What is known by a name.
+        """Look up a name.
+
+        Parameters
+        ----------
+        name : str
+            A registered name.
+        default : Any, optional
+            Returned for an unknown name.
+
+        Returns
+        -------
+        T
+            The value.
 
         Raises
         ------
         InputError
-            Nothing is, and no default is given; the message lists what there is.
+            Unknown name and no default; the message lists the names and the nearest ones.
         """
         self._discover()
         if name in self._entries:
@@ -118,17 +160,17 @@ class Registry(Generic[T]):
         return len(self.keys())
 
     def keys(self) -> KeysView[str]:
-        """Names."""
+        """List the names."""
         self._discover()
         return self._entries.keys()
 
     def values(self) -> ValuesView[T]:
-        """What is registered."""
+        """List the values."""
         self._discover()
         return self._entries.values()
 
     def items(self) -> ItemsView[str, T]:
-        """Pairs of both."""
+        """List pairs of name and value."""
         self._discover()
         return self._entries.items()
 
@@ -178,7 +220,28 @@ class Registry(Generic[T]):
 
 
 def did_you_mean(name: str, names: Collection[str], *, cutoff: float = 0.6) -> str:
-    """``did you mean fastv?``, or nothing where no name is close."""
+    """Suggest the nearest names.
+
+    Parameters
+    ----------
+    name : str
+        An unknown name.
+    names : collection of str
+        The known ones.
+    cutoff : float
+        Similarity in [0, 1] from which a name is near.
+
+    Returns
+    -------
+    str
+        Empty where no name is near.
+
+    Examples
+    --------
+    >>> from biaslab._util.registry import did_you_mean
+    >>> did_you_mean("fastw", ["fastv", "random"])
+    'did you mean fastv?'
+    """
     close = get_close_matches(str(name).lower(), names, n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(close)}?" if close else ""
 

@@ -13,23 +13,56 @@ __all__ = ["csv_text", "latex_table", "write_table"]
 
 
 def csv_text(frame: pd.DataFrame, provenance: Any) -> str:
-    """A table as CSV without its index; a rehearsal's has a column ``note``."""
+    """Write a table as CSV without its index; a rehearsal's has a column ``note``.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The numbers.
+    provenance : Any
+        What :func:`~biaslab._util.watermark.is_rehearsal` takes.
+
+    Returns
+    -------
+    str
+        CSV.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from biaslab._util.tables import csv_text
+    >>> print(csv_text(pd.DataFrame({"layer": [3]}), "rehearsal of a/model"), end="")
+    layer,note
+    3,"rehearsal, random weights"
+    """
     return with_note(frame, provenance).to_csv(index=False)
 
 
 def latex_table(
     frame: pd.DataFrame, provenance: Any, *, caption: str, columns: str, label: str | None = None, index: bool = True
 ) -> str:
-    r"""Booktabs ``table``, centred at the top of a page; needs ``\usepackage{booktabs}``.
+    r"""Write a booktabs ``table``, centred at the top of a page; needs ``\usepackage{booktabs}``.
 
     Parameters
     ----------
-    frame : cells, headings and index as LaTeX: raw text goes through :func:`biaslab._util.latex.escape` before.
-    provenance : what `is_rehearsal` takes; a rehearsal's table begins with a comment that says so.
-    caption : LaTeX.
-    columns : of ``tabular``, such as "lcc".
-    label : for ``\ref``.
-    index : whether the index is printed.
+    frame : DataFrame
+        Cells, headings and index as LaTeX: raw text goes through :func:`biaslab._util.latex.escape` before.
+    provenance : Any
+        What :func:`~biaslab._util.watermark.is_rehearsal` takes; a rehearsal's table begins with a comment that says
+        so.
+    caption : str
+        LaTeX.
+    columns : str
+        Of ``tabular``, such as "lcc".
+    label : str, optional
+        For ``\ref``.
+    index : bool
+        Whether the index is printed.
+
+    Returns
+    -------
+    str
+        LaTeX.
     """
     style = frame.style if index else frame.style.hide(axis="index")
     note = note_of(frame) or note_of(provenance)
@@ -44,10 +77,14 @@ def write_table(frame: pd.DataFrame, path: str | Path, provenance: Any, *, latex
 
     Parameters
     ----------
-    frame : the numbers.
-    path : with or without one of .csv, .tex.
-    provenance : where they come from: settings, a model or its name, or a table that is stamped.
-    latex : of :func:`latex_table`.
+    frame : DataFrame
+        The numbers.
+    path : str or Path
+        With or without one of .csv, .tex.
+    provenance : Any
+        Where they come from: settings, a model or its name, or a table that is stamped.
+    latex : str, optional
+        Text of :func:`latex_table`.
 
     Returns
     -------

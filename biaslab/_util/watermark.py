@@ -22,16 +22,28 @@ PREFIX, REVISION = "rehearsal of ", "rehearsal"
 
 
 def rehearsal_name(model: str) -> str:
-    """Name of the rehearsal of a model."""
+    """Name the rehearsal of a model."""
     return f"{PREFIX}{model}"
 
 
 def is_rehearsal(provenance: Any) -> bool:
-    """Whether something comes from a rehearsal.
+    """Tell whether something comes from a rehearsal.
 
     Parameters
     ----------
-    provenance : model name, settings dict, a stamped table, anything with a ``name`` (the model itself), or None.
+    provenance : Any
+        Model name, settings dict, a stamped table, anything with a ``name`` (the model itself), or None.
+
+    Returns
+    -------
+    bool
+        Whether it carries the mark.
+
+    Examples
+    --------
+    >>> from biaslab._util.watermark import is_rehearsal, rehearsal_name
+    >>> is_rehearsal("grounder"), is_rehearsal({"model": rehearsal_name("internvl2.5")})
+    (False, True)
     """
     if isinstance(provenance, Mapping):
         model = provenance.get("model", provenance.get("name"))
@@ -44,18 +56,31 @@ def is_rehearsal(provenance: Any) -> bool:
 
 
 def note_of(provenance: Any) -> str | None:
-    """The mark that belongs on what comes from there, or None."""
+    """Give the mark that belongs on what comes from there, or None."""
     return NOTE if is_rehearsal(provenance) else None
 
 
 def stamp_table(frame: pd.DataFrame, provenance: Any) -> pd.DataFrame:
-    """The same table; if it comes from a rehearsal, with a mark that travels with it into figures and files."""
+    """Stamp a table that comes from a rehearsal, in place: the mark travels with it into figures and files.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The numbers.
+    provenance : Any
+        What :func:`is_rehearsal` takes.
+
+    Returns
+    -------
+    DataFrame
+        The same table.
+    """
     if is_rehearsal(provenance):
         frame.attrs["note"] = NOTE
     return frame
 
 
 def with_note(frame: pd.DataFrame, provenance: Any = None) -> pd.DataFrame:
-    """A table as it is written: the mark, its own or that of the provenance, as a column, which every reader keeps."""
+    """Give a table as it is written: the mark, its own or the provenance's, as a column, which every reader keeps."""
     note = note_of(frame) or note_of(provenance)
     return frame if note is None else frame.assign(note=note)

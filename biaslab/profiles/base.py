@@ -1,6 +1,4 @@
-"""What every profile estimator shares: fitting over layers and layouts, the hot-path cache, provenance and
-refusal.
-"""
+"""What profile estimators share: fitting over layers and layouts, the hot-path cache, provenance and refusal."""
 
 from __future__ import annotations
 
@@ -49,10 +47,35 @@ class Profile(BaseEstimator, ABC):
 
     Attributes
     ----------
-    layers_ : list of fitted decoder layers (0-based index of the layer whose attention was averaged).
-    layouts_ : layout key -> TokenLayout seen in fitting.      counts_ : layout key -> number of images.
-    provenance_ : JSON-ready dict: everything in ``maps.provenance`` (model, revision, family, queries, heads,
-        prompt, n, calibration hash) plus estimator, params, layers, layouts and biaslab version.
+    layers_ : list of int
+        Fitted decoder layers (0-based index of the layer whose attention was averaged).
+    layouts_ : dict of str to TokenLayout
+        Layout key -> layout seen in fitting.
+    counts_ : dict of str to int
+        Layout key -> number of images.
+    provenance_ : dict
+        JSON-ready: everything in ``maps.provenance`` (model, revision, family, queries, heads, prompt, n, calibration
+        hash) plus estimator, params, layers, layouts and biaslab version.
+
+    Examples
+    --------
+    The whole of an estimator: every position is expected to draw what the image draws on average.
+
+    >>> import numpy as np
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import Profile
+    >>> class FlatProfile(Profile):
+    ...     name = "flat"
+    ...     def _pool(self, parts):
+    ...         return {p.layout.key: {"level": p.mean.mean(1, keepdims=True)} for p in parts}
+    ...     def _expand(self, arrays, layout):
+    ...         level = arrays[layout.key]["level"]
+    ...         return np.repeat(level, layout.n, axis=1), np.zeros((len(level), layout.n))
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> profile = FlatProfile().fit(simulate("bottom-heavy", {layout: 60}).maps)
+    >>> float(np.ptp(profile.predict(layout)))
+    0.0
     """
 
     name: ClassVar[str]
@@ -70,19 +93,39 @@ class Profile(BaseEstimator, ABC):
 
     @abstractmethod
     def _expand(self, arrays: Arrays, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
-        """(expected, std), each (H or 1, N), for a layout that :meth:`check` accepts."""
+        """Give (expected, std), each (H or 1, N), for a layout that :meth:`check` accepts."""
 
     def log_map(self, parts: list[Part], layout: TokenLayout) -> np.ndarray | None:
-        """(H or 1, N) prediction of centred log attention from log moments; None where nothing can be
-        predicted.
+        """Predict centred log attention from log moments.
 
-        The default is the mean of the images of the same layout.
+        Parameters
+        ----------
+        parts : list of Part
+            Log moments of images, one part per layout (:func:`~biaslab.profiles.parts.logs`).
+        layout : TokenLayout
+            Layout to predict.
+
+        Returns
+        -------
+        (H or 1, N) array or None
+            None where nothing can be predicted. The default is the mean of the images of the same layout.
         """
         return next((p.mean for p in parts if p.layout.key == layout.key), None)
 
     @classmethod
     def refuses(cls, provenance: Mapping[str, Any]) -> str | None:
-        """Why it cannot be fitted to maps of this provenance, in one line with the fix; None where it can."""
+        """Say why it cannot be fitted to maps of this provenance.
+
+        Parameters
+        ----------
+        provenance : mapping
+            ``provenance`` of the maps.
+
+        Returns
+        -------
+        str or None
+            One line with the fix; None where it can be fitted.
+        """
         return None
 
     # -- fitting
@@ -92,14 +135,29 @@ class Profile(BaseEstimator, ABC):
 
         Parameters
         ----------
-        maps : AttentionMaps, stored or streamed; only ``layers``, ``layouts``, ``provenance`` and ``moments``
-            are read.
-        layers : decoder layers to fit; default all that ``maps`` holds.
+        maps : Maps
+            Attention maps, stored or streamed; only ``layers``, ``layouts``, ``provenance`` and ``moments`` are read.
+        layers : int or iterable of int, optional
+            Decoder layers to fit; default all that ``maps`` holds.
+
+        Returns
+        -------
+        Profile
+            Itself.
 
         Raises
         ------
         InputError
             No images, a layer that ``maps`` does not hold, or maps that do not tell what the estimator needs.
+
+        Examples
+        --------
+        >>> from biaslab import MeanProfile, TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+        >>> maps = simulate("bottom-heavy", {layout: 60}, layers=3).maps
+        >>> MeanProfile().fit(maps, layers=[0, 2]).layers_
+        [0, 2]
         """
         layers = resolve_layers(layers, maps.layers, "the maps", "collect")
         if maps.layouts and (reason := self.refuses(maps.provenance)):
@@ -148,27 +206,77 @@ class Profile(BaseEstimator, ABC):
     # -- use
     # -------------------------------------------------------------------------------------------------------
     def expected(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
-        """Expected attention of each visual token: (1 or H, N) float32 on ``device`` (default CPU).
+        """Give the expected attention of each visual token.
 
-        The tensor is cached per device and shared between calls: do not write to it.
+        Parameters
+        ----------
+        layout : TokenLayout
+            Layout of the image.
+        layer : int
+            Decoder layer.
+        device : torch.device or str, optional
+            Where the tensor lies; default the CPU.
+
+        Returns
+        -------
+        (1 or H, N) float32 Tensor
+            Share of a query's attention. It is cached per device and shared between calls: do not write to it.
+
+        Raises
+        ------
+        ProfileMismatchError
+            Layer or layout the profile was not fitted for.
+
+        Examples
+        --------
+        >>> from biaslab import MeanProfile, TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+        >>> maps = simulate("bottom-heavy", {layout: 60}).maps
+        >>> expected = MeanProfile().fit(maps).expected(layout, 0)
+        >>> tuple(expected.shape), round(float(expected.sum()), 2)  # the image's tokens draw 0.3 of the attention
+        ((1, 16), 0.3)
+        """
+        return self._map("expected", layout, layer, device)
+
+    def std(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
+        """Give the standard deviation of the attention between images, shaped and cached like :meth:`expected`.
+
+        Parameters
+        ----------
+        layout : TokenLayout
+            Layout of the image.
+        layer : int
+            Decoder layer.
+        device : torch.device or str, optional
+            Where the tensor lies; default the CPU.
+
+        Returns
+        -------
+        (1 or H, N) float32 Tensor
+            In units of attention.
 
         Raises
         ------
         ProfileMismatchError
             Layer or layout the profile was not fitted for.
         """
-        return self._map("expected", layout, layer, device)
-
-    def std(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
-        """Standard deviation of the attention between images, shaped and cached like :meth:`expected`."""
         return self._map("std", layout, layer, device)
 
     def layout_of(self, layout: TokenLayout | str | None = None) -> tuple[TokenLayout, int]:
-        """A layout, and how many calibration images its map rests on (all of them where it was carried over).
+        """Look up a layout, and how many calibration images its map rests on.
 
         Parameters
         ----------
-        layout : itself, the key of a fitted one, or None for the one that most images have.
+        layout : TokenLayout or str, optional
+            Itself, or the key of a fitted one; default the layout that most images have.
+
+        Returns
+        -------
+        layout : TokenLayout
+            The layout.
+        n : int
+            Images of the layout; of one that was not fitted, all images.
 
         Raises
         ------
@@ -184,21 +292,61 @@ class Profile(BaseEstimator, ABC):
         return key, self.counts_.get(key.key, sum(self.counts_.values()))
 
     def predict(self, layout: TokenLayout, layer: int | None = None) -> np.ndarray:
-        """:meth:`expected` as an array, (H or 1, N); ``layer`` may be left out when one only is fitted."""
+        """Give :meth:`expected` as an array of its own.
+
+        Parameters
+        ----------
+        layout : TokenLayout
+            Layout of the image.
+        layer : int, optional
+            Decoder layer; may be left out when only one is fitted.
+
+        Returns
+        -------
+        (1 or H, N) float32 array
+            Expected attention of each visual token.
+
+        Raises
+        ------
+        InputError
+            No layer where several are fitted.
+        ProfileMismatchError
+            Layer or layout the profile was not fitted for.
+
+        Examples
+        --------
+        Attention relative to the average token, row by row:
+
+        >>> from biaslab import MeanProfile, TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+        >>> maps = simulate("bottom-heavy", {layout: 60}).maps
+        >>> expected = MeanProfile().fit(maps).predict(layout)
+        >>> (expected / expected.mean()).reshape(4, 4).mean(axis=1).round(1)
+        array([0.5, 0.7, 1. , 1.8], dtype=float32)
+        """
         check_fitted(self)
         layer = resolve_layer(layer, self.layers_, "the profile", "fit")
         return self.expected(layout, layer).numpy().copy()
 
     def score(self, maps: Maps, *, layers: int | Iterable[int] | None = None) -> float:
-        """Share of the variance of log attention, centred per image, that this profile explains in other maps.
+        """Measure the share of the variance of log attention that this profile explains in other maps.
 
-        On the maps it was fitted to this is flattering: give maps of other images, or ask
+        Log attention is centred per image and head, so that only differences between positions count.
+        On the maps it was fitted to the share is flattering: give maps of other images, or ask
         :func:`~biaslab.profiles.variance_explained`, which holds images out.
 
         Parameters
         ----------
-        maps : AttentionMaps, stored or streamed, of the same model, query rule and head reduction.
-        layers : default all that both hold, together.
+        maps : Maps
+            Attention maps, stored or streamed, of the same model, query rule and head reduction.
+        layers : int or iterable of int, optional
+            Decoder layers, taken together; default all that both hold.
+
+        Returns
+        -------
+        float
+            1 is a perfect prediction, 0 that of a flat map; NaN where attention does not vary.
 
         Raises
         ------
@@ -206,29 +354,47 @@ class Profile(BaseEstimator, ABC):
             Maps, or a layout, that the profile does not serve.
         InputError
             A layer that ``maps`` does not hold, or no layer in common.
+
+        Examples
+        --------
+        >>> from biaslab import MeanProfile, TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+        >>> maps = simulate("bottom-heavy", {layout: 60}).maps
+        >>> others = simulate("bottom-heavy", {layout: 60}, seed=1).maps
+        >>> round(MeanProfile().fit(maps).score(others), 2)
+        0.25
         """
         check_fitted(self)
         if layers is None:
             layers = shared_layers(self.layers_, maps.layers, ("the profile", "the maps"))
         else:
             layers = resolve_layers(layers, maps.layers, "the maps", "collect")
-        about = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
-        self.check(**about, heads=maps.heads)
+        settings = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
+        self.check(**settings, heads=maps.heads)
         sums = [self.sums_of_squares(logs(parts_of(maps, layer)), layer) for layer in layers]
         residual, total = (sum(column) for column in zip(*sums, strict=True))
         return float(1 - residual / total) if total > 0 else float("nan")
 
     def sums_of_squares(self, parts: Iterable[Part], layer: int) -> tuple[float, float]:
-        """Residual and total sum of squares of log attention, centred per image, of other images.
+        """Sum the squares of other images' log attention, centred per image, about this profile and about a flat map.
 
         Parameters
         ----------
-        parts : their log moments in this layer.
+        parts : iterable of Part
+            Log moments of the images in this layer (:func:`~biaslab.profiles.parts.logs`).
+        layer : int
+            Decoder layer.
+
+        Returns
+        -------
+        residual, total : float
+            Sums over images, heads and positions.
         """
         residual = total = 0.0
         for p in parts:
-            found = centred_log(self.expected(p.layout, layer).numpy())
-            residual += p.n * (p.var + (p.mean - found) ** 2).sum()
+            predicted = centred_log(self.expected(p.layout, layer).numpy())
+            residual += p.n * (p.var + (p.mean - predicted) ** 2).sum()
             total += p.n * (p.var + p.mean**2).sum()
         return residual, total
 
@@ -261,33 +427,51 @@ class Profile(BaseEstimator, ABC):
     ) -> None:
         """Refuse a use the profile was not fitted for. What is None is not compared.
 
+        Parameters
+        ----------
+        model, revision, family : str, optional
+            Model name, its revision and its family.
+        layer : int, optional
+            Decoder layer.
+        queries : Any, optional
+            Query rule, as in ``collect``.
+        heads : str or int, optional
+            Head reduction: "mean" or the number of heads.
+        layout : TokenLayout or str, optional
+            Layout of an image, or its key.
+        prompt : Any, optional
+            Prompt or prompts. Another one only warns: the paper itself calibrates on a generic prompt.
+        score : str, optional
+            What was averaged, as in ``capture``.
+
         Raises
         ------
         ProfileMismatchError
-            With the reason and the fix. A different prompt only warns: the paper itself calibrates on a
-            generic one.
+            With the reason and the fix.
+
+        Examples
+        --------
+        >>> from biaslab import MeanProfile, TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+        >>> maps = simulate("bottom-heavy", {layout: 60}).maps
+        >>> profile = MeanProfile().fit(maps)
+        >>> profile.check(layer=0, layout=layout)
+        >>> profile.check(layer=7)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        biaslab.errors.ProfileMismatchError: this profile holds layers [0], not 7: fit it on maps ...
         """
         check_fitted(self)
-        known = self.provenance_
-        refuse_others(
-            known,
-            {
-                "model": model,
-                "revision": revision,
-                "family": family,
-                "queries": queries,
-                "heads": heads,
-                "score": score,
-            },
-            self.transports,
-        )
+        use = {"model": model, "revision": revision, "family": family, "queries": queries, "heads": heads,
+               "score": score}  # fmt: skip
+        refuse_others(self.provenance_, use, self.transports)
         if layer is not None and layer not in self.layers_:
             raise ProfileMismatchError(
                 f"this profile holds layers {self.layers_}, not {layer}: fit it on maps collected with layers=[{layer}]"
             )
         if layout is not None:
             self._check_layout(layout)
-        warn_other_prompt(known, prompt)
+        warn_other_prompt(self.provenance_, prompt)
 
     def _check_layout(self, layout: TokenLayout | str) -> None:
         key = layout if isinstance(layout, str) else layout.key
@@ -322,8 +506,41 @@ class Profile(BaseEstimator, ABC):
         return digest.hexdigest()[:16]
 
     def save(self, path: str | Path, *, diagnostics: pd.DataFrame | None = None) -> Path:
-        """Write the profile (safetensors) and a readable card beside it; see
-        :func:`biaslab.profiles.file.save`.
+        """Write the profile (safetensors) and a readable card beside it; see :func:`biaslab.profiles.save`.
+
+        Parameters
+        ----------
+        path : str or Path
+            File; ``.safetensors`` is added if missing.
+        diagnostics : DataFrame, optional
+            What :func:`~biaslab.profiles.variance_table` returns, for the card.
+
+        Returns
+        -------
+        Path
+            Of the safetensors file.
+
+        Raises
+        ------
+        InputError
+            Profile not fitted.
+        BiaslabError
+            The place cannot be written.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from biaslab import load_profile
+        >>> from biaslab import MeanProfile, TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+        >>> maps = simulate("bottom-heavy", {layout: 60}).maps
+        >>> profile = MeanProfile().fit(maps)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = profile.save(Path(folder) / "demo")
+        ...     path.name, path.with_suffix(".md").exists(), load_profile(path).hash == profile.hash
+        ('demo.safetensors', True, True)
         """
         return write(self, path, diagnostics=diagnostics)
 

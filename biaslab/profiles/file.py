@@ -1,6 +1,4 @@
-"""The profile file: safetensors with one JSON string of provenance in its metadata, and a readable card
-beside it.
-"""
+"""The profile file: safetensors with one JSON string of provenance in its metadata; a readable card beside it."""
 
 from __future__ import annotations
 
@@ -31,13 +29,16 @@ _FORMAT = 1
 
 
 def save(profile: Profile, path: str | Path, *, diagnostics: pd.DataFrame | None = None) -> Path:
-    """Write ``path`` (``.safetensors`` is added if missing) and the card ``.md`` beside it; both appear
-    complete or not at all.
+    """Write a profile and the card ``.md`` beside it; both appear complete or not at all.
 
     Parameters
     ----------
-    profile : fitted profile.
-    diagnostics : DataFrame of :func:`~biaslab.profiles.variance.variance_table`, shown in the card.
+    profile : Profile
+        Fitted profile.
+    path : str or Path
+        File; ``.safetensors`` is added if missing.
+    diagnostics : DataFrame, optional
+        What :func:`~biaslab.profiles.variance_table` returns, for the card.
 
     Returns
     -------
@@ -50,6 +51,13 @@ def save(profile: Profile, path: str | Path, *, diagnostics: pd.DataFrame | None
         Profile not fitted.
     BiaslabError
         The place cannot be written.
+
+    Examples
+    --------
+    >>> from biaslab.profiles import MeanProfile, save
+    >>> save(MeanProfile(), "demo")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    biaslab.profiles.fitted.NotFittedError: this MeanProfile is not fitted: call .fit(maps), or load one with ...
     """
     digest = profile.hash  # refuses an unfitted profile before anything is written
     path = profile_path(path)
@@ -85,19 +93,41 @@ def save(profile: Profile, path: str | Path, *, diagnostics: pd.DataFrame | None
 
 
 def profile_path(path: str | Path) -> Path:
-    """Where :func:`save` writes: ``.safetensors`` is added if missing."""
+    """Name the file that :func:`save` writes: ``.safetensors`` is added if missing."""
     path = Path(path)
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
 
 
 def load(path: str | Path) -> Profile:
-    """Read a profile written by :func:`save`.
+    """Read a profile written by :func:`save` or :meth:`Profile.save`.
+
+    Parameters
+    ----------
+    path : str or Path
+        Safetensors file.
+
+    Returns
+    -------
+    Profile
+        Fitted, with the hash it had when it was written.
 
     Raises
     ------
     InputError
         Missing file, another format (pickles and checkpoints are never opened), unknown estimator, damaged
         content.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from biaslab import MeanProfile, TokenLayout, load_profile
+    >>> from biaslab.maps.simulate import simulate
+    >>> maps = simulate("u-shaped", {TokenLayout.raster(4, 4, size=(56, 56), family="demo"): 60}).maps
+    >>> with TemporaryDirectory() as folder:
+    ...     profile = load_profile(MeanProfile().fit(maps).save(Path(folder) / "demo"))
+    >>> profile.name, profile.layers_, profile.counts_
+    ('mean', [0], {'demo/4x4/tiles1x1': 60})
     """
     path = Path(path)
     if not path.is_file():
@@ -140,7 +170,22 @@ def load(path: str | Path) -> Profile:
 
 
 def card(profile: Profile, *, name: str = "", diagnostics: pd.DataFrame | None = None) -> str:
-    """The profile's card in Markdown: what it is, what it was fitted on, what it may be used for."""
+    """Write the profile's card in Markdown: what it is, what it was fitted on, what it may be used for.
+
+    Parameters
+    ----------
+    profile : Profile
+        Fitted profile.
+    name : str
+        Of the file, for the title.
+    diagnostics : DataFrame, optional
+        What :func:`~biaslab.profiles.variance_table` returns.
+
+    Returns
+    -------
+    str
+        Markdown text.
+    """
     p = profile.provenance_
     lines = [
         f"Expected attention of each visual position ({profile.name} estimator), hash `{profile.hash}`. It "
@@ -149,8 +194,8 @@ def card(profile: Profile, *, name: str = "", diagnostics: pd.DataFrame | None =
         "| | |",
         "|---|---|",
     ]
-    shown = {**p, **in_words(p), "layouts": ", ".join(f"{k} ({n} images)" for k, n in profile.counts_.items())}
-    lines += [f"| {k} | {_cell(v)} |" for k, v in shown.items()]
+    facts = {**p, **in_words(p), "layouts": ", ".join(f"{k} ({n} images)" for k, n in profile.counts_.items())}
+    lines += [f"| {k} | {_cell(v)} |" for k, v in facts.items()]
     lines += [
         "",
         "It is refused for any other model, layer, query rule or head reduction"

@@ -12,7 +12,18 @@ __all__ = ["NotFittedError", "check_fitted"]
 
 
 class NotFittedError(InputError, SklearnNotFittedError):
-    """A profile is used before it is fitted: a bad argument here, and scikit-learn's error for whoever expects that."""
+    """A profile is used before it is fitted: a bad argument here, and scikit-learn's error for whoever expects that.
+
+    Examples
+    --------
+    >>> import sklearn.exceptions
+    >>> from biaslab import MeanProfile
+    >>> try:
+    ...     MeanProfile().hash
+    ... except sklearn.exceptions.NotFittedError as error:
+    ...     print(type(error).__name__)
+    NotFittedError
+    """
 
 
 def check_fitted(profile: Any) -> None:
@@ -20,6 +31,11 @@ def check_fitted(profile: Any) -> None:
 
     ``sklearn.utils.validation.check_is_fitted`` answers alike, but reads the estimator's tags first: too slow for what
     is asked at every layer of every prefill.
+
+    Parameters
+    ----------
+    profile : Profile
+        Fitted or not.
 
     Raises
     ------

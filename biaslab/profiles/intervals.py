@@ -20,7 +20,13 @@ __all__ = ["MapInterval", "map_interval"]
 
 
 class MapInterval(NamedTuple):
-    """Centred log of expected attention, and its interval at every position: (H or 1, N) each."""
+    """Centred log of expected attention, and its interval at every position.
+
+    Attributes
+    ----------
+    log_map, lo, hi : (H or 1, N) array
+        In natural log units, mean 0 over the positions (``log_map``); the ends of the interval.
+    """
 
     log_map: np.ndarray
     lo: np.ndarray
@@ -35,7 +41,7 @@ def map_interval(
     layout: TokenLayout | None = None,
     confidence: float = 0.95,
 ) -> MapInterval:
-    """A profile's log map with pointwise intervals: a delete-one-fold jackknife with Student's t.
+    """Compute a profile's log map with pointwise intervals: a delete-one-fold jackknife with Student's t.
 
     The estimator is fitted to all images and again without each fold, everything that it tunes included. The interval
     speaks of other images of the same kind, position by position (not of all positions at once), and of the estimator's
@@ -45,26 +51,51 @@ def map_interval(
 
     Parameters
     ----------
-    maps : AttentionMaps, stored or streamed, with images in three folds at least.
-    estimator : name or instance; only its parameters are used.
-    layer : may be left out when ``maps`` holds only one.
-    layout : default the layout that most images have; others need an estimator that transports.
+    maps : Maps
+        Attention maps, stored or streamed, with images in three folds at least.
+    estimator : Profile or str
+        Name or instance; only its parameters are used.
+    layer : int, optional
+        Decoder layer; may be left out when ``maps`` holds only one.
+    layout : TokenLayout, optional
+        Default the layout that most images have; others need an estimator that transports.
+    confidence : float
+        Of the intervals, pointwise.
+
+    Returns
+    -------
+    MapInterval
+        The log map and the ends of its interval, (H or 1, N) each.
 
     Raises
     ------
     InputError
         Too few folds, or a layout that the estimator cannot serve without one of them.
+
+    Examples
+    --------
+    >>> from biaslab.profiles import map_interval
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> maps = simulate("bottom-heavy", {layout: 60}).maps
+    >>> log_map, lo, hi = map_interval(maps)
+    >>> (lo > 0).reshape(4, 4).astype(int)  # where attention lies above the average, for sure
+    array([[0, 0, 0, 0],
+           [0, 0, 0, 0],
+           [0, 0, 0, 0],
+           [1, 1, 1, 1]])
     """
     check_confidence(confidence)
     layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     estimator = make(estimator) if isinstance(estimator, str) else estimator
-    held = [f for f in range(maps.folds) if parts_of(maps, layer, only=[f])]
-    if len(held) < 3:
+    filled = [f for f in range(maps.folds) if parts_of(maps, layer, only=[f])]
+    if len(filled) < 3:
         raise InputError("intervals need images in at least three folds: collect more images")
     if layout is None:
         layout = max(parts_of(maps, layer), key=lambda p: p.n).layout
 
-    def fitted(folds: list[int]) -> np.ndarray:
+    def fit_log_map(folds: list[int]) -> np.ndarray:
         parts = parts_of(maps, layer, pieces=estimator.needs_folds, only=folds)
         if "layout" not in estimator.transports and layout.key not in {p.layout.key for p in parts}:
             raise InputError(
@@ -73,6 +104,7 @@ def map_interval(
             )
         return centred_log(estimator._expand(estimator._pool(parts), layout)[0])
 
-    value = fitted(held)
-    half = half_width(np.stack([fitted([f for f in held if f != g]) for g in held]), confidence=confidence)
+    value = fit_log_map(filled)
+    without = np.stack([fit_log_map([f for f in filled if f != g]) for g in filled])
+    half = half_width(without, confidence=confidence)
     return MapInterval(value, value - half, value + half)

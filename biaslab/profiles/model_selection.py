@@ -35,17 +35,24 @@ _TIE = 1e-6
 
 @dataclass(frozen=True)
 class EstimatorChoice:
-    """What :func:`select_estimator` found.
+    """The estimator that predicts held-out images best, and how all candidates fared.
 
     Attributes
     ----------
-    best : name of the estimator chosen.        criterion : by which.
-    estimator : it, unfitted.
-    table : DataFrame, estimator x criterion over all layers, best first. ``value`` (more is better) with its
-        interval lo, hi; ``behind``: the best value of the criterion minus this one, with the interval of that
-        difference (images are the same, so it is far narrower); ``n`` images; ``transports`` to other layouts or not.
-    by_layer : the same for every layer, with a column ``layer``.
-    unseen : images of a layout that the other folds do not hold.
+    best : str
+        Name of the estimator.
+    criterion : str
+        What it is best by, "r2" or "deviance".
+    estimator : Profile
+        The estimator itself, unfitted.
+    table : DataFrame
+        Estimator x criterion over all layers, best first. ``value`` (more is better) with its interval ``value_lo``,
+        ``value_hi``; ``behind``: the best value of the criterion minus this one, with the interval of that difference
+        (images are the same, so it is far narrower); ``n`` images; ``transports`` to other layouts or not.
+    by_layer : DataFrame
+        The same for every layer, with a column ``layer``.
+    unseen : int
+        Images of a layout that the other folds do not hold.
     """
 
     best: str
@@ -90,17 +97,49 @@ def select_estimator(
 
     Parameters
     ----------
-    maps : AttentionMaps, stored or streamed.
-    candidates : names or unfitted instances; default every registered estimator that can be fitted to these maps.
-    layers : decoder layers; default all that ``maps`` holds. One estimator is chosen for all of them.
-    criterion : of the choice, "r2" or "deviance". Of equals (to 1e-6), one that transports is taken.
-    confidence : of the intervals.
+    maps : Maps
+        Attention maps, stored or streamed.
+    layers : int or iterable of int, optional
+        Decoder layers; default all that ``maps`` holds. One estimator is chosen for all of them.
+    candidates : iterable of str or Profile, optional
+        Names or unfitted instances; default every registered estimator that can be fitted to these maps.
+    criterion : {"r2", "deviance"}
+        Of the choice. Of equals (to 1e-6), one that transports is taken.
+    confidence : float
+        Of the intervals.
+
+    Returns
+    -------
+    EstimatorChoice
+        The best estimator, unfitted, and the table of all candidates.
 
     Raises
     ------
     InputError
         Unknown criterion, estimator or layer, a candidate that cannot be fitted to these maps, or images in fewer
         than two folds.
+
+    References
+    ----------
+    Bengio and Grandvalet (2004), No unbiased estimator of the variance of K-fold cross-validation, JMLR 5.
+
+    Examples
+    --------
+    >>> from biaslab.profiles import select_estimator
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> maps = simulate("bottom-heavy", {layout: 60}).maps
+    >>> choice = select_estimator(maps, candidates=["mean", "geometric", "smooth"])
+    >>> choice.best
+    'smooth'
+    >>> rows = choice.table[choice.table["criterion"] == "r2"]
+    >>> rows[["estimator", "value", "value_lo", "value_hi", "behind"]].round(2)
+       estimator  value  value_lo  value_hi  behind
+    0     smooth   0.22      0.18      0.27    0.00
+    1  geometric   0.21      0.16      0.27    0.01
+    2       mean   0.20      0.14      0.26    0.02
+    >>> profile = choice.estimator.fit(maps)
     """
     if criterion not in CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
@@ -122,13 +161,13 @@ def select_estimator(
 def _named(candidates: Iterable[str | Profile] | None, provenance: Mapping[str, Any]) -> dict[str, Profile]:
     """Label -> estimator; instances of one class are told apart by their parameters."""
     fitting = (name for name, e in sorted(ESTIMATORS.items()) if e.refuses(provenance) is None)
-    found = [make(c) if isinstance(c, str) else c for c in (fitting if candidates is None else candidates)]
-    if not found:
+    estimators = [make(c) if isinstance(c, str) else c for c in (fitting if candidates is None else candidates)]
+    if not estimators:
         raise InputError(f"no candidates: give some of {', '.join(sorted(ESTIMATORS))}")
-    if reason := next((why for c in found if (why := c.refuses(provenance))), None):
+    if reason := next((why for e in estimators if (why := e.refuses(provenance))), None):
         raise InputError(reason)
-    names = [c.name for c in found]
-    return {c.name if names.count(c.name) == 1 else " ".join(repr(c).split()): c for c in found}
+    names = [e.name for e in estimators]
+    return {e.name if names.count(e.name) == 1 else " ".join(repr(e).split()): e for e in estimators}
 
 
 def _layer(maps: Maps, layer: int, candidates: Sequence[Profile]) -> tuple[np.ndarray, int, int]:
@@ -136,17 +175,17 @@ def _layer(maps: Maps, layer: int, candidates: Sequence[Profile]) -> tuple[np.nd
 
     Numerators are sums of what is gained over a flat map.
     """
-    held = [f for f in range(maps.folds) if parts_of(maps, layer, only=[f])]
-    if len(held) < 2:
+    filled = [f for f in range(maps.folds) if parts_of(maps, layer, only=[f])]
+    if len(filled) < 2:
         raise InputError("choosing an estimator needs images in at least two folds: collect more images")
-    out = np.zeros((len(held), len(candidates), len(CRITERIA), 2))
+    out = np.zeros((len(filled), len(candidates), len(CRITERIA), 2))
     n = unseen = 0
-    for i, fold in enumerate(held):
-        train = parts_of(maps, layer, pieces=True, only=[f for f in held if f != fold])
-        known = {p.layout.key for p in train}
+    for i, fold in enumerate(filled):
+        train = parts_of(maps, layer, pieces=True, only=[f for f in filled if f != fold])
+        keys = {p.layout.key for p in train}
         test = parts_of(maps, layer, only=[fold])
         n += sum(p.n for p in test)
-        unseen += sum(p.n for p in test if p.layout.key not in known)
+        unseen += sum(p.n for p in test if p.layout.key not in keys)
         for k, candidate in enumerate(candidates):
             out[i, k] = _gains(candidate, train, test)
     return out, n, unseen
@@ -184,12 +223,12 @@ def _table(sums: np.ndarray, named: dict[str, Profile], n: int, confidence: floa
         top = int(np.nanargmax(value[:, c])) if np.isfinite(value[:, c]).any() else 0
         behind = value[top, c] - value[:, c]
         width = half_width(left_out[:, [top], c] - left_out[:, :, c], confidence=confidence, least=2)
-        found = [
+        candidates = [
             (label, criterion, value[k, c], value[k, c] - half[k, c], value[k, c] + half[k, c],
              behind[k], behind[k] - width[k], behind[k] + width[k], n, "layout" in candidate.transports)
             for k, (label, candidate) in enumerate(named.items())
         ]  # fmt: skip
-        rows += sorted(found, key=lambda row: row[5])
+        rows += sorted(candidates, key=lambda row: row[5])
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -200,5 +239,5 @@ def _ratio(sums: np.ndarray) -> np.ndarray:
 
 def _best(rows: pd.DataFrame) -> str:
     equal = rows[~(rows["behind"] > _TIE)]
-    carried = equal[equal["transports"]]
-    return str((carried if len(carried) else equal)["estimator"].iloc[0])
+    transporting = equal[equal["transports"]]
+    return str((transporting if len(transporting) else equal)["estimator"].iloc[0])

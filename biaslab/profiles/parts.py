@@ -29,30 +29,54 @@ class Part(NamedTuple):
     #: the same images fold by fold, where the estimator cross-validates; else empty
     pieces: tuple[Part, ...] = ()
     #: provenance of the maps: what else is known of the model and the prompts
-    about: Mapping[str, Any] = MappingProxyType({})
+    provenance: Mapping[str, Any] = MappingProxyType({})
 
 
 def parts_of(maps: Maps, layer: int, *, pieces: bool = False, only: Iterable[int] | None = None) -> list[Part]:
-    """Moments of every layout that has images, as float64.
+    """Read the moments of every layout that has images, as float64.
 
     Parameters
     ----------
-    pieces : fill :attr:`Part.pieces`.
-    only : the folds to take; default all.
+    maps : Maps
+        Attention maps, stored or streamed.
+    layer : int
+        Decoder layer.
+    pieces : bool
+        Whether to fill :attr:`Part.pieces`.
+    only : iterable of int, optional
+        Folds to take; default all.
+
+    Returns
+    -------
+    list of Part
+        One per layout.
     """
-    parts, about = [], maps.provenance
+    parts, provenance = [], maps.provenance
     for key, layout in maps.layouts.items():
         if not pieces and only is None:
-            found = [_part(layout, maps.moments(layer, key), about)]
+            of_layout = [_part(layout, maps.moments(layer, key), provenance)]
         else:
-            wanted = range(maps.folds) if only is None else only
-            found = [_part(layout, maps.moments(layer, key, fold=f), about) for f in wanted]
-        parts += [p for p in found if p.n]
+            folds = range(maps.folds) if only is None else only
+            of_layout = [_part(layout, maps.moments(layer, key, fold=f), provenance) for f in folds]
+        parts += [p for p in of_layout if p.n]
     return merged(parts, pieces=pieces)
 
 
 def merged(parts: Iterable[Part], *, pieces: bool = False) -> list[Part]:
-    """One part per layout, from parts of disjoint images; they are kept as its pieces if asked."""
+    """Merge parts of disjoint images into one part per layout.
+
+    Parameters
+    ----------
+    parts : iterable of Part
+        Of any layouts.
+    pieces : bool
+        Whether to keep the parts as the merged part's pieces.
+
+    Returns
+    -------
+    list of Part
+        One per layout, in the order the layouts came.
+    """
     groups: dict[str, list[Part]] = {}
     for p in parts:
         groups.setdefault(p.layout.key, []).append(p)
@@ -60,19 +84,19 @@ def merged(parts: Iterable[Part], *, pieces: bool = False) -> list[Part]:
 
 
 def logs(parts: Iterable[Part]) -> list[Part]:
-    """The log moments of parts, as :meth:`Profile.log_map` takes them."""
+    """Give the log moments of parts, as :meth:`Profile.log_map` takes them."""
     return [_log_part(p) for p in parts]
 
 
 def _log_part(p: Part) -> Part:
     if p.log_mean is None or p.log_var is None:
         raise ValueError("this part holds log moments already, or attention without them")
-    return Part(p.layout, p.n, p.log_mean, p.log_var, pieces=tuple(logs(p.pieces)), about=p.about)
+    return Part(p.layout, p.n, p.log_mean, p.log_var, pieces=tuple(logs(p.pieces)), provenance=p.provenance)
 
 
-def _part(layout: TokenLayout, m: Moments, about: Mapping[str, Any]) -> Part:
+def _part(layout: TokenLayout, m: Moments, provenance: Mapping[str, Any]) -> Part:
     mean, var, log_mean, log_var = (np.asarray(x, np.float64) for x in (m.mean, m.var, m.log_mean, m.log_var))
-    return Part(layout, int(m.n), mean, var, log_mean, log_var, about=about)
+    return Part(layout, int(m.n), mean, var, log_mean, log_var, provenance=provenance)
 
 
 def _together(same: list[Part]) -> Part:
@@ -82,7 +106,7 @@ def _together(same: list[Part]) -> Part:
     mean, var = _pooled([(p.n / n, p.mean, p.var) for p in same])
     of_logs = [(p.n / n, p.log_mean, p.log_var) for p in same if p.log_mean is not None and p.log_var is not None]
     log_mean, log_var = _pooled(of_logs) if of_logs else (None, None)
-    return Part(same[0].layout, n, mean, var, log_mean, log_var, about=same[0].about)
+    return Part(same[0].layout, n, mean, var, log_mean, log_var, provenance=same[0].provenance)
 
 
 def _pooled(values: list[tuple[float, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

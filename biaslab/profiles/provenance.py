@@ -23,34 +23,43 @@ _WORDS = {
 }
 
 
-def refuse_others(known: Mapping[str, Any], asked: Mapping[str, Any], transports: Collection[str]) -> None:
+def refuse_others(provenance: Mapping[str, Any], use: Mapping[str, Any], transports: Collection[str]) -> None:
     """Compare a use with a profile's provenance; None on either side is not compared.
+
+    Parameters
+    ----------
+    provenance : mapping
+        Of the profile.
+    use : mapping
+        Setting -> value that the profile is to be used for.
+    transports : collection of str
+        Settings that the estimator carries over.
 
     Raises
     ------
     ProfileMismatchError
         At the first difference the estimator does not transport over.
     """
-    if asked.get("model") is not None and is_rehearsal(known) != is_rehearsal(asked["model"]):
+    if use.get("model") is not None and is_rehearsal(provenance) != is_rehearsal(use["model"]):
         raise ProfileMismatchError(
             "this profile is a rehearsal's (random weights): fit one on the model itself with `biaslab fit-bias`"
-            if is_rehearsal(known)
+            if is_rehearsal(provenance)
             else "this profile was fitted on a real model: a rehearsal needs one of `biaslab fit-bias --rehearse`"
         )
-    for what, value in asked.items():
-        mine = known.get(what)
-        if value is None or mine is None or what in transports:
+    for setting, value in use.items():
+        mine = provenance.get(setting)
+        if value is None or mine is None or setting in transports:
             continue
         if plain(value) != mine:
             raise ProfileMismatchError(
-                f"this profile was fitted for {_WORDS[what]} {mine!r}, not {value!r}: "
+                f"this profile was fitted for {_WORDS[setting]} {mine!r}, not {value!r}: "
                 "fit one for it with `biaslab fit-bias`"
             )
 
 
-def warn_other_prompt(known: Mapping[str, Any], prompt: Any) -> None:
+def warn_other_prompt(provenance: Mapping[str, Any], prompt: Any) -> None:
     """Warn if a profile was fitted with another prompt: D2Pruner itself calibrates on a generic one."""
-    mine = known.get("prompt")
+    mine = provenance.get("prompt")
     if prompt is not None and mine is not None and plain(prompt) != mine:
         warnings.warn(
             f"this profile was fitted with the prompt {_short(mine)}, used with {_short(prompt)}: "
@@ -60,7 +69,7 @@ def warn_other_prompt(known: Mapping[str, Any], prompt: Any) -> None:
 
 
 def version() -> str:
-    """Version of the installed biaslab."""
+    """Tell the version of the installed biaslab."""
     try:
         return metadata.version("biaslab")
     except metadata.PackageNotFoundError:

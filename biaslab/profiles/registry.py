@@ -20,17 +20,62 @@ ESTIMATORS: Registry[type[Any]] = Registry(
 
 
 def register(cls: type[Any]) -> type[Any]:
-    """Class decorator: make an estimator known by its ``name``. A name can be taken only once."""
+    """Make an estimator known by its ``name``; a class decorator. A name can be taken only once.
+
+    Parameters
+    ----------
+    cls : type
+        Subclass of :class:`~biaslab.profiles.Profile` with a ``name``.
+
+    Returns
+    -------
+    type
+        The class itself.
+
+    Raises
+    ------
+    InputError
+        The name is taken.
+
+    Examples
+    --------
+    >>> from biaslab.profiles import MeanProfile, register
+    >>> class Other(MeanProfile):
+    ...     pass
+    >>> register(Other)
+    Traceback (most recent call last):
+    biaslab.errors.InputError: a profile estimator named 'mean' exists already: choose another name
+    """
     return ESTIMATORS.register(cls)
 
 
 def make(name: str, **params: Any) -> Any:
-    """A fresh estimator by name.
+    """Make a fresh estimator by name.
+
+    Parameters
+    ----------
+    name : str
+        One of ``ESTIMATORS``.
+    **params
+        Parameters of its constructor.
+
+    Returns
+    -------
+    Profile
+        Unfitted.
 
     Raises
     ------
     InputError
         Unknown name or parameter.
+
+    Examples
+    --------
+    >>> from biaslab.profiles import ESTIMATORS, make
+    >>> make("smooth", strength=10.0)
+    SmoothProfile(strength=10.0)
+    >>> sorted(ESTIMATORS)
+    ['exponential', 'factorised', 'geometric', 'mean', 'rope', 'smooth', 'tile']
     """
     cls = ESTIMATORS.get(name)
     try:

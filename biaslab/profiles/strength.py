@@ -32,17 +32,25 @@ __all__ = ["StrengthResult", "choose_strength", "reliable_share", "shrink"]
 
 @dataclass(frozen=True)
 class StrengthResult:
-    """The strength chosen for one layer.
+    """The strength that predicts held-out attention best in one layer.
 
     Attributes
     ----------
-    strength, lo, hi : over all heads together, in [0, 1], and the interval of the uncut value (delete-one-fold
-        jackknife with Student's t; NaN with fewer than three folds), cut likewise.
-    per_head : (H or 1,) strength of each head.
-    r2 : held-out share of variance explained at strengths 0 ("none"), 1 ("full"), the chosen ("chosen"; it is chosen
-        on the same folds, one number for all of them) and with every position shrunk by its own uncertainty
-        ("positionwise", :func:`reliable_share`; NaN for estimators other than means of each position).
-    n : images scored.
+    layer : int
+        Decoder layer.
+    estimator : str
+        Name of the estimator.
+    strength, strength_lo, strength_hi : float
+        Over all heads together, in [0, 1], and the interval of the uncut value (delete-one-fold jackknife with
+        Student's t; NaN with fewer than three folds), cut likewise.
+    per_head_strength : (H or 1,) array
+        Strength of each head.
+    r2 : dict of str to float
+        Held-out share of variance explained at strengths 0 ("none"), 1 ("full"), ``strength`` ("chosen"; chosen on the
+        same folds, one number for all of them) and with every position shrunk by its own uncertainty ("positionwise",
+        :func:`reliable_share`; NaN for estimators other than means of each position).
+    n : int
+        Images scored.
     """
 
     layer: int
@@ -58,18 +66,39 @@ class StrengthResult:
 def choose_strength(
     maps: Maps, *, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
 ) -> StrengthResult:
-    """StrengthResult in [0, 1] that minimises the held-out squared error of centred log attention in one layer.
+    """Choose the strength in [0, 1] that minimises the held-out squared error of centred log attention in one layer.
 
     Parameters
     ----------
-    maps : AttentionMaps, stored or streamed.
-    estimator : name or instance; only its parameters are used.
-    layer : may be left out when ``maps`` holds only one.
+    maps : Maps
+        Attention maps, stored or streamed.
+    estimator : Profile or str
+        Name or instance; only its parameters are used.
+    layer : int, optional
+        Decoder layer; may be left out when ``maps`` holds only one.
+    confidence : float
+        Of the interval.
+
+    Returns
+    -------
+    StrengthResult
+        For ``debias(..., strength=result.strength)``.
 
     Raises
     ------
     InputError
         Layer not held, or images in fewer than two folds, or no layout in two of them.
+
+    Examples
+    --------
+    >>> from biaslab.profiles.strength import choose_strength
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> maps = simulate("bottom-heavy", {layout: 60}).maps
+    >>> few = simulate("bottom-heavy", {layout: 10}).maps  # a noisy map overstates itself: remove less of it
+    >>> [round(choose_strength(m).strength, 2) for m in (few, maps)]
+    [0.7, 0.93]
     """
     layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     check_confidence(confidence)
@@ -83,7 +112,7 @@ def choose_strength(
     best = _ratio(cross.sum(), power.sum())
     without = (_sums(folds[:g] + folds[g + 1 :], estimator)[:2] for g in range(len(folds)))
     half = half_width(np.array([_ratio(*(x.sum() for x in sums)) for sums in without]), confidence=confidence)
-    chosen = float(np.clip(best, 0, 1))
+    strength = float(np.clip(best, 0, 1))
 
     def explained(s: float) -> float:
         return float(_ratio(2 * s * cross.sum() - s**2 * power.sum(), total.sum()))
@@ -91,11 +120,11 @@ def choose_strength(
     return StrengthResult(
         layer=int(layer),
         estimator=estimator.name,
-        strength=chosen,
+        strength=strength,
         strength_lo=float(np.clip(best - half, 0, 1)),
         strength_hi=float(np.clip(best + half, 0, 1)),
         per_head_strength=np.clip(_ratio(cross, power), 0, 1),
-        r2={"none": 0.0, "full": explained(1.0), "chosen": explained(chosen),
+        r2={"none": 0.0, "full": explained(1.0), "chosen": explained(strength),
             "positionwise": float(_ratio(apart.sum(), total.sum())) if estimator.name in _POSITIONWISE else np.nan},
         n=n,
     )  # fmt: skip
@@ -105,15 +134,33 @@ _POSITIONWISE = ("mean", "geometric")  # what they predict at a position is the 
 
 
 def reliable_share(mean: np.ndarray, var: np.ndarray, n: int) -> np.ndarray:
-    """Empirical-Bayes weight of each position in [0, 1]: how much of its distance from the image's mean to believe.
+    """Weigh each position in [0, 1] by empirical Bayes: how much of its distance from the image's mean to believe.
 
     ``tau^2 / (tau^2 + var / n)`` with tau^2, the variance of the true map over positions, estimated by moments: the
     variance of the mean map less the mean squared standard error (Efron and Morris 1975, unequal variances).
 
     Parameters
     ----------
-    mean, var : (H, N) mean and population variance between images of centred log attention.
-    n : images; the weights are 0 with fewer than 2.
+    mean, var : (H, N) array
+        Mean and variance between images (over n) of centred log attention.
+    n : int
+        Images; the weights are 0 with fewer than 2.
+
+    Returns
+    -------
+    (H, N) array
+        Weights.
+
+    References
+    ----------
+    Efron and Morris (1975), Data analysis using Stein's estimator and its generalizations, JASA 70.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from biaslab.profiles.strength import reliable_share
+    >>> reliable_share(np.array([[-1.0, 0.0, 1.0]]), np.array([[0.1, 0.1, 20.0]]), 21).round(2)
+    array([[0.99, 0.99, 0.25]])
     """
     if n < 2:
         return np.zeros_like(mean)
@@ -123,7 +170,7 @@ def reliable_share(mean: np.ndarray, var: np.ndarray, n: int) -> np.ndarray:
 
 
 def shrink(expected: Tensor, strength: float | np.ndarray | Tensor) -> Tensor:
-    """An expectation drawn toward its geometric mean over the tokens: ``g * (expected / g) ** strength``.
+    """Draw an expectation toward its geometric mean g over the tokens: ``g * (expected / g) ** strength``.
 
     To be passed to :func:`biaslab.profiles.debias` in place of the expectation. With one strength for all positions
     the ratio ranks as ``debias(..., strength=strength)``; only this form takes one per position, whose unit must
@@ -131,13 +178,27 @@ def shrink(expected: Tensor, strength: float | np.ndarray | Tensor) -> Tensor:
 
     Parameters
     ----------
-    expected : (H or 1, N), positive.
-    strength : a number, or (N,) or (H, N), in [0, 1], for example of :func:`reliable_share`.
+    expected : (H or 1, N) Tensor
+        Positive.
+    strength : float, (N,) or (H, N) array or Tensor
+        In [0, 1], for example of :func:`reliable_share`.
+
+    Returns
+    -------
+    (H, N) Tensor
+        Of the kind of ``expected``.
 
     Raises
     ------
     InputError
         A strength outside [0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from biaslab.profiles.strength import shrink
+    >>> shrink(torch.tensor([[1.0, 4.0]]), 0.5)
+    tensor([[1.4142, 2.8284]])
     """
     amount = torch.as_tensor(strength, dtype=expected.dtype, device=expected.device)
     if not bool(((amount >= 0) & (amount <= 1)).all()):
@@ -148,8 +209,10 @@ def shrink(expected: Tensor, strength: float | np.ndarray | Tensor) -> Tensor:
 
 
 def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[Any, Any, Any, Any, int]:
-    """(H,) <held out, predicted>, <predicted, predicted>, <held out, held out>, the explained sum of squares of the
-    positionwise shrunk prediction; and images scored.
+    """Sum over held-out images: the four terms of the strength, and how many images are scored.
+
+    (H,) each: <held out, predicted>, <predicted, predicted>, <held out, held out>, and the explained sum of squares of
+    the positionwise shrunk prediction.
     """
     cross, power, total, apart = (np.zeros(1) for _ in range(4))
     images = 0

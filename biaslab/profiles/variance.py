@@ -40,14 +40,24 @@ class VarianceExplained:
 
     Attributes
     ----------
-    r2, lo, hi : share over all heads together and its interval (NaN with fewer than three folds of images).
-    per_head : (H or 1,) share of each head.
-    n : images scored; images of a layout that the other folds do not hold, and the estimator cannot reach,
-        are not.
-    population, population_lo, population_hi : share that the true map of each position would explain, over all heads
-        together, and its interval. It depends on no estimator; ``r2`` lies below it by the noise of a profile of
-        so few images, and by what the estimator cannot express.
-    per_head_population : (H or 1,), with _lo and _hi.
+    layer : int
+        Decoder layer.
+    estimator : str
+        Name of the estimator.
+    r2, r2_lo, r2_hi : float
+        Share over all heads together and its interval (NaN with fewer than three folds of images).
+    r2_asymptotic, r2_asymptotic_lo, r2_asymptotic_hi : float
+        Share that the true map of each position would explain, over all heads together, and its interval: what a
+        profile would explain in the limit of many calibration images. It depends on no estimator; ``r2`` lies below it
+        by the noise of a profile of so few images, and by what the estimator cannot express.
+    per_head_r2, per_head_r2_lo, per_head_r2_hi : (H or 1,) array
+        The same of each head.
+    per_head_r2_asymptotic, per_head_r2_asymptotic_lo, per_head_r2_asymptotic_hi : (H or 1,) array
+        The same of each head.
+    n : int
+        Images scored; images of a layout that the other folds do not hold, and the estimator cannot reach, are not.
+    folds : int
+        Folds that have images.
     """
 
     layer: int
@@ -71,22 +81,41 @@ class VarianceExplained:
 def variance_explained(
     maps: Maps, *, estimator: Profile | str = "mean", layer: int | None = None, confidence: float = 0.95
 ) -> VarianceExplained:
-    """Held-out share of the variance of log attention, centred per image, that position explains in one
-    layer.
+    """Measure the held-out share of the variance of log attention that position explains in one layer.
+
+    Log attention is centred per image and head; the formula is at the top of the module.
 
     Parameters
     ----------
-    maps : AttentionMaps, stored or streamed (``layers``, ``layouts``, ``folds`` and ``moments(..., fold=)``
-        are read).
-    estimator : name or instance; only its parameters are used, it is not fitted and not changed.
-    layer : decoder layer; may be left out when ``maps`` holds only one.
-    confidence : of the intervals, a delete-one-fold jackknife (all predictions refitted without the fold) with
-        Student's t.
+    maps : Maps
+        Attention maps, stored or streamed (``layers``, ``layouts``, ``folds`` and ``moments(..., fold=)`` are read).
+    estimator : Profile or str
+        Name or instance; only its parameters are used, it is not fitted and not changed.
+    layer : int, optional
+        Decoder layer; may be left out when ``maps`` holds only one.
+    confidence : float
+        Of the intervals, a delete-one-fold jackknife (all predictions refitted without the fold) with Student's t.
+
+    Returns
+    -------
+    VarianceExplained
+        Shares over all heads together and of each head.
 
     Raises
     ------
     InputError
         Layer not held, or images in fewer than two folds.
+
+    Examples
+    --------
+    >>> from biaslab import variance_explained
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> maps = simulate("bottom-heavy", {layout: 60}).maps
+    >>> share = variance_explained(maps)
+    >>> f"{share.r2:.2f} [{share.r2_lo:.2f}, {share.r2_hi:.2f}], in the limit {share.r2_asymptotic:.2f}"
+    '0.21 [0.14, 0.28], in the limit 0.23'
     """
     layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     check_confidence(confidence)
@@ -131,13 +160,44 @@ def variance_table(
     per_head: bool = False,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """:func:`variance_explained` of several layers as a table.
+    """Tabulate :func:`variance_explained` of several layers.
+
+    Parameters
+    ----------
+    maps : Maps
+        Attention maps, stored or streamed.
+    layers : int or iterable of int, optional
+        Decoder layers; default all that ``maps`` holds.
+    estimator : Profile or str
+        Name or instance; only its parameters are used.
+    per_head : bool
+        Whether each head has a row beside all heads together.
+    confidence : float
+        Of the intervals.
 
     Returns
     -------
     DataFrame
-        Columns layer, head, r2, lo, hi, population, population_lo, population_hi, n, folds, estimator. ``head`` is
-        "all", or the head's index with ``per_head``.
+        Columns layer, head, r2, r2_lo, r2_hi, r2_asymptotic, r2_asymptotic_lo, r2_asymptotic_hi, n, folds, estimator.
+        ``head`` is "all", or the head's index with ``per_head``.
+
+    Raises
+    ------
+    InputError
+        Layer not held, or images in fewer than two folds.
+
+    Examples
+    --------
+    >>> from biaslab.profiles import variance_table
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> maps = simulate("bottom-heavy", {layout: 60}, layers=2).maps
+    >>> table = variance_table(maps)
+    >>> table[["layer", "head", "r2", "r2_lo", "r2_hi", "n"]].round(2)
+       layer head    r2  r2_lo  r2_hi   n
+    0      0  all  0.19   0.16   0.22  60
+    1      1  all  0.21   0.11   0.30  60
     """
     rows = []
     for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
@@ -158,8 +218,23 @@ def log_folds(maps: Maps, layer: int) -> list[list[Part]]:
 
 
 def held_out(folds: list[list[Part]], estimator: Profile) -> Iterator[tuple[Part, np.ndarray, list[Part]]]:
-    """Each fold predicted from the others: the log moments of a layout's images in it, the (H or 1, N) centred log map
-    that the others predict, and the others' log moments; layouts that cannot be predicted are left out.
+    """Predict each fold from the others; layouts that cannot be predicted are left out.
+
+    Parameters
+    ----------
+    folds : list of list of Part
+        Log moments, fold by fold (:func:`log_folds`).
+    estimator : Profile
+        Only its parameters are used.
+
+    Yields
+    ------
+    part : Part
+        Log moments of a layout's images in the fold.
+    predicted : (H or 1, N) array
+        Centred log map that the other folds predict.
+    train : list of Part
+        Log moments of the other folds.
     """
     for f, tested in enumerate(folds):
         train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], pieces=estimator.needs_folds)
@@ -181,9 +256,7 @@ def _sums(folds: list[list[Part]], estimator: Profile) -> tuple[np.ndarray, np.n
 
 
 def _share(total: np.ndarray, residual: np.ndarray) -> np.ndarray:
-    """(1 + H,) explained share: all heads together, then each head; NaN where attention does not vary at
-    all.
-    """
+    """(1 + H,) explained share: all heads together, then each head; NaN where attention does not vary at all."""
     total, residual = (np.concatenate([[x.sum()], x]) for x in (total, residual))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(total > 0, 1.0 - residual / total, np.nan)

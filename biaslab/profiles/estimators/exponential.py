@@ -23,6 +23,23 @@ class ExponentialProfile(LogProfile):
 
     It transports to any number of tokens and any tiling. It knows no rows, columns, tiles or thumbnail: a bias
     that is not monotone along the sequence, such as a U shape, is invisible to it.
+
+    References
+    ----------
+    PoRe, arXiv 2508.17807.
+
+    Examples
+    --------
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import ExponentialProfile
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> maps = simulate("bottom-heavy", {layout: 60}).maps
+    >>> profile = ExponentialProfile().fit(maps)
+    >>> other = TokenLayout.raster(3, 5, size=(70, 42), family="demo")  # transports to any grid
+    >>> expected = profile.predict(other)
+    >>> (expected / expected.mean()).reshape(3, 5).mean(axis=1).round(1)
+    array([0.6, 0.9, 1.5], dtype=float32)
     """
 
     name = "exponential"

@@ -54,14 +54,29 @@ class FactorisedProfile(LogProfile):
     It transports to any tiling and grid of its family: the maps are interpolated (bilinear) to the asked grid, s is
     interpolated over t, and continued as a straight line beyond the longest layout fitted, which is a guess. A layout
     with a thumbnail, asked of a profile that never saw one, gets the tiles' map and offset 0. What it cannot express: a
-    bias that depends on the place in the whole picture other than through the order of the tiles. On layouts of
+    bias that depends on the location in the whole image other than through the order of the tiles. On layouts of
     one tile only it is `GeometricProfile`.
 
     Parameters
     ----------
-    order : "auto", or "start", "end" or "relative".
-    strength : "cv", or the penalty of s, a number >= 0 (0: a free value for every place in the order).
-    grid : (rows, cols) of M; default the grid that most images have. M_thumb has the thumbnails' own.
+    order : {"auto", "start", "end", "relative"}
+        What a tile's place in the reading order is counted by.
+    strength : "cv" or float
+        Penalty of s, a number >= 0 (0: a free value for every place in the order); "cv": cross-validated.
+    grid : (rows, cols), optional
+        Of M; default the grid that most images have. M_thumb has the thumbnails' own.
+
+    Examples
+    --------
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import FactorisedProfile
+    >>> one, two, three = (TokenLayout.tiled(1, n, grid=(4, 4), size=(56 * n, 56), family="demo", thumbnail=True)
+    ...                    for n in (1, 2, 3))
+    >>> maps = simulate("tile-ordered", {one: 30, two: 30}).maps
+    >>> expected = FactorisedProfile().fit(maps).predict(three)  # a tiling that was not fitted
+    >>> [round(float(expected[0, three.tile == tile].sum()), 2) for tile in range(4)]  # three tiles and the thumbnail
+    [0.03, 0.06, 0.07, 0.14]
     """
 
     name = "factorised"
@@ -109,9 +124,9 @@ class FactorisedProfile(LogProfile):
         out = gather({"tile": maps.astype(np.float64), "thumbnail": thumb["log"].astype(np.float64)}, layout)
         out += thumb["offset"][:, None] * layout.thumbnail
         if "trend" in arrays:
-            kept = arrays["trend"]
-            trend = Trend(ORDERS[int(kept["kind"][0])], kept["knots"].astype(np.float64), float(kept["kind"][1]))
-            out += (trend.basis(layout) @ kept["values"].T.astype(np.float64)).T
+            order, strength = arrays["trend"]["kind"]
+            trend = Trend(ORDERS[int(order)], arrays["trend"]["knots"].astype(np.float64), float(strength))
+            out += (trend.basis(layout) @ arrays["trend"]["values"].T.astype(np.float64)).T
         return out
 
     def _grid(self, parts: list[Part]) -> tuple[int, int]:
@@ -125,7 +140,7 @@ def _tiles(layout: TokenLayout) -> int:
 
 
 def _common(parts: list[Part], thumbnail: bool) -> tuple[int, int] | None:
-    """The grid of tiles, or of thumbnails, that most images have; None without any."""
+    """Find the grid of tiles, or of thumbnails, that most images have; None without any."""
     grids = [(grid_of(p.layout, int(p.layout.tile[p.layout.thumbnail == thumbnail][0])), p.n) for p in parts]
     return commonest(grids) if grids else None
 
@@ -163,7 +178,7 @@ def _design(layout: TokenLayout, shape: _Shape) -> sparse.csr_array:
 
 
 def _regridded(part: Part, grid: tuple[int, int], thumbnail: tuple[int, int] | None) -> Part:
-    """The part on other grids of cells: each tile's mean map is interpolated over the cells that exist.
+    """Bring a part to other grids of cells: each tile's mean map is interpolated over the cells that exist.
 
     A fit of the maps through the interpolation would invert it, and grow noise where grids are coarser than the maps.
     """
@@ -171,18 +186,18 @@ def _regridded(part: Part, grid: tuple[int, int], thumbnail: tuple[int, int] | N
     if layout.grid == grid and (thumbnail in (None, layout.thumbnail_grid) or not layout.thumbnail.any()):
         return part
     small_grid = grid if thumbnail is None else thumbnail
-    found: dict[str, list[np.ndarray]] = {"tile": [], "row": [], "col": [], "thumbnail": []}
+    columns: dict[str, list[np.ndarray]] = {"tile": [], "row": [], "col": [], "thumbnail": []}
     values = []
     for t in np.unique(layout.tile):
         small = bool(layout.thumbnail[layout.tile == t][0])
-        mean, _, known = one_tile(part, int(t))
-        weight = resize(known, small_grid if small else grid)
+        mean, _, exists = one_tile(part, int(t))
+        weight = resize(exists, small_grid if small else grid)
         row, col = np.nonzero(weight > 0.5)
-        values.append((resize(mean * known, weight.shape) / np.where(weight > 0, weight, 1))[:, row, col])
+        values.append((resize(mean * exists, weight.shape) / np.where(weight > 0, weight, 1))[:, row, col])
         for name, value in (("tile", np.full(len(row), t)), ("row", row), ("col", col),
                             ("thumbnail", np.full(len(row), small))):  # fmt: skip
-            found[name].append(value)
-    arrays = {name: np.concatenate(v) for name, v in found.items()}
+            columns[name].append(value)
+    arrays = {name: np.concatenate(v) for name, v in columns.items()}
     boxes = np.zeros((len(arrays["tile"]), 4))
     other = TokenLayout(
         arrays["tile"], arrays["row"], arrays["col"], arrays["thumbnail"], boxes, grid, layout.tiles, layout.size,

@@ -20,6 +20,20 @@ class GeometricProfile(LogProfile):
     images in which a position is a huge sink do not decide, as they do in the arithmetic mean. See
     `LogProfile` for the way back to attention. It does not transport: a tiling
     that was not in the calibration set is refused. ``std`` is the measured standard deviation of each position.
+
+    Examples
+    --------
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import GeometricProfile
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> maps = simulate("u-shaped", {layout: 60}, strength=1.0).maps
+    >>> expected = GeometricProfile().fit(maps).predict(layout)
+    >>> (expected / expected.mean()).reshape(4, 4).round(1)
+    array([[1.4, 1.1, 1. , 1.4],
+           [1.2, 0.5, 0.4, 1.1],
+           [1.2, 0.4, 0.4, 1.1],
+           [1.1, 1.1, 1.3, 1.3]], dtype=float32)
     """
 
     name = "geometric"

@@ -18,7 +18,7 @@ PARTS = ("tile", "thumbnail")
 
 
 def checked_grid(grid: Sequence[int]) -> tuple[int, int]:
-    """The parameter ``grid`` of an estimator as (rows, cols).
+    """Check the parameter ``grid`` of an estimator and give it as (rows, cols).
 
     Raises
     ------
@@ -32,7 +32,7 @@ def checked_grid(grid: Sequence[int]) -> tuple[int, int]:
 
 
 def commonest(grids: Iterable[tuple[tuple[int, int], int]]) -> tuple[int, int]:
-    """The grid that most images have, of (grid, images) pairs, one at least."""
+    """Find the grid that most images have, from one or more (grid, images) pairs."""
     votes: dict[tuple[int, int], int] = {}
     for grid, n in grids:
         votes[grid] = votes.get(grid, 0) + n
@@ -49,10 +49,10 @@ def one_tile(part: Part, tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     layout = part.layout
     at, grid = np.flatnonzero(layout.tile == tile), grid_of(layout, tile)
     mean, var = (np.zeros((part.mean.shape[0], *grid)) for _ in range(2))
-    known = np.zeros(grid)
+    exists = np.zeros(grid)
     row, col = layout.row[at], layout.col[at]
-    mean[:, row, col], var[:, row, col], known[row, col] = part.mean[:, at], part.var[:, at], 1.0
-    return mean, var, known
+    mean[:, row, col], var[:, row, col], exists[row, col] = part.mean[:, at], part.var[:, at], 1.0
+    return mean, var, exists
 
 
 def gather(maps: dict[str, np.ndarray], layout: TokenLayout) -> np.ndarray:

@@ -64,7 +64,7 @@ class LogProfile(Profile):
         return expected, expected * arrays[_LEVEL]["variation"][:, None]
 
     def log_map(self, parts: list[Part], layout: TokenLayout) -> np.ndarray | None:
-        """(H or 1, N) centred log map of ``layout`` learned from log moments of other images."""
+        """Predict the centred log map of a layout from log moments of other images; see :class:`Profile`."""
         if not parts:
             return None
         values = self._log(self._learn(parts), layout)

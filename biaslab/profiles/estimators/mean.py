@@ -1,6 +1,4 @@
-"""The published prior: the mean attention of each visual position, layout by layer (D2Pruner, arXiv
-2512.19443, A_bias).
-"""
+"""The published prior: the mean attention of each visual position, by layout (D2Pruner, arXiv 2512.19443, A_bias)."""
 
 from __future__ import annotations
 
@@ -21,6 +19,24 @@ class MeanProfile(Profile):
     Every tile, and the thumbnail, has its own map, so tile order and thumbnail bias are part of the profile.
     It does not transport: a tiling that was not in the calibration set is refused. (D2Pruner's reproduction
     shares one 256-vector between tiles: that is `TileProfile`.)
+
+    References
+    ----------
+    D2Pruner, arXiv 2512.19443, A_bias.
+
+    Examples
+    --------
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import MeanProfile
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> maps = simulate("u-shaped", {layout: 60}, strength=1.0).maps
+    >>> expected = MeanProfile().fit(maps).predict(layout)
+    >>> (expected / expected.mean()).reshape(4, 4).round(1)
+    array([[1.6, 1.2, 0.9, 1.2],
+           [1. , 0.5, 0.4, 1.1],
+           [1.1, 0.4, 0.4, 1. ],
+           [1. , 1.1, 1.3, 1.7]], dtype=float32)
     """
 
     name = "mean"

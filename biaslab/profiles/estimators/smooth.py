@@ -1,4 +1,4 @@
-"""A smooth map on the picture plane for every tile, its smoothness chosen by cross-validation over images."""
+"""A smooth map on the image plane for every tile, its smoothness chosen by cross-validation over images."""
 
 from __future__ import annotations
 
@@ -32,11 +32,27 @@ class SmoothProfile(LogProfile):
 
     Parameters
     ----------
-    strength : "cv", or a number >= 0. "cv" takes, for each layer, the one of 14 strengths whose map, smoothed from
-        all folds of images but one, is nearest to the mean of the fold left out (all layouts and heads together).
+    strength : "cv" or float
+        A number >= 0, or "cv", which takes, for each layer, the one of 14 strengths whose map, smoothed from all folds
+        of images but one, is nearest to the mean of the fold left out (all layouts and heads together).
         Cross-validation over images is needed because neighbouring cells see the same objects: rules that take
         the cells' errors for independent smooth too little. Such a rule (generalised cross-validation) is
         used only where the folds are not known or hold no layout twice.
+
+    References
+    ----------
+    Garcia (2010), Robust smoothing of gridded data, Comput. Stat. Data Anal. 54, 1167-1178.
+
+    Examples
+    --------
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import SmoothProfile
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> maps = simulate("bottom-heavy", {layout: 10}).maps
+    >>> others = simulate("bottom-heavy", {layout: 60}, seed=1).maps  # ten images are few: smoothing pays
+    >>> [round(SmoothProfile(strength=s).fit(maps).score(others), 2) for s in (0.0, "cv")]
+    [0.18, 0.26]
     """
 
     name = "smooth"
@@ -92,16 +108,16 @@ def _smoothed(values: np.ndarray, layout: TokenLayout, strengths: np.ndarray | l
     for t in np.unique(layout.tile):
         at, grid = np.flatnonzero(layout.tile == t), grid_of(layout, t)
         row, col = layout.row[at], layout.col[at]
-        known = np.zeros(grid, dtype=bool)
-        known[row, col] = True
+        exists = np.zeros(grid, dtype=bool)
+        exists[row, col] = True
         cells = np.empty((len(values), *grid))
         cells[:] = values[:, at].mean(axis=1)[:, None, None]
         cells[:, row, col] = values[:, at]
         for s, strength in enumerate(strengths):
             gain = 1 / (1 + strength * _eigen(grid) ** 2)
             smooth = _filter(cells, gain)
-            for _ in range(0 if known.all() else _ROUNDS):
-                smooth = _filter(np.where(known, cells, smooth), gain)
+            for _ in range(0 if exists.all() else _ROUNDS):
+                smooth = _filter(np.where(exists, cells, smooth), gain)
             out[s][:, at] = smooth[:, row, col]
     return out
 

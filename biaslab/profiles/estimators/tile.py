@@ -24,23 +24,37 @@ class TileProfile(Profile):
 
     Fitting averages the maps of all tiles of all layouts, each token's attention taken relative to its
     layout's mean (attention over ``mass / N``, mass being the attention all N visual tokens draw together),
-    so that a picture of 13 tiles and a picture of one weigh alike per tile. ``expected`` turns it back into
+    so that an image of 13 tiles and an image of one weigh alike per tile. ``expected`` turns it back into
     attention: the map, bilinearly interpolated (anti-aliased when it shrinks) to the grid of the asked
     layout, scaled so that it sums to that layout's mass; a layout that was not fitted gets the mean mass of
     those that were. The ranking of tokens under the ratio and log operations does not depend on that scale.
 
     The thumbnail's map is on the same scale: how much more a token of the thumbnail draws than one of a tile is
     the average over the layouts fitted, whatever their number of tiles. A layout with a thumbnail, asked of a
-    profile that never saw one, gets the tiles' map there too. Pictures of free resolution are one tile each, so
-    any grid can be asked of maps of any other; a map then stands for shares of the picture's height and width.
+    profile that never saw one, gets the tiles' map there too. Images of free resolution are one tile each, so
+    any grid can be asked of maps of any other; a map then stands for shares of the image's height and width.
 
     ``std`` holds the variance between images *and* between tiles. On a single layout of one tile both maps
     equal `MeanProfile`'s.
 
     Parameters
     ----------
-    grid : (rows, cols) of the stored maps; default the grid that most images have, of tiles and thumbnails apart.
-    thumbnail : "apart" for a map of its own, "shared" for one with the tiles.
+    grid : (rows, cols), optional
+        Of the stored maps; default the grid that most images have, of tiles and thumbnails apart.
+    thumbnail : {"apart", "shared"}
+        "apart" for a map of its own, "shared" for one with the tiles.
+
+    Examples
+    --------
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import TileProfile
+    >>> one, two, three = (TokenLayout.tiled(1, n, grid=(4, 4), size=(56 * n, 56), family="demo", thumbnail=True)
+    ...                    for n in (1, 2, 3))
+    >>> maps = simulate("tile-ordered", {one: 30, two: 30}).maps
+    >>> expected = TileProfile().fit(maps).predict(three)  # a tiling that was not fitted
+    >>> [round(float(expected[0, three.tile == tile].sum()), 2) for tile in range(4)]  # three tiles and the thumbnail
+    [0.06, 0.06, 0.06, 0.13]
     """
 
     name = "tile"
@@ -74,6 +88,7 @@ class TileProfile(Profile):
         return mean * scale, spread * scale
 
     def log_map(self, parts: list[Part], layout: TokenLayout) -> np.ndarray | None:
+        """Predict the centred log map of any layout from log moments, pooled like attention; see :class:`Profile`."""
         if not parts:
             return None
         tokens = gather({name: mean for name, (mean, _) in self._pooled(parts).items()}, layout)
@@ -101,25 +116,23 @@ class TileProfile(Profile):
 
 
 def _average(tiles: list[tuple[Part, int]], grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and total variance (within tiles + between tiles) over some tiles of all images: (H, rows, cols)
-    each.
-    """
+    """Mean and total variance (within + between tiles) over some tiles of all images: (H, rows, cols) each."""
     n_heads = tiles[0][0].mean.shape[0]
     weight, first, second = np.zeros(grid), *(np.zeros((n_heads, *grid)) for _ in range(2))
     for part, tile in tiles:
-        mean, var, known = one_tile(part, tile)
-        w = part.n * resize(known, grid)
+        mean, var, exists = one_tile(part, tile)
+        w = part.n * resize(exists, grid)
         # values are interpolated over the cells that exist; a cell that no tile has keeps weight 0
         with np.errstate(invalid="ignore", divide="ignore"):
-            m, v = (np.nan_to_num(resize(x * known, grid) / resize(known, grid)) for x in (mean, var))
+            m, v = (np.nan_to_num(resize(x * exists, grid) / resize(exists, grid)) for x in (mean, var))
         weight += w
         first += w * m
         second += w * (v + m**2)
-    seen = weight > 0
-    safe = np.where(seen, weight, 1.0)
+    covered = weight > 0
+    safe = np.where(covered, weight, 1.0)
     mean = first / safe
     var = np.maximum(second / safe - mean**2, 0.0)
-    if not seen.all():  # nothing is known there: the average cell is the neutral guess
-        mean[:, ~seen] = mean[:, seen].mean(axis=1, keepdims=True)
-        var[:, ~seen] = var[:, seen].mean(axis=1, keepdims=True)
+    if not covered.all():  # nothing is known there: the average cell is the neutral guess
+        mean[:, ~covered] = mean[:, covered].mean(axis=1, keepdims=True)
+        var[:, ~covered] = var[:, covered].mean(axis=1, keepdims=True)
     return mean, var

@@ -1,4 +1,4 @@
-"""A smooth trend over the tiles of a picture in reading order, for the factorised profile."""
+"""A smooth trend over the tiles of an image in reading order, for the factorised profile."""
 
 from __future__ import annotations
 
@@ -27,10 +27,14 @@ class Trend:
 
     Attributes
     ----------
-    order : one of :data:`ORDERS`.
-    knots : (K,) tiles before ("start") or after ("end") the tile, or (t + 1/2) / T ("relative").
-    strength : penalty in units of the average knot's weight of data.
-    weights : (K,) share of each knot in the tiles of the images fitted; empty in a loaded profile.
+    order : str
+        One of :data:`ORDERS`.
+    knots : (K,) array
+        Tiles before ("start") or after ("end") the tile, or (t + 1/2) / T ("relative").
+    strength : float
+        Penalty in units of the average knot's weight of data.
+    weights : (K,) array
+        Share of each knot in the tiles of the images fitted; empty in a loaded profile.
     """
 
     order: str
@@ -40,7 +44,19 @@ class Trend:
 
     @classmethod
     def over(cls, layouts: list[TokenLayout], order: str, strength: float, counts: list[int] | None = None) -> Trend:
-        """Knots for some layouts; ``counts`` are their images."""
+        """Place the knots for some layouts.
+
+        Parameters
+        ----------
+        layouts : list of TokenLayout
+            Layouts fitted.
+        order : str
+            One of :data:`ORDERS`.
+        strength : float
+            Penalty.
+        counts : list of int, optional
+            Images of each layout; default one each.
+        """
         most = max(len(_tiles(x)) for x in layouts)
         knots = np.linspace(0, 1, _RELATIVE_KNOTS) if order == "relative" else np.arange(max(most, 2), dtype=float)
         bare = cls(order, knots, strength)
@@ -49,13 +65,13 @@ class Trend:
         return cls(order, knots, strength, total / total.sum())
 
     def at(self, tile: np.ndarray, count: int) -> np.ndarray:
-        """(len(tile), K) interpolation weights for tiles of a picture of ``count`` tiles; linear beyond the knots."""
-        place = {"start": tile, "end": count - 1 - tile, "relative": (tile + 0.5) / count}[self.order]
-        left = np.clip(np.searchsorted(self.knots, place, side="right") - 1, 0, len(self.knots) - 2)
-        share = (place - self.knots[left]) / (self.knots[left + 1] - self.knots[left])
+        """(len(tile), K) interpolation weights for tiles of an image of ``count`` tiles; linear beyond the knots."""
+        location = {"start": tile, "end": count - 1 - tile, "relative": (tile + 0.5) / count}[self.order]
+        lower = np.clip(np.searchsorted(self.knots, location, side="right") - 1, 0, len(self.knots) - 2)
+        share = (location - self.knots[lower]) / (self.knots[lower + 1] - self.knots[lower])
         out = np.zeros((len(tile), len(self.knots)))
         rows = np.arange(len(tile))
-        out[rows, left], out[rows, left + 1] = 1 - share, share
+        out[rows, lower], out[rows, lower + 1] = 1 - share, share
         return out
 
     def basis(self, layout: TokenLayout) -> np.ndarray:
@@ -73,20 +89,32 @@ class Trend:
 
 
 def choose_trend(parts: list[Part], order: str, strength: float | str) -> Trend:
-    """Order and strength by leave-one-layout-out over the levels of tiles and thumbnail.
+    """Choose order and strength by leave-one-layout-out over the levels of tiles and thumbnail.
 
-    ``parts`` hold log maps from which the maps within tiles are taken off.
+    Parameters
+    ----------
+    parts : list of Part
+        Log maps from which the maps within tiles are taken off.
+    order : str
+        "auto" or one of :data:`ORDERS`.
+    strength : float or "cv"
+        Penalty.
+
+    Returns
+    -------
+    Trend
+        With the knots of the longest layout.
     """
     layouts, counts = [p.layout for p in parts], [p.n for p in parts]
     orders = list(ORDERS) if order == "auto" else [order]
     strengths = _STRENGTHS if strength == "cv" else (float(strength),)
     units = [u for u in map(_units, parts) if len(u[0]) > 1]
     if len(orders) * len(strengths) > 1 and len(units) >= 3:
-        found = [
+        trials = [
             (_left_out(units, Trend.over(layouts, o, s)), i, o, s)
             for i, (o, s) in enumerate((o, s) for o in orders for s in strengths)
         ]
-        _, _, best, penalty = min(found)
+        _, _, best, penalty = min(trials)
     else:
         best = order if order != "auto" else "relative"
         penalty = _LIGHT if strength == "cv" else strengths[0]

@@ -72,15 +72,15 @@ def test_pruned_prefill_and_decode_equal_torchs_counter(vlm, deeper, keep):
 
 
 def test_prefill_and_decode_add_up(vlm):
-    picture, text = cost.VisionInput.of(_encoded(vlm).layouts[0]), 7
+    image, text = cost.VisionInput.of(_encoded(vlm).layouts[0]), 7
     whole, first = (
-        cost.prompt_flops(vlm.model.config, [picture], text, keep_n=2, layer=1, new_tokens=new) for new in (3, 1)
+        cost.prompt_flops(vlm.model.config, [image], text, keep_n=2, layer=1, new_tokens=new) for new in (3, 1)
     )
     assert whole.prefill == first.decoder and first.decode == 0
     assert whole.decode == whole.decoder - first.decoder > 0
     assert cost.prompt_flops(
-        vlm.model.config, [picture], text, keep_n=picture.tokens, layer=1, new_tokens=1
-    ) == cost.prompt_flops(vlm.model.config, [picture], text)
+        vlm.model.config, [image], text, keep_n=image.tokens, layer=1, new_tokens=1
+    ) == cost.prompt_flops(vlm.model.config, [image], text)
 
 
 def test_two_images_cost_both(vlm):
@@ -176,8 +176,8 @@ def test_a_tower_is_registered_from_one_place(monkeypatch):
     monkeypatch.setattr(cost.vision, "VISION", cost.VISION | {})
 
     @cost.register_vision("swin")
-    def swin(config, picture):
-        return 10 * picture.tokens, picture.tokens
+    def swin(config, image):
+        return 10 * image.tokens, image.tokens
 
     config = SimpleNamespace(vision_config=SimpleNamespace(model_type="swin"))
     assert cost.vision_flops(config, 4) == (40, 4)

@@ -19,8 +19,8 @@ def test_scene_is_always_the_same():
 
 
 def test_splits_share_no_scene():
-    pictures = [scene(split, 0).image.tobytes() for split in SPLITS]
-    assert len(set(pictures)) == len(SPLITS)
+    images = [scene(split, 0).image.tobytes() for split in SPLITS]
+    assert len(set(images)) == len(SPLITS)
 
 
 def test_boxes_are_tight_around_what_is_visible():

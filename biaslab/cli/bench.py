@@ -56,7 +56,7 @@ def bench(
     vlm = model.load()
     pictures = calibration(vlm, images, n=n, seed=seed, data_root=data_root)
     found = run(
-        vlm, pictures, chosen, ratios, where, fitted, repeats=repeats,
+        vlm, pictures, methods=chosen, keep=ratios, layer=where, profile=fitted, repeats=repeats,
         new_tokens=new_tokens, batch_size=batch_size, seed=seed, progress=not json,
     )  # fmt: skip
     files = [] if out is None else found.save(out)

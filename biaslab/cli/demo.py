@@ -28,7 +28,9 @@ def demo(
     """The main job on the embedded grounder: bias profile, debiased scores, D2Pruner against its rivals, figures."""
     from biaslab.workflows import demo as job
 
-    made = job.demo(out, calibration, test, layer or job.LAYER, processes, not json)
+    made = job.demo(
+        out, layer=layer or job.LAYER, progress=not json, n_calibration=calibration, n_test=test, processes=processes
+    )
     text = "\n\n".join(
         [
             "Variance of log attention explained by position (held-out images):",

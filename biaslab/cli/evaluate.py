@@ -70,7 +70,9 @@ def evaluate(
     if dry_run:
         from biaslab.workflows.dry_run import plan_evaluate
 
-        plan = plan_evaluate(model.name, data, configs, n, batch_size, model.dtype, image_options=model.image_options)
+        plan = plan_evaluate(
+            model.name, data, configs, n=n, batch_size=batch_size, dtype=model.dtype, image_options=model.image_options
+        )
         emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")
         return
     vlm = model.load(rehearse, max(where))

@@ -22,5 +22,5 @@ def figures(
     """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table, from a run folder."""
     from biaslab.workflows.run_figures import draw_run
 
-    files = draw_run(run, metric, venue)
+    files = draw_run(run, metric=metric, venue=venue)
     emit(json, {}, "", files)

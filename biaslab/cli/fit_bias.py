@@ -78,14 +78,19 @@ def fit_bias(
 
         known = geometry(model.name)
         pictures = calibration(known, images, n=n, seed=seed, prompt=prompt, data_root=data_root)
-        plan = plan_fit(known, pictures, wanted, heads, maps, batch_size, model.dtype, model.image_options)
+        plan = plan_fit(
+            known, pictures, layers=wanted, heads=heads, batch_size=batch_size, maps=maps, dtype=model.dtype,
+            image_options=model.image_options,
+        )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
         return
     source_folder(images, data_root=data_root)
     vlm = model.load(rehearse, max(wanted or [0]))
     chosen = calibration(vlm, images, n=n, seed=seed, prompt=prompt, data_root=data_root)
-    found = fit(vlm, chosen, estimator, wanted, queries, heads, out, maps, batch_size, not json,
-                criterion, score)  # fmt: skip
+    found = fit(
+        vlm, chosen, layers=wanted, heads=heads, queries=queries, score=score, batch_size=batch_size, out=out,
+        progress=not json, estimator=estimator, criterion=criterion, maps=maps,
+    )  # fmt: skip
     explained = found.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     text = (
         f"{model.name}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"

@@ -71,7 +71,10 @@ def probe(
         vlm, sides, places, pairs=pairs, seed=seed, scale=tuple(low_high), repetitions=repetitions,
         distractors=distractors, objects=objects, backgrounds=backgrounds, expression=expression,
     )  # fmt: skip
-    found = run(vlm, design, fitted, wanted, heads, queries, locate, out, batch_size, not json)
+    found = run(
+        vlm, design, layers=wanted, heads=heads, queries=queries, profile=fitted, batch_size=batch_size, out=out,
+        progress=not json, locate=locate,
+    )  # fmt: skip
     record = {"pictures": len(design), "comparison": None, "accuracy": None}
     text = found.card
     if found.comparison is not None:

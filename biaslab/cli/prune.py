@@ -64,4 +64,9 @@ def prune(
     text = "\n".join(
         f"{r['method']}: {r['answer']!r}  box {r['box']} px  {r['kept']} of {found[0].layout.n} tokens" for r in rows
     )
-    emit(json, {"expression": expression, "results": rows}, text, draw_kept(picture, found, expression, out))
+    emit(
+        json,
+        {"expression": expression, "results": rows},
+        text,
+        draw_kept(picture, found, expression=expression, out=out),
+    )

@@ -30,9 +30,9 @@ def train_grounder(
     Needs torch 2.9 or newer.
     """
     from biaslab.grounder.recipe import Recipe
-    from biaslab.workflows.train_grounder import make_grounder
+    from biaslab.workflows.train_grounder import build_grounder
 
     changed = {"vision_steps": vision_steps, "decoder_steps": decoder_steps}
     recipe = Recipe(seed=seed, processes=processes, **{k: v for k, v in changed.items() if v is not None})
-    made = make_grounder(out, recipe, test)
+    made = build_grounder(out, recipe=recipe, n_test=test)
     emit(json, {"accuracy": made.accuracy}, made.summary, made.files)

@@ -39,13 +39,16 @@ _VISION = "vision"
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What a benchmark measured.
+    """The measurements of a benchmark.
 
     Attributes
     ----------
-    table : DataFrame, one row per configuration, the unpruned model first; see :func:`bench_table`.
-    runs : DataFrame, one row per batch of images, round and configuration: the times behind the medians.
-    settings : model, machine and options.
+    table : DataFrame
+        One row per configuration, the unpruned model first; see :func:`biaslab.workflows.bench_table.bench_table`.
+    runs : DataFrame
+        One row per batch of images, round and configuration: the times behind the medians.
+    settings : dict
+        Model, machine and options.
     """
 
     table: pd.DataFrame
@@ -53,11 +56,21 @@ class BenchResult:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def records(self) -> list[dict[str, Any]]:
-        """The table as plain values, None for what was not measured."""
+        """Return the table as plain values, None for what was not measured."""
         return records(self.table)
 
     def save(self, out: str | Path) -> list[Path]:
         """Write ``bench.csv``, ``bench-runs.csv``, ``bench.tex`` and ``bench.json`` (settings) into a folder.
+
+        Parameters
+        ----------
+        out : str or Path
+            The folder.
+
+        Returns
+        -------
+        list of Path
+            The four files.
 
         Raises
         ------
@@ -79,34 +92,53 @@ class BenchResult:
 def bench(
     vlm: VLM,
     images: Calibration,
+    *,
     methods: Sequence[str | Method],
     keep: float | int | Sequence[float | int],
     layer: int | Sequence[int],
     profile: Profile | None = None,
-    *,
+    batch_size: int = 1,
+    seed: int = 0,
+    progress: bool = True,
     repeats: int = 5,
     warmup: int = 1,
     new_tokens: int = 16,
-    batch_size: int = 1,
-    seed: int = 0,
     memory: bool = True,
-    progress: bool = True,
 ) -> BenchResult:
     """Time every method on the same prompts, taking turns.
 
     Parameters
     ----------
-    images : pictures with what is asked about each; of :func:`biaslab.datasets.calibration.calibration`.
-    methods, keep, layer, profile : as in :func:`biaslab.evaluation.runner.evaluate`. The unpruned model is always
-        measured, as what the others are compared with.
-    repeats, warmup : rounds per batch of images that count, and before them.
-    new_tokens : length of every answer, end tokens suppressed, so that decode times can be compared.
-    batch_size : images per forward.
-    memory : measure peak memory too, in one more run of each configuration on the longest prompts.
+    vlm : VLM
+        The model.
+    images : Calibration
+        Images with their prompts; see :func:`biaslab.datasets.calibration.calibration`.
+    methods : sequence of str or Method
+        Pruning methods, as in :func:`biaslab.evaluation.runner.evaluate`. The unpruned model is always measured, as
+        the reference of the others.
+    keep : float, int, or a sequence of them
+        Keep ratios in (0, 1], or counts of visual tokens per image.
+    layer : int or sequence of int
+        Prune layers K: tokens are dropped just before layer K.
+    profile : Profile, optional
+        The fitted profile of methods that debias.
+    batch_size : int
+        Images per forward.
+    seed : int
+        Seed of random methods.
+    progress : bool
+        Show a progress bar.
+    repeats, warmup : int
+        Rounds per batch of images that count, and before them.
+    new_tokens : int
+        Length of every answer, end tokens suppressed, so that decode times can be compared.
+    memory : bool
+        Measure peak memory too, in one more run of each configuration on the longest prompts.
 
     Returns
     -------
     BenchResult
+        Table, single runs and settings.
 
     Raises
     ------
@@ -116,7 +148,21 @@ def bench(
     Notes
     -----
     Prefill is everything up to the first token: attention rows, scoring, selection and cutting included (also
-    shown apart, by the engine's own clock). The vision tower is timed apart, and is the same for all methods.
+    reported apart, by the engine's own clock). The vision tower is timed apart, and is the same for all methods.
+
+    Examples
+    --------
+    Times differ from machine to machine, the speed-up that FLOPs promise does not:
+
+    >>> import biaslab as bl
+    >>> vlm = bl.load("grounder")
+    >>> scenes = bl.calibration(vlm, "scenes", n=1)
+    >>> result = bl.bench(vlm, scenes, methods=["random"], keep=0.1, layer=2, repeats=1, warmup=0, new_tokens=2,
+    ...                   memory=False, progress=False)
+    >>> result.table[["method", "keep", "layer", "flops_prefill"]].round(2)
+       method  keep  layer  flops_prefill
+    0    none   1.0   <NA>            1.0
+    1  random   0.1      2            1.0
     """
     for name, value, least in (
         ("repeats", repeats, 1), ("warmup", warmup, 0), ("new_tokens", new_tokens, 2), ("batch_size", batch_size, 1),
@@ -141,7 +187,7 @@ def bench(
 
 
 def _with_unpruned(configs: list[Config]) -> list[Config]:
-    """The unpruned model first."""
+    """Put the unpruned model first."""
     return [Config(None, None), *(c for c in configs if c.method is not None)]
 
 
@@ -158,7 +204,8 @@ def _timed(
     advance: Callable[[int], Any],
 ) -> tuple[list[dict[str, Any]], list[Flops | None]]:  # fmt: skip
     """All rounds of one batch of images: times by round and configuration, FLOPs by configuration."""
-    ready, rows, vision, costs = vlm.vision(encoded), [], {}, [None] * len(configs)
+    ready, rows, vision = vlm.vision(encoded), [], {}
+    costs: list[Flops | None] = [None] * len(configs)
     for turn, which in interleaved([_VISION, *range(len(configs))], repeats, warmup):
         advance(1)
         if which == _VISION:
@@ -180,7 +227,7 @@ def _times(run: OneRun) -> dict[str, float | None]:
 
 
 def _sum(flops: Sequence[Flops | None]) -> Flops | None:
-    """Of the whole batch; None for a model whose cost is not known."""
+    """Sum over the batch; None for a model whose cost is not known."""
     if any(f is None for f in flops):
         return None
     return Flops(*(sum(getattr(f, part) for f in flops) for part in ("vision", "projector", "decoder", "decode")))
@@ -206,10 +253,12 @@ def _peak(vlm: VLM, encoded: Encoded, config: Config, options: GenerationOptions
         return {"extra_mb": extra_peak(task, warm=task), "peak_mb": None}
     idle = sum(torch.cuda.memory_allocated(device) for device in devices)
     peak = task().timer.peak_mb
-    return {"extra_mb": peak - idle / 2**20, "peak_mb": peak}
+    return {"extra_mb": None if peak is None else peak - idle / 2**20, "peak_mb": peak}
 
 
-def _settings(vlm, images, batches, repeats, new_tokens, batch_size, seed) -> dict[str, Any]:
+def _settings(
+    vlm: VLM, images: Calibration, batches: Sequence[Encoded], repeats: int, new_tokens: int, batch_size: int, seed: int
+) -> dict[str, Any]:
     parameter = next(vlm.model.parameters())
     device = parameter.device
     counts = [layout.n for encoded in batches for layout in encoded.layouts]

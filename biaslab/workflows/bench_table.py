@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,16 +28,23 @@ _SHOWN = (
 def bench_table(
     runs: pd.DataFrame,
     configs: Sequence[Config],
+    *,
     costs: Sequence[Sequence[Flops | None]],
     peaks: Sequence[dict[str, float | None]],
 ) -> pd.DataFrame:
-    """One row per configuration.
+    """Summarise runs, one row per configuration.
 
     Parameters
     ----------
-    runs : of :func:`biaslab.bench.bench`; the first configuration is the unpruned model.
-    costs : by batch of images, then by configuration.
-    peaks : memory by configuration.
+    runs : DataFrame
+        One row per batch of images, round and configuration: ``batch, round, config`` and ``vision_ms, prefill_ms,
+        decode_ms, attention_ms, select_ms``.
+    configs : sequence of Config
+        The configurations; the first is the unpruned model.
+    costs : sequence of sequences of Flops or None
+        By batch of images, then by configuration; None for a model whose cost is not known.
+    peaks : sequence of dict
+        ``extra_mb`` and ``peak_mb`` by configuration; empty where memory was not measured.
 
     Returns
     -------
@@ -48,6 +55,19 @@ def bench_table(
         the ratios within a round (prefill also ``_min``, ``_max``); ``flops_*``, the speed-up if time followed
         FLOPs; ``share``, measured over promised prefill speed-up; ``tflops_*`` per batch; ``extra_mb``,
         ``peak_mb``; ``verdict``.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from biaslab.evaluation.configurations import Config, configurations
+    >>> from biaslab.workflows.bench_table import bench_table
+    >>> configs = [Config(None, None), *configurations(["random"], 0.5, 2)]
+    >>> times = {"vision_ms": 10.0, "decode_ms": 20.0, "attention_ms": 0.0, "select_ms": 1.0}
+    >>> runs = pd.DataFrame([{"batch": 0, "round": turn, "config": i, "prefill_ms": 40.0 / (1 + i), **times}
+    ...                      for turn in range(3) for i in range(2)])
+    >>> table = bench_table(runs, configs, costs=[[None, None]], peaks=[{}, {}])
+    >>> table[["method", "prefill_ms", "speedup_prefill", "speedup_total", "verdict"]].to_dict("records")[1]
+    {'method': 'random', 'prefill_ms': 20.0, 'speedup_prefill': 2.0, 'speedup_total': 1.4, 'verdict': ''}
     """
     runs = runs.assign(total_ms=runs["vision_ms"] + runs["prefill_ms"] + runs["decode_ms"])
     by_config = {i: part.set_index(["batch", "round"]) for i, part in runs.groupby("config")}
@@ -87,7 +107,27 @@ def _promised(full: Sequence[Flops | None], spent: Sequence[Flops | None]) -> di
 
 
 def verdict(prefill: pd.Series, promised: float, total: pd.Series) -> str:
-    """What the measured speed-ups of prefill and of the whole answer say, in words."""
+    """Put the measured speed-ups of prefill and of the whole answer in words.
+
+    Parameters
+    ----------
+    prefill, total : Series
+        Speed-ups over the unpruned model, one per batch of images and round.
+    promised : float
+        Speed-up of the prefill if time followed FLOPs; NaN where it is not known.
+
+    Returns
+    -------
+    str
+        A method counts as faster (slower) where it is so in three quarters of the runs.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from biaslab.workflows.bench_table import verdict
+    >>> verdict(pd.Series([1.9, 2.0, 2.1]), 2.5, pd.Series([0.9, 1.1, 1.2, 0.8]))
+    'prefill 2.00x faster (FLOPs: 2.50x), whole answer no clear gain, faster in 2 of 4 runs'
+    """
     limit = "" if np.isnan(promised) else f" (FLOPs: {promised:.2f}x)"
     return f"prefill {_word(prefill)}{limit}, whole answer {_word(total)}"
 
@@ -102,12 +142,25 @@ def _word(ratios: pd.Series) -> str:
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns one looks at first."""
+    """Select the columns one looks at first; memory only where it was measured."""
     return table[[c for c in _SHOWN if c != "extra_mb" or table[c].notna().any()]]
 
 
 def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
-    r"""Booktabs ``table``; needs ``\usepackage{booktabs}``."""
+    r"""Write the table in LaTeX; needs ``\usepackage{booktabs}``.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of :func:`bench_table`.
+    settings : dict
+        Of :class:`biaslab.workflows.bench.BenchResult`; they go into the caption.
+
+    Returns
+    -------
+    str
+        A ``table`` environment.
+    """
     rows = []
     for row in table.to_dict("records"):
         keep = row["keep"]
@@ -135,6 +188,6 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
     return latex_table(frame, settings, caption=caption, columns="ll" + "c" * len(frame.columns))
 
 
-def _span(row: dict[str, Any], phase: str) -> str:
+def _span(row: Mapping[Any, Any], phase: str) -> str:
     low, high = row[f"{phase}_min"], row[f"{phase}_max"]
     return f"{row[f'{phase}_ms']:.0f} {{\\scriptsize [{low:.0f}, {high:.0f}]}}"

@@ -32,13 +32,32 @@ _EXAMPLES = 3
 
 
 def methods() -> list[str | Method]:
-    """No pruning, the six methods, and D2Pruner's variant in which pivots suppress their neighbours."""
+    """List no pruning, the six methods, and D2Pruner's variant in which pivots suppress their neighbours.
+
+    Examples
+    --------
+    >>> from biaslab.workflows.demo import methods
+    >>> methods()[:6]
+    ['none', 'random', 'uniform', 'fastv', 'relative', 'divprune']
+    """
     return ["none", "random", "uniform", "fastv", "relative", "divprune", "d2pruner", D2Pruner(pivots_suppress=True)]
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo found, and the files that it wrote."""
+    """The demo's results.
+
+    Attributes
+    ----------
+    fitted : FitResult
+        The bias profile.
+    ranking : DataFrame
+        How well attention ranks the target's tokens, raw and debiased; see :func:`biaslab.score_ranking`.
+    results : Results
+        Localization under pruning.
+    files : list of Path
+        Files written.
+    """
 
     fitted: FitResult
     ranking: pd.DataFrame
@@ -48,26 +67,46 @@ class DemoReport:
 
 def demo(
     out: str | Path,
+    *,
+    layer: int = LAYER,
+    progress: bool = True,
     n_calibration: int = 300,
     n_test: int = 300,
-    layer: int = LAYER,
     processes: int = 2,
-    progress: bool = True,
 ) -> DemoReport:
-    """Fit, rank, evaluate and draw; the same call goes on with an interrupted run.
+    """Fit, rank, evaluate and draw on the embedded grounder.
 
     Parameters
     ----------
-    out : run folder.
-    n_calibration : calibration scenes for the profile.
-    n_test : test expressions.
-    layer : prune layer K.
-    processes : processes for the evaluation.
+    out : str or Path
+        Run folder; the same call goes on with an interrupted run.
+    layer : int
+        Prune layer K.
+    progress : bool
+        Show progress bars.
+    n_calibration : int
+        Calibration scenes for the profile.
+    n_test : int
+        Test expressions.
+    processes : int
+        Processes for the evaluation.
+
+    Returns
+    -------
+    DemoReport
+        Profile, ranking, accuracy and the files written.
+
+    Examples
+    --------
+    Skipped as a test, since it runs for minutes:
+
+    >>> from biaslab.workflows.demo import demo
+    >>> demo("runs/demo").results.summary()  # doctest: +SKIP
     """
     out = Path(out)
     vlm = load("grounder")
-    images = calibration(vlm, "scenes", n=n_calibration)
-    fitted = fit_bias(vlm, images, out=out / "profile.safetensors", batch_size=16, progress=progress)
+    scenes = calibration(vlm, "scenes", n=n_calibration)
+    fitted = fit_bias(vlm, scenes, out=out / "profile.safetensors", batch_size=16, progress=progress)
     data = ScenesDataset("test", n=n_test)
     results = evaluate(
         vlm, data, methods=methods(), keep=KEEPS, layer=layer, out=out, profile=fitted.profile, batch_size=25,
@@ -93,8 +132,10 @@ def _draw_examples(vlm: VLM, data: ScenesDataset, profile: Profile, layer: int, 
     )  # fmt: skip
     files = save(display.plot(), folder / "attention", close=True)
     for sample, image in zip(samples, images, strict=True):
-        found = compare_methods(
+        answers = compare_methods(
             vlm, image, sample.expression, methods=methods(), keep=_SHOWN_KEEP, layer=layer, profile=profile
         )
-        files += draw_kept(image, found, sample.expression, folder / f"kept-{sample.id}", sample.box)
+        files += draw_kept(
+            image, answers, expression=sample.expression, out=folder / f"kept-{sample.id}", target=sample.box
+        )
     return files

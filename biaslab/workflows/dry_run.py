@@ -1,4 +1,4 @@
-"""What a command would do, found out before any weight is loaded: images, tokens, memory, FLOPs."""
+"""The plan of a command before any weight is loaded: images, tokens, memory, FLOPs."""
 
 from __future__ import annotations
 
@@ -34,14 +34,18 @@ __all__ = ["DryRun", "plan_evaluate", "plan_fit"]
 
 @dataclass(frozen=True)
 class DryRun:
-    """What would be done.
+    """The plan of a command.
 
     Attributes
     ----------
-    model : name, family, source (of all this), layers, parameters, dtype, weights and disk (bytes), disk_source.
-    data : what, images or expressions, sizes, tokens per image (min, median, max), text tokens.
-    table : DataFrame, one row per configuration: tokens kept, FLOPs per image (means) and KV cache.
-    notes : lines to be read with the numbers.
+    model : dict
+        name, family, source (of all this), layers, parameters, dtype, weights and disk (bytes), disk_source.
+    data : dict
+        what, count of images or expressions, sizes, tokens per image (min, median, max), text tokens.
+    table : DataFrame
+        One row per configuration: tokens kept, TFLOPs per image (means) and KV cache.
+    notes : list of str
+        Lines to be read with the numbers.
     """
 
     model: dict[str, Any]
@@ -50,12 +54,12 @@ class DryRun:
     notes: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """All of it, JSON-ready."""
+        """Return all of it, JSON-ready."""
         rows = records(self.table)
         return {"dry_run": True, "model": self.model, "data": self.data, "rows": rows, "notes": self.notes}
 
     def text(self) -> str:
-        """All of it but the table, for people."""
+        """Return all of it but the table as lines of text."""
         m, d = self.model, self.data
         low, middle, high = (d["tokens"][k] for k in ("min", "median", "max"))
         lines = [
@@ -73,71 +77,129 @@ class DryRun:
 
 def plan_fit(
     model: str | Path | Geometry,
-    images: Calibration,
+    calibration: Calibration,
+    *,
     layers: Sequence[int] | None = None,
     heads: str = "mean",
-    maps: str | Path | None = None,
     batch_size: int = 8,
+    maps: str | Path | None = None,
     dtype: str = "auto",
     image_options: dict[str, Any] | None = None,
 ) -> DryRun:
-    """The plan of :func:`biaslab.workflows.fit_bias.fit_bias`; arguments as there, and the model by name.
+    """Plan a call of :func:`biaslab.workflows.fit_bias.fit_bias`.
+
+    Parameters
+    ----------
+    model : str, Path or Geometry
+        The model by alias, hub id or folder; no weights are needed.
+    calibration : Calibration
+        Images with their prompts.
+    layers, heads, batch_size, maps
+        As in :func:`biaslab.workflows.fit_bias.fit_bias`.
+    dtype : str
+        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    image_options : dict, optional
+        How images are cut or resized, e.g. ``{"max_tiles": 6}``.
+
+    Returns
+    -------
+    DryRun
+        Images, tokens, memory and FLOPs.
 
     Raises
     ------
     InputError, UnsupportedError, ModelError
         What the real call would refuse and can be found out without weights.
-    """
 
-    found = MetaModel.of(model, dtype, image_options)
-    layers = sorted(resolve_layers(layers, found.vlm.n_layers, "the decoder"))
-    prompts = images.prompts if isinstance(images.prompts, list) else [images.prompts] * len(images.images)
-    sizes = [_size_of(image) for image in images.images]
-    surveyed = found.survey(zip(sizes, prompts, strict=True))
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from biaslab.datasets.calibration import Calibration
+    >>> from biaslab.workflows.dry_run import plan_fit
+    >>> images = Calibration("grey", [Image.new("RGB", (896, 448))], "Please describe the provided image.")
+    >>> plan = plan_fit("internvl2.5-1b", images, layers=[0, 1])
+    >>> plan.data["tokens"]["max"], plan.notes
+    (768, ['the forward runs 2 of 24 layers, in batches of 8'])
+    """
+    meta = MetaModel.of(model, dtype=dtype, image_options=image_options)
+    layers = sorted(resolve_layers(layers, meta.vlm.n_layers, "the decoder"))
+    images, prompts = calibration.images, calibration.prompts
+    prompts = prompts if isinstance(prompts, list) else [prompts] * len(images)
+    sizes = [_size_of(image) for image in images]
+    surveyed = meta.survey(zip(sizes, prompts, strict=True))
     seen = [s for s in surveyed if s is not None]
-    text = copy.copy(found.config.text_config)
+    text = copy.copy(meta.config.text_config)
     text.num_hidden_layers, text.vocab_size = layers[-1] + 1, 0  # the forward ends behind the last layer asked for
-    row = found.means(seen, text, None, None, 1)
-    table = pd.DataFrame([{"layers": f"{len(layers)} of {found.vlm.n_layers}", "images": len(seen), **row}])
-    notes = [f"{_several(n, 'picture')} cannot be read: skipped"] if (n := sizes.count(None)) else []
+    row = meta.means(seen, text, keep=None, layer=None, new_tokens=1)
+    table = pd.DataFrame([{"layers": f"{len(layers)} of {meta.vlm.n_layers}", "images": len(seen), **row}])
+    notes = [f"{_several(n, 'image')} cannot be read: skipped"] if (n := sizes.count(None)) else []
     if n := surveyed.count(None) - sizes.count(None):
-        notes.append(f"{_several(n, 'picture')} cannot be cut or resized by this model: skipped")
+        notes.append(f"{_several(n, 'image')} cannot be cut or resized by this model: skipped")
     if maps is not None:
         each = 1 if heads == "mean" else text.num_attention_heads
         stored = 4 * each * len(layers) * sum(s.layout.n for s in seen)
         notes.append(f"the maps folder would take {size(stored)}")
-    notes.append(f"the forward runs {layers[-1] + 1} of {found.vlm.n_layers} layers, in batches of {batch_size}")
-    return DryRun(found.record(), _data(images.name, _several(len(seen), "image"), seen), table, notes)
+    notes.append(f"the forward runs {layers[-1] + 1} of {meta.vlm.n_layers} layers, in batches of {batch_size}")
+    return DryRun(meta.record(), _data(calibration.name, _several(len(seen), "image"), seen), table, notes)
 
 
 def plan_evaluate(
     model: str | Path | Geometry,
     dataset: Dataset,
     configs: Sequence[Config],
+    *,
     n: int | None = None,
     batch_size: int = 8,
     dtype: str = "auto",
     new_tokens: int = 48,
     image_options: dict[str, Any] | None = None,
 ) -> DryRun:
-    """The plan of :func:`biaslab.evaluation.runner.evaluate`.
+    """Plan a call of :func:`biaslab.evaluation.runner.evaluate`.
 
     Parameters
     ----------
-    configs : of :func:`biaslab.evaluation.configurations.configurations`.
-    new_tokens : length of an answer that the FLOPs are counted with; real answers may be shorter.
+    model : str, Path or Geometry
+        The model by alias, hub id or folder; no weights are needed.
+    dataset : Dataset
+        Referring expressions; of :func:`biaslab.load_dataset`.
+    configs : sequence of Config
+        Of :func:`biaslab.evaluation.configurations.configurations`.
+    n : int, optional
+        First n expressions; default all.
+    batch_size : int
+        Expressions per forward.
+    dtype : str
+        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    new_tokens : int
+        Length of an answer that the FLOPs are counted with; real answers may be shorter.
+    image_options : dict, optional
+        How images are cut or resized, e.g. ``{"max_tiles": 6}``.
+
+    Returns
+    -------
+    DryRun
+        Expressions, tokens, memory and FLOPs.
 
     Raises
     ------
     InputError, UnsupportedError, ProfileMismatchError, ModelError
         What the real call would refuse and can be found out without weights.
-    """
 
-    found = MetaModel.of(model, dtype, image_options)
-    check_configurations(found.vlm, configs, GenerationOptions())
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> from biaslab.evaluation.configurations import configurations
+    >>> from biaslab.workflows.dry_run import plan_evaluate
+    >>> configs = configurations(["none", "random"], 0.1, 4)
+    >>> plan = plan_evaluate("grounder", bl.load_dataset("scenes", n=2), configs)
+    >>> plan.table[["method", "kept"]].to_dict("records")
+    [{'method': 'none', 'kept': 256.0}, {'method': 'random', 'kept': 25.0}]
+    """
+    meta = MetaModel.of(model, dtype=dtype, image_options=image_options)
+    check_configurations(meta.vlm, configs, GenerationOptions())
     samples = take(dataset, n)
-    prompt = found.family.grounding_prompt
-    surveyed = found.survey(((s.width, s.height), prompt(s.expression)) for s in samples)
+    prompt = meta.family.grounding_prompt
+    surveyed = meta.survey(((s.width, s.height), prompt(s.expression)) for s in samples)
     seen = [s for s in surveyed if s is not None]
     for profile in {id(c.profile): c.profile for c in configs if c.profile is not None}.values():
         for layout in {s.layout.key: s.layout for s in seen}.values():
@@ -145,11 +207,11 @@ def plan_evaluate(
     rows = []
     for config in configs:
         keep = None if config.method is None else config.method.keep
-        text = found.config.text_config
-        row = found.means(seen, text, keep, config.layer, new_tokens)
+        text = meta.config.text_config
+        row = meta.means(seen, text, keep=keep, layer=config.layer, new_tokens=new_tokens)
         largest = max(seen, key=lambda s: s.layout.n + s.text)
         kept = None if keep is None else budget(keep, largest.layout.n)
-        cache = {"keep_n": kept, "layer": config.layer or 0, "new_tokens": new_tokens, "dtype": found.dtype}
+        cache = {"keep_n": kept, "layer": config.layer or 0, "new_tokens": new_tokens, "dtype": meta.dtype}
         rows.append(
             {
                 "method": "none" if config.method is None else config.method.label,
@@ -168,14 +230,14 @@ def plan_evaluate(
         f"{new_tokens} new tokens per answer, the vision tower once per expression",
         f"kv_mib: KV cache of a batch of {batch_size} of the longest prompts",
     ]
-    if n := surveyed.count(None):
-        notes.append(f"{_several(n, 'expression')} on pictures that this model cannot cut or resize: no verdict")
-    return DryRun(found.record(), _data(f"{dataset.name} {dataset.split}", count, seen), table, notes)
+    if refused := surveyed.count(None):
+        notes.append(f"{_several(refused, 'expression')} on images that this model cannot cut or resize: no verdict")
+    return DryRun(meta.record(), _data(f"{dataset.name} {dataset.split}", count, seen), table, notes)
 
 
 # -- the data --------------------------------------------------------------------------------------------------
 def _size_of(image: Any) -> tuple[int, int] | None:
-    """Width and height, from a file's header; None for a picture that cannot be read."""
+    """Width and height, from a file's header; None for an image that cannot be read."""
     try:
         if not isinstance(image, (str, os.PathLike)):
             return load_image(image).size
@@ -201,7 +263,7 @@ def _several(n: int, what: str) -> str:
 
 
 def _count(n: float) -> str:
-    """A large number with 3 significant digits and its unit in words."""
+    """Write a large number with 3 significant digits and its unit in words."""
     if not n < 1e21:
         return f"{n:.3g}"
     words = ("", " thousand", " million", " billion", " trillion", " quadrillion", " quintillion")
@@ -210,7 +272,14 @@ def _count(n: float) -> str:
 
 
 def size(n: float) -> str:
-    """Bytes in the unit that suits."""
+    """Bytes in the unit that suits.
+
+    Examples
+    --------
+    >>> from biaslab.workflows.dry_run import size
+    >>> size(1536), size(1023)
+    ('1.5 KiB', '1023 B')
+    """
     for unit in ("B", "KiB", "MiB", "GiB"):
         if n < 1024:
             return f"{n:.3g} {unit}" if n < 1000 else f"{n:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""From calibration images to a profile: what ``biaslab fit-bias`` does."""
+"""Fit a profile on calibration images: what ``biaslab fit-bias`` does."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from biaslab.datasets.calibration import (
-    SOURCES,
-    Calibration,
-    asked_of,
-    calibration,
-)
 from biaslab.errors import InputError
 from biaslab.figures import ProfileDisplay, VarianceDisplay, save
 from biaslab.maps.checkpointed import ResumableMaps
@@ -25,19 +19,32 @@ from biaslab.profiles.file import profile_path
 from biaslab.profiles.model_selection import CRITERIA
 
 if TYPE_CHECKING:
+    from biaslab.datasets.calibration import Calibration
     from biaslab.maps.base import AttentionMaps
     from biaslab.models.vlm import VLM
 
-__all__ = ["AUTO", "SOURCES", "Calibration", "FitResult", "asked_of", "calibration", "fit_bias", "unfitted"]
+__all__ = ["AUTO", "FitResult", "fit_bias", "unfitted"]
 
-AUTO = "auto"  # an estimator is chosen
+AUTO = "auto"  # the estimator is selected on held-out images
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """A fitted profile, the share of variance that position explains per layer, and the files written.
+    """A fitted profile with its diagnostics.
 
-    ``selection`` compares the estimators, if one was to be chosen.
+    Attributes
+    ----------
+    profile : Profile
+        Fitted on ``maps``.
+    variance : DataFrame
+        The share of the variance of log attention that position explains, one row per layer; see
+        :func:`biaslab.profiles.variance_table`. Empty where the images are too few to hold some out.
+    maps : AttentionMaps
+        Attention of the calibration images.
+    files : list of Path
+        Files written: the profile, its card and its figures.
+    selection : EstimatorChoice or None
+        The comparison of the estimators, for ``estimator="auto"``.
     """
 
     profile: Profile
@@ -49,46 +56,85 @@ class FitResult:
 
 def fit_bias(
     vlm: VLM,
-    images: Calibration,
-    estimator: str | Profile = "mean",
+    calibration: Calibration,
+    *,
     layers: Iterable[int] | None = None,
-    queries: str = "last",
     heads: str = "mean",
-    out: str | Path | None = None,
-    maps: str | Path | None = None,
-    batch_size: int = 8,
-    progress: bool = True,
-    criterion: str = "r2",
+    queries: str = "last",
     score: str | Callable = "attention",
+    batch_size: int = 8,
+    out: str | Path | None = None,
+    progress: bool = True,
+    estimator: str | Profile = "mean",
+    criterion: str = "r2",
+    maps: str | Path | None = None,
 ) -> FitResult:
-    """Collect attention on calibration images, fit a profile, measure what position explains, write and draw.
+    """Collect attention on calibration images, fit a profile, measure the variance that position explains.
 
     Parameters
     ----------
-    images : of :func:`calibration`.
-    estimator : name or unfitted instance; "auto" lets :func:`~biaslab.profiles.select_estimator` choose one for all
-        layers, on held-out images, which the profile's provenance records ("mean", with a warning, where the images
-        are too few to hold some out).
-    criterion : by which "auto" chooses, "r2" or "deviance".
-    score : what the profile is of, as in :func:`~biaslab.maps.collect.collect`; methods that ``read`` it take no other.
-    layers : decoder layers; default all.
-    out : profile file; the card and a figure of the profile are written beside it.
-    maps : folder that keeps every image's attention; default: moments only.
-
-    An interrupted call goes on where it stopped when it is made again: from the folder of ``maps``, or from the
-    moments kept beside ``out`` (``.partial``) until the profile is written.
+    vlm : VLM
+        The model.
+    calibration : Calibration
+        Images with their prompts; see :func:`biaslab.datasets.calibration.calibration`.
+    layers : iterable of int, optional
+        Decoder layers; default all.
+    heads : str
+        ``"mean"`` over heads, or ``"all"`` for one map per head.
+    queries : str
+        Query rows: ``"last"`` (prompt token) or ``"text"`` (all after the image).
+    score : str or callable
+        The quantity that is profiled, as in :func:`biaslab.maps.collect.collect`. A pruning method takes only a profile
+        of its own ``score``.
+    batch_size : int
+        Images per forward.
+    out : str or Path, optional
+        Profile file; the card and figures of the profile are written beside it.
+    progress : bool
+        Show a progress bar.
+    estimator : str or Profile
+        Name or unfitted instance. With ``"auto"``, :func:`biaslab.profiles.select_estimator` selects one for all layers
+        on held-out images, and the profile's provenance records it (``"mean"``, with a warning, where the images are
+        too few to hold some out).
+    criterion : str
+        Criterion of ``"auto"``: ``"r2"`` or ``"deviance"``.
+    maps : str or Path, optional
+        Folder that keeps every image's attention; default: moments only.
 
     Returns
     -------
     FitResult
+        The profile and its diagnostics.
+
+    Raises
+    ------
+    InputError
+        Unknown estimator or criterion, or layers that the model does not have.
+
+    Notes
+    -----
+    An interrupted call goes on where it stopped when it is made again: from the folder of ``maps``, or from the
+    moments kept beside ``out`` (``.partial``) until the profile is written.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> from biaslab.workflows.fit_bias import fit_bias
+    >>> vlm = bl.load("grounder")
+    >>> scenes = bl.calibration(vlm, "scenes", n=6)
+    >>> result = fit_bias(vlm, scenes, layers=[3, 9], progress=False)
+    >>> result.profile.layers_, result.maps.n, result.files
+    ([3, 9], 6, [])
+    >>> bool(result.variance["r2"].is_monotonic_increasing)  # position explains more of layer 9
+    True
     """
     profile = unfitted(estimator, criterion)
     target = None if out is None else profile_path(out)
     unfinished = target.with_suffix(".partial") if target is not None and maps is None else None
     collected = collect(
         vlm,
-        images.images,
-        prompt=images.prompts,
+        calibration.images,
+        prompt=calibration.prompts,
         layers=layers,
         heads=heads,
         queries=queries,
@@ -96,7 +142,7 @@ def fit_bias(
         batch_size=batch_size,
         out=maps,
         progress=progress,
-        ids=images.ids,
+        ids=calibration.ids,
         checkpoint=unfinished,
     )
     selection = None
@@ -124,12 +170,34 @@ def fit_bias(
 
 
 def unfitted(estimator: str | Profile, criterion: str = "r2") -> Profile:
-    """The estimator that a name stands for, "mean" for "auto" until one is chosen.
+    """Return the estimator that a name stands for, "mean" for "auto" until one is selected.
+
+    Parameters
+    ----------
+    estimator : str or Profile
+        Name, ``"auto"``, or an instance, which is returned as it is.
+    criterion : str
+        Criterion of ``"auto"``: ``"r2"`` or ``"deviance"``.
+
+    Returns
+    -------
+    Profile
+        Unfitted.
 
     Raises
     ------
     InputError
         Unknown estimator or criterion.
+
+    Examples
+    --------
+    >>> from biaslab.workflows.fit_bias import unfitted
+    >>> unfitted("tile").name, unfitted("auto").name
+    ('tile', 'mean')
+    >>> unfitted("mode")
+    Traceback (most recent call last):
+    ...
+    biaslab.errors.InputError: ...
     """
     if criterion not in CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
@@ -137,14 +205,13 @@ def unfitted(estimator: str | Profile, criterion: str = "r2") -> Profile:
 
 
 def _draw(profile: Profile, variance: pd.DataFrame, stem: Path) -> list[Path]:
-
-    shown = profile.layers_[:6] if len(variance) <= 6 else _strongest(variance)
-    files = save(ProfileDisplay.from_profile(profile, shown).plot(), stem, close=True)
+    layers = profile.layers_[:6] if len(variance) <= 6 else _strongest(variance)
+    files = save(ProfileDisplay.from_profile(profile, layers=layers).plot(), stem, close=True)
     if len(variance) > 1:
         files += save(VarianceDisplay.from_table(variance).plot(), stem.with_name(f"{stem.name}-variance"), close=True)
     return files
 
 
 def _strongest(variance: pd.DataFrame, n: int = 6) -> list[int]:
-    """The layers whose attention position explains best, in order."""
+    """Return the layers whose attention position explains best, in order."""
     return sorted(variance.nlargest(n, "r2")["layer"].tolist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +31,15 @@ _GREY = (128, 128, 128)  # black would be taken for padding by some processors
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Tokens of one prompt."""
+    """Tokens of one prompt.
+
+    Attributes
+    ----------
+    layout : TokenLayout
+        The visual tokens.
+    text : int
+        Number of text tokens.
+    """
 
     layout: TokenLayout
     text: int
@@ -39,14 +47,53 @@ class PromptTokens:
 
 @dataclass(frozen=True)
 class MetaModel:
-    """A model without weights, and what can be asked of it."""
+    """A model without weights: its size, and what images cost in it.
+
+    Attributes
+    ----------
+    geometry : Geometry
+        Configuration, processor and family.
+    vlm : VLM
+        The model on torch's meta device: it has shapes and no numbers.
+    dtype : str
+        The dtype its weights would have.
+    """
 
     geometry: Geometry
     vlm: VLM
     dtype: str
 
     @classmethod
-    def of(cls, model: str | Path | Geometry, dtype: str, image_options: dict[str, Any] | None = None) -> MetaModel:
+    def of(
+        cls, model: str | Path | Geometry, *, dtype: str = "auto", image_options: dict[str, Any] | None = None
+    ) -> MetaModel:
+        """Make the model from its configuration.
+
+        Parameters
+        ----------
+        model : str, Path or Geometry
+            Alias, hub id, folder, or a geometry read before.
+        dtype : str
+            ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        image_options : dict, optional
+            How images are cut or resized, e.g. ``{"max_tiles": 6}``.
+
+        Returns
+        -------
+        MetaModel
+            On the meta device.
+
+        Raises
+        ------
+        InputError, ModelError
+            Unknown model, dtype or image option.
+
+        Examples
+        --------
+        >>> from biaslab.workflows.meta_model import MetaModel
+        >>> MetaModel.of("grounder").record()["parameters"]
+        5670528
+        """
         import torch
         from transformers import AutoModelForImageTextToText
 
@@ -58,17 +105,21 @@ class MetaModel:
 
     @property
     def family(self) -> Any:
+        """The model's family."""
         return self.geometry.family
 
     @property
     def config(self) -> Any:
+        """The model's configuration, of transformers."""
         return self.geometry.config
 
     @cached_property
     def parameters(self) -> Parameters:
+        """Numbers of parameters, by part."""
         return parameters(self.config)
 
     def record(self) -> dict[str, Any]:
+        """Return name, source, number of parameters, and bytes in memory and on disk, JSON-ready."""
         disk, source = _disk(self.geometry, self.parameters)
         return {
             "name": self.geometry.name,
@@ -84,46 +135,77 @@ class MetaModel:
         }
 
     def survey(self, items: Iterable[tuple[tuple[int, int] | None, str]]) -> list[PromptTokens | None]:
-        """Tokens of every (image size, text): the layout depends on the size alone, so each size is tried once.
+        """Count the tokens of every (image size, text): the layout depends on the size alone, each is tried once.
 
-        None for a size that is None (a picture that cannot be read) and for one that the processor refuses.
+        Parameters
+        ----------
+        items : iterable of (size, str)
+            ``(width, height)`` of an image, None for one that cannot be read; and the text of the prompt.
+
+        Returns
+        -------
+        list of PromptTokens or None
+            None for a size that is None and for one that the processor refuses.
 
         Raises
         ------
         InputError
-            Where that leaves nothing.
+            No size is left.
         """
-        known: dict[tuple[int, int] | None, PromptTokens | None] = {None: None}
-        out, why = [], "none could be read"
+        by_size: dict[tuple[int, int], PromptTokens | None] = {}
+        out: list[PromptTokens | None] = []
+        why = "none could be read"
         for dims, text in items:
-            if dims not in known:
+            if dims is None:
+                out.append(None)
+                continue
+            if dims not in by_size:
                 try:
-                    known[dims] = self._seen(dims, text)
+                    by_size[dims] = self._tokens(dims, text)
                 except InputError as err:
-                    known[dims], why = None, str(err)
-            out.append(known[dims])
+                    by_size[dims], why = None, str(err)
+            out.append(by_size[dims])
         if not any(out):
             raise InputError(f"no image to plan for: {why}")
         return out
 
-    def _seen(self, dims: tuple[int, int], text: str) -> PromptTokens:
+    def _tokens(self, dims: tuple[int, int], text: str) -> PromptTokens:
         image = Image.new("RGB", dims, _GREY)
         inputs, (layout,), _ = self.family.encode(self.geometry.processor, [[image]], [text], self.vlm.image_options)
         return PromptTokens(layout, inputs["input_ids"].shape[1] - layout.n)
 
     def means(
-        self, seen: Sequence[PromptTokens], text: Any, keep: Any, layer: int | None, new: int
+        self, seen: Sequence[PromptTokens], text: Any, *, keep: float | int | None, layer: int | None, new_tokens: int
     ) -> dict[str, float]:
-        """Visual tokens kept and TFLOPs, mean per image."""
+        """Average visual tokens kept and TFLOPs per image.
+
+        Parameters
+        ----------
+        seen : sequence of PromptTokens
+            One per image.
+        text : object
+            The configuration of the decoder whose FLOPs are counted.
+        keep : float, int or None
+            Keep ratio or count; None for no pruning.
+        layer : int or None
+            Prune layer K; None for no pruning.
+        new_tokens : int
+            Length of an answer.
+
+        Returns
+        -------
+        dict
+            ``kept``, ``tflops_vision``, ``tflops_projector``, ``tflops_decoder``; NaN where the cost is not known.
+        """
         config = copy.copy(self.config)
         config.text_config = text
-        sums: Counter[str] = Counter()
+        sums: defaultdict[str, float] = defaultdict(float)
         for one, times in Counter(seen).items():
             kept = None if keep is None else budget(keep, one.layout.n)
             sums["kept"] += times * (one.layout.n if kept is None else kept)
             try:
                 flops = prompt_flops(
-                    config, [VisionInput.of(one.layout)], one.text, keep_n=kept, layer=layer or 0, new_tokens=new
+                    config, [VisionInput.of(one.layout)], one.text, keep_n=kept, layer=layer or 0, new_tokens=new_tokens
                 )
             except UnsupportedError:
                 flops = None
@@ -143,7 +225,6 @@ def _dtype(config: Any, dtype: str) -> str:
 
 def _disk(found: Geometry, params: Parameters) -> tuple[int, str]:
     """Bytes of the weight files, and how they are known."""
-
     if found.folder is not None:
         there = sum(path.stat().st_size for path in found.folder.glob("*.safetensors"))
         if there and not missing_files(found.folder):

@@ -1,4 +1,4 @@
-"""The whole probe: measure, compare, write tables, figures and the card."""
+"""The causal placement test: measure, compare, write tables, figures and the card."""
 
 from __future__ import annotations
 
@@ -32,7 +32,19 @@ _DRAWN = 10  # layers of the figure, evenly chosen of a deep model
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """What `probe` found: the measurement, its comparison (None without a profile), the card, the files written."""
+    """A causal placement test with its comparison.
+
+    Attributes
+    ----------
+    result : ProbeResult
+        The measurement.
+    comparison : DataFrame or None
+        Slope and correlation of the measured maps on a profile, one row per layer (and head); None without a profile.
+    card : str
+        The findings in words, Markdown.
+    files : list of Path
+        Files written.
+    """
 
     result: ProbeResult
     comparison: pd.DataFrame | None
@@ -43,28 +55,73 @@ class ProbeReport:
 def probe(
     vlm: VLM,
     design: ProbeDesign,
-    profile: Profile | AttentionMaps | None = None,
+    *,
     layers: int | Iterable[int] | None = None,
     heads: str = "mean",
     queries: str = "last",
-    locate: bool = False,
-    out: str | Path | None = None,
+    profile: Profile | AttentionMaps | None = None,
     batch_size: int = 16,
+    out: str | Path | None = None,
     progress: bool = True,
+    locate: bool = False,
 ) -> ProbeReport:
-    """Measure a design (see `measure`), compare it with a profile or maps (`compare`), and write it all to ``out``.
+    """Measure the effect of an object's place on attention, compare it with a profile, write tables and figures.
 
-    A profile of another model, query rule, score or head reduction is refused before any picture is shown.
+    Parameters
+    ----------
+    vlm : VLM
+        The model.
+    design : ProbeDesign
+        Objects, backgrounds and places; see :func:`biaslab.probe.design_for`.
+    layers : int or iterable of int, optional
+        Decoder layers; default the profile's, or all.
+    heads : str
+        ``"mean"`` over heads, or ``"all"`` for one map per head.
+    queries : str
+        Query rows: ``"last"`` (prompt token) or ``"text"`` (all after the image).
+    profile : Profile or AttentionMaps, optional
+        Compared with the measured maps; see :func:`biaslab.probe.compare`.
+    batch_size : int
+        Images per forward.
+    out : str or Path, optional
+        Folder for probe.csv (the map of every layer), comparison.csv, accuracy.csv, card.md and figures/. The same
+        call goes on with an interrupted one.
+    progress : bool
+        Show a progress bar.
+    locate : bool
+        Also generate the answers: localization accuracy as a function of place.
 
     Returns
     -------
     ProbeReport
-        With ``out``: probe.csv (the map of every layer), comparison.csv, accuracy.csv, card.md and figures/.
+        The measurement, its comparison and the files written.
+
+    Raises
+    ------
+    ProfileMismatchError
+        A profile of another model, query rule, score or head reduction; before any image is shown.
+    RunFolderError
+        The folder cannot be written.
+
+    Examples
+    --------
+    Two objects at four places:
+
+    >>> import biaslab as bl
+    >>> from biaslab.probe import design_for
+    >>> from biaslab.workflows.probe import probe
+    >>> vlm = bl.load("grounder")
+    >>> design = design_for(vlm, grid=(2, 2), pairs=2)
+    >>> report = probe(vlm, design, layers=[3], progress=False)
+    >>> report.result.table()[["layer", "row", "col"]].drop_duplicates().shape
+    (4, 3)
     """
     if isinstance(profile, Profile):
         n_heads = vlm.model.config.get_text_config().num_attention_heads
-        known = {"model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "score": "attention"}
-        profile.check(**known, queries=queries, heads="mean" if heads == "mean" else n_heads)
+        profile.check(
+            model=vlm.name, revision=vlm.revision, family=vlm.family.name, score="attention",
+            queries=queries, heads="mean" if heads == "mean" else n_heads,
+        )  # fmt: skip
         layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
     result = measure(vlm, design, layers, heads, queries, batch_size, locate, out, progress)
     comparison = None if profile is None else compare(result, profile)
@@ -80,14 +137,31 @@ def write(
     text: str,
     profile: Profile | AttentionMaps | None,
 ) -> list[Path]:
-    """Tables, card and figures of a probe.
+    """Write tables, card and figures of a probe.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it does not exist.
+    result : ProbeResult
+        The measurement.
+    comparison : DataFrame or None
+        Of :func:`biaslab.probe.compare`.
+    text : str
+        The card.
+    profile : Profile, AttentionMaps or None
+        Drawn beside the measured maps.
+
+    Returns
+    -------
+    list of Path
+        Files written.
 
     Raises
     ------
     RunFolderError
         The folder cannot be written.
     """
-
     tables = {"probe": result.table(), "comparison": comparison}
     if result.iou is not None:
         tables["accuracy"] = result.accuracy()
@@ -101,12 +175,12 @@ def write(
         files[-1].write_text(text, encoding="utf-8")
     except OSError as err:
         raise RunFolderError(f"{folder} cannot be written ({err.strerror or err}): choose another folder") from None
-    shown = evenly(result.layers, _DRAWN)
+    layers = evenly(result.layers, _DRAWN)
     for part in result.parts:
         name = "probe" if part == "tiles" else f"probe-{part}"
-        display = ProbeDisplay.from_probe(result, profile, comparison=comparison, part=part, layers=shown)
+        display = ProbeDisplay.from_probe(result, profile, comparison=comparison, part=part, layers=layers)
         files += save(display.plot(), folder / "figures" / name, close=True)
     if result.iou is not None:
-        display = PlaceAccuracyDisplay.from_probe(result).plot()
-        files += save(display, folder / "figures" / "accuracy-by-place", close=True)
+        accuracy = PlaceAccuracyDisplay.from_probe(result)
+        files += save(accuracy.plot(), folder / "figures" / "accuracy-by-place", close=True)
     return files

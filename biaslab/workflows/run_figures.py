@@ -1,4 +1,4 @@
-"""Figures and tables of a run folder, and of one pruned picture: what the verbs draw."""
+"""Figures and tables of a run folder, and of one pruned image: what the verbs draw."""
 
 from __future__ import annotations
 
@@ -22,18 +22,42 @@ __all__ = ["draw_kept", "draw_run"]
 _BASELINES = ("random", "divprune", "none")
 
 
-def draw_run(run: str | Path | Results, metric: str = "acc50", venue: str | None = None) -> list[Path]:
-    """Accuracy against keep ratio and against FLOPs, and the LaTeX table, into ``figures/`` and ``tables/``.
+def draw_run(run: str | Path | Results, *, metric: str = "acc50", venue: str | None = None) -> list[Path]:
+    """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table.
+
+    Parameters
+    ----------
+    run : str, Path or Results
+        Run folder of an evaluation, or its results.
+    metric : str
+        ``"acc50"``, ``"retention"``, ``"miou"`` or ``"target_kept"``.
+    venue : str, optional
+        Sets the column width: ``"cvpr"``, ``"icml"``, ``"neurips"``, ``"iclr"`` or ``"aaai"``.
+
+    Returns
+    -------
+    list of Path
+        Files written, below ``figures/`` and ``tables/`` of the run folder.
 
     Raises
     ------
     RunFolderError
         `run` holds no run, or cannot be written.
     InputError
-        Unknown metric or venue, or no finished sample to draw.
+        Unknown metric or venue, results without a run folder, or no finished sample to draw.
+
+    Examples
+    --------
+    Skipped as a test, since it needs a finished run and draws for seconds:
+
+    >>> from biaslab.workflows.run_figures import draw_run
+    >>> draw_run("runs/k4", venue="icml")  # doctest: +SKIP
+    [PosixPath('runs/k4/figures/acc50-keep.pdf'), ...]
     """
     results = run if isinstance(run, Results) else Results.load(run)
     folder, labels = results.folder, results.labels
+    if folder is None:
+        raise InputError("these results have no run folder: evaluate with out=FOLDER")
     if results.samples.empty:
         raise InputError(f"{folder} has no finished sample yet: run `biaslab evaluate --out {folder}` first")
     written: list[Path] = []
@@ -46,7 +70,7 @@ def draw_run(run: str | Path | Results, metric: str = "acc50", venue: str | None
 
 
 def _differences(results: Results, folder: Path) -> list[Path]:
-    """Paired differences in Acc@0.5 to each baseline of the run, with intervals and p-values."""
+    """Write paired differences in Acc@0.5 to each baseline of the run, with intervals and p-values."""
     written = []
     for reference in (r for r in _BASELINES if r in set(results.samples["method"])):
         table = results.differences(reference)
@@ -57,19 +81,54 @@ def _differences(results: Results, folder: Path) -> list[Path]:
 
 
 def draw_kept(
-    image: Any, found: Sequence[PrunedAnswer], expression: str, out: str | Path, target: Box | None = None
+    image: Any, answers: Sequence[PrunedAnswer], *, expression: str, out: str | Path, target: Box | None = None
 ) -> list[Path]:
-    """What each method kept of one picture, with its answer; the unpruned answer has no panel of its own."""
-    pruned = [f for f in found if f.selection is not None]
+    """Draw the tokens that each method keeps of one image, with its answer.
+
+    Parameters
+    ----------
+    image : PIL image, array or path
+        The image.
+    answers : sequence of PrunedAnswer
+        Of :func:`biaslab.compare_methods`; the unpruned answer has no panel of its own.
+    expression : str
+        The referring expression.
+    out : str or Path
+        Figure without extension.
+    target : Box, optional
+        The true box, in pixels of the image.
+
+    Returns
+    -------
+    list of Path
+        PDF, PNG and CSV.
+
+    Raises
+    ------
+    InputError
+        No answer with pruned tokens.
+    RunFolderError
+        The place cannot be written.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> from biaslab.workflows.run_figures import draw_kept
+    >>> draw_kept(None, [], expression="the red ball", out="kept")
+    Traceback (most recent call last):
+    ...
+    biaslab.errors.InputError: nothing was pruned: choose at least one method besides none
+    """
+    pruned = [(answer, answer.selection) for answer in answers if answer.selection is not None]
     if not pruned:
         raise InputError("nothing was pruned: choose at least one method besides none")
     display = KeptTokensDisplay.from_selections(
         image,
-        pruned[0].layout,
-        {f.method: f.selection for f in pruned},
+        pruned[0][0].layout,
+        {answer.method: selection for answer, selection in pruned},
         target=target,
-        answers={f.method: f.answer.box for f in pruned},
+        answers={answer.method: answer.answer.box for answer, _ in pruned},
         expression=expression,
-        model=pruned[0].model,
+        model=pruned[0][0].model,
     )
     return save(display.plot(), out, close=True)

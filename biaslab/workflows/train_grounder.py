@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biaslab._util.jsonable import records
 from biaslab.datasets.scenes import ScenesDataset
 from biaslab.evaluation.runner import evaluate
 from biaslab.grounder.export import export
@@ -16,12 +17,25 @@ from biaslab.grounder.recipe import Recipe
 from biaslab.grounder.train import train_grounder
 from biaslab.models import load
 
-__all__ = ["GrounderReport", "make_grounder"]
+__all__ = ["GrounderReport", "build_grounder"]
 
 
 @dataclass(frozen=True)
 class GrounderReport:
-    """What a training run left behind; `accuracy` has a row per expression type and target size."""
+    """The outcome of a training run.
+
+    Attributes
+    ----------
+    folder : Path
+        The exported model.
+    accuracy : list of dict
+        Localization without pruning, one row per type of expression and size of the target; empty where it was not
+        measured.
+    summary : str
+        The same as text.
+    files : list of Path
+        Files written.
+    """
 
     folder: Path
     accuracy: list[dict]
@@ -29,13 +43,40 @@ class GrounderReport:
     files: list[Path]
 
 
-def make_grounder(out: str | Path, recipe: Recipe, n_test: int = 2000, weights: Path | None = None) -> GrounderReport:
+def build_grounder(
+    out: str | Path, *, recipe: Recipe, n_test: int = 2000, weights: Path | None = None
+) -> GrounderReport:
     """Train the grounder (or go on), export it to ``out/model``, measure it unpruned on the test split.
 
     Parameters
     ----------
-    n_test : test expressions, answered by free-running greedy generation; 0 leaves the measurement out.
-    weights : trained float32 weights to export instead of training.
+    out : str or Path
+        Run folder; the same call goes on with an interrupted run.
+    recipe : Recipe
+        Sizes, steps and seed.
+    n_test : int
+        Test expressions, answered by greedy generation; 0 leaves the measurement out.
+    weights : Path, optional
+        Trained float32 weights to export instead of training.
+
+    Returns
+    -------
+    GrounderReport
+        The exported folder with its card and accuracy.
+
+    Raises
+    ------
+    UnsupportedError
+        Training with torch older than 2.9.
+
+    Examples
+    --------
+    Skipped as a test, since it trains for about two hours:
+
+    >>> from biaslab.grounder.recipe import Recipe
+    >>> from biaslab.workflows.train_grounder import build_grounder
+    >>> build_grounder("runs/grounder", recipe=Recipe(seed=0)).folder  # doctest: +SKIP
+    PosixPath('runs/grounder/model')
     """
     out = Path(out)
     folder = export(weights or train_grounder(out, recipe=recipe), out / "model", size=recipe.size)
@@ -53,10 +94,8 @@ def make_grounder(out: str | Path, recipe: Recipe, n_test: int = 2000, weights: 
         accuracy = pd.concat([results.by("expression_type"), by_size])
         accuracy = accuracy[["expression_type", "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "miou"]]
     files.append(_write_card(folder, recipe, accuracy))
-    shown = accuracy.to_string(index=False, float_format=lambda v: f"{v:.3f}") if n_test else "not measured"
-    return GrounderReport(
-        folder, accuracy.to_dict("records"), f"Acc@0.5 on the test split, no pruning:\n{shown}", files
-    )
+    text = accuracy.to_string(index=False, float_format=lambda v: f"{v:.3f}") if n_test else "not measured"
+    return GrounderReport(folder, records(accuracy), f"Acc@0.5 on the test split, no pruning:\n{text}", files)
 
 
 def _write_card(folder: Path, recipe: Recipe, accuracy: pd.DataFrame) -> Path:
@@ -70,9 +109,8 @@ def _measured(accuracy: pd.DataFrame) -> str:
     if accuracy.empty:
         return "Not measured."
     rows = ["| expressions | n | Acc@0.5 [95 % interval] | mean IoU | unparsed | errors |", "|---|---|---|---|---|---|"]
-    rows += [
-        f"| {r.expression_type} | {r.n} | {100 * r.acc50:.1f} [{100 * r.acc50_lo:.1f}, {100 * r.acc50_hi:.1f}] "
-        f"| {r.miou:.3f} | {r.unparsed} | {r.errors} |"
-        for r in accuracy.itertuples()
-    ]
+    for r in accuracy.to_dict("records"):
+        interval = f"{100 * r['acc50']:.1f} [{100 * r['acc50_lo']:.1f}, {100 * r['acc50_hi']:.1f}]"
+        cells = [r["expression_type"], r["n"], interval, f"{r['miou']:.3f}", r["unparsed"], r["errors"]]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)

@@ -226,7 +226,7 @@ def test_attention_figures_of_a_rehearsed_profile_are_marked(vlm, fitted, tmp_pa
 def test_kept_token_figures_of_a_rehearsal_are_marked(vlm, tmp_path):
     image = tiny.images(1, sizes=[(96, 96)])[0]
     answers = compare_methods(vlm, image, "it", methods=["none", "random"], keep=0.5, layer=2)
-    files = draw_kept(image, answers, "it", tmp_path / "kept")
+    files = draw_kept(image, answers, expression="it", out=tmp_path / "kept")
     assert NOTE.encode() in files[0].read_bytes() and (pd.read_csv(files[2])["note"] == NOTE).all()
 
 
@@ -240,7 +240,9 @@ def test_tables_made_from_rehearsed_maps_are_marked_before_anything_is_written(f
 
 def test_benchmarks_of_a_rehearsal_are_marked(vlm, tmp_path):
     images = Calibration("noise", tiny.images(1), "Where?", ["a"])
-    found = bench(vlm, images, ["random"], 0.5, 2, repeats=1, new_tokens=2, memory=False, progress=False)
+    found = bench(
+        vlm, images, methods=["random"], keep=0.5, layer=2, repeats=1, new_tokens=2, memory=False, progress=False
+    )
     files = found.save(tmp_path)
     assert all((pd.read_csv(f)["note"] == NOTE).all() for f in files if f.suffix == ".csv")
     assert files[2].read_text().startswith(f"% {NOTE}") and is_rehearsal(json.loads(files[3].read_text()))

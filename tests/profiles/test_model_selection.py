@@ -141,22 +141,22 @@ def test_bad_input_is_one_clear_line():
 # -- fit-bias --estimator auto -----------------------------------------------------------------------------------
 def test_auto_fits_the_estimator_chosen_and_records_it(grounder, tmp_path):
     made = calibration(grounder, "scenes", n=16)
-    fitted = fit_bias(grounder, made, "auto", [1, 3], progress=False, criterion="deviance")
+    fitted = fit_bias(grounder, made, estimator="auto", layers=[1, 3], progress=False, criterion="deviance")
     found = fitted.selection
     assert found.criterion == "deviance" and fitted.profile.name == found.best
     again = select_estimator(fitted.maps, criterion="deviance")
     assert again.best == found.best and again.table.equals(found.table)
     selected = load(fitted.profile.save(tmp_path / "auto")).provenance_["selected"]
     assert selected == {"by": "deviance", "among": sorted(ESTIMATORS)}
-    assert fit_bias(grounder, made, "mean", [1], progress=False).selection is None
+    assert fit_bias(grounder, made, estimator="mean", layers=[1], progress=False).selection is None
     with pytest.raises(InputError, match="r2, deviance"):
-        fit_bias(grounder, made, "auto", [1], criterion="aic")
+        fit_bias(grounder, made, estimator="auto", layers=[1], criterion="aic")
 
 
 def test_auto_with_too_few_images_takes_the_mean_and_says_so(grounder):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        fitted = fit_bias(grounder, calibration(grounder, "scenes", n=1), "auto", [1], progress=False)
+        fitted = fit_bias(grounder, calibration(grounder, "scenes", n=1), estimator="auto", layers=[1], progress=False)
     assert any("'mean' is used" in str(w.message) for w in said)
     assert fitted.profile.name == "mean" and fitted.selection is None
 

@@ -40,7 +40,7 @@ class Sleeper(Method):
 
 def _bench(vlm=None, methods=("random",), **options):
     settings = {"repeats": 2, "new_tokens": 3, "memory": False, "progress": False} | options
-    return bench(vlm or tiny.vlm("internvl"), PICTURES, list(methods), KEEP, LAYER, **settings)
+    return bench(vlm or tiny.vlm("internvl"), PICTURES, methods=list(methods), keep=KEEP, layer=LAYER, **settings)
 
 
 def test_tasks_take_turns():
@@ -97,7 +97,9 @@ def test_several_images_in_a_prompt_count_together():
     """Each image has a budget of its own; the text of the prompt counts once."""
     vlm, pictures = tiny.vlm("internvl"), tiny.images(3)
     images = Calibration("groups", [pictures[:2], [pictures[2]]], "Where?")
-    found = bench(vlm, images, ["uniform"], KEEP, LAYER, repeats=1, new_tokens=2, memory=False, progress=False)
+    found = bench(
+        vlm, images, methods=["uniform"], keep=KEEP, layer=LAYER, repeats=1, new_tokens=2, memory=False, progress=False
+    )
     whole = pruned = 0
     for group in images.images:
         enc = vlm.encode([group], ["Where?"])
@@ -127,7 +129,9 @@ def test_bench_and_evaluate_run_the_same(grounder, monkeypatch):
         grounder, ScenesDataset(), methods=methods, keep=KEEP, layer=LAYER, n=1, max_new_tokens=new, **sizes
     ).samples
     images = Calibration("one", [sample], grounder.family.grounding_prompt(sample.expression), [sample.id])
-    table = bench(grounder, images, methods, KEEP, LAYER, new_tokens=new, repeats=1, memory=False, **sizes).table
+    table = bench(
+        grounder, images, methods=methods, keep=KEEP, layer=LAYER, new_tokens=new, repeats=1, memory=False, **sizes
+    ).table
     assert lines["method"].tolist() == methods and lines["error"].isna().all() and len(table) == len(methods)
     for (_, line), (_, row) in zip(lines.iterrows(), table.iterrows(), strict=True):
         assert row["tflops_vision"] == line["tflops_vision"] and row["tflops_projector"] == line["tflops_projector"]
@@ -180,4 +184,4 @@ def test_bad_arguments_are_refused_before_any_work(monkeypatch):
     with pytest.raises(InputError, match="profile"):
         _bench(vlm, methods=["d2pruner"])
     with pytest.raises(InputError, match="layer"):
-        bench(vlm, PICTURES, ["random"], 0.5, 99)
+        bench(vlm, PICTURES, methods=["random"], keep=0.5, layer=99)

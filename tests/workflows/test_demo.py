@@ -3,7 +3,7 @@ from recipes import RECIPE, SMALL
 
 from biaslab.datasets.scenes import ScenesDataset
 from biaslab.workflows import demo
-from biaslab.workflows.train_grounder import make_grounder
+from biaslab.workflows.train_grounder import build_grounder
 
 
 @pytest.mark.slow
@@ -25,8 +25,8 @@ def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_make_grounder_exports_measures_and_writes_the_card(tmp_path):
-    made = make_grounder(tmp_path, RECIPE, n_test=6)
+def test_build_grounder_exports_measures_and_writes_the_card(tmp_path):
+    made = build_grounder(tmp_path, recipe=RECIPE, n_test=6)
     rows = {r["expression_type"]: r for r in made.accuracy}
     assert rows["all"]["n"] == 6 and {"attribute", "location", "relation"} & rows.keys()
     assert {"small", "medium", "large"} & rows.keys()

@@ -80,7 +80,9 @@ def test_published_models_are_planned_without_files(alias, no_weights):
 
 def test_kv_cache_is_that_of_a_batch_of_the_longest_prompts(no_weights):
     found = _geometry("internvl")
-    plan = plan_evaluate(found, toy_grounding.Toy(4), configurations(["random"], 0.5, 2), 4, 3, "float32")
+    plan = plan_evaluate(
+        found, toy_grounding.Toy(4), configurations(["random"], 0.5, 2), n=4, batch_size=3, dtype="float32"
+    )
     vlm, samples = tiny.vlm("internvl"), list(toy_grounding.Toy(4))
     encoded = [vlm.encode_grounding([s.image()], [s.expression]) for s in samples]
     layout, length = max(((e.layouts[0], e.last + 1) for e in encoded), key=lambda found: found[1])
@@ -91,7 +93,7 @@ def test_kv_cache_is_that_of_a_batch_of_the_longest_prompts(no_weights):
 
 def test_fitting_stops_behind_the_last_layer(no_weights):
     images = Calibration("noise", tiny.images(3), "Where?", None)
-    one, all_ = (plan_fit(_geometry("internvl"), images, layers) for layers in ([0], None))
+    one, all_ = (plan_fit(_geometry("internvl"), images, layers=layers) for layers in ([0], None))
     assert one.table["layers"].tolist() == ["1 of 4"] and all_.table["layers"].tolist() == ["4 of 4"]
     assert one.table["tflops_decoder"][0] == pytest.approx(all_.table["tflops_decoder"][0] / 4)
     assert one.data["count"] == "3 images" and one.data["sizes"] == 3
@@ -113,7 +115,7 @@ def test_room_for_maps_is_what_they_take(tmp_path, no_weights):
     images = Calibration("noise", pictures, "Where?", ["a", "b", "c"])
     for heads in ("mean", "all"):
         out = tmp_path / str(heads)
-        plan = plan_fit(_geometry("internvl"), images, [1, 2], heads, maps=out)
+        plan = plan_fit(_geometry("internvl"), images, layers=[1, 2], heads=heads, maps=out)
         collect(vlm, pictures, layers=[1, 2], prompt="Where?", heads=heads, out=out, progress=False, ids=images.ids)
         taken = sum(f.stat().st_size for f in out.glob("*.f32"))
         assert f"the maps folder would take {size(taken)}" in plan.notes
@@ -124,7 +126,7 @@ def test_pictures_are_not_decoded_and_broken_ones_are_counted(tmp_path, no_weigh
         image.save(tmp_path / f"{i}.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     found = _geometry("internvl")
-    plan = plan_fit(found, calibration(found, tmp_path), [0])
+    plan = plan_fit(found, calibration(found, tmp_path), layers=[0])
     assert plan.data["count"] == "2 images" and "1 picture cannot be read" in plan.notes[0]
     header = (tmp_path / "0.png").read_bytes()[:60]
     (tmp_path / "0.png").write_bytes(header)  # no pixels left, but a size
@@ -132,16 +134,16 @@ def test_pictures_are_not_decoded_and_broken_ones_are_counted(tmp_path, no_weigh
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "x.png").write_bytes(b"")
     with pytest.raises(InputError, match="none could be read"):
-        plan_fit(found, calibration(found, tmp_path / "only"), [0])
+        plan_fit(found, calibration(found, tmp_path / "only"), layers=[0])
 
 
 def test_pictures_the_model_refuses_are_counted(no_weights):
     """The real run skips or logs such a picture alone, so the plan goes on, too."""
     found, narrow = _geometry("qwen2_5_vl"), Image.new("RGB", (2000, 3))
-    plan = plan_fit(found, Calibration("x", [*tiny.images(2), narrow], "Where?"), [0])
+    plan = plan_fit(found, Calibration("x", [*tiny.images(2), narrow], "Where?"), layers=[0])
     assert plan.data["count"] == "2 images" and "1 picture cannot be cut or resized by this model" in plan.notes[0]
     with pytest.raises(InputError, match="no image to plan for: .*2000x3.*aspect ratio"):
-        plan_fit(found, Calibration("x", [narrow], "Where?"), [0])
+        plan_fit(found, Calibration("x", [narrow], "Where?"), layers=[0])
     data = toy_grounding.Toy(4)
     data.samples[1] = replace(data.samples[1], width=2000, height=3)
     plan = plan_evaluate(found, data, configurations(["none"], 0.5, 1))
@@ -161,7 +163,7 @@ def test_size_on_disk(monkeypatch, tmp_path, no_weights):
     listed = {"a.safetensors": 3, "b.safetensors": 4, "c.bin": 9}
     files = [SimpleNamespace(rfilename=name, size=n) for name, n in listed.items()]
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=files))
-    plan = plan_fit(ALIASES[0], Calibration("noise", tiny.images(1), "Where?"), [0])
+    plan = plan_fit(ALIASES[0], Calibration("noise", tiny.images(1), "Where?"), layers=[0])
     assert (plan.model["disk"], plan.model["name"]) == (7, resolve(ALIASES[0]).hub_id)
     assert "hub" in plan.model["disk_source"]
 
@@ -182,7 +184,7 @@ def test_what_the_run_would_refuse_the_plan_refuses(no_weights):
 
 def test_a_tower_of_unknown_cost_is_planned_without_flops(monkeypatch, no_weights):
     monkeypatch.setattr(cost.vision, "VISION", {})
-    plan = plan_fit(_geometry("internvl"), Calibration("noise", tiny.images(1), "Where?"), [0])
+    plan = plan_fit(_geometry("internvl"), Calibration("noise", tiny.images(1), "Where?"), layers=[0])
     assert np.isnan(plan.table["tflops_vision"][0]) and plan.table["kept"][0] > 0
     assert plan.record()["rows"][0]["tflops_vision"] is None
     assert geometry("grounder").folder is not None

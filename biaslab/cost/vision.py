@@ -53,7 +53,7 @@ class VisionInput:
     --------
     >>> from biaslab import TokenLayout
     >>> from biaslab.cost import VisionInput
-    >>> VisionInput.of(TokenLayout.raster(12, 16, (640, 480), "qwen2_vl"))
+    >>> VisionInput.of(TokenLayout.raster(12, 16, size=(640, 480), family="qwen2_vl"))
     VisionInput(tokens=192, grid=(12, 16), tiles=None, size=(640, 480))
     """
 

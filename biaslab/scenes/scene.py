@@ -171,6 +171,6 @@ def scene(split: str, index: int) -> Scene:
 
 
 def _visible_box(owner: np.ndarray, number: int) -> Box:
-    shown = owner == number
-    ys, xs = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    visible = owner == number
+    ys, xs = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
     return Box(float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1))

@@ -76,8 +76,8 @@ def lazy_state_dict(
         sources.pop("lm_head.weight")
     expected = {name for name, _ in sources.values()}
     _refuse(folder, "lacks {} weights", expected - files.keys(), "copy the whole checkpoint")
-    known = {key for key in files if key.endswith(".rotary_emb.inv_freq")}  # computed, saved by old versions
-    _refuse(folder, "has {} unknown weights", files.keys() - expected - known, "config.json is of another model")
+    computed = {key for key in files if key.endswith(".rotary_emb.inv_freq")}  # saved by old versions
+    _refuse(folder, "has {} unknown weights", files.keys() - expected - computed, "config.json is of another model")
     with ExitStack() as stack:
         opened = {
             path: stack.enter_context(safe_open(path, framework="pt"))

@@ -183,7 +183,7 @@ def bench(
     peaks = [_peak(vlm, longest, config, options) if memory else {} for config in configs]
     frame = pd.DataFrame(runs)
     settings = _settings(vlm, images, batches, repeats, new_tokens, batch_size, seed)
-    return BenchResult(bench_table(frame, configs, costs, peaks), frame, settings)
+    return BenchResult(bench_table(frame, configs, costs=costs, peaks=peaks), frame, settings)
 
 
 def _with_unpruned(configs: list[Config]) -> list[Config]:

@@ -139,7 +139,7 @@ def unfitted(estimator: str | Profile, criterion: str = "r2") -> Profile:
 def _draw(profile: Profile, variance: pd.DataFrame, stem: Path) -> list[Path]:
 
     shown = profile.layers_[:6] if len(variance) <= 6 else _strongest(variance)
-    files = save(ProfileDisplay.from_profile(profile, shown).plot(), stem, close=True)
+    files = save(ProfileDisplay.from_profile(profile, layers=shown).plot(), stem, close=True)
     if len(variance) > 1:
         files += save(VarianceDisplay.from_table(variance).plot(), stem.with_name(f"{stem.name}-variance"), close=True)
     return files

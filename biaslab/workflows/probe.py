@@ -104,7 +104,7 @@ def write(
     shown = evenly(result.layers, _DRAWN)
     for part in result.parts:
         name = "probe" if part == "tiles" else f"probe-{part}"
-        display = ProbeDisplay.from_probe(result, profile, comparison=comparison, part=part, layers=shown)
+        display = ProbeDisplay.from_probe(result, layers=shown, profile=profile, comparison=comparison, part=part)
         files += save(display.plot(), folder / "figures" / name, close=True)
     if result.iou is not None:
         display = PlaceAccuracyDisplay.from_probe(result).plot()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import biaslab as bl
-from biaslab.atlas import BiasAtlas, mean_over_heads, pictures_from
+from biaslab.atlas import BiasAtlas, images_behind, mean_over_heads
 from biaslab.datasets.calibration import calibration
 from biaslab.diagnostics import control_table
 from biaslab.diagnostics.ranking import ranking_values
@@ -48,7 +48,7 @@ def main() -> None:
         control_table(vlm, some, profile, progress=True).to_csv(tables["controls"], index=False)
     removal, controls = (pd.read_csv(tables[name]) for name in ("removal", "controls"))
     atlas = BiasAtlas.from_maps(
-        maps, probe=probe, removal=removal, controls=controls, pictures=pictures_from(maps, "scenes")
+        maps, probe=probe, removal=removal, controls=controls, images=images_behind(maps, "scenes")
     )
     atlas.save(options.work / "atlas")
     options.out.mkdir(parents=True, exist_ok=True)

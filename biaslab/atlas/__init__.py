@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from biaslab.atlas.atlas import BiasAtlas
-from biaslab.atlas.pictures import pictures_from
+from biaslab.atlas.images import images_behind
 from biaslab.maps.views import mean_over_heads
 
-__all__ = ["BiasAtlas", "mean_over_heads", "pictures_from"]
+__all__ = ["BiasAtlas", "mean_over_heads", "images_behind"]

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
+from biaslab.atlas.build_tables import diagnostic_tables, strength_table
 from biaslab.atlas.card import card
 from biaslab.atlas.data import AtlasData
-from biaslab.atlas.draw import displays
-from biaslab.atlas.measures import measured, strength
-from biaslab.atlas.pictures import reaches
+from biaslab.atlas.draw import make_displays
+from biaslab.atlas.images import covers
 from biaslab.atlas.summary import removal_rows
 from biaslab.atlas.write import write
 from biaslab.core.layers import resolve_layers, shared_layers
@@ -35,55 +35,90 @@ __all__ = ["BiasAtlas"]
 
 @dataclass(frozen=True, eq=False)
 class BiasAtlas(AtlasData):
-    """Everything that is known of the positional bias of a model's layers and heads.
+    """Tables, figures and sentences on the positional bias of a model's layers and heads.
 
     Made by :meth:`from_maps` or :meth:`from_profile`.
 
     Attributes
     ----------
-    about : provenance of the maps, or of the profile.
-    layers : decoder layers.
-    tables : name -> DataFrame: "variance", "reliability", "mass", "tile_order", "dependence" (rows "mean" and, where
-        the maps hold them, of each head), "strength" of the profile's maps, and, where given, "comparison" (probe
-        against profile), "removal", "controls".
-    skipped : name -> why it could not be measured or drawn.
-    profile : of the mean over heads.
-    heads : profile of single heads, or None.
-    maps, probe, pictures : as given, or None.
-    estimator : whose parameters were used; not fitted.
-    confidence : of the intervals.
+    provenance : mapping
+        Of the maps, or of the profile.
+    layers : list of int
+        Decoder layers.
+    tables : dict of str to DataFrame
+        "variance", "reliability", "mass", "tile_order", "dependence" (rows "mean" and, where the maps hold them, of
+        each head), "strength" of the profile's maps, and, where passed in, "comparison" (probe against profile),
+        "removal", "controls".
+    skipped : dict of str to str
+        Name -> why it could not be measured or drawn.
+    profile : Profile
+        Of the mean over heads.
+    heads : Profile or None
+        Of single heads.
+    estimator : Profile
+        Whose parameters were used; not fitted.
+    maps, probe, images
+        As passed in, or None.
+    confidence : float
+        Of the intervals.
+
+    Examples
+    --------
+    >>> from biaslab.core.layout import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> layout = TokenLayout.raster(6, 6, size=(60, 60), family="internvl")
+    >>> atlas = BiasAtlas.from_maps(simulate("u-shaped", {layout: 12}, layers=3).maps)
+    >>> [name for name in atlas.summary() if name.startswith(("r2_a", "border", "map"))]
+    ['r2_asymptotic', 'r2_asymptotic_lo', 'r2_asymptotic_hi', 'border', 'border_lo', 'border_hi', 'map_sd_factor']
+    >>> sorted(atlas.skipped)  # streamed maps keep no single images
+    ['dependence', 'reliability', 'tile_order']
     """
 
     @classmethod
     def from_maps(
         cls,
         maps: AttentionMaps,
-        estimator: str | Profile = "mean",
+        *,
+        layers: int | Iterable[int] | None = None,
         profile: Profile | None = None,
+        estimator: str | Profile = "mean",
+        per_head: bool = True,
         probe: ProbeResult | None = None,
         removal: pd.DataFrame | None = None,
         controls: pd.DataFrame | None = None,
-        pictures: Mapping[str, Any] | None = None,
-        layers: int | Iterable[int] | None = None,
+        images: Mapping[str, Any] | None = None,
         confidence: float = 0.95,
-        per_head: bool = True,
     ) -> BiasAtlas:
         """Measure maps.
 
         Parameters
         ----------
-        maps : AttentionMaps; streamed ones leave out what needs single images.
-        estimator : name or instance (only its parameters are used) of the profile that is fitted on the maps.
-        profile : fitted on other images, to be drawn and compared with the probe in place of one of these maps. Its
+        maps : AttentionMaps
+            Stored or streamed; streamed ones leave out the measures that need single images.
+        layers : int or iterable of int, optional
+            Decoder layers; default all that the maps (and the profile) hold.
+        profile : Profile, optional
+            Fitted on other images, to be drawn and compared with the probe in place of one of these maps. Its
             parameters are the estimator's.
-        probe : of the same model, query rows and heads (or the mean over them).
-        removal : of :func:`biaslab.diagnostics.removal_report`.
-        controls : of :func:`biaslab.diagnostics.control_table`.
-        pictures : image id -> PIL image, path or object with ``.image`` (and ``.box``, ``.expression``): up to three
-            images of stored maps are drawn before and after removal. :func:`biaslab.atlas.pictures_from` makes it.
-        layers : default all that the maps (and the profile) hold.
-        confidence : of all intervals.
-        per_head : run the diagnostics head by head too, where the maps hold heads. Variance explained always is.
+        estimator : str or Profile
+            Name or instance (only its parameters are used) of the profile that is fitted on the maps.
+        per_head : bool
+            Run the diagnostics head by head too, where the maps hold heads. Variance explained always is.
+        probe : ProbeResult, optional
+            Of the same model, query rows and heads (or the mean over them).
+        removal : DataFrame, optional
+            Of :func:`biaslab.diagnostics.removal_report`.
+        controls : DataFrame, optional
+            Of :func:`biaslab.diagnostics.control_table`.
+        images : mapping of str, optional
+            Image id -> PIL image, path or object with ``.image`` (and ``.box``, ``.expression``): up to three images
+            of stored maps are drawn before and after removal. :func:`biaslab.atlas.images_behind` makes it.
+        confidence : float
+            Of all intervals, in (0, 1).
+
+        Returns
+        -------
+        BiasAtlas
 
         Raises
         ------
@@ -92,26 +127,41 @@ class BiasAtlas(AtlasData):
             profile that is not fitted, a table that is none or has no rows.
         ProfileMismatchError
             A profile or probe of another model, query rule, score or heads; a profile of none of the maps' layouts.
+
+        Examples
+        --------
+        >>> from biaslab.core.layout import TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(6, 6, size=(60, 60), family="internvl")
+        >>> maps = simulate("bottom-heavy", {layout: 12}, layers=2).maps
+        >>> atlas = BiasAtlas.from_maps(maps, layers=[0, 1])
+        >>> atlas.summary()[["layer", "n", "bottom", "top"]].round(1)
+           layer   n  bottom  top
+        0      0  12     1.8  0.4
+        1      1  12     2.2  0.4
         """
         check_confidence(confidence)
-        known, what = maps.layers, "the maps"
+        available, source = maps.layers, "the maps"
         if profile is not None:
             check_fitted(profile)
-            known, what = shared_layers(known, profile.layers_, (what, "the profile")), "the maps and the profile"
-        layers = resolve_layers(layers, known, what)
+            available = shared_layers(available, profile.layers_, (source, "the profile"))
+            source = "the maps and the profile"
+        layers = resolve_layers(layers, available, source)
         _check_images(maps, layers)
-        given = _given(removal, controls)
-        chosen = clone(profile) if profile is not None else make(estimator) if isinstance(estimator, str) else estimator
-        whole, heads = _profiles(maps, chosen, profile, layers)
-        tables, skipped = measured(maps, chosen, layers, confidence, per_head)
-        strengths = [strength(p, layers) for p in (whole, heads) if p is not None]
-        tables["strength"] = pd.concat(strengths, ignore_index=True)
+        tables = _checked_tables(removal, controls)
+        estimator = _estimator(estimator, profile)
+        mean_profile, head_profile = _profiles(maps, estimator, profile, layers)
+        measures, skipped = diagnostic_tables(maps, estimator, layers=layers, per_head=per_head, confidence=confidence)
+        strengths = [strength_table(p, layers=layers) for p in (mean_profile, head_profile) if p is not None]
+        measures["strength"] = pd.concat(strengths, ignore_index=True)
         if probe is not None:
-            against = whole if probe.heads == ["mean"] or heads is None else heads
-            tables["comparison"] = _compared(probe, against, layers, confidence)
-        about = maps.provenance
-        atlas = cls(about, layers, tables | given, skipped, whole, heads, chosen, maps, probe, pictures, confidence)
-        if pictures is not None:
+            probed_profile = mean_profile if probe.heads == ["mean"] or head_profile is None else head_profile
+            measures["comparison"] = _comparison_table(probe, probed_profile, layers, confidence)
+        atlas = cls(
+            maps.provenance, layers, measures | tables, skipped, mean_profile, head_profile, estimator, maps, probe,
+            images, confidence,
+        )  # fmt: skip
+        if images is not None:
             try:  # found out now, so that the card can say it
                 _ = atlas._examples
             except InputError as error:
@@ -122,11 +172,27 @@ class BiasAtlas(AtlasData):
     def from_profile(
         cls,
         profile: Profile,
-        probe: ProbeResult | None = None,
+        *,
         layers: int | Iterable[int] | None = None,
+        probe: ProbeResult | None = None,
         confidence: float = 0.95,
     ) -> BiasAtlas:
-        """What a profile alone can tell: its maps, their strength, and whether the probe finds them.
+        """Read a profile alone: its maps, their strength, and whether the probe finds them.
+
+        Parameters
+        ----------
+        profile : Profile
+            Fitted.
+        layers : int or iterable of int, optional
+            Decoder layers; default all fitted ones.
+        probe : ProbeResult, optional
+            Of the same model, query rows and heads (or the mean over them).
+        confidence : float
+            Of the comparison's intervals, in (0, 1).
+
+        Returns
+        -------
+        BiasAtlas
 
         Raises
         ------
@@ -134,28 +200,82 @@ class BiasAtlas(AtlasData):
             A profile that is not fitted, unknown layers, or a confidence outside (0, 1).
         ProfileMismatchError
             A probe of another model, query rule, score or heads.
+
+        Examples
+        --------
+        >>> from biaslab.core.layout import TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> from biaslab.profiles import MeanProfile
+        >>> layout = TokenLayout.raster(6, 6, size=(60, 60), family="internvl")
+        >>> maps = simulate("bottom-heavy", {layout: 12}, layers=2).maps
+        >>> atlas = BiasAtlas.from_profile(MeanProfile().fit(maps), layers=1)
+        >>> atlas.summary()[["layer", "map_sd_factor", "bottom"]].round(1)
+           layer  map_sd_factor  bottom
+        0      1            1.9     2.2
         """
         check_confidence(confidence)
         check_fitted(profile)
         layers = resolve_layers(layers, profile.layers_, "the profile")
-        tables = {"strength": strength(profile, layers, over_heads=True)}
+        tables = {"strength": strength_table(profile, layers=layers, over_heads=True)}
         if probe is not None:
-            tables["comparison"] = _compared(probe, profile, layers, confidence)
+            tables["comparison"] = _comparison_table(probe, profile, layers, confidence)
         heads = None if profile.provenance_.get("heads") == "mean" else profile
         return cls(
             profile.provenance_, layers, tables, {}, profile, heads, clone(profile), probe=probe, confidence=confidence
         )
 
     def card(self) -> str:
-        """The atlas in Markdown sentences."""
+        r"""Write the atlas in Markdown sentences.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> from biaslab.core.layout import TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(6, 6, size=(60, 60), family="internvl")
+        >>> atlas = BiasAtlas.from_maps(simulate("bottom-heavy", {layout: 12}, layers=2).maps)
+        >>> print(*(line for line in atlas.card().splitlines() if line.startswith("#")), sep="\n")
+        # Atlas of positional bias: simulated
+        ## All layers
+        ## Layer by layer
+        ## Limits
+        """
         return card(self)
 
     def figures(self) -> dict[str, Display]:
-        """Name -> Display of everything that can be drawn; what cannot is in :attr:`skipped`."""
-        return displays(self)
+        """Make the Display of everything that can be drawn; the rest is in :attr:`skipped`.
+
+        Returns
+        -------
+        dict
+            Name -> Display, not drawn yet.
+
+        Examples
+        --------
+        >>> from biaslab.core.layout import TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(6, 6, size=(60, 60), family="internvl")
+        >>> atlas = BiasAtlas.from_maps(simulate("bottom-heavy", {layout: 12}, layers=2).maps)
+        >>> sorted(atlas.figures())
+        ['profile', 'variance']
+        """
+        return make_displays(self)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write figures/ (PDF, PNG, CSV), tables/ (CSV; the summary as LaTeX too) and card.md; the files written.
+        """Write figures/ (PDF, PNG, CSV), tables/ (CSV; the summary as LaTeX too) and card.md.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made where it is missing.
+
+        Returns
+        -------
+        list of Path
+            The files written.
 
         Raises
         ------
@@ -163,6 +283,12 @@ class BiasAtlas(AtlasData):
             The folder cannot be written.
         """
         return write(self, Path(folder))
+
+
+def _estimator(estimator: str | Profile, profile: Profile | None) -> Profile:
+    if profile is not None:
+        return clone(profile)
+    return make(estimator) if isinstance(estimator, str) else estimator
 
 
 def _check_images(maps: AttentionMaps, layers: list[int]) -> None:
@@ -176,10 +302,10 @@ def _check_images(maps: AttentionMaps, layers: list[int]) -> None:
             )
 
 
-def _given(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
-    """Copies of the tables that were given; refuses what is no such table."""
+def _checked_tables(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
+    """Copy the caller's tables by name; refuse one without the columns or rows of its kind."""
     columns = {"removal": ("layer", "op", "auroc", "n"), "controls": ("layer", "kind", "r", "lo", "hi")}
-    found = {}
+    tables: dict[str, pd.DataFrame] = {}
     for name, table in {"removal": removal, "controls": controls}.items():
         if table is None:
             continue
@@ -191,28 +317,28 @@ def _given(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
         if (removal_rows(table)[0] if name == "removal" else table).empty:
             of = " of all places (place 'all')" if name == "removal" else ""
             raise InputError(f"{name} has no rows{of}: pass the whole table, or leave it out")
-        found[name] = table.copy()
-    return found
+        tables[name] = table.copy()
+    return tables
 
 
 def _profiles(
-    maps: AttentionMaps, estimator: Profile, given: Profile | None, layers: list[int]
+    maps: AttentionMaps, estimator: Profile, other: Profile | None, layers: list[int]
 ) -> tuple[Profile, Profile | None]:
     """Profiles of the mean over heads and of single heads (None where the maps hold their mean only)."""
-    if given is not None:
-        about = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
-        mean = given.provenance_.get("heads") == "mean"
-        given.check(**about, heads="mean" if mean else maps.heads)
-        if not any(reaches(given, layout) for layout in maps.layouts.values()):
-            given.check(layout=next(iter(maps.layouts.values())))
-        if maps.heads == "mean" or not mean:
-            return (given, None) if mean else (clone(estimator).fit(mean_over_heads(maps), layers=layers), given)
+    if other is not None:
+        settings = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
+        of_mean = other.provenance_.get("heads") == "mean"
+        other.check(**settings, heads="mean" if of_mean else maps.heads)
+        if not any(covers(other, layout) for layout in maps.layouts.values()):
+            other.check(layout=next(iter(maps.layouts.values())))
+        if maps.heads == "mean" or not of_mean:
+            return (other, None) if of_mean else (clone(estimator).fit(mean_over_heads(maps), layers=layers), other)
     heads = None if maps.heads == "mean" else clone(estimator).fit(maps, layers=layers)
-    return given or clone(estimator).fit(mean_over_heads(maps), layers=layers), heads
+    return other or clone(estimator).fit(mean_over_heads(maps), layers=layers), heads
 
 
-def _compared(probe: ProbeResult, profile: Profile, layers: list[int], confidence: float) -> pd.DataFrame:
-    table = compare(probe, profile, confidence)
+def _comparison_table(probe: ProbeResult, profile: Profile, layers: list[int], confidence: float) -> pd.DataFrame:
+    table = compare(probe, profile, confidence=confidence)
     table = table[table["layer"].isin(layers)].reset_index(drop=True)
     if table.empty:
         raise InputError(f"the probe holds layers {probe.layers}, none of the atlas's {layers}: choose some it has")

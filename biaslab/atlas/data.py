@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from biaslab._util.watermark import stamp_table
-from biaslab.atlas.pictures import before_and_after
+from biaslab.atlas.images import before_and_after
 from biaslab.atlas.summary import summary_table
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
@@ -26,26 +27,33 @@ __all__ = ["AtlasData"]
 
 @dataclass(frozen=True, eq=False)
 class AtlasData:
-    """Everything that is known of the positional bias of a model's layers and heads.
-
-    Made by :meth:`from_maps` or :meth:`from_profile`.
+    """What an atlas holds: the tables on a model's layers and heads, and what they were made of.
 
     Attributes
     ----------
-    about : provenance of the maps, or of the profile.
-    layers : decoder layers.
-    tables : name -> DataFrame: "variance", "reliability", "mass", "tile_order", "dependence" (rows "mean" and, where
-        the maps hold them, of each head), "strength" of the profile's maps, and, where given, "comparison" (probe
-        against profile), "removal", "controls".
-    skipped : name -> why it could not be measured or drawn.
-    profile : of the mean over heads.
-    heads : profile of single heads, or None.
-    maps, probe, pictures : as given, or None.
-    estimator : whose parameters were used; not fitted.
-    confidence : of the intervals.
+    provenance : mapping
+        Of the maps, or of the profile.
+    layers : list of int
+        Decoder layers.
+    tables : dict of str to DataFrame
+        "variance", "reliability", "mass", "tile_order", "dependence" (rows "mean" and, where the maps hold them, of
+        each head), "strength" of the profile's maps, and, where passed in, "comparison" (probe against profile),
+        "removal", "controls".
+    skipped : dict of str to str
+        Name -> why it could not be measured or drawn.
+    profile : Profile
+        Of the mean over heads.
+    heads : Profile or None
+        Of single heads.
+    estimator : Profile
+        Whose parameters were used; not fitted.
+    maps, probe, images
+        As passed in, or None.
+    confidence : float
+        Of the intervals.
     """
 
-    about: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     layers: list[int]
     tables: dict[str, pd.DataFrame]
     skipped: dict[str, str]
@@ -54,12 +62,12 @@ class AtlasData:
     estimator: Profile
     maps: AttentionMaps | None = None
     probe: ProbeResult | None = None
-    pictures: Mapping[str, Any] | None = None
+    images: Mapping[str, Any] | None = None
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
         for table in self.tables.values():
-            stamp_table(table, self.about)
+            stamp_table(table, self.provenance)
 
     @property
     def layouts(self) -> dict[str, TokenLayout]:
@@ -74,34 +82,48 @@ class AtlasData:
         return {key: self.maps.moments(self.layers[0], key).n for key in self.maps.layouts}
 
     def summary(self) -> pd.DataFrame:
-        """One row per layer; see :func:`biaslab.atlas.summary.summary_table` for the columns."""
-        return stamp_table(summary_table(self.tables, self.layers), self.about)
+        """Read one row per layer off the tables.
 
-    def before_and_after(self, layer: int | None = None, op: str = "ratio") -> AttentionDisplay:
-        """Up to three of the ``pictures``, with their own attention raw and debiased by the other folds' profile.
+        Returns
+        -------
+        DataFrame
+            Columns as in :func:`biaslab.atlas.summary.summary_table`.
+        """
+        return stamp_table(summary_table(self.tables, self.layers), self.provenance)
+
+    def before_and_after(self, *, layer: int | None = None, op: str = "ratio") -> AttentionDisplay:
+        """Show up to three of the ``images`` with their own attention, raw and debiased by the other folds' profile.
 
         Parameters
         ----------
-        layer : default the one that position explains best.
-        op : debias operation.
+        layer : int, optional
+            Default the one that position explains best.
+        op : str
+            Debias operation.
+
+        Returns
+        -------
+        AttentionDisplay
 
         Raises
         ------
         InputError
-            No pictures, none that the maps hold, or maps without single images.
+            No images, none that the maps hold, or maps without single images.
         """
-        if self.maps is None or self.pictures is None:
-            raise InputError("before and after needs stored maps and pictures=: give both to BiasAtlas.from_maps")
+        if self.maps is None or self.images is None:
+            raise InputError("before and after needs stored maps and images=: give both to BiasAtlas.from_maps")
         if layer is None and op == "ratio":
             return self._examples
         layer = self._most_positional() if layer is None else layer
-        return before_and_after(self.maps, self.pictures, layer, self.estimator, op)
+        return before_and_after(self.maps, self.images, self.estimator, layer=layer, op=op)
 
     @cached_property
     def _examples(self) -> AttentionDisplay:
-        return before_and_after(self.maps, self.pictures, self._most_positional(), self.estimator)
+        assert self.maps is not None and self.images is not None  # the callers have looked
+        return before_and_after(self.maps, self.images, self.estimator, layer=self._most_positional())
 
     def _most_positional(self) -> int:
         summary = self.summary()
-        known = "r2" in summary and summary["r2"].notna().any()
-        return int(summary.loc[summary["r2"].idxmax(), "layer"]) if known else self.layers[0]
+        if "r2" not in summary or summary["r2"].isna().all():
+            return self.layers[0]
+        return int(summary["layer"].to_numpy()[np.nanargmax(summary["r2"].to_numpy(float))])

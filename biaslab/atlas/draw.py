@@ -19,46 +19,47 @@ from biaslab.figures.layers import evenly
 
 if TYPE_CHECKING:
     from biaslab.atlas.data import AtlasData
+    from biaslab.probe import ProbeResult
 
-__all__ = ["displays"]
+__all__ = ["make_displays"]
 
 _MAPS = 12  # layers of the maps with marginals: three rows of panels
 _PROBED = 10
 
 
-def displays(atlas: AtlasData) -> dict[str, Display]:
-    """Name -> Display of all that the tables, profiles, probe and pictures allow."""
+def make_displays(atlas: AtlasData) -> dict[str, Display]:
+    """Make the Display, by name, of all that the tables, profiles, probe and images allow."""
     tables = atlas.tables
-    found: dict[str, Display] = {}
+    displays: dict[str, Display] = {}
     if "variance" in tables:
         table, heads = tables["variance"], tables["variance"]["head"].astype(str)
         if (heads == "mean").any():  # the line is of what the summary tells; all heads together would be a second one
             table = table[heads != "all"].assign(head=heads.where(heads != "mean", "all"))
-        found["variance"] = VarianceDisplay.from_table(table)
-    found["profile"] = ProfileDisplay.from_profile(atlas.profile, evenly(atlas.layers, _MAPS))
+        displays["variance"] = VarianceDisplay.from_table(table)
+    displays["profile"] = ProfileDisplay.from_profile(atlas.profile, layers=evenly(atlas.layers, _MAPS))
     if atlas.heads is not None:
-        found["heads"] = HeadsDisplay.from_profile(atlas.heads, atlas.layers, variance=tables.get("variance"))
+        displays["heads"] = HeadsDisplay.from_profile(atlas.heads, layers=atlas.layers, variance=tables.get("variance"))
     if "reliability" in tables:
-        found["reliability"] = ReliabilityDisplay.from_table(tables["reliability"])
+        displays["reliability"] = ReliabilityDisplay.from_table(tables["reliability"])
     if "dependence" in tables:
-        found["dependence"] = DependenceDisplay.from_table(tables["dependence"])
+        displays["dependence"] = DependenceDisplay.from_table(tables["dependence"])
     if atlas.probe is not None:
-        found |= _probe(atlas)
+        displays |= _probe_displays(atlas, atlas.probe)
     if "removal" in tables:
-        found["removal"] = AurocDisplay.from_table(removal_rows(tables["removal"])[0])
-    if atlas.pictures is not None and "attention" not in atlas.skipped:
-        found["attention"] = atlas.before_and_after()
-    return found
+        displays["removal"] = AurocDisplay.from_table(removal_rows(tables["removal"])[0])
+    if atlas.images is not None and "attention" not in atlas.skipped:
+        displays["attention"] = atlas.before_and_after()
+    return displays
 
 
-def _probe(atlas: AtlasData) -> dict[str, Display]:
-    """A figure per part of the picture; of a probe of single heads the first."""
-    probe, comparison = atlas.probe, atlas.tables["comparison"]
+def _probe_displays(atlas: AtlasData, probe: ProbeResult) -> dict[str, Display]:
+    """Make a figure per part of the image; of a probe of single heads the first."""
+    comparison = atlas.tables["comparison"]
     profile = atlas.profile if probe.heads == ["mean"] or atlas.heads is None else atlas.heads
-    shown = evenly([layer for layer in probe.layers if layer in atlas.layers], _PROBED)
+    layers = evenly([layer for layer in probe.layers if layer in atlas.layers], _PROBED)
     return {
         "probe" if part == "tiles" else f"probe-{part}": ProbeDisplay.from_probe(
-            probe, profile, layers=shown, part=part, comparison=comparison
+            probe, profile=profile, layers=layers, part=part, comparison=comparison
         )
         for part in probe.parts
     }

@@ -8,84 +8,90 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biaslab.atlas.measures import PARTS
-from biaslab.atlas.words import interval, known, share
-from biaslab.figures.layers import one_head, one_layout
+from biaslab.atlas.build_tables import PARTS
+from biaslab.atlas.number_format import has_values, interval_text, percent_cell
+from biaslab.diagnostics.tables import rows_of_head, rows_of_layout
 
-__all__ = ["cells", "removal_rows", "summary_table"]
+__all__ = ["removal_rows", "summary_table", "text_cells"]
 
 _ENDS = ("", "_lo", "_hi")
 
 
 def summary_table(tables: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> pd.DataFrame:
-    """One row per layer, of the mean over heads wherever a table holds it.
+    """Read one row per layer off the tables, of the mean over heads wherever a table holds it.
 
     Columns, each where the tables allow it (``x*`` stands for x, x_lo, x_hi):
 
     - n; r2*, r2_asymptotic* (variance explained);
     - needed (images for reliability 0.9), reliability*, reliability_n: of the layout of most images;
     - row_eta2, row_lo, row_hi, row_q, row_rho, and likewise col_...;
-    - border*, top*, bottom*, left*, right*, thumbnail* (ratios to an even share), tile_slope*;
-    - factor (of the profile's map; without maps the ratios are the profile's, without intervals);
+    - border*, top*, bottom*, left*, right*, thumbnail* (ratios to uniform attention), tile_slope*;
+    - map_sd_factor (of the profile's map; without maps the ratios are the profile's, without intervals);
     - probe_slope*, probe_r*, probe_ceiling, probe_r_true, probe_q;
     - auroc_raw, auroc, gain*, gain_p (adjusted), gain_n, gain_op.
     """
     readers = {
-        "variance": _variance, "reliability": _reliability, "dependence": _dependence, "mass": _mass,
-        "tile_order": _tile_order, "strength": _strength, "comparison": _comparison, "removal": _removal,
-    }  # fmt: skip
+        "variance": _variance_columns,
+        "reliability": _reliability_columns,
+        "dependence": _dependence_columns,
+        "mass": _mass_columns,
+        "tile_order": _tile_order_columns,
+        "strength": _strength_columns,
+        "comparison": _comparison_columns,
+        "removal": _removal_columns,
+    }
     rows = []
     for layer in layers:
         row: dict[str, Any] = {"layer": int(layer)}
         for name, read in readers.items():
             if name in tables and len(tables[name]):
                 part = tables[name][tables[name]["layer"] == layer]
-                found = read(part) if len(part) else {}
+                columns = read(part) if len(part) else {}
                 # of maps, `mass` says what `strength` says of the profile, with intervals
-                row |= {key: value for key, value in found.items() if key not in row}
+                row |= {key: value for key, value in columns.items() if key not in row}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _variance(part: pd.DataFrame) -> dict[str, Any]:
-    row = one_head(part)[0].iloc[0]
+def _variance_columns(part: pd.DataFrame) -> dict[str, Any]:
+    row = rows_of_head(part)[0].iloc[0]
     names = [f"{name}{end}" for name in ("r2", "r2_asymptotic") for end in _ENDS]
     return {"n": int(row["n"])} | {name: row[name] for name in names if name in row}
 
 
-def _reliability(part: pd.DataFrame) -> dict[str, Any]:
-    rows = one_layout(one_head(part)[0])[0]
-    row = rows.loc[rows["n"].idxmax()]
+def _reliability_columns(part: pd.DataFrame) -> dict[str, Any]:
+    rows = rows_of_layout(rows_of_head(part)[0])[0]
+    row = rows.iloc[int(rows["n"].to_numpy().argmax())]
     return {"needed": row["needed"], "reliability": row["predicted"], "reliability_lo": row["lo"],
             "reliability_hi": row["hi"], "reliability_n": int(row["n"]), "n": int(row["n"])}  # fmt: skip
 
 
-def _dependence(part: pd.DataFrame) -> dict[str, Any]:
-    found = {}
-    for row in one_head(part)[0].to_dict("records"):
-        found |= {f"{row['axis']}_{name}": row[name] for name in ("eta2", "lo", "hi", "q", "rho")}
-    return found
+def _dependence_columns(part: pd.DataFrame) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for row in rows_of_head(part)[0].to_dict("records"):
+        columns |= {f"{row['axis']}_{name}": row[name] for name in ("eta2", "lo", "hi", "q", "rho")}
+    return columns
 
 
-def _mass(part: pd.DataFrame) -> dict[str, Any]:
-    found = {}
-    for row in one_head(part)[0].to_dict("records"):
+def _mass_columns(part: pd.DataFrame) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for row in rows_of_head(part)[0].to_dict("records"):
         if row["part"] in PARTS:
-            found |= {row["part"] + end: row[name] for end, name in zip(_ENDS, ("ratio", "lo", "hi"), strict=True)}
-    return found
+            columns |= {row["part"] + end: row[name] for end, name in zip(_ENDS, ("ratio", "lo", "hi"), strict=True)}
+    return columns
 
 
-def _tile_order(part: pd.DataFrame) -> dict[str, Any]:
-    row = one_head(part)[0].iloc[0]
+def _tile_order_columns(part: pd.DataFrame) -> dict[str, Any]:
+    row = rows_of_head(part)[0].iloc[0]
     return {f"tile_slope{end}": row[name] for end, name in zip(_ENDS, ("slope", "lo", "hi"), strict=True)}
 
 
-def _strength(part: pd.DataFrame) -> dict[str, Any]:
-    row = one_head(part)[0].iloc[0]
-    return {name: row[name] for name in ("n", "factor", *PARTS) if name in row and pd.notna(row[name])}
+def _strength_columns(part: pd.DataFrame) -> dict[str, Any]:
+    row = rows_of_head(part)[0].iloc[0]
+    return {name: row[name] for name in ("n", "map_sd_factor", *PARTS) if name in row and pd.notna(row[name])}
 
 
-def _comparison(part: pd.DataFrame) -> dict[str, Any]:
+def _comparison_columns(part: pd.DataFrame) -> dict[str, Any]:
     """Of a probe of single heads there is no row for the layer."""
     rows = part[(part["part"] == "tiles") & (part["head"].astype(str) == "mean")]
     if rows.empty:
@@ -103,40 +109,40 @@ def removal_rows(removal: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
     return rows, "ratio" if "ratio" in ops else next(iter(ops), None)
 
 
-def _removal(part: pd.DataFrame) -> dict[str, Any]:
+def _removal_columns(part: pd.DataFrame) -> dict[str, Any]:
     rows, op = removal_rows(part)
     raw, after = rows[rows["op"] == "raw"], rows[rows["op"] == op]
     if len(raw) != 1 or len(after) != 1:  # single heads: no row for the layer
         return {}
     row = after.iloc[0]
-    found = {"auroc_raw": raw.iloc[0]["auroc"], "auroc": row["auroc"], "gain": row["auroc"] - raw.iloc[0]["auroc"]}
-    found |= {name: row[name] for name in ("gain", "gain_lo", "gain_hi") if name in row}
-    return found | {"gain_p": row.get("p_adjusted", np.nan), "gain_n": int(row["n"]), "gain_op": op}
+    columns = {"auroc_raw": raw.iloc[0]["auroc"], "auroc": row["auroc"], "gain": row["auroc"] - raw.iloc[0]["auroc"]}
+    columns |= {name: row[name] for name in ("gain", "gain_lo", "gain_hi") if name in row}
+    return columns | {"gain_p": row.get("p_adjusted", np.nan), "gain_n": int(row["n"]), "gain_op": op}
 
 
-def cells(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary as text, "value [lo, hi]" per cell, for the terminal and the LaTeX table."""
+def text_cells(summary: pd.DataFrame) -> pd.DataFrame:
+    """Write the summary as "value [lo, hi]" per cell, for the terminal and the LaTeX table."""
     columns: dict[str, Any] = {
-        "explained, %": lambda r: share(r, "r2"),
-        "images": lambda r: _images(r.get("needed", np.nan)),
-        "row eta2": lambda r: interval(r.get("row_eta2"), r.get("row_lo"), r.get("row_hi")),
-        "column eta2": lambda r: interval(r.get("col_eta2"), r.get("col_lo"), r.get("col_hi")),
-        "border": lambda r: interval(r.get("border"), r.get("border_lo"), r.get("border_hi"), null=1),
-        "thumbnail": lambda r: interval(r.get("thumbnail"), r.get("thumbnail_lo"), r.get("thumbnail_hi"), null=1),
-        "map's factor": lambda r: "" if known(r, "r2") else interval(r.get("factor")),
-        "probe slope": lambda r: interval(
+        "explained, %": lambda r: percent_cell(r, "r2"),
+        "images": lambda r: _images_text(r.get("needed", np.nan)),
+        "row eta2": lambda r: interval_text(r.get("row_eta2"), r.get("row_lo"), r.get("row_hi")),
+        "column eta2": lambda r: interval_text(r.get("col_eta2"), r.get("col_lo"), r.get("col_hi")),
+        "border": lambda r: interval_text(r.get("border"), r.get("border_lo"), r.get("border_hi"), null=1),
+        "thumbnail": lambda r: interval_text(r.get("thumbnail"), r.get("thumbnail_lo"), r.get("thumbnail_hi"), null=1),
+        "map's factor": lambda r: "" if has_values(r, "r2") else interval_text(r.get("map_sd_factor")),
+        "probe slope": lambda r: interval_text(
             r.get("probe_slope"), r.get("probe_slope_lo"), r.get("probe_slope_hi"), null=1
         ),
-        "AUROC gain": lambda r: interval(r.get("gain"), r.get("gain_lo"), r.get("gain_hi"), decimals=3, sign=True),
+        "AUROC gain": lambda r: interval_text(r.get("gain"), r.get("gain_lo"), r.get("gain_hi"), decimals=3, sign=True),
     }  # fmt: skip
     rows = summary.to_dict("records")
-    found = {"layer": [str(r["layer"]) for r in rows]}
+    texts = {"layer": [str(r["layer"]) for r in rows]}
     for name, write in columns.items():
-        texts = [write(r) for r in rows]
-        if any(texts):
-            found[name] = [text or "-" for text in texts]
-    return pd.DataFrame(found)
+        column = [write(r) for r in rows]
+        if any(column):
+            texts[name] = [text or "-" for text in column]
+    return pd.DataFrame(texts)
 
 
-def _images(needed: float) -> str:
+def _images_text(needed: float) -> str:
     return "" if needed != needed else "never" if np.isinf(needed) else f"{needed:.0f}"

@@ -10,8 +10,8 @@ import pandas as pd
 from biaslab._util.latex import escape
 from biaslab._util.tables import latex_table, write_table
 from biaslab.atlas.card import card
-from biaslab.atlas.draw import displays
-from biaslab.atlas.summary import cells
+from biaslab.atlas.draw import make_displays
+from biaslab.atlas.summary import text_cells
 from biaslab.errors import RunFolderError
 from biaslab.figures import save
 from biaslab.profiles.file import card as profile_card
@@ -25,7 +25,19 @@ _HEADINGS = {"row eta2": r"$\eta^2$ row", "column eta2": r"$\eta^2$ column"}
 
 
 def write(atlas: AtlasData, folder: Path) -> list[Path]:
-    """Everything of an atlas into a folder; the files written.
+    """Write everything of an atlas into a folder.
+
+    Parameters
+    ----------
+    atlas : AtlasData
+        Its tables, figures and card.
+    folder : Path
+        Made where it is missing.
+
+    Returns
+    -------
+    list of Path
+        The files written.
 
     Raises
     ------
@@ -33,13 +45,13 @@ def write(atlas: AtlasData, folder: Path) -> list[Path]:
         The folder cannot be written.
     """
     files: list[Path] = []
-    for name, display in displays(atlas).items():
+    for name, display in make_displays(atlas).items():
         files += save(display, folder / "figures" / name, close=True)
     summary = atlas.summary()
     try:
         for name, table in {"summary": summary, **atlas.tables}.items():
             latex = summary_latex(atlas, summary) if name == "summary" else None
-            files += write_table(table, folder / "tables" / name, atlas.about, latex=latex)
+            files += write_table(table, folder / "tables" / name, atlas.provenance, latex=latex)
         texts = {"card.md": card(atlas)}
         if atlas.maps is None:  # what the profile was fitted on
             texts["profile.md"] = profile_card(atlas.profile)
@@ -52,21 +64,22 @@ def write(atlas: AtlasData, folder: Path) -> list[Path]:
 
 
 def summary_latex(atlas: AtlasData, summary: pd.DataFrame) -> str:
-    r"""Booktabs ``table`` with a row per layer; needs ``\usepackage{booktabs}``."""
-    frame = cells(summary).map(_small)
+    r"""Write a booktabs ``table`` with a row per layer; needs ``\usepackage{booktabs}``."""
+    frame = text_cells(summary).map(_small)
     frame.columns = [_HEADINGS.get(name, escape(name)) for name in frame.columns]
+    model = str(atlas.provenance.get("model", "the model"))
     n = sum(atlas.counts.values())
     caption = (
-        f"Positional bias of {escape(str(atlas.about.get('model', 'the model')))} by decoder layer, n = {n} images, "
-        f"with {100 * atlas.confidence:g}\\,\\% intervals. "
+        f"Positional bias of {escape(model)} by decoder layer, n = {n} images, with "
+        f"{100 * atlas.confidence:g}\\,\\% intervals. "
         "Explained: share of the variance of log attention on held-out images; images: number that gives a "
-        "reliability of 0.9; border, thumbnail: attention over an even share."
+        "reliability of 0.9; border, thumbnail: attention relative to uniform attention."
     )
     columns = "l" + "c" * (len(frame.columns) - 1)
-    return latex_table(frame, atlas.about, caption=caption, columns=columns, label="tab:atlas", index=False)
+    return latex_table(frame, atlas.provenance, caption=caption, columns=columns, label="tab:atlas", index=False)
 
 
 def _small(text: str) -> str:
-    """The interval in smaller type."""
+    """Set the interval in smaller type."""
     value, _, ends = text.partition(" ")
     return f"{value} {{\\scriptsize {ends}}}" if ends else value

@@ -31,7 +31,7 @@ def inspect(
     probe: Annotated[Path | None, typer.Option(help="Folder of a finished `biaslab probe` of the same model.")] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="Of maps: scenes, or a folder of their pictures, drawn with attention before and after."),
+        typer.Option(help="Of maps: scenes, or a folder of their images, drawn with attention before and after."),
     ] = None,
     data_root: opt.DataRoot = None,
     estimator: Annotated[
@@ -54,7 +54,7 @@ def inspect(
 
     shown = None if layers is None else opt.numbers(layers, "layers", int)
     if images is not None and out is None:
-        raise InputError("--images draws pictures: say where to with --out FOLDER")
+        raise InputError("--images draws images: say where to with --out FOLDER")
     if source.is_dir():
         measured = None if probe is None else ProbeResult.load(probe)
         fitted = None if profile is None else load(profile)
@@ -65,7 +65,7 @@ def inspect(
     if wrong := [name for name, value in given.items() if value is not None]:
         raise InputError(f"{wrong[0]} needs a folder of maps, not a profile file: keep maps with `fit-bias --maps`")
     read = load(source)
-    atlas = BiasAtlas.from_profile(read, None if probe is None else ProbeResult.load(probe), shown)
+    atlas = BiasAtlas.from_profile(read, layers=shown, probe=None if probe is None else ProbeResult.load(probe))
     _say(atlas, out, json, {"hash": read.hash}, card(read, name=source.name))
 
 
@@ -73,27 +73,33 @@ def _of_maps(
     folder: Path, estimator: str | None, profile: Any, probe: Any, images: str | None, data_root: Path | None,
     layers: list[int] | None, per_head: bool,
 ) -> BiasAtlas:  # fmt: skip
-    from biaslab.atlas import BiasAtlas, pictures_from
+    from biaslab.atlas import BiasAtlas, images_behind
     from biaslab.errors import InputError
     from biaslab.maps.stored import load_maps
 
     if estimator is not None and profile is not None:
         raise InputError("--estimator and --profile exclude each other: the profile has its own estimator")
     maps = load_maps(folder)
-    pictures = None if images is None else pictures_from(maps, images, data_root=data_root)
+    drawn = None if images is None else images_behind(maps, images, data_root=data_root)
     return BiasAtlas.from_maps(
-        maps, estimator or "mean", profile, probe, pictures=pictures, layers=layers, per_head=per_head
+        maps,
+        layers=layers,
+        profile=profile,
+        estimator=estimator or "mean",
+        per_head=per_head,
+        probe=probe,
+        images=drawn,
     )
 
 
 def _say(atlas: BiasAtlas, out: Path | None, json: bool, record: dict[str, Any], before: str = "") -> None:
-    from biaslab.atlas.summary import cells
+    from biaslab.atlas.summary import text_cells
 
     files = [] if out is None else atlas.save(out)
     summary, said = atlas.summary(), atlas.card()
     record = record | {
-        "provenance": dict(atlas.about), "skipped": atlas.skipped, "summary": records(summary),
+        "provenance": dict(atlas.provenance), "skipped": atlas.skipped, "summary": records(summary),
         "tables": {name: records(found) for name, found in atlas.tables.items()}, "card": said,
     }  # fmt: skip
-    text = "\n".join([*([before] if before else []), said, table(cells(summary))])
-    emit(json, record, text, files, atlas.about)
+    text = "\n".join([*([before] if before else []), said, table(text_cells(summary))])
+    emit(json, record, text, files, atlas.provenance)

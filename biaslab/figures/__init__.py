@@ -1,6 +1,4 @@
-"""Figures and tables: Display objects made by ``from_...``, drawn by ``plot(ax=None)``. No figure loads a
-model.
-"""
+"""Figures and tables: Display objects made by ``from_...``, drawn by ``plot(ax=None)``. No figure loads a model."""
 
 from __future__ import annotations
 

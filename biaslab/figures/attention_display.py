@@ -1,9 +1,9 @@
-"""Attention laid over the picture, before and after the positional bias is removed."""
+"""Attention laid over the image, before and after the positional bias is removed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.figures.display import TARGET, Display, draw_box, paint, picture, ratio_ticks
+from biaslab.figures.display import TARGET, Display, draw_box, image_array, paint, ratio_ticks
 from biaslab.figures.style import DIVERGING, SEQUENTIAL, style
 
 if TYPE_CHECKING:
@@ -25,20 +25,37 @@ __all__ = ["AttentionDisplay"]
 _UNITS = {
     "ratio": "relative to its position",
     "log": "log ratio to its position",
-    "subtract": "above its position, in even shares",
+    "subtract": "above its position (1 = uniform)",
     "zscore": "standard deviations",
 }
 
 
 class AttentionDisplay(Display):
-    """A row per picture: attention on the left, debiased attention on the right, the target outlined.
+    """A row per image: attention on the left, debiased attention on the right, the target outlined.
 
-    Attention is drawn relative to an even share on a sequential scale from 0 to its 99th percentile; the
+    Attention is drawn relative to uniform attention on a sequential scale from 0 to its 99th percentile; the
     debiased score on a diverging scale centred where a token draws just what its position always draws (1 for
     a ratio, 0 otherwise; ratios are drawn by their logarithm).
 
-    ``data`` has a line per picture and token: image, token, tile, row, col, thumbnail, attention, debiased,
+    ``data`` has a line per image and token: image, token, tile, row, col, thumbnail, attention, debiased,
     on_target (share of the token's cell that the target box covers).
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt
+    >>> mpl.use("Agg")
+    >>> from PIL import Image
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import MeanProfile
+    >>> layout = TokenLayout.raster(6, 6, size=(60, 60), family="internvl")
+    >>> profile = MeanProfile().fit(simulate("bottom-heavy", {layout: 12}, layers=2).maps)
+    >>> expected = profile.expected(layout, 1).mean(0)
+    >>> display = AttentionDisplay.from_attention(
+    ...     Image.new("RGB", (60, 60)), layout, 2 * expected, profile=profile, layer=1
+    ... ).plot()
+    >>> display.data["debiased"].round(1).unique()
+    array([2.], dtype=float32)
+    >>> plt.close(display.figure_)
     """
 
     def __init__(
@@ -63,6 +80,7 @@ class AttentionDisplay(Display):
         images: Any,
         layouts: TokenLayout | Sequence[TokenLayout],
         attention: Any,
+        *,
         profile: Profile | Sequence[Profile],
         layer: int,
         targets: Box | Sequence[Box | None] | None = None,
@@ -74,11 +92,28 @@ class AttentionDisplay(Display):
 
         Parameters
         ----------
-        images : PIL image, or several; likewise ``layouts``, ``attention``, ``targets`` and ``titles``.
-        attention : per image (N,), or (..., N) whose leading axes (heads, queries) are averaged first.
-        profile, layer : fitted profile, or one per image (each fitted without it), and the layer the attention comes
-            from.
-        op : debias operation, a key of ``biaslab.profiles.DEBIAS``.
+        images : PIL image or list of PIL image
+            What was seen.
+        layouts : TokenLayout or sequence of TokenLayout
+            One per image.
+        attention : array-like or list of array-like
+            Per image (N,), or (..., N) whose leading axes (heads, queries) are averaged first.
+        profile : Profile or sequence of Profile
+            Fitted, or one per image (each fitted without it).
+        layer : int
+            Where the attention comes from.
+        targets : Box or sequence of Box, optional
+            One per image, in its pixels; None where there is none.
+        titles : str or sequence of str, optional
+            One per image, written into its corner.
+        op : str
+            Debias operation, a key of ``biaslab.profiles.DEBIAS``.
+        eps : float
+            Of the operation: keeps quotients and logarithms finite.
+
+        Returns
+        -------
+        AttentionDisplay
 
         Raises
         ------
@@ -91,8 +126,8 @@ class AttentionDisplay(Display):
 
         if isinstance(layouts, TokenLayout):
             images, layouts, attention = [images], [layouts], [attention]
-            targets, titles = [targets], [titles or ""]
-        targets = [None] * len(layouts) if targets is None else list(targets)
+            targets, titles = [cast("Box | None", targets)], [str(titles or "")]
+        targets = [None] * len(layouts) if targets is None else list(cast("Sequence[Box | None]", targets))
         titles = [""] * len(layouts) if titles is None else list(titles)
         profiles = list(profile) if isinstance(profile, Sequence) else [profile] * len(layouts)
         if len({len(x) for x in (images, layouts, attention, targets, titles, profiles)}) != 1:
@@ -105,8 +140,8 @@ class AttentionDisplay(Display):
             if raw.shape[-1] != layout.n:
                 raise InputError(f"attention covers {raw.shape[-1]} tokens but the layout has {layout.n}")
             raw = raw.reshape(-1, layout.n).mean(0)
-            maps = [f(layout, layer).mean(0) for f in (own.expected, own.std)]
-            after = debias(raw, *maps, operation=op, eps=eps)
+            expected, std = (f(layout, layer).mean(0) for f in (own.expected, own.std))
+            after = debias(raw, expected, std, operation=op, eps=eps)
             tables.append(
                 pd.DataFrame(
                     {
@@ -122,11 +157,22 @@ class AttentionDisplay(Display):
                     }
                 )
             )
-        data, drawn = pd.concat(tables, ignore_index=True), [picture(x) for x in images]
+        data, drawn = pd.concat(tables, ignore_index=True), [image_array(x) for x in images]
         return cls(data, drawn, list(layouts), targets, titles, op, layer, provenance=profiles[0].provenance_)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> AttentionDisplay:
-        """Draw two panels per picture."""
+        """Draw two panels per image.
+
+        Parameters
+        ----------
+        ax : Axes or sequence of Axes, optional
+            One per panel; default a new figure.
+
+        Returns
+        -------
+        AttentionDisplay
+            Self.
+        """
         ratios = [image.shape[0] / image.shape[1] + 0.2 for image in self.images]
         with style():
             axes = self._axes(ax, 2 * len(self.images), per_row=2, ratio=ratios, extra=0.35, layout="compressed")
@@ -137,7 +183,7 @@ class AttentionDisplay(Display):
         return self
 
     def _row(self, axes: Sequence[Axes], i: int, image: np.ndarray, last: bool) -> None:
-        layout, part = self.layouts[i], self.data[self.data["image"] == i]
+        layout, target, part = self.layouts[i], self.targets[i], self.data[self.data["image"] == i]
         shape = image.shape[:2]
         raw = part["attention"].to_numpy() / part["attention"].mean()
         after = part["debiased"].to_numpy()
@@ -153,12 +199,12 @@ class AttentionDisplay(Display):
         scales = ((raw, SEQUENTIAL, Normalize(0, top)), (after, DIVERGING, Normalize(-limit, limit)))
         for ax, (values, colours, norm) in zip(axes, scales, strict=True):
             ax.imshow(grey)
-            laid = paint(values, layout, shape)
-            # the stronger, the more opaque: where nothing stands out the picture stays visible
-            strength = np.clip(np.abs(np.nan_to_num(laid)) / norm.vmax, 0, 1)
-            drawn = ax.imshow(laid, cmap=colours, norm=norm, alpha=0.12 + 0.68 * strength)
-            if self.targets[i] is not None:
-                draw_box(ax, self.targets[i], shape, layout.size, TARGET)
+            painted = paint(values, layout, shape)
+            # the stronger, the more opaque: where nothing stands out the image stays visible
+            strength = np.clip(np.abs(np.nan_to_num(painted)) / norm.vmax, 0, 1)
+            drawn = ax.imshow(painted, cmap=colours, norm=norm, alpha=0.12 + 0.68 * strength)
+            if target is not None:
+                draw_box(ax, target, shape, layout.size, TARGET)
             ax.set_xticks([])
             ax.set_yticks([])
             ax.spines[:].set_visible(False)
@@ -169,7 +215,7 @@ class AttentionDisplay(Display):
                 ticks, labels = ratio_ticks(limit)
                 bar.set_ticks(ticks, labels=labels)
             if last:
-                bar.set_label("relative to an even share" if colours == SEQUENTIAL else _UNITS[self.op], fontsize=7)
+                bar.set_label("relative to uniform attention" if colours == SEQUENTIAL else _UNITS[self.op], fontsize=7)
         if self.titles[i]:
             white = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
             axes[0].text(0.02, 0.03, self.titles[i], transform=axes[0].transAxes, fontsize=6, bbox=white, zorder=6)

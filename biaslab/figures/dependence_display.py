@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from biaslab.diagnostics.tables import rows_of_head
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
-from biaslab.figures.layers import one_head
 from biaslab.figures.style import COLORS, ERRORBAR, MARKERS, style
 
 __all__ = ["DependenceDisplay"]
@@ -26,8 +28,20 @@ class DependenceDisplay(Display):
     """Eta squared of row and column by layer, with intervals; the bar below each is the null's 95 %.
 
     Filled where q <= 0.05 (Benjamini and Hochberg over the whole table the rows come from) and the interval lies above
-    0, hollow where no dependence is shown. ``data`` is the table of `biaslab.diagnostics.measures.dependence` of one
-    head.
+    0, hollow where no dependence is significant. ``data`` is the table of the diagnostic ``dependence`` of one head.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt
+    >>> mpl.use("Agg")
+    >>> table = pd.DataFrame({"layer": 0, "axis": ["row", "col"], "eta2": [0.3, 0.01], "q": [0.001, 0.4], "n": 30})
+    >>> table = table.assign(lo=table["eta2"] - 0.02, hi=table["eta2"] + 0.02, null_hi=0.02)
+    >>> display = DependenceDisplay.from_table(table).plot()
+    >>> display.data[["layer", "axis", "eta2", "q"]].head()
+       layer axis  eta2      q
+    0      0  row  0.30  0.001
+    1      0  col  0.01  0.400
+    >>> plt.close(display.figure_)
     """
 
     def __init__(self, data: pd.DataFrame, title: str = "", *, provenance: Any) -> None:
@@ -35,64 +49,89 @@ class DependenceDisplay(Display):
         self.title = title
 
     @classmethod
-    def from_table(cls, table: pd.DataFrame, head: str | int | None = None) -> DependenceDisplay:
-        """From what the diagnostic ``dependence`` returns; ``head`` defaults to the mean over heads, else the first.
+    def from_table(cls, table: pd.DataFrame, *, head: str | int | None = None) -> DependenceDisplay:
+        """Take the table of the diagnostic ``dependence``.
+
+        Parameters
+        ----------
+        table : DataFrame
+            Columns layer, axis, eta2, lo, hi, null_hi, q, n and, if there, head.
+        head : str or int, optional
+            Default the mean over heads, where the table has it, else its first head.
+
+        Returns
+        -------
+        DependenceDisplay
 
         Raises
         ------
         InputError
             Columns are missing, no rows, or a head that the table does not hold.
         """
-        needed = ("layer", "axis", "eta2", "lo", "hi", "null_hi", "q", "n")
-        if not len(table) or (missing := [c for c in needed if c not in table]):
+        columns = ("layer", "axis", "eta2", "lo", "hi", "null_hi", "q", "n")
+        if not len(table) or (missing := [c for c in columns if c not in table]):
             what = "it is empty" if not len(table) else f"no column {missing[0]!r}"
             raise InputError(f"nothing to draw ({what}): pass the table of the diagnostic 'dependence'")
-        rows, name = one_head(table, head)
+        rows, name = rows_of_head(table, head)
         title = "" if name == "mean" else f"head {name}"
         return cls(rows.reset_index(drop=True), title, provenance=table)
 
-    def plot(self, ax: Axes | None = None) -> DependenceDisplay:
-        """Draw into ``ax`` or a new figure."""
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> DependenceDisplay:
+        """Draw one panel.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Default a new figure.
+
+        Returns
+        -------
+        DependenceDisplay
+            Self.
+        """
         steps = np.diff(sorted(set(self.data["layer"])))
         side = 0.13 * float(steps.min() if len(steps) else 1)
         with style():
-            (one,) = self._axes(ax, 1, ratio=0.6)
+            (panel,) = self._axes(ax, 1, ratio=0.6)
             for i, (axis, name) in enumerate(_NAMES.items()):
                 part = self.data[self.data["axis"] == axis].sort_values("layer")
                 at = part["layer"].to_numpy(float) + side * (2 * i - 1)
-                y, sure = part["eta2"].to_numpy(float), _shown(part).to_numpy()
+                y, significant = part["eta2"].to_numpy(float), _significant(part).to_numpy()
                 ends = np.nan_to_num(np.maximum(np.stack([y - part["lo"], part["hi"] - y]), 0))
-                one.bar(at, part["null_hi"], width=1.6 * side, color="0.75", linewidth=0, zorder=1)
-                one.errorbar(at, y, yerr=ends, fmt="none", ecolor=COLORS[i], **ERRORBAR, zorder=2)
-                one.plot(at, y, color=COLORS[i], linewidth=0.6, alpha=0.5, zorder=2)
-                for chosen, fill in ((sure, COLORS[i]), (~sure, "white")):
-                    one.scatter(at[chosen], y[chosen], s=13, marker=MARKERS[i], facecolors=fill, edgecolors=COLORS[i],
+                panel.bar(at, part["null_hi"], width=1.6 * side, color="0.75", linewidth=0, zorder=1)
+                panel.errorbar(at, y, yerr=ends, fmt="none", ecolor=COLORS[i], **ERRORBAR, zorder=2)
+                panel.plot(at, y, color=COLORS[i], linewidth=0.6, alpha=0.5, zorder=2)
+                for marked, fill in ((significant, COLORS[i]), (~significant, "white")):
+                    panel.scatter(at[marked], y[marked], s=13, marker=MARKERS[i], facecolors=fill, edgecolors=COLORS[i],
                                 linewidths=0.8, zorder=3, label=name if fill != "white" else None)  # fmt: skip
-            one.axhline(0, color="black", linewidth=0.6)
-            one.set_ylabel("share of log attention\nexplained ($\\eta^2$)")
+            panel.axhline(0, color="black", linewidth=0.6)
+            panel.set_ylabel("share of log attention\nexplained ($\\eta^2$)")
             low, high = int(self.data["n"].min()), int(self.data["n"].max())
-            one.set_xlabel(f"decoder layer (n = {low} images)" if low == high else f"decoder layer (n = {low}-{high})")
-            one.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
-            one.grid(axis="y")
+            panel.set_xlabel(
+                f"decoder layer (n = {low} images)" if low == high else f"decoder layer (n = {low}-{high})"
+            )
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+            panel.grid(axis="y")
             handles = self._handles()
             # above the axes: within, it would hide intervals of one layer or another
-            one.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles),
+            panel.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles),
                        title=self.title or None, columnspacing=0.8, handletextpad=0.4, borderaxespad=0.2)  # fmt: skip
         return self
 
-    def _handles(self) -> list:
+    def _handles(self) -> list[Artist]:
         """Row and column, chance, and the hollow mark where the figure has any."""
-        found = [
+        handles: list[Artist] = [
             Line2D([], [], color=COLORS[i], marker=MARKERS[i], linewidth=0.6, label=name)
             for i, name in enumerate(_NAMES.values())
         ]
-        found.append(Patch(color="0.75", label="95 % of the null"))
-        if not _shown(self.data).all():
-            found.append(Line2D([], [], color="0.4", marker="o", markerfacecolor="white", linewidth=0,
-                                label="not shown"))  # fmt: skip
-        return found
+        handles.append(Patch(color="0.75", label="95 % of the null"))
+        if not _significant(self.data).all():
+            handles.append(
+                Line2D([], [], color="0.4", marker="o", markerfacecolor="white", linewidth=0, label="not significant")
+            )
+        return handles
 
 
-def _shown(table: pd.DataFrame) -> pd.Series:
-    """Whether a dependence is: both the test and the interval must say so."""
+def _significant(table: pd.DataFrame) -> pd.Series:
+    """Whether a dependence is significant: both the test and the interval must say so."""
     return (table["q"] <= _ALPHA) & (table["lo"] > 0)

@@ -1,10 +1,11 @@
-"""What all displays share: axes, and the small drawing helpers for maps laid over pictures."""
+"""What all displays share: axes, and the small drawing helpers for maps laid over images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,35 +14,61 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
-from biaslab._util.watermark import stamp_table
+from biaslab._util.watermark import note_of, stamp_table
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
+from biaslab.figures.save import png_bytes
 from biaslab.figures.style import figure_width
 
-__all__ = ["ANSWER", "TARGET", "Display", "draw_box", "paint", "picture", "ratio_ticks"]
+__all__ = ["ANSWER", "TARGET", "Display", "draw_box", "paint", "image_array", "ratio_ticks"]
 
 #: one look for the same thing in every figure
-TARGET = {"edgecolor": "#009E73", "linestyle": "-", "label": "target"}
-ANSWER = {"edgecolor": "#D55E00", "linestyle": "--", "label": "answer"}
+TARGET: dict[str, Any] = {"edgecolor": "#009E73", "linestyle": "-", "label": "target"}
+ANSWER: dict[str, Any] = {"edgecolor": "#D55E00", "linestyle": "--", "label": "answer"}
 
-_CANVAS = 448  # pixels of the longer side of pictures inside figures: enough at column width, small in the PDF
+_CANVAS = 448  # pixels of the longer side of images inside figures: enough at column width, small in the PDF
 
 
 class Display:
-    """Base of the figures: made by a ``from_...`` class method, drawn by ``plot(ax=None)``, which returns
-    self.
+    """Base of the figures: made by a ``from_...`` class method, drawn by :meth:`plot`, which returns self.
+
+    Making and drawing are two steps, other than in scikit-learn, whose ``from_...`` draws at once. A display holds the
+    numbers of its figure (:attr:`data`), which one may read, save as CSV or hand on without any figure being made;
+    where and how it is drawn is the caller's choice at the time of drawing: into axes of their own, inside
+    ``with style("icml")`` for the width of that column, or twice. :func:`~biaslab.figures.save` and notebooks draw by
+    themselves what is not drawn yet.
 
     Parameters
     ----------
-    data : what is drawn.
-    provenance : where it comes from: settings, a model or its name, or the table it was taken from. What comes from a
+    data : DataFrame
+        The numbers that are drawn.
+    provenance : object
+        Where they come from: settings, a model or its name, or the table they were taken from. What comes from a
         rehearsal is stamped, here and thereby in every file of the figure.
 
     Attributes
     ----------
-    data : DataFrame of the numbers that are drawn.
-    figure_, ax_ : after :meth:`plot`; ``ax_`` is one Axes, or an array of them when there are several panels.
+    data : DataFrame
+        The numbers that are drawn.
+    figure_ : matplotlib Figure
+        After :meth:`plot`.
+    ax_ : matplotlib Axes or ndarray of Axes
+        After :meth:`plot`: one Axes, or an array of them when there are several panels.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt, pandas as pd
+    >>> mpl.use("Agg")
+    >>> from biaslab.figures import AurocDisplay
+    >>> table = pd.DataFrame({"layer": [0, 1], "score": "raw", "auroc": [0.5, 0.7], "lo": 0.4, "hi": 0.8})
+    >>> display = AurocDisplay.from_table(table)
+    >>> display.data["auroc"].tolist(), display.figure_ is None
+    ([0.5, 0.7], True)
+    >>> _, axes = plt.subplots(1, 2)
+    >>> display.plot(axes[1]).ax_ is axes[1]
+    True
+    >>> plt.close("all")
     """
 
     data: pd.DataFrame
@@ -52,8 +79,47 @@ class Display:
         self.data = stamp_table(data, provenance)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Display:
-        """Draw, into ``ax`` (one Axes per panel) or a new figure, in the style of the enclosing context."""
+        """Draw in the style of the enclosing context.
+
+        Parameters
+        ----------
+        ax : Axes or sequence of Axes, optional
+            One per panel; default a new figure.
+
+        Returns
+        -------
+        Display
+            Self, with ``figure_`` and ``ax_``.
+
+        Raises
+        ------
+        InputError
+            Not as many axes as panels.
+        """
         raise NotImplementedError
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the figure where the display is the value of a notebook's cell; draw it if it was not drawn.
+
+        Returns
+        -------
+        bytes or None
+            PNG; None where the notebook shows the figure at the end of this cell anyway.
+        """
+        drawn = self.figure_ is not None
+        figure = self._drawn_figure()
+        # the inline backend shows, and then closes, what pyplot holds open: without this a figure would appear twice
+        if drawn and "inline" in mpl.get_backend() and _is_open(figure):
+            return None
+        image = png_bytes(figure, note_of(self.data))
+        if not drawn:
+            plt.close(figure)
+        return image
+
+    def _drawn_figure(self) -> Figure:
+        if self.figure_ is None:
+            self.plot()
+        return cast(Figure, self.figure_)
 
     def _axes(
         self,
@@ -66,19 +132,19 @@ class Display:
         layout: str = "constrained",
         **subplots: Any,
     ) -> list[Axes]:
-        """One Axes per panel: those given, or new ones.
+        """Take the caller's Axes, one per panel, or make new ones.
 
         ``ratio`` is height / width of a panel, or one per row of panels; ``extra`` are inches for the rest of
-        the figure. Panels of fixed aspect (pictures, maps) want ``layout="compressed"``, which closes the
+        the figure. Panels of fixed aspect (images, maps) want ``layout="compressed"``, which closes the
         gaps between them.
         """
         if ax is not None:
-            given = [ax] if isinstance(ax, Axes) else list(np.ravel(ax))
-            if len(given) != panels:
-                raise InputError(f"this display has {panels} panels: pass as many axes, got {len(given)}")
-            self.figure_ = given[0].figure
-            self.ax_ = given[0] if panels == 1 else np.array(given, dtype=object)
-            return given
+            own: list[Axes] = [ax] if isinstance(ax, Axes) else list(np.ravel(np.asarray(ax, dtype=object)))
+            if len(own) != panels:
+                raise InputError(f"this display has {panels} panels: pass as many axes, got {len(own)}")
+            self.figure_ = cast(Figure, own[0].figure)
+            self.ax_ = own[0] if panels == 1 else np.array(own, dtype=object)
+            return own
         per_row = min(panels, per_row or panels)
         rows = -(-panels // per_row)
         width = figure_width(columns)
@@ -94,20 +160,32 @@ class Display:
         return flat[:panels]
 
 
-def picture(image: Any) -> np.ndarray:
-    """A PIL image as an RGB array (rows, cols, 3) in 0..1, small enough for a figure."""
+def _is_open(figure: Figure) -> bool:
+    """Whether pyplot holds the figure; numbers of closed figures are used again."""
+    number = getattr(figure, "number", None)
+    return number is not None and plt.fignum_exists(number) and plt.figure(number) is figure
+
+
+def image_array(image: Any) -> np.ndarray:
+    """Convert a PIL image into an RGB array (rows, cols, 3) in 0..1, small enough for a figure."""
     image = image.convert("RGB")
     image.thumbnail((_CANVAS, _CANVAS))  # convert() has made a copy
     return np.asarray(image, dtype=np.float64) / 255
 
 
 def paint(values: np.ndarray, layout: TokenLayout, shape: tuple[int, int], thumbnail: bool = False) -> np.ndarray:
-    """Lay (N,) token values over the picture.
+    """Lay token values over the image.
 
     Parameters
     ----------
-    shape : (rows, cols) of the picture.
-    thumbnail : paint the thumbnail's tokens instead of the tiles'; they show the same place twice.
+    values : ndarray
+        (N,), one per token.
+    layout : TokenLayout
+        Where the tokens lie.
+    shape : tuple of int
+        (rows, cols) of the image.
+    thumbnail : bool
+        Paint the thumbnail's tokens instead of the tiles'; they show the same place twice.
 
     Returns
     -------
@@ -125,8 +203,24 @@ def paint(values: np.ndarray, layout: TokenLayout, shape: tuple[int, int], thumb
 
 
 def draw_box(ax: Axes, box: Box, shape: tuple[int, int], size: tuple[int, int], look: Mapping[str, Any]) -> Rectangle:
-    """Outline a box (pixels of the original image of ``size`` = (width, height)) on a picture of ``shape`` =
-    (rows, cols).
+    """Outline a box on an image.
+
+    Parameters
+    ----------
+    ax : Axes
+        With the image.
+    box : Box
+        In pixels of the original image.
+    shape : tuple of int
+        (rows, cols) of the image that is drawn.
+    size : tuple of int
+        (width, height) of the original image, pixels.
+    look : mapping
+        Keyword arguments of matplotlib's Rectangle.
+
+    Returns
+    -------
+    Rectangle
     """
     sx, sy = shape[1] / size[0], shape[0] / size[1]
     patch = Rectangle(
@@ -138,13 +232,14 @@ def draw_box(ax: Axes, box: Box, shape: tuple[int, int], size: tuple[int, int], 
         zorder=5,
         **look,
     )
-    # a white rim: visible on any picture
+    # a white rim: visible on any image
     patch.set_path_effects([Stroke(linewidth=2.2, foreground="white"), Normal()])
-    return ax.add_patch(patch)
+    ax.add_patch(patch)
+    return patch
 
 
 def ratio_ticks(limit: float) -> tuple[list[float], list[str]]:
-    """At most five ticks of a log2 axis of ratios within +-limit, and labels such as 0.5x or 1/16x."""
+    """Choose at most five ticks of a log2 axis of ratios within +-limit, and labels such as 0.5x or 1/16x."""
     step = next((s for s in (0.25, 0.5, 1.0, 2.0, 4.0) if limit / s < 2.5), 8.0)
     ticks = [float(t) for t in np.arange(-np.floor(limit / step), np.floor(limit / step) + 1) * step]
     return ticks, [(f"1/{2**-t:g}" if t <= -3 else f"{2**t:.3g}") + "\N{MULTIPLICATION SIGN}" for t in ticks]

@@ -16,17 +16,19 @@ __all__ = ["UNPRUNED", "label_rows", "read_results"]
 
 UNPRUNED = "none"  # name of the run without pruning
 _ONE_OF = ("dataset", "split", "expression_type", "model", "seed")  # rows that differ here do not belong in one curve
+_TFLOPS = ["tflops_vision", "tflops_projector", "tflops_decoder"]
 
 
 def read_results(results: Any, **choices: Any) -> pd.DataFrame:
-    """The rows of results that may be compared with each other.
+    """Read the rows of results that may be compared with each other.
 
     Parameters
     ----------
-    results : Results (its ``table``), a DataFrame with the columns of results.csv, or the path of a run
-        folder or csv file.
-    choices : column=value. ``expression_type`` defaults to "all" where there is such a row; ``layer`` keeps the
-        unpruned row.
+    results : Results, DataFrame, str or Path
+        What ``evaluate`` returned (its ``table``), a table with the columns of results.csv, or the path of a run folder
+        or csv file.
+    **choices
+        column=value. ``expression_type`` defaults to "all" where there is such a row; ``layer`` keeps the unpruned row.
 
     Returns
     -------
@@ -44,32 +46,37 @@ def read_results(results: Any, **choices: Any) -> pd.DataFrame:
     if choices.get("expression_type") is None and "expression_type" in table and "all" in set(table["expression_type"]):
         choices["expression_type"] = "all"
     for column, value in choices.items():
-        if value is None or column not in table:
-            continue
-        wanted = list(value) if isinstance(value, list | tuple | set | range) else [value]
-        chosen = table[column].isin(wanted)
-        if column == "layer":  # the unpruned model has no prune layer and belongs to all
-            chosen |= table["method"] == UNPRUNED
-        if not chosen.any():
-            known = sorted(table[column].dropna().astype(str).unique())
-            raise InputError(f"results have no {column} {value!r}: choose one of {', '.join(known)}")
-        table = table[chosen]
-    for column in _ONE_OF:
-        if column in table and table[column].nunique() > 1:
-            known = ", ".join(sorted(table[column].astype(str).unique()))
-            raise InputError(f"results hold several values of {column} ({known}): choose one with {column}=...")
+        if value is not None and column in table:
+            table = _rows_with(table, column, value)
+    _check_comparable(table)
     table = table.reset_index(drop=True)
-    parts = ["tflops_vision", "tflops_projector", "tflops_decoder"]
-    if set(parts) <= set(table):
-        table["tflops"] = table[parts].sum(axis=1, skipna=False)
-    models = table["model"].dropna().astype(str) if "model" in table else []
+    if set(_TFLOPS) <= set(table):
+        table["tflops"] = table[_TFLOPS].sum(axis=1, skipna=False)
+    models = list(table["model"].dropna().astype(str)) if "model" in table else []
     return stamp_table(table, next((name for name in models if is_rehearsal(name)), None))
 
 
+def _rows_with(table: pd.DataFrame, column: str, value: Any) -> pd.DataFrame:
+    """Take the rows that have the value, or one of several, in a column."""
+    values = list(value) if isinstance(value, list | tuple | set | range) else [value]
+    rows = table[column].isin(values)
+    if column == "layer":  # the unpruned model has no prune layer and belongs to all
+        rows |= table["method"] == UNPRUNED
+    if not rows.any():
+        options = sorted(table[column].dropna().astype(str).unique())
+        raise InputError(f"results have no {column} {value!r}: choose one of {', '.join(options)}")
+    return table[rows]
+
+
+def _check_comparable(table: pd.DataFrame) -> None:
+    for column in _ONE_OF:
+        if column in table and table[column].nunique() > 1:
+            options = ", ".join(sorted(table[column].astype(str).unique()))
+            raise InputError(f"results hold several values of {column} ({options}): choose one with {column}=...")
+
+
 def label_rows(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.Series:
-    """A name per row: the method's, or ``labels[options_hash]`` / ``labels[method]``; variants get their
-    options hash.
-    """
+    """Name each row by its method, or ``labels[options_hash]``, ``labels[method]``; variants get their options hash."""
     labels = labels or {}
     names = table["method"].map(lambda m: labels.get(m, m))
     if "options_hash" in table:

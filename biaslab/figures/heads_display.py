@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,28 @@ _READABLE = 0.18  # inches of a panel from which a number in its corner can be r
 
 
 class HeadsDisplay(Display):
-    """Layers (rows) by heads (columns): each panel is a head's expected attention relative to an even share.
+    """Layers (rows) by heads (columns): each panel is a head's expected attention relative to uniform attention.
 
     All panels share one diverging scale of ratios (1 = what each token would draw if all drew alike). Tiles lie where
-    they lie in the picture; a thumbnail is drawn instead of them on demand. A head that does not see the image has no
-    even share: its panel is blank. Where variance explained is given it stands in the panel's corner, in per cent.
+    they lie in the image; a thumbnail is drawn instead of them on demand. The panel of
+    a head that does not see the image is blank. Where variance explained is given it stands in the panel's corner, in
+    per cent.
 
     ``data`` has a line per layer, head and token: layer, head, row, col, relative, variance (NaN where not given).
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt
+    >>> mpl.use("Agg")
+    >>> from biaslab.core.layout import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import MeanProfile
+    >>> layout = TokenLayout.raster(6, 6, size=(60, 60), family="internvl")
+    >>> profile = MeanProfile().fit(simulate("bottom-heavy", {layout: 12}, layers=2, heads=3).maps)
+    >>> display = HeadsDisplay.from_profile(profile).plot()
+    >>> display.data.groupby(["layer", "head"]).size().tolist()
+    [36, 36, 36, 36, 36, 36]
+    >>> plt.close(display.figure_)
     """
 
     def __init__(self, data: pd.DataFrame, title: str, *, provenance: Any) -> None:
@@ -48,6 +63,7 @@ class HeadsDisplay(Display):
     def from_profile(
         cls,
         profile: Profile,
+        *,
         layers: int | Iterable[int] | None = None,
         layout: TokenLayout | str | None = None,
         variance: pd.DataFrame | None = None,
@@ -58,11 +74,23 @@ class HeadsDisplay(Display):
 
         Parameters
         ----------
-        layers : default all fitted ones. Of more than ``most`` layers as many are drawn, at even steps, and the title
-            says so.
-        layout : a layout, or the key of a fitted one; default the one most images have.
-        variance : of ``variance_table(maps, per_head=True)``: columns layer, head, r2.
-        thumbnail : the thumbnail's tokens in place of the tiles'.
+        profile : Profile
+            Fitted.
+        layers : int or iterable of int, optional
+            Default all fitted ones. Of more than ``most`` layers as many are drawn, at even steps, and the title says
+            so.
+        layout : TokenLayout or str, optional
+            A layout, or the key of a fitted one; default the one most images have.
+        variance : DataFrame, optional
+            Of ``variance_table(maps, per_head=True)``: columns layer, head, r2.
+        thumbnail : bool
+            The thumbnail's tokens in place of the tiles'.
+        most : int
+            Layers that are drawn at most.
+
+        Returns
+        -------
+        HeadsDisplay
 
         Raises
         ------
@@ -70,19 +98,21 @@ class HeadsDisplay(Display):
             A layer that was not fitted, an unknown layout, or one without a thumbnail where that is asked for.
         """
         layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
-        shown = evenly(layers, most)
-        key, n = profile.layout_of(layout)
-        chosen = key.thumbnail == thumbnail
-        if not chosen.any():
-            raise InputError(f"layout {key.key!r} has no {'thumbnail' if thumbnail else 'tiles'}: draw the other part")
-        row, col = (a[chosen] for a in raster(key))
+        drawn = evenly(layers, most)
+        layout, n = profile.layout_of(layout)
+        tokens = layout.thumbnail == thumbnail
+        if not tokens.any():
+            raise InputError(
+                f"layout {layout.key!r} has no {'thumbnail' if thumbnail else 'tiles'}: draw the other part"
+            )
+        row, col = (a[tokens] for a in raster(layout))
         single = profile.provenance_.get("heads") == "mean"
         explained = _explained(variance)
         tables = []
-        for layer in shown:
-            expected = profile.expected(key, layer).double().numpy()
-            with np.errstate(invalid="ignore"):  # a head that does not see the image has no even share: blank
-                relative = (expected / expected.mean(1, keepdims=True))[:, chosen]
+        for layer in drawn:
+            expected = profile.expected(layout, layer).double().numpy()
+            with np.errstate(invalid="ignore"):  # a head that does not see the image draws 0 / 0: blank
+                relative = (expected / expected.mean(1, keepdims=True))[:, tokens]
             for h, values in enumerate(relative):
                 head = "mean" if single else str(h)
                 tables.append(pd.DataFrame({
@@ -91,14 +121,25 @@ class HeadsDisplay(Display):
                 }))  # fmt: skip
         model = PurePath(str(profile.provenance_.get("model", "model"))).name
         title = f"{model}, {profile.name} profile, n = {n} images" + (", thumbnail" if thumbnail else "")
-        if len(shown) < len(layers):
-            title += f"; {len(shown)} of {len(layers)} layers, evenly chosen"
+        if len(drawn) < len(layers):
+            title += f"; {len(drawn)} of {len(layers)} layers, evenly chosen"
         if explained:
             title += "\nin the corners: variance explained by position (%)"
         return cls(pd.concat(tables, ignore_index=True), title, provenance=profile.provenance_)
 
-    def plot(self, ax: Axes | None = None) -> HeadsDisplay:
-        """Draw all panels into ``ax`` or a new figure: a single Axes, whose image holds them with gaps between."""
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> HeadsDisplay:
+        """Draw all panels into a single Axes, whose image holds them with gaps between.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Default a new figure.
+
+        Returns
+        -------
+        HeadsDisplay
+            Self.
+        """
         layers, heads = (list(dict.fromkeys(self.data[c])) for c in ("layer", "head"))
         mosaic, pitch, gap = self._mosaic(layers, heads)
         log = np.log2(np.maximum(self.data["relative"], 1e-6))
@@ -113,31 +154,31 @@ class HeadsDisplay(Display):
             height = side * len(layers) * pitch[0] / pitch[1]
             low = height < _LOW  # too low for a colour bar and its label beside it
             ratio = (height + (1.1 if low else 0.6)) / width
-            (one,) = self._axes(ax, 1, columns=columns, ratio=ratio, layout="compressed")
-            image = one.imshow(mosaic, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="equal")
-            one.spines[:].set_visible(False)
-            _numbers(one.yaxis, layers, pitch[0], gap, side * pitch[0] / pitch[1])
-            _numbers(one.xaxis, heads, pitch[1], gap, side)
-            one.set_ylabel("layer")
-            one.set_xlabel("head")
+            (panel,) = self._axes(ax, 1, columns=columns, ratio=ratio, layout="compressed")
+            image = panel.imshow(mosaic, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="equal")
+            panel.spines[:].set_visible(False)
+            _numbers(panel.yaxis, layers, pitch[0], gap, side * pitch[0] / pitch[1])
+            _numbers(panel.xaxis, heads, pitch[1], gap, side)
+            panel.set_ylabel("layer")
+            panel.set_xlabel("head")
             if self.data["variance"].notna().any() and side >= _READABLE:
-                self._corners(one, layers, heads, pitch, side)
+                self._corners(panel, layers, heads, pitch, side)
             # the bar's length is bounded by its thickness, a share of the height, times its aspect
-            beside = {"location": "right", "fraction": 0.05, "aspect": 30, "shrink": 0.8}
-            below = {"location": "bottom", "fraction": 0.05 + 0.05 / height, "aspect": 40}
-            bar = self.figure_.colorbar(image, ax=one, pad=0.02, extend="both", **(below if low else beside))
+            beside: dict[str, Any] = {"location": "right", "fraction": 0.05, "aspect": 30, "shrink": 0.8}
+            below: dict[str, Any] = {"location": "bottom", "fraction": 0.05 + 0.05 / height, "aspect": 40}
+            bar = self._drawn_figure().colorbar(image, ax=panel, pad=0.02, extend="both", **(below if low else beside))
             ticks, labels = ratio_ticks(limit)
             bar.set_ticks(ticks, labels=labels)
-            bar.set_label("attention relative to an even share")
+            bar.set_label("attention relative to uniform")
             bar.outline.set_linewidth(0.4)
             if ax is None:
-                self.figure_.suptitle(self.title)
+                self._drawn_figure().suptitle(self.title)
             else:
-                one.set_title(self.title, pad=3)
+                panel.set_title(self.title, pad=3)
         return self
 
     def _mosaic(self, layers: list, heads: list) -> tuple[np.ndarray, tuple[int, int], int]:
-        """log2 of all panels in one array, NaN between them; rows and columns from panel to panel; the gap."""
+        """Lay log2 of all panels into one array, NaN between them; rows and columns from panel to panel; the gap."""
         rows, cols = int(self.data["row"].max()) + 1, int(self.data["col"].max()) + 1
         # whole cells are too coarse a gap between panels of few cells: cells are repeated until it is fine
         times = max(1, -(-32 // max(rows, cols)))
@@ -154,19 +195,19 @@ class HeadsDisplay(Display):
     def _corners(self, ax: Axes, layers: list, heads: list, pitch: tuple[int, int], side: float) -> None:
         size = float(np.clip(0.24 * 72 * side, 4, 6))
         first = self.data.drop_duplicates(["layer", "head"])
-        for found in first[first["variance"].notna()].itertuples():
+        for row in first[first["variance"].notna()].to_dict("records"):
             ax.text(
-                (heads.index(found.head) + 0.04) * pitch[1], (layers.index(found.layer) + 0.03) * pitch[0],
-                str(round(100 * found.variance)), fontsize=size, ha="left", va="top", in_layout=False,
+                (heads.index(row["head"]) + 0.04) * pitch[1], (layers.index(row["layer"]) + 0.03) * pitch[0],
+                str(round(100 * row["variance"])), fontsize=size, ha="left", va="top", in_layout=False,
                 bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.4},
             )  # fmt: skip
 
 
 def _numbers(axis: Any, names: list, pitch: int, gap: int, inches: float) -> None:
-    """The names of rows or columns at their centres, as many as there is room for."""
+    """Write the names of rows or columns at their centres, as many as there is room for."""
     step = max(1, int(np.ceil(0.07 / inches)))
-    chosen = range(0, len(names), step)
-    axis.set_ticks([i * pitch + (pitch - gap) / 2 - 0.5 for i in chosen], [str(names[i]) for i in chosen])
+    ticked = range(0, len(names), step)
+    axis.set_ticks([i * pitch + (pitch - gap) / 2 - 0.5 for i in ticked], [str(names[i]) for i in ticked])
     axis.set_tick_params(length=0, pad=2, labelsize=float(np.clip(44 * step * inches, 4.5, 7)))
 
 
@@ -175,4 +216,4 @@ def _explained(variance: pd.DataFrame | None) -> dict[tuple[int, str], float]:
         return {}
     if missing := [c for c in ("layer", "head", "r2") if c not in variance]:
         raise InputError(f"variance has no column {missing[0]!r}: pass variance_table(maps, per_head=True)")
-    return {(int(r.layer), str(r.head)): float(r.r2) for r in variance.itertuples()}
+    return {(int(r["layer"]), str(r["head"])): float(r["r2"]) for r in variance.to_dict("records")}

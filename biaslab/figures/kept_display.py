@@ -1,4 +1,4 @@
-"""The tokens each method keeps, drawn on the picture."""
+"""The tokens each method keeps, drawn on the image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from matplotlib.lines import Line2D
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.figures.display import ANSWER, TARGET, Display, draw_box, paint, picture
+from biaslab.figures.display import ANSWER, TARGET, Display, draw_box, image_array, paint
 from biaslab.figures.style import style
 
 __all__ = ["KeptTokensDisplay"]
 
-_PIVOT = {"edgecolor": "#E69F00", "linewidth": 1.1}
-_KEPT = {"edgecolor": "#303030", "linewidth": 0.4}
-_THUMBNAIL = {"edgecolor": "#CC79A7", "linewidth": 0.9, "linestyle": ":"}
+_PIVOT: dict[str, Any] = {"edgecolor": "#E69F00", "linewidth": 1.1}
+_KEPT: dict[str, Any] = {"edgecolor": "#303030", "linewidth": 0.4}
+_THUMBNAIL: dict[str, Any] = {"edgecolor": "#CC79A7", "linewidth": 0.9, "linestyle": ":"}
 
 
 class KeptTokensDisplay(Display):
@@ -32,6 +32,23 @@ class KeptTokensDisplay(Display):
 
     ``data`` has a line per method and kept token: method, token, tile, row, col, thumbnail, pivot, on_target
     (share of the cell that the target covers), and the answer's IoU.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt
+    >>> mpl.use("Agg")
+    >>> from PIL import Image
+    >>> layout = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
+    >>> display = KeptTokensDisplay.from_selections(
+    ...     Image.new("RGB", (64, 64)), layout, {"fastv": [0, 5], "random": [3, 6]}, target=Box(16, 16, 48, 48)
+    ... ).plot()
+    >>> display.data[["method", "token", "row", "col", "on_target"]].head()
+       method  token  row  col  on_target
+    0   fastv      0    0    0        0.0
+    1   fastv      5    1    1        1.0
+    2  random      3    0    3        0.0
+    3  random      6    1    2        1.0
+    >>> plt.close(display.figure_)
     """
 
     def __init__(
@@ -48,25 +65,38 @@ class KeptTokensDisplay(Display):
         image: Any,
         layout: TokenLayout,
         selections: Mapping[str, Any],
+        *,
         target: Box | None = None,
         answers: Mapping[str, Box | None] | None = None,
         pivots: Mapping[str, Any] | None = None,
         expression: str | None = None,
         model: Any = None,
     ) -> KeptTokensDisplay:
-        """From what the methods chose for one picture.
+        """Take what the methods chose for one image.
 
         Parameters
         ----------
-        image : PIL image.
-        selections : method name -> Selection, or the indices of the kept tokens; one panel each, in this
-            order.
-        target : box of the expression, in pixels of the original image.
-        answers : method name -> answered box, None for an answer without a box.
-        pivots : method name -> indices of the pivots; default ``selection.info["pivot_indices"]`` where a
-            method reports them.
-        expression : shown above the panels.
-        model : the model that was pruned, or its name: the figure of a rehearsal says so.
+        image : PIL image
+            The one that was pruned.
+        layout : TokenLayout
+            Of its tokens.
+        selections : mapping of str
+            Method name -> Selection, or the indices of the kept tokens; one panel each, in this order.
+        target : Box, optional
+            Of the expression, in pixels of the original image.
+        answers : mapping of str to Box, optional
+            Method name -> answered box, None for an answer without a box.
+        pivots : mapping of str, optional
+            Method name -> indices of the pivots; default ``selection.info["pivot_indices"]`` where a method reports
+            them.
+        expression : str, optional
+            Shown above the panels.
+        model : VLM or str, optional
+            The model that was pruned, or its name: the figure of a rehearsal says so.
+
+        Returns
+        -------
+        KeptTokensDisplay
 
         Raises
         ------
@@ -103,7 +133,7 @@ class KeptTokensDisplay(Display):
         data = pd.concat(tables, ignore_index=True)
         return cls(
             data,
-            picture(image),
+            image_array(image),
             layout,
             target,
             {m: answers.get(m) for m in selections} if answers else {},
@@ -112,7 +142,18 @@ class KeptTokensDisplay(Display):
         )
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> KeptTokensDisplay:
-        """Draw a panel per method."""
+        """Draw a panel per method.
+
+        Parameters
+        ----------
+        ax : Axes or sequence of Axes, optional
+            One per panel; default a new figure.
+
+        Returns
+        -------
+        KeptTokensDisplay
+            Self.
+        """
         methods = list(dict.fromkeys(self.data["method"]))
         shape = self.image.shape
         with style():
@@ -128,16 +169,16 @@ class KeptTokensDisplay(Display):
                 extra=0.5,
                 layout="compressed",
             )
-            for one, method in zip(axes, methods, strict=True):
-                self._panel(one, method, fontsize=7 if wide or per_row < 3 else 6)
+            for panel, method in zip(axes, methods, strict=True):
+                self._panel(panel, method, fontsize=7 if wide or per_row < 3 else 6)
             handles = self._handles()
             if ax is None:
                 if self.expression:
-                    self.figure_.suptitle(
+                    self._drawn_figure().suptitle(
                         f"\N{LEFT DOUBLE QUOTATION MARK}{self.expression}\N{RIGHT DOUBLE QUOTATION MARK}"
                     )
                 if handles:
-                    self.figure_.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+                    self._drawn_figure().legend(handles=handles, loc="outside lower center", ncols=len(handles))
         return self
 
     def _panel(self, ax: Axes, method: str, fontsize: float) -> None:
@@ -155,7 +196,7 @@ class KeptTokensDisplay(Display):
             (part[part["pivot"]], _PIVOT),
         ):
             ax.add_collection(
-                PolyCollection(self._cells(rows["token"].to_numpy(), shape), facecolor="none", zorder=4, **look)
+                PolyCollection(list(self._cells(rows["token"].to_numpy(), shape)), facecolor="none", zorder=4, **look)
             )
         if self.target is not None:
             draw_box(ax, self.target, shape, size, TARGET)
@@ -172,16 +213,16 @@ class KeptTokensDisplay(Display):
         ax.set_title(f"{method}\n{count}", fontsize=fontsize, pad=2)
 
     def _cells(self, tokens: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """(n, 4, 2) corners of token cells on the picture."""
+        """Return the (n, 4, 2) corners of token cells on the image."""
         scale = [shape[1], shape[0], shape[1], shape[0]]
         x0, y0, x1, y1 = (self.layout.boxes[tokens] * scale - 0.5).T
         return np.stack([np.stack([x, y], -1) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], axis=1)
 
     def _handles(self) -> list[Line2D]:
-        shown = [(TARGET, "target")] if self.target is not None else []
-        shown += [(ANSWER, "answer")] if any(a is not None for a in self.answers.values()) else []
-        shown += [(_PIVOT, "pivot")] if self.data["pivot"].any() else []
-        shown += [(_THUMBNAIL, "thumbnail token")] if self.data["thumbnail"].any() else []
+        looks = [(TARGET, "target")] if self.target is not None else []
+        looks += [(ANSWER, "answer")] if any(a is not None for a in self.answers.values()) else []
+        looks += [(_PIVOT, "pivot")] if self.data["pivot"].any() else []
+        looks += [(_THUMBNAIL, "thumbnail token")] if self.data["thumbnail"].any() else []
         return [
             Line2D(
                 [],
@@ -191,7 +232,7 @@ class KeptTokensDisplay(Display):
                 linewidth=1.4,
                 label=label,
             )
-            for look, label in shown
+            for look, label in looks
         ]
 
 

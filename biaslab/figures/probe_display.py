@@ -30,6 +30,25 @@ class ProbeDisplay(Display):
 
     ``data`` has a line per layer and place: layer, row, col, probe, se and, with a profile, profile (natural
     logarithms, centred).
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt
+    >>> mpl.use("Agg")
+    >>> from biaslab.core.layout import TokenLayout
+    >>> from biaslab.probe import ProbeResult
+    >>> layout = TokenLayout.raster(2, 2, size=(64, 64), family="internvl")
+    >>> effects = np.array([[0.0, 0.0], [0.7, 0.7]]).reshape(1, 2, 2, 1, 1, 1)  # (pair, row, col, region, layer, head)
+    >>> boxes = np.zeros((1, 2, 2, 1, 4))
+    >>> probe = ProbeResult(effects, None, boxes, ["cat"], [3], ["mean"], ["tiles"], layout, {"model": "toy"})
+    >>> display = ProbeDisplay.from_probe(probe).plot()
+    >>> display.data[["layer", "row", "col", "probe"]].head()
+       layer  row  col  probe
+    0      3    0    0  -0.35
+    1      3    0    1  -0.35
+    2      3    1    0   0.35
+    3      3    1    1   0.35
+    >>> plt.close(display.figure_)
     """
 
     def __init__(
@@ -43,20 +62,40 @@ class ProbeDisplay(Display):
     def from_probe(
         cls,
         probe: ProbeResult,
-        profile: Any = None,
+        *,
         layers: int | Iterable[int] | None = None,
+        profile: Any = None,
         head: str | int | None = None,
         part: str = "tiles",
         comparison: pd.DataFrame | None = None,
     ) -> ProbeDisplay:
-        """From a measured probe and a profile or maps.
+        """Take a measured probe and, if there, a profile or maps.
 
         Parameters
         ----------
-        layers : default all that were measured.
-        head : of a probe of single heads; default its first.
-        part : "tiles" or "thumbnail".
-        comparison : what `biaslab.probe.compare` returned for them; computed where it is not given.
+        probe : ProbeResult
+            Measured.
+        layers : int or iterable of int, optional
+            Default all that were measured.
+        profile : Profile or AttentionMaps, optional
+            To be compared with.
+        head : str or int, optional
+            Of a probe of single heads; default its first.
+        part : str
+            "tiles" or "thumbnail".
+        comparison : DataFrame, optional
+            What `biaslab.probe.compare` returned for them; computed where it is left out.
+
+        Returns
+        -------
+        ProbeDisplay
+
+        Raises
+        ------
+        InputError
+            A layer that was not measured.
+        ProfileMismatchError
+            A profile of another model, query rule, score or heads.
         """
         from biaslab.probe.compare import compare, profile_maps
 
@@ -77,15 +116,26 @@ class ProbeDisplay(Display):
                 ].ravel()
             tables.append(pd.DataFrame(table))
         if comparison is not None:
-            chosen = (comparison["head"] == head) & (comparison["part"] == part)
-            comparison = comparison[chosen].set_index("layer")
+            rows = (comparison["head"] == head) & (comparison["part"] == part)
+            comparison = comparison[rows].set_index("layer")
         model = PurePath(str(probe.settings["model"])).name
         title = f"{model}, causal probe" + ("" if part == "tiles" else f" ({part})")
         title += ("" if head == "mean" else f", head {head}") + f", n = {probe.n_groups} objects"
         return cls(pd.concat(tables, ignore_index=True), title, comparison, provenance=probe.settings)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProbeDisplay:
-        """Draw one panel per layer, or three with a profile (in this order: all panels of a layer, next layer)."""
+        """Draw one panel per layer, or three with a profile (all panels of a layer, then the next layer).
+
+        Parameters
+        ----------
+        ax : Axes or sequence of Axes, optional
+            One per panel; default a new figure.
+
+        Returns
+        -------
+        ProbeDisplay
+            Self.
+        """
         layers, both = list(dict.fromkeys(self.data["layer"])), "profile" in self.data
         columns = ["probe", "profile"] if both else ["probe"]
         grid = self.data["row"].max() + 1, self.data["col"].max() + 1
@@ -98,17 +148,15 @@ class ProbeDisplay(Display):
                 ax, len(layers) * per_layer, per_row=(6 if both else 4) if wide else None, columns=2 if wide else 1,
                 ratio=max(grid[0] / grid[1], 0.7 if both else 0.3) + 0.28, extra=0.75, layout="compressed",
             )  # fmt: skip
-            maps = []
             for i, layer in enumerate(layers):
                 part = self.data[self.data["layer"] == layer]
                 for k, what in enumerate(columns):
-                    one = axes[i * per_layer + k]
-                    image = self._map(one, part, what, grid, limit)
-                    one.set_title(f"layer {layer}" if not both else f"layer {layer}: {what}", pad=3)
-                    maps.append(one)
+                    panel = axes[i * per_layer + k]
+                    image = self._map(panel, part, what, grid, limit)
+                    panel.set_title(f"layer {layer}" if not both else f"layer {layer}: {what}", pad=3)
                 if both:
                     self._scatter(axes[i * per_layer + 2], part, layer)
-            bar = self.figure_.colorbar(
+            bar = self._drawn_figure().colorbar(
                 image, ax=axes, location="bottom", fraction=0.05, pad=0.03, aspect=45, shrink=0.8, extend="both"
             )
             ticks, labels = ratio_ticks(limit)
@@ -116,7 +164,7 @@ class ProbeDisplay(Display):
             bar.set_label("attention on the object relative to its mean over places")
             bar.outline.set_linewidth(0.4)
             if ax is None:
-                self.figure_.suptitle(self.title)
+                self._drawn_figure().suptitle(self.title)
         return self
 
     @staticmethod
@@ -143,7 +191,29 @@ class ProbeDisplay(Display):
 
 
 class PlaceAccuracyDisplay(Display):
-    """Share of answers with IoU >= 0.5 by the place of the object. ``data``: row, col, n, acc50, lo, hi."""
+    """Share of answers with IoU >= 0.5 by the place of the object.
+
+    ``data``: row, col, n, acc50, lo, hi.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt
+    >>> mpl.use("Agg")
+    >>> from biaslab.core.layout import TokenLayout
+    >>> from biaslab.probe import ProbeResult
+    >>> layout = TokenLayout.raster(2, 2, size=(64, 64), family="internvl")
+    >>> overlaps = np.array([[0.8, 0.2], [0.9, 0.6]]).reshape(1, 2, 2, 1)  # IoU: (pair, row, col, repetition)
+    >>> effects, boxes = np.zeros((1, 2, 2, 1, 1, 1)), np.zeros((1, 2, 2, 1, 4))
+    >>> probe = ProbeResult(effects, overlaps, boxes, ["cat"], [3], ["mean"], ["tiles"], layout, {"model": "toy"})
+    >>> display = PlaceAccuracyDisplay.from_probe(probe).plot()
+    >>> display.data[["row", "col", "n", "acc50"]].head()
+       row  col  n  acc50
+    0    0    0  1    1.0
+    1    0    1  1    0.0
+    2    1    0  1    1.0
+    3    1    1  1    1.0
+    >>> plt.close(display.figure_)
+    """
 
     def __init__(self, data: pd.DataFrame, title: str, *, provenance: Any) -> None:
         super().__init__(data, provenance)
@@ -151,25 +221,51 @@ class PlaceAccuracyDisplay(Display):
 
     @classmethod
     def from_probe(cls, probe: ProbeResult) -> PlaceAccuracyDisplay:
-        """From a probe that was measured with ``locate=True``."""
+        """Take a probe that was measured with ``locate=True``.
+
+        Parameters
+        ----------
+        probe : ProbeResult
+            With answers.
+
+        Returns
+        -------
+        PlaceAccuracyDisplay
+        """
         data = probe.accuracy()
         share = 100 * data["acc50"].mean()
         name = PurePath(str(probe.settings["model"])).name
         title = f"{name}, Acc@0.5 by place, {share:.0f} % of {data['n'].sum():,}"
         return cls(data, title, provenance=probe.settings)
 
-    def plot(self, ax: Axes | None = None) -> PlaceAccuracyDisplay:
-        """Draw into ``ax`` or a new figure."""
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> PlaceAccuracyDisplay:
+        """Draw one panel.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Default a new figure.
+
+        Returns
+        -------
+        PlaceAccuracyDisplay
+            Self.
+
+        Raises
+        ------
+        InputError
+            The probe was measured without boxes.
+        """
         if self.data.empty:
             raise InputError("nothing to draw: measure a probe with locate=True")
         values = np.full((self.data["row"].max() + 1, self.data["col"].max() + 1), np.nan)
         values[self.data["row"], self.data["col"]] = 100 * self.data["acc50"]
         with style():
-            (one,) = self._axes(ax, 1, ratio=0.8 * values.shape[0] / values.shape[1] + 0.2)
-            image = one.imshow(values, cmap="viridis", vmin=0, vmax=100)
-            _bare(one)
-            one.set_title(self.title, pad=3)
-            bar = self.figure_.colorbar(image, ax=one, shrink=0.85)
+            (panel,) = self._axes(ax, 1, ratio=0.8 * values.shape[0] / values.shape[1] + 0.2)
+            image = panel.imshow(values, cmap="viridis", vmin=0, vmax=100)
+            _bare(panel)
+            panel.set_title(self.title, pad=3)
+            bar = self._drawn_figure().colorbar(image, ax=panel, shrink=0.85)
             bar.set_label(f"Acc@0.5 (%), n = {self.data['n'].iloc[0]} per place")
             bar.outline.set_linewidth(0.4)
         return self

@@ -23,16 +23,29 @@ __all__ = ["ProfileDisplay", "raster"]
 
 
 class ProfileDisplay(Display):
-    """Expected attention of each position relative to an even share (1 = what each token would draw if all
-    drew alike).
+    """Expected attention of each position relative to uniform attention (1 = all tokens draw alike).
 
     One panel per layer; a thumbnail gets its own panel. Tiles are drawn where they lie, with their borders.
     The marginals are means over columns and rows. Their bands are an upper bound of the 95 % interval of the
-    mean over images: the profile holds the spread of single positions, and the standard error of their mean
+    mean over images: the profile holds the standard deviation of single positions, and the standard error of their mean
     is largest if they move together.
 
     ``data`` has a line per layer and token: layer, tile, row, col (of the whole raster), thumbnail, expected,
     relative, standard_error (of relative).
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt
+    >>> mpl.use("Agg")
+    >>> from biaslab.core.layout import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import MeanProfile
+    >>> layout = TokenLayout.raster(6, 6, size=(60, 60), family="internvl")
+    >>> profile = MeanProfile().fit(simulate("bottom-heavy", {layout: 12}, layers=2).maps)
+    >>> display = ProfileDisplay.from_profile(profile, layers=1).plot()
+    >>> display.data.groupby("row")["relative"].mean().round(1).tolist()
+    [0.4, 0.5, 0.7, 1.0, 1.1, 2.2]
+    >>> plt.close(display.figure_)
     """
 
     def __init__(self, data: pd.DataFrame, layout: TokenLayout, title: str, *, provenance: Any) -> None:
@@ -44,6 +57,7 @@ class ProfileDisplay(Display):
     def from_profile(
         cls,
         profile: Profile,
+        *,
         layers: int | Iterable[int] | None = None,
         layout: TokenLayout | str | None = None,
         head: int | None = None,
@@ -52,22 +66,36 @@ class ProfileDisplay(Display):
 
         Parameters
         ----------
-        layers : which fitted layers; default all.
-        layout : a layout, or the key of a fitted one; default the one most images have.
-        head : head of a per-head profile; default the mean over heads.
+        profile : Profile
+            Fitted.
+        layers : int or iterable of int, optional
+            Which fitted layers; default all.
+        layout : TokenLayout or str, optional
+            A layout, or the key of a fitted one; default the one most images have.
+        head : int, optional
+            Head of a per-head profile; default the mean over heads.
+
+        Returns
+        -------
+        ProfileDisplay
+
+        Raises
+        ------
+        InputError
+            A layer or head that was not fitted, or an unknown layout.
         """
         layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
         layout, n = profile.layout_of(layout)
         row, col = raster(layout)
         tables = []
         for layer in layers:
-            expected, spread = (f(layout, layer).double().numpy() for f in (profile.expected, profile.std))
+            expected, std = (f(layout, layer).double().numpy() for f in (profile.expected, profile.std))
             if head is not None:
                 if not 0 <= head < len(expected):
                     raise InputError(f"the profile has {len(expected)} head(s), not a head {head}")
-                expected, spread = expected[[head]], spread[[head]]
-            expected, spread = expected.mean(0), spread.mean(0)
-            even = expected.mean()
+                expected, std = expected[[head]], std[[head]]
+            expected, std = expected.mean(0), std.mean(0)
+            uniform = expected.mean()
             tables.append(
                 pd.DataFrame(
                     {
@@ -77,8 +105,8 @@ class ProfileDisplay(Display):
                         "col": col,
                         "thumbnail": layout.thumbnail,
                         "expected": expected,
-                        "relative": expected / even,
-                        "standard_error": spread / even / np.sqrt(n),
+                        "relative": expected / uniform,
+                        "standard_error": std / uniform / np.sqrt(n),
                     }
                 )
             )
@@ -88,7 +116,18 @@ class ProfileDisplay(Display):
         return cls(pd.concat(tables, ignore_index=True), layout, title, provenance=profile.provenance_)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProfileDisplay:
-        """Draw a panel per layer, and per layer's thumbnail."""
+        """Draw a panel per layer, and per layer's thumbnail.
+
+        Parameters
+        ----------
+        ax : Axes or sequence of Axes, optional
+            One per panel; default a new figure.
+
+        Returns
+        -------
+        ProfileDisplay
+            Self.
+        """
         panels = [
             (layer, thumbnail, part)
             for (layer, thumbnail), part in self.data.groupby(["layer", "thumbnail"], sort=True)
@@ -102,13 +141,13 @@ class ProfileDisplay(Display):
                 ax, len(panels), per_row=4 if wide else 2, columns=2 if wide else 1,
                 ratio=0.72 * aspect + 0.22, extra=0.75, layout="compressed",
             )  # fmt: skip
-            image = None
-            for one, (layer, thumbnail, part) in zip(axes, panels, strict=True):
-                image = self._panel(one, part, limit, bool(thumbnail))
+            for panel, (layer, thumbnail, part) in zip(axes, panels, strict=True):
+                image = self._panel(panel, part, limit, bool(thumbnail))
                 name = f"layer {layer}" + (", thumbnail" if thumbnail else "")
-                one.set_title(name if ax is None else f"{name} ({self.title})", pad=3)
+                panel.set_title(name if ax is None else f"{name} ({self.title})", pad=3)
             ticks, labels = ratio_ticks(limit)
-            bar = self.figure_.colorbar(
+            figure = self._drawn_figure()
+            bar = figure.colorbar(
                 image,
                 ax=axes,
                 location="bottom",
@@ -120,10 +159,10 @@ class ProfileDisplay(Display):
                 ticks=ticks,
             )
             bar.ax.set_xticklabels(labels)
-            bar.set_label("attention relative to an even share")
+            bar.set_label("attention relative to uniform")
             bar.outline.set_linewidth(0.4)
             if ax is None:
-                self.figure_.suptitle(self.title)
+                figure.suptitle(self.title)
         return self
 
     def _panel(self, ax: Axes, part: pd.DataFrame, limit: float, thumbnail: bool) -> Any:
@@ -149,10 +188,12 @@ class ProfileDisplay(Display):
             axis.set_ticks([0, count], ["1", str(count)])
             axis.set_tick_params(length=0, pad=2, labelsize=7)
         # end labels stay inside their axis: outside it stand those of the marginals
-        for label, side in zip(ax.get_xticklabels(), ("left", "right"), strict=True):
-            label.set_horizontalalignment(side)
-        for label, side in zip(ax.get_yticklabels(), ("top", "bottom"), strict=True):
-            label.set_verticalalignment(side)
+        first, last = ax.get_xticklabels()
+        first.set_horizontalalignment("left")
+        last.set_horizontalalignment("right")
+        first, last = ax.get_yticklabels()
+        first.set_verticalalignment("top")
+        last.set_verticalalignment("bottom")
         ax.set_xlabel("column", labelpad=-5, fontsize=7)
         ax.set_ylabel("row", labelpad=-5, fontsize=7)
         # shares of the panel's own axes: marginals keep their thickness whatever the map's shape
@@ -164,9 +205,7 @@ class ProfileDisplay(Display):
 
 
 def _marginal(ax: Axes, value: np.ndarray, error: np.ndarray, axis: int) -> None:
-    """Means over one axis of the map as a line with its band and the even share; axis 0: over rows, drawn
-    along x.
-    """
+    """Draw means over one axis of the map with their band, and uniform attention; axis 0: over rows, along x."""
     mean, half = np.nanmean(value, axis=axis), 1.96 * np.nanmean(error, axis=axis)
     at = np.arange(len(mean)) + 0.5
     lo, hi = min(1.0, (mean - half).min()), max(1.0, (mean + half).max())
@@ -202,12 +241,12 @@ def _marginal(ax: Axes, value: np.ndarray, error: np.ndarray, axis: int) -> None
 
 
 def _short(value: float) -> str:
-    """Two digits; next to nothing is 0, which a label has more room for than for an exponent."""
+    """Write two digits; next to nothing is 0, which a label has more room for than for an exponent."""
     return "0" if abs(value) < 0.005 else f"{value:.2g}"
 
 
 def raster(layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of each token in the raster of all tiles; in its own raster for the thumbnail."""
+    """Return row and column of each token in the raster of all tiles; in its own raster for the thumbnail."""
     down, across = np.divmod(layout.tile, layout.tiles[1])
     row = np.where(layout.thumbnail, layout.row, down * layout.grid[0] + layout.row)
     col = np.where(layout.thumbnail, layout.col, across * layout.grid[1] + layout.col)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 
+from biaslab.diagnostics.tables import rows_of_head, rows_of_layout
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
-from biaslab.figures.layers import depth_colours, evenly, one_head, one_layout
+from biaslab.figures.layers import depth_colours, evenly
 from biaslab.figures.style import style
 
 __all__ = ["ReliabilityDisplay"]
@@ -30,6 +32,18 @@ class ReliabilityDisplay(Display):
     where layers are few) the middle 95 % of the draws.
 
     ``data`` is the table of :func:`biaslab.diagnostics.measures.reliability.reliability` of one head and layout.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt
+    >>> mpl.use("Agg")
+    >>> table = pd.DataFrame({"layer": 0, "n": [10, 40], "reliability": [0.5, 0.8], "predicted": [0.5, 0.8]})
+    >>> display = ReliabilityDisplay.from_table(table.assign(draw_lo=0.4, draw_hi=0.9)).plot()
+    >>> display.data[["layer", "n", "reliability"]].head()
+       layer   n  reliability
+    0      0  10          0.5
+    1      0  40          0.8
+    >>> plt.close(display.figure_)
     """
 
     def __init__(self, data: pd.DataFrame, title: str, target: float, *, provenance: Any) -> None:
@@ -39,64 +53,84 @@ class ReliabilityDisplay(Display):
 
     @classmethod
     def from_table(
-        cls, table: pd.DataFrame, head: str | int | None = None, layout: str | None = None, target: float = 0.9
+        cls, table: pd.DataFrame, *, head: str | int | None = None, layout: str | None = None, target: float = 0.9
     ) -> ReliabilityDisplay:
-        """From what the diagnostic ``reliability`` returns.
+        """Take the table of the diagnostic ``reliability``.
 
         Parameters
         ----------
-        head : default the mean over heads, where the table has it, else its first head.
-        layout : default the one of most images.
-        target : reliability that is marked.
+        table : DataFrame
+            Columns layer, n, reliability, draw_lo, draw_hi, predicted and, if there, head, layout.
+        head : str or int, optional
+            Default the mean over heads, where the table has it, else its first head.
+        layout : str, optional
+            Key; default the one of most images.
+        target : float
+            Reliability that is marked.
+
+        Returns
+        -------
+        ReliabilityDisplay
 
         Raises
         ------
         InputError
             Columns are missing, no rows, or a head or layout that the table does not hold.
         """
-        needed = ("layer", "n", "reliability", "draw_lo", "draw_hi", "predicted")
-        if not len(table) or (missing := [c for c in needed if c not in table]):
+        columns = ("layer", "n", "reliability", "draw_lo", "draw_hi", "predicted")
+        if not len(table) or (missing := [c for c in columns if c not in table]):
             what = "it is empty" if not len(table) else f"no column {missing[0]!r}"
             raise InputError(f"nothing to draw ({what}): pass the table of the diagnostic 'reliability'")
         if not 0 < target < 1:
             raise InputError(f"target must lie between 0 and 1, got {target}: 0.9 is usual")
-        rows, name = one_head(table, head)
-        rows, key = one_layout(rows, layout)
+        rows, name = rows_of_head(table, head)
+        rows, key = rows_of_layout(rows, layout)
         title = [] if name == "mean" else [f"head {name}"]
         title += [] if key is None else [key]
         return cls(rows.reset_index(drop=True), ", ".join(title), target, provenance=table)
 
-    def plot(self, ax: Axes | None = None) -> ReliabilityDisplay:
-        """Draw into ``ax`` or a new figure."""
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ReliabilityDisplay:
+        """Draw one panel.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Default a new figure.
+
+        Returns
+        -------
+        ReliabilityDisplay
+            Self.
+        """
         layers = sorted(set(self.data["layer"]))
         colours, most = depth_colours(len(layers)), int(self.data["n"].max())
         with style():
-            (one,) = self._axes(ax, 1, ratio=0.66)
+            (panel,) = self._axes(ax, 1, ratio=0.66)
             for i, layer in enumerate(layers):
                 part = self.data[self.data["layer"] == layer].sort_values("n")
-                self._line(one, part, colours(i), most, layers, i)
-            one.axhline(self.target, color="black", linestyle=":", linewidth=0.8, zorder=1)
-            one.annotate(
+                self._line(panel, part, colours(i), most, layers, i)
+            panel.axhline(self.target, color="black", linestyle=":", linewidth=0.8, zorder=1)
+            panel.annotate(
                 f"{self.target:g}", (0, self.target), xycoords=("axes fraction", "data"), xytext=(2, 1),
                 textcoords="offset points", ha="left", va="bottom", fontsize=6,
             )  # fmt: skip
-            one.set_xscale("log")
+            panel.set_xscale("log")
             sizes = _apart(sorted({_FEWEST, *self.data["n"]}))
-            one.set_xticks(sizes, [str(n) for n in sizes])
-            one.minorticks_off()
-            one.set_ylim(min(0.0, float(self.data["draw_lo"].min())), 1.02)
-            one.set_xlabel("calibration images")
-            one.set_ylabel("reliability of the map")
-            one.grid(axis="y")
+            panel.set_xticks(sizes, [str(n) for n in sizes])
+            panel.minorticks_off()
+            panel.set_ylim(min(0.0, float(self.data["draw_lo"].min())), 1.02)
+            panel.set_xlabel("calibration images")
+            panel.set_ylabel("reliability of the map")
+            panel.grid(axis="y")
             if len(layers) > 1:
-                self._bar(one, layers, colours)
+                self._bar(panel, layers, colours)
             if self.title:
-                one.set_title(self.title, pad=3)
+                panel.set_title(self.title, pad=3)
         return self
 
     def _line(self, ax: Axes, part: pd.DataFrame, colour: Any, most: int, layers: list[int], i: int) -> None:
-        held = int(part["n"].max())
-        for style_, ends in (("-", (_FEWEST, held)), ("--", (held, most))):
+        available = int(part["n"].max())
+        for style_, ends in (("-", (_FEWEST, available)), ("--", (available, most))):
             if ends[0] < ends[1]:
                 n = np.geomspace(*ends, 60)
                 ax.plot(n, _curve(part, n), style_, color=colour, linewidth=0.9, zorder=2)
@@ -113,9 +147,9 @@ class ReliabilityDisplay(Display):
 
     def _bar(self, ax: Axes, layers: list[int], colours: Any) -> None:
         norm = BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers))
-        bar = self.figure_.colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02, aspect=25)
-        shown = evenly(range(len(layers)), _TICKED)
-        bar.set_ticks(shown, labels=[str(layers[i]) for i in shown])
+        bar = self._drawn_figure().colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02, aspect=25)
+        ticks = evenly(range(len(layers)), _TICKED)
+        bar.set_ticks(ticks, labels=[str(layers[i]) for i in ticks])
         bar.ax.tick_params(length=0)
         bar.ax.minorticks_off()
         bar.set_label("decoder layer")
@@ -123,12 +157,12 @@ class ReliabilityDisplay(Display):
 
 
 def _apart(sizes: list[int], least: float = 0.09) -> list[int]:
-    """The sizes whose labels do not run into each other on a logarithmic axis; the largest stays."""
-    kept = [sizes[-1]]
+    """Choose the sizes whose labels do not run into each other on a logarithmic axis; the largest stays."""
+    labelled = [sizes[-1]]
     for size in reversed(sizes[:-1]):
-        if np.log(kept[-1] / size) >= least * np.log(sizes[-1] / sizes[0]):
-            kept.append(size)
-    return kept[::-1]
+        if np.log(labelled[-1] / size) >= least * np.log(sizes[-1] / sizes[0]):
+            labelled.append(size)
+    return labelled[::-1]
 
 
 def _curve(part: pd.DataFrame, n: np.ndarray) -> np.ndarray:

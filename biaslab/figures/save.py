@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,21 @@ from biaslab._util.watermark import note_of
 from biaslab.errors import InputError, RunFolderError
 from biaslab.figures.style import style
 
-__all__ = ["save"]
+__all__ = ["png_bytes", "save"]
 
 
-def save(display: Any, path: str | Path, close: bool = False) -> list[Path]:
+def save(display: Any, path: str | Path, *, close: bool = False) -> list[Path]:
     """Write ``path.pdf``, ``path.png`` (300 dpi) and ``path.csv`` (what is drawn).
 
     Parameters
     ----------
-    display : a Display; it is plotted first if it was not.
-    path : without extension; one of .pdf, .png, .csv is dropped. Missing folders are made.
-    close : release the figure afterwards; set it when writing many.
-
-    A display whose data come from a rehearsal carries its note in the corner and in a column of the CSV.
+    display : Display
+        It is plotted first if it was not. One whose data come from a rehearsal carries its note in the corner and in a
+        column of the CSV.
+    path : str or Path
+        Without extension; one of .pdf, .png, .csv is dropped. Missing folders are made.
+    close : bool
+        Release the figure afterwards; set it when writing many.
 
     Returns
     -------
@@ -42,6 +45,17 @@ def save(display: Any, path: str | Path, close: bool = False) -> list[Path]:
         ``display`` has nothing to draw.
     RunFolderError
         The place cannot be written.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, pandas as pd
+    >>> mpl.use("Agg")
+    >>> from tempfile import TemporaryDirectory
+    >>> from biaslab.figures import AurocDisplay
+    >>> display = AurocDisplay.from_table(pd.DataFrame({"layer": [0, 1], "score": "raw", "auroc": [0.5, 0.7]}))
+    >>> with TemporaryDirectory() as folder:
+    ...     [file.name for file in save(display, f"{folder}/auroc", close=True)]
+    ['auroc.pdf', 'auroc.png', 'auroc.csv']
     """
     if not hasattr(display, "plot") or not isinstance(getattr(display, "data", None), pd.DataFrame):
         raise InputError(f"{type(display).__name__} is not a Display: make one with its from_...() method")
@@ -68,6 +82,14 @@ def save(display: Any, path: str | Path, close: bool = False) -> list[Path]:
     return files
 
 
+def png_bytes(figure: Figure, note: str | None) -> bytes:
+    """Draw a figure as PNG at its own resolution, framed and stamped as :func:`save` does."""
+    buffer = BytesIO()
+    with style(), _settled(figure), _stamped(figure, note):
+        figure.savefig(buffer, format="png", dpi="figure", bbox_inches=_frame(figure))
+    return buffer.getvalue()
+
+
 @contextmanager
 def _settled(figure: Figure) -> Iterator[None]:
     """Lay the figure out and hold it so: a layout engine moves axes at every draw, out of a frame taken before."""
@@ -83,7 +105,7 @@ def _settled(figure: Figure) -> Iterator[None]:
 
 @contextmanager
 def _stamped(figure: Figure, note: str | None) -> Iterator[None]:
-    """The note in grey above the upper right corner, where nothing else is drawn, while the figure is written."""
+    """Write the note in grey above the upper right corner, where nothing is drawn, while the figure is written."""
     text = None if note is None else figure.text(1.0, 1.0, note, ha="right", va="bottom", fontsize=6, color="0.55")
     try:
         yield
@@ -93,8 +115,6 @@ def _stamped(figure: Figure, note: str | None) -> Iterator[None]:
 
 
 def _frame(figure: Figure) -> Bbox:
-    """The figure's full width, so that it is printed at the size its text was set for; its height as far as
-    drawn.
-    """
+    """Frame the full width, so that the figure is printed at the size its text was set for, and the height as drawn."""
     drawn = figure.get_tightbbox()
     return Bbox([[min(0.0, drawn.x0), drawn.y0 - 0.02], [max(figure.get_figwidth(), drawn.x1), drawn.y1 + 0.02]])

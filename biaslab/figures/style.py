@@ -56,7 +56,7 @@ MARKERS = (
 
 ERRORBAR: dict[str, Any] = {"elinewidth": 0.7, "capsize": 1.6, "capthick": 0.7, "markeredgewidth": 0}
 
-SEQUENTIAL = "YlOrRd"  # amounts of attention: light where there is none, so that a picture shows through
+SEQUENTIAL = "YlOrRd"  # amounts of attention: light where there is none, so that an image shows through
 DIVERGING = "RdBu_r"  # ratios centred at 1, log ratios and differences centred at 0
 
 _venue: ContextVar[str | None] = ContextVar("biaslab_figure_venue", default=None)
@@ -71,13 +71,30 @@ def style(venue: str | None = None, **overrides: Any) -> Iterator[Venue]:
 
     Parameters
     ----------
-    venue : "cvpr", "icml", "neurips", "iclr" or "aaai"; None takes the enclosing context's, else "cvpr".
-    overrides : further rcParams, dots written as in matplotlib: ``style("icml", **{"font.size": 9})``.
+    venue : str, optional
+        "cvpr", "icml", "neurips", "iclr" or "aaai"; None takes the enclosing context's, else "cvpr".
+    **overrides
+        Further rcParams, dots written as in matplotlib: ``style("icml", **{"font.size": 9})``.
+
+    Yields
+    ------
+    Venue
+        Widths in inches: ``column``, ``page``.
 
     Raises
     ------
     InputError
         Unknown venue.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> size = mpl.rcParams["font.size"]
+    >>> with style("icml") as venue:
+    ...     venue.column, mpl.rcParams["font.size"]
+    (3.25, 8.0)
+    >>> mpl.rcParams["font.size"] == size
+    True
     """
     name = current() if venue is None else venue.lower()
     if name not in VENUES:
@@ -86,19 +103,20 @@ def style(venue: str | None = None, **overrides: Any) -> Iterator[Venue]:
     token = _venue.set(name)
     try:
         # inside a style of the user's own, its overrides must survive a display's own entry
-        with mpl.rc_context(overrides if nested else {**_RC, **overrides}):
+        settings: Any = overrides if nested else {**_RC, **overrides}
+        with mpl.rc_context(settings):
             yield VENUES[name]
     finally:
         _venue.reset(token)
 
 
 def current() -> str:
-    """Venue of the enclosing :func:`style`, or "cvpr"."""
+    """Return the name of the enclosing :func:`style`'s venue, or "cvpr"."""
     return _venue.get() or "cvpr"
 
 
 def figure_width(columns: int = 1) -> float:
-    """Inches of one column or, with 2, of the page, at the current venue."""
+    """Return the inches of one column or, with 2, of the page, at the current venue."""
     venue = VENUES[current()]
     return venue.column if columns == 1 else venue.page
 

@@ -1,6 +1,4 @@
-"""Result tables for papers: booktabs LaTeX through pandas' Styler, and the CSV with n and intervals beside
-it.
-"""
+"""Result tables for papers: booktabs LaTeX through pandas' Styler, and the CSV with n and intervals beside it."""
 
 from __future__ import annotations
 
@@ -27,12 +25,39 @@ _METRICS = {
 
 
 def results_table(
-    results: Any, metric: str = "acc50", labels: Mapping[str, str] | None = None, **choices: Any
+    results: Any, *, metric: str = "acc50", labels: Mapping[str, str] | None = None, **choices: Any
 ) -> pd.DataFrame:
-    """Long table of one metric: label, method, layer, keep, n, errors, unparsed, value, lo, hi, tflops (one
-    line per cell).
+    """Read a long table of one metric from results, a line per cell.
 
-    Parameters are those of :meth:`~biaslab.figures.AccuracyDisplay.from_results`; values stay shares in 0..1.
+    Parameters
+    ----------
+    results : Results, DataFrame, str or Path
+        What ``evaluate`` returned, a table with the columns of results.csv, or the path of a run folder or csv file.
+    metric : str
+        "acc50", "retention", "miou" or "target_kept".
+    labels : mapping of str, optional
+        Method or options hash -> name.
+    **choices
+        layer=, dataset=, split=, expression_type= (default "all"), model= where the results hold several.
+
+    Returns
+    -------
+    DataFrame
+        Columns label, method, layer, keep, n, errors, unparsed, value, lo, hi, tflops, where the results have them;
+        values are shares in 0..1.
+
+    Raises
+    ------
+    InputError
+        Unknown metric, or rows that cannot be compared.
+
+    Examples
+    --------
+    >>> results = pd.DataFrame({"method": ["none", "random"], "keep": [1.0, 0.5], "n": 300, "acc50": [0.9, 0.8]})
+    >>> results_table(results)
+        label  method  keep    n  value
+    0    none    none   1.0  300    0.9
+    1  random  random   0.5  300    0.8
     """
     if metric not in _METRICS:
         raise InputError(f"unknown metric {metric!r}: choose one of {', '.join(_METRICS)}")
@@ -41,21 +66,39 @@ def results_table(
         raise InputError(f"results have no column {metric!r}: choose one of {[m for m in _METRICS if m in table]}")
     names = {metric: "value", f"{metric}_lo": "lo", f"{metric}_hi": "hi"}
     table = table.assign(label=label_rows(table, labels)).rename(columns=names)
-    kept = ["label", "method", "layer", "keep", "n", "errors", "unparsed", "value", "lo", "hi", "tflops"]
-    return table[[c for c in kept if c in table]]
+    columns = ["label", "method", "layer", "keep", "n", "errors", "unparsed", "value", "lo", "hi", "tflops"]
+    return table[[c for c in columns if c in table]]
 
 
 def results_latex(
-    table: pd.DataFrame, caption: str | None = None, label: str | None = None, metric: str = "acc50"
+    table: pd.DataFrame, *, metric: str = "acc50", caption: str | None = None, label: str | None = None
 ) -> str:
-    r"""Booktabs ``table`` of methods (rows, by prune layer) against keep ratio, "value [lo, hi]" in per cent.
+    r"""Write a booktabs ``table`` of methods (rows, by prune layer) against keep ratio, "value [lo, hi]" in per cent.
 
     The best value of each layer and keep ratio is bold; needs ``\usepackage{booktabs}``.
 
     Parameters
     ----------
-    table : of :func:`results_table`.
-    caption : default names metric, number of expressions and interval.
+    table : DataFrame
+        Of :func:`results_table`.
+    metric : str
+        Named by the caption.
+    caption : str, optional
+        LaTeX; default names metric, number of expressions and interval.
+    label : str, optional
+        For ``\ref``.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> results = pd.DataFrame({"method": ["random", "fastv"], "keep": 0.5, "n": 300, "acc50": [0.7, 0.8]})
+    >>> latex = results_latex(results_table(results), caption="Accuracy")
+    >>> print(*(line for line in latex.splitlines() if "0 " in line or "{80" in line), sep="\n")
+    random & 70.0 \\
+    fastv & \textbf{80.0} \\
     """
     pruned = table[table["method"] != UNPRUNED]
     keeps = sorted(pruned["keep"].unique(), reverse=True)
@@ -82,21 +125,44 @@ def results_latex(
             f"{_METRICS[metric]} (\\%) with 95\\,\\% intervals (bootstrap over images), "
             f"n = {count} expressions. Columns: visual tokens kept from decoder layer $K$ on."
         )
-    columns = "l" * frame.index.nlevels + "c" * len(frame.columns)
-    return latex_table(frame, table, caption=caption, columns=columns, label=label)
+    alignment = "l" * frame.index.nlevels + "c" * len(frame.columns)
+    return latex_table(frame, table, caption=caption, columns=alignment, label=label)
 
 
-def save_table(results: Any, path: str | Path, metric: str = "acc50", **kwargs: Any) -> list[Path]:
-    """Write ``path.tex`` and ``path.csv``; keyword arguments as in :func:`results_table`, and ``caption``,
-    ``label``.
+def save_table(results: Any, path: str | Path, *, metric: str = "acc50", **kwargs: Any) -> list[Path]:
+    """Write ``path.tex`` and ``path.csv``.
+
+    Parameters
+    ----------
+    results : Results, DataFrame, str or Path
+        As for :func:`results_table`.
+    path : str or Path
+        Without extension; one of .tex, .csv is dropped. Missing folders are made.
+    metric : str
+        "acc50", "retention", "miou" or "target_kept".
+    **kwargs
+        As of :func:`results_table`, and ``caption``, ``label`` of :func:`results_latex`.
+
+    Returns
+    -------
+    list of Path
+        The LaTeX file and the CSV.
 
     Raises
     ------
     RunFolderError
         The place cannot be written.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> results = pd.DataFrame({"method": ["random", "fastv"], "keep": 0.5, "n": 300, "acc50": [0.7, 0.8]})
+    >>> with TemporaryDirectory() as folder:
+    ...     [file.name for file in save_table(results, f"{folder}/main", caption="Accuracy")]
+    ['main.tex', 'main.csv']
     """
     text = {name: kwargs.pop(name, None) for name in ("caption", "label")}
-    table = results_table(results, metric, **kwargs)
+    table = results_table(results, metric=metric, **kwargs)
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".tex", ".csv") else path
     try:
@@ -110,7 +176,7 @@ def _keep(keep: float | int) -> str:
     return f"{100 * keep:g}\\,\\%" if keep <= 1 and not isinstance(keep, int | np.integer) else f"{keep:g}"
 
 
-def _cell(row: Mapping[str, Any], best: bool) -> str:
+def _cell(row: Mapping[Any, Any], best: bool) -> str:
     value = f"{100 * row['value']:.1f}"
     value = f"\\textbf{{{value}}}" if best else value
     lo, hi = (100 * row.get(k, np.nan) for k in ("lo", "hi"))

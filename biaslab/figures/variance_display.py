@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,22 @@ __all__ = ["AurocDisplay", "VarianceDisplay"]
 
 
 class VarianceDisplay(Display):
-    """Share of the variance of log attention that position explains on held-out images, by layer, with
-    intervals.
+    """Share of the variance of log attention that position explains on held-out images, by layer, with intervals.
 
     Made from :func:`biaslab.profiles.variance_table`, one series per estimator; heads, where the table has
     them, are small dots behind. ``data`` is that table.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt
+    >>> mpl.use("Agg")
+    >>> table = pd.DataFrame({"layer": [0, 1], "r2": [0.3, 0.6], "r2_lo": [0.2, 0.5], "r2_hi": [0.4, 0.7], "n": 40})
+    >>> display = VarianceDisplay.from_table(table).plot()
+    >>> display.data.head()
+       layer   r2  r2_lo  r2_hi   n
+    0      0  0.3    0.2    0.4  40
+    1      1  0.6    0.5    0.7  40
+    >>> plt.close(display.figure_)
     """
 
     def __init__(self, data: pd.DataFrame, *, provenance: Any) -> None:
@@ -30,27 +41,83 @@ class VarianceDisplay(Display):
 
     @classmethod
     def from_table(cls, table: pd.DataFrame) -> VarianceDisplay:
-        """From columns layer, r2, r2_lo, r2_hi and, if there, head, estimator, n."""
+        """Take the table of :func:`biaslab.profiles.variance_table`.
+
+        Parameters
+        ----------
+        table : DataFrame
+            Columns layer, r2, r2_lo, r2_hi and, if there, head, estimator, n.
+
+        Returns
+        -------
+        VarianceDisplay
+
+        Raises
+        ------
+        InputError
+            Columns are missing, or no rows.
+        """
         data = _checked(table, ("layer", "r2", "r2_lo", "r2_hi"), "variance_table(maps)")
         return cls(data, provenance=table)
 
     @classmethod
     def from_maps(
-        cls, maps: Any, estimator: Any = "mean", layers: Any = None, per_head: bool = False
+        cls,
+        maps: Any,
+        *,
+        layers: int | Iterable[int] | None = None,
+        estimator: Any = "mean",
+        per_head: bool = False,
     ) -> VarianceDisplay:
-        """Compute the table first."""
+        """Compute the table first.
+
+        Parameters
+        ----------
+        maps : AttentionMaps
+            Of images of two folds or more.
+        layers : int or iterable of int, optional
+            Decoder layers; default all of the maps'.
+        estimator : str or Profile
+            Name or instance, as of :func:`biaslab.profiles.variance_table`.
+        per_head : bool
+            Single heads too.
+
+        Returns
+        -------
+        VarianceDisplay
+
+        Examples
+        --------
+        >>> from biaslab.core.layout import TokenLayout
+        >>> from biaslab.maps.simulate import simulate
+        >>> layout = TokenLayout.raster(6, 6, size=(60, 60), family="internvl")
+        >>> display = VarianceDisplay.from_maps(simulate("u-shaped", {layout: 12}, layers=3).maps, layers=[0, 2])
+        >>> display.data["layer"].tolist()
+        [0, 2]
+        """
         from biaslab.profiles import variance_table
 
         return cls.from_table(variance_table(maps, layers=layers, estimator=estimator, per_head=per_head))
 
-    def plot(self, ax: Axes | None = None) -> VarianceDisplay:
-        """Draw into ``ax`` or a new figure."""
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> VarianceDisplay:
+        """Draw one panel.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Default a new figure.
+
+        Returns
+        -------
+        VarianceDisplay
+            Self.
+        """
         table = self.data
         everything = table["head"].astype(str) == "all" if "head" in table else pd.Series(True, index=table.index)
         with style():
-            (one,) = self._axes(ax, 1, ratio=0.6)
+            (panel,) = self._axes(ax, 1, ratio=0.6)
             heads = table[~everything]
-            one.scatter(
+            panel.scatter(
                 heads["layer"],
                 100 * heads["r2"],
                 s=5,
@@ -58,11 +125,11 @@ class VarianceDisplay(Display):
                 linewidths=0,
                 label="single heads" if len(heads) else None,
             )
-            _series(one, table[everything], "estimator", "r2", ["r2_lo", "r2_hi"], 100)
-            one.set_ylabel("variance explained\nby position (%)")
-            one.axhline(0, color="black", linewidth=0.6)
-            one.set_ylim(top=max(100.0, one.get_ylim()[1]) if table["r2"].max() > 0.6 else None)
-            _finish(one, _count(table, " images"))
+            _series(panel, table[everything], "estimator", "r2", ["r2_lo", "r2_hi"], 100)
+            panel.set_ylabel("variance explained\nby position (%)")
+            panel.axhline(0, color="black", linewidth=0.6)
+            panel.set_ylim(top=max(100.0, panel.get_ylim()[1]) if table["r2"].max() > 0.6 else None)
+            _finish(panel, _count(table, " images"))
         return self
 
 
@@ -71,6 +138,18 @@ class AurocDisplay(Display):
 
     Single heads, where the table has them beside or instead of their mean, are small dots. ``data``: layer,
     score ("raw", "ratio", ...), auroc, lo, hi and, if there, head and n.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl, matplotlib.pyplot as plt
+    >>> mpl.use("Agg")
+    >>> table = pd.DataFrame({"layer": [0, 0], "score": ["raw", "ratio"], "auroc": [0.6, 0.7]})
+    >>> display = AurocDisplay.from_table(table.assign(lo=0.5, hi=0.8, n=90)).plot()
+    >>> display.data.head()
+       layer  score  auroc   lo   hi   n
+    0      0    raw    0.6  0.5  0.8  90
+    1      0  ratio    0.7  0.5  0.8  90
+    >>> plt.close(display.figure_)
     """
 
     def __init__(self, data: pd.DataFrame, *, provenance: Any) -> None:
@@ -78,33 +157,61 @@ class AurocDisplay(Display):
 
     @classmethod
     def from_table(cls, table: pd.DataFrame) -> AurocDisplay:
-        """From what ``score_ranking`` returns, or columns layer, score, auroc and, if there, lo, hi, n."""
+        """Take the table of ``score_ranking``.
+
+        Parameters
+        ----------
+        table : DataFrame
+            What ``score_ranking`` returns, or columns layer, score, auroc and, if there, head, lo, hi, n.
+
+        Returns
+        -------
+        AurocDisplay
+
+        Raises
+        ------
+        InputError
+            Columns are missing, or no rows.
+        """
         names = {"op": "score", "auroc_lo": "lo", "auroc_hi": "hi"}
         table = table.rename(columns={k: v for k, v in names.items() if v not in table})
         table = _checked(table, ("layer", "score", "auroc"), "what score_ranking() returns")
         table = table.assign(**{c: np.nan for c in ("lo", "hi") if c not in table})
-        kept = ["layer", "score", "head", "auroc", "lo", "hi", "n"]
-        data = table[[c for c in kept if c in table]].reset_index(drop=True)
+        columns = ["layer", "score", "head", "auroc", "lo", "hi", "n"]
+        data = table[[c for c in columns if c in table]].reset_index(drop=True)
         return cls(data, provenance=table)
 
-    def plot(self, ax: Axes | None = None) -> AurocDisplay:
-        """Draw into ``ax`` or a new figure."""
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> AurocDisplay:
+        """Draw one panel.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Default a new figure.
+
+        Returns
+        -------
+        AurocDisplay
+            Self.
+        """
         heads = self.data.duplicated(["layer", "score"], keep=False)
         if "head" in self.data:
             heads &= self.data["head"].astype(str) != "mean"
         lines, scores = self.data[~heads], list(dict.fromkeys(self.data["score"]))
         with style():
-            (one,) = self._axes(ax, 1, ratio=0.6)
+            (panel,) = self._axes(ax, 1, ratio=0.6)
             for i, score in enumerate(scores):
                 dots = self.data[heads & (self.data["score"] == score)]
                 name = f"{score}, single heads" if len(dots) else None
                 at = dots["layer"].astype(float) + 0.12 * (i - (len(scores) - 1) / 2)
-                one.scatter(at, dots["auroc"], s=5, color=COLORS[i % len(COLORS)], alpha=0.5, linewidths=0, label=name)
-            _series(one, lines, "score", "auroc", ["lo", "hi"], 1)
-            one.axhline(0.5, color="black", linestyle=":", linewidth=0.8)
-            one.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6)
-            one.set_ylabel("AUROC of target tokens")
-            _finish(one, _count(self.data, " samples"))
+                panel.scatter(
+                    at, dots["auroc"], s=5, color=COLORS[i % len(COLORS)], alpha=0.5, linewidths=0, label=name
+                )
+            _series(panel, lines, "score", "auroc", ["lo", "hi"], 1)
+            panel.axhline(0.5, color="black", linestyle=":", linewidth=0.8)
+            panel.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6)
+            panel.set_ylabel("AUROC of target tokens")
+            _finish(panel, _count(self.data, " samples"))
         return self
 
 

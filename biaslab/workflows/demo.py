@@ -127,7 +127,7 @@ def _draw_examples(vlm: VLM, data: ScenesDataset, profile: Profile, layer: int, 
         vlm.forward(encoded)
     maps = [attention for _, attention in rows.per_image(encoded)]
     display = AttentionDisplay.from_attention(
-        images, encoded.layouts, maps, profile, layer - 1,
+        images, encoded.layouts, maps, profile=profile, layer=layer - 1,
         targets=[s.box for s in samples], titles=[s.expression for s in samples],
     )  # fmt: skip
     files = save(display.plot(), folder / "attention", close=True)

@@ -63,9 +63,9 @@ def draw_run(run: str | Path | Results, *, metric: str = "acc50", venue: str | N
     written: list[Path] = []
     with style(venue):
         for x in ("keep", "tflops"):
-            display = AccuracyDisplay.from_results(results, metric, labels=labels).plot(x=x)
+            display = AccuracyDisplay.from_results(results, metric=metric, labels=labels).plot(x=x)
             written += save(display, folder / "figures" / f"{metric}-{x}", close=True)
-        written += save_table(results, folder / "tables" / metric, metric, labels=labels)
+        written += save_table(results, folder / "tables" / metric, metric=metric, labels=labels)
     return written + _differences(results, folder / "tables")
 
 

@@ -15,7 +15,7 @@ from probes import probe_of
 
 import biaslab as bl
 from biaslab._util.watermark import NOTE, rehearsal_name
-from biaslab.atlas import BiasAtlas, pictures_from
+from biaslab.atlas import BiasAtlas, images_behind
 from biaslab.atlas.write import summary_latex
 from biaslab.core.boxes import Box
 from biaslab.datasets.calibration import calibration
@@ -74,7 +74,7 @@ def test_the_mean_over_heads_is_the_mean_over_heads(stored):
 
 def test_streamed_maps_say_what_they_cannot_tell(stored):
     maps = streamed(stored)
-    atlas = BiasAtlas.from_maps(maps, pictures={"0-1": Image.new("RGB", (8, 8))})
+    atlas = BiasAtlas.from_maps(maps, images={"0-1": Image.new("RGB", (8, 8))})
     assert set(atlas.skipped) == {"reliability", "dependence", "tile_order", "attention"}
     assert list(dict.fromkeys(atlas.tables["variance"]["head"])) == ["all", "0", "1"]
     assert atlas.tables["mass"]["head"].iloc[0] == "mean"
@@ -90,7 +90,7 @@ def test_simulated_maps_give_an_atlas():
     row = atlas.summary().iloc[0]
     assert row["bottom_lo"] > 1 > row["top_hi"] and row["r2_lo"] > 0
     assert row["thumbnail"] > 0 and row["tile_slope"] == row["tile_slope"]
-    assert "Pictures of several tiles" in atlas.card() and "The thumbnail " in atlas.card()
+    assert "Images of several tiles" in atlas.card() and "The thumbnail " in atlas.card()
 
 
 def test_a_profile_alone_tells_its_maps_and_says_what_is_missing(stored):
@@ -99,16 +99,16 @@ def test_a_profile_alone_tells_its_maps_and_says_what_is_missing(stored):
     assert set(atlas.tables) == {"strength"} and set(atlas.figures()) == {"profile", "heads"}
     expected = profile.expected(ONE, 4).double().numpy()[0]
     row = atlas.tables["strength"].set_index(["layer", "head"]).loc[(4, "0")]
-    assert row["factor"] == pytest.approx(np.exp(np.log(expected).std()), rel=1e-4)
+    assert row["map_sd_factor"] == pytest.approx(np.exp(np.log(expected).std()), rel=1e-4)
     border = (ONE.row % 7 == 0) | (ONE.col % 7 == 0)
     assert row["border"] == pytest.approx(expected[border].mean() / expected.mean(), rel=1e-4)
     text = atlas.card()
     assert "A profile holds no single images" in text and "Layer 1: Over positions" in text
     told = text.split("## Limits")[0]
-    assert not any(words in told for words in ("explains", "reliability of 0.9", "eta2", "is not shown"))
+    assert not any(words in told for words in ("explains", "reliability of 0.9", "eta2", "significant"))
     whole = MeanProfile().fit(mean_over_heads(stored))  # a layer is described by the mean over its heads
     alone = BiasAtlas.from_profile(whole).summary()
-    for name in ("factor", "border", "top"):
+    for name in ("map_sd_factor", "border", "top"):
         np.testing.assert_allclose(atlas.summary()[name], alone[name], rtol=1e-4)
     assert list(dict.fromkeys(atlas.tables["strength"]["head"])) == ["mean", "0", "1"]
     assert "the mean over their 2 heads" in told and "heads" not in BiasAtlas.from_profile(whole).card()
@@ -146,7 +146,7 @@ def test_the_probe_is_compared_with_the_profile_of_its_own_heads(tmp_path):
     assert "The causal probe agrees" not in noise.card()
     with pytest.raises(InputError, match="none of the atlas's"):
         elsewhere = replace(probe_for(stored, effects), layers=[1, 9])
-        BiasAtlas.from_profile(MeanProfile().fit(mean_over_heads(stored)), elsewhere, layers=4)
+        BiasAtlas.from_profile(MeanProfile().fit(mean_over_heads(stored)), probe=elsewhere, layers=4)
     other = probe_for(stored, effects)
     other.settings["model"] = "another"
     with pytest.raises(ProfileMismatchError, match="another"):
@@ -193,7 +193,7 @@ def test_maps_without_images_or_with_attention_that_is_not_finite_are_refused(st
         with pytest.raises(InputError, match="hold no images"):
             BiasAtlas.from_maps(empty, profile=given)
     with pytest.raises(InputError, match="hold no images"):
-        pictures_from(empty, "scenes")
+        images_behind(empty, "scenes")
     broken = planted(tmp_path, [(ONE, 6)], heads=2, layers=(1, 4))
     values = np.ones((2, 2, ONE.n), np.float32)
     values[1, 1, 5] = np.nan
@@ -209,7 +209,7 @@ def test_one_image_and_two_give_an_atlas(tmp_path):
     for n in (1, 2, 3):
         maps = planted(tmp_path, [(TILED, n)], heads=2, name=str(n))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="spread is 0")
+            warnings.filterwarnings("ignore", message="std is 0")
             atlas = BiasAtlas.from_maps(maps)
         text = atlas.card()
         assert text.count(f"{n} image") and "nan" not in text and atlas.save(tmp_path / f"atlas {n}")
@@ -218,9 +218,9 @@ def test_one_image_and_two_give_an_atlas(tmp_path):
 
 # -- before and after ----------------------------------------------------------------------------------------------
 def test_pictures_are_debiased_by_a_profile_that_has_not_seen_them(stored):
-    picture = Image.new("RGB", (64, 64))
-    shown = type("Shown", (), {"image": picture, "box": Box(0, 0, 16, 16), "expression": "the cat"})()
-    atlas = BiasAtlas.from_maps(stored, pictures={"0-3": picture, "0-7": shown, "not there": picture})
+    image = Image.new("RGB", (64, 64))
+    shown = type("Shown", (), {"image": image, "box": Box(0, 0, 16, 16), "expression": "the cat"})()
+    atlas = BiasAtlas.from_maps(stored, images={"0-3": image, "0-7": shown, "not there": image})
     display = atlas.figures()["attention"]
     assert display.titles == ["", "the cat"] and display.targets == [None, Box(0, 0, 16, 16)]
     assert display.layer == atlas.summary().set_index("layer")["r2"].idxmax()
@@ -233,10 +233,10 @@ def test_pictures_are_debiased_by_a_profile_that_has_not_seen_them(stored):
     np.testing.assert_allclose(part["debiased"], stored.image(7, 1).mean(0) / expected, rtol=1e-3)
     view = WithoutFold(stored, fold)
     assert view.moments(1, ONE.key, fold=fold).n == 0 and view.moments(1, ONE.key).n == len(rest)
-    none = BiasAtlas.from_maps(stored, pictures={"x": picture})
-    assert "no picture to draw: map ids such as '0-0'" in none.skipped["attention"]
+    none = BiasAtlas.from_maps(stored, images={"x": image})
+    assert "no image to draw: map ids such as '0-0'" in none.skipped["attention"]
     assert "attention" not in none.figures()
-    with pytest.raises(InputError, match="pictures="):
+    with pytest.raises(InputError, match="images="):
         BiasAtlas.from_maps(stored).before_and_after()
 
 
@@ -245,35 +245,35 @@ def test_pictures_are_found_by_name_and_scenes_by_number(tmp_path):
     (tmp_path / "in").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "in" / "other.png")
     with pytest.raises(InputError, match="none of the 4 images .* like '0-0'"):
-        pictures_from(maps, tmp_path / "in")
+        images_behind(maps, tmp_path / "in")
     with pytest.raises(InputError, match="none of the 4"):
-        pictures_from(maps, "scenes")
+        images_behind(maps, "scenes")
     maps._records = [type(r)(name, r.layout, r.digest) for r, name in
                      zip(maps._records, ("other.png", "calibration-000002", "test-000001", "calibration-x"),
                          strict=True)]  # fmt: skip
-    assert list(pictures_from(maps, tmp_path / "in")) == ["other.png"]
-    assert pictures_from(maps, "in", data_root=tmp_path) == pictures_from(maps, tmp_path / "in")
+    assert list(images_behind(maps, tmp_path / "in")) == ["other.png"]
+    assert images_behind(maps, "in", data_root=tmp_path) == images_behind(maps, tmp_path / "in")
     with pytest.raises(InputError, match=f"no such folder of images: on .looked at on, {tmp_path / 'on'}"):
-        pictures_from(maps, "on", data_root=tmp_path)
+        images_behind(maps, "on", data_root=tmp_path)
     maps.settings["prompt"] = "one per image (abc)"
-    found = pictures_from(maps, "scenes")
+    found = images_behind(maps, "scenes")
     assert list(found) == ["calibration-000002", "test-000001"] and found["test-000001"].box is None
     asked = calibration(bl.load("grounder"), "scenes", n=3)
     shown = found["calibration-000002"]
     assert shown.expression in asked.prompts[2] and shown.box.area > 0
     assert np.array_equal(shown.image, asked.images[2].image())
     maps.settings["prompt"] = "Describe it."
-    assert pictures_from(maps, "scenes")["calibration-000002"].expression == ""  # the target was not asked about
+    assert images_behind(maps, "scenes")["calibration-000002"].expression == ""  # the target was not asked about
     with pytest.raises(InputError, match="out='FOLDER'"):
-        pictures_from(streamed(planted(tmp_path, [(ONE, 4)], name="again")), "scenes")
+        images_behind(streamed(planted(tmp_path, [(ONE, 4)], name="again")), "scenes")
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_save_writes_figures_tables_and_card(stored, tmp_path):
     controls = pd.DataFrame({"kind": "blank", "layer": [1, 4], "r": 0.5, "lo": 0.4, "hi": 0.6})
-    pictures, folder = {"0-3": Image.new("RGB", (64, 64))}, tmp_path / "deep" / "atlas"
-    atlas = BiasAtlas.from_maps(stored, removal=removal_table(), controls=controls, pictures=pictures)
+    images, folder = {"0-3": Image.new("RGB", (64, 64))}, tmp_path / "deep" / "atlas"
+    atlas = BiasAtlas.from_maps(stored, removal=removal_table(), controls=controls, images=images)
     files = atlas.save(folder)
     names = {str(f.relative_to(folder)) for f in files}
     drawn = ("variance", "profile", "heads", "reliability", "dependence", "removal", "attention")
@@ -311,4 +311,4 @@ def test_the_atlas_has_a_name_in_the_package_and_its_tables_are_json_ready(atlas
     assert bl.BiasAtlas is BiasAtlas
     json.dumps({name: table.to_dict("records") for name, table in atlas.tables.items()})
     text = atlas.card()
-    assert "U-shaped" in text and "no dependence on the column" in text and "nan" not in text
+    assert "U-shaped" in text and "no significant dependence on the column" in text and "nan" not in text

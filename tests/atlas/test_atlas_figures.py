@@ -8,9 +8,10 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from biaslab.core.layout import TokenLayout
+from biaslab.diagnostics.tables import rows_of_head, rows_of_layout
 from biaslab.errors import InputError
 from biaslab.figures import AttentionDisplay, DependenceDisplay, HeadsDisplay, ReliabilityDisplay, save
-from biaslab.figures.layers import evenly, one_head, one_layout
+from biaslab.figures.layers import evenly
 from biaslab.maps.simulate import simulate
 from biaslab.profiles import MeanProfile, variance_table
 
@@ -184,10 +185,10 @@ def test_dependence_is_hollow_where_nothing_is_shown():
               for c in marks if isinstance(c, mpl.collections.PathCollection) for p in c.get_offsets()}  # fmt: skip
     assert len(points) == 6 and sum(hollow for _, hollow in points) == 2
     assert all(hollow == (y == 0) for (_, y), hollow in points)
-    assert "not shown" in [t.get_text() for t in ax.get_legend().get_texts()]
+    assert "not significant" in [t.get_text() for t in ax.get_legend().get_texts()]
     assert len(ax.patches) == 6 and "n = 30 images" in ax.get_xlabel()  # the null's bars
     sure = DependenceDisplay.from_table(dependence_table(layers=(1,)), head="0").plot()
-    assert "not shown" not in [t.get_text() for t in sure.ax_.get_legend().get_texts()]
+    assert "not significant" not in [t.get_text() for t in sure.ax_.get_legend().get_texts()]
     assert sure.ax_.get_legend().get_title().get_text() == "head 0"
     with pytest.raises(InputError, match="no head 'x'"):
         DependenceDisplay.from_table(dependence_table(), head="x")
@@ -215,19 +216,19 @@ def test_displays_draw_into_given_axes_and_save(profile, tmp_path):
 
 def test_heads_and_layouts_of_tables():
     table = reliability_table()
-    assert one_head(table.drop(columns="head"))[1] == "mean" and one_head(table, 0)[1] == "0"
-    assert one_head(table[table["head"] == "0"])[1] == "0"
-    assert one_layout(table)[1] == "a" and one_layout(table[table["layout"] == "b"])[1] is None
+    assert rows_of_head(table.drop(columns="head"))[1] == "mean" and rows_of_head(table, 0)[1] == "0"
+    assert rows_of_head(table[table["head"] == "0"])[1] == "0"
+    assert rows_of_layout(table)[1] == "a" and rows_of_layout(table[table["layout"] == "b"])[1] is None
 
 
 def test_attention_takes_a_profile_per_image(profile):
     other = MeanProfile().fit(simulate("bottom-heavy", {ONE: 4}, layers=1, heads=3).maps)
     rows = np.ones((3, 35)) / 35
-    picture = plt.cm.viridis(np.zeros((5, 7)), bytes=True)
-    images = [Image.fromarray(picture).convert("RGB")] * 2
-    display = AttentionDisplay.from_attention(images, [ONE] * 2, [rows] * 2, [profile, other], 0)
+    pixels = plt.cm.viridis(np.zeros((5, 7)), bytes=True)
+    images = [Image.fromarray(pixels).convert("RGB")] * 2
+    display = AttentionDisplay.from_attention(images, [ONE] * 2, [rows] * 2, profile=[profile, other], layer=0)
     for i, own in enumerate((profile, other)):
         part = display.data[display.data["image"] == i]
         np.testing.assert_allclose(part["debiased"], 1 / 35 / own.expected(ONE, 0).mean(0), rtol=1e-4)
     with pytest.raises(InputError, match="same length"):
-        AttentionDisplay.from_attention(images, [ONE] * 2, [rows] * 2, [profile], 0)
+        AttentionDisplay.from_attention(images, [ONE] * 2, [rows] * 2, profile=[profile], layer=0)

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from atlases import removal_table
 
-from biaslab.atlas.overall import overall
-from biaslab.atlas.sentences import layer_sentences, shape
-from biaslab.atlas.summary import cells, summary_table
-from biaslab.atlas.words import interval, layers_said, share_said
+from biaslab.atlas.layer_text import layer_sentences, shape_name
+from biaslab.atlas.number_format import interval_text, layers_text, percent_text
+from biaslab.atlas.summary import summary_table, text_cells
+from biaslab.atlas.summary_text import summary_paragraphs
 
 BASE = {"layer": 3, "n": 300}
 EXPLAINED = BASE | {"r2": 0.41, "r2_lo": 0.38, "r2_hi": 0.44}
@@ -26,38 +26,43 @@ IMAGES = BASE | {"needed": 12.0, "reliability_lo": 0.95, "reliability_n": 300}
 @pytest.mark.parametrize(
     ("row", "said", "unsaid"),
     [
-        (EXPLAINED, "position explains 41 % [38, 44] of the variance of log attention", "not shown"),
-        (EXPLAINED | {"r2": 0.01, "r2_lo": -0.02}, "position is not shown to explain anything", "position explains"),
+        (EXPLAINED, "position explains 41 % [38, 44] of the variance of log attention", "significant"),
+        (EXPLAINED | {"r2": 0.01, "r2_lo": -0.02},
+         "no significant part of the variance of log attention on held-out images is explained by position",
+         "position explains"),
         (EXPLAINED | {"r2_lo": np.nan}, "41 % of the variance of log attention on held-out images (n = 300: too", "["),
         (LIMIT, "in the limit of many calibration images, 45 % [40, 50].", "nothing"),
         (LIMIT | {"r2_asymptotic": 0.01, "r2_asymptotic_lo": -0.1}, "which may be nothing", "none"),
         (IMAGES, "About 12 images suffice for a reliability of 0.9.", "would take"),
         (IMAGES | {"needed": 900.0}, "would take about 900 images, more than these", "suffice"),
-        (IMAGES | {"needed": np.inf}, "no part of its map is shown to repeat", "suffice"),
-        (IMAGES | {"reliability_lo": -0.1}, "no part of its map is shown to repeat", "suffice"),
-        (DEPENDS | ENDS, "depends on the row (eta2 0.21 [0.18, 0.24], q 0.001; U-shaped", "no dependence"),
-        (DEPENDS | ENDS | {"row_q": 0.2}, "no dependence on the row (eta2 0.21 [0.18, 0.24], q 0.2) is shown", "U-sh"),
-        (DEPENDS | ENDS | {"row_lo": -0.01}, "no dependence on the row", "U-shaped"),
-        (DEPENDS | ENDS | {"top_lo": 0.9}, "neither a slope nor a U is shown", "U-shaped"),
+        (IMAGES | {"needed": np.inf}, "no part of its map repeats significantly", "suffice"),
+        (IMAGES | {"reliability_lo": -0.1}, "no part of its map repeats significantly", "suffice"),
+        (DEPENDS | ENDS, "depends on the row (eta2 0.21 [0.18, 0.24], q 0.001; U-shaped", "significant"),
+        (DEPENDS | ENDS | {"row_q": 0.2},
+         "no significant dependence on the row (eta2 0.21 [0.18, 0.24], q 0.2).", "U-sh"),
+        (DEPENDS | ENDS | {"row_lo": -0.01}, "no significant dependence on the row", "U-shaped"),
+        (DEPENDS | ENDS | {"top_lo": 0.9}, "neither a slope nor a U is significant", "U-shaped"),
         (DEPENDS | ENDS | {"row_rho": 0.8, "top_hi": 0.9, "top_lo": 0.7}, "it rises from top to bottom", "U-shaped"),
         (DEPENDS | ENDS | {"row_rho": -0.8, "bottom_hi": 0.9, "bottom_lo": 0.7}, "it falls from top to bottom", "U"),
-        (DEPENDS | ENDS | {"row_rho": 0.8}, "both ends above their even share, more to the bottom", "rises"),
-        (BORDER, "The border draws 1.80 [1.60, 2.00] times its even share", "not shown"),
-        (BORDER | {"border_lo": 0.9}, "The border is not shown to draw more or less", "draws 1.80"),
+        (DEPENDS | ENDS | {"row_rho": 0.8}, "both ends above uniform attention, more to the bottom", "rises"),
+        (BORDER, "The border draws 1.80 [1.60, 2.00] times as much as under uniform attention", "significant"),
+        (BORDER | {"border_lo": 0.9}, "The border does not draw significantly more or less", "draws 1.80"),
         (PROBE, "agrees with the map beyond chance (r 0.80 [0.70, 0.90]", "does not confirm"),
         (PROBE, "removes too little (slope 1.30 [1.10, 1.50])", "too much"),
-        (PROBE | {"probe_slope_lo": 0.9}, "is not shown to remove too much or too little", "removes too little"),
+        (PROBE | {"probe_slope_lo": 0.9}, "does not remove significantly too much or too little", "removes too little"),
         (PROBE | {"probe_slope": 0.5, "probe_slope_lo": 0.3, "probe_slope_hi": 0.7}, "removes too much", "too little"),
         (PROBE | {"probe_q": 0.3}, "does not confirm the map", "beyond chance"),
         (PROBE | {"probe_r": -0.8}, "does not confirm the map", "beyond chance"),
         (PROBE | {"probe_r_true": np.nan}, "probe is not reliable here", "beyond chance"),
         (GAIN, "Removal ranks the target better (+0.050 [+0.020, +0.080]; AUROC 0.600 before", "open"),
         (GAIN | {"gain_p": 0.4}, "whether removal helps is open", "ranks the target better"),
-        (GAIN | {"gain_lo": -0.01}, "not shown to rank the target better or worse", "target better ("),
+        (GAIN | {"gain_lo": -0.01}, "does not rank the target significantly better or worse", "target better ("),
         (GAIN | {"gain": -0.05, "gain_lo": -0.08, "gain_hi": -0.02}, "ranks the target worse", "better"),
         (BASE | {"auroc_raw": 0.6, "auroc": 0.65, "gain": 0.05, "gain_n": 9}, "no interval of the difference", "bett"),
-        (BASE | {"tile_slope": -0.2, "tile_slope_lo": -0.3, "tile_slope_hi": -0.1}, "falls from tile to tile", "no tr"),
-        (BASE | {"tile_slope": -0.2, "tile_slope_lo": -0.5, "tile_slope_hi": 0.1}, "no trend from tile", "falls"),
+        (BASE | {"tile_slope": -0.2, "tile_slope_lo": -0.3, "tile_slope_hi": -0.1},
+         "falls from tile to tile", "significant"),
+        (BASE | {"tile_slope": -0.2, "tile_slope_lo": -0.5, "tile_slope_hi": 0.1},
+         "the trend from tile to tile is not significant", "falls"),
     ],
 )  # fmt: skip
 def test_a_sentence_says_what_its_numbers_allow(row, said, unsaid):
@@ -67,15 +72,19 @@ def test_a_sentence_says_what_its_numbers_allow(row, said, unsaid):
 
 
 def test_shapes_need_the_intervals_of_the_ends():
-    assert shape({}, "row") is None and shape(DEPENDS, "row") == "other" and shape(DEPENDS | ENDS, "row") == "u"
+    assert (
+        shape_name({}, "row") is None
+        and shape_name(DEPENDS, "row") == "other"
+        and shape_name(DEPENDS | ENDS, "row") == "u"
+    )
     below = {k: v - 0.9 for k, v in ENDS.items()}
-    assert shape(DEPENDS | below, "row") == "arch"
+    assert shape_name(DEPENDS | below, "row") == "arch"
     split = DEPENDS | ENDS | {"top_hi": 0.9, "top_lo": 0.7}
-    assert shape(split, "row") == "last" and shape(split | {"row_rho": -0.9}, "row") == "last"
+    assert shape_name(split, "row") == "last" and shape_name(split | {"row_rho": -0.9}, "row") == "last"
 
 
 def said_of(rows, tables=None):
-    return " ".join(overall(pd.DataFrame(rows), tables or {}))
+    return " ".join(summary_paragraphs(pd.DataFrame(rows), tables or {}))
 
 
 def test_the_first_paragraph_claims_an_order_only_where_intervals_part():
@@ -88,7 +97,10 @@ def test_the_first_paragraph_claims_an_order_only_where_intervals_part():
     text = said_of([row(0, 0.1), row(1, 0.6), row(2, 0.57)])
     assert "which layer is the first is open, as the intervals of layer 2 reach that one's" in text
     text = said_of([row(0, 0.1, 0.5), row(1, 0.2, 0.5)])
-    assert "not shown to differ" in text and "In layers 0 and 1 nothing is shown to be explained" in text
+    assert (
+        "no difference between layers is claimed" in text
+        and "In layers 0 and 1 no significant part is explained" in text
+    )
     assert "the interval does not lie above 0" in said_of([row(0, -0.3), row(1, -0.2)]) and "holds 0" not in text
 
 
@@ -96,13 +108,16 @@ def test_layers_are_grouped_by_shape_and_gain():
     rows = [DEPENDS | ENDS | {"layer": k} for k in (0, 1, 2)] + [DEPENDS | ENDS | {"layer": 5, "row_q": 0.5}]
     rows = [r | {k: v for k, v in BORDER.items() if k != "layer"} for r in rows]
     text = said_of(rows)
-    assert "U-shaped (both ends draw more than their even share) in layers 0 to 2; not shown in layer 5" in text
-    assert "The border draws more than its even share in layers 0 to 2 and 5." in text
+    assert (
+        "U-shaped (both ends draw more than under uniform attention) in layers 0 to 2; not significant in layer 5"
+        in text
+    )
+    assert "The border draws more than under uniform attention in layers 0 to 2 and 5." in text
     gains = [GAIN | {"layer": 0}, GAIN | {"layer": 1, "gain": 0.09}, GAIN | {"layer": 2, "gain_p": 0.5},
              GAIN | {"layer": 3, "gain": -0.05, "gain_lo": -0.08, "gain_hi": -0.02}]  # fmt: skip
     text = said_of(gains)
     assert "better in layers 0 and 1 (AUROC +0.090 [+0.020, +0.080] in layer 1, the most); worse in layer 3" in text
-    assert "neither better nor worse, as far as is shown, in layer 2 (n = 90 expressions)" in text
+    assert "neither significantly better nor worse in layer 2 (n = 90 expressions)" in text
     assert "no gain is claimed" in said_of([{"layer": 0, "gain": 0.1, "auroc": 0.6, "auroc_raw": 0.5, "gain_n": 3}])
 
 
@@ -126,12 +141,12 @@ def test_heads_and_controls_are_named_with_their_intervals():
 
 
 def test_numbers_never_seem_to_touch_what_their_interval_excludes():
-    assert interval(0.012, 0.003, 0.021) == "0.012 [0.003, 0.021]"
-    assert interval(0.012, -0.003, 0.02) == "0.01 [0.00, 0.02]"
-    assert interval(1.004, 1.002, 1.006, null=1) == "1.004 [1.002, 1.006]" and interval(np.nan) == ""
-    assert interval(-0.001, sign=True) == "+0.00" and interval(2.0, 1.0, np.nan) == "2.00"
-    assert share_said({"r2": 0.004, "r2_lo": 0.001, "r2_hi": 0.008}, "r2") == "0.4 % [0.1, 0.8]"
-    assert layers_said([4, 0, 1, 2, 7, 8]) == "layers 0 to 2, 4, 7 and 8" and layers_said([3]) == "layer 3"
+    assert interval_text(0.012, 0.003, 0.021) == "0.012 [0.003, 0.021]"
+    assert interval_text(0.012, -0.003, 0.02) == "0.01 [0.00, 0.02]"
+    assert interval_text(1.004, 1.002, 1.006, null=1) == "1.004 [1.002, 1.006]" and interval_text(np.nan) == ""
+    assert interval_text(-0.001, sign=True) == "+0.00" and interval_text(2.0, 1.0, np.nan) == "2.00"
+    assert percent_text({"r2": 0.004, "r2_lo": 0.001, "r2_hi": 0.008}, "r2") == "0.4 % [0.1, 0.8]"
+    assert layers_text([4, 0, 1, 2, 7, 8]) == "layers 0 to 2, 4, 7 and 8" and layers_text([3]) == "layer 3"
 
 
 def test_the_summary_reads_the_mean_over_heads_all_places_and_optional_columns(stored):
@@ -143,7 +158,7 @@ def test_the_summary_reads_the_mean_over_heads_all_places_and_optional_columns(s
     assert (row["auroc_raw"], row["gain_lo"], row["gain_p"], row["gain_op"]) == (0.6, 0.02, 0.01, "ratio")
     plain = summary_table({"removal": removal_table(intervals=False)}, [1])
     assert plain["gain"].iloc[0] == pytest.approx(0.05) and "gain_lo" not in plain
-    written = cells(summary_table({"variance": variance, "removal": removal_table()}, [1]))
+    written = text_cells(summary_table({"variance": variance, "removal": removal_table()}, [1]))
     assert written.iloc[0].to_dict() == {
         "layer": "1", "explained, %": "30 [20, 95]", "AUROC gain": "+0.050 [+0.020, +0.080]",
     }  # fmt: skip

@@ -68,7 +68,7 @@ def test_inspect_shows_what_a_profile_was_fitted_on(capsys, profile, tmp_path):
     status, text, _ = run(capsys, "inspect", profile, "--json")
     record = json.loads(text)
     assert status == 0 and [r["layer"] for r in record["summary"]] == [1, 3] and record["files"] == []
-    assert record["hash"] and record["tables"]["strength"][0]["factor"] > 1
+    assert record["hash"] and record["tables"]["strength"][0]["map_sd_factor"] > 1
 
 
 def test_prune_prints_boxes_and_draws_what_was_kept(capsys, picture, profile, tmp_path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from io import BytesIO
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -13,6 +14,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from biaslab import figures
+from biaslab._util.watermark import rehearsal_name
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
@@ -99,7 +101,7 @@ def results_frame(layers=(2, 5), methods=("random", "fastv"), keeps=(0.5, 0.1)):
     return pd.concat([frame, frame.assign(expression_type="location", acc50=0.1)], ignore_index=True)
 
 
-def picture(size=(64, 64)):
+def noise(size=(64, 64)):
     return Image.fromarray(np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
 
 
@@ -112,10 +114,14 @@ def displays(maps, profile):
     )
     selections = {"fastv": [0, 1, 5], "random": torch.tensor([3, 4, 15])}
     return {
-        "profile": figures.ProfileDisplay.from_profile(profile, 1, layout=ONE),
-        "tiled": figures.ProfileDisplay.from_profile(profile, 5, layout=TILED),
-        "attention": figures.AttentionDisplay.from_attention(picture(), ONE, attention, profile, 1, TARGET, "the cat"),
-        "kept": figures.KeptTokensDisplay.from_selections(picture(), ONE, selections, TARGET, {"fastv": TARGET}),
+        "profile": figures.ProfileDisplay.from_profile(profile, layers=1, layout=ONE),
+        "tiled": figures.ProfileDisplay.from_profile(profile, layers=5, layout=TILED),
+        "attention": figures.AttentionDisplay.from_attention(
+            noise(), ONE, attention, profile=profile, layer=1, targets=TARGET, titles="the cat"
+        ),
+        "kept": figures.KeptTokensDisplay.from_selections(
+            noise(), ONE, selections, target=TARGET, answers={"fastv": TARGET}
+        ),
         "accuracy": figures.AccuracyDisplay.from_results(results),
         "variance": figures.VarianceDisplay.from_table(table),
         "auroc": figures.AurocDisplay.from_table(auroc),
@@ -170,8 +176,8 @@ def test_own_settings_survive_inside_the_style():
     assert display.figure_.get_figwidth() == 3.25
 
 
-def test_profile_display_shows_the_profile_relative_to_an_even_share(profile):
-    display = figures.ProfileDisplay.from_profile(profile, [1, 5], layout=TILED).plot()
+def test_profile_display_shows_the_profile_relative_to_uniform_attention(profile):
+    display = figures.ProfileDisplay.from_profile(profile, layers=[1, 5], layout=TILED).plot()
     for layer in (1, 5):
         part = display.data[display.data["layer"] == layer]
         want = profile.expected(TILED, layer).mean(0).numpy()
@@ -194,23 +200,23 @@ def test_profile_display_shows_the_profile_relative_to_an_even_share(profile):
 
 
 def test_profile_display_of_one_head_and_of_a_carried_layout(profile, maps):
-    display = figures.ProfileDisplay.from_profile(profile, 3, layout=ONE.key, head=1)
+    display = figures.ProfileDisplay.from_profile(profile, layers=3, layout=ONE.key, head=1)
     want = profile.expected(ONE, 3)[1].numpy()
     np.testing.assert_allclose(display.data["relative"], want / want.mean(), rtol=1e-5)
     carried = figures.ProfileDisplay.from_profile(
-        TileProfile().fit(maps), 3, layout=TokenLayout.raster(2, 6, size=(9, 9), family="internvl")
+        TileProfile().fit(maps), layers=3, layout=TokenLayout.raster(2, 6, size=(9, 9), family="internvl")
     )
     assert "n = 29 images" in carried.title and carried.plot().ax_.images[0].get_array().shape == (2, 6)
     with pytest.raises(InputError, match="head"):
-        figures.ProfileDisplay.from_profile(profile, 3, head=2)
+        figures.ProfileDisplay.from_profile(profile, layers=3, head=2)
     with pytest.raises(InputError, match="no layout"):
-        figures.ProfileDisplay.from_profile(profile, 3, layout="other")
+        figures.ProfileDisplay.from_profile(profile, layers=3, layout="other")
 
 
 def test_attention_display_debiases_with_the_profile(profile):
     raw = torch.rand(2, 3, 48)
     display = figures.AttentionDisplay.from_attention(
-        [picture((128, 64))], [TILED], [raw], profile, 3, [TARGET], ["the cat"], op="zscore"
+        [noise((128, 64))], [TILED], [raw], profile=profile, layer=3, targets=[TARGET], titles=["the cat"], op="zscore"
     ).plot()
     mean = raw.reshape(-1, 48).mean(0)
     want = debias(mean, profile.expected(TILED, 3).mean(0), profile.std(TILED, 3).mean(0), operation="zscore")
@@ -220,39 +226,39 @@ def test_attention_display_debiases_with_the_profile(profile):
     assert [a.get_title() for a in display.ax_] == ["attention, layer 3", "debiased (zscore)"]
     assert len(display.ax_[0].patches) == len(display.ax_[1].patches) == 1
     with pytest.raises(InputError, match="same length"):
-        figures.AttentionDisplay.from_attention([picture()], [ONE, ONE], [raw], profile, 3)
+        figures.AttentionDisplay.from_attention([noise()], [ONE, ONE], [raw], profile=profile, layer=3)
     with pytest.raises(InputError, match="16"):
-        figures.AttentionDisplay.from_attention(picture(), ONE, raw, profile, 3)
+        figures.AttentionDisplay.from_attention(noise(), ONE, raw, profile=profile, layer=3)
 
 
 def test_kept_display_marks_what_each_method_kept():
     picked = SimpleNamespace(indices=torch.tensor([0, 6, 7]), info={"pivots": 1, "pivot_indices": [6]})
     display = figures.KeptTokensDisplay.from_selections(
-        picture(),
+        noise(),
         ONE,
         {"d2pruner": picked, "random": np.array([1, 2])},
-        TARGET,
-        {"d2pruner": TARGET, "random": None},
+        target=TARGET,
+        answers={"d2pruner": TARGET, "random": None},
     ).plot()
     data = display.data[display.data["method"] == "d2pruner"]
     assert list(data["token"]) == [0, 6, 7] and list(data["pivot"]) == [False, True, False]
     assert list(data["on_target"]) == [0, 1, 1] and (data["iou"] == 1).all()
     titles = [a.get_title() for a in display.ax_]
     assert titles == ["d2pruner\n3 of 16, IoU 1.00", "random\n2 of 16, no box"]
-    image = np.asarray(picture(), dtype=float) / 255
+    image = np.asarray(noise(), dtype=float) / 255
     shown = display.ax_[0].images[0].get_array()
     np.testing.assert_allclose(shown[:16, :16], image[:16, :16])  # token 0 is kept: untouched
     assert shown[:16, 16:32].min() >= 0.78  # token 1 is not: faded
     labels = [t.get_text() for t in display.figure_.legends[0].get_texts()]
     assert labels == ["target", "answer", "pivot"]
     with pytest.raises(InputError, match="between 0 and 15"):
-        figures.KeptTokensDisplay.from_selections(picture(), ONE, {"x": [16]})
+        figures.KeptTokensDisplay.from_selections(noise(), ONE, {"x": [16]})
     with pytest.raises(InputError, match="at least one"):
-        figures.KeptTokensDisplay.from_selections(picture(), ONE, {})
+        figures.KeptTokensDisplay.from_selections(noise(), ONE, {})
 
 
 def test_thumbnail_tokens_do_not_lift_the_fading():
-    display = figures.KeptTokensDisplay.from_selections(picture((128, 64)), TILED, {"m": np.arange(32, 48)}).plot()
+    display = figures.KeptTokensDisplay.from_selections(noise((128, 64)), TILED, {"m": np.arange(32, 48)}).plot()
     assert display.ax_.images[0].get_array().min() >= 0.78
     assert [t.get_text() for t in display.figure_.legends[0].get_texts()] == ["thumbnail token"]
 
@@ -378,7 +384,7 @@ def test_paint_lays_tokens_where_their_boxes_are():
     assert thumb[0, 0] == 32 and thumb[-1, -1] == 47
     padded = TokenLayout.raster(2, 2, size=(10, 10), family="llava", region=(0.0, -0.5, 1.0, 0.5))
     laid = paint(np.arange(4.0), padded, (10, 10))
-    assert laid[0, 0] == 2 and np.isnan(laid[9, 9])  # rows above the picture are padding; below nothing lies
+    assert laid[0, 0] == 2 and np.isnan(laid[9, 9])  # rows above the image are padding; below nothing lies
 
 
 @pytest.mark.parametrize("limit", [0.3, 1.0, 2.5, 8.0])
@@ -403,3 +409,21 @@ def test_figures_import_no_model_library():
     code = "import sys, biaslab.figures; print(sorted({'transformers', 'torch', 'sklearn'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_notebook_shows_a_display_once_drawn_or_not(monkeypatch):
+    table = pd.DataFrame({"layer": [0, 1], "score": ["raw"] * 2, "auroc": [0.5, 0.7]})
+    display = figures.AurocDisplay.from_table(table)
+    shown = display._repr_png_()
+    assert display.figure_ is not None and not plt.get_fignums()  # pyplot would show it a second time
+    image = Image.open(BytesIO(shown))
+    assert image.format == "PNG" and np.asarray(image.convert("L")).std() > 5
+    assert display._repr_png_() == shown  # drawn and closed: shown again
+    drawn = figures.AurocDisplay.from_table(table).plot()
+    assert drawn._repr_png_().startswith(b"\x89PNG") and plt.fignum_exists(drawn.figure_.number)
+    monkeypatch.setattr(mpl, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
+    assert drawn._repr_png_() is None  # the backend shows it at the end of the cell
+    plt.close(drawn.figure_)
+    assert drawn._repr_png_().startswith(b"\x89PNG")
+    rehearsed = figures.AurocDisplay(table.assign(lo=0.4, hi=0.8), provenance=rehearsal_name("m"))
+    assert Image.open(BytesIO(rehearsed._repr_png_())).size != image.size  # the note stands above the axes

@@ -219,7 +219,7 @@ def test_attention_figures_of_a_rehearsed_profile_are_marked(vlm, fitted, tmp_pa
     with bl.capture(vlm, layers=[1]) as rows:
         vlm.forward(encoded)
     images, values = tiny.images(1, sizes=[(96, 96)]), list(rows[1].values.mean((1, 2)))
-    display = AttentionDisplay.from_attention(images, encoded.layouts, values, fitted.profile, 1)
+    display = AttentionDisplay.from_attention(images, encoded.layouts, values, profile=fitted.profile, layer=1)
     assert NOTE.encode() in save(display, tmp_path / "a", close=True)[0].read_bytes()
 
 

@@ -137,7 +137,7 @@ def test_the_thumbnail_is_compared_apart():
     assert (np.diff(read[..., 1].mean(1)) > 0).all()  # the thumbnail's own slope, downwards
     table = compare(probe, profile, n_resamples=99)
     assert table["part"].tolist() == ["tiles", "thumbnail"] and (table["q"] >= table["p"]).all()
-    drawn = ProbeDisplay.from_probe(probe, profile, part="thumbnail").plot()
+    drawn = ProbeDisplay.from_probe(probe, profile=profile, part="thumbnail").plot()
     assert len(drawn.ax_) == 3 and "slope" in drawn.ax_[2].get_title()
 
 

@@ -1,0 +1,217 @@
+"""Images behind stored maps, and their attention before and after removal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from PIL import Image
+from sklearn.base import clone
+
+from biaslab.core.boxes import Box
+from biaslab.core.images import image_name, load_image
+from biaslab.datasets.calibration import asked_of
+from biaslab.datasets.data_root import find_folder, not_there, places, resolve_data_root
+from biaslab.datasets.image_sources import find_images
+from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.figures import AttentionDisplay
+from biaslab.maps.base import AttentionMaps, fold_of
+from biaslab.maps.streamed import StreamedMaps
+from biaslab.maps.views import WithoutFold, mean_over_heads
+from biaslab.scenes import SPLITS, scene
+
+if TYPE_CHECKING:
+    from biaslab.core.layout import TokenLayout
+    from biaslab.maps.stored import StoredMaps
+    from biaslab.profiles import Profile
+
+__all__ = ["before_and_after", "covers", "images_behind"]
+
+SCENES = "scenes"
+
+
+def images_behind(maps: AttentionMaps, source: str | Path, *, data_root: str | Path | None = None) -> dict[str, Any]:
+    """Find the images that stored maps are of.
+
+    Parameters
+    ----------
+    maps : StoredMaps
+        Of one image or more.
+    source : str or Path
+        "scenes" for biaslab's own (those of the calibration split with the target they were asked about), or a folder
+        of images, found by their file names.
+    data_root : str or Path, optional
+        Below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
+
+    Returns
+    -------
+    dict
+        Image id -> scene (``.image``, ``.box``, ``.expression``) or path.
+
+    Raises
+    ------
+    InputError
+        Streamed or empty maps, no such folder, or none of the images in the maps.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from biaslab.core.layout import TokenLayout
+    >>> from biaslab.maps.base import ImageRecord
+    >>> from biaslab.maps.stored import StoredMaps
+    >>> layout = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
+    >>> with TemporaryDirectory() as folder:
+    ...     maps = StoredMaps.create(folder, {"layers": [0], "heads": "mean", "folds": 5})
+    ...     with maps.writing():
+    ...         maps.add(ImageRecord("test-000001", layout, "digest"), np.full((1, 1, 16), 1 / 16, np.float32))
+    ...     images = images_behind(maps, "scenes")
+    >>> images["test-000001"].image.size
+    (224, 224)
+    """
+    if isinstance(maps, StreamedMaps):
+        raise InputError("streamed maps keep no single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
+    if not maps.n:
+        raise InputError("the maps hold no images: collect() over at least one image first")
+    ids = [cast("StoredMaps", maps).record(i).id for i in range(maps.n)]
+    if str(source) == SCENES:
+        asked = str(maps.settings.get("prompt", "")).startswith("one per image")
+        images: dict[str, Any] = {i: _Scene(m[1], int(m[2]), asked) for i in ids if (m := _scene_id(i))}
+    else:
+        root = resolve_data_root(data_root)
+        folder = find_folder(source, root)
+        if folder is None:
+            raise not_there(f"no such folder of images: {source}", places(source, root))
+        files = {image_name(path): path for path in find_images(folder)}
+        images = {i: files[i] for i in ids if i in files}
+    if not images:
+        raise InputError(f"none of the {len(ids)} images in the maps is in {source}: their ids are like {ids[0]!r}")
+    return images
+
+
+def before_and_after(
+    maps: AttentionMaps,
+    images: Mapping[str, Any],
+    estimator: Profile,
+    *,
+    layer: int,
+    op: str = "ratio",
+    most: int = 3,
+) -> AttentionDisplay:
+    """Show stored attention (mean over heads) of a few images, raw and debiased by a profile that has not seen them.
+
+    Each image's profile is fitted on the other folds of images.
+
+    Parameters
+    ----------
+    maps : StoredMaps
+        Of the images.
+    images : mapping of str
+        Image id -> PIL image, path, or an object with ``.image`` and, if known, ``.box`` (or ``.target``) in pixels
+        and ``.expression``. The first ids of the maps that it holds are drawn.
+    estimator : Profile
+        Whose parameters are used; it is not changed.
+    layer : int
+        Decoder layer of the attention.
+    op : str
+        Debias operation.
+    most : int
+        Number of images to draw.
+
+    Returns
+    -------
+    AttentionDisplay
+
+    Raises
+    ------
+    InputError
+        Streamed maps; none of the maps' images; none whose profile the other folds can give.
+    """
+    if isinstance(maps, StreamedMaps):
+        raise InputError("before and after needs single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
+    whole = cast("StoredMaps", mean_over_heads(maps))  # or a view of some, which is read in the same way
+    fold_profiles: dict[int, Profile | None] = {}
+    drawn: list[Image.Image] = []
+    layouts, attention, targets, titles, profiles = [], [], [], [], []
+    for i in range(whole.n):
+        record = whole.record(i)
+        if record.id not in images or len(drawn) == most:
+            continue
+        fold = fold_of(record.id, whole.folds)
+        if fold not in fold_profiles:
+            fold_profiles[fold] = _fit(estimator, WithoutFold(whole, fold), layer)
+        profile = fold_profiles[fold]
+        if profile is None or not covers(profile, record.layout):
+            continue
+        image = images[record.id]
+        drawn.append(load_image(image))
+        layouts.append(record.layout)
+        attention.append(whole.image(i, layer))
+        targets.append(_target_box(image))
+        titles.append(str(getattr(image, "expression", "") or ""))
+        profiles.append(profile)
+    if not drawn:
+        raise InputError(
+            f"no image to draw: map ids such as {whole.record(0).id!r} to images, of tilings in two folds of images"
+        )
+    return AttentionDisplay.from_attention(
+        drawn, layouts, attention, profile=profiles, layer=layer, targets=targets, titles=titles, op=op
+    )
+
+
+def _scene_id(name: str) -> re.Match[str] | None:
+    return re.fullmatch(rf"({'|'.join(SPLITS)})-(\d{{6,}})", name)
+
+
+def _fit(estimator: Profile, maps: Any, layer: int) -> Profile | None:
+    try:
+        return clone(estimator).fit(maps, layers=[layer])
+    except InputError:  # no images are left
+        return None
+
+
+def covers(profile: Profile, layout: TokenLayout) -> bool:
+    """Whether a profile serves a layout."""
+    try:
+        profile.check(layout=layout)
+    except ProfileMismatchError:
+        return False
+    return True
+
+
+def _target_box(image: Any) -> Box | None:
+    box = getattr(image, "box", None) or getattr(image, "target", None)
+    return box if isinstance(box, Box) else None
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A scene, rendered when it is looked at."""
+
+    split: str
+    index: int
+    asked: bool
+
+    @cached_property
+    def _scene(self) -> Any:
+        return scene(self.split, self.index)
+
+    @property
+    def image(self) -> Image.Image:
+        return self._scene.image
+
+    @property
+    def _asked(self) -> Any:
+        return asked_of(self._scene) if self.asked and self.split == "calibration" else None
+
+    @property
+    def box(self) -> Box | None:
+        return None if self._asked is None else self._scene.objects[self._asked.target].box
+
+    @property
+    def expression(self) -> str:
+        return "" if self._asked is None else self._asked.text

@@ -1,4 +1,4 @@
-"""``biaslab bench``"""
+"""The verb ``biaslab bench``."""
 
 from __future__ import annotations
 

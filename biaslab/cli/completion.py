@@ -33,7 +33,7 @@ def estimator_names_or_auto(incomplete: str) -> list[str]:
 
 
 def dataset_names(incomplete: str) -> list[str]:
-    """Data sets that ``--dataset`` takes by name: those that need no file."""
+    """Complete data sets that ``--dataset`` takes by name: those that need no file."""
     from biaslab.datasets import DATASETS
 
     without_file = (name for name, factory in DATASETS.items() if "path" not in signature(factory).parameters)

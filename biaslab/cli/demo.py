@@ -1,4 +1,4 @@
-"""``biaslab demo``"""
+"""The verb ``biaslab demo``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def demo(
     processes: opt.Processes = 2,
     json: opt.Json = False,
 ) -> None:
-    """The main job on the embedded grounder: bias profile, debiased scores, D2Pruner against its rivals, figures."""
+    """Run the main job on the grounder: bias profile, debiased scores, D2Pruner against its rivals, figures."""
     from biaslab.workflows import demo as job
 
     made = job.demo(

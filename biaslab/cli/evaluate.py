@@ -1,4 +1,4 @@
-"""``biaslab evaluate``"""
+"""The verb ``biaslab evaluate``."""
 
 from __future__ import annotations
 

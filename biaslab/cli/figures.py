@@ -1,4 +1,4 @@
-"""``biaslab figures``"""
+"""The verb ``biaslab figures``."""
 
 from __future__ import annotations
 

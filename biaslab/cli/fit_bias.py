@@ -1,4 +1,4 @@
-"""``biaslab fit-bias``"""
+"""The verb ``biaslab fit-bias``."""
 
 from __future__ import annotations
 

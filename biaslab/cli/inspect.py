@@ -1,4 +1,4 @@
-"""``biaslab inspect``"""
+"""The verb ``biaslab inspect``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="Folder for figures/, tables/ (CSV, LaTeX) and card.md.")] = None,
     json: opt.Json = False,
 ) -> None:
-    """The atlas of positional bias: how strong it is, where, in which layers and heads, and what is not known of it."""
+    """Make the atlas of positional bias: how strong, where, in which layers and heads, and what is not known of it."""
     from biaslab.atlas import BiasAtlas
     from biaslab.errors import InputError
     from biaslab.probe import ProbeResult

@@ -21,8 +21,10 @@ _option = partial(typer.Option, rich_help_panel="Model")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """What a command line says about the model. Every field is an option of the command line; nothing is loaded before
-    :meth:`load`, so a dry run reads the fields alone.
+    """What a command line says about the model.
+
+    Every field is an option of the command line; nothing is loaded before :meth:`load`, so a dry run reads the fields
+    alone.
 
     Raises
     ------
@@ -58,7 +60,7 @@ class ModelChoice:
         return options
 
     def load(self, rehearse: bool = False, deepest: int = 0) -> VLM:
-        """The model.
+        """Load the model.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""``biaslab models``"""
+"""The verb ``biaslab models``."""
 
 from __future__ import annotations
 

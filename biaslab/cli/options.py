@@ -36,7 +36,7 @@ def one_of(dry_run: bool, rehearse: bool) -> None:
 
 
 def numbers(text: str, what: str, kind: type = float) -> list:
-    """ "0.5,0.2" as numbers; for ints also ranges such as "0-5".
+    """Read numbers such as "0.5,0.2"; for ints also ranges such as "0-5".
 
     Raises
     ------
@@ -62,14 +62,14 @@ def numbers(text: str, what: str, kind: type = float) -> list:
 
 
 def methods(text: str) -> list:
-    """The methods of ``--methods``, options included."""
+    """Read the methods of ``--methods``, options included."""
     from biaslab.pruning import parse
 
     return [parse(part) for part in text.split(",")]
 
 
 def one_keep(text: str) -> float | int:
-    """The keep ratio or count of a verb that takes a single one."""
+    """Read the keep ratio or count of a verb that takes a single one."""
     found = keeps(text)
     if len(found) != 1:
         raise InputError(f"--keep takes a single ratio or count here, got {text!r}")

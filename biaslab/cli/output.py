@@ -34,7 +34,7 @@ def emit(
 
 
 def table(frame: pd.DataFrame, decimals: int = 3) -> str:
-    """A data frame as aligned plain text, numbers rounded; TFLOPs, which span magnitudes, to 3 significant digits."""
+    """Format a data frame as plain text, numbers rounded; TFLOPs, which span magnitudes, to 3 significant digits."""
     counts = frame.select_dtypes("Int64").columns  # a missing count would be printed as <NA>
     frame = frame.assign(**{c: frame[c].astype(object).where(frame[c].notna(), "-") for c in counts})
     wide = {c: significant for c in frame.columns if str(c).startswith("tflops")}
@@ -42,7 +42,7 @@ def table(frame: pd.DataFrame, decimals: int = 3) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, never in exponents: 0.00512, 53.7, 1230."""
+    """Format a number with so many significant digits, never in exponents: 0.00512, 53.7, 1230."""
     if value != value:
         return "-"
     return np.format_float_positional(float(f"{value:.{digits - 1}e}"), trim="-") if value else "0"

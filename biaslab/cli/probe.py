@@ -1,4 +1,4 @@
-"""``biaslab probe``"""
+"""The verb ``biaslab probe``."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ _SHOWN = "layer head part slope slope_lo slope_hi r r_lo r_hi ceiling r_true p q
 
 
 def _two(text: str, what: str) -> tuple[int, int]:
-    """ "448" or "896x448" as two positive integers.
+    """Read "448" or "896x448" as two positive integers.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``biaslab prune``"""
+"""The verb ``biaslab prune``."""
 
 from __future__ import annotations
 

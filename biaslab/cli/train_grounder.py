@@ -1,4 +1,4 @@
-"""``biaslab train-grounder``"""
+"""The verb ``biaslab train-grounder``."""
 
 from __future__ import annotations
 

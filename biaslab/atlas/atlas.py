@@ -178,7 +178,7 @@ def _check_images(maps: AttentionMaps, layers: list[int]) -> None:
 
 def _given(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
     """Copies of the tables that were given; refuses what is no such table."""
-    columns = {"removal": ("layer", "op", "auroc", "n"), "controls": ("layer", "kind", "r", "lo", "hi")}
+    columns = {"removal": ("layer", "debias", "auroc", "n"), "controls": ("layer", "control", "r", "r_lo", "r_hi")}
     found = {}
     for name, table in {"removal": removal, "controls": controls}.items():
         if table is None:
@@ -189,7 +189,7 @@ def _given(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
                 f"{name} is no table of biaslab.diagnostics.{maker}: it needs columns {', '.join(columns[name])}"
             )
         if (removal_rows(table)[0] if name == "removal" else table).empty:
-            of = " of all places (place 'all')" if name == "removal" else ""
+            of = " of all locations (location 'all')" if name == "removal" else ""
             raise InputError(f"{name} has no rows{of}: pass the whole table, or leave it out")
         found[name] = table.copy()
     return found
@@ -212,7 +212,7 @@ def _profiles(
 
 
 def _compared(probe: ProbeResult, profile: Profile, layers: list[int], confidence: float) -> pd.DataFrame:
-    table = compare(probe, profile, confidence)
+    table = compare(probe, profile, confidence=confidence)
     table = table[table["layer"].isin(layers)].reset_index(drop=True)
     if table.empty:
         raise InputError(f"the probe holds layers {probe.layers}, none of the atlas's {layers}: choose some it has")

@@ -77,13 +77,13 @@ class AtlasData:
         """One row per layer; see :func:`biaslab.atlas.summary.summary_table` for the columns."""
         return stamp_table(summary_table(self.tables, self.layers), self.about)
 
-    def before_and_after(self, layer: int | None = None, op: str = "ratio") -> AttentionDisplay:
+    def before_and_after(self, layer: int | None = None, *, debias: str = "ratio") -> AttentionDisplay:
         """Up to three of the ``pictures``, with their own attention raw and debiased by the other folds' profile.
 
         Parameters
         ----------
         layer : default the one that position explains best.
-        op : debias operation.
+        debias : debias operation.
 
         Raises
         ------
@@ -92,10 +92,10 @@ class AtlasData:
         """
         if self.maps is None or self.pictures is None:
             raise InputError("before and after needs stored maps and pictures=: give both to BiasAtlas.from_maps")
-        if layer is None and op == "ratio":
+        if layer is None and debias == "ratio":
             return self._examples
         layer = self._most_positional() if layer is None else layer
-        return before_and_after(self.maps, self.pictures, layer, self.estimator, op)
+        return before_and_after(self.maps, self.pictures, layer, self.estimator, debias)
 
     @cached_property
     def _examples(self) -> AttentionDisplay:

@@ -52,13 +52,13 @@ def displays(atlas: AtlasData) -> dict[str, Display]:
 
 
 def _probe(atlas: AtlasData) -> dict[str, Display]:
-    """A figure per part of the picture; of a probe of single heads the first."""
+    """A figure per region of the image; of a probe of single heads the first."""
     probe, comparison = atlas.probe, atlas.tables["comparison"]
     profile = atlas.profile if probe.heads == ["mean"] or atlas.heads is None else atlas.heads
     shown = evenly([layer for layer in probe.layers if layer in atlas.layers], _PROBED)
     return {
-        "probe" if part == "tiles" else f"probe-{part}": ProbeDisplay.from_probe(
-            probe, profile, layers=shown, part=part, comparison=comparison
+        "probe" if region == "tiles" else f"probe-{region}": ProbeDisplay.from_probe(
+            probe, profile, layers=shown, region=region, comparison=comparison
         )
-        for part in probe.parts
+        for region in probe.regions
     }

@@ -21,7 +21,7 @@ def overall(summary: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> list[s
     rows = summary.to_dict("records")
     paragraphs = [
         [_strongest(rows), _least(rows), _factors(rows)],
-        [*(_shapes(rows, axis) for axis in AXES), _parts(rows, "border"), _parts(rows, "thumbnail"), _tiles(rows)],
+        [*(_shapes(rows, axis) for axis in AXES), _regions(rows, "border"), _regions(rows, "thumbnail"), _tiles(rows)],
         [_heads(tables.get("variance"))],
         [_probe(tables.get("comparison"))],
         [_removal(rows)],
@@ -98,16 +98,16 @@ def _shapes(rows: list[dict], axis: str) -> str:
     return f"Dependence on the {name} is {'; '.join(said)}."
 
 
-def _parts(rows: list[dict], part: str) -> str:
-    found = [r for r in rows if known(r, part, f"{part}_lo", f"{part}_hi")]
-    groups = {side: [r["layer"] for r in found if against(r, part) == side] for side in (1, -1, 0)}
+def _regions(rows: list[dict], region: str) -> str:
+    found = [r for r in rows if known(r, region, f"{region}_lo", f"{region}_hi")]
+    groups = {side: [r["layer"] for r in found if against(r, region) == side] for side in (1, -1, 0)}
     said = [f"{word} than its even share in {layers_said(groups[side])}"
             for side, word in ((1, "more"), (-1, "less")) if groups[side]]  # fmt: skip
     if not said:
-        open_ = f"The {part} is not shown to draw more or less than its even share in {layers_said(groups[0])}."
+        open_ = f"The {region} is not shown to draw more or less than its even share in {layers_said(groups[0])}."
         return open_ if groups[0] else ""
     rest = f"; in {layers_said(groups[0])} neither is shown" if groups[0] else ""
-    return f"The {part} draws {' and '.join(said)}{rest}."
+    return f"The {region} draws {' and '.join(said)}{rest}."
 
 
 def _tiles(rows: list[dict]) -> str:
@@ -163,21 +163,21 @@ def _removal(rows: list[dict]) -> str:
             best = max(groups[side], key=lambda r: abs(r["gain"]))
             size = interval(best["gain"], best["gain_lo"], best["gain_hi"], decimals=3, sign=True)
             said[-1] += f" (AUROC {size}" + f" in layer {best['layer']}, the most" * (len(groups[side]) > 1) + ")"
-    n, op = int(found[0]["gain_n"]), found[0]["gain_op"]
-    return f"Removal ({op}) ranks the target's tokens {'; '.join(said)} (n = {n} expressions)."
+    n, debias = int(found[0]["gain_n"]), found[0]["gain_debias"]
+    return f"Removal ({debias}) ranks the target's tokens {'; '.join(said)} (n = {n} expressions)."
 
 
 def _controls(controls: pd.DataFrame | None) -> list[str]:
     """A sentence per control: the range of its correlation with the profile, and where that is above 0."""
     said = []
-    for kind, part in () if controls is None else controls.groupby("kind", sort=False):
-        r, above = part["r"], int((part["lo"] > 0).sum())
+    for control, part in () if controls is None else controls.groupby("control", sort=False):
+        r, above = part["r"], int((part["r_lo"] > 0).sum())
         removes = f" (removes {part['removes'].iloc[0]})" if "removes" in part else ""
         if r.isna().all():
-            said.append(f"Control {kind}{removes}: its attention does not vary over positions.")
+            said.append(f"Control {control}{removes}: its attention does not vary over positions.")
             continue
         said.append(
-            f"Control {kind}{removes}: its map correlates with the profile by {r.min():.2f} to {r.max():.2f}; the "
+            f"Control {control}{removes}: its map correlates with the profile by {r.min():.2f} to {r.max():.2f}; the "
             f"interval lies above 0 in {above} of {len(part)} maps."
         )
     return said

@@ -72,7 +72,7 @@ def before_and_after(
     pictures: Mapping[str, Any],
     layer: int,
     estimator: Profile,
-    op: str = "ratio",
+    debias: str = "ratio",
     most: int = 3,
 ) -> AttentionDisplay:
     """Stored attention (mean over heads) of a few images, raw and debiased by a profile that has not seen them.
@@ -84,7 +84,7 @@ def before_and_after(
     pictures : image id -> PIL image, path, or an object with ``.image`` and, if known, ``.box`` (or ``.target``) in
         pixels and ``.expression``. The first ids of the maps that it holds are drawn.
     estimator : whose parameters are used; it is not changed.
-    op : debias operation.
+    debias : debias operation.
     most : pictures to draw.
 
     Raises
@@ -119,7 +119,7 @@ def before_and_after(
         raise InputError(
             f"no picture to draw: map ids such as {whole.record(0).id!r} to pictures, of tilings in two folds of images"
         )
-    return AttentionDisplay.from_attention(images, layouts, attention, used, layer, targets, titles, op)
+    return AttentionDisplay.from_attention(images, layouts, attention, used, layer, targets, titles, debias=debias)
 
 
 def _scene_id(name: str) -> re.Match | None:

@@ -22,7 +22,7 @@ _WHATS = {"border": "the border", "thumbnail": "the thumbnail"}
 
 def layer_sentences(row: Row) -> str:
     """All that is known of one layer, on one line."""
-    said = [_explained(row), _images(row), _dependence(row), *(_part(row, part) for part in _WHATS), _tiles(row),
+    said = [_explained(row), _images(row), _dependence(row), *(_region(row, region) for region in _WHATS), _tiles(row),
             _map(row), _probe(row), _removal(row)]  # fmt: skip
     return f"Layer {int(row['layer'])}: " + " ".join(text[0].upper() + text[1:] for text in said if text)
 
@@ -40,7 +40,7 @@ def shape(row: Row, axis: str) -> str | None:
     _, first, last = AXES[axis]
     if not known(row, f"{axis}_eta2", f"{axis}_q"):
         return None
-    if not (row[f"{axis}_q"] <= ALPHA and row.get(f"{axis}_lo", np.nan) > 0):
+    if not (row[f"{axis}_q"] <= ALPHA and row.get(f"{axis}_eta2_lo", np.nan) > 0):
         return "none"
     start, end = against(row, first), against(row, last)
     if start == end != 0:
@@ -78,14 +78,14 @@ def _explained(row: Row) -> str:
 
 
 def _images(row: Row) -> str:
-    if not known(row, "needed", "reliability_n"):
+    if not known(row, "n_for_target", "reliability_n"):
         return ""
-    needed, n = row["needed"], int(row["reliability_n"])
-    if np.isinf(needed) or not row.get("reliability_lo", np.nan) > 0:
+    n_for_target, n = row["n_for_target"], int(row["reliability_n"])
+    if np.isinf(n_for_target) or not row.get("reliability_lo", np.nan) > 0:
         return "no part of its map is shown to repeat from image to image."
-    images = plural(int(needed), "image")
-    if needed <= n:
-        return f"about {images} {'suffices' if needed == 1 else 'suffice'} for a reliability of 0.9."
+    images = plural(int(n_for_target), "image")
+    if n_for_target <= n:
+        return f"about {images} {'suffices' if n_for_target == 1 else 'suffice'} for a reliability of 0.9."
     return f"a reliability of 0.9 would take about {images}, more than these."
 
 
@@ -95,7 +95,7 @@ def _dependence(row: Row) -> str:
         kind = shape(row, axis)
         if kind is None:
             continue
-        size = interval(row[f"{axis}_eta2"], row.get(f"{axis}_lo"), row.get(f"{axis}_hi"))
+        size = interval(*(row.get(f"{axis}_eta2{end}") for end in ("", "_lo", "_hi")))
         text = f"the {name} (eta2 {size}, q {row[f'{axis}_q']:.2g}"
         (absent if kind == "none" else shown).append(text + (")" if kind == "none" else f"; {_shaped(row, axis)})"))
     said = [f"attention depends on {' and on '.join(shown)}"] if shown else []
@@ -123,13 +123,13 @@ def _shaped(row: Row, axis: str) -> str:
     return f"{words[kind]}: {numbers}" if numbers else words[kind]
 
 
-def _part(row: Row, part: str) -> str:
-    if not known(row, part, f"{part}_lo", f"{part}_hi"):
+def _region(row: Row, region: str) -> str:
+    if not known(row, region, f"{region}_lo", f"{region}_hi"):
         return ""
-    size, side = interval(row[part], row[f"{part}_lo"], row[f"{part}_hi"], null=1), against(row, part)
+    size, side = interval(row[region], row[f"{region}_lo"], row[f"{region}_hi"], null=1), against(row, region)
     if side:
-        return f"{_WHATS[part]} draws {size} times its even share."
-    return f"{_WHATS[part]} is not shown to draw more or less than its even share ({size})."
+        return f"{_WHATS[region]} draws {size} times its even share."
+    return f"{_WHATS[region]} is not shown to draw more or less than its even share ({size})."
 
 
 def _tiles(row: Row) -> str:
@@ -155,7 +155,7 @@ def _map(row: Row) -> str:
 def _probe(row: Row) -> str:
     if "probe_slope" not in row or not known(row, "probe_slope"):
         return ""
-    if not known(row, "probe_r_true"):
+    if not known(row, "probe_r_disattenuated"):
         return "the causal probe is not reliable here."
     r = interval(row["probe_r"], row.get("probe_r_lo"), row.get("probe_r_hi"))
     slope = interval(*(row.get(f"probe_slope{end}") for end in ("", "_lo", "_hi")), null=1)

@@ -48,14 +48,14 @@ class AttentionDisplay(Display):
         layouts: list[TokenLayout],
         targets: list[Box | None],
         titles: list[str],
-        op: str,
+        debias: str,
         layer: int | None = None,
         *,
         provenance: Any,
     ) -> None:
         super().__init__(data, provenance)
         self.images, self.layouts, self.targets, self.titles = images, layouts, targets, titles
-        self.op, self.layer = op, layer
+        self.debias, self.layer = debias, layer
 
     @classmethod
     def from_attention(
@@ -67,7 +67,7 @@ class AttentionDisplay(Display):
         layer: int,
         targets: Box | Sequence[Box | None] | None = None,
         titles: str | Sequence[str] | None = None,
-        op: str = "ratio",
+        debias: str = "ratio",
         eps: float = 1e-7,
     ) -> AttentionDisplay:
         """Debias attention with a profile and keep both.
@@ -78,7 +78,7 @@ class AttentionDisplay(Display):
         attention : per image (N,), or (..., N) whose leading axes (heads, queries) are averaged first.
         profile, layer : fitted profile, or one per image (each fitted without it), and the layer the attention comes
             from.
-        op : debias operation, a key of ``biaslab.profiles.DEBIAS``.
+        debias : debias operation, a key of ``biaslab.profiles.DEBIAS``.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class AttentionDisplay(Display):
         """
         import torch
 
-        from biaslab.profiles import debias
+        from biaslab.attention import debiasing
 
         if isinstance(layouts, TokenLayout):
             images, layouts, attention = [images], [layouts], [attention]
@@ -106,7 +106,7 @@ class AttentionDisplay(Display):
                 raise InputError(f"attention covers {raw.shape[-1]} tokens but the layout has {layout.n}")
             raw = raw.reshape(-1, layout.n).mean(0)
             maps = [f(layout, layer).mean(0) for f in (own.expected, own.std)]
-            after = debias(raw, *maps, operation=op, eps=eps)
+            after = debiasing.debias(raw, *maps, operation=debias, eps=eps)
             tables.append(
                 pd.DataFrame(
                     {
@@ -123,7 +123,7 @@ class AttentionDisplay(Display):
                 )
             )
         data, drawn = pd.concat(tables, ignore_index=True), [picture(x) for x in images]
-        return cls(data, drawn, list(layouts), targets, titles, op, layer, provenance=profiles[0].provenance_)
+        return cls(data, drawn, list(layouts), targets, titles, debias, layer, provenance=profiles[0].provenance_)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> AttentionDisplay:
         """Draw two panels per picture."""
@@ -133,7 +133,7 @@ class AttentionDisplay(Display):
             for i, image in enumerate(self.images):
                 self._row(axes[2 * i : 2 * i + 2], i, image, last=i == len(self.images) - 1)
             axes[0].set_title("attention" + ("" if self.layer is None else f", layer {self.layer}"))
-            axes[1].set_title(f"debiased ({self.op})")
+            axes[1].set_title(f"debiased ({self.debias})")
         return self
 
     def _row(self, axes: Sequence[Axes], i: int, image: np.ndarray, last: bool) -> None:
@@ -141,9 +141,9 @@ class AttentionDisplay(Display):
         shape = image.shape[:2]
         raw = part["attention"].to_numpy() / part["attention"].mean()
         after = part["debiased"].to_numpy()
-        if self.op == "ratio":
+        if self.debias == "ratio":
             after = np.log2(np.maximum(after, 1e-6))
-        elif self.op == "subtract":
+        elif self.debias == "subtract":
             after = after / part["attention"].mean()
         top = max(float(np.quantile(raw, 0.99)), 1e-6)
         limit = max(float(np.quantile(np.abs(after), 0.98)), 1e-6)
@@ -165,11 +165,11 @@ class AttentionDisplay(Display):
             bar = ax.figure.colorbar(drawn, ax=ax, location="bottom", fraction=0.05, pad=0.03, aspect=22)
             bar.outline.set_linewidth(0.4)
             bar.ax.tick_params(labelsize=6, length=2, pad=1)
-            if colours == DIVERGING and self.op == "ratio":
+            if colours == DIVERGING and self.debias == "ratio":
                 ticks, labels = ratio_ticks(limit)
                 bar.set_ticks(ticks, labels=labels)
             if last:
-                bar.set_label("relative to an even share" if colours == SEQUENTIAL else _UNITS[self.op], fontsize=7)
+                bar.set_label("relative to an even share" if colours == SEQUENTIAL else _UNITS[self.debias], fontsize=7)
         if self.titles[i]:
             white = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
             axes[0].text(0.02, 0.03, self.titles[i], transform=axes[0].transAxes, fontsize=6, bbox=white, zorder=6)

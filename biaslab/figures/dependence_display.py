@@ -43,7 +43,7 @@ class DependenceDisplay(Display):
         InputError
             Columns are missing, no rows, or a head that the table does not hold.
         """
-        needed = ("layer", "axis", "eta2", "lo", "hi", "null_hi", "q", "n")
+        needed = ("layer", "axis", "eta2", "eta2_lo", "eta2_hi", "null_hi", "q", "n")
         if not len(table) or (missing := [c for c in needed if c not in table]):
             what = "it is empty" if not len(table) else f"no column {missing[0]!r}"
             raise InputError(f"nothing to draw ({what}): pass the table of the diagnostic 'dependence'")
@@ -61,7 +61,7 @@ class DependenceDisplay(Display):
                 part = self.data[self.data["axis"] == axis].sort_values("layer")
                 at = part["layer"].to_numpy(float) + side * (2 * i - 1)
                 y, sure = part["eta2"].to_numpy(float), _shown(part).to_numpy()
-                ends = np.nan_to_num(np.maximum(np.stack([y - part["lo"], part["hi"] - y]), 0))
+                ends = np.nan_to_num(np.maximum(np.stack([y - part["eta2_lo"], part["eta2_hi"] - y]), 0))
                 one.bar(at, part["null_hi"], width=1.6 * side, color="0.75", linewidth=0, zorder=1)
                 one.errorbar(at, y, yerr=ends, fmt="none", ecolor=COLORS[i], **ERRORBAR, zorder=2)
                 one.plot(at, y, color=COLORS[i], linewidth=0.6, alpha=0.5, zorder=2)
@@ -95,4 +95,4 @@ class DependenceDisplay(Display):
 
 def _shown(table: pd.DataFrame) -> pd.Series:
     """Whether a dependence is: both the test and the interval must say so."""
-    return (table["q"] <= _ALPHA) & (table["lo"] > 0)
+    return (table["q"] <= _ALPHA) & (table["eta2_lo"] > 0)

@@ -18,7 +18,7 @@ from biaslab.figures.style import COLORS, DIVERGING, style
 if TYPE_CHECKING:
     from biaslab.probe import ProbeResult
 
-__all__ = ["PlaceAccuracyDisplay", "ProbeDisplay"]
+__all__ = ["LocationAccuracyDisplay", "ProbeDisplay"]
 
 
 class ProbeDisplay(Display):
@@ -46,7 +46,7 @@ class ProbeDisplay(Display):
         profile: Any = None,
         layers: int | Iterable[int] | None = None,
         head: str | int | None = None,
-        part: str = "tiles",
+        region: str = "tiles",
         comparison: pd.DataFrame | None = None,
     ) -> ProbeDisplay:
         """From a measured probe and a profile or maps.
@@ -55,7 +55,7 @@ class ProbeDisplay(Display):
         ----------
         layers : default all that were measured.
         head : of a probe of single heads; default its first.
-        part : "tiles" or "thumbnail".
+        region : "tiles" or "thumbnail".
         comparison : what `biaslab.probe.compare` returned for them; computed where it is not given.
         """
         from biaslab.probe.compare import compare, profile_maps
@@ -68,19 +68,19 @@ class ProbeDisplay(Display):
         tables = []
         for layer in layers:
             table = {
-                "layer": layer, "row": row, "col": col, "probe": probe.map(layer, head, part).ravel(),
-                "se": probe.standard_error(layer, head, part).ravel(),
+                "layer": layer, "row": row, "col": col, "probe": probe.map(layer, head, region).ravel(),
+                "se": probe.standard_error(layer, head, region).ravel(),
             }  # fmt: skip
             if profile is not None:
                 table["profile"] = profile_maps(probe, profile, layer)[
-                    ..., probe.parts.index(part), probe.heads.index(head)
+                    ..., probe.regions.index(region), probe.heads.index(head)
                 ].ravel()
             tables.append(pd.DataFrame(table))
         if comparison is not None:
-            chosen = (comparison["head"] == head) & (comparison["part"] == part)
+            chosen = (comparison["head"] == head) & (comparison["region"] == region)
             comparison = comparison[chosen].set_index("layer")
         model = PurePath(str(probe.settings["model"])).name
-        title = f"{model}, causal probe" + ("" if part == "tiles" else f" ({part})")
+        title = f"{model}, causal probe" + ("" if region == "tiles" else f" ({region})")
         title += ("" if head == "mean" else f", head {head}") + f", n = {probe.n_groups} objects"
         return cls(pd.concat(tables, ignore_index=True), title, comparison, provenance=probe.settings)
 
@@ -142,15 +142,15 @@ class ProbeDisplay(Display):
         ax.set_ylabel("probe", labelpad=0, fontsize=6)
 
 
-class PlaceAccuracyDisplay(Display):
-    """Share of answers with IoU >= 0.5 by the place of the object. ``data``: row, col, n, acc50, lo, hi."""
+class LocationAccuracyDisplay(Display):
+    """Share of answers with IoU >= 0.5 by the place of the object. ``data``: row, col, n, acc50, acc50_lo, acc50_hi."""
 
     def __init__(self, data: pd.DataFrame, title: str, *, provenance: Any) -> None:
         super().__init__(data, provenance)
         self.title = title
 
     @classmethod
-    def from_probe(cls, probe: ProbeResult) -> PlaceAccuracyDisplay:
+    def from_probe(cls, probe: ProbeResult) -> LocationAccuracyDisplay:
         """From a probe that was measured with ``locate=True``."""
         data = probe.accuracy()
         share = 100 * data["acc50"].mean()
@@ -158,7 +158,7 @@ class PlaceAccuracyDisplay(Display):
         title = f"{name}, Acc@0.5 by place, {share:.0f} % of {data['n'].sum():,}"
         return cls(data, title, provenance=probe.settings)
 
-    def plot(self, ax: Axes | None = None) -> PlaceAccuracyDisplay:
+    def plot(self, ax: Axes | None = None) -> LocationAccuracyDisplay:
         """Draw into ``ax`` or a new figure."""
         if self.data.empty:
             raise InputError("nothing to draw: measure a probe with locate=True")

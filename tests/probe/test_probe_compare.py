@@ -41,7 +41,7 @@ def maps_of(token_logs, layout, n=20, seed=0):
 def test_false_alarms_of_the_null_on_correlated_fields(smooth):
     rng, n = np.random.default_rng(5 + smooth), 400
     pairs = [(field(rng, smooth), field(rng, smooth)) for _ in range(n)]
-    alarms = sum(spectral_test(a, b, n=199, seed=i)[1] <= 0.05 for i, (a, b) in enumerate(pairs))
+    alarms = sum(spectral_test(a, b, n_resamples=199, seed=i)[1] <= 0.05 for i, (a, b) in enumerate(pairs))
     # 99.9 % of the binomial at 5 %, and at the 6.5 % that a slope over half the picture is known to reach
     assert alarms <= stats.binom.ppf(0.999, n, 0.05 if smooth < 4 else 0.065)
     assert alarms >= stats.binom.ppf(0.001, n, 0.05)  # and it is no test that never rejects
@@ -55,14 +55,17 @@ def test_the_null_finds_what_is_there_and_knows_its_limits():
     found = 0
     for i in range(50):
         a = field(rng, 2)
-        found += spectral_test(a, 0.7 * a + 0.71 * field(rng, 2), n=199, seed=i)[1] <= 0.05
+        found += spectral_test(a, 0.7 * a + 0.71 * field(rng, 2), n_resamples=199, seed=i)[1] <= 0.05
     assert found >= 40
     a, b = field(rng, 2), field(rng, 2)
     r, p = spectral_test(a, b)
     assert r == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1]) and 0.0001 <= p <= 1
     assert spectral_test(a, b) == (r, p) and spectral_test(a, a)[1] == 0.0001
     wave = np.cos(np.pi * (np.arange(16) + 0.5) / 16)[:, None] * np.ones(16)
-    assert spectral_test(wave, 3 * wave + 1, n=99) == (pytest.approx(1), 1)  # one coefficient is one coincidence
+    assert spectral_test(wave, 3 * wave + 1, n_resamples=99) == (
+        pytest.approx(1),
+        1,
+    )  # one coefficient is one coincidence
     assert np.isnan(spectral_test(a, np.ones((16, 16)))).all()
     with pytest.raises(InputError):
         spectral_test(a, b[:8])
@@ -95,13 +98,13 @@ def test_planted_slopes_are_found_and_nothing_else():
         read = profile_effects(probe, profile.expected(layout, 3).double().numpy())[..., 0, 0].mean(0)
         for other in (profile, maps):
             (row,) = compare(probe, other, n_resamples=499).to_dict("records")
-            assert row["groups"] == 10 and row["places"] == 256 and row["layer"] == 3
+            assert row["groups"] == 10 and row["locations"] == 256 and row["layer"] == 3
             if slope:  # the footprint blurs the profile a little, which a steeper slope makes up for
                 expected = slope * (true * read).sum() / (read**2).sum()
                 assert row["slope_lo"] < expected < row["slope_hi"] and row["p"] < 0.01 and row["q"] == row["p"]
                 known = slope**2 * true.var() / (slope**2 * true.var() + 0.36 / 10)
                 assert row["ceiling"] == pytest.approx(np.sqrt(known), abs=0.03)
-                assert row["r_true"] > 0.93 and row["r"] <= row["r_true"]
+                assert row["r_disattenuated"] > 0.93 and row["r"] <= row["r_disattenuated"]
             else:
                 assert row["p"] > 0.05 and abs(row["r"]) < 0.35
 
@@ -135,8 +138,8 @@ def test_the_thumbnail_is_compared_apart():
     assert np.corrcoef(read[..., 0].ravel(), tiles.ravel())[0, 1] > 0.9
     assert (np.diff(read[..., 1].mean(1)) > 0).all()  # the thumbnail's own slope, downwards
     table = compare(probe, profile, n_resamples=99)
-    assert table["part"].tolist() == ["tiles", "thumbnail"] and (table["q"] >= table["p"]).all()
-    drawn = ProbeDisplay.from_probe(probe, profile, part="thumbnail").plot()
+    assert table["region"].tolist() == ["tiles", "thumbnail"] and (table["q"] >= table["p"]).all()
+    drawn = ProbeDisplay.from_probe(probe, profile, region="thumbnail").plot()
     assert len(drawn.ax_) == 3 and "slope" in drawn.ax_[2].get_title()
 
 

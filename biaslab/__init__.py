@@ -46,7 +46,7 @@ _HOME = {
     "prune": "pruning.engine.prune",
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning",
-    "ProbeDesign": "probe", "ProbeResult": "probe", "ProbeDisplay": "figures", "PlaceAccuracyDisplay": "figures",
+    "ProbeDesign": "probe", "ProbeResult": "probe", "ProbeDisplay": "figures", "LocationAccuracyDisplay": "figures",
     "evaluate": "evaluation", "compare_methods": "evaluation", "score_ranking": "diagnostics.ranking",
     "Results": "evaluation", "load_dataset": "datasets", "calibration": "datasets.calibration",
     "ProfileDisplay": "figures", "AttentionDisplay": "figures", "KeptTokensDisplay": "figures",

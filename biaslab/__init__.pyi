@@ -33,7 +33,7 @@ from biaslab.figures import AurocDisplay as AurocDisplay
 from biaslab.figures import DependenceDisplay as DependenceDisplay
 from biaslab.figures import HeadsDisplay as HeadsDisplay
 from biaslab.figures import KeptTokensDisplay as KeptTokensDisplay
-from biaslab.figures import PlaceAccuracyDisplay as PlaceAccuracyDisplay
+from biaslab.figures import LocationAccuracyDisplay as LocationAccuracyDisplay
 from biaslab.figures import ProbeDisplay as ProbeDisplay
 from biaslab.figures import ProfileDisplay as ProfileDisplay
 from biaslab.figures import ReliabilityDisplay as ReliabilityDisplay

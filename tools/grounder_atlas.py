@@ -18,7 +18,7 @@ from biaslab.atlas import BiasAtlas, images_behind, mean_over_heads
 from biaslab.datasets.calibration import calibration
 from biaslab.diagnostics import control_table
 from biaslab.diagnostics.ranking import ranking_values
-from biaslab.diagnostics.removal import place_gaps, place_table
+from biaslab.diagnostics.removal import location_gaps, location_table
 from biaslab.probe import design_for, measure
 
 FIGURES = ("variance", "heads", "profile", "reliability", "dependence", "probe", "removal", "attention")
@@ -41,8 +41,8 @@ def main() -> None:
     tables = {name: options.work / f"{name}.csv" for name in ("removal", "gaps", "controls")}
     if not tables["gaps"].exists():
         values = ranking_values(vlm, bl.load_dataset("scenes", split="test", n=options.n), profile=profile)
-        place_table(values).to_csv(tables["removal"], index=False)
-        place_gaps(values).to_csv(tables["gaps"], index=False)
+        location_table(values).to_csv(tables["removal"], index=False)
+        location_gaps(values).to_csv(tables["gaps"], index=False)
     if not tables["controls"].exists():
         some = calibration(vlm, "scenes", n=options.controls)
         control_table(vlm, some, profile, progress=True).to_csv(tables["controls"], index=False)

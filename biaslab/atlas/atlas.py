@@ -304,7 +304,7 @@ def _check_images(maps: AttentionMaps, layers: list[int]) -> None:
 
 def _checked_tables(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
     """Copy the caller's tables by name; refuse one without the columns or rows of its kind."""
-    columns = {"removal": ("layer", "op", "auroc", "n"), "controls": ("layer", "kind", "r", "lo", "hi")}
+    columns = {"removal": ("layer", "debias", "auroc", "n"), "controls": ("layer", "control", "r", "r_lo", "r_hi")}
     tables: dict[str, pd.DataFrame] = {}
     for name, table in {"removal": removal, "controls": controls}.items():
         if table is None:
@@ -315,7 +315,7 @@ def _checked_tables(removal: Any, controls: Any) -> dict[str, pd.DataFrame]:
                 f"{name} is no table of biaslab.diagnostics.{maker}: it needs columns {', '.join(columns[name])}"
             )
         if (removal_rows(table)[0] if name == "removal" else table).empty:
-            of = " of all places (place 'all')" if name == "removal" else ""
+            of = " of all locations (location 'all')" if name == "removal" else ""
             raise InputError(f"{name} has no rows{of}: pass the whole table, or leave it out")
         tables[name] = table.copy()
     return tables

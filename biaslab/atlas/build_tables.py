@@ -9,7 +9,7 @@ import pandas as pd
 
 from biaslab.core.layout import TokenLayout
 from biaslab.diagnostics import diagnose
-from biaslab.diagnostics.measures.mass import part_of
+from biaslab.diagnostics.measures.mass import region_mask
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
 from biaslab.maps.moments import TINY
@@ -17,10 +17,10 @@ from biaslab.maps.streamed import StreamedMaps
 from biaslab.maps.views import mean_over_heads
 from biaslab.profiles import Profile, variance_table
 
-__all__ = ["PARTS", "diagnostic_tables", "strength_table"]
+__all__ = ["REGIONS", "diagnostic_tables", "strength_table"]
 
 #: parts of the image that the summary names
-PARTS = ("border", "top", "bottom", "left", "right", "thumbnail")
+REGIONS = ("border", "top", "bottom", "left", "right", "thumbnail")
 
 
 def diagnostic_tables(
@@ -98,7 +98,7 @@ def strength_table(profile: Profile, *, layers: Sequence[int], over_heads: bool 
         of log expected attention: 1 is a uniform map), lowest, highest (expected attention relative to uniform
         attention), error (mean over positions of the standard error of that ratio; NaN for a mean over heads, whose
         standard deviation a profile of single heads does not hold), then the ratio of attention share to area share of
-        every part of the image that the layout has (:data:`PARTS`).
+        every region of the image that the layout has (:data:`REGIONS`).
     """
     layout, n = profile.layout_of()
     rows = []
@@ -124,9 +124,9 @@ def _map_measures(layout: TokenLayout, values: np.ndarray, error: np.ndarray) ->
             "highest": relative.max(),
             "error": float((error / values.mean()).mean()),
         }  # fmt: skip
-        for part in PARTS:
-            chosen = part_of(layout, part)
-            if chosen is not None:
-                base = np.ones(layout.n, bool) if part == "thumbnail" else ~layout.thumbnail & layout.in_image
-                measures[part] = values[chosen].mean() / values[base].mean()
+        for region in REGIONS:
+            mask = region_mask(layout, region)
+            if mask is not None:
+                base = np.ones(layout.n, bool) if region == "thumbnail" else ~layout.thumbnail & layout.in_image
+                measures[region] = values[mask].mean() / values[base].mean()
     return measures

@@ -91,14 +91,14 @@ class AtlasData:
         """
         return stamp_table(summary_table(self.tables, self.layers), self.provenance)
 
-    def before_and_after(self, *, layer: int | None = None, op: str = "ratio") -> AttentionDisplay:
+    def before_and_after(self, *, layer: int | None = None, debias: str = "ratio") -> AttentionDisplay:
         """Show up to three of the ``images`` with their own attention, raw and debiased by the other folds' profile.
 
         Parameters
         ----------
         layer : int, optional
             Default the one that position explains best.
-        op : str
+        debias : str
             Debias operation.
 
         Returns
@@ -112,10 +112,10 @@ class AtlasData:
         """
         if self.maps is None or self.images is None:
             raise InputError("before and after needs stored maps and images=: give both to BiasAtlas.from_maps")
-        if layer is None and op == "ratio":
+        if layer is None and debias == "ratio":
             return self._examples
         layer = self._most_positional() if layer is None else layer
-        return before_and_after(self.maps, self.images, self.estimator, layer=layer, op=op)
+        return before_and_after(self.maps, self.images, self.estimator, layer=layer, debias=debias)
 
     @cached_property
     def _examples(self) -> AttentionDisplay:

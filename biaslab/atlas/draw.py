@@ -53,13 +53,13 @@ def make_displays(atlas: AtlasData) -> dict[str, Display]:
 
 
 def _probe_displays(atlas: AtlasData, probe: ProbeResult) -> dict[str, Display]:
-    """Make a figure per part of the image; of a probe of single heads the first."""
+    """Make a figure per region of the image; of a probe of single heads the first."""
     comparison = atlas.tables["comparison"]
     profile = atlas.profile if probe.heads == ["mean"] or atlas.heads is None else atlas.heads
     layers = evenly([layer for layer in probe.layers if layer in atlas.layers], _PROBED)
     return {
-        "probe" if part == "tiles" else f"probe-{part}": ProbeDisplay.from_probe(
-            probe, profile=profile, layers=layers, part=part, comparison=comparison
+        "probe" if region == "tiles" else f"probe-{region}": ProbeDisplay.from_probe(
+            probe, profile=profile, layers=layers, region=region, comparison=comparison
         )
-        for part in probe.parts
+        for region in probe.regions
     }

@@ -99,7 +99,7 @@ def before_and_after(
     estimator: Profile,
     *,
     layer: int,
-    op: str = "ratio",
+    debias: str = "ratio",
     most: int = 3,
 ) -> AttentionDisplay:
     """Show stored attention (mean over heads) of a few images, raw and debiased by a profile that has not seen them.
@@ -117,7 +117,7 @@ def before_and_after(
         Whose parameters are used; it is not changed.
     layer : int
         Decoder layer of the attention.
-    op : str
+    debias : str
         Debias operation.
     most : int
         Number of images to draw.
@@ -159,7 +159,7 @@ def before_and_after(
             f"no image to draw: map ids such as {whole.record(0).id!r} to images, of tilings in two folds of images"
         )
     return AttentionDisplay.from_attention(
-        drawn, layouts, attention, profile=profiles, layer=layer, targets=targets, titles=titles, op=op
+        drawn, layouts, attention, profile=profiles, layer=layer, targets=targets, titles=titles, debias=debias
     )
 
 

@@ -27,7 +27,7 @@ def layer_sentences(row: Row) -> str:
         _variance_sentence(row),
         _reliability_sentence(row),
         _dependence_sentence(row),
-        *(_region_sentence(row, part) for part in _SUBJECTS),
+        *(_region_sentence(row, region) for region in _SUBJECTS),
         _tile_sentence(row),
         _map_sentence(row),
         _probe_sentence(row),
@@ -49,7 +49,7 @@ def shape_name(row: Row, axis: str) -> str | None:
     _, first, last = AXES[axis]
     if not has_values(row, f"{axis}_eta2", f"{axis}_q"):
         return None
-    if not (row[f"{axis}_q"] <= ALPHA and row.get(f"{axis}_lo", np.nan) > 0):
+    if not (row[f"{axis}_q"] <= ALPHA and row.get(f"{axis}_eta2_lo", np.nan) > 0):
         return "none"
     start, end = side_of_null(row, first), side_of_null(row, last)
     if start == end != 0:
@@ -87,14 +87,14 @@ def _variance_sentence(row: Row) -> str:
 
 
 def _reliability_sentence(row: Row) -> str:
-    if not has_values(row, "needed", "reliability_n"):
+    if not has_values(row, "n_for_target", "reliability_n"):
         return ""
-    needed, n = row["needed"], int(row["reliability_n"])
-    if np.isinf(needed) or not row.get("reliability_lo", np.nan) > 0:
+    n_for_target, n = row["n_for_target"], int(row["reliability_n"])
+    if np.isinf(n_for_target) or not row.get("reliability_lo", np.nan) > 0:
         return "no part of its map repeats significantly from image to image."
-    images = count_text(int(needed), "image")
-    if needed <= n:
-        return f"about {images} {'suffices' if needed == 1 else 'suffice'} for a reliability of 0.9."
+    images = count_text(int(n_for_target), "image")
+    if n_for_target <= n:
+        return f"about {images} {'suffices' if n_for_target == 1 else 'suffice'} for a reliability of 0.9."
     return f"a reliability of 0.9 would take about {images}, more than these."
 
 
@@ -105,7 +105,7 @@ def _dependence_sentence(row: Row) -> str:
         kind = shape_name(row, axis)
         if kind is None:
             continue
-        size = interval_text(row[f"{axis}_eta2"], row.get(f"{axis}_lo"), row.get(f"{axis}_hi"))
+        size = interval_text(row[f"{axis}_eta2"], row.get(f"{axis}_eta2_lo"), row.get(f"{axis}_eta2_hi"))
         text = f"the {name} (eta2 {size}, q {row[f'{axis}_q']:.2g}"
         (absences if kind == "none" else dependences).append(
             text + (")" if kind == "none" else f"; {_shape_text(row, axis)})")
@@ -135,13 +135,13 @@ def _shape_text(row: Row, axis: str) -> str:
     return f"{words[kind]}: {numbers}" if numbers else words[kind]
 
 
-def _region_sentence(row: Row, part: str) -> str:
-    if not has_values(row, part, f"{part}_lo", f"{part}_hi"):
+def _region_sentence(row: Row, region: str) -> str:
+    if not has_values(row, region, f"{region}_lo", f"{region}_hi"):
         return ""
-    size, side = interval_text(row[part], row[f"{part}_lo"], row[f"{part}_hi"], null=1), side_of_null(row, part)
+    size, side = interval_text(row[region], row[f"{region}_lo"], row[f"{region}_hi"], null=1), side_of_null(row, region)
     if side:
-        return f"{_SUBJECTS[part]} draws {size} times as much as under uniform attention."
-    return f"{_SUBJECTS[part]} does not draw significantly more or less than under uniform attention ({size})."
+        return f"{_SUBJECTS[region]} draws {size} times as much as under uniform attention."
+    return f"{_SUBJECTS[region]} does not draw significantly more or less than under uniform attention ({size})."
 
 
 def _tile_sentence(row: Row) -> str:
@@ -168,7 +168,7 @@ def _map_sentence(row: Row) -> str:
 def _probe_sentence(row: Row) -> str:
     if "probe_slope" not in row or not has_values(row, "probe_slope"):
         return ""
-    if not has_values(row, "probe_r_true"):
+    if not has_values(row, "probe_r_disattenuated"):
         return "the causal probe is not reliable here."
     r = interval_text(row["probe_r"], row.get("probe_r_lo"), row.get("probe_r_hi"))
     slope = interval_text(row["probe_slope"], row.get("probe_slope_lo"), row.get("probe_slope_hi"), null=1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biaslab.atlas.build_tables import PARTS
+from biaslab.atlas.build_tables import REGIONS
 from biaslab.atlas.number_format import has_values, interval_text, percent_cell
 from biaslab.diagnostics.tables import rows_of_head, rows_of_layout
 
@@ -23,12 +23,12 @@ def summary_table(tables: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> 
     Columns, each where the tables allow it (``x*`` stands for x, x_lo, x_hi):
 
     - n; r2*, r2_asymptotic* (variance explained);
-    - needed (images for reliability 0.9), reliability*, reliability_n: of the layout of most images;
-    - row_eta2, row_lo, row_hi, row_q, row_rho, and likewise col_...;
+    - n_for_target (images for reliability 0.9), reliability*, reliability_n: of the layout of most images;
+    - row_eta2*, row_q, row_rho, and likewise col_...;
     - border*, top*, bottom*, left*, right*, thumbnail* (ratios to uniform attention), tile_slope*;
     - map_sd_factor (of the profile's map; without maps the ratios are the profile's, without intervals);
-    - probe_slope*, probe_r*, probe_ceiling, probe_r_true, probe_q;
-    - auroc_raw, auroc, gain*, gain_p (adjusted), gain_n, gain_op.
+    - probe_slope*, probe_r*, probe_ceiling, probe_r_disattenuated, probe_q;
+    - auroc_raw, auroc, gain*, gain_p (adjusted), gain_n, gain_debias.
     """
     readers = {
         "variance": _variance_columns,
@@ -62,71 +62,72 @@ def _variance_columns(part: pd.DataFrame) -> dict[str, Any]:
 def _reliability_columns(part: pd.DataFrame) -> dict[str, Any]:
     rows = rows_of_layout(rows_of_head(part)[0])[0]
     row = rows.iloc[int(rows["n"].to_numpy().argmax())]
-    return {"needed": row["needed"], "reliability": row["predicted"], "reliability_lo": row["lo"],
-            "reliability_hi": row["hi"], "reliability_n": int(row["n"]), "n": int(row["n"])}  # fmt: skip
+    return {"n_for_target": row["n_for_target"], "reliability": row["predicted"],
+            "reliability_lo": row["predicted_lo"], "reliability_hi": row["predicted_hi"],
+            "reliability_n": int(row["n"]), "n": int(row["n"])}  # fmt: skip
 
 
 def _dependence_columns(part: pd.DataFrame) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for row in rows_of_head(part)[0].to_dict("records"):
-        columns |= {f"{row['axis']}_{name}": row[name] for name in ("eta2", "lo", "hi", "q", "rho")}
+        columns |= {f"{row['axis']}_{name}": row[name] for name in ("eta2", "eta2_lo", "eta2_hi", "q", "rho")}
     return columns
 
 
 def _mass_columns(part: pd.DataFrame) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for row in rows_of_head(part)[0].to_dict("records"):
-        if row["part"] in PARTS:
-            columns |= {row["part"] + end: row[name] for end, name in zip(_ENDS, ("ratio", "lo", "hi"), strict=True)}
+        if row["region"] in REGIONS:
+            columns |= {row["region"] + end: row[f"ratio{end}"] for end in _ENDS}
     return columns
 
 
 def _tile_order_columns(part: pd.DataFrame) -> dict[str, Any]:
     row = rows_of_head(part)[0].iloc[0]
-    return {f"tile_slope{end}": row[name] for end, name in zip(_ENDS, ("slope", "lo", "hi"), strict=True)}
+    return {f"tile_slope{end}": row[f"slope{end}"] for end in _ENDS}
 
 
 def _strength_columns(part: pd.DataFrame) -> dict[str, Any]:
     row = rows_of_head(part)[0].iloc[0]
-    return {name: row[name] for name in ("n", "map_sd_factor", *PARTS) if name in row and pd.notna(row[name])}
+    return {name: row[name] for name in ("n", "map_sd_factor", *REGIONS) if name in row and pd.notna(row[name])}
 
 
 def _comparison_columns(part: pd.DataFrame) -> dict[str, Any]:
     """Of a probe of single heads there is no row for the layer."""
-    rows = part[(part["part"] == "tiles") & (part["head"].astype(str) == "mean")]
+    rows = part[(part["region"] == "tiles") & (part["head"].astype(str) == "mean")]
     if rows.empty:
         return {}
-    names = [f"{name}{end}" for name in ("slope", "r") for end in _ENDS] + ["ceiling", "r_true", "q"]
+    names = [f"{name}{end}" for name in ("slope", "r") for end in _ENDS] + ["ceiling", "r_disattenuated", "q"]
     return {f"probe_{name}": rows.iloc[0][name] for name in names}
 
 
 def removal_rows(removal: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
-    """Rows on all places and the mean over heads, and the operation that removes: "ratio" where it is there."""
-    rows = removal[removal["place"] == "all"] if "place" in removal else removal
+    """Rows on all locations and the mean over heads, and the operation that removes: "ratio" where it is there."""
+    rows = removal[removal["location"] == "all"] if "location" in removal else removal
     if "head" in rows and (rows["head"].astype(str) == "mean").any():
         rows = rows[rows["head"].astype(str) == "mean"]
-    ops = [op for op in dict.fromkeys(rows["op"]) if op != "raw"]
-    return rows, "ratio" if "ratio" in ops else next(iter(ops), None)
+    debias = [operation for operation in dict.fromkeys(rows["debias"]) if operation != "raw"]
+    return rows, "ratio" if "ratio" in debias else next(iter(debias), None)
 
 
 def _removal_columns(part: pd.DataFrame) -> dict[str, Any]:
-    rows, op = removal_rows(part)
-    raw, after = rows[rows["op"] == "raw"], rows[rows["op"] == op]
+    rows, debias = removal_rows(part)
+    raw, after = rows[rows["debias"] == "raw"], rows[rows["debias"] == debias]
     if len(raw) != 1 or len(after) != 1:  # single heads: no row for the layer
         return {}
     row = after.iloc[0]
     columns = {"auroc_raw": raw.iloc[0]["auroc"], "auroc": row["auroc"], "gain": row["auroc"] - raw.iloc[0]["auroc"]}
     columns |= {name: row[name] for name in ("gain", "gain_lo", "gain_hi") if name in row}
-    return columns | {"gain_p": row.get("p_adjusted", np.nan), "gain_n": int(row["n"]), "gain_op": op}
+    return columns | {"gain_p": row.get("p_adjusted", np.nan), "gain_n": int(row["n"]), "gain_debias": debias}
 
 
 def text_cells(summary: pd.DataFrame) -> pd.DataFrame:
     """Write the summary as "value [lo, hi]" per cell, for the terminal and the LaTeX table."""
     columns: dict[str, Any] = {
         "explained, %": lambda r: percent_cell(r, "r2"),
-        "images": lambda r: _images_text(r.get("needed", np.nan)),
-        "row eta2": lambda r: interval_text(r.get("row_eta2"), r.get("row_lo"), r.get("row_hi")),
-        "column eta2": lambda r: interval_text(r.get("col_eta2"), r.get("col_lo"), r.get("col_hi")),
+        "images": lambda r: _images_text(r.get("n_for_target", np.nan)),
+        "row eta2": lambda r: interval_text(r.get("row_eta2"), r.get("row_eta2_lo"), r.get("row_eta2_hi")),
+        "column eta2": lambda r: interval_text(r.get("col_eta2"), r.get("col_eta2_lo"), r.get("col_eta2_hi")),
         "border": lambda r: interval_text(r.get("border"), r.get("border_lo"), r.get("border_hi"), null=1),
         "thumbnail": lambda r: interval_text(r.get("thumbnail"), r.get("thumbnail_lo"), r.get("thumbnail_hi"), null=1),
         "map's factor": lambda r: "" if has_values(r, "r2") else interval_text(r.get("map_sd_factor")),
@@ -144,5 +145,5 @@ def text_cells(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(texts)
 
 
-def _images_text(needed: float) -> str:
-    return "" if needed != needed else "never" if np.isinf(needed) else f"{needed:.0f}"
+def _images_text(n_for_target: float) -> str:
+    return "" if np.isnan(n_for_target) else "never" if np.isinf(n_for_target) else f"{n_for_target:.0f}"

@@ -116,9 +116,9 @@ def _shape_sentence(rows: list[dict], axis: str) -> str:
     return f"Dependence on the {name} is {'; '.join(texts)}."
 
 
-def _region_sentence(rows: list[dict], part: str) -> str:
-    measured = [r for r in rows if has_values(r, part, f"{part}_lo", f"{part}_hi")]
-    groups = {side: [r["layer"] for r in measured if side_of_null(r, part) == side] for side in (1, -1, 0)}
+def _region_sentence(rows: list[dict], region: str) -> str:
+    measured = [r for r in rows if has_values(r, region, f"{region}_lo", f"{region}_hi")]
+    groups = {side: [r["layer"] for r in measured if side_of_null(r, region) == side] for side in (1, -1, 0)}
     phrases = [
         f"{word} than under uniform attention in {layers_text(groups[side])}"
         for side, word in ((1, "more"), (-1, "less"))
@@ -126,10 +126,10 @@ def _region_sentence(rows: list[dict], part: str) -> str:
     ]
     neither = layers_text(groups[0]) if groups[0] else ""
     if not phrases:
-        text = f"The {part} does not draw significantly more or less than under uniform attention in {neither}."
+        text = f"The {region} does not draw significantly more or less than under uniform attention in {neither}."
         return text if neither else ""
     rest = f"; in {neither} neither is significant" if neither else ""
-    return f"The {part} draws {' and '.join(phrases)}{rest}."
+    return f"The {region} draws {' and '.join(phrases)}{rest}."
 
 
 def _tile_sentence(rows: list[dict]) -> str:
@@ -185,21 +185,21 @@ def _removal_sentence(rows: list[dict]) -> str:
             best = max(groups[side], key=lambda r: abs(r["gain"]))
             size = interval_text(best["gain"], best["gain_lo"], best["gain_hi"], decimals=3, sign=True)
             phrases[-1] += f" (AUROC {size}" + f" in layer {best['layer']}, the most" * (len(groups[side]) > 1) + ")"
-    n, op = int(measured[0]["gain_n"]), measured[0]["gain_op"]
-    return f"Removal ({op}) ranks the target's tokens {'; '.join(phrases)} (n = {n} expressions)."
+    n, debias = int(measured[0]["gain_n"]), measured[0]["gain_debias"]
+    return f"Removal ({debias}) ranks the target's tokens {'; '.join(phrases)} (n = {n} expressions)."
 
 
 def _control_sentences(controls: pd.DataFrame | None) -> list[str]:
     """Write a sentence per control: the range of its correlation with the profile, and where that is above 0."""
     sentences = []
-    for kind, part in () if controls is None else controls.groupby("kind", sort=False):
-        r, above = part["r"], int((part["lo"] > 0).sum())
+    for control, part in () if controls is None else controls.groupby("control", sort=False):
+        r, above = part["r"], int((part["r_lo"] > 0).sum())
         removes = f" (removes {part['removes'].iloc[0]})" if "removes" in part else ""
         if r.isna().all():
-            sentences.append(f"Control {kind}{removes}: its attention does not vary over positions.")
+            sentences.append(f"Control {control}{removes}: its attention does not vary over positions.")
             continue
         sentences.append(
-            f"Control {kind}{removes}: its map correlates with the profile by {r.min():.2f} to {r.max():.2f}; the "
+            f"Control {control}{removes}: its map correlates with the profile by {r.min():.2f} to {r.max():.2f}; the "
             f"interval lies above 0 in {above} of {len(part)} maps."
         )
     return sentences

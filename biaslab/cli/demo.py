@@ -11,7 +11,7 @@ from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.output import emit, table
 
-_SHOWN = ["layer", "op", "n", "errors", "auroc", "auroc_lo", "auroc_hi", "gain", "gain_lo", "gain_hi", "p_adjusted"]
+_SHOWN = ["layer", "debias", "n", "errors", "auroc", "auroc_lo", "auroc_hi", "gain", "gain_lo", "gain_hi", "p_adjusted"]
 
 
 @app.command("demo", epilog="Example: biaslab demo --out runs/demo   (minutes on two cores; resumable)")

@@ -64,18 +64,18 @@ def probe(
     low_high = opt.numbers(scale, "scale")
     if len(low_high) != 2:
         raise InputError(f"--scale takes two numbers of cells, as in 1.5,2.5, got {scale!r}")
-    sides, places = _two(size, "size"), None if grid is None else _two(grid, "grid")
+    sides, cells = _two(size, "size"), None if grid is None else _two(grid, "grid")
     fitted = None if profile is None else load(profile)
     vlm = model.load(rehearse, max(wanted or [0]))
     design = design_for(
-        vlm, sides, places, pairs=pairs, seed=seed, scale=tuple(low_high), repetitions=repetitions,
+        vlm, size=sides, grid=cells, pairs=pairs, seed=seed, scale=tuple(low_high), repetitions=repetitions,
         distractors=distractors, objects=objects, backgrounds=backgrounds, expression=expression,
     )  # fmt: skip
     found = run(
         vlm, design, layers=wanted, heads=heads, queries=queries, profile=fitted, batch_size=batch_size, out=out,
         progress=not json, locate=locate,
     )  # fmt: skip
-    record = {"pictures": len(design), "comparison": None, "accuracy": None}
+    record = {"images": len(design), "comparison": None, "accuracy": None}
     text = found.card
     if found.comparison is not None:
         record["comparison"] = records(found.comparison)
@@ -86,7 +86,7 @@ def probe(
     emit(json, record, text, found.files, vlm)
 
 
-_SHOWN = "layer head part slope slope_lo slope_hi r r_lo r_hi ceiling r_true p q".split()
+_SHOWN = "layer head region slope slope_lo slope_hi r r_lo r_hi ceiling r_disattenuated p q".split()
 
 
 def _two(text: str, what: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from biaslab.diagnostics.registry import DIAGNOSTICS, Diagnostic, diagnose, regi
 
 _HOME = {
     "control_table": "controls", "CONTROLS": "controls",
-    "removal_report": "removal", "place_table": "removal", "place_gaps": "removal",
+    "removal_report": "removal", "location_table": "removal", "location_gaps": "removal",
 }  # fmt: skip
 
 __all__ = ["DIAGNOSTICS", "Diagnostic", "diagnose", "register", *_HOME]

@@ -1,4 +1,4 @@
-"""Controls: does the profile survive when what the pictures show, or what the model has learned, is taken away?"""
+"""Controls: profiles without the content of the images, or without what the model has learned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from biaslab.core.images import load_image
 from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
 from biaslab.datasets.image_sources import blank, noise
-from biaslab.diagnostics.stacks import head_names
+from biaslab.diagnostics.log_maps import head_names
 from biaslab.diagnostics.transforms import (
     CellGrid,
     PerturbedImage,
@@ -44,8 +44,12 @@ class Control:
 
     Attributes
     ----------
-    removes : what it takes away; what stays correlated with the profile is not explained by that.
-    make : ``make(vlm, calibration, seed)`` -> (model, calibration) to collect with.
+    name : str
+        Key in :data:`CONTROLS`.
+    removes : str
+        What it takes away; what stays correlated with the profile is not explained by that.
+    make : callable
+        ``make(vlm, calibration, seed)`` -> (model, calibration) to collect with.
     """
 
     name: str
@@ -53,7 +57,7 @@ class Control:
     make: Callable[[VLM, Calibration, int], tuple[VLM, Calibration]]
 
 
-def _pictures(change: Callable) -> Callable:
+def _perturbed(change: Callable) -> Callable:
     def make(vlm: VLM, c: Calibration, seed: int) -> tuple[VLM, Calibration]:
         cells = CellGrid(vlm)
         images = [PerturbedImage(source, change, cells, (seed, i)) for i, source in enumerate(c.images)]
@@ -71,7 +75,7 @@ def _null(source: Callable) -> Callable:
 
 
 def _mirror(vlm: VLM, c: Calibration, seed: int) -> tuple[VLM, Calibration]:
-    _, c = _pictures(mirrored)(vlm, c, seed)
+    _, c = _perturbed(mirrored)(vlm, c, seed)
     texts = swap_sides(c.prompts) if isinstance(c.prompts, str) else [swap_sides(p) for p in c.prompts]
     return vlm, replace(c, prompts=texts)
 
@@ -83,34 +87,35 @@ def _referents(vlm: VLM, c: Calibration, seed: int) -> tuple[VLM, Calibration]:
 
 
 CONTROLS: Registry[Control] = Registry("control")
-for _kind in (
+for _control in (
     Control("same", "nothing: the ceiling of the others", lambda vlm, c, seed: (vlm, c)),
-    Control("mirrored", "the left-right odd part of what pictures hold", _mirror),
-    Control("translated", "what pictures hold, as far as it moves with them", _pictures(translated)),
-    Control("shuffled", "objects and where they lie; each patch's own content stays", _pictures(shuffled)),
+    Control("mirrored", "the left-right odd part of what images hold", _mirror),
+    Control("translated", "what images hold, as far as it moves with them", _perturbed(translated)),
+    Control("shuffled", "objects and where they lie; each patch's own content stays", _perturbed(shuffled)),
     Control("blank", "all content", _null(lambda n, size, seed: blank(n, size))),
     Control("noise", "all content but fine noise", _null(lambda n, size, seed: noise(n, size, seed=seed))),
     Control("other-prompt", "the question", lambda vlm, c, seed: (vlm, replace(c, prompts=PROMPT))),
-    Control("other-referents", "that the question is about this picture", _referents),
+    Control("other-referents", "that the question is about this image", _referents),
     Control("random-weights", "all that was learned", lambda vlm, c, seed: (randomise_weights(vlm, "init", seed), c)),
     Control("permuted-weights", "all that was learned but the size of weights",
          lambda vlm, c, seed: (randomise_weights(vlm, "permute", seed), c)),
 ):  # fmt: skip
-    CONTROLS.register(_kind)
+    CONTROLS.register(_control)
 
 
 def control_table(
     vlm: VLM,
     images: Calibration,
     profile: Profile,
-    kinds: Iterable[str] | None = None,
+    *,
     layers: int | Iterable[int] | None = None,
     batch_size: int = 8,
-    confidence: float = 0.95,
     seed: int = 0,
     progress: bool = False,
+    controls: Iterable[str] | None = None,
+    confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """Correlation of every control's map with the profile's, in log attention, per layer.
+    """Correlate every control's map with the profile's, in log attention, per layer.
 
     Collects each control once, streamed, with the profile's own query rule, heads and score.
 
@@ -118,15 +123,15 @@ def control_table(
 
     - ``same``: nothing. Below 1 because the profile is the log of a mean and the control a mean of logs. If the images
       are not the profile's own, the ceiling for all others.
-    - ``mirrored``: pictures flipped left to right and the words left and right exchanged. Removes only the *odd* part
+    - ``mirrored``: images flipped left to right and the words left and right exchanged. Removes only the *odd* part
       of the content: subjects that sit in the middle, or low, do so in the mirror too. Where the map turns around with
-      the pictures the correlation falls; where it stays, its odd part is the model's.
-    - ``translated``: every picture rolled around by a random number of whole cells both ways. Removes only the *moving*
+      the images the correlation falls; where it stays, its odd part is the model's.
+    - ``translated``: every image rolled around by a random number of whole cells both ways. Removes only the *moving*
       part of the content: what depends on the frame itself, such as the seam, stays, and words of place become false.
-    - ``shuffled``: cells exchanged at random within each picture. Removes objects, composition and, on average, content
+    - ``shuffled``: cells exchanged at random within each image. Removes objects, composition and, on average, content
       by place; edges between cells are new to the model.
     - ``blank``, ``noise``: no content at all, but nothing that the model was trained on either.
-    - ``other-prompt``: a generic question about the same pictures. ``other-referents``: each picture is asked about
+    - ``other-prompt``: a generic question about the same images. ``other-referents``: each image is asked about
       with the next one's question, which it may not hold an answer to.
     - ``random-weights``: the same configuration initialised anew by its class: what is left is architecture (causal
       mask, rotary positions, tokens' order). ``permuted-weights``: each weight matrix with its own entries shuffled,
@@ -136,51 +141,74 @@ def control_table(
 
     Parameters
     ----------
-    images : of :func:`biaslab.datasets.calibration.calibration`.
-    kinds : keys of :data:`CONTROLS`; default all that the calibration set allows (a warning names those it does not).
-    layers : default all that the profile holds.
+    vlm : VLM
+        The model that the profile was fitted on.
+    images : Calibration
+        Of :func:`biaslab.datasets.calibration.calibration`.
+    profile : Profile
+        The profile that controls are compared with.
+    layers : int or iterable of int, optional
+        Default all that the profile holds.
+    batch_size : int
+        Images per forward.
+    seed : int
+        Of the perturbations, and of the random weights.
+    progress : bool
+        Draw a progress bar per control.
+    controls : iterable of str, optional
+        Keys of :data:`CONTROLS`; default all that the calibration set allows (a warning names those it does not).
+    confidence : float
+        Of the intervals, in (0, 1).
 
     Returns
     -------
     DataFrame
-        One row per kind, layer and head: kind, layer, head, r, lo, hi (delete-one-fold jackknife of Fisher's z over the
-        control's images; the profile is held fixed), slope (of the control's map on the profile's), slope_lo, slope_hi,
-        ceiling (square root of the control map's own reliability: what r could reach at most), n, removes.
+        One row per control, layer and head: control, layer, head, r, r_lo, r_hi (delete-one-fold jackknife of Fisher's
+        z over the control's images; the profile is held fixed), slope (of the control's map on the profile's),
+        slope_lo, slope_hi, ceiling (square root of the control map's own reliability: what r could reach at most), n,
+        removes.
 
     Raises
     ------
     InputError, ProfileMismatchError
-        An unknown kind; a profile of another model, or of other layouts.
+        An unknown control; a profile of another model, or of other layouts.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> from biaslab.datasets.calibration import calibration
+    >>> from biaslab.diagnostics import CONTROLS, control_table
+    >>> list(CONTROLS)[:4]
+    ['same', 'mirrored', 'translated', 'shuffled']
+    >>> vlm = bl.load("grounder")
+    >>> images = calibration(vlm, "scenes", 2)
+    >>> maps = bl.collect(vlm, images.images, prompt=images.prompts, ids=images.ids, layers=[1], progress=False)
+    >>> table = control_table(vlm, images, bl.MeanProfile().fit(maps), controls=["blank"])
+    >>> table[["control", "layer", "head", "n"]].values.tolist()
+    [['blank', 1, 'mean', 2]]
     """
-    wanted = {name: CONTROLS.get(name) for name in (CONTROLS if kinds is None else kinds)}
+    asked = {name: CONTROLS.get(name) for name in (CONTROLS if controls is None else controls)}
     profile.check(model=vlm.name, revision=vlm.revision, family=vlm.family.name)
-    known = profile.provenance_
-    heads = "mean" if known.get("heads", "mean") == "mean" else "all"
+    provenance = profile.provenance_
+    heads = "mean" if provenance.get("heads", "mean") == "mean" else "all"
     layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
     tables = []
-    for name, kind in wanted.items():
+    for name, control in asked.items():
         try:
-            model, shown = kind.make(vlm, images, seed)
+            model, changed = control.make(vlm, images, seed)
         except InputError as error:
-            if kinds is not None:
+            if controls is not None:
                 raise
             warnings.warn(f"control {name} left out: {error}", stacklevel=2)
             continue
         maps = collect(
-            model,
-            shown.images,
-            prompt=shown.prompts,
-            layers=layers,
-            heads=heads,
-            queries=known.get("queries", "last"),
-            score=known.get("score", "attention"),
-            batch_size=batch_size,
-            progress=progress,
-            ids=shown.ids,
-        )
+            model, changed.images, layers=layers, heads=heads, queries=provenance.get("queries", "last"),
+            score=provenance.get("score", "attention"), prompt=changed.prompts, ids=changed.ids,
+            batch_size=batch_size, progress=progress,
+        )  # fmt: skip
         table = _compare(maps, profile, confidence)
-        table.insert(0, "kind", name)
-        tables.append(table.assign(removes=kind.removes))
+        table.insert(0, "control", name)
+        tables.append(table.assign(removes=control.removes))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -197,7 +225,7 @@ def _compare(maps: Maps, profile: Profile, confidence: float) -> pd.DataFrame:
         slope_lo, slope_hi = jackknife_interval(slope[0], slope[1:], confidence=confidence)
         for h, head in enumerate(head_names(maps)):
             rows.append(
-                {"layer": layer, "head": head, "r": r[0, h], "lo": lo[h], "hi": hi[h], "slope": slope[0, h],
+                {"layer": layer, "head": head, "r": r[0, h], "r_lo": lo[h], "r_hi": hi[h], "slope": slope[0, h],
                  "slope_lo": slope_lo[h], "slope_hi": slope_hi[h], "ceiling": both[0][3][h], "n": maps.n}
             )  # fmt: skip
     return pd.DataFrame(rows)
@@ -205,7 +233,7 @@ def _compare(maps: Maps, profile: Profile, confidence: float) -> pd.DataFrame:
 
 def _products(maps: Maps, profile: Profile, layer: int, without: int | None) -> tuple[np.ndarray, ...]:
     """(H,) sums of products control x profile, profile x profile, control x control; and the ceiling."""
-    xy = xx = yy = signal = 0.0
+    xy = xx = yy = signal = np.zeros(1)
     for key, layout in maps.layouts.items():
         m = maps.moments(layer, key, exclude_fold=without)
         if not m.n:

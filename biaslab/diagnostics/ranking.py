@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from biaslab._util.progress import progress_bar
+from biaslab.attention import debiasing
 from biaslab.attention.capture import capture
 from biaslab.attention.heads import HEADS
 from biaslab.attention.scores import resolve, score_name
@@ -22,7 +23,6 @@ from biaslab.datasets.sample import Sample
 from biaslab.diagnostics.ranking_table import RAW, RankingValues, ranking_table
 from biaslab.errors import InputError
 from biaslab.evaluation.metrics import auroc, target_tokens
-from biaslab.profiles import DEBIAS, debias
 from biaslab.pruning.base import budget, check_keep
 
 if TYPE_CHECKING:
@@ -31,93 +31,121 @@ if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
 
+__all__ = ["best_heads", "centre_of", "ranking_values", "score_ranking"]
+
 logger = logging.getLogger(__name__)
 
 
 def score_ranking(
     vlm: VLM,
     dataset: Dataset,
-    layers: int | Sequence[int] | None = None,
-    profile: Profile | None = None,
-    ops: Sequence[str] | None = None,
-    batch_size: int = 8,
-    n: int | None = None,
-    heads: str | Mapping[int, int] = "mean",
-    keep: Sequence[float | int] = (0.1,),
-    n_resamples: int = 2000,
-    progress: bool = True,
     *,
-    strength: float | Mapping[int, float] = 1.0,
+    layers: int | Sequence[int] | None = None,
+    heads: str | Mapping[int, int] = "mean",
     score: str | Callable = "attention",
+    profile: Profile | None = None,
+    debias: Sequence[str] | None = None,
+    keep: Sequence[float | int] = (0.1,),
+    n: int | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+    strength: float | Mapping[int, float] = 1.0,
+    n_resamples: int = 2000,
     n_sign_flips: int = 10_000,
 ) -> pd.DataFrame:
     """AUROC of the last prompt token's attention for the target's tokens, raw and debiased, per layer.
 
-    :func:`ranking_values` and the table made of them; the parameters are explained there.
+    Runs :func:`ranking_values` and makes the table from what it measured.
 
     Parameters
     ----------
-    n_resamples
+    vlm : VLM
+        The model.
+    dataset : Dataset
+        Expressions with the boxes of their targets; other images than the profile was fitted on.
+    layers, heads, score, profile, debias, keep, n, batch_size, progress, strength
+        As in :func:`ranking_values`.
+    n_resamples : int
         Resamples of images for the intervals.
-    n_sign_flips
+    n_sign_flips : int
         Sign flips of images for the p-values of the gains.
 
     Returns
     -------
     DataFrame
-        As `ranking_table`: one row per layer, op and head with AUROC and kept shares, their
-        intervals, and the paired gains over "raw" with p-values, each alone and family-wise over the table.
+        As :func:`~biaslab.diagnostics.ranking_table.ranking_table`: one row per layer, debias and head with AUROC and
+        kept shares, their intervals, and the paired gains over "raw" with p-values, each alone and family-wise over
+        the table.
 
     Raises
     ------
     InputError, ProfileMismatchError
         Before any work.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> scenes = bl.load_dataset("scenes", split="test", n=4)
+    >>> table = bl.score_ranking(bl.load("grounder"), scenes, layers=[2, 5], n_resamples=100, progress=False)
+    >>> list(table.columns)[:7]
+    ['layer', 'debias', 'head', 'n', 'errors', 'auroc', 'auroc_lo']
+    >>> table[["layer", "debias", "head", "n"]].values.tolist()
+    [[2, 'raw', 'mean', 4], [5, 'raw', 'mean', 4]]
     """
-    measured = ranking_values(
-        vlm, dataset, layers, profile, ops, batch_size, n, heads, keep, progress, strength=strength, score=score
-    )
-    return ranking_table(measured, n_resamples=n_resamples, n_sign_flips=n_sign_flips)
+    values = ranking_values(
+        vlm, dataset, layers=layers, heads=heads, score=score, profile=profile, debias=debias, keep=keep, n=n,
+        batch_size=batch_size, progress=progress, strength=strength,
+    )  # fmt: skip
+    return ranking_table(values, n_resamples=n_resamples, n_sign_flips=n_sign_flips)
 
 
 def ranking_values(
     vlm: VLM,
     dataset: Dataset,
-    layers: int | Sequence[int] | None = None,
-    profile: Profile | None = None,
-    ops: Sequence[str] | None = None,
-    batch_size: int = 8,
-    n: int | None = None,
-    heads: str | Mapping[int, int] = "mean",
-    keep: Sequence[float | int] = (0.1,),
-    progress: bool = True,
     *,
-    strength: float | Mapping[int, float] = 1.0,
+    layers: int | Sequence[int] | None = None,
+    heads: str | Mapping[int, int] = "mean",
     score: str | Callable = "attention",
+    profile: Profile | None = None,
+    debias: Sequence[str] | None = None,
+    keep: Sequence[float | int] = (0.1,),
+    n: int | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+    strength: float | Mapping[int, float] = 1.0,
 ) -> RankingValues:
-    """AUROC and kept share of every sample, layer, operation and head, from which tables are made.
+    """Measure AUROC and kept share of every sample, layer, operation and head; tables are made from them.
 
     One forward per batch, unpruned, in which every layer's row is captured.
 
     Parameters
     ----------
-    layers
+    vlm : VLM
+        The model.
+    dataset : Dataset
+        Expressions with the boxes of their targets.
+    layers : int or sequence of int, optional
         Decoder layers whose attention is scored; default all. (A pruning method at layer K reads layer K - 1.)
-    profile
-        Expected attention of each position; needed by every operation but ``"raw"``.
-    ops
-        ``"raw"`` and names of debias operations; default ``("raw", "ratio")`` with a profile, else ``("raw",)``.
-    n
-        The first samples only.
-    heads
+    heads : "mean", "all" or mapping of int to int
         ``"mean"``: the mean over heads, as pruning methods score. ``"all"``: every head for itself. A mapping of layer
         to head: that one only, chosen on *other* data by :func:`best_heads`.
-    keep
+    score : str or callable
+        What is captured, as in :func:`biaslab.capture`. The profile must be fitted on the same.
+    profile : Profile, optional
+        Expected attention of each position; required by every operation but ``"raw"``.
+    debias : sequence of str, optional
+        ``"raw"`` and names of debias operations; default ``("raw", "ratio")`` with a profile, else ``("raw",)``.
+    keep : sequence of float or int
         Ratios or counts at which the share of the target's tokens among the best-scored is measured.
-    strength
-        How much of the expectation is removed, in [0, 1], as in :func:`biaslab.profiles.debias`; or a mapping that has
-        one for every layer, chosen on *other* data by :func:`biaslab.profiles.strength.choose_strength`.
-    score
-        What is captured, as in :func:`biaslab.capture`: a name or a callable. The profile must be fitted on the same.
+    n : int, optional
+        The first samples only.
+    batch_size : int
+        Samples per forward.
+    progress : bool
+        Draw a progress bar.
+    strength : float or mapping of int to float
+        How much of the expectation is removed, in [0, 1], as in :func:`biaslab.debias`; or a mapping that has one for
+        every layer, chosen on *other* data by :func:`biaslab.profiles.strength.choose_strength`.
 
     Returns
     -------
@@ -128,18 +156,28 @@ def ranking_values(
     ------
     InputError, ProfileMismatchError
         Before any work.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> from biaslab.diagnostics.ranking import ranking_values
+    >>> scenes = bl.load_dataset("scenes", split="test", n=3)
+    >>> measured = ranking_values(bl.load("grounder"), scenes, layers=5, keep=[0.1, 0.25], progress=False)
+    >>> measured.values.shape, measured.debias, measured.measures
+    ((3, 1, 1, 1, 3), ['raw'], ['auroc', 'kept@0.1', 'kept@0.25'])
     """
     layers = resolve_layers(layers, vlm.n_layers, "the decoder")
     if batch_size < 1:
         raise InputError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
     for ratio in keep:  # refused here, because an error inside the loop would count as a failed sample
         check_keep(ratio)
-    ops = _operations(ops, profile)
-    n_heads = vlm.model.config.get_text_config().num_attention_heads
-    chosen = _chosen_heads(heads, layers, n_heads)
+    operations = _operations(debias, profile)
+    config: Any = vlm.model.config
+    n_heads = config.get_text_config().num_attention_heads
+    head_of = _head_of_layer(heads, layers, n_heads)
     strengths = _strengths(strength, layers)
     resolve(score)
-    if profile is not None and set(ops) != {RAW}:
+    if profile is not None and set(operations) != {RAW}:
         asked = {"model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "score": score_name(score)}
         for layer in layers:
             profile.check(**asked, layer=layer, queries="last", heads="mean" if heads == "mean" else n_heads)
@@ -148,34 +186,36 @@ def ranking_values(
         encoded = vlm.encode_grounding([load_image(s) for s in batch], [s.expression for s in batch])
         with capture(vlm, layers, queries="last", heads="mean" if heads == "mean" else "all", score=score) as rows:
             vlm.forward(encoded, logits_to_keep=1, use_cache=False)
-        found = []
+        measures = []
         # one transfer per batch; what follows ranks and sorts on the CPU
         for sample, (layout, attention) in zip(batch, rows.per_image(encoded, layers, device="cpu"), strict=True):
             target = target_tokens(layout, sample.box)
             scores = [
-                _scores(own, layout, layer, ops, profile, strengths[layer])
+                _scores(own, layout, layer, operations, profile, strengths[layer])
                 for layer, own in zip(layers, attention, strict=True)
             ]
-            if chosen is not None:
-                scores = [s[:, [chosen[layer]]] for layer, s in zip(layers, scores, strict=True)]
-            found.append(np.stack([_measures(s, target, keep) for s in scores]))
-        return found
+            if head_of is not None:
+                scores = [s[:, [head_of[layer]]] for layer, s in zip(layers, scores, strict=True)]
+            measures.append(np.stack([_measures(s, target, keep) for s in scores]))
+        return measures
 
     samples = take(dataset, n)
-    labels = [[chosen[layer]] if chosen else ["mean"] if heads == "mean" else list(range(n_heads)) for layer in layers]
-    values = np.full((len(samples), len(layers), len(ops), len(labels[0]), 1 + len(keep)), np.nan)
+    labels: list[list[int | str]] = [
+        [head_of[layer]] if head_of else ["mean"] if heads == "mean" else list(range(n_heads)) for layer in layers
+    ]
+    values = np.full((len(samples), len(layers), len(operations), len(labels[0]), 1 + len(keep)), np.nan)
     failed = np.zeros(len(samples), bool)
     with progress_bar("rank", total=len(samples), show=progress) as advance:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
-            for i, found in enumerate(_one_by_one_if_need_be(batch, measure), start):
-                failed[i] = found is None
-                values[i] = np.nan if found is None else found
+            for i, measures in enumerate(_one_by_one_if_need_be(batch, measure), start):
+                failed[i] = measures is None
+                values[i] = np.nan if measures is None else measures
             advance(len(batch))
     return RankingValues(
         values=values,
         layers=layers,
-        ops=ops,
+        debias=operations,
         heads=labels,
         measures=["auroc", *(f"kept@{ratio:g}" for ratio in keep)],
         ids=np.array([s.id for s in samples]),
@@ -186,35 +226,62 @@ def ranking_values(
 
 
 def centre_of(sample: Sample) -> tuple[float, float]:
-    """Centre of the target's box, x and y as shares of the picture's width and height."""
+    """Give the centre of the target's box, x and y as shares of the image's width and height."""
     x, y = sample.box.center
     return x / sample.width, y / sample.height
 
 
-def best_heads(ranking: pd.DataFrame, op: str = RAW) -> dict[int, int]:
-    """The head with the highest AUROC of each layer, from ``score_ranking(..., heads='all')``.
+def best_heads(ranking: pd.DataFrame, *, debias: str = RAW) -> dict[int, int]:
+    """Choose the head with the highest AUROC of each layer, from ``score_ranking(..., heads='all')``.
 
     Choose on one split and report on another: the best of many heads is flattered by its own choice.
+
+    Parameters
+    ----------
+    ranking : DataFrame
+        Columns layer, head, debias and auroc.
+    debias : str
+        The operation by whose AUROC heads are chosen.
+
+    Returns
+    -------
+    dict of int to int
+        Layer -> head.
+
+    Raises
+    ------
+    InputError
+        No rows of single heads with this operation.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from biaslab.diagnostics.ranking import best_heads
+    >>> auroc = {"layer": [3, 3, 4, 4], "head": [0, 1, 0, 1], "auroc": [0.6, 0.8, 0.7, 0.5]}
+    >>> best_heads(pd.DataFrame(auroc).assign(debias="raw"))
+    {3: 1, 4: 0}
     """
-    rows = ranking[(ranking["op"] == op) & (ranking["head"] != "mean")].dropna(subset="auroc")
+    rows = ranking[(ranking["debias"] == debias) & (ranking["head"] != "mean")].dropna(subset="auroc")
     if rows.empty:
-        raise InputError(f"no heads with op {op!r} in this ranking: make it with score_ranking(..., heads='all')")
+        raise InputError(
+            f"no heads with debias {debias!r} in this ranking: make it with score_ranking(..., heads='all')"
+        )
     best = rows.loc[rows.groupby("layer")["auroc"].idxmax()]
     return {int(layer): int(head) for layer, head in zip(best["layer"], best["head"], strict=True)}
 
 
-def _operations(ops: Sequence[str] | None, profile: Profile | None) -> list[str]:
-    if ops is None:
-        ops = (RAW,) if profile is None else (RAW, "ratio")
-    for op in ops:
-        if op != RAW and op not in DEBIAS:
-            raise InputError(f"unknown operation {op!r}: choose among {', '.join([RAW, *DEBIAS])}")
-        if op != RAW and profile is None:
-            raise InputError(f"operation {op!r} needs a profile: pass profile=, or ops=['raw']")
-    return list(ops)
+def _operations(debias: Sequence[str] | None, profile: Profile | None) -> list[str]:
+    if debias is None:
+        debias = (RAW,) if profile is None else (RAW, "ratio")
+    for operation in debias:
+        if operation != RAW and operation not in debiasing.DEBIAS:
+            raise InputError(f"unknown operation {operation!r}: choose among {', '.join([RAW, *debiasing.DEBIAS])}")
+        if operation != RAW and profile is None:
+            raise InputError(f"operation {operation!r} needs a profile: pass profile=, or debias=['raw']")
+    return list(debias)
 
 
-def _chosen_heads(heads: Any, layers: Sequence[int], n_heads: int) -> Mapping[int, int] | None:
+def _head_of_layer(heads: Any, layers: Sequence[int], n_heads: int) -> Mapping[int, int] | None:
     """Layer -> head where one head per layer is asked for."""
     if isinstance(heads, str) and heads in HEADS:
         return None
@@ -230,12 +297,12 @@ def _strengths(strength: float | Mapping[int, float], layers: Sequence[int]) -> 
     if isinstance(strength, Mapping):
         if missing := [layer for layer in layers if layer not in strength]:
             raise InputError(f"strength has no layer {missing[0]}: give one for every layer, or one number for all")
-        found = {layer: float(strength[layer]) for layer in layers}
+        strengths = {layer: float(strength[layer]) for layer in layers}
     else:
-        found = dict.fromkeys(layers, float(strength))
-    if wrong := [value for value in found.values() if not 0 <= value <= 1]:
+        strengths = dict.fromkeys(layers, float(strength))
+    if wrong := [value for value in strengths.values() if not 0 <= value <= 1]:
         raise InputError(f"strength must lie in [0, 1], got {wrong[0]}: 1 removes the expectation fully")
-    return found
+    return strengths
 
 
 def _one_by_one_if_need_be(
@@ -255,20 +322,30 @@ def _one_by_one_if_need_be(
 
 
 def _scores(
-    attention: Tensor, layout: TokenLayout, layer: int, ops: Sequence[str], profile: Profile | None, strength: float
+    attention: Tensor,
+    layout: TokenLayout,
+    layer: int,
+    operations: Sequence[str],
+    profile: Profile | None,
+    strength: float,
 ) -> np.ndarray:
-    """(ops, heads, tokens) scores of one sample and layer."""
-    values = [attention if op == RAW else _debiased(attention, layout, layer, op, profile, strength) for op in ops]
+    """(operations, heads, tokens) scores of one sample and layer."""
+    values = [
+        attention if profile is None or name == RAW else _debiased(attention, layout, layer, name, profile, strength)
+        for name in operations
+    ]
     return torch.stack(values).numpy()
 
 
-def _debiased(attention: Tensor, layout: TokenLayout, layer: int, op: str, profile: Profile, strength: float) -> Tensor:
-    std = profile.std(layout, layer) if DEBIAS[op].needs_std else None
-    return debias(attention, profile.expected(layout, layer), std, operation=op, strength=strength)
+def _debiased(
+    attention: Tensor, layout: TokenLayout, layer: int, operation: str, profile: Profile, strength: float
+) -> Tensor:
+    std = profile.std(layout, layer) if debiasing.DEBIAS[operation].needs_std else None
+    return debiasing.debias(attention, profile.expected(layout, layer), std, operation=operation, strength=strength)
 
 
 def _measures(scores: np.ndarray, target: np.ndarray, keep: Sequence[float | int]) -> np.ndarray:
-    """(ops, heads, 1 + keeps): AUROC, then the kept share at each keep."""
+    """(operations, heads, 1 + keeps): AUROC, then the kept share at each keep."""
     best = target[np.argsort(-scores, axis=-1, kind="stable")]
     total = target.sum() or np.nan  # a target without tokens has no share
     kept = [best[..., : budget(ratio, target.size)].sum(-1) / total for ratio in keep]

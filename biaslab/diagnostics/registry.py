@@ -24,10 +24,14 @@ class Diagnostic:
 
     Attributes
     ----------
-    name : key in :data:`DIAGNOSTICS`.
-    title : what it measures, for headings.
-    run : ``run(maps, layers=None, confidence=0.95)`` -> DataFrame with columns layer and head.
-    stored : whether it reads single images, so that streamed maps do not suffice.
+    name : str
+        Key in :data:`DIAGNOSTICS`.
+    title : str
+        What it measures, for headings.
+    run : callable
+        ``run(maps, *, layers=None, confidence=0.95)`` -> DataFrame with columns layer and head.
+    stored : bool
+        Whether it reads single images, so that streamed maps do not suffice.
     """
 
     name: str
@@ -43,9 +47,40 @@ DIAGNOSTICS: Registry[Diagnostic] = Registry(
 
 
 def register(name: str, title: str, stored: bool = False) -> Callable[[Callable], Callable]:
-    """Decorator: make a function on maps known as a diagnostic; tables from a rehearsal's maps are stamped.
+    """Register a function on maps as a diagnostic (a decorator); tables from a rehearsal's maps are stamped.
 
-    A name can be taken only once.
+    Parameters
+    ----------
+    name : str
+        Key in :data:`DIAGNOSTICS`; it can be taken only once.
+    title : str
+        What the diagnostic measures, for headings.
+    stored : bool
+        Whether it reads single images, so that streamed maps do not suffice.
+
+    Returns
+    -------
+    callable
+        The decorator.
+
+    Raises
+    ------
+    InputError
+        The name is taken.
+
+    Examples
+    --------
+    A file in ``measures/``, or a plug-in, holds::
+
+        @register("peak", "Highest mean attention of a layer")
+        def peak(maps, *, layers=None, confidence=0.95): ...
+
+    >>> from biaslab.diagnostics import DIAGNOSTICS, register
+    >>> DIAGNOSTICS["mass"].title
+    'Attention share over area share of regions of the image'
+    >>> register("mass", "Another measure")(lambda maps, *, layers=None, confidence=0.95: None)
+    Traceback (most recent call last):
+    biaslab.errors.InputError: a diagnostic named 'mass' exists already: choose another name
     """
 
     def add(run: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
@@ -60,30 +95,58 @@ def register(name: str, title: str, stored: bool = False) -> Callable[[Callable]
 
 
 def diagnose(
-    maps: Maps, names: Iterable[str] | None = None, layers: int | Iterable[int] | None = None, confidence: float = 0.95
+    maps: Maps,
+    *,
+    layers: int | Iterable[int] | None = None,
+    names: Iterable[str] | None = None,
+    confidence: float = 0.95,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """Every diagnostic that these maps allow.
+    """Run every diagnostic that these maps allow.
 
     Parameters
     ----------
-    maps : AttentionMaps, stored or streamed.
-    names : keys of :data:`DIAGNOSTICS`; default all.
-    layers : default all that ``maps`` holds.
+    maps : AttentionMaps
+        Stored or streamed.
+    layers : int or iterable of int, optional
+        Default all that ``maps`` holds.
+    names : iterable of str, optional
+        Keys of :data:`DIAGNOSTICS`; default all.
+    confidence : float
+        Of the intervals, in (0, 1).
 
     Returns
     -------
-    tables, skipped
-        Name -> table, and name -> why it could not be run (one line).
+    tables : dict of str to DataFrame
+        Name -> table.
+    skipped : dict of str to str
+        Name -> why it could not be run (one line).
 
     Raises
     ------
     InputError
         An unknown name, or a layer that the maps do not hold.
+
+    Examples
+    --------
+    Streamed maps hold moments, no single images:
+
+    >>> import biaslab as bl
+    >>> from biaslab.diagnostics import diagnose
+    >>> from biaslab.maps.simulate import simulate
+    >>> layout = bl.TokenLayout.raster(6, 6, (336, 336), "llava")
+    >>> tables, skipped = diagnose(simulate("u-shaped", [(layout, 20)]).maps, names=["mass", "dependence"])
+    >>> tables["mass"][["layer", "region", "n"]].head(2)
+       layer  region   n
+    0      0  border  20
+    1      0     top  20
+    >>> skipped["dependence"]
+    "this diagnostic reads single images: collect with out='FOLDER' (fit-bias --maps FOLDER)"
     """
-    chosen = {name: DIAGNOSTICS.get(name) for name in (DIAGNOSTICS if names is None else names)}
+    diagnostics = {name: DIAGNOSTICS.get(name) for name in (DIAGNOSTICS if names is None else names)}
     layers = resolve_layers(layers, maps.layers, "the maps", "collect")
-    tables, skipped = {}, {}
-    for name, diagnostic in chosen.items():
+    tables: dict[str, pd.DataFrame] = {}
+    skipped: dict[str, str] = {}
+    for name, diagnostic in diagnostics.items():
         try:
             tables[name] = diagnostic.run(maps, layers=layers, confidence=confidence)
         except InputError as error:

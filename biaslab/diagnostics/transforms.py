@@ -1,4 +1,4 @@
-"""Changed inputs for controls: pictures without their order or place, models without what they learned."""
+"""Changed inputs for controls: images without their order or location, models without what they learned."""
 
 from __future__ import annotations
 
@@ -21,54 +21,56 @@ __all__ = ["CellGrid", "PerturbedImage", "mirrored", "randomise_weights", "shuff
 
 
 class PerturbedImage:
-    """A picture that is changed each time it is read, so that none is held in memory."""
+    """An image that is changed each time it is read, so that none is held in memory."""
 
     def __init__(self, source: Any, change: Callable, cells: CellGrid, seed: tuple[int, ...]) -> None:
         self._source, self._change, self._cells, self._seed = source, change, cells, seed
 
     def image(self) -> Image.Image:
-        """The changed picture; the same in every run."""
+        """Render the changed image; the same in every run."""
         image = load_image(self._source)
         return self._change(image, self._cells(image.size), np.random.default_rng(self._seed))
 
 
 class CellGrid:
-    """Rows and columns of a model's cells over a picture, by its (width, height)."""
+    """Rows and columns of a model's cells over an image, by its (width, height)."""
 
     def __init__(self, vlm: VLM) -> None:
-        self._vlm, self._known = vlm, {}
+        self._vlm = vlm
+        self._cells: dict[tuple[int, int], tuple[int, int]] = {}
 
     def __call__(self, size: tuple[int, int]) -> tuple[int, int]:
-        if size not in self._known:
+        """Count rows and columns of cells over an image of ``size`` = (width, height) pixels."""
+        if size not in self._cells:
             layout = self._vlm.encode([Image.new("RGB", size)], ["?"]).layouts[0]
-            self._known[size] = layout.grid[0] * layout.tiles[0], layout.grid[1] * layout.tiles[1]
-        return self._known[size]
+            self._cells[size] = layout.grid[0] * layout.tiles[0], layout.grid[1] * layout.tiles[1]
+        return self._cells[size]
 
 
 def mirrored(image: Image.Image, cells: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Left and right exchanged; the words have to be, too (:func:`swap_sides`)."""
+    """Exchange left and right; the words have to be, too (:func:`swap_sides`)."""
     return ImageOps.mirror(image)
 
 
 def translated(image: Image.Image, cells: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Rolled around by a random whole number of cells down and across (rounded to pixels)."""
+    """Roll around by a random whole number of cells down and across (rounded to pixels)."""
     down, across = (int(rng.integers(c)) for c in cells)
     shift = round(down * image.height / cells[0]), round(across * image.width / cells[1])
     return Image.fromarray(np.roll(np.asarray(image), shift, axis=(0, 1)))
 
 
 def shuffled(image: Image.Image, cells: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Cells in random order; what is left over on the right and at the bottom by whole pixels stays."""
+    """Put cells into random order; what is left over on the right and at the bottom by whole pixels stays."""
     rows, cols = cells
     h, w = image.height // rows, image.width // cols
     if not (h and w):
         size = f"{image.width}x{image.height}"
-        raise InputError(f"a picture of {size} pixels is too small to shuffle {rows}x{cols} cells: leave it out")
+        raise InputError(f"an image of {size} pixels is too small to shuffle {rows}x{cols} cells: leave it out")
     pixels = np.array(image)
-    part = pixels[: h * rows, : w * cols]
-    patches = part.reshape(rows, h, cols, w, -1).swapaxes(1, 2).reshape(rows * cols, h, w, -1)
+    covered = pixels[: h * rows, : w * cols]
+    patches = covered.reshape(rows, h, cols, w, -1).swapaxes(1, 2).reshape(rows * cols, h, w, -1)
     mixed = patches[rng.permutation(rows * cols)].reshape(rows, cols, h, w, -1).swapaxes(1, 2)
-    pixels[: h * rows, : w * cols] = mixed.reshape(part.shape)
+    pixels[: h * rows, : w * cols] = mixed.reshape(covered.shape)
     return Image.fromarray(pixels)
 
 
@@ -76,7 +78,7 @@ _SIDES = re.compile(r"\b(left|right)(?=most\b|\b)", re.IGNORECASE)
 
 
 def swap_sides(text: str) -> str:
-    """The text with left and right (leftmost, rightmost) exchanged, in whatever sense they are used."""
+    """Exchange left and right (leftmost, rightmost) in a text, in whatever sense they are used."""
 
     def other(match: re.Match) -> str:
         word = match.group(1)
@@ -87,12 +89,27 @@ def swap_sides(text: str) -> str:
 
 
 def randomise_weights(vlm: VLM, how: str, seed: int = 0) -> VLM:
-    """The same model without what it learned; the one given is not changed.
+    """Make the same model without what it learned; ``vlm`` itself is not changed.
 
     Parameters
     ----------
-    how : "init": a model of the same configuration, initialised by its class; "permute": a copy in which the entries
-        of every matrix are shuffled among themselves (vectors, such as norms and biases, stay).
+    vlm : VLM
+        The trained model.
+    how : {"init", "permute"}
+        "init": a model of the same configuration, initialised by its class; "permute": a copy in which the entries of
+        every matrix are shuffled among themselves (vectors, such as norms and biases, stay).
+    seed : int
+        Of the weights.
+
+    Returns
+    -------
+    VLM
+        On the same device, in the same dtype.
+
+    Raises
+    ------
+    InputError
+        Another ``how``.
     """
     from biaslab.models.vlm import VLM
 

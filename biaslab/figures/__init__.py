@@ -8,7 +8,7 @@ from biaslab.figures.dependence_display import DependenceDisplay
 from biaslab.figures.display import Display
 from biaslab.figures.heads_display import HeadsDisplay
 from biaslab.figures.kept_display import KeptTokensDisplay
-from biaslab.figures.probe_display import PlaceAccuracyDisplay, ProbeDisplay
+from biaslab.figures.probe_display import LocationAccuracyDisplay, ProbeDisplay
 from biaslab.figures.profile_display import ProfileDisplay
 from biaslab.figures.reliability_display import ReliabilityDisplay
 from biaslab.figures.save import save
@@ -24,7 +24,7 @@ __all__ = [
     "Display",
     "HeadsDisplay",
     "KeptTokensDisplay",
-    "PlaceAccuracyDisplay",
+    "LocationAccuracyDisplay",
     "ProbeDisplay",
     "ProfileDisplay",
     "ReliabilityDisplay",

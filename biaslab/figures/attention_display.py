@@ -65,14 +65,14 @@ class AttentionDisplay(Display):
         layouts: list[TokenLayout],
         targets: list[Box | None],
         titles: list[str],
-        op: str,
+        debias: str,
         layer: int | None = None,
         *,
         provenance: Any,
     ) -> None:
         super().__init__(data, provenance)
         self.images, self.layouts, self.targets, self.titles = images, layouts, targets, titles
-        self.op, self.layer = op, layer
+        self.debias, self.layer = debias, layer
 
     @classmethod
     def from_attention(
@@ -85,7 +85,7 @@ class AttentionDisplay(Display):
         layer: int,
         targets: Box | Sequence[Box | None] | None = None,
         titles: str | Sequence[str] | None = None,
-        op: str = "ratio",
+        debias: str = "ratio",
         eps: float = 1e-7,
     ) -> AttentionDisplay:
         """Debias attention with a profile and keep both.
@@ -106,7 +106,7 @@ class AttentionDisplay(Display):
             One per image, in its pixels; None where there is none.
         titles : str or sequence of str, optional
             One per image, written into its corner.
-        op : str
+        debias : str
             Debias operation, a key of ``biaslab.profiles.DEBIAS``.
         eps : float
             Of the operation: keeps quotients and logarithms finite.
@@ -122,7 +122,7 @@ class AttentionDisplay(Display):
         """
         import torch
 
-        from biaslab.profiles import debias
+        from biaslab.attention import debiasing
 
         if isinstance(layouts, TokenLayout):
             images, layouts, attention = [images], [layouts], [attention]
@@ -141,7 +141,7 @@ class AttentionDisplay(Display):
                 raise InputError(f"attention covers {raw.shape[-1]} tokens but the layout has {layout.n}")
             raw = raw.reshape(-1, layout.n).mean(0)
             expected, std = (f(layout, layer).mean(0) for f in (own.expected, own.std))
-            after = debias(raw, expected, std, operation=op, eps=eps)
+            after = debiasing.debias(raw, expected, std, operation=debias, eps=eps)
             tables.append(
                 pd.DataFrame(
                     {
@@ -158,7 +158,7 @@ class AttentionDisplay(Display):
                 )
             )
         data, drawn = pd.concat(tables, ignore_index=True), [image_array(x) for x in images]
-        return cls(data, drawn, list(layouts), targets, titles, op, layer, provenance=profiles[0].provenance_)
+        return cls(data, drawn, list(layouts), targets, titles, debias, layer, provenance=profiles[0].provenance_)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> AttentionDisplay:
         """Draw two panels per image.
@@ -179,7 +179,7 @@ class AttentionDisplay(Display):
             for i, image in enumerate(self.images):
                 self._row(axes[2 * i : 2 * i + 2], i, image, last=i == len(self.images) - 1)
             axes[0].set_title("attention" + ("" if self.layer is None else f", layer {self.layer}"))
-            axes[1].set_title(f"debiased ({self.op})")
+            axes[1].set_title(f"debiased ({self.debias})")
         return self
 
     def _row(self, axes: Sequence[Axes], i: int, image: np.ndarray, last: bool) -> None:
@@ -187,9 +187,9 @@ class AttentionDisplay(Display):
         shape = image.shape[:2]
         raw = part["attention"].to_numpy() / part["attention"].mean()
         after = part["debiased"].to_numpy()
-        if self.op == "ratio":
+        if self.debias == "ratio":
             after = np.log2(np.maximum(after, 1e-6))
-        elif self.op == "subtract":
+        elif self.debias == "subtract":
             after = after / part["attention"].mean()
         top = max(float(np.quantile(raw, 0.99)), 1e-6)
         limit = max(float(np.quantile(np.abs(after), 0.98)), 1e-6)
@@ -211,11 +211,13 @@ class AttentionDisplay(Display):
             bar = ax.figure.colorbar(drawn, ax=ax, location="bottom", fraction=0.05, pad=0.03, aspect=22)
             bar.outline.set_linewidth(0.4)
             bar.ax.tick_params(labelsize=6, length=2, pad=1)
-            if colours == DIVERGING and self.op == "ratio":
+            if colours == DIVERGING and self.debias == "ratio":
                 ticks, labels = ratio_ticks(limit)
                 bar.set_ticks(ticks, labels=labels)
             if last:
-                bar.set_label("relative to uniform attention" if colours == SEQUENTIAL else _UNITS[self.op], fontsize=7)
+                bar.set_label(
+                    "relative to uniform attention" if colours == SEQUENTIAL else _UNITS[self.debias], fontsize=7
+                )
         if self.titles[i]:
             white = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
             axes[0].text(0.02, 0.03, self.titles[i], transform=axes[0].transAxes, fontsize=6, bbox=white, zorder=6)

@@ -68,7 +68,7 @@ class DependenceDisplay(Display):
         InputError
             Columns are missing, no rows, or a head that the table does not hold.
         """
-        columns = ("layer", "axis", "eta2", "lo", "hi", "null_hi", "q", "n")
+        columns = ("layer", "axis", "eta2", "eta2_lo", "eta2_hi", "null_hi", "q", "n")
         if not len(table) or (missing := [c for c in columns if c not in table]):
             what = "it is empty" if not len(table) else f"no column {missing[0]!r}"
             raise InputError(f"nothing to draw ({what}): pass the table of the diagnostic 'dependence'")
@@ -97,7 +97,7 @@ class DependenceDisplay(Display):
                 part = self.data[self.data["axis"] == axis].sort_values("layer")
                 at = part["layer"].to_numpy(float) + side * (2 * i - 1)
                 y, significant = part["eta2"].to_numpy(float), _significant(part).to_numpy()
-                ends = np.nan_to_num(np.maximum(np.stack([y - part["lo"], part["hi"] - y]), 0))
+                ends = np.nan_to_num(np.maximum(np.stack([y - part["eta2_lo"], part["eta2_hi"] - y]), 0))
                 panel.bar(at, part["null_hi"], width=1.6 * side, color="0.75", linewidth=0, zorder=1)
                 panel.errorbar(at, y, yerr=ends, fmt="none", ecolor=COLORS[i], **ERRORBAR, zorder=2)
                 panel.plot(at, y, color=COLORS[i], linewidth=0.6, alpha=0.5, zorder=2)
@@ -134,4 +134,4 @@ class DependenceDisplay(Display):
 
 def _significant(table: pd.DataFrame) -> pd.Series:
     """Whether a dependence is significant: both the test and the interval must say so."""
-    return (table["q"] <= _ALPHA) & (table["lo"] > 0)
+    return (table["q"] <= _ALPHA) & (table["eta2_lo"] > 0)

@@ -18,7 +18,7 @@ from biaslab.figures.style import COLORS, DIVERGING, style
 if TYPE_CHECKING:
     from biaslab.probe import ProbeResult
 
-__all__ = ["PlaceAccuracyDisplay", "ProbeDisplay"]
+__all__ = ["LocationAccuracyDisplay", "ProbeDisplay"]
 
 
 class ProbeDisplay(Display):
@@ -66,7 +66,7 @@ class ProbeDisplay(Display):
         layers: int | Iterable[int] | None = None,
         profile: Any = None,
         head: str | int | None = None,
-        part: str = "tiles",
+        region: str = "tiles",
         comparison: pd.DataFrame | None = None,
     ) -> ProbeDisplay:
         """Take a measured probe and, if there, a profile or maps.
@@ -81,7 +81,7 @@ class ProbeDisplay(Display):
             To be compared with.
         head : str or int, optional
             Of a probe of single heads; default its first.
-        part : str
+        region : str
             "tiles" or "thumbnail".
         comparison : DataFrame, optional
             What `biaslab.probe.compare` returned for them; computed where it is left out.
@@ -107,19 +107,19 @@ class ProbeDisplay(Display):
         tables = []
         for layer in layers:
             table = {
-                "layer": layer, "row": row, "col": col, "probe": probe.map(layer, head, part).ravel(),
-                "se": probe.standard_error(layer, head, part).ravel(),
+                "layer": layer, "row": row, "col": col, "probe": probe.map(layer, head, region).ravel(),
+                "se": probe.standard_error(layer, head, region).ravel(),
             }  # fmt: skip
             if profile is not None:
                 table["profile"] = profile_maps(probe, profile, layer)[
-                    ..., probe.parts.index(part), probe.heads.index(head)
+                    ..., probe.regions.index(region), probe.heads.index(head)
                 ].ravel()
             tables.append(pd.DataFrame(table))
         if comparison is not None:
-            rows = (comparison["head"] == head) & (comparison["part"] == part)
+            rows = (comparison["head"] == head) & (comparison["region"] == region)
             comparison = comparison[rows].set_index("layer")
         model = PurePath(str(probe.settings["model"])).name
-        title = f"{model}, causal probe" + ("" if part == "tiles" else f" ({part})")
+        title = f"{model}, causal probe" + ("" if region == "tiles" else f" ({region})")
         title += ("" if head == "mean" else f", head {head}") + f", n = {probe.n_groups} objects"
         return cls(pd.concat(tables, ignore_index=True), title, comparison, provenance=probe.settings)
 
@@ -190,10 +190,10 @@ class ProbeDisplay(Display):
         ax.set_ylabel("probe", labelpad=0, fontsize=6)
 
 
-class PlaceAccuracyDisplay(Display):
+class LocationAccuracyDisplay(Display):
     """Share of answers with IoU >= 0.5 by the place of the object.
 
-    ``data``: row, col, n, acc50, lo, hi.
+    ``data``: row, col, n, acc50, acc50_lo, acc50_hi.
 
     Examples
     --------
@@ -205,7 +205,7 @@ class PlaceAccuracyDisplay(Display):
     >>> overlaps = np.array([[0.8, 0.2], [0.9, 0.6]]).reshape(1, 2, 2, 1)  # IoU: (pair, row, col, repetition)
     >>> effects, boxes = np.zeros((1, 2, 2, 1, 1, 1)), np.zeros((1, 2, 2, 1, 4))
     >>> probe = ProbeResult(effects, overlaps, boxes, ["cat"], [3], ["mean"], ["tiles"], layout, {"model": "toy"})
-    >>> display = PlaceAccuracyDisplay.from_probe(probe).plot()
+    >>> display = LocationAccuracyDisplay.from_probe(probe).plot()
     >>> display.data[["row", "col", "n", "acc50"]].head()
        row  col  n  acc50
     0    0    0  1    1.0
@@ -220,7 +220,7 @@ class PlaceAccuracyDisplay(Display):
         self.title = title
 
     @classmethod
-    def from_probe(cls, probe: ProbeResult) -> PlaceAccuracyDisplay:
+    def from_probe(cls, probe: ProbeResult) -> LocationAccuracyDisplay:
         """Take a probe that was measured with ``locate=True``.
 
         Parameters
@@ -230,7 +230,7 @@ class PlaceAccuracyDisplay(Display):
 
         Returns
         -------
-        PlaceAccuracyDisplay
+        LocationAccuracyDisplay
         """
         data = probe.accuracy()
         share = 100 * data["acc50"].mean()
@@ -238,7 +238,7 @@ class PlaceAccuracyDisplay(Display):
         title = f"{name}, Acc@0.5 by place, {share:.0f} % of {data['n'].sum():,}"
         return cls(data, title, provenance=probe.settings)
 
-    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> PlaceAccuracyDisplay:
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> LocationAccuracyDisplay:
         """Draw one panel.
 
         Parameters
@@ -248,7 +248,7 @@ class PlaceAccuracyDisplay(Display):
 
         Returns
         -------
-        PlaceAccuracyDisplay
+        LocationAccuracyDisplay
             Self.
 
         Raises

@@ -173,7 +173,7 @@ class AurocDisplay(Display):
         InputError
             Columns are missing, or no rows.
         """
-        names = {"op": "score", "auroc_lo": "lo", "auroc_hi": "hi"}
+        names = {"debias": "score", "auroc_lo": "lo", "auroc_hi": "hi"}
         table = table.rename(columns={k: v for k, v in names.items() if v not in table})
         table = _checked(table, ("layer", "score", "auroc"), "what score_ranking() returns")
         table = table.assign(**{c: np.nan for c in ("lo", "hi") if c not in table})

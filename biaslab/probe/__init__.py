@@ -1,8 +1,11 @@
-"""The causal probe: the same object at every place of the picture, and what its tokens draw there.
+"""The causal probe: the same object at every location of the image, and the attention that its tokens draw there.
 
-A profile fitted on photographs or scenes mixes the model's preference for places with what tends to stand there.
-Here the picture is ours: every object is shown at every place of the same background, so what is left when its
-mean is taken off can only come from the place.
+This is a causal placement test, no linear probe: nothing is trained on hidden states; the object is moved and the
+attention on it measured.
+
+A profile fitted on photographs or scenes mixes the model's preference for locations with what tends to stand there.
+Here the image is ours: every object is shown at every location of the same background, so that differences from its
+mean can only come from the location.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A fitted profile against the causal probe: does it say what the place does to attention, or what stood there?"""
+"""A fitted profile against the causal probe: the effect of the location, or of what stood there."""
 
 from __future__ import annotations
 
@@ -27,35 +27,48 @@ _SCORE = {"score": "attention"}  # what a probe measures
 
 
 def compare(
-    probe: ProbeResult, other: Profile | AttentionMaps, confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0
+    probe: ProbeResult,
+    other: Profile | AttentionMaps,
+    *,
+    seed: int = 0,
+    n_resamples: int = 9999,
+    confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """Slope and correlation, in log space, between a profile and the causal effect of the place.
+    """Compute slope and correlation, in log space, between a profile and the causal effect of the location.
 
     The profile is read as the probe reads attention: its mean over the tokens of every object shown, weighted
-    by what the object covers, the logarithm of that, centred over places. Both maps are then blurred alike by the
+    by what the object covers, the logarithm of that, centred over locations. Both maps are then blurred alike by the
     objects, and cells stand where objects stood. Of attention maps the mean log attention of each token takes the
     profile's place.
 
     Parameters
     ----------
-    other : fitted profile of the same model, queries and heads; or its maps.
-    n_resamples : random maps behind each p-value (`spectral_test`).
+    probe : ProbeResult
+        The measurement.
+    other : Profile or AttentionMaps
+        Fitted profile of the same model, queries and heads; or its maps.
+    seed : int
+        Of the random maps, and of the halves behind the reliability.
+    n_resamples : int
+        Random maps behind each p-value (`spectral_test`).
+    confidence : float
+        Of the intervals, in (0, 1).
 
     Returns
     -------
     DataFrame
-        A line per layer, head and part:
+        A line per layer, head and region (columns layer, head, region, then):
 
-        - slope, slope_lo, slope_hi: of the probe on the profile. 1: dividing by the profile removes just what the
-          place does. 0: nothing in the profile is the place's doing. Between: the profile overstates, and division
+        - slope, slope_lo, slope_hi: of the probe on the profile. 1: dividing by the profile removes just the effect of
+          the location. 0: nothing in the profile is that effect. Between: the profile overstates, and division
           overcorrects. Noise of the profile lowers it, noise of the probe does not.
         - r, r_lo, r_hi: Pearson correlation of the two maps.
         - reliability, ceiling: of the probe's map, from correlations of maps of random halves of the groups, stepped up
           by Spearman and Brown; the ceiling, its square root, is the correlation a perfect profile would reach.
-        - r_true: r / ceiling. NaN where the probe is not reliable at all (reliability <= 0).
+        - r_disattenuated: r / ceiling. NaN where the probe is not reliable at all (reliability <= 0).
         - p, q: `spectral_test`, and Benjamini-Hochberg over all lines of the table.
-        - profile_sd, probe_sd: of the maps over places, natural logarithms.
-        - groups, places: n.
+        - profile_sd, probe_sd: of the maps over locations, natural logarithms.
+        - groups, locations: n.
 
         Intervals are delete-one-group jackknives with Student's t (r after Fisher's z): they speak of other objects
         and backgrounds, with this profile. For maps the jackknife over their folds of images is added.
@@ -64,6 +77,29 @@ def compare(
     ------
     InputError, ProfileMismatchError
         Nothing in common; a profile of another model, query rule, head reduction, score or layout.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> import numpy as np
+    >>> from biaslab.maps.simulate import planted_bias, simulate
+    >>> from biaslab.probe import compare
+
+    Four objects, each at all 8 x 8 cells of a model that looks at the border, and a profile of 60 images of that model:
+
+    >>> layout = bl.TokenLayout.raster(8, 8, (224, 224), "llava")
+    >>> effect = planted_bias("u-shaped", layout).reshape(8, 8)
+    >>> log = effect + np.random.default_rng(0).normal(0, 0.2, (4, 8, 8))
+    >>> corner = 28.0 * np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1)
+    >>> boxes = np.tile(np.concatenate([corner, corner + 28], axis=-1)[None, :, :, None], (4, 1, 1, 1, 1))
+    >>> settings = {"model": "simulated", "revision": None, "family": "llava", "queries": "last", "heads": "mean"}
+    >>> probe = bl.ProbeResult(
+    ...     log[..., None, None, None], None, boxes, list("abcd"), [0], ["mean"], ["tiles"], layout, settings
+    ... )
+    >>> profile = bl.MeanProfile().fit(simulate("u-shaped", [(layout, 60)]).maps)
+    >>> compare(probe, profile, n_resamples=199)[["layer", "region", "slope", "r", "ceiling", "p", "groups"]].round(3)
+       layer region  slope      r  ceiling      p  groups
+    0      0  tiles  0.931  0.933    0.972  0.005       4
     """
     check_confidence(confidence)
     layers, read = _reader(probe, other)
@@ -71,33 +107,39 @@ def compare(
     # all layers at once: what an object covers is worked out once per picture
     together = profile_effects(probe, np.concatenate([version for versions in tokens for version in versions]))
     rows, start = [], 0
-    for layer, found in zip(layers, tokens, strict=True):
-        ends = start + np.cumsum([0, *(len(version) for version in found)])
+    for layer, maps in zip(layers, tokens, strict=True):
+        ends = start + np.cumsum([0, *(len(version) for version in maps)])
         versions = [together[..., a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
         start = ends[-1]
         for h, head in enumerate(probe.heads):
-            for k, part in enumerate(probe.parts):
-                y = probe.effects[(..., *probe.at(layer, head, part))]
+            for k, region in enumerate(probe.regions):
+                y = probe.effects[(..., *probe.at(layer, head, region))]
                 x = [v[..., k, h] for v in versions]
-                rows.append({"layer": layer, "head": head, "part": part, **_line(x, y, confidence, n_resamples, seed)})
+                line = _line(x, y, confidence, n_resamples, seed)
+                rows.append({"layer": layer, "head": head, "region": region, **line})
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p") + 1, "q", q_values(table["p"]))
+    table.insert(list(table.columns).index("p") + 1, "q", q_values(table["p"]))
     return table
 
 
 def profile_effects(probe: ProbeResult, tokens: np.ndarray) -> np.ndarray:
-    """What a profile says of every place, read as the probe reads attention.
+    """Read a profile at every location as the probe reads attention.
 
     Parameters
     ----------
-    tokens : (H or 1, N) expected attention.
+    probe : ProbeResult
+        Whose boxes and layout are used.
+    tokens : ndarray
+        (H or 1, N) expected attention.
 
     Returns
     -------
-    (G, R, C, parts, H or 1) : logarithm of the mean over the object, centred over places, mean over a group's pairs.
+    ndarray
+        (G, R, C, regions, H or 1): logarithm of the mean over the object, centred over locations, mean over a group's
+        pairs.
     """
     shape = probe.boxes.shape[:4]
-    out = np.empty((*shape, len(probe.parts), len(tokens)))
+    out = np.empty((*shape, len(probe.regions), len(tokens)))
     for at in np.ndindex(*shape):
         out[at] = footprint(tokens, probe.layout, probe.box(*at))
     logs = np.log(out + TINY).mean(3)
@@ -105,15 +147,27 @@ def profile_effects(probe: ProbeResult, tokens: np.ndarray) -> np.ndarray:
 
 
 def profile_maps(probe: ProbeResult, other: Profile | AttentionMaps, layer: int) -> np.ndarray:
-    """(R, C, parts, heads) of a profile, or of maps, as `compare` reads them: centred logarithms."""
-    found = profile_effects(probe, _reader(probe, other)[1](layer)[0]).mean(0)
-    return found + np.zeros(len(probe.heads))
+    """Give the maps (R, C, regions, heads) of a profile, or of maps, as `compare` reads them: centred logarithms."""
+    effects = profile_effects(probe, _reader(probe, other)[1](layer)[0]).mean(0)
+    return effects + np.zeros(len(probe.heads))
 
 
 def reliability(maps: np.ndarray, seed: int = 0) -> float:
-    """Reliability of the mean of G maps ``(G, R, C)``: mean correlation of random halves, stepped up.
+    """Estimate the reliability of the mean of G maps: mean correlation of random halves, stepped up.
 
-    Spearman and Brown's formula, for the length of the whole; NaN with fewer than two groups.
+    Spearman and Brown's formula, for the length of the whole.
+
+    Parameters
+    ----------
+    maps : ndarray
+        (G, R, C) effects per group.
+    seed : int
+        Of the halves.
+
+    Returns
+    -------
+    float
+        NaN with fewer than two groups.
     """
     flat = maps.reshape(len(maps), -1)
     flat = flat - flat.mean(1, keepdims=True)
@@ -168,13 +222,13 @@ def _line(x: list[np.ndarray], y: np.ndarray, confidence: float, n_resamples: in
         spread = np.hypot(spread, half_width(np.array([_statistics(v, y) for v in x[1:]]), confidence=confidence))
     lo, hi = value - spread, value + spread
     _, p = spectral_test(whole.mean(0), y.mean(0), n_resamples=n_resamples, seed=seed)
-    known = reliability(y, seed)
-    ceiling = np.sqrt(known) if known > 0 else np.nan
+    of_probe = reliability(y, seed)
+    ceiling = np.sqrt(of_probe) if of_probe > 0 else np.nan
     r = float(np.tanh(value[1]))
     return {
         "slope": value[0], "slope_lo": lo[0], "slope_hi": hi[0], "r": r, "r_lo": np.tanh(lo[1]), "r_hi": np.tanh(hi[1]),
-        "reliability": known, "ceiling": ceiling, "r_true": r / ceiling, "p": p,
-        "profile_sd": whole.mean(0).std(), "probe_sd": y.mean(0).std(), "groups": groups, "places": y[0].size,
+        "reliability": of_probe, "ceiling": ceiling, "r_disattenuated": r / ceiling, "p": p,
+        "profile_sd": whole.mean(0).std(), "probe_sd": y.mean(0).std(), "groups": groups, "locations": y[0].size,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Attention on the object's tokens in every picture of a design, streamed and resumable."""
+"""Attention on the object's tokens in every image of a design, streamed and resumable."""
 
 from __future__ import annotations
 
@@ -30,42 +30,70 @@ from biaslab.probe.stimuli import ProbeDesign, Stimulus, stimulus_id
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["footprint", "measure", "parts_of_layout"]
+__all__ = ["footprint", "measure", "regions_of_layout"]
 
 
 def measure(
     vlm: VLM,
     design: ProbeDesign,
+    *,
     layers: int | Iterable[int] | None = None,
     heads: str = "mean",
     queries: str = "last",
     batch_size: int = 16,
-    locate: bool = False,
     out: str | Path | None = None,
     progress: bool = True,
+    locate: bool = False,
 ) -> ProbeResult:
-    """Show every picture of the design once and record the attention its object draws.
+    """Show every image of the design once and record the attention its object draws.
 
     The attention of the object is its mass over its area: attention of the tokens it reaches into, each weighted
     by the share of its cell that the box covers, over the sum of those weights. Thumbnail tokens, which show the
-    object a second time, are a part of their own.
+    object a second time, are a region of their own.
 
-    Pictures are made, used and dropped batch by batch; what stays is a line of a few numbers per picture.
+    Images are made, used and dropped batch by batch; a line of a few numbers per image stays.
 
     Parameters
     ----------
-    layers : decoder layers; default all.
-    heads : "mean", or "all" for every head.
-    queries : "last" (prompt token) or "text" (mean over all tokens after the image).
-    locate : also generate the answer and record its IoU with the box (several times slower).
-    out : folder for ``probe.json`` and ``stimuli.jsonl`` (append-only); the same call resumes. Default: memory.
+    vlm : VLM
+        The model.
+    design : ProbeDesign
+        Of :func:`biaslab.probe.design_for`, on the model's raster of tokens.
+    layers : int or iterable of int, optional
+        Decoder layers; default all.
+    heads : {"mean", "all"}
+        "mean", or "all" for every head.
+    queries : {"last", "text"}
+        "last" (prompt token) or "text" (mean over all tokens after the image).
+    batch_size : int
+        Images per forward.
+    out : str or Path, optional
+        Folder for ``probe.json`` and ``stimuli.jsonl`` (append-only); the same call resumes. Default: memory.
+    progress : bool
+        Draw a progress bar.
+    locate : bool
+        Also generate the answer and record its IoU with the box (several times slower).
+
+    Returns
+    -------
+    ProbeResult
+        The complete measurement.
 
     Raises
     ------
     InputError
-        Bad layers or batch size; a place where no token looks.
+        Bad layers or batch size; a location at which no token looks.
     RunFolderError
         ``out`` cannot be written, or holds another probe.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> from biaslab.probe import design_for, measure
+    >>> vlm = bl.load("grounder")
+    >>> result = measure(vlm, design_for(vlm, grid=(1, 2), pairs=1, scale=(0.3, 0.5)), layers=[1], progress=False)
+    >>> result.log.shape, result.regions
+    ((1, 1, 2, 1, 1, 1), ['tiles'])
     """
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     if batch_size < 1:
@@ -95,16 +123,16 @@ def measure(
 
 
 def _opened(folder: Path, settings: dict[str, Any]) -> JsonLines:
-    """The log of a folder made for these settings, or made now."""
+    """Open the log of a folder that was made for these settings, or make one."""
     path, settings = folder / RUN, heads_on_disk(plain(settings))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        if found is None:
+        held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if held is None:
             atomic_write(path, json.dumps(settings, indent=1))
     except (OSError, ValueError) as err:
         raise RunFolderError(f"{folder} cannot be used for a probe ({err}): choose another folder") from None
-    if found is not None and (others := differences(found, settings)):
+    if held is not None and (others := differences(held, settings)):
         name = others[0].name or "format"
         raise RunFolderError(f"{folder} holds a probe with another {name}: choose another folder, or the same settings")
     return JsonLines(folder / LOG)
@@ -115,7 +143,7 @@ def _measured(vlm: VLM, batch: list[Stimulus], layers: list[int], heads: str, qu
         [s.image for s in batch], [s.expression for s in batch], sample_ids=[s.id for s in batch]
     )
     answers: list[Any] = [None] * len(batch)
-    with capture(vlm, layers, queries=queries, heads=heads) as rows:
+    with capture(vlm, layers=layers, queries=queries, heads=heads) as rows:
         if locate:  # the rows are those of the prefill: no second forward
             answers = vlm.locate_answers(encoded)
         else:
@@ -123,7 +151,7 @@ def _measured(vlm: VLM, batch: list[Stimulus], layers: list[int], heads: str, qu
     records = []
     maps = rows.per_image(encoded, layers, device="cpu")
     for stimulus, (layout, attention), answer in zip(batch, maps, answers, strict=True):
-        logs = np.log(footprint(attention.numpy(), layout, stimulus.box) + TINY)  # (parts, layers, heads)
+        logs = np.log(footprint(attention.numpy(), layout, stimulus.box) + TINY)  # (regions, layers, heads)
         record = {
             "id": stimulus.id, "pair": stimulus.pair, "row": stimulus.row, "col": stimulus.col,
             "repetition": stimulus.repetition, "name": stimulus.name, "box": list(stimulus.box.as_tuple()),
@@ -135,28 +163,44 @@ def _measured(vlm: VLM, batch: list[Stimulus], layers: list[int], heads: str, qu
     return records
 
 
-def parts_of_layout(layout: TokenLayout) -> dict[str, np.ndarray]:
-    """Name -> which tokens: those of the tiles and, where there are two kinds, those of the thumbnail."""
+def regions_of_layout(layout: TokenLayout) -> dict[str, np.ndarray]:
+    """Split tokens into regions: those of the tiles and, where there are two kinds, those of the thumbnail.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Name -> (N,) bool.
+    """
     if layout.thumbnail.all() or not layout.thumbnail.any():
         return {"tiles": np.ones(layout.n, dtype=bool)}
     return {"tiles": ~layout.thumbnail, "thumbnail": layout.thumbnail}
 
 
 def footprint(values: np.ndarray, layout: TokenLayout, box: Box) -> np.ndarray:
-    """Mean of token values ``(..., N)`` over a box, each token weighted by the share of its cell that is covered.
+    """Average token values over a box, each token weighted by the share of its cell that is covered.
+
+    Parameters
+    ----------
+    values : ndarray
+        (..., N) values of the layout's tokens.
+    layout : TokenLayout
+        Where the tokens look.
+    box : Box
+        In pixels.
 
     Returns
     -------
-    (parts, ...) : one mean per part of `parts_of_layout`.
+    ndarray
+        (regions, ...): one mean per region of `regions_of_layout`.
 
     Raises
     ------
     InputError
-        No token of a part looks at the box.
+        No token of a region looks at the box.
     """
     share, out = layout.overlap(box) * layout.in_image, []
-    for name, part in parts_of_layout(layout).items():
-        at = np.flatnonzero(share * part > 1e-9)
+    for name, mask in regions_of_layout(layout).items():
+        at = np.flatnonzero(share * mask > 1e-9)
         if not len(at):
             raise InputError(f"no token of the {name} looks at the object at {box.as_tuple()}: choose another size")
         out.append(values[..., at] @ share[at] / share[at].sum())

@@ -1,4 +1,4 @@
-"""What a probe measured: effects of place per pair, their maps and errors, and accuracy by place."""
+"""The result of a probe: effects of location per pair, their maps and errors, and accuracy by location."""
 
 from __future__ import annotations
 
@@ -27,17 +27,48 @@ RUN, LOG = "probe.json", "stimuli.jsonl"
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """Log attention on the object, of P pairs at R x C places.
+    """Log attention on the object, of P pairs at R x C locations.
 
     Attributes
     ----------
-    log : (P, R, C, parts, layers, heads) float64, mean over repetitions.
-    iou : (P, R, C, repetitions) of the answers with the box, or None where nothing was located.
-    boxes : (P, R, C, repetitions, 4) pixels.
-    groups : object of each pair; pairs of one object are one group of the intervals.
-    layers, heads, parts : labels; heads are "mean" or 0, 1 ...; parts "tiles" and "thumbnail".
-    layout : TokenLayout of the pictures.
-    settings : JSON-ready provenance.
+    log : ndarray
+        (P, R, C, regions, layers, heads) float64, natural logarithms, mean over repetitions.
+    iou : ndarray or None
+        (P, R, C, repetitions) of the answers with the box, or None where nothing was located.
+    boxes : ndarray
+        (P, R, C, repetitions, 4) left, top, right, bottom in pixels.
+    groups : list of str
+        Object of each pair; pairs of one object are one group of the intervals.
+    layers : list of int
+        Labels of the layer axis.
+    heads : list
+        Labels of the head axis: "mean" or 0, 1 ...
+    regions : list of str
+        Labels of the region axis: "tiles" and "thumbnail".
+    layout : TokenLayout
+        Of the images.
+    settings : dict
+        JSON-ready provenance.
+
+    Examples
+    --------
+    Two objects at 1 x 3 locations, one layer:
+
+    >>> import biaslab as bl
+    >>> import numpy as np
+    >>> log = np.log([[[1.0, 1.0, 4.0]], [[2.0, 2.0, 8.0]]])[..., None, None, None]
+    >>> layout = bl.TokenLayout.raster(1, 3, (90, 30), "llava")
+    >>> boxes = np.zeros((2, 1, 3, 1, 4))
+    >>> result = bl.ProbeResult(log, None, boxes, ["cat", "dog"], [3], ["mean"], ["tiles"], layout, {})
+    >>> result.grid, result.n_groups
+    ((1, 3), 2)
+    >>> np.exp(result.map(3)).round(2)  # relative to the mean over locations, on which the objects agree
+    array([[0.63, 0.63, 2.52]])
+    >>> result.table()[["layer", "region", "row", "col", "effect", "se"]].round(2)
+       layer region  row  col  effect   se
+    0      3  tiles    0    0   -0.46  0.0
+    1      3  tiles    0    1   -0.46  0.0
+    2      3  tiles    0    2    0.92  0.0
     """
 
     log: np.ndarray
@@ -46,18 +77,28 @@ class ProbeResult:
     groups: list[str]
     layers: list[int]
     heads: list[str | int]
-    parts: list[str]
+    regions: list[str]
     layout: TokenLayout
     settings: dict[str, Any]
 
     @classmethod
     def load(cls, folder: str | Path) -> ProbeResult:
-        """The probe that ``measure(..., out=folder)`` has finished.
+        """Read the probe that ``measure(..., out=folder)`` has finished.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Holds ``probe.json`` and ``stimuli.jsonl``.
+
+        Returns
+        -------
+        ProbeResult
+            As `measure` returned it.
 
         Raises
         ------
         RunFolderError
-            No probe there, or not all of its pictures are done.
+            No probe there, or not all of its images are done.
         """
         folder = Path(folder)
         try:
@@ -70,81 +111,103 @@ class ProbeResult:
 
     @property
     def grid(self) -> tuple[int, int]:
-        return self.log.shape[1:3]
+        """Rows and columns of the locations."""
+        return self.log.shape[1], self.log.shape[2]
 
     @cached_property
     def effects(self) -> np.ndarray:
-        """(G, R, C, parts, layers, heads): log attention centred over places per pair, mean over a group's pairs.
+        """(G, R, C, regions, layers, heads) log attention, centred over locations per pair, mean over a group's pairs.
 
-        Natural logarithms: 0.69 is twice the attention the same object draws on average over all places.
+        Natural logarithms: 0.69 is twice the attention the same object draws on average over all locations.
         """
         return group_means(self.log - self.log.mean((1, 2), keepdims=True), self.groups)
 
     @property
     def n_groups(self) -> int:
+        """Number of different objects."""
         return len(set(self.groups))
 
-    def at(self, layer: int, head: str | int | None = None, part: str = "tiles") -> tuple[int, int, int]:
-        """Indices (part, layer, head) into the last axes; ``head`` may be left out where there is one.
+    def at(self, layer: int, head: str | int | None = None, region: str = "tiles") -> tuple[int, int, int]:
+        """Give the indices (region, layer, head) into the last axes; ``head`` may be left out where there is one.
 
         Raises
         ------
         InputError
-            What was not measured.
+            A region, layer or head that was not measured.
         """
         head = self.heads[0] if head is None and len(self.heads) == 1 else head
-        asked = {"part": (part, self.parts), "layer": (layer, self.layers), "head": (head, self.heads)}
-        for name, (value, known) in asked.items():
-            if value not in known:
-                raise InputError(f"the probe holds {name}s {known}, not {value!r}: choose one, or measure again")
-        return self.parts.index(part), self.layers.index(layer), self.heads.index(head)
+        asked: dict[str, tuple[Any, list]] = {
+            "region": (region, self.regions), "layer": (layer, self.layers), "head": (head, self.heads),
+        }  # fmt: skip
+        for name, (value, labels) in asked.items():
+            if value not in labels:
+                raise InputError(f"the probe holds {name}s {labels}, not {value!r}: choose one, or measure again")
+        region_at, layer_at, head_at = (labels.index(value) for value, labels in asked.values())
+        return region_at, layer_at, head_at
 
-    def map(self, layer: int, head: str | int | None = None, part: str = "tiles") -> np.ndarray:
-        """(R, C) causal effect of the place on log attention, mean over groups, centred."""
-        return self.effects[(..., *self.at(layer, head, part))].mean(0)
+    def map(self, layer: int, head: str | int | None = None, region: str = "tiles") -> np.ndarray:
+        """Compute the (R, C) causal effect of the location on log attention, mean over groups, centred."""
+        return self.effects[(..., *self.at(layer, head, region))].mean(0)
 
-    def standard_error(self, layer: int, head: str | int | None = None, part: str = "tiles") -> np.ndarray:
-        """(R, C) standard error of `map`, from the spread between groups; NaN with a single one."""
-        values = self.effects[(..., *self.at(layer, head, part))]
+    def standard_error(self, layer: int, head: str | int | None = None, region: str = "tiles") -> np.ndarray:
+        """Compute the (R, C) standard error of `map`, from the spread between groups; NaN with a single one."""
+        values = self.effects[(..., *self.at(layer, head, region))]
         if len(values) < 2:
             return np.full(self.grid, np.nan)
         return values.std(0, ddof=1) / np.sqrt(len(values))
 
     def table(self) -> pd.DataFrame:
-        """A line per layer, head, part and place: effect, se, groups, pictures."""
-        pictures, tables = len(self.groups) * self.boxes.shape[3], []
+        """Give a line per layer, head, region and location (row, col): effect, se, groups, images."""
+        n_images, tables = len(self.groups) * self.boxes.shape[3], []
         row, col = (a.ravel() for a in np.indices(self.grid))
         for layer in self.layers:
             for head in self.heads:
-                for part in self.parts:
+                for region in self.regions:
                     tables.append(pd.DataFrame({
-                        "layer": layer, "head": head, "part": part, "row": row, "col": col,
-                        "effect": self.map(layer, head, part).ravel(),
-                        "se": self.standard_error(layer, head, part).ravel(),
-                        "groups": self.n_groups, "pictures": pictures,
+                        "layer": layer, "head": head, "region": region, "row": row, "col": col,
+                        "effect": self.map(layer, head, region).ravel(),
+                        "se": self.standard_error(layer, head, region).ravel(),
+                        "groups": self.n_groups, "images": n_images,
                     }))  # fmt: skip
         return pd.concat(tables, ignore_index=True)
 
     def accuracy(self) -> pd.DataFrame:
-        """Share of answers with IoU >= 0.5 at each place, with Wilson's 95 % interval: row, col, n, acc50, lo, hi."""
+        """Compute the share of answers with IoU >= 0.5 at each location, with Wilson's 95 % interval.
+
+        Returns
+        -------
+        DataFrame
+            row, col, n, acc50, acc50_lo, acc50_hi.
+
+        Raises
+        ------
+        InputError
+            Nothing was located.
+        """
         hits = self._hits()
         n, k = hits.shape[0] * hits.shape[3], hits.sum((0, 3))
         ends = [stats.binomtest(int(v), n).proportion_ci(method="wilson") for v in k.ravel()]
         row, col = (a.ravel() for a in np.indices(self.grid))
         return pd.DataFrame({
             "row": row, "col": col, "n": n, "acc50": k.ravel() / n,
-            "lo": [e.low for e in ends], "hi": [e.high for e in ends],
+            "acc50_lo": [e.low for e in ends], "acc50_hi": [e.high for e in ends],
         })  # fmt: skip
 
     def accuracy_by_zone(self) -> pd.DataFrame:
-        """Accuracy of the border ring, the rest, and each third of rows and columns.
+        """Compute accuracy in the border ring, the rest, and each third of rows and columns.
 
-        Intervals: mean over groups (objects), Student's t. Objects differ in difficulty far more than places, so
-        zones are compared by ``minus_rest``: accuracy here minus at all other places, object by object.
+        Intervals: mean over groups (objects), Student's t. Objects differ in difficulty far more than locations, so
+        zones are compared by ``minus_rest``: accuracy here minus at all other locations, object by object.
 
         Returns
         -------
-        DataFrame : zone, places, n (pictures), acc50, lo, hi, minus_rest, minus_rest_lo, minus_rest_hi.
+        DataFrame
+            zone, locations, n (images), acc50, acc50_lo, acc50_hi, minus_rest, minus_rest_lo, minus_rest_hi.
+
+        Raises
+        ------
+        InputError
+            Nothing was located.
         """
         hits, (rows, cols) = group_means(self._hits().mean(3), self.groups), self.grid
         row, col = np.indices(self.grid)
@@ -154,16 +217,17 @@ class ProbeResult:
                                           ("columns", col, cols, ("left", "middle", "right"))):  # fmt: skip
             zones |= {f"{name} {axis}": index * 3 // count == i for i, name in enumerate(names)}
         out = []
-        for zone, chosen in zones.items():
-            if chosen.any():
-                n = int(chosen.sum()) * len(self.groups) * self.boxes.shape[3]
-                mean, half = _interval(hits[:, chosen].mean(1))
+        for zone, inside in zones.items():
+            if inside.any():
+                n = int(inside.sum()) * len(self.groups) * self.boxes.shape[3]
+                mean, half = _interval(hits[:, inside].mean(1))
                 rest, wide = (np.nan, np.nan)
-                if not chosen.all():
-                    rest, wide = _interval(hits[:, chosen].mean(1) - hits[:, ~chosen].mean(1))
-                out.append({"zone": zone, "places": int(chosen.sum()), "n": n, "acc50": mean,
-                            "lo": np.clip(mean - half, 0, 1), "hi": np.clip(mean + half, 0, 1), "minus_rest": rest,
-                            "minus_rest_lo": rest - wide, "minus_rest_hi": rest + wide})  # fmt: skip
+                if not inside.all():
+                    rest, wide = _interval(hits[:, inside].mean(1) - hits[:, ~inside].mean(1))
+                out.append({"zone": zone, "locations": int(inside.sum()), "n": n, "acc50": mean,
+                            "acc50_lo": np.clip(mean - half, 0, 1), "acc50_hi": np.clip(mean + half, 0, 1),
+                            "minus_rest": rest, "minus_rest_lo": rest - wide,
+                            "minus_rest_hi": rest + wide})  # fmt: skip
         return pd.DataFrame(out)
 
     def _hits(self) -> np.ndarray:
@@ -172,7 +236,7 @@ class ProbeResult:
         return (self.iou >= HIT_IOU).astype(np.float64)
 
     def box(self, pair: int, row: int, col: int, repetition: int = 0) -> Box:
-        """Where the object of a pair stood at a place."""
+        """Give the box, in pixels, of a pair's object at a location."""
         return Box(*self.boxes[pair, row, col, repetition])
 
 
@@ -184,7 +248,7 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def group_means(values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
-    """Means over the entries of axis 0 that share a group, in order of first appearance."""
+    """Average the entries of axis 0 that share a group, in order of first appearance."""
     names = list(dict.fromkeys(groups))
     if len(names) == len(groups):
         return values
@@ -193,28 +257,29 @@ def group_means(values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
 
 
 def assemble(settings: dict[str, Any], groups: list[str], records: Iterable[dict]) -> ProbeResult:
-    """The result of a complete set of records, read one at a time.
+    """Make the result of a complete set of records, read one at a time.
 
     Raises
     ------
     RunFolderError
-        Pictures are missing, or were cut into tokens in different ways.
+        Images are missing, or were cut into tokens in different ways.
     """
     design = settings["design"]
     shape = (design["pairs"], *design["grid"], design["repetitions"])
     seen, boxes, iou = np.zeros(shape, dtype=bool), np.empty((*shape, 4)), np.full(shape, np.nan)
-    log, layout = None, None
+    log: np.ndarray = np.empty(0)
+    layout: dict[str, Any] | None = None
     for r in records:
-        if log is None:
+        if layout is None:
             log, layout = np.empty((*shape, *np.shape(r["log"]))), r["layout"]
         if r["layout"] != layout:
             raise RunFolderError("pictures of one probe have different layouts: the model cuts them by content")
         at = r["pair"], r["row"], r["col"], r["repetition"]
         log[at], boxes[at], iou[at], seen[at] = r["log"], r["box"], r.get("iou", np.nan), True
-    if not seen.all():
+    if layout is None or not seen.all():
         raise RunFolderError(f"{seen.sum()} of {seen.size} pictures are done: run the same probe again to go on")
-    heads = ["mean"] if settings["heads"] == "mean" else list(range(log.shape[-1]))
-    parts = ["tiles", "thumbnail"][: log.shape[-3]]
+    heads: list[str | int] = ["mean"] if settings["heads"] == "mean" else list(range(log.shape[-1]))
+    regions = ["tiles", "thumbnail"][: log.shape[-3]]
     located = iou if settings["locate"] else None
-    layout = TokenLayout.from_dict(layout)
-    return ProbeResult(log.mean(3), located, boxes, groups, list(settings["layers"]), heads, parts, layout, settings)
+    layers, of_images = list(settings["layers"]), TokenLayout.from_dict(layout)
+    return ProbeResult(log.mean(3), located, boxes, groups, layers, heads, regions, of_images, settings)

@@ -1,4 +1,4 @@
-"""What the probe pastes and where on: biaslab's own objects and backgrounds, or the user's pictures."""
+"""Objects and backgrounds of the probe: biaslab's own, or the user's images."""
 
 from __future__ import annotations
 
@@ -22,14 +22,32 @@ _SOLID = 60  # opacity of 255 from which a pixel belongs to the object
 
 
 class Cutouts:
-    """A folder of RGBA pictures (one object each, on a transparent ground), named by their files.
+    """A folder of RGBA images (one object each, on a transparent ground), named by their files.
 
     ``red-apple_2.png`` is "red apple": dashes and underscores are blanks, a number at the end is dropped.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds the images.
 
     Raises
     ------
     InputError
-        No folder, no picture, or a picture without transparency.
+        No folder, no image, or an image without transparency.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> from biaslab.probe import Cutouts
+    >>> image = Image.new("RGBA", (32, 32))
+    >>> image.paste((200, 0, 0, 255), (8, 8, 24, 24))
+    >>> with TemporaryDirectory() as folder:
+    ...     image.save(Path(folder) / "red-apple_2.png")
+    ...     Cutouts(folder).names
+    ['red apple']
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -39,11 +57,11 @@ class Cutouts:
             _cutout(path)  # all of them before any work
 
     def digest(self) -> str:
-        """12 hex digits over names and contents."""
+        """Hash names and contents to 12 hex digits."""
         return files_digest(self.paths)
 
     def render(self, rng: np.random.Generator, index: int, side: float) -> Image.Image:
-        """Cut-out ``index``, mirrored by chance, its visible part with long side ``side`` px, RGBA."""
+        """Render cut-out ``index``, mirrored by chance, its visible part with long side ``side`` px, RGBA."""
         image = _cutout(self.paths[index])
         if rng.random() < 0.5:
             image = ImageOps.mirror(image)
@@ -51,7 +69,7 @@ class Cutouts:
 
 
 def files_digest(paths: list[Path]) -> str:
-    """12 hex digits over the names and contents of files."""
+    """Hash the names and contents of files to 12 hex digits."""
     total = hashlib.sha256()
     for path in paths:
         total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -59,15 +77,15 @@ def files_digest(paths: list[Path]) -> str:
 
 
 def rendered_object(rng: np.random.Generator, index: int, side: float) -> Image.Image:
-    """Object ``NAMES[index]`` as scenes show it: mirrored and turned a little, brightness varied. RGBA."""
-    picture = sprite(rng, NAMES[index], side)
-    values = np.asarray(picture, np.float32).copy()
+    """Render object ``NAMES[index]`` as scenes show it: mirrored and turned a little, brightness varied. RGBA."""
+    image = sprite(rng, NAMES[index], side)
+    values = np.asarray(image, np.float32).copy()
     values[..., :3] = values[..., :3] * rng.uniform(0.8, 1.15) + rng.normal(0, 6, 3)
     return _scaled(Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)), side)
 
 
 def rendered_background(rng: np.random.Generator, size: tuple[int, int], path: Path | None = None) -> Image.Image:
-    """A background of ``size`` = (width, height) px: a scene's, or the picture at ``path`` cut to that shape."""
+    """Render a background of ``size`` = (width, height) px: a scene's, or the image at ``path`` cut to that shape."""
     if path is not None:
         return ImageOps.fit(load_image(path), size)
     image = background(rng)
@@ -77,10 +95,11 @@ def rendered_background(rng: np.random.Generator, size: tuple[int, int], path: P
 
 
 def _scaled(image: Image.Image, side: float) -> Image.Image:
-    """Cut to what is visible, its long side ``side`` px: the box of the picture is then the box of the object."""
+    """Cut to what is visible, its long side ``side`` px: the box of the image is then the box of the object."""
     image = image.crop(_visible(image))
     scale = side / max(image.size)
-    size = tuple(max(4, round(length * scale)) for length in image.size)
+    width, height = (max(4, round(length * scale)) for length in image.size)
+    size = (width, height)
     return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
@@ -97,7 +116,7 @@ def _cutout(path: Path) -> Image.Image:
         raise InputError(f"{path} cannot be read ({err}): replace or remove it") from None
     box = _visible(image)
     if box is None or image.getchannel("A").getextrema()[0] == 255:
-        raise InputError(f"{path} is no cut-out: give a picture with a transparent ground (RGBA)")
+        raise InputError(f"{path} is no cut-out: give an image with a transparent ground (RGBA)")
     return image.crop(box)
 
 

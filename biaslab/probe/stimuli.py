@@ -1,9 +1,9 @@
-"""The crossed design: every (object, background) pair at every place of the grid, seeded, made when asked for."""
+"""The crossed design: every (object, background) pair at every location of the grid, seeded, made when asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ __all__ = ["ProbeDesign", "Stimulus", "design_for"]
 
 @dataclass(frozen=True, eq=False)
 class Stimulus:
-    """One picture of the design; ``box`` is the tight box of the object, in pixels."""
+    """One image of the design; ``box`` is the tight box of the object, in pixels."""
 
     pair: int
     row: int
@@ -39,10 +39,12 @@ class Stimulus:
 
     @property
     def id(self) -> str:
+        """Name of the image in the log: pair, row, column, repetition."""
         return stimulus_id(self.pair, self.row, self.col, self.repetition)
 
 
 def stimulus_id(pair: int, row: int, col: int, repetition: int) -> str:
+    """Name an image of the design, as in ``stimuli.jsonl``."""
     return f"p{pair:03d}-r{row:03d}-c{col:03d}-{repetition}"
 
 
@@ -51,33 +53,56 @@ class ProbeDesign:
     """Which object is shown where, on what.
 
     A *pair* is an object at one size, mirrored or not, on a background: the same pixels wherever it stands. Every
-    pair is shown at every place, so what object and background do to the attention is the same at all places and
+    pair is shown at every location, so the effect of object and background on attention is the same at all of them and
     goes when the pair's mean is taken off. Pair k takes object k and background k of a seeded order: pairs share
     neither while there are enough of both, so that they are independent groups.
 
     The centre of the object is drawn uniformly inside the cell, then moved inward as far as the object would
-    leave the picture: an object cut off would be another object. In the cells of the border it touches the edge.
+    leave the image: an object cut off would be another object. In the cells of the border it touches the edge.
 
     Parameters
     ----------
-    grid : (rows, cols) of the places; for a model, `design_for` takes its raster of tokens.
-    size : (width, height) of the pictures, pixels.
-    pairs : number of pairs.
-    seed : everything follows from it, the pair, the place and the repetition.
-    scale : long side of the object in cells, drawn uniformly per pair.
-    repetitions : pictures per pair and place, with other jitter.
-    distractors : other objects, never of the target's name, that belong to the background of a pair.
-    objects : folder of RGBA cut-outs (see `Cutouts`); None: biaslab's own.
-    backgrounds : folder of pictures; None: biaslab's own.
-    expression : what is asked for, without any word for a place; ``{}`` is the object's name.
+    grid : (int, int)
+        Rows and columns of the locations; for a model, `design_for` takes its raster of tokens.
+    size : (int, int)
+        Width and height of the images, pixels.
+    pairs : int
+        Number of pairs.
+    seed : int
+        Everything follows from it, the pair, the location and the repetition.
+    scale : (float, float)
+        Long side of the object in cells, drawn uniformly per pair between the two.
+    repetitions : int
+        Images per pair and location, with other jitter.
+    distractors : int
+        Other objects, never of the target's name, that belong to the background of a pair.
+    objects : str or Path, optional
+        Folder of RGBA cut-outs (see `Cutouts`); default biaslab's own.
+    backgrounds : str or Path, optional
+        Folder of images; default biaslab's own.
+    expression : str
+        The prompt's expression, without any word for a location; ``{}`` is the object's name.
 
     Raises
     ------
     InputError
-        Counts below 1, an expression without ``{}``, objects larger than the picture, a folder without pictures.
+        Counts below 1, an expression without ``{}``, objects larger than the image, a folder without images.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> design = bl.ProbeDesign(grid=(2, 3), pairs=2, scale=(0.3, 0.5))
+    >>> len(design), design.locations
+    (12, 6)
+    >>> stimulus = design.stimulus(pair=0, row=1, col=2)
+    >>> stimulus.id, stimulus.image.size
+    ('p000-r001-c002-0', (224, 224))
+    >>> stimulus.expression == f"the {design.groups[0]}"
+    True
     """
 
     grid: tuple[int, int]
+    _: KW_ONLY
     size: tuple[int, int] = (224, 224)
     pairs: int = 12
     seed: int = 0
@@ -91,7 +116,7 @@ class ProbeDesign:
 
     def __post_init__(self) -> None:
         counts = {"pairs": self.pairs, "repetitions": self.repetitions}
-        for name, value in {**counts, "places": min(self.grid), "size": min(self.size)}.items():
+        for name, value in {**counts, "locations": min(self.grid), "size": min(self.size)}.items():
             if value < 1:
                 raise InputError(f"a probe needs {name} of at least 1, got {value}")
         if "{}" not in self.expression:
@@ -112,12 +137,13 @@ class ProbeDesign:
         return float(np.sqrt(self.size[0] / self.grid[1] * self.size[1] / self.grid[0]))
 
     @property
-    def places(self) -> int:
+    def locations(self) -> int:
+        """Number of locations of the grid."""
         return self.grid[0] * self.grid[1]
 
     def __len__(self) -> int:
-        """Number of pictures."""
-        return self.pairs * self.places * self.repetitions
+        """Count the images."""
+        return self.pairs * self.locations * self.repetitions
 
     @cached_property
     def _cutouts(self) -> Cutouts | None:
@@ -138,7 +164,7 @@ class ProbeDesign:
         return [self.names[self._object(pair)] for pair in range(self.pairs)]
 
     def identity(self) -> dict[str, Any]:
-        """JSON-ready: all that the pictures follow from, contents of the user's folders included."""
+        """Give all that the images follow from, JSON-ready, contents of the user's folders included."""
         return {
             "grid": list(self.grid), "size": list(self.size), "pairs": self.pairs, "seed": self.seed,
             "scale": list(self.scale), "repetitions": self.repetitions, "distractors": self.distractors,
@@ -148,22 +174,22 @@ class ProbeDesign:
         }  # fmt: skip
 
     def __iter__(self) -> Iterator[Stimulus]:
-        """All pictures, pair by pair, made one at a time."""
+        """Yield all images, pair by pair, made one at a time."""
         for at in self.order():
             yield self.stimulus(*at)
 
     def order(self) -> Iterator[tuple[int, int, int, int]]:
-        """(pair, row, col, repetition) of all pictures, pair by pair."""
+        """Yield (pair, row, col, repetition) of all images, pair by pair."""
         shape = (self.pairs, self.repetitions, *self.grid)
         return ((pair, row, col, r) for pair, r, row, col in np.ndindex(shape))
 
     def stimulus(self, pair: int, row: int, col: int, repetition: int = 0) -> Stimulus:
-        """The picture of one pair at one place."""
-        ground, picture, name = self._pair(pair)
-        x, y = self._corner(picture.size, pair, row, col, repetition)
+        """Render the image of one pair at one location."""
+        ground, cutout, name = self._pair(pair)
+        x, y = self._corner(cutout.size, pair, row, col, repetition)
         image = ground.copy()
-        image.paste(picture.convert("RGB"), (x, y), picture.getchannel("A"))
-        box = Box(x, y, x + picture.width, y + picture.height)
+        image.paste(cutout.convert("RGB"), (x, y), cutout.getchannel("A"))
+        box = Box(x, y, x + cutout.width, y + cutout.height)
         return Stimulus(pair, row, col, repetition, image, box, name, self.expression.replace("{}", name))
 
     def _corner(self, size: tuple[int, int], pair: int, row: int, col: int, repetition: int) -> tuple[int, int]:
@@ -178,7 +204,7 @@ class ProbeDesign:
         return int(np.random.default_rng([self.seed, 2, pair // n]).permutation(n)[pair % n])
 
     def _pair(self, pair: int) -> tuple[Image.Image, Image.Image, str]:
-        """Background, object and name of a pair; the latest is kept, as pictures come pair by pair."""
+        """Background, object and name of a pair; the latest is kept, as images come pair by pair."""
         if pair not in self._latest:
             rng = np.random.default_rng([self.seed, 3, pair])
             target = self._object(pair)
@@ -186,7 +212,7 @@ class ProbeDesign:
             if self._grounds is not None:
                 n = len(self._grounds)
                 path = self._grounds[np.random.default_rng([self.seed, 4, pair // n]).permutation(n)[pair % n]]
-            picture = self._render(rng, target)
+            cutout = self._render(rng, target)
             ground = rendered_background(rng, self.size, path)
             others = [i for i, name in enumerate(self.names) if name != self.names[target]]
             for index in rng.choice(others, self.distractors, replace=False) if self.distractors else ():
@@ -194,7 +220,7 @@ class ProbeDesign:
                 x, y = (int(rng.integers(0, most - side + 1)) for most, side in zip(self.size, other.size, strict=True))
                 ground.paste(other.convert("RGB"), (x, y), other.getchannel("A"))
             self._latest.clear()
-            self._latest[pair] = ground, picture, self.names[target]
+            self._latest[pair] = ground, cutout, self.names[target]
         return self._latest[pair]
 
     def _render(self, rng: np.random.Generator, index: int) -> Image.Image:
@@ -203,20 +229,49 @@ class ProbeDesign:
 
 
 def raster_grid(layout: TokenLayout) -> tuple[int, int]:
-    """Rows and columns of all tiles together (of the thumbnail, if there is nothing else)."""
-    shown = layout.centers[~layout.thumbnail if not layout.thumbnail.all() else layout.thumbnail]
-    return len(np.unique(shown[:, 1].round(6))), len(np.unique(shown[:, 0].round(6)))
+    """Count rows and columns of all tiles together (of the thumbnail, if there is nothing else)."""
+    centers = layout.centers[~layout.thumbnail if not layout.thumbnail.all() else layout.thumbnail]
+    return len(np.unique(centers[:, 1].round(6))), len(np.unique(centers[:, 0].round(6)))
 
 
-def design_for(vlm: VLM, size: int | tuple[int, int] = 224, grid: tuple[int, int] | None = None, **options: Any):
-    """A `ProbeDesign` on the raster of tokens the model lays over a picture of ``size`` (pixels, or (width, height)).
+def design_for(
+    vlm: VLM, *, size: int | tuple[int, int] = 224, grid: tuple[int, int] | None = None, **options: Any
+) -> ProbeDesign:
+    """Make a `ProbeDesign` on the raster of tokens that the model lays over an image.
 
-    ``grid`` takes coarser places instead; ``options`` go to `ProbeDesign`.
+    Parameters
+    ----------
+    vlm : VLM
+        The model.
+    size : int or (int, int)
+        Pixels of the images: side of a square, or width and height.
+    grid : (int, int), optional
+        Coarser locations in place of the raster.
+    **options
+        Of `ProbeDesign`.
+
+    Returns
+    -------
+    ProbeDesign
+        For :func:`biaslab.probe.measure`.
+
+    Raises
+    ------
+    InputError
+        A size below 1, or options that `ProbeDesign` refuses.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> from biaslab.probe import design_for
+    >>> design_for(bl.load("grounder"), pairs=2).grid
+    (16, 16)
     """
-    size = (int(size), int(size)) if np.ndim(size) == 0 else tuple(int(v) for v in size)
-    if min(size) < 1:
-        raise InputError(f"size must be positive pixels, got {size}")
+    width, height = (int(size), int(size)) if isinstance(size, int) else (int(side) for side in size)
+    if min(width, height) < 1:
+        raise InputError(f"size must be positive pixels, got {(width, height)}")
     if grid is None:
-        blank = Image.new("RGB", size, (128,) * 3)
+        blank = Image.new("RGB", (width, height), (128,) * 3)
         grid = raster_grid(vlm.encode_grounding([blank], ["the object"]).layouts[0])
-    return ProbeDesign(grid=tuple(grid), size=size, **options)
+    rows, cols = grid
+    return ProbeDesign(grid=(rows, cols), size=(width, height), **options)

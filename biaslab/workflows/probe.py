@@ -12,7 +12,7 @@ import pandas as pd
 from biaslab._util.tables import write_table
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import RunFolderError
-from biaslab.figures import PlaceAccuracyDisplay, ProbeDisplay, save
+from biaslab.figures import LocationAccuracyDisplay, ProbeDisplay, save
 from biaslab.figures.layers import evenly
 from biaslab.maps.base import AttentionMaps
 from biaslab.probe.card import card
@@ -123,7 +123,10 @@ def probe(
             queries=queries, heads="mean" if heads == "mean" else n_heads,
         )  # fmt: skip
         layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
-    result = measure(vlm, design, layers, heads, queries, batch_size, locate, out, progress)
+    result = measure(
+        vlm, design, layers=layers, heads=heads, queries=queries, batch_size=batch_size, out=out, progress=progress,
+        locate=locate,
+    )  # fmt: skip
     comparison = None if profile is None else compare(result, profile)
     text = card(result, comparison, profile)
     files = [] if out is None else write(Path(out), result, comparison, text, profile)
@@ -176,11 +179,11 @@ def write(
     except OSError as err:
         raise RunFolderError(f"{folder} cannot be written ({err.strerror or err}): choose another folder") from None
     layers = evenly(result.layers, _DRAWN)
-    for part in result.parts:
-        name = "probe" if part == "tiles" else f"probe-{part}"
-        display = ProbeDisplay.from_probe(result, profile, comparison=comparison, part=part, layers=layers)
+    for region in result.regions:
+        name = "probe" if region == "tiles" else f"probe-{region}"
+        display = ProbeDisplay.from_probe(result, profile, comparison=comparison, region=region, layers=layers)
         files += save(display.plot(), folder / "figures" / name, close=True)
     if result.iou is not None:
-        accuracy = PlaceAccuracyDisplay.from_probe(result)
+        accuracy = LocationAccuracyDisplay.from_probe(result)
         files += save(accuracy.plot(), folder / "figures" / "accuracy-by-place", close=True)
     return files

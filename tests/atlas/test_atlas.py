@@ -126,7 +126,9 @@ def probe_for(maps, effects, heads=("mean",)):
     log = np.repeat(probe.log, len(maps.layers), axis=-2)
     log = np.repeat(log, len(heads), axis=-1)
     settings["heads"] = "mean" if heads == ("mean",) else "all"
-    return type(probe)(log, None, probe.boxes, probe.groups, list(maps.layers), list(heads), probe.parts, ONE, settings)
+    return type(probe)(
+        log, None, probe.boxes, probe.groups, list(maps.layers), list(heads), probe.regions, ONE, settings
+    )
 
 
 def test_the_probe_is_compared_with_the_profile_of_its_own_heads(tmp_path):
@@ -179,8 +181,8 @@ def test_a_given_profile_is_drawn_and_checked(stored, tmp_path):
         with pytest.raises(InputError, match="confidence must be between 0 and 1"):
             make(source, confidence=95)
     table = removal_table()
-    for rows in (table[:0], table[table["place"] == "top"]):
-        with pytest.raises(InputError, match="removal has no rows of all places"):
+    for rows in (table[:0], table[table["location"] == "top"]):
+        with pytest.raises(InputError, match="removal has no rows of all locations"):
             BiasAtlas.from_maps(stored, removal=rows)
     for bad in ({"removal": pd.DataFrame({"a": [1]})}, {"controls": 3}):
         with pytest.raises(InputError, match="is no table of biaslab.diagnostics"):
@@ -271,7 +273,7 @@ def test_pictures_are_found_by_name_and_scenes_by_number(tmp_path):
 # -- files ---------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_save_writes_figures_tables_and_card(stored, tmp_path):
-    controls = pd.DataFrame({"kind": "blank", "layer": [1, 4], "r": 0.5, "lo": 0.4, "hi": 0.6})
+    controls = pd.DataFrame({"control": "blank", "layer": [1, 4], "r": 0.5, "r_lo": 0.4, "r_hi": 0.6})
     images, folder = {"0-3": Image.new("RGB", (64, 64))}, tmp_path / "deep" / "atlas"
     atlas = BiasAtlas.from_maps(stored, removal=removal_table(), controls=controls, images=images)
     files = atlas.save(folder)

@@ -57,8 +57,8 @@ def dependence_table(layers=(0, 1, 2), heads=("mean", "0")):
         for head in heads:
             for axis in ("row", "col"):
                 size, q = 0.1 * layer, 0.001 if layer else 0.4
-                rows.append({"layer": layer, "head": head, "axis": axis, "eta2": size, "lo": size - 0.02,
-                             "hi": size + 0.02, "null_hi": 0.01, "q": q, "n": 30})  # fmt: skip
+                rows.append({"layer": layer, "head": head, "axis": axis, "eta2": size, "eta2_lo": size - 0.02,
+                             "eta2_hi": size + 0.02, "null_hi": 0.01, "q": q, "n": 30})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -13,14 +13,14 @@ from biaslab.atlas.summary_text import summary_paragraphs
 BASE = {"layer": 3, "n": 300}
 EXPLAINED = BASE | {"r2": 0.41, "r2_lo": 0.38, "r2_hi": 0.44}
 LIMIT = EXPLAINED | {"r2_asymptotic": 0.45, "r2_asymptotic_lo": 0.4, "r2_asymptotic_hi": 0.5}
-DEPENDS = BASE | {"row_eta2": 0.21, "row_lo": 0.18, "row_hi": 0.24, "row_q": 0.001, "row_rho": 0.02}
+DEPENDS = BASE | {"row_eta2": 0.21, "row_eta2_lo": 0.18, "row_eta2_hi": 0.24, "row_q": 0.001, "row_rho": 0.02}
 ENDS = {"top": 1.3, "top_lo": 1.1, "top_hi": 1.5, "bottom": 1.4, "bottom_lo": 1.2, "bottom_hi": 1.6}
 BORDER = BASE | {"border": 1.8, "border_lo": 1.6, "border_hi": 2.0}
 PROBE = BASE | {"probe_slope": 1.3, "probe_slope_lo": 1.1, "probe_slope_hi": 1.5, "probe_r": 0.8, "probe_r_lo": 0.7,
-                "probe_r_hi": 0.9, "probe_r_true": 0.9, "probe_ceiling": 0.89, "probe_q": 0.002}  # fmt: skip
+                "probe_r_hi": 0.9, "probe_r_disattenuated": 0.9, "probe_ceiling": 0.89, "probe_q": 0.002}  # fmt: skip
 GAIN = BASE | {"auroc_raw": 0.6, "auroc": 0.65, "gain": 0.05, "gain_lo": 0.02, "gain_hi": 0.08, "gain_p": 0.01,
-               "gain_n": 90, "gain_op": "ratio"}  # fmt: skip
-IMAGES = BASE | {"needed": 12.0, "reliability_lo": 0.95, "reliability_n": 300}
+               "gain_n": 90, "gain_debias": "ratio"}  # fmt: skip
+IMAGES = BASE | {"n_for_target": 12.0, "reliability_lo": 0.95, "reliability_n": 300}
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ IMAGES = BASE | {"needed": 12.0, "reliability_lo": 0.95, "reliability_n": 300}
         (LIMIT, "in the limit of many calibration images, 45 % [40, 50].", "nothing"),
         (LIMIT | {"r2_asymptotic": 0.01, "r2_asymptotic_lo": -0.1}, "which may be nothing", "none"),
         (IMAGES, "About 12 images suffice for a reliability of 0.9.", "would take"),
-        (IMAGES | {"needed": 900.0}, "would take about 900 images, more than these", "suffice"),
-        (IMAGES | {"needed": np.inf}, "no part of its map repeats significantly", "suffice"),
+        (IMAGES | {"n_for_target": 900.0}, "would take about 900 images, more than these", "suffice"),
+        (IMAGES | {"n_for_target": np.inf}, "no part of its map repeats significantly", "suffice"),
         (IMAGES | {"reliability_lo": -0.1}, "no part of its map repeats significantly", "suffice"),
         (DEPENDS | ENDS, "depends on the row (eta2 0.21 [0.18, 0.24], q 0.001; U-shaped", "significant"),
         (DEPENDS | ENDS | {"row_q": 0.2},
          "no significant dependence on the row (eta2 0.21 [0.18, 0.24], q 0.2).", "U-sh"),
-        (DEPENDS | ENDS | {"row_lo": -0.01}, "no significant dependence on the row", "U-shaped"),
+        (DEPENDS | ENDS | {"row_eta2_lo": -0.01}, "no significant dependence on the row", "U-shaped"),
         (DEPENDS | ENDS | {"top_lo": 0.9}, "neither a slope nor a U is significant", "U-shaped"),
         (DEPENDS | ENDS | {"row_rho": 0.8, "top_hi": 0.9, "top_lo": 0.7}, "it rises from top to bottom", "U-shaped"),
         (DEPENDS | ENDS | {"row_rho": -0.8, "bottom_hi": 0.9, "bottom_lo": 0.7}, "it falls from top to bottom", "U"),
@@ -53,7 +53,7 @@ IMAGES = BASE | {"needed": 12.0, "reliability_lo": 0.95, "reliability_n": 300}
         (PROBE | {"probe_slope": 0.5, "probe_slope_lo": 0.3, "probe_slope_hi": 0.7}, "removes too much", "too little"),
         (PROBE | {"probe_q": 0.3}, "does not confirm the map", "beyond chance"),
         (PROBE | {"probe_r": -0.8}, "does not confirm the map", "beyond chance"),
-        (PROBE | {"probe_r_true": np.nan}, "probe is not reliable here", "beyond chance"),
+        (PROBE | {"probe_r_disattenuated": np.nan}, "probe is not reliable here", "beyond chance"),
         (GAIN, "Removal ranks the target better (+0.050 [+0.020, +0.080]; AUROC 0.600 before", "open"),
         (GAIN | {"gain_p": 0.4}, "whether removal helps is open", "ranks the target better"),
         (GAIN | {"gain_lo": -0.01}, "does not rank the target significantly better or worse", "target better ("),
@@ -131,8 +131,8 @@ def test_heads_and_controls_are_named_with_their_intervals():
     heads["r2_lo"], heads["r2_hi"] = [0.4, -0.1, -0.4, np.nan, 0.3], [0.6, 0.1, -0.2, np.nan, 0.5]
     text = said_of([BASE], {"variance": heads})
     assert "In 1 of them the interval holds 0, in 1 it lies below 0, in 1 it is not known." in text
-    controls = pd.DataFrame({"kind": ["blank"] * 2, "layer": [0, 1], "r": [0.1, 0.9], "lo": [-0.2, 0.8], "hi": [0.4, 1],
-                             "removes": "all content"})  # fmt: skip
+    controls = pd.DataFrame({"control": ["blank"] * 2, "layer": [0, 1], "r": [0.1, 0.9], "r_lo": [-0.2, 0.8],
+                             "r_hi": [0.4, 1], "removes": "all content"})  # fmt: skip
     text = said_of([BASE], {"controls": controls})
     assert "Control blank (removes all content): its map correlates with the profile by 0.10 to 0.90" in text
     assert "above 0 in 1 of 2 maps" in text
@@ -155,7 +155,7 @@ def test_the_summary_reads_the_mean_over_heads_all_places_and_optional_columns(s
                              "r2_asymptotic_hi": 0.99})  # fmt: skip
     row = summary_table({"variance": variance, "removal": removal_table()}, [1]).iloc[0]
     assert (row["r2"], row["r2_asymptotic"], row["n"]) == (0.3, 0.4, 7)
-    assert (row["auroc_raw"], row["gain_lo"], row["gain_p"], row["gain_op"]) == (0.6, 0.02, 0.01, "ratio")
+    assert (row["auroc_raw"], row["gain_lo"], row["gain_p"], row["gain_debias"]) == (0.6, 0.02, 0.01, "ratio")
     plain = summary_table({"removal": removal_table(intervals=False)}, [1])
     assert plain["gain"].iloc[0] == pytest.approx(0.05) and "gain_lo" not in plain
     written = text_cells(summary_table({"variance": variance, "removal": removal_table()}, [1]))

@@ -11,7 +11,7 @@ import pytest
 from commands import run
 
 from biaslab.cli import main
-from biaslab.figures import PlaceAccuracyDisplay, ProbeDisplay
+from biaslab.figures import LocationAccuracyDisplay, ProbeDisplay
 from biaslab.probe import ProbeResult
 
 
@@ -39,18 +39,18 @@ def test_probe_measures_compares_writes_and_resumes(capsys, profile, tmp_path):
     card = (out / "card.md").read_text()
     row = comparison.iloc[1]
     said = f"slope {row['slope']:.2f} [{row['slope_lo']:.2f}, {row['slope_hi']:.2f}]"
-    assert f"layer 3: {'the probe' if np.isnan(row['r_true']) else said}" in card
+    assert f"layer 3: {'the probe' if np.isnan(row['r_disattenuated']) else said}" in card
     assert "18 pictures of 224 x 224" in card and card.strip() in text
     before = (out / "stimuli.jsonl").read_bytes()
     status, text, _ = run(capsys, *command, "--locate", "--json")
     record = json.loads(text)
     assert status == 0 and (out / "stimuli.jsonl").read_bytes() == before
-    assert record["pictures"] == 18 and len(record["comparison"]) == 2 and record["accuracy"][0]["n"] == 18
+    assert record["images"] == 18 and len(record["comparison"]) == 2 and record["accuracy"][0]["n"] == 18
     status, _, err = run(capsys, *command)  # without --locate it is another probe
     assert status == 1 and "another locate" in err and len(err.strip().splitlines()) == 1
 
     probe = ProbeResult.load(out)
-    display = PlaceAccuracyDisplay.from_probe(probe).plot()
+    display = LocationAccuracyDisplay.from_probe(probe).plot()
     assert display.data["acc50"].mean() == pytest.approx(record["accuracy"][0]["acc50"])
     _, axes = plt.subplots(1, 2)
     drawn = ProbeDisplay.from_probe(probe).plot(axes)  # without a profile: one map per layer

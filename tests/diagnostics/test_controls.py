@@ -9,7 +9,7 @@ import biaslab as bl
 from biaslab.datasets.calibration import Calibration, calibration
 from biaslab.diagnostics import CONTROLS, control_table, removal_report
 from biaslab.diagnostics.ranking import score_ranking
-from biaslab.diagnostics.removal import PLACES, place_of
+from biaslab.diagnostics.removal import LOCATIONS, location_of
 from biaslab.diagnostics.transforms import (
     CellGrid,
     PerturbedImage,
@@ -96,9 +96,9 @@ def test_other_weights_leave_the_model_alone(grounder, how):
 
 @pytest.mark.slow
 def test_control_table_has_a_row_per_kind_and_layer_and_the_same_images_agree(grounder, few, maps, profile):
-    table = control_table(grounder, few, profile, ["same", "shuffled", "random-weights"], batch_size=12)
+    table = control_table(grounder, few, profile, controls=["same", "shuffled", "random-weights"], batch_size=12)
     assert len(table) == 6 and set(table["layer"]) == {1, 3} and (table["n"] == 16).all()
-    at = table.set_index(["kind", "layer"])
+    at = table.set_index(["control", "layer"])
     key = next(iter(maps.layouts))
     for layer in (1, 3):
         ours = maps.moments(layer, key).log_mean[0]
@@ -106,7 +106,7 @@ def test_control_table_has_a_row_per_kind_and_layer_and_the_same_images_agree(gr
         row = at.loc[("same", layer)]
         assert row["r"] == pytest.approx(np.corrcoef(ours, theirs)[0, 1], abs=1e-6)
         assert row["slope"] == pytest.approx(np.polyfit(theirs, ours, 1)[0], abs=1e-6)
-        assert row["lo"] < row["r"] < row["hi"] and 0.8 < row["ceiling"] <= 1
+        assert row["r_lo"] < row["r"] < row["r_hi"] and 0.8 < row["ceiling"] <= 1
         assert at.loc[("random-weights", layer), "r"] < row["r"] - 0.2
     assert set(table["removes"]) == {CONTROLS[k].removes for k in ("same", "shuffled", "random-weights")}
 
@@ -115,7 +115,7 @@ def test_controls_are_of_the_score_that_the_profile_is_of(grounder, few):
     asked = {"prompt": few.prompts, "ids": few.ids, "progress": False, "score": "value_norm"}
     maps = bl.collect(grounder, few.images, layers=[1], **asked)
     profile = bl.MeanProfile().fit(maps)
-    row = control_table(grounder, few, profile, ["same"], batch_size=12).iloc[0]
+    row = control_table(grounder, few, profile, controls=["same"], batch_size=12).iloc[0]
     layout = next(iter(maps.layouts.values()))
     theirs = np.log(profile.expected(layout, 1)[0].double().numpy() + 1e-9)
     ours = maps.moments(1, layout.key).log_mean[0]
@@ -127,32 +127,32 @@ def test_controls_that_a_calibration_set_does_not_allow_are_named(grounder, few,
     plain = Calibration("plain", few.images[:4], "What is it?", few.ids[:4])
     with pytest.warns(UserWarning, match="other-referents left out"):
         table = control_table(grounder, plain, profile, layers=1)
-    assert list(dict.fromkeys(table["kind"])) == [k for k in CONTROLS if k != "other-referents"]
+    assert list(dict.fromkeys(table["control"])) == [k for k in CONTROLS if k != "other-referents"]
     with pytest.raises(InputError, match="a prompt per image"):
-        control_table(grounder, plain, profile, ["other-referents"])
+        control_table(grounder, plain, profile, controls=["other-referents"])
     with pytest.raises(InputError, match="unknown control 'upside-down'"):
-        control_table(grounder, plain, profile, ["upside-down"])
+        control_table(grounder, plain, profile, controls=["upside-down"])
     with pytest.raises(ProfileMismatchError, match="fitted for model"):
-        control_table(randomise_weights(grounder, "permute"), plain, profile, ["same"])
+        control_table(randomise_weights(grounder, "permute"), plain, profile, controls=["same"])
 
 
 @pytest.mark.slow
 def test_removal_report_is_the_ranking_by_place(grounder, profile):
     data = bl.load_dataset("scenes", split="test", n=15)
     options = {"layers": [3], "batch_size": 12, "progress": False, "n_resamples": 50}
-    table = removal_report(grounder, data, profile, ["raw", "ratio", "lognormal_rank"], **options)
-    whole = score_ranking(grounder, data, profile=profile, ops=["raw", "ratio", "lognormal_rank"], **options)
-    every = table[table["place"] == "all"].drop(columns="place").reset_index(drop=True)
-    assert every[["op", "auroc", "kept@0.1"]].equals(whole[["op", "auroc", "kept@0.1"]])
-    n = table[table["op"] == "raw"].set_index("place")["n"]
+    table = removal_report(grounder, data, profile, debias=["raw", "ratio", "lognormal_rank"], **options)
+    whole = score_ranking(grounder, data, profile=profile, debias=["raw", "ratio", "lognormal_rank"], **options)
+    every = table[table["location"] == "all"].drop(columns="location").reset_index(drop=True)
+    assert every[["debias", "auroc", "kept@0.1"]].equals(whole[["debias", "auroc", "kept@0.1"]])
+    n = table[table["debias"] == "raw"].set_index("location")["n"]
     assert n[["top", "middle", "bottom"]].sum() == n["all"] == n[["left", "centre", "right"]].sum() == 15
-    raw = table[table["op"] == "raw"].set_index("place")
+    raw = table[table["debias"] == "raw"].set_index("location")
     for third in (["top", "middle", "bottom"], ["left", "centre", "right"]):
         pooled = np.average(raw.loc[third, "auroc"], weights=raw.loc[third, "n"])
         assert pooled == pytest.approx(raw.loc["all", "auroc"])
-    top = [s for s in data if PLACES["top"][1] == place_of(s)[1]]
+    top = [s for s in data if LOCATIONS["top"][1] == location_of(s)[1]]
     assert len(top) == n["top"] and all(s.box.center[1] < s.height / 3 for s in top)
-    with pytest.raises(InputError, match="unknown place 'north'"):
-        removal_report(grounder, data, profile, places=["north"])
-    only = removal_report(grounder, data, profile, places=(), n=6, **options)
-    assert set(only["place"]) == {"all"} and (only["n"] == 6).all()
+    with pytest.raises(InputError, match="unknown location 'north'"):
+        removal_report(grounder, data, profile, locations=["north"])
+    only = removal_report(grounder, data, profile, locations=(), n=6, **options)
+    assert set(only["location"]) == {"all"} and (only["n"] == 6).all()

@@ -1,5 +1,6 @@
 """Diagnostics of bias: planted truths, brute force, and false alarms under smooth content."""
 
+import inspect
 import json
 import warnings
 
@@ -10,15 +11,18 @@ from scipy import stats
 
 from biaslab.cli import main
 from biaslab.core.layout import TokenLayout
-from biaslab.diagnostics import DIAGNOSTICS, diagnose
+from biaslab.diagnostics import DIAGNOSTICS, control_table, diagnose, location_gaps, location_table, removal_report
+from biaslab.diagnostics.log_maps import log_stacks
 from biaslab.diagnostics.measures.dependence import dependence
-from biaslab.diagnostics.measures.mass import mass, part_of
+from biaslab.diagnostics.measures.mass import attention_mass, region_mask
 from biaslab.diagnostics.measures.reliability import components, reliability
 from biaslab.diagnostics.measures.tile_order import tile_order
-from biaslab.diagnostics.stacks import log_stacks
+from biaslab.diagnostics.ranking import best_heads, ranking_values, score_ranking
+from biaslab.diagnostics.ranking_table import ranking_table
 from biaslab.errors import InputError
 from biaslab.maps.base import ImageRecord
 from biaslab.maps.stored import StoredMaps
+from biaslab.probe import ProbeDesign, compare, design_for, measure
 from biaslab.stats.jackknife import jackknife_interval
 
 PADDED = TokenLayout.raster(6, 6, size=(60, 20), family="llava", region=(0.0, -1.0, 1.0, 2.0))
@@ -45,16 +49,19 @@ def test_reliability_is_the_correlation_with_another_sample_of_the_same_size(tmp
     true = np.var(bias(ONE))
     for row in table.itertuples():
         truth = true / (true + 1 / row.n)  # content has variance 1
-        assert row.reliability == pytest.approx(truth, abs=0.12) and row.lo - 0.03 < truth < row.hi + 0.03
+        assert (
+            row.reliability == pytest.approx(truth, abs=0.12)
+            and row.predicted_lo - 0.03 < truth < row.predicted_hi + 0.03
+        )
         assert row.draw_lo <= row.reliability <= row.draw_hi
     assert table["predicted"].is_monotonic_increasing and list(table["n"]) == [10, 40, 200]
-    assert table["needed"].iloc[0] == pytest.approx(9 / true, rel=0.4)
+    assert table["n_for_target"].iloc[0] == pytest.approx(9 / true, rel=0.4)
 
 
 def test_without_bias_reliability_is_low_and_no_number_of_images_is_enough(tmp_path):
     found = [reliability(planted(tmp_path, [(ONE, 60)], seed=s, name=str(s)), sizes=[60]).iloc[0] for s in range(6)]
     assert np.mean([f["predicted"] for f in found]) < 0.35
-    assert sum(f["lo"] <= 0 for f in found) >= 5 and any(np.isinf(f["needed"]) for f in found)
+    assert sum(f["predicted_lo"] <= 0 for f in found) >= 5 and any(np.isinf(f["n_for_target"]) for f in found)
 
 
 def test_jackknife_of_a_mean_is_students_interval():
@@ -67,31 +74,31 @@ def test_jackknife_of_a_mean_is_students_interval():
 
 # -- mass ----------------------------------------------------------------------------------------------------------
 def test_parts_are_the_cells_they_say():
-    assert part_of(ONE, "border").sum() == 28 and part_of(ONE, "corners").sum() == 4
-    assert set(ONE.row[part_of(ONE, "bottom")]) == {7} and set(ONE.col[part_of(ONE, "left")]) == {0}
-    assert part_of(ONE, "tile_border") is None and part_of(ONE, "thumbnail") is None
+    assert region_mask(ONE, "border").sum() == 28 and region_mask(ONE, "corners").sum() == 4
+    assert set(ONE.row[region_mask(ONE, "bottom")]) == {7} and set(ONE.col[region_mask(ONE, "left")]) == {0}
+    assert region_mask(ONE, "tile_border") is None and region_mask(ONE, "thumbnail") is None
     # 3 tiles of 4x4 side by side: the picture is 4 x 12
-    assert part_of(TILED, "border").sum() == 28 and part_of(TILED, "tile_border").sum() == 36
-    assert part_of(TILED, "thumbnail").sum() == 16 and not (part_of(TILED, "top") & TILED.thumbnail).any()
+    assert region_mask(TILED, "border").sum() == 28 and region_mask(TILED, "tile_border").sum() == 36
+    assert region_mask(TILED, "thumbnail").sum() == 16 and not (region_mask(TILED, "top") & TILED.thumbnail).any()
     # padding above and below does not count as border
-    assert set(PADDED.row[part_of(PADDED, "top")]) == {2} and set(PADDED.row[part_of(PADDED, "bottom")]) == {3}
+    assert set(PADDED.row[region_mask(PADDED, "top")]) == {2} and set(PADDED.row[region_mask(PADDED, "bottom")]) == {3}
 
 
 def test_planted_mass_is_found_and_evenness_is_one(tmp_path):
-    factor = np.log(3) * part_of(ONE, "border")
-    found = mass(planted(tmp_path, [(ONE, 150)], lambda layout: factor)).set_index("part")
+    factor = np.log(3) * region_mask(ONE, "border")
+    found = attention_mass(planted(tmp_path, [(ONE, 150)], lambda layout: factor)).set_index("region")
     drawn = 3 * 28 / (3 * 28 + 36)
-    assert found.loc["border", "lo"] < drawn / (28 / 64) < found.loc["border", "hi"]
+    assert found.loc["border", "ratio_lo"] < drawn / (28 / 64) < found.loc["border", "ratio_hi"]
     assert found.loc["border", "area"] == pytest.approx(28 / 64) and found.loc["border", "n"] == 150
-    even = mass(planted(tmp_path, [(ONE, 150), (TILED, 100)], name="even")).set_index("part")
+    even = attention_mass(planted(tmp_path, [(ONE, 150), (TILED, 100)], name="even")).set_index("region")
     assert set(even.index) == {"border", "top", "bottom", "left", "right", "corners", "tile_border", "thumbnail"}
-    assert (even["lo"].lt(1) & even["hi"].gt(1)).sum() >= 7
+    assert (even["ratio_lo"].lt(1) & even["ratio_hi"].gt(1)).sum() >= 7
     assert even.loc["thumbnail", "n"] == 100
 
 
 def test_mass_and_tile_order_need_moments_only(tmp_path):
     maps = planted(tmp_path, [(TILED, 30)], heads=2)
-    for run in (mass, tile_order):
+    for run in (attention_mass, tile_order):
         a, b = run(maps), run(streamed(maps))
         np.testing.assert_allclose(a.select_dtypes("number"), b.select_dtypes("number"), rtol=1e-5)
         assert set(a["head"]) == {"0", "1"}
@@ -102,10 +109,10 @@ def test_planted_slope_over_tiles_is_found_and_the_thumbnail_is_left_out(tmp_pat
     wide = TokenLayout.tiled(1, 6, (4, 4), size=(192, 32), family="internvl", thumbnail=True)
     bias = lambda layout: np.where(layout.thumbnail, 5.0, -0.2 * layout.tile)  # noqa: E731
     row = tile_order(planted(tmp_path, [(TILED, 60), (wide, 60), (ONE, 10)], bias)).iloc[0]
-    assert row["lo"] < -0.2 and row["hi"] > -0.2 and abs(row["slope"] + 0.2) < 0.03 and row["n"] == 120
+    assert row["slope_lo"] < -0.2 and row["slope_hi"] > -0.2 and abs(row["slope"] + 0.2) < 0.03 and row["n"] == 120
     assert row["per_tile"] == pytest.approx(np.exp(row["slope"])) and row["share"] > 0.9
     none = tile_order(planted(tmp_path, [(TILED, 100)], name="none")).iloc[0]
-    assert none["lo"] < 0 < none["hi"]
+    assert none["slope_lo"] < 0 < none["slope_hi"]
     with pytest.raises(InputError, match="several tiles"):
         tile_order(planted(tmp_path, [(ONE, 10)], name="one"))
 
@@ -114,7 +121,7 @@ def test_planted_slope_over_tiles_is_found_and_the_thumbnail_is_left_out(tmp_pat
 def test_a_u_shape_is_seen_where_a_rank_correlation_is_blind(tmp_path):
     table = dependence(planted(tmp_path, [(ONE, 80)], u_shape, smooth=1.0), n_resamples=199).set_index("axis")
     truth = np.var(u_shape(ONE)) / (np.var(u_shape(ONE)) + 1)
-    assert table.loc["row", "lo"] < truth < table.loc["row", "hi"]
+    assert table.loc["row", "eta2_lo"] < truth < table.loc["row", "eta2_hi"]
     assert table.loc["row", "p"] == 1 / 200 and abs(table.loc["row", "rho"]) < 0.2
     assert table.loc["col", "p"] > 0.01 and abs(table.loc["col", "eta2"]) < 0.02
     slope = dependence(planted(tmp_path, [(ONE, 40)], lambda x: 0.3 * x.col, name="slope"), n_resamples=99)
@@ -134,7 +141,7 @@ def test_eta_squared_equals_products_of_different_images_and_intervals_leave_one
     got = dependence(maps, n_resamples=9).iloc[0]
     assert got["eta2"] == pytest.approx(brute(x))
     lo, hi = jackknife_interval(np.array(brute(x)), np.array([brute(np.delete(x, i, 0)) for i in range(9)]))
-    assert (got["lo"], got["hi"]) == pytest.approx((float(lo), float(hi)))
+    assert (got["eta2_lo"], got["eta2_hi"]) == pytest.approx((float(lo), float(hi)))
 
 
 def test_false_alarms_shifts_keep_the_level_and_plain_permutation_does_not_under_smooth_content(tmp_path):
@@ -170,7 +177,7 @@ def test_a_head_that_does_not_see_the_image_is_not_tested_and_changes_no_other(t
     assert table.loc["0", ["eta2", "p", "q", "rho"]].isna().all(axis=None)
     rest = table.loc[["1", "2"]]
     np.testing.assert_allclose(rest["q"], stats.false_discovery_control(rest["p"]))
-    assert np.isinf(tables["reliability"].set_index("head").loc["0", "needed"]).all()
+    assert np.isinf(tables["reliability"].set_index("head").loc["0", "n_for_target"]).all()
     assert tables["mass"].set_index("head").loc["0", "ratio"].isna().all()
 
 
@@ -202,7 +209,7 @@ def test_every_diagnostic_has_a_row_per_layer_and_head_and_says_why_it_cannot_ru
     assert set(skipped) == {n for n, d in DIAGNOSTICS.items() if d.stored} and "out='FOLDER'" in skipped["dependence"]
     assert set(tables["mass"]["layer"]) == {1}
     with pytest.raises(InputError, match="unknown diagnostic 'moran'"):
-        diagnose(maps, ["moran"])
+        diagnose(maps, names=["moran"])
     with pytest.raises(InputError, match="layers=.7"):
         diagnose(maps, layers=7)
     for bad in ({"null": "spin"}, {"n_resamples": 0}):
@@ -213,17 +220,17 @@ def test_every_diagnostic_has_a_row_per_layer_and_head_and_says_why_it_cannot_ru
     with pytest.raises(InputError, match="four images"):
         reliability(planted(tmp_path, [(ONE, 3)], name="few"))
     with pytest.raises(InputError, match="confidence"):
-        mass(maps, confidence=95)
+        attention_mass(maps, confidence=95)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # one image has a slope, no interval, and nothing to warn of
         alone = tile_order(planted(tmp_path, [(TILED, 1)], name="alone")).iloc[0]
-    assert np.isfinite(alone["slope"]) and np.isnan(alone["lo"])
+    assert np.isfinite(alone["slope"]) and np.isnan(alone["slope_lo"])
 
 
 def test_heads_read_in_blocks_are_the_same(tmp_path, monkeypatch):
     maps = planted(tmp_path, [(ONE, 5)], heads=3)
     whole = {h: s[ONE.key][1] for h, s in log_stacks(maps, 2)}
-    monkeypatch.setattr("biaslab.diagnostics.stacks._BLOCK_VALUES", 5 * 64 * 2)
+    monkeypatch.setattr("biaslab.diagnostics.log_maps._BLOCK_VALUES", 5 * 64 * 2)
     parts = {h: s[ONE.key][1] for h, s in log_stacks(maps, 2)}
     assert list(parts) == ["0", "1", "2"] and all(np.array_equal(whole[h], parts[h]) for h in whole)
 
@@ -261,3 +268,35 @@ def test_inspect_refuses_in_one_line(tmp_path, capsys, arguments, words):
         main(["inspect", str(tmp_path / "maps"), *arguments])
     err = capsys.readouterr().err
     assert end.value.code == 2 and words in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "positional"),
+    [
+        *((diagnostic.run, ["maps"]) for diagnostic in DIAGNOSTICS.values()),
+        (diagnose, ["maps"]),
+        (score_ranking, ["vlm", "dataset"]),
+        (ranking_values, ["vlm", "dataset"]),
+        (best_heads, ["ranking"]),
+        (ranking_table, ["values"]),
+        (location_table, ["values"]),
+        (location_gaps, ["values"]),
+        (removal_report, ["vlm", "dataset", "profile"]),
+        (control_table, ["vlm", "images", "profile"]),
+        (measure, ["vlm", "design"]),
+        (compare, ["probe", "other"]),
+        (design_for, ["vlm"]),
+        (ProbeDesign, ["grid"]),
+    ],
+)
+def test_options_are_passed_by_name(function, positional):
+    parameters = inspect.signature(function).parameters.values()
+    assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == positional
+
+
+def test_interval_ends_carry_the_name_of_their_value(tmp_path):
+    maps = planted(tmp_path, [(TILED, 20)])
+    for name, table in diagnose(maps)[0].items():
+        ends = {c[:-3] for c in table if c.endswith(("_lo", "_hi"))} - {"draw", "null"}
+        assert ends and ends <= set(table), name
+        assert not {"lo", "hi"} & set(table), name

@@ -61,7 +61,7 @@ def direct(profile, layer, keep=0.2, strength=1.0, **options):
 
 def test_raw_auroc_and_kept_share_equal_a_direct_computation():
     table = rank(keep=(0.5, 2)).set_index("layer")
-    assert table.index.tolist() == [0, 1, 2, 3] and set(table["op"]) == {"raw"} and set(table["head"]) == {"mean"}
+    assert table.index.tolist() == [0, 1, 2, 3] and set(table["debias"]) == {"raw"} and set(table["head"]) == {"mean"}
     for layer in range(4):
         aucs, half, two = [], [], []
         for sample in Toy():
@@ -78,7 +78,7 @@ def test_raw_auroc_and_kept_share_equal_a_direct_computation():
 
 
 def test_debiasing_by_the_profile(profile):
-    table = rank(layers=[1], profile=profile, ops=["raw", "ratio", "zscore"]).set_index("op")
+    table = rank(layers=[1], profile=profile, debias=["raw", "ratio", "zscore"]).set_index("debias")
     expected = []
     for sample in Toy():
         attention, target = rows_of(sample, 1)
@@ -87,7 +87,7 @@ def test_debiasing_by_the_profile(profile):
         expected.append(roc_auc_score(target, attention.mean(0) / (bias + 1e-7)))
     assert table.loc["ratio", "auroc"] == pytest.approx(np.mean(expected), abs=1e-4)
     assert table.loc["ratio", "auroc"] != table.loc["raw", "auroc"] != table.loc["zscore", "auroc"]
-    assert rank(layers=1, profile=profile)["op"].tolist() == ["raw", "ratio"]
+    assert rank(layers=1, profile=profile)["debias"].tolist() == ["raw", "ratio"]
 
 
 def test_the_best_head_is_chosen_here_and_reported_there():
@@ -115,9 +115,9 @@ def test_failures_and_targets_without_tokens_are_left_out(caplog):
 
 def test_refusals(profile):
     with pytest.raises(InputError, match="needs a profile"):
-        rank(ops=["ratio"])
+        rank(debias=["ratio"])
     with pytest.raises(InputError, match="unknown operation 'divide'.*raw, ratio"):
-        rank(ops=["divide"], profile=profile)
+        rank(debias=["divide"], profile=profile)
     with pytest.raises(InputError, match="a head for every layer"):
         rank(heads={0: 1}, layers=[0, 1])
     with pytest.raises(ProfileMismatchError, match="head reduction"):
@@ -143,7 +143,7 @@ def test_refusals(profile):
 
 
 def test_intervals_and_gains_equal_loops_over_images(profile):
-    table = rank(layers=[1, 2], profile=profile, keep=(0.2,), n_resamples=80).set_index(["layer", "op"])
+    table = rank(layers=[1, 2], profile=profile, keep=(0.2,), n_resamples=80).set_index(["layer", "debias"])
     images = np.array([s.image_id for s in Toy()])
     names = np.unique(images)
     draws = np.random.default_rng(0).integers(0, len(names), (80, len(names)))
@@ -170,24 +170,24 @@ def test_intervals_and_gains_equal_loops_over_images(profile):
         strong = max(flipped, key=lambda layer: flipped[layer][0])
         both = np.max(list(flipped.values()), axis=0)
         assert table.loc[(strong, "ratio"), f"{prefix}p_adjusted"] == np.mean(both >= flipped[strong][0] - 1e-9)
-    assert table.xs("raw", level="op")[["gain", "p", "p_adjusted", "kept@0.2_gain"]].isna().all(axis=None)
+    assert table.xs("raw", level="debias")[["gain", "p", "p_adjusted", "kept@0.2_gain"]].isna().all(axis=None)
     assert not any("gain" in c or c == "p" for c in rank(layers=[1]))
-    assert not any("gain" in c for c in rank(layers=[1], profile=profile, ops=["ratio"]))
+    assert not any("gain" in c for c in rank(layers=[1], profile=profile, debias=["ratio"]))
 
 
 def test_strength_of_each_layer(profile):
-    table = rank(profile=profile, layers=[1, 2], strength={1: 0.4, 2: 0.0, 3: 1.0}).set_index(["layer", "op"])
+    table = rank(profile=profile, layers=[1, 2], strength={1: 0.4, 2: 0.0, 3: 1.0}).set_index(["layer", "debias"])
     expected = direct(profile, 1, strength=0.4)[:, 1, 0].mean()
     assert table.loc[(1, "ratio"), "auroc"] == pytest.approx(expected, abs=1e-4)
     assert table.loc[(2, "ratio"), "auroc"] == pytest.approx(table.loc[(2, "raw"), "auroc"], abs=1e-9)
-    full = rank(profile=profile, layers=[1]).set_index("op")
+    full = rank(profile=profile, layers=[1]).set_index("debias")
     assert full.loc["ratio", "auroc"] != pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("score", ["value_norm", value_norm])
 def test_another_score_with_its_own_profile(score):
     own = fitted(score="value_norm", layers=[1])
-    table = rank(layers=[1], profile=own, score=score).set_index("op")
+    table = rank(layers=[1], profile=own, score=score).set_index("debias")
     expected = direct(own, 1, score="value_norm")[..., 0].mean(0)
     assert table.loc[["raw", "ratio"], "auroc"].to_numpy() == pytest.approx(expected, abs=1e-4)
     assert table.loc["raw", "auroc"] != pytest.approx(rank(layers=[1]).loc[0, "auroc"], abs=1e-4)
@@ -205,22 +205,22 @@ def test_values_say_whose_they_are_and_tables_are_made_of_parts(profile):
     assert measured.centres[1] == pytest.approx([15 / toy.samples[1].width, 29.5 / toy.samples[1].height])
     frame = measured.frame()
     assert len(frame) == 6 * 2 * 2
-    cell = frame.query("sample == 's4' and layer == 3 and op == 'ratio'").iloc[0]
+    cell = frame.query("sample == 's4' and layer == 3 and debias == 'ratio'").iloc[0]
     np.testing.assert_array_equal(cell[measured.measures].to_numpy(float), measured.values[4, 1, 1, 0])
     assert (cell["image"], cell["head"], cell["y"]) == ("image2", "mean", measured.centres[4, 1])
 
     odd = np.arange(6) % 2 == 1
-    table = ranking_table(measured, {"all": np.ones(6, bool), "odd": odd, "even": ~odd}, n_resamples=50)
+    table = ranking_table(measured, subsets={"all": np.ones(6, bool), "odd": odd, "even": ~odd}, n_resamples=50)
     whole = ranking_table(measured, n_resamples=50)
-    of = {name: part.drop(columns="part").reset_index(drop=True) for name, part in table.groupby("part")}
+    of = {name: part.drop(columns="subset").reset_index(drop=True) for name, part in table.groupby("subset")}
     same = [c for c in whole if "p_adjusted" not in c]
     assert of["all"][same].equals(whole[same])
     assert (of["odd"]["n"] == 3).all() and (of["even"][["n", "errors"]] == [2, 1]).all(axis=None)
     assert of["odd"]["auroc"].to_numpy() == pytest.approx(measured.values[odd, ..., 0].mean(0).ravel())
     # more hypotheses in the family
-    ratio = whole["op"] == "ratio"
+    ratio = whole["debias"] == "ratio"
     assert (of["all"]["p_adjusted"] >= whole["p_adjusted"])[ratio].all()
-    with pytest.raises(InputError, match="part 'odd' is no mask"):
-        ranking_table(measured, {"odd": odd[:3]})
-    with pytest.raises(InputError, match="no parts"):
-        ranking_table(measured, {})
+    with pytest.raises(InputError, match="subset 'odd' is no mask"):
+        ranking_table(measured, subsets={"odd": odd[:3]})
+    with pytest.raises(InputError, match="no subsets"):
+        ranking_table(measured, subsets={})

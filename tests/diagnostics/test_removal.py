@@ -9,10 +9,10 @@ import tiny
 from toy_grounding import Toy
 
 from biaslab import collect
-from biaslab.diagnostics import place_gaps, place_table, removal_report
+from biaslab.diagnostics import location_gaps, location_table, removal_report
 from biaslab.diagnostics.ranking import ranking_values
 from biaslab.diagnostics.ranking_table import RankingValues
-from biaslab.diagnostics.removal import PLACES, place_of
+from biaslab.diagnostics.removal import LOCATIONS, location_of
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.profiles import MeanProfile
 
@@ -51,12 +51,12 @@ def test_the_model_runs_once_and_the_report_is_the_table_of_its_values(profile, 
     monkeypatch.setattr(type(VLM), "forward", lambda self, *a, **k: calls.append(1) or forward(self, *a, **k))
     report = removal_report(VLM, TOY, profile, n_resamples=50, **OPTIONS)
     assert len(calls) == 2
-    pd.testing.assert_frame_equal(report, place_table(measured, n_resamples=50))
-    assert report.columns[0] == "place" and set(report["op"]) == {"raw", "ratio"}
-    where = [place_of(s) for s in TOY]
-    for place, (axis, third) in PLACES.items():
+    pd.testing.assert_frame_equal(report, location_table(measured, n_resamples=50))
+    assert report.columns[0] == "location" and set(report["debias"]) == {"raw", "ratio"}
+    where = [location_of(s) for s in TOY]
+    for place, (axis, third) in LOCATIONS.items():
         mine = [i for i, w in enumerate(where) if w[axis] == third]
-        rows = report[report["place"] == place]
+        rows = report[report["location"] == place]
         if not mine:
             assert rows.empty
             continue
@@ -64,35 +64,37 @@ def test_the_model_runs_once_and_the_report_is_the_table_of_its_values(profile, 
         assert rows["auroc"].to_numpy() == pytest.approx(expected[..., 0].ravel())
         assert rows["kept@0.1"].to_numpy() == pytest.approx(expected[..., 1].ravel())
         assert (rows["n"] == len(mine)).all()
-    assert len(set(report["place"])) > 3
+    assert len(set(report["location"])) > 3
 
 
 def test_one_family_over_all_places():
-    table = place_table(made(gap=(0.0, 0.0)), n_resamples=20, n_sign_flips=500)
-    alone = pd.concat([place_table(made(gap=(0.0, 0.0)), [p], 20, 500) for p in PLACES])
-    key = ["place", "layer", "op"]
-    both = table.merge(alone[alone["place"] != "all"], on=key, suffixes=("", "_alone")).query("op == 'ratio'")
+    table = location_table(made(gap=(0.0, 0.0)), n_resamples=20, n_sign_flips=500)
+    alone = pd.concat(
+        [location_table(made(gap=(0.0, 0.0)), locations=[p], n_resamples=20, n_sign_flips=500) for p in LOCATIONS]
+    )
+    key = ["location", "layer", "debias"]
+    both = table.merge(alone[alone["location"] != "all"], on=key, suffixes=("", "_alone")).query("debias == 'ratio'")
     assert len(both) == 12 and (both["p"] == both["p_alone"]).all()
     assert (both["p_adjusted"] >= both["p_adjusted_alone"]).all()
     assert (both["p_adjusted"] > both["p_adjusted_alone"]).sum() > 6
 
 
 def test_strength_and_score_reach_the_measurement(profile):
-    options = {**OPTIONS, "places": (), "n_resamples": 20}
-    table = removal_report(VLM, TOY, profile, strength={0: 0.0, 2: 1.0}, **options).set_index(["layer", "op"])
+    options = {**OPTIONS, "locations": (), "n_resamples": 20}
+    table = removal_report(VLM, TOY, profile, strength={0: 0.0, 2: 1.0}, **options).set_index(["layer", "debias"])
     assert table.loc[(0, "ratio"), "gain"] == pytest.approx(0, abs=1e-9) and table.loc[(0, "ratio"), "p"] > 0.99
     assert table.loc[(2, "ratio"), "gain"] != 0
     with pytest.raises(ProfileMismatchError, match="score"):
         removal_report(VLM, TOY, profile, score="value_norm", **options)
-    with pytest.raises(InputError, match="unknown place 'north'"):
-        removal_report(VLM, TOY, profile, places=["north"])
+    with pytest.raises(InputError, match="unknown location 'north'"):
+        removal_report(VLM, TOY, profile, locations=["north"])
     with pytest.raises(InputError, match="empty"):
         removal_report(VLM, Toy(0), profile)
 
 
 def test_gaps_equal_a_loop_over_images():
     measured = made(n_images=12)
-    table = place_gaps(measured, n_resamples=60).set_index(["place", "layer", "op"])
+    table = location_gaps(measured, n_resamples=60).set_index(["location", "layer", "debias"])
     names = np.unique(measured.images)
     draws = np.random.default_rng(0).integers(0, len(names), (60, len(names)))
     x, y = measured.centres.T
@@ -118,7 +120,7 @@ def test_gaps_equal_a_loop_over_images():
 
 
 def test_planted_gap_and_its_removal_are_found():
-    table = place_gaps(made(n_images=120), n_resamples=300).set_index(["place", "layer", "op"])
+    table = location_gaps(made(n_images=120), n_resamples=300).set_index(["location", "layer", "debias"])
     for layer in (1, 4):
         raw, ratio = table.loc[("right", layer, "raw")], table.loc[("right", layer, "ratio")]
         assert raw["gap_lo"] < 0.2 < raw["gap_hi"] and ratio["gap_lo"] < 0.05 < ratio["gap_hi"]
@@ -131,10 +133,10 @@ def test_planted_gap_and_its_removal_are_found():
 def test_without_targets_on_a_side_there_is_no_gap(measured):
     measured = made(n_images=6)
     measured.centres[:, 0] = 0.9
-    table = place_gaps(measured, n_resamples=20)
-    right = table[table["place"] == "right"]
+    table = location_gaps(measured, n_resamples=20)
+    right = table[table["location"] == "right"]
     assert right[["gap", "gap_lo", "gap_hi", "change"]].isna().all(axis=None) and (right["n_against"] == 0).all()
-    assert "left" not in set(place_table(measured, n_resamples=20, n_sign_flips=50)["place"])
+    assert "left" not in set(location_table(measured, n_resamples=20, n_sign_flips=50)["location"])
     only = made(n_images=6)
-    only.ops[:] = ["log", "ratio"]
-    assert not any("change" in c for c in place_gaps(only, n_resamples=20))
+    only.debias[:] = ["log", "ratio"]
+    assert not any("change" in c for c in location_gaps(only, n_resamples=20))

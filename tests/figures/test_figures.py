@@ -216,7 +216,14 @@ def test_profile_display_of_one_head_and_of_a_carried_layout(profile, maps):
 def test_attention_display_debiases_with_the_profile(profile):
     raw = torch.rand(2, 3, 48)
     display = figures.AttentionDisplay.from_attention(
-        [noise((128, 64))], [TILED], [raw], profile=profile, layer=3, targets=[TARGET], titles=["the cat"], op="zscore"
+        [noise((128, 64))],
+        [TILED],
+        [raw],
+        profile=profile,
+        layer=3,
+        targets=[TARGET],
+        titles=["the cat"],
+        debias="zscore",
     ).plot()
     mean = raw.reshape(-1, 48).mean(0)
     want = debias(mean, profile.expected(TILED, 3).mean(0), profile.std(TILED, 3).mean(0), operation="zscore")
@@ -362,7 +369,7 @@ def test_variance_and_auroc_displays_draw_their_tables(maps):
     assert list(direct.data["layer"]) == [1, 5]
     with pytest.raises(InputError, match="variance_table"):
         figures.VarianceDisplay.from_table(pd.DataFrame())
-    ranking = pd.DataFrame({"layer": [2, 2], "op": ["raw", "ratio"], "head": "mean", "auroc": [0.6, 0.7]})
+    ranking = pd.DataFrame({"layer": [2, 2], "debias": ["raw", "ratio"], "head": "mean", "auroc": [0.6, 0.7]})
     ranking = ranking.assign(auroc_lo=0.5, auroc_hi=0.8, n=9)
     ax = figures.AurocDisplay.from_table(ranking).plot().ax_
     assert [c.get_label() for c in ax.containers] == ["raw", "ratio"]

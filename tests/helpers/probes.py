@@ -16,6 +16,6 @@ def probe_of(effects, layout, cell, seed=0):
     corner = np.stack(np.meshgrid(np.arange(cols), np.arange(rows)), -1) + rng.uniform(0, 0.3, (groups, rows, cols, 2))
     boxes = np.concatenate([corner, corner + 0.7], -1)[:, :, :, None] * cell
     log = (effects + rng.normal(0, 3, (groups, 1, 1)))[..., None, None, None]
-    parts = ["tiles"] if not layout.thumbnail.any() else ["tiles", "thumbnail"]
-    log = np.repeat(log, len(parts), axis=3)
-    return ProbeResult(log, None, boxes, [f"o{g}" for g in range(groups)], [3], ["mean"], parts, layout, SETTINGS)
+    regions = ["tiles"] if not layout.thumbnail.any() else ["tiles", "thumbnail"]
+    log = np.repeat(log, len(regions), axis=3)
+    return ProbeResult(log, None, boxes, [f"o{g}" for g in range(groups)], [3], ["mean"], regions, layout, SETTINGS)

@@ -109,7 +109,7 @@ def test_pictures_of_the_users(cutouts, tmp_path):
     [
         ({"pairs": 0}, "pairs of at least 1"),
         ({"repetitions": 0}, "repetitions of at least 1"),
-        ({"grid": (0, 3)}, "places of at least 1"),
+        ({"grid": (0, 3)}, "locations of at least 1"),
         ({"expression": "the apple"}, "holds no {}"),
         ({"scale": (1.0, 9.0)}, "do not fit"),
         ({"scale": (2.0, 1.0)}, "do not fit"),
@@ -124,14 +124,14 @@ def test_the_grid_is_the_models_raster_of_tokens():
     vlm = tiny.vlm("internvl")
     layout = vlm.encode_grounding([Image.new("RGB", (112, 56))], ["x"]).layouts[0]
     assert layout.tiles == (1, 2)
-    design = design_for(vlm, (112, 56), pairs=1, scale=(0.5, 1.5))
+    design = design_for(vlm, size=(112, 56), pairs=1, scale=(0.5, 1.5))
     assert design.grid == (layout.grid[0], 2 * layout.grid[1]) and design.size == (112, 56)
-    assert design_for(vlm, (112, 56), grid=(2, 3), pairs=1, scale=(0.5, 0.9)).grid == (2, 3)
+    assert design_for(vlm, size=(112, 56), grid=(2, 3), pairs=1, scale=(0.5, 0.9)).grid == (2, 3)
 
 
 # ------------------------------------------------------------------------------------------ the measurement
 def small(vlm, **kw):
-    return design_for(vlm, (112, 56), grid=(2, 3), pairs=2, scale=(0.5, 0.9), **kw)
+    return design_for(vlm, size=(112, 56), grid=(2, 3), pairs=2, scale=(0.5, 0.9), **kw)
 
 
 @pytest.mark.parametrize("heads", ["mean", "all"])
@@ -139,8 +139,8 @@ def small(vlm, **kw):
 def test_measure_equals_a_capture_of_each_picture(heads, queries):
     vlm = tiny.vlm("internvl")
     design = small(vlm, repetitions=2)
-    found = measure(vlm, design, [1, 3], heads, queries, batch_size=5, progress=False)
-    assert found.parts == ["tiles", "thumbnail"] and found.layers == [1, 3] and found.iou is None
+    found = measure(vlm, design, layers=[1, 3], heads=heads, queries=queries, batch_size=5, progress=False)
+    assert found.regions == ["tiles", "thumbnail"] and found.layers == [1, 3] and found.iou is None
     assert found.heads == (["mean"] if heads == "mean" else [0, 1, 2, 3])
     for pair, row, col in ((0, 0, 0), (1, 1, 2)):
         logs = []
@@ -193,13 +193,13 @@ def test_accuracy_by_place_and_zone():
     probe = ProbeResult(log, iou, boxes, list("abcd"), [0], ["mean"], ["tiles"], layout, {})
     places = probe.accuracy().set_index(["row", "col"])
     assert places.loc[(1, 1), "acc50"] == 1 and places.loc[(0, 0), "acc50"] == 0.5 and places["n"].eq(4).all()
-    assert places.loc[(0, 0), "lo"] == pytest.approx(0.15004, abs=1e-4)  # Wilson's interval of 2 in 4
+    assert places.loc[(0, 0), "acc50_lo"] == pytest.approx(0.15004, abs=1e-4)  # Wilson's interval of 2 in 4
     zones = probe.accuracy_by_zone().set_index("zone")
     assert zones.loc["inside", "acc50"] == 1 and zones.loc["border", "acc50"] == pytest.approx(2 / 32)
     assert zones.loc["top rows", "acc50"] == pytest.approx(2 / 12) and zones.loc["everywhere", "n"] == 36
     # means over objects of the top row: 1/3, 1/3, 0, 0; t with 3 degrees of freedom
     half = 3.1824 * np.std([1 / 3, 1 / 3, 0, 0], ddof=1) / 2
-    assert zones.loc["top rows", "hi"] == pytest.approx(1 / 6 + half, abs=1e-4)
+    assert zones.loc["top rows", "acc50_hi"] == pytest.approx(1 / 6 + half, abs=1e-4)
     # here minus elsewhere: 1/3 - 1/6 for two objects, 0 - 1/6 for the others
     both = 3.1824 * np.std([1 / 6, 1 / 6, -1 / 6, -1 / 6], ddof=1) / 2
     row = zones.loc["top rows"]
@@ -249,7 +249,7 @@ def test_a_killed_probe_goes_on(tmp_path, monkeypatch):
 
 
 def test_locating_shares_the_prefill(grounder, tmp_path):
-    design = design_for(grounder, 224, grid=(2, 1), pairs=2, scale=(0.2, 0.25))
+    design = design_for(grounder, size=224, grid=(2, 1), pairs=2, scale=(0.2, 0.25))
     kw = {"layers": [3, 5], "progress": False}
     plain = measure(grounder, design, **kw)
     located = measure(grounder, design, locate=True, out=tmp_path / "p", **kw)

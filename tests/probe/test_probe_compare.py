@@ -96,13 +96,13 @@ def test_planted_slopes_are_found_and_nothing_else():
         read = profile_effects(probe, profile.expected(layout, 3).double().numpy())[..., 0, 0].mean(0)
         for other in (profile, maps):
             (row,) = compare(probe, other, n_resamples=499).to_dict("records")
-            assert row["groups"] == 10 and row["places"] == 256 and row["layer"] == 3
+            assert row["groups"] == 10 and row["locations"] == 256 and row["layer"] == 3
             if slope:  # the footprint blurs the profile a little, which a steeper slope makes up for
                 expected = slope * (true * read).sum() / (read**2).sum()
                 assert row["slope_lo"] < expected < row["slope_hi"] and row["p"] < 0.01 and row["q"] == row["p"]
                 known = slope**2 * true.var() / (slope**2 * true.var() + 0.36 / 10)
                 assert row["ceiling"] == pytest.approx(np.sqrt(known), abs=0.03)
-                assert row["r_true"] > 0.93 and row["r"] <= row["r_true"]
+                assert row["r_disattenuated"] > 0.93 and row["r"] <= row["r_disattenuated"]
             else:
                 assert row["p"] > 0.05 and abs(row["r"]) < 0.35
 
@@ -136,8 +136,8 @@ def test_the_thumbnail_is_compared_apart():
     assert np.corrcoef(read[..., 0].ravel(), tiles.ravel())[0, 1] > 0.9
     assert (np.diff(read[..., 1].mean(1)) > 0).all()  # the thumbnail's own slope, downwards
     table = compare(probe, profile, n_resamples=99)
-    assert table["part"].tolist() == ["tiles", "thumbnail"] and (table["q"] >= table["p"]).all()
-    drawn = ProbeDisplay.from_probe(probe, profile=profile, part="thumbnail").plot()
+    assert table["region"].tolist() == ["tiles", "thumbnail"] and (table["q"] >= table["p"]).all()
+    drawn = ProbeDisplay.from_probe(probe, profile=profile, region="thumbnail").plot()
     assert len(drawn.ax_) == 3 and "slope" in drawn.ax_[2].get_title()
 
 

@@ -1,4 +1,4 @@
-"""Dependence of attention on row and on column, of any shape, with a null that keeps what pictures are like."""
+"""Dependence of attention on row and on column, of any shape, with a null that keeps autocorrelation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scipy import stats
 
 from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
+from biaslab.diagnostics.log_maps import log_stacks
 from biaslab.diagnostics.registry import register
-from biaslab.diagnostics.stacks import log_stacks
 from biaslab.errors import InputError
 from biaslab.stats.jackknife import jackknife_interval
 from biaslab.stats.multiple_testing import q_values
@@ -23,17 +23,19 @@ __all__ = ["dependence"]
 @register("dependence", "Share of log attention that row or column explains, with a permutation null", stored=True)
 def dependence(
     maps: Any,
+    *,
     layers: int | Iterable[int] | None = None,
+    seed: int = 0,
     null: str = "shift",
     n_resamples: int = 999,
     confidence: float = 0.95,
-    seed: int = 0,
 ) -> pd.DataFrame:
-    """Eta squared: the share of the variance of log attention (centred per image) between rows, or columns, of tiles.
+    """Estimate eta squared, the share of the variance of log attention between rows, or columns, of tiles.
 
-    Shape does not matter: a U counts as much as a slope. The variance between row means is estimated from products of
-    *different* images, so without dependence it is 0 on average (and as often negative). Rows and columns are those
-    of a tile; several tiles of an image are averaged; thumbnail and padding are left out.
+    Log attention is centred per image. Shape does not matter: a U counts as much as a slope. The variance between
+    row means is estimated from products of *different* images, so without dependence it is 0 on average (and as often
+    negative). Rows and columns are those of a tile; several tiles of an image are averaged; thumbnail
+    and padding are left out.
 
     Null hypothesis: an image's attention falls anywhere in the tile alike. ``null="shift"`` rolls every image's map
     around the tile by a random number of rows (columns), which keeps its content, level and spatial autocorrelation
@@ -46,22 +48,57 @@ def dependence(
 
     Parameters
     ----------
-    maps : stored AttentionMaps.
-    null : "shift" or "permutation".
-    n_resamples : of the null; the smallest p is 1 / (n_resamples + 1).
+    maps : AttentionMaps
+        Stored, as single images are read.
+    layers : int or iterable of int, optional
+        Default all that ``maps`` holds.
+    seed : int
+        Of the null's draws.
+    null : {"shift", "permutation"}
+        The null hypothesis.
+    n_resamples : int
+        Draws of the null; the smallest p is 1 / (n_resamples + 1).
+    confidence : float
+        Of the intervals, in (0, 1).
 
     Returns
     -------
     DataFrame
-        One row per layer, head and axis: layer, head, axis ("row" or "col"), eta2, lo, hi (delete-one-image jackknife),
-        null_hi (95 % of the null), p, q (Benjamini and Hochberg 1995 over all rows of the table), rho (Spearman's rank
-        correlation of the mean map with the coordinate, which a U leaves near 0), n, null. Attention that does not
-        vary over positions at all (a head that does not see the image) has NaN, and no part in q.
+        One row per layer, head and axis: layer, head, axis ("row" or "col"), eta2, eta2_lo, eta2_hi (delete-one-image
+        jackknife), null_hi (95 % of the null), p, q (Benjamini and Hochberg 1995 over all rows of
+        the table), rho (Spearman's rank correlation of the mean map with the coordinate, which a U leaves near 0), n,
+        null. Attention that does not vary over positions at all (a head that does not see the image)
+        has NaN, and no part in q.
 
     Raises
     ------
     InputError
         Streamed maps, fewer than three images, bad arguments.
+
+    References
+    ----------
+    Benjamini and Hochberg (1995), "Controlling the false discovery rate", J. R. Stat. Soc. B 57, 289-300.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.diagnostics.measures.dependence import dependence
+    >>> from biaslab.maps.base import ImageRecord
+    >>> from biaslab.maps.stored import StoredMaps
+    >>> layout, rng = TokenLayout.raster(6, 6, (336, 336), "llava"), np.random.default_rng(0)
+    >>> with TemporaryDirectory() as folder:
+    ...     maps = StoredMaps.create(folder, {"heads": "mean", "layers": [5], "folds": 5})
+    ...     with maps.writing():
+    ...         for i in range(20):
+    ...             logs = 0.3 * layout.row + rng.normal(size=36)
+    ...             maps.add(ImageRecord(str(i), layout, str(i)), np.exp(logs)[None, None])
+    ...     table = dependence(maps, n_resamples=99)
+    >>> table[["layer", "axis", "eta2", "eta2_lo", "eta2_hi", "p", "n"]].round(2)
+       layer axis  eta2  eta2_lo  eta2_hi     p   n
+    0      5  row  0.21     0.15     0.26  0.01  20
+    1      5  col  0.01    -0.01     0.03  0.05  20
     """
     if null not in ("shift", "permutation") or n_resamples < 1:
         raise InputError(
@@ -75,10 +112,10 @@ def dependence(
             if not usable:
                 raise InputError("dependence needs three images of one layout: collect more images")
             for axis in ("row", "col"):
-                found = _of_one(usable, axis, null, n_resamples, confidence, rng)
-                rows.append({"layer": layer, "head": head, "axis": axis, **found, "null": null})
+                estimates = _of_one(usable, axis, null, n_resamples, confidence, rng)
+                rows.append({"layer": layer, "head": head, "axis": axis, **estimates, "null": null})
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p") + 1, "q", q_values(table["p"]))
+    table.insert(list(table.columns).index("p") + 1, "q", q_values(table["p"]))
     return table
 
 
@@ -108,7 +145,7 @@ def _of_one(usable: list, axis: str, null: str, n_resamples: int, confidence: fl
     lo, hi = jackknife_interval(value, without, confidence=confidence)
     p = (1 + (under >= value - 1e-12).sum()) / (1 + n_resamples)
     return {
-        "eta2": value, "lo": float(lo), "hi": float(hi), "null_hi": float(np.quantile(under, 0.95)),
+        "eta2": value, "eta2_lo": float(lo), "eta2_hi": float(hi), "null_hi": float(np.quantile(under, 0.95)),
         "p": float(p) if np.isfinite(value) else np.nan,
         "rho": sum(n * r for n, r in rho) / images, "n": images,
     }  # fmt: skip

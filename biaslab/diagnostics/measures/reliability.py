@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from biaslab.core.layers import resolve_layers
+from biaslab.diagnostics.log_maps import log_stacks
 from biaslab.diagnostics.registry import register
-from biaslab.diagnostics.stacks import log_stacks
 from biaslab.errors import InputError
 from biaslab.stats.jackknife import jackknife_interval
 
@@ -20,14 +20,15 @@ __all__ = ["components", "reliability"]
 @register("reliability", "Split-half reliability of the map against the number of images", stored=True)
 def reliability(
     maps: Any,
+    *,
     layers: int | Iterable[int] | None = None,
+    seed: int = 0,
     sizes: Sequence[int] | None = None,
     n_resamples: int = 50,
     target: float = 0.9,
     confidence: float = 0.95,
-    seed: int = 0,
 ) -> pd.DataFrame:
-    """Reliability of the mean log map of n images: its correlation with another map of n other images.
+    """Estimate the reliability of the mean log map of n images: its correlation with a map of n other images.
 
     For every size n, ``n_resamples`` random sets of n images are split into halves; the correlation r of the halves'
     maps over positions is stepped up to n images, ``2 r / (1 + r)`` (Spearman and Brown 1910).
@@ -41,21 +42,58 @@ def reliability(
 
     Parameters
     ----------
-    maps : stored AttentionMaps.
-    sizes : numbers of images; default 10, 20, 50, 100 ... and all. Sizes beyond a layout's images are left out.
-    target : reliability that ``needed`` is given for.
+    maps : AttentionMaps
+        Stored, as single images are read.
+    layers : int or iterable of int, optional
+        Default all that ``maps`` holds.
+    seed : int
+        Of the random sets.
+    sizes : sequence of int, optional
+        Numbers of images; default 10, 20, 50, 100 ... and all. Sizes beyond a layout's images are left out.
+    n_resamples : int
+        Random sets per size.
+    target : float
+        Reliability for which ``n_for_target`` is computed, in (0, 1).
+    confidence : float
+        Of the intervals, in (0, 1).
 
     Returns
     -------
     DataFrame
         One row per layer, head, layout and size: layer, head, layout, n, reliability (mean over draws), draw_lo,
-        draw_hi (2.5 and 97.5 % of the draws), predicted, lo, hi, needed (images for ``target``; inf without bias).
-        Layouts of fewer than four images are left out.
+        draw_hi (2.5 and 97.5 % of the draws), predicted, predicted_lo, predicted_hi, n_for_target (images for
+        ``target``; inf without bias). Layouts of fewer than four images are left out.
 
     Raises
     ------
     InputError
         Streamed maps; no layout with four images; bad arguments.
+
+    References
+    ----------
+    Spearman (1910), "Correlation calculated from faulty data", British Journal of Psychology 3, 271-295.
+    Brown (1910), "Some experimental results in the correlation of mental abilities", ibid., 296-322.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.diagnostics.measures.reliability import reliability
+    >>> from biaslab.maps.base import ImageRecord
+    >>> from biaslab.maps.stored import StoredMaps
+    >>> layout, rng = TokenLayout.raster(6, 6, (336, 336), "llava"), np.random.default_rng(0)
+    >>> with TemporaryDirectory() as folder:
+    ...     maps = StoredMaps.create(folder, {"heads": "mean", "layers": [5], "folds": 5})
+    ...     with maps.writing():
+    ...         for i in range(20):
+    ...             logs = 0.3 * layout.row + rng.normal(size=36)
+    ...             maps.add(ImageRecord(str(i), layout, str(i)), np.exp(logs)[None, None])
+    ...     table = reliability(maps, sizes=[4, 20])
+    >>> table[["layer", "n", "predicted", "predicted_lo", "predicted_hi", "n_for_target"]].round(2)
+       layer   n  predicted  predicted_lo  predicted_hi  n_for_target
+    0      5   4       0.52          0.43          0.60          34.0
+    1      5  20       0.84          0.80          0.89          34.0
     """
     if n_resamples < 1 or not 0 < target < 1 or (sizes is not None and min(sizes, default=0) < 4):
         raise InputError("reliability needs n_resamples >= 1, a target between 0 and 1 and sizes of at least 4 images")
@@ -72,16 +110,18 @@ def reliability(
 
 
 def components(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Variance over positions of the true map and of one image around it, of all images and without each.
+    """Estimate the variance over positions of the true map and of one image around it.
 
     Parameters
     ----------
-    x : (n, N) log attention centred per image, n >= 3.
+    x : ndarray
+        (n, N) log attention centred per image, n >= 3.
 
     Returns
     -------
-    signal, noise : (1 + n,) each; entry 0 of all images, entry 1 + a without image a. The signal's estimate is
-        unbiased, so without bias it is as often negative as positive.
+    signal, noise : ndarray
+        (1 + n,) each; entry 0 of all images, entry 1 + a without image a. The signal's estimate is unbiased, so
+        without bias it is as often negative as positive.
     """
     n, width = x.shape
     total = x.sum(0)
@@ -95,12 +135,14 @@ def components(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _of_one(x: np.ndarray, sizes: Any, n_resamples: int, target: float, confidence: float, seed: int) -> list[dict]:
     n = len(x)
-    chosen = sorted({s for s in (sizes or [*_usual(n), n]) if s <= n})
+    kept_sizes = sorted({s for s in (sizes or [*_usual(n), n]) if s <= n})
     signal, noise = components(x)
-    needed = np.inf if signal[0] <= 0 else max(1, int(np.ceil(target / (1 - target) * noise[0] / signal[0])))
+    n_for_target = np.inf
+    if signal[0] > 0:
+        n_for_target = max(1.0, float(np.ceil(target / (1 - target) * noise[0] / signal[0])))
     rng = np.random.default_rng(seed)
     rows = []
-    for size in chosen:
+    for size in kept_sizes:
         values = np.array([_split(x[rng.permutation(n)[:size]]) for _ in range(n_resamples)])
         values = values[~np.isnan(values)]  # halves that do not vary have no correlation
         low, high = np.percentile(values, [2.5, 97.5]) if values.size else (np.nan, np.nan)
@@ -108,7 +150,8 @@ def _of_one(x: np.ndarray, sizes: Any, n_resamples: int, target: float, confiden
         lo, hi = jackknife_interval(predicted[0], predicted[1:], confidence=confidence)
         rows.append(
             {"n": size, "reliability": float(values.mean()) if values.size else np.nan, "draw_lo": low, "draw_hi": high,
-             "predicted": predicted[0], "lo": float(lo), "hi": float(min(hi, 1.0)), "needed": float(needed)}
+             "predicted": predicted[0], "predicted_lo": float(lo), "predicted_hi": min(float(hi), 1.0),
+             "n_for_target": n_for_target}
         )  # fmt: skip
     return rows
 

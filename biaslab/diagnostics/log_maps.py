@@ -1,4 +1,4 @@
-"""What diagnostics read: the log maps of single images, or the mean map of each fold."""
+"""Log maps of single images, and the mean map of each fold: the data of every diagnostic."""
 
 from __future__ import annotations
 
@@ -19,17 +19,27 @@ _BLOCK_VALUES = 32_000_000  # float64 values held at once: 256 MB
 
 
 def head_names(maps: Maps) -> list[str]:
-    """Labels of the head axis: "mean", or "0", "1" ..."""
+    """List the labels of the head axis: "mean", or "0", "1" ..."""
     return ["mean"] if maps.heads == "mean" else [str(h) for h in range(int(maps.heads))]
 
 
 def log_stacks(maps: Any, layer: int) -> Iterator[tuple[str, dict[str, tuple[TokenLayout, np.ndarray]]]]:
-    """Head by head, every image's log attention, centred per image.
+    """Yield, head by head, every image's log attention, centred per image.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        Stored maps.
+    layer : int
+        Decoder layer.
 
     Yields
     ------
-    head, {layout key: (layout, (n, N) float64)}
-        As many heads are read at once as fit in 256 MB, so that memory does not grow with the number of heads.
+    head : str
+        Label of the head.
+    logs : dict of str to (TokenLayout, ndarray)
+        Layout key -> layout and (n, N) float64, natural logarithms. As many heads are read at once as
+        fit in 256 MB, so that memory does not grow with the number of heads.
 
     Raises
     ------
@@ -45,10 +55,10 @@ def log_stacks(maps: Any, layer: int) -> Iterator[tuple[str, dict[str, tuple[Tok
     at_once = max(1, _BLOCK_VALUES // sum(layout.n for layout in layouts))
     for first in range(0, len(names), at_once):
         block = slice(first, first + at_once)
-        found: dict[str, list[np.ndarray]] = {}
+        of_layout: dict[str, list[np.ndarray]] = {}
         for i, layout in enumerate(layouts):
-            found.setdefault(layout.key, []).append(centred_log(maps.image(i, layer)[block]))
-        stacked = {key: np.stack(images, axis=1) for key, images in found.items()}  # (heads, n, N)
+            of_layout.setdefault(layout.key, []).append(centred_log(maps.image(i, layer)[block]))
+        stacked = {key: np.stack(images, axis=1) for key, images in of_layout.items()}  # (heads, n, N)
         if not all(np.isfinite(values).all() for values in stacked.values()):
             raise InputError(f"attention of layer {layer} is not finite: collect again with the model in another dtype")
         for h, name in enumerate(names[block]):
@@ -56,7 +66,21 @@ def log_stacks(maps: Any, layer: int) -> Iterator[tuple[str, dict[str, tuple[Tok
 
 
 def fold_means(maps: Maps, layer: int, log: bool) -> list[list[tuple[TokenLayout, int, np.ndarray]]]:
-    """Per fold that has images: (layout, images, (H, N) mean attention, or mean centred log attention).
+    """Read the mean map of every fold that has images.
+
+    Parameters
+    ----------
+    maps : Maps
+        Stored or streamed.
+    layer : int
+        Decoder layer.
+    log : bool
+        Mean centred log attention in place of mean attention.
+
+    Returns
+    -------
+    list of list of (TokenLayout, int, ndarray)
+        Per fold and layout: the layout, its number of images, the (H, N) float64 map.
 
     Raises
     ------
@@ -65,13 +89,13 @@ def fold_means(maps: Maps, layer: int, log: bool) -> list[list[tuple[TokenLayout
     """
     folds = []
     for fold in range(maps.folds):
-        parts = []
+        layouts = []
         for key, layout in maps.layouts.items():
             m = maps.moments(layer, key, fold=fold)
             if m.n:
-                parts.append((layout, m.n, np.asarray(m.log_mean if log else m.mean, np.float64)))
-        if parts:
-            folds.append(parts)
+                layouts.append((layout, m.n, np.asarray(m.log_mean if log else m.mean, np.float64)))
+        if layouts:
+            folds.append(layouts)
     if not folds:
         raise InputError("the maps hold no images: collect() over at least one image first")
     return folds

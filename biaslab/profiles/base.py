@@ -1,33 +1,28 @@
-"""What profile estimators share: fitting over layers and layouts, the hot-path cache, provenance and refusal."""
+"""What profile estimators share: fitting over layers and layouts, scoring, saving."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import warnings
-from abc import ABC, abstractmethod
-from collections import OrderedDict
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
-import torch
-from sklearn.base import BaseEstimator
-from torch import Tensor
 
 from biaslab._util.jsonable import plain
-from biaslab.core.layers import resolve_layer, resolve_layers, shared_layers
+from biaslab.core.layers import resolve_layers, shared_layers
 from biaslab.core.layout import TokenLayout
-from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
 from biaslab.maps.protocol import Maps
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
+from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.parts import Part, logs, parts_of
-from biaslab.profiles.provenance import refuse_others, version, warn_other_prompt
+from biaslab.profiles.provenance import version
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make, register
 
 __all__ = ["ESTIMATORS", "Arrays", "Part", "Profile", "make", "register"]
@@ -35,10 +30,7 @@ __all__ = ["ESTIMATORS", "Arrays", "Part", "Profile", "make", "register"]
 logger = logging.getLogger(__name__)
 
 
-_CACHED_MAPS = 64  # models of free resolution meet hundreds of layouts: keep only the latest maps
-
-
-class Profile(BaseEstimator, ABC):
+class Profile(LearnedMaps):
     """Expected attention of each visual position over a named calibration distribution.
 
     A subclass implements :meth:`_pool` and :meth:`_expand` (and :meth:`log_map` where pooling in log space
@@ -78,22 +70,12 @@ class Profile(BaseEstimator, ABC):
     0.0
     """
 
-    name: ClassVar[str]
-    #: things in ``provenance_`` the estimator may be used for without having been fitted for them: {"layout"}
-    #: or nothing
-    transports: ClassVar[frozenset[str]] = frozenset()
     #: whether the moments of each fold are needed beside their sum (:attr:`Part.pieces`)
     needs_folds: ClassVar[bool] = False
 
-    # -- what an estimator defines
-    # ---------------------------------------------------------------------------------
     @abstractmethod
     def _pool(self, parts: list[Part]) -> Arrays:
         """Learned arrays of one layer from the moments of raw attention."""
-
-    @abstractmethod
-    def _expand(self, arrays: Arrays, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
-        """Give (expected, std), each (H or 1, N), for a layout that :meth:`check` accepts."""
 
     def log_map(self, parts: list[Part], layout: TokenLayout) -> np.ndarray | None:
         """Predict centred log attention from log moments.
@@ -128,9 +110,7 @@ class Profile(BaseEstimator, ABC):
         """
         return None
 
-    # -- fitting
-    # ---------------------------------------------------------------------------------------------------
-    def fit(self, maps: Maps, *, layers: int | Iterable[int] | None = None) -> Profile:
+    def fit(self, maps: Maps, *, layers: int | Iterable[int] | None = None) -> Self:
         """Fit every layer of ``maps`` (or ``layers``) and return self.
 
         Parameters
@@ -185,149 +165,6 @@ class Profile(BaseEstimator, ABC):
         }
         logger.info("fitted %s on %d images, layers %s", self.name, sum(counts.values()), layers)
         return self._restore(arrays, layouts, counts, provenance)
-
-    def _restore(
-        self,
-        arrays: dict[int, Arrays],
-        layouts: Mapping[str, TokenLayout],
-        counts: Mapping[str, int],
-        provenance: Mapping[str, Any],
-    ) -> Profile:
-        """Set the learned state (also used by ``profiles.load``)."""
-        self.arrays_ = arrays
-        self.layers_ = sorted(arrays)
-        self.layouts_ = dict(layouts)
-        self.counts_ = dict(counts)
-        self.provenance_ = dict(provenance)
-        self._maps: OrderedDict[tuple, Tensor] = OrderedDict()
-        self._hash: str | None = None
-        return self
-
-    # -- use
-    # -------------------------------------------------------------------------------------------------------
-    def expected(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
-        """Give the expected attention of each visual token.
-
-        Parameters
-        ----------
-        layout : TokenLayout
-            Layout of the image.
-        layer : int
-            Decoder layer.
-        device : torch.device or str, optional
-            Where the tensor lies; default the CPU.
-
-        Returns
-        -------
-        (1 or H, N) float32 Tensor
-            Share of a query's attention. It is cached per device and shared between calls: do not write to it.
-
-        Raises
-        ------
-        ProfileMismatchError
-            Layer or layout the profile was not fitted for.
-
-        Examples
-        --------
-        >>> from biaslab import MeanProfile, TokenLayout
-        >>> from biaslab.maps.simulate import simulate
-        >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
-        >>> maps = simulate("bottom-heavy", {layout: 60}).maps
-        >>> expected = MeanProfile().fit(maps).expected(layout, 0)
-        >>> tuple(expected.shape), round(float(expected.sum()), 2)  # the image's tokens draw 0.3 of the attention
-        ((1, 16), 0.3)
-        """
-        return self._map("expected", layout, layer, device)
-
-    def std(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
-        """Give the standard deviation of the attention between images, shaped and cached like :meth:`expected`.
-
-        Parameters
-        ----------
-        layout : TokenLayout
-            Layout of the image.
-        layer : int
-            Decoder layer.
-        device : torch.device or str, optional
-            Where the tensor lies; default the CPU.
-
-        Returns
-        -------
-        (1 or H, N) float32 Tensor
-            In units of attention.
-
-        Raises
-        ------
-        ProfileMismatchError
-            Layer or layout the profile was not fitted for.
-        """
-        return self._map("std", layout, layer, device)
-
-    def layout_of(self, layout: TokenLayout | str | None = None) -> tuple[TokenLayout, int]:
-        """Look up a layout, and how many calibration images its map rests on.
-
-        Parameters
-        ----------
-        layout : TokenLayout or str, optional
-            Itself, or the key of a fitted one; default the layout that most images have.
-
-        Returns
-        -------
-        layout : TokenLayout
-            The layout.
-        n : int
-            Images of the layout; of one that was not fitted, all images.
-
-        Raises
-        ------
-        InputError
-            The key of a layout that was not fitted.
-        """
-        check_fitted(self)
-        key = max(self.counts_, key=lambda k: self.counts_[k]) if layout is None else layout
-        if isinstance(key, str):
-            if key not in self.layouts_:
-                raise InputError(f"the profile has no layout {key!r}: choose one of {sorted(self.layouts_)}")
-            key = self.layouts_[key]
-        return key, self.counts_.get(key.key, sum(self.counts_.values()))
-
-    def predict(self, layout: TokenLayout, layer: int | None = None) -> np.ndarray:
-        """Give :meth:`expected` as an array of its own.
-
-        Parameters
-        ----------
-        layout : TokenLayout
-            Layout of the image.
-        layer : int, optional
-            Decoder layer; may be left out when only one is fitted.
-
-        Returns
-        -------
-        (1 or H, N) float32 array
-            Expected attention of each visual token.
-
-        Raises
-        ------
-        InputError
-            No layer where several are fitted.
-        ProfileMismatchError
-            Layer or layout the profile was not fitted for.
-
-        Examples
-        --------
-        Attention relative to the average token, row by row:
-
-        >>> from biaslab import MeanProfile, TokenLayout
-        >>> from biaslab.maps.simulate import simulate
-        >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
-        >>> maps = simulate("bottom-heavy", {layout: 60}).maps
-        >>> expected = MeanProfile().fit(maps).predict(layout)
-        >>> (expected / expected.mean()).reshape(4, 4).mean(axis=1).round(1)
-        array([0.5, 0.7, 1. , 1.8], dtype=float32)
-        """
-        check_fitted(self)
-        layer = resolve_layer(layer, self.layers_, "the profile", "fit")
-        return self.expected(layout, layer).numpy().copy()
 
     def score(self, maps: Maps, *, layers: int | Iterable[int] | None = None) -> float:
         """Measure the share of the variance of log attention that this profile explains in other maps.
@@ -398,113 +235,6 @@ class Profile(BaseEstimator, ABC):
             total += p.n * (p.var + p.mean**2).sum()
         return residual, total
 
-    def _map(self, what: str, layout: TokenLayout, layer: int, device: torch.device | str | None) -> Tensor:
-        check_fitted(self)
-        key = (layer, layout.key, torch.device(device or "cpu"))
-        if (what, *key) not in self._maps:
-            self.check(layer=layer, layout=layout)
-            both = self._expand(self.arrays_[layer], layout)
-            for name, values in zip(("expected", "std"), both, strict=True):
-                host = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-                self._maps[(name, *key)] = host.to(key[-1])
-            while len(self._maps) > 2 * _CACHED_MAPS:
-                self._maps.popitem(last=False)
-        self._maps.move_to_end((what, *key))
-        return self._maps[(what, *key)]
-
-    def check(
-        self,
-        *,
-        model: str | None = None,
-        revision: str | None = None,
-        family: str | None = None,
-        layer: int | None = None,
-        queries: Any = None,
-        heads: str | int | None = None,
-        layout: TokenLayout | str | None = None,
-        prompt: Any = None,
-        score: str | None = None,
-    ) -> None:
-        """Refuse a use the profile was not fitted for. What is None is not compared.
-
-        Parameters
-        ----------
-        model, revision, family : str, optional
-            Model name, its revision and its family.
-        layer : int, optional
-            Decoder layer.
-        queries : Any, optional
-            Query rule, as in ``collect``.
-        heads : str or int, optional
-            Head reduction: "mean" or the number of heads.
-        layout : TokenLayout or str, optional
-            Layout of an image, or its key.
-        prompt : Any, optional
-            Prompt or prompts. Another one only warns: the paper itself calibrates on a generic prompt.
-        score : str, optional
-            What was averaged, as in ``capture``.
-
-        Raises
-        ------
-        ProfileMismatchError
-            With the reason and the fix.
-
-        Examples
-        --------
-        >>> from biaslab import MeanProfile, TokenLayout
-        >>> from biaslab.maps.simulate import simulate
-        >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
-        >>> maps = simulate("bottom-heavy", {layout: 60}).maps
-        >>> profile = MeanProfile().fit(maps)
-        >>> profile.check(layer=0, layout=layout)
-        >>> profile.check(layer=7)  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        biaslab.errors.ProfileMismatchError: this profile holds layers [0], not 7: fit it on maps ...
-        """
-        check_fitted(self)
-        use = {"model": model, "revision": revision, "family": family, "queries": queries, "heads": heads,
-               "score": score}  # fmt: skip
-        refuse_others(self.provenance_, use, self.transports)
-        if layer is not None and layer not in self.layers_:
-            raise ProfileMismatchError(
-                f"this profile holds layers {self.layers_}, not {layer}: fit it on maps collected with layers=[{layer}]"
-            )
-        if layout is not None:
-            self._check_layout(layout)
-        warn_other_prompt(self.provenance_, prompt)
-
-    def _check_layout(self, layout: TokenLayout | str) -> None:
-        key = layout if isinstance(layout, str) else layout.key
-        if key in self.layouts_:
-            return
-        if "layout" not in self.transports:
-            raise ProfileMismatchError(
-                f"this {self.name!r} profile was fitted for layouts {sorted(self.layouts_)}, not {key!r}: "
-                "fit it on images of that tiling, or use the 'tile' estimator or 'factorised', which carry over"
-            )
-        family, mine = key.split("/")[0], self.provenance_.get("family")
-        if mine is not None and family != mine:
-            raise ProfileMismatchError(f"this profile was fitted for family {mine!r}, not {family!r}: fit one for it")
-
-    # -- artefact
-    # --------------------------------------------------------------------------------------------------
-    @property
-    def hash(self) -> str:
-        """16 hex digits over everything learned and its provenance: equal hash, equal scores."""
-        check_fitted(self)
-        if self._hash is None:
-            self._hash = self._digest()
-        return self._hash
-
-    def _digest(self) -> str:
-        digest = hashlib.sha256(json.dumps(self.provenance_, sort_keys=True).encode())
-        for layer in self.layers_:
-            for part, named in sorted(self.arrays_[layer].items()):
-                for name, values in sorted(named.items()):
-                    digest.update(f"{layer}|{part}|{name}|{values.shape}".encode())
-                    digest.update(np.ascontiguousarray(values, dtype="<f4").tobytes())
-        return digest.hexdigest()[:16]
-
     def save(self, path: str | Path, *, diagnostics: pd.DataFrame | None = None) -> Path:
         """Write the profile (safetensors) and a readable card beside it; see :func:`biaslab.profiles.save`.
 
@@ -543,9 +273,3 @@ class Profile(BaseEstimator, ABC):
         ('demo.safetensors', True, True)
         """
         return write(self, path, diagnostics=diagnostics)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        if "_maps" in state:  # device copies are rebuilt on demand
-            state["_maps"] = OrderedDict()
-        return state

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from biaslab.maps.base import ImageRecord
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import ESTIMATORS, MeanProfile, TileProfile
 from biaslab.profiles.fitted import NotFittedError
+from biaslab.profiles.strength import choose_strength
 
 ONE = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
 TILED = TokenLayout.tiled(1, 2, (4, 4), size=(128, 64), family="internvl", thumbnail=True)
@@ -63,6 +65,16 @@ def test_mean_profile_is_the_mean_and_std_of_each_position():
             x = raw[layout.key][:, at].astype(np.float64)
             np.testing.assert_allclose(expected(profile, layout, layer), x.mean(0), rtol=1e-5)
             np.testing.assert_allclose(profile.std(layout, layer).numpy(), x.std(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("call", [
+    profiles.Profile.fit, profiles.Profile.score, profiles.Profile.save, profiles.variance_explained,
+    profiles.variance_table, profiles.select_estimator, profiles.map_interval, choose_strength,
+    *ESTIMATORS.values(),
+], ids=lambda call: call.__qualname__)  # fmt: skip
+def test_only_subject_and_data_are_positional(call):
+    names = [n for n, p in signature(call).parameters.items() if p.kind is not p.KEYWORD_ONLY]
+    assert names in ([], ["maps"], ["self", "maps"], ["self", "path"])
 
 
 @EVERY

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from biaslab.core.boxes import Box
+from biaslab.core.layout_arrays import WHOLE, Region, pair, tiled_arrays, unpadded_arrays
 from biaslab.errors import InputError
 
 __all__ = ["TokenLayout"]
 
 _ARRAYS = ("tile", "row", "col", "thumbnail", "boxes", "in_image", "placeholder_index")
 _ARRANGED = ("tile", "row", "col", "thumbnail", "placeholder_index")
-_WHOLE = (0.0, 0.0, 1.0, 1.0)
 # names in files, where they are older than those of the attributes
 _ON_DISK = {"in_image": "inside", "placeholder_index": "slots"}
 _FROM_DISK = {on_disk: name for name, on_disk in _ON_DISK.items()}
@@ -95,7 +95,7 @@ class TokenLayout:
     tiles: tuple[int, int]
     size: tuple[int, int]
     family: str
-    region: tuple[float, float, float, float] = _WHOLE
+    region: Region = WHOLE
     in_image: np.ndarray = _DERIVED
     placeholder_index: np.ndarray = _DERIVED
     placeholders: int = _DERIVED
@@ -109,11 +109,11 @@ class TokenLayout:
         for name, kind in (("tile", np.int64), ("row", np.int64), ("col", np.int64), ("thumbnail", bool)):
             put(name, np.asarray(getattr(self, name), dtype=kind))
         put("boxes", np.asarray(self.boxes, dtype=np.float64).reshape(-1, 4))
-        put("grid", _pair("grid", self.grid))
+        put("grid", pair("grid", self.grid))
         small = self.thumbnail_grid
-        put("thumbnail_grid", self.grid if small is None else _pair("thumbnail_grid", small))
-        put("tiles", _pair("tiles", self.tiles))
-        put("size", _pair("size", self.size))
+        put("thumbnail_grid", self.grid if small is None else pair("thumbnail_grid", small))
+        put("tiles", pair("tiles", self.tiles))
+        put("size", pair("size", self.size))
         put("region", tuple(float(v) for v in self.region))
         put("coverage", float(self.coverage))
         if not 0 < self.coverage <= 1:
@@ -149,7 +149,7 @@ class TokenLayout:
         *,
         size: tuple[int, int],
         family: str,
-        region: tuple[float, float, float, float] = _WHOLE,
+        region: Region = WHOLE,
         coverage: float = 1.0,
     ) -> TokenLayout:
         """Lay out one image as a row-major grid of ``rows x cols`` tokens.
@@ -215,7 +215,7 @@ class TokenLayout:
         array([[0.5 , 0.  , 0.75, 0.5 ],
                [0.  , 0.  , 0.5 , 0.5 ]])
         """
-        return cls._build((tile_rows, tile_cols), grid, size, family, bool(thumbnail), _WHOLE, coverage)
+        return cls._build((tile_rows, tile_cols), grid, size, family, bool(thumbnail), WHOLE, coverage)
 
     @classmethod
     def unpadded(
@@ -226,7 +226,7 @@ class TokenLayout:
         size: tuple[int, int],
         family: str,
         window: tuple[int, int, int, int],
-        region: tuple[float, float, float, float] = _WHOLE,
+        region: Region = WHOLE,
         thumbnail_grid: tuple[int, int] | None = None,
         coverage: float = 1.0,
     ) -> TokenLayout:
@@ -264,46 +264,27 @@ class TokenLayout:
         >>> layout.placeholder_index
         array([0, 1, 2, 3, 5, 6, 7])
         """
-        tiles, grid = _pair("tiles", tiles), _pair("grid", grid)
-        small = grid if thumbnail_grid is None else _pair("thumbnail_grid", thumbnail_grid)
+        tiles, grid = pair("tiles", tiles), pair("grid", grid)
+        small = grid if thumbnail_grid is None else pair("thumbnail_grid", thumbnail_grid)
         top, bottom, left, right = (int(v) for v in window)
-        window = (top, bottom, left, right)
-        rows, cols = tiles[0] * grid[0], tiles[1] * grid[1]
-        if not (0 <= top < bottom <= rows and 0 <= left < right <= cols):
-            raise InputError(f"layout window {window} must lie in the raster of {rows} x {cols} cells")
-        across, n_small = right - left, small[0] * small[1]
-        y, x = (a.ravel() for a in np.mgrid[top:bottom, left:right])
-        y0, x0 = (a.ravel() for a in np.mgrid[: small[0], : small[1]])
-        arrays = {
-            "tile": np.r_[np.full(n_small, tiles[0] * tiles[1]), y // grid[0] * tiles[1] + x // grid[1]],
-            "row": np.r_[y0, y % grid[0]],
-            "col": np.r_[x0, x % grid[1]],
-            "thumbnail": np.arange(n_small + len(y)) < n_small,
-            "boxes": np.r_[
-                _cells(y0, x0, (1, 1), small, _WHOLE, coverage), _cells(y, x, tiles, grid, region, coverage)
-            ],
-            "placeholder_index": np.r_[np.arange(n_small), n_small + np.arange(len(y)) + (y - top)],
-        }
-        count = n_small + (bottom - top) * (across + 1)
-        return cls(
-            **arrays, grid=grid, tiles=tiles, size=size, family=family, region=region, placeholders=count,
-            thumbnail_grid=small, coverage=coverage,
-        )  # fmt: skip
+        shared: dict[str, Any] = {"thumbnail_grid": small, "region": region, "coverage": coverage}
+        arrays, count = unpadded_arrays(tiles, grid, window=(top, bottom, left, right), **shared)
+        return cls(**arrays, grid=grid, tiles=tiles, size=size, family=family, placeholders=count, **shared)
 
     @classmethod
-    def _build(cls, tiles, grid, size, family, thumbnail, region, coverage=1.0) -> TokenLayout:
-        tiles, grid, size = _pair("tiles", tiles), _pair("grid", grid), _pair("size", size)
-        n_tiles, per_tile = tiles[0] * tiles[1], grid[0] * grid[1]
-        total = n_tiles + int(thumbnail)
-        tile = np.repeat(np.arange(total), per_tile)
-        row, col = (np.tile(a, total) for a in divmod(np.arange(per_tile), grid[1]))
-        is_thumb = tile == n_tiles
-        down, across = np.divmod(tile[~is_thumb], tiles[1])
-        y, x = down * grid[0] + row[~is_thumb], across * grid[1] + col[~is_thumb]
-        boxes = _cells(y, x, tiles, grid, region, coverage)
-        if thumbnail:  # its cells are those of one tile as large as the image
-            boxes = np.r_[boxes, _cells(row[is_thumb], col[is_thumb], (1, 1), grid, region, coverage)]
-        return cls(tile, row, col, is_thumb, boxes, grid, tiles, size, family, tuple(region), coverage=coverage)
+    def _build(
+        cls,
+        tiles: tuple[int, int],
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        family: str,
+        thumbnail: bool,
+        region: Region,
+        coverage: float = 1.0,
+    ) -> TokenLayout:
+        tiles, grid, size = pair("tiles", tiles), pair("grid", grid), pair("size", size)
+        arrays = tiled_arrays(tiles, grid, thumbnail=thumbnail, region=region, coverage=coverage)
+        return cls(**arrays, grid=grid, tiles=tiles, size=size, family=family, region=region, coverage=coverage)
 
     @property
     def n(self) -> int:
@@ -467,25 +448,3 @@ class TokenLayout:
             return self._unpadded(window)
         thumbnail = bool(self.thumbnail.any())
         return self._build(self.tiles, self.grid, self.size, self.family, thumbnail, self.region, self.coverage)
-
-
-def _cells(y, x, tiles, grid, region, coverage) -> np.ndarray:
-    """(N, 4) corners of the cells at row y and column x of the raster of all tiles, which covers ``region``."""
-    edges = []
-    for at, count, per in ((x, tiles[1], grid[1]), (y, tiles[0], grid[0])):
-        start, cell = at // per * per, at % per
-        edges.append([(start + (cell + i) * coverage) / (count * per) for i in (0, 1)])
-    (left, right), (top, bottom) = edges
-    x0, y0, x1, y1 = region
-    unit = np.stack([left, top, right, bottom], axis=1)
-    return unit * np.array([x1 - x0, y1 - y0] * 2) + np.array([x0, y0] * 2)
-
-
-def _pair(name: str, value) -> tuple[int, int]:
-    try:
-        a, b = (int(v) for v in value)
-    except (TypeError, ValueError):
-        raise InputError(f"layout {name} must be two positive integers, got {value!r}") from None
-    if a < 1 or b < 1:
-        raise InputError(f"layout {name} must be two positive integers, got {value!r}")
-    return a, b

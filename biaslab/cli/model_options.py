@@ -83,7 +83,7 @@ class ModelChoice:
             raise InputError("--rehearse runs on the CPU in float32: leave out --device, --dtype and --device-map")
         from biaslab.models.offline.rehearsal import rehearse as rehearsal
 
-        return rehearsal(self.name, max(4, deepest + 2)).set_image_options(**self.image_options)
+        return rehearsal(self.name, layers=max(4, deepest + 2)).set_image_options(**self.image_options)
 
 
 def with_model(verb: Callable[..., None]) -> Callable[..., None]:

@@ -133,7 +133,7 @@ def diagnose(
     >>> import biaslab as bl
     >>> from biaslab.diagnostics import diagnose
     >>> from biaslab.maps.simulate import simulate
-    >>> layout = bl.TokenLayout.raster(6, 6, (336, 336), "llava")
+    >>> layout = bl.TokenLayout.raster(6, 6, size=(336, 336), family="llava")
     >>> tables, skipped = diagnose(simulate("u-shaped", [(layout, 20)]).maps, names=["mass", "dependence"])
     >>> tables["mass"][["layer", "region", "n"]].head(2)
        layer  region   n

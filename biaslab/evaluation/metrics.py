@@ -60,7 +60,7 @@ def target_tokens(layout: TokenLayout, target: Box, min_share: float = 0.0) -> n
 
     Examples
     --------
-    >>> layout = TokenLayout.raster(2, 3, (300, 200), "toy")
+    >>> layout = TokenLayout.raster(2, 3, size=(300, 200), family="toy")
     >>> target_tokens(layout, Box(0, 0, 120, 90)).reshape(2, 3).astype(int)
     array([[1, 1, 0],
            [0, 0, 0]])

@@ -87,7 +87,7 @@ def compare(
 
     Four objects, each at all 8 x 8 cells of a model that looks at the border, and a profile of 60 images of that model:
 
-    >>> layout = bl.TokenLayout.raster(8, 8, (224, 224), "llava")
+    >>> layout = bl.TokenLayout.raster(8, 8, size=(224, 224), family="llava")
     >>> effect = planted_bias("u-shaped", layout).reshape(8, 8)
     >>> log = effect + np.random.default_rng(0).normal(0, 0.2, (4, 8, 8))
     >>> corner = 28.0 * np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1)

@@ -57,7 +57,7 @@ class ProbeResult:
     >>> import biaslab as bl
     >>> import numpy as np
     >>> log = np.log([[[1.0, 1.0, 4.0]], [[2.0, 2.0, 8.0]]])[..., None, None, None]
-    >>> layout = bl.TokenLayout.raster(1, 3, (90, 30), "llava")
+    >>> layout = bl.TokenLayout.raster(1, 3, size=(90, 30), family="llava")
     >>> boxes = np.zeros((2, 1, 3, 1, 4))
     >>> result = bl.ProbeResult(log, None, boxes, ["cat", "dog"], [3], ["mean"], ["tiles"], layout, {})
     >>> result.grid, result.n_groups

@@ -111,7 +111,8 @@ class TokenContext:
 
     Examples
     --------
-    >>> ctx = TokenContext(TokenLayout.raster(2, 3, (300, 200), "toy"), budget=2, attention=torch.rand(4, 1, 6))
+    >>> layout = TokenLayout.raster(2, 3, size=(300, 200), family="toy")
+    >>> ctx = TokenContext(layout, budget=2, attention=torch.rand(4, 1, 6))
     >>> ctx.n, ctx.device
     (6, device(type='cpu'))
     """
@@ -221,7 +222,7 @@ class Method(ABC):
     ...
     ...     def importance(self, ctx):
     ...         return torch.arange(ctx.n).float()
-    >>> layout = TokenLayout.raster(2, 3, (300, 200), "toy")
+    >>> layout = TokenLayout.raster(2, 3, size=(300, 200), family="toy")
     >>> Last().select(TokenContext(layout, budget=2)).indices
     tensor([4, 5])
     """

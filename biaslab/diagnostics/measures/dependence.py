@@ -87,7 +87,7 @@ def dependence(
     >>> from biaslab.diagnostics.measures.dependence import dependence
     >>> from biaslab.maps.base import ImageRecord
     >>> from biaslab.maps.stored import StoredMaps
-    >>> layout, rng = TokenLayout.raster(6, 6, (336, 336), "llava"), np.random.default_rng(0)
+    >>> layout, rng = TokenLayout.raster(6, 6, size=(336, 336), family="llava"), np.random.default_rng(0)
     >>> with TemporaryDirectory() as folder:
     ...     maps = StoredMaps.create(folder, {"heads": "mean", "layers": [5], "folds": 5})
     ...     with maps.writing():

@@ -42,7 +42,7 @@ def region_mask(layout: TokenLayout, region: str) -> np.ndarray | None:
     --------
     >>> from biaslab import TokenLayout
     >>> from biaslab.diagnostics.measures.mass import region_mask
-    >>> layout = TokenLayout.raster(6, 6, (336, 336), "llava")
+    >>> layout = TokenLayout.raster(6, 6, size=(336, 336), family="llava")
     >>> int(region_mask(layout, "border").sum())
     20
     >>> region_mask(layout, "thumbnail") is None
@@ -107,7 +107,7 @@ def attention_mass(maps: Maps, *, layers: int | Iterable[int] | None = None, con
     >>> from biaslab import TokenLayout
     >>> from biaslab.diagnostics.measures.mass import attention_mass
     >>> from biaslab.maps.simulate import simulate
-    >>> layout = TokenLayout.raster(6, 6, (336, 336), "llava")
+    >>> layout = TokenLayout.raster(6, 6, size=(336, 336), family="llava")
     >>> table = attention_mass(simulate("u-shaped", [(layout, 40)]).maps)
     >>> table.loc[table["region"] == "border", ["region", "area", "ratio", "ratio_lo", "ratio_hi", "n"]].round(2)
        region  area  ratio  ratio_lo  ratio_hi   n

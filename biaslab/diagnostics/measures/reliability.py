@@ -82,7 +82,7 @@ def reliability(
     >>> from biaslab.diagnostics.measures.reliability import reliability
     >>> from biaslab.maps.base import ImageRecord
     >>> from biaslab.maps.stored import StoredMaps
-    >>> layout, rng = TokenLayout.raster(6, 6, (336, 336), "llava"), np.random.default_rng(0)
+    >>> layout, rng = TokenLayout.raster(6, 6, size=(336, 336), family="llava"), np.random.default_rng(0)
     >>> with TemporaryDirectory() as folder:
     ...     maps = StoredMaps.create(folder, {"heads": "mean", "layers": [5], "folds": 5})
     ...     with maps.writing():

@@ -52,7 +52,7 @@ def tile_order(maps: Maps, *, layers: int | Iterable[int] | None = None, confide
     >>> from biaslab import TokenLayout
     >>> from biaslab.diagnostics.measures.tile_order import tile_order
     >>> from biaslab.maps.simulate import simulate
-    >>> layout = TokenLayout.tiled(2, 2, (4, 4), (448, 448), "internvl", thumbnail=True)
+    >>> layout = TokenLayout.tiled(2, 2, (4, 4), size=(448, 448), family="internvl", thumbnail=True)
     >>> maps = simulate("tile-ordered", [(layout, 40)], strength=1.0).maps
     >>> tile_order(maps)[["slope", "slope_lo", "slope_hi", "per_tile", "n"]].round(2)
        slope  slope_lo  slope_hi  per_tile   n

@@ -56,7 +56,7 @@ class SpatialPlane:
 
         Examples
         --------
-        >>> plane = SpatialPlane.of(TokenLayout.raster(1, 3, (300, 100), "toy"))
+        >>> plane = SpatialPlane.of(TokenLayout.raster(1, 3, size=(300, 100), family="toy"))
         >>> plane.points - plane.points[0]
         tensor([[0.0000, 0.0000],
                 [0.5000, 0.0000],
@@ -107,7 +107,7 @@ class HybridGraph:
 
     Examples
     --------
-    >>> plane = SpatialPlane.of(TokenLayout.raster(1, 3, (300, 100), "toy"))
+    >>> plane = SpatialPlane.of(TokenLayout.raster(1, 3, size=(300, 100), family="toy"))
     >>> graph = HybridGraph(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), plane, theta=0.6)
     >>> tokens = torch.arange(3)
     >>> graph.similarity(tokens, tokens)

@@ -42,7 +42,7 @@ class AttentionMethod(Method):
     ...     def importance(self, ctx):
     ...         return self.per_head(ctx).amax(0)
     >>> attention = torch.tensor([[[0.1, 0.2, 0.3, 0.4]], [[0.7, 0.1, 0.1, 0.1]]])  # (2 heads, 1 query row, 4 tokens)
-    >>> ctx = TokenContext(TokenLayout.raster(2, 2, (200, 200), "toy"), budget=2, attention=attention)
+    >>> ctx = TokenContext(TokenLayout.raster(2, 2, size=(200, 200), family="toy"), budget=2, attention=attention)
     >>> Strongest().select(ctx).indices
     tensor([0, 3])
     """

@@ -79,7 +79,7 @@ class D2Pruner(Relative):
     >>> from biaslab.core.layout import TokenLayout
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]])
     >>> attention = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]])  # (1 head, 1 query row, 4 tokens)
-    >>> layout = TokenLayout.raster(2, 2, (200, 200), "toy")
+    >>> layout = TokenLayout.raster(2, 2, size=(200, 200), family="toy")
     >>> ctx = TokenContext(layout, budget=2, attention=attention, features=features)
     >>> method = D2Pruner(debias="none", alpha=1.0, pivot_ratio=0.0)
     >>> selection = method.select(ctx)

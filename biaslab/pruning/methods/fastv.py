@@ -34,7 +34,7 @@ class FastV(AttentionMethod):
     >>> import torch
     >>> from biaslab.core.layout import TokenLayout
     >>> attention = torch.tensor([[[0.1, 0.5, 0.2, 0.2]], [[0.2, 0.3, 0.1, 0.4]]])  # (2 heads, 1 query row, 4 tokens)
-    >>> ctx = TokenContext(TokenLayout.raster(2, 2, (200, 200), "toy"), budget=2, attention=attention)
+    >>> ctx = TokenContext(TokenLayout.raster(2, 2, size=(200, 200), family="toy"), budget=2, attention=attention)
     >>> FastV().select(ctx).indices
     tensor([1, 3])
     """

@@ -42,7 +42,7 @@ class LayerRatio(AttentionMethod):
     >>> import torch
     >>> from biaslab.core.layout import TokenLayout
     >>> deep, shallow = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]]), torch.tensor([[[0.4, 0.1, 0.4, 0.1]]])
-    >>> layout = TokenLayout.raster(2, 2, (200, 200), "toy")
+    >>> layout = TokenLayout.raster(2, 2, size=(200, 200), family="toy")
     >>> ctx = TokenContext(layout, budget=1, layer=3, attention=deep, earlier={0: shallow})
     >>> LayerRatio().select(ctx).indices  # the token that gained most, not the one that draws most
     tensor([1])

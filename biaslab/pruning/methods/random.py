@@ -25,7 +25,7 @@ class Random(Method):
     Examples
     --------
     >>> from biaslab.core.layout import TokenLayout
-    >>> Random().select(TokenContext(TokenLayout.raster(2, 3, (300, 200), "toy"), budget=3, seed=1)).indices
+    >>> Random().select(TokenContext(TokenLayout.raster(2, 3, size=(300, 200), family="toy"), budget=3, seed=1)).indices
     tensor([1, 2, 5])
     """
 

@@ -65,7 +65,7 @@ class Relative(AttentionMethod):
     ...     def expected(self, layout, layer, device=None):
     ...         return torch.arange(1, layout.n + 1)[None] / layout.n
     >>> attention = torch.tensor([[[0.2, 0.12, 0.28, 0.4]]])  # (1 head, 1 query row, 4 tokens)
-    >>> ctx = TokenContext(TokenLayout.raster(2, 2, (200, 200), "toy"), budget=2, attention=attention)
+    >>> ctx = TokenContext(TokenLayout.raster(2, 2, size=(200, 200), family="toy"), budget=2, attention=attention)
     >>> Relative(profile=Ramp()).select(ctx).indices, Relative(debias="none").select(ctx).indices
     (tensor([0, 3]), tensor([2, 3]))
     """

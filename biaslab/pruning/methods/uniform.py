@@ -30,7 +30,7 @@ class Uniform(Method):
 
     Examples
     --------
-    >>> ctx = TokenContext(TokenLayout.raster(4, 4, (400, 400), "toy"), budget=4)
+    >>> ctx = TokenContext(TokenLayout.raster(4, 4, size=(400, 400), family="toy"), budget=4)
     >>> Uniform().select(ctx).indices
     tensor([ 5,  7, 13, 15])
     """

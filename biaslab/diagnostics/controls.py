@@ -176,12 +176,11 @@ def control_table(
     Examples
     --------
     >>> import biaslab as bl
-    >>> from biaslab.datasets.calibration import calibration
     >>> from biaslab.diagnostics import CONTROLS, control_table
     >>> list(CONTROLS)[:4]
     ['same', 'mirrored', 'translated', 'shuffled']
     >>> vlm = bl.load("grounder")
-    >>> images = calibration(vlm, "scenes", n=2)
+    >>> images = bl.calibration(vlm, "scenes", n=2)
     >>> maps = bl.collect(vlm, images.images, prompt=images.prompts, ids=images.ids, layers=[1], progress=False)
     >>> table = control_table(vlm, images, bl.MeanProfile().fit(maps), controls=["blank"])
     >>> table[["control", "layer", "head", "n"]].values.tolist()

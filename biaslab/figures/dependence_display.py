@@ -35,7 +35,7 @@ class DependenceDisplay(Display):
     >>> import matplotlib as mpl, matplotlib.pyplot as plt
     >>> mpl.use("Agg")
     >>> table = pd.DataFrame({"layer": 0, "axis": ["row", "col"], "eta2": [0.3, 0.01], "q": [0.001, 0.4], "n": 30})
-    >>> table = table.assign(lo=table["eta2"] - 0.02, hi=table["eta2"] + 0.02, null_hi=0.02)
+    >>> table = table.assign(eta2_lo=table["eta2"] - 0.02, eta2_hi=table["eta2"] + 0.02, null_hi=0.02)
     >>> display = DependenceDisplay.from_table(table).plot()
     >>> display.data[["layer", "axis", "eta2", "q"]].head()
        layer axis  eta2      q
@@ -55,7 +55,7 @@ class DependenceDisplay(Display):
         Parameters
         ----------
         table : DataFrame
-            Columns layer, axis, eta2, lo, hi, null_hi, q, n and, if there, head.
+            Columns layer, axis, eta2, eta2_lo, eta2_hi, null_hi, q, n and, if there, head.
         head : str or int, optional
             Default the mean over heads, where the table has it, else its first head.
 

@@ -111,7 +111,7 @@ def probe(
     >>> from biaslab.probe import design_for
     >>> from biaslab.workflows.probe import probe
     >>> vlm = bl.load("grounder")
-    >>> design = design_for(vlm, grid=(2, 2), pairs=2)
+    >>> design = design_for(vlm, grid=(2, 2), pairs=2, scale=(0.5, 0.9))
     >>> report = probe(vlm, design, layers=[3], progress=False)
     >>> report.result.table()[["layer", "row", "col"]].drop_duplicates().shape
     (4, 3)
@@ -181,7 +181,7 @@ def write(
     layers = evenly(result.layers, _DRAWN)
     for region in result.regions:
         name = "probe" if region == "tiles" else f"probe-{region}"
-        display = ProbeDisplay.from_probe(result, layers=layers, profile=profile, region=region, comparison=comparison)
+        display = ProbeDisplay.from_probe(result, layers=layers, profile=profile, comparison=comparison, region=region)
         files += save(display.plot(), folder / "figures" / name, close=True)
     if result.iou is not None:
         accuracy = LocationAccuracyDisplay.from_probe(result)

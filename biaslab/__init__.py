@@ -4,7 +4,7 @@ Capture text-to-vision attention inside unmodified transformers models, fit and 
 prune visual tokens with the debiased scores, and measure the remaining localization accuracy.
 
 Public names and the rooms (subpackages) are loaded on first use, so that ``import biaslab`` stays light. Type checkers
-and editors find the same names in ``__init__.pyi``.
+and editors see the same names in the block below that is never run.
 
 Examples
 --------
@@ -30,6 +30,70 @@ Locate an object with a tenth of the visual tokens, chosen by debiased attention
 from __future__ import annotations
 
 from importlib import import_module
+
+TYPE_CHECKING = False  # importing it from typing would take longer than all the rest
+if TYPE_CHECKING:
+    from biaslab import atlas as atlas
+    from biaslab import attention as attention
+    from biaslab import cost as cost
+    from biaslab import datasets as datasets
+    from biaslab import diagnostics as diagnostics
+    from biaslab import errors as errors
+    from biaslab import evaluation as evaluation
+    from biaslab import figures as figures
+    from biaslab import grounder as grounder
+    from biaslab import maps as maps
+    from biaslab import models as models
+    from biaslab import probe as probe
+    from biaslab import profiles as profiles
+    from biaslab import pruning as pruning
+    from biaslab import scenes as scenes
+    from biaslab import workflows as workflows
+    from biaslab.atlas import BiasAtlas as BiasAtlas
+    from biaslab.attention.capture import capture as capture
+    from biaslab.core.boxes import Box as Box
+    from biaslab.core.layout import TokenLayout as TokenLayout
+    from biaslab.datasets import load_dataset as load_dataset
+    from biaslab.datasets.calibration import calibration as calibration
+    from biaslab.diagnostics.ranking import score_ranking as score_ranking
+    from biaslab.errors import BiaslabError as BiaslabError
+    from biaslab.evaluation import Results as Results
+    from biaslab.evaluation import compare_methods as compare_methods
+    from biaslab.evaluation import evaluate as evaluate
+    from biaslab.figures import AccuracyDisplay as AccuracyDisplay
+    from biaslab.figures import AttentionDisplay as AttentionDisplay
+    from biaslab.figures import AurocDisplay as AurocDisplay
+    from biaslab.figures import DependenceDisplay as DependenceDisplay
+    from biaslab.figures import HeadsDisplay as HeadsDisplay
+    from biaslab.figures import KeptTokensDisplay as KeptTokensDisplay
+    from biaslab.figures import LocationAccuracyDisplay as LocationAccuracyDisplay
+    from biaslab.figures import ProbeDisplay as ProbeDisplay
+    from biaslab.figures import ProfileDisplay as ProfileDisplay
+    from biaslab.figures import ReliabilityDisplay as ReliabilityDisplay
+    from biaslab.figures import VarianceDisplay as VarianceDisplay
+    from biaslab.maps.base import AttentionMaps as AttentionMaps
+    from biaslab.maps.collect import collect as collect
+    from biaslab.maps.stored import load_maps as load_maps
+    from biaslab.models import VLM as VLM
+    from biaslab.models import load as load
+    from biaslab.models import wrap as wrap
+    from biaslab.models.offline.rehearsal import rehearse as rehearse
+    from biaslab.probe import ProbeDesign as ProbeDesign
+    from biaslab.probe import ProbeResult as ProbeResult
+    from biaslab.profiles import MeanProfile as MeanProfile
+    from biaslab.profiles import TileProfile as TileProfile
+    from biaslab.profiles import debias as debias
+    from biaslab.profiles import load_profile as load_profile
+    from biaslab.profiles import variance_explained as variance_explained
+    from biaslab.pruning import D2Pruner as D2Pruner
+    from biaslab.pruning import DivPrune as DivPrune
+    from biaslab.pruning import FastV as FastV
+    from biaslab.pruning import LayerRatio as LayerRatio
+    from biaslab.pruning import Random as Random
+    from biaslab.pruning import Relative as Relative
+    from biaslab.pruning import Uniform as Uniform
+    from biaslab.pruning.engine.prune import prune as prune
+    from biaslab.workflows.bench import bench as bench
 
 __version__ = "0.1.0"
 

@@ -161,8 +161,8 @@ def bench(
     ...                   memory=False, progress=False)
     >>> result.table[["method", "keep", "layer", "flops_prefill"]].round(2)
        method  keep  layer  flops_prefill
-    0    none   1.0   <NA>            1.0
-    1  random   0.1      2            1.0
+    0    none   1.0   <NA>           1.00
+    1  random   0.1      2           3.07
     """
     for name, value, least in (
         ("repeats", repeats, 1), ("warmup", warmup, 0), ("new_tokens", new_tokens, 2), ("batch_size", batch_size, 1),

@@ -92,7 +92,7 @@ class MetaModel:
         --------
         >>> from biaslab.workflows.meta_model import MetaModel
         >>> MetaModel.of("grounder").record()["parameters"]
-        5670528
+        5671104
         """
         import torch
         from transformers import AutoModelForImageTextToText

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -111,13 +111,14 @@ def probe(
     >>> from biaslab.probe import design_for
     >>> from biaslab.workflows.probe import probe
     >>> vlm = bl.load("grounder")
-    >>> design = design_for(vlm, grid=(2, 2), pairs=2)
+    >>> design = design_for(vlm, grid=(2, 2), pairs=2, scale=(0.5, 0.9))
     >>> report = probe(vlm, design, layers=[3], progress=False)
     >>> report.result.table()[["layer", "row", "col"]].drop_duplicates().shape
     (4, 3)
     """
     if isinstance(profile, Profile):
-        n_heads = vlm.model.config.get_text_config().num_attention_heads
+        config: Any = vlm.model.config
+        n_heads = config.get_text_config().num_attention_heads
         profile.check(
             model=vlm.name, revision=vlm.revision, family=vlm.family.name, score="attention",
             queries=queries, heads="mean" if heads == "mean" else n_heads,

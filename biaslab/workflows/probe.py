@@ -182,7 +182,7 @@ def write(
     layers = evenly(result.layers, _DRAWN)
     for region in result.regions:
         name = "probe" if region == "tiles" else f"probe-{region}"
-        display = ProbeDisplay.from_probe(result, profile, comparison=comparison, region=region, layers=layers)
+        display = ProbeDisplay.from_probe(result, layers=layers, profile=profile, region=region, comparison=comparison)
         files += save(display.plot(), folder / "figures" / name, close=True)
     if result.iou is not None:
         accuracy = LocationAccuracyDisplay.from_probe(result)

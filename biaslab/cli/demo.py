@@ -20,7 +20,7 @@ def demo(
     calibration: Annotated[int, typer.Option(min=10, help="Calibration scenes.")] = 300,
     test: Annotated[int, typer.Option(min=10, help="Test expressions.")] = 300,
     layer: Annotated[
-        int | None, typer.Option(min=1, help="Prune layer K; default: the one chosen on validation.")
+        int | None, typer.Option(min=1, help="Prune layer K. Default: the one chosen on validation.")
     ] = None,
     processes: opt.Processes = 2,
     json: opt.Json = False,

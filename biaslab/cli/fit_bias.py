@@ -24,7 +24,7 @@ def fit_bias(
     model: ModelChoice,
     images: Annotated[str, typer.Option(help="Calibration images: a folder, or scenes, blank, noise.")] = "scenes",
     data_root: opt.DataRoot = None,
-    n: Annotated[int | None, typer.Option(min=1, help="Images to use; default 300 (of a folder: all).")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Number of images. Default: 300, or all of a folder.")] = None,
     out: Annotated[Path, typer.Option(help="Profile file; card and figures are written beside it.")] = Path(
         "profile.safetensors"
     ),
@@ -32,7 +32,7 @@ def fit_bias(
         str,
         typer.Option(
             autocompletion=estimator_names_or_auto,
-            help="mean, geometric, smooth, exponential, rope, tile or factorised (the last four transport to other "
+            help="mean, geometric, smooth, exponential, rope, tile or factorised (the last four also fit other "
             "tilings); auto: the one that predicts held-out images best.",
         ),
     ] = "mean",

@@ -31,7 +31,7 @@ def inspect(
     probe: Annotated[Path | None, typer.Option(help="Folder of a finished `biaslab probe` of the same model.")] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="Of maps: scenes, or a folder of their images, drawn with attention before and after."),
+        typer.Option(help="For maps: scenes, or a folder of their images, drawn with attention before and after."),
     ] = None,
     data_root: opt.DataRoot = None,
     estimator: Annotated[

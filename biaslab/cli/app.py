@@ -35,7 +35,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def biaslab(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Attention positional bias in multimodal LLMs: capture it, fit it, remove it, prune with it."""
 

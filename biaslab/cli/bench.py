@@ -30,9 +30,9 @@ def bench(
     keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.1",
     layer: Annotated[str, typer.Option(help="Prune layers K: tokens are dropped just before layer K.")] = "2",
     profile: opt.ProfileFile = None,
-    images: Annotated[str, typer.Option(help="A folder of pictures, or scenes, blank, noise.")] = "scenes",
+    images: Annotated[str, typer.Option(help="A folder of images, or scenes, blank, noise.")] = "scenes",
     data_root: opt.DataRoot = None,
-    n: Annotated[int, typer.Option(min=1, help="Images.")] = 4,
+    n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds per batch of images; methods take turns.")] = 5,
     new_tokens: Annotated[int, typer.Option(min=2, help="Length of every answer.")] = 16,
     out: Annotated[
@@ -42,26 +42,30 @@ def bench(
     seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
-    """Time prefill and decoding with and without pruning, and measure peak memory, against the FLOPs saved."""
+    """Time prefill and decoding with and without pruning, and measure peak memory, beside the FLOPs saved."""
     from biaslab import profiles
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.evaluation.configurations import configurations
     from biaslab.workflows.bench import bench as run
     from biaslab.workflows.bench_table import shown
 
-    ratios, where, chosen = opt.keeps(keep), opt.numbers(layer, "layer", int), opt.methods(methods)
+    ratios, where, rules = opt.keeps(keep), opt.numbers(layer, "layer", int), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)
-    configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
+    configurations(rules, ratios, where, fitted)  # refusals come before a model is loaded
     source_folder(images, data_root=data_root)
     vlm = model.load()
-    pictures = calibration(vlm, images, n=n, seed=seed, data_root=data_root)
-    found = run(
-        vlm, pictures, methods=chosen, keep=ratios, layer=where, profile=fitted, repeats=repeats,
-        new_tokens=new_tokens, batch_size=batch_size, seed=seed, progress=not json,
+    data = calibration(vlm, images, n=n, seed=seed, data_root=data_root)
+    result = run(
+        vlm, data, methods=rules, profile=fitted, keep=ratios, layer=where, batch_size=batch_size, seed=seed,
+        progress=not json, repeats=repeats, new_tokens=new_tokens,
     )  # fmt: skip
-    files = [] if out is None else found.save(out)
-    rows = found.table
-    words = [f"{r.method} keep {r.keep:g} layer {r.layer}: {r.verdict}" for r in rows.itertuples() if r.verdict]
+    files = [] if out is None else result.save(out)
+    rows = result.table
+    verdicts = [
+        f"{r['method']} keep {r['keep']:g} layer {r['layer']}: {r['verdict']}"
+        for r in rows.to_dict("records")
+        if r["verdict"]
+    ]
     memory = "" if rows["extra_mb"].notna().any() else "\npeak memory: not measured (this system does not tell)"
-    text = table(shown(rows).drop(columns="verdict"), 2) + memory + "\n\n" + "\n".join(words)
-    emit(json, {"settings": found.settings, "rows": found.records()}, text.rstrip(), files)
+    text = table(shown(rows).drop(columns="verdict"), 2) + memory + "\n\n" + "\n".join(verdicts)
+    emit(json, {"settings": result.settings, "rows": result.records()}, text.rstrip(), files)

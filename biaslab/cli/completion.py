@@ -42,7 +42,7 @@ def dataset_names(incomplete: str) -> list[str]:
 
 def registered(folder: str) -> list[str]:
     """Names of the classes under ``@register`` in the files of a folder of biaslab, read without running them."""
-    names = []
+    names: list[str] = []
     for file in (files("biaslab") / folder).iterdir():
         if file.name.endswith(".py"):
             names += _names(ast.parse(file.read_text(encoding="utf-8")))
@@ -53,7 +53,9 @@ def _names(module: ast.Module) -> Iterator[str]:
     for cls in module.body:
         if isinstance(cls, ast.ClassDef) and any(getattr(d, "id", None) == "register" for d in cls.decorator_list):
             for line in cls.body:
-                targets = [line.target] if isinstance(line, ast.AnnAssign) else getattr(line, "targets", [])
+                if not isinstance(line, ast.Assign | ast.AnnAssign) or line.value is None:
+                    continue
+                targets = [line.target] if isinstance(line, ast.AnnAssign) else line.targets
                 if any(getattr(target, "id", None) == "name" for target in targets):
                     yield ast.literal_eval(line.value)
 

@@ -20,27 +20,30 @@ def demo(
     calibration: Annotated[int, typer.Option(min=10, help="Calibration scenes.")] = 300,
     test: Annotated[int, typer.Option(min=10, help="Test expressions.")] = 300,
     layer: Annotated[
-        int | None, typer.Option(min=1, help="Prune layer K; default: the one chosen on validation.")
+        int | None, typer.Option(min=1, help="Prune layer K. Default: the one chosen on validation.")
     ] = None,
     processes: opt.Processes = 2,
     json: opt.Json = False,
 ) -> None:
-    """Run the main job on the grounder: bias profile, debiased scores, D2Pruner against its rivals, figures."""
+    """Run the main job on the embedded grounder: bias profile, debiased scores, D2Pruner and its rivals, figures."""
     from biaslab.workflows import demo as job
 
-    made = job.demo(
+    report = job.demo(
         out, layer=layer or job.LAYER, progress=not json, n_calibration=calibration, n_test=test, processes=processes
     )
     text = "\n\n".join(
         [
             "Variance of log attention explained by position (held-out images):",
-            table(made.fitted.variance[["layer", "r2", "r2_lo", "r2_hi"]]),
+            table(report.fitted.variance[["layer", "r2", "r2_lo", "r2_hi"]]),
             "AUROC of the last token's attention for the target's tokens, raw and debiased:",
-            table(made.ranking[_SHOWN]),
+            table(report.ranking[_SHOWN]),
             f"Localization under pruning before layer {layer or job.LAYER}:",
-            table(made.results.summary()),
+            table(report.results.summary()),
         ]
     )
-    record = {"variance_explained": made.fitted.variance.to_dict("records"), "ranking": made.ranking.to_dict("records"),
-              "rows": made.results.table.to_dict("records")}  # fmt: skip
-    emit(json, record, text, made.files)
+    record = {
+        "variance_explained": report.fitted.variance.to_dict("records"),
+        "ranking": report.ranking.to_dict("records"),
+        "rows": report.results.table.to_dict("records"),
+    }
+    emit(json, record, text, report.files)

@@ -38,17 +38,19 @@ def evaluate(
         str,
         typer.Option(autocompletion=dataset_names, help="scenes, or the path of an InternVL-style RefCOCO jsonl."),
     ] = "scenes",
-    split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
-    image_root: Annotated[Path | None, typer.Option(help="Folder of a jsonl's images.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of the data set, e.g. test or validation of the scenes.")
+    ] = None,
+    image_root: Annotated[Path | None, typer.Option(help="Folder of the images of a jsonl file.")] = None,
     data_root: opt.DataRoot = None,
     n: Annotated[
-        int | None, typer.Option(min=1, help="First n expressions; default 300 of the scenes, all of a file.")
+        int | None, typer.Option(min=1, help="First n expressions. Default: 300 of the scenes, all of a file.")
     ] = None,
-    reference: Annotated[str, typer.Option(help="Method that p-values compare with.")] = "random",
+    reference: Annotated[str, typer.Option(help="Method that the others are tested against (p-values).")] = "random",
     batch_size: opt.Batch = 16,
     processes: opt.Processes = 1,
     seed: opt.Seed = 0,
-    retry_errors: Annotated[bool, typer.Option(help="Try samples again that ended in an error.")] = False,
+    retry_errors: Annotated[bool, typer.Option(help="Repeat samples that ended in an error.")] = False,
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
     json: opt.Json = False,
@@ -82,5 +84,5 @@ def evaluate(
         retry_errors=retry_errors,
     )  # fmt: skip
     shown = results.summary()
-    record, files = {"rows": results.table.to_dict("records")}, [results.folder / "results.csv"]
+    record, files = {"rows": results.table.to_dict("records")}, [out / "results.csv"]
     emit(json, record, table(shown), files, vlm)

@@ -16,7 +16,7 @@ from biaslab.cli.output import emit
 def figures(
     run: Annotated[Path, typer.Argument(help="Run folder of `evaluate` or `demo`.")],
     metric: Annotated[str, typer.Option(help="acc50, retention, miou or target_kept.")] = "acc50",
-    venue: Annotated[str, typer.Option(help="Column width: cvpr, icml, neurips, iclr or aaai.")] = "cvpr",
+    venue: Annotated[str, typer.Option(help="Whose column width: cvpr, icml, neurips, iclr or aaai.")] = "cvpr",
     json: opt.Json = False,
 ) -> None:
     """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table, from a run folder."""

@@ -22,11 +22,9 @@ from biaslab.cli.output import emit, table
 @with_model
 def fit_bias(
     model: ModelChoice,
-    images: Annotated[
-        str, typer.Option(help="Calibration images: a folder of pictures, or scenes, blank, noise.")
-    ] = "scenes",
+    images: Annotated[str, typer.Option(help="Calibration images: a folder, or scenes, blank, noise.")] = "scenes",
     data_root: opt.DataRoot = None,
-    n: Annotated[int | None, typer.Option(min=1, help="Images to use; default 300 (of a folder: all).")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Number of images. Default: 300, or all of a folder.")] = None,
     out: Annotated[Path, typer.Option(help="Profile file; card and figures are written beside it.")] = Path(
         "profile.safetensors"
     ),
@@ -34,21 +32,21 @@ def fit_bias(
         str,
         typer.Option(
             autocompletion=estimator_names_or_auto,
-            help="mean, geometric, smooth, exponential, rope, tile or factorised (the last four transport to other "
+            help="mean, geometric, smooth, exponential, rope, tile or factorised (the last four also fit other "
             "tilings); auto: the one that predicts held-out images best.",
         ),
     ] = "mean",
-    criterion: Annotated[str, typer.Option(help="Of auto: r2 (of log attention) or deviance (of attention).")] = "r2",
+    criterion: Annotated[str, typer.Option(help="With auto: r2 (of log attention) or deviance (of attention).")] = "r2",
     layers: Annotated[str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-11". Default: all.')] = None,
     queries: Annotated[
         str, typer.Option(help="Query rows: last (prompt token) or text (all after the image).")
     ] = "last",
     heads: Annotated[str, typer.Option(help="mean, or all for one map per head.")] = "mean",
     score: Annotated[
-        str, typer.Option(help="attention, no_rope or value_norm: what methods with the same score= need.")
+        str, typer.Option(help="attention, no_rope or value_norm; a method takes only a profile of its own score.")
     ] = "attention",
     prompt: Annotated[
-        str | None, typer.Option(help="Asked about every image. Default: grounding prompts for scenes, else generic.")
+        str | None, typer.Option(help="Prompt for every image. Default: grounding prompts for scenes, else generic.")
     ] = None,
     maps: Annotated[
         Path | None, typer.Option(help="Keep every image's attention in this folder; the same command resumes.")
@@ -59,7 +57,7 @@ def fit_bias(
     rehearse: opt.Rehearse = False,
     json: opt.Json = False,
 ) -> None:
-    """Fit a positional bias profile and say how much of the attention's variance position explains, per layer."""
+    """Fit a positional bias profile, and report the share of the attention's variance it explains in each layer."""
     from biaslab.attention.scores import resolve
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.errors import InputError
@@ -71,38 +69,38 @@ def fit_bias(
     if heads not in ("mean", "all"):
         raise InputError(f"--heads is mean or all, got {heads!r}")
     opt.one_of(dry_run, rehearse)
-    wanted = None if layers is None else opt.numbers(layers, "layers", int)
+    numbers = None if layers is None else opt.numbers(layers, "layers", int)
     if dry_run:
         from biaslab.models.offline.geometry import geometry
         from biaslab.workflows.dry_run import plan_fit
 
-        known = geometry(model.name)
-        pictures = calibration(known, images, n=n, seed=seed, prompt=prompt, data_root=data_root)
+        sizes = geometry(model.name)
+        planned = calibration(sizes, images, n=n, prompt=prompt, seed=seed, data_root=data_root)
         plan = plan_fit(
-            known, pictures, layers=wanted, heads=heads, batch_size=batch_size, maps=maps, dtype=model.dtype,
+            sizes, planned, layers=numbers, heads=heads, batch_size=batch_size, maps=maps, dtype=model.dtype,
             image_options=model.image_options,
         )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
         return
     source_folder(images, data_root=data_root)
-    vlm = model.load(rehearse, max(wanted or [0]))
-    chosen = calibration(vlm, images, n=n, seed=seed, prompt=prompt, data_root=data_root)
-    found = fit(
-        vlm, chosen, layers=wanted, heads=heads, queries=queries, score=score, batch_size=batch_size, out=out,
+    vlm = model.load(rehearse, max(numbers or [0]))
+    data = calibration(vlm, images, n=n, prompt=prompt, seed=seed, data_root=data_root)
+    result = fit(
+        vlm, data, layers=numbers, heads=heads, queries=queries, score=score, batch_size=batch_size, out=out,
         progress=not json, estimator=estimator, criterion=criterion, maps=maps,
     )  # fmt: skip
-    explained = found.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
+    explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     text = (
-        f"{model.name}, {found.maps.n} images ({chosen.name}), estimator {found.profile.name}\n"
+        f"{model.name}, {result.maps.n} images ({data.name}), estimator {result.profile.name}\n"
         "share of the variance of log attention (centred per image) this profile explains on held-out images (r2)\n"
         "and that position would explain in the limit of many images (r2_asymptotic):\n"
         + (table(explained) if len(explained) else "not known: no tiling occurs in two images, see --estimator tile")
     )
-    chosen_by = None
-    if found.selection is not None:
-        compared = found.selection.table.drop(columns=["n"])
-        text += f"\n\nestimators on held-out images, {found.selection.best} chosen by {criterion}:\n{table(compared)}"
-        chosen_by = {"best": found.selection.best, "criterion": criterion, "table": records(compared)}
-    record = {"profile": found.profile.hash, "n": found.maps.n, "failures": found.maps.failures,
-              "variance_explained": records(explained), "selection": chosen_by}  # fmt: skip
-    emit(json, record, text, found.files, vlm)
+    selection = None
+    if result.selection is not None:
+        compared = result.selection.table.drop(columns=["n"])
+        text += f"\n\nestimators on held-out images, {result.selection.best} chosen by {criterion}:\n{table(compared)}"
+        selection = {"best": result.selection.best, "criterion": criterion, "table": records(compared)}
+    record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
+              "variance_explained": records(explained), "selection": selection}  # fmt: skip
+    emit(json, record, text, result.files, vlm)

@@ -26,26 +26,26 @@ def inspect(
     ],
     profile: Annotated[
         Path | None,
-        typer.Option("--profile", "-p", help="Of maps: a profile to draw and compare in place of one fitted on them."),
+        typer.Option("--profile", "-p", help="For maps: a profile to draw and compare in place of one fitted on them."),
     ] = None,
     probe: Annotated[Path | None, typer.Option(help="Folder of a finished `biaslab probe` of the same model.")] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="Of maps: scenes, or a folder of their images, drawn with attention before and after."),
+        typer.Option(help="For maps: scenes, or a folder of their images, drawn with attention before and after."),
     ] = None,
     data_root: opt.DataRoot = None,
     estimator: Annotated[
         str | None,
-        typer.Option(autocompletion=estimator_names, help="Of maps: estimator of the profile; default mean."),
+        typer.Option(autocompletion=estimator_names, help="For maps: estimator of the profile. Default: mean."),
     ] = None,
     layers: Annotated[str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-9". Default: all.')] = None,
     heads: Annotated[
-        bool, typer.Option("--heads/--no-heads", help="Diagnostics of single heads too, where maps hold them.")
+        bool, typer.Option("--heads/--no-heads", help="Diagnostics of single heads too, where the maps hold them.")
     ] = True,
     out: Annotated[Path | None, typer.Option(help="Folder for figures/, tables/ (CSV, LaTeX) and card.md.")] = None,
     json: opt.Json = False,
 ) -> None:
-    """Make the atlas of positional bias: how strong, where, in which layers and heads, and what is not known of it."""
+    """Show the atlas of positional bias: how strong it is, where, in which layers and heads, and what is not known."""
     from biaslab.atlas import BiasAtlas
     from biaslab.errors import InputError
     from biaslab.probe import ProbeResult
@@ -59,7 +59,7 @@ def inspect(
         measured = None if probe is None else ProbeResult.load(probe)
         fitted = None if profile is None else load(profile)
         atlas = _of_maps(source, estimator, fitted, measured, images, data_root, shown, heads)
-        _say(atlas, out, json, {"n": atlas.maps.n})
+        _say(atlas, out, json, {"n": None if atlas.maps is None else atlas.maps.n})
         return
     given = {"--profile": profile, "--images": images, "--estimator": estimator}
     if wrong := [name for name, value in given.items() if value is not None]:

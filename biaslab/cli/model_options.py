@@ -21,10 +21,9 @@ _option = partial(typer.Option, rich_help_panel="Model")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """What a command line says about the model.
+    """The model options of a command line.
 
-    Every field is an option of the command line; nothing is loaded before :meth:`load`, so a dry run reads the fields
-    alone.
+    Every field is an option; nothing is loaded before :meth:`load`, so a dry run reads the fields alone.
 
     Raises
     ------
@@ -42,7 +41,7 @@ class ModelChoice:
     dtype: Annotated[str, _option(help="auto, float32, bfloat16 or float16.")] = "auto"
     device_map: Annotated[str | None, _option(help='Spread the layers over devices, e.g. "auto".')] = None
     image_option: Annotated[
-        list[str] | None, _option(help="How pictures are cut or resized, e.g. max_tiles=6; may be repeated.")
+        list[str] | None, _option(help="How images are cut or resized, e.g. max_tiles=6; may be repeated.")
     ] = None
 
     def __post_init__(self) -> None:
@@ -64,8 +63,15 @@ class ModelChoice:
 
         Parameters
         ----------
-        rehearse : in its place the rehearsal of it: its geometry, few layers, random weights.
-        deepest : the deepest decoder layer that is captured or pruned; a rehearsal has layers beyond it.
+        rehearse : bool
+            Load a rehearsal in its place: its geometry, few layers, random weights.
+        deepest : int
+            The deepest decoder layer that is captured or pruned; a rehearsal has layers beyond it.
+
+        Returns
+        -------
+        VLM
+            With the image options set.
 
         Raises
         ------
@@ -106,6 +112,7 @@ def with_model(verb: Callable[..., None]) -> Callable[..., None]:
         verb(model=ModelChoice(**chosen), **values)
 
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    with_options.__signature__ = own.replace(parameters=keyword_only)
+    # functools.wraps declares no such attribute; typer reads it
+    vars(with_options)["__signature__"] = own.replace(parameters=keyword_only)
     with_options.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_options

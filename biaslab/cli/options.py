@@ -11,19 +11,19 @@ from biaslab.errors import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Batch = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward.")]
-Seed = Annotated[int, typer.Option(help="Everything random derives from it and from sample ids.")]
+Seed = Annotated[int, typer.Option(help="Seed of all randomness, together with the ids of the samples.")]
 Processes = Annotated[int, typer.Option(min=1, help="Processes on the CPU, each with a copy of the model.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print what would be done: images, tokens, memory, FLOPs; load no weights.")
+    bool, typer.Option("--dry-run", help="Print the plan (images, tokens, memory, FLOPs) without loading weights.")
 ]
 Rehearse = Annotated[
     bool,
-    typer.Option("--rehearse", help="Use the model's geometry with few layers and random weights; all files say so."),
+    typer.Option("--rehearse", help="Use the model's geometry with few layers and random weights; every file says so."),
 ]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        "--data-root", envvar="BIASLAB_DATA", help="Folder below which relative paths of data are looked up too."
+        "--data-root", envvar="BIASLAB_DATA", help="Folder in which relative paths of data are looked up too."
     ),
 ]
 ProfileFile = Annotated[Path | None, typer.Option("--profile", "-p", help="A profile file made by `fit-bias`.")]
@@ -36,7 +36,7 @@ def one_of(dry_run: bool, rehearse: bool) -> None:
 
 
 def numbers(text: str, what: str, kind: type = float) -> list:
-    """Read numbers such as "0.5,0.2"; for ints also ranges such as "0-5".
+    """Read "0.5,0.2" as numbers; for ints also ranges such as "0-5".
 
     Raises
     ------
@@ -70,10 +70,10 @@ def methods(text: str) -> list:
 
 def one_keep(text: str) -> float | int:
     """Read the keep ratio or count of a verb that takes a single one."""
-    found = keeps(text)
-    if len(found) != 1:
+    values = keeps(text)
+    if len(values) != 1:
         raise InputError(f"--keep takes a single ratio or count here, got {text!r}")
-    return found[0]
+    return values[0]
 
 
 def keeps(text: str) -> list[float | int]:

@@ -21,15 +21,15 @@ def emit(
 
     `provenance` is where the numbers come from: the model, or settings.
     """
-    files, note = [str(f) for f in files], note_of(provenance)
+    names, note = [str(file) for file in files], note_of(provenance)
     if as_json:
-        typer.echo(json.dumps(record | ({"note": note} if note else {}) | {"files": files}, default=str))
+        typer.echo(json.dumps(record | ({"note": note} if note else {}) | {"files": names}, default=str))
         return
     if note:
         typer.echo(f"{note}: the numbers mean nothing")
     if text:
         typer.echo(text)
-    for name in files:
+    for name in names:
         typer.echo(f"wrote {name}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,9 @@ def probe(
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
     model: ModelChoice,
     profile: opt.ProfileFile = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs of object and background; each is shown everywhere.")] = 12,
+    pairs: Annotated[
+        int, typer.Option(min=1, help="Pairs of object and background; each is shown at every place.")
+    ] = 12,
     layers: Annotated[
         str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-9". Default: the profile\'s, or all.')
     ] = None,
@@ -35,24 +37,26 @@ def probe(
     locate: Annotated[
         bool, typer.Option("--locate", help="Also generate the answers: accuracy as a function of place (slower).")
     ] = False,
-    size: Annotated[str, typer.Option(help="Pixels of the pictures: 448, or 896x448 (width x height).")] = "224",
+    size: Annotated[str, typer.Option(help="Pixels of the images: 448, or 896x448 (width x height).")] = "224",
     grid: Annotated[
-        str | None, typer.Option(help="Places, rows x columns, e.g. 8x8. Default: the model's raster of tokens.")
+        str | None, typer.Option(help="Places, rows x columns, e.g. 8x8. Default: the model's grid of tokens.")
     ] = None,
-    scale: Annotated[str, typer.Option(help="Long side of the objects in cells, from,to.")] = "1.5,2.5",
-    repetitions: Annotated[int, typer.Option(min=1, help="Pictures per pair and place, with other jitter.")] = 1,
+    scale: Annotated[
+        str, typer.Option(help="Long side of the objects in cells of the grid: smallest,largest.")
+    ] = "1.5,2.5",
+    repetitions: Annotated[int, typer.Option(min=1, help="Images per pair and place, with other jitter.")] = 1,
     distractors: Annotated[int, typer.Option(min=0, help="Other objects on every background.")] = 0,
     objects: Annotated[
-        Path | None, typer.Option(help="Folder of RGBA cut-outs named by what they show, e.g. apple.png.")
+        Path | None, typer.Option(help="Folder of RGBA cut-outs, named after the object, e.g. apple.png.")
     ] = None,
-    backgrounds: Annotated[Path | None, typer.Option(help="Folder of background pictures.")] = None,
-    expression: Annotated[str, typer.Option(help="What is asked for; {} is the object's name.")] = "the {}",
+    backgrounds: Annotated[Path | None, typer.Option(help="Folder of background images.")] = None,
+    expression: Annotated[str, typer.Option(help="Referring expression; {} is the object's name.")] = "the {}",
     batch_size: opt.Batch = 16,
     seed: opt.Seed = 0,
     rehearse: opt.Rehearse = False,
     json: opt.Json = False,
 ) -> None:
-    """Show the same objects at every place: what the place alone does to attention, and whether a profile says so."""
+    """Measure the effect of place alone on attention: the same objects at every place, compared with a profile."""
     from biaslab.errors import InputError
     from biaslab.probe import design_for
     from biaslab.profiles import load
@@ -60,30 +64,30 @@ def probe(
 
     if heads not in ("mean", "all"):
         raise InputError(f"--heads is mean or all, got {heads!r}")
-    wanted = None if layers is None else opt.numbers(layers, "layers", int)
+    numbers = None if layers is None else opt.numbers(layers, "layers", int)
     low_high = opt.numbers(scale, "scale")
     if len(low_high) != 2:
         raise InputError(f"--scale takes two numbers of cells, as in 1.5,2.5, got {scale!r}")
     sides, cells = _two(size, "size"), None if grid is None else _two(grid, "grid")
     fitted = None if profile is None else load(profile)
-    vlm = model.load(rehearse, max(wanted or [0]))
+    vlm = model.load(rehearse, max(numbers or [0]))
     design = design_for(
         vlm, size=sides, grid=cells, pairs=pairs, seed=seed, scale=tuple(low_high), repetitions=repetitions,
         distractors=distractors, objects=objects, backgrounds=backgrounds, expression=expression,
     )  # fmt: skip
-    found = run(
-        vlm, design, layers=wanted, heads=heads, queries=queries, profile=fitted, batch_size=batch_size, out=out,
-        progress=not json, locate=locate,
+    report = run(
+        vlm, design, layers=numbers, heads=heads, queries=queries, profile=fitted,
+        batch_size=batch_size, out=out, progress=not json, locate=locate,
     )  # fmt: skip
-    record = {"images": len(design), "comparison": None, "accuracy": None}
-    text = found.card
-    if found.comparison is not None:
-        record["comparison"] = records(found.comparison)
-        exact = {c: found.comparison[c].map("{:.2g}".format) for c in "pq"}  # three decimals would show 0.000
-        text += "\n" + table(found.comparison[_SHOWN].assign(**exact))
+    record: dict[str, Any] = {"images": len(design), "comparison": None, "accuracy": None}
+    text = report.card
+    if report.comparison is not None:
+        record["comparison"] = records(report.comparison)
+        exact = {c: report.comparison[c].map("{:.2g}".format) for c in "pq"}  # three decimals would show 0.000
+        text += "\n" + table(report.comparison[_SHOWN].assign(**exact))
     if locate:
-        record["accuracy"] = records(found.result.accuracy_by_zone())
-    emit(json, record, text, found.files, vlm)
+        record["accuracy"] = records(report.result.accuracy_by_zone())
+    emit(json, record, text, report.files, vlm)
 
 
 _SHOWN = "layer head region slope slope_lo slope_hi r r_lo r_hi ceiling r_disattenuated p q".split()

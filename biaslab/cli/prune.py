@@ -20,8 +20,8 @@ from biaslab.cli.output import emit
 )
 @with_model
 def prune(
-    image: Annotated[Path, typer.Argument(help="A picture.")],
-    expression: Annotated[str, typer.Argument(help="What to locate.")],
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    expression: Annotated[str, typer.Argument(help="Referring expression: the object to locate.")],
     model: ModelChoice,
     methods: Annotated[
         str,
@@ -37,20 +37,20 @@ def prune(
     seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
-    """Locate an expression in one picture with pruned visual tokens; print answer and box, draw what was kept."""
+    """Locate an expression in one image with pruned visual tokens; print answers and boxes, draw the tokens kept."""
     from biaslab import profiles
     from biaslab.core.images import load_image
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.single_image import compare_methods
     from biaslab.workflows.run_figures import draw_kept
 
-    ratio, chosen = opt.one_keep(keep), opt.methods(methods)
+    ratio, rules = opt.one_keep(keep), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)
-    picture = load_image(image)
-    configurations(chosen, ratio, layer, fitted)  # refuses before a model is loaded
+    pixels = load_image(image)
+    configurations(rules, ratio, layer, fitted)  # refuses before a model is loaded
     vlm = model.load()
-    found = compare_methods(
-        vlm, picture, expression, methods=chosen, keep=ratio, layer=layer, profile=fitted, seed=seed
+    answers = compare_methods(
+        vlm, pixels, expression, methods=rules, keep=ratio, layer=layer, profile=fitted, seed=seed
     )
     rows = [
         {
@@ -59,14 +59,10 @@ def prune(
             "box": None if f.answer.box is None else [round(v, 1) for v in f.answer.box.as_tuple()],
             "kept": f.layout.n if f.selection is None else len(f.selection.indices),
         }
-        for f in found
+        for f in answers
     ]
     text = "\n".join(
-        f"{r['method']}: {r['answer']!r}  box {r['box']} px  {r['kept']} of {found[0].layout.n} tokens" for r in rows
+        f"{r['method']}: {r['answer']!r}  box {r['box']} px  {r['kept']} of {answers[0].layout.n} tokens" for r in rows
     )
-    emit(
-        json,
-        {"expression": expression, "results": rows},
-        text,
-        draw_kept(picture, found, expression=expression, out=out),
-    )
+    files = draw_kept(pixels, answers, expression=expression, out=out)
+    emit(json, {"expression": expression, "results": rows}, text, files)

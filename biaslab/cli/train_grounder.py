@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +21,15 @@ def train_grounder(
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
     seed: opt.Seed = 0,
     processes: opt.Processes = 2,
-    vision_steps: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
-    decoder_steps: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
-    test: Annotated[int, typer.Option(min=0, help="Test expressions to measure for the card; 0: none.")] = 2000,
+    vision_steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of the vision stage. Default: the recipe's.")
+    ] = None,
+    decoder_steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of the decoder stage. Default: the recipe's.")
+    ] = None,
+    test: Annotated[
+        int, typer.Option(min=0, help="Test expressions to measure accuracy on for the card; 0: none.")
+    ] = 2000,
     json: opt.Json = False,
 ) -> None:
     """Train the embedded grounder from scratch on the scenes, measure it, write folder, card and learning curve.
@@ -32,7 +39,11 @@ def train_grounder(
     from biaslab.grounder.recipe import Recipe
     from biaslab.workflows.train_grounder import build_grounder
 
-    changed = {"vision_steps": vision_steps, "decoder_steps": decoder_steps}
-    recipe = Recipe(seed=seed, processes=processes, **{k: v for k, v in changed.items() if v is not None})
-    made = build_grounder(out, recipe=recipe, n_test=test)
-    emit(json, {"accuracy": made.accuracy}, made.summary, made.files)
+    recipe = Recipe(seed=seed, processes=processes)
+    recipe = replace(
+        recipe,
+        vision_steps=recipe.vision_steps if vision_steps is None else vision_steps,
+        decoder_steps=recipe.decoder_steps if decoder_steps is None else decoder_steps,
+    )
+    report = build_grounder(out, recipe=recipe, n_test=test)
+    emit(json, {"accuracy": report.accuracy}, report.summary, report.files)

@@ -15,7 +15,9 @@ from biaslab.scenes import EXPRESSION_TYPES, Expression, Scene, scene
 if TYPE_CHECKING:
     from PIL import Image
 
+    from biaslab.models.offline.geometry import Geometry
     from biaslab.models.vlm import VLM
+
 
 SOURCES = ("scenes", "blank", "noise")
 PROMPT = "Please describe the provided image."
@@ -46,7 +48,7 @@ class Calibration:
 
 
 def calibration(
-    vlm: VLM,
+    vlm: VLM | Geometry,
     source: str | Path,
     *,
     n: int | None = None,

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,20 +124,22 @@ def run_parallel(
     recipe = ModelRecipe.of(vlm)
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // processes)
-    counter, failures = LineCounter(folder), context.SimpleQueue()
+    counter, failures, heard = LineCounter(folder), context.SimpleQueue(), _Warnings(context.SimpleQueue())
     workers = []
     try:
         for rank in range(processes):
             job = Job(recipe, configs, options, tasks[rank::processes], batch_size, log_path(folder, rank), threads)
-            worker = context.Process(target=_work, args=(job, failures), daemon=True)
+            worker = context.Process(target=_work, args=(job, failures, heard.queue), daemon=True)
             _start(worker)
             workers.append(worker)
         while any(worker.is_alive() for worker in workers):
             time.sleep(_POLL_SECONDS)
             advance(counter.new())
+            heard.repeat()
             if any(worker.exitcode for worker in workers):
                 break
         advance(counter.new())
+        heard.repeat()
         if not failures.empty():
             raise BiaslabError(f"a process of the evaluation failed: {failures.get()}; the same command continues")
         if any(worker.exitcode for worker in workers):
@@ -158,7 +161,24 @@ def _start(worker: Any) -> None:
         raise InputError(f"the samples or methods cannot go to another process ({error}): use processes=1") from error
 
 
-def _work(job: Job, failures: Any) -> None:
+class _Warnings:
+    """Warnings of the workers, repeated here: this process has the caller's filters and the command line's hook."""
+
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue
+        self._registry: dict[Any, Any] = {}  # what every worker warns of is one warning
+
+    def repeat(self) -> None:
+        while not self.queue.empty():
+            message, category, filename, line = self.queue.get()
+            warnings.warn_explicit(message, category, filename, line, registry=self._registry)
+
+
+def _work(job: Job, failures: Any, heard: Any) -> None:
+    # this process is the workers' own: nobody else's hook is replaced
+    warnings.showwarning = lambda message, category, filename, line, *_: heard.put(
+        (str(message), category, filename, line)
+    )
     torch.set_num_threads(job.threads)
     parent: Any = multiprocessing.parent_process()  # a spawned process has one
     try:

@@ -66,8 +66,10 @@ def bench_table(
     >>> runs = pd.DataFrame([{"batch": 0, "round": turn, "config": i, "prefill_ms": 40.0 / (1 + i), **times}
     ...                      for turn in range(3) for i in range(2)])
     >>> table = bench_table(runs, configs, costs=[[None, None]], peaks=[{}, {}])
-    >>> table[["method", "prefill_ms", "verdict"]].to_dict("records")[1]
-    {'method': 'random', 'prefill_ms': 20.0, 'verdict': 'prefill 2.00x faster, whole answer 1.40x faster'}
+    >>> table[["method", "prefill_ms", "speedup_prefill", "speedup_total"]].to_dict("records")[1]
+    {'method': 'random', 'prefill_ms': 20.0, 'speedup_prefill': 2.0, 'speedup_total': 1.4}
+    >>> table["verdict"][1]
+    'prefill 2.00x faster, whole answer 1.40x faster'
     """
     runs = runs.assign(total_ms=runs["vision_ms"] + runs["prefill_ms"] + runs["decode_ms"])
     by_config = {i: part.set_index(["batch", "round"]) for i, part in runs.groupby("config")}

@@ -211,14 +211,17 @@ def plan_evaluate(
         row = meta.means(seen, text, keep=keep, layer=config.layer, new_tokens=new_tokens)
         largest = max(seen, key=lambda s: s.layout.n + s.text)
         kept = None if keep is None else budget(keep, largest.layout.n)
-        cache = {"keep_n": kept, "layer": config.layer or 0, "new_tokens": new_tokens, "dtype": meta.dtype}
+        cache = kv_bytes(
+            text, largest.layout.n, largest.text, keep_n=kept, layer=config.layer or 0, new_tokens=new_tokens,
+            dtype=meta.dtype,
+        )  # fmt: skip
         rows.append(
             {
                 "method": "none" if config.method is None else config.method.label,
                 "keep": config.describe()["keep"],
                 "layer": config.layer,
                 **row,
-                "kv_mib": batch_size * kv_bytes(text, largest.layout.n, largest.text, **cache) / 2**20,
+                "kv_mib": batch_size * cache / 2**20,
             }
         )
     table = pd.DataFrame(rows).astype({"layer": "Int64"})

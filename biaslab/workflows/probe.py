@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -117,7 +117,8 @@ def probe(
     (4, 3)
     """
     if isinstance(profile, Profile):
-        n_heads = vlm.model.config.get_text_config().num_attention_heads
+        config: Any = vlm.model.config
+        n_heads = config.get_text_config().num_attention_heads
         profile.check(
             model=vlm.name, revision=vlm.revision, family=vlm.family.name, score="attention",
             queries=queries, heads="mean" if heads == "mean" else n_heads,
@@ -181,7 +182,7 @@ def write(
     layers = evenly(result.layers, _DRAWN)
     for region in result.regions:
         name = "probe" if region == "tiles" else f"probe-{region}"
-        display = ProbeDisplay.from_probe(result, layers=layers, profile=profile, comparison=comparison, region=region)
+        display = ProbeDisplay.from_probe(result, layers=layers, profile=profile, region=region, comparison=comparison)
         files += save(display.plot(), folder / "figures" / name, close=True)
     if result.iou is not None:
         accuracy = LocationAccuracyDisplay.from_probe(result)

@@ -23,7 +23,7 @@ from biaslab.workflows.bench import bench
 from biaslab.workflows.bench_table import bench_latex, verdict
 
 LAYER, KEEP = 2, 0.5
-PICTURES = Calibration("noise", tiny.images(2), tiny.texts(2), ["a", "b"])
+IMAGES = Calibration("noise", tiny.images(2), tiny.texts(2), ["a", "b"])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,7 +40,7 @@ class Sleeper(Method):
 
 def _bench(vlm=None, methods=("random",), **options):
     settings = {"repeats": 2, "new_tokens": 3, "memory": False, "progress": False} | options
-    return bench(vlm or tiny.vlm("internvl"), PICTURES, methods=list(methods), keep=KEEP, layer=LAYER, **settings)
+    return bench(vlm or tiny.vlm("internvl"), IMAGES, methods=list(methods), keep=KEEP, layer=LAYER, **settings)
 
 
 def test_tasks_take_turns():
@@ -184,4 +184,4 @@ def test_bad_arguments_are_refused_before_any_work(monkeypatch):
     with pytest.raises(InputError, match="profile"):
         _bench(vlm, methods=["d2pruner"])
     with pytest.raises(InputError, match="layer"):
-        bench(vlm, PICTURES, methods=["random"], keep=0.5, layer=99)
+        bench(vlm, IMAGES, methods=["random"], keep=0.5, layer=99)

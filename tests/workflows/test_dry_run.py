@@ -127,7 +127,7 @@ def test_pictures_are_not_decoded_and_broken_ones_are_counted(tmp_path, no_weigh
     (tmp_path / "broken.png").write_bytes(b"no picture")
     found = _geometry("internvl")
     plan = plan_fit(found, calibration(found, tmp_path), layers=[0])
-    assert plan.data["count"] == "2 images" and "1 picture cannot be read" in plan.notes[0]
+    assert plan.data["count"] == "2 images" and "1 image cannot be read" in plan.notes[0]
     header = (tmp_path / "0.png").read_bytes()[:60]
     (tmp_path / "0.png").write_bytes(header)  # no pixels left, but a size
     assert planning._size_of(tmp_path / "0.png") == tiny.images(1)[0].size
@@ -141,13 +141,13 @@ def test_pictures_the_model_refuses_are_counted(no_weights):
     """The real run skips or logs such a picture alone, so the plan goes on, too."""
     found, narrow = _geometry("qwen2_5_vl"), Image.new("RGB", (2000, 3))
     plan = plan_fit(found, Calibration("x", [*tiny.images(2), narrow], "Where?"), layers=[0])
-    assert plan.data["count"] == "2 images" and "1 picture cannot be cut or resized by this model" in plan.notes[0]
+    assert plan.data["count"] == "2 images" and "1 image cannot be cut or resized by this model" in plan.notes[0]
     with pytest.raises(InputError, match="no image to plan for: .*2000x3.*aspect ratio"):
         plan_fit(found, Calibration("x", [narrow], "Where?"), layers=[0])
     data = toy_grounding.Toy(4)
     data.samples[1] = replace(data.samples[1], width=2000, height=3)
     plan = plan_evaluate(found, data, configurations(["none"], 0.5, 1))
-    assert "1 expression on pictures that this model cannot cut or resize" in plan.notes[-1]
+    assert "1 expression on images that this model cannot cut or resize" in plan.notes[-1]
     assert plan.notes[0].startswith("3 x 1 = 3 answers") and plan.data["count"].startswith("4 expressions")
 
 

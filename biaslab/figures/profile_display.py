@@ -139,7 +139,7 @@ class ProfileDisplay(Display):
             aspect = max((p["row"].max() + 1) / (p["col"].max() + 1) for _, _, p in panels)
             axes = self._axes(
                 ax, len(panels), per_row=4 if wide else 2, columns=2 if wide else 1,
-                ratio=0.72 * aspect + 0.22, extra=0.75, layout="compressed",
+                ratio=0.72 * aspect + 0.22, extra=1.05, layout="compressed",
             )  # fmt: skip
             for panel, (layer, thumbnail, part) in zip(axes, panels, strict=True):
                 image = self._panel(panel, part, limit, bool(thumbnail))

@@ -176,6 +176,14 @@ def test_own_settings_survive_inside_the_style():
     assert display.figure_.get_figwidth() == 3.25
 
 
+@pytest.mark.parametrize("layers", [1, [1, 3], [1, 3, 5]])
+def test_the_title_of_a_profile_stands_clear_of_its_panels(profile, layers):
+    display = figures.ProfileDisplay.from_profile(profile, layers=layers, layout=ONE).plot()
+    display.figure_.canvas.draw()
+    title = display.figure_._suptitle.get_window_extent()
+    assert not any(title.overlaps(panel.title.get_window_extent()) for panel in np.ravel(display.ax_))
+
+
 def test_profile_display_shows_the_profile_relative_to_uniform_attention(profile):
     display = figures.ProfileDisplay.from_profile(profile, layers=[1, 5], layout=TILED).plot()
     for layer in (1, 5):

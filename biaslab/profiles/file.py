@@ -15,12 +15,11 @@ from biaslab._util.files import atomic_write
 from biaslab.attention.rotary import in_words
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import BiaslabError, InputError
+from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from biaslab.profiles.base import Profile
 
 __all__ = ["card", "load", "profile_path", "save"]
 
@@ -28,7 +27,7 @@ _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
 
 
-def save(profile: Profile, path: str | Path, *, diagnostics: pd.DataFrame | None = None) -> Path:
+def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | None = None) -> Path:
     """Write a profile and the card ``.md`` beside it; both appear complete or not at all.
 
     Parameters
@@ -98,7 +97,7 @@ def profile_path(path: str | Path) -> Path:
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
 
 
-def load(path: str | Path) -> Profile:
+def load(path: str | Path) -> Any:  # the class of its estimator, which may be a plug-in's
     """Read a profile written by :func:`save` or :meth:`Profile.save`.
 
     Parameters
@@ -169,7 +168,7 @@ def load(path: str | Path) -> Profile:
     return profile
 
 
-def card(profile: Profile, *, name: str = "", diagnostics: pd.DataFrame | None = None) -> str:
+def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | None = None) -> str:
     """Write the profile's card in Markdown: what it is, what it was fitted on, what it may be used for.
 
     Parameters

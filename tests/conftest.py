@@ -29,3 +29,11 @@ def draft_figures(monkeypatch):
     monkeypatch.setitem(_RC, "pdf.fonttype", 3)
     monkeypatch.setitem(_RC, "ps.fonttype", 3)  # matplotlib's PDF backend reads this one, too
     monkeypatch.setitem(_RC, "savefig.dpi", 75)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Stored maps of 24 images, 2 heads and 2 layers whose rows are U-shaped."""
+    from planted_maps import ONE, planted, u_shape
+
+    return planted(tmp_path_factory.mktemp("maps"), [(ONE, 24)], u_shape, heads=2, layers=(1, 4))

@@ -69,7 +69,7 @@ def run(minor: str) -> tuple[str, dict[str, bool]]:
     tests = next((ROOT / "tests").rglob("test_transformers_versions.py"))
     pytest = [sys.executable, "-m", "pytest", "-q", "-n", "2", f"--junitxml={report}", str(tests)]
     subprocess.run(pytest, cwd=ROOT, env=environment)
-    cases = ElementTree.parse(report).getroot().iter("testcase")
+    cases = [c for c in ElementTree.parse(report).getroot().iter("testcase") if c.find("skipped") is None]
     return version, {c.get("name"): not any(c.find(tag) is not None for tag in ("failure", "error")) for c in cases}
 
 

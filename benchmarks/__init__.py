@@ -1,4 +1,4 @@
-"""What biaslab costs, measured on this machine: ``make bench``, or one of
+"""What biaslab costs, measured on this machine by ``make bench`` or by one of its parts.
 
     python -m benchmarks.capture      attention rows against plain SDPA and against eager attention
     python -m benchmarks.selection    D2Pruner's selection against a lazy sequential greedy

@@ -34,6 +34,7 @@ WARM = 256  # tokens of the prompt that warms up
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure, print and write the report."""
     parser = arguments("benchmarks.capture", __doc__, repeats=7)
     parser.add_argument("--sizes", type=numbers(int), default=SIZES, help="prompt tokens, e.g. 1024,2048")
     parser.add_argument("--layers", type=int, default=8, help="decoder layers")
@@ -103,7 +104,7 @@ def measure(
     """One row per mode; ``probe(mode, size)`` gives the peak memory in MiB."""
     encoded = _prompt(vlm, size)
     tasks = {mode: lambda mode=mode: prefill(vlm, encoded, mode) for mode in MODES}
-    times = side_by_side(tasks, repeats, few=FEW)
+    times = side_by_side(tasks, repeats, fewer_repeats=FEW)
     peaks = {mode: probe(mode, size) for mode in MODES}
     visual = encoded.visual.shape[1]
     maps = {"row1": 1, "row64": 64, "eager": size}
@@ -118,7 +119,7 @@ def measure(
             "s": times[mode].median(clock),
             "s_min": times[mode].min(clock),
             "wall_s": times[mode].median("wall"),
-            "time_ratio": times[mode].over(times["plain"], clock),
+            "time_ratio": times[mode].ratio_to(times["plain"], clock),
             "peak_mb": peaks[mode],
             "memory_ratio": peaks[mode] / peaks["plain"] if peaks["plain"] else None,
             "rows_mb": cells[mode] * heads * 4 / 2**20 if mode in cells else None,

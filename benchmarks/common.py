@@ -39,12 +39,14 @@ class Timing:
     cpu: list[float] = field(default_factory=list)
 
     def median(self, clock: str) -> float:
+        """Median over the rounds, in seconds."""
         return statistics.median(getattr(self, clock))
 
     def min(self, clock: str) -> float:
+        """Shortest round, in seconds."""
         return min(getattr(self, clock))
 
-    def over(self, other: Timing, clock: str) -> float:
+    def ratio_to(self, other: Timing, clock: str) -> float:
         """Median over the rounds of this time over ``other``'s: a machine that slows down does so for both."""
         pairs = zip(getattr(self, clock), getattr(other, clock), strict=False)
         return statistics.median(a / b for a, b in pairs)
@@ -61,7 +63,7 @@ class Timing:
 def side_by_side(
     tasks: Mapping[str, Callable[[], Any]],
     repeats: int,
-    few: Mapping[str, int] | None = None,
+    fewer_repeats: Mapping[str, int] | None = None,
     warmup: int = 1,
 ) -> dict[str, Timing]:
     """Time tasks side by side: A B C, B C A, C A B, ...
@@ -70,18 +72,18 @@ def side_by_side(
     ----------
     tasks : name -> what to run. What a task returns is released after its clock has stopped.
     repeats : rounds that count.
-    few : name -> rounds for tasks too slow for all of them; these are not warmed up either.
+    fewer_repeats : name -> rounds for tasks too slow for all of them; these are not warmed up either.
     warmup : rounds before, not timed.
     """
-    few = dict(few or {})
+    fewer_repeats = dict(fewer_repeats or {})
     timings = {name: Timing() for name in tasks}
     for turn, name in interleaved(list(tasks), repeats, warmup):
-        if name in few and not 0 <= turn < few[name]:
+        if name in fewer_repeats and not 0 <= turn < fewer_repeats[name]:
             continue
         wall, cpu = time.perf_counter(), time.process_time()
-        kept = tasks[name]()
+        returned = tasks[name]()
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        del kept
+        del returned
         if turn >= 0:
             timings[name].wall.append(wall)
             timings[name].cpu.append(cpu)
@@ -89,7 +91,7 @@ def side_by_side(
 
 
 def measured_clock(threads: int) -> str:
-    """The clock to compare by: on one thread CPU time, which other processes disturb least."""
+    """Name the clock to compare by: on one thread CPU time, which other processes disturb least."""
     return "cpu" if threads == 1 else "wall"
 
 
@@ -114,7 +116,7 @@ def in_fresh_process(module: str, *options: str, threads: int, environment: Mapp
 
 # -- options ---------------------------------------------------------------------------------------------------
 def arguments(module: str, doc: str, repeats: int) -> argparse.ArgumentParser:
-    """A parser with the options all benchmarks share."""
+    """Make a parser with the options all benchmarks share."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=doc.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=repeats, help=f"timed rounds (default {repeats})")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
@@ -123,9 +125,9 @@ def arguments(module: str, doc: str, repeats: int) -> argparse.ArgumentParser:
 
 
 def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """An argparse type: several values separated by commas."""
+    """Make an argparse type: several values separated by commas."""
 
     def numbers_separated_by_commas(text: str) -> list[Any]:
-        return [kind(part) for part in text.split(",")]
+        return [kind(number) for number in text.split(",")]
 
     return numbers_separated_by_commas

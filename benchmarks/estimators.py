@@ -38,6 +38,7 @@ FLAT = "none"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print and write the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators", description=__doc__.splitlines()[0])
     parser.add_argument("--calibration", type=int, default=600, help="scenes that the profiles are fitted on")
     parser.add_argument("--maps", type=int, default=300, help="expressions of each split whose attention is explained")
@@ -135,7 +136,7 @@ class Study:
 
 
 def _pairs(whole: ProbeResult, pairs: range) -> ProbeResult:
-    """Some pairs of a probe."""
+    """Take some pairs of a probe."""
     at = list(pairs)
     return replace(whole, log=whole.log[at], boxes=whole.boxes[at], groups=[whole.groups[i] for i in at])
 

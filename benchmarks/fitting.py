@@ -31,6 +31,7 @@ MODES = {"plain": "plain prefill", "streamed": "fit, moments only", "stored": "f
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure, print and write the report."""
     parser = arguments("benchmarks.fitting", __doc__, repeats=3)
     parser.add_argument("--n", type=int, default=1000, help="images (default 1000)")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -61,7 +62,7 @@ def report(n: int, batch_size: int, repeats: int, threads: int) -> Report:
         )  # fmt: skip
         rows.append({
             "mode": mode, "name": name, "s": times[mode].median(clock), "s_min": times[mode].min(clock),
-            "per_s": n / times[mode].median("wall"), "throughput": 1 / times[mode].over(times["plain"], clock),
+            "per_s": n / times[mode].median("wall"), "throughput": 1 / times[mode].ratio_to(times["plain"], clock),
             "few_mb": small["resident"], "peak_mb": large["resident"], "few_held": small["held"],
             "held": large["held"], "growth": large["held"] - small["held"], "times_s": times[mode].summary(),
         })  # fmt: skip
@@ -71,11 +72,14 @@ def report(n: int, batch_size: int, repeats: int, threads: int) -> Report:
         "peak_mb": (f"{n} images", ".1f"), "few_held": (f"peak of Python and NumPy MiB, {few} images", ".2f"),
         "held": (f"{n} images", ".2f"),
     }  # fmt: skip
-    fitted = rows[1:]
-    targets = [Target(f"{r['name']}: throughput over the plain prefill", r["throughput"], 0.9, True) for r in fitted]
+    fitting_rows = rows[1:]
+    targets = [
+        Target(f"{r['name']}: throughput over the plain prefill", r["throughput"], 0.9, least=True)
+        for r in fitting_rows
+    ]
     # a map of one image, all layers and heads: what memory would grow by if maps were held
     held = vlm.n_layers * vlm.decoder.config.num_attention_heads * 256 * 4 / 2**20
-    for r in fitted:
+    for r in fitting_rows:
         what = f"{r['name']}: growth of what Python and NumPy hold over the maps of {n - few} images"
         targets.append(Target(what, r["growth"] / (held * (n - few)), 0.1))
     return Report(
@@ -97,8 +101,8 @@ def report(n: int, batch_size: int, repeats: int, threads: int) -> Report:
 
 def pictures(vlm: VLM, n: int) -> tuple[list[Any], list[str]]:
     """Calibration scenes, unrendered, and their prompts."""
-    found = calibration(vlm, "scenes", n=n)
-    return list(found.images), list(found.prompts)
+    scenes = calibration(vlm, "scenes", n=n)
+    return list(scenes.images), list(scenes.prompts)
 
 
 def run(vlm: VLM, mode: str, images: list[Any], prompts: list[str], batch_size: int) -> Any:

@@ -29,6 +29,7 @@ class Stopwatch:
         self.products = self.total = 0.0
 
     def product(self, compute: Callable[..., Tensor], *given: Tensor) -> Tensor:
+        """Compute a product of matrices, on the watch."""
         start = time.perf_counter()
         out = compute(*given)
         self.products += time.perf_counter() - start
@@ -36,7 +37,7 @@ class Stopwatch:
 
 
 def lazy_d2pruner(method: D2Pruner, ctx: TokenContext, way: str, watch: Stopwatch | None = None) -> Tensor:
-    """The indices, ascending, that ``method.select(ctx)`` must give too.
+    """Select the indices, ascending, that ``method.select(ctx)`` must give too.
 
     Only for raw cosine, linear distance in the image, one quota and filling by score: the defaults.
     """

@@ -24,7 +24,7 @@ IMAGE_TOKEN, VOCABULARY = 1000, 1024
 
 
 def layout_of(n: int) -> TokenLayout:
-    """A usual arrangement of ``n`` visual tokens: one small square, or InternVL tiles with a thumbnail."""
+    """Make a usual arrangement of ``n`` visual tokens: one small square, or InternVL tiles with a thumbnail."""
     side = math.isqrt(n)
     if side * side == n and n <= 576:
         return TokenLayout.raster(side, side, size=(448, 448), family="internvl")
@@ -67,7 +67,10 @@ def attention(layout: TokenLayout, heads: int = 8, seed: int = 0) -> Tensor:
 
 
 def model(hidden: int = 512, layers: int = 8, heads: int = 8) -> VLM:
-    """A mid-size InternVL with random weights. Image features come with the prompt, so its vision tower never runs."""
+    """Make a mid-size InternVL with random weights.
+
+    Image features come with the prompt, so its vision tower never runs.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -120,7 +123,7 @@ def prompt(vlm: VLM, n_visual: int, n_text: int, seed: int = 0) -> Encoded:
 
 
 def profile(layout: TokenLayout, layer: int, vlm: VLM | None = None) -> MeanProfile:
-    """A profile of one layer, of ``vlm`` or of no model in particular, fitted to random maps."""
+    """Fit a profile of one layer, of ``vlm`` or of no model in particular, to random maps."""
     about = {} if vlm is None else {"model": vlm.name, "revision": vlm.revision, "family": vlm.family.name}
     maps = StreamedMaps({**about, "queries": "last", "heads": "mean", "layers": [layer], "folds": 2})
     for i in range(4):

@@ -1,8 +1,8 @@
-"""Planted positional bias: do the estimators find it, do their intervals hold, is any found where there is none?
+"""Planted positional bias: how well it is found, whether intervals hold, and whether any is found where none is.
 
-Attention is made up (biaslab/simulate.py): spatially correlated content and one target object per image, times a known
-profile. Nothing of it was made to fit an estimator: the U shape is drawn on every tile, the heavy bottom on the whole
-picture, and only the tile-ordered bias is of the form that the factorised estimator assumes.
+Attention is made up (biaslab/maps/simulate.py): spatially correlated content and one target object per image, times a
+known profile. Nothing of it was made to fit an estimator: the U shape is drawn on every tile, the heavy bottom on the
+whole picture, and only the tile-ordered bias is of the form that the factorised estimator assumes.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def false_alarms(
 
 
 def chosen(layout: TokenLayout, n: int, repeats: int, seed: int = 0) -> list[dict[str, Any]]:
-    """What ``select_estimator`` takes, one layer at a time."""
+    """Count what ``select_estimator`` takes, one layer at a time."""
     rows = []
     for kind in BIASES:
         made = simulate(kind, [(layout, n)], layers=repeats, seed=seed)
@@ -205,7 +205,7 @@ def chosen(layout: TokenLayout, n: int, repeats: int, seed: int = 0) -> list[dic
 
 
 def tolerance(rate: float, repeats: int, level: float = 0.95) -> tuple[float, float]:
-    """The range in which an observed rate lies with probability ``level`` if ``rate`` is the true one."""
+    """Give the range in which an observed rate lies with probability ``level`` if ``rate`` is the true one."""
     low, high = stats.binom.interval(level, repeats, rate)
     return float(low / repeats), float(high / repeats)
 

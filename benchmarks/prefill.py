@@ -27,6 +27,7 @@ JUDGED = ("fastv", "d2pruner")
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure, print and write the report."""
     parser = arguments("benchmarks.prefill", __doc__, repeats=9)
     parser.add_argument("--size", type=int, default=2048, help="prompt tokens (default 2048)")
     parser.add_argument("--layers", type=numbers(int), default=[8, 16], help="decoder layers, e.g. 8,16")
@@ -50,9 +51,9 @@ def main(argv: list[str] | None = None) -> None:
 def report(size: int, depths: list[int], hidden: int, keep: float, layer: int, repeats: int, threads: int) -> Report:
     """Measure every depth."""
     clock = measured_clock(threads)
-    found = [measure(inputs.model(hidden, depth), size, keep, layer, repeats, clock) for depth in depths]
-    rows = [row for one in found for row in one["methods"]]
-    first = found[0]
+    measured = [measure(inputs.model(hidden, depth), size, keep, layer, repeats, clock) for depth in depths]
+    rows = [row for one in measured for row in one["methods"]]
+    first = measured[0]
     speed = {
         "layers": ("layers", "d"),
         "name": ("prefill", ""),
@@ -115,7 +116,7 @@ def report(size: int, depths: list[int], hidden: int, keep: float, layer: int, r
             *(
                 f"{one['depth']} layers: the d2pruner graph has {one['info']['edge_density']:.2%} edges, "
                 f"its independent set gave {one['info']['mis_size']} tokens, {one['info']['filled']} were filled in"
-                for one in found
+                for one in measured
             ),
         ],
     )
@@ -158,7 +159,7 @@ def measure(vlm: VLM, size: int, keep: float, layer: int, repeats: int, clock: s
             "ms": timing.median(clock) * 1e3,
             "ms_min": timing.min(clock) * 1e3,
             "wall_ms": timing.median("wall") * 1e3,
-            "speedup": times["unpruned"].over(timing, clock),
+            "speedup": times["unpruned"].ratio_to(timing, clock),
             "times_s": timing.summary(),
         }
         if name in methods:

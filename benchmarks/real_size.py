@@ -1,5 +1,4 @@
-"""InternVL2.5-1B at its real size with random weights: does fit-bias run, how long, with how much memory, and are the
-predicted FLOPs those that are counted?
+"""InternVL2.5-1B at its real size, random weights: time and memory of fit-bias, FLOPs predicted and counted.
 
     python -m benchmarks.real_size
 
@@ -35,6 +34,7 @@ DECODER = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads":
 
 
 def main() -> None:
+    """Measure, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
@@ -45,14 +45,15 @@ def main() -> None:
 
 
 def report(folder: Path, threads: int) -> Report:
+    """Write the checkpoint and measure it."""
     checkpoint, pictures = write(folder / "checkpoint"), folder / "pictures"
     pictures.mkdir()
     rng = np.random.default_rng(0)
     for i, (width, height) in enumerate(SIZES):
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(pictures / f"{i}.png")
     rows, weights = count(checkpoint, pictures)
-    seconds, peak, found = fit(checkpoint, pictures, folder / "profile.safetensors")
-    run = {"images": found["n"], "wall": seconds, "peak": peak,
+    seconds, peak, summary = fit(checkpoint, pictures, folder / "profile.safetensors")
+    run = {"images": summary["n"], "wall": seconds, "peak": peak,
            "weights": weights}  # fmt: skip
     about = {"images": ("images", "d"), "wall": ("wall s", ".0f"),
              "peak": ("peak MiB", ".0f"), "weights": ("of it weights MiB", ".0f")}  # fmt: skip
@@ -77,7 +78,7 @@ def report(folder: Path, threads: int) -> Report:
 
 
 def write(folder: Path) -> Path:
-    """The checkpoint, one file, by the writer that the tests use."""
+    """Write the checkpoint, one file, by the writer that the tests use."""
     sys.path.insert(0, str(ROOT / "tests"))
     import original
 

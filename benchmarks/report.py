@@ -25,6 +25,7 @@ class Table:
     rows: list[dict[str, Any]]
 
     def markdown(self) -> str:
+        """Lay the table out in Markdown, its columns aligned."""
         header = [title for title, _ in self.columns.values()]
         body = [[_cell(row.get(key), spec) for key, (_, spec) in self.columns.items()] for row in self.rows]
         widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
@@ -49,9 +50,11 @@ class Target:
 
     @property
     def met(self) -> bool:
+        """Whether the value is on the right side of the bound."""
         return self.value >= self.bound if self.least else self.value <= self.bound
 
     def markdown(self) -> str:
+        """One line of a Markdown list."""
         sign = ">=" if self.least else "<="
         return f"- {'met' if self.met else 'MISSED'}: {self.what}: {self.value:.3f} (target {sign} {self.bound:g})"
 
@@ -69,6 +72,7 @@ class Report:
     load: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def markdown(self) -> str:
+        """Lay the whole report out in Markdown."""
         where = machine()
         about = [
             f"`{self._command()}`, {datetime.now(UTC):%Y-%m-%d}",
@@ -108,7 +112,7 @@ class Report:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Name what the figures depend on besides the code."""
     packages = {name: version(name) for name in ("torch", "transformers")}
     from biaslab import __version__
 

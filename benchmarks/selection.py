@@ -35,6 +35,7 @@ LAYER = 2
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure, print and write the report."""
     parser = arguments("benchmarks.selection", __doc__, repeats=9)
     parser.add_argument("--sizes", type=numbers(int), default=SIZES, help="visual tokens, e.g. 256,1024")
     parser.add_argument("--keep", type=numbers(float), default=KEEPS, help="keep ratios, e.g. 0.1,0.5")
@@ -126,7 +127,7 @@ def measure(case: Case, keep: float, suppress: bool, repeats: int, clock: str) -
         "keep": keep,
         "suppress": "yes" if suppress else "no",
         **{key: found.info[key] for key in ("edge_density", "mis_size", "filled", "degenerate")},
-        "ratio": times["ours"].over(times[best], clock),
+        "ratio": times["ours"].ratio_to(times[best], clock),
         "way": best,
         "ours_ms": times["ours"].median(clock) * 1e3,
         "greedy_ms": times[best].median(clock) * 1e3,
@@ -148,7 +149,7 @@ def split(run: Callable[[Stopwatch], Any], whole: Timing, repeats: int) -> dict[
 
 
 def _independent_set(method: D2Pruner, ctx: TokenContext, watch: Stopwatch) -> None:
-    """The part of ``method.select(ctx)`` that the greedy's loop is to be compared with."""
+    """Do the part of ``method.select(ctx)`` that the greedy's loop is to be compared with."""
     graph, order = method.graph(ctx), descending(method.importance(ctx))
     first = share(method.pivot_ratio, ctx.budget)
     blockers = order[:first] if method.pivots_suppress else None
@@ -174,6 +175,7 @@ class Case:
 
     @classmethod
     def of(cls, n: int, kind: str, dim: int) -> Case:
+        """Make an image of ``n`` visual tokens with one kind of graph."""
         layout = inputs.layout_of(n)
         features = inputs.features(layout, dim, length=GRAPHS[kind])
         graph = HybridGraph(features, SpatialPlane.of(layout))
@@ -182,7 +184,7 @@ class Case:
 
 
 def _clear_of_rounding(graph: HybridGraph, reach: float = 0.01) -> float:
-    """A threshold within ``reach`` of the graph's where no pair of tokens is near.
+    """Find a threshold within ``reach`` of the graph's where no pair of tokens is near.
 
     A product of matrices and one of a matrix and a vector round differently; a pair just at the threshold would
     then be an edge for one side only, and the two selections could not be compared token by token.

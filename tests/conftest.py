@@ -24,7 +24,7 @@ def draft_figures(monkeypatch):
 
     For tests that write many and look at none; `tests/figures` looks at files as users get them.
     """
-    from biaslab.figures.style import _RC
+    from biaslab.figures.styling import _RC
 
     monkeypatch.setitem(_RC, "pdf.fonttype", 3)
     monkeypatch.setitem(_RC, "ps.fonttype", 3)  # matplotlib's PDF backend reads this one, too

@@ -35,3 +35,14 @@ def test_type_checkers_see_what_the_package_offers_and_where_it_lives():
     assert homes.keys() | {"__version__"} == set(dir(bl))
     for name, home in homes.items():
         assert home == "biaslab" or home == f"biaslab.{bl._HOME[name]}"
+
+
+def test_no_name_that_a_room_offers_hides_one_of_its_modules():
+    """``biaslab.room.name`` is a module or what a module holds, and never one or the other by order of import."""
+    hidden = []
+    for init in Path(bl.__file__).parent.glob("*/**/__init__.py"):
+        modules = {file.stem for file in init.parent.glob("*.py")}
+        imports = [n for n in ast.walk(ast.parse(init.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)]
+        names = [alias.asname or alias.name for node in imports for alias in node.names]
+        hidden += [f"{init.parent.name}.{name}" for name in names if name in modules]
+    assert not hidden

@@ -27,6 +27,7 @@ SIDE = 96
 
 
 def main(source: Path, target: Path) -> None:
+    """Crop, shrink and write every object."""
     target.mkdir(parents=True, exist_ok=True)
     for name, code in zip(CODES[::2], CODES[1::2], strict=True):
         image = Image.open(source / f"{code}.webp").convert("RGBA")

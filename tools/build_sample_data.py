@@ -43,7 +43,7 @@ An accuracy on {n} pictures says that all is in place; its interval is too wide 
 
 
 def refcoco_jsonl(scenes: Sequence[Scene]) -> bytes:
-    """The form of the InternVL and Qwen-VL evaluations: a row per expression, boxes as corners in pixels."""
+    """Write the form of the InternVL and Qwen-VL evaluations: a row per expression, boxes as corners in pixels."""
     rows = [
         {
             "image": f"{IMAGES}/{picture_name(made)}",
@@ -65,11 +65,12 @@ ANNOTATIONS: dict[str, tuple[str, Callable[[Sequence[Scene]], bytes]]] = {
 
 
 def picture_name(made: Scene) -> str:
+    """Name a scene's picture file."""
     return f"{made.id}.jpg"
 
 
 def jpeg(made: Scene) -> bytes:
-    """The scene's picture as it is written: about 15 kB."""
+    """Encode the scene's picture as it is written: about 15 kB."""
     buffer = BytesIO()
     made.image.save(buffer, "JPEG", quality=88, optimize=True)
     return buffer.getvalue()
@@ -93,6 +94,7 @@ def build() -> dict[str, bytes]:
 
 
 def main(target: Path = TARGET) -> None:
+    """Write the sample folder."""
     for name, content in build().items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(content)

@@ -33,6 +33,7 @@ CHECKS = {
 
 
 def main() -> int:
+    """Run the checks, print what passed, write the table; 1 if one failed."""
     asked = [OLDEST if name == "floor" else name for name in sys.argv[1:]]
     outcomes = dict(run(minor) for minor in asked or admitted_minors())
     for version, cases in outcomes.items():
@@ -54,7 +55,7 @@ def admitted_minors() -> list[str]:
 
 
 def run(minor: str) -> tuple[str, dict[str, bool]]:
-    """The release that an overlay of this minor holds, and the outcome of every check under it."""
+    """Give the release that an overlay of this minor holds, and the outcome of every check under it."""
     overlay = OVERLAYS / minor
     if not (overlay / "transformers").is_dir():
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(overlay)]

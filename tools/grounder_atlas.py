@@ -25,6 +25,7 @@ FIGURES = ("variance", "heads", "profile", "reliability", "dependence", "probe",
 
 
 def main() -> None:
+    """Measure what is missing, and write tables, card and figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/atlas"))
     parser.add_argument("--probe", type=Path, default=Path("runs/estimators/probe"), help="folder of the probe")
@@ -44,8 +45,8 @@ def main() -> None:
         location_table(values).to_csv(tables["removal"], index=False)
         location_gaps(values).to_csv(tables["gaps"], index=False)
     if not tables["controls"].exists():
-        some = calibration(vlm, "scenes", n=options.controls)
-        control_table(vlm, some, profile, progress=True).to_csv(tables["controls"], index=False)
+        control_scenes = calibration(vlm, "scenes", n=options.controls)
+        control_table(vlm, control_scenes, profile, progress=True).to_csv(tables["controls"], index=False)
     removal, controls = (pd.read_csv(tables[name]) for name in ("removal", "controls"))
     atlas = BiasAtlas.from_maps(
         maps, probe=probe, removal=removal, controls=controls, images=images_behind(maps, "scenes")
@@ -56,9 +57,9 @@ def main() -> None:
     atlas.summary().round(4).to_csv(options.out / "summary.csv", index=False)
     pd.read_csv(tables["gaps"]).round(4).to_csv(options.out / "gaps.csv", index=False)
     for name in FIGURES:
-        drawn = options.work / "atlas" / "figures" / f"{name}.png"
-        if drawn.exists():
-            shutil.copy(drawn, options.out / drawn.name)
+        figure = options.work / "atlas" / "figures" / f"{name}.png"
+        if figure.exists():
+            shutil.copy(figure, options.out / figure.name)
 
 
 if __name__ == "__main__":

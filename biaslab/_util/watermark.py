@@ -1,7 +1,7 @@
 """The mark of a rehearsal: a run with a model's true geometry and random weights, whose numbers mean nothing.
 
 Whatever is written by one says so, and is never mixed with real work. Few need this module: tables, figures and cards
-are stamped where they are written (``_util.tables``, ``figures.save``, ``_util.cards``), all of which ask for the
+are stamped where they are written (``_util.tables``, ``figures.saving``, ``_util.cards``), all of which ask for the
 provenance.
 """
 

@@ -11,8 +11,8 @@ from biaslab.figures.kept_display import KeptTokensDisplay
 from biaslab.figures.probe_display import LocationAccuracyDisplay, ProbeDisplay
 from biaslab.figures.profile_display import ProfileDisplay
 from biaslab.figures.reliability_display import ReliabilityDisplay
-from biaslab.figures.save import save
-from biaslab.figures.style import style
+from biaslab.figures.saving import save
+from biaslab.figures.styling import style
 from biaslab.figures.tables import results_latex, results_table, save_table
 from biaslab.figures.variance_display import AurocDisplay, VarianceDisplay
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
 from biaslab.figures.frames import UNPRUNED, label_rows, read_results
-from biaslab.figures.style import COLORS, ERRORBAR, MARKERS, style
+from biaslab.figures.styling import COLORS, ERRORBAR, MARKERS, style
 
 __all__ = ["AccuracyDisplay"]
 

@@ -14,7 +14,7 @@ from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import TARGET, Display, draw_box, image_array, paint, ratio_ticks
-from biaslab.figures.style import DIVERGING, SEQUENTIAL, style
+from biaslab.figures.styling import DIVERGING, SEQUENTIAL, style
 
 if TYPE_CHECKING:
     from biaslab.profiles import Profile

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from biaslab.diagnostics.tables import rows_of_head
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
-from biaslab.figures.style import COLORS, ERRORBAR, MARKERS, style
+from biaslab.figures.styling import COLORS, ERRORBAR, MARKERS, style
 
 __all__ = ["DependenceDisplay"]
 

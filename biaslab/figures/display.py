@@ -18,8 +18,8 @@ from biaslab._util.watermark import note_of, stamp_table
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.figures.save import png_bytes
-from biaslab.figures.style import figure_width
+from biaslab.figures.saving import png_bytes
+from biaslab.figures.styling import figure_width
 
 __all__ = ["ANSWER", "TARGET", "Display", "draw_box", "paint", "image_array", "ratio_ticks"]
 

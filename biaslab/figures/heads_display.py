@@ -15,7 +15,7 @@ from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
 from biaslab.figures.layers import evenly
 from biaslab.figures.profile_display import raster
-from biaslab.figures.style import DIVERGING, figure_width, style
+from biaslab.figures.styling import DIVERGING, figure_width, style
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout

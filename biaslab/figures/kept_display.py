@@ -15,7 +15,7 @@ from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import ANSWER, TARGET, Display, draw_box, image_array, paint
-from biaslab.figures.style import style
+from biaslab.figures.styling import style
 
 __all__ = ["KeptTokensDisplay"]
 

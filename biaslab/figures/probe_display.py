@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
-from biaslab.figures.style import COLORS, DIVERGING, style
+from biaslab.figures.styling import COLORS, DIVERGING, style
 
 if TYPE_CHECKING:
     from biaslab.probe import ProbeResult
@@ -97,7 +97,7 @@ class ProbeDisplay(Display):
         ProfileMismatchError
             A profile of another model, query rule, score or heads.
         """
-        from biaslab.probe.compare import compare, profile_maps
+        from biaslab.probe.comparison import compare, profile_maps
 
         layers = resolve_layers(layers, probe.layers, "the probe", "measure")
         head = probe.heads[0] if head is None else head

@@ -14,7 +14,7 @@ from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
-from biaslab.figures.style import COLORS, DIVERGING, style
+from biaslab.figures.styling import COLORS, DIVERGING, style
 
 if TYPE_CHECKING:
     from biaslab.profiles import Profile

@@ -15,7 +15,7 @@ from biaslab.diagnostics.tables import rows_of_head, rows_of_layout
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
 from biaslab.figures.layers import depth_colours, evenly
-from biaslab.figures.style import style
+from biaslab.figures.styling import style
 
 __all__ = ["ReliabilityDisplay"]
 

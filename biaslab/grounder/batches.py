@@ -13,7 +13,7 @@ from biaslab.grounder.model import IMAGE_MEAN, IMAGE_STD, PROMPT, box_tokens
 from biaslab.scenes import expressions as ex
 from biaslab.scenes.backgrounds import CANVAS
 from biaslab.scenes.objects import COLOURS, NAMES, SIZES
-from biaslab.scenes.scene import Scene
+from biaslab.scenes.rendering import Scene
 
 IGNORE = -100
 _COLOURS = list(COLOURS)

@@ -16,7 +16,7 @@ import numpy as np
 from biaslab.scenes import expressions as ex
 from biaslab.scenes.backgrounds import CANVAS
 from biaslab.scenes.objects import COLOURS, NAMES
-from biaslab.scenes.scene import scene
+from biaslab.scenes.rendering import scene
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

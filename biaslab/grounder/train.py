@@ -22,7 +22,7 @@ from biaslab.grounder.network import TrainingGrounder
 from biaslab.grounder.optimiser import MuonAdamW, check_torch
 from biaslab.grounder.recipe import Recipe
 from biaslab.scenes import expressions as ex
-from biaslab.scenes.scene import scene
+from biaslab.scenes.rendering import scene
 
 STAGES = ("vision", "decoder")
 # Both stages stream the train split; the decoder stage starts where the vision stage cannot reach.

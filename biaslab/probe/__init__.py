@@ -10,8 +10,8 @@ mean can only come from the location.
 
 from __future__ import annotations
 
-from biaslab.probe.compare import compare
-from biaslab.probe.measure import measure
+from biaslab.probe.comparison import compare
+from biaslab.probe.measuring import measure
 from biaslab.probe.result import ProbeResult
 from biaslab.probe.sources import Cutouts
 from biaslab.probe.stimuli import ProbeDesign, Stimulus, design_for

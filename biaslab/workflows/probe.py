@@ -16,8 +16,8 @@ from biaslab.figures import LocationAccuracyDisplay, ProbeDisplay, save
 from biaslab.figures.layers import evenly
 from biaslab.maps.base import AttentionMaps
 from biaslab.probe.card import card
-from biaslab.probe.compare import compare
-from biaslab.probe.measure import measure
+from biaslab.probe.comparison import compare
+from biaslab.probe.measuring import measure
 from biaslab.probe.result import ProbeResult
 from biaslab.probe.stimuli import ProbeDesign
 from biaslab.profiles import Profile

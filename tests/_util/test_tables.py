@@ -67,7 +67,7 @@ def test_a_display_needs_a_provenance():
 
 
 # -- no other way -----------------------------------------------------------------------------------------------
-WRITERS = {"to_csv": "_util/tables.py", "to_latex": "_util/tables.py", "savefig": "figures/save.py"}
+WRITERS = {"to_csv": "_util/tables.py", "to_latex": "_util/tables.py", "savefig": "figures/saving.py"}
 
 
 def modules():

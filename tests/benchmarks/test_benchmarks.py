@@ -26,7 +26,7 @@ def vlm():
 def test_tasks_take_turns_and_slow_ones_few():
     calls = []
     tasks = {name: lambda name=name: calls.append(name) for name in "ABC"}
-    times = common.side_by_side(tasks, 3, few={"C": 1})
+    times = common.side_by_side(tasks, 3, fewer_repeats={"C": 1})
     assert "".join(calls) == "AB" + "ABC" + "BA" + "AB"  # the warm-up round first
     assert [len(times[name].wall) for name in "ABC"] == [3, 3, 1]
 
@@ -34,7 +34,7 @@ def test_tasks_take_turns_and_slow_ones_few():
 def test_sleeping_costs_wall_time_and_no_cpu_time():
     times = common.side_by_side({"sleep": lambda: time.sleep(0.02), "none": lambda: None}, 2)
     assert times["sleep"].min("wall") >= 0.02 > times["sleep"].median("cpu")
-    assert times["sleep"].over(times["none"], "wall") > 10
+    assert times["sleep"].ratio_to(times["none"], "wall") > 10
     assert (common.measured_clock(1), common.measured_clock(2)) == ("cpu", "wall")
 
 

@@ -19,7 +19,7 @@ from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
 from biaslab.figures.display import paint, ratio_ticks
-from biaslab.figures.style import VENUES, figure_width, style
+from biaslab.figures.styling import VENUES, figure_width, style
 from biaslab.maps.base import ImageRecord
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import MeanProfile, TileProfile, debias, variance_table

@@ -13,7 +13,7 @@ from biaslab.attention.capture import capture
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
 from biaslab.probe import ProbeDesign, ProbeResult, design_for, measure
-from biaslab.probe.measure import footprint
+from biaslab.probe.measuring import footprint
 from biaslab.scenes.objects import NAMES
 
 

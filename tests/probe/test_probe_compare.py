@@ -14,7 +14,7 @@ from biaslab.figures import ProbeDisplay
 from biaslab.maps.base import ImageRecord
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.probe import ProbeResult, compare, spectral_test
-from biaslab.probe.compare import profile_effects, reliability
+from biaslab.probe.comparison import profile_effects, reliability
 from biaslab.profiles import MeanProfile
 
 

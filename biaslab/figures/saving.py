@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 from biaslab._util.tables import write_table
 from biaslab._util.watermark import note_of
 from biaslab.errors import InputError, RunFolderError
-from biaslab.figures.style import style
+from biaslab.figures.styling import style
 
 __all__ = ["png_bytes", "save"]
 

@@ -13,7 +13,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
 from biaslab.maps.moments import TINY
-from biaslab.probe.measure import footprint
+from biaslab.probe.measuring import footprint
 from biaslab.probe.result import ProbeResult, group_means
 from biaslab.profiles import Profile
 from biaslab.stats.jackknife import check_confidence, half_width

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["before_and_after", "covers", "images_behind"]
 
+_KEEP_IMAGES = "keep them with `biaslab fit-bias --maps FOLDER` or bl.collect(..., out='FOLDER')"
+
 SCENES = "scenes"
 
 
@@ -74,7 +76,7 @@ def images_behind(maps: AttentionMaps, source: str | Path, *, data_root: str | P
     (224, 224)
     """
     if isinstance(maps, StreamedMaps):
-        raise InputError("streamed maps keep no single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
+        raise InputError(f"streamed maps keep no single images: {_KEEP_IMAGES}")
     if not maps.n:
         raise InputError("the maps hold no images: collect() over at least one image first")
     ids = [cast("StoredMaps", maps).record(i).id for i in range(maps.n)]
@@ -132,7 +134,7 @@ def before_and_after(
         Streamed maps; none of the maps' images; none whose profile the other folds can give.
     """
     if isinstance(maps, StreamedMaps):
-        raise InputError("before and after needs single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
+        raise InputError(f"before and after needs single images: {_KEEP_IMAGES}")
     whole = cast("StoredMaps", mean_over_heads(maps))  # or a view of some, which is read in the same way
     fold_profiles: dict[int, Profile | None] = {}
     drawn: list[Image.Image] = []

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import signal
 import sys
-import warnings
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from biaslab import __version__
+from biaslab.cli.logs import Verbosity, logging_as_asked, one_line
+from biaslab.cli.wording import in_options, options_of
 from biaslab.errors import BiaslabError, InputError
 
 app = typer.Typer(
@@ -23,7 +28,9 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
-_INFRASTRUCTURE = {"app", "completion", "model_options", "options", "output"}
+_INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "wording"}
+# typer's own errors on a command line, by a name that it exports: the class above its BadParameter
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def _version(wanted: bool) -> None:
@@ -35,6 +42,11 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def biaslab(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on stderr but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Name every phase of the work on stderr.")] = False,
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", help="Write phases, progress, warnings and errors to a file too.")
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -42,51 +54,81 @@ def biaslab(
     """Attention positional bias in multimodal LLMs: capture it, fit it, remove it, prune with it."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and exit: 0 done, 1 the work failed, 2 bad arguments, 130 interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
-    # `--debug` may stand anywhere; typer knows it in front of the verb only.
-    arguments = [a for a in arguments if a != "--debug"]
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit.
+
+    The exit status is 0 if the work is done, 1 if it failed, 2 for bad arguments, 130 if it was interrupted, 143 if it
+    was asked to end (SIGTERM).
+    """
+    with ExitStack() as stack:
+        try:
+            asked, arguments = Verbosity.taken_from(sys.argv[1:] if arguments is None else arguments)
+            logger = stack.enter_context(logging_as_asked(asked))
+        except InputError as error:
+            typer.echo(f"biaslab: {one_line(error)}", err=True)
+            raise SystemExit(2) from None
+        status, message = _run(arguments, debug=asked.debug)
+        if message:
+            logger.error(message)
+    raise SystemExit(status)
+
+
+def import_verbs() -> None:
+    """Import every module that holds a verb, which puts it into the application."""
     package = import_module(__package__)
     for module in iter_modules(package.__path__):
         if module.name not in _INFRASTRUCTURE:
             import_module(f"{__package__}.{module.name}")
-    try:
-        with warnings.catch_warnings():
-            _quiet(debug)
-            app(arguments)
-    except KeyboardInterrupt:
-        _fail(_INTERRUPTED, 130)
-    except SystemExit as end:
-        if end.code == 130:  # typer turns an interruption into a silent exit
-            _fail(_INTERRUPTED, 130)
-        raise
-    except (BiaslabError, OSError) as error:
-        if debug:
-            raise
-        _fail(_one_line(error), 2 if isinstance(error, InputError) else 1)
-    except Exception as error:
-        if debug:
-            raise
-        _fail(f"{type(error).__name__}: {_one_line(error)} (run again with --debug for the traceback)", 1)
-    return 0
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
+    """Run a verb; gives the exit status and what is said of an error."""
+    import_verbs()
+    with _ended_as_interrupted() as received:
+        try:
+            # typer answers an interruption with the status 130
+            status = app(arguments, prog_name="biaslab", standalone_mode=False) or 0
+        except KeyboardInterrupt:
+            status = 130
+        except _UsageError as error:
+            return error.exit_code, _usage(error)
+        except (BiaslabError, OSError) as error:
+            if debug:
+                raise
+            verb = next((word for word in arguments if not word.startswith("-")), "")
+            return 2 if isinstance(error, InputError) else 1, in_options(one_line(error), options_of(app, verb))
+        except Exception as error:
+            if debug:
+                raise
+            return 1, f"{type(error).__name__}: {one_line(error)} (run again with --debug for the traceback)"
+    if status == 130:
+        return (128 + received[0] if received else status), _INTERRUPTED
+    return int(status), ""
 
 
-def _fail(message: str, status: int) -> None:
-    typer.echo(f"biaslab: {message}", err=True)
-    raise SystemExit(status)
+def _usage(error: Any) -> str:
+    """Say what was wrong with the command line and where it is described; "" where typer shows the help instead."""
+    if not error.format_message():  # no verb was named
+        error.show()
+        return ""
+    verb = error.ctx.command_path if error.ctx is not None else "biaslab"
+    return f"{one_line(error.format_message()).rstrip('.')} (see `{verb} --help`)"
 
 
-def _quiet(debug: bool) -> None:
-    """Libraries keep quiet, biaslab's own warnings are one line each on stderr."""
-    logging.basicConfig(format="biaslab: %(message)s", level=logging.WARNING)
-    if debug:
+@contextmanager
+def _ended_as_interrupted() -> Iterator[list[int]]:
+    """Treat SIGTERM, by which schedulers end a job, as Ctrl-C; gives the list of such signals received."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
         return
-    for name in ("transformers", "huggingface_hub", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.showwarning = lambda message, *_, **__: typer.echo(f"biaslab: warning: {_one_line(message)}", err=True)
+
+    def end(number: int, frame: Any) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)

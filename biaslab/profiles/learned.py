@@ -254,7 +254,8 @@ class LearnedMaps(BaseEstimator, ABC):
         refuse_others(self.provenance_, use, self.transports)
         if layer is not None and layer not in self.layers_:
             raise ProfileMismatchError(
-                f"this profile holds layers {self.layers_}, not {layer}: fit it on maps collected with layers=[{layer}]"
+                f"this profile holds layers {self.layers_}, not {layer}: fit it on maps of that layer "
+                f"(`biaslab fit-bias --layers {layer}`, bl.collect(..., layers=[{layer}]))"
             )
         if layout is not None:
             self._check_layout(layout)

@@ -1,0 +1,131 @@
+"""What a command says on stderr while it works, and in its log file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from biaslab._util import progress
+from biaslab.errors import InputError
+
+__all__ = ["Verbosity", "logging_as_asked", "one_line"]
+
+_LIBRARIES = ("transformers", "huggingface_hub", "matplotlib", "accelerate", "torch")
+
+
+@dataclass
+class Verbosity:
+    """What is asked for by ``--debug``, ``--quiet``, ``--verbose`` and ``--log-file``, which may stand anywhere."""
+
+    debug: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    log_file: Path | None = None
+
+    @classmethod
+    def taken_from(cls, arguments: list[str]) -> tuple[Verbosity, list[str]]:
+        """Take the options out of a command line; typer knows such ones in front of the verb only.
+
+        Raises
+        ------
+        InputError
+            ``--log-file`` without a file; ``--quiet`` beside ``--verbose``.
+        """
+        asked, others, words = cls(), [], iter(arguments)
+        for word in words:
+            name, _, value = word.partition("=")
+            if word in ("--debug", "--quiet", "--verbose"):
+                setattr(asked, word[2:], True)
+            elif name == "--log-file":
+                value = value or next(words, "")
+                if not value or value.startswith("--"):
+                    raise InputError("--log-file takes a file, as in --log-file run.log")
+                asked.log_file = Path(value)
+            else:
+                others.append(word)
+                if word == "--":
+                    others += words
+        if asked.quiet and asked.verbose:
+            raise InputError("--quiet and --verbose exclude each other")
+        return asked, others
+
+
+def one_line(text: object) -> str:
+    """Join the lines of a message; an error without words is called by its name."""
+    return " ".join(str(text).split()) or type(text).__name__
+
+
+@contextmanager
+def logging_as_asked(asked: Verbosity) -> Iterator[logging.Logger]:
+    """Send what biaslab logs and warns of to stderr and to the log file while a command runs.
+
+    Warnings and errors always go to stderr (errors alone with ``--quiet``); phases with ``--verbose``; the lines on how
+    far the work has come where there is no terminal to draw a bar on. The log file gets all of it. Other libraries keep
+    quiet, except with ``--debug``.
+
+    Raises
+    ------
+    InputError
+        The log file cannot be written.
+    """
+    logger, levels = logging.getLogger("biaslab"), {}
+    handlers: list[logging.Handler] = [_stderr(asked)]
+    if asked.log_file is not None:
+        try:
+            asked.log_file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(asked.log_file, encoding="utf-8", errors="backslashreplace"))
+        except OSError as error:
+            raise InputError(
+                f"--log-file {asked.log_file} cannot be written ({error.strerror}): name another"
+            ) from None
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    progress_level = logging.CRITICAL if asked.quiet else logging.INFO
+    for name, level in {"biaslab": logging.INFO, progress.__name__: progress_level}.items():
+        levels[name] = logging.getLogger(name).level
+        logging.getLogger(name).setLevel(level)
+    for name in () if asked.debug else _LIBRARIES:
+        levels[name] = logging.getLogger(name).level
+        logging.getLogger(name).setLevel(logging.ERROR)
+    propagated, logger.propagate = logger.propagate, asked.debug
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            if not asked.debug:
+                warnings.showwarning = lambda message, *_, **__: logger.warning("warning: %s", one_line(message))
+            yield logger
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.propagate = propagated
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _stderr(asked: Verbosity) -> logging.Handler:
+    def shown(record: logging.LogRecord) -> bool:
+        if asked.quiet:
+            return record.levelno >= logging.ERROR
+        if record.name == progress.__name__:
+            return not sys.stderr.isatty()
+        return asked.verbose or record.levelno >= logging.WARNING
+
+    handler = _Echo()
+    handler.setFormatter(logging.Formatter("biaslab: %(message)s"))
+    handler.addFilter(shown)
+    return handler
+
+
+class _Echo(logging.Handler):
+    """Writes to what is stderr at that moment, with a replacement for what its encoding lacks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(self.format(record), err=True)

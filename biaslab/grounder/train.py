@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import torch
@@ -15,6 +19,8 @@ import torch.multiprocessing as mp
 
 from biaslab._util.files import atomic_write
 from biaslab._util.identity import differences
+from biaslab._util.processes import end_with_parent
+from biaslab._util.progress import progress_bar
 from biaslab.errors import RunFolderError
 from biaslab.grounder.batches import dense_targets, pack, pixels
 from biaslab.grounder.model import build_tokenizer
@@ -27,9 +33,10 @@ from biaslab.scenes.rendering import scene
 STAGES = ("vision", "decoder")
 # Both stages stream the train split; the decoder stage starts where the vision stage cannot reach.
 _FIRST_SCENE = {"vision": 1_000_000, "decoder": 0}
+_PATIENCE = timedelta(minutes=10)  # of a process with the others, before it gives up
 
 
-def train_grounder(out: str | Path, *, recipe: Recipe = Recipe()) -> Path:
+def train_grounder(out: str | Path, *, recipe: Recipe = Recipe(), progress: bool = True) -> Path:
     """Train the grounder from the recipe's seed, or go on where an interrupted run left off.
 
     Parameters
@@ -38,6 +45,8 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe()) -> Path:
         Folder for ``checkpoint.pt``, ``curve.jsonl`` and, at the end, ``weights.pt`` (float32).
     recipe : Recipe
         All that the weights follow from.
+    progress : bool
+        Show on stderr how far the training has come.
 
     Returns
     -------
@@ -59,21 +68,71 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe()) -> Path:
     """
     check_torch()
     out = Path(out)
+    steps = recipe.vision_steps + recipe.decoder_steps
     try:
         out.mkdir(parents=True, exist_ok=True)
         _claim(out / "recipe.json", recipe)
     except OSError as error:
         raise RunFolderError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
     if not (out / "weights.pt").exists():
-        rendezvous = out / "rendezvous"
-        rendezvous.unlink(missing_ok=True)
-        arguments = (recipe, str(out), str(rendezvous))
-        if recipe.processes == 1:
-            _process(0, *arguments)
-        else:
-            mp.spawn(_process, arguments, nprocs=recipe.processes)
-        rendezvous.unlink(missing_ok=True)
+        meeting_point = out.resolve() / "rendezvous"
+        meeting_point.unlink(missing_ok=True)
+        arguments = (recipe, str(out.resolve()), str(meeting_point))
+        done = _steps_made(out / "curve.jsonl", recipe)
+        with (
+            progress_bar("train", total=steps, done=done, show=progress) as advance,
+            _following(out / "curve.jsonl", recipe, done, advance),
+        ):
+            if recipe.processes == 1:
+                _process(0, *arguments)
+            else:
+                _spawn(arguments, recipe.processes)
+        meeting_point.unlink(missing_ok=True)
     return out / "weights.pt"
+
+
+def _spawn(arguments: tuple, n: int) -> None:
+    """Run the processes to their end; none of them outlives this call, however it ends."""
+    context = mp.spawn(_process, arguments, nprocs=n, join=False)
+    try:
+        while not context.join():
+            pass
+    finally:
+        for process in context.processes:
+            process.terminate()
+        for process in context.processes:
+            process.join()
+
+
+@contextmanager
+def _following(curve: Path, recipe: Recipe, done: int, advance: Callable[[int], None]) -> Iterator[None]:
+    """Move the bar to the last step of the learning curve, which the first process writes, while the block lasts."""
+    ended = Event()
+
+    def follow() -> None:
+        shown = done
+        while not ended.wait(1.0):
+            step = max(shown, _steps_made(curve, recipe))  # a resumed run repeats the steps since its checkpoint
+            advance(step - shown)
+            shown = step
+
+    thread = Thread(target=follow, name="progress of the training", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _steps_made(curve: Path, recipe: Recipe) -> int:
+    """Count the steps up to the last line of the learning curve, over both stages."""
+    try:
+        *_, last = curve.read_text(encoding="utf-8").splitlines()
+        line = json.loads(last)
+    except (OSError, ValueError):  # not there yet, or half a line
+        return 0
+    return line["step"] + (recipe.vision_steps if line["stage"] == "decoder" else 0)
 
 
 def _claim(path: Path, recipe: Recipe) -> None:
@@ -86,10 +145,13 @@ def _claim(path: Path, recipe: Recipe) -> None:
     atomic_write(path, now)
 
 
-def _process(rank: int, recipe: Recipe, out: str, rendezvous: str) -> None:
+def _process(rank: int, recipe: Recipe, out: str, meeting_point: str) -> None:
+    end_with_parent()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=recipe.processes)
+    # a store and no address: file://runs/grounder would be a host named runs, and be waited for without end
+    store = dist.FileStore(meeting_point, recipe.processes)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=recipe.processes, timeout=_PATIENCE)
     try:
         _Run(rank, recipe, Path(out)).train()
     finally:

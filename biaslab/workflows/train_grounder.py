@@ -44,7 +44,7 @@ class GrounderReport:
 
 
 def build_grounder(
-    out: str | Path, *, recipe: Recipe, n_test: int = 2000, weights: Path | None = None
+    out: str | Path, *, recipe: Recipe, n_test: int = 2000, weights: Path | None = None, progress: bool = True
 ) -> GrounderReport:
     """Train the grounder (or go on), export it to ``out/model``, measure it unpruned on the test split.
 
@@ -58,6 +58,8 @@ def build_grounder(
         Test expressions, answered by greedy generation; 0 leaves the measurement out.
     weights : Path, optional
         Trained float32 weights to export instead of training.
+    progress : bool
+        Show on stderr how far the training and the measurement have come.
 
     Returns
     -------
@@ -79,7 +81,7 @@ def build_grounder(
     PosixPath('runs/grounder/model')
     """
     out = Path(out)
-    folder = export(weights or train_grounder(out, recipe=recipe), out / "model", size=recipe.size)
+    folder = export(weights or train_grounder(out, recipe=recipe, progress=progress), out / "model", size=recipe.size)
     files = [folder / "model.safetensors"]
     if (out / "curve.jsonl").exists():
         files.append(Path(shutil.copy(out / "curve.jsonl", folder / "training.jsonl")))
@@ -88,7 +90,7 @@ def build_grounder(
         vlm = load(str(folder))
         results = evaluate(
             vlm, ScenesDataset("test", n=n_test), methods="none", keep=1.0, layer=1, out=out / "test", batch_size=32,
-            processes=recipe.processes, reference=None,
+            processes=recipe.processes, reference=None, progress=progress,
         )  # fmt: skip
         by_size = results.by("object_size").query("expression_type != 'all'")
         accuracy = pd.concat([results.by("expression_type"), by_size])

@@ -1,4 +1,6 @@
 import json
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +109,29 @@ def test_an_interrupted_run_ends_at_the_same_weights(trained, tmp_path, monkeypa
     a, b = (torch.load(p, weights_only=True)["model"] for p in (trained, resumed))
     assert all(torch.equal(a[n], b[n]) for n in a)
     assert len(calls) == RECIPE.vision_steps + RECIPE.decoder_steps
+
+
+@pytest.mark.slow
+def test_processes_meet_in_a_relative_folder(tmp_path, monkeypatch):
+    """``--out runs/grounder``, as one types it: an address made of it would name a host that never answers."""
+    monkeypatch.chdir(tmp_path)
+    recipe = replace(RECIPE, processes=2, vision_steps=1, decoder_steps=1, monitor_every=5)
+    weights = train_grounder("my runs/grounder", recipe=recipe, progress=False)
+    assert weights.exists() and not weights.is_absolute()
+    assert sorted(p.name for p in weights.parent.iterdir()) == [
+        "checkpoint.pt", "curve.jsonl", "recipe.json", "weights.pt"]  # fmt: skip
+
+
+def test_the_bar_follows_the_learning_curve(tmp_path):
+    curve, moves = tmp_path / "curve.jsonl", []
+    assert run._steps_made(curve, RECIPE) == 0
+    with run._following(curve, RECIPE, 1, moves.append):
+        curve.write_text('{"stage": "vision", "step": 2}\n{"stage": "decoder", "step": 1}\n')
+        while sum(moves) < RECIPE.vision_steps:
+            time.sleep(0.01)
+    assert sum(moves) == RECIPE.vision_steps + 1 - 1
+    curve.write_text('{"stage": "vision", "st')
+    assert run._steps_made(curve, RECIPE) == 0
 
 
 def test_learning_curve_and_finished_run(trained):

@@ -1,0 +1,32 @@
+"""Worker processes that end with the process that started them."""
+
+from __future__ import annotations
+
+import os
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from threading import Thread
+
+__all__ = ["end_with_parent"]
+
+
+def end_with_parent() -> None:
+    """End this process, whatever it does, when the process that started it has gone.
+
+    To be called in a process that ``multiprocessing`` started, at its beginning. A parent that is killed cannot tell
+    its children; they would go on, or wait for it for ever. Elsewhere the call does nothing.
+
+    Examples
+    --------
+    >>> from biaslab._util.processes import end_with_parent
+    >>> end_with_parent()  # nobody's child
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)  # also out of a call that never returns; nothing is left to report to
+
+    Thread(target=watch, name="watch of the parent process", daemon=True).start()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from biaslab._util.output_place import check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import method_names
@@ -53,6 +54,8 @@ def bench(
     fitted = None if profile is None else profiles.load(profile)
     configurations(rules, ratios, where, fitted)  # refusals come before a model is loaded
     source_folder(images, data_root=data_root)
+    if out is not None:
+        check_output_folder(out)
     vlm = model.load()
     data = calibration(vlm, images, n=n, seed=seed, data_root=data_root)
     result = run(

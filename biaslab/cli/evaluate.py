@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from biaslab._util.output_place import check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import dataset_names, method_names
@@ -77,6 +78,7 @@ def evaluate(
         )
         emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")
         return
+    check_output_folder(out)
     vlm = model.load(rehearse, max(where))
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,

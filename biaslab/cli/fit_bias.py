@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from biaslab._util.jsonable import records
+from biaslab._util.output_place import check_output_file, check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import estimator_names_or_auto
@@ -69,7 +70,7 @@ def fit_bias(
     if heads not in ("mean", "all"):
         raise InputError(f"--heads is mean or all, got {heads!r}")
     opt.one_of(dry_run, rehearse)
-    numbers = None if layers is None else opt.numbers(layers, "layers", int)
+    numbers = model.layers(layers, rehearse=rehearse)
     if dry_run:
         from biaslab.models.offline.geometry import geometry
         from biaslab.workflows.dry_run import plan_fit
@@ -83,6 +84,9 @@ def fit_bias(
         emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
         return
     source_folder(images, data_root=data_root)
+    check_output_file(out, suffix=".safetensors")
+    if maps is not None:
+        check_output_folder(maps)
     vlm = model.load(rehearse, max(numbers or [0]))
     data = calibration(vlm, images, n=n, prompt=prompt, seed=seed, data_root=data_root)
     result = fit(

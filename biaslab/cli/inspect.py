@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from biaslab._util.jsonable import records
+from biaslab._util.output_place import check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import estimator_names
@@ -55,6 +56,8 @@ def inspect(
     shown = None if layers is None else opt.numbers(layers, "layers", int)
     if images is not None and out is None:
         raise InputError("--images draws images: say where to with --out FOLDER")
+    if out is not None:
+        check_output_folder(out)
     if source.is_dir():
         measured = None if probe is None else ProbeResult.load(probe)
         fitted = None if profile is None else load(profile)

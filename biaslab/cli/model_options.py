@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from biaslab.cli.completion import model_names
+from biaslab.cli.options import numbers
 from biaslab.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +58,35 @@ class ModelChoice:
                 raise InputError(f"--image-option takes NAME=NUMBER such as max_tiles=6, got {text!r}")
             options[name.strip()] = int(value)
         return options
+
+    def layers(self, text: str | None, *, rehearse: bool = False) -> list[int] | None:
+        """Read ``--layers`` ("1,5", "0-11"), checked against the model's depth where that is known before loading.
+
+        Parameters
+        ----------
+        text : str or None
+            The option's value; None stands for all layers.
+        rehearse : bool
+            A rehearsal's depth follows from the layers asked for, so nothing is checked.
+
+        Returns
+        -------
+        list of int or None
+            Layers as asked; negative ones count from the end.
+
+        Raises
+        ------
+        InputError
+            No such layer, or no numbers.
+        """
+        from biaslab.core.layers import resolve_layers
+        from biaslab.models.offline.geometry import decoder_depth
+
+        if text is None:
+            return None
+        asked = numbers(text, "layers", int)
+        depth = None if rehearse else decoder_depth(self.name)
+        return asked if depth is None else resolve_layers(asked, depth, "the decoder")
 
     def load(self, rehearse: bool = False, deepest: int = 0) -> VLM:
         """Load the model.

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from biaslab._util.jsonable import records
+from biaslab._util.output_place import check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.model_options import ModelChoice, with_model
@@ -64,12 +65,13 @@ def probe(
 
     if heads not in ("mean", "all"):
         raise InputError(f"--heads is mean or all, got {heads!r}")
-    numbers = None if layers is None else opt.numbers(layers, "layers", int)
+    numbers = model.layers(layers, rehearse=rehearse)
     low_high = opt.numbers(scale, "scale")
     if len(low_high) != 2:
         raise InputError(f"--scale takes two numbers of cells, as in 1.5,2.5, got {scale!r}")
     sides, cells = _two(size, "size"), None if grid is None else _two(grid, "grid")
     fitted = None if profile is None else load(profile)
+    check_output_folder(out)
     vlm = model.load(rehearse, max(numbers or [0]))
     design = design_for(
         vlm, size=sides, grid=cells, pairs=pairs, seed=seed, scale=tuple(low_high), repetitions=repetitions,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from biaslab._util.output_place import check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import method_names
@@ -48,6 +49,7 @@ def prune(
     fitted = None if profile is None else profiles.load(profile)
     pixels = load_image(image)
     configurations(rules, ratio, layer, fitted)  # refuses before a model is loaded
+    check_output_folder(out.parent)
     vlm = model.load()
     answers = compare_methods(
         vlm, pixels, expression, methods=rules, keep=ratio, layer=layer, profile=fitted, seed=seed

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biaslab._util.output_place import check_output_folder
 from biaslab.attention.capture import capture
 from biaslab.datasets.calibration import calibration
 from biaslab.datasets.scenes import ScenesDataset
@@ -103,7 +104,7 @@ def demo(
     >>> from biaslab.workflows.demo import demo
     >>> demo("runs/demo").results.summary()  # doctest: +SKIP
     """
-    out = Path(out)
+    out = check_output_folder(out)
     vlm = load("grounder")
     scenes = calibration(vlm, "scenes", n=n_calibration)
     fitted = fit_bias(vlm, scenes, out=out / "profile.safetensors", batch_size=16, progress=progress)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from biaslab._util.output_place import check_output_file
 from biaslab.errors import InputError
 from biaslab.figures import ProfileDisplay, VarianceDisplay, save
 from biaslab.maps.checkpointed import ResumableMaps
@@ -129,7 +130,7 @@ def fit_bias(
     True
     """
     profile = unfitted(estimator, criterion)
-    target = None if out is None else profile_path(out)
+    target = None if out is None else profile_path(check_output_file(out, suffix=".safetensors"))
     unfinished = target.with_suffix(".partial") if target is not None and maps is None else None
     collected = collect(
         vlm,

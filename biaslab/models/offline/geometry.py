@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from biaslab.models.family import Family
     from biaslab.models.offline_spec import ModelSpec
 
-__all__ = ["Geometry", "geometry"]
+__all__ = ["Geometry", "decoder_depth", "geometry"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,52 @@ def geometry(name: str | Path) -> Geometry:
         if checkpoint.hub_id is None or _spec(checkpoint) is None:
             raise
         return _published(checkpoint)  # a cache that holds part of the files
+
+
+def decoder_depth(name: str | Path) -> int | None:
+    """Count a model's decoder layers before any weight or processor is read.
+
+    Parameters
+    ----------
+    name : str or Path
+        Alias, hub id or folder.
+
+    Returns
+    -------
+    int or None
+        None where the model is not on this machine and its sizes are not known here, and where its files cannot be
+        read: loading will say why.
+
+    Raises
+    ------
+    InputError
+        A name that means nothing.
+
+    Examples
+    --------
+    >>> from biaslab.models.offline.geometry import decoder_depth
+    >>> decoder_depth("grounder"), decoder_depth("internvl3-8b")
+    (10, 28)
+    """
+    from transformers import AutoConfig
+
+    from biaslab.models.checkpoints.files import read_config
+    from biaslab.models.checkpoints.internvl_chat.config import is_original
+    from biaslab.models.loading import read
+
+    checkpoint = resolve(name)
+    folder = _folder(checkpoint)
+    if folder is None:
+        published = _spec(checkpoint)
+        return None if published is None else published[1].layers
+    try:
+        raw = read_config(folder)
+        if is_original(raw):
+            return raw["llm_config"].get("num_hidden_layers")
+        config = read(folder, "configuration", lambda: AutoConfig.from_pretrained(str(folder), local_files_only=True))
+    except ModelError:
+        return None
+    return config.get_text_config(decoder=True).num_hidden_layers
 
 
 def _folder(checkpoint: Checkpoint) -> Path | None:

@@ -1,0 +1,91 @@
+"""Where results will go, tried before the work that makes them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from biaslab.errors import InputError, RunFolderError
+
+__all__ = ["check_output_file", "check_output_folder"]
+
+
+def check_output_folder(folder: str | Path) -> Path:
+    """Make a folder and try to write in it.
+
+    A disk that is full, a folder of somebody else, a file of that name and a read-only file system are found now, and
+    not when hours of work are to be written.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made, with those above it, where it is missing.
+
+    Returns
+    -------
+    Path
+        Of the folder.
+
+    Raises
+    ------
+    RunFolderError
+        It cannot be made, or not be written in.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from biaslab._util.output_place import check_output_folder
+    >>> with TemporaryDirectory() as folder:
+    ...     check_output_folder(f"{folder}/runs/k4").name
+    'k4'
+    """
+    folder = Path(folder)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as draft:
+            draft.write(bytes(4096))
+    except OSError as error:
+        for path in missing:  # what was made for nothing
+            with suppress(OSError):
+                path.rmdir()
+        reason = "is a file" if folder.is_file() else f"cannot be written ({error.strerror or error})"
+        raise RunFolderError(f"{folder} {reason}: choose another folder for the results") from None
+    return folder
+
+
+def check_output_file(path: str | Path, *, suffix: str) -> Path:
+    """Try to write in the folder of a file that is to be written.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the file; what is written beside it is tried with it.
+    suffix : str
+        What its name ends in, for the hint.
+
+    Returns
+    -------
+    Path
+        Of the file.
+
+    Raises
+    ------
+    InputError
+        It is a folder.
+    RunFolderError
+        Its folder cannot be made, or not be written in.
+
+    Examples
+    --------
+    >>> from biaslab._util.output_place import check_output_file
+    >>> check_output_file(".", suffix=".safetensors")
+    Traceback (most recent call last):
+    biaslab.errors.InputError: . is a folder: name a file in it, such as profile.safetensors
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file in it, such as {path / ('profile' + suffix)}")
+    check_output_folder(path.parent)
+    return path

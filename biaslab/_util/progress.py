@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
 
-__all__ = ["INTERVAL", "duration", "progress_bar"]
+__all__ = ["INTERVAL", "duration", "phase", "progress_bar"]
 
 INTERVAL = 30.0  # seconds between two plain lines
 
 logger = logging.getLogger(__name__)
+phases = logging.getLogger("biaslab.phases")
 
 
 @contextmanager
@@ -24,14 +25,15 @@ def progress_bar(
 
     On a terminal and in a notebook it is a bar. Elsewhere (a batch job, a file) it is a plain line every ``interval``
     seconds, also while a single step takes longer than that. The lines go to this module's logger at level INFO where
-    logging shows that level, else to stderr. A level above WARNING on the logger silences both.
+    logging shows that level, else to stderr. A level above WARNING on the logger silences both. The logger
+    ``biaslab.phases`` tells when a phase begins, at level INFO.
 
     Parameters
     ----------
     phase : str
         The job, in a word or two.
     total : int or None
-        Steps of the whole job; None where that is not known (no time left is shown then).
+        Steps of the whole job; None where that is not known (no time left is shown then, and the bar does not stay).
     done : int
         Steps already made.
     show : bool
@@ -52,6 +54,7 @@ def progress_bar(
     if not show or not logger.isEnabledFor(logging.WARNING) or (total is not None and done >= total):
         yield lambda steps: None
         return
+    phases.info(phase)
     from rich.console import Console
 
     console, lines = Console(stderr=True), _Lines(phase, total, done)
@@ -63,7 +66,7 @@ def progress_bar(
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn(phase), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*(columns if total is not None or done else columns[:2]), console=console) as shown:
+        with Progress(*(columns[:2] if total is None else columns), console=console, transient=total is None) as shown:
             task = shown.add_task("", total=total, completed=done)
 
             def advance(steps: int) -> None:
@@ -71,6 +74,26 @@ def progress_bar(
                 shown.advance(task, steps)
 
             yield advance
+
+
+@contextmanager
+def phase(name: str, *, show: bool = True) -> Iterator[None]:
+    """Name a phase of the work whose steps are not counted, such as loading a model.
+
+    Parameters
+    ----------
+    name : str
+        What is done, as in "load grounder".
+    show : bool
+        Whether anything is shown at all.
+
+    Examples
+    --------
+    >>> with phase("fit the profile", show=False):
+    ...     pass
+    """
+    with progress_bar(name, total=None, show=show):
+        yield
 
 
 class _Lines:

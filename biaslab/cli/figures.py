@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from biaslab._util.progress import phase
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.output import emit
@@ -22,5 +23,6 @@ def figures(
     """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table, from a run folder."""
     from biaslab.workflows.run_figures import draw_run
 
-    files = draw_run(run, metric=metric, venue=venue)
+    with phase("draw the figures"):
+        files = draw_run(run, metric=metric, venue=venue)
     emit(json, {}, "", files)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from biaslab._util.progress import phase
 from biaslab.cli.completion import model_names
 from biaslab.cli.options import numbers
 from biaslab.errors import InputError
@@ -113,7 +114,8 @@ class ModelChoice:
         if not rehearse:
             from biaslab.models import load
 
-            vlm = load(self.name, device=self.device, dtype=self.dtype, device_map=self.device_map)
+            with phase(f"load {self.name}"):
+                vlm = load(self.name, device=self.device, dtype=self.dtype, device_map=self.device_map)
             return vlm.set_image_options(**self.image_options)
         if self.device is not None or self.dtype != "auto" or self.device_map is not None:
             raise InputError("--rehearse runs on the CPU in float32: leave out --device, --dtype and --device-map")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from biaslab._util.output_place import check_output_file
+from biaslab._util.progress import phase
 from biaslab.errors import InputError
 from biaslab.figures import ProfileDisplay, VarianceDisplay, save
 from biaslab.maps.checkpointed import ResumableMaps
@@ -149,22 +150,26 @@ def fit_bias(
     selection = None
     if isinstance(estimator, str) and estimator == AUTO:
         try:
-            selection = select_estimator(collected, criterion=criterion)
+            with phase("choose the estimator", show=progress):
+                selection = select_estimator(collected, criterion=criterion)
             profile = selection.estimator
         except InputError as error:  # the attention is collected: worth a profile all the same
             warnings.warn(f"no estimator chosen, 'mean' is used: {error}", stacklevel=2)
-    profile.fit(collected)
+    with phase("fit the profile", show=progress):
+        profile.fit(collected)
     if selection is not None:
         profile.provenance_["selected"] = {"by": criterion, "among": sorted(set(selection.table["estimator"]))}
     try:
-        variance = variance_table(collected, estimator=profile)
+        with phase("variance explained", show=progress):
+            variance = variance_table(collected, estimator=profile)
     except InputError as error:  # too few images to hold some out: no reason to lose the profile
         warnings.warn(str(error), stacklevel=2)
         variance = pd.DataFrame(columns=["layer", "r2", "r2_lo", "r2_hi", "n"])
     files: list[Path] = []
     if target is not None:
         path = profile.save(target, diagnostics=variance)
-        files = [path, path.with_suffix(".md"), *_draw(profile, variance, path.with_suffix(""))]
+        with phase("draw the figures", show=progress):
+            files = [path, path.with_suffix(".md"), *_draw(profile, variance, path.with_suffix(""))]
         if isinstance(collected, ResumableMaps):
             collected.discard()
     return FitResult(profile, variance, collected, files, selection)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from biaslab._util.progress import phase
 from biaslab._util.tables import write_table
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import RunFolderError
@@ -128,9 +129,10 @@ def probe(
         vlm, design, layers=layers, heads=heads, queries=queries, batch_size=batch_size, out=out, progress=progress,
         locate=locate,
     )  # fmt: skip
-    comparison = None if profile is None else compare(result, profile)
-    text = card(result, comparison, profile)
-    files = [] if out is None else write(Path(out), result, comparison, text, profile)
+    with phase("compare and draw", show=progress):
+        comparison = None if profile is None else compare(result, profile)
+        text = card(result, comparison, profile)
+        files = [] if out is None else write(Path(out), result, comparison, text, profile)
     return ProbeReport(result, comparison, text, files)
 
 

@@ -44,6 +44,12 @@ def test_models_lists_aliases(capsys):
     assert status == 0
     assert rows["grounder"]["on disk"] == "yes"
     assert rows["internvl3-8b"]["checkpoint"] == "OpenGVLab/InternVL3-8B-hf"
+    for options in ([], ["--checkpoints"], ["--family", "llava"]):  # a terminal of 80 columns shows it unbroken
+        lines = run(capsys, "models", *options)[1].splitlines()
+        assert max(map(len, lines)) < 80 and len(lines) > 2
+    assert "grounder" not in run(capsys, "models", "--family", "llava")[1]
+    status, _, err = run(capsys, "models", "--family", "lava")
+    assert status == 2 and "choose one of internvl, " in err
 
 
 def test_fit_bias_writes_profile_card_and_figures(capsys, profile, tmp_path):

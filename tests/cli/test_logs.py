@@ -44,6 +44,7 @@ def test_quiet_says_nothing_and_verbose_names_phases(capsys, slow_verb):
     before = [logging.getLogger(name).level for name in ("biaslab", progress.__name__, "transformers")]
     assert run(capsys, "models", "--json", "--quiet")[2] == ""
     assert "biaslab: reading the list\n" in run(capsys, "--verbose", "models", "--json")[2]
+    assert "biaslab: collect\n" in run(capsys, "--verbose", "models", "--json")[2]
     assert run(capsys, "models", "--verbose", "--quiet")[::2] == (
         2, "biaslab: --quiet and --verbose exclude each other\n")  # fmt: skip
     assert [logging.getLogger(name).level for name in ("biaslab", progress.__name__, "transformers")] == before

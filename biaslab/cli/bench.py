@@ -60,7 +60,7 @@ def bench(
     data = calibration(vlm, images, n=n, seed=seed, data_root=data_root)
     result = run(
         vlm, data, methods=rules, profile=fitted, keep=ratios, layer=where, batch_size=batch_size, seed=seed,
-        progress=not json, repeats=repeats, new_tokens=new_tokens,
+        progress=True, repeats=repeats, new_tokens=new_tokens,
     )  # fmt: skip
     files = [] if out is None else result.save(out)
     rows = result.table

@@ -29,7 +29,7 @@ def demo(
     from biaslab.workflows import demo as job
 
     report = job.demo(
-        out, layer=layer or job.LAYER, progress=not json, n_calibration=calibration, n_test=test, processes=processes
+        out, layer=layer or job.LAYER, progress=True, n_calibration=calibration, n_test=test, processes=processes
     )
     text = "\n\n".join(
         [

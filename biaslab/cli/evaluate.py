@@ -82,7 +82,7 @@ def evaluate(
     vlm = model.load(rehearse, max(where))
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
-        batch_size=batch_size, seed=seed, processes=processes, progress=not json, reference=reference,
+        batch_size=batch_size, seed=seed, processes=processes, progress=True, reference=reference,
         retry_errors=retry_errors,
     )  # fmt: skip
     shown = results.summary()

@@ -91,7 +91,7 @@ def fit_bias(
     data = calibration(vlm, images, n=n, prompt=prompt, seed=seed, data_root=data_root)
     result = fit(
         vlm, data, layers=numbers, heads=heads, queries=queries, score=score, batch_size=batch_size, out=out,
-        progress=not json, estimator=estimator, criterion=criterion, maps=maps,
+        progress=True, estimator=estimator, criterion=criterion, maps=maps,
     )  # fmt: skip
     explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     text = (

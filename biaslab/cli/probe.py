@@ -79,7 +79,7 @@ def probe(
     )  # fmt: skip
     report = run(
         vlm, design, layers=numbers, heads=heads, queries=queries, profile=fitted,
-        batch_size=batch_size, out=out, progress=not json, locate=locate,
+        batch_size=batch_size, out=out, progress=True, locate=locate,
     )  # fmt: skip
     record: dict[str, Any] = {"images": len(design), "comparison": None, "accuracy": None}
     text = report.card

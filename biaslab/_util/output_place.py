@@ -12,7 +12,7 @@ __all__ = ["check_output_file", "check_output_folder"]
 
 
 def check_output_folder(folder: str | Path) -> Path:
-    """Make a folder and try to write in it.
+    """Try whether a folder can be made and written in; nothing stays of the trial.
 
     A disk that is full, a folder of somebody else, a file of that name and a read-only file system are found now, and
     not when hours of work are to be written.
@@ -20,7 +20,7 @@ def check_output_folder(folder: str | Path) -> Path:
     Parameters
     ----------
     folder : str or Path
-        Made, with those above it, where it is missing.
+        It need not be there.
 
     Returns
     -------
@@ -47,11 +47,12 @@ def check_output_folder(folder: str | Path) -> Path:
         with TemporaryFile(dir=folder) as draft:
             draft.write(bytes(4096))
     except OSError as error:
-        for path in missing:  # what was made for nothing
-            with suppress(OSError):
-                path.rmdir()
         reason = "is a file" if folder.is_file() else f"cannot be written ({error.strerror or error})"
         raise RunFolderError(f"{folder} {reason}: choose another folder for the results") from None
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
     return folder
 
 

@@ -4,11 +4,15 @@ from biaslab._util.output_place import check_output_file, check_output_folder
 from biaslab.errors import InputError, RunFolderError
 
 
-def test_a_place_that_can_be_written_is_made_and_left_empty(tmp_path):
-    folder = check_output_folder(tmp_path / "runs with spaces" / "k4")
-    assert folder.is_dir() and not list(folder.iterdir())
+def test_nothing_stays_of_the_trial(tmp_path):
+    folder = tmp_path / "runs with spaces" / "k4"
+    assert check_output_folder(folder) == folder
     assert check_output_file(folder / "p.safetensors", suffix=".safetensors") == folder / "p.safetensors"
-    assert not list(folder.iterdir())
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "results.csv").write_text("1")
+    check_output_folder(tmp_path / "runs")
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["results.csv"]
 
 
 @pytest.mark.parametrize("place", ["/proc/x/runs", "/dev/full/runs"])

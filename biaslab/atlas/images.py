@@ -17,12 +17,13 @@ from biaslab.core.images import image_name, load_image
 from biaslab.datasets.calibration import asked_of
 from biaslab.datasets.data_root import find_folder, not_there, places, resolve_data_root
 from biaslab.datasets.image_sources import find_images
+from biaslab.datasets.scenes import drawn
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.figures import AttentionDisplay
 from biaslab.maps.base import AttentionMaps, fold_of
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.maps.views import WithoutFold, mean_over_heads
-from biaslab.scenes import SPLITS, scene
+from biaslab.scenes import SPLITS
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
@@ -200,7 +201,7 @@ class _Scene:
 
     @cached_property
     def _scene(self) -> Any:
-        return scene(self.split, self.index)
+        return drawn(self.split, self.index)
 
     @property
     def image(self) -> Image.Image:

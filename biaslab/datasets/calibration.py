@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab.datasets.data_root import VARIABLE, find_folder, not_there, places, resolve_data_root
 from biaslab.datasets.image_sources import blank, find_images, noise
+from biaslab.datasets.scenes import drawn
 from biaslab.errors import InputError
-from biaslab.scenes import EXPRESSION_TYPES, Expression, Scene, scene
+from biaslab.scenes import EXPRESSION_TYPES, Expression, Scene
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -142,19 +143,19 @@ def _find_source(source: str | Path, data_root: str | Path | None) -> Path:
 
 
 class _SceneImage:
-    """A calibration scene's image, rendered each time it is read, so that a thousand are not held in memory."""
+    """A calibration scene's image, rendered when it is read, so that a thousand are not held in memory."""
 
     def __init__(self, index: int) -> None:
         self._index = index
 
     def image(self) -> Image.Image:
-        return scene("calibration", self._index).image
+        return drawn("calibration", self._index).image
 
 
 def _scenes(n: int) -> Iterator[tuple[_SceneImage, str, str]]:
     """Yield image, id and question of the first n calibration scenes."""
     for index in range(n):
-        shown = scene("calibration", index)
+        shown = drawn("calibration", index)
         if (expression := asked_of(shown)) is not None:
             yield _SceneImage(index), shown.id, expression.text
 

@@ -13,11 +13,12 @@ from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 from biaslab.scenes import Scene, scene
 
-_scene = lru_cache(maxsize=64)(scene)
+#: the last 64 scenes are at hand: whoever asks about one shows it next
+drawn = lru_cache(maxsize=64)(scene)
 
 
 def _image(split: str, index: int) -> Image.Image:
-    return _scene(split, index).image
+    return drawn(split, index).image
 
 
 @register("scenes")
@@ -47,7 +48,7 @@ class ScenesDataset:
     def __init__(self, split: str = "test", *, n: int = 300) -> None:
         if n < 1:
             raise InputError(f"scenes: n is {n}, give at least 1 expression")
-        _scene(split, 0)  # refuses an unknown split before any work
+        drawn(split, 0)  # refuses an unknown split before any work
         self.split, self.n = split, n
 
     @property
@@ -60,7 +61,7 @@ class ScenesDataset:
         samples: list[Sample] = []
         numbers = count()
         while len(samples) < self.n:
-            samples += _samples_of(_scene(self.split, next(numbers)))
+            samples += _samples_of(drawn(self.split, next(numbers)))
         return samples[: self.n]
 
     @cached_property

@@ -92,10 +92,14 @@ def png_bytes(figure: Figure, note: str | None) -> bytes:
 
 @contextmanager
 def _settled(figure: Figure) -> Iterator[None]:
-    """Lay the figure out and hold it so: a layout engine moves axes at every draw, out of a frame taken before."""
+    """Lay the figure out and hold it so: a layout engine moves axes at every draw, out of a frame taken before.
+
+    The engine is taken off, not replaced by its placeholder, for which every file would be drawn twice.
+    """
     engine = figure.get_layout_engine()
-    figure.canvas.draw()
-    figure.set_layout_engine("none")
+    figure.draw_without_rendering()
+    with plt.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # an engine that the settings name would come in its place
     try:
         yield
     finally:

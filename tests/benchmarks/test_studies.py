@@ -61,7 +61,7 @@ def test_rankings_choose_on_validation_and_rank_on_test():
 
 @pytest.mark.slow
 def test_the_study_runs_and_resumes(tmp_path, capsys):
-    small = ["--calibration", "12", "--maps", "8", "--pairs", "2", "--grid", "3", "--n", "1", "--processes", "1",
+    small = ["--calibration", "8", "--maps", "4", "--pairs", "2", "--grid", "3", "--n", "1", "--processes", "1",
              "--layers", "2", "--work", str(tmp_path / "work"), "--out", str(tmp_path)]  # fmt: skip
     estimators.main(small)
     first = json.loads((tmp_path / "estimators.json").read_text())

@@ -144,6 +144,21 @@ def test_eta_squared_equals_products_of_different_images_and_intervals_leave_one
     assert (got["eta2_lo"], got["eta2_hi"]) == pytest.approx((float(lo), float(hi)))
 
 
+def test_the_null_rolls_every_map_draw_by_draw(tmp_path):
+    maps = planted(tmp_path, [(ONE, 70)], u_shape)
+    x = next(log_stacks(maps, 2))[1][ONE.key][1]
+    assert 250 * 70 * 8 > 2**17, "more draws than are made at once"
+    rng, drawn = np.random.default_rng(5), []
+    for _ in range(250):
+        moved = np.stack([np.roll(m.reshape(8, 8), -s, 0) for m, s in zip(x, rng.integers(0, 8, 70), strict=True)])
+        rows = moved.mean(2)
+        products = rows @ rows.T / 8
+        drawn.append((products.sum() - np.trace(products)) / (70 * 69) / (x**2).mean())
+    got = dependence(maps, n_resamples=250, seed=5).iloc[0]
+    assert got["null_hi"] == pytest.approx(np.quantile(drawn, 0.95))
+    assert got["p"] == (1 + sum(d >= got["eta2"] for d in drawn)) / 251
+
+
 def test_false_alarms_shifts_keep_the_level_and_plain_permutation_does_not_under_smooth_content(tmp_path):
     reps, alarms = 60, {"shift": 0, "permutation": 0}
     for rep in range(reps):

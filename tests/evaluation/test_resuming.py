@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +25,7 @@ from biaslab.evaluation.run_folder import prepare_folder, run_record
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.models import load
 from biaslab.profiles import load as load_profile
-from biaslab.pruning import D2Pruner, FastV, Method, Random
+from biaslab.pruning import D2Pruner, FastV
 
 
 @pytest.fixture
@@ -185,30 +183,17 @@ def saved(tmp_path_factory):
     return folder
 
 
-def test_processes_give_the_same_results(saved, tmp_path):
-    model = load(saved, device="cpu")
-    spread = run(tmp_path, model, processes=2)
+def test_processes_give_the_same_results_and_their_warnings_are_the_callers(saved, tmp_path, capfd):
+    model, methods = load(saved, device="cpu"), (*toy.METHODS, toy.Doubtful())
+    with pytest.warns(FutureWarning, match="the rule is in doubt"):
+        spread = run(tmp_path, model, methods=methods, processes=2)
+    assert "in doubt" not in capfd.readouterr().err  # no worker writes to the terminal by itself
     assert [path.name for path in sorted(tmp_path.glob("samples-*"))] == ["samples-0.jsonl", "samples-1.jsonl"]
     assert spread.complete
-    same(spread.samples, run(vlm=model).samples)
-    assert run(tmp_path, model).complete and len(lines_of(tmp_path)) == 42  # one process continues what two did
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Doubtful(Method):
-    """A rule that warns."""
-
-    name = "doubtful"
-
-    def pick(self, ctx, scores):
-        warnings.warn("the rule is in doubt", FutureWarning, stacklevel=1)
-        return Random().pick(ctx, scores)
-
-
-def test_warnings_of_other_processes_are_the_callers(saved, tmp_path, capfd):
     with pytest.warns(FutureWarning, match="the rule is in doubt"):
-        toy.run(tmp_path, load(saved, device="cpu"), Toy(2), [Doubtful()], 0.5, 2, processes=2)
-    assert "in doubt" not in capfd.readouterr().err  # no worker writes to the terminal by itself
+        same(spread.samples, run(vlm=model, methods=methods).samples)
+    again = run(tmp_path, model, methods=methods)  # one process continues what two did
+    assert again.complete and len(lines_of(tmp_path)) == 54
 
 
 def test_models_that_other_processes_cannot_load(saved):

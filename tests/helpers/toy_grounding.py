@@ -1,21 +1,26 @@
-"""A small grounding data set of noise pictures, and an evaluation of it, for tests and for the processes they start."""
+"""A small grounding data set of noise pictures, and an evaluation of it, for tests and for the processes they start.
+
+Those processes need the pictures and the methods alone: what evaluates is imported where it is used.
+"""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import tiny
 from PIL import Image
 
-from biaslab import collect
 from biaslab.core.boxes import Box
 from biaslab.datasets import content_hash
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
-from biaslab.evaluation.runner import evaluate
-from biaslab.profiles import MeanProfile
+from biaslab.pruning import Method, Random
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BOXES = (Box(5, 5, 40, 30), Box(0, 20, 30, 39))
 
@@ -64,12 +69,25 @@ class Toy:
         return iter(self.samples)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Doubtful(Method):
+    """A rule that warns."""
+
+    name = "doubtful"
+
+    def pick(self, ctx, scores):
+        warnings.warn("the rule is in doubt", FutureWarning, stacklevel=1)
+        return Random().pick(ctx, scores)
+
+
 TIMES = ["prefill_ms", "decode_ms", "batch"]
 METHODS = ("none", "random", "fastv", "divprune")
 
 
 def run(out=None, vlm="internvl", dataset=None, methods=METHODS, keep=(0.5, 0.2), layer=2, **options):
     """The evaluation that the tests repeat: 6 samples, 7 configurations, 42 lines."""
+    from biaslab.evaluation.runner import evaluate
+
     settings = {"batch_size": 4, "progress": False, "max_new_tokens": 8, "n_resamples": 200} | options
     model = tiny.vlm(vlm) if isinstance(vlm, str) else vlm
     data = Toy() if dataset is None else dataset
@@ -78,6 +96,8 @@ def run(out=None, vlm="internvl", dataset=None, methods=METHODS, keep=(0.5, 0.2)
 
 def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
     """Two sets of sample lines agree in everything but the time they took."""
+    import pandas as pd
+
     pd.testing.assert_frame_equal(a.drop(columns=TIMES), b.drop(columns=TIMES))
 
 
@@ -91,5 +111,8 @@ def hashed_box(text, size, resized=None):
 
 def profile():
     """A real profile of the tiny InternVL at layer 1."""
+    from biaslab import collect
+    from biaslab.profiles import MeanProfile
+
     maps = collect(tiny.vlm("internvl"), tiny.images(8), layers=[1], ids=[str(i) for i in range(8)], progress=False)
     return MeanProfile().fit(maps)

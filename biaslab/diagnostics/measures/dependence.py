@@ -19,6 +19,8 @@ from biaslab.stats.multiple_testing import q_values
 
 __all__ = ["dependence"]
 
+_BLOCK = 2**17  # numbers that the null moves at once: they stay in the cache
+
 
 @register("dependence", "Share of log attention that row or column explains, with a permutation null", stored=True)
 def dependence(
@@ -184,12 +186,19 @@ def _null(
 ) -> np.ndarray:
     """(draws,) variance between rows with every image's map moved."""
     n, width = means.shape
-    out = np.empty(n_resamples)
-    for d in range(n_resamples):
-        if null == "shift":  # rolling the map along an axis rolls its row means
-            moved = means[np.arange(n)[:, None], (np.arange(width) + rng.integers(0, width, (n, 1))) % width]
-        else:
-            moved = _bin_means(rng.permuted(x, axis=1), at)[0]
-        total = moved.sum(0)
-        out[d] = ((total**2) @ weight - ((moved**2) @ weight).sum()) / (n * (n - 1))
-    return out
+    if null == "permutation":
+        every = (_bin_means(rng.permuted(x, axis=1), at)[0][None] for _ in range(n_resamples))
+    else:  # rolling the map along an axis rolls its row means; many draws at once, as many as memory is nothing to
+        images, places = np.arange(n)[:, None], np.arange(width)
+        at_once = max(1, _BLOCK // means.size)
+        every = (
+            means[images, (places + rng.integers(0, width, (min(at_once, n_resamples - done), n, 1))) % width]
+            for done in range(0, n_resamples, at_once)
+        )
+    return np.concatenate([_moved_signal(moved, weight) for moved in every])
+
+
+def _moved_signal(moved: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(draws,) unbiased variance between rows of (draws, n, R) row means, as entry 0 of :func:`_signal`."""
+    n = moved.shape[1]
+    return ((moved.sum(1) ** 2) @ weight - (moved**2).sum(1) @ weight) / (n * (n - 1))

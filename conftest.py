@@ -1,7 +1,8 @@
 import os
 
 # One thread per process: tiny tensors' threads would only wait for each other, and xdist runs several processes.
-# The variable is for the processes that tests start: notebook kernels, workers of an evaluation.
+# The variable is for the processes that tests start: notebook kernels, workers of an evaluation. It stands at the
+# root, because notebooks and doctests that run alone want it, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from atlases import removal_table
 
-from biaslab.atlas.layer_text import layer_sentences, shape_name
-from biaslab.atlas.number_format import interval_text, layers_text, percent_text
+from biaslab._util.number_text import interval_text, percent_text
+from biaslab.atlas.layer_text import layer_sentences, layers_text, shape_name
 from biaslab.atlas.summary import summary_table, text_cells
 from biaslab.atlas.summary_text import summary_paragraphs
 

@@ -25,7 +25,7 @@ def test_a_warning_is_one_line_on_stderr(capsys, pictures, tmp_path):
     status, out, err = run(capsys, *command)
     assert status == 0 and json.loads(out)["n"] == 2  # stdout stays one JSON object
     (line,) = err.strip().splitlines()
-    assert line.startswith("biaslab: warning: 1 images skipped, the first: ") and "broken.png" in line
+    assert line.startswith("biaslab: warning: 1 image skipped, the first: ") and "broken.png" in line
     assert warnings.showwarning is hook  # what a verb sets ends with it
 
 

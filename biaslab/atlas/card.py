@@ -99,10 +99,11 @@ def _heads_text(atlas: AtlasData, maps: AttentionMaps) -> str:
     variance = atlas.tables.get("variance")
     if maps.heads == "mean":
         return "layers are described by the mean over their heads"
-    heads = count_text(int(maps.heads), "head")
+    if maps.heads == 1:
+        return "layers are described by their only head"
     if variance is None or (variance["head"] == "mean").any():
-        return f"layers are described by the mean over their {heads}, as pruning methods score it"
-    return f"variance explained is of {heads} together, the rest of their mean"
+        return f"layers are described by the mean over their {maps.heads} heads, as pruning methods score it"
+    return f"variance explained is of all {maps.heads} heads together, the rest of their mean"
 
 
 def _limit_sentences(atlas: AtlasData) -> list[str]:

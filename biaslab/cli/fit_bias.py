@@ -101,9 +101,7 @@ def fit_bias(
         progress=True, estimator=estimator, criterion=criterion, maps=maps,
     )  # fmt: skip
     explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
-    few = few_images_text(
-        result.profile.counts_, result.variance, transports="layout" in result.profile.transports
-    )
+    few = few_images_text(result.profile.counts_, result.variance, transports="layout" in result.profile.transports)
     text = (
         f"{model.name}, {count_text(result.maps.n, 'image')} ({data.name}), estimator {result.profile.name}\n"
         "share of the variance of log attention (centred per image) this profile explains on held-out images (r2)\n"
@@ -117,5 +115,6 @@ def fit_bias(
         text += f"\n\nestimators on held-out images, {result.selection.best} chosen by {criterion}:\n{table(compared)}"
         selection = {"best": result.selection.best, "criterion": criterion, "table": records(compared)}
     record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
-              "variance_explained": records(explained), "selection": selection, "notes": [few] if few else []}  # fmt: skip
+              "variance_explained": records(explained), "selection": selection,
+              "notes": [few] if few else []}  # fmt: skip
     emit(json, record, text, result.files, vlm)

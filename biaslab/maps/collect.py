@@ -136,7 +136,9 @@ def collect(
             maps.checkpoint()
             advance(len(batch))
     maps.failures = source.failures
-    skipped = [f"{count_text(len(source.failures), 'image')} skipped, the first: {why}" for _, why in source.failures[:1]]
+    skipped = [
+        f"{count_text(len(source.failures), 'image')} skipped, the first: {why}" for _, why in source.failures[:1]
+    ]
     if maps.n == 0:
         raise InputError("; ".join(["no image to collect from", *skipped]))
     for text in skipped:

@@ -104,8 +104,6 @@ def measure(
     check_heads(heads)
     if queries not in ("last", "text"):
         raise InputError(f"queries is 'last' or 'text', got {queries!r}")
-    if few := few_objects_text(design.pairs, len(set(design.groups))):
-        warnings.warn(few, stacklevel=2)
     settings = {
         "model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "layers": layers, "heads": heads,
         "queries": queries, "locate": bool(locate), "image_options": dict(vlm.image_options),
@@ -118,6 +116,8 @@ def measure(
         if out is not None:
             log = stack.enter_context(_opened(Path(out), settings))
             keep, done = log.append, {r["id"] for r in read_lines(log.path)}
+        if few := few_objects_text(design.pairs, len(set(design.groups))):  # of a probe that is not refused
+            warnings.warn(few, stacklevel=2)
         todo = (at for at in design.order() if stimulus_id(*at) not in done)
         advance = stack.enter_context(progress_bar("probe", total=len(design), done=len(done), show=progress))
         while batch := [design.stimulus(*at) for at in islice(todo, batch_size)]:

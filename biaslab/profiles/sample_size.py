@@ -113,7 +113,7 @@ def _reliability_text(variance: pd.DataFrame | None, n: int) -> str:
     if not values:
         return ""
     values.sort(key=lambda item: item[1][0])
-    texts = [interval_text(*ends) + " without an interval" * np.isnan(ends[1:]).any() for _, ends in values]
+    texts = [interval_text(*ends) + ("" if is_number(sum(ends)) else " without an interval") for _, ends in values]
     if len(values) == 1:
         size = texts[0] + (f" in layer {values[0][0]}" if unknown else "")
     else:

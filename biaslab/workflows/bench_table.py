@@ -200,9 +200,9 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
     frame = pd.DataFrame(rows).set_index(["$K$", "method"])
     caption = (
         f"Time of one batch of {count_text(settings['batch_size'], 'prompt')} and {settings['new_tokens']} new tokens, "
-        f"median [min, max] of {count_text(int(table['runs'].max()), 'run')}; {escape(settings['model'])}, {settings['dtype']}, "
-        f"{escape(settings['device'])}. Prefill includes attention rows and selection; the last speed-up includes "
-        "the vision tower; memory is the peak over the idle model."
+        f"median [min, max] of {count_text(int(table['runs'].max()), 'run')}; {escape(settings['model'])}, "
+        f"{settings['dtype']}, {escape(settings['device'])}. Prefill includes attention rows and selection; the last "
+        "speed-up includes the vision tower; memory is the peak over the idle model."
     )
     return latex_table(frame, settings, caption=caption, columns="ll" + "c" * len(frame.columns))
 

@@ -65,7 +65,8 @@ def card(
         for row in comparison.to_dict("records"):
             where = _where(row["layer"], row["head"], row["region"], several)
             lines.append(f"- {where}: {comparison_text(row, margin)}.")
-        lines += ["", f"{verdict(comparison, margin=margin)} Brackets are intervals over objects and backgrounds."]
+        brackets = " Brackets are intervals over objects and backgrounds." if "[" in "".join(lines) else ""
+        lines += ["", verdict(comparison, margin=margin) + brackets]
     if probe.iou is not None:
         lines += ["", "## Accuracy by place (IoU >= 0.5, 95 % intervals over objects)", ""]
         lines += [f"- {accuracy_text(zone)}" for zone in probe.accuracy_by_zone().to_dict("records")]

@@ -55,7 +55,7 @@ def map_reliability(share: float, n: int) -> float:
 def few_images_text(
     counts: Mapping[str, int], variance: pd.DataFrame | None = None, *, transports: bool = False
 ) -> str:
-    """Say that a profile rests on few images, and how reliable it is where that can be computed.
+    r"""Say that a profile rests on few images, and how reliable it is where that can be computed.
 
     Parameters
     ----------
@@ -74,49 +74,52 @@ def few_images_text(
     Examples
     --------
     >>> from biaslab.profiles.sample_size import few_images_text
-    >>> few_images_text({"llava/24x24": 1})
-    'The profile rests on 1 image, fewer than 20: take its map for noise. Its reliability is not known.'
+    >>> print(few_images_text({"llava/24x24": 1}).replace(". ", ".\n"))
+    The profile rests on 1 image, fewer than 20: take its map for noise.
+    The profile alone does not tell its reliability.
     >>> few_images_text({"llava/24x24": 300})
     ''
     """
     total, few = sum(counts.values()), {key: n for key, n in counts.items() if n < FEW_IMAGES}
     if not counts or (total >= FEW_IMAGES and (transports or not few)):
         return ""
-    known = _reliability_text(variance, total if transports else max(few.values()))
-    unless = " unless its reliability says otherwise" if known else ""
-    known = known or " Its reliability is not known."
+    known, has_interval = _reliability_text(variance, total if transports else max(few.values()))
+    unless = " unless its reliability says otherwise" if has_interval else ""
     if total < FEW_IMAGES:
         return (
             f"The profile rests on {count_text(total, 'image')}, fewer than {FEW_IMAGES}: take its map for "
-            f"noise{unless}.{known}"
+            f"noise{unless}. {known}"
         )
     least, most = min(few.values()), max(few.values())
     each = f"{least}" if least == most else f"{least} to {most}"
     have, maps = ("has", "its map") if len(few) == 1 else ("have", "their maps")
     return (
         f"{len(few)} of {count_text(len(counts), 'layout')} of the profile {have} fewer than {FEW_IMAGES} images "
-        f"({each}): take {maps} for noise{unless}.{known}"
+        f"({each}): take {maps} for noise{unless}. {known}"
     )
 
 
-def _reliability_text(variance: pd.DataFrame | None, n: int) -> str:
-    """Write the range of the reliability over layers, " " before it; "" where it is known of none."""
-    if variance is None or "r2_asymptotic" not in variance:
-        return ""
+def _reliability_text(variance: pd.DataFrame | None, n: int) -> tuple[str, bool]:
+    """Write the range of the reliability over layers, and tell whether any of it has an interval."""
+    if variance is None:
+        return "The profile alone does not tell its reliability.", False
     if "head" in variance:
         heads = variance["head"].astype(str)
         variance = variance[heads == ("mean" if (heads == "mean").any() else "all")]
-    values, unknown = [], []
-    for row in variance.to_dict("records"):
-        ends = [map_reliability(row.get(f"r2_asymptotic{end}", np.nan), n) for end in ("", "_lo", "_hi")]
-        (values if is_number(ends[0]) else unknown).append((row["layer"], ends))
-    if not values:
-        return ""
-    values.sort(key=lambda item: item[1][0])
-    texts = [interval_text(*ends) + ("" if is_number(sum(ends)) else " without an interval") for _, ends in values]
-    if len(values) == 1:
-        size = texts[0] + (f" in layer {values[0][0]}" if unknown else "")
+    rows = [
+        (row["layer"], *(map_reliability(row.get(f"r2_asymptotic{end}", np.nan), n) for end in ("", "_lo", "_hi")))
+        for row in variance.to_dict("records")
+    ]
+    known = sorted((row for row in rows if is_number(row[1])), key=lambda row: row[1])
+    if not known:
+        return "Its reliability is not known.", False
+    texts = [interval_text(*row[1:]) for row in known]
+    unknown = [row[0] for row in rows if not is_number(row[1])]
+    if len(known) == 1:
+        size = texts[0] + (f" in layer {known[0][0]}" if unknown else "")
     else:
-        size = f"{texts[0]} in layer {values[0][0]} to {texts[-1]} in layer {values[-1][0]}"
-    missing = f", not known in {runs_text((layer for layer, _ in unknown), 'layer')}" if unknown else ""
-    return f" Its reliability (correlation with the map of {n} other images) is an estimated {size}{missing}."
+        size = f"{texts[0]} in layer {known[0][0]} to {texts[-1]} in layer {known[-1][0]}"
+    size += f", not known in {runs_text(unknown, 'layer')}" if unknown else ""
+    has_interval = any("[" in text for text in texts)
+    size += "" if has_interval else ", without an interval"
+    return f"Its reliability (correlation with the map of {n} other images) is an estimated {size}.", has_interval

@@ -24,41 +24,40 @@ def variance(*rows, head="all"):
     return pd.DataFrame([dict(zip(names, row, strict=True)) for row in rows]).assign(head=head)
 
 
+ALONE = "The profile alone does not tell its reliability."
+NOT_KNOWN = "Its reliability is not known."
+
+
+def noise(n, unless="", end=""):
+    return f"The profile rests on {n}, fewer than 20: take its map for noise{unless}. {end}"
+
+
+def known(n, size):
+    """Few images with a reliability that has an interval."""
+    size = f"Its reliability (correlation with the map of {n} other images) is an estimated {size}."
+    return noise(f"{n} images", " unless its reliability says otherwise", size)
+
+
 @pytest.mark.parametrize(
     ("counts", "table", "transports", "said"),
     [
         ({}, None, False, ""),
         ({"a": 20}, None, False, ""),
-        ({"a": 19}, None, False,
-         "The profile rests on 19 images, fewer than 20: take its map for noise. Its reliability is not known."),
-        ({"a": 1}, variance((3, NAN, NAN, NAN)), False,
-         "The profile rests on 1 image, fewer than 20: take its map for noise. Its reliability is not known."),
-        ({"a": 9}, variance((3, 0.5, 0.25, 0.75)), False,
-         "The profile rests on 9 images, fewer than 20: take its map for noise unless its reliability says otherwise. "
-         "Its "
-         "reliability (correlation with the map of 9 other images) is an estimated 0.90 [0.75, 0.96]."),
-        ({"a": 2}, variance((3, 0.5, NAN, NAN)), False,
-         "The profile rests on 2 images, fewer than 20: take its map for noise unless its reliability says otherwise. "
-         "Its "
-         "reliability (correlation with the map of 2 other images) is an estimated 0.67 without an interval."),
+        ({"a": 19}, None, False, noise("19 images", end=ALONE)),
+        ({"a": 1}, variance((3, NAN, NAN, NAN)), False, noise("1 image", end=NOT_KNOWN)),
+        ({"a": 1}, pd.DataFrame(columns=["layer", "r2", "n"]), False, noise("1 image", end=NOT_KNOWN)),
+        ({"a": 9}, variance((3, 0.5, 0.25, 0.75)), False, known(9, "0.90 [0.75, 0.96]")),
+        ({"a": 2}, variance((3, 0.5, NAN, NAN)), False,  # two images that are alike look reliable
+         noise("2 images", end="Its reliability (correlation with the map of 2 other images) is an estimated 0.67, "
+         "without an interval.")),
         ({"a": 9}, variance((3, 0.5, 0.25, 0.75), (4, -0.1, -0.2, 0.05), (5, NAN, NAN, NAN)), False,
-         "The profile rests on 9 images, fewer than 20: take its map for noise unless its reliability says otherwise. "
-         "Its "
-         "reliability (correlation with the map of 9 other images) is an estimated 0.00 [0.00, 0.32] in layer 4 to "
-         "0.90 "
-         "[0.75, 0.96] in layer 3, not known in layer 5."),
+         known(9, "0.00 [0.00, 0.32] in layer 4 to 0.90 [0.75, 0.96] in layer 3, not known in layer 5")),
         ({"a": 300, "b": 3}, None, False,
-         "1 of 2 layouts of the profile has fewer than 20 images (3): take its map for noise. Its reliability is not "
-         "known."),
+         f"1 of 2 layouts of the profile has fewer than 20 images (3): take its map for noise. {ALONE}"),
         ({"a": 30, "b": 3, "c": 9}, None, False,
-         "2 of 3 layouts of the profile have fewer than 20 images (3 to 9): take their maps for noise. Its "
-         "reliability is "
-         "not known."),
+         f"2 of 3 layouts of the profile have fewer than 20 images (3 to 9): take their maps for noise. {ALONE}"),
         ({"a": 30, "b": 3, "c": 9}, None, True, ""),
-        ({"a": 9, "b": 9}, variance((3, 0.5, 0.25, 0.75)), True,
-         "The profile rests on 18 images, fewer than 20: take its map for noise unless its reliability says "
-         "otherwise. Its "
-         "reliability (correlation with the map of 18 other images) is an estimated 0.95 [0.86, 0.98]."),
+        ({"a": 9, "b": 9}, variance((3, 0.5, 0.25, 0.75)), True, known(18, "0.95 [0.86, 0.98]")),
     ],
 )  # fmt: skip
 def test_few_images_are_named(counts, table, transports, said):
@@ -95,7 +94,10 @@ def test_any_counts_and_shares_make_a_sentence(counts, rows, transports):
     expected = bool(counts) and (total < 20 or (not transports and min(counts.values()) < 20))
     assert bool(text) == expected
     if text:
-        assert ("is not known." in text) == (not any(np.isfinite(row[1]) for row in rows))
+        assert (ALONE in text) == (not rows)
+        assert (NOT_KNOWN in text) == (bool(rows) and not any(np.isfinite(row[1]) for row in rows))
+        interval = any(np.isfinite(row[1:]).all() for row in rows)
+        assert ("says otherwise" in text) <= interval and ("without an interval" in text) <= ("[" not in text)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 24])

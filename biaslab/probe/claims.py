@@ -202,7 +202,7 @@ def few_objects_text(pairs: int, objects: int) -> str:
     --------
     >>> from biaslab.probe.claims import few_objects_text
     >>> few_objects_text(2, 2)
-    'a probe of 2 pairs is too small for intervals over objects: show at least 6 pairs (--pairs 6)'
+    'a probe of 2 pairs is too small for intervals over objects: show at least 6 pairs'
     >>> few_objects_text(12, 12)
     ''
     """
@@ -212,12 +212,9 @@ def few_objects_text(pairs: int, objects: int) -> str:
     if pairs >= FEWEST_OBJECTS:
         return (
             f"a probe of {count_text(objects, 'different object')} is {trouble}: give at least {FEWEST_OBJECTS} "
-            "different objects (--objects)"
+            "different objects"
         )
-    return (
-        f"a probe of {count_text(pairs, 'pair')} is {trouble}: show at least {FEWEST_OBJECTS} pairs "
-        f"(--pairs {FEWEST_OBJECTS})"
-    )
+    return f"a probe of {count_text(pairs, 'pair')} is {trouble}: show at least {FEWEST_OBJECTS} pairs"
 
 
 def remedy_text(row: Mapping[Any, Any]) -> str:

@@ -235,14 +235,14 @@ def test_the_verdict_counts_every_map_once(rows):
     [
         (6, 6, ""),
         (40, 6, ""),
-        (1, 1, "a probe of 1 pair is too small for intervals over objects: show at least 6 pairs (--pairs 6)"),
-        (2, 2, "a probe of 2 pairs is too small for intervals over objects: show at least 6 pairs (--pairs 6)"),
-        (5, 5, "a probe of 5 pairs is so small that its intervals are very wide: show at least 6 pairs (--pairs 6)"),
+        (1, 1, "a probe of 1 pair is too small for intervals over objects: show at least 6 pairs"),
+        (2, 2, "a probe of 2 pairs is too small for intervals over objects: show at least 6 pairs"),
+        (5, 5, "a probe of 5 pairs is so small that its intervals are very wide: show at least 6 pairs"),
         (12, 1, "a probe of 1 different object is too small for intervals over objects: give at least 6 different "
-         "objects (--objects)"),
+         "objects"),
         (12, 5, "a probe of 5 different objects is so small that its intervals are very wide: give at least 6 "
          "different "
-         "objects (--objects)"),
+         "objects"),
     ],
 )  # fmt: skip
 def test_too_few_objects_are_named_with_the_remedy(pairs, objects, said):
@@ -330,7 +330,7 @@ def test_a_whole_card(objects):
 
 def test_a_small_probe_is_measured_with_a_warning(grounder):
     kw = {"grid": (1, 1), "scale": (0.2, 0.3)}
-    with pytest.warns(UserWarning, match=r"a probe of 1 pair is too small .*--pairs 6"):
+    with pytest.warns(UserWarning, match=r"a probe of 1 pair is too small .*at least 6 pairs"):
         found = measure(grounder, ProbeDesign(pairs=1, **kw), layers=[0], progress=False)
     assert "there is one place only" in card(found, None) and "1 picture of 224 x 224 pixels" in card(found, None)
     with warnings.catch_warnings():

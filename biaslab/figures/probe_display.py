@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from biaslab._util.number_text import interval_text
+from biaslab._util.number_text import count_text, interval_text
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
@@ -121,7 +121,7 @@ class ProbeDisplay(Display):
             comparison = comparison[rows].set_index("layer")
         model = PurePath(str(probe.settings["model"])).name
         title = f"{model}, causal probe" + ("" if region == "tiles" else f" ({region})")
-        title += ("" if head == "mean" else f", head {head}") + f", n = {probe.n_groups} objects"
+        title += ("" if head == "mean" else f", head {head}") + f", n = {count_text(probe.n_groups, 'object')}"
         return cls(pd.concat(tables, ignore_index=True), title, comparison, provenance=probe.settings)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProbeDisplay:

@@ -23,6 +23,7 @@ from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
 from biaslab.maps.views import mean_over_heads
 from biaslab.probe import ProbeResult, compare
+from biaslab.probe.claims import SLOPE_MARGIN
 from biaslab.profiles import Profile, make
 from biaslab.profiles.fitted import check_fitted
 from biaslab.stats.jackknife import check_confidence
@@ -224,8 +225,14 @@ class BiasAtlas(AtlasData):
             profile.provenance_, layers, tables, {}, profile, heads, clone(profile), probe=probe, confidence=confidence
         )
 
-    def card(self) -> str:
+    def card(self, *, margin: tuple[float, float] = SLOPE_MARGIN) -> str:
         r"""Write the atlas in Markdown sentences.
+
+        Parameters
+        ----------
+        margin : (float, float)
+            Slopes of the causal probe on the profile that count as "about the right amount", where the whole interval
+            lies between them; the default is :data:`biaslab.probe.claims.SLOPE_MARGIN`.
 
         Returns
         -------
@@ -243,7 +250,7 @@ class BiasAtlas(AtlasData):
         ## Layer by layer
         ## Limits
         """
-        return card(self)
+        return card(self, margin=margin)
 
     def figures(self) -> dict[str, Display]:
         """Make the Display of everything that can be drawn; the rest is in :attr:`skipped`.

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from biaslab._util.cards import card_text
-from biaslab.atlas.layer_text import layer_sentences
-from biaslab.atlas.number_format import count_text, layers_text, list_text
+from biaslab._util.number_text import count_text, list_text
+from biaslab.atlas.layer_text import layer_sentences, layers_text
 from biaslab.atlas.summary_text import summary_paragraphs
+from biaslab.probe.claims import SLOPE_MARGIN, few_objects_text
+from biaslab.profiles.sample_size import few_images_text
 
 if TYPE_CHECKING:
     from biaslab.atlas.data import AtlasData
@@ -19,24 +21,53 @@ __all__ = ["card"]
 _MISSING = {
     "comparison": "No causal probe was given: a profile says what positions draw on these images, which is not all the "
     "model's doing (`biaslab probe`).",
-    "controls": "No controls were given: blank, shuffled or mirrored images would say what is left without content "
-    "(`biaslab.diagnostics.control_table`).",
+    "controls": "No controls were given: blank, shuffled or mirrored images would say how much of the map stays when "
+    "content is taken out or moved (`biaslab.diagnostics.control_table`).",
     "removal": "No removal report was given: whether division helps to find a target is not known "
     "(`biaslab.diagnostics.removal_report`).",
 }
 
 
-def card(atlas: AtlasData) -> str:
-    """Write a Markdown account of an atlas; every number is taken from its tables."""
+def card(atlas: AtlasData, *, margin: tuple[float, float] = SLOPE_MARGIN) -> str:
+    """Write a Markdown account of an atlas; every number is taken from its tables.
+
+    Parameters
+    ----------
+    atlas : AtlasData
+        Tables and what they were made of.
+    margin : (float, float)
+        Slopes of the probe that count as the right amount; see :func:`biaslab.probe.verdict.verdict`.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
     provenance, summary = atlas.provenance, atlas.summary()
-    lines = [_measured_paragraph(atlas), "", "## All layers", ""]
-    for paragraph in summary_paragraphs(summary, atlas.tables):
-        lines += [paragraph, ""]
+    lines = [_measured_paragraph(atlas), ""]
+    for few in _few_sentences(atlas):
+        lines += [f"**{few}**", ""]
+    if paragraphs := summary_paragraphs(summary, atlas.tables, margin=margin):
+        lines += ["## All layers", ""]
+        for paragraph in paragraphs:
+            lines += [paragraph, ""]
     lines += ["## Layer by layer", ""]
-    lines += [f"- {layer_sentences(row)}" for row in summary.to_dict("records")]
+    lines += [f"- {layer_sentences(row, margin=margin)}" for row in summary.to_dict("records")]
     lines += ["", "## Limits", ""]
     lines += [f"- {text}" for text in _limit_sentences(atlas)]
-    return card_text(f"Atlas of positional bias: {provenance.get('model', 'model')}", provenance, [*lines, ""])
+    return card_text(f"Atlas of positional bias: {provenance.get('model') or 'model'}", provenance, [*lines, ""])
+
+
+def _few_sentences(atlas: AtlasData) -> list[str]:
+    """Say where images, or objects of the probe, are too few."""
+    # images of another kind do not say how reliable a profile given from outside is
+    alike = atlas.profile.provenance_.get("calibration") == atlas.provenance.get("calibration")
+    variance = atlas.tables.get("variance") if alike else None
+    texts = [few_images_text(atlas.profile.counts_, variance, transports="layout" in atlas.profile.transports)]
+    if atlas.probe is not None:
+        few = few_objects_text(len(atlas.probe.groups), atlas.probe.n_groups)
+        texts.append(few and f"Causal probe: {few}.")
+    return [text for text in texts if text]
 
 
 def _measured_paragraph(atlas: AtlasData) -> str:
@@ -49,9 +80,9 @@ def _measured_paragraph(atlas: AtlasData) -> str:
         + "."
     )
     if atlas.maps is None:
-        heads = (
-            "" if atlas.heads is None else f"; layers are described by the mean over their {provenance['heads']} heads"
-        )
+        heads = ""
+        if atlas.heads is not None:
+            heads = f"; layers are described by the mean over their {count_text(int(provenance['heads']), 'head')}"
         return f"{text} Read from the profile's file (hash `{profile.hash}`), without the maps it was fitted on{heads}."
     text += f" Brackets are {100 * atlas.confidence:g} % intervals over images; {_heads_text(atlas, atlas.maps)}."
     profiles = [p for p in (profile, atlas.heads) if p is not None]
@@ -65,12 +96,14 @@ def _images_text(counts: Mapping[str, int]) -> str:
 
 
 def _heads_text(atlas: AtlasData, maps: AttentionMaps) -> str:
-    heads, variance = maps.heads, atlas.tables.get("variance")
-    if heads == "mean":
+    variance = atlas.tables.get("variance")
+    if maps.heads == "mean":
         return "layers are described by the mean over their heads"
+    if maps.heads == 1:
+        return "layers are described by their only head"
     if variance is None or (variance["head"] == "mean").any():
-        return f"layers are described by the mean over their {heads} heads, as pruning methods score it"
-    return f"variance explained is of all {heads} heads together, the rest of their mean"
+        return f"layers are described by the mean over their {maps.heads} heads, as pruning methods score it"
+    return f"variance explained is of all {maps.heads} heads together, the rest of their mean"
 
 
 def _limit_sentences(atlas: AtlasData) -> list[str]:
@@ -92,7 +125,7 @@ def _limit_sentences(atlas: AtlasData) -> list[str]:
         )
     if len(atlas.layers) > 1 and atlas.maps is not None:
         sentences.append(
-            "Intervals hold layer by layer; among many some miss. q-values are adjusted over the layers, and those of "
-            "single heads over all heads."
+            "Intervals hold layer by layer; of many some are expected to miss. q-values are adjusted over the layers, "
+            "and those of single heads over all heads."
         )
     return sentences

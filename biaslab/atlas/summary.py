@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab._util.number_text import has_values, interval_text, is_number, percent_cell
 from biaslab.atlas.build_tables import REGIONS
-from biaslab.atlas.number_format import has_values, interval_text, percent_cell
 from biaslab.diagnostics.tables import rows_of_head, rows_of_layout
 
 __all__ = ["removal_rows", "summary_table", "text_cells"]
@@ -27,7 +27,7 @@ def summary_table(tables: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> 
     - row_eta2*, row_q, row_rho, and likewise col_...;
     - border*, top*, bottom*, left*, right*, thumbnail* (ratios to uniform attention), tile_slope*;
     - map_sd_factor (of the profile's map; without maps the ratios are the profile's, without intervals);
-    - probe_slope*, probe_r*, probe_ceiling, probe_r_disattenuated, probe_q;
+    - probe_slope*, probe_r*, probe_reliability, probe_ceiling, probe_r_disattenuated, probe_q, probe_groups;
     - auroc_raw, auroc, gain*, gain_p (adjusted), gain_n, gain_debias.
     """
     readers = {
@@ -97,7 +97,8 @@ def _comparison_columns(part: pd.DataFrame) -> dict[str, Any]:
     rows = part[(part["region"] == "tiles") & (part["head"].astype(str) == "mean")]
     if rows.empty:
         return {}
-    names = [f"{name}{end}" for name in ("slope", "r") for end in _ENDS] + ["ceiling", "r_disattenuated", "q"]
+    names = [f"{name}{end}" for name in ("slope", "r") for end in _ENDS]
+    names += ["reliability", "ceiling", "r_disattenuated", "q", "groups"]
     return {f"probe_{name}": rows.iloc[0][name] for name in names}
 
 
@@ -146,4 +147,5 @@ def text_cells(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _images_text(n_for_target: float) -> str:
-    return "" if np.isnan(n_for_target) else "never" if np.isinf(n_for_target) else f"{n_for_target:.0f}"
+    # infinite where the estimate of what repeats is 0 or less: that no number would do is not shown by it
+    return f"{n_for_target:.0f}" if is_number(n_for_target) else ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from biaslab._util.latex import escape
+from biaslab._util.number_text import count_text
 from biaslab._util.tables import latex_table, write_table
 from biaslab.atlas.card import card
 from biaslab.atlas.draw import make_displays
@@ -70,9 +71,9 @@ def summary_latex(atlas: AtlasData, summary: pd.DataFrame) -> str:
     model = str(atlas.provenance.get("model", "the model"))
     n = sum(atlas.counts.values())
     caption = (
-        f"Positional bias of {escape(model)} by decoder layer, n = {n} images, with "
+        f"Positional bias of {escape(model)} by decoder layer, n = {count_text(n, 'image')}, with "
         f"{100 * atlas.confidence:g}\\,\\% intervals. "
-        "Explained: share of the variance of log attention on held-out images; images: number that gives a "
+        "Explained: share of the variance of log attention on held-out images; images: estimated number for a "
         "reliability of 0.9; border, thumbnail: attention relative to uniform attention."
     )
     columns = "l" + "c" * (len(frame.columns) - 1)

@@ -8,12 +8,18 @@ from typing import Annotated
 import typer
 
 from biaslab._util.jsonable import records
+from biaslab._util.number_text import count_text
 from biaslab._util.output_place import check_output_file, check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import estimator_names_or_auto
 from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
+
+_NOT_KNOWN = (
+    "not known: no image could be predicted from others, for want of images or because no tiling occurs in two "
+    "(more images, or --estimator tile)"
+)
 
 
 @app.command(
@@ -62,6 +68,7 @@ def fit_bias(
     from biaslab.attention.scores import resolve
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.errors import InputError
+    from biaslab.profiles.sample_size import few_images_text
     from biaslab.workflows.fit_bias import fit_bias as fit
     from biaslab.workflows.fit_bias import unfitted
 
@@ -94,11 +101,13 @@ def fit_bias(
         progress=True, estimator=estimator, criterion=criterion, maps=maps,
     )  # fmt: skip
     explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
+    few = few_images_text(result.profile.counts_, result.variance, transports="layout" in result.profile.transports)
     text = (
-        f"{model.name}, {result.maps.n} images ({data.name}), estimator {result.profile.name}\n"
+        f"{model.name}, {count_text(result.maps.n, 'image')} ({data.name}), estimator {result.profile.name}\n"
         "share of the variance of log attention (centred per image) this profile explains on held-out images (r2)\n"
         "and that position would explain in the limit of many images (r2_asymptotic):\n"
-        + (table(explained) if len(explained) else "not known: no tiling occurs in two images, see --estimator tile")
+        + (table(explained) if len(explained) else _NOT_KNOWN)
+        + (f"\n{few}" if few else "")
     )
     selection = None
     if result.selection is not None:
@@ -106,5 +115,6 @@ def fit_bias(
         text += f"\n\nestimators on held-out images, {result.selection.best} chosen by {criterion}:\n{table(compared)}"
         selection = {"best": result.selection.best, "criterion": criterion, "table": records(compared)}
     record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
-              "variance_explained": records(explained), "selection": selection}  # fmt: skip
+              "variance_explained": records(explained), "selection": selection,
+              "notes": [few] if few else []}  # fmt: skip
     emit(json, record, text, result.files, vlm)

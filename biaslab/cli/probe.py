@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from biaslab._util.jsonable import records
+from biaslab._util.number_text import is_number
 from biaslab._util.output_place import check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
@@ -26,7 +27,7 @@ def probe(
     model: ModelChoice,
     profile: opt.ProfileFile = None,
     pairs: Annotated[
-        int, typer.Option(min=1, help="Pairs of object and background; each is shown at every place.")
+        int, typer.Option(min=1, help="Pairs of object and background, 6 or more; each is shown at every place.")
     ] = 12,
     layers: Annotated[
         str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-9". Default: the profile\'s, or all.')
@@ -85,7 +86,8 @@ def probe(
     text = report.card
     if report.comparison is not None:
         record["comparison"] = records(report.comparison)
-        exact = {c: report.comparison[c].map("{:.2g}".format) for c in "pq"}  # three decimals would show 0.000
+        # three decimals would show 0.000
+        exact = {c: [f"{v:.2g}" if is_number(v) else "-" for v in report.comparison[c]] for c in "pq"}
         text += "\n" + table(report.comparison[_SHOWN].assign(**exact))
     if locate:
         record["accuracy"] = records(report.result.accuracy_by_zone())

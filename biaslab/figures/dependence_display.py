@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from biaslab._util.number_text import count_text
 from biaslab.diagnostics.tables import rows_of_head
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
@@ -108,7 +109,9 @@ class DependenceDisplay(Display):
             panel.set_ylabel("share of log attention\nexplained ($\\eta^2$)")
             low, high = int(self.data["n"].min()), int(self.data["n"].max())
             panel.set_xlabel(
-                f"decoder layer (n = {low} images)" if low == high else f"decoder layer (n = {low}-{high})"
+                f"decoder layer (n = {count_text(low, 'image')})"
+                if low == high
+                else f"decoder layer (n = {low}-{high})"
             )
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
             panel.grid(axis="y")

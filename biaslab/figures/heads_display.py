@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from biaslab._util.number_text import count_text
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
@@ -120,7 +121,7 @@ class HeadsDisplay(Display):
                     "variance": explained.get((layer, head), np.nan),
                 }))  # fmt: skip
         model = PurePath(str(profile.provenance_.get("model", "model"))).name
-        title = f"{model}, {profile.name} profile, n = {n} images" + (", thumbnail" if thumbnail else "")
+        title = f"{model}, {profile.name} profile, n = {count_text(n, 'image')}" + (", thumbnail" if thumbnail else "")
         if len(drawn) < len(layers):
             title += f"; {len(drawn)} of {len(layers)} layers, evenly chosen"
         if explained:

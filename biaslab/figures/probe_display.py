@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from biaslab._util.number_text import count_text, interval_text
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
@@ -120,7 +121,7 @@ class ProbeDisplay(Display):
             comparison = comparison[rows].set_index("layer")
         model = PurePath(str(probe.settings["model"])).name
         title = f"{model}, causal probe" + ("" if region == "tiles" else f" ({region})")
-        title += ("" if head == "mean" else f", head {head}") + f", n = {probe.n_groups} objects"
+        title += ("" if head == "mean" else f", head {head}") + f", n = {count_text(probe.n_groups, 'object')}"
         return cls(pd.concat(tables, ignore_index=True), title, comparison, provenance=probe.settings)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProbeDisplay:
@@ -183,7 +184,8 @@ class ProbeDisplay(Display):
         if row is not None:
             line = np.array([x.min(), x.max()])
             ax.plot(line, row["slope"] * line, color=COLORS[3], linewidth=0.9)
-            ax.set_title(f"slope {row['slope']:.2f}, r {row['r']:.2f}", pad=3)
+            size = {name: interval_text(row[name]) or "not known" for name in ("slope", "r")}
+            ax.set_title(f"slope {size['slope']}, r {size['r']}", pad=3)
         ax.set_box_aspect(1)
         ax.tick_params(labelsize=6, length=1.5, pad=1)
         ax.set_xlabel("profile (log$_2$)", labelpad=1, fontsize=6)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from biaslab._util.number_text import count_text
 from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
@@ -112,7 +113,7 @@ class ProfileDisplay(Display):
             )
         model = PurePath(str(profile.provenance_.get("model", "model"))).name
         which = "" if head is None else f", head {head}"
-        title = f"{model}, {profile.name} profile{which}, n = {n} images"
+        title = f"{model}, {profile.name} profile{which}, n = {count_text(n, 'image')}"
         return cls(pd.concat(tables, ignore_index=True), layout, title, provenance=profile.provenance_)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProfileDisplay:

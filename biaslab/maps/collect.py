@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biaslab._util.number_text import count_text
 from biaslab._util.progress import progress_bar
 from biaslab.attention.capture import CapturedRows, PromptPositions, capture
 from biaslab.attention.rotary import advances, rotary_of
@@ -135,7 +136,9 @@ def collect(
             maps.checkpoint()
             advance(len(batch))
     maps.failures = source.failures
-    skipped = [f"{len(source.failures)} images skipped, the first: {why}" for _, why in source.failures[:1]]
+    skipped = [
+        f"{count_text(len(source.failures), 'image')} skipped, the first: {why}" for _, why in source.failures[:1]
+    ]
     if maps.n == 0:
         raise InputError("; ".join(["no image to collect from", *skipped]))
     for text in skipped:

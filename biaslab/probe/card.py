@@ -9,16 +9,26 @@ import numpy as np
 import pandas as pd
 
 from biaslab._util.cards import card_text
+from biaslab._util.number_text import count_text, has_values, interval_text, percent_text
+from biaslab.maps.base import AttentionMaps
+from biaslab.probe.claims import SLOPE_MARGIN, comparison_text, few_objects_text
+from biaslab.probe.verdict import verdict
+from biaslab.profiles.sample_size import few_images_text
 
 if TYPE_CHECKING:
     from biaslab.probe.result import ProbeResult
+    from biaslab.profiles import Profile
 
-__all__ = ["card", "verdict"]
-
-_ALPHA = 0.05
+__all__ = ["card"]
 
 
-def card(probe: ProbeResult, comparison: pd.DataFrame | None, profile: Any = None) -> str:
+def card(
+    probe: ProbeResult,
+    comparison: pd.DataFrame | None,
+    profile: Profile | AttentionMaps | None = None,
+    *,
+    margin: tuple[float, float] = SLOPE_MARGIN,
+) -> str:
     """Write a Markdown account of a probe and, if there is one, of its comparison with a profile.
 
     Parameters
@@ -29,108 +39,135 @@ def card(probe: ProbeResult, comparison: pd.DataFrame | None, profile: Any = Non
         Of :func:`biaslab.probe.compare`.
     profile : Profile or AttentionMaps, optional
         What the probe was compared with, to be named.
+    margin : (float, float)
+        Slopes that count as the right amount, where the whole interval lies between them; see
+        :func:`biaslab.probe.verdict.verdict`.
 
     Returns
     -------
     str
         Markdown.
     """
-    settings, design = probe.settings, probe.settings["design"]
-    n_images = len(probe.groups) * probe.boxes.shape[3] * np.prod(probe.grid)
-    lines = [
-        f"{n_images:,} pictures of {design['size'][0]} x {design['size'][1]} pixels: {len(probe.groups)} pairs of "
-        f"object and background ({probe.n_groups} different objects), each at all {probe.grid[0]} x {probe.grid[1]} "
-        f'places, asked for as "{design["expression"]}" (prompt: "{settings["prompt"]}"). Attention of the query '
-        f'rows "{settings["queries"]}" on the object, in natural logarithms, centred per pair.',
-        "",
-    ]
+    settings, several = probe.settings, len(probe.regions) > 1
+    lines = [_design_sentence(probe)]
+    if few := few_objects_text(len(probe.groups), probe.n_groups):
+        lines += ["", f"**{few[0].upper()}{few[1:]}.**"]
+    lines.append("")
     for layer in probe.layers:
         for head in probe.heads:
-            lines += [f"- {_location_sentence(probe, layer, head, region)}" for region in probe.regions]
-    if comparison is not None:
-        which = "" if profile is None else f" ({_named(profile)})"
-        lines += ["", f"## Against the profile{which}", ""]
-        lines += [f"- {_comparison_sentence(row, len(probe.regions) > 1)}" for row in comparison.to_dict("records")]
-        lines += ["", verdict(comparison)]
+            for region in probe.regions:
+                effect, error = probe.map(layer, head, region), probe.standard_error(layer, head, region)
+                lines.append(f"- {_where(layer, head, region, several)}: {location_text(effect, error)}.")
+    if comparison is not None and len(comparison):
+        lines += ["", f"## Against the profile{_named(profile)}", ""]
+        if profile is not None and (few := few_images_text(_counts(profile), transports=_transports(profile))):
+            lines += [f"**{few}**", ""]
+        for row in comparison.to_dict("records"):
+            where = _where(row["layer"], row["head"], row["region"], several)
+            lines.append(f"- {where}: {comparison_text(row, margin)}.")
+        brackets = " Brackets are intervals over objects and backgrounds." if "[" in "".join(lines) else ""
+        lines += ["", verdict(comparison, margin=margin) + brackets]
     if probe.iou is not None:
-        lines += ["", "## Accuracy by place (IoU >= 0.5)", ""]
-        lines += [
-            f"- {z['zone']}: {_percent(z['acc50'])} % [{_percent(z['acc50_lo'])}, {_percent(z['acc50_hi'])}] of "
-            f"{z['n']:,} answers{_difference(z)}"
-            for z in probe.accuracy_by_zone().to_dict("records")
-        ]
+        lines += ["", "## Accuracy by place (IoU >= 0.5, 95 % intervals over objects)", ""]
+        lines += [f"- {accuracy_text(zone)}" for zone in probe.accuracy_by_zone().to_dict("records")]
     return card_text(f"Causal probe of {settings['model']}", settings, [*lines, ""])
 
 
-def _location_sentence(probe: ProbeResult, layer: int, head: str | int, region: str) -> str:
-    effect, error = probe.map(layer, head, region), probe.standard_error(layer, head, region)
+def _design_sentence(probe: ProbeResult) -> str:
+    settings, design = probe.settings, probe.settings["design"]
+    pairs, (rows, columns) = len(probe.groups), probe.grid
+    images = int(pairs * probe.boxes.shape[3] * rows * columns)
+    places = f"all {rows} x {columns} places" if rows * columns > 1 else "the only place"
+    return (
+        f"{count_text(images, 'picture')} of {design['size'][0]} x {design['size'][1]} pixels: "
+        f"{count_text(pairs, 'pair')} of object and background ({count_text(probe.n_groups, 'different object')}), "
+        f'each at {places}, asked for as "{design["expression"]}" (prompt: "{settings["prompt"]}"). Attention of the '
+        f'query rows "{settings["queries"]}" on the object, in natural logarithms, centred per pair. Extremes of many '
+        "places are flattered by their choice."
+    )
+
+
+def location_text(effect: np.ndarray, error: np.ndarray) -> str:
+    """Describe the map of one layer: how much it varies over places, and how much noise alone would make.
+
+    Parameters
+    ----------
+    effect, error : ndarray
+        (R, C) effect of the location on log attention, and its standard error (NaN from a single object).
+
+    Returns
+    -------
+    str
+        A clause without a full stop.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from biaslab.probe.card import location_text
+    >>> location_text(np.log([[0.5, 2.0]]), np.full((1, 2), np.nan))
+    'attention on an object varies over places by a factor of 2.00 (one standard deviation), from 0.5 of its average \
+at row 1, column 1 to 2 at row 1, column 2; how much of that is noise is not known from one object'
+    """
+    if not np.isfinite(effect).all():
+        return "attention on an object is not a finite number at every place: not known"
+    if effect.size < 2:
+        return "there is one place only: nothing to compare"
+    if not np.ptp(effect):
+        return "measured attention on an object is equal at every place"
     best, worst = (np.unravel_index(f(effect), effect.shape) for f in (np.argmax, np.argmin))
+    if np.isfinite(error).all():
+        noise = f"noise alone would make it vary by {np.exp(np.sqrt(np.mean(error**2))):.2f}"
+    else:
+        noise = "how much of that is noise is not known from one object"
     return (
-        f"{_where(layer, head, region, len(probe.regions) > 1)}: the place changes the attention an object draws by a "
-        f"factor of {np.exp(effect.std()):.2f} (one standard deviation over places), from "
-        f"{np.exp(effect[worst]):.2g} of its average at row {worst[0] + 1}, column {worst[1] + 1} to "
-        f"{np.exp(effect[best]):.2g} at row {best[0] + 1}, column {best[1] + 1} (mean standard error of a place: "
-        f"{np.mean(error):.2f} in logarithms)."
+        f"attention on an object varies over places by a factor of {np.exp(effect.std()):.2f} (one standard "
+        f"deviation), from {np.exp(effect[worst]):.2g} of its average at row {worst[0] + 1}, column {worst[1] + 1} to "
+        f"{np.exp(effect[best]):.2g} at row {best[0] + 1}, column {best[1] + 1}; {noise}"
     )
 
 
-def _comparison_sentence(row: Mapping[Any, Any], regions: bool) -> str:
-    where = _where(row["layer"], row["head"], row["region"], regions)
-    if not np.isfinite(row["r_disattenuated"]):
-        return f"{where}: the probe's own map is not reliable ({row['reliability']:.2f}): no comparison."
-    share = _percent(min(row["r_disattenuated"] ** 2, 1.0))
-    return (
-        f"{where}: slope {row['slope']:.2f} [{row['slope_lo']:.2f}, {row['slope_hi']:.2f}], r {row['r']:.2f} "
-        f"[{row['r_lo']:.2f}, {row['r_hi']:.2f}], at most {row['ceiling']:.2f} possible: once the probe's noise is "
-        f"allowed for, the maps share {share} % of their variance (p {_p(row['p'])}, q {_p(row['q'])}; "
-        f"n = {row['groups']} groups)."
-    )
+def accuracy_text(zone: Mapping[Any, Any]) -> str:
+    """Write a row of `ProbeResult.accuracy_by_zone`.
+
+    Where all objects are alike the interval of Student's t has no width: it says nothing of other objects.
+    """
+    if not has_values(zone, "acc50"):
+        return f"{zone['zone']}: not known"
+    shown = dict(zone)
+    if not has_values(zone, "acc50_lo", "acc50_hi"):
+        why = "one object: no interval"
+    elif zone["acc50_lo"] == zone["acc50_hi"]:
+        shown["acc50_lo"], why = np.nan, "all objects alike: no interval"
+    else:
+        why = ""
+    text = f"{zone['zone']}: {percent_text(shown, 'acc50')} of {count_text(int(zone['n']), 'answer')}"
+    text += f" ({why})" if why else ""
+    if not has_values(zone, "minus_rest"):
+        return text
+    lo, hi = (100 * zone[f"minus_rest{end}"] for end in ("_lo", "_hi"))
+    width = np.nan if lo == hi else lo
+    difference = interval_text(100 * zone["minus_rest"], width, hi, decimals=1, sign=True)
+    known = "" if "[" in difference else " (no interval)"
+    return f"{text}; {difference} points{known} against all other places, object by object"
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """Say how far a profile agrees with the causal effect of the place, over all lines of `compare`'s table."""
-    reliable = table[table["r_disattenuated"].notna()]
-    if reliable.empty:
-        return "The probe is reliable nowhere: use more pairs."
-    causal = reliable[(reliable["q"] <= _ALPHA) & (reliable["r"] > 0)]
-    n, best = len(reliable), reliable.iloc[int(np.argmax(reliable["r_disattenuated"]))]
-    over = (causal["slope_hi"] < 1).sum()
-    under = (causal["slope_lo"] > 1).sum()
-    shared = (reliable["r_disattenuated"].clip(0, 1) ** 2).agg(["min", "max"])
-    text = (
-        f"The profile agrees with the causal effect of the place beyond chance (q <= {_ALPHA:g}) in {len(causal)} of "
-        f"{n} maps; it shares {_percent(shared['min'])} to {_percent(shared['max'])} % of its variance with the "
-        f"reliable causal map (most in layer {best['layer']})."
-    )
-    if len(causal):
-        text += (
-            f" Among those, dividing by it would remove too much in {over} (slope below 1), too little in {under} "
-            f"(slope above 1), and about the right amount in {len(causal) - over - under} (the interval holds 1)."
-        )
-    if len(causal) < n:
-        text += f" In the other {n - len(causal)} nothing shows that it is the model's rather than the pictures'."
-    return text
+def _where(layer: int, head: str | int, region: str, several: bool) -> str:
+    return f"layer {layer}" + ("" if head == "mean" else f", head {head}") + (f", {region}" if several else "")
 
 
-def _where(layer: int, head: str | int, region: str, regions: bool) -> str:
-    return f"layer {layer}" + ("" if head == "mean" else f", head {head}") + (f", {region}" if regions else "")
+def _counts(profile: Profile | AttentionMaps) -> dict[str, int]:
+    """Images of each layout behind a profile, or behind maps."""
+    if isinstance(profile, AttentionMaps):
+        return {key: profile.moments(profile.layers[0], key).n for key in profile.layouts}
+    return dict(profile.counts_)
 
 
-def _named(profile: Any) -> str:
-    provenance = getattr(profile, "provenance_", None) or profile.provenance
-    return f"{provenance.get('estimator', 'maps')}, {provenance.get('n', '?')} images"
+def _transports(profile: Profile | AttentionMaps) -> bool:
+    return not isinstance(profile, AttentionMaps) and "layout" in profile.transports
 
 
-def _difference(zone: Mapping[Any, Any]) -> str:
-    if not np.isfinite(zone["minus_rest"]):
+def _named(profile: Profile | AttentionMaps | None) -> str:
+    if profile is None:
         return ""
-    value, low, high = (100 * zone[f"minus_rest{end}"] for end in ("", "_lo", "_hi"))
-    return f"; {value:+.1f} points [{low:+.1f}, {high:+.1f}] against all other places, object by object"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value == value else "-"
+    name = "maps" if isinstance(profile, AttentionMaps) else profile.name
+    return f" ({name}, {count_text(sum(_counts(profile).values()), 'image')})"

@@ -217,7 +217,8 @@ def _line(x: list[np.ndarray], y: np.ndarray, confidence: float, n_resamples: in
     whole, groups = x[0], len(y)
     value = _statistics(whole, y)
     rest = np.arange(groups)
-    spread = half_width(np.array([_statistics(whole[rest != g], y[rest != g]) for g in rest]), confidence=confidence)
+    left_out = [_statistics(whole[rest != g], y[rest != g]) for g in rest] if groups > 1 else [np.full(2, np.nan)]
+    spread = half_width(np.array(left_out), confidence=confidence)
     if len(x) > 3:
         spread = np.hypot(spread, half_width(np.array([_statistics(v, y) for v in x[1:]]), confidence=confidence))
     lo, hi = value - spread, value + spread

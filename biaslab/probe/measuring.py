@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
 from itertools import islice
@@ -24,6 +25,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.metrics import grounding_iou
 from biaslab.maps.moments import TINY
+from biaslab.probe.claims import few_objects_text
 from biaslab.probe.result import LOG, RUN, ProbeResult, assemble
 from biaslab.probe.stimuli import ProbeDesign, Stimulus, stimulus_id
 
@@ -51,7 +53,8 @@ def measure(
     by the share of its cell that the box covers, over the sum of those weights. Thumbnail tokens, which show the
     object a second time, are a region of their own.
 
-    Images are made, used and dropped batch by batch; a line of a few numbers per image stays.
+    Images are made, used and dropped batch by batch; a line of a few numbers per image stays. Fewer than six different
+    objects (:data:`biaslab.probe.claims.FEWEST_OBJECTS`) are measured, with a warning.
 
     Parameters
     ----------
@@ -113,6 +116,8 @@ def measure(
         if out is not None:
             log = stack.enter_context(_opened(Path(out), settings))
             keep, done = log.append, {r["id"] for r in read_lines(log.path)}
+        if few := few_objects_text(design.pairs, len(set(design.groups))):  # of a probe that is not refused
+            warnings.warn(few, stacklevel=2)
         todo = (at for at in design.order() if stimulus_id(*at) not in done)
         advance = stack.enter_context(progress_bar("probe", total=len(design), done=len(done), show=progress))
         while batch := [design.stimulus(*at) for at in islice(todo, batch_size)]:

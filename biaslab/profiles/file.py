@@ -12,11 +12,13 @@ from safetensors.numpy import save as to_bytes
 
 from biaslab._util.cards import card_text
 from biaslab._util.files import atomic_write
+from biaslab._util.number_text import count_text, is_number
 from biaslab.attention.rotary import in_words
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import BiaslabError, InputError
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make
+from biaslab.profiles.sample_size import few_images_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,7 @@ __all__ = ["card", "load", "profile_path", "save"]
 
 _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
+_NOT_KNOWN = "not known"
 
 
 def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | None = None) -> Path:
@@ -190,10 +193,12 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
         f"Expected attention of each visual position ({profile.name} estimator), hash `{profile.hash}`. It "
         "describes the calibration images as much as the model: what they have in common is in it too.",
         "",
-        "| | |",
-        "|---|---|",
     ]
-    facts = {**p, **in_words(p), "layouts": ", ".join(f"{k} ({n} images)" for k, n in profile.counts_.items())}
+    if few := few_images_text(profile.counts_, diagnostics, transports="layout" in profile.transports):
+        lines += [f"**{few}**", ""]
+    lines += ["| | |", "|---|---|"]
+    layouts = ", ".join(f"{k} ({count_text(n, 'image')})" for k, n in profile.counts_.items())
+    facts = {**p, **in_words(p), "layouts": layouts}
     lines += [f"| {k} | {_cell(v)} |" for k, v in facts.items()]
     lines += [
         "",
@@ -214,8 +219,8 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
             "|---|---|---|---|---|---|---|",
         ]
         lines += [
-            f"| {r.layer} | {r.head} | {r.r2:.3f} | {r.r2_lo:.3f} to {r.r2_hi:.3f} | {r.r2_asymptotic:.3f} | "
-            f"{r.r2_asymptotic_lo:.3f} to {r.r2_asymptotic_hi:.3f} | {r.n} |"
+            f"| {r.layer} | {r.head} | {_share(r.r2)} | {_ends(r.r2_lo, r.r2_hi)} | {_share(r.r2_asymptotic)} | "
+            f"{_ends(r.r2_asymptotic_lo, r.r2_asymptotic_hi)} | {r.n} |"
             for r in diagnostics.itertuples()
         ]
     lines += ["", "Use: `profile = biaslab.profiles.load(path)`.", ""]
@@ -230,6 +235,16 @@ def _line(err: Any) -> str:
     return " ".join(str(err).split()) or type(err).__name__
 
 
+def _share(value: Any) -> str:
+    return f"{value:.3f}" if is_number(value) else _NOT_KNOWN
+
+
+def _ends(lo: Any, hi: Any) -> str:
+    return f"{lo:.3f} to {hi:.3f}" if is_number(lo) and is_number(hi) else _NOT_KNOWN
+
+
 def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
     text = value if isinstance(value, str) else json.dumps(value)
     return " ".join(text.split()).replace("|", "\\|")

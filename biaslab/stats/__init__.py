@@ -1,1 +1,1 @@
-"""Statistics on arrays: jackknife, resampling, multiple testing, spatial nulls."""
+"""Statistics on arrays: jackknife, resampling, multiple testing, spatial nulls, and what an interval allows to say."""

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from biaslab._util.latex import escape
+from biaslab._util.number_text import count_text
 from biaslab._util.tables import latex_table
+from biaslab.stats.claims import ALPHA
 
 if TYPE_CHECKING:
     from biaslab.cost import Flops
@@ -19,6 +22,7 @@ __all__ = ["bench_latex", "bench_table", "shown"]
 
 _PHASES = ("prefill", "decode", "total")
 _CLEAR = 0.75  # share of the paired runs in which a method must be the faster one to count as faster
+_FEWEST_RUNS = 5  # below, a sign test cannot reach .05 even where one is always the faster: (1/2)^5 = .031
 _SHOWN = (
     "method", "keep", "layer", "prefill_ms", "prefill_min", "prefill_max", "decode_ms", "attention_ms", "select_ms",
     "speedup_prefill", "flops_prefill", "speedup_decode", "speedup_total", "extra_mb", "verdict",
@@ -64,7 +68,7 @@ def bench_table(
     >>> configs = [Config(None, None), *configurations(["random"], 0.5, 2)]
     >>> times = {"vision_ms": 10.0, "decode_ms": 20.0, "attention_ms": 0.0, "select_ms": 1.0}
     >>> runs = pd.DataFrame([{"batch": 0, "round": turn, "config": i, "prefill_ms": 40.0 / (1 + i), **times}
-    ...                      for turn in range(3) for i in range(2)])
+    ...                      for turn in range(5) for i in range(2)])
     >>> table = bench_table(runs, configs, costs=[[None, None]], peaks=[{}, {}])
     >>> table[["method", "prefill_ms", "speedup_prefill", "speedup_total"]].to_dict("records")[1]
     {'method': 'random', 'prefill_ms': 20.0, 'speedup_prefill': 2.0, 'speedup_total': 1.4}
@@ -121,26 +125,39 @@ def verdict(prefill: pd.Series, promised: float, total: pd.Series) -> str:
     Returns
     -------
     str
-        A method counts as faster (slower) where it is so in three quarters of the runs.
+        A method counts as faster (slower) where it is so in three quarters of the runs, and a sign test says so (one
+        side, .05): fewer than five runs are too few for that.
 
     Examples
     --------
     >>> import pandas as pd
     >>> from biaslab.workflows.bench_table import verdict
-    >>> verdict(pd.Series([1.9, 2.0, 2.1]), 2.5, pd.Series([0.9, 1.1, 1.2, 0.8]))
-    'prefill 2.00x faster (FLOPs: 2.50x), whole answer no clear gain, faster in 2 of 4 runs'
+    >>> verdict(pd.Series([1.9, 2.0, 2.1, 2.0, 1.8]), 2.5, pd.Series([0.9, 1.1, 1.2, 0.8, 1.1]))
+    'prefill 2.00x faster (FLOPs: 2.50x), whole answer no clear gain, faster in 3 of 5 runs'
+    >>> verdict(pd.Series([2.0]), 2.5, pd.Series([1.2]))
+    'prefill 2.00x in 1 run, too few to tell (FLOPs: 2.50x), whole answer 1.20x in 1 run, too few to tell'
     """
     limit = "" if np.isnan(promised) else f" (FLOPs: {promised:.2f}x)"
     return f"prefill {_word(prefill)}{limit}, whole answer {_word(total)}"
 
 
 def _word(ratios: pd.Series) -> str:
-    value, faster = ratios.median(), int((ratios > 1).sum())
-    if faster >= _CLEAR * len(ratios) and value > 1:
+    ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
+    value, faster, slower, n = ratios.median(), int((ratios > 1).sum()), int((ratios < 1).sum()), len(ratios)
+    if not n:
+        return "not known"
+    if n < _FEWEST_RUNS:
+        return f"{value:.2f}x in {count_text(n, 'run')}, too few to tell"
+    if faster >= _CLEAR * n and _sign_test(faster, n):
         return f"{value:.2f}x faster"
-    if value <= 1 and faster <= (1 - _CLEAR) * len(ratios):
+    if slower >= _CLEAR * n and _sign_test(slower, n):
         return f"no gain, {1 / value:.2f}x the time"
-    return f"no clear gain, faster in {faster} of {len(ratios)} runs"
+    return f"no clear gain, faster in {faster} of {n} runs"
+
+
+def _sign_test(k: int, n: int) -> bool:
+    """Whether k of n is more than an even chance would give at 5 %."""
+    return bool(stats.binomtest(k, n, 0.5, alternative="greater").pvalue <= ALPHA)
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -182,10 +199,10 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
         )
     frame = pd.DataFrame(rows).set_index(["$K$", "method"])
     caption = (
-        f"Time of one batch of {settings['batch_size']} prompt(s) and {settings['new_tokens']} new tokens, median "
-        f"[min, max] of {int(table['runs'].max())} runs; {escape(settings['model'])}, {settings['dtype']}, "
-        f"{escape(settings['device'])}. Prefill includes attention rows and selection; the last speed-up includes "
-        "the vision tower; memory is the peak over the idle model."
+        f"Time of one batch of {count_text(settings['batch_size'], 'prompt')} and {settings['new_tokens']} new tokens, "
+        f"median [min, max] of {count_text(int(table['runs'].max()), 'run')}; {escape(settings['model'])}, "
+        f"{settings['dtype']}, {escape(settings['device'])}. Prefill includes attention rows and selection; the last "
+        "speed-up includes the vision tower; memory is the peak over the idle model."
     )
     return latex_table(frame, settings, caption=caption, columns="ll" + "c" * len(frame.columns))
 

@@ -227,10 +227,10 @@ def plan_evaluate(
     table = pd.DataFrame(rows).astype({"layer": "Int64"})
     once = table[["tflops_vision", "tflops_projector"]].iloc[0].sum()  # all configurations share the features
     total = 1e12 * len(seen) * (once + table["tflops_decoder"].sum())
-    count = f"{len(samples)} expressions on {len({s.image_id for s in samples})} images"
+    count = f"{_several(len(samples), 'expression')} on {_several(len({s.image_id for s in samples}), 'image')}"
     notes = [
-        f"{len(seen)} x {len(configs)} = {len(seen) * len(configs)} answers, {_count(total)} FLOPs in all: "
-        f"{new_tokens} new tokens per answer, the vision tower once per expression",
+        f"{len(seen)} x {len(configs)} = {_several(len(seen) * len(configs), 'answer')}, {_count(total)} FLOPs in all: "
+        f"{_several(new_tokens, 'new token')} per answer, the vision tower once per expression",
         f"kv_mib: KV cache of a batch of {batch_size} of the longest prompts",
     ]
     if refused := surveyed.count(None):

@@ -139,13 +139,14 @@ def test_the_probe_is_compared_with_the_profile_of_its_own_heads(tmp_path):
     atlas = BiasAtlas.from_maps(stored, probe=probe_for(stored, effects))
     row = atlas.summary().iloc[0]
     assert row["probe_q"] < 0.05 and row["probe_r"] > 0.6
-    assert "the causal probe agrees with the map".capitalize() in atlas.card() and "No causal probe" not in atlas.card()
+    agrees = "Causal probe: the profile agrees with the causal effect of the place beyond chance"
+    assert agrees in atlas.card() and "No causal probe" not in atlas.card()
     assert "probe" in atlas.figures()
     each = BiasAtlas.from_maps(stored, probe=probe_for(stored, effects, heads=(0, 1)))
     assert set(each.tables["comparison"]["head"]) == {0, 1} and "probe_slope" not in each.summary()
-    assert "in 4 of 4 maps" in each.card()
+    assert "(q <= 0.05, interval of r above 0) in all 4 maps" in each.card()
     noise = BiasAtlas.from_maps(stored, probe=probe_for(stored, rng.normal(0, 1, (6, 8, 8))))
-    assert "The causal probe agrees" not in noise.card()
+    assert "agrees with the causal effect" not in noise.card()
     with pytest.raises(InputError, match="none of the atlas's"):
         elsewhere = replace(probe_for(stored, effects), layers=[1, 9])
         BiasAtlas.from_profile(MeanProfile().fit(mean_over_heads(stored)), probe=elsewhere, layers=4)
@@ -313,4 +314,4 @@ def test_the_atlas_has_a_name_in_the_package_and_its_tables_are_json_ready(atlas
     assert bl.BiasAtlas is BiasAtlas
     json.dumps({name: table.to_dict("records") for name, table in atlas.tables.items()})
     text = atlas.card()
-    assert "U-shaped" in text and "no significant dependence on the column" in text and "nan" not in text
+    assert "U-shaped" in text and "dependence on the column" in text and "is not shown" in text and "nan" not in text

@@ -59,6 +59,8 @@ def test_fit_bias_writes_profile_card_and_figures(capsys, profile, tmp_path):
     status, text, err = run(capsys, "fit-bias", "--n", 12, "--layers", "1,3", "--out", out)
     assert status == 0, err
     assert "12 images (scenes)" in text
+    few = "The profile rests on 12 images, fewer than 20: take its map for noise unless its reliability says otherwise."
+    assert few in text and few in out.with_suffix(".md").read_text()
     assert f"wrote {out}" in text
     assert out.read_bytes() == profile.read_bytes()  # the same calibration set gives the same file
 

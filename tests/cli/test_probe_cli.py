@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,7 @@ from commands import run
 from biaslab.cli import main
 from biaslab.figures import LocationAccuracyDisplay, ProbeDisplay
 from biaslab.probe import ProbeResult
+from biaslab.probe.claims import comparison_text
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +39,13 @@ def test_probe_measures_compares_writes_and_resumes(capsys, profile, tmp_path):
     assert sorted(set(table["layer"])) == [1, 3] and len(table) == 2 * 6
     np.testing.assert_allclose(table.groupby("layer")["effect"].mean(), 0, atol=1e-6)
     card = (out / "card.md").read_text()
-    row = comparison.iloc[1]
-    said = f"slope {row['slope']:.2f} [{row['slope_lo']:.2f}, {row['slope_hi']:.2f}]"
-    assert f"layer 3: {'the probe' if np.isnan(row['r_disattenuated']) else said}" in card
+    for row in comparison.to_dict("records"):
+        assert f"- layer {row['layer']}: {comparison_text(row)}." in card
     assert "18 pictures of 224 x 224" in card and card.strip() in text
+    small = "a probe of 3 pairs is so small that its intervals are very wide: show at least 6 pairs"
+    assert f"biaslab: warning: {small}\n" in err and f"**A{small[1:]}.**" in card
+    assert "The profile rests on 6 images, fewer than 20: take its map for noise" in card
+    assert not re.search(r"\bnan\b", text)
     before = (out / "stimuli.jsonl").read_bytes()
     status, text, _ = run(capsys, *command, "--locate", "--json")
     record = json.loads(text)

@@ -23,9 +23,10 @@ def test_a_warning_is_one_line_on_stderr(capsys, pictures, tmp_path):
     hook = warnings.showwarning
     command = ["fit-bias", "--images", pictures, "--layers", 1, "--out", tmp_path / "p.safetensors", "--json"]
     status, out, err = run(capsys, *command)
-    assert status == 0 and json.loads(out)["n"] == 2  # stdout stays one JSON object
+    record = json.loads(out)  # stdout stays one JSON object
+    assert status == 0 and record["n"] == 2 and "rests on 2 images, fewer than 20" in record["notes"][0]
     (line,) = err.strip().splitlines()
-    assert line.startswith("biaslab: warning: 1 images skipped, the first: ") and "broken.png" in line
+    assert line.startswith("biaslab: warning: 1 image skipped, the first: ") and "broken.png" in line
     assert warnings.showwarning is hook  # what a verb sets ends with it
 
 

@@ -127,7 +127,7 @@ def test_fit_bias_auto_goes_on_after_interrupts_and_skips_a_broken_picture(capsy
     status, out, err = command(capsys, *arguments, "--out", tmp_path / "whole.safetensors")
     assert status == 0, err
     whole = json.loads(out)
-    assert whole["n"] == 11 and whole["failures"][0][0] == "05.jpg" and "1 images skipped" in err
+    assert whole["n"] == 11 and whole["failures"][0][0] == "05.jpg" and "1 image skipped" in err
     for kept in (False, True):  # moments beside the profile, or a folder of maps
         with monkeypatch.context() as patch:
             _goes_on(kept, whole, arguments, capsys, tmp_path / f"kept {kept}", patch)

@@ -135,7 +135,7 @@ def test_broken_images_are_reported_not_fatal(tmp_path):
         maps = collect(tiny.vlm("llava"), paths, layers=[0], out=tmp_path / "m", progress=False)
     assert maps.n == 2 and [maps.record(i).id for i in range(2)] == ["0.png", "3.png"]
     assert [name for name, _ in maps.failures] == ["1.png", "2.png", "absent.png"]
-    with pytest.raises(InputError, match="no image to collect from; .* images skipped"):
+    with pytest.raises(InputError, match="no image to collect from; 1 image skipped"):
         collect(tiny.vlm("llava"), [folder / "2.png"], layers=[0], progress=False)
     with pytest.raises(InputError, match="no image to collect from"):
         collect(tiny.vlm("llava"), [], layers=[0], progress=False)
@@ -306,10 +306,10 @@ def test_folders_that_cannot_be_used(tmp_path):
 def test_a_picture_the_processor_refuses_is_skipped_alone():
     vlm = tiny.vlm("qwen2_5_vl")
     pictures = [*tiny.images(2), Image.new("RGB", (2000, 3)), tiny.images(3)[2]]
-    with pytest.warns(UserWarning, match="1 images skipped.*2000x3.*aspect ratio"):
+    with pytest.warns(UserWarning, match="1 image skipped.*2000x3.*aspect ratio"):
         maps = collect(vlm, pictures, batch_size=4, ids=list("abcd"), progress=False)
     assert maps.n == 3 and [name for name, _ in maps.failures] == ["c"]
-    with pytest.raises(InputError, match="no image to collect from; 1 images skipped"):
+    with pytest.raises(InputError, match="no image to collect from; 1 image skipped"):
         collect(vlm, pictures[2:3], progress=False)
 
 
@@ -322,10 +322,10 @@ def test_attention_that_is_not_finite_costs_its_image_only():
         calls.append(1)
         return attention(*args, **kw) * (float("nan") if len(calls) == 4 else 1)  # layer 2 of the second image
 
-    with pytest.warns(UserWarning, match="1 images skipped, the first: attention of layer 2 is not finite"):
+    with pytest.warns(UserWarning, match="1 image skipped, the first: attention of layer 2 is not finite"):
         maps = run(None, n=3, score=overflowing, ids=list("abc"))
     assert maps.n == 2 and [name for name, _ in maps.failures] == ["b"]
-    with pytest.raises(InputError, match="no image to collect from; 1 images skipped.*not finite"):
+    with pytest.raises(InputError, match="no image to collect from; 1 image skipped.*not finite"):
         run(None, n=1, score=lambda *args, **kw: attention(*args, **kw) * float("inf"))
 
 

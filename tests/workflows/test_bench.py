@@ -61,7 +61,7 @@ def test_every_configuration_is_measured_on_every_batch_and_round():
 
 
 def test_scoring_and_selection_are_part_of_the_prefill_and_shown_apart():
-    found = _bench(methods=[Sleeper(seconds=0.15)])
+    found = _bench(methods=[Sleeper(seconds=0.15)], repeats=3)
     row = found.table.iloc[1]
     assert row["prefill_min"] >= 150 and row["prefill_ms"] > row["select_ms"] >= 150
     assert "no gain" in row["verdict"] and row["speedup_prefill"] < 1
@@ -148,11 +148,30 @@ def test_bench_and_evaluate_run_the_same(grounder, monkeypatch):
 
 
 def test_words():
-    flat = pd.Series([1.0])
-    assert "2.00x faster (FLOPs: 2.50x)" in verdict(pd.Series([1.9, 2.0, 2.1]), 2.5, flat)
-    assert "prefill no gain, 1.25x the time" in verdict(pd.Series([0.8, 0.7, 0.9]), 2.5, flat)
-    assert "no clear gain, faster in 2 of 4 runs" in verdict(pd.Series([0.9, 1.1, 1.2, 0.8]), 2.5, flat)
-    assert "FLOPs" not in verdict(flat, float("nan"), flat)
+    flat = pd.Series([1.0] * 5)
+    assert "2.00x faster (FLOPs: 2.50x)" in verdict(pd.Series([1.9, 2.0, 2.1, 1.8, 2.2]), 2.5, flat)
+    assert "prefill no gain, 1.25x the time" in verdict(pd.Series([0.8, 0.7, 0.9, 0.8, 0.8]), 2.5, flat)
+    assert "no clear gain, faster in 3 of 5 runs" in verdict(pd.Series([0.9, 1.1, 1.2, 0.8, 1.1]), 2.5, flat)
+    assert "FLOPs" not in verdict(flat, float("nan"), flat) and "faster in 0 of 5" in verdict(flat, 2.0, flat)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ([2.0], "2.00x in 1 run, too few to tell"),
+        ([2.0, 2.1, 2.2, 2.0], "2.05x in 4 runs, too few to tell"),
+        ([0.5, 0.5], "0.50x in 2 runs, too few to tell"),
+        ([2.0] * 4 + [0.9], "no clear gain, faster in 4 of 5 runs"),  # four fifths of so few is what a coin does
+        ([2.0] * 15 + [0.9] * 5, "2.00x faster"),
+        ([0.5] * 15 + [1.1] * 5, "no gain, 2.00x the time"),
+        ([float("nan")] * 6, "not known"),
+        ([float("inf"), 0.0, float("nan")], "not known"),
+        ([float("nan")] + [2.0] * 5, "2.00x faster"),
+    ],
+)
+def test_a_speed_up_is_claimed_from_enough_runs_only(ratios, said):
+    text = verdict(pd.Series(ratios), float("nan"), pd.Series([1.0]))
+    assert text == f"prefill {said}, whole answer 1.00x in 1 run, too few to tell"
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 
 from PIL import Image
 
+from biaslab._util.text import printable
 from biaslab.core.picture_files import open_file, orientation, upright
 from biaslab.core.pixels import array_image, rgb, rgba
 from biaslab.errors import InputError
@@ -247,7 +248,7 @@ def image_name(source: Any, image: Image.Image | None = None) -> str:
     Returns
     -------
     str
-        The same in every run.
+        The same in every run, with what UTF-8 cannot hold as escapes.
 
     Examples
     --------
@@ -257,7 +258,7 @@ def image_name(source: Any, image: Image.Image | None = None) -> str:
     for attribute in ("image_id", "id"):
         value = getattr(source, attribute, None)
         if value is not None and not callable(value):
-            return str(value)
+            return printable(str(value))
     if isinstance(source, (str, os.PathLike)):
-        return Path(source).name
+        return printable(Path(source).name)
     return content_hash(load_image(source) if image is None else image)

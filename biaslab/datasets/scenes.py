@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property, lru_cache, partial
 from itertools import count
+from typing import ClassVar
 
 from PIL import Image
 
@@ -43,6 +44,7 @@ class ScenesDataset:
     """
 
     name = "scenes"
+    box_form: ClassVar[str] = "xyxy"
 
     def __init__(self, split: str = "test", *, n: int = 300) -> None:
         if n < 1:

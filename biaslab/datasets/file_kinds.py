@@ -120,7 +120,7 @@ def object_kind(value: Mapping[str, Any]) -> str:
 
 def listed(names: Any, most: int = 8) -> str:
     """Write names as a list that stays short."""
-    names = [str(name)[:40] for name in names]
+    names = [" ".join(str(name).split())[:40] or '""' for name in names]
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "") or "none"
 
 

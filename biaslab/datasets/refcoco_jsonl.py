@@ -172,13 +172,13 @@ def _parsed(row: Row, where: str) -> tuple[tuple[int, int], list[float]]:
             )
     if not is_text(row["sent"]):
         raise InputError(
-            f"{where}: sent holds half a character ({printable(row['sent'])}): write the whole emoji, or none"
+            f"{where}: sent holds half a character ({_shown(row['sent'])}): write the whole emoji, or none"
         )
     try:
         os.fsencode(row["image"])
     except UnicodeEncodeError:
         raise InputError(
-            f"{where}: image holds half a character ({printable(row['image'])}): no file has that name"
+            f"{where}: image holds half a character ({_shown(row['image'])}): no file has that name"
         ) from None
     if (orientation := row.get("orientation")) not in (None, *ORIENTATIONS):
         raise InputError(

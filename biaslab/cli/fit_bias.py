@@ -62,6 +62,7 @@ def fit_bias(
     from biaslab.attention.scores import resolve
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.errors import InputError
+    from biaslab.profiles.few_images import few_images
     from biaslab.workflows.fit_bias import fit_bias as fit
     from biaslab.workflows.fit_bias import unfitted
 
@@ -100,11 +101,18 @@ def fit_bias(
         "and that position would explain in the limit of many images (r2_asymptotic):\n"
         + (table(explained) if len(explained) else "not known: no tiling occurs in two images, see --estimator tile")
     )
+    counts, shares = (
+        result.profile.counts_,
+        dict(zip(explained["layer"], explained.get("r2_asymptotic", ()), strict=False)),
+    )
+    if (few := few_images(counts, shares)) is not None:
+        text += f"\n\n{few}"
     selection = None
     if result.selection is not None:
         compared = result.selection.table.drop(columns=["n"])
         text += f"\n\nestimators on held-out images, {result.selection.best} chosen by {criterion}:\n{table(compared)}"
         selection = {"best": result.selection.best, "criterion": criterion, "table": records(compared)}
     record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
-              "variance_explained": records(explained), "selection": selection}  # fmt: skip
+              "variance_explained": records(explained), "selection": selection,
+              "few_images": few}  # fmt: skip
     emit(json, record, text, result.files, vlm)

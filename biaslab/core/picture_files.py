@@ -73,7 +73,7 @@ def open_file(file: Any, name: str) -> Image.Image:
         What Pillow raises for a damaged header.
     """
     try:
-        image = Image.open(file, formats=_formats())
+        image: Image.Image = Image.open(file, formats=_formats())
     except UnidentifiedImageError:
         if not _is_heic(file):
             raise InputError(f"not a picture that can be read: {name} (no known format)") from None

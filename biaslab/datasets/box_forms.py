@@ -133,7 +133,7 @@ def check_boxes(
         bad |= _below_a_pixel(boxes, sizes)
     if not bad.any():
         return
-    first, *others = np.flatnonzero(bad)
+    first, *others = np.flatnonzero(bad).tolist()
     text = f"{source}, {rows[first]}: {field} {_numbers(boxes[first])} {_fault(stated, boxes[first], sizes[first])}"
     if others:
         listed = ", ".join(rows[i] for i in others[: _LISTED - 1])
@@ -148,7 +148,7 @@ def _possible(form: BoxForm, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray
     edges = np.tile(sizes, 2)
     inside = ((corners >= -OVERHANG - _TOLERANCE) & (corners <= edges + OVERHANG + _TOLERANCE)).all(1)
     cut = corners.clip(0, edges)
-    return inside & (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
+    return np.logical_and(inside, (cut[:, 2:] > cut[:, :2]).all(1))
 
 
 def _below_a_pixel(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

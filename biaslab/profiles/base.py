@@ -18,6 +18,8 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
 from biaslab.maps.protocol import Maps
+from biaslab.profiles.asymptotic import share_in_the_limit
+from biaslab.profiles.few_images import FEW, few_images
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.learned import LearnedMaps
@@ -116,7 +118,7 @@ class Profile(LearnedMaps):
         Parameters
         ----------
         maps : Maps
-            Attention maps, stored or streamed; only ``layers``, ``layouts``, ``provenance`` and ``moments`` are read.
+            Attention maps, stored or streamed; ``layers``, ``layouts``, ``provenance``, ``n`` and ``moments`` are read.
         layers : int or iterable of int, optional
             Decoder layers to fit; default all that ``maps`` holds.
 
@@ -129,6 +131,11 @@ class Profile(LearnedMaps):
         ------
         InputError
             No images, a layer that ``maps`` does not hold, or maps that do not tell what the estimator needs.
+
+        Warns
+        -----
+        UserWarning
+            Fewer than 20 images, with the reliability of such a profile.
 
         Examples
         --------
@@ -144,15 +151,21 @@ class Profile(LearnedMaps):
             raise InputError(reason)
         arrays: dict[int, Arrays] = {}
         counts: dict[str, int] = {}
+        shares: dict[int, float] = {}
         for layer in layers:
             parts = parts_of(maps, layer, pieces=self.needs_folds)
             if not parts:
                 raise InputError("the maps hold no images: collect() over at least one image first")
             arrays[layer] = self._pool(parts)
+            if maps.n < FEW:
+                shares[layer] = float(share_in_the_limit([logs(parts)])[0])
             counts = {p.layout.key: p.n for p in parts}
         if "layout" not in self.transports and min(counts.values(), default=0) < 2:
             few = [k for k, n in counts.items() if n < 2]
             warnings.warn(f"std is 0 for layouts seen in one image only: {', '.join(few)}", stacklevel=2)
+        # not for a part of the images, such as all folds but one
+        if sum(counts.values()) == maps.n and (said := few_images(counts, shares)) is not None:
+            warnings.warn(said, stacklevel=2)
         layouts = {key: maps.layouts[key] for key in counts}
         provenance = {
             **plain(dict(maps.provenance)),

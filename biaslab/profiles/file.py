@@ -15,6 +15,7 @@ from biaslab._util.files import atomic_write
 from biaslab.attention.rotary import in_words
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import BiaslabError, InputError
+from biaslab.profiles.few_images import few_images
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make
 
@@ -204,6 +205,9 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
             else ", and for any other layout."
         ),
     ]
+    shares = {} if diagnostics is None or "r2_asymptotic" not in diagnostics else _shares(diagnostics)
+    if (said := few_images(profile.counts_, shares)) is not None:
+        lines += ["", f"**{said[:1].upper()}{said[1:]}.**"]
     if diagnostics is not None and len(diagnostics):
         lines += [
             "",
@@ -220,6 +224,11 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
         ]
     lines += ["", "Use: `profile = biaslab.profiles.load(path)`.", ""]
     return card_text(f"Positional bias profile {name}", p, lines)
+
+
+def _shares(diagnostics: pd.DataFrame) -> dict[int, float]:
+    of_all = diagnostics[diagnostics["head"] == "all"]
+    return dict(zip(of_all["layer"], of_all["r2_asymptotic"], strict=True))
 
 
 def _damaged(path: Path, why: Any) -> InputError:

@@ -24,8 +24,9 @@ def test_a_warning_is_one_line_on_stderr(capsys, pictures, tmp_path):
     command = ["fit-bias", "--images", pictures, "--layers", 1, "--out", tmp_path / "p.safetensors", "--json"]
     status, out, err = run(capsys, *command)
     assert status == 0 and json.loads(out)["n"] == 2  # stdout stays one JSON object
-    (line,) = err.strip().splitlines()
+    line, few = err.strip().splitlines()
     assert line.startswith("biaslab: warning: 1 images skipped, the first: ") and "broken.png" in line
+    assert few.startswith("biaslab: warning: a profile of 2 images is noise")
     assert warnings.showwarning is hook  # what a verb sets ends with it
 
 

@@ -148,12 +148,12 @@ def _possible(form: BoxForm, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray
     edges = np.tile(sizes, 2)
     inside = ((corners >= -OVERHANG - _TOLERANCE) & (corners <= edges + OVERHANG + _TOLERANCE)).all(1)
     cut = corners.clip(0, edges)
-    return np.logical_and(inside, (cut[:, 2:] > cut[:, :2]).all(1))
+    return np.asarray(inside & (cut[:, 2:] > cut[:, :2]).all(1))
 
 
 def _below_a_pixel(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Which boxes are a part of a larger picture's first pixel, or all of it in a file of nothing but first pixels."""
-    first = ((boxes >= 0) & (boxes <= 1)).all(1) & (sizes > 1).any(1)
+    first: np.ndarray = ((boxes >= 0) & (boxes <= 1)).all(1) & (sizes > 1).any(1)
     if len(boxes) >= _ENOUGH and first.all():
         return first
     return first & (boxes % 1 != 0).any(1)

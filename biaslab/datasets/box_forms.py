@@ -153,7 +153,7 @@ def _possible(form: BoxForm, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray
 
 def _below_a_pixel(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Which boxes are a part of a larger picture's first pixel, or all of it in a file of nothing but first pixels."""
-    first: np.ndarray = ((boxes >= 0) & (boxes <= 1)).all(1) & (sizes > 1).any(1)
+    first = np.asarray(((boxes >= 0) & (boxes <= 1)).all(1) & (sizes > 1).any(1))
     if len(boxes) >= _ENOUGH and first.all():
         return first
     return first & (boxes % 1 != 0).any(1)

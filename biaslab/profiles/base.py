@@ -118,7 +118,8 @@ class Profile(LearnedMaps):
         Parameters
         ----------
         maps : Maps
-            Attention maps, stored or streamed; ``layers``, ``layouts``, ``provenance``, ``n`` and ``moments`` are read.
+            Attention maps, stored or streamed; ``layers``, ``layouts``, ``provenance``, ``moments`` and, if there,
+            ``n`` are read.
         layers : int or iterable of int, optional
             Decoder layers to fit; default all that ``maps`` holds.
 
@@ -152,19 +153,21 @@ class Profile(LearnedMaps):
         arrays: dict[int, Arrays] = {}
         counts: dict[str, int] = {}
         shares: dict[int, float] = {}
+        n = getattr(maps, "n", FEW)  # a view of moments need not say
+        few = n < FEW
         for layer in layers:
             parts = parts_of(maps, layer, pieces=self.needs_folds)
             if not parts:
                 raise InputError("the maps hold no images: collect() over at least one image first")
             arrays[layer] = self._pool(parts)
-            if maps.n < FEW:
+            if few:
                 shares[layer] = float(share_in_the_limit([logs(parts)])[0])
             counts = {p.layout.key: p.n for p in parts}
         if "layout" not in self.transports and min(counts.values(), default=0) < 2:
             few = [k for k, n in counts.items() if n < 2]
             warnings.warn(f"std is 0 for layouts seen in one image only: {', '.join(few)}", stacklevel=2)
         # not for a part of the images, such as all folds but one
-        if sum(counts.values()) == maps.n and (said := few_images(counts, shares)) is not None:
+        if few and sum(counts.values()) == n and (said := few_images(counts, shares)) is not None:
             warnings.warn(said, stacklevel=2)
         layouts = {key: maps.layouts[key] for key in counts}
         provenance = {

@@ -25,7 +25,8 @@ def atomic_write(path: str | Path, content: str | bytes | Callable[[Path], objec
     path : str or Path
         The file; its folder must exist.
     content : str, bytes or callable
-        Text (written as UTF-8), bytes, or a function that writes a file to the path it is called with.
+        Text (written as UTF-8, with escapes for what that cannot hold), bytes, or a function that writes a file to the
+        path it is called with.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def atomic_write(path: str | Path, content: str | bytes | Callable[[Path], objec
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if isinstance(content, str):
-            draft.write_text(content, encoding="utf-8")
+            draft.write_text(content, encoding="utf-8", errors="backslashreplace")
         elif isinstance(content, bytes):
             draft.write_bytes(content)
         else:

@@ -104,5 +104,7 @@ def write_table(frame: pd.DataFrame, path: str | Path, provenance: Any, *, latex
     for suffix, text in texts.items():
         if text is not None:
             files.append(stem.with_name(stem.name + suffix))
-            files[-1].write_text(text, encoding="utf-8", newline="" if suffix == ".csv" else None)
+            files[-1].write_text(
+                text, encoding="utf-8", errors="backslashreplace", newline="" if suffix == ".csv" else None
+            )
     return files

@@ -15,9 +15,9 @@ from sklearn.base import clone
 from biaslab.core.boxes import Box
 from biaslab.core.images import image_name, load_image
 from biaslab.datasets.calibration import asked_of
-from biaslab.datasets.data_root import find_folder, not_there, places, resolve_data_root
+from biaslab.datasets.data_root import find_path, not_there, places, resolve_data_root
 from biaslab.datasets.image_sources import find_images
-from biaslab.datasets.scenes import drawn
+from biaslab.datasets.scenes import cached_scene
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.figures import AttentionDisplay
 from biaslab.maps.base import AttentionMaps, fold_of
@@ -86,7 +86,7 @@ def images_behind(maps: AttentionMaps, source: str | Path, *, data_root: str | P
         images: dict[str, Any] = {i: _Scene(m[1], int(m[2]), asked) for i in ids if (m := _scene_id(i))}
     else:
         root = resolve_data_root(data_root)
-        folder = find_folder(source, root)
+        folder = find_path(source, root)
         if folder is None:
             raise not_there(f"no such folder of images: {source}", places(source, root))
         files = {image_name(path): path for path in find_images(folder)}
@@ -201,7 +201,7 @@ class _Scene:
 
     @cached_property
     def _scene(self) -> Any:
-        return drawn(self.split, self.index)
+        return cached_scene(self.split, self.index)
 
     @property
     def image(self) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import threading
@@ -60,6 +61,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     The exit status is 0 if the work is done, 1 if it failed, 2 for bad arguments, 130 if it was interrupted, 143 if it
     was asked to end (SIGTERM).
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is printed with escapes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with ExitStack() as stack:
         try:
             asked, arguments = Verbosity.taken_from(sys.argv[1:] if arguments is None else arguments)

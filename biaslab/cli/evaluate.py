@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +59,7 @@ def evaluate(
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
     from biaslab import profiles
-    from biaslab.datasets.base import load_dataset
+    from biaslab.datasets.base import check_pictures, load_dataset
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.runner import check_reference
     from biaslab.evaluation.runner import evaluate as run
@@ -78,6 +79,8 @@ def evaluate(
         )
         emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")
         return
+    if not (out / "run.json").exists():  # a finished run needs no pictures
+        check_pictures(islice(data, n))
     check_output_folder(out)
     vlm = model.load(rehearse, max(where))
     results = run(

@@ -59,6 +59,7 @@ def probe(
     json: opt.Json = False,
 ) -> None:
     """Measure the effect of place alone on attention: the same objects at every place, compared with a profile."""
+    from biaslab.datasets.image_sources import require_images
     from biaslab.errors import InputError
     from biaslab.probe import design_for
     from biaslab.profiles import load
@@ -72,6 +73,9 @@ def probe(
         raise InputError(f"--scale takes two numbers of cells, as in 1.5,2.5, got {scale!r}")
     sides, cells = _two(size, "size"), None if grid is None else _two(grid, "grid")
     fitted = None if profile is None else load(profile)
+    for folder in (objects, backgrounds):
+        if folder is not None:
+            require_images(folder.expanduser())  # before the model is loaded
     check_output_folder(out)
     vlm = model.load(rehearse, max(numbers or [0]))
     design = design_for(

@@ -40,13 +40,17 @@ def prune(
 ) -> None:
     """Locate an expression in one image with pruned visual tokens; print answers and boxes, draw the tokens kept."""
     from biaslab import profiles
+    from biaslab._util.text import is_text
     from biaslab.core.images import load_image
+    from biaslab.errors import InputError
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.single_image import compare_methods
     from biaslab.workflows.run_figures import draw_kept
 
     ratio, rules = opt.one_keep(keep), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)
+    if not is_text(expression):
+        raise InputError("the expression holds bytes that are no UTF-8: set the terminal to UTF-8")
     pixels = load_image(image)
     configurations(rules, ratio, layer, fitted)  # refuses before a model is loaded
     check_output_folder(out.parent)

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from biaslab._util.registry import Registry, did_you_mean
-from biaslab.datasets.data_root import find_file, not_there, places, resolve_data_root
+from biaslab.datasets.box_forms import check_boxes
+from biaslab.datasets.data_root import find_path, not_there, places, resolve_data_root
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
+
+_LOOKED_FOR = 100  # images that are looked for before a data set is refused
 
 
 @runtime_checkable
@@ -52,7 +55,9 @@ DATASETS: Registry[Callable[..., Dataset]] = Registry("data set", package="biasl
 def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Dataset]]:
     """Make a data set known as ``name``: decorates the class, or a function that returns one.
 
-    One that reads files takes ``data_root``, a folder or None: relative paths are looked up there too.
+    One that reads files takes ``data_root``, a folder or None: relative paths are looked up there too. Its attribute
+    ``box_form`` states what the numbers of a box are in its files (a name in `biaslab.datasets.box_forms.FORMS`); it
+    holds them against that form (`check_boxes`), so that a file of another one is refused and never scored.
 
     Parameters
     ----------
@@ -101,7 +106,7 @@ def load_dataset(name: str | Path, *, data_root: str | Path | None = None, **opt
     options = {key: value for key, value in options.items() if value is not None}
     if str(name) in DATASETS:
         return _make(str(name), root, options)
-    path = find_file(name, root)
+    path = find_path(name, root)
     if path is None:
         names, hint = ", ".join(DATASETS), did_you_mean(str(name), DATASETS.keys())
         names += f" ({hint})" if hint else ""
@@ -148,7 +153,7 @@ def content_hash(samples: Iterable[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         row = [sample.id, sample.image_id, sample.expression, [round(v, 3) for v in sample.box.as_tuple()]]
-        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        digest.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()[:16]
 
 
@@ -164,7 +169,8 @@ def take(dataset: Dataset, n: int | None) -> list[Sample]:
     Raises
     ------
     InputError
-        ``n`` below 1, no samples, or two with one id: resuming rests on the ids.
+        ``n`` below 1, no samples, two with one id (resuming rests on the ids), or a box that has no area or lies
+        outside its image.
     """
     if n is not None and (isinstance(n, bool) or n < 1):
         raise InputError(f"n must be a whole number >= 1, got {n!r}")
@@ -173,4 +179,43 @@ def take(dataset: Dataset, n: int | None) -> list[Sample]:
         raise InputError("the data set is empty: there is nothing to evaluate")
     if len({sample.id for sample in samples}) < len(samples):
         raise InputError(f"data set {dataset.name!r} has samples with the same id: give every expression its own")
+    check_boxes(
+        [sample.box.as_tuple() for sample in samples],
+        [(sample.width, sample.height) for sample in samples],
+        [f"sample {sample.id}" for sample in samples],
+        source=f"data set {dataset.name}",
+        field="box",
+    )
     return samples
+
+
+def check_pictures(samples: Iterable[Sample]) -> None:
+    """Refuse a data set none of whose first images is there and fits its box, before a model is loaded.
+
+    Single ones that are missing are no error here: a run counts them.
+
+    Parameters
+    ----------
+    samples : iterable of Sample
+        At most 100 images are looked for; the first that can be used ends the search.
+
+    Raises
+    ------
+    InputError
+        None of them can be used; the message says why, and where the first was looked for.
+    """
+    problems: dict[str, InputError] = {}
+    for sample in samples:
+        if sample.image_id in problems:
+            continue
+        try:
+            sample.check_image()
+            return
+        except InputError as problem:
+            problems[sample.image_id] = problem
+        if len(problems) == _LOOKED_FOR:
+            break
+    if problems:
+        n = len(problems)
+        which = "the only image" if n == 1 else f"none of the first {n} images"
+        raise InputError(f"{which} can{'not' * (n == 1)} be used: {next(iter(problems.values()))}")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biaslab.datasets.data_root import VARIABLE, find_folder, not_there, places, resolve_data_root
-from biaslab.datasets.image_sources import blank, find_images, noise
-from biaslab.datasets.scenes import drawn
+from biaslab.datasets.data_root import VARIABLE, find_path, not_there, places, resolve_data_root
+from biaslab.datasets.image_sources import blank, find_images, noise, require_images
+from biaslab.datasets.scenes import cached_scene
 from biaslab.errors import InputError
 from biaslab.scenes import EXPRESSION_TYPES, Expression, Scene
 
@@ -65,7 +65,8 @@ def calibration(
         Model that the set is for: its family words the grounding prompts.
     source : str or Path
         ``"scenes"``: scenes of the calibration split, each with the grounding prompt of one of its expressions
-        (attribute, location and relation in turn); ``"blank"``, ``"noise"``: null images; else a folder of images.
+        (attribute, location and relation in turn); ``"blank"``, ``"noise"``: null images; else a folder of images, or
+        a single one.
     n : int, optional
         Number of images; default 300, or all of a folder.
     seed : int
@@ -108,7 +109,7 @@ def calibration(
 
 
 def source_folder(source: str | Path, *, data_root: str | Path | None = None) -> Path | None:
-    """Look up the folder that a source names; its images are not read.
+    """Look up the folder (or single picture) that a source names; its images are not read.
 
     Parameters
     ----------
@@ -125,14 +126,18 @@ def source_folder(source: str | Path, *, data_root: str | Path | None = None) ->
     Raises
     ------
     InputError
-        No such folder or source.
+        No such folder or source, or a folder without a picture.
     """
-    return None if source in SOURCES else _find_source(source, data_root)
+    if source in SOURCES:
+        return None
+    folder = _find_source(source, data_root)
+    require_images(folder)
+    return folder
 
 
 def _find_source(source: str | Path, data_root: str | Path | None) -> Path:
     root = resolve_data_root(data_root)
-    folder = find_folder(source, root)
+    folder = find_path(source, root)
     if folder is None:
         fix = (
             f"give a folder of pictures, itself or below the data root (--data-root, {VARIABLE}), or one of "
@@ -149,13 +154,13 @@ class _SceneImage:
         self._index = index
 
     def image(self) -> Image.Image:
-        return drawn("calibration", self._index).image
+        return cached_scene("calibration", self._index).image
 
 
 def _scenes(n: int) -> Iterator[tuple[_SceneImage, str, str]]:
     """Yield image, id and question of the first n calibration scenes."""
     for index in range(n):
-        shown = drawn("calibration", index)
+        shown = cached_scene("calibration", index)
         if (expression := asked_of(shown)) is not None:
             yield _SceneImage(index), shown.id, expression.text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from biaslab.errors import InputError
 
-__all__ = ["VARIABLE", "find_file", "find_folder", "not_there", "places", "resolve_data_root"]
+__all__ = ["VARIABLE", "find_file", "find_folder", "find_path", "not_there", "places", "resolve_data_root"]
 
 VARIABLE = "BIASLAB_DATA"
 
@@ -36,6 +36,11 @@ def find_file(path: str | Path, root: Path | None) -> Path | None:
 def find_folder(path: str | Path, root: Path | None) -> Path | None:
     """Return the first of :func:`places` that is a folder, or None."""
     return next((place for place in places(path, root) if place.is_dir()), None)
+
+
+def find_path(path: str | Path, root: Path | None) -> Path | None:
+    """Return the first of :func:`places` that is there, file or folder, or None."""
+    return next((place for place in places(path, root) if place.exists()), None)
 
 
 def not_there(problem: str, looked: Iterable[Path], fix: str = "") -> InputError:

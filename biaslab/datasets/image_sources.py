@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from biaslab.core.picture_files import suffixes
 from biaslab.errors import InputError
 
-__all__ = ["blank", "find_images", "noise"]
-
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+__all__ = ["blank", "find_images", "noise", "require_images"]
 
 
 def find_images(folder: str | Path, *, n: int | None = None) -> list[Path]:
@@ -20,6 +20,7 @@ def find_images(folder: str | Path, *, n: int | None = None) -> list[Path]:
     Parameters
     ----------
     folder : str or Path
+        A single image file stands for a folder that holds it alone.
     n : int, optional
         The first files only; default all.
 
@@ -32,13 +33,29 @@ def find_images(folder: str | Path, *, n: int | None = None) -> list[Path]:
     InputError
         If there is no such folder, or no image in it.
     """
-    folder = Path(folder).expanduser()
+    folder, known = Path(folder).expanduser(), suffixes()
+    if folder.is_file():
+        if folder.suffix.lower() not in known:
+            raise InputError(f"{folder} is neither a picture nor a folder of pictures: give one of them")
+        return [folder]
     if not folder.is_dir():
         raise InputError(f"no such folder of images: {folder}")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    paths = sorted(_pictures(folder, known))
     if not paths:
-        raise InputError(f"no picture in {folder} (looked for {', '.join(sorted(_SUFFIXES))})")
+        held = sorted({path.suffix or path.name for path in folder.rglob("*") if path.is_file()})
+        holds = ", ".join(held[:5]) or "no file"
+        raise InputError(f"no picture in {folder} (it holds {holds}): give a folder of JPEG, PNG or other pictures")
     return paths[:n]
+
+
+def require_images(folder: Path) -> None:
+    """Refuse what holds no picture, as :func:`find_images` does; it looks no further than the first one."""
+    if not folder.is_dir() or next(_pictures(folder, suffixes()), None) is None:
+        find_images(folder)
+
+
+def _pictures(folder: Path, known: Collection[str]) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
 
 
 def blank(n: int, size: tuple[int, int]) -> list[Image.Image]:

@@ -5,24 +5,28 @@ One row per expression, the convention of the published tables::
     {"image": "coco/train2014/COCO_train2014_000000000009.jpg", "sent": "left bowl",
      "bbox": [x1, y1, x2, y2], "width": 640, "height": 480}
 
-``bbox`` is in pixels of the original image. Images are opened only when asked for.
+``bbox`` is in pixels of the original image; width and height say whether of the upright picture or of the stored one
+(`biaslab.datasets.row_image`). Images are opened only when asked for.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any, ClassVar
 
-from PIL import Image
-
+from biaslab._util.text import is_text, printable
 from biaslab.core.boxes import Box
-from biaslab.core.images import load_image
+from biaslab.datasets.annotation_rows import Row, read_rows
 from biaslab.datasets.base import content_hash, register
-from biaslab.datasets.data_root import VARIABLE, find_file, find_folder, not_there, places
+from biaslab.datasets.box_forms import check_boxes, warn_if_unlikely
+from biaslab.datasets.data_root import find_file, find_folder, places
+from biaslab.datasets.row_image import ORIENTATIONS, RowImage
 from biaslab.datasets.sample import Sample, object_size
 from biaslab.errors import InputError
 
@@ -41,9 +45,13 @@ PUBLISHED_SIZES = {
 }
 
 
+FIELDS = ("image", "sent", "bbox", "width", "height")
+_WHAT = "a RefCOCO jsonl"
+
+
 @register("refcoco-jsonl")
 class RefCocoJsonl:
-    """Expressions of one jsonl file.
+    """Expressions of one jsonl file, or of a JSON array of the same rows.
 
     Parameters
     ----------
@@ -61,13 +69,16 @@ class RefCocoJsonl:
     Raises
     ------
     InputError
-        If the file is missing, or a row is no JSON, lacks a field, has an empty expression or a box without
-        area; the message names the line. A missing or damaged image is no error here: it becomes one when
-        the sample's image is asked for, so that a run can count it.
+        If the file is missing or something else, or a row is no JSON, lacks a field, has an empty expression or a box
+        that contradicts ``[x1, y1, x2, y2]`` in pixels (`biaslab.datasets.box_forms`; one pixel over the edge is cut
+        off); the message names the line. A missing or damaged image is no error here: it becomes one when the sample's
+        image is asked for, so that a run can count it.
 
     Examples
     --------
+    >>> import json
     >>> import tempfile
+    >>> from PIL import Image
     >>> row = {"image": "a.png", "sent": "left cat", "bbox": [0, 0, 32, 24], "width": 64, "height": 48}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "cats_val.jsonl"
@@ -77,6 +88,9 @@ class RefCocoJsonl:
     ...     data.split, data[0].id, data[0].object_size, data[0].image().size
     ('cats_val', 'cats_val-000000', 'large', (64, 48))
     """
+
+    #: form of the numbers of ``bbox``, in `biaslab.datasets.box_forms.FORMS`
+    box_form: ClassVar[str] = "xyxy"
 
     def __init__(
         self,
@@ -94,14 +108,8 @@ class RefCocoJsonl:
         else:
             self._where = {"images": find_folder(images, root) or Path(images)}
             self._folders = tuple(places(images, root))
-        self.name, self.split = name, self.path.stem
-        try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {self.path} ({error}): pass a RefCOCO jsonl file") from error
-        self._samples = [self._sample(i, line) for i, line in enumerate(lines) if line.strip()]
-        if not self._samples:
-            raise InputError(f"{self.path} has no rows: pass a RefCOCO jsonl file")
+        self.name, self.split = name, printable(self.path.stem)
+        self._samples = self._read()
         expected = PUBLISHED_SIZES.get(self.split)
         if expected not in (None, len(self)):
             logger.warning(
@@ -130,57 +138,76 @@ class RefCocoJsonl:
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]
 
-    def _sample(self, index: int, line: str) -> Sample:
-        where = f"{self.path}, line {index + 1}"
-        try:
-            row = json.loads(line)
-            image, sentence = row["image"], row["sent"]
-            width, height = int(row["width"]), int(row["height"])
-            box = Box(*(float(v) for v in row["bbox"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{where}: not a row of image, sent, bbox [x1, y1, x2, y2], width, height ({error!r})"
-            ) from error
-        if not isinstance(image, str) or not isinstance(sentence, str) or not sentence.strip():
-            raise InputError(f"{where}: image and sent must be non-empty texts")
-        if not (box.x1 > box.x0 and box.y1 > box.y0 and width > 0 and height > 0):
-            raise InputError(f"{where}: box {row['bbox']} has no area; bbox is [x1, y1, x2, y2] in pixels")
+    def _read(self) -> list[Sample]:
+        rows = list(read_rows(self.path, fields=FIELDS, what=_WHAT))
+        parsed = [_parsed(row, f"{self.path}, {where}") for _, where, row in rows]
+        boxes, sizes = [box for _, box in parsed], [size for size, _ in parsed]
+        check_boxes(boxes, sizes, [where for _, where, _ in rows], source=str(self.path), form=self.box_form)
+        warn_if_unlikely(boxes, sizes, source=str(self.path), form=self.box_form)
+        return [self._sample(i, row, *made) for (i, _, row), made in zip(rows, parsed, strict=True)]
+
+    def _sample(self, index: int, row: Row, size: tuple[int, int], numbers: list[float]) -> Sample:
+        box = Box(*numbers).clip(size)
+        orientation = row.get("orientation", "stored" if self.split in PUBLISHED_SIZES else None)
         return Sample(
             id=f"{self.split}-{index:06d}",
-            image_id=image,
-            expression=sentence.strip(),
+            image_id=printable(row["image"]),
+            expression=row["sent"].strip(),
             box=box,
             expression_type="",
-            object_size=object_size(box, width, height),
-            width=width,
-            height=height,
-            loader=_ImageFile(self._folders, image, (width, height)),
+            object_size=object_size(box, *size),
+            width=size[0],
+            height=size[1],
+            loader=RowImage(self._folders, row["image"], size, orientation),
         )
 
 
-@dataclass(frozen=True)
-class _ImageFile:
-    """Opens a row's image; a plain object, not a closure, so that samples can go to other processes."""
-
-    folders: tuple[Path, ...]
-    image: str
-    size: tuple[int, int]
-
-    def __call__(self) -> Image.Image:
-        path = self._path()
-        image = load_image(path)
-        if image.size != self.size:
+def _parsed(row: Row, where: str) -> tuple[tuple[int, int], list[float]]:
+    """Size and box of a row, its texts checked."""
+    for field in ("image", "sent"):
+        value = row[field]
+        if not isinstance(value, str) or not value.strip():
             raise InputError(
-                f"image {path} is {image.width}x{image.height}, its row says "
-                f"{self.size[0]}x{self.size[1]}: the box would not fit; use the original picture"
+                f"{where}: {field} is {'empty' if value == '' else _shown(value)}, not a text that says something"
             )
-        return image
+    if not is_text(row["sent"]):
+        raise InputError(
+            f"{where}: sent holds half a character ({_shown(row['sent'])}): write the whole emoji, or none"
+        )
+    try:
+        os.fsencode(row["image"])
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{where}: image holds half a character ({_shown(row['image'])}): no file has that name"
+        ) from None
+    if (orientation := row.get("orientation")) not in (None, *ORIENTATIONS):
+        raise InputError(
+            f"{where}: orientation is {_shown(orientation)}: write {' or '.join(ORIENTATIONS)}, or leave it out"
+        )
+    sizes = [_number(row[field], field, where) for field in ("width", "height")]
+    for field, size in zip(("width", "height"), sizes, strict=True):
+        if size < 1 or size % 1:
+            raise InputError(f"{where}: {field} is {_shown(row[field])}, not a whole number of pixels above 0")
+    box = row["bbox"]
+    if not isinstance(box, list):
+        raise InputError(f"{where}: bbox is {_shown(box)}, not a list [x1, y1, x2, y2]")
+    if len(box) != 4:
+        raise InputError(f"{where}: bbox has {len(box)} number{'s' * (len(box) != 1)}, not 4 ([x1, y1, x2, y2])")
+    return (int(sizes[0]), int(sizes[1])), [_number(value, "bbox", where) for value in box]
 
-    def _path(self) -> Path:
-        names = (self.image, self.image.removeprefix("data/"), PurePosixPath(self.image).name)
-        choices = [folder / name for folder in self.folders for name in names]
-        path = next((path for path in choices if path.is_file()), None)
-        if path is None:
-            fix = f"name its folder as images (--image-root) or data_root (--data-root, {VARIABLE})"
-            raise not_there(f"image not found: {self.image}", choices, fix)
-        return path
+
+def _number(value: Any, field: str, where: str) -> float:
+    """Read a finite number, which may be written as a text."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: {field} holds {_shown(value)}, which is no finite number")
+    return number
+
+
+def _shown(value: Any) -> str:
+    """Write a value of a row as its file does, shortened."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

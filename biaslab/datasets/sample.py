@@ -33,7 +33,8 @@ class Sample:
     width, height : int
         Size of the original image in pixels.
     loader : callable
-        Returns the image (RGB); called anew each time, so nothing is held in memory.
+        Returns the image (RGB); called anew each time, so nothing is held in memory. It may have a method ``check()``
+        that raises what opening would raise, as far as that can be told without reading the pixels.
 
     Examples
     --------
@@ -69,6 +70,18 @@ class Sample:
             When it cannot be read.
         """
         return self.loader()
+
+    def check_image(self) -> None:
+        """Refuse an image that is missing or does not fit, from the file's header alone, if the loader can tell.
+
+        Raises
+        ------
+        InputError
+            As :meth:`image` would.
+        """
+        check = getattr(self.loader, "check", None)
+        if check is not None:
+            check()
 
 
 def object_size(box: Box, width: float, height: float, edges: tuple[float, float] = (0.05, 0.12)) -> str:

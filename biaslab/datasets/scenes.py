@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property, lru_cache, partial
 from itertools import count
+from typing import ClassVar
 
 from PIL import Image
 
@@ -14,11 +15,11 @@ from biaslab.errors import InputError
 from biaslab.scenes import Scene, scene
 
 #: the last 64 scenes are at hand: whoever asks about one shows it next
-drawn = lru_cache(maxsize=64)(scene)
+cached_scene = lru_cache(maxsize=64)(scene)
 
 
 def _image(split: str, index: int) -> Image.Image:
-    return drawn(split, index).image
+    return cached_scene(split, index).image
 
 
 @register("scenes")
@@ -44,11 +45,12 @@ class ScenesDataset:
     """
 
     name = "scenes"
+    box_form: ClassVar[str] = "xyxy"
 
     def __init__(self, split: str = "test", *, n: int = 300) -> None:
         if n < 1:
             raise InputError(f"scenes: n is {n}, give at least 1 expression")
-        drawn(split, 0)  # refuses an unknown split before any work
+        cached_scene(split, 0)  # refuses an unknown split before any work
         self.split, self.n = split, n
 
     @property
@@ -61,7 +63,7 @@ class ScenesDataset:
         samples: list[Sample] = []
         numbers = count()
         while len(samples) < self.n:
-            samples += _samples_of(drawn(self.split, next(numbers)))
+            samples += _samples_of(cached_scene(self.split, next(numbers)))
         return samples[: self.n]
 
     @cached_property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from biaslab._util.jsonl import JsonLines
 from biaslab._util.progress import progress_bar
-from biaslab.datasets.base import take
+from biaslab.datasets.base import check_pictures, take
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import Config, configurations
@@ -158,6 +158,8 @@ def evaluate(
         folder = Path(path)
         run = prepare_folder(folder, record, profiles_of(configs))
         tasks = missing_tasks(samples, configs, folder, run, retry_errors)
+        if tasks:
+            check_pictures(samples)
         total = len(samples) * len(configs)
         done = total - sum(len(task.missing) for task in tasks)
         with progress_bar("evaluate", total=total, done=done, show=progress) as advance:

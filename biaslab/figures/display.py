@@ -16,6 +16,7 @@ from matplotlib.patheffects import Normal, Stroke
 
 from biaslab._util.watermark import note_of, stamp_table
 from biaslab.core.boxes import Box
+from biaslab.core.images import load_image
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.saving import png_bytes
@@ -167,9 +168,9 @@ def _is_open(figure: Figure) -> bool:
 
 
 def image_array(image: Any) -> np.ndarray:
-    """Convert a PIL image into an RGB array (rows, cols, 3) in 0..1, small enough for a figure."""
-    image = image.convert("RGB")
-    image.thumbnail((_CANVAS, _CANVAS))  # convert() has made a copy
+    """Convert a picture of any kind into an RGB array (rows, cols, 3) in 0..1, small enough for a figure."""
+    image = load_image(image).copy()
+    image.thumbnail((_CANVAS, _CANVAS))
     return np.asarray(image, dtype=np.float64) / 255
 
 

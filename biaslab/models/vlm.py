@@ -136,7 +136,7 @@ class VLM:
         Parameters
         ----------
         images : sequence of B images
-            PIL images, paths or samples, or lists of them (several images in a prompt).
+            PIL images, paths, bytes, arrays or samples, or lists of them (several images in a prompt).
         texts : sequence of B str
             What the user says, without template or image token.
         sample_ids : sequence of B str, optional
@@ -357,7 +357,7 @@ class VLM:
         Returns
         -------
         Box or None, or a list of them
-            In pixels of the original image; None where the answer holds no box.
+            In pixels of the original image, upright as its EXIF orientation says; None where the answer holds no box.
 
         Raises
         ------

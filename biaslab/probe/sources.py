@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from biaslab.core.images import load_image
+from biaslab.core.images import load_image, load_rgba
 from biaslab.datasets.image_sources import find_images
 from biaslab.errors import InputError
 from biaslab.scenes.backgrounds import background, fine_noise
@@ -72,7 +73,7 @@ def files_digest(paths: list[Path]) -> str:
     """Hash the names and contents of files to 12 hex digits."""
     total = hashlib.sha256()
     for path in paths:
-        total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        total.update(os.fsencode(path.name) + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:12]
 
 
@@ -109,11 +110,7 @@ def _visible(image: Image.Image) -> tuple[int, int, int, int] | None:
 
 @lru_cache(maxsize=4)
 def _cutout(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError) as err:
-        raise InputError(f"{path} cannot be read ({err}): replace or remove it") from None
+    image = load_rgba(path)
     box = _visible(image)
     if box is None or image.getchannel("A").getextrema()[0] == 255:
         raise InputError(f"{path} is no cut-out: give an image with a transparent ground (RGBA)")

@@ -17,7 +17,7 @@ import numpy as np
 from biaslab.profiles.parts import Part, merged
 from biaslab.stats.jackknife import jackknife_interval
 
-__all__ = ["asymptotic_share"]
+__all__ = ["asymptotic_share", "share_in_the_limit"]
 
 
 def asymptotic_share(folds: list[list[Part]], *, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -51,13 +51,14 @@ def asymptotic_share(folds: list[list[Part]], *, confidence: float) -> tuple[np.
     >>> share.round(2)  # all heads together, and the only head
     array([0.23, 0.23])
     """
-    value = _share(folds)
-    left_out = np.stack([_share(folds[:g] + folds[g + 1 :]) for g in range(len(folds))])
+    value = share_in_the_limit(folds)
+    left_out = np.stack([share_in_the_limit(folds[:g] + folds[g + 1 :]) for g in range(len(folds))])
     lo, hi = jackknife_interval(value, left_out, confidence=confidence)
     return value, lo, np.minimum(hi, 1.0)
 
 
-def _share(folds: list[list[Part]]) -> np.ndarray:
+def share_in_the_limit(folds: list[list[Part]]) -> np.ndarray:
+    """Estimate the share alone, (1 + H,), as :func:`asymptotic_share` does."""
     signal, total = np.zeros((2, len(folds[0][0].mean)))  # heads, also where no layout has two images
     for p in merged(part for parts in folds for part in parts):
         if p.n < 2:

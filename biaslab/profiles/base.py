@@ -18,12 +18,14 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
 from biaslab.maps.protocol import Maps
+from biaslab.profiles.asymptotic import share_in_the_limit
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.parts import Part, logs, parts_of
 from biaslab.profiles.provenance import version
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make, register
+from biaslab.profiles.sample_size import FEW_IMAGES, few_images_text
 
 __all__ = ["ESTIMATORS", "Arrays", "Part", "Profile", "make", "register"]
 
@@ -116,7 +118,8 @@ class Profile(LearnedMaps):
         Parameters
         ----------
         maps : Maps
-            Attention maps, stored or streamed; only ``layers``, ``layouts``, ``provenance`` and ``moments`` are read.
+            Attention maps, stored or streamed; ``layers``, ``layouts``, ``provenance``, ``moments`` and, if there,
+            ``n`` are read.
         layers : int or iterable of int, optional
             Decoder layers to fit; default all that ``maps`` holds.
 
@@ -129,6 +132,11 @@ class Profile(LearnedMaps):
         ------
         InputError
             No images, a layer that ``maps`` does not hold, or maps that do not tell what the estimator needs.
+
+        Warns
+        -----
+        UserWarning
+            Fewer than 20 images, with the reliability of such a profile.
 
         Examples
         --------
@@ -144,15 +152,24 @@ class Profile(LearnedMaps):
             raise InputError(reason)
         arrays: dict[int, Arrays] = {}
         counts: dict[str, int] = {}
+        shares: dict[int, float] = {}
+        n = getattr(maps, "n", FEW_IMAGES)  # a view of moments need not say
+        few = n < FEW_IMAGES
         for layer in layers:
             parts = parts_of(maps, layer, pieces=self.needs_folds)
             if not parts:
                 raise InputError("the maps hold no images: collect() over at least one image first")
             arrays[layer] = self._pool(parts)
+            if few:
+                shares[layer] = float(share_in_the_limit([logs(parts)])[0])
             counts = {p.layout.key: p.n for p in parts}
         if "layout" not in self.transports and min(counts.values(), default=0) < 2:
             few = [k for k, n in counts.items() if n < 2]
             warnings.warn(f"std is 0 for layouts seen in one image only: {', '.join(few)}", stacklevel=2)
+        # not for a part of the images, such as all folds but one
+        if few and sum(counts.values()) == n:
+            table = pd.DataFrame({"layer": list(shares), "r2_asymptotic": list(shares.values())})
+            warnings.warn(few_images_text(counts, table, transports="layout" in self.transports), stacklevel=2)
         layouts = {key: maps.layouts[key] for key in counts}
         provenance = {
             **plain(dict(maps.provenance)),

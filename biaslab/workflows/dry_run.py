@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from biaslab._util.jsonable import records
-from biaslab.core.images import load_image
+from biaslab.core.images import image_size
 from biaslab.core.layers import resolve_layers
 from biaslab.cost import kv_bytes
 from biaslab.datasets.base import take
+from biaslab.errors import InputError
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.runner import check_configurations
 from biaslab.pruning import budget
@@ -242,11 +241,8 @@ def plan_evaluate(
 def _size_of(image: Any) -> tuple[int, int] | None:
     """Width and height, from a file's header; None for an image that cannot be read."""
     try:
-        if not isinstance(image, (str, os.PathLike)):
-            return load_image(image).size
-        with Image.open(image) as opened:
-            return opened.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return image_size(image)
+    except InputError:
         return None
 
 

@@ -25,7 +25,8 @@ def test_a_warning_is_one_line_on_stderr(capsys, pictures, tmp_path):
     status, out, err = run(capsys, *command)
     record = json.loads(out)  # stdout stays one JSON object
     assert status == 0 and record["n"] == 2 and "rests on 2 images, fewer than 20" in record["notes"][0]
-    (line,) = err.strip().splitlines()
+    line, few = err.strip().splitlines()
+    assert few.startswith("biaslab: warning: The profile rests on 2 images")
     assert line.startswith("biaslab: warning: 1 image skipped, the first: ") and "broken.png" in line
     assert warnings.showwarning is hook  # what a verb sets ends with it
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import tiny
+from commands import run
 from PIL import Image
 
 from biaslab.core.images import content_hash
-from biaslab.datasets.image_sources import blank, find_images, noise
+from biaslab.datasets.calibration import calibration, source_folder
+from biaslab.datasets.image_sources import blank, find_images, noise, require_images
 from biaslab.errors import InputError
 
 
@@ -27,8 +29,46 @@ def test_images_from_a_folder(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         find_images(tmp_path / "b")
     (tmp_path / "b").mkdir()
-    with pytest.raises(InputError, match="no picture in"):
+    for look in (find_images, require_images):
+        with pytest.raises(InputError, match=r"no picture in .* \(it holds no file\)"):
+            look(tmp_path / "b")
+    (tmp_path / "b" / "rows.jsonl").write_text("{}")
+    (tmp_path / "b" / "LICENSE").write_text("")
+    with pytest.raises(InputError, match=r"no picture in .* \(it holds .jsonl, LICENSE\)"):
         find_images(tmp_path / "b")
+    require_images(tmp_path / "a")
+
+
+def test_a_single_picture_is_a_folder_of_one(tmp_path, grounder):
+    save(tmp_path / "a", 1)
+    one = tmp_path / "a" / "0.png"
+    require_images(one)
+    assert find_images(one) == calibration(grounder, one).images == [one] == [source_folder(one)]
+    (tmp_path / "a" / "rows.jsonl").write_text("{}")
+    for look in (find_images, require_images, source_folder):
+        with pytest.raises(InputError, match="rows.jsonl is neither a picture nor a folder of pictures"):
+            look(tmp_path / "a" / "rows.jsonl")
+
+
+def test_every_suffix_that_can_be_opened_is_found_and_heic_too(tmp_path):
+    for name in ("a.JPG", "b.avif", "c.jp2", "d.HEIC", "e.jfif", "f.txt", "g.pdf"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find_images(tmp_path)] == ["a.JPG", "b.avif", "c.jp2", "d.HEIC", "e.jfif"]
+
+
+def test_a_folder_without_pictures_is_refused_before_the_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    model = ["--model", "internvl2.5-8b"]
+    for command in (
+        ["fit-bias", *model, "--images", tmp_path / "empty", "--out", tmp_path / "p"],
+        ["bench", *model, "--images", tmp_path / "empty"],
+        ["probe", *model, "--objects", tmp_path / "empty", "--out", tmp_path / "p"],
+        ["probe", *model, "--backgrounds", tmp_path / "empty", "--out", tmp_path / "p"],
+    ):
+        status, out, err = run(capsys, *command)
+        assert status == 2 and not out and "no picture in" in err and len(err.splitlines()) == 1, (command, err)
+    status, _, err = run(capsys, "probe", *model, "--objects", tmp_path / "gone", "--out", tmp_path / "p")
+    assert status == 2 and "no such folder of images" in err
 
 
 def test_null_images():

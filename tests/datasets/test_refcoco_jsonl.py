@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import pytest
 from PIL import Image
@@ -78,22 +79,42 @@ def test_hash_follows_the_content_alone(folder):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{torn", "line 2: not a row"),
-        ({k: v for k, v in ROWS[0].items() if k != "sent"}, "line 2: not a row.*sent"),
-        ({**ROWS[0], "bbox": [0, 0, 10]}, "line 2: not a row"),
-        ({**ROWS[0], "bbox": [10, 0, 10, 5]}, "line 2: box .* no area"),
-        ({**ROWS[0], "bbox": ["x", 0, 10, 5]}, "line 2: not a row"),
-        ({**ROWS[0], "sent": "  "}, "line 2: image and sent"),
-        ({**ROWS[0], "width": 0}, "line 2"),
+        ("{torn", r"line 2 is no JSON \(Expecting property name"),
+        (
+            {k: v for k, v in ROWS[0].items() if k != "sent"},
+            "line 2 has no field sent: it has image, bbox, width, height; a RefCOCO jsonl has image, sent,",
+        ),
+        ({"image": "a.png", "bbox": [0, 0, 9, 9]}, "line 2 has no fields sent, width, height"),
+        ([1, 2], "line 2 is a list, not an object"),
+        ("7", "line 2 is a number, not an object"),
+        ({**ROWS[0], "bbox": [0, 0, 10]}, "line 2: bbox has 3 numbers, not 4"),
+        ({**ROWS[0], "bbox": None}, "line 2: bbox is null, not a list"),
+        ({**ROWS[0], "bbox": {"x": 1}}, 'line 2: bbox is {"x": 1}, not a list'),
+        ({**ROWS[0], "bbox": [0, 0, 10, float("nan")]}, "line 2: bbox holds NaN, which is no finite number"),
+        ({**ROWS[0], "bbox": [0, 0, 10, True]}, "line 2: bbox holds true, which is no finite number"),
+        ({**ROWS[0], "bbox": [0, 0, 10, 10**400]}, "line 2: bbox holds 10+"),
+        ({**ROWS[0], "bbox": [10, 0, 10, 5]}, "line 2: bbox .* no area"),
+        ({**ROWS[0], "bbox": ["x", 0, 10, 5]}, 'line 2: bbox holds "x", which is no finite number'),
+        ({**ROWS[0], "sent": "  "}, "line 2: sent is"),
+        ({**ROWS[0], "sent": ""}, "line 2: sent is empty"),
+        ({**ROWS[0], "sent": ["left cat"]}, r'line 2: sent is \["left cat"\], not a text'),
+        ({**ROWS[0], "image": 7}, "line 2: image is 7, not a text"),
+        ({**ROWS[0], "sent": "half \ud83d"}, "line 2: sent holds half a character"),
+        ({**ROWS[0], "image": "half \ud83d"}, "line 2: image holds half a character"),
+        ({**ROWS[0], "orientation": 6}, "line 2: orientation is 6: write stored or upright"),
+        ({**ROWS[0], "height": 48.5}, "line 2: height is 48.5, not a whole number"),
+        ({**ROWS[0], "height": "tall"}, 'line 2: height holds "tall"'),
+        ({**ROWS[0], "width": 0}, "line 2: width is 0, not a whole number of pixels above 0"),
     ],
 )
 def test_a_bad_row_is_named(folder, row, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         RefCocoJsonl(write(folder, [ROWS[0], row]))
+    assert len(str(error.value).splitlines()) == 1 and not re.search(r"Error\(|KeyError|TypeError", str(error.value))
 
 
 def test_missing_and_empty_files(folder):
-    with pytest.raises(InputError, match="pass a RefCOCO jsonl file"):
+    with pytest.raises(InputError, match="cannot read .*none.jsonl .*pass a RefCOCO jsonl"):
         RefCocoJsonl(folder / "none.jsonl")
     with pytest.raises(InputError, match="no rows"):
         RefCocoJsonl(write(folder, [""]))

@@ -105,7 +105,8 @@ def test_the_best_head_is_chosen_here_and_reported_there():
 
 def test_failures_and_targets_without_tokens_are_left_out(caplog):
     toy = Toy(missing=(2,))
-    object.__setattr__(toy.samples[3], "box", toy.samples[3].box.__class__(-30, -30, -10, -10))
+    speck = toy.samples[3].box.__class__(31, 31, 31.0001, 31.0001)  # less than any token's share
+    object.__setattr__(toy.samples[3], "box", speck)
     table = rank(dataset=toy, layers=[1])
     assert table.loc[0, "n"] == 4 and table.loc[0, "errors"] == 1 and np.isfinite(table.loc[0, "auroc"])
     assert "sample s2 has no ranking" in caplog.text

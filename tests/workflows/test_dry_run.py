@@ -10,6 +10,7 @@ import toy_grounding
 from PIL import Image
 
 from biaslab import cost
+from biaslab.core.boxes import Box
 from biaslab.datasets.calibration import Calibration, calibration
 from biaslab.errors import InputError, ModelError, ProfileMismatchError, UnsupportedError
 from biaslab.evaluation.configurations import configurations
@@ -145,7 +146,7 @@ def test_pictures_the_model_refuses_are_counted(no_weights):
     with pytest.raises(InputError, match="no image to plan for: .*2000x3.*aspect ratio"):
         plan_fit(found, Calibration("x", [narrow], "Where?"), layers=[0])
     data = toy_grounding.Toy(4)
-    data.samples[1] = replace(data.samples[1], width=2000, height=3)
+    data.samples[1] = replace(data.samples[1], width=2000, height=3, box=Box(5, 0, 40, 3))
     plan = plan_evaluate(found, data, configurations(["none"], 0.5, 1))
     assert "1 expression on images that this model cannot cut or resize" in plan.notes[-1]
     assert plan.notes[0].startswith("3 x 1 = 3 answers") and plan.data["count"].startswith("4 expressions")

@@ -158,6 +158,25 @@ class Family(OfflineSpec, ABC):
             Size of the image the model saw, pixels.
         """
 
+    def is_one_image(self, config: Any, n: int) -> bool:
+        """Tell whether ``n`` image tokens in a row are one image, and every one of them a visual token.
+
+        Asked of a prompt that was not made by `VLM.encode`, so that nothing but its token ids is known.
+
+        Parameters
+        ----------
+        config : PreTrainedConfig
+            Of the model.
+        n : int
+
+        Returns
+        -------
+        bool
+            False where it may be several images, or hold placeholders that show no place; for a family that does not
+            say, always.
+        """
+        return False
+
     def prepare(self, processor: Any, image: Image.Image) -> Image.Image:
         """Change an image into what the processor should get."""
         return image

@@ -271,7 +271,7 @@ class VLM:
             return self.model(**inputs, **kw)
 
     def generate(self, encoded: Encoded, *, max_new_tokens: int = 64, **gen_kw: Any) -> list[str]:
-        """Answer the prompts of a batch, greedily unless ``do_sample`` or ``num_beams`` is given.
+        """Answer the prompts of a batch, greedily unless ``do_sample`` or ``num_beams`` is given, with a KV cache.
 
         Everything else (such as a repetition penalty) stays as the checkpoint's generation config has it.
 
@@ -288,7 +288,8 @@ class VLM:
         list of B str
         """
         tokenizer = self.processor.tokenizer
-        settings: dict[str, Any] = {"max_new_tokens": int(max_new_tokens), "do_sample": False}
+        # some generation configs say use_cache: false, with which every step would be a new prefill
+        settings: dict[str, Any] = {"max_new_tokens": int(max_new_tokens), "do_sample": False, "use_cache": True}
         if not gen_kw.get("do_sample"):
             settings.update(temperature=None, top_p=None, top_k=None)
         settings["eos_token_id"] = self._stop_ids()

@@ -55,6 +55,10 @@ class Llava(Family):
         square.paste(image, _offset(image.size))
         return square
 
+    def is_one_image(self, config: Any, n: int) -> bool:
+        """Tell whether it is as many as one image has: images may follow each other."""
+        return n == config.image_seq_length
+
     def layout(
         self,
         processor: Any,

@@ -180,7 +180,7 @@ def capture(
             key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
             options = row_options(module, kw)
             options.update(rows=at.rows, cols=at.cols, scaling=scaling, attention_mask=attention_mask)
-            values = score_of(query, key, value, kw.get("cos"), kw.get("sin"), **options)
+            values = score_of(query, key, value, kw.get("cos"), kw.get("sin"), **options).float()
             values = values.masked_fill(~(at.rows_mask[:, None, :, None] & at.cols_mask[:, None, None, :]), 0.0)
             values = values.mean(1, keepdim=True) if heads == "mean" else values
             captured._rows[layer] = Rows(values, at.cols_mask, at.rows_mask, at.original)

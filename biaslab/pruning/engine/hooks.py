@@ -252,7 +252,8 @@ class Engine:
             options.update(rows=prompt.rows.to(query.device), cols=prompt.visual.to(query.device))
             options.update(scaling=scaling, attention_mask=attention_mask)
             with self._clock("attention_ms", query.device):
-                self.attention[index] = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
+                rows = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
+                self.attention[index] = rows.float()
 
         return record
 

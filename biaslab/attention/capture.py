@@ -21,6 +21,7 @@ from biaslab.attention.scores import reads_rope, resolve
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import last_token, positions, text_after_image
+from biaslab.models.eval_mode import check_eval_mode
 from biaslab.models.generation import GenerateCall, check_call, watched
 from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import kv_cache_of
@@ -216,6 +217,7 @@ class _State:
         found = self.vlm.prefill.prompt_in(ids, kwargs.get("attention_mask"))
         if found is None:
             return
+        check_eval_mode(model)
         is_image = found.ids == self.vlm.image_token_id
         visual, visual_mask = self.vlm.visual_tokens(found.ids) if bool(is_image.any()) else positions(is_image)
         if visual.shape[1] == 0:

@@ -106,6 +106,9 @@ def load(
 def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str | None = None) -> VLM:
     """Make a VLM of a transformers model (fine-tuned, quantised) and its processor, used as they are.
 
+    A model in train mode, whose dropout would make it answer differently each time, is put in evaluation mode, with a
+    warning. A later ``train()`` on it or on a part of it is refused at the next run.
+
     Of a PEFT model the base model is taken, with the adapters that are injected into its layers (LoRA and the
     like); prompt tuning lives outside it and is refused.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from biaslab.attention.hook import row_options, watch
 from biaslab.attention.scores import SCORES, reads_rope
 from biaslab.errors import ModelError, UnsupportedError
+from biaslab.models.eval_mode import check_eval_mode
 from biaslab.models.generation import GenerateCall, watched
 from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
@@ -93,6 +94,7 @@ class Engine:
         found = self.vlm.prefill.prompt_in(ids, kwargs.get("attention_mask"))
         if found is None:
             return  # another prompt beside the one of a running generate: it is no part of this run
+        check_eval_mode(model)
         if isinstance(kwargs.get("logits_to_keep"), Tensor):
             raise UnsupportedError("logits_to_keep counts positions that pruning drops: give a number of last tokens")
         self.vlm.prefill.clear()

@@ -96,6 +96,15 @@ class Family(OfflineSpec, ABC):
 
         return image_only(getattr(transformers, self.processor_class)).from_pretrained(path, **kw)
 
+    def complete_processor(self, processor: Any, config: Any) -> None:
+        """Tell the processor what its folder leaves out and the model's configuration knows.
+
+        Raises
+        ------
+        UnsupportedError
+            A model whose image tokens no layout describes.
+        """
+
     def chat_prompt(self, processor: Any, text: str, n_images: int = 1) -> str:
         """Write the full prompt of one user turn: the images first, then the text, then the answer's header.
 

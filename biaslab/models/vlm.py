@@ -20,6 +20,7 @@ from biaslab.models.encoded import Encoded, positions
 from biaslab.models.eval_mode import check_eval_mode, put_in_eval_mode
 from biaslab.models.grounding import Grounding
 from biaslab.models.lengths import check_length
+from biaslab.models.offloading import execution_device
 from biaslab.models.pairing import paired
 from biaslab.models.prefill import PrefillState
 from biaslab.models.transformers_versions import warn_if_untested
@@ -69,6 +70,7 @@ class VLM:
         self.image_token_id: int = token
         self.image_options: dict[str, Any] = {}
         self.prefill = PrefillState()
+        family.complete_processor(processor, model.config)
 
     def __repr__(self) -> str:
         return f"VLM({self.name!r}, family={self.family.name!r}, layers={self.n_layers}, device={self.device})"
@@ -91,7 +93,8 @@ class VLM:
     @property
     def device(self) -> torch.device:
         """Where the inputs go."""
-        return self.model.device
+        device = self.model.device
+        return device if device.type != "meta" else execution_device(self.model) or device
 
     def set_image_options(self, **options: Any) -> VLM:
         """Set `image_options` for every later call.
@@ -180,9 +183,8 @@ class VLM:
         inputs = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
         ids = None if sample_ids is None else list(sample_ids)
         owners = [b for b, group in enumerate(groups) for _ in group]
-        encoded = Encoded.from_inputs(
-            inputs, layouts, resized, image_token_id=self.image_token_id, sample_ids=ids, owners=owners
-        )
+        image = self.image_token_id
+        encoded = Encoded.from_inputs(inputs, layouts, resized, image_token_id=image, sample_ids=ids, owners=owners)
         check_length(encoded, self.model.config)
         return encoded
 

@@ -24,8 +24,9 @@ _WORDS = {
 }
 
 
-# what names the contents of a checkpoint: the fingerprint of a folder, or a commit of the hub
-_CONTENTS = re.compile(r"local-[0-9a-f]{12}|[0-9a-f]{40}")
+# what names the contents of a checkpoint: the fingerprint of a folder, or a commit of the hub; of an adapter, both of
+# itself and of its base
+_CONTENTS = re.compile(r"(local-[0-9a-f]{12} on )?(local-[0-9a-f]{12}|[0-9a-f]{40})")
 
 
 def are_same_weights(mine: Any, other: Any) -> bool:

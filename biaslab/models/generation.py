@@ -12,6 +12,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -41,10 +42,6 @@ class GenerateCall:
     ----------
     ids, padding : LongTensor (B, N), Tensor (B, N), or None
         Token ids of the prompt as they were given, and the attention mask of two dimensions.
-    settings : GenerationConfig
-        What holds for this call.
-    mode : str
-        transformers' name of the way to generate, such as "beam_search".
     given : dict
         Arguments of the call by name.
     forwards : int
@@ -52,17 +49,27 @@ class GenerateCall:
         model) do not count.
     """
 
-    def __init__(self, model: Any, generate: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
-        given = dict(inspect.signature(generate).bind(*args, **kwargs).arguments)
-        given.update(given.pop("kwargs", {}))
-        self.given = given
+    def __init__(self, model: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        # the signature of the class: what a user has put in front of it may hide the names
+        names = inspect.signature(type(model).generate).parameters.values()
+        positional = [p.name for p in names if p.kind is p.POSITIONAL_OR_KEYWORD][1:]  # without self
+        self.given = given = {**dict(zip(positional, args, strict=False)), **kwargs}
+        self._model = model
         ids = given["inputs"] if given.get("inputs") is not None else given.get("input_ids")
         self.ids: Tensor | None = ids if getattr(ids, "ndim", 0) == 2 else None
         mask = given.get("attention_mask")
         self.padding: Tensor | None = mask if getattr(mask, "ndim", 0) == 2 else None
-        self.settings: Any = generation_settings(model, given)
-        self.mode = generation_mode(self.settings, given.get("assistant_model"))
         self.forwards = 0
+
+    @cached_property
+    def settings(self) -> Any:
+        """What holds for this call, a GenerationConfig."""
+        return generation_settings(self._model, self.given)
+
+    @property
+    def mode(self) -> str:
+        """How the call generates, as transformers names it: "greedy_search", "beam_search" and so on."""
+        return generation_mode(self.settings, self.given.get("assistant_model"))
 
     @property
     def cache(self) -> Any:
@@ -119,7 +126,7 @@ class _Watch:
         generate = model.generate
 
         def announced(*args: Any, **kwargs: Any) -> Any:
-            call = GenerateCall(model, generate, args, kwargs)
+            call = GenerateCall(model, args, kwargs)
             with ExitStack() as stack:
                 if not self.calls:
                     for _, check in self.listeners:

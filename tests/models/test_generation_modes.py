@@ -344,6 +344,17 @@ def test_right_padding_reads_the_last_token_that_is_none():
             assert (rows[1].values[row, :, 0, rows[1].mask[row]] - want).abs().max() <= 1e-4
 
 
+def test_gradient_checkpointing_changes_nothing_in_evaluation_mode():
+    vlm = tiny.wrap(tiny.build("internvl"), tiny.processor("internvl"))
+    enc = prompts(3)
+    vlm.model.gradient_checkpointing_enable()
+    with capture(vlm) as rows, prune(vlm, FastV(keep=KEEP), LAYER) as state:
+        generate(vlm, enc)
+    assert [s.indices.tolist() for s in state.selections] == expected(enc)
+    own = enc.visual[0, enc.visual_mask[0]]
+    assert (rows[1].values[0, :, 0, rows[1].mask[0]] - reference(3)[1][0, :, enc.last, own]).abs().max() <= 1e-4
+
+
 def test_a_block_inside_a_block_sees_the_same_prefill():
     vlm, enc = model(), prompts(3)
     with capture(vlm) as before, prune(vlm, FastV(keep=KEEP), LAYER) as state, capture(vlm) as after:
@@ -368,6 +379,11 @@ def test_blocks_may_end_in_any_order_and_a_wrapper_of_the_users_comes_back():
         vlm.generate(enc, max_new_tokens=2)
         second.__exit__(None, None, None)
         assert calls == [1] and len(rows) == 1 and vlm.model.generate is own
+        with prune(vlm, "fastv", LAYER), pytest.raises(UnsupportedError, match="drop use_cache=False"):
+            generate(vlm, enc, use_cache=False)
+        with prune(vlm, "fastv", LAYER), pytest.raises(UnsupportedError, match="drop use_cache=False"):
+            vlm.model.generate(enc.inputs["input_ids"], GenerationConfig(use_cache=False))  # by position
+        assert calls == [1]
     finally:
         del vlm.model.generate
 

@@ -21,7 +21,10 @@ from biaslab.attention.scores import reads_rope, resolve
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import last_token, positions, text_after_image
+from biaslab.models.eval_mode import check_eval_mode
+from biaslab.models.generation import GenerateCall, check_call, watched
 from biaslab.models.prefill import PrunedSequence
+from biaslab.models.transformers_versions import kv_cache_of
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -48,10 +51,14 @@ class _Places(NamedTuple):
 
 
 class _Prefill:
-    """The running prefill: its query rows and visual columns as each layer sees them."""
+    """The running prefill: its query rows and visual columns as each layer sees them.
 
-    def __init__(self, prompt: PromptPositions) -> None:
-        self.prompt, self.length = prompt, prompt.is_image.shape[1]
+    ``length`` counts all tokens of the forward, candidates of assisted decoding behind the prompt included; ``cached``
+    tells whether a KV cache, known to have been empty, may hand out more keys than those.
+    """
+
+    def __init__(self, prompt: PromptPositions, length: int, cached: bool) -> None:
+        self.prompt, self.length, self.cached = prompt, length, cached
         self.cache: dict[tuple[PrunedSequence | None, torch.device], _Places] = {}
 
     def at(self, device: torch.device, cut: PrunedSequence | None) -> _Places:
@@ -92,7 +99,8 @@ def capture(
 
     Works around ``vlm.ask`` / ``locate`` / ``generate`` and around plain ``vlm.model(**inputs)`` and
     ``vlm.model.generate(**inputs)``: visual tokens are found in the ``input_ids`` the model is called with.
-    Decode steps are left alone; each new prefill replaces the rows of the one before.
+    Decode steps are left alone, cached or not; each new prefill replaces the rows of the one before. Outside
+    ``generate`` every forward is a prefill.
 
     Parameters
     ----------
@@ -121,8 +129,8 @@ def capture(
     InputError
         A layer the decoder does not have, or a bad value of ``heads``, ``queries`` or ``score``; before the block runs.
     UnsupportedError
-        An attention implementation that cannot be watched, a call without ``input_ids``, or a prefill on a filled
-        cache.
+        An attention implementation that cannot be watched, a call without ``input_ids``, a prefill on a filled
+        cache, or a way to generate that has no single prefill.
 
     Examples
     --------
@@ -169,9 +177,11 @@ def capture(
             if prefill is None:
                 return
             at = prefill.at(query.device, vlm.prefill.seen_by(layer))
+            # a static cache hands out all its slots, the empty ones behind those of the prompt
+            key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
             options = row_options(module, kw)
             options.update(rows=at.rows, cols=at.cols, scaling=scaling, attention_mask=attention_mask)
-            values = score_of(query, key, value, kw.get("cos"), kw.get("sin"), **options)
+            values = score_of(query, key, value, kw.get("cos"), kw.get("sin"), **options).float()
             values = values.masked_fill(~(at.rows_mask[:, None, :, None] & at.cols_mask[:, None, None, :]), 0.0)
             values = values.mean(1, keepdim=True) if heads == "mean" else values
             captured._rows[layer] = Rows(values, at.cols_mask, at.rows_mask, at.original)
@@ -179,6 +189,7 @@ def capture(
         return callback
 
     with ExitStack() as stack:
+        stack.enter_context(watched(vlm.model, vlm.prefill, _check_call))
         stack.enter_context(watch(vlm.model, {i: record(i) for i in layers}, rope=reads_rope(score_of)))
         stack.callback(vlm.model.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(vlm.model.register_forward_hook(state.end, always_call=True).remove)
@@ -198,15 +209,22 @@ class _State:
         self.running, self.prefill = ids is not None, None
         if ids is None or ids.shape[1] < 2:
             return
-        is_image = ids == self.vlm.image_token_id
-        visual, visual_mask = self.vlm.visual_tokens(ids) if bool(is_image.any()) else positions(is_image)
+        cache = kv_cache_of(kwargs)
+        if cache is not None and int(cache.get_seq_length()) > 0:
+            if self.vlm.prefill.generating:
+                return  # candidates of assisted decoding: a filled cache from outside is refused at the call
+            raise UnsupportedError(_FILLED)
+        found = self.vlm.prefill.prompt_in(ids, kwargs.get("attention_mask"))
+        if found is None:
+            return
+        check_eval_mode(model)
+        is_image = found.ids == self.vlm.image_token_id
+        visual, visual_mask = self.vlm.visual_tokens(found.ids) if bool(is_image.any()) else positions(is_image)
         if visual.shape[1] == 0:
-            return  # a later turn without an image: nothing to record
-        padding = kwargs.get("attention_mask")
-        padding = padding if padding is not None and padding.ndim == 2 else None
-        rows, rows_mask = query_rows(self.queries, is_image, padding)
+            return  # a prompt without an image: nothing to record
+        rows, rows_mask = query_rows(self.queries, is_image, found.padding)
         prompt = PromptPositions(is_image, visual, visual_mask, rows, rows_mask)
-        self.prefill = _Prefill(prompt)
+        self.prefill = _Prefill(prompt, ids.shape[1], cache is not None)
         self.captured._start(prompt)
 
     def end(self, *_: Any) -> None:
@@ -214,7 +232,7 @@ class _State:
 
     def prefill_for(self, query: Tensor, key: Tensor) -> _Prefill | None:
         if query.shape[2] == 1:
-            return None
+            return None  # a decode step
         if not self.running:
             raise UnsupportedError(
                 "capture cannot see the token ids of this forward: call the whole model with input_ids, "
@@ -222,14 +240,24 @@ class _State:
             )
         if self.prefill is None:
             return None
-        if key.shape[2] != query.shape[2]:
-            raise UnsupportedError("capture records a first prefill only: start without a filled cache")
+        if key.shape[2] < query.shape[2] or (key.shape[2] > query.shape[2] and not self.prefill.cached):
+            raise UnsupportedError(_FILLED)
         if query.shape[2] != self.prefill.length and not self.vlm.prefill.pruned:
             raise UnsupportedError(
                 f"a layer sees {query.shape[2]} of {self.prefill.length} tokens and nothing in vlm.prefill "
                 "says which: prune with bl.prune"
             )
         return self.prefill
+
+
+_FILLED = "capture records a first prefill only: start without a filled cache"
+
+
+def _check_call(call: GenerateCall) -> None:
+    """Refuse a call of ``generate`` that has no prefill to be captured."""
+    check_call(call)
+    if call.has_filled_cache:
+        raise UnsupportedError(_FILLED)
 
 
 def _check_queries(queries: str | Tensor) -> None:

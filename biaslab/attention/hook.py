@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from biaslab.attention.precision import full_precision
 from biaslab.core.layers import resolve_layer
 from biaslab.errors import UnsupportedError
 
@@ -115,6 +116,7 @@ def _pick(query: Tensor, rows: Tensor) -> Tensor:
     return query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
 
 
+@full_precision()
 def _softmax(
     picked: Tensor,
     key: Tensor,
@@ -270,7 +272,7 @@ def _wrap(inner: Callable | None) -> Callable:
             if module in _ROPE:
                 options["cos"], options["sin"] = _ROPE[module]
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-            with torch.no_grad():
+            with torch.no_grad(), full_precision():
                 for callback in tuple(callbacks):
                     callback(module, query, key, value, attention_mask, scale, **options)
         forward = inner or sys.modules[type(module).__module__].eager_attention_forward
@@ -340,7 +342,7 @@ def watch(model: Any, callbacks: Mapping[int, Callable], *, rope: bool = False) 
     callbacks : dict layer index -> callable
         ``callback(module, query, key, value, attention_mask, scaling, *, is_causal, sliding_window, softcap,
         **kw)`` is called for prefill and decode steps alike (``query.shape[2]`` tells them apart) under
-        ``no_grad``. The first three keywords can be passed on to `attention_rows`.
+        ``no_grad`` and outside of any autocast. The first three keywords can be passed on to `attention_rows`.
     rope : bool
         Also pass ``cos`` and ``sin`` of the rotary embedding, (B or 1, Q, D).
 

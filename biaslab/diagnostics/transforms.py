@@ -127,6 +127,7 @@ def randomise_weights(vlm: VLM, how: str, seed: int = 0) -> VLM:
         else:
             raise InputError(f"weights are made by init or permute, got {how!r}")
     model = model.to(device=first.device, dtype=first.dtype).eval().requires_grad_(False)
-    made = VLM(model, vlm.processor, vlm.family, name=f"{vlm.name} ({how} weights)", revision=vlm.revision)
+    revision = None if vlm.revision is None else f"{vlm.revision} ({how} weights)"  # no fingerprint: other weights
+    made = VLM(model, vlm.processor, vlm.family, name=f"{vlm.name} ({how} weights)", revision=revision)
     made.image_options = dict(vlm.image_options)
     return made

@@ -96,6 +96,15 @@ class Family(OfflineSpec, ABC):
 
         return image_only(getattr(transformers, self.processor_class)).from_pretrained(path, **kw)
 
+    def complete_processor(self, processor: Any, config: Any) -> None:
+        """Tell the processor what its folder leaves out and the model's configuration knows.
+
+        Raises
+        ------
+        UnsupportedError
+            A model whose image tokens no layout describes.
+        """
+
     def chat_prompt(self, processor: Any, text: str, n_images: int = 1) -> str:
         """Write the full prompt of one user turn: the images first, then the text, then the answer's header.
 
@@ -157,6 +166,25 @@ class Family(OfflineSpec, ABC):
         resized : (width, height)
             Size of the image the model saw, pixels.
         """
+
+    def is_one_image(self, config: Any, n: int) -> bool:
+        """Tell whether ``n`` image tokens in a row are one image, and every one of them a visual token.
+
+        Asked of a prompt that was not made by `VLM.encode`, so that nothing but its token ids is known.
+
+        Parameters
+        ----------
+        config : PreTrainedConfig
+            Of the model.
+        n : int
+
+        Returns
+        -------
+        bool
+            False where it may be several images, or hold placeholders that show no place; for a family that does not
+            say, always.
+        """
+        return False
 
     def prepare(self, processor: Any, image: Image.Image) -> Image.Image:
         """Change an image into what the processor should get."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from biaslab.errors import BiaslabError, InputError, ModelError
+from biaslab.models.adapter_folder import base_of, is_adapter, with_adapter
 from biaslab.models.checkpoints.files import check_files, local_folder, read_config
 from biaslab.models.checkpoints.internvl_chat.config import check, is_original
 from biaslab.models.checkpoints.internvl_chat.model import load_model
@@ -33,7 +34,8 @@ def load(
     """Load a multimodal model and its processor.
 
     InternVL checkpoints in their original layout (InternVL 2.5 as published) are read into transformers' own model
-    shard by shard; see `biaslab.models.checkpoints.internvl_chat` for what is served. Remote code is never run.
+    shard by shard; see `biaslab.models.checkpoints.internvl_chat` for what is served. Remote code is never run. An
+    adapter folder of PEFT (``adapter_config.json``) is loaded with the base model that it names.
 
     Parameters
     ----------
@@ -77,6 +79,9 @@ def load(
         raise InputError("give device or device_map, not both")
     checkpoint = resolve(name)
     folder, revision = local_folder(checkpoint, revision)
+    if is_adapter(folder):
+        options = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation, **kw}
+        return _load_adapter(folder, checkpoint.name, revision, device=device, **options)
     config = read_config(folder)
     original = is_original(config)
     family = family_of("internvl" if original else config.get("model_type", "unknown"))
@@ -105,6 +110,9 @@ def load(
 
 def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str | None = None) -> VLM:
     """Make a VLM of a transformers model (fine-tuned, quantised) and its processor, used as they are.
+
+    A model in train mode, whose dropout would make it answer differently each time, is put in evaluation mode, with a
+    warning. A later ``train()`` on it or on a part of it is refused at the next run.
 
     Of a PEFT model the base model is taken, with the adapters that are injected into its layers (LoRA and the
     like); prompt tuning lives outside it and is refused.
@@ -148,6 +156,14 @@ def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str |
     name = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
     revision = revision or getattr(model.config, "_commit_hash", None)
     return VLM(model, processor, family, name=name, revision=revision)
+
+
+def _load_adapter(folder: Path, name: str, revision: str, **options: Any) -> VLM:
+    named, base_revision = base_of(folder)
+    base = folder / named if (folder / named).is_dir() else named  # beside the adapter, or as anybody would write it
+    vlm = load(base, revision=base_revision if resolve(base).hub_id else None, **options)
+    model = read(folder, "adapter", lambda: with_adapter(vlm.model, folder))
+    return VLM(model, vlm.processor, vlm.family, name=name, revision=f"{revision} on {vlm.revision}")
 
 
 # ------------------------------------------------------------------------------------------ reading

@@ -182,6 +182,9 @@ def text_fields(spec: ModelSpec, tokenizer: Any) -> dict[str, Any]:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": spec.tied,
+        # not among the published sizes kept here, and the classes' own defaults are as short as 2048: without weights
+        # no prompt is to be refused for its length
+        "max_position_embeddings": 131_072,
     }
     if spec.head_dim is not None:
         fields["head_dim"] = spec.head_dim

@@ -17,9 +17,21 @@ from biaslab.errors import UnsupportedError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NEWEST_TESTED", "OLDEST", "check_layer_arguments", "kv_cache_of", "warn_if_untested"]
+__all__ = [
+    "NEWEST_TESTED",
+    "OLDEST",
+    "REMOTE_MODES",
+    "check_layer_arguments",
+    "generation_mode",
+    "generation_settings",
+    "kv_cache_of",
+    "warn_if_untested",
+]
 
 OLDEST, NEWEST_TESTED = "5.20", "5.24"
+
+#: ways to generate that transformers names and runs as code from the hub
+REMOTE_MODES = frozenset({"contrastive_search", "dola_generation", "group_beam_search", "constrained_beam_search"})
 
 _CACHE_NAMES = ("cache", "past_key_values")
 # What a decoder layer may be given that depends on the positions of the prompt, all of which pruning shortens.
@@ -29,6 +41,38 @@ _POSITIONAL = {"hidden_states", "attention_mask", "position_ids", "position_embe
 def kv_cache_of(kwargs: Mapping[str, Any]) -> Any:
     """Find the KV cache among the keyword arguments of a forward, or None."""
     return next((kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
+
+
+def generation_settings(model: Any, given: Mapping[str, Any]) -> Any:
+    """Work out what holds for a call of ``model.generate``, as ``generate`` itself does before anything else.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    given : mapping
+        Arguments of the call by name.
+
+    Returns
+    -------
+    GenerationConfig
+        The given one or the given options over the checkpoint's over the defaults. A copy.
+    """
+    options = {k: v for k, v in given.items() if k not in _NO_SETTINGS}
+    settings, _ = model._prepare_generation_config(given.get("generation_config"), **options)
+    return settings
+
+
+# arguments of generate that are no settings
+_NO_SETTINGS = {
+    "inputs", "generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "synced_gpus",
+    "assistant_model", "streamer", "negative_prompt_ids", "negative_prompt_attention_mask", "custom_generate",
+    "trust_remote_code", "tokenizer", "assistant_tokenizer", "use_model_defaults",
+}  # fmt: skip
+
+
+def generation_mode(settings: Any, assistant: Any) -> str:
+    """Name the way to generate, as transformers does: "greedy_search", "assisted_generation" and so on."""
+    return str(settings.get_generation_mode(assistant).value)
 
 
 def check_layer_arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any], length: int) -> None:

@@ -15,8 +15,12 @@ from biaslab._util.watermark import is_rehearsal
 from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
 from biaslab.errors import InputError, ModelError
+from biaslab.models.answering import generation_options
 from biaslab.models.encoded import Encoded, positions
+from biaslab.models.eval_mode import check_eval_mode, put_in_eval_mode
 from biaslab.models.grounding import Grounding
+from biaslab.models.lengths import check_length
+from biaslab.models.offloading import execution_device
 from biaslab.models.pairing import paired
 from biaslab.models.prefill import PrefillState
 from biaslab.models.transformers_versions import warn_if_untested
@@ -59,12 +63,14 @@ class VLM:
                 "use the processor of the same checkpoint"
             )
         warn_if_untested()
+        put_in_eval_mode(model)
         self.model: Any = model  # for torch's stubs each of its attributes may be a Tensor
         self.processor, self.family = processor, family
         self.name, self.revision = name, revision
         self.image_token_id: int = token
         self.image_options: dict[str, Any] = {}
         self.prefill = PrefillState()
+        family.complete_processor(processor, model.config)
 
     def __repr__(self) -> str:
         return f"VLM({self.name!r}, family={self.family.name!r}, layers={self.n_layers}, device={self.device})"
@@ -87,7 +93,8 @@ class VLM:
     @property
     def device(self) -> torch.device:
         """Where the inputs go."""
-        return self.model.device
+        device = self.model.device
+        return device if device.type != "meta" else execution_device(self.model) or device
 
     def set_image_options(self, **options: Any) -> VLM:
         """Set `image_options` for every later call.
@@ -151,7 +158,8 @@ class VLM:
         Raises
         ------
         InputError
-            No lists, lists of unequal length, a prompt without an image, or an option the family does not have.
+            No lists, lists of unequal length, a prompt without an image, an option the family does not have, or a
+            prompt that takes more positions than the model has.
 
         Examples
         --------
@@ -175,9 +183,10 @@ class VLM:
         inputs = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
         ids = None if sample_ids is None else list(sample_ids)
         owners = [b for b, group in enumerate(groups) for _ in group]
-        return Encoded.from_inputs(
-            inputs, layouts, resized, image_token_id=self.image_token_id, sample_ids=ids, owners=owners
-        )
+        image = self.image_token_id
+        encoded = Encoded.from_inputs(inputs, layouts, resized, image_token_id=image, sample_ids=ids, owners=owners)
+        check_length(encoded, self.model.config)
+        return encoded
 
     def encode_grounding(
         self,
@@ -217,6 +226,7 @@ class VLM:
         """
         if "pixel_values" not in encoded.inputs:
             return encoded
+        check_eval_mode(self.model)
         names = [n for n in inspect.signature(type(self.model).get_image_features).parameters if n in encoded.inputs]
         with torch.no_grad():
             out = self.model.get_image_features(**{n: encoded.inputs[n] for n in names}, return_dict=True)
@@ -247,7 +257,15 @@ class VLM:
     # -------------------------------------------------------------------------------------- answers out
     @contextmanager
     def running(self, encoded: Encoded) -> Iterator[dict[str, Any]]:
-        """Announce ``encoded`` to `prefill` and yield its inputs, safe to hand to the model."""
+        """Announce ``encoded`` to `prefill` and yield its inputs, safe to hand to the model.
+
+        Raises
+        ------
+        InputError
+            A model of which a part is in train mode, or a prompt that takes more positions than it has.
+        """
+        check_eval_mode(self.model)
+        check_length(encoded, self.model.config)
         inputs = dict(encoded.inputs)
         if "mm_encoder_outputs" in inputs:  # generate() writes into this dict
             inputs["mm_encoder_outputs"] = {k: copy.copy(v) for k, v in inputs["mm_encoder_outputs"].items()}
@@ -271,7 +289,7 @@ class VLM:
             return self.model(**inputs, **kw)
 
     def generate(self, encoded: Encoded, *, max_new_tokens: int = 64, **gen_kw: Any) -> list[str]:
-        """Answer the prompts of a batch, greedily unless ``do_sample`` or ``num_beams`` is given.
+        """Answer the prompts of a batch, greedily unless ``do_sample`` or ``num_beams`` is given, with a KV cache.
 
         Everything else (such as a repetition penalty) stays as the checkpoint's generation config has it.
 
@@ -287,18 +305,11 @@ class VLM:
         -------
         list of B str
         """
-        tokenizer = self.processor.tokenizer
-        settings: dict[str, Any] = {"max_new_tokens": int(max_new_tokens), "do_sample": False}
-        if not gen_kw.get("do_sample"):
-            settings.update(temperature=None, top_p=None, top_k=None)
-        settings["eos_token_id"] = self._stop_ids()
-        if self.model.generation_config.pad_token_id is None:
-            settings["pad_token_id"] = tokenizer.pad_token_id
-        settings.update(gen_kw)
+        settings = generation_options(self, max_new_tokens, gen_kw)
         with self.running(encoded) as inputs, torch.no_grad():
             out = self.model.generate(**inputs, **settings)
         out = out if isinstance(out, torch.Tensor) else out.sequences
-        answers = tokenizer.batch_decode(out[:, encoded.last + 1 :], skip_special_tokens=True)
+        answers = self.processor.tokenizer.batch_decode(out[:, encoded.last + 1 :], skip_special_tokens=True)
         return [answer.strip() for answer in answers]
 
     def ask(self, image: Any, text: str | Sequence[str], *, max_new_tokens: int = 64, **gen_kw: Any) -> str | list[str]:
@@ -437,12 +448,3 @@ class VLM:
             box = self.family.parse_box(text, layout.size, resized)
             out.append(Grounding(text, box, box is not None))
         return out
-
-    def _stop_ids(self) -> list[int] | None:
-        """Collect the end tokens of the generation config and of the chat format: some configs lack the latter."""
-        own = self.model.generation_config.eos_token_id
-        ids = set(own if isinstance(own, (list, tuple)) else [] if own is None else [own])
-        tokenizer = self.processor.tokenizer
-        vocabulary = tokenizer.get_vocab()
-        ids.update(vocabulary[t] for t in (*self.family.stop_tokens, tokenizer.eos_token) if t in vocabulary)
-        return sorted(ids) or None

@@ -16,6 +16,7 @@ from biaslab.maps.moments import TINY
 from biaslab.probe.measuring import footprint
 from biaslab.probe.result import ProbeResult, group_means
 from biaslab.profiles import Profile
+from biaslab.profiles.provenance import are_same_weights
 from biaslab.stats.jackknife import check_confidence, half_width
 from biaslab.stats.multiple_testing import q_values
 from biaslab.stats.spatial import spectral_test
@@ -191,6 +192,8 @@ def _reader(probe: ProbeResult, other: Any) -> tuple[list[int], Callable[[int], 
     if isinstance(other, AttentionMaps):
         mine = {"model": settings["model"], "queries": settings["queries"], "heads": settings["heads"], **_SCORE}
         theirs = {**_SCORE, **other.settings}
+        if are_same_weights(settings.get("revision"), theirs.get("revision")):
+            del mine["model"]  # its folder may have been moved
         for name, value in mine.items():
             if theirs.get(name) != value:
                 found = theirs.get(name)

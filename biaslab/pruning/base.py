@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from biaslab.attention.precision import full_precision
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 
@@ -255,7 +256,7 @@ class Method(ABC):
 
     # -- what callers use ------------------------------------------------------------------------------------
     def select(self, ctx: TokenContext) -> Selection:
-        """Choose the tokens of one image.
+        """Choose the tokens of one image, in full precision whatever autocast surrounds the call.
 
         Parameters
         ----------
@@ -272,8 +273,9 @@ class Method(ABC):
         """
         self.validate()
         self._check(ctx)
-        scores = self.importance(ctx)
-        positions, info = self.pick(ctx, scores)
+        with full_precision():
+            scores = self.importance(ctx)
+            positions, info = self.pick(ctx, scores)
         return Selection(positions.sort().values, scores, info)
 
     def with_keep(self, keep: float | int) -> Method:

@@ -99,7 +99,7 @@ class MetaModel:
 
         found = model if isinstance(model, Geometry) else geometry(model)
         with torch.device("meta"):  # all checks of the real run, no memory
-            empty = AutoModelForImageTextToText.from_config(found.config, attn_implementation="sdpa")
+            empty = AutoModelForImageTextToText.from_config(found.config, attn_implementation="sdpa").eval()
         vlm = VLM(empty, found.processor, found.family, name=found.name).set_image_options(**(image_options or {}))
         return cls(found, vlm, _dtype(found.config, dtype))
 

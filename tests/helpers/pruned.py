@@ -20,7 +20,7 @@ class FlatProfile:
         self.checks = []
 
     def expected(self, layout, layer, device=None):
-        return torch.linspace(1.0, 2.0, layout.n, device=device)[None]
+        return torch.linspace(1.0, 2.0, layout.n, dtype=torch.float32, device=device)[None]
 
     def check(self, **asked):
         self.checks.append(asked)

@@ -74,6 +74,24 @@ def test_a_later_turn_under_either_name(name):
             assert cache.get_seq_length(0) == length + 2 and cache.get_seq_length(2) < length
 
 
+@pytest.mark.parametrize("options", [{"use_cache": False}, {"prompt_lookup_num_tokens": 4}, {"num_beams": 2}], ids=str)
+def test_the_prefill_is_known_under_other_ways_to_generate(options):
+    vlm = tiny.vlm("internvl")
+    enc = tiny.encoded(vlm, 1)
+    with bl.capture(vlm) as rows:
+        run(vlm, enc, **options)
+    for index, attention in enumerate(eager_attention(vlm, enc)):
+        own = enc.visual[0, enc.visual_mask[0]]
+        assert (rows[index].values[0, :, 0] - attention[0, :, enc.last, own]).abs().max() <= 1e-4
+    with prune(vlm, FastV(keep=0.3), 2) as state:
+        if "num_beams" in options:
+            run(vlm, enc, **options)
+            assert len(state.selections) == 1
+        else:
+            with pytest.raises(UnsupportedError, match=r"drop (use_cache=False|assistant_model)"):
+                run(vlm, enc, **options)
+
+
 def test_evaluate_on_the_grounder(tmp_path):
     scenes = bl.load_dataset("scenes", split="test", n=4)
     results = bl.evaluate(

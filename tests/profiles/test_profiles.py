@@ -285,6 +285,28 @@ def test_refused_for_what_it_was_not_fitted_for(name, use, reason):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("mine", "other", "fits"),
+    [
+        ("local-0123456789ab", "local-0123456789ab", True),  # the folder was moved
+        ("0" * 40, "0" * 40, True),  # a copy of the repository
+        ("local-0123456789ab", "local-0123456789ac", False),
+        ("rehearsal", "rehearsal", False),  # names no contents
+        ("r1", "r1", False),
+        (None, None, False),
+    ],
+)
+def test_a_model_is_known_by_its_weights_not_by_its_name(mine, other, fits):
+    profile = MeanProfile().fit(make_maps()[0])
+    profile.provenance_.update(model="/data/mine", revision=mine)
+    profile.check(model="/data/mine", revision=mine)
+    if fits:
+        profile.check(model="/elsewhere/mine", revision=other)
+    else:
+        with pytest.raises(ProfileMismatchError, match="fitted for model"):
+            profile.check(model="/elsewhere/mine", revision=other)
+
+
 def test_unknown_tiling_is_refused_unless_the_estimator_transports():
     maps, _ = make_maps()
     other = TokenLayout.tiled(2, 2, (4, 4), size=(64, 64), family="internvl", thumbnail=True)

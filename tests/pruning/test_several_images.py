@@ -6,10 +6,10 @@ import pytest
 import tiny
 import torch
 from eager import eager_attention
-from pruned import dropped_positions, method_for, oracle, run
+from pruned import dropped_positions, generate, method_for, oracle, run
 
 from biaslab.attention.capture import capture
-from biaslab.errors import InputError
+from biaslab.errors import InputError, UnsupportedError
 from biaslab.maps.collect import collect
 from biaslab.pruning import METHODS, budget, prune
 
@@ -115,6 +115,28 @@ def test_maps_hold_every_image_of_a_prompt(stored, tmp_path):
     if stored:
         again = collect(vlm, source, batch_size=1, ids=["pair", "single"], out=out, progress=False)
         assert again.n == 3
+
+
+@FAMILIES
+@pytest.mark.parametrize("groups", [(1,), (1, 1), (2,), (2, 1)], ids=str)
+def test_a_plain_generate_keeps_what_an_announced_one_keeps_or_is_refused(family, groups):
+    vlm = tiny.vlm(family)
+    enc = encoded(vlm, groups)
+    with prune(vlm, method_for("fastv", 0.3), LAYER) as state:
+        run(vlm, enc)
+        want = [s.indices.tolist() for s in state.selections]
+    newlines = any(layout.placeholders != layout.n for layout in enc.layouts)
+    parts = family == "idefics3" and any(layout.tiles != (1, 1) for layout in enc.layouts)
+    with prune(vlm, method_for("fastv", 0.3), LAYER) as state:
+        if max(groups) > 1 or newlines or parts:
+            with pytest.raises(UnsupportedError, match="may be several images"):
+                generate(vlm, dict(enc.inputs))
+            assert state.selections == []
+        else:
+            generate(vlm, dict(enc.inputs))
+            assert [s.indices.tolist() for s in state.selections] == want
+    if family in ("llava", "paligemma"):  # whose images may follow each other
+        assert not vlm.family.is_one_image(vlm.model.config, 2 * enc.layouts[0].n)
 
 
 def test_boxes_need_one_image_and_prompts_at_least_one():

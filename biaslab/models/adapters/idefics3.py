@@ -60,6 +60,10 @@ class Idefics3(Family):
         """Say the longest edge; the prompt begins with the start token already."""
         return {"add_special_tokens": False, "size": {"longest_edge": self._longest_edge(processor, options)}}
 
+    def is_one_image(self, config: Any, n: int) -> bool:
+        """Tell that it is: text stands around every tile."""
+        return True
+
     def layout(
         self,
         processor: Any,

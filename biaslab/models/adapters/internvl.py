@@ -79,6 +79,10 @@ class InternVL(Family):
         # said explicitly because the flag in published processor configs is overridden by the processor class
         return {"crop_to_patches": high > 1, "min_patches": low, "max_patches": high}
 
+    def is_one_image(self, config: Any, n: int) -> bool:
+        """Tell that it is: markers stand around every image."""
+        return True
+
     def layout(
         self,
         processor: Any,

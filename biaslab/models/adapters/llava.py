@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
+from biaslab.errors import UnsupportedError
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 
@@ -55,6 +56,14 @@ class Llava(Family):
         square.paste(image, _offset(image.size))
         return square
 
+    def complete_processor(self, processor: Any, config: Any) -> None:
+        """Tell it the patches and the tokens that the tower gives."""
+        complete_from_tower(processor, config)
+
+    def is_one_image(self, config: Any, n: int) -> bool:
+        """Tell whether it is as many as one image has: images may follow each other."""
+        return n == config.image_seq_length
+
     def layout(
         self,
         processor: Any,
@@ -95,6 +104,30 @@ class Llava(Family):
             patch_size=spec.patch,
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
+        )
+
+
+_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # of a tower, in front of its patches
+
+
+def complete_from_tower(processor: Any, config: Any) -> None:
+    """Fill in what decides the number of image tokens: older folders lack it, and transformers' defaults are others.
+
+    Raises
+    ------
+    UnsupportedError
+        A tower of which more or less than the patches is kept.
+    """
+    tower, strategy = config.vision_config, config.vision_feature_select_strategy
+    if processor.patch_size is None:
+        processor.patch_size = tower.patch_size
+    extra = _CLASS_TOKENS.get(tower.model_type, processor.num_additional_image_tokens)
+    processor.num_additional_image_tokens, processor.vision_feature_select_strategy = extra, strategy
+    if extra - (strategy == "default"):
+        what = "hands on its class token, which shows no place" if extra else "loses its first patch"
+        raise UnsupportedError(
+            f"under vision_feature_select_strategy={strategy!r} this model's {tower.model_type} {what}: use a model "
+            "that keeps the patches and nothing else"
         )
 
 

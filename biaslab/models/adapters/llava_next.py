@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
-from biaslab.models.adapters.llava import CLIP, clip_fields, vicuna_prompt
+from biaslab.models.adapters.llava import CLIP, clip_fields, complete_from_tower, vicuna_prompt
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens
 
@@ -45,6 +45,10 @@ class LlavaNext(Family):
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
         """Write Vicuna's system message and one turn in its format."""
         return f"{_SYSTEM} {vicuna_prompt(processor, text, n_images)}"
+
+    def complete_processor(self, processor: Any, config: Any) -> None:
+        """Tell it the patches and the tokens that the tower gives."""
+        complete_from_tower(processor, config)
 
     def layout(
         self,

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from biaslab.core.layout import TokenLayout
+from biaslab.errors import UnsupportedError
 from biaslab.models.adapters.llava import padded_square
 from biaslab.models.adapters.llava_next import LlavaNext, pinpoints
 from biaslab.models.family import register
@@ -50,6 +51,18 @@ class LlavaOnevision(LlavaNext):
         """Write one ChatML turn as the published template does."""
         images = f"{processor.image_token}" * n_images
         return f"<|im_start|>user {images}\n{text}<|im_end|><|im_start|>assistant\n"
+
+    def complete_processor(self, processor: Any, config: Any) -> None:
+        """Tell it the number of tokens that the tower gives, all of them patches."""
+        tower, strategy = config.vision_config, config.vision_feature_select_strategy
+        if strategy != "full":
+            raise UnsupportedError(
+                f"under vision_feature_select_strategy={strategy!r} this model's {tower.model_type} loses its first "
+                "patch: use a model that keeps all of them"
+            )
+        processor.vision_feature_select_strategy = strategy
+        if processor.num_image_tokens is None:
+            processor.num_image_tokens = (tower.image_size // tower.patch_size) ** 2
 
     def layout(
         self,

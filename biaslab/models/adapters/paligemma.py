@@ -66,6 +66,11 @@ class PaliGemma(Family):
         inputs.pop("labels", None)
         return inputs, layouts, resized
 
+    def is_one_image(self, config: Any, n: int) -> bool:
+        """Tell whether it is as many as one image has: images follow each other."""
+        vision = config.vision_config
+        return n == (vision.image_size // vision.patch_size) ** 2
+
     def layout(
         self, processor: Any, size: tuple[int, int], index: int, inputs: dict[str, Any], options: dict[str, Any]
     ) -> tuple[TokenLayout, tuple[int, int]]:

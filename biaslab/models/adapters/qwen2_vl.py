@@ -57,6 +57,10 @@ class Qwen2VL(Family):
         low, high = self.bounds("pixels", options, size["shortest_edge"], size["longest_edge"])
         return {"size": {"shortest_edge": low, "longest_edge": high}}
 
+    def is_one_image(self, config: Any, n: int) -> bool:
+        """Tell that it is: markers stand around every image."""
+        return True
+
     def layout(
         self,
         processor: Any,

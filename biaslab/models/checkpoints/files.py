@@ -80,8 +80,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def missing_files(folder: Path) -> list[str]:
     """List the files a checkpoint folder lacks: weights, tokenizer, image processor; nothing is loaded."""
     if not (folder / "config.json").is_file():
-        return ["config.json"]
-
+        return [] if (folder / "adapter_config.json").is_file() else ["config.json"]
     try:
         config = read_config(folder)
     except ModelError:
@@ -124,13 +123,13 @@ def check_files(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Hash the contents of a folder: config, and size, header and tail of every weight file.
+    """Hash the contents of a folder: its configuration, and size, header and tail of every weight file.
 
     Reading all of a large checkpoint would take minutes; two models that differ in their weights alone differ
     in the first or last megabyte.
     """
     digest, edge = hashlib.sha256(), 1 << 20
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+    for path in [folder / "config.json", folder / "adapter_config.json", *sorted(folder.glob("*.safetensors"))]:
         if path.is_file():
             size = path.stat().st_size
             digest.update(f"{path.name}:{size}".encode())

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
+from biaslab.models.generation import GenerateCall, check_call
 from biaslab.pruning.base import ExpectedAttention, Method
 from biaslab.pruning.methods.attention_method import AttentionMethod
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["attention_method", "check_cache", "check_profile", "check_setup"]
+__all__ = ["attention_method", "check_cache", "check_generate", "check_profile", "check_setup"]
 
 POSITIONS = ("original", "renumber")
 
@@ -113,6 +114,31 @@ def check_profile(vlm: VLM, method: Method, layer: int, layout: TokenLayout | No
         heads="mean" if method.heads == "mean" else each,
         layout=layout,
     )
+
+
+def check_generate(call: GenerateCall) -> None:
+    """Refuse a call of ``generate`` that pruning would get wrong, before it does anything.
+
+    Raises
+    ------
+    UnsupportedError
+        With the reason and what to leave out.
+    """
+    check_call(call)
+    settings = call.settings
+    check_cache(call.cache, settings.use_cache)
+    kind = getattr(settings, "cache_implementation", None)
+    if kind not in (None, "dynamic", "offloaded"):
+        raise UnsupportedError(
+            f"a {kind} cache cannot hold layers of different lengths: drop cache_implementation={kind!r}"
+        )
+    if call.mode == "assisted_generation":
+        raise UnsupportedError(
+            "assisted decoding would prune its candidates along with the prompt: drop assistant_model, "
+            "prompt_lookup_num_tokens and the like"
+        )
+    if getattr(settings, "guidance_scale", None) not in (None, 1):
+        raise UnsupportedError("guidance mixes in a second prompt, which is not pruned: drop guidance_scale")
 
 
 def check_cache(cache: Any, use_cache: Any) -> None:

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from biaslab.attention.hook import row_options, watch
 from biaslab.attention.scores import SCORES, reads_rope
 from biaslab.errors import ModelError, UnsupportedError
+from biaslab.models.eval_mode import check_eval_mode
+from biaslab.models.generation import GenerateCall, watched
 from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.pruning.base import Selection, TokenContext, budget
-from biaslab.pruning.engine.checks import attention_method, check_cache, check_profile
-from biaslab.pruning.engine.prompt import Prompt, PromptImage, read_prompt
+from biaslab.pruning.engine.checks import attention_method, check_cache, check_generate, check_profile
+from biaslab.pruning.engine.prompt import FIX, Prompt, PromptImage, read_prompt
 from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from biaslab.pruning.engine.run import PruneRun
 
 __all__ = ["Engine"]
+
+
+_FOREIGN = "this KV cache was not filled in this prune block: start from an empty cache"
 
 
 class Engine:
@@ -51,6 +56,7 @@ class Engine:
     def attach(self, stack: ExitStack) -> None:
         """Register every hook; ``stack`` removes them."""
         model, decoder = self.vlm.model, self.decoder
+        stack.enter_context(watched(model, self.vlm.prefill, self._check_generate))
         hooks = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
@@ -67,6 +73,11 @@ class Engine:
             recorders = {index: self._recorder(index, method.score) for index in method.attention_layers(self.layer)}
             stack.enter_context(watch(model, recorders, rope=reads_rope(SCORES[method.score])))
 
+    def _check_generate(self, call: GenerateCall) -> None:
+        check_generate(call)
+        if call.has_filled_cache and call.cache not in self.cuts:
+            raise UnsupportedError(_FOREIGN)
+
     # -- the whole model: what kind of forward is this? ------------------------------------------------------
     def _begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._end()
@@ -77,10 +88,18 @@ class Engine:
         if cache is not None and cache.get_seq_length() > 0:
             self._check_later(cache, ids, kwargs)
             return
+        method = self.run.method
+        if ids is None:
+            raise UnsupportedError(f"pruning cannot see the token ids of this forward (inputs_embeds?): {FIX}")
+        found = self.vlm.prefill.prompt_in(ids, kwargs.get("attention_mask"))
+        if found is None:
+            return  # another prompt beside the one of a running generate: it is no part of this run
+        check_eval_mode(model)
+        if isinstance(kwargs.get("logits_to_keep"), Tensor):
+            raise UnsupportedError("logits_to_keep counts positions that pruning drops: give a number of last tokens")
         self.vlm.prefill.clear()
         self.run.clear()
-        method = self.run.method
-        prompt = read_prompt(self.vlm, method, ids, kwargs.get("attention_mask"), self.run.seed)
+        prompt = read_prompt(self.vlm, method, found, self.run.seed)
         if prompt is not None and "profile" in method.needs:
             for layout in (image.layout for row in prompt.images for image in row):
                 if layout is not None and layout.key not in self.checked:
@@ -91,7 +110,7 @@ class Engine:
     def _check_later(self, cache: Any, ids: Tensor | None, kwargs: dict) -> None:
         """Refuse a decode step or a later turn whose cache does not hold what this block pruned."""
         if cache not in self.cuts:
-            raise UnsupportedError("this KV cache was not filled in this prune block: start from an empty cache")
+            raise UnsupportedError(_FOREIGN)
         cut, several = self.cuts[cache], ids is None or ids.shape[1] > 1
         if several and ids is not None and bool((ids == self.vlm.image_token_id).any()):
             raise UnsupportedError("an image in a later turn (or chunk of a prompt) is not pruned: start a new prompt")
@@ -235,7 +254,8 @@ class Engine:
             options.update(rows=prompt.rows.to(query.device), cols=prompt.visual.to(query.device))
             options.update(scaling=scaling, attention_mask=attention_mask)
             with self._clock("attention_ms", query.device):
-                self.attention[index] = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
+                rows = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
+                self.attention[index] = rows.float()
 
         return record
 

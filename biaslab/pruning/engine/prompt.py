@@ -13,14 +13,15 @@ from torch import Tensor
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import Encoded, last_token, text_after_image
+from biaslab.models.prefill import PromptIds
 from biaslab.pruning.base import Method
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["Prompt", "PromptImage", "read_prompt", "sample_seed"]
+__all__ = ["FIX", "Prompt", "PromptImage", "read_prompt", "sample_seed"]
 
-_FIX = "encode with vlm.encode(...) and run vlm.generate(encoded) or vlm.forward(encoded)"
+FIX = "encode with vlm.encode(...) and run vlm.generate(encoded) or vlm.forward(encoded)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +88,8 @@ class Prompt:
         return len(self.counts)
 
 
-def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | None, seed: int) -> Prompt | None:
-    """Read the prompt of a first forward.
+def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int) -> Prompt | None:
+    """Read the prompts of a first forward.
 
     Parameters
     ----------
@@ -96,10 +97,8 @@ def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | Non
         Its announced prompts (``vlm.prefill.encoded``), if any, give layouts and sample ids.
     method : Method
         Decides which query rows are read, and whether a true layout is needed.
-    ids : (B, N) int64 Tensor or None
-        Token ids.
-    mask : Tensor or None
-        Attention mask handed to the model; only a 2-D one tells padding.
+    found : PromptIds
+        Token ids, padding and repeats of the forward.
     seed : int
         Of the run.
 
@@ -111,23 +110,21 @@ def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | Non
     Raises
     ------
     UnsupportedError
-        The forward shows no token ids, or is not the one announced, or leaves the layout open.
+        The forward is not the one announced, or leaves the layout open.
     """
-    if ids is None:
-        raise UnsupportedError(f"pruning cannot see the token ids of this forward (inputs_embeds?): {_FIX}")
+    ids, repeats = found.ids, found.repeats
     is_image = ids == vlm.image_token_id
     if not bool(is_image.any()):
         return None
-    real = mask.bool() if mask is not None and mask.ndim == 2 else None
-    encoded, repeats = vlm.prefill.encoded, 1
+    real = None if found.padding is None else found.padding.bool()
+    encoded = vlm.prefill.encoded
     if encoded is not None:
-        repeats = len(ids) // len(encoded)
         announced = [n for n in _placeholders(encoded) for _ in range(repeats)]
         n_image = is_image.sum(1).tolist()
         if n_image != announced or ids.shape[1] != encoded.last + 1:
             raise UnsupportedError(
                 f"this forward ({n_image} image tokens in {ids.shape[1]}) is not the prompt announced "
-                f"({announced} in {encoded.last + 1}; chunked prefill?): {_FIX}"
+                f"({announced} in {encoded.last + 1}; chunked prefill?): {FIX}"
             )
     visual, visual_mask = vlm.visual_tokens(ids)
     none = is_image.new_zeros(len(ids), dtype=torch.long)
@@ -136,9 +133,10 @@ def read_prompt(vlm: VLM, method: Method, ids: Tensor | None, mask: Tensor | Non
     if encoded is not None:
         images = [row for row in _announced(encoded, seed) for _ in range(repeats)]
     else:
+        _check_single(vlm, is_image)
         layouts = [_guess_layout(vlm, method, n) for n in counts]
         guessed = enumerate(zip(layouts, counts, strict=True))
-        images = [[PromptImage(layout, 0, n, sample_seed(seed, str(i)))] for i, (layout, n) in guessed]
+        images = [[PromptImage(layout, 0, n, sample_seed(seed, str(i // repeats)))] for i, (layout, n) in guessed]
     return Prompt(
         length=ids.shape[1],
         visual=visual,
@@ -201,6 +199,18 @@ def _query_rows(queries, is_image: Tensor, real: Tensor | None) -> tuple[Tensor 
     return rows, torch.ones_like(rows, dtype=torch.bool)
 
 
+def _check_single(vlm: VLM, is_image: Tensor) -> None:
+    """Refuse prompts that nobody announced whose image tokens may be several images, or more than visual tokens."""
+    before = torch.nn.functional.pad(is_image, (1, 0))[:, :-1]
+    runs, counts = torch.stack([(is_image & ~before).sum(1), is_image.sum(1)]).tolist()
+    for n_runs, n in zip(runs, counts, strict=True):
+        if n and (n_runs > 1 or not vlm.family.is_one_image(vlm.model.config, n)):
+            raise UnsupportedError(
+                f"the {n} image tokens of a prompt may be several images or hold tokens that show no place, and this "
+                f"forward does not say: {FIX}"
+            )
+
+
 def _guess_layout(vlm: VLM, method: Method, n: int) -> TokenLayout | None:
     """Guess the layout of an image nobody announced: a placeholder if nobody looks at it, or one square tile."""
     if n == 0:
@@ -211,6 +221,6 @@ def _guess_layout(vlm: VLM, method: Method, n: int) -> TokenLayout | None:
     side = math.isqrt(n)
     if side * side != n or n != getattr(vlm.model.config, "image_seq_length", None):
         raise UnsupportedError(
-            f"method {method.name!r} must know where the {n} visual tokens lie, and this forward does not say: {_FIX}"
+            f"method {method.name!r} must know where the {n} visual tokens lie, and this forward does not say: {FIX}"
         )
     return TokenLayout.raster(side, side, size=(side, side), family=family)

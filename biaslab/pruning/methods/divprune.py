@@ -64,7 +64,7 @@ def max_min_diverse(features: Tensor, n: int, start: str = "isolated") -> Tensor
     unit = normalize(features.float(), dim=1)
     first = _isolated(unit) if start == "isolated" else (unit @ unit.mean(0)).argmax()
     rows = torch.empty(n, dtype=torch.long, device=unit.device)
-    nearest = torch.full((unit.shape[0],), torch.inf, device=unit.device)
+    nearest = torch.full((unit.shape[0],), torch.inf, dtype=unit.dtype, device=unit.device)
     latest = first.reshape(1)
     for i in range(n):
         rows[i : i + 1] = latest

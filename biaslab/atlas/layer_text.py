@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from biaslab._util.number_text import (
-    count_text,
     has_values,
     interval_text,
     is_number,
@@ -34,6 +33,7 @@ _MONOTONE = 0.3  # rank correlation from which a slope is named, where the inter
 _LEANING = 0.5  # from which a U or an arch is said to lean, under the same condition
 _SUBJECTS = {"border": "the border", "thumbnail": "the thumbnail"}
 _TARGET = 0.9  # reliability that `n_for_target` is for
+_MOST_IMAGES = 1_000_000  # beyond, a number of images is not worth its digits
 
 
 def layers_text(layers: Iterable[int]) -> str:
@@ -160,12 +160,18 @@ def _reliability_sentence(row: Row) -> str:
     if side <= 0 or not has_values(row, "n_for_target"):
         return f"its map is not shown to repeat from image to image{size} (n = {n})."
     low, high = images_needed(row)
-    images = count_text(int(row["n_for_target"]), "image") + (f" [{low:,.0f}, {high:,.0f}]" if low < high else "")
+    images = f"{_count(row['n_for_target'])} image{'s' * (row['n_for_target'] != 1)}"
+    images += f" [{_count(low)}, {_count(high)}]" if low < high else ""
     if high <= n:
         verb = "suffices" if row["n_for_target"] == 1 else "suffice"
         return f"about {images} {verb} for a reliability of {_TARGET:g}."
     more = ", more than these" if low > n else f"; these are {n:,}"
     return f"a reliability of {_TARGET:g} would take about {images}{more}."
+
+
+def _count(images: float) -> str:
+    """Write a number of images; where next to nothing repeats it has no bound."""
+    return f"{images:,.0f}" if images <= _MOST_IMAGES else f"over {_MOST_IMAGES:,}"
 
 
 def _reliability_size(row: Row) -> str:

@@ -108,11 +108,8 @@ class DependenceDisplay(Display):
             panel.axhline(0, color="black", linewidth=0.6)
             panel.set_ylabel("share of log attention\nexplained ($\\eta^2$)")
             low, high = int(self.data["n"].min()), int(self.data["n"].max())
-            panel.set_xlabel(
-                f"decoder layer (n = {count_text(low, 'image')})"
-                if low == high
-                else f"decoder layer (n = {low}-{high})"
-            )
+            n = count_text(low, "image") if low == high else f"{low}-{high}"
+            panel.set_xlabel(f"decoder layer (n = {n})")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
             panel.grid(axis="y")
             handles = self._handles()

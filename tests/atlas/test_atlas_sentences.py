@@ -52,6 +52,8 @@ NAN = float("nan")
          "a reliability of 0.9 would take about 30 images [15, 90]; these are 40.", "suffice"),
         (IMAGES | {"n_for_target": 900.0, "reliability": 0.75, "reliability_lo": 0.7, "reliability_hi": 0.8},
          "would take about 900 images [675, 1,158], more than these", "suffice"),
+        (IMAGES | {"n_for_target": 900.0, "reliability_lo": 5e-324, "reliability": 0.4, "reliability_hi": 0.8},
+         "a reliability of 0.9 would take about 900 images [675, over 1,000,000], more than these.", "suffice"),
         (IMAGES | {"n_for_target": 1.0, "reliability_lo": 0.9999, "reliability_hi": 1.0},
          "About 1 image suffices for", "images"),
         (IMAGES | {"n_for_target": np.inf, "reliability": 0.0, "reliability_lo": -0.1, "reliability_hi": 0.1},
@@ -149,11 +151,10 @@ def share(layer, r2, half=0.02):
         ([share(0, 0.1)], "The interval on held-out images lies above 0 in layer 0."),
         ([share(0, 0.1), share(1, 0.6)],
          "Among layers, the variance of log attention that position explains is estimated highest in layer 1 (60 % "
-         "[58, "
-         "62]) and lowest in layer 0 (10 % [8, 12]). The interval on held-out images lies above 0 in both layers."),
+         "[58, 62]) and lowest in layer 0 (10 % [8, 12]). The interval on held-out images lies above 0 in both "
+         "layers."),
         ([share(0, 0.1), share(1, 0.6), share(2, 0.3)], "in layer 0 (10 % [8, 12]). The interval on held-out images "
-         "lies "
-         "above 0 in all 3 layers."),
+         "lies above 0 in all 3 layers."),
         ([share(0, 0.1), share(1, 0.6), share(2, 0.57)],
          "; which layer is the highest is open, as the interval of layer 2 may reach that one's. The"),
         ([share(0, 0.1), share(1, 0.6), share(2, 0.12), share(3, 0.11)],
@@ -165,8 +166,7 @@ def share(layer, r2, half=0.02):
         ([share(0, 0.1, NAN), share(1, 0.6)], "; without intervals this order may be chance."),
         ([share(0, 0.1, 0.5), share(1, 0.2, 0.5)],
          "; the two intervals overlap, so that no order of layers is claimed. In layers 0 and 1 position is not shown "
-         "to "
-         "explain any part (the interval holds 0)."),
+         "to explain any part (the interval holds 0)."),
         ([share(0, -0.3), share(1, -0.2)], "In layers 0 and 1 position predicts worse than uniform attention."),
         ([{"layer": 0, "map_sd_factor": 1.2}, {"layer": 1, "map_sd_factor": 1.8}],
          "Over positions the profile's map varies most in layer 1 (by a factor of 1.80, one standard deviation) and "
@@ -178,22 +178,18 @@ def share(layer, r2, half=0.02):
          "4."),
         ([BORDER | {"layer": 0}, BORDER | {"layer": 1, "border_lo": 0.9}, BORDER | {"layer": 2, "border_lo": NAN}],
          "The border draws more than under uniform attention in layer 0; it is not shown to draw more or less in "
-         "layer 1; "
-         "it has no interval in layer 2."),
+         "layer 1; it has no interval in layer 2."),
         ([BORDER | {"border": 0.5, "border_lo": 0.4, "border_hi": 0.6}], "draws less than under uniform attention in"),
         ([{"layer": k, "tile_slope": 0.1, "tile_slope_lo": lo, "tile_slope_hi": hi}
           for k, (lo, hi) in enumerate(((0.05, 0.2), (-0.3, -0.1), (-1, 1), (NAN, NAN)))],
          "Log attention rises from tile to tile in layer 0; it falls from tile to tile in layer 1; it is not shown to "
-         "rise "
-         "or fall over tiles in layer 2; it may rise or fall over tiles in layer 3, where no interval is known."),
+         "rise or fall over tiles in layer 2; it may rise or fall over tiles in layer 3, where no interval is known."),
         ([GAIN | {"layer": 0}, GAIN | {"layer": 1, "gain": 0.09}, GAIN | {"layer": 2, "gain_p": 0.5},
           GAIN | {"layer": 3, "gain": -0.05, "gain_lo": -0.08, "gain_hi": -0.02}, GAIN | {"layer": 4, "gain_lo": NAN}],
          "Removal (ratio) ranks the target's tokens better in layers 0 and 1 (AUROC +0.090 [+0.020, +0.080] in layer "
-         "1, "
-         "the largest estimate); it ranks them worse in layer 3 (AUROC -0.050 [-0.080, -0.020]); it is not shown to "
-         "rank "
-         "them better or worse in layer 2; it has an effect on them that is not known (no interval) in layer 4 (n = 90 "
-         "expressions)."),
+         "1, the largest estimate); it ranks them worse in layer 3 (AUROC -0.050 [-0.080, -0.020]); it is not shown to "
+         "rank them better or worse in layer 2; it has an effect on them that is not known (no interval) in layer 4 "
+         "(n = 90 expressions)."),
         ([GAIN | {"gain_p": 0.5, "gain_n": 1}],
          "Removal (ratio) is not shown to rank the target's tokens better or worse in layer 3 (n = 1 expression)."),
         ([GAIN | {"gain_p": NAN}], "not adjusted for the number of tests in layer 3."),
@@ -222,10 +218,9 @@ def heads_of(intervals):
     [
         ([(0.2, 0.3, 0.4), (-0.1, 0.02, 0.1), (0.7, 0.8, 0.9), (0.3, 0.4, 0.5)],
          "Of 4 heads the least positional by estimate are layer 0 head 1 (2 % [-10, 10]), layer 0 head 0 (30 % [20, "
-         "40]) "
-         "and layer 1 head 1 (40 % [30, 50]), the most layer 1 head 0 (80 % [70, 90]) (shares of variance explained; "
-         "extremes of many are flattered by their choice). The interval lies above 0 in 3 and holds 0 in 1 of 4 "
-         "heads."),
+         "40]) and layer 1 head 1 (40 % [30, 50]), the most layer 1 head 0 (80 % [70, 90]) (shares of variance "
+         "explained; extremes of many are flattered by their choice). The interval lies above 0 in 3 and holds 0 in "
+         "1 of 4 heads."),
         ([(-0.1, 0.02, 0.1), (-0.4, -0.3, -0.2), (NAN, 0.8, NAN), (0.3, 0.4, 0.5)],
          "The interval lies above 0 in 1, holds 0 in 1, lies below 0 in 1 and is not known in 1 of 4 heads."),
         ([(0.2, 0.3, 0.4), (0.1, 0.2, 0.3)], "Of 2 heads the least positional by estimate is layer 0 head 1 (20 %"),
@@ -242,8 +237,7 @@ def test_heads_are_named_with_their_intervals(intervals, said):
     ("intervals", "said"),
     [
         ([(-0.2, 0.1, 0.4), (0.8, 0.9, 1.0)], "by an estimated 0.10 to 0.90; the interval lies above 0 in 1 and holds "
-         "0 in "
-         "1 of 2 maps."),
+         "0 in 1 of 2 maps."),
         ([(0.7, 0.8, 0.9), (0.8, 0.9, 1.0)], "0.80 to 0.90; the interval lies above 0 in both maps."),
         ([(0.8, 0.9, 1.0)], "by an estimated 0.90; the interval lies above 0."),
         ([(-0.8, 0.1, 0.9)], "by an estimated 0.10; the interval holds 0."),

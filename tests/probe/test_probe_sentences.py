@@ -38,9 +38,8 @@ FLAT = LINE | {"slope": NAN, "slope_lo": NAN, "slope_hi": NAN, "r": NAN, "r_lo":
 
 AGREES = (
     "the profile agrees with the causal effect of the place beyond chance (r 0.80 [0.70, 0.90], at most 0.90 "
-    "possible, p "
-    "0.001, q 0.002, n = 12 objects), by an estimated 79 % of the variance once the probe's noise is allowed for; "
-    "dividing by it "
+    "possible, p 0.001, q 0.002, n = 12 objects), by an estimated 79 % of the variance once the probe's noise is "
+    "allowed for; dividing by it "
 )
 
 
@@ -52,39 +51,32 @@ AGREES = (
         (RIGHT, AGREES + "removes about the right amount (slope 1.02 [0.90, 1.10], wholly within 0.8 to 1.25)"),
         (RIGHT | {"slope_lo": 1.004},
          AGREES + "removes about the right amount, slightly too little (slope 1.020 [1.004, 1.100], wholly within 0.8 "
-          "to "
-         "1.25)"),
+          "to 1.25)"),
         (RIGHT | {"slope": 0.9, "slope_lo": 0.82, "slope_hi": 0.97},
          AGREES + "removes about the right amount, slightly too much (slope 0.90 [0.82, 0.97], wholly within 0.8 to "
           "1.25)"),
         (WIDE, AGREES + "is not shown to remove too much or too little, nor the right amount (slope 1.02 [0.60, 1.40], "
          "interval width 0.80)"),
         (NO_SLOPE, AGREES.removesuffix("dividing by it ") + "whether dividing by it removes the right amount is not "
-         "known "
-         "(slope 1.30 without an interval): more pairs of different objects would tell"),
+         "known (slope 1.30 without an interval): more pairs of different objects would tell"),
         (LINE | {"groups": 1, "ceiling": NAN},
          AGREES.replace("12 objects", "1 object").replace(", at most 0.90 possible", "") + "removes too little (slope "
-          "1.30 "
-         "[1.10, 1.50])"),
+          "1.30 [1.10, 1.50])"),
         (TWO_PAIRS, "whether the profile agrees with the causal effect of the place is not known (r 0.80 without an "
          "interval, p 0.001, q 0.002): too few different objects (2): at least 6"),
         (LINE | {"q": NAN}, "whether the profile agrees with the causal effect of the place is not known (r 0.80 "
-         "[0.70, "
-         "0.90], p 0.001, q not known): more pairs of different objects would tell"),
+         "[0.70, 0.90], p 0.001, q not known): more pairs of different objects would tell"),
         (LINE | {"reliability": NAN, "r_disattenuated": NAN, "groups": 1},
          "whether the profile agrees with the causal effect of the place is not known (r 0.80 [0.70, 0.90], p 0.001, q "
          "0.002): too few different objects (1): at least 6"),
         (OPEN, "the profile is not shown to agree with the causal effect of the place (r 0.80 [0.70, 0.90], at most "
-         "0.90 "
-         "possible, p 0.001, q 0.3, n = 12 objects)"),
+         "0.90 possible, p 0.001, q 0.3, n = 12 objects)"),
         (LINE | {"r_lo": -0.1}, "the profile is not shown to agree with the causal effect of the place (r 0.80 [-0.10, "
          "0.90], at most 0.90 possible, p 0.001, q 0.002, n = 12 objects)"),
         (OPPOSED, "the profile is opposed to the causal effect of the place beyond chance (r -0.80 [-0.90, -0.70], at "
-         "most "
-         "0.90 possible, p 0.001, q 0.002, n = 12 objects)"),
+         "most 0.90 possible, p 0.001, q 0.002, n = 12 objects)"),
         (UNRELIABLE, "the probe's own map is not shown to repeat from object to object (estimated reliability -0.10), "
-         "so "
-         "nothing is said of the profile: more pairs of different objects would tell"),
+         "so nothing is said of the profile: more pairs of different objects would tell"),
         (FLAT, "the profile or the probe's map does not vary over places: no comparison"),
     ],
 )  # fmt: skip
@@ -106,42 +98,30 @@ SHARED = (
         ([LINE] * 2, ONE + "both maps." + SHARED + "Dividing by it would there remove too little in both (slope above "
          "1)."),
         ([RIGHT] * 3, ONE + "all 3 maps." + SHARED + "Dividing by it would there remove about the right amount in all "
-         "3 "
-         "(the whole interval within 0.8 to 1.25)."),
+         "3 (the whole interval within 0.8 to 1.25)."),
         ([RIGHT, RIGHT | {"slope_lo": 1.01}, RIGHT | {"slope_lo": 0.85, "slope_hi": 0.97}],
          ONE + "all 3 maps." + SHARED + "Dividing by it would there remove about the right amount in all 3 (the whole "
          "interval within 0.8 to 1.25, in 1 above 1 and in 1 below 1)."),
         ([WIDE], ONE + "the one map compared." + SHARED + "The amount is not shown to be too much or too little, nor "
-         "to be "
-         "right (the interval holds 1 but does not lie wholly within 0.8 to 1.25; interval width 0.80)."),
+         "to be right (the interval holds 1 but does not lie wholly within 0.8 to 1.25; interval width 0.80)."),
         ([NO_SLOPE | {"groups": 4}], ONE + "the one map compared." + SHARED + "Whether division removes the right "
-         "amount is "
-         "not known: too few different objects (4): at least 6."),
+         "amount is not known: too few different objects (4): at least 6."),
         ([LINE | {"layer": 1, "r_disattenuated": 0.5}, MUCH, RIGHT, WIDE, WIDE | {"slope_hi": 2.0}, NO_SLOPE, OPEN,
-         OPPOSED,
-          TWO_PAIRS, UNRELIABLE, FLAT],
+          OPPOSED, TWO_PAIRS, UNRELIABLE, FLAT],
          ONE + "6 of 11 maps. There it shares an estimated 25 to 79 % of its variance with the causal map, once the "
-          "probe's "
-         "noise is allowed for (the highest estimate is of layer 3). Dividing by it would there remove too much in 1 "
-         "(slope "
-         "below 1), too little in 1 (slope above 1) and about the right amount in 1 (the whole interval within 0.8 to "
-         "1.25). The amount in 2 is not shown to be too much or too little, nor to be right (the interval holds 1 but "
-         "does "
-         "not lie wholly within 0.8 to 1.25; interval width 0.80 to 1.40). Whether division in 1 removes the right "
-         "amount "
-         "is not known: more pairs of different objects would tell. In 1 of 11 maps the two are opposed beyond chance "
-         "(interval of r below 0): division would add to the effect of the place. In 1 of 11 maps the two are not "
-         "shown to "
-         "agree: whether the profile is the model's or the pictures' is open. In 1 of 11 maps it is not known whether "
-         "the "
-         "two agree: too few different objects (2): at least 6. In 1 of 11 maps the probe's own map is not shown to "
-         "repeat "
-         "from object to object, so nothing is said of the profile: more pairs of different objects would tell. In 1 "
-         "of 11 "
-         "maps the profile or the probe's map does not vary over places."),
+         "probe's noise is allowed for (the highest estimate is of layer 3). Dividing by it would there remove too"
+         " much in 1 (slope below 1), too little in 1 (slope above 1) and about the right amount in 1 (the whole "
+         "interval within 0.8 to 1.25). The amount in 2 is not shown to be too much or too little, nor to be right"
+         " (the interval holds 1 but does not lie wholly within 0.8 to 1.25; interval width 0.80 to 1.40). Whether"
+         " division in 1 removes the right amount is not known: more pairs of different objects would tell. In 1 "
+         "of 11 maps the two are opposed beyond chance (interval of r below 0): division would add to the effect "
+         "of the place. In 1 of 11 maps the two are not shown to agree: whether the profile is the model's or the "
+         "pictures' is open. In 1 of 11 maps it is not known whether the two agree: too few different objects (2):"
+         " at least 6. In 1 of 11 maps the probe's own map is not shown to repeat from object to object, so "
+         "nothing is said of the profile: more pairs of different objects would tell. In 1 of 11 maps the profile "
+         "or the probe's map does not vary over places."),
         ([TWO_PAIRS] * 10, "In all 10 maps it is not known whether the two agree: too few different objects (2): at "
-         "least "
-         "6."),
+         "least 6."),
         ([OPEN], "In the one map compared the two are not shown to agree: whether the profile is the model's or the "
          "pictures' is open."),
     ],
@@ -241,8 +221,7 @@ def test_the_verdict_counts_every_map_once(rows):
         (12, 1, "a probe of 1 different object is too small for intervals over objects: give at least 6 different "
          "objects"),
         (12, 5, "a probe of 5 different objects is so small that its intervals are very wide: give at least 6 "
-         "different "
-         "objects"),
+         "different objects"),
     ],
 )  # fmt: skip
 def test_too_few_objects_are_named_with_the_remedy(pairs, objects, said):
@@ -254,11 +233,9 @@ def test_too_few_objects_are_named_with_the_remedy(pairs, objects, said):
     [
         (np.log([[0.5, 2.0]]), np.full((1, 2), 0.1),
          "attention on an object varies over places by a factor of 2.00 (one standard deviation), from 0.5 of its "
-         "average "
-         "at row 1, column 1 to 2 at row 1, column 2; noise alone would make it vary by 1.11"),
+         "average at row 1, column 1 to 2 at row 1, column 2; noise alone would make it vary by 1.11"),
         (np.log([[0.5], [2.0]]), np.full((2, 1), NAN), "row 2, column 1; how much of that is noise is not known from "
-         "one "
-         "object"),
+         "one object"),
         (np.zeros((2, 2)), np.zeros((2, 2)), "measured attention on an object is equal at every place"),
         (np.zeros((1, 1)), np.zeros((1, 1)), "there is one place only: nothing to compare"),
         (np.array([[NAN, 1.0]]), np.ones((1, 2)), "attention on an object is not a finite number at every place: not "
@@ -279,14 +256,12 @@ ZONE = {"zone": "border", "n": 60, "acc50": 0.5, "acc50_lo": 0.4, "acc50_hi": 0.
         (ZONE, "border: 50 % [40, 60] of 60 answers; -10.0 [-20.0, -5.0] points against all other places, object by "
          "object"),
         (ZONE | {"n": 1, "acc50_lo": NAN, "acc50_hi": NAN, "minus_rest": NAN}, "border: 50 % of 1 answer (one object: "
-         "no "
-         "interval)"),
+         "no interval)"),
         (ZONE | {"acc50": 1.0, "acc50_lo": 1.0, "acc50_hi": 1.0, "minus_rest": 0.0, "minus_rest_lo": 0.0,
                  "minus_rest_hi": 0.0}, "border: 100 % of 60 answers (all objects alike: no interval); +0.0 points (no "
          "interval) against all other places, object by object"),
         (ZONE | {"minus_rest_lo": NAN}, "border: 50 % [40, 60] of 60 answers; -10.0 points (no interval) against all "
-         "other "
-         "places, object by object"),
+         "other places, object by object"),
         (ZONE | {"acc50": NAN}, "border: not known"),
     ],
 )  # fmt: skip

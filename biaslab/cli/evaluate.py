@@ -50,6 +50,7 @@ def evaluate(
     batch_size: opt.Batch = 16,
     processes: opt.Processes = 1,
     seed: opt.Seed = 0,
+    max_new_tokens: opt.MaxNewTokens = None,
     retry_errors: Annotated[bool, typer.Option(help="Repeat samples that ended in an error.")] = False,
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
@@ -70,18 +71,20 @@ def evaluate(
     configs = configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
     check_reference(reference, configs)
     if dry_run:
+        from biaslab.models.grounding import MAX_NEW_TOKENS
         from biaslab.workflows.dry_run import plan_evaluate
 
         plan = plan_evaluate(
-            model.name, data, configs, n=n, batch_size=batch_size, dtype=model.dtype, image_options=model.image_options
-        )
+            model.name, data, configs, n=n, batch_size=batch_size, dtype=model.dtype,
+            image_options=model.image_options, new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+        )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")
         return
     vlm = model.load(rehearse, max(where))
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
         batch_size=batch_size, seed=seed, processes=processes, progress=not json, reference=reference,
-        retry_errors=retry_errors,
+        retry_errors=retry_errors, max_new_tokens=max_new_tokens,
     )  # fmt: skip
     shown = results.summary()
     record, files = {"rows": results.table.to_dict("records")}, [out / "results.csv"]

@@ -20,6 +20,14 @@ Rehearse = Annotated[
     bool,
     typer.Option("--rehearse", help="Use the model's geometry with few layers and random weights; every file says so."),
 ]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Length limit of an answer. Default: 128 (an evaluation that goes on keeps its own). Answers that are cut "
+        "before they hold a box are counted as truncated.",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(

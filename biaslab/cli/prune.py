@@ -35,6 +35,7 @@ def prune(
     profile: opt.ProfileFile = None,
     out: Annotated[Path, typer.Option(help="Figure of the kept tokens: OUT.pdf, OUT.png, OUT.csv.")] = Path("kept"),
     seed: opt.Seed = 0,
+    max_new_tokens: opt.MaxNewTokens = None,
     json: opt.Json = False,
 ) -> None:
     """Locate an expression in one image with pruned visual tokens; print answers and boxes, draw the tokens kept."""
@@ -42,6 +43,7 @@ def prune(
     from biaslab.core.images import load_image
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.single_image import compare_methods
+    from biaslab.models.grounding import MAX_NEW_TOKENS
     from biaslab.workflows.run_figures import draw_kept
 
     ratio, rules = opt.one_keep(keep), opt.methods(methods)
@@ -50,19 +52,23 @@ def prune(
     configurations(rules, ratio, layer, fitted)  # refuses before a model is loaded
     vlm = model.load()
     answers = compare_methods(
-        vlm, pixels, expression, methods=rules, keep=ratio, layer=layer, profile=fitted, seed=seed
-    )
+        vlm, pixels, expression, methods=rules, keep=ratio, layer=layer, profile=fitted, seed=seed,
+        max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+    )  # fmt: skip
     rows = [
         {
             "method": f.method,
             "answer": f.answer.text,
             "box": None if f.answer.box is None else [round(v, 1) for v in f.answer.box.as_tuple()],
+            "truncated": f.answer.truncated,
             "kept": f.layout.n if f.selection is None else len(f.selection.indices),
         }
         for f in answers
     ]
     text = "\n".join(
-        f"{r['method']}: {r['answer']!r}  box {r['box']} px  {r['kept']} of {answers[0].layout.n} tokens" for r in rows
+        f"{r['method']}: {r['answer']!r}{' (cut: raise --max-new-tokens)' if r['truncated'] else ''}  "
+        f"box {r['box']} px  {r['kept']} of {answers[0].layout.n} tokens"
+        for r in rows
     )
     files = draw_kept(pixels, answers, expression=expression, out=out)
     emit(json, {"expression": expression, "results": rows}, text, files)

@@ -24,13 +24,13 @@ TABLE_FILE = "results.csv"
 ALL = "all"
 COLUMNS = [
     "dataset", "split", "expression_type", "model", "method", "options_hash", "profile_hash", "keep", "layer", "seed",
-    "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "miou",
+    "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi", "miou",
     "retention", "retention_lo", "retention_hi", "p_vs_reference", "target_auroc", "target_kept",
     "tflops_vision", "tflops_projector", "tflops_decoder", "prefill_ms", "decode_ms", "peak_mb",
 ]  # fmt: skip
 _SUMMARY = (
-    "method", "keep", "layer", "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "retention",
-    "p_vs_reference", "target_auroc", "target_kept",
+    "method", "keep", "layer", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi",
+    "retention", "p_vs_reference", "target_auroc", "target_kept",
 )  # fmt: skip
 _MEANS = ("target_auroc", "target_kept", "tflops_vision", "tflops_projector", "tflops_decoder")
 _MEDIANS = ("prefill_ms", "decode_ms")  # the first batch of a run pays for warming up
@@ -38,7 +38,7 @@ _MEDIANS = ("prefill_ms", "decode_ms")  # the first batch of a run pays for warm
 _DTYPES = {
     **dict.fromkeys(("index", "seed"), "int64"),
     **dict.fromkeys(("layer", "tokens", "tokens_kept", "batch"), "Int64"),
-    **dict.fromkeys(("hit", "parsed"), "boolean"),
+    **dict.fromkeys(("hit", "parsed", "truncated"), "boolean"),
     **dict.fromkeys(("iou", "peak_mb", *_MEANS, *_MEDIANS), "float64"),
 }
 
@@ -68,9 +68,12 @@ class Results:
     -----
     Accuracies are compared on the samples that have a verdict under *every* configuration with
     any verdict at all; ``n`` is their number. ``errors`` counts the samples whose run under this
-    configuration failed (missing image, exception): they are no misses. ``unparsed`` counts, within ``n``,
-    answers without a box: misses. Intervals are bootstraps over images, ``p_vs_reference`` a sign-flip
-    permutation test over images, both paired on the same samples. Times are medians per sample, ``peak_mb``
+    configuration failed (missing image, exception): they are no misses. Within ``n``, two counts of misses:
+    ``unparsed``, answers that ended without a box, and ``truncated``, answers that were cut at the limit of new
+    tokens before they held a whole box (missing for runs of versions that did not record it; ``unparsed`` then
+    counts both). A whole box before the cut counts as any other: the first box is the answer. Intervals are
+    bootstraps over images, ``p_vs_reference`` a sign-flip permutation test over images, both paired on the same
+    samples. Times are medians per sample, ``peak_mb``
     a maximum, other numbers means.
 
     Examples
@@ -166,7 +169,11 @@ class Results:
         groups += [(value, group) for value, group in self.samples.groupby(column, sort=True) if value]
         rows = [row for name, group in groups for row in self._rows(str(name), group)]
         table = pd.DataFrame(rows, columns=COLUMNS)
-        return table.assign(layer=table["layer"].astype("Int64"), keep=_keeps(row["keep"] for row in rows))
+        return table.assign(
+            layer=table["layer"].astype("Int64"),
+            truncated=table["truncated"].astype("Int64"),
+            keep=_keeps(row["keep"] for row in rows),
+        )
 
     @property
     def labels(self) -> dict[str, str]:
@@ -180,7 +187,7 @@ class Results:
         Returns
         -------
         DataFrame
-            method, keep, layer, n, errors, unparsed, acc50, acc50_lo, acc50_hi, retention, p_vs_reference,
+            method, keep, layer, n, errors, unparsed, truncated, acc50, acc50_lo, acc50_hi, retention, p_vs_reference,
             target_auroc, target_kept and tflops (vision tower, projector and decoder together).
         """
         table = self.table[self.table["expression_type"] == ALL]
@@ -320,7 +327,7 @@ class Results:
                 "seed": identity["options"]["seed"],
                 "n": len(lines),
                 "errors": paired.errors[i],
-                "unparsed": int((~lines["parsed"]).sum()),
+                **_without_box(lines),
                 "miou": lines["iou"].mean(),
                 "p_vs_reference": paired.p_value(i, self.reference),
                 **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
@@ -335,6 +342,16 @@ class Results:
                     strict=True,
                 )
             yield row
+
+
+def _without_box(lines: pd.DataFrame) -> dict[str, int | None]:
+    """Count the answers that ended without a box, and those that were cut before they held one."""
+    known, empty = lines["truncated"].notna().all(), ~lines["parsed"].astype(bool)
+    cut = empty & lines["truncated"].fillna(False).astype(bool)
+    return {
+        "unparsed": int((empty & ~cut).sum() if known else empty.sum()),
+        "truncated": int(cut.sum()) if known else None,
+    }
 
 
 class _Paired:

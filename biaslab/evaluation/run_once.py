@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from biaslab.cost import Flops, VisionInput, prompt_flops
 from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.stopwatch import GenerationTimer
+from biaslab.models.answer_end import AnswerEnd
+from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.pruning import Selection, prune
 
 if TYPE_CHECKING:
     from biaslab.models.encoded import Encoded
+    from biaslab.models.grounding import Grounding
     from biaslab.models.vlm import VLM
 
-__all__ = ["GenerationOptions", "OneRun", "prompt_lengths", "run_once"]
+__all__ = ["GenerationOptions", "OneRun", "groundings", "prompt_lengths", "run_once"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class GenerationOptions:
     """Options that change answers beyond the configuration."""
 
     seed: int = 0
-    max_new_tokens: int = 48
+    max_new_tokens: int = MAX_NEW_TOKENS
     positions: str = "original"
 
 
@@ -36,6 +39,8 @@ class OneRun:
     ----------
     answers : list of str
         One per prompt.
+    truncated : list of bool
+        Which of them were cut at the limit, without an end token.
     selections : list of Selection or None
         One per image in the order of the prompts; None for the unpruned model.
     kept : list of int
@@ -49,6 +54,7 @@ class OneRun:
     """
 
     answers: list[str]
+    truncated: list[bool]
     selections: list[Selection | None]
     kept: list[int]
     timer: GenerationTimer
@@ -89,9 +95,10 @@ def run_once(
         What the pruning engine refuses; see :func:`biaslab.pruning.prune`.
     """
     new = options.max_new_tokens
-    timer = GenerationTimer(vlm.model, vlm.decoder)
+    timer, end = GenerationTimer(vlm.model, vlm.decoder), AnswerEnd(encoded.last + 1, vlm.stop_ids())
+    length = {"min_new_tokens": new} if full_length else {}
     with timer, _pruned(vlm, config, options, timed) as run:
-        answers = vlm.generate(encoded, max_new_tokens=new, **({"min_new_tokens": new} if full_length else {}))
+        answers = vlm.generate(encoded, max_new_tokens=new, stopping_criteria=[end], **length)
         timer.stop()
         selections = [None] * len(encoded.layouts) if run is None else list(run.selections)
     kept = [
@@ -100,7 +107,13 @@ def run_once(
     ]
     lengths = [new if full_length else min(_tokens(vlm, answer) + 1, new) for answer in answers]  # + 1: the end token
     times = {} if run is None else run.times
-    return OneRun(answers, selections, kept, timer, times, _flops(vlm, encoded, config, kept, lengths))
+    return OneRun(answers, end.truncated(), selections, kept, timer, times, _flops(vlm, encoded, config, kept, lengths))
+
+
+def groundings(vlm: VLM, encoded: Encoded, run: OneRun) -> list[Grounding]:
+    """Read the boxes out of the answers of a run, and note which answers were cut."""
+    read = vlm.groundings(encoded, run.answers)
+    return [replace(answer, truncated=cut) for answer, cut in zip(read, run.truncated, strict=True)]
 
 
 def prompt_lengths(encoded: Encoded) -> list[int]:

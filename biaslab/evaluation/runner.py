@@ -15,13 +15,14 @@ from biaslab._util.progress import progress_bar
 from biaslab.datasets.base import take
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
-from biaslab.evaluation.configurations import Config, configurations
+from biaslab.evaluation.configurations import Config, at_least_one, configurations
 from biaslab.evaluation.parallel import run_parallel
 from biaslab.evaluation.results import Results, read_samples
-from biaslab.evaluation.run_folder import prepare_folder, profiles_of, run_record
+from biaslab.evaluation.run_folder import RUN_FILE, prepare_folder, profiles_of, read_run, run_record
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.worker import Worker, WorkItem
+from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.pruning import Method, prune
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def evaluate(
     progress: bool = True,
     processes: int = 1,
     reference: str | None = DEFAULT_REFERENCE,
-    max_new_tokens: int = 48,
+    max_new_tokens: int | None = None,
     positions: str = "original",
     n_resamples: int = 2000,
     retry_errors: bool = False,
@@ -90,8 +91,9 @@ def evaluate(
     reference : str, optional
         Method that the p-values compare with, at the same keep and layer; ``"none"`` is the unpruned model. The
         default is left out where ``random`` is not among the methods.
-    max_new_tokens : int
-        Length limit of an answer.
+    max_new_tokens : int, optional
+        Length limit of an answer; default: that of the run in ``out``, 128 for a new one. Answers that are cut there
+        before they hold a whole box are misses, counted as ``truncated`` and warned of.
     positions : {"original", "renumber"}
         Position ids of the kept tokens; see :func:`biaslab.pruning.prune`.
     n_resamples : int
@@ -133,14 +135,10 @@ def evaluate(
     1                fastv   0.5      4  3    1.0
     2  fastv:score=no_rope   0.5      4  3    1.0
     """
-    for name, value in (
-        ("batch_size", batch_size),
-        ("processes", processes),
-        ("max_new_tokens", max_new_tokens),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
-    options = GenerationOptions(seed, max_new_tokens, positions)
+    for name, value in (("batch_size", batch_size), ("processes", processes)):
+        at_least_one(name, value)
+    limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
+    options = GenerationOptions(seed, limit, positions)
     configs = configurations(methods, keep, layer, profile)
     reference = check_reference(reference, configs)
     check_configurations(vlm, configs, options)
@@ -175,6 +173,7 @@ def evaluate(
     if out is not None:
         results.save()
     report_errors(results)
+    report_truncated(results)
     return results
 
 
@@ -236,6 +235,30 @@ def run_here(
             advance(1)
 
         Worker(vlm, configs, options, write).run(tasks, batch_size)
+
+
+def default_limit(out: str | Path | None) -> int:
+    """Return the limit of new tokens that the run in a folder has, or the default one of a new run."""
+    if out is None or not (Path(out) / RUN_FILE).is_file():
+        return MAX_NEW_TOKENS
+    known = read_run(out)["identity"]["options"].get("max_new_tokens", MAX_NEW_TOKENS)
+    if known != MAX_NEW_TOKENS:
+        logger.info("%s goes on with its limit of %d new tokens per answer", out, known)
+    return known
+
+
+def report_truncated(results: Results) -> None:
+    """Warn of answers that were cut before they held a box."""
+    samples = results.samples
+    cut = samples[samples["truncated"].fillna(False).astype(bool) & ~samples["parsed"].fillna(True).astype(bool)]
+    if len(cut):
+        logger.warning(
+            "%d of %d answers were cut at %d new tokens before they held a box and count as misses: raise "
+            "max_new_tokens (--max-new-tokens) in a new run folder",
+            len(cut),
+            len(samples),
+            results.run["identity"]["options"]["max_new_tokens"],
+        )
 
 
 def report_errors(results: Results) -> None:

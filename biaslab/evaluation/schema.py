@@ -12,8 +12,8 @@ KEY_FIELDS = ("method", "options_hash", "profile_hash", "keep", "layer")
 SAMPLE_FIELDS = ("index", "id", "image_id", "expression_type", "object_size", *KEY_FIELDS, "seed", "target")
 #: what the model's run gives; all null in the line of an error
 VERDICT_FIELDS = (
-    "answer", "box", "iou", "hit", "parsed", "target_auroc", "target_kept", "tokens", "tokens_kept", "info",
-    "batch", "prefill_ms", "decode_ms", "peak_mb", "tflops_vision", "tflops_projector", "tflops_decoder",
+    "answer", "box", "iou", "hit", "parsed", "truncated", "target_auroc", "target_kept", "tokens", "tokens_kept",
+    "info", "batch", "prefill_ms", "decode_ms", "peak_mb", "tflops_vision", "tflops_projector", "tflops_decoder",
 )  # fmt: skip
 #: a line: ``error`` is null, or why there is no verdict
 LINE_FIELDS = (*SAMPLE_FIELDS, "error", *VERDICT_FIELDS)

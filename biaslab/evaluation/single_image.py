@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from biaslab.evaluation.configurations import UNPRUNED, configurations
-from biaslab.evaluation.run_once import GenerationOptions, run_once
+from biaslab.evaluation.configurations import UNPRUNED, at_least_one, configurations
+from biaslab.evaluation.run_once import GenerationOptions, groundings, run_once
+from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.pruning import Method, Selection
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def compare_methods(
     layer: int,
     profile: Profile | None = None,
     seed: int = 0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[PrunedAnswer]:
     """Locate an expression in one image under each method.
 
@@ -70,6 +72,8 @@ def compare_methods(
     profile : Profile, optional
         For the methods that need one and have none.
     seed : int
+    max_new_tokens : int
+        Length limit of an answer.
 
     Returns
     -------
@@ -93,13 +97,16 @@ def compare_methods(
     >>> len(answers[1].selection.indices), answers[1].layout.n
     (51, 256)
     """
-    configs, options = configurations(methods, keep, layer, profile), GenerationOptions(seed)
+    configs, options = (
+        configurations(methods, keep, layer, profile),
+        GenerationOptions(seed, at_least_one("max_new_tokens", max_new_tokens)),
+    )
     encoded = vlm.vision(vlm.encode_grounding([image], [expression]))
     (layout,) = encoded.layouts
     answers = []
     for config in configs:
         run = run_once(vlm, encoded, config, options)
         name = UNPRUNED if config.method is None else config.method.label
-        (answer,) = vlm.groundings(encoded, run.answers)
+        (answer,) = groundings(vlm, encoded, run)
         answers.append(PrunedAnswer(name, answer, run.selections[0], layout, vlm.name))
     return answers

@@ -13,7 +13,7 @@ from biaslab.core.images import load_image
 from biaslab.datasets.sample import Sample
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
-from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
+from biaslab.evaluation.run_once import GenerationOptions, OneRun, groundings, run_once
 from biaslab.evaluation.schema import VERDICT_FIELDS
 from biaslab.pruning import Selection
 
@@ -104,7 +104,7 @@ class Worker:
 
     def _answer(self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
         run = run_once(self.vlm, encoded, self.configs[i], self.options)
-        answers = self.vlm.groundings(encoded, run.answers)
+        answers = groundings(self.vlm, encoded, run)
         return [
             self._line(task, i)
             | verdict(answers[b], task.sample)
@@ -136,10 +136,17 @@ class Worker:
 
 
 def verdict(answer: Grounding, sample: Sample) -> dict[str, Any]:
-    """Judge the answer to one sample: answer, box, IoU, hit and parsed."""
+    """Judge the answer to one sample: answer, box, IoU, hit, parsed and truncated."""
     iou = grounding_iou(answer.box, sample.box)
     box = None if answer.box is None else list(answer.box.as_tuple())
-    return {"answer": answer.text, "box": box, "iou": iou, "hit": is_hit(iou), "parsed": answer.parsed}
+    return {
+        "answer": answer.text,
+        "box": box,
+        "iou": iou,
+        "hit": is_hit(iou),
+        "parsed": answer.parsed,
+        "truncated": answer.truncated,
+    }
 
 
 def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[str, Any]:

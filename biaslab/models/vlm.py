@@ -16,7 +16,7 @@ from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
 from biaslab.errors import InputError, ModelError
 from biaslab.models.encoded import Encoded, positions
-from biaslab.models.grounding import Grounding
+from biaslab.models.grounding import MAX_NEW_TOKENS, Grounding
 from biaslab.models.pairing import paired
 from biaslab.models.prefill import PrefillState
 from biaslab.models.transformers_versions import warn_if_untested
@@ -270,7 +270,7 @@ class VLM:
         with self.running(encoded) as inputs, torch.no_grad():
             return self.model(**inputs, **kw)
 
-    def generate(self, encoded: Encoded, *, max_new_tokens: int = 64, **gen_kw: Any) -> list[str]:
+    def generate(self, encoded: Encoded, *, max_new_tokens: int = MAX_NEW_TOKENS, **gen_kw: Any) -> list[str]:
         """Answer the prompts of a batch, greedily unless ``do_sample`` or ``num_beams`` is given.
 
         Everything else (such as a repetition penalty) stays as the checkpoint's generation config has it.
@@ -291,7 +291,7 @@ class VLM:
         settings: dict[str, Any] = {"max_new_tokens": int(max_new_tokens), "do_sample": False}
         if not gen_kw.get("do_sample"):
             settings.update(temperature=None, top_p=None, top_k=None)
-        settings["eos_token_id"] = self._stop_ids()
+        settings["eos_token_id"] = self.stop_ids()
         if self.model.generation_config.pad_token_id is None:
             settings["pad_token_id"] = tokenizer.pad_token_id
         settings.update(gen_kw)
@@ -301,7 +301,9 @@ class VLM:
         answers = tokenizer.batch_decode(out[:, encoded.last + 1 :], skip_special_tokens=True)
         return [answer.strip() for answer in answers]
 
-    def ask(self, image: Any, text: str | Sequence[str], *, max_new_tokens: int = 64, **gen_kw: Any) -> str | list[str]:
+    def ask(
+        self, image: Any, text: str | Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS, **gen_kw: Any
+    ) -> str | list[str]:
         """Answer a question about an image; lists (of either) are answered as one batch.
 
         Parameters
@@ -341,7 +343,7 @@ class VLM:
         return answers[0] if single else answers
 
     def locate(
-        self, image: Any, expression: str | Sequence[str], *, max_new_tokens: int = 48, **gen_kw: Any
+        self, image: Any, expression: str | Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS, **gen_kw: Any
     ) -> Box | None | list[Box | None]:
         """Find what an expression refers to in an image; lists (of either) are located as one batch.
 
@@ -384,7 +386,7 @@ class VLM:
         expressions: Sequence[str] | None = None,
         *,
         sample_ids: Sequence[str] | None = None,
-        max_new_tokens: int = 48,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         **gen_kw: Any,
     ) -> list[Grounding]:
         """Locate a batch of expressions and keep the raw answers.
@@ -438,7 +440,7 @@ class VLM:
             out.append(Grounding(text, box, box is not None))
         return out
 
-    def _stop_ids(self) -> list[int] | None:
+    def stop_ids(self) -> list[int] | None:
         """Collect the end tokens of the generation config and of the chat format: some configs lack the latter."""
         own = self.model.generation_config.eos_token_id
         ids = set(own if isinstance(own, (list, tuple)) else [] if own is None else [own])

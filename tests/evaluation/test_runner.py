@@ -52,9 +52,10 @@ def test_table_and_lines(vlm, tmp_path):
         assert row["n"] == 6 and row["errors"] == 0
         assert row["acc50"] == pytest.approx((part["iou"] >= 0.5).mean())
         assert row["miou"] == pytest.approx(part["iou"].mean())
-        assert row["unparsed"] == part["box"].isna().sum()
+        assert row["unparsed"] + row["truncated"] == part["box"].isna().sum()
         assert row["retention"] == pytest.approx(row["acc50"] / overall.loc[("none", 1.0), "acc50"])
-    assert 0 < overall["acc50"].mean() < 1 and overall["unparsed"].sum() > 0  # the toy exercises both outcomes
+    assert 0 < overall["acc50"].mean() < 1
+    assert samples["box"].isna().any()  # the toy exercises both outcomes
 
 
 def test_scores_in_the_lines_are_those_of_the_engine(vlm):

@@ -162,7 +162,7 @@ def test_generation_stops_at_the_end_of_turn():
     vlm = wrap(tiny.build("internvl"), tiny.processor("internvl"))
     end = vlm.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     vlm.model.generation_config.eos_token_id = 5
-    assert set(vlm._stop_ids()) == {5, end}
+    assert set(vlm.stop_ids()) == {5, end}
     with torch.no_grad():
         vlm.model.lm_head.weight[end] = 0.0
         hidden = vlm.forward(tiny.encoded(vlm, 1), output_hidden_states=True).hidden_states[-1][0, -1]

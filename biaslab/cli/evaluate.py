@@ -12,6 +12,9 @@ from biaslab.cli.app import app
 from biaslab.cli.completion import dataset_names, method_names
 from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
+from biaslab.errors import BiaslabError
+
+_METHODS = "none,random,uniform,fastv,relative,divprune,d2pruner"
 
 
 @app.command(
@@ -24,15 +27,15 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
     model: ModelChoice,
     methods: Annotated[
-        str,
+        str | None,
         typer.Option(
             autocompletion=method_names,
             help="Methods separated by commas; options as d2pruner:pivots_suppress=true, fastv:score=no_rope (or "
-            "value_norm), layer_ratio:over=1.",
+            f"value_norm), layer_ratio:over=1. Default: {_METHODS}; without --profile those that need none.",
         ),
-    ] = ("none,random,uniform,fastv,relative,divprune,d2pruner"),
+    ] = None,
     keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.5,0.2,0.1,0.05",
-    layer: Annotated[str, typer.Option(help="Prune layers K: tokens are dropped just before layer K.")] = "2",
+    layer: opt.Layers = None,
     profile: opt.ProfileFile = None,
     dataset: Annotated[
         str,
@@ -64,23 +67,27 @@ def evaluate(
     from biaslab.evaluation.runner import evaluate as run
 
     opt.one_of(dry_run, rehearse)
-    ratios, where = opt.keeps(keep), opt.numbers(layer, "layer", int)
-    chosen = opt.methods(methods)
+    ratios, where = opt.keeps(keep), opt.layers(layer)
+    chosen = opt.methods(methods or _METHODS)
     data = load_dataset(dataset, split=split, images=image_root, n=n, data_root=data_root)
     fitted = None if profile is None else profiles.load(profile)
-    configs = configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
-    check_reference(reference, configs)
+    if methods is None:
+        chosen = opt.methods_without_profile(chosen, profile, model.name)
+    check_reference(reference, configurations(chosen, ratios, where, fitted))  # refusals come before a model is loaded
+    if dry_run or rehearse:
+        where = model.prune_layers(where)
     if dry_run:
         from biaslab.models.grounding import MAX_NEW_TOKENS
         from biaslab.workflows.dry_run import plan_evaluate
 
+        configs, limit = configurations(chosen, ratios, where, fitted), max_new_tokens or MAX_NEW_TOKENS
         plan = plan_evaluate(
             model.name, data, configs, n=n, batch_size=batch_size, dtype=model.dtype,
-            image_options=model.image_options, new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+            image_options=model.image_options, new_tokens=limit,
         )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")
         return
-    vlm = model.load(rehearse, max(where))
+    vlm = model.load(rehearse, max(where or [0]))
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
         batch_size=batch_size, seed=seed, processes=processes, progress=not json, reference=reference,
@@ -89,3 +96,6 @@ def evaluate(
     shown = results.summary()
     record, files = {"rows": results.table.to_dict("records")}, [out / "results.csv"]
     emit(json, record, table(shown), files, vlm)
+    if results.unanswered:  # the files stay; what is in them is no result
+        names = "; ".join(results.unanswered[:3]) + ("; ..." if len(results.unanswered) > 3 else "")
+        raise BiaslabError(f"{len(results.unanswered)} configurations have no verdict ({names}): {results.failures}")

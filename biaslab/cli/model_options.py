@@ -58,6 +58,13 @@ class ModelChoice:
             options[name.strip()] = int(value)
         return options
 
+    def prune_layers(self, asked: list[int] | None) -> list[int]:
+        """Say which prune layers are meant, before the model is loaded: None is its default, -1 its last layer."""
+        from biaslab.models.offline.geometry import geometry
+        from biaslab.models.prune_layer import prune_layers
+
+        return prune_layers(geometry(self.name), asked)
+
     def load(self, rehearse: bool = False, deepest: int = 0) -> VLM:
         """Load the model.
 

@@ -28,6 +28,14 @@ MaxNewTokens = Annotated[
         "before they hold a box are counted as truncated.",
     ),
 ]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        "--layer",
+        help="Prune layers K: tokens are dropped just before layer K (-1 the last). Default: from the model's "
+        "geometry, 4 of the grounder, 2 of most large models.",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -67,6 +75,34 @@ def numbers(text: str, what: str, kind: type = float) -> list:
     except ValueError:
         raise InputError(f"--{what} takes numbers separated by commas, got {text!r}") from None
     return out
+
+
+def layers(text: str | None) -> list[int] | None:
+    """Read the layers of ``--layer``; None stands for the model's default."""
+    return None if text is None else numbers(text, "layer", int)
+
+
+def one_layer(text: str | None) -> int | None:
+    """Read the layer of a verb that takes a single one."""
+    values = layers(text) or [None]
+    if len(values) != 1:
+        raise InputError(f"--layer takes a single layer here, got {text!r}")
+    return values[0]
+
+
+def methods_without_profile(chosen: list, profile: Path | None, model: str) -> list:
+    """Leave out, of methods that nobody asked for, those that need a profile where there is none, and say so."""
+    if profile is not None:
+        return chosen
+    left_out = [method for method in chosen if "profile" in getattr(method, "needs", ())]
+    if left_out:
+        names, file = ", ".join(method.label for method in left_out), "profile.safetensors"
+        typer.echo(
+            f"biaslab: {names} need a profile and are left out; to add them: biaslab fit-bias --model {model} --out "
+            f"{file}, then the same command with --profile {file}",
+            err=True,
+        )
+    return [method for method in chosen if method not in left_out]
 
 
 def methods(text: str) -> list:

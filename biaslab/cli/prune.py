@@ -31,7 +31,7 @@ def prune(
         ),
     ] = "none,divprune",
     keep: Annotated[str, typer.Option(help='A keep ratio ("0.1") or a count of tokens ("64").')] = "0.1",
-    layer: Annotated[int, typer.Option(help="Prune layer K: tokens are dropped just before layer K.")] = 2,
+    layer: opt.Layers = None,
     profile: opt.ProfileFile = None,
     out: Annotated[Path, typer.Option(help="Figure of the kept tokens: OUT.pdf, OUT.png, OUT.csv.")] = Path("kept"),
     seed: opt.Seed = 0,
@@ -46,13 +46,13 @@ def prune(
     from biaslab.models.grounding import MAX_NEW_TOKENS
     from biaslab.workflows.run_figures import draw_kept
 
-    ratio, rules = opt.one_keep(keep), opt.methods(methods)
+    ratio, rules, where = opt.one_keep(keep), opt.methods(methods), opt.one_layer(layer)
     fitted = None if profile is None else profiles.load(profile)
     pixels = load_image(image)
-    configurations(rules, ratio, layer, fitted)  # refuses before a model is loaded
+    configurations(rules, ratio, where, fitted)  # refuses before a model is loaded
     vlm = model.load()
     answers = compare_methods(
-        vlm, pixels, expression, methods=rules, keep=ratio, layer=layer, profile=fitted, seed=seed,
+        vlm, pixels, expression, methods=rules, keep=ratio, layer=where, profile=fitted, seed=seed,
         max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
     )  # fmt: skip
     rows = [

@@ -14,6 +14,8 @@ from biaslab._util.files import atomic_write
 from biaslab._util.tables import csv_text
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import UNPRUNED
+from biaslab.evaluation.failures import failures, unanswered
+from biaslab.evaluation.paired import Paired, without_box
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import KEY_FIELDS, LINE_FIELDS, record_key
@@ -63,6 +65,8 @@ class Results:
     ----------
     table : DataFrame
         The columns of ``results.csv``, one row per configuration and type of expression (``"all"`` first).
+    failures : str
+        How many sample runs failed, with the first cause; empty where none did.
 
     Notes
     -----
@@ -108,6 +112,7 @@ class Results:
     ) -> None:
         self.samples, self.run, self.folder = samples, run, folder
         self.reference, self.n_resamples = reference, n_resamples
+        self.failures = failures(samples)
 
     @classmethod
     def load(cls, folder: str | Path, *, reference: str | None = None, n_resamples: int = 2000) -> Results:
@@ -139,6 +144,15 @@ class Results:
     def complete(self) -> bool:
         """Whether every sample of the run has its line under every configuration."""
         return len(self.samples) == self.run["n_samples"] * len(self.run["identity"]["configurations"])
+
+    @property
+    def unanswered(self) -> list[str]:
+        """Labels of the configurations that have not one verdict, with keep and layer: nothing is known of them."""
+        configs = self._configurations()
+        return [
+            f"{self.labels.get(c['options_hash'], c['method'])} keep {c['keep']:g} layer {c['layer']}"
+            for c in unanswered(self.samples, configs, map(record_key, configs))
+        ]
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -233,7 +247,7 @@ class Results:
         group = self.samples
         if expression_type != ALL:
             group = group[group["expression_type"] == expression_type]
-        paired = _Paired(group, self._configurations())
+        paired = Paired(group, self._configurations())
         bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
         rows = []
         for i, config in enumerate(paired.configs):
@@ -311,7 +325,7 @@ class Results:
 
     def _rows(self, expression_type: str, group: pd.DataFrame) -> Iterable[dict[str, Any]]:
         identity = self.run["identity"]
-        paired = _Paired(group, self._configurations())
+        paired = Paired(group, self._configurations())
         bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
         accuracy = bootstrap.mean(paired.hits)
         unpruned = paired.find(UNPRUNED)
@@ -327,7 +341,7 @@ class Results:
                 "seed": identity["options"]["seed"],
                 "n": len(lines),
                 "errors": paired.errors[i],
-                **_without_box(lines),
+                **without_box(lines),
                 "miou": lines["iou"].mean(),
                 "p_vs_reference": paired.p_value(i, self.reference),
                 **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
@@ -342,53 +356,6 @@ class Results:
                     strict=True,
                 )
             yield row
-
-
-def _without_box(lines: pd.DataFrame) -> dict[str, int | None]:
-    """Count the answers that ended without a box, and those that were cut before they held one."""
-    known, empty = lines["truncated"].notna().all(), ~lines["parsed"].astype(bool)
-    cut = empty & lines["truncated"].fillna(False).astype(bool)
-    return {
-        "unparsed": int((empty & ~cut).sum() if known else empty.sum()),
-        "truncated": int(cut.sum()) if known else None,
-    }
-
-
-class _Paired:
-    """The samples of a group that can be compared, in one order for every configuration."""
-
-    def __init__(self, group: pd.DataFrame, configs: list[dict[str, Any]]) -> None:
-        by_key = dict(list(group.groupby("key", sort=False)))
-        self.configs = [config for config in configs if record_key(config) in by_key]
-        lines = [by_key[record_key(config)].set_index("id") for config in self.configs]
-        self.errors = [int(part["error"].notna().sum()) for part in lines]
-        answered = [part[part["error"].isna()] for part in lines]
-        shared = pd.Index(group["id"].unique())
-        for part in answered:
-            # a configuration that fails everywhere says nothing about samples and must not erase the others
-            shared = shared[shared.isin(part.index)] if len(part) else shared
-        self.lines = [part.reindex(shared) if len(part) else part for part in answered]
-        images = group.drop_duplicates("id").set_index("id")["image_id"]
-        self.images = images.reindex(shared).to_numpy(str)
-        hits = [
-            part["hit"].astype(float).to_numpy() if len(part) else np.full(len(shared), np.nan) for part in self.lines
-        ]
-        self.hits = np.stack(hits, axis=1) if hits else np.empty((len(shared), 0))
-
-    def find(self, method: str, like: dict[str, Any] | None = None) -> int | None:
-        """Find a method's configuration at the keep and layer of another (the unpruned one has none): its index."""
-        for i, config in enumerate(self.configs):
-            same = like is None or method == UNPRUNED or all(config[name] == like[name] for name in ("keep", "layer"))
-            if config["method"] == method and same:
-                return i
-        return None
-
-    def p_value(self, index: int, reference: str | None) -> float:
-        """Test against the reference method at the same keep and layer; NaN where there is none."""
-        other = None if reference is None else self.find(reference, self.configs[index])
-        if other is None or other == index:
-            return float("nan")
-        return paired_p_value(self.hits[:, index], self.hits[:, other], self.images)
 
 
 def read_samples(folder: str | Path, run: dict[str, Any]) -> pd.DataFrame:

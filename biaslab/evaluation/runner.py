@@ -10,12 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from biaslab._util.jsonl import JsonLines
 from biaslab._util.progress import progress_bar
 from biaslab.datasets.base import take
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import Config, at_least_one, configurations
+from biaslab.evaluation.failures import cut_answers, failed_lines, failures
 from biaslab.evaluation.parallel import run_parallel
 from biaslab.evaluation.results import Results, read_samples
 from biaslab.evaluation.run_folder import RUN_FILE, prepare_folder, profiles_of, read_run, run_record
@@ -23,6 +26,7 @@ from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.worker import Worker, WorkItem
 from biaslab.models.grounding import MAX_NEW_TOKENS
+from biaslab.models.prune_layer import prune_layers
 from biaslab.pruning import Method, prune
 
 if TYPE_CHECKING:
@@ -41,7 +45,7 @@ def evaluate(
     *,
     methods: Sequence[str | Method] | str | Method,
     keep: float | int | Sequence[float | int],
-    layer: int | Sequence[int],
+    layer: int | Sequence[int] | None = None,
     profile: Profile | None = None,
     n: int | None = None,
     batch_size: int = 8,
@@ -69,8 +73,9 @@ def evaluate(
         unpruned model, evaluated once; with it the table has retentions.
     keep : float, int or sequence of these
         Ratios in (0, 1] or counts of visual tokens.
-    layer : int or sequence of int
-        Prune layers K: tokens are dropped just before decoder layer index K.
+    layer : int or sequence of int, optional
+        Prune layers K: tokens are dropped just before decoder layer index K, -1 the last. Default: from the model's
+        geometry (:func:`biaslab.models.prune_layer.default_prune_layer`), 4 of the grounder, 2 of most large models.
     profile : Profile, optional
         For the methods that need one and have none.
     n : int, optional
@@ -118,7 +123,8 @@ def evaluate(
     Notes
     -----
     An exception, a missing or a damaged image costs the sample it belongs to and is counted in
-    ``errors``, never as a miss. A ``KeyboardInterrupt`` passes through; all finished lines are on disk and
+    ``errors``, never as a miss; ``results.failures`` says how many and why, ``results.unanswered`` which configurations
+    have no verdict at all. A ``KeyboardInterrupt`` passes through; all finished lines are on disk and
     the same call continues.
 
     Examples
@@ -139,7 +145,7 @@ def evaluate(
         at_least_one(name, value)
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
     options = GenerationOptions(seed, limit, positions)
-    configs = configurations(methods, keep, layer, profile)
+    configs = configurations(methods, keep, prune_layers(vlm, layer), profile)
     reference = check_reference(reference, configs)
     check_configurations(vlm, configs, options)
     samples = take(dataset, n)
@@ -155,7 +161,9 @@ def evaluate(
     with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as path:
         folder = Path(path)
         run = prepare_folder(folder, record, profiles_of(configs))
-        tasks = missing_tasks(samples, configs, folder, run, retry_errors)
+        known = read_samples(folder, run)
+        earlier = set() if retry_errors else failed_lines(known)
+        tasks = missing_tasks(samples, configs, known[known["error"].isna()] if retry_errors else known)
         total = len(samples) * len(configs)
         done = total - sum(len(task.missing) for task in tasks)
         with progress_bar("evaluate", total=total, done=done, show=progress) as advance:
@@ -172,8 +180,10 @@ def evaluate(
         )  # fmt: skip
     if out is not None:
         results.save()
-    report_errors(results)
-    report_truncated(results)
+    results.failures = failures(results.samples, earlier)
+    for line in (results.failures, cut_answers(results.samples, options.max_new_tokens)):
+        if line:
+            logger.warning("%s", line)
     return results
 
 
@@ -201,13 +211,8 @@ def check_reference(reference: str | None, configs: Sequence[Config]) -> str | N
     raise InputError(f"reference {reference!r} is not among the methods: choose one of {', '.join(names)}, or None")
 
 
-def missing_tasks(
-    samples: Sequence[Sample], configs: Sequence[Config], folder: Path, run: dict, retry_errors: bool
-) -> list[WorkItem]:
-    """List what a run folder still lacks."""
-    lines = read_samples(folder, run)
-    if retry_errors:
-        lines = lines[lines["error"].isna()]
+def missing_tasks(samples: Sequence[Sample], configs: Sequence[Config], lines: pd.DataFrame) -> list[WorkItem]:
+    """List what a run still lacks, beside the lines it has."""
     done = set(zip(lines["id"], lines["key"], strict=True))
     keys = [config.key for config in configs]
     tasks = [
@@ -245,29 +250,3 @@ def default_limit(out: str | Path | None) -> int:
     if known != MAX_NEW_TOKENS:
         logger.info("%s goes on with its limit of %d new tokens per answer", out, known)
     return known
-
-
-def report_truncated(results: Results) -> None:
-    """Warn of answers that were cut before they held a box."""
-    samples = results.samples
-    cut = samples[samples["truncated"].fillna(False).astype(bool) & ~samples["parsed"].fillna(True).astype(bool)]
-    if len(cut):
-        logger.warning(
-            "%d of %d answers were cut at %d new tokens before they held a box and count as misses: raise "
-            "max_new_tokens (--max-new-tokens) in a new run folder",
-            len(cut),
-            len(samples),
-            results.run["identity"]["options"]["max_new_tokens"],
-        )
-
-
-def report_errors(results: Results) -> None:
-    """Log how many samples failed, and the commonest reason."""
-    errors = results.samples["error"].dropna()
-    if len(errors):
-        logger.warning(
-            "%d of %d sample runs failed and have no verdict, most often with: %s",
-            len(errors),
-            len(results.samples),
-            errors.value_counts().index[0],
-        )

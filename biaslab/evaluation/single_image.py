@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from biaslab.evaluation.configurations import UNPRUNED, at_least_one, configurations
 from biaslab.evaluation.run_once import GenerationOptions, groundings, run_once
 from biaslab.models.grounding import MAX_NEW_TOKENS
+from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning import Method, Selection
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def compare_methods(
     *,
     methods: Sequence[str | Method],
     keep: float | int,
-    layer: int,
+    layer: int | None = None,
     profile: Profile | None = None,
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -67,8 +68,8 @@ def compare_methods(
         Names, with options as on the command line, or instances; ``"none"`` is the unpruned model.
     keep : float or int
         Ratio in (0, 1] or count of visual tokens.
-    layer : int
-        Prune layer K.
+    layer : int, optional
+        Prune layer K, -1 the last; default: from the model's geometry.
     profile : Profile, optional
         For the methods that need one and have none.
     seed : int
@@ -98,7 +99,7 @@ def compare_methods(
     (51, 256)
     """
     configs, options = (
-        configurations(methods, keep, layer, profile),
+        configurations(methods, keep, prune_layer(vlm, layer), profile),
         GenerationOptions(seed, at_least_one("max_new_tokens", max_new_tokens)),
     )
     encoded = vlm.vision(vlm.encode_grounding([image], [expression]))

@@ -1,7 +1,7 @@
 """Whatever a model answers, every family reads a finite box inside its space, or none; nothing raises.
 
-300 texts are tried on each of the nine families (2,700 readings) at every run of the tests, beside the fixed ones below;
-20,000 were tried once (180,000 readings).
+300 texts are tried on each of the nine families (2,700 readings) at every run of the tests, beside the fixed ones
+below; 20,000 were tried once (180,000 readings).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
-_INFRASTRUCTURE = {"app", "completion", "model_options", "options", "output"}
+_INFRASTRUCTURE = {"app", "completion", "model_options", "options", "output", "repeat"}
 
 
 def _version(wanted: bool) -> None:
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             _quiet(debug)
-            app(arguments)
+            app(arguments, obj={"arguments": arguments})
     except KeyboardInterrupt:
         _fail(_INTERRUPTED, 130)
     except SystemExit as end:

@@ -12,6 +12,7 @@ from biaslab.cli.app import app
 from biaslab.cli.completion import dataset_names, method_names
 from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
+from biaslab.cli.repeat import Config, command_of, repeat_earlier
 from biaslab.errors import BiaslabError
 
 _METHODS = "none,random,uniform,fastv,relative,divprune,d2pruner"
@@ -24,7 +25,14 @@ _METHODS = "none,random,uniform,fastv,relative,divprune,d2pruner"
 )
 @with_model
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
+    context: typer.Context,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Run folder; the same command goes on with an interrupted run, one with more methods, keep ratios, "
+            "layers or samples adds what is missing."
+        ),
+    ],
     model: ModelChoice,
     methods: Annotated[
         str | None,
@@ -57,6 +65,7 @@ def evaluate(
     retry_errors: Annotated[bool, typer.Option(help="Repeat samples that ended in an error.")] = False,
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
+    config: Config = None,
     json: opt.Json = False,
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
@@ -66,6 +75,7 @@ def evaluate(
     from biaslab.evaluation.runner import check_reference
     from biaslab.evaluation.runner import evaluate as run
 
+    repeat_earlier(context)
     opt.one_of(dry_run, rehearse)
     ratios, where = opt.keeps(keep), opt.layers(layer)
     chosen = opt.methods(methods or _METHODS)
@@ -73,7 +83,8 @@ def evaluate(
     fitted = None if profile is None else profiles.load(profile)
     if methods is None:
         chosen = opt.methods_without_profile(chosen, profile, model.name)
-    check_reference(reference, configurations(chosen, ratios, where, fitted))  # refusals come before a model is loaded
+    asked = configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
+    check_reference(reference, asked, out)
     if dry_run or rehearse:
         where = model.prune_layers(where)
     if dry_run:
@@ -91,7 +102,7 @@ def evaluate(
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
         batch_size=batch_size, seed=seed, processes=processes, progress=not json, reference=reference,
-        retry_errors=retry_errors, max_new_tokens=max_new_tokens,
+        retry_errors=retry_errors, max_new_tokens=max_new_tokens, command=command_of(context),
     )  # fmt: skip
     shown = results.summary()
     record, files = {"rows": results.table.to_dict("records")}, [out / "results.csv"]

@@ -154,6 +154,17 @@ class Results:
             for c in unanswered(self.samples, configs, map(record_key, configs))
         ]
 
+    @property
+    def lacking(self) -> str:
+        """What an incomplete run lacks, in a line; empty for a complete one."""
+        total = self.run["n_samples"] * len(self._configurations())
+        if len(self.samples) == total:
+            return ""
+        return (
+            f"the run lacks {total - len(self.samples)} of its {total} sample runs: methods are compared on the "
+            "samples that all of them have answered; the commands that began it go on"
+        )
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """Columns of ``results.csv``, one row per configuration and type of expression (``"all"`` first)."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -58,6 +58,7 @@ def evaluate(
     positions: str = "original",
     n_resamples: int = 2000,
     retry_errors: bool = False,
+    command: Mapping[str, Any] | None = None,
 ) -> Results:
     """Measure Acc@0.5 of every method at every keep ratio and layer, on the same samples.
 
@@ -86,7 +87,8 @@ def evaluate(
         Run seed; every sample derives its own from it and from its id, so results do not depend on batches or
         processes (up to floating-point ties).
     out : str or Path, optional
-        Run folder. The same call continues an interrupted run there and does nothing for a finished one.
+        Run folder. The same call continues an interrupted run there and does nothing for a finished one; a call with
+        more methods, keep ratios, layers or samples adds what is missing, and the results are those of all of them.
         Default: nothing is kept on disk.
     progress : bool
         Show a progress bar on stderr.
@@ -105,6 +107,8 @@ def evaluate(
         Resamples of the intervals.
     retry_errors : bool
         When continuing, try samples again that ended in an error.
+    command : mapping, optional
+        Noted in ``run.json``; the command line passes its own.
 
     Returns
     -------
@@ -118,7 +122,8 @@ def evaluate(
     ProfileMismatchError
         A profile of another model, layer or query rule.
     RunFolderError
-        ``out`` cannot be written, or holds another run. All of these come before any work.
+        ``out`` cannot be written, or holds a run of another model, data, seed, precision or decoding. All of these
+        come before any work.
 
     Notes
     -----
@@ -146,7 +151,7 @@ def evaluate(
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
     options = GenerationOptions(seed, limit, positions)
     configs = configurations(methods, keep, prune_layers(vlm, layer), profile)
-    reference = check_reference(reference, configs)
+    reference = check_reference(reference, configs, out)
     check_configurations(vlm, configs, options)
     samples = take(dataset, n)
     record = run_record(
@@ -156,11 +161,12 @@ def evaluate(
         # `n` under its name in run.json, or earlier runs could not be continued
         options={**asdict(options), "limit": n, "image_options": vlm.image_options},
         settings={"batch_size": batch_size, "processes": processes, "reference": reference},
+        command=command,
     )
     record["n_samples"] = len(samples)
     with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as path:
         folder = Path(path)
-        run = prepare_folder(folder, record, profiles_of(configs))
+        run = prepare_folder(folder, record, profiles_of(configs), samples)
         known = read_samples(folder, run)
         earlier = set() if retry_errors else failed_lines(known)
         tasks = missing_tasks(samples, configs, known[known["error"].isna()] if retry_errors else known)
@@ -181,7 +187,8 @@ def evaluate(
     if out is not None:
         results.save()
     results.failures = failures(results.samples, earlier)
-    for line in (results.failures, cut_answers(results.samples, options.max_new_tokens)):
+    cut = cut_answers(results.samples, options.max_new_tokens)
+    for line in (results.failures, cut, results.lacking):
         if line:
             logger.warning("%s", line)
     return results
@@ -195,15 +202,18 @@ def check_configurations(vlm: VLM, configs: Sequence[Config], options: Generatio
                 pass
 
 
-def check_reference(reference: str | None, configs: Sequence[Config]) -> str | None:
-    """Return the reference method, or None if the default one is not among the methods.
+def check_reference(reference: str | None, configs: Sequence[Config], out: str | Path | None = None) -> str | None:
+    """Return the reference method, or None if the default one is among neither the methods nor those of the run.
 
     Raises
     ------
     InputError
         A reference that was asked for is not among the methods.
     """
-    names = list(dict.fromkeys(config.describe()["method"] for config in configs))
+    records = [config.describe() for config in configs]
+    if out is not None and (Path(out) / RUN_FILE).is_file():
+        records += read_run(out)["identity"]["configurations"]
+    names = list(dict.fromkeys(record["method"] for record in records))
     if reference is None or reference in names:
         return reference
     if reference == DEFAULT_REFERENCE:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from biaslab.core.images import load_image
+from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
@@ -118,6 +119,7 @@ class Worker:
         return {
             "index": task.index,
             "id": sample.id,
+            "sample_hash": content_hash([sample]),
             "image_id": sample.image_id,
             "expression_type": sample.expression_type,
             "object_size": sample.object_size,

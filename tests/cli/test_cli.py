@@ -89,7 +89,7 @@ def test_prune_without_pruning_answers_and_draws_the_box(capsys, picture, tmp_pa
 
 
 def test_every_default_of_evaluate_works(capsys, tmp_path):
-    """No method, profile, keep or layer is named: what needs a profile is left out, with a line that says how to add it."""
+    """Nothing is named: what needs a profile is left out, and a line says how to add it."""
     status, out, err = run(capsys, "evaluate", "--n", 1, "--out", tmp_path / "run", "--json")
     assert status == 0, err
     rows = [r for r in json.loads(out)["rows"] if r["expression_type"] == "all"]

@@ -11,7 +11,7 @@ from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import dataset_names, method_names
 from biaslab.cli.model_options import ModelChoice, with_model
-from biaslab.cli.output import emit, table
+from biaslab.cli.output import emit, summary, table
 from biaslab.cli.repeat import Config, command_of, repeat_earlier
 from biaslab.errors import BiaslabError
 
@@ -104,9 +104,8 @@ def evaluate(
         batch_size=batch_size, seed=seed, processes=processes, progress=not json, reference=reference,
         retry_errors=retry_errors, max_new_tokens=max_new_tokens, command=command_of(context),
     )  # fmt: skip
-    shown = results.summary()
     record, files = {"rows": results.table.to_dict("records")}, [out / "results.csv"]
-    emit(json, record, table(shown), files, vlm)
+    emit(json, record, summary(results), files, vlm)
     if results.unanswered:  # the files stay; what is in them is no result
         names = "; ".join(results.unanswered[:3]) + ("; ..." if len(results.unanswered) > 3 else "")
         raise BiaslabError(f"{len(results.unanswered)} configurations have no verdict ({names}): {results.failures}")

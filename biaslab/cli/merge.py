@@ -9,7 +9,7 @@ import typer
 
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
-from biaslab.cli.output import emit, table
+from biaslab.cli.output import emit, summary
 
 
 @app.command("merge", epilog="Example: biaslab merge runs/node1 runs/node2 --out runs/all")
@@ -25,4 +25,4 @@ def merge(
     if results.lacking:
         typer.echo(f"biaslab: {results.lacking}", err=True)
     record, files = {"rows": results.table.to_dict("records")}, [out / "results.csv"]
-    emit(json, record, table(results.summary()), files, results.run["identity"]["model"])
+    emit(json, record, summary(results), files, results.run["identity"]["model"])

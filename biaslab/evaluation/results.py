@@ -20,6 +20,7 @@ from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import KEY_FIELDS, LINE_FIELDS, record_key
 from biaslab.pruning.registry import from_record
+from biaslab.stats.paired_hits import paired_hits
 from biaslab.stats.resampling import ImageBootstrap, paired_p_value
 
 TABLE_FILE = "results.csv"
@@ -234,7 +235,8 @@ class Results:
         -------
         DataFrame
             method, options_hash, profile_hash, keep, layer, reference, expression_type, n, difference, difference_lo,
-            difference_hi (accuracy points in [-1, 1]) and p (sign flips over images, two-sided).
+            difference_hi (accuracy points in [-1, 1]; :func:`biaslab.stats.paired_hits.paired_hits`) and p (sign flips
+            over images, two-sided, not adjusted for the number of rows).
 
         Raises
         ------
@@ -266,7 +268,7 @@ class Results:
             if j is None or j == i:
                 continue
             hits, other = paired.hits[:, i], paired.hits[:, j]
-            found = bootstrap.difference(hits, other)
+            found = paired_hits(hits, other, paired.images, bootstrap=bootstrap)
             rows.append(
                 {
                     **{name: config[name] for name in KEY_FIELDS},

@@ -28,7 +28,7 @@ def bench(
             autocompletion=method_names, help="Methods separated by commas; the unpruned model is always measured."
         ),
     ] = "none,fastv,divprune",
-    keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.1",
+    keep: Annotated[str, typer.Option(help='Keep ratios ("0.1", "10%") or counts ("64").')] = "0.1",
     layer: opt.Layers = None,
     profile: opt.ProfileFile = None,
     images: Annotated[str, typer.Option(help="A folder of images, or scenes, blank, noise.")] = "scenes",

@@ -42,7 +42,7 @@ def evaluate(
             f"value_norm), layer_ratio:over=1. Default: {_METHODS}; without --profile those that need none.",
         ),
     ] = None,
-    keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.5,0.2,0.1,0.05",
+    keep: Annotated[str, typer.Option(help='Keep ratios ("0.1", "10%") or counts ("64").')] = "0.5,0.2,0.1,0.05",
     layer: opt.Layers = None,
     profile: opt.ProfileFile = None,
     dataset: Annotated[

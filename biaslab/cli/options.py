@@ -68,13 +68,19 @@ def numbers(text: str, what: str, kind: type = float) -> list:
                     raise InputError(f"--{what} takes ranges from low to high such as {high}-{low}, got {text!r}")
                 out += range(low, high + 1)
             else:
-                value = float(part) if kind is float and not part.strip().isdigit() else int(part)
+                value = _number(part.strip(), kind)
                 out.append(value)
     except InputError:
         raise
     except ValueError:
         raise InputError(f"--{what} takes numbers separated by commas, got {text!r}") from None
     return out
+
+
+def _number(text: str, kind: type) -> float | int:
+    if kind is float and text.endswith("%"):
+        return float(text[:-1]) / 100
+    return float(text) if kind is float and not text.isdigit() else int(text)
 
 
 def layers(text: str | None) -> list[int] | None:
@@ -121,5 +127,5 @@ def one_keep(text: str) -> float | int:
 
 
 def keeps(text: str) -> list[float | int]:
-    """Keep ratios ("0.1") and counts ("64") of ``--keep``; "1" is the ratio, all tokens."""
+    """Keep ratios ("0.1", "10%") and counts ("64") of ``--keep``; "1" is the ratio, all tokens."""
     return [1.0 if value == 1 else value for value in numbers(text, "keep")]

@@ -30,7 +30,7 @@ def prune(
             help="Methods separated by commas; options as d2pruner:theta=0.7, fastv:score=no_rope.",
         ),
     ] = "none,divprune",
-    keep: Annotated[str, typer.Option(help='A keep ratio ("0.1") or a count of tokens ("64").')] = "0.1",
+    keep: Annotated[str, typer.Option(help='A keep ratio ("0.1", "10%") or a count of tokens ("64").')] = "0.1",
     layer: opt.Layers = None,
     profile: opt.ProfileFile = None,
     out: Annotated[Path, typer.Option(help="Figure of the kept tokens: OUT.pdf, OUT.png, OUT.csv.")] = Path("kept"),

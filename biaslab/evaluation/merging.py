@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-from biaslab._util.files import atomic_write
+from biaslab._util.files import atomic_write, why_not_written
 from biaslab._util.jsonl import JsonLines
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.extending import KnownSamples, check_parts, united
@@ -76,21 +76,30 @@ def merge_runs(folders: Sequence[str | Path], out: str | Path) -> Results:
     record["merged"] = [str(part) for part in parts]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for profile in record.get("profiles", {}).values():
-            source = next(part / profile["file"] for part in parts if (part / profile["file"]).exists())
-            copyfile(source, out / profile["file"])
-        with JsonLines(log_path(out, 0)) as log:
-            for line in lines.values():
-                log.append(line)
-        # last: a folder without it is no run
-        atomic_write(out / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    except StopIteration:
-        raise RunFolderError("a profile of the runs is missing in their folders: copy it back") from None
+        _write(record, lines.values(), parts, out)
     except OSError as error:
-        raise RunFolderError(f"cannot write {out} ({error.strerror or error}): choose another folder") from error
+        raise RunFolderError(why_not_written(out, error, "choose another folder")) from error
     results = Results.load(out)
     results.save()
     return results
+
+
+def _write(record: dict[str, Any], lines: Iterable[dict[str, Any]], parts: Sequence[Path], out: Path) -> None:
+    for profile in record.get("profiles", {}).values():
+        copies = [part / profile["file"] for part in parts if (part / profile["file"]).exists()]
+        if not copies:
+            raise RunFolderError(f"{profile['file']} is in none of the folders: copy it back")
+        copyfile(copies[0], out / profile["file"])
+    log_file = log_path(out, 0)
+    try:
+        with JsonLines(log_file) as log:
+            for line in lines:
+                log.append(line)
+        # last: a folder without it is no run
+        atomic_write(out / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    except BaseException:
+        log_file.unlink(missing_ok=True)  # or the next try would be refused
+        raise
 
 
 def _lines(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:

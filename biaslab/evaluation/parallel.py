@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from biaslab._util.jsonl import JsonLines
+from biaslab._util.processes import die_with_parent, usable_cores
 from biaslab.errors import BiaslabError, InputError, ModelError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.run_once import GenerationOptions
@@ -99,6 +100,7 @@ class Job:
     batch_size: int
     log: Path
     threads: int
+    parent: int
 
 
 def run_parallel(
@@ -123,12 +125,21 @@ def run_parallel(
     """
     recipe = ModelRecipe.of(vlm)
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, usable_cores() // processes)
     counter, failures, heard = LineCounter(folder), context.SimpleQueue(), _Warnings(context.SimpleQueue())
     workers = []
     try:
         for rank in range(processes):
-            job = Job(recipe, configs, options, tasks[rank::processes], batch_size, log_path(folder, rank), threads)
+            job = Job(
+                recipe,
+                configs,
+                options,
+                tasks[rank::processes],
+                batch_size,
+                log_path(folder, rank),
+                threads,
+                os.getpid(),
+            )
             worker = context.Process(target=_work, args=(job, failures, heard.queue), daemon=True)
             _start(worker)
             workers.append(worker)
@@ -175,17 +186,16 @@ class _Warnings:
 
 
 def _work(job: Job, failures: Any, heard: Any) -> None:
+    die_with_parent(job.parent)  # a parent that was killed cannot stop its children
     # this process is the workers' own: nobody else's hook is replaced
     warnings.showwarning = lambda message, category, filename, line, *_: heard.put(
         (str(message), category, filename, line)
     )
     torch.set_num_threads(job.threads)
-    parent: Any = multiprocessing.parent_process()  # a spawned process has one
     try:
         with JsonLines(job.log) as log:
             worker = Worker(job.recipe.load(), job.configs, job.options, log.append)
-            # a parent that was killed cannot stop its children: they look for themselves
-            worker.run(job.tasks, job.batch_size, go_on=parent.is_alive)
+            worker.run(job.tasks, job.batch_size)
     except KeyboardInterrupt:
         return  # the parent was interrupted too, and reports it
     except Exception as error:

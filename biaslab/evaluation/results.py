@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biaslab._util.files import atomic_write
+from biaslab._util.files import atomic_write, why_not_written
 from biaslab._util.tables import csv_text
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import UNPRUNED
@@ -204,8 +204,7 @@ class Results:
     @property
     def labels(self) -> dict[str, str]:
         """Options hash -> `Method.label`: tells variants of one method apart in figures and tables."""
-        configs = [c for c in self._configurations() if c["method"] != UNPRUNED]
-        return {c["options_hash"]: from_record(c["method"], c["options"]).label for c in configs}
+        return {c["options_hash"]: _label(c) for c in self._configurations() if c["method"] != UNPRUNED}
 
     def summary(self) -> pd.DataFrame:
         """Make the table at a glance: all types of expressions together, the main columns, methods by their label.
@@ -323,7 +322,7 @@ class Results:
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 atomic_write(path, text)
         except OSError as error:
-            raise RunFolderError(f"cannot write {path} ({error.strerror}): choose another folder") from error
+            raise RunFolderError(why_not_written(path, error, "choose another folder")) from error
         return path
 
     def __repr__(self) -> str:
@@ -369,6 +368,14 @@ class Results:
                     strict=True,
                 )
             yield row
+
+
+def _label(config: dict[str, Any]) -> str:
+    """Name a configuration as `Method.label` does; the bare name of a method that is not known here any more."""
+    try:
+        return from_record(config["method"], config["options"]).label
+    except InputError:  # a plug-in that is not installed, or a value that this version refuses
+        return f"{config['method']}:{config['options_hash']}"
 
 
 def read_samples(folder: str | Path, run: dict[str, Any]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biaslab._util.files import atomic_write
+from biaslab._util.files import atomic_write, why_not_written
 from biaslab._util.jsonable import plain
 from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
@@ -138,9 +138,7 @@ def prepare_folder(
             profile.save(folder / profile_file(name))
         atomic_write(folder / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise RunFolderError(
-            f"cannot write the run folder {folder} ({error.strerror or error}): choose another one"
-        ) from error
+        raise RunFolderError(why_not_written(f"the run folder {folder}", error, "choose another one")) from error
     return record
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from biaslab._util.jsonl import JsonLines
+from biaslab._util.processes import usable_cores
 from biaslab._util.progress import progress_bar
 from biaslab.datasets.base import take
 from biaslab.datasets.sample import Sample
@@ -93,8 +94,8 @@ def evaluate(
     progress : bool
         Show a progress bar on stderr.
     processes : int
-        Processes on the CPU, each with a copy of the model and its share of the cores. A script must then
-        call this under ``if __name__ == "__main__"``.
+        Processes on the CPU, each with a copy of the model and its share of the cores; no more than there are samples
+        or cores. A script must then call this under ``if __name__ == "__main__"``.
     reference : str, optional
         Method that the p-values compare with, at the same keep and layer; ``"none"`` is the unpruned model. The
         default is left out where ``random`` is not among the methods.
@@ -172,6 +173,7 @@ def evaluate(
         tasks = missing_tasks(samples, configs, known[known["error"].isna()] if retry_errors else known)
         total = len(samples) * len(configs)
         done = total - sum(len(task.missing) for task in tasks)
+        processes = useful_processes(processes, len(tasks))
         with progress_bar("evaluate", total=total, done=done, show=progress) as advance:
             if tasks and processes == 1:
                 run_here(vlm, configs, options, tasks, batch_size=batch_size, folder=folder, advance=advance)
@@ -250,6 +252,15 @@ def run_here(
             advance(1)
 
         Worker(vlm, configs, options, write).run(tasks, batch_size)
+
+
+def useful_processes(asked: int, tasks: int) -> int:
+    """Limit the processes to what there is to do and to compute with, and say so."""
+    cores = usable_cores()
+    used = max(1, min(asked, tasks, cores))
+    if used < asked and tasks:
+        logger.warning("%d processes are used instead of %d: %d samples to do, %d cores", used, asked, tasks, cores)
+    return used
 
 
 def default_limit(out: str | Path | None) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 
 import biaslab as bl
+from biaslab.cli import options as opt
 from biaslab.cli.output import summary, table
+from biaslab.errors import InputError
 
 
 def test_no_p_value_is_printed_as_zero():
@@ -23,3 +26,10 @@ def test_the_summary_names_reference_test_and_adjustment(grounder):
     line = text.splitlines()[-1]
     assert all(words in line for words in ("against uniform", "sign-flip", "two-sided", "not adjusted"))
     assert "sign-flip" not in summary(bl.evaluate(grounder, scenes, methods="none", **run))
+
+
+def test_keep_ratios_in_per_cent():
+    assert opt.keeps("10%,0.2, 5 %,64,100%,1") == [0.1, 0.2, 0.05, 64, 1.0, 1.0]
+    assert opt.layers("2,-1,4-6") == [2, -1, 4, 5, 6] and opt.layers(None) is None
+    with pytest.raises(InputError, match="--keep takes numbers"):
+        opt.keeps("ten%")

@@ -90,7 +90,9 @@ def layers(text: str | None) -> list[int] | None:
 
 def one_layer(text: str | None) -> int | None:
     """Read the layer of a verb that takes a single one."""
-    values = layers(text) or [None]
+    values = layers(text)
+    if values is None:
+        return None
     if len(values) != 1:
         raise InputError(f"--layer takes a single layer here, got {text!r}")
     return values[0]

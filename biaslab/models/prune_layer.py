@@ -77,10 +77,10 @@ def prune_layer(model: Any, asked: Any) -> Any:
     config: Any = getattr(model, "config", None) or model.model.config
     if asked is None:
         return default_prune_layer(config, model.family)
-    if isinstance(asked, bool) or not isinstance(asked, Integral) or asked >= 0:
+    if isinstance(asked, bool) or not isinstance(asked, Integral) or int(asked) >= 0:
         return asked
     n_layers = config.get_text_config().num_hidden_layers
-    if asked < -n_layers:
+    if int(asked) < -n_layers:
         raise InputError(f"layer must be 0 .. {n_layers - 1}, or -{n_layers} .. -1 from the end; got {asked}")
     return n_layers + int(asked)
 

@@ -183,7 +183,7 @@ def bench(
             costs.append(spent)
     longest = max(batches, key=lambda encoded: encoded.last)
     peaks = [
-        _tried(failed, i, lambda config=config: _peak(vlm, longest, config, options)) if memory else {}
+        _tried(failed, i, partial(_peak, vlm, longest, config, options)) if memory else {}
         for i, config in enumerate(configs)
     ]
     left = [i for i in range(len(configs)) if i not in failed]
@@ -243,11 +243,8 @@ def _timed(
         if which == _VISION:
             vision[turn] = _vision_ms(vlm, encoded)
             continue
-        run = _tried(
-            failed,
-            which,
-            lambda config=configs[which]: run_once(vlm, ready, config, options, full_length=True, timed=True),
-        )
+        task = partial(run_once, vlm, ready, configs[which], options, full_length=True, timed=True)
+        run = _tried(failed, which, task)
         if run is None:
             continue
         rows.append({"round": turn, "config": which, **_times(run)})

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from biaslab.evaluation import Results as Results
     from biaslab.evaluation import compare_methods as compare_methods
     from biaslab.evaluation import evaluate as evaluate
+    from biaslab.evaluation import merge_runs as merge_runs
     from biaslab.figures import AccuracyDisplay as AccuracyDisplay
     from biaslab.figures import AttentionDisplay as AttentionDisplay
     from biaslab.figures import AurocDisplay as AurocDisplay
@@ -111,7 +112,8 @@ _HOME = {
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning",
     "ProbeDesign": "probe", "ProbeResult": "probe", "ProbeDisplay": "figures", "LocationAccuracyDisplay": "figures",
-    "evaluate": "evaluation", "compare_methods": "evaluation", "score_ranking": "diagnostics.ranking",
+    "evaluate": "evaluation", "compare_methods": "evaluation", "merge_runs": "evaluation",
+    "score_ranking": "diagnostics.ranking",
     "Results": "evaluation", "load_dataset": "datasets", "calibration": "datasets.calibration",
     "ProfileDisplay": "figures", "AttentionDisplay": "figures", "KeptTokensDisplay": "figures",
     "AccuracyDisplay": "figures", "VarianceDisplay": "figures", "AurocDisplay": "figures",

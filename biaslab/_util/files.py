@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,7 +12,37 @@ from filelock import FileLock, Timeout
 
 from biaslab.errors import RunFolderError
 
-__all__ = ["atomic_write", "locked"]
+__all__ = ["atomic_write", "locked", "why_not_written"]
+
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def why_not_written(path: str | Path, error: OSError, otherwise: str) -> str:
+    """Say why a file was not written, and the fix.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file or folder.
+    error : OSError
+        What the system said.
+    otherwise : str
+        The fix where the disk is not full.
+
+    Returns
+    -------
+    str
+        One line.
+
+    Examples
+    --------
+    >>> from biaslab._util.files import why_not_written
+    >>> why_not_written("runs/x/run.json", OSError(28, "No space left on device"), "choose another folder")
+    'runs/x/run.json: disk full; make room, the same command goes on'
+    """
+    if error.errno in _FULL:
+        return f"{error.filename or path}: disk full; make room, the same command goes on"
+    return f"cannot write {path} ({error.strerror or error}): {otherwise}"
 
 
 def atomic_write(path: str | Path, content: str | bytes | Callable[[Path], object]) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from biaslab._util.files import locked
+from biaslab._util.files import locked, why_not_written
 from biaslab._util.jsonable import finite
 from biaslab.errors import RunFolderError
 
@@ -54,7 +54,7 @@ class JsonLines:
         try:
             self._file = self._stack.enter_context(open(self.path, "a+b", buffering=0))  # noqa: SIM115
         except OSError as error:
-            raise RunFolderError(f"cannot write {self.path} ({error.strerror}): choose another run folder") from error
+            raise RunFolderError(why_not_written(self.path, error, "choose another run folder")) from error
         try:
             self._stack.enter_context(locked(self.path))
             self.cut(_whole_length(self._file))
@@ -69,10 +69,21 @@ class JsonLines:
         ----------
         record : dict
             JSON-serialisable; NaN and infinities are written as null.
+
+        Raises
+        ------
+        RunFolderError
+            The disk is full, or the file cannot be written any more; the log is left without the line.
         """
         data = _line(record)
-        while data:  # an unbuffered write may be short
-            data = data[self._file.write(data) :]
+        whole = self._file.seek(0, os.SEEK_END)
+        try:
+            while data:  # an unbuffered write may be short
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):  # or the next line would be joined to the half of this one
+                self.cut(whole)
+            raise RunFolderError(why_not_written(self.path, error, "choose another run folder")) from error
 
     def cut(self, length: int) -> None:
         """Keep the first ``length`` bytes only (of :func:`whole_lines`)."""

@@ -1,4 +1,4 @@
-"""Worker processes that end with the process that started them."""
+"""Worker processes: how many are of use, and that none outlives the process that started it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from threading import Thread
 
-__all__ = ["end_with_parent"]
+__all__ = ["end_with_parent", "usable_cores"]
 
 
 def end_with_parent() -> None:
@@ -30,3 +30,10 @@ def end_with_parent() -> None:
         os._exit(1)  # also out of a call that never returns; nothing is left to report to
 
     Thread(target=watch, name="watch of the parent process", daemon=True).start()
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

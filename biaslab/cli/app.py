@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
-_INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "wording"}
+_INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "repeat", "wording"}
 # typer's own errors on a command line, by a name that it exports: the class above its BadParameter
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -91,7 +91,7 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
     with _ended_as_interrupted() as received:
         try:
             # typer answers an interruption with the status 130
-            status = app(arguments, prog_name="biaslab", standalone_mode=False) or 0
+            status = app(arguments, prog_name="biaslab", standalone_mode=False, obj={"arguments": arguments}) or 0
         except KeyboardInterrupt:
             status = 130
         except _UsageError as error:

@@ -13,6 +13,7 @@ from biaslab.cli.app import app
 from biaslab.cli.completion import method_names
 from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
+from biaslab.errors import BiaslabError
 
 
 @app.command(
@@ -28,8 +29,8 @@ def bench(
             autocompletion=method_names, help="Methods separated by commas; the unpruned model is always measured."
         ),
     ] = "none,fastv,divprune",
-    keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.1",
-    layer: Annotated[str, typer.Option(help="Prune layers K: tokens are dropped just before layer K.")] = "2",
+    keep: Annotated[str, typer.Option(help='Keep ratios ("0.1", "10%") or counts ("64").')] = "0.1",
+    layer: opt.Layers = None,
     profile: opt.ProfileFile = None,
     images: Annotated[str, typer.Option(help="A folder of images, or scenes, blank, noise.")] = "scenes",
     data_root: opt.DataRoot = None,
@@ -50,7 +51,7 @@ def bench(
     from biaslab.workflows.bench import bench as run
     from biaslab.workflows.bench_table import shown
 
-    ratios, where, rules = opt.keeps(keep), opt.numbers(layer, "layer", int), opt.methods(methods)
+    ratios, where, rules = opt.keeps(keep), opt.layers(layer), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)
     configurations(rules, ratios, where, fitted)  # refusals come before a model is loaded
     source_folder(images, data_root=data_root)
@@ -72,3 +73,8 @@ def bench(
     memory = "" if rows["extra_mb"].notna().any() else "\npeak memory: not measured (this system does not tell)"
     text = table(shown(rows).drop(columns="verdict"), 2) + memory + "\n\n" + "\n".join(verdicts)
     emit(json, {"settings": result.settings, "rows": result.records()}, text.rstrip(), files)
+    if failed := result.settings["failed"]:
+        name, why = next(iter(failed.items()))
+        raise BiaslabError(
+            f"{len(failed)} of {len(failed) + len(rows)} configurations could not be measured, the first {name}: {why}"
+        )

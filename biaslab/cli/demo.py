@@ -9,7 +9,7 @@ import typer
 
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
-from biaslab.cli.output import emit, table
+from biaslab.cli.output import emit, summary, table
 
 _SHOWN = ["layer", "debias", "n", "errors", "auroc", "auroc_lo", "auroc_hi", "gain", "gain_lo", "gain_hi", "p_adjusted"]
 
@@ -36,9 +36,11 @@ def demo(
             "Variance of log attention explained by position (held-out images):",
             table(report.fitted.variance[["layer", "r2", "r2_lo", "r2_hi"]]),
             "AUROC of the last token's attention for the target's tokens, raw and debiased:",
-            table(report.ranking[_SHOWN]),
+            table(report.ranking[_SHOWN])
+            + "\np_adjusted: gain over raw, paired sign-flip test over images, two-sided, family-wise over the rows "
+            "(step-down max-T)",
             f"Localization under pruning before layer {layer or job.LAYER}:",
-            table(report.results.summary()),
+            summary(report.results),
         ]
     )
     record = {

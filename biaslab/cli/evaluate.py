@@ -13,7 +13,11 @@ from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import dataset_names, method_names
 from biaslab.cli.model_options import ModelChoice, with_model
-from biaslab.cli.output import emit, table
+from biaslab.cli.output import emit, summary, table
+from biaslab.cli.repeat import Config, command_of, repeat_earlier
+from biaslab.errors import BiaslabError
+
+_METHODS = "none,random,uniform,fastv,relative,divprune,d2pruner"
 
 
 @app.command(
@@ -23,18 +27,25 @@ from biaslab.cli.output import emit, table
 )
 @with_model
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
+    context: typer.Context,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Run folder; the same command goes on with an interrupted run, one with more methods, keep ratios, "
+            "layers or samples adds what is missing."
+        ),
+    ],
     model: ModelChoice,
     methods: Annotated[
-        str,
+        str | None,
         typer.Option(
             autocompletion=method_names,
             help="Methods separated by commas; options as d2pruner:pivots_suppress=true, fastv:score=no_rope (or "
-            "value_norm), layer_ratio:over=1.",
+            f"value_norm), layer_ratio:over=1. Default: {_METHODS}; without --profile those that need none.",
         ),
-    ] = ("none,random,uniform,fastv,relative,divprune,d2pruner"),
-    keep: Annotated[str, typer.Option(help='Keep ratios ("0.1") or counts ("64").')] = "0.5,0.2,0.1,0.05",
-    layer: Annotated[str, typer.Option(help="Prune layers K: tokens are dropped just before layer K.")] = "2",
+    ] = None,
+    keep: Annotated[str, typer.Option(help='Keep ratios ("0.1", "10%") or counts ("64").')] = "0.5,0.2,0.1,0.05",
+    layer: opt.Layers = None,
     profile: opt.ProfileFile = None,
     dataset: Annotated[
         str,
@@ -52,9 +63,11 @@ def evaluate(
     batch_size: opt.Batch = 16,
     processes: opt.Processes = 1,
     seed: opt.Seed = 0,
+    max_new_tokens: opt.MaxNewTokens = None,
     retry_errors: Annotated[bool, typer.Option(help="Repeat samples that ended in an error.")] = False,
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
+    config: Config = None,
     json: opt.Json = False,
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
@@ -64,30 +77,40 @@ def evaluate(
     from biaslab.evaluation.runner import check_reference
     from biaslab.evaluation.runner import evaluate as run
 
+    repeat_earlier(context)
     opt.one_of(dry_run, rehearse)
-    ratios, where = opt.keeps(keep), opt.numbers(layer, "layer", int)
-    chosen = opt.methods(methods)
+    ratios, where = opt.keeps(keep), opt.layers(layer)
+    chosen = opt.methods(methods or _METHODS)
     data = load_dataset(dataset, split=split, images=image_root, n=n, data_root=data_root)
     fitted = None if profile is None else profiles.load(profile)
-    configs = configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
-    check_reference(reference, configs)
+    if methods is None:
+        chosen = opt.methods_without_profile(chosen, profile, model.name)
+    asked = configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
+    check_reference(reference, asked, out)
+    if dry_run or rehearse:
+        where = model.prune_layers(where)
     if dry_run:
+        from biaslab.models.grounding import MAX_NEW_TOKENS
         from biaslab.workflows.dry_run import plan_evaluate
 
+        configs, limit = configurations(chosen, ratios, where, fitted), max_new_tokens or MAX_NEW_TOKENS
         plan = plan_evaluate(
-            model.name, data, configs, n=n, batch_size=batch_size, dtype=model.dtype, image_options=model.image_options
-        )
+            model.name, data, configs, n=n, batch_size=batch_size, dtype=model.dtype,
+            image_options=model.image_options, new_tokens=limit,
+        )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")
         return
     if not (out / "run.json").exists():  # a finished run needs no pictures
         check_pictures(islice(data, n))
     check_output_folder(out)
-    vlm = model.load(rehearse, max(where))
+    vlm = model.load(rehearse, max(where or [0]))
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
         batch_size=batch_size, seed=seed, processes=processes, progress=True, reference=reference,
-        retry_errors=retry_errors,
+        retry_errors=retry_errors, max_new_tokens=max_new_tokens, command=command_of(context),
     )  # fmt: skip
-    shown = results.summary()
     record, files = {"rows": results.table.to_dict("records")}, [out / "results.csv"]
-    emit(json, record, table(shown), files, vlm)
+    emit(json, record, summary(results), files, vlm)
+    if results.unanswered:  # the files stay; what is in them is no result
+        names = "; ".join(results.unanswered[:3]) + ("; ..." if len(results.unanswered) > 3 else "")
+        raise BiaslabError(f"{len(results.unanswered)} configurations have no verdict ({names}): {results.failures}")

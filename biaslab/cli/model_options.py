@@ -89,6 +89,13 @@ class ModelChoice:
         depth = None if rehearse else decoder_depth(self.name)
         return asked if depth is None else resolve_layers(asked, depth, "the decoder")
 
+    def prune_layers(self, asked: list[int] | None) -> list[int]:
+        """Say which prune layers are meant, before the model is loaded: None is its default, -1 its last layer."""
+        from biaslab.models.offline.geometry import geometry
+        from biaslab.models.prune_layer import prune_layers
+
+        return prune_layers(geometry(self.name), asked)
+
     def load(self, rehearse: bool = False, deepest: int = 0) -> VLM:
         """Load the model.
 

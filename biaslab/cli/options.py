@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from biaslab.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Batch = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward.")]
@@ -19,6 +22,22 @@ DryRun = Annotated[
 Rehearse = Annotated[
     bool,
     typer.Option("--rehearse", help="Use the model's geometry with few layers and random weights; every file says so."),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Length limit of an answer. Default: 128 (an evaluation that goes on keeps its own). Answers that are cut "
+        "before they hold a box are counted as truncated.",
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        "--layer",
+        help="Prune layers K: tokens are dropped just before layer K (-1 the last). Default: from the model's "
+        "geometry, 4 of the grounder, 2 of most large models.",
+    ),
 ]
 DataRoot = Annotated[
     Path | None,
@@ -52,13 +71,48 @@ def numbers(text: str, what: str, kind: type = float) -> list:
                     raise InputError(f"--{what} takes ranges from low to high such as {high}-{low}, got {text!r}")
                 out += range(low, high + 1)
             else:
-                value = float(part) if kind is float and not part.strip().isdigit() else int(part)
+                value = _number(part.strip(), kind)
                 out.append(value)
     except InputError:
         raise
     except ValueError:
         raise InputError(f"--{what} takes numbers separated by commas, got {text!r}") from None
     return out
+
+
+def _number(text: str, kind: type) -> float | int:
+    if kind is float and text.endswith("%"):
+        return float(text[:-1]) / 100
+    return float(text) if kind is float and not text.isdigit() else int(text)
+
+
+def layers(text: str | None) -> list[int] | None:
+    """Read the layers of ``--layer``; None stands for the model's default."""
+    return None if text is None else numbers(text, "layer", int)
+
+
+def one_layer(text: str | None) -> int | None:
+    """Read the layer of a verb that takes a single one."""
+    values = layers(text)
+    if values is None:
+        return None
+    if len(values) != 1:
+        raise InputError(f"--layer takes a single layer here, got {text!r}")
+    return values[0]
+
+
+def methods_without_profile(chosen: list, profile: Path | None, model: str) -> list:
+    """Leave out, of methods that nobody asked for, those that need a profile where there is none, and say so."""
+    if profile is not None:
+        return chosen
+    left_out = [method for method in chosen if "profile" in getattr(method, "needs", ())]
+    if left_out:
+        names, file = ", ".join(method.label for method in left_out), "profile.safetensors"
+        logger.warning(
+            "%s need a profile and are left out; to add them: biaslab fit-bias --model %s --out %s, then the same "
+            "command with --profile %s", names, model, file, file,
+        )  # fmt: skip
+    return [method for method in chosen if method not in left_out]
 
 
 def methods(text: str) -> list:
@@ -77,5 +131,5 @@ def one_keep(text: str) -> float | int:
 
 
 def keeps(text: str) -> list[float | int]:
-    """Keep ratios ("0.1") and counts ("64") of ``--keep``; "1" is the ratio, all tokens."""
+    """Keep ratios ("0.1", "10%") and counts ("64") of ``--keep``; "1" is the ratio, all tokens."""
     return [1.0 if value == 1 else value for value in numbers(text, "keep")]

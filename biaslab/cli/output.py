@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import typer
 
 from biaslab._util.watermark import note_of
+
+if TYPE_CHECKING:
+    from biaslab.evaluation import Results
+
+
+def _is_p(column: str) -> bool:
+    return column == "p" or column.startswith(("p_", "p ")) or column.endswith(("_p", "_p_adjusted"))
 
 
 def emit(
@@ -34,11 +41,32 @@ def emit(
 
 
 def table(frame: pd.DataFrame, decimals: int = 3) -> str:
-    """Format a data frame as plain text, numbers rounded; TFLOPs, which span magnitudes, to 3 significant digits."""
+    """Format a data frame as plain text, numbers rounded; TFLOPs to 3 significant digits, p-values never as 0."""
     counts = frame.select_dtypes("Int64").columns  # a missing count would be printed as <NA>
     frame = frame.assign(**{c: frame[c].astype(object).where(frame[c].notna(), "-") for c in counts})
-    wide = {c: significant for c in frame.columns if str(c).startswith("tflops")}
+    wide: dict[Any, Any] = {c: significant for c in frame.columns if str(c).startswith("tflops")}
+    wide |= {c: p_value for c in frame.select_dtypes("number").columns if _is_p(str(c))}
     return frame.to_string(index=False, formatters=wide, float_format=lambda v: f"{v:.{decimals}f}", na_rep="-")
+
+
+def p_value(value: float) -> str:
+    """Format a p-value with three decimals; a smaller one as ``<.001``, never as 0."""
+    if value != value:
+        return "-"
+    return "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def summary(results: Results) -> str:
+    """Format the summary of an evaluation: p-values under the name of their reference, with a line on the test."""
+    frame = results.summary()
+    name = f"p vs {results.reference}"
+    text = table(frame.rename(columns={"p_vs_reference": name}))
+    if frame["p_vs_reference"].isna().all():
+        return text
+    return (
+        f"{text}\n{name}: Acc@0.5 against {results.reference} at the same keep and layer, paired sign-flip test over "
+        "images, two-sided, not adjusted for the number of rows"
+    )
 
 
 def significant(value: float, digits: int = 3) -> str:

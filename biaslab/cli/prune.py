@@ -31,11 +31,12 @@ def prune(
             help="Methods separated by commas; options as d2pruner:theta=0.7, fastv:score=no_rope.",
         ),
     ] = "none,divprune",
-    keep: Annotated[str, typer.Option(help='A keep ratio ("0.1") or a count of tokens ("64").')] = "0.1",
-    layer: Annotated[int, typer.Option(help="Prune layer K: tokens are dropped just before layer K.")] = 2,
+    keep: Annotated[str, typer.Option(help='A keep ratio ("0.1", "10%") or a count of tokens ("64").')] = "0.1",
+    layer: opt.Layers = None,
     profile: opt.ProfileFile = None,
     out: Annotated[Path, typer.Option(help="Figure of the kept tokens: OUT.pdf, OUT.png, OUT.csv.")] = Path("kept"),
     seed: opt.Seed = 0,
+    max_new_tokens: opt.MaxNewTokens = None,
     json: opt.Json = False,
 ) -> None:
     """Locate an expression in one image with pruned visual tokens; print answers and boxes, draw the tokens kept."""
@@ -45,30 +46,35 @@ def prune(
     from biaslab.errors import InputError
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.single_image import compare_methods
+    from biaslab.models.grounding import MAX_NEW_TOKENS
     from biaslab.workflows.run_figures import draw_kept
 
-    ratio, rules = opt.one_keep(keep), opt.methods(methods)
+    ratio, rules, where = opt.one_keep(keep), opt.methods(methods), opt.one_layer(layer)
     fitted = None if profile is None else profiles.load(profile)
     if not is_text(expression):
         raise InputError("the expression holds bytes that are no UTF-8: set the terminal to UTF-8")
     pixels = load_image(image)
-    configurations(rules, ratio, layer, fitted)  # refuses before a model is loaded
+    configurations(rules, ratio, where, fitted)  # refuses before a model is loaded
     check_output_folder(out.parent)
     vlm = model.load()
     answers = compare_methods(
-        vlm, pixels, expression, methods=rules, keep=ratio, layer=layer, profile=fitted, seed=seed
-    )
+        vlm, pixels, expression, methods=rules, keep=ratio, layer=where, profile=fitted, seed=seed,
+        max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+    )  # fmt: skip
     rows = [
         {
             "method": f.method,
             "answer": f.answer.text,
             "box": None if f.answer.box is None else [round(v, 1) for v in f.answer.box.as_tuple()],
+            "truncated": f.answer.truncated,
             "kept": f.layout.n if f.selection is None else len(f.selection.indices),
         }
         for f in answers
     ]
     text = "\n".join(
-        f"{r['method']}: {r['answer']!r}  box {r['box']} px  {r['kept']} of {answers[0].layout.n} tokens" for r in rows
+        f"{r['method']}: {r['answer']!r}{' (cut: raise --max-new-tokens)' if r['truncated'] else ''}  "
+        f"box {r['box']} px  {r['kept']} of {answers[0].layout.n} tokens"
+        for r in rows
     )
     files = draw_kept(pixels, answers, expression=expression, out=out)
     emit(json, {"expression": expression, "results": rows}, text, files)

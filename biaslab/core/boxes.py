@@ -17,8 +17,10 @@ from biaslab.errors import InputError
 
 __all__ = ["Box", "BoxSpace", "box_iou", "find_box"]
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
-_FOUR_NUMBERS = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
+# every alternative begins and goes on with another character, so that a long run of digits is read once
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
+_FOUR_NUMBERS = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*(?:,\s*)?\]")
+_OVERHANG = 0.1  # of the space's extent: a box that reaches further out is none of this space
 
 _CORNER = rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)"
 _TWO_CORNERS = re.compile(rf"{_CORNER}\s*,\s*{_CORNER}")
@@ -217,6 +219,52 @@ class BoxSpace(enum.Enum):
         x0, y0, x1, y1 = values
         sx, sy, ox, oy = self._frame(size, resized)
         return Box(x0 * sx - ox, y0 * sy - oy, x1 * sx - ox, y1 * sy - oy)
+
+    def read(
+        self, values: Sequence[float], *, size: tuple[float, float], resized: tuple[float, float] | None = None
+    ) -> Box | None:
+        """Box from the four numbers of an answer, which may be anything.
+
+        Numbers that lie outside the space by up to a tenth of its extent are moved to its edge; with one that lies
+        further out (a model that answers in another space) or that is not finite, the answer holds no box.
+
+        Parameters
+        ----------
+        values : sequence of 4 floats
+            x0, y0, x1, y1 as the model wrote them.
+        size, resized
+            As in `to_pixels`.
+
+        Returns
+        -------
+        Box or None
+            Inside the space; in pixels of the original image, as from `to_pixels`.
+
+        Raises
+        ------
+        InputError
+            As `to_pixels`.
+
+        Examples
+        --------
+        >>> BoxSpace.NORM1000.read([-3, 250, 1004, 750], size=(640, 480))
+        Box(x0=0.0, y0=120.0, x1=640.0, y1=360.0)
+        >>> BoxSpace.NORM1.read([120, 40, 580, 400], size=(640, 480)) is None  # these are pixels
+        True
+        """
+        ends = self._extent(size, resized) * 2
+        if not all(-_OVERHANG * end <= value <= (1 + _OVERHANG) * end for value, end in zip(values, ends, strict=True)):
+            return None  # a NaN too
+        inside = [min(max(value, 0.0), end) for value, end in zip(values, ends, strict=True)]
+        return self.to_pixels(inside, size=size, resized=resized)
+
+    def _extent(self, size: tuple[float, float], resized: tuple[float, float] | None) -> tuple[float, float]:
+        """Largest x and y of the space."""
+        if self is BoxSpace.PIXEL:
+            return size
+        if self is BoxSpace.RESIZED:
+            return size if resized is None else resized
+        return (1000.0, 1000.0) if self is BoxSpace.NORM1000 else (1.0, 1.0)
 
     def _frame(
         self, size: tuple[float, float], resized: tuple[float, float] | None

@@ -5,7 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOME = {"PrunedAnswer": "single_image", "Results": "results", "evaluate": "runner", "compare_methods": "single_image"}
+_HOME = {
+    "PrunedAnswer": "single_image",
+    "Results": "results",
+    "evaluate": "runner",
+    "compare_methods": "single_image",
+    "merge_runs": "merging",
+}
 
 __all__ = sorted(_HOME)
 

@@ -52,7 +52,7 @@ class Config:
 def configurations(
     methods: Sequence[str | Method] | str | Method,
     keep: float | int | Sequence[float | int],
-    layers: int | Sequence[int],
+    layers: int | Sequence[int | None] | None,
     profile: Profile | None = None,
 ) -> list[Config]:
     """List every method at every layer and keep; ``"none"`` once.
@@ -63,8 +63,8 @@ def configurations(
         Strings as :func:`biaslab.pruning.parse` reads them.
     keep : float, int or sequence of these
         Ratios in (0, 1] or counts of visual tokens.
-    layers : int or sequence of int
-        Prune layers K.
+    layers : int, sequence of int, or None
+        Prune layers K; None stands for the default of a model that is not known yet.
     profile : Profile, optional
         For the methods that need one and have none.
 
@@ -93,7 +93,7 @@ def configurations(
 
 
 def _configurations(
-    method: Any, keep: list[float | int], layers: list[int], profile: Profile | None
+    method: Any, keep: list[float | int], layers: list[int | None], profile: Profile | None
 ) -> Iterable[Config]:
     method = parse(method) if isinstance(method, str) else method
     if method == UNPRUNED:
@@ -103,15 +103,25 @@ def _configurations(
         raise InputError(f"methods must be names or Method instances, got {method!r}")
     if "profile" in method.needs and getattr(method, "profile", None) is None:
         if profile is None:
-            raise InputError(f"method {method.name!r} needs a profile: pass profile=, or leave the method out")
+            raise InputError(
+                f"method {method.name!r} needs a profile: pass profile= (--profile FILE; `biaslab fit-bias` "
+                "makes one), or leave the method out"
+            )
         options: dict[str, Any] = {"profile": profile}  # a field of these methods, not of every one
         method = dataclasses.replace(method, **options)
     method.validate()
     for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, Integral):
+        if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral)):
             raise InputError(f"layer must be a whole number, got {layer!r}")
         for ratio in keep:
-            yield Config(method.with_keep(ratio), int(layer))
+            yield Config(method.with_keep(ratio), None if layer is None else int(layer))
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """Return a whole number of 1 or more, and refuse anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
+    return value
 
 
 def _many(value: Any) -> list:

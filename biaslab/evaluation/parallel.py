@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import time
 import warnings
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from biaslab._util.jsonl import JsonLines
+from biaslab._util.processes import end_with_parent, usable_cores
 from biaslab.errors import BiaslabError, InputError, ModelError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.run_once import GenerationOptions
@@ -123,12 +123,20 @@ def run_parallel(
     """
     recipe = ModelRecipe.of(vlm)
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, usable_cores() // processes)
     counter, failures, heard = LineCounter(folder), context.SimpleQueue(), _Warnings(context.SimpleQueue())
     workers = []
     try:
         for rank in range(processes):
-            job = Job(recipe, configs, options, tasks[rank::processes], batch_size, log_path(folder, rank), threads)
+            job = Job(
+                recipe,
+                configs,
+                options,
+                tasks[rank::processes],
+                batch_size,
+                log_path(folder, rank),
+                threads,
+            )
             worker = context.Process(target=_work, args=(job, failures, heard.queue), daemon=True)
             _start(worker)
             workers.append(worker)
@@ -175,17 +183,16 @@ class _Warnings:
 
 
 def _work(job: Job, failures: Any, heard: Any) -> None:
+    end_with_parent()  # a parent that was killed cannot stop its children
     # this process is the workers' own: nobody else's hook is replaced
     warnings.showwarning = lambda message, category, filename, line, *_: heard.put(
         (str(message), category, filename, line)
     )
     torch.set_num_threads(job.threads)
-    parent: Any = multiprocessing.parent_process()  # a spawned process has one
     try:
         with JsonLines(job.log) as log:
             worker = Worker(job.recipe.load(), job.configs, job.options, log.append)
-            # a parent that was killed cannot stop its children: they look for themselves
-            worker.run(job.tasks, job.batch_size, go_on=parent.is_alive)
+            worker.run(job.tasks, job.batch_size)
     except KeyboardInterrupt:
         return  # the parent was interrupted too, and reports it
     except Exception as error:

@@ -10,27 +10,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biaslab._util.files import atomic_write
+from biaslab._util.files import atomic_write, why_not_written
 from biaslab._util.tables import csv_text
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import UNPRUNED
+from biaslab.evaluation.failures import failures, unanswered
+from biaslab.evaluation.paired import Paired, without_box
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import KEY_FIELDS, LINE_FIELDS, record_key
 from biaslab.pruning.registry import from_record
+from biaslab.stats.paired_hits import paired_hits
 from biaslab.stats.resampling import ImageBootstrap, paired_p_value
 
 TABLE_FILE = "results.csv"
 ALL = "all"
 COLUMNS = [
     "dataset", "split", "expression_type", "model", "method", "options_hash", "profile_hash", "keep", "layer", "seed",
-    "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "miou",
+    "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi", "miou",
     "retention", "retention_lo", "retention_hi", "p_vs_reference", "target_auroc", "target_kept",
     "tflops_vision", "tflops_projector", "tflops_decoder", "prefill_ms", "decode_ms", "peak_mb",
 ]  # fmt: skip
 _SUMMARY = (
-    "method", "keep", "layer", "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "retention",
-    "p_vs_reference", "target_auroc", "target_kept",
+    "method", "keep", "layer", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi",
+    "retention", "p_vs_reference", "target_auroc", "target_kept",
 )  # fmt: skip
 _MEANS = ("target_auroc", "target_kept", "tflops_vision", "tflops_projector", "tflops_decoder")
 _MEDIANS = ("prefill_ms", "decode_ms")  # the first batch of a run pays for warming up
@@ -38,7 +41,7 @@ _MEDIANS = ("prefill_ms", "decode_ms")  # the first batch of a run pays for warm
 _DTYPES = {
     **dict.fromkeys(("index", "seed"), "int64"),
     **dict.fromkeys(("layer", "tokens", "tokens_kept", "batch"), "Int64"),
-    **dict.fromkeys(("hit", "parsed"), "boolean"),
+    **dict.fromkeys(("hit", "parsed", "truncated"), "boolean"),
     **dict.fromkeys(("iou", "peak_mb", *_MEANS, *_MEDIANS), "float64"),
 }
 
@@ -63,14 +66,19 @@ class Results:
     ----------
     table : DataFrame
         The columns of ``results.csv``, one row per configuration and type of expression (``"all"`` first).
+    failures : str
+        How many sample runs failed, with the first cause; empty where none did.
 
     Notes
     -----
     Accuracies are compared on the samples that have a verdict under *every* configuration with
     any verdict at all; ``n`` is their number. ``errors`` counts the samples whose run under this
-    configuration failed (missing image, exception): they are no misses. ``unparsed`` counts, within ``n``,
-    answers without a box: misses. Intervals are bootstraps over images, ``p_vs_reference`` a sign-flip
-    permutation test over images, both paired on the same samples. Times are medians per sample, ``peak_mb``
+    configuration failed (missing image, exception): they are no misses. Within ``n``, two counts of misses:
+    ``unparsed``, answers that ended without a box, and ``truncated``, answers that were cut at the limit of new
+    tokens before they held a whole box (missing for runs of versions that did not record it; ``unparsed`` then
+    counts both). A whole box before the cut counts as any other: the first box is the answer. Intervals are
+    bootstraps over images, ``p_vs_reference`` a sign-flip permutation test over images, both paired on the same
+    samples. Times are medians per sample, ``peak_mb``
     a maximum, other numbers means.
 
     Examples
@@ -105,6 +113,7 @@ class Results:
     ) -> None:
         self.samples, self.run, self.folder = samples, run, folder
         self.reference, self.n_resamples = reference, n_resamples
+        self.failures = failures(samples)
 
     @classmethod
     def load(cls, folder: str | Path, *, reference: str | None = None, n_resamples: int = 2000) -> Results:
@@ -137,6 +146,26 @@ class Results:
         """Whether every sample of the run has its line under every configuration."""
         return len(self.samples) == self.run["n_samples"] * len(self.run["identity"]["configurations"])
 
+    @property
+    def unanswered(self) -> list[str]:
+        """Labels of the configurations that have not one verdict, with keep and layer: nothing is known of them."""
+        configs = self._configurations()
+        return [
+            f"{self.labels.get(c['options_hash'], c['method'])} keep {c['keep']:g} layer {c['layer']}"
+            for c in unanswered(self.samples, configs, map(record_key, configs))
+        ]
+
+    @property
+    def lacking(self) -> str:
+        """What an incomplete run lacks, in a line; empty for a complete one."""
+        total = self.run["n_samples"] * len(self._configurations())
+        if len(self.samples) == total:
+            return ""
+        return (
+            f"the run lacks {total - len(self.samples)} of its {total} sample runs: methods are compared on the "
+            "samples that all of them have answered; the commands that began it go on"
+        )
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """Columns of ``results.csv``, one row per configuration and type of expression (``"all"`` first)."""
@@ -166,13 +195,16 @@ class Results:
         groups += [(value, group) for value, group in self.samples.groupby(column, sort=True) if value]
         rows = [row for name, group in groups for row in self._rows(str(name), group)]
         table = pd.DataFrame(rows, columns=COLUMNS)
-        return table.assign(layer=table["layer"].astype("Int64"), keep=_keeps(row["keep"] for row in rows))
+        return table.assign(
+            layer=table["layer"].astype("Int64"),
+            truncated=table["truncated"].astype("Int64"),
+            keep=_keeps(row["keep"] for row in rows),
+        )
 
     @property
     def labels(self) -> dict[str, str]:
         """Options hash -> `Method.label`: tells variants of one method apart in figures and tables."""
-        configs = [c for c in self._configurations() if c["method"] != UNPRUNED]
-        return {c["options_hash"]: from_record(c["method"], c["options"]).label for c in configs}
+        return {c["options_hash"]: _label(c) for c in self._configurations() if c["method"] != UNPRUNED}
 
     def summary(self) -> pd.DataFrame:
         """Make the table at a glance: all types of expressions together, the main columns, methods by their label.
@@ -180,7 +212,7 @@ class Results:
         Returns
         -------
         DataFrame
-            method, keep, layer, n, errors, unparsed, acc50, acc50_lo, acc50_hi, retention, p_vs_reference,
+            method, keep, layer, n, errors, unparsed, truncated, acc50, acc50_lo, acc50_hi, retention, p_vs_reference,
             target_auroc, target_kept and tflops (vision tower, projector and decoder together).
         """
         table = self.table[self.table["expression_type"] == ALL]
@@ -202,7 +234,8 @@ class Results:
         -------
         DataFrame
             method, options_hash, profile_hash, keep, layer, reference, expression_type, n, difference, difference_lo,
-            difference_hi (accuracy points in [-1, 1]) and p (sign flips over images, two-sided).
+            difference_hi (accuracy points in [-1, 1]; :func:`biaslab.stats.paired_hits.paired_hits`) and p (sign flips
+            over images, two-sided, not adjusted for the number of rows).
 
         Raises
         ------
@@ -226,7 +259,7 @@ class Results:
         group = self.samples
         if expression_type != ALL:
             group = group[group["expression_type"] == expression_type]
-        paired = _Paired(group, self._configurations())
+        paired = Paired(group, self._configurations())
         bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
         rows = []
         for i, config in enumerate(paired.configs):
@@ -234,7 +267,7 @@ class Results:
             if j is None or j == i:
                 continue
             hits, other = paired.hits[:, i], paired.hits[:, j]
-            found = bootstrap.difference(hits, other)
+            found = paired_hits(hits, other, paired.images, bootstrap=bootstrap)
             rows.append(
                 {
                     **{name: config[name] for name in KEY_FIELDS},
@@ -289,7 +322,7 @@ class Results:
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 atomic_write(path, text)
         except OSError as error:
-            raise RunFolderError(f"cannot write {path} ({error.strerror}): choose another folder") from error
+            raise RunFolderError(why_not_written(path, error, "choose another folder")) from error
         return path
 
     def __repr__(self) -> str:
@@ -304,7 +337,7 @@ class Results:
 
     def _rows(self, expression_type: str, group: pd.DataFrame) -> Iterable[dict[str, Any]]:
         identity = self.run["identity"]
-        paired = _Paired(group, self._configurations())
+        paired = Paired(group, self._configurations())
         bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
         accuracy = bootstrap.mean(paired.hits)
         unpruned = paired.find(UNPRUNED)
@@ -320,7 +353,7 @@ class Results:
                 "seed": identity["options"]["seed"],
                 "n": len(lines),
                 "errors": paired.errors[i],
-                "unparsed": int((~lines["parsed"]).sum()),
+                **without_box(lines),
                 "miou": lines["iou"].mean(),
                 "p_vs_reference": paired.p_value(i, self.reference),
                 **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
@@ -337,41 +370,12 @@ class Results:
             yield row
 
 
-class _Paired:
-    """The samples of a group that can be compared, in one order for every configuration."""
-
-    def __init__(self, group: pd.DataFrame, configs: list[dict[str, Any]]) -> None:
-        by_key = dict(list(group.groupby("key", sort=False)))
-        self.configs = [config for config in configs if record_key(config) in by_key]
-        lines = [by_key[record_key(config)].set_index("id") for config in self.configs]
-        self.errors = [int(part["error"].notna().sum()) for part in lines]
-        answered = [part[part["error"].isna()] for part in lines]
-        shared = pd.Index(group["id"].unique())
-        for part in answered:
-            # a configuration that fails everywhere says nothing about samples and must not erase the others
-            shared = shared[shared.isin(part.index)] if len(part) else shared
-        self.lines = [part.reindex(shared) if len(part) else part for part in answered]
-        images = group.drop_duplicates("id").set_index("id")["image_id"]
-        self.images = images.reindex(shared).to_numpy(str)
-        hits = [
-            part["hit"].astype(float).to_numpy() if len(part) else np.full(len(shared), np.nan) for part in self.lines
-        ]
-        self.hits = np.stack(hits, axis=1) if hits else np.empty((len(shared), 0))
-
-    def find(self, method: str, like: dict[str, Any] | None = None) -> int | None:
-        """Find a method's configuration at the keep and layer of another (the unpruned one has none): its index."""
-        for i, config in enumerate(self.configs):
-            same = like is None or method == UNPRUNED or all(config[name] == like[name] for name in ("keep", "layer"))
-            if config["method"] == method and same:
-                return i
-        return None
-
-    def p_value(self, index: int, reference: str | None) -> float:
-        """Test against the reference method at the same keep and layer; NaN where there is none."""
-        other = None if reference is None else self.find(reference, self.configs[index])
-        if other is None or other == index:
-            return float("nan")
-        return paired_p_value(self.hits[:, index], self.hits[:, other], self.images)
+def _label(config: dict[str, Any]) -> str:
+    """Name a configuration as `Method.label` does; the bare name of a method that is not known here any more."""
+    try:
+        return from_record(config["method"], config["options"]).label
+    except InputError:  # a plug-in that is not installed, or a value that this version refuses
+        return f"{config['method']}:{config['options_hash']}"
 
 
 def read_samples(folder: str | Path, run: dict[str, Any]) -> pd.DataFrame:

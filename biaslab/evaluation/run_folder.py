@@ -11,13 +11,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biaslab._util.files import atomic_write
-from biaslab._util.identity import Difference, differences
+from biaslab._util.files import atomic_write, why_not_written
 from biaslab._util.jsonable import plain
-from biaslab._util.watermark import is_rehearsal
+from biaslab.datasets.base import content_hash
+from biaslab.datasets.sample import Sample
 from biaslab.errors import RunFolderError
 from biaslab.evaluation.configurations import Config
-from biaslab.evaluation.sample_log import log_files
+from biaslab.evaluation.extending import KnownSamples, check_parts, united
+from biaslab.evaluation.sample_log import log_files, sample_lines
 
 if TYPE_CHECKING:
     from biaslab.datasets import Dataset
@@ -33,6 +34,7 @@ def run_record(
     configs: Sequence[Config],
     options: dict[str, Any],
     settings: dict[str, Any],
+    command: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make the content of ``run.json``: ``identity`` decides whether a folder belongs to a run, the rest informs.
 
@@ -44,6 +46,8 @@ def run_record(
         What changes answers (seed, limit, new tokens, ...): part of the identity.
     settings : dict
         What does not (batch size, processes, reference, ...).
+    command : mapping, optional
+        The command line, as ``line``, and its ``options`` by name.
     """
     parameter = next(vlm.model.parameters())
     profiles = {
@@ -74,6 +78,7 @@ def run_record(
                 "dataset": getattr(dataset, "recipe", {}),
             },
             "profiles": profiles,
+            "commands": [] if command is None else [dict(command)],
             "environment": _environment(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -91,44 +96,60 @@ def profile_file(name: str) -> str:
 
 
 def prepare_folder(
-    folder: str | Path, record: dict[str, Any], profiles: Mapping[str, Profile] | None = None
+    folder: str | Path,
+    record: dict[str, Any],
+    profiles: Mapping[str, Profile] | None = None,
+    samples: Sequence[Sample] = (),
 ) -> dict[str, Any]:
-    """Make the folder ready for a run, new or to be continued; returns the ``run.json`` that holds.
+    """Make the folder ready for a run, new, to be continued or to be extended; returns the ``run.json`` that holds.
 
     The profiles are written beside it: without them nobody could repeat the run.
+
+    Parameters
+    ----------
+    folder : str or Path
+    record : dict
+        Of :func:`run_record`, with ``n_samples``.
+    profiles : mapping of str to Profile, optional
+        Of :func:`profiles_of`.
+    samples : sequence of Sample
+        What is evaluated.
 
     Raises
     ------
     RunFolderError
-        If it cannot be written, or belongs to another run: the message names what differs.
+        If it cannot be written, or belongs to a run that this one cannot be a part of: the message names what differs.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        known = None
         if (folder / RUN_FILE).exists():
             known = read_run(folder)
-            rehearsed, now = (is_rehearsal(r["identity"]["model"]) for r in (known, record))
-            if rehearsed != now:
-                held, wanted = ("a rehearsal", "real run") if rehearsed else ("a real run", "rehearsal")
-                raise RunFolderError(f"{folder} holds {held}: choose another folder for this {wanted}")
-            if others := differences(known["identity"], record["identity"]):
-                raise RunFolderError(
-                    f"{folder} holds another run ({'; '.join(map(_in_words, others))}): choose another folder, "
-                    "or repeat the run as it was"
-                )
-            return known
-        if log_files(folder):
+            check_parts(folder, known, record, _same_data(folder, known, record, samples))
+            record = united(known, record)
+        elif log_files(folder):
             raise RunFolderError(f"{folder} holds samples without a {RUN_FILE}: choose another folder")
+        if record is known:
+            return record
         for name, profile in (profiles or {}).items():
             profile.save(folder / profile_file(name))
         atomic_write(folder / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise RunFolderError(
-            f"cannot write the run folder {folder} ({error.strerror or error}): choose another one"
-        ) from error
+        raise RunFolderError(why_not_written(f"the run folder {folder}", error, "choose another one")) from error
     return record
+
+
+def _same_data(folder: Path, known: dict[str, Any], record: dict[str, Any], samples: Sequence[Sample]) -> bool:
+    """Whether a run's samples are the first of a larger data set, or the other way round."""
+    there, here = known["identity"]["dataset"], record["identity"]["dataset"]
+    if there["hash"] == here["hash"]:
+        return True
+    if len(samples) >= there["n"] and content_hash(samples[: there["n"]]) == there["hash"]:
+        return True
+    return KnownSamples.of(samples).agrees(KnownSamples.of_lines(sample_lines(folder)))
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
@@ -149,21 +170,6 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path} cannot be read ({error!r}): restore it, or choose another folder") from error
     return record
-
-
-def _in_words(difference: Difference) -> str:
-    """Say a difference in one phrase: of configurations only those are named that one side lacks."""
-    if difference.name != "configurations":
-        return str(difference)
-    known, wanted = (
-        sorted({f"{c['method']} keep {c['keep']} layer {c['layer']}" for c in configs})
-        for configs in (difference.there, difference.here)
-    )
-    if known == wanted:
-        return "configurations: other method options or another profile"
-    only = [(f"only {where}: {', '.join(sorted(set(a) - set(b)))}") for where, a, b in
-            (("there", known, wanted), ("here", wanted, known)) if set(a) - set(b)]  # fmt: skip
-    return f"configurations {', '.join(only)}"
 
 
 def _environment() -> dict[str, str]:

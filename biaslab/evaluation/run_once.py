@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from biaslab.cost import Flops, VisionInput, prompt_flops
-from biaslab.errors import UnsupportedError
+from biaslab.errors import InputError, UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.stopwatch import GenerationTimer
+from biaslab.models.answer_end import AnswerEnd
+from biaslab.models.answering import stop_ids
+from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.pruning import Selection, prune
 
 if TYPE_CHECKING:
     from biaslab.models.encoded import Encoded
+    from biaslab.models.grounding import Grounding
     from biaslab.models.vlm import VLM
 
-__all__ = ["GenerationOptions", "OneRun", "prompt_lengths", "run_once"]
+__all__ = ["GenerationOptions", "OneRun", "groundings", "prompt_lengths", "run_once"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class GenerationOptions:
     """Options that change answers beyond the configuration."""
 
     seed: int = 0
-    max_new_tokens: int = 48
+    max_new_tokens: int = MAX_NEW_TOKENS
     positions: str = "original"
 
 
@@ -36,6 +40,8 @@ class OneRun:
     ----------
     answers : list of str
         One per prompt.
+    truncated : list of bool
+        Which of them were cut at the limit, without an end token.
     selections : list of Selection or None
         One per image in the order of the prompts; None for the unpruned model.
     kept : list of int
@@ -49,6 +55,7 @@ class OneRun:
     """
 
     answers: list[str]
+    truncated: list[bool]
     selections: list[Selection | None]
     kept: list[int]
     timer: GenerationTimer
@@ -89,9 +96,10 @@ def run_once(
         What the pruning engine refuses; see :func:`biaslab.pruning.prune`.
     """
     new = options.max_new_tokens
-    timer = GenerationTimer(vlm.model, vlm.decoder)
+    timer, end = GenerationTimer(vlm.model, vlm.decoder), AnswerEnd(encoded.last + 1, stop_ids(vlm))
+    length = {"min_new_tokens": new} if full_length else {}
     with timer, _pruned(vlm, config, options, timed) as run:
-        answers = vlm.generate(encoded, max_new_tokens=new, **({"min_new_tokens": new} if full_length else {}))
+        answers = vlm.generate(encoded, max_new_tokens=new, stopping_criteria=[end], **length)
         timer.stop()
         selections = [None] * len(encoded.layouts) if run is None else list(run.selections)
     kept = [
@@ -100,7 +108,54 @@ def run_once(
     ]
     lengths = [new if full_length else min(_tokens(vlm, answer) + 1, new) for answer in answers]  # + 1: the end token
     times = {} if run is None else run.times
-    return OneRun(answers, selections, kept, timer, times, _flops(vlm, encoded, config, kept, lengths))
+    return OneRun(answers, end.truncated(), selections, kept, timer, times, _flops(vlm, encoded, config, kept, lengths))
+
+
+def groundings(vlm: VLM, encoded: Encoded, run: OneRun) -> list[Grounding]:
+    """Read the boxes out of the answers of a run, and note which answers were cut."""
+    read = vlm.groundings(encoded, run.answers)
+    return [replace(answer, truncated=cut) for answer, cut in zip(read, run.truncated, strict=True)]
+
+
+def positions_of(vlm: VLM) -> int | None:
+    """Count the positions that a model was made for; None where its configuration does not say, or is a rehearsal's."""
+    if vlm.watermark:
+        return None
+    text = vlm.model.config.get_text_config()
+    return getattr(text, "max_position_embeddings", None)
+
+
+def check_text(vlm: VLM, expression: str) -> None:
+    """Refuse a text that alone is too long for the model, or that it cannot take, without encoding an image.
+
+    Raises
+    ------
+    InputError
+        As `check_length`, or a text that holds a placeholder of an image.
+    """
+    prompt = vlm.family.grounding_prompt(expression)
+    vlm.family.check_text(vlm.processor, prompt)
+    _check_positions(vlm, _tokens(vlm, prompt))
+
+
+def check_length(vlm: VLM, encoded: Encoded) -> None:
+    """Refuse prompts that are longer than the model: beyond its positions it answers noise.
+
+    Raises
+    ------
+    InputError
+        A prompt, its image included, of more tokens than the model has positions.
+    """
+    _check_positions(vlm, max(prompt_lengths(encoded)))
+
+
+def _check_positions(vlm: VLM, length: int) -> None:
+    limit = positions_of(vlm)
+    if limit is not None and length > limit:
+        raise InputError(
+            f"the prompt has {length} tokens, the model {limit} positions: shorten the expression, or use fewer image "
+            "tokens (--image-option)"
+        )
 
 
 def prompt_lengths(encoded: Encoded) -> list[int]:

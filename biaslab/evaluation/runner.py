@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from biaslab._util.jsonl import JsonLines
+from biaslab._util.processes import usable_cores
 from biaslab._util.progress import progress_bar
 from biaslab.datasets.base import check_pictures, take
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
-from biaslab.evaluation.configurations import Config, configurations
+from biaslab.evaluation.configurations import Config, at_least_one, configurations
+from biaslab.evaluation.failures import cut_answers, failed_lines, failures
 from biaslab.evaluation.parallel import run_parallel
 from biaslab.evaluation.results import Results, read_samples
-from biaslab.evaluation.run_folder import prepare_folder, profiles_of, run_record
+from biaslab.evaluation.run_folder import RUN_FILE, prepare_folder, profiles_of, read_run, run_record
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.worker import Worker, WorkItem
+from biaslab.models.grounding import MAX_NEW_TOKENS
+from biaslab.models.prune_layer import prune_layers
 from biaslab.pruning import Method, prune
 
 if TYPE_CHECKING:
@@ -40,7 +46,7 @@ def evaluate(
     *,
     methods: Sequence[str | Method] | str | Method,
     keep: float | int | Sequence[float | int],
-    layer: int | Sequence[int],
+    layer: int | Sequence[int] | None = None,
     profile: Profile | None = None,
     n: int | None = None,
     batch_size: int = 8,
@@ -49,10 +55,11 @@ def evaluate(
     progress: bool = True,
     processes: int = 1,
     reference: str | None = DEFAULT_REFERENCE,
-    max_new_tokens: int = 48,
+    max_new_tokens: int | None = None,
     positions: str = "original",
     n_resamples: int = 2000,
     retry_errors: bool = False,
+    command: Mapping[str, Any] | None = None,
 ) -> Results:
     """Measure Acc@0.5 of every method at every keep ratio and layer, on the same samples.
 
@@ -68,8 +75,9 @@ def evaluate(
         unpruned model, evaluated once; with it the table has retentions.
     keep : float, int or sequence of these
         Ratios in (0, 1] or counts of visual tokens.
-    layer : int or sequence of int
-        Prune layers K: tokens are dropped just before decoder layer index K.
+    layer : int or sequence of int, optional
+        Prune layers K: tokens are dropped just before decoder layer index K, -1 the last. Default: from the model's
+        geometry (:func:`biaslab.models.prune_layer.default_prune_layer`), 4 of the grounder, 2 of most large models.
     profile : Profile, optional
         For the methods that need one and have none.
     n : int, optional
@@ -80,24 +88,28 @@ def evaluate(
         Run seed; every sample derives its own from it and from its id, so results do not depend on batches or
         processes (up to floating-point ties).
     out : str or Path, optional
-        Run folder. The same call continues an interrupted run there and does nothing for a finished one.
+        Run folder. The same call continues an interrupted run there and does nothing for a finished one; a call with
+        more methods, keep ratios, layers or samples adds what is missing, and the results are those of all of them.
         Default: nothing is kept on disk.
     progress : bool
         Show a progress bar on stderr.
     processes : int
-        Processes on the CPU, each with a copy of the model and its share of the cores. A script must then
-        call this under ``if __name__ == "__main__"``.
+        Processes on the CPU, each with a copy of the model and its share of the cores; no more than there are samples
+        or cores. A script must then call this under ``if __name__ == "__main__"``.
     reference : str, optional
         Method that the p-values compare with, at the same keep and layer; ``"none"`` is the unpruned model. The
         default is left out where ``random`` is not among the methods.
-    max_new_tokens : int
-        Length limit of an answer.
+    max_new_tokens : int, optional
+        Length limit of an answer; default: that of the run in ``out``, 128 for a new one. Answers that are cut there
+        before they hold a whole box are misses, counted as ``truncated`` and warned of.
     positions : {"original", "renumber"}
         Position ids of the kept tokens; see :func:`biaslab.pruning.prune`.
     n_resamples : int
         Resamples of the intervals.
     retry_errors : bool
         When continuing, try samples again that ended in an error.
+    command : mapping, optional
+        Noted in ``run.json``; the command line passes its own.
 
     Returns
     -------
@@ -111,12 +123,14 @@ def evaluate(
     ProfileMismatchError
         A profile of another model, layer or query rule.
     RunFolderError
-        ``out`` cannot be written, or holds another run. All of these come before any work.
+        ``out`` cannot be written, or holds a run of another model, data, seed, precision or decoding. All of these
+        come before any work.
 
     Notes
     -----
     An exception, a missing or a damaged image costs the sample it belongs to and is counted in
-    ``errors``, never as a miss. A ``KeyboardInterrupt`` passes through; all finished lines are on disk and
+    ``errors``, never as a miss; ``results.failures`` says how many and why, ``results.unanswered`` which configurations
+    have no verdict at all. A ``KeyboardInterrupt`` passes through; all finished lines are on disk and
     the same call continues.
 
     Examples
@@ -133,16 +147,12 @@ def evaluate(
     1                fastv   0.5      4  3    1.0
     2  fastv:score=no_rope   0.5      4  3    1.0
     """
-    for name, value in (
-        ("batch_size", batch_size),
-        ("processes", processes),
-        ("max_new_tokens", max_new_tokens),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
-    options = GenerationOptions(seed, max_new_tokens, positions)
-    configs = configurations(methods, keep, layer, profile)
-    reference = check_reference(reference, configs)
+    for name, value in (("batch_size", batch_size), ("processes", processes)):
+        at_least_one(name, value)
+    limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
+    options = GenerationOptions(seed, limit, positions)
+    configs = configurations(methods, keep, prune_layers(vlm, layer), profile)
+    reference = check_reference(reference, configs, out)
     check_configurations(vlm, configs, options)
     samples = take(dataset, n)
     record = run_record(
@@ -152,16 +162,20 @@ def evaluate(
         # `n` under its name in run.json, or earlier runs could not be continued
         options={**asdict(options), "limit": n, "image_options": vlm.image_options},
         settings={"batch_size": batch_size, "processes": processes, "reference": reference},
+        command=command,
     )
     record["n_samples"] = len(samples)
     with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as path:
         folder = Path(path)
-        run = prepare_folder(folder, record, profiles_of(configs))
-        tasks = missing_tasks(samples, configs, folder, run, retry_errors)
+        run = prepare_folder(folder, record, profiles_of(configs), samples)
+        known = read_samples(folder, run)
+        earlier = set() if retry_errors else failed_lines(known)
+        tasks = missing_tasks(samples, configs, known[known["error"].isna()] if retry_errors else known)
         if tasks:
             check_pictures(samples)
         total = len(samples) * len(configs)
         done = total - sum(len(task.missing) for task in tasks)
+        processes = useful_processes(processes, len(tasks))
         with progress_bar("evaluate", total=total, done=done, show=progress) as advance:
             if tasks and processes == 1:
                 run_here(vlm, configs, options, tasks, batch_size=batch_size, folder=folder, advance=advance)
@@ -176,7 +190,11 @@ def evaluate(
         )  # fmt: skip
     if out is not None:
         results.save()
-    report_errors(results)
+    results.failures = failures(results.samples, earlier)
+    cut = cut_answers(results.samples, options.max_new_tokens)
+    for line in (results.failures, cut, results.lacking):
+        if line:
+            logger.warning("%s", line)
     return results
 
 
@@ -188,15 +206,18 @@ def check_configurations(vlm: VLM, configs: Sequence[Config], options: Generatio
                 pass
 
 
-def check_reference(reference: str | None, configs: Sequence[Config]) -> str | None:
-    """Return the reference method, or None if the default one is not among the methods.
+def check_reference(reference: str | None, configs: Sequence[Config], out: str | Path | None = None) -> str | None:
+    """Return the reference method, or None if the default one is among neither the methods nor those of the run.
 
     Raises
     ------
     InputError
         A reference that was asked for is not among the methods.
     """
-    names = list(dict.fromkeys(config.describe()["method"] for config in configs))
+    records = [config.describe() for config in configs]
+    if out is not None and (Path(out) / RUN_FILE).is_file():
+        records += read_run(out)["identity"]["configurations"]
+    names = list(dict.fromkeys(record["method"] for record in records))
     if reference is None or reference in names:
         return reference
     if reference == DEFAULT_REFERENCE:
@@ -204,13 +225,8 @@ def check_reference(reference: str | None, configs: Sequence[Config]) -> str | N
     raise InputError(f"reference {reference!r} is not among the methods: choose one of {', '.join(names)}, or None")
 
 
-def missing_tasks(
-    samples: Sequence[Sample], configs: Sequence[Config], folder: Path, run: dict, retry_errors: bool
-) -> list[WorkItem]:
-    """List what a run folder still lacks."""
-    lines = read_samples(folder, run)
-    if retry_errors:
-        lines = lines[lines["error"].isna()]
+def missing_tasks(samples: Sequence[Sample], configs: Sequence[Config], lines: pd.DataFrame) -> list[WorkItem]:
+    """List what a run still lacks, beside the lines it has."""
     done = set(zip(lines["id"], lines["key"], strict=True))
     keys = [config.key for config in configs]
     tasks = [
@@ -240,13 +256,20 @@ def run_here(
         Worker(vlm, configs, options, write).run(tasks, batch_size)
 
 
-def report_errors(results: Results) -> None:
-    """Log how many samples failed, and the commonest reason."""
-    errors = results.samples["error"].dropna()
-    if len(errors):
-        logger.warning(
-            "%d of %d sample runs failed and have no verdict, most often with: %s",
-            len(errors),
-            len(results.samples),
-            errors.value_counts().index[0],
-        )
+def useful_processes(asked: int, tasks: int) -> int:
+    """Limit the processes to what there is to do and to compute with, and say so."""
+    cores = usable_cores()
+    used = max(1, min(asked, tasks, cores))
+    if used < asked and tasks:
+        logger.warning("%d processes are used instead of %d: %d samples to do, %d cores", used, asked, tasks, cores)
+    return used
+
+
+def default_limit(out: str | Path | None) -> int:
+    """Return the limit of new tokens that the run in a folder has, or the default one of a new run."""
+    if out is None or not (Path(out) / RUN_FILE).is_file():
+        return MAX_NEW_TOKENS
+    known = read_run(out)["identity"]["options"].get("max_new_tokens", MAX_NEW_TOKENS)
+    if known != MAX_NEW_TOKENS:
+        logger.info("%s goes on with its limit of %d new tokens per answer", out, known)
+    return known

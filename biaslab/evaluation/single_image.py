@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from biaslab.evaluation.configurations import UNPRUNED, configurations
-from biaslab.evaluation.run_once import GenerationOptions, run_once
+from biaslab.evaluation.configurations import UNPRUNED, at_least_one, configurations
+from biaslab.evaluation.run_once import GenerationOptions, check_length, check_text, groundings, run_once
+from biaslab.models.grounding import MAX_NEW_TOKENS
+from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning import Method, Selection
 
 if TYPE_CHECKING:
@@ -49,9 +51,10 @@ def compare_methods(
     *,
     methods: Sequence[str | Method],
     keep: float | int,
-    layer: int,
+    layer: int | None = None,
     profile: Profile | None = None,
     seed: int = 0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[PrunedAnswer]:
     """Locate an expression in one image under each method.
 
@@ -65,11 +68,13 @@ def compare_methods(
         Names, with options as on the command line, or instances; ``"none"`` is the unpruned model.
     keep : float or int
         Ratio in (0, 1] or count of visual tokens.
-    layer : int
-        Prune layer K.
+    layer : int, optional
+        Prune layer K, -1 the last; default: from the model's geometry.
     profile : Profile, optional
         For the methods that need one and have none.
     seed : int
+    max_new_tokens : int
+        Length limit of an answer.
 
     Returns
     -------
@@ -93,13 +98,19 @@ def compare_methods(
     >>> len(answers[1].selection.indices), answers[1].layout.n
     (51, 256)
     """
-    configs, options = configurations(methods, keep, layer, profile), GenerationOptions(seed)
-    encoded = vlm.vision(vlm.encode_grounding([image], [expression]))
+    configs, options = (
+        configurations(methods, keep, prune_layer(vlm, layer), profile),
+        GenerationOptions(seed, at_least_one("max_new_tokens", max_new_tokens)),
+    )
+    check_text(vlm, expression)
+    encoded = vlm.encode_grounding([image], [expression])
+    check_length(vlm, encoded)
+    encoded = vlm.vision(encoded)
     (layout,) = encoded.layouts
     answers = []
     for config in configs:
         run = run_once(vlm, encoded, config, options)
         name = UNPRUNED if config.method is None else config.method.label
-        (answer,) = vlm.groundings(encoded, run.answers)
+        (answer,) = groundings(vlm, encoded, run)
         answers.append(PrunedAnswer(name, answer, run.selections[0], layout, vlm.name))
     return answers

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from biaslab.core.images import load_image
+from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
-from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
+from biaslab.evaluation.run_once import GenerationOptions, OneRun, check_length, check_text, groundings, run_once
 from biaslab.evaluation.schema import VERDICT_FIELDS
 from biaslab.pruning import Selection
 
@@ -53,11 +54,9 @@ class Worker:
     def __post_init__(self) -> None:
         self.names = [config.describe() for config in self.configs]
 
-    def run(self, tasks: Sequence[WorkItem], batch_size: int, go_on: Callable[[], bool] = lambda: True) -> None:
-        """Evaluate all tasks; stops between batches when ``go_on()`` says so."""
+    def run(self, tasks: Sequence[WorkItem], batch_size: int) -> None:
+        """Evaluate all tasks."""
         for batch in batches(tasks, batch_size):
-            if not go_on():
-                return
             self._batch(batch)
 
     def _batch(self, batch: list[WorkItem]) -> None:
@@ -67,8 +66,18 @@ class Worker:
                 ready.append((task, load_image(task.sample)))
             except Exception as error:
                 self._fail(task, task.missing, error)
-        if ready:
-            self._attempt(ready, ready[0][0].missing)
+        encodable = [item for item in ready if self._can_encode(item, batch[0].missing)]
+        if encodable:
+            self._attempt(encodable, batch[0].missing)
+
+    def _can_encode(self, item: tuple[WorkItem, Image.Image], missing: Iterable[int]) -> bool:
+        """Whether the model takes this text, found out by itself: one that is too long must not pad its whole batch."""
+        try:
+            check_text(self.vlm, item[0].sample.expression)
+        except Exception as error:
+            self._fail(item[0], missing, error)
+            return False
+        return True
 
     def _attempt(self, ready: list[tuple[WorkItem, Image.Image]], missing: Iterable[int]) -> None:
         encoded = self._tried(ready, missing, lambda: self._encode(ready))
@@ -100,11 +109,12 @@ class Worker:
             [sample.expression for sample in samples],
             sample_ids=[sample.id for sample in samples],
         )
+        check_length(self.vlm, encoded)
         return self.vlm.vision(encoded)
 
     def _answer(self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
         run = run_once(self.vlm, encoded, self.configs[i], self.options)
-        answers = self.vlm.groundings(encoded, run.answers)
+        answers = groundings(self.vlm, encoded, run)
         return [
             self._line(task, i)
             | verdict(answers[b], task.sample)
@@ -118,6 +128,7 @@ class Worker:
         return {
             "index": task.index,
             "id": sample.id,
+            "sample_hash": content_hash([sample]),
             "image_id": sample.image_id,
             "expression_type": sample.expression_type,
             "object_size": sample.object_size,
@@ -136,10 +147,17 @@ class Worker:
 
 
 def verdict(answer: Grounding, sample: Sample) -> dict[str, Any]:
-    """Judge the answer to one sample: answer, box, IoU, hit and parsed."""
+    """Judge the answer to one sample: answer, box, IoU, hit, parsed and truncated."""
     iou = grounding_iou(answer.box, sample.box)
     box = None if answer.box is None else list(answer.box.as_tuple())
-    return {"answer": answer.text, "box": box, "iou": iou, "hit": is_hit(iou), "parsed": answer.parsed}
+    return {
+        "answer": answer.text,
+        "box": box,
+        "iou": iou,
+        "hit": is_hit(iou),
+        "parsed": answer.parsed,
+        "truncated": answer.truncated,
+    }
 
 
 def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def results_table(
     Returns
     -------
     DataFrame
-        Columns label, method, layer, keep, n, errors, unparsed, value, lo, hi, tflops, where the results have them;
-        values are shares in 0..1.
+        Columns label, method, layer, keep, n, errors, unparsed, truncated, value, lo, hi, tflops, where the results
+        have them; values are shares in 0..1.
 
     Raises
     ------
@@ -66,7 +66,8 @@ def results_table(
         raise InputError(f"results have no column {metric!r}: choose one of {[m for m in _METRICS if m in table]}")
     names = {metric: "value", f"{metric}_lo": "lo", f"{metric}_hi": "hi"}
     table = table.assign(label=label_rows(table, labels)).rename(columns=names)
-    columns = ["label", "method", "layer", "keep", "n", "errors", "unparsed", "value", "lo", "hi", "tflops"]
+    columns = ["label", "method", "layer", "keep", "n", "errors", "unparsed", "truncated"]
+    columns += ["value", "lo", "hi", "tflops"]
     return table[[c for c in columns if c in table]]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["generation_options"]
+__all__ = ["generation_options", "stop_ids"]
 
 
 def generation_options(vlm: VLM, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
@@ -19,13 +19,13 @@ def generation_options(vlm: VLM, max_new_tokens: int, given: dict[str, Any]) -> 
     options: dict[str, Any] = {"max_new_tokens": int(max_new_tokens), "do_sample": False, "use_cache": True}
     if not given.get("do_sample"):
         options.update(temperature=None, top_p=None, top_k=None)
-    options["eos_token_id"] = _stop_ids(vlm)
+    options["eos_token_id"] = stop_ids(vlm)
     if vlm.model.generation_config.pad_token_id is None:
         options["pad_token_id"] = vlm.processor.tokenizer.pad_token_id
     return {**options, **given}
 
 
-def _stop_ids(vlm: VLM) -> list[int] | None:
+def stop_ids(vlm: VLM) -> list[int] | None:
     """Collect the end tokens of the generation config and of the chat format: some configs lack the latter."""
     own = vlm.model.generation_config.eos_token_id
     ids = set(own if isinstance(own, (list, tuple)) else [] if own is None else [own])

@@ -280,7 +280,7 @@ class Family(OfflineSpec, ABC):
         return self.grounding_template.replace("{}", expression)
 
     def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
-        """Read the first box of an answer.
+        """Read the first box of an answer; no text makes it raise.
 
         Parameters
         ----------
@@ -294,10 +294,11 @@ class Family(OfflineSpec, ABC):
         Returns
         -------
         Box or None
-            In pixels of the original image; None where there is none.
+            In pixels of the original image; None where there is none, or none in the family's space
+            (:meth:`biaslab.core.boxes.BoxSpace.read`).
         """
         values = find_box(text)
-        return None if values is None else self.box_space.to_pixels(values, size=size, resized=resized)
+        return None if values is None else self.box_space.read(values, size=size, resized=resized)
 
     def square_side(self, tokens: int) -> int:
         """Compute the side of a square grid of ``tokens``."""

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from biaslab.core.boxes import Box
 
-__all__ = ["Grounding"]
+__all__ = ["MAX_NEW_TOKENS", "Grounding"]
+
+#: default limit of an answer: models that repeat the expression before the box need 53 tokens for one of 28 words
+MAX_NEW_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,9 @@ class Grounding:
         Its box in pixels of the original image.
     parsed : bool
         Whether it held one.
+    truncated : bool
+        Whether it was cut at the limit of new tokens, without an end token; known of pruned answers and evaluations.
+        A whole box before the cut counts: a model's first box is its answer, whatever would have followed.
 
     Examples
     --------
@@ -37,3 +43,4 @@ class Grounding:
     text: str
     box: Box | None
     parsed: bool
+    truncated: bool = False

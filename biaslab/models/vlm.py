@@ -18,7 +18,7 @@ from biaslab.errors import InputError, ModelError
 from biaslab.models.answering import generation_options
 from biaslab.models.encoded import Encoded, positions
 from biaslab.models.eval_mode import check_eval_mode, put_in_eval_mode
-from biaslab.models.grounding import Grounding
+from biaslab.models.grounding import MAX_NEW_TOKENS, Grounding
 from biaslab.models.lengths import check_length
 from biaslab.models.offloading import execution_device
 from biaslab.models.pairing import paired
@@ -288,7 +288,7 @@ class VLM:
         with self.running(encoded) as inputs, torch.no_grad():
             return self.model(**inputs, **kw)
 
-    def generate(self, encoded: Encoded, *, max_new_tokens: int = 64, **gen_kw: Any) -> list[str]:
+    def generate(self, encoded: Encoded, *, max_new_tokens: int = MAX_NEW_TOKENS, **gen_kw: Any) -> list[str]:
         """Answer the prompts of a batch, greedily unless ``do_sample`` or ``num_beams`` is given, with a KV cache.
 
         Everything else (such as a repetition penalty) stays as the checkpoint's generation config has it.
@@ -312,7 +312,9 @@ class VLM:
         answers = self.processor.tokenizer.batch_decode(out[:, encoded.last + 1 :], skip_special_tokens=True)
         return [answer.strip() for answer in answers]
 
-    def ask(self, image: Any, text: str | Sequence[str], *, max_new_tokens: int = 64, **gen_kw: Any) -> str | list[str]:
+    def ask(
+        self, image: Any, text: str | Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS, **gen_kw: Any
+    ) -> str | list[str]:
         """Answer a question about an image; lists (of either) are answered as one batch.
 
         Parameters
@@ -352,7 +354,7 @@ class VLM:
         return answers[0] if single else answers
 
     def locate(
-        self, image: Any, expression: str | Sequence[str], *, max_new_tokens: int = 48, **gen_kw: Any
+        self, image: Any, expression: str | Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS, **gen_kw: Any
     ) -> Box | None | list[Box | None]:
         """Find what an expression refers to in an image; lists (of either) are located as one batch.
 
@@ -395,7 +397,7 @@ class VLM:
         expressions: Sequence[str] | None = None,
         *,
         sample_ids: Sequence[str] | None = None,
-        max_new_tokens: int = 48,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         **gen_kw: Any,
     ) -> list[Grounding]:
         """Locate a batch of expressions and keep the raw answers.

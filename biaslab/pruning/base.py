@@ -349,9 +349,23 @@ def choice(name: str, value: Any, allowed: Collection[Any]) -> None:
         raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
 
 
-def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, open_low: bool = False) -> None:
-    """Refuse what is not a finite number in [low, high], or (low, high] with ``open_low``."""
+def number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False,
+    open_high: bool = False, why: str = "",
+) -> None:  # fmt: skip
+    """Refuse what is not a finite number between two bounds, either of which may be left out of the range.
+
+    Examples
+    --------
+    >>> number("sigma", 0, 0, open_low=True)
+    Traceback (most recent call last):
+    biaslab.errors.InputError: sigma must be a number above 0, got 0
+    """
     fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not low <= value <= high or (open_low and value == low):
-        span = f"{'(' if open_low else '['}{low:g}, {high:g}]"
-        raise InputError(f"{name} must be a number in {span}, got {value!r}")
+    if fits and low <= value <= high and not (open_low and value == low) and not (open_high and value == high):
+        return
+    if math.isinf(high):
+        span = "that is finite" if math.isinf(low) else f"above {low:g}" if open_low else f"of at least {low:g}"
+    else:
+        span = f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    raise InputError(f"{name} must be a number {span}, got {value!r}{f': {why}' if why else ''}")

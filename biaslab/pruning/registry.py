@@ -35,7 +35,7 @@ def make(name: str, **options: Any) -> Method:
     Parameters
     ----------
     name : str
-        A key of :data:`METHODS`, e.g. "d2pruner".
+        A key of :data:`METHODS`, e.g. "d2pruner", in capitals or not.
     **options
         Hyper-parameters of the method, ``keep`` among them.
 
@@ -53,11 +53,23 @@ def make(name: str, **options: Any) -> Method:
     >>> make("fastv", keep=0.2, score="no_rope").label
     'fastv:score=no_rope'
     """
-    cls = METHODS.get(name)
+    cls = METHODS.get(_known(name))
     names = cls.option_names()
     if unknown := sorted(set(options) - set(names)):
         raise InputError(f"method {name!r} has no option {', '.join(unknown)}: choose among {', '.join(names)}")
     return cls(**options)
+
+
+def _known(name: str) -> str:
+    """Find a name that is written as the papers write it: D2Pruner, FastV, layer-ratio."""
+    if name in METHODS:
+        return name
+    folded = {_fold(known): known for known in METHODS}
+    return folded.get(_fold(name), name)
+
+
+def _fold(name: str) -> str:
+    return str(name).casefold().replace("_", "").replace("-", "")
 
 
 def from_record(name: str, options: Mapping[str, Any]) -> Method:
@@ -94,8 +106,8 @@ def parse(text: str) -> Method | str:
     (0.7, True)
     """
     name, *assignments = (part.strip() for part in text.split(":"))
-    if name == "none" and not assignments:
-        return name
+    if name.casefold() == "none" and not assignments:
+        return "none"
     options = {}
     for part in assignments:
         option, equals, value = part.partition("=")

@@ -23,6 +23,7 @@ from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
 from biaslab.evaluation.runner import check_configurations
 from biaslab.evaluation.stopwatch import GenerationTimer, cuda_devices, extra_peak, interleaved
+from biaslab.models.prune_layer import prune_layers
 from biaslab.pruning import Method
 from biaslab.workflows.bench_table import bench_latex, bench_table
 
@@ -48,7 +49,7 @@ class BenchResult:
     runs : DataFrame
         One row per batch of images, round and configuration: the times behind the medians.
     settings : dict
-        Model, machine and options.
+        Model, machine and options; ``failed``: configurations that could not be measured, with the reason.
     """
 
     table: pd.DataFrame
@@ -95,7 +96,7 @@ def bench(
     *,
     methods: Sequence[str | Method],
     keep: float | int | Sequence[float | int],
-    layer: int | Sequence[int],
+    layer: int | Sequence[int] | None = None,
     profile: Profile | None = None,
     batch_size: int = 1,
     seed: int = 0,
@@ -118,8 +119,8 @@ def bench(
         the reference of the others.
     keep : float, int, or a sequence of them
         Keep ratios in (0, 1], or counts of visual tokens per image.
-    layer : int or sequence of int
-        Prune layers K: tokens are dropped just before layer K.
+    layer : int or sequence of int, optional
+        Prune layers K: tokens are dropped just before layer K, -1 the last; default: from the model's geometry.
     profile : Profile, optional
         The fitted profile of methods that debias.
     batch_size : int
@@ -169,21 +170,52 @@ def bench(
     ):  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-    configs = _with_unpruned(configurations(methods, keep, layer, profile))
+    failed: dict[int, str] = {}
+    configs = _with_unpruned(configurations(methods, keep, prune_layers(vlm, layer), profile))
     options = GenerationOptions(seed, new_tokens)
     check_configurations(vlm, configs, options)
     batches = list(_batches(vlm, images, batch_size))
     total, runs, costs = len(batches) * (repeats + warmup) * (len(configs) + 1), [], []
     with progress_bar("bench", total=total, show=progress) as advance:
         for number, encoded in enumerate(batches):
-            rows, spent = _timed(vlm, encoded, configs, options, repeats, warmup, advance)
+            rows, spent = _timed(vlm, encoded, configs, options, repeats, warmup, advance, failed)
             runs += [{"batch": number} | row for row in rows]
             costs.append(spent)
     longest = max(batches, key=lambda encoded: encoded.last)
-    peaks = [_peak(vlm, longest, config, options) if memory else {} for config in configs]
-    frame = pd.DataFrame(runs)
+    peaks = [
+        _tried(failed, i, partial(_peak, vlm, longest, config, options)) if memory else {}
+        for i, config in enumerate(configs)
+    ]
+    left = [i for i in range(len(configs)) if i not in failed]
+    frame = pd.DataFrame([row | {"config": left.index(row["config"])} for row in runs if row["config"] in left])
     settings = _settings(vlm, images, batches, repeats, new_tokens, batch_size, seed)
-    return BenchResult(bench_table(frame, configs, costs=costs, peaks=peaks), frame, settings)
+    settings["failed"] = {_name(configs[i]): why for i, why in failed.items()}
+    table = bench_table(
+        frame, [configs[i] for i in left], costs=[[batch[i] for i in left] for batch in costs],
+        peaks=[peaks[i] for i in left],
+    )  # fmt: skip
+    return BenchResult(table, frame, settings)
+
+
+def _tried(failed: dict[int, str], which: int, work: Callable[[], Any]) -> Any:
+    """Return what ``work()`` does; None for a configuration that has failed, now or before.
+
+    The unpruned model's failure is the benchmark's own: it is what the others are measured against.
+    """
+    if which in failed:
+        return None
+    try:
+        return work()
+    except Exception as error:
+        if which == 0:
+            raise
+        failed[which] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return None
+
+
+def _name(config: Config) -> str:
+    method = config.method
+    return "none" if method is None else f"{method.label} keep {method.keep:g} layer {config.layer}"
 
 
 def _with_unpruned(configs: list[Config]) -> list[Config]:
@@ -201,7 +233,7 @@ def _batches(vlm: VLM, images: Calibration, size: int) -> Iterator[Encoded]:
 
 def _timed(
     vlm: VLM, encoded: Encoded, configs: list[Config], options: GenerationOptions, repeats: int, warmup: int,
-    advance: Callable[[int], Any],
+    advance: Callable[[int], Any], failed: dict[int, str],
 ) -> tuple[list[dict[str, Any]], list[Flops | None]]:  # fmt: skip
     """All rounds of one batch of images: times by round and configuration, FLOPs by configuration."""
     ready, rows, vision = vlm.vision(encoded), [], {}
@@ -211,7 +243,10 @@ def _timed(
         if which == _VISION:
             vision[turn] = _vision_ms(vlm, encoded)
             continue
-        run = run_once(vlm, ready, configs[which], options, full_length=True, timed=True)
+        task = partial(run_once, vlm, ready, configs[which], options, full_length=True, timed=True)
+        run = _tried(failed, which, task)
+        if run is None:
+            continue
         rows.append({"round": turn, "config": which, **_times(run)})
         costs[which] = _sum(run.flops)  # the same in every round
     return [row | {"vision_ms": vision[row["round"]]} for row in rows if row["round"] >= 0], costs

@@ -19,6 +19,7 @@ from biaslab.datasets.base import take
 from biaslab.errors import InputError
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.runner import check_configurations
+from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.pruning import budget
 from biaslab.workflows.meta_model import MetaModel, PromptTokens
 
@@ -150,7 +151,7 @@ def plan_evaluate(
     n: int | None = None,
     batch_size: int = 8,
     dtype: str = "auto",
-    new_tokens: int = 48,
+    new_tokens: int = MAX_NEW_TOKENS,
     image_options: dict[str, Any] | None = None,
 ) -> DryRun:
     """Plan a call of :func:`biaslab.evaluation.runner.evaluate`.

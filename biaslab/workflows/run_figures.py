@@ -90,7 +90,7 @@ def draw_kept(
     image : PIL image, array or path
         The image.
     answers : sequence of PrunedAnswer
-        Of :func:`biaslab.compare_methods`; the unpruned answer has no panel of its own.
+        Of :func:`biaslab.compare_methods`; the unpruned answer has a panel where there is no other.
     expression : str
         The referring expression.
     out : str or Path
@@ -106,7 +106,7 @@ def draw_kept(
     Raises
     ------
     InputError
-        No answer with pruned tokens.
+        No answer.
     RunFolderError
         The place cannot be written.
 
@@ -117,11 +117,13 @@ def draw_kept(
     >>> draw_kept(None, [], expression="the red ball", out="kept")
     Traceback (most recent call last):
     ...
-    biaslab.errors.InputError: nothing was pruned: choose at least one method besides none
+    biaslab.errors.InputError: there is no answer to draw: choose at least one method
     """
-    pruned = [(answer, answer.selection) for answer in answers if answer.selection is not None]
+    pruned: list[tuple[PrunedAnswer, Any]] = [(a, a.selection) for a in answers if a.selection is not None]
+    if not pruned:  # the picture with the unpruned answer's box
+        pruned = [(answer, range(answer.layout.n)) for answer in answers]
     if not pruned:
-        raise InputError("nothing was pruned: choose at least one method besides none")
+        raise InputError("there is no answer to draw: choose at least one method")
     display = KeptTokensDisplay.from_selections(
         image,
         pruned[0][0].layout,

@@ -94,7 +94,9 @@ def build_grounder(
         )  # fmt: skip
         by_size = results.by("object_size").query("expression_type != 'all'")
         accuracy = pd.concat([results.by("expression_type"), by_size])
-        accuracy = accuracy[["expression_type", "n", "errors", "unparsed", "acc50", "acc50_lo", "acc50_hi", "miou"]]
+        accuracy = accuracy[
+            ["expression_type", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi", "miou"]
+        ]
     files.append(_write_card(folder, recipe, accuracy))
     text = accuracy.to_string(index=False, float_format=lambda v: f"{v:.3f}") if n_test else "not measured"
     return GrounderReport(folder, records(accuracy), f"Acc@0.5 on the test split, no pruning:\n{text}", files)
@@ -110,9 +112,10 @@ def _write_card(folder: Path, recipe: Recipe, accuracy: pd.DataFrame) -> Path:
 def _measured(accuracy: pd.DataFrame) -> str:
     if accuracy.empty:
         return "Not measured."
-    rows = ["| expressions | n | Acc@0.5 [95 % interval] | mean IoU | unparsed | errors |", "|---|---|---|---|---|---|"]
+    heads = ["expressions", "n", "Acc@0.5 [95 % interval]", "mean IoU", "unparsed", "truncated", "errors"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for r in accuracy.to_dict("records"):
         interval = f"{100 * r['acc50']:.1f} [{100 * r['acc50_lo']:.1f}, {100 * r['acc50_hi']:.1f}]"
-        cells = [r["expression_type"], r["n"], interval, f"{r['miou']:.3f}", r["unparsed"], r["errors"]]
+        cells = [r["expression_type"], r["n"], interval, f"{r['miou']:.3f}", r["unparsed"], r["truncated"], r["errors"]]
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -128,3 +129,33 @@ def test_a_name_that_is_no_unicode_is_kept(tmp_path):
     write(path, [{"id": "caf\udce9.png"}, {"id": "ü"}])
     assert list(read_lines(path)) == [{"id": "caf\udce9.png"}, {"id": "ü"}]
     assert "ü".encode() in path.read_bytes()
+
+
+class _FullDisk:
+    """An open file on a disk with room for so many bytes more."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_full_disk_is_named_and_leaves_whole_lines(tmp_path):
+    path = tmp_path / "samples-0.jsonl"
+    with JsonLines(path) as log:
+        log.append({"id": "a"})
+        log._file = _FullDisk(log._file, room=5)
+        with pytest.raises(RunFolderError, match="samples-0.jsonl: disk full; make room, the same command goes on"):
+            log.append({"id": "b"})
+        assert path.read_bytes() == b'{"id": "a"}\n'
+        log._file.room = 100  # somebody made room
+        log.append({"id": "c"})
+    assert [record["id"] for record in read_lines(path)] == ["a", "c"]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+from biaslab._util.processes import usable_cores
+
 CODE = """
 import time
 from multiprocessing import get_context
@@ -47,3 +49,7 @@ def alive(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_cores_are_those_of_this_process():
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)

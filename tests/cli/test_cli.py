@@ -90,6 +90,46 @@ def test_prune_prints_boxes_and_draws_what_was_kept(capsys, picture, profile, tm
     assert {f.rsplit(".", 1)[1] for f in record["files"]} == {"pdf", "png", "csv"}
 
 
+def test_prune_without_pruning_answers_and_draws_the_box(capsys, picture, tmp_path):
+    status, out, err = run(capsys, "prune", picture, "the cat", "--methods", "none", "--out", tmp_path / "answer")
+    assert status == 0, err
+    assert "none: '[[" in out and "256 of 256 tokens" in out and (tmp_path / "answer.png").stat().st_size > 0
+
+
+def test_every_default_of_evaluate_works(capsys, tmp_path):
+    """Nothing is named: what needs a profile is left out, and a line says how to add it."""
+    status, out, err = run(capsys, "evaluate", "--n", 1, "--out", tmp_path / "run", "--json")
+    assert status == 0, err
+    rows = [r for r in json.loads(out)["rows"] if r["expression_type"] == "all"]
+    assert {r["method"] for r in rows} == {"none", "random", "uniform", "fastv", "divprune"}
+    assert {r["layer"] for r in rows if r["method"] != "none"} == {4} and len(rows) == 1 + 4 * 4
+    (line,) = [line for line in err.splitlines() if "left out" in line]
+    assert "relative, d2pruner" in line and "biaslab fit-bias --model grounder" in line and "--profile" in line
+
+
+def _row(width):
+    return {"image": "a.png", "sent": "the cat", "bbox": [0, 0, 10, 10], "width": width, "height": 224}
+
+
+def test_a_run_without_a_verdict_fails_and_says_how_to_go_on(capsys, picture, tmp_path):
+    """A cause outside the run (a picture that is another one) is put right; the same command then says what to do."""
+    data, scene_file = tmp_path / "mine.jsonl", picture.read_bytes()
+    Image.new("RGB", (100, 224)).save(tmp_path / "a.png")
+    data.write_text("\n".join(json.dumps(_row(224)) for _ in range(2)))
+    command = ["evaluate", "--dataset", data, "--methods", "none,random", "--keep", 0.1, "--out", tmp_path / "run"]
+    status, out, err = run(capsys, *command)
+    last = err.strip().splitlines()[-1]
+    assert status == 1 and "wrote" in out and (tmp_path / "run" / "results.csv").exists()
+    assert "2 configurations have no verdict (none keep 1 layer None; random keep 0.1 layer 4)" in last
+    assert "4 of 4 sample runs failed" in last and "100x224" in last and "--retry-errors" in last
+    (tmp_path / "a.png").write_bytes(scene_file)
+    status, _, err = run(capsys, *command)
+    last = err.strip().splitlines()[-1]
+    assert status == 1 and "failed in an earlier call and were not tried again" in last and "cause then" in last
+    status, out, err = run(capsys, *command, "--retry-errors")
+    assert status == 0 and "failed" not in err, err
+
+
 def test_evaluate_resumes_and_figures_draw(capsys, profile, tmp_path):
     command = ["evaluate", "--n", 4, "--methods", "none,random,relative", "--keep", "0.2,16", "--layer", 2,
                "--profile", profile, "--out", tmp_path / "run", "--json"]  # fmt: skip
@@ -135,8 +175,9 @@ def test_tflops_are_printed_with_significant_digits(capsys, tmp_path):
     command = ["evaluate", "--n", 2, "--methods", "none,random", "--keep", "0.5,0.05", "--out", tmp_path / "run"]
     status, out, err = run(capsys, *command)
     assert status == 0, err
-    header, *rows = (line.split() for line in out.splitlines() if line.strip() and not line.startswith("wrote"))
-    tflops = [row[header.index("tflops")] for row in rows]
+    header, *rows = (line.split() for line in out.splitlines() if line.startswith((" ", "method", "random")))
+    assert header[-1] == "tflops"
+    tflops = [row[-1] for row in rows]
     assert len(set(tflops)) == 3 and all(len(value.lstrip("0.")) <= 3 for value in tflops)
 
 
@@ -219,13 +260,16 @@ def _bad(tmp_path, picture, profile):
         "unknown method": (["prune", picture, "the cat", "--methods", "fastvv"], 2, "fastv"),
         "unknown score": (["prune", picture, "the cat", "--methods", "fastv:score=cosine"], 2, "value_norm"),
         "unknown score to fit": (["fit-bias", "--score", "cosine", "--n", 2], 2, "value_norm"),
-        "ratio over a deep layer": (["prune", picture, "the cat", "--methods", "layer_ratio:over=1"], 2, "use K >= 3"),
+        "ratio over a deep layer": (
+            ["prune", picture, "the cat", "--methods", "layer_ratio:over=1", "--layer", 2], 2, "use K >= 3"),
         "unknown option": (["prune", picture, "the cat", "--methods", "fastv:speed=2"], 2, "speed"),
         "dry rehearsal": ([*evaluate, "--dry-run", "--rehearse", "--out", tmp_path / "a"], 2, "exclude"),
         "rehearsal on a device": ([*evaluate, "--rehearse", "--device", "cpu", "--out", tmp_path / "a"], 2, "--device"),
         "layers backwards": ([*evaluate, "--rehearse", "--layer", "3-1", "--out", tmp_path / "a"], 2, "such as 1-3"),
         "bench without rounds": (["bench", "--n", 1, "--keep", 2.5], 2, "keep"),
-        "no profile": (["prune", picture, "the cat", "--methods", "d2pruner"], 2, "profile"),
+        "no profile": (["prune", picture, "the cat", "--methods", "d2pruner"], 2, "--profile FILE"),
+        "two layers": (["prune", picture, "the cat", "--layer", "2,3"], 2, "a single layer"),
+        "below the first layer": (["prune", picture, "the cat", "--layer=-11"], 2, "-10 .. -1"),
         "layer not in profile": (
             ["prune", picture, "the cat", "--methods", "relative", "--layer", 6, "--profile", profile], 1, "layer"),
         "layer too deep": (["prune", picture, "the cat", "--layer", 99], 2, "layer"),

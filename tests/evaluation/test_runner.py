@@ -52,9 +52,10 @@ def test_table_and_lines(vlm, tmp_path):
         assert row["n"] == 6 and row["errors"] == 0
         assert row["acc50"] == pytest.approx((part["iou"] >= 0.5).mean())
         assert row["miou"] == pytest.approx(part["iou"].mean())
-        assert row["unparsed"] == part["box"].isna().sum()
+        assert row["unparsed"] + row["truncated"] == part["box"].isna().sum()
         assert row["retention"] == pytest.approx(row["acc50"] / overall.loc[("none", 1.0), "acc50"])
-    assert 0 < overall["acc50"].mean() < 1 and overall["unparsed"].sum() > 0  # the toy exercises both outcomes
+    assert 0 < overall["acc50"].mean() < 1
+    assert samples["box"].isna().any()  # the toy exercises both outcomes
 
 
 def test_scores_in_the_lines_are_those_of_the_engine(vlm):
@@ -297,3 +298,58 @@ def test_n_counts_and_layers(vlm):
     assert set(samples["layer"].dropna()) == {0, 2} and len(samples) == 2 * (1 + 2 * 2 * 2)
     unpruned = evaluate(vlm, Toy(), methods="none", keep=0.5, layer=2, progress=False, max_new_tokens=8)
     assert unpruned.table["retention"].eq(1).any()
+
+
+def test_a_text_that_is_too_long_costs_itself_alone(vlm, monkeypatch):
+    """It is found before its batch is encoded: the others are not padded to its length, nor run one by one."""
+    whole = run(vlm=vlm, methods=["none", "random"], keep=0.5).samples
+    data = Toy()
+    for i, text in ((1, "cat " * 5000), (4, "the <IMG_CONTEXT> thing")):
+        object.__setattr__(data.samples[i], "expression", text)
+    lengths, encode = [], type(vlm).encode
+    monkeypatch.setattr(
+        type(vlm), "encode", lambda self, *a, **k: lengths.append((encoded := encode(self, *a, **k)).last) or encoded
+    )
+    samples = run(vlm=vlm, dataset=data, methods=["none", "random"], keep=0.5).samples
+    assert len(lengths) == 2 and max(lengths) < 1000  # as many batches as without it
+    failed = samples[samples["error"].notna()]
+    assert failed["id"].tolist() == ["s1", "s1", "s4", "s4"]
+    assert (
+        failed["error"].iloc[0].startswith("InputError: the prompt has ")
+        and "4096 positions" in failed["error"].iloc[0]
+    )
+    assert "image token" in failed["error"].iloc[2]
+    drop = [*toy.TIMES, "sample_hash"]
+    left = ~samples["id"].isin(["s1", "s4"])
+    pd.testing.assert_frame_equal(
+        samples[left].drop(columns=drop).reset_index(drop=True),
+        whole[~whole["id"].isin(["s1", "s4"])].drop(columns=drop).reset_index(drop=True),
+    )
+    with pytest.raises(InputError, match="4096 positions: shorten the expression"):
+        compare_methods(vlm, data.samples[0], "cat " * 5000, methods=["none"], keep=0.5, layer=2)
+
+
+def test_a_prompt_that_its_image_makes_too_long(vlm, monkeypatch):
+    monkeypatch.setattr(vlm.model.config.text_config, "max_position_embeddings", 75)
+    samples = run(vlm=vlm, methods="none", keep=0.5).samples
+    longest = samples["error"].notna()
+    assert 0 < longest.sum() < 6, samples["error"]
+    assert (
+        samples.loc[longest, "error"].str.contains("75 positions").all() and samples.loc[~longest, "hit"].notna().all()
+    )
+
+
+def test_no_more_processes_than_samples_or_cores(caplog, monkeypatch):
+    from biaslab.evaluation import runner
+
+    monkeypatch.setattr(runner, "usable_cores", lambda: 4)
+    assert [runner.useful_processes(asked, tasks) for asked, tasks in ((6, 3), (99, 50), (2, 8), (3, 0))] == [
+        3,
+        4,
+        2,
+        1,
+    ]
+    assert caplog.messages == [
+        "3 processes are used instead of 6: 3 samples to do, 4 cores",
+        "4 processes are used instead of 99: 50 samples to do, 4 cores",
+    ]

@@ -11,7 +11,7 @@ from spaces import from_pixels
 from biaslab.core.boxes import Box
 from biaslab.errors import InputError
 from biaslab.models import families, wrap
-from biaslab.models.answering import generation_options
+from biaslab.models.answering import stop_ids
 from biaslab.models.encoded import positions, text_after_image
 from biaslab.models.family import Family
 
@@ -163,7 +163,7 @@ def test_generation_stops_at_the_end_of_turn():
     vlm = wrap(tiny.build("internvl"), tiny.processor("internvl"))
     end = vlm.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     vlm.model.generation_config.eos_token_id = 5
-    assert set(generation_options(vlm, 20, {})["eos_token_id"]) == {5, end}
+    assert set(stop_ids(vlm)) == {5, end}
     with torch.no_grad():
         vlm.model.lm_head.weight[end] = 0.0
         hidden = vlm.forward(tiny.encoded(vlm, 1), output_hidden_states=True).hidden_states[-1][0, -1]

@@ -325,7 +325,7 @@ def test_d2pruner_spreads_where_topk_crowds():
 def test_d2pruner_reports_degenerate_graphs():
     ctx = context(RASTER, 0.3)
     top = FastV(keep=0.3).select(ctx).indices
-    for theta, word, density in ((1.5, "empty", 0.0), (-1.5, "complete", 1.0)):
+    for theta, word, density in ((0.9999, "empty", 0.0), (-1, "complete", 1.0)):
         for suppress in (False, True):
             method = D2Pruner(keep=0.3, debias="none", theta=theta, pivots_suppress=suppress)
             got = method.select(ctx)
@@ -372,3 +372,35 @@ def test_a_rule_that_is_run_by_itself_refuses_what_it_lacks():
         make("divprune").pick(bare, None)
     with pytest.raises(InputError, match="needs scores"):
         make("fastv").pick(bare, None)
+
+
+def test_names_are_written_as_in_the_papers():
+    for text, name in (
+        ("D2Pruner", "d2pruner"),
+        ("FastV", "fastv"),
+        ("Layer-Ratio", "layer_ratio"),
+        ("DIVPRUNE", "divprune"),
+    ):
+        assert parse(text).name == name == make(text).name
+    assert parse("None") == "none" and parse("D2Pruner:theta=0.7").label == "d2pruner:theta=0.7"
+    with pytest.raises(InputError, match="did you mean fastv"):
+        parse("FastW")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"theta": 5}, r"theta must be a number in \[-1, 1\), got 5: no similarity exceeds 1"),
+        ({"theta": 1}, r"theta must be a number in \[-1, 1\)"),
+        ({"theta": -1.5}, r"theta must be a number in \[-1, 1\)"),
+        ({"alpha": 2}, r"alpha must be a number in \[0, 1\], got 2"),
+        ({"spatial": "gaussian", "sigma": 0}, "sigma must be a number above 0, got 0"),
+        ({"spatial": "neighbour", "radius": -1}, "radius must be a number of at least 0, got -1"),
+        ({"sigma": 0.2}, "sigma does nothing without spatial=gaussian: add it, or leave sigma out"),
+        ({"radius": 2}, "radius does nothing without spatial=neighbour"),
+        ({"relax_step": 0.1}, "relax_step does nothing without fill=relax"),
+    ],
+)
+def test_an_option_that_can_do_nothing_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        D2Pruner(**options)

@@ -204,3 +204,13 @@ def test_bad_arguments_are_refused_before_any_work(monkeypatch):
         _bench(vlm, methods=["d2pruner"])
     with pytest.raises(InputError, match="layer"):
         bench(vlm, IMAGES, methods=["random"], keep=0.5, layer=99)
+
+
+def test_a_configuration_that_fails_costs_only_itself(monkeypatch):
+    from biaslab.pruning import FastV
+
+    monkeypatch.setattr(FastV, "importance", lambda self, ctx: 1 / 0)
+    result = _bench(methods=["fastv", "random"])
+    assert result.table["method"].tolist() == ["none", "random"] and set(result.runs["config"]) == {0, 1}
+    assert result.settings["failed"] == {"fastv keep 0.5 layer 2": "ZeroDivisionError: division by zero"}
+    assert not _bench(methods=["random"]).settings["failed"]

@@ -14,6 +14,7 @@ from biaslab.core.boxes import Box
 from biaslab.datasets.calibration import Calibration, calibration
 from biaslab.errors import InputError, ModelError, ProfileMismatchError, UnsupportedError
 from biaslab.evaluation.configurations import configurations
+from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.offline.geometry import Geometry, geometry
 from biaslab.models.registry import families, grounder_folder
 from biaslab.workflows import dry_run as planning
@@ -87,7 +88,7 @@ def test_kv_cache_is_that_of_a_batch_of_the_longest_prompts(no_weights):
     vlm, samples = tiny.vlm("internvl"), list(toy_grounding.Toy(4))
     encoded = [vlm.encode_grounding([s.image()], [s.expression]) for s in samples]
     layout, length = max(((e.layouts[0], e.last + 1) for e in encoded), key=lambda found: found[1])
-    sizes, cut = (layout.n, length - layout.n), {"keep_n": layout.n // 2, "layer": 2, "new_tokens": 48}
+    sizes, cut = (layout.n, length - layout.n), {"keep_n": layout.n // 2, "layer": 2, "new_tokens": MAX_NEW_TOKENS}
     wanted = 3 * cost.kv_bytes(found.config.text_config, *sizes, **cut, dtype="float32") / 2**20
     assert plan.table["kv_mib"][0] == pytest.approx(wanted, rel=0.05)
 

@@ -85,7 +85,7 @@ class PaliGemma(Family):
         if match is None:
             return None
         y0, x0, y1, x1 = (int(v) / _STEPS for v in match.groups())
-        return self.box_space.to_pixels((x0, y0, x1, y1), size=size, resized=resized)
+        return self.box_space.read((x0, y0, x1, y1), size=size, resized=resized)
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("gemma",)

@@ -79,7 +79,7 @@ class Qwen2VL(Family):
     def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
         """Read the first box of an answer in pixels of the original image, or None."""
         values = find_box(text, corners=self.corners)
-        return None if values is None else self.box_space.to_pixels(values, size=size, resized=resized)
+        return None if values is None else self.box_space.read(values, size=size, resized=resized)
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("qwen2_vl_text",)

@@ -16,6 +16,7 @@ from weakref import WeakSet
 from torch import nn
 
 from biaslab.errors import UnsupportedError
+from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning.base import Method
 from biaslab.pruning.engine.checks import check_profile, check_setup
 from biaslab.pruning.engine.hooks import Engine
@@ -34,7 +35,7 @@ _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders that are being pruned
 def prune(
     vlm: VLM,
     method: Method | str,
-    layer: int,
+    layer: int | None = None,
     *,
     positions: str = "original",
     seed: int = 0,
@@ -48,9 +49,10 @@ def prune(
     method : Method or str
         What to keep; a name may have options, as on the command line ("fastv:score=no_rope"). Attention that it
         needs is that of layer K - 1 in the same forward.
-    layer : int
-        K: tokens are dropped just before this decoder layer; 0 drops them before the decoder, which only methods
-        without attention can do.
+    layer : int, optional
+        K: tokens are dropped just before this decoder layer, -1 the last; 0 drops them before the decoder, which only
+        methods without attention can do. Default: from the model's geometry
+        (:func:`biaslab.models.prune_layer.default_prune_layer`).
     positions : "original" or "renumber"
         Kept tokens keep their position ids, or close ranks (in layers >= K; 1-D rotary positions only).
     seed : int
@@ -89,6 +91,7 @@ def prune(
     231
     """
     rule: Any = parse(method) if isinstance(method, str) else method
+    layer = prune_layer(vlm, layer)
     check_setup(vlm, rule, layer, positions)
     check_profile(vlm, rule, layer)
     if vlm.decoder in _ACTIVE:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biaslab.errors import InputError
 from biaslab.pruning.algorithms.graph import HybridGraph, SpatialPlane
 from biaslab.pruning.algorithms.mis import greedy_mis
 from biaslab.pruning.base import TokenContext, choice, descending, number, required, share
@@ -33,7 +34,7 @@ class D2Pruner(Relative):
     alpha : float
         Weight of semantic against spatial similarity: 1 for general understanding (paper), 0.5 for localization.
     theta : float
-        Similarity above which two tokens are neighbours.
+        Similarity above which two tokens are neighbours, in [-1, 1).
     pivot_ratio : float
         Share of the budget that goes to pivots.
     semantic : {"cosine", "normalized"}
@@ -41,9 +42,10 @@ class D2Pruner(Relative):
     spatial : {"linear", "gaussian", "neighbour"}
         "linear": 1 - d / d_max; "gaussian": exp(-d^2 / (2 sigma^2)); "neighbour": 1 within ``radius`` cells, else 0.
     sigma : float
-        Of the Gaussian, as a share of d_max, the largest distance between tokens of the image.
+        Of the Gaussian (``spatial="gaussian"`` alone), as a share of d_max, the largest distance between tokens of the
+        image.
     radius : float
-        Of the neighbourhood, in cells.
+        Of the neighbourhood (``spatial="neighbour"`` alone), in cells.
     distance : {"image", "index", "grid"}
         "image": between cell centres in the original image; "index": along the sequence; "grid": on a sqrt(N) grid.
     pivots_suppress : bool
@@ -109,7 +111,7 @@ class D2Pruner(Relative):
     def __post_init__(self) -> None:
         super().__post_init__()
         number("alpha", self.alpha, 0, 1)
-        number("theta", self.theta)
+        number("theta", self.theta, -1, 1, open_high=True, why="no similarity exceeds 1, and none is below -1")
         number("pivot_ratio", self.pivot_ratio, 0, 1)
         number("sigma", self.sigma, 0, open_low=True)
         number("radius", self.radius, 0)
@@ -121,6 +123,13 @@ class D2Pruner(Relative):
         choice("quota", self.quota, ("joint", "tile"))
         choice("pivots_suppress", self.pivots_suppress, (True, False))
         choice("diagnose", self.diagnose, (True, False))
+        for name, needed, has in (
+            ("sigma", "spatial=gaussian", self.spatial == "gaussian"),
+            ("radius", "spatial=neighbour", self.spatial == "neighbour"),
+            ("relax_step", "fill=relax", self.fill == "relax"),
+        ):
+            if not has and getattr(self, name) != getattr(type(self), name):
+                raise InputError(f"{name} does nothing without {needed}: add it, or leave {name} out")
 
     @property
     def needs_layout(self) -> bool:

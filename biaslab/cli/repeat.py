@@ -1,0 +1,79 @@
+"""Command lines that are noted in ``run.json``, and ``--config``, which repeats them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from biaslab.errors import InputError
+
+__all__ = ["Config", "command_of", "repeat_earlier"]
+
+#: of one call, not of the run
+_NOT_REPEATED = {"out", "json", "config", "retry_errors", "dry_run"}
+_PATHS = {"profile", "image_root", "data_root"}
+
+
+def command_of(context: typer.Context) -> dict[str, Any]:
+    """Note the command line of a verb: as it was typed, and every option with its value."""
+    options = {name: value for name, value in context.params.items() if name not in _NOT_REPEATED and value is not None}
+    for name, value in options.items():
+        if isinstance(value, Path) or name in _PATHS or (name == "dataset" and Path(value).is_file()):
+            options[name] = str(Path(value).absolute())
+    arguments = (context.obj or {}).get("arguments", [])
+    return {"line": shlex.join(["biaslab", *arguments]), "options": options}
+
+
+def _read(context: typer.Context, config: Path | None) -> Path | None:
+    """Take the options of the last command of a ``run.json`` as defaults, and remember the commands before it."""
+    if config is None:
+        return None
+    try:
+        record = json.loads((config / "run.json" if config.is_dir() else config).read_text(encoding="utf-8"))
+        commands = [_with_profile(command["options"], record, config) for command in record.get("commands", [])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"--config {config} is no run.json of `biaslab evaluate` ({error}): pass RUN/run.json"
+        ) from None
+    if not commands:
+        raise InputError(f"--config {config} holds no command line: the run was made in Python; repeat that call")
+    context.default_map = commands[-1]
+    context.meta["earlier"] = commands[:-1]
+    return config
+
+
+def _with_profile(options: dict[str, Any], record: dict[str, Any], config: Path) -> dict[str, Any]:
+    """Take the run folder's copy of a profile that is not where it was."""
+    files = [entry["file"] for entry in record.get("profiles", {}).values()]
+    if "profile" in options and not Path(options["profile"]).exists() and len(files) == 1:
+        folder = config if config.is_dir() else config.parent
+        return {**options, "profile": str(folder / files[0])}
+    return dict(options)
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        callback=_read,
+        is_eager=True,
+        help="Repeat the commands of a RUN/run.json; what else the command line says has precedence.",
+    ),
+]
+
+
+def repeat_earlier(context: typer.Context) -> None:
+    """Run the commands that a ``run.json`` holds before its last one, with this command line's own options."""
+    arguments = (context.obj or {}).get("arguments", [])[1:]
+    own = [
+        argument
+        for i, argument in enumerate(arguments)
+        if not argument.startswith("--config") and (i == 0 or arguments[i - 1] != "--config")
+    ]
+    for options in context.meta.pop("earlier", []):
+        with context.command.make_context(context.info_name, list(own), context.parent, default_map=options) as earlier:
+            context.command.invoke(earlier)

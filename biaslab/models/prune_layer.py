@@ -1,0 +1,91 @@
+"""The layer K before which tokens are dropped unless somebody says otherwise, and layers counted from the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+from biaslab.errors import InputError
+
+if TYPE_CHECKING:
+    from biaslab.models.family import Family
+
+__all__ = ["default_prune_layer", "prune_layer", "prune_layers"]
+
+_PUBLISHED = 2  # of FastV and D2Pruner, on decoders of 24 layers or more
+_SHALLOW = 16  # layers up to which a decoder counts as shallow
+_SHARE = 0.4  # of a shallow decoder's layers: 4 of the grounder's 10, chosen on its validation split
+
+
+def default_prune_layer(config: Any, family: Family) -> int:
+    """Choose a prune layer from the geometry of a model.
+
+    K = 2, as FastV and D2Pruner publish it; in a decoder of at most 16 layers the layer at 0.4 of its depth (K = 4 of
+    the grounder's 10: before that its attention does not know the target, and debiased methods stay below random).
+    Neither is below what the model allows: layers to which image features are added, and layers with a sliding
+    window, come before K.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        Of the whole model; no weights are needed.
+    family : Family
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> from biaslab.models.prune_layer import default_prune_layer
+    >>> models = [geometry(name) for name in ("grounder", "internvl3-8b", "qwen3-vl-4b")]
+    >>> [default_prune_layer(model.config, model.family) for model in models]
+    [4, 2, 3]
+    """
+    text = config.get_text_config()
+    n_layers = text.num_hidden_layers
+    deepstack = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or ()
+    kinds = list(getattr(text, "layer_types", None) or ())
+    windows = [i + 1 for i, kind in enumerate(kinds) if kind != "full_attention"]
+    chosen = _PUBLISHED if n_layers > _SHALLOW else max(1, round(_SHARE * n_layers))
+    lowest = max(family.lowest_layer, len(deepstack), *windows[-1:])
+    return min(max(chosen, lowest), n_layers - 1)
+
+
+def prune_layer(model: Any, asked: Any) -> Any:
+    """Say which decoder layer is meant: None is the model's default, -1 the last.
+
+    Parameters
+    ----------
+    model : VLM or Geometry
+        The model, or what is known of it before its weights are read.
+    asked : int or None
+
+    Returns
+    -------
+    int
+        Not negative; what is no whole number or lies beyond the decoder is returned as it is, to be refused with the
+        other arguments.
+
+    Raises
+    ------
+    InputError
+        A negative layer below the first.
+    """
+    config: Any = getattr(model, "config", None) or model.model.config
+    if asked is None:
+        return default_prune_layer(config, model.family)
+    if isinstance(asked, bool) or not isinstance(asked, Integral) or int(asked) >= 0:
+        return asked
+    n_layers = config.get_text_config().num_hidden_layers
+    if int(asked) < -n_layers:
+        raise InputError(f"layer must be 0 .. {n_layers - 1}, or -{n_layers} .. -1 from the end; got {asked}")
+    return n_layers + int(asked)
+
+
+def prune_layers(model: Any, asked: int | Sequence[int] | None) -> list[Any]:
+    """Say which decoder layers are meant, as `prune_layer` does, for one layer or several."""
+    several = list(asked) if isinstance(asked, (list, tuple, range)) else [asked]
+    return [prune_layer(model, layer) for layer in several]

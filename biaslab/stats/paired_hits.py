@@ -1,0 +1,115 @@
+"""The interval of a difference of two accuracies on the same samples, also with few images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from biaslab.errors import InputError
+from biaslab.stats.jackknife import check_confidence
+from biaslab.stats.resampling import ImageBootstrap, Interval, sum_by_image
+
+__all__ = ["FEW_IMAGES", "from_sums", "paired_hits"]
+
+#: from so many images on the percentile bootstrap covers as it should, and both intervals agree
+FEW_IMAGES = 500
+_CELL = 0.5  # pseudo-observations in each cell of the table of hits and misses of the two methods
+
+
+def paired_hits(
+    hits: np.ndarray,
+    reference: np.ndarray,
+    images: Sequence | np.ndarray,
+    *,
+    confidence: float = 0.95,
+    bootstrap: ImageBootstrap | None = None,
+) -> Interval:
+    """Estimate the difference of two accuracies, paired by sample, with an interval over images.
+
+    With fewer than 500 images: half an observation is added to each of the four cells of the table of hits and misses
+    (Agresti and Min 2005), the variance is that between images, and the quantile Student's with images - 1 degrees of
+    freedom. From 500 images on: the percentile bootstrap over images.
+
+    Parameters
+    ----------
+    hits, reference : (n,) array
+        1 for a hit, 0 for a miss, of the two methods on the same samples. Samples with a NaN on either side are left
+        out.
+    images : (n,) sequence
+        Image id of every sample.
+    confidence : float
+        Nominal coverage, in (0, 1).
+    bootstrap : ImageBootstrap, optional
+        Of the same images and confidence, drawn before.
+
+    Returns
+    -------
+    Interval
+        In [-1, 1]; the value is the plain difference. NaN ends with fewer than two images.
+
+    Raises
+    ------
+    InputError
+        Values that are no hits and misses, or a confidence outside (0, 1).
+
+    Notes
+    -----
+    Few of the images decide a difference of two good methods. With few of them the percentile bootstrap is too short,
+    and what usually mends it makes it worse: BCa and the bootstrap-t rest on the skewness and the variance of resamples
+    that may not hold a single image of the rarer kind. Coverage of nominal 95 % intervals measured by
+    ``python -m benchmarks.coverage`` (4 settings, lowest and mean):
+
+    ======  ===========  ===========  ===========  ============
+    images  percentile   BCa          bootstrap-t  this
+    ======  ===========  ===========  ===========  ============
+    25      .833, .904   .804, .885   .823, .890   .958, .967
+    50      .923, .938   .891, .922   .888, .924   .950, .957
+    100     .938, .944   .919, .936   .923, .937   .952, .953
+    200     .936, .945   .924, .939   .927, .940   .945, .950
+    ======  ===========  ===========  ===========  ============
+
+    References
+    ----------
+    Agresti and Min (2005), Simple improved confidence intervals for comparing matched proportions, Stat. Med. 24.
+    Liang and Zeger (1986), Longitudinal data analysis using generalized linear models, Biometrika 73 (the variance).
+
+    Examples
+    --------
+    Where two methods agree on all of 20 images, the bootstrap would claim that they cannot differ:
+
+    >>> import numpy as np
+    >>> from biaslab.stats.paired_hits import paired_hits
+    >>> hits = np.ones(20)
+    >>> [round(float(v), 2) for v in paired_hits(hits, hits, np.arange(20))]
+    [0.0, -0.1, 0.1]
+    """
+    check_confidence(confidence)
+    hits, reference = np.asarray(hits, float), np.asarray(reference, float)
+    difference = hits - reference
+    known = np.isfinite(difference)
+    if not np.isin(np.concatenate([hits[known], reference[known]]), (0.0, 1.0)).all():
+        raise InputError("paired_hits takes hits and misses, 1 and 0: use ImageBootstrap.difference for other values")
+    images = np.asarray(images, dtype=str)[known]
+    sums, names = sum_by_image(difference[known][:, None], images)
+    if len(names) >= FEW_IMAGES:
+        own = bootstrap or ImageBootstrap(np.asarray(images), confidence=confidence)
+        same = bootstrap is not None and known.all()
+        return own.difference(hits if same else hits[known], reference if same else reference[known])
+    counts = sum_by_image(np.ones((len(images), 1)), images)[0][:, 0]
+    return from_sums(sums[:, 0], counts, confidence)
+
+
+def from_sums(sums: np.ndarray, counts: np.ndarray, confidence: float) -> Interval:
+    """Interval from the differences and the number of samples of each image."""
+    n_images, n = len(sums), counts.sum()
+    value = float(sums.sum() / n) if n else float("nan")
+    if n_images < 2:
+        return Interval(value, float("nan"), float("nan"))
+    total = n + 4 * _CELL
+    shrunk = sums.sum() / total
+    pseudo = _CELL * (np.array([1.0, -1.0, 0.0, 0.0]) - shrunk) ** 2
+    error = np.sqrt(((sums - shrunk * counts) ** 2).sum() + pseudo.sum()) / total
+    half = stats.t.ppf(0.5 + confidence / 2, n_images - 1) * error
+    return Interval(value, float(max(-1.0, shrunk - half)), float(min(1.0, shrunk + half)))

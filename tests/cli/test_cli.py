@@ -301,18 +301,24 @@ def test_bad_input_gives_one_line_and_a_status(capsys, tmp_path, picture, profil
         assert "Traceback" not in err
 
 
-def test_profile_of_another_model_is_refused(capsys, tmp_path, picture, profile):
-    """The same weights under another name are another model as far as a profile can know."""
+def test_a_profile_knows_its_model_by_the_weights(capsys, tmp_path, picture, profile):
     import shutil
+
+    from safetensors.torch import load_file, save_file
 
     from biaslab.models.registry import grounder_folder
 
-    shutil.copytree(grounder_folder(), tmp_path / "copy")
-    status, _, err = run(
-        capsys, "prune", picture, "the cat", "--model", tmp_path / "copy", "--methods", "relative", "--profile", profile
-    )
-    assert status == 1
-    assert "fitted for model 'grounder'" in err
+    folder = shutil.copytree(grounder_folder(), tmp_path / "copy")
+    out = ("--out", tmp_path / "kept")
+    prune = ("prune", picture, "the cat", "--model", folder, "--methods", "relative", "--profile", profile, *out)
+    assert run(capsys, *prune)[0] == 0, "the same model in another folder"
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    last = tensors[max(tensors)]
+    last += 1.0
+    save_file(tensors, path, metadata={"format": "pt"})
+    status, _, err = run(capsys, *prune)
+    assert status == 1 and "fitted for model 'grounder'" in err
 
 
 def test_bad_arguments_are_typers_business(capsys):

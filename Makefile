@@ -32,6 +32,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.prefill
 	$(BIN)/python -m benchmarks.real_size
 	$(BIN)/python -m benchmarks.planted
+	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.fitting
 	$(BIN)/python -m benchmarks.estimators
 

@@ -113,4 +113,7 @@ def evaluate(
     emit(json, record, summary(results), files, vlm)
     if results.unanswered:  # the files stay; what is in them is no result
         names = "; ".join(results.unanswered[:3]) + ("; ..." if len(results.unanswered) > 3 else "")
-        raise BiaslabError(f"{len(results.unanswered)} configurations have no verdict ({names}): {results.failures}")
+        of = len(results.run["identity"]["configurations"])
+        raise BiaslabError(
+            f"{len(results.unanswered)} of {of} configurations without a verdict ({names}): {results.failures}"
+        )

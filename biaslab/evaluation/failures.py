@@ -62,6 +62,6 @@ def cut_answers(samples: pd.DataFrame, limit: Any) -> str:
 
 
 def unanswered(samples: pd.DataFrame, configs: Iterable[dict[str, Any]], keys: Iterable[str]) -> list[dict[str, Any]]:
-    """List the configurations that have not one verdict."""
-    answered = set(samples["key"][samples["error"].isna()])
-    return [config for config, key in zip(configs, keys, strict=True) if key not in answered]
+    """List the configurations that were tried and have not one verdict."""
+    without = set(samples["key"]) - set(samples["key"][samples["error"].isna()])
+    return [config for config, key in zip(configs, keys, strict=True) if key in without]

@@ -148,7 +148,7 @@ class Results:
 
     @property
     def unanswered(self) -> list[str]:
-        """Labels of the configurations that have not one verdict, with keep and layer: nothing is known of them."""
+        """Labels, with keep and layer, of the configurations that were tried and have not one verdict."""
         configs = self._configurations()
         return [
             f"{self.labels.get(c['options_hash'], c['method'])} keep {c['keep']:g} layer {c['layer']}"

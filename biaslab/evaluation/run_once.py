@@ -13,6 +13,7 @@ from biaslab.evaluation.stopwatch import GenerationTimer
 from biaslab.models.answer_end import AnswerEnd
 from biaslab.models.answering import stop_ids
 from biaslab.models.grounding import MAX_NEW_TOKENS
+from biaslab.models.lengths import position_limit
 from biaslab.pruning import Selection, prune
 
 if TYPE_CHECKING:
@@ -117,45 +118,19 @@ def groundings(vlm: VLM, encoded: Encoded, run: OneRun) -> list[Grounding]:
     return [replace(answer, truncated=cut) for answer, cut in zip(read, run.truncated, strict=True)]
 
 
-def positions_of(vlm: VLM) -> int | None:
-    """Count the positions that a model was made for; None where its configuration does not say, or is a rehearsal's."""
-    if vlm.watermark:
-        return None
-    text = vlm.model.config.get_text_config()
-    return getattr(text, "max_position_embeddings", None)
-
-
 def check_text(vlm: VLM, expression: str) -> None:
     """Refuse a text that alone is too long for the model, or that it cannot take, without encoding an image.
 
     Raises
     ------
     InputError
-        As `check_length`, or a text that holds a placeholder of an image.
+        A text of more tokens than the model has positions, or one that holds a placeholder of an image.
     """
     prompt = vlm.family.grounding_prompt(expression)
     vlm.family.check_text(vlm.processor, prompt)
-    _check_positions(vlm, _tokens(vlm, prompt))
-
-
-def check_length(vlm: VLM, encoded: Encoded) -> None:
-    """Refuse prompts that are longer than the model: beyond its positions it answers noise.
-
-    Raises
-    ------
-    InputError
-        A prompt, its image included, of more tokens than the model has positions.
-    """
-    _check_positions(vlm, max(prompt_lengths(encoded)))
-
-
-def _check_positions(vlm: VLM, length: int) -> None:
-    limit = positions_of(vlm)
+    limit, length = position_limit(vlm.model.config), _tokens(vlm, prompt)
     if limit is not None and length > limit:
-        raise InputError(
-            f"the prompt has {length} tokens, the model {limit} positions: shorten the expression, or use fewer image "
-            "tokens (--image-option)"
-        )
+        raise InputError(f"the text takes {length} positions, and the model has {limit}: shorten the expression")
 
 
 def prompt_lengths(encoded: Encoded) -> list[int]:

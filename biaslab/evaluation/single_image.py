@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from biaslab.evaluation.configurations import UNPRUNED, at_least_one, configurations
-from biaslab.evaluation.run_once import GenerationOptions, check_length, check_text, groundings, run_once
+from biaslab.evaluation.run_once import GenerationOptions, check_text, groundings, run_once
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning import Method, Selection
@@ -103,9 +103,7 @@ def compare_methods(
         GenerationOptions(seed, at_least_one("max_new_tokens", max_new_tokens)),
     )
     check_text(vlm, expression)
-    encoded = vlm.encode_grounding([image], [expression])
-    check_length(vlm, encoded)
-    encoded = vlm.vision(encoded)
+    encoded = vlm.vision(vlm.encode_grounding([image], [expression]))
     (layout,) = encoded.layouts
     answers = []
     for config in configs:

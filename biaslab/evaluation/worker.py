@@ -14,7 +14,7 @@ from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
-from biaslab.evaluation.run_once import GenerationOptions, OneRun, check_length, check_text, groundings, run_once
+from biaslab.evaluation.run_once import GenerationOptions, OneRun, check_text, groundings, run_once
 from biaslab.evaluation.schema import VERDICT_FIELDS
 from biaslab.pruning import Selection
 
@@ -109,7 +109,6 @@ class Worker:
             [sample.expression for sample in samples],
             sample_ids=[sample.id for sample in samples],
         )
-        check_length(self.vlm, encoded)
         return self.vlm.vision(encoded)
 
     def _answer(self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:

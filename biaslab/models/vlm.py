@@ -445,8 +445,6 @@ class VLM:
         -------
         list of B Grounding
         """
-        out = []
-        for text, layout, resized in zip(answers, encoded.layouts, encoded.resized, strict=True):
-            box = self.family.parse_box(text, layout.size, resized)
-            out.append(Grounding(text, box, box is not None))
-        return out
+        read = zip(answers, encoded.layouts, encoded.resized, strict=True)
+        boxes = [self.family.parse_box(text, layout.size, resized) for text, layout, resized in read]
+        return [Grounding(text, box, box is not None) for text, box in zip(answers, boxes, strict=True)]

@@ -112,16 +112,16 @@ def _row(width):
 
 
 def test_a_run_without_a_verdict_fails_and_says_how_to_go_on(capsys, picture, tmp_path):
-    """A cause outside the run (a picture that is another one) is put right; the same command then says what to do."""
+    """A cause outside the run (half a picture) is put right; the same command then says what to do."""
     data, scene_file = tmp_path / "mine.jsonl", picture.read_bytes()
-    Image.new("RGB", (100, 224)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(scene_file[: len(scene_file) // 2])
     data.write_text("\n".join(json.dumps(_row(224)) for _ in range(2)))
     command = ["evaluate", "--dataset", data, "--methods", "none,random", "--keep", 0.1, "--out", tmp_path / "run"]
     status, out, err = run(capsys, *command)
     last = err.strip().splitlines()[-1]
     assert status == 1 and "wrote" in out and (tmp_path / "run" / "results.csv").exists()
     assert "2 of 2 configurations without a verdict (none keep 1 layer None; random keep 0.1 layer 4)" in last
-    assert "4 of 4 sample runs failed" in last and "100x224" in last and "--retry-errors" in last
+    assert "4 of 4 sample runs failed" in last and "truncated" in last and "--retry-errors" in last
     (tmp_path / "a.png").write_bytes(scene_file)
     status, _, err = run(capsys, *command)
     last = err.strip().splitlines()[-1]

@@ -315,8 +315,8 @@ def test_a_text_that_is_too_long_costs_itself_alone(vlm, monkeypatch):
     failed = samples[samples["error"].notna()]
     assert failed["id"].tolist() == ["s1", "s1", "s4", "s4"]
     assert (
-        failed["error"].iloc[0].startswith("InputError: the prompt has ")
-        and "4096 positions" in failed["error"].iloc[0]
+        failed["error"].iloc[0].startswith("InputError: the text takes ")
+        and "the model has 4096" in failed["error"].iloc[0]
     )
     assert "image token" in failed["error"].iloc[2]
     drop = [*toy.TIMES, "sample_hash"]
@@ -325,7 +325,7 @@ def test_a_text_that_is_too_long_costs_itself_alone(vlm, monkeypatch):
         samples[left].drop(columns=drop).reset_index(drop=True),
         whole[~whole["id"].isin(["s1", "s4"])].drop(columns=drop).reset_index(drop=True),
     )
-    with pytest.raises(InputError, match="4096 positions: shorten the expression"):
+    with pytest.raises(InputError, match="the model has 4096: shorten the expression"):
         compare_methods(vlm, data.samples[0], "cat " * 5000, methods=["none"], keep=0.5, layer=2)
 
 
@@ -334,9 +334,8 @@ def test_a_prompt_that_its_image_makes_too_long(vlm, monkeypatch):
     samples = run(vlm=vlm, methods="none", keep=0.5).samples
     longest = samples["error"].notna()
     assert 0 < longest.sum() < 6, samples["error"]
-    assert (
-        samples.loc[longest, "error"].str.contains("75 positions").all() and samples.loc[~longest, "hit"].notna().all()
-    )
+    assert samples.loc[longest, "error"].str.contains("the model has 75").all()
+    assert samples.loc[~longest, "hit"].notna().all()
 
 
 def test_no_more_processes_than_samples_or_cores(caplog, monkeypatch):

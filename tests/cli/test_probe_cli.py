@@ -27,6 +27,7 @@ def profile(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("draft_figures")
+@pytest.mark.filterwarnings("default:a probe of")
 def test_probe_measures_compares_writes_and_resumes(capsys, profile, tmp_path):
     out = tmp_path / "probe"
     command = ["probe", "--profile", profile, "--pairs", 3, "--grid", "2x3", "--scale", "0.2,0.3", "--out", out]

@@ -62,6 +62,7 @@ def test_of_one_image_nothing_can_be_told(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default:The profile rests on")
 def test_the_command_and_the_card_say_it(capsys, tmp_path, draft_figures):
     (pictures := tmp_path / "pictures").mkdir()
     for i in range(5):

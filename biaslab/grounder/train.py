@@ -21,7 +21,7 @@ from biaslab._util.files import atomic_write
 from biaslab._util.identity import differences
 from biaslab._util.processes import end_with_parent
 from biaslab._util.progress import progress_bar
-from biaslab.errors import RunFolderError
+from biaslab.errors import InputError, RunFolderError
 from biaslab.grounder.batches import dense_targets, pack, pixels
 from biaslab.grounder.model import build_tokenizer
 from biaslab.grounder.network import TrainingGrounder
@@ -55,6 +55,8 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe(), progress: bool
 
     Raises
     ------
+    InputError
+        Processes among which the batches cannot be shared out.
     RunFolderError
         If the folder cannot be written or holds a run of another recipe.
     UnsupportedError
@@ -67,6 +69,7 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe(), progress: bool
     PosixPath('runs/grounder/weights.pt')
     """
     check_torch()
+    _check_shares(recipe)
     out = Path(out)
     steps = recipe.vision_steps + recipe.decoder_steps
     try:
@@ -89,6 +92,17 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe(), progress: bool
                 _spawn(arguments, recipe.processes)
         meeting_point.unlink(missing_ok=True)
     return out / "weights.pt"
+
+
+def _check_shares(recipe: Recipe) -> None:
+    """Refuse a number of processes among which a batch cannot be shared out whole."""
+    batches = (recipe.vision_batch, recipe.decoder_batch, recipe.monitor_scenes)
+    if recipe.processes < 1 or any(batch % recipe.processes for batch in batches):
+        usable = [n for n in range(1, min(batches) + 1) if not any(batch % n for batch in batches)]
+        raise InputError(
+            f"processes={recipe.processes} cannot share batches of {recipe.vision_batch} and {recipe.decoder_batch} "
+            f"scenes: choose one of {', '.join(map(str, usable))}"
+        )
 
 
 def _spawn(arguments: tuple, n: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from recipes import RECIPE, SMALL
 
-from biaslab.errors import RunFolderError, UnsupportedError
+from biaslab.errors import InputError, RunFolderError, UnsupportedError
 from biaslab.grounder import train as run
 from biaslab.grounder.batches import IGNORE, dense_targets, pack, pixels
 from biaslab.grounder.export import export
@@ -180,4 +180,11 @@ def test_a_torch_without_muon_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(UnsupportedError, match=r"install torch>=2\.9"):
         train_grounder(tmp_path / "run", recipe=RECIPE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_cannot_share_a_batch_are_refused_before_any_work(tmp_path):
+    for processes in (3, 16, 99, 0):
+        with pytest.raises(InputError, match=f"processes={processes} cannot share .*: choose one of 1, 2, 4, 8$"):
+            train_grounder(tmp_path / "run", recipe=Recipe(processes=processes))
     assert not (tmp_path / "run").exists()

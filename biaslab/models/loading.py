@@ -217,7 +217,7 @@ def _dtype(dtype: str | torch.dtype, folder: Path, device: torch.device | None) 
         return torch.float32 if on_cpu and own == "float16" else "auto"
     parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
-        raise InputError(f"unknown dtype {dtype!r}: use 'auto', 'float32', 'bfloat16' or 'float16'")
+        raise InputError(f"unknown dtype {dtype!r}: use 'auto', 'float64', 'float32', 'bfloat16' or 'float16'")
     return parsed
 
 

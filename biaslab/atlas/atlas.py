@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
+from biaslab._util.model_identity import SETTINGS
 from biaslab.atlas.build_tables import diagnostic_tables, strength_table
 from biaslab.atlas.card import card
 from biaslab.atlas.data import AtlasData
@@ -333,7 +334,7 @@ def _profiles(
 ) -> tuple[Profile, Profile | None]:
     """Profiles of the mean over heads and of single heads (None where the maps hold their mean only)."""
     if other is not None:
-        settings = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
+        settings = {k: maps.provenance.get(k) for k in (*SETTINGS, "queries", "score")}
         of_mean = other.provenance_.get("heads") == "mean"
         other.check(**settings, heads="mean" if of_mean else maps.heads)
         if not any(covers(other, layout) for layout in maps.layouts.values()):

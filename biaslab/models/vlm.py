@@ -38,8 +38,8 @@ class VLM:
     ----------
     model, processor : transformers objects, unmodified
     family : Family
-    name, revision : str
-        Provenance.
+    name, revision, fingerprint : str
+        Provenance: what it is called, and what its weights are known by (None where that is not known).
     image_options : dict
         Preprocessing options used by every call (InternVL: ``max_tiles``; Qwen: ``max_pixels`` ...).
     prefill : PrefillState
@@ -54,7 +54,14 @@ class VLM:
     """
 
     def __init__(
-        self, model: nn.Module, processor: Any, family: Family, *, name: str, revision: str | None = None
+        self,
+        model: nn.Module,
+        processor: Any,
+        family: Family,
+        *,
+        name: str,
+        revision: str | None = None,
+        fingerprint: str | None = None,
     ) -> None:
         token = getattr(model.config, "image_token_id", None)
         if token is None or token != processor.image_token_id:
@@ -66,7 +73,7 @@ class VLM:
         put_in_eval_mode(model)
         self.model: Any = model  # for torch's stubs each of its attributes may be a Tensor
         self.processor, self.family = processor, family
-        self.name, self.revision = name, revision
+        self.name, self.revision, self.fingerprint = name, revision, fingerprint
         self.image_token_id: int = token
         self.image_options: dict[str, Any] = {}
         self.prefill = PrefillState()

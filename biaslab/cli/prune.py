@@ -41,7 +41,7 @@ def prune(
 ) -> None:
     """Locate an expression in one image with pruned visual tokens; print answers and boxes, draw the tokens kept."""
     from biaslab import profiles
-    from biaslab._util.text import is_text
+    from biaslab._util.text import why_unreadable
     from biaslab.core.images import load_image
     from biaslab.errors import InputError
     from biaslab.evaluation.configurations import configurations
@@ -51,8 +51,8 @@ def prune(
 
     ratio, rules, where = opt.one_keep(keep), opt.methods(methods), opt.one_layer(layer)
     fitted = None if profile is None else profiles.load(profile)
-    if not is_text(expression):
-        raise InputError("the expression holds bytes that are no UTF-8: set the terminal to UTF-8")
+    if why := why_unreadable(expression):
+        raise InputError(f"the expression {why}")
     pixels = load_image(image)
     configurations(rules, ratio, where, fitted)  # refuses before a model is loaded
     check_output_folder(out.parent)

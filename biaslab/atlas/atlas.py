@@ -16,7 +16,6 @@ from biaslab.atlas.build_tables import diagnostic_tables, strength_table
 from biaslab.atlas.card import card
 from biaslab.atlas.data import AtlasData
 from biaslab.atlas.draw import make_displays
-from biaslab.atlas.images import covers
 from biaslab.atlas.summary import removal_rows
 from biaslab.atlas.write import write
 from biaslab.core.layers import resolve_layers, shared_layers
@@ -27,6 +26,7 @@ from biaslab.probe import ProbeResult, compare
 from biaslab.probe.claims import SLOPE_MARGIN
 from biaslab.profiles import Profile, make
 from biaslab.profiles.fitted import check_fitted
+from biaslab.profiles.provenance import covers
 from biaslab.stats.jackknife import check_confidence
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from biaslab._util.model_identity import NAMES, are_same_weights
 from biaslab._util.watermark import is_rehearsal
 from biaslab.errors import ProfileMismatchError
 
-__all__ = ["refuse_others", "version", "warn_other_prompt"]
+__all__ = ["covers", "refuse_others", "version", "warn_other_prompt"]
 
 _WORDS = {
     "model": "model",
@@ -68,6 +68,15 @@ def refuse_others(provenance: Mapping[str, Any], use: Mapping[str, Any], transpo
                 f"this profile was fitted for {_WORDS[setting]} {mine!r}, not {value!r}: "
                 "fit one for it with `biaslab fit-bias`"
             )
+
+
+def covers(profile: Any, layout: Any) -> bool:
+    """Whether a profile serves a layout."""
+    try:
+        profile.check(layout=layout)
+    except ProfileMismatchError:
+        return False
+    return True
 
 
 def warn_other_prompt(provenance: Mapping[str, Any], prompt: Any) -> None:

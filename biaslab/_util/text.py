@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["is_text", "printable"]
+__all__ = ["printable", "why_unreadable"]
 
 
 def printable(text: str) -> str:
@@ -26,12 +26,21 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def is_text(text: str) -> bool:
-    r"""Whether a string is proper Unicode, which a tokenizer can read.
+def why_unreadable(text: str) -> str | None:
+    r"""Say why a tokenizer cannot read a string, and what to do about it; None of proper text.
 
     Examples
     --------
-    >>> is_text("café \N{GRINNING FACE}"), is_text("half of it: \ud83d")
-    (True, False)
+    >>> why_unreadable("half of it: \ud83d")
+    'holds half a character (\\ud83d): write the whole emoji, or none'
+    >>> why_unreadable("cat\0"), why_unreadable("café \N{GRINNING FACE}")
+    ('holds a NUL character (\\x00): remove it', None)
     """
-    return printable(text) == text
+    half = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
+    if half is not None and "\udc80" <= half <= "\udcff":  # how Python keeps a byte that it could not decode
+        return (
+            f"holds a byte that is no UTF-8 ({printable(half)}): set the terminal to UTF-8, or decode it as what it is"
+        )
+    if half is not None:
+        return f"holds half a character ({printable(half)}): write the whole emoji, or none"
+    return "holds a NUL character (\\x00): remove it" if "\0" in text else None

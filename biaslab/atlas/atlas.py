@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
+from biaslab._util.model_identity import SETTINGS
 from biaslab.atlas.build_tables import diagnostic_tables, strength_table
 from biaslab.atlas.card import card
 from biaslab.atlas.data import AtlasData
 from biaslab.atlas.draw import make_displays
-from biaslab.atlas.images import covers
 from biaslab.atlas.summary import removal_rows
 from biaslab.atlas.write import write
 from biaslab.core.layers import resolve_layers, shared_layers
@@ -26,6 +26,7 @@ from biaslab.probe import ProbeResult, compare
 from biaslab.probe.claims import SLOPE_MARGIN
 from biaslab.profiles import Profile, make
 from biaslab.profiles.fitted import check_fitted
+from biaslab.profiles.provenance import covers
 from biaslab.stats.jackknife import check_confidence
 
 if TYPE_CHECKING:
@@ -333,7 +334,7 @@ def _profiles(
 ) -> tuple[Profile, Profile | None]:
     """Profiles of the mean over heads and of single heads (None where the maps hold their mean only)."""
     if other is not None:
-        settings = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
+        settings = {k: maps.provenance.get(k) for k in (*SETTINGS, "queries", "score")}
         of_mean = other.provenance_.get("heads") == "mean"
         other.check(**settings, heads="mean" if of_mean else maps.heads)
         if not any(covers(other, layout) for layout in maps.layouts.values()):

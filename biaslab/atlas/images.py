@@ -18,19 +18,19 @@ from biaslab.datasets.calibration import asked_of
 from biaslab.datasets.data_root import find_path, not_there, places, resolve_data_root
 from biaslab.datasets.image_sources import find_images
 from biaslab.datasets.scenes import cached_scene
-from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.errors import InputError
 from biaslab.figures import AttentionDisplay
 from biaslab.maps.base import AttentionMaps, fold_of
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.maps.views import WithoutFold, mean_over_heads
+from biaslab.profiles.provenance import covers
 from biaslab.scenes import SPLITS
 
 if TYPE_CHECKING:
-    from biaslab.core.layout import TokenLayout
     from biaslab.maps.stored import StoredMaps
     from biaslab.profiles import Profile
 
-__all__ = ["before_and_after", "covers", "images_behind"]
+__all__ = ["before_and_after", "images_behind"]
 
 _KEEP_IMAGES = "keep them with `biaslab fit-bias --maps FOLDER` or bl.collect(..., out='FOLDER')"
 
@@ -175,15 +175,6 @@ def _fit(estimator: Profile, maps: Any, layer: int) -> Profile | None:
         return clone(estimator).fit(maps, layers=[layer])
     except InputError:  # no images are left
         return None
-
-
-def covers(profile: Profile, layout: TokenLayout) -> bool:
-    """Whether a profile serves a layout."""
-    try:
-        profile.check(layout=layout)
-    except ProfileMismatchError:
-        return False
-    return True
 
 
 def _target_box(image: Any) -> Box | None:

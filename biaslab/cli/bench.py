@@ -48,8 +48,10 @@ def bench(
     from biaslab import profiles
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.evaluation.configurations import configurations
+    from biaslab.workflows.before_loading import check_pruning
     from biaslab.workflows.bench import bench as run
     from biaslab.workflows.bench_table import shown
+    from biaslab.workflows.dry_run import readable_size
 
     ratios, where, rules = opt.keeps(keep), opt.layers(layer), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)
@@ -57,6 +59,11 @@ def bench(
     source_folder(images, data_root=data_root)
     if out is not None:
         check_output_folder(out)
+    known = model.known()
+    if known is not None:
+        pictures = calibration(known.geometry, images, n=n, seed=seed, data_root=data_root).images
+        sizes = (size for size in map(readable_size, pictures) if size is not None)
+        check_pruning(known, rules, ratios, where, fitted, sizes)
     vlm = model.load()
     data = calibration(vlm, images, n=n, seed=seed, data_root=data_root)
     result = run(

@@ -72,10 +72,11 @@ def evaluate(
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
     from biaslab import profiles
-    from biaslab.datasets.base import check_pictures, load_dataset
+    from biaslab.datasets.base import check_pictures, load_dataset, take
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.runner import check_reference
     from biaslab.evaluation.runner import evaluate as run
+    from biaslab.workflows.before_loading import check_pruning
 
     repeat_earlier(context)
     opt.one_of(dry_run, rehearse)
@@ -103,6 +104,8 @@ def evaluate(
     if not (out / "run.json").exists():  # a finished run needs no pictures
         check_pictures(islice(data, n))
     check_output_folder(out)
+    sizes = ((sample.width, sample.height) for sample in take(data, n))
+    check_pruning(model.known(rehearse=rehearse), chosen, ratios, where, fitted, sizes)
     vlm = model.load(rehearse, max(where or [0]))
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,

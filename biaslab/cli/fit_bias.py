@@ -65,6 +65,7 @@ def fit_bias(
     json: opt.Json = False,
 ) -> None:
     """Fit a positional bias profile, and report the share of the attention's variance it explains in each layer."""
+    from biaslab._util.text import why_unreadable
     from biaslab.attention.scores import resolve
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.errors import InputError
@@ -74,8 +75,9 @@ def fit_bias(
 
     resolve(score)  # refusals come before a model is loaded
     unfitted(estimator, criterion)
-    if heads not in ("mean", "all"):
-        raise InputError(f"--heads is mean or all, got {heads!r}")
+    opt.check_rows(heads, queries)
+    if prompt is not None and (why := why_unreadable(prompt)):
+        raise InputError(f"--prompt {why}")
     opt.one_of(dry_run, rehearse)
     numbers = model.layers(layers, rehearse=rehearse)
     if dry_run:

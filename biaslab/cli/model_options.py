@@ -17,6 +17,7 @@ from biaslab.errors import InputError
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
+    from biaslab.workflows.meta_model import MetaModel
 
 _option = partial(typer.Option, rich_help_panel="Model")
 
@@ -95,6 +96,12 @@ class ModelChoice:
         from biaslab.models.prune_layer import prune_layers
 
         return prune_layers(geometry(self.name), asked)
+
+    def known(self, *, rehearse: bool = False) -> MetaModel | None:
+        """Find out what is known of the model before it is loaded; None where loading has to show."""
+        from biaslab.workflows.before_loading import known_model
+
+        return known_model(self.name, image_options=self.image_options, rehearse=rehearse)
 
     def load(self, rehearse: bool = False, deepest: int = 0) -> VLM:
         """Load the model.

@@ -48,6 +48,14 @@ DataRoot = Annotated[
 ProfileFile = Annotated[Path | None, typer.Option("--profile", "-p", help="A profile file made by `fit-bias`.")]
 
 
+def check_rows(heads: str, queries: str) -> None:
+    """Refuse unknown values of ``--heads`` and ``--queries``."""
+    if heads not in ("mean", "all"):
+        raise InputError(f"--heads is mean or all, got {heads!r}")
+    if queries not in ("last", "text"):
+        raise InputError(f"--queries is last or text, got {queries!r}")
+
+
 def one_of(dry_run: bool, rehearse: bool) -> None:
     """Refuse the two together."""
     if dry_run and rehearse:

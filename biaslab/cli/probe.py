@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,11 +63,12 @@ def probe(
     from biaslab.datasets.image_sources import require_images
     from biaslab.errors import InputError
     from biaslab.probe import design_for
+    from biaslab.probe.stimuli import raster_grid
     from biaslab.profiles import load
+    from biaslab.workflows.before_loading import check_probe_profile
     from biaslab.workflows.probe import probe as run
 
-    if heads not in ("mean", "all"):
-        raise InputError(f"--heads is mean or all, got {heads!r}")
+    opt.check_rows(heads, queries)
     numbers = model.layers(layers, rehearse=rehearse)
     low_high = opt.numbers(scale, "scale")
     if len(low_high) != 2:
@@ -76,12 +78,18 @@ def probe(
     for folder in (objects, backgrounds):
         if folder is not None:
             require_images(folder.expanduser())  # before the model is loaded
-    check_output_folder(out)
-    vlm = model.load(rehearse, max(numbers or [0]))
-    design = design_for(
-        vlm, size=sides, grid=cells, pairs=pairs, seed=seed, scale=tuple(low_high), repetitions=repetitions,
+    known = model.known(rehearse=rehearse)
+    designed = partial(
+        design_for, size=sides, pairs=pairs, seed=seed, scale=tuple(low_high), repetitions=repetitions,
         distractors=distractors, objects=objects, backgrounds=backgrounds, expression=expression,
     )  # fmt: skip
+    if known is not None:
+        designed(known.vlm, grid=cells or raster_grid(known.tokens(sides, "the object").layout))  # refuses
+    if fitted is not None:
+        check_probe_profile(known, fitted, heads=heads, queries=queries, layers=numbers)
+    check_output_folder(out)
+    vlm = model.load(rehearse, max(numbers or [0]))
+    design = designed(vlm, grid=cells)
     report = run(
         vlm, design, layers=numbers, heads=heads, queries=queries, profile=fitted,
         batch_size=batch_size, out=out, progress=True, locate=locate,
@@ -112,6 +120,6 @@ def _two(text: str, what: str) -> tuple[int, int]:
     from biaslab.errors import InputError
 
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(p.strip().isdigit() for p in parts):
-        raise InputError(f"--{what} takes one number or two with an x between them, got {text!r}")
+    if len(parts) > 2 or not all(p.strip().isdecimal() and int(p) for p in parts):
+        raise InputError(f"--{what} takes one positive number or two with an x between them, got {text!r}")
     return int(parts[0]), int(parts[-1])

@@ -41,20 +41,27 @@ def prune(
 ) -> None:
     """Locate an expression in one image with pruned visual tokens; print answers and boxes, draw the tokens kept."""
     from biaslab import profiles
-    from biaslab._util.text import is_text
+    from biaslab._util.text import why_unreadable
     from biaslab.core.images import load_image
     from biaslab.errors import InputError
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.single_image import compare_methods
     from biaslab.models.grounding import MAX_NEW_TOKENS
+    from biaslab.workflows.before_loading import check_pruning
     from biaslab.workflows.run_figures import draw_kept
 
     ratio, rules, where = opt.one_keep(keep), opt.methods(methods), opt.one_layer(layer)
     fitted = None if profile is None else profiles.load(profile)
-    if not is_text(expression):
-        raise InputError("the expression holds bytes that are no UTF-8: set the terminal to UTF-8")
+    if why := why_unreadable(expression):
+        raise InputError(f"the expression {why}")
+    if not expression.strip():
+        raise InputError("empty expression: say what to locate")
     pixels = load_image(image)
     configurations(rules, ratio, where, fitted)  # refuses before a model is loaded
+    known = model.known()
+    if known is not None:
+        question = known.family.grounding_prompt(expression)
+        check_pruning(known, rules, ratio, where, fitted, [pixels.size], question)
     check_output_folder(out.parent)
     vlm = model.load()
     answers = compare_methods(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from biaslab._util.registry import Registry, did_you_mean
+from biaslab._util.text import printable, why_unreadable
 from biaslab.datasets.box_forms import check_boxes
 from biaslab.datasets.data_root import find_path, not_there, places, resolve_data_root
 from biaslab.datasets.sample import Sample
@@ -169,8 +170,8 @@ def take(dataset: Dataset, n: int | None) -> list[Sample]:
     Raises
     ------
     InputError
-        ``n`` below 1, no samples, two with one id (resuming rests on the ids), or a box that has no area or lies
-        outside its image.
+        ``n`` below 1, no samples, two with one id (resuming rests on the ids), an expression that no tokenizer can
+        read, or a box that has no area or lies outside its image.
     """
     if n is not None and (isinstance(n, bool) or n < 1):
         raise InputError(f"n must be a whole number >= 1, got {n!r}")
@@ -179,6 +180,9 @@ def take(dataset: Dataset, n: int | None) -> list[Sample]:
         raise InputError("the data set is empty: there is nothing to evaluate")
     if len({sample.id for sample in samples}) < len(samples):
         raise InputError(f"data set {dataset.name!r} has samples with the same id: give every expression its own")
+    for sample in samples:
+        if why := why_unreadable(sample.expression):
+            raise InputError(f"sample {printable(sample.id)}: its expression {why}")
     check_boxes(
         [sample.box.as_tuple() for sample in samples],
         [(sample.width, sample.height) for sample in samples],

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from biaslab._util.text import is_text, printable
+from biaslab._util.text import printable, why_unreadable
 from biaslab.core.boxes import Box
 from biaslab.datasets.annotation_rows import Row, read_rows
 from biaslab.datasets.base import content_hash, register
@@ -170,10 +170,8 @@ def _parsed(row: Row, where: str) -> tuple[tuple[int, int], list[float]]:
             raise InputError(
                 f"{where}: {field} is {'empty' if value == '' else _shown(value)}, not a text that says something"
             )
-    if not is_text(row["sent"]):
-        raise InputError(
-            f"{where}: sent holds half a character ({_shown(row['sent'])}): write the whole emoji, or none"
-        )
+    if why := why_unreadable(row["sent"]):
+        raise InputError(f"{where}: sent {why}")
     try:
         os.fsencode(row["image"])
     except UnicodeEncodeError:

@@ -187,7 +187,7 @@ def control_table(
     [['blank', 1, 'mean', 2]]
     """
     asked = {name: CONTROLS.get(name) for name in (CONTROLS if controls is None else controls)}
-    profile.check(model=vlm.name, revision=vlm.revision, family=vlm.family.name)
+    profile.check(model=vlm.name, revision=vlm.revision, fingerprint=vlm.fingerprint, family=vlm.family.name)
     provenance = profile.provenance_
     heads = "mean" if provenance.get("heads", "mean") == "mean" else "all"
     layers = resolve_layers(layers, profile.layers_, "the profile", "fit")

@@ -178,7 +178,8 @@ def ranking_values(
     strengths = _strengths(strength, layers)
     resolve(score)
     if profile is not None and set(operations) != {RAW}:
-        asked = {"model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "score": score_name(score)}
+        asked = {"model": vlm.name, "revision": vlm.revision, "fingerprint": vlm.fingerprint,
+                 "family": vlm.family.name, "score": score_name(score)}  # fmt: skip
         for layer in layers:
             profile.check(**asked, layer=layer, queries="last", heads="mean" if heads == "mean" else n_heads)
 

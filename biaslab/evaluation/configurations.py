@@ -85,9 +85,8 @@ def configurations(
         for config in _configurations(method, keep, layers, profile):
             if config.key in configs:
                 name = config.describe()
-                raise InputError(
-                    f"{name['method']} at keep {name['keep']}, layer {name['layer']} is given twice: drop one"
-                )
+                where = "" if name["layer"] is None else f", layer {name['layer']}"
+                raise InputError(f"{name['method']} at keep {name['keep']}{where} is given twice: drop one")
             configs[config.key] = config
     return list(configs.values())
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from biaslab._util.identity import Difference, differences
+from biaslab._util.model_identity import not_compared
 from biaslab._util.watermark import is_rehearsal
 from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
@@ -70,7 +71,8 @@ def check_parts(folder: Any, known: dict[str, Any], record: dict[str, Any], same
         held, wanted = ("a rehearsal", "real run") if rehearsed else ("a real run", "rehearsal")
         raise RunFolderError(f"{folder} holds {held}: choose another folder for this {wanted}")
     there, here = known["identity"], record["identity"]
-    found = differences(there, here, ignore=_GROWS)
+    same_model = not_compared(there["model"], here["model"], "model.")
+    found = differences(there, here, ignore={*_GROWS, *same_model})
     if there["dataset"]["hash"] != here["dataset"]["hash"] and not same_data:
         found += differences(there["dataset"], here["dataset"], name="dataset")
     found += _profile_differences(there["configurations"], here["configurations"])

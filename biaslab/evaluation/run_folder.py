@@ -58,6 +58,7 @@ def run_record(
         "model": {
             "name": vlm.name,
             "revision": vlm.revision,
+            "fingerprint": vlm.fingerprint,
             "family": vlm.family.name,
             "dtype": str(parameter.dtype).removeprefix("torch."),
             **vlm.watermark,

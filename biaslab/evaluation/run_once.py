@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from biaslab.cost import Flops, VisionInput, prompt_flops
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.stopwatch import GenerationTimer
-from biaslab.models.answer_end import AnswerEnd
-from biaslab.models.answering import stop_ids
+from biaslab.models.answers import answers_to
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.lengths import position_limit
 from biaslab.pruning import Selection, prune
 
 if TYPE_CHECKING:
     from biaslab.models.encoded import Encoded
-    from biaslab.models.grounding import Grounding
     from biaslab.models.vlm import VLM
 
-__all__ = ["GenerationOptions", "OneRun", "groundings", "prompt_lengths", "run_once"]
+__all__ = ["GenerationOptions", "OneRun", "check_text", "prompt_lengths", "run_once"]
 
 
 @dataclass(frozen=True)
@@ -97,25 +95,20 @@ def run_once(
         What the pruning engine refuses; see :func:`biaslab.pruning.prune`.
     """
     new = options.max_new_tokens
-    timer, end = GenerationTimer(vlm.model, vlm.decoder), AnswerEnd(encoded.last + 1, stop_ids(vlm))
+    timer = GenerationTimer(vlm.model, vlm.decoder)
     length = {"min_new_tokens": new} if full_length else {}
     with timer, _pruned(vlm, config, options, timed) as run:
-        answers = vlm.generate(encoded, max_new_tokens=new, stopping_criteria=[end], **length)
+        answers = answers_to(vlm, encoded, new, length)
         timer.stop()
         selections = [None] * len(encoded.layouts) if run is None else list(run.selections)
     kept = [
         layout.n if selection is None else len(selection.indices)
         for selection, layout in zip(selections, encoded.layouts, strict=True)
     ]
-    lengths = [new if full_length else min(_tokens(vlm, answer) + 1, new) for answer in answers]  # + 1: the end token
+    lengths = [new if full_length else min(_tokens(vlm, text) + 1, new) for text in answers.texts]  # + 1: the end token
     times = {} if run is None else run.times
-    return OneRun(answers, end.truncated(), selections, kept, timer, times, _flops(vlm, encoded, config, kept, lengths))
-
-
-def groundings(vlm: VLM, encoded: Encoded, run: OneRun) -> list[Grounding]:
-    """Read the boxes out of the answers of a run, and note which answers were cut."""
-    read = vlm.groundings(encoded, run.answers)
-    return [replace(answer, truncated=cut) for answer, cut in zip(read, run.truncated, strict=True)]
+    flops = _flops(vlm, encoded, config, kept, lengths)
+    return OneRun(answers.texts, answers.truncated, selections, kept, timer, times, flops)
 
 
 def check_text(vlm: VLM, expression: str) -> None:
@@ -124,7 +117,7 @@ def check_text(vlm: VLM, expression: str) -> None:
     Raises
     ------
     InputError
-        A text of more tokens than the model has positions, or one that holds a placeholder of an image.
+        A text of more tokens than the model has positions, no proper Unicode, or one that holds an image token.
     """
     prompt = vlm.family.grounding_prompt(expression)
     vlm.family.check_text(vlm.processor, prompt)

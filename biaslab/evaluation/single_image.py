@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from biaslab.evaluation.configurations import UNPRUNED, at_least_one, configurations
-from biaslab.evaluation.run_once import GenerationOptions, check_text, groundings, run_once
+from biaslab.evaluation.run_once import GenerationOptions, check_text, run_once
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning import Method, Selection
@@ -109,6 +109,6 @@ def compare_methods(
     for config in configs:
         run = run_once(vlm, encoded, config, options)
         name = UNPRUNED if config.method is None else config.method.label
-        (answer,) = groundings(vlm, encoded, run)
+        (answer,) = vlm.groundings(encoded, run.answers, run.truncated)
         answers.append(PrunedAnswer(name, answer, run.selections[0], layout, vlm.name))
     return answers

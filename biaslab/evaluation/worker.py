@@ -14,7 +14,7 @@ from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
-from biaslab.evaluation.run_once import GenerationOptions, OneRun, check_text, groundings, run_once
+from biaslab.evaluation.run_once import GenerationOptions, OneRun, check_text, run_once
 from biaslab.evaluation.schema import VERDICT_FIELDS
 from biaslab.pruning import Selection
 
@@ -113,7 +113,7 @@ class Worker:
 
     def _answer(self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
         run = run_once(self.vlm, encoded, self.configs[i], self.options)
-        answers = groundings(self.vlm, encoded, run)
+        answers = self.vlm.groundings(encoded, run.answers, run.truncated)
         return [
             self._line(task, i)
             | verdict(answers[b], task.sample)

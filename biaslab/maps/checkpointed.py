@@ -17,6 +17,7 @@ from safetensors.numpy import save as to_bytes
 from biaslab._util.files import atomic_write
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
+from biaslab._util.model_identity import not_compared
 from biaslab.attention.heads import heads_on_disk
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import RunFolderError
@@ -130,7 +131,8 @@ class ResumableMaps(StreamedMaps):
             settings = head["settings"]
         except (SafetensorError, OSError, KeyError, ValueError) as err:
             raise RunFolderError(f"{self.path} is no unfinished collection ({err}): delete it") from None
-        if wrong := differences(settings, plain(self._identity()), ignore=IGNORED):
+        mine = plain(self._identity())
+        if wrong := differences(settings, mine, ignore=IGNORED | not_compared(settings, mine)):
             raise RunFolderError(
                 f"{self.path} is what an unfinished run with another {wrong[0].name} left: finish that run, delete the "
                 "file, or choose another --out"

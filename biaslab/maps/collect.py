@@ -183,6 +183,7 @@ def _settings(
     return {
         "model": vlm.name,
         "revision": vlm.revision,
+        "fingerprint": vlm.fingerprint,
         "family": vlm.family.name,
         "queries": queries if isinstance(queries, str) else f"indices {queries.tolist()}",
         "heads": heads,

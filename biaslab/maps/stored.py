@@ -23,6 +23,7 @@ from biaslab._util.files import atomic_write
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, whole_lines
+from biaslab._util.model_identity import not_compared
 from biaslab._util.watermark import is_rehearsal
 from biaslab.attention.heads import check_heads, heads_from_disk, heads_on_disk
 from biaslab.core.layers import resolve_layer
@@ -107,7 +108,7 @@ class StoredMaps(AttentionMaps):
         if is_rehearsal(on_disk) != is_rehearsal(settings):
             theirs, ours = ("a rehearsal", "real") if is_rehearsal(on_disk) else ("real maps", "rehearsed")
             raise RunFolderError(f"{folder} holds {theirs}, which {ours} maps cannot go on with: choose another folder")
-        if other := differences(on_disk, settings, ignore=IGNORED):
+        if other := differences(on_disk, settings, ignore=IGNORED | not_compared(on_disk, settings)):
             name, there, here = other[0]
             raise RunFolderError(
                 f"{folder} was collected with {name}={_short(there)}, not {_short(here)}: "

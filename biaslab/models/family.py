@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from biaslab._util.registry import Registry
+from biaslab._util.text import why_unreadable
 from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
@@ -237,7 +238,15 @@ class Family(OfflineSpec, ABC):
         return inputs, [layout for layout, _ in placed], [resized for _, resized in placed]
 
     def check_text(self, processor: Any, text: str) -> None:
-        """Refuse a user's text that holds a placeholder of the processor."""
+        """Refuse a user's text that no tokenizer can read, or that holds a placeholder of the processor.
+
+        Raises
+        ------
+        InputError
+            In one line that names the fix.
+        """
+        if why := why_unreadable(text):
+            raise InputError(f"the text {why}")
         for name in ("image_token", "video_token"):
             token = getattr(processor, name, None)
             if token is not None and token in text:

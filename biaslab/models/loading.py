@@ -15,6 +15,7 @@ from biaslab.models.checkpoints.files import check_files, local_folder, read_con
 from biaslab.models.checkpoints.internvl_chat.config import check, is_original
 from biaslab.models.checkpoints.internvl_chat.model import load_model
 from biaslab.models.checkpoints.internvl_chat.processor import load_processor
+from biaslab.models.fingerprints import loaded_fingerprint, memory_fingerprint
 from biaslab.models.registry import family_of, resolve
 from biaslab.models.vlm import VLM
 
@@ -105,7 +106,9 @@ def load(
             model = _model(folder, options)
     if device is not None and "quantization_config" not in kw:
         model = model.to(device)
-    return VLM(model.eval().requires_grad_(False), processor, family, name=checkpoint.name, revision=revision)
+    fingerprint = loaded_fingerprint(folder, kw.get("quantization_config"))
+    model = model.eval().requires_grad_(False)
+    return VLM(model, processor, family, name=checkpoint.name, revision=revision, fingerprint=fingerprint)
 
 
 def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str | None = None) -> VLM:
@@ -124,7 +127,9 @@ def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str |
     processor : ProcessorMixin
         Of the same checkpoint.
     name, revision : str, optional
-        For the provenance of profiles; by default the model's ``name_or_path`` and commit.
+        For the provenance of profiles; by default the model's ``name_or_path`` and commit. Weights that were changed
+        since (an adapter merged, a fine-tuning) want a name of their own: only among wrapped models are the weights
+        themselves compared.
 
     Returns
     -------
@@ -155,7 +160,8 @@ def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str |
         raise InputError(f"{type(processor).__name__} has no image token: give the processor, not the tokenizer")
     name = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
     revision = revision or getattr(model.config, "_commit_hash", None)
-    return VLM(model, processor, family, name=name, revision=revision)
+    fingerprint = memory_fingerprint(model)
+    return VLM(model, processor, family, name=name, revision=revision, fingerprint=fingerprint)
 
 
 def _load_adapter(folder: Path, name: str, revision: str, **options: Any) -> VLM:
@@ -163,7 +169,10 @@ def _load_adapter(folder: Path, name: str, revision: str, **options: Any) -> VLM
     base = folder / named if (folder / named).is_dir() else named  # beside the adapter, or as anybody would write it
     vlm = load(base, revision=base_revision if resolve(base).hub_id else None, **options)
     model = read(folder, "adapter", lambda: with_adapter(vlm.model, folder))
-    return VLM(model, vlm.processor, vlm.family, name=name, revision=f"{revision} on {vlm.revision}")
+    own = loaded_fingerprint(folder)
+    fingerprint = None if own is None or vlm.fingerprint is None else f"{own} on {vlm.fingerprint}"
+    of = f"{revision} on {vlm.revision}"
+    return VLM(model, vlm.processor, vlm.family, name=name, revision=of, fingerprint=fingerprint)
 
 
 # ------------------------------------------------------------------------------------------ reading

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab._util.model_identity import SETTINGS, are_same_weights
 from biaslab.core.layers import shared_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
@@ -16,7 +17,6 @@ from biaslab.maps.moments import TINY
 from biaslab.probe.measuring import footprint
 from biaslab.probe.result import ProbeResult, group_means
 from biaslab.profiles import Profile
-from biaslab.profiles.provenance import are_same_weights
 from biaslab.stats.jackknife import check_confidence, half_width
 from biaslab.stats.multiple_testing import q_values
 from biaslab.stats.spatial import spectral_test
@@ -192,7 +192,10 @@ def _reader(probe: ProbeResult, other: Any) -> tuple[list[int], Callable[[int], 
     if isinstance(other, AttentionMaps):
         mine = {"model": settings["model"], "queries": settings["queries"], "heads": settings["heads"], **_SCORE}
         theirs = {**_SCORE, **other.settings}
-        if are_same_weights(settings.get("revision"), theirs.get("revision")):
+        same = are_same_weights(settings, theirs)
+        if same is False:
+            raise InputError("the maps are of a model with other weights than the probe's: measure both alike")
+        if same:
             del mine["model"]  # its folder may have been moved
         for name, value in mine.items():
             if theirs.get(name) != value:
@@ -205,8 +208,8 @@ def _reader(probe: ProbeResult, other: Any) -> tuple[list[int], Callable[[int], 
             without = [other.moments(layer, layout.key, exclude_fold=f) for f in range(other.folds)]
             return [np.exp(m.log_mean) for m in (other.moments(layer, layout.key), *without) if m.n]
     else:
-        keys = ("model", "revision", "family", "queries")
-        other.check(**{k: settings[k] for k in keys}, **_SCORE, heads=heads, layout=layout)
+        keys = (*SETTINGS, "queries")
+        other.check(**{k: settings.get(k) for k in keys}, **_SCORE, heads=heads, layout=layout)
 
         def read(layer: int) -> list[np.ndarray]:
             return [other.expected(layout, layer).double().numpy()]

@@ -16,6 +16,7 @@ from biaslab._util.files import atomic_write
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, read_lines
+from biaslab._util.model_identity import not_compared
 from biaslab._util.progress import progress_bar
 from biaslab.attention.capture import capture
 from biaslab.attention.heads import check_heads, heads_on_disk
@@ -105,10 +106,10 @@ def measure(
     if queries not in ("last", "text"):
         raise InputError(f"queries is 'last' or 'text', got {queries!r}")
     settings = {
-        "model": vlm.name, "revision": vlm.revision, "family": vlm.family.name, "layers": layers, "heads": heads,
-        "queries": queries, "locate": bool(locate), "image_options": dict(vlm.image_options),
-        "prompt": vlm.family.grounding_prompt(design.expression), "design": design.identity(),
-        **vlm.watermark,
+        "model": vlm.name, "revision": vlm.revision, "fingerprint": vlm.fingerprint, "family": vlm.family.name,
+        "layers": layers, "heads": heads, "queries": queries, "locate": bool(locate),
+        "image_options": dict(vlm.image_options), "prompt": vlm.family.grounding_prompt(design.expression),
+        "design": design.identity(), **vlm.watermark,
     }  # fmt: skip
     records: list[dict] = []  # where there is no folder
     with ExitStack() as stack:
@@ -137,7 +138,7 @@ def _opened(folder: Path, settings: dict[str, Any]) -> JsonLines:
             atomic_write(path, json.dumps(settings, indent=1))
     except (OSError, ValueError) as err:
         raise RunFolderError(f"{folder} cannot be used for a probe ({err}): choose another folder") from None
-    if held is not None and (others := differences(held, settings)):
+    if held is not None and (others := differences(held, settings, ignore=not_compared(held, settings))):
         name = others[0].name or "format"
         raise RunFolderError(f"{folder} holds a probe with another {name}: choose another folder, or the same settings")
     return JsonLines(folder / LOG)

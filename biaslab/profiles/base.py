@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from biaslab._util.jsonable import plain
+from biaslab._util.model_identity import SETTINGS
 from biaslab.core.layers import resolve_layers, shared_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
@@ -224,7 +225,7 @@ class Profile(LearnedMaps):
             layers = shared_layers(self.layers_, maps.layers, ("the profile", "the maps"))
         else:
             layers = resolve_layers(layers, maps.layers, "the maps", "collect")
-        settings = {k: maps.provenance.get(k) for k in ("model", "revision", "family", "queries", "score")}
+        settings = {k: maps.provenance.get(k) for k in (*SETTINGS, "queries", "score")}
         self.check(**settings, heads=maps.heads)
         sums = [self.sums_of_squares(logs(parts_of(maps, layer)), layer) for layer in layers]
         residual, total = (sum(column) for column in zip(*sums, strict=True))

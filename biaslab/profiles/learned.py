@@ -204,6 +204,7 @@ class LearnedMaps(BaseEstimator, ABC):
         *,
         model: str | None = None,
         revision: str | None = None,
+        fingerprint: str | None = None,
         family: str | None = None,
         layer: int | None = None,
         queries: Any = None,
@@ -216,8 +217,8 @@ class LearnedMaps(BaseEstimator, ABC):
 
         Parameters
         ----------
-        model, revision, family : str, optional
-            Model name, its revision and its family.
+        model, revision, fingerprint, family : str, optional
+            Model name, its revision, what its weights are known by, and its family.
         layer : int, optional
             Decoder layer.
         queries : Any, optional
@@ -249,8 +250,8 @@ class LearnedMaps(BaseEstimator, ABC):
         biaslab.errors.ProfileMismatchError: this profile holds layers [0], not 7: fit it on maps ...
         """
         check_fitted(self)
-        use = {"model": model, "revision": revision, "family": family, "queries": queries, "heads": heads,
-               "score": score}  # fmt: skip
+        use = {"model": model, "revision": revision, "fingerprint": fingerprint, "family": family,
+               "queries": queries, "heads": heads, "score": score}  # fmt: skip
         refuse_others(self.provenance_, use, self.transports)
         if layer is not None and layer not in self.layers_:
             raise ProfileMismatchError(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Collection, Mapping
 from importlib import metadata
 from typing import Any
 
 from biaslab._util.jsonable import plain
+from biaslab._util.model_identity import NAMES, are_same_weights
 from biaslab._util.watermark import is_rehearsal
 from biaslab.errors import ProfileMismatchError
 
-__all__ = ["are_same_weights", "refuse_others", "version", "warn_other_prompt"]
+__all__ = ["covers", "refuse_others", "version", "warn_other_prompt"]
 
 _WORDS = {
     "model": "model",
     "revision": "model revision",
+    "fingerprint": "weights",
     "family": "family",
     "queries": "query rule",
     "heads": "head reduction",
@@ -24,27 +25,11 @@ _WORDS = {
 }
 
 
-# what names the contents of a checkpoint: the fingerprint of a folder, or a commit of the hub; of an adapter, both of
-# itself and of its base
-_CONTENTS = re.compile(r"(local-[0-9a-f]{12} on )?(local-[0-9a-f]{12}|[0-9a-f]{40})")
-
-
-def are_same_weights(mine: Any, other: Any) -> bool:
-    """Whether two revisions name the same contents, whatever the folder or the repository is called.
-
-    Examples
-    --------
-    >>> are_same_weights("local-0123456789ab", "local-0123456789ab"), are_same_weights("main", "main")
-    (True, False)
-    """
-    return mine == other and isinstance(mine, str) and _CONTENTS.fullmatch(mine) is not None
-
-
 def refuse_others(provenance: Mapping[str, Any], use: Mapping[str, Any], transports: Collection[str]) -> None:
     """Compare a use with a profile's provenance; None on either side is not compared.
 
-    A model is known by the fingerprint of its checkpoint: where both are the same, its name may differ, as that of a
-    folder does once it has been moved.
+    A model is known by the fingerprint of its weights, where both sides have one: its name may differ, as those of a
+    hub model and of a copy in a folder do, and the same name with other weights is refused.
 
     Parameters
     ----------
@@ -66,16 +51,32 @@ def refuse_others(provenance: Mapping[str, Any], use: Mapping[str, Any], transpo
             if is_rehearsal(provenance)
             else "this profile was fitted on a real model: a rehearsal needs one of `biaslab fit-bias --rehearse`"
         )
-    moved = are_same_weights(provenance.get("revision"), use.get("revision"))
+    same = are_same_weights(provenance, use)
+    if same is False and use.get("model") in (provenance.get("model"), None):
+        raise ProfileMismatchError(
+            f"this profile was fitted for {provenance.get('model')!r} with other weights: fit one for these with "
+            "`biaslab fit-bias`"
+        )
     for setting, value in use.items():
         mine = provenance.get(setting)
-        if value is None or mine is None or setting in transports or (setting == "model" and moved):
+        if value is None or mine is None or setting in transports or (same and setting in NAMES):
+            continue
+        if setting == "fingerprint" and same is None:
             continue
         if plain(value) != mine:
             raise ProfileMismatchError(
                 f"this profile was fitted for {_WORDS[setting]} {mine!r}, not {value!r}: "
                 "fit one for it with `biaslab fit-bias`"
             )
+
+
+def covers(profile: Any, layout: Any) -> bool:
+    """Whether a profile serves a layout."""
+    try:
+        profile.check(layout=layout)
+    except ProfileMismatchError:
+        return False
+    return True
 
 
 def warn_other_prompt(provenance: Mapping[str, Any], prompt: Any) -> None:

@@ -159,6 +159,7 @@ class ExpectedAttention(Protocol):
         *,
         model: str | None = None,
         revision: str | None = None,
+        fingerprint: str | None = None,
         family: str | None = None,
         layer: int | None = None,
         queries: Any = None,

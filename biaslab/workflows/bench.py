@@ -300,6 +300,7 @@ def _settings(
     return {
         "model": vlm.name,
         "revision": vlm.revision,
+        "fingerprint": vlm.fingerprint,
         "family": vlm.family.name,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from biaslab.evaluation.configurations import Config
     from biaslab.models.offline.geometry import Geometry
 
-__all__ = ["DryRun", "plan_evaluate", "plan_fit"]
+__all__ = ["DryRun", "plan_evaluate", "plan_fit", "readable_size"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def plan_fit(
     layers = sorted(resolve_layers(layers, meta.vlm.n_layers, "the decoder"))
     images, prompts = calibration.images, calibration.prompts
     prompts = prompts if isinstance(prompts, list) else [prompts] * len(images)
-    sizes = [_size_of(image) for image in images]
+    sizes = [readable_size(image) for image in images]
     surveyed = meta.survey(zip(sizes, prompts, strict=True))
     seen = [s for s in surveyed if s is not None]
     text = copy.copy(meta.config.text_config)
@@ -239,7 +239,7 @@ def plan_evaluate(
 
 
 # -- the data --------------------------------------------------------------------------------------------------
-def _size_of(image: Any) -> tuple[int, int] | None:
+def readable_size(image: Any) -> tuple[int, int] | None:
     """Width and height, from a file's header; None for an image that cannot be read."""
     try:
         return image_size(image)

@@ -16,7 +16,8 @@ from PIL import Image
 from biaslab.cost import Parameters, VisionInput, parameters, prompt_flops
 from biaslab.cost.memory import bytes_of
 from biaslab.errors import InputError, UnsupportedError
-from biaslab.models.checkpoints.files import missing_files
+from biaslab.models.checkpoints.files import folder_revision, missing_files
+from biaslab.models.checkpoints.fingerprint import weights_fingerprint
 from biaslab.models.offline.geometry import Geometry, geometry
 from biaslab.models.vlm import VLM
 from biaslab.pruning import budget
@@ -100,8 +101,8 @@ class MetaModel:
         found = model if isinstance(model, Geometry) else geometry(model)
         with torch.device("meta"):  # all checks of the real run, no memory
             empty = AutoModelForImageTextToText.from_config(found.config, attn_implementation="sdpa").eval()
-        vlm = VLM(empty, found.processor, found.family, name=found.name).set_image_options(**(image_options or {}))
-        return cls(found, vlm, _dtype(found.config, dtype))
+        vlm = VLM(empty, found.processor, found.family, name=found.name, **_identity(found))
+        return cls(found, vlm.set_image_options(**(image_options or {})), _dtype(found.config, dtype))
 
     @property
     def family(self) -> Any:
@@ -161,7 +162,7 @@ class MetaModel:
                 continue
             if dims not in by_size:
                 try:
-                    by_size[dims] = self._tokens(dims, text)
+                    by_size[dims] = self.tokens(dims, text)
                 except InputError as err:
                     by_size[dims], why = None, str(err)
             out.append(by_size[dims])
@@ -169,7 +170,14 @@ class MetaModel:
             raise InputError(f"no image to plan for: {why}")
         return out
 
-    def _tokens(self, dims: tuple[int, int], text: str) -> PromptTokens:
+    def tokens(self, dims: tuple[int, int], text: str) -> PromptTokens:
+        """Count the tokens of a prompt with one image of this size (width, height).
+
+        Raises
+        ------
+        InputError
+            What the processor refuses.
+        """
         image = Image.new("RGB", dims, _GREY)
         inputs, (layout,), _ = self.family.encode(self.geometry.processor, [[image]], [text], self.vlm.image_options)
         return PromptTokens(layout, inputs["input_ids"].shape[1] - layout.n)
@@ -212,6 +220,14 @@ class MetaModel:
             for part in ("vision", "projector", "decoder"):
                 sums[f"tflops_{part}"] += np.nan if flops is None else times * getattr(flops, part) / 1e12
         return {name: value / len(seen) for name, value in sums.items()}
+
+
+def _identity(found: Geometry) -> dict[str, str | None]:
+    """Revision and fingerprint of the weights that would be loaded; None where they are not all on this machine."""
+    if found.folder is None or missing_files(found.folder):
+        return {"revision": None, "fingerprint": None}
+    revision = folder_revision(found.folder) if found.hub_id is None else found.folder.name
+    return {"revision": revision, "fingerprint": weights_fingerprint(found.folder)}
 
 
 def _dtype(config: Any, dtype: str) -> str:

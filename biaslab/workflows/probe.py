@@ -121,8 +121,8 @@ def probe(
         config: Any = vlm.model.config
         n_heads = config.get_text_config().num_attention_heads
         profile.check(
-            model=vlm.name, revision=vlm.revision, family=vlm.family.name, score="attention",
-            queries=queries, heads="mean" if heads == "mean" else n_heads,
+            model=vlm.name, revision=vlm.revision, fingerprint=vlm.fingerprint, family=vlm.family.name,
+            score="attention", queries=queries, heads="mean" if heads == "mean" else n_heads,
         )  # fmt: skip
         layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
     result = measure(

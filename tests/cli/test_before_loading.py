@@ -1,8 +1,11 @@
 """What can be known before a model is loaded is refused before."""
 
 import pytest
+import tiny
 from commands import run
 
+import biaslab as bl
+from biaslab import TokenLayout
 from biaslab.cli.model_options import ModelChoice
 from biaslab.models.offline.geometry import decoder_depth
 from biaslab.scenes import scene
@@ -35,19 +38,161 @@ def photo(tmp_path):
         ("probe --out {nowhere}", "cannot be written"),
         ("probe --out {folder} --layers 3,11", "not [11]"),
         ("prune {photo} cat --out {nowhere}/kept", "cannot be written"),
-        ("evaluate --methods none --out {nowhere}", "cannot be written"),
-        ("evaluate --methods none --out {file}", "is a file"),
+        ("evaluate --n 2 --methods none --out {nowhere}", "cannot be written"),
+        ("evaluate --n 2 --methods none --out {file}", "is a file"),
         ("bench --methods none --out {nowhere}", "cannot be written"),
+        # -- layers and methods, by the model's shape
+        ("prune {photo} cat --layer 99", "layer must be a decoder layer index 0 .. 9, got 99"),
+        ("prune {photo} cat --layer -11", "0 .. 9, or -10 .. -1 from the end; got -11"),
+        ("evaluate --n 2 --methods divprune --layer 4,10 --out {folder}/run", "0 .. 9, got 10"),
+        ("bench --methods divprune --layer -11", "got -11"),
+        ("bench --methods divprune --layer 99", "got 99"),
+        ("prune {photo} cat --methods fastv --layer 0", "at K = 0 there is none, use K >= 1"),
+        ("evaluate --n 2 --methods none,fastv --layer 0 --out {folder}/run", "at K = 0 there is none"),
+        ("bench --methods fastv --layer 0", "at K = 0 there is none"),
+        ("bench --methods divprune --layer 1 --model qwen3-vl-4b", "in its first 3 layers: use K >= 3"),
+        (
+            "evaluate --methods divprune --layer 0 --out {folder}/run --model paligemma-3b-mix-224",
+            "before the decoder: use K >= 1",
+        ),
+        ("prune {photo} cat --layer 28 --model internvl3-8b", "0 .. 27, got 28"),
+        ("prune {photo} cat --methods fastv,fastv", "fastv at keep 0.1 is given twice"),
+        ("evaluate --n 2 --methods divprune,divprune --out {folder}/run", "given twice"),
+        ("evaluate --n 2 --methods divprune --layer 4,-6 --out {folder}/run", "layer 4 is given twice"),
+        ("bench --methods divprune,divprune", "given twice"),
+        ("evaluate --n 2 --methods none,divprune --reference xx --out {folder}/run", "reference 'xx' is not among"),
+        # -- texts
+        ("prune {photo} {empty}", "empty expression: say what to locate"),
+        ("prune {photo} <IMG_CONTEXT>", "must not contain the image token"),
+        ("fit-bias --out {folder}/p --prompt {nul}", "--prompt holds a NUL character"),
+        # -- which rows
+        ("fit-bias --out {folder}/p --queries first", "--queries is last or text, got 'first'"),
+        ("fit-bias --out {folder}/p --heads some", "--heads is mean or all"),
+        ("fit-bias --out {folder}/p --score xx", "'xx'"),
+        ("probe --out {folder} --queries first", "--queries is last or text"),
+        ("probe --out {folder} --heads some", "--heads is mean or all"),
+        # -- the probe's places
+        ("probe --out {folder} --grid 0x4", "--grid takes one positive number"),
+        ("probe --out {folder} --grid 4,4", "--grid takes one positive number"),
+        ("probe --out {folder} --size 0", "--size takes one positive number"),
+        ("probe --out {folder} --scale 20,30", "do not fit 224x224 pixels"),
+        ("probe --out {folder} --scale 2,1", "do not fit"),
+        ("probe --out {folder} --distractors 999", "distractors must be 0 to"),
+        ("probe --out {folder} --expression thing", "holds no {} for the object's name"),
+        # -- options of pictures
+        ("prune {photo} cat --image-option pixels=3", "has no image option 'pixels'"),
     ],
 )
 def test_refused(capsys, tmp_path, photo, words, said):
     (tmp_path / "a file").write_text("")
     (tmp_path / "folder").mkdir()
     places = {"nowhere": "/proc/nowhere", "file": tmp_path / "a file", "folder": tmp_path / "folder", "photo": photo}
-    status, out, err = run(capsys, *(word.format(**places) for word in words.split(" ")))
+    places |= {"empty": " ", "nul": "a\0"}
+    status, out, err = run(capsys, *(_filled(word, places) for word in words.split(" ")))
     assert status in (1, 2) and out == "" and said in err and err.count("\n") == 1, err
     if "folder" in words and "maps" not in words:
         assert not list((tmp_path / "folder").iterdir())
+
+
+def _filled(word, places):
+    for name, place in places.items():
+        word = word.replace(f"{{{name}}}", str(place))
+    return word
+
+
+# ------------------------------------------------------------------------------------------ profiles
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory, grounder):
+    """Profile files: of the grounder's layer 3, the same of another model, and of another tiling."""
+    maps = bl.collect(grounder, [scene("test", i).image for i in range(2)], prompt="Where?", layers=[3], progress=False)
+    folder, files = tmp_path_factory.mktemp("profiles"), {}
+    wide = TokenLayout.raster(4, 8, size=(896, 448), family="internvl")
+    changes = {
+        "fits": {}, "hub": {"model": "somebody/grounder", "revision": "a" * 40},
+        "model": {"model": "other", "fingerprint": "weights-0"}, "weights": {"fingerprint": "weights-0"},
+        "text": {"queries": "text"}, "layout": {},
+    }  # fmt: skip
+    for name, change in changes.items():
+        profile = bl.MeanProfile().fit(maps)
+        profile.provenance_.update(change)
+        if name == "layout":
+            (key,) = profile.layouts_
+            profile.layouts_ = {wide.key: wide}
+            profile.counts_ = {wide.key: profile.counts_[key]}
+            profile.arrays_ = {3: {wide.key: {k: v[:, :32] for k, v in profile.arrays_[3][key].items()}}}
+        files[name] = profile.save(folder / name)
+    return files
+
+
+@pytest.mark.parametrize("verb", ["prune {photo} cat", "evaluate --n 2 --out {out}", "bench"])
+@pytest.mark.parametrize(
+    ("name", "layer", "said"),
+    [
+        ("fits", 5, "holds layers [3], not 4"),
+        ("model", 4, "fitted for model 'other', not 'grounder'"),
+        ("weights", 4, "fitted for 'grounder' with other weights"),
+        ("text", 4, "fitted for query rule 'text'"),
+        ("layout", 4, "fitted for layouts ['internvl/4x8/tiles1x1'], not 'internvl/16x16/tiles1x1'"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_refused(capsys, tmp_path, photo, profiles, verb, name, layer, said):
+    words = [_filled(word, {"photo": photo, "out": tmp_path / "run"}) for word in verb.split()]
+    options = ["--methods", "relative", "--layer", layer, "--profile", profiles[name]]
+    status, out, err = run(capsys, *words, *options)
+    assert status in (1, 2) and out == "" and said in err and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("fits", "--layers 2", "the profile holds layers [3], not [2]"),
+        ("fits", "--heads all", "fitted for head reduction 'mean'"),
+        ("fits", "--queries text", "fitted for query rule 'last'"),
+        ("weights", "", "with other weights"),
+    ],
+)
+def test_a_profile_that_a_probe_cannot_be_compared_with_is_refused(capsys, tmp_path, profiles, name, options, said):
+    status, out, err = run(capsys, "probe", "--out", tmp_path, "--profile", profiles[name], *options.split())
+    assert status in (1, 2) and out == "" and said in err and err.count("\n") == 1, err
+
+
+def is_loaded(capsys, *words):
+    """What the command says until it loads the model."""
+    err = run(capsys, *words)[2].splitlines()
+    assert "the model is loaded" in err[-1], err
+    return err[:-1]
+
+
+def test_what_fits_is_loaded(capsys, tmp_path, photo, profiles):
+    """The checks refuse nothing that a run takes: a copy known by its weights, a model that is not known before."""
+    fits = ["--methods", "none,relative", "--profile", profiles["hub"]]
+    for words in (
+        ["prune", photo, "cat", *fits],
+        ["evaluate", "--n", 2, "--out", tmp_path / "run", *fits],
+        ["bench", *fits],
+        ["probe", "--out", tmp_path / "probe", "--profile", profiles["hub"]],
+        ["prune", photo, "cat", "--layer", 99, "--model", "somebody/some-model"],
+        # not on this machine: which weights will come is not known
+        ["prune", photo, "cat", *fits, "--model", "internvl3-8b", "--layer", 4],
+    ):
+        assert is_loaded(capsys, *words) == []
+
+
+def test_more_tokens_than_there_are_are_warned_of(capsys, tmp_path, photo):
+    evaluate = ["evaluate", "--n", 2, "--out", tmp_path / "run", "--methods", "divprune"]
+    for words in (["prune", photo, "cat"], evaluate, ["bench"]):
+        (said,) = is_loaded(capsys, *words, "--keep", "300")
+        assert "keep 300: a picture has 256 visual tokens here, so all are kept" in said
+        assert is_loaded(capsys, *words, "--keep", "256") == []
+
+
+def test_windows_are_refused_by_the_configuration(capsys, tmp_path, photo):
+    kinds = ["full_attention", "sliding_attention", "full_attention", "full_attention"]
+    config = tiny.config("internvl", text="qwen2", layer_types=kinds, use_sliding_window=True, sliding_window=8)
+    config.save_pretrained(tmp_path / "model")
+    tiny.processor("internvl").save_pretrained(tmp_path / "model")
+    status, out, err = run(capsys, "prune", photo, "cat", "--layer", 1, "--model", tmp_path / "model")
+    assert status == 1 and out == "" and "use sliding_attention" in err and err.count("\n") == 1, err
 
 
 def test_depth_is_known_of_what_lies_here_or_is_published(tmp_path):

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import biaslab as bl
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.results import Results
-from biaslab.models.answer_end import AnswerEnd
 from biaslab.models.answering import stop_ids
+from biaslab.models.answers import answers_to
 from biaslab.models.grounding import MAX_NEW_TOKENS
 
 EARLIER = Path(__file__).parents[1] / "earlier_files" / "run-defaults"
@@ -44,10 +45,11 @@ def test_the_end_of_each_answer_of_a_batch_is_seen(grounder, scenes, answers):
     lengths = [next(i for i, token in enumerate(row, 1) if token in stops) for row in answers]
     assert min(lengths) < max(lengths)
     for limit in (min(lengths) - 1, min(lengths), max(lengths)):
-        end = AnswerEnd(encoded.last + 1, stops)
-        grounder.generate(encoded, max_new_tokens=limit, eos_token_id=stops, stopping_criteria=[end])
-        assert end.truncated() == [length > limit for length in lengths], limit
-    assert AnswerEnd(1, None).truncated() == []
+        cut = [length > limit for length in lengths]
+        for options in ({}, {"num_beams": 2}):
+            assert answers_to(grounder, encoded, limit, {"eos_token_id": stops, **options}).truncated == cut, limit
+    stopped = {"eos_token_id": stops, "stopping_criteria": [lambda ids, scores: torch.ones(len(ids), dtype=torch.bool)]}
+    assert answers_to(grounder, encoded, 60, stopped).truncated == [False] * len(samples)  # the caller wanted no more
 
 
 def test_cut_answers_are_counted_apart_and_warned_of(grounder, scenes, answers, caplog):

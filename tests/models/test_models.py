@@ -12,6 +12,7 @@ from biaslab.core.boxes import Box
 from biaslab.errors import InputError
 from biaslab.models import families, wrap
 from biaslab.models.answering import stop_ids
+from biaslab.models.answers import Answers
 from biaslab.models.encoded import positions, text_after_image
 from biaslab.models.family import Family
 
@@ -140,9 +141,11 @@ def test_ask_and_locate_shapes(family):
 
 def test_locate_reads_the_answer(monkeypatch):
     vlm = tiny.vlm("internvl")
-    monkeypatch.setattr(
-        vlm, "generate", lambda enc, max_new_tokens: [f"[[100, 200, {500 + i}, 1000]]" for i in range(len(enc))]
-    )
+
+    def answers(vlm, encoded, max_new_tokens, given):
+        return Answers([f"[[100, 200, {500 + i}, 1000]]" for i in range(len(encoded))], [True] * len(encoded))
+
+    monkeypatch.setattr("biaslab.models.vlm.answers_to", answers)
     images = [Image.new("RGB", (200, 100)), Image.new("RGB", (1000, 10))]
     assert vlm.locate(images, "x") == [Box(20, 20, 100, 100), Box(100, 2, 501, 10)]
     assert vlm.locate(images[0], "x") == Box(20, 20, 100, 100)

@@ -132,7 +132,7 @@ def test_pictures_are_not_decoded_and_broken_ones_are_counted(tmp_path, no_weigh
     assert plan.data["count"] == "2 images" and "1 image cannot be read" in plan.notes[0]
     header = (tmp_path / "0.png").read_bytes()[:60]
     (tmp_path / "0.png").write_bytes(header)  # no pixels left, but a size
-    assert planning._size_of(tmp_path / "0.png") == tiny.images(1)[0].size
+    assert planning.readable_size(tmp_path / "0.png") == tiny.images(1)[0].size
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "x.png").write_bytes(b"")
     with pytest.raises(InputError, match="none could be read"):

@@ -16,7 +16,7 @@ from biaslab.models.checkpoints.internvl_chat.files import missing_files as miss
 if TYPE_CHECKING:
     from biaslab.models.registry import Checkpoint
 
-__all__ = ["PATTERNS", "check_files", "local_folder", "missing_files", "read_config"]
+__all__ = ["PATTERNS", "check_files", "folder_revision", "local_folder", "missing_files", "read_config"]
 
 logger = logging.getLogger(__name__)
 #: what is fetched of a hub repository
@@ -34,7 +34,7 @@ def local_folder(checkpoint: Checkpoint, revision: str | None) -> tuple[Path, st
     if checkpoint.folder is not None:
         if revision is not None:
             raise InputError(f"revision={revision!r} is for hub models; {checkpoint.name} is a folder")
-        return checkpoint.folder, _fingerprint(checkpoint.folder)
+        return checkpoint.folder, folder_revision(checkpoint.folder)
     from huggingface_hub import HfApi, snapshot_download
 
     repo = checkpoint.hub_id or checkpoint.name  # the same
@@ -122,11 +122,10 @@ def check_files(folder: Path, checkpoint: Checkpoint) -> None:
     raise ModelError(f"incomplete checkpoint {folder}, missing: {', '.join(missing[:5])}: {fix}")
 
 
-def _fingerprint(folder: Path) -> str:
-    """Hash the contents of a folder: its configuration, and size, header and tail of every weight file.
+def folder_revision(folder: Path) -> str:
+    """Name a folder's version as a commit names a hub model's: by its configuration, and the edges of its weight files.
 
-    Reading all of a large checkpoint would take minutes; two models that differ in their weights alone differ
-    in the first or last megabyte.
+    What files of earlier versions know a model by; `weights_fingerprint` tells more.
     """
     digest, edge = hashlib.sha256(), 1 << 20
     for path in [folder / "config.json", folder / "adapter_config.json", *sorted(folder.glob("*.safetensors"))]:

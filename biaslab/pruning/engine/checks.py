@@ -107,6 +107,7 @@ def check_profile(vlm: VLM, method: Method, layer: int, layout: TokenLayout | No
     method.profile.check(
         model=vlm.name,
         revision=vlm.revision,
+        fingerprint=vlm.fingerprint,
         family=vlm.family.name,
         layer=layer - 1,
         queries=method.queries,

@@ -1,0 +1,73 @@
+"""What a model in memory is known by: the checkpoint it was loaded from, or samples of the weights it has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from biaslab.models.checkpoints.fingerprint import weights_fingerprint
+
+__all__ = ["loaded_fingerprint", "memory_fingerprint"]
+
+_VALUES = 64  # of every tensor
+
+
+def loaded_fingerprint(folder: Path, quantization: Any = None) -> str | None:
+    """Fingerprint of a checkpoint as it is loaded: quantised on the way, it is another model.
+
+    Parameters
+    ----------
+    folder : Path
+    quantization : object or dict, optional
+        The ``quantization_config`` of the load.
+
+    Returns
+    -------
+    str or None
+        None where the files cannot be read.
+    """
+    fingerprint = weights_fingerprint(folder)
+    if fingerprint is None or quantization is None:
+        return fingerprint
+    settings = quantization.to_dict() if hasattr(quantization, "to_dict") else quantization
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return f"{fingerprint} quantised-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def memory_fingerprint(model: nn.Module) -> str | None:
+    """Hash 64 values of every parameter, in one transfer per device and dtype.
+
+    Other weights under one name, such as those of a base model and of an adapter merged into it, differ; the dtype,
+    which rounds them, is named, so that only models of one dtype are compared.
+
+    Parameters
+    ----------
+    model : nn.Module
+
+    Returns
+    -------
+    str or None
+        "memory:DTYPE-" and 16 hex digits; None where a part of the weights is not in memory, or is of a kind whose
+        values cannot be picked.
+    """
+    digest, groups = hashlib.sha256(), {}
+    parameters = list(model.named_parameters())
+    if not parameters or any(p.is_meta for _, p in parameters):
+        return None
+    for name, p in parameters:
+        digest.update(f"{name}{tuple(p.shape)}{p.dtype}\n".encode())
+        groups.setdefault((p.device, p.dtype), []).append(p)
+    try:
+        with torch.no_grad():
+            for same in groups.values():
+                picked = torch.cat([p.detach().reshape(-1)[:: max(1, p.numel() // _VALUES)][:_VALUES] for p in same])
+                digest.update(picked.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    except (RuntimeError, NotImplementedError, TypeError):  # of quantised kinds of tensors
+        return None
+    dtype = str(parameters[0][1].dtype).removeprefix("torch.")
+    return f"memory:{dtype}-{digest.hexdigest()[:16]}"

@@ -1,0 +1,160 @@
+"""What a command's model can be refused for before its weights are read: by its configuration, processor, fingerprint.
+
+The checks are those of the run itself, made on the model's shapes without numbers (:class:`MetaModel`, 0.2 s). Where a
+model is not known before it is loaded (not on this machine and of no published size, or an adapter), there is none, and
+the run refuses as before.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biaslab._util.watermark import REVISION, is_rehearsal, rehearsal_name
+from biaslab.core.layers import resolve_layers
+from biaslab.errors import InputError
+from biaslab.evaluation.configurations import configurations
+from biaslab.models.prune_layer import prune_layers
+from biaslab.models.registry import resolve
+from biaslab.profiles.provenance import covers
+from biaslab.pruning.engine.checks import check_profile, check_setup
+from biaslab.workflows.meta_model import MetaModel
+
+if TYPE_CHECKING:
+    from biaslab.core.layout import TokenLayout
+    from biaslab.profiles import Profile
+    from biaslab.pruning import Method
+
+__all__ = ["check_probe_profile", "check_pruning", "known_model"]
+
+logger = logging.getLogger(__name__)
+_FEW_SIZES = 8  # of pictures that are laid out to be looked at; of more sizes nothing is said
+
+
+def known_model(
+    name: str | Path, *, image_options: dict[str, Any] | None = None, rehearse: bool = False
+) -> MetaModel | None:
+    """Find out what is known of a model before it is loaded.
+
+    Parameters
+    ----------
+    name : str or Path
+        Alias, hub id or folder.
+    image_options : dict, optional
+        Preprocessing options, as given.
+    rehearse : bool
+        Its rehearsal is meant.
+
+    Returns
+    -------
+    MetaModel or None
+        None where loading has to show.
+
+    Raises
+    ------
+    InputError
+        A name that means nothing, or an image option that the family does not have.
+
+    Examples
+    --------
+    >>> from biaslab.workflows.before_loading import known_model
+    >>> known_model("grounder").vlm.n_layers, known_model("somebody/some-model")
+    (10, None)
+    """
+    resolve(name)
+    try:
+        meta = MetaModel.of(name)
+    except Exception as error:  # of biaslab and transformers: loading raises it again, or knows better
+        logger.debug("%s is not known before it is loaded: %s", name, error)
+        return None
+    if rehearse:
+        meta.vlm.name, meta.vlm.revision, meta.vlm.fingerprint = rehearsal_name(meta.vlm.name), REVISION, None
+    meta.vlm.set_image_options(**(image_options or {}))
+    return meta
+
+
+def check_pruning(
+    meta: MetaModel | None,
+    methods: Sequence[str | Method],
+    keep: float | int | Sequence[float | int],
+    layers: int | Sequence[int] | None,
+    profile: Profile | None = None,
+    pictures: Iterable[tuple[int, int]] = (),
+    text: str = "the object",
+) -> None:
+    """Refuse what the pruning engine would refuse, and warn of a count of tokens that no picture has.
+
+    Parameters
+    ----------
+    meta : MetaModel or None
+        Of `known_model`; nothing more is checked without one.
+    methods, keep, layers, profile
+        As of :func:`~biaslab.evaluation.configurations.configurations`; None stands for the model's own layer.
+    pictures : iterable of (width, height)
+        Sizes of the pictures, as far as they are known.
+    text : str
+        What is asked about them.
+
+    Raises
+    ------
+    InputError, UnsupportedError, ProfileMismatchError
+        What the run would refuse; of layouts, if the profile fits none of the pictures.
+    """
+    if meta is None:
+        return
+    configs = configurations(methods, keep, prune_layers(meta.geometry, layers), profile)
+    layouts = _layouts(meta, pictures, text)
+    for config in configs:
+        if config.method is None or config.layer is None:
+            continue
+        check_setup(meta.vlm, config.method, config.layer, "original")
+        if not _is_identified(meta):
+            continue
+        check_profile(meta.vlm, config.method, config.layer)
+        if config.profile is not None and layouts and not any(covers(config.profile, each) for each in layouts):
+            check_profile(meta.vlm, config.method, config.layer, layouts[0])
+    most = max((layout.n for layout in layouts), default=None)
+    counts = {config.method.keep for config in configs if config.method is not None}
+    for count in sorted(count for count in counts if isinstance(count, int)):
+        if most is not None and count > most:
+            warnings.warn(f"keep {count}: a picture has {most} visual tokens here, so all are kept", stacklevel=2)
+
+
+def check_probe_profile(
+    meta: MetaModel | None, profile: Profile, *, heads: str, queries: str, layers: Sequence[int] | None
+) -> None:
+    """Refuse a profile that a probe of this model cannot be compared with.
+
+    Raises
+    ------
+    InputError, ProfileMismatchError
+        Layers that it does not hold; another model, query rule or head reduction.
+    """
+    resolve_layers(layers, profile.layers_, "the profile", "fit")
+    use: dict[str, Any] = {"score": "attention", "queries": queries}
+    if meta is not None and _is_identified(meta):
+        vlm = meta.vlm
+        use |= {"model": vlm.name, "revision": vlm.revision, "fingerprint": vlm.fingerprint, "family": vlm.family.name}
+        use["heads"] = "mean" if heads == "mean" else meta.config.get_text_config().num_attention_heads
+    profile.check(**use)
+
+
+def _is_identified(meta: MetaModel) -> bool:
+    """Whether it is known which weights will be loaded; by a name alone, a copy would be refused."""
+    return meta.vlm.fingerprint is not None or is_rehearsal(meta.vlm)
+
+
+def _layouts(meta: MetaModel, pictures: Iterable[tuple[int, int]], text: str) -> list[TokenLayout]:
+    """Lay out the pictures of a few sizes; none of more."""
+    sizes = list(dict.fromkeys(pictures))
+    layouts: list[TokenLayout] = []
+    for size in sizes if len(sizes) <= _FEW_SIZES else ():
+        try:
+            layouts.append(meta.tokens(size, text).layout)
+        except InputError:
+            if len(sizes) == 1:
+                raise  # one picture: nothing could be answered
+    return layouts

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biaslab._util.files import atomic_write, why_not_written
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.jsonable import plain
 from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
@@ -121,7 +121,7 @@ def prepare_folder(
         If it cannot be written, or belongs to a run that this one cannot be a part of: the message names what differs.
     """
     folder = Path(folder)
-    try:
+    with writing_to(f"the run folder {folder}", "choose another one"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -137,8 +137,6 @@ def prepare_folder(
         for name, profile in (profiles or {}).items():
             profile.save(folder / profile_file(name))
         atomic_write(folder / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise RunFolderError(why_not_written(f"the run folder {folder}", error, "choose another one")) from error
     return record
 
 

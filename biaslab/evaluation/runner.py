@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from biaslab._util.files import locked
 from biaslab._util.jsonl import JsonLines
 from biaslab._util.processes import usable_cores
 from biaslab._util.progress import progress_bar
@@ -165,8 +166,10 @@ def evaluate(
         command=command,
     )
     record["n_samples"] = len(samples)
-    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as path:
-        folder = Path(path)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out)
+        # from the first look at the folder to the table: a second command may ask for other configurations
+        stack.enter_context(locked(folder / RUN_FILE))
         run = prepare_folder(folder, record, profiles_of(configs), samples)
         known = read_samples(folder, run)
         earlier = set() if retry_errors else failed_lines(known)
@@ -188,8 +191,8 @@ def evaluate(
             read_samples(folder, run), run, None if out is None else folder, reference=reference,
             n_resamples=n_resamples,
         )  # fmt: skip
-    if out is not None:
-        results.save()
+        if out is not None:
+            results.save()
     results.failures = failures(results.samples, earlier)
     cut = cut_answers(results.samples, options.max_new_tokens)
     for line in (results.failures, cut, results.lacking):

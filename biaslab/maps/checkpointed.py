@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from biaslab._util.files import atomic_write
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab.attention.heads import heads_on_disk
@@ -109,11 +109,9 @@ class ResumableMaps(StreamedMaps):
             "digest": f"{state['digest']:x}", "after": list(state["after"].items()),
             "layouts": [layout.to_dict() for layout in state["layouts"].values()],
         }  # fmt: skip
-        try:
+        with writing_to(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(self.path, to_bytes(tensors, metadata={_KEY: json.dumps(head)}))
-        except OSError as err:
-            raise RunFolderError(f"{self.path} cannot be written ({err}): choose a folder you can write to") from None
         self._written = time.monotonic()
         self._took = self._written - start
 

@@ -18,6 +18,7 @@ import typer
 from biaslab import __version__
 from biaslab._util.files import is_disk_full, why_not_written
 from biaslab.cli.logs import Verbosity, logging_as_asked, one_line
+from biaslab.cli.streams import drop_output
 from biaslab.cli.wording import in_options, options_of
 from biaslab.errors import BiaslabError, InputError
 
@@ -32,7 +33,7 @@ app = typer.Typer(
 _INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
 _INTERRUPTED_WITHOUT_TRACE = "interrupted: nothing is kept, the same command starts anew"
 _RESUMED = {"demo", "evaluate", "fit-bias", "probe", "train-grounder"}
-_INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "repeat", "wording"}
+_INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "repeat", "streams", "wording"}
 # typer's own errors on a command line, by a name that it exports: the class above its BadParameter
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except InputError as error:
             typer.echo(f"biaslab: {one_line(error)}", err=True)
             raise SystemExit(2) from None
-        status, message = _run(arguments, debug=asked.debug)
+        status, message = _flushed(*_run(arguments, debug=asked.debug))
         if message:
             logger.error(message)
     raise SystemExit(status)
@@ -114,6 +115,18 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
         said = _INTERRUPTED if verb in _RESUMED else _INTERRUPTED_WITHOUT_TRACE
         return (128 + received[0] if received else status), said
     return int(status), ""
+
+
+def _flushed(status: int, message: str) -> tuple[int, str]:
+    """Hand over the rest of what was printed; that stdout does not take it (a full disk) is said in a line."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        drop_output()
+        if not isinstance(error, BrokenPipeError):  # head has seen enough
+            return status or 1, message or f"stdout cannot be written ({one_line(error.strerror)}): send it elsewhere"
+    return status, message
 
 
 def _usage(error: Any) -> str:

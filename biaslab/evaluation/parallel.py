@@ -153,8 +153,8 @@ def run_parallel(
         if any(worker.exitcode for worker in workers):
             codes = [worker.exitcode for worker in workers]
             raise BiaslabError(
-                f"a process of the evaluation died (exit statuses {codes}): the same command goes on; use fewer processes "
-                "if memory ran out; in a script, call evaluate under `if __name__ == '__main__'`"
+                f"a process of the evaluation died (exit statuses {codes}): the same command goes on; use fewer "
+                "processes if memory ran out; in a script, call evaluate under `if __name__ == '__main__'`"
             )
     finally:
         for worker in workers:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from biaslab.profiles import Profile
 
 RUN_FILE = "run.json"
+_HOW = ("batch_size", "processes")  # options that change no result
 
 
 def run_record(
@@ -138,6 +139,24 @@ def prepare_folder(
             profile.save(folder / profile_file(name))
         atomic_write(folder / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record
+
+
+def note_command(folder: Path, run: dict[str, Any], command: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Add a command that has work to do to a run that knows its configurations and samples; returns the record.
+
+    It may ask for pairs of both that no command before it did, and ``--config`` repeats what commands asked for.
+    """
+
+    def asked(other: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in other.get("options", {}).items() if name not in _HOW}
+
+    new = plain(dict(command or {}))
+    if command is None or any(asked(known) == asked(new) for known in run.get("commands", [])):
+        return run
+    run = {**run, "commands": [*run.get("commands", []), new]}
+    with writing_to(f"the run folder {folder}", "choose another one"):
+        atomic_write(folder / RUN_FILE, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    return run
 
 
 def _same_data(folder: Path, known: dict[str, Any], record: dict[str, Any], samples: Sequence[Sample]) -> bool:

@@ -23,7 +23,7 @@ from biaslab.evaluation.configurations import Config, at_least_one, configuratio
 from biaslab.evaluation.failures import cut_answers, failed_lines, failures
 from biaslab.evaluation.parallel import run_parallel
 from biaslab.evaluation.results import Results, read_samples
-from biaslab.evaluation.run_folder import RUN_FILE, prepare_folder, profiles_of, read_run, run_record
+from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder, profiles_of, read_run, run_record
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.worker import Worker, WorkItem
@@ -176,6 +176,7 @@ def evaluate(
         tasks = missing_tasks(samples, configs, known[known["error"].isna()] if retry_errors else known)
         if tasks:
             check_pictures(samples)
+            run = note_command(folder, run, command)
         total = len(samples) * len(configs)
         done = total - sum(len(task.missing) for task in tasks)
         processes = useful_processes(processes, len(tasks))

@@ -83,6 +83,8 @@ class ResumableMaps(StreamedMaps):
 
     def checkpoint(self) -> None:
         """Take this state, after a complete batch, as the one to go on from."""
+        if not self._ids:  # every image so far was skipped: nothing to go on from
+            return
         # moments are never changed in place, so references to them are a copy
         self._between = {
             "moments": dict(self._moments), "layouts": dict(self.layouts), "ids": len(self._ids), "n": self.n,

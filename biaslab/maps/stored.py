@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from biaslab._util.files import atomic_write, write_all, writing_to
+from biaslab._util.files import atomic_write, locked, write_all, writing_to
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, whole_lines
@@ -96,12 +96,17 @@ class StoredMaps(AttentionMaps):
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / _SETTINGS).exists():
-                if any(folder.iterdir()):
+                if any(not path.name.startswith(".") for path in folder.iterdir()):  # a killed process left its draft
                     raise RunFolderError(f"{folder} holds other files and no {_SETTINGS}: choose another folder")
                 atomic_write(folder / _SETTINGS, json.dumps(heads_on_disk(settings), indent=1))
             if not os.access(folder, os.W_OK):
                 raise RunFolderError(f"cannot write {folder}: choose another folder")
         on_disk = {"format": _FORMAT, **_read_settings(folder)}
+        index = folder / _INDEX
+        if differences(on_disk, settings, ignore=IGNORED) and not (index.exists() and index.stat().st_size):
+            with locked(index), writing_to(folder):  # of a collection that ended before its first image
+                atomic_write(folder / _SETTINGS, json.dumps(heads_on_disk(settings), indent=1))
+            return cls(folder)
         if is_rehearsal(on_disk) != is_rehearsal(settings):
             theirs, ours = ("a rehearsal", "real") if is_rehearsal(on_disk) else ("real maps", "rehearsed")
             raise RunFolderError(f"{folder} holds {theirs}, which {ours} maps cannot go on with: choose another folder")

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 from biaslab.errors import RunFolderError
 
-__all__ = ["atomic_write", "locked", "why_not_written"]
+__all__ = ["atomic_write", "is_disk_full", "locked", "why_not_written", "write_all", "writing_to"]
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_HOST = socket.gethostname().replace(".", "-")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a disk, or a user's share of it, is full.
+
+    Examples
+    --------
+    >>> from biaslab._util.files import is_disk_full
+    >>> is_disk_full(OSError(28, "No space left on device")), is_disk_full(OSError(13, "Permission denied"))
+    (True, False)
+    """
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def why_not_written(path: str | Path, error: OSError, otherwise: str) -> str:
@@ -38,18 +53,49 @@ def why_not_written(path: str | Path, error: OSError, otherwise: str) -> str:
     --------
     >>> from biaslab._util.files import why_not_written
     >>> why_not_written("runs/x/run.json", OSError(28, "No space left on device"), "choose another folder")
-    'runs/x/run.json: disk full; make room, the same command goes on'
+    'runs/x/run.json: disk full; make room and run the same command again'
     """
-    if error.errno in _FULL:
-        return f"{error.filename or path}: disk full; make room, the same command goes on"
+    if is_disk_full(error):
+        return f"{error.filename or path}: disk full; make room and run the same command again"
     return f"cannot write {path} ({error.strerror or error}): {otherwise}"
+
+
+@contextmanager
+def writing_to(place: str | Path, otherwise: str = "choose another folder") -> Iterator[None]:
+    """Say in one line why a file or folder was not written.
+
+    Parameters
+    ----------
+    place : str or Path
+        The file or folder.
+    otherwise : str
+        The fix where the disk is not full.
+
+    Raises
+    ------
+    RunFolderError
+        In place of an OSError of the block.
+
+    Examples
+    --------
+    >>> from biaslab._util.files import writing_to
+    >>> with writing_to("runs/x/bench.csv"):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    biaslab.errors.RunFolderError: runs/x/bench.csv: disk full; make room and run the same command again
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(why_not_written(place, error, otherwise)) from error
 
 
 def atomic_write(path: str | Path, content: str | bytes | Callable[[Path], object]) -> Path:
     """Replace a file as a whole: a kill at any moment leaves the old file or the new one.
 
     The content is written beside the file and renamed. The draft is opened as any new file is, so the result is as
-    readable for others as the umask says. It is not synced to the disk: a power cut may lose it.
+    readable for others as the umask says. It is not synced to the disk: a power cut may lose it. What a killed process
+    left of a draft of this file is removed.
 
     Parameters
     ----------
@@ -80,7 +126,8 @@ def atomic_write(path: str | Path, content: str | bytes | Callable[[Path], objec
     ('# Card', 1)
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+    _remove_left_drafts(path)
     try:
         if isinstance(content, str):
             draft.write_text(content, encoding="utf-8", errors="backslashreplace")
@@ -89,10 +136,63 @@ def atomic_write(path: str | Path, content: str | bytes | Callable[[Path], objec
         else:
             content(draft)
         draft.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # nobody knows the draft
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
     return path
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """Write to an unbuffered file, whose writes may be short.
+
+    An unbuffered file hands what it is given to the system at once, and owes nothing when it is closed.
+
+    Parameters
+    ----------
+    file : binary file
+        Opened with ``buffering=0``.
+    data : bytes
+        To be written whole.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from biaslab._util.files import write_all
+    >>> with TemporaryDirectory() as folder, open(Path(folder) / "a", "w+b", buffering=0) as file:
+    ...     write_all(file, b"values")
+    ...     file.tell()
+    6
+    """
+    while data:
+        data = data[file.write(data) :]
+
+
+def _remove_left_drafts(path: Path) -> None:
+    """Remove drafts of processes of this machine that are no more; those of other machines may be at work."""
+    start = f".{path.name}.{_HOST}."
+    with suppress(OSError):
+        left = [name for name in os.listdir(path.parent) if name.startswith(start) and name.endswith(".tmp")]
+        for name in left:
+            process = name[len(start) : -len(".tmp")]
+            if process.isdigit() and not _runs(int(process)):
+                path.with_name(name).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 is not harmless
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 @contextmanager

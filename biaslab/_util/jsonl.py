@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from biaslab._util.files import locked, why_not_written
+from biaslab._util.files import locked, write_all, writing_to
 from biaslab._util.jsonable import finite
 from biaslab.errors import RunFolderError
 
@@ -51,10 +51,8 @@ class JsonLines:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._stack = contextlib.ExitStack()
-        try:
+        with writing_to(self.path, "choose another run folder"):
             self._file = self._stack.enter_context(open(self.path, "a+b", buffering=0))  # noqa: SIM115
-        except OSError as error:
-            raise RunFolderError(why_not_written(self.path, error, "choose another run folder")) from error
         try:
             self._stack.enter_context(locked(self.path))
             self.cut(_whole_length(self._file))
@@ -78,12 +76,12 @@ class JsonLines:
         data = _line(record)
         whole = self._file.seek(0, os.SEEK_END)
         try:
-            while data:  # an unbuffered write may be short
-                data = data[self._file.write(data) :]
-        except OSError as error:
+            with writing_to(self.path, "choose another run folder"):
+                write_all(self._file, data)
+        except RunFolderError:
             with contextlib.suppress(OSError):  # or the next line would be joined to the half of this one
                 self.cut(whole)
-            raise RunFolderError(why_not_written(self.path, error, "choose another run folder")) from error
+            raise
 
     def cut(self, length: int) -> None:
         """Keep the first ``length`` bytes only (of :func:`whole_lines`)."""

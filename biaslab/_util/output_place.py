@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from biaslab._util.files import is_disk_full
 from biaslab.errors import InputError, RunFolderError
 
 __all__ = ["check_output_file", "check_output_folder"]
@@ -47,6 +48,8 @@ def check_output_folder(folder: str | Path) -> Path:
         with TemporaryFile(dir=folder) as draft:
             draft.write(bytes(4096))
     except OSError as error:
+        if is_disk_full(error):
+            raise RunFolderError(f"{folder}: disk full: make room, or choose another folder for the results") from None
         reason = "is a file" if folder.is_file() else f"cannot be written ({error.strerror or error})"
         raise RunFolderError(f"{folder} {reason}: choose another folder for the results") from None
     finally:

@@ -1,13 +1,39 @@
-"""Worker processes: how many are of use, and that none outlives the process that started it."""
+"""Worker processes: how many are of use, and that none outlives the process that started it, or ends before it."""
 
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from threading import Thread
 
-__all__ = ["end_with_parent", "usable_cores"]
+__all__ = ["deaf_to_interrupts", "end_with_parent", "usable_cores"]
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Let processes that are started in this block not hear Ctrl-C.
+
+    A terminal sends it to all processes of a command; the one that was typed ends the others (SIGTERM), and is the
+    only one to say so. It hears at the end of the block what came in between. Without POSIX signals nothing is changed.
+
+    Examples
+    --------
+    >>> from biaslab._util.processes import deaf_to_interrupts
+    >>> with deaf_to_interrupts():
+    ...     pass  # process.start()
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:

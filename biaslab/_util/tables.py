@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from biaslab._util.files import atomic_write
 from biaslab._util.watermark import note_of, with_note
 
 __all__ = ["csv_text", "latex_table", "write_table"]
@@ -104,7 +105,6 @@ def write_table(frame: pd.DataFrame, path: str | Path, provenance: Any, *, latex
     for suffix, text in texts.items():
         if text is not None:
             files.append(stem.with_name(stem.name + suffix))
-            files[-1].write_text(
-                text, encoding="utf-8", errors="backslashreplace", newline="" if suffix == ".csv" else None
-            )
+            # as bytes: the ends of a CSV's lines are as they should be
+            atomic_write(files[-1], text.encode(errors="backslashreplace") if suffix == ".csv" else text)
     return files

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.latex import escape
 from biaslab._util.number_text import count_text
 from biaslab._util.tables import latex_table, write_table
 from biaslab.atlas.card import card
 from biaslab.atlas.draw import make_displays
 from biaslab.atlas.summary import text_cells
-from biaslab.errors import RunFolderError
 from biaslab.figures import save
 from biaslab.profiles.file import card as profile_card
 
@@ -49,7 +49,7 @@ def write(atlas: AtlasData, folder: Path) -> list[Path]:
     for name, display in make_displays(atlas).items():
         files += save(display, folder / "figures" / name, close=True)
     summary = atlas.summary()
-    try:
+    with writing_to(folder):
         for name, table in {"summary": summary, **atlas.tables}.items():
             latex = summary_latex(atlas, summary) if name == "summary" else None
             files += write_table(table, folder / "tables" / name, atlas.provenance, latex=latex)
@@ -58,9 +58,7 @@ def write(atlas: AtlasData, folder: Path) -> list[Path]:
             texts["profile.md"] = profile_card(atlas.profile)
         for name, text in texts.items():
             files.append(folder / name)
-            files[-1].write_text(text, encoding="utf-8")
-    except OSError as err:
-        raise RunFolderError(f"{folder} cannot be written ({err.strerror or err}): choose another folder") from None
+            atomic_write(files[-1], text)
     return files
 
 

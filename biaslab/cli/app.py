@@ -16,7 +16,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from biaslab import __version__
+from biaslab._util.files import is_disk_full, why_not_written
 from biaslab.cli.logs import Verbosity, logging_as_asked, one_line
+from biaslab.cli.streams import drop_output
 from biaslab.cli.wording import in_options, options_of
 from biaslab.errors import BiaslabError, InputError
 
@@ -29,7 +31,9 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
-_INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "repeat", "wording"}
+_INTERRUPTED_WITHOUT_TRACE = "interrupted: nothing is kept, the same command starts anew"
+_RESUMED = {"demo", "evaluate", "fit-bias", "probe", "train-grounder"}
+_INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "repeat", "streams", "wording"}
 # typer's own errors on a command line, by a name that it exports: the class above its BadParameter
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -71,7 +75,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except InputError as error:
             typer.echo(f"biaslab: {one_line(error)}", err=True)
             raise SystemExit(2) from None
-        status, message = _run(arguments, debug=asked.debug)
+        status, message = _flushed(*_run(arguments, debug=asked.debug))
         if message:
             logger.error(message)
     raise SystemExit(status)
@@ -87,9 +91,10 @@ def import_verbs() -> None:
 
 def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
     """Run a verb; gives the exit status and what is said of an error."""
-    import_verbs()
+    verb = next((word for word in arguments if not word.startswith("-")), "")
     with _ended_as_interrupted() as received:
         try:
+            import_verbs()
             # typer answers an interruption with the status 130
             status = app(arguments, prog_name="biaslab", standalone_mode=False, obj={"arguments": arguments}) or 0
         except KeyboardInterrupt:
@@ -99,15 +104,29 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
         except (BiaslabError, OSError) as error:
             if debug:
                 raise
-            verb = next((word for word in arguments if not word.startswith("-")), "")
+            if is_disk_full(error) and isinstance(error, OSError):  # where nobody expected it, as in a temporary folder
+                return 1, why_not_written(error.filename or "some file", error, "")
             return 2 if isinstance(error, InputError) else 1, in_options(one_line(error), options_of(app, verb))
         except Exception as error:
             if debug:
                 raise
             return 1, f"{type(error).__name__}: {one_line(error)} (run again with --debug for the traceback)"
     if status == 130:
-        return (128 + received[0] if received else status), _INTERRUPTED
+        said = _INTERRUPTED if verb in _RESUMED else _INTERRUPTED_WITHOUT_TRACE
+        return (128 + received[0] if received else status), said
     return int(status), ""
+
+
+def _flushed(status: int, message: str) -> tuple[int, str]:
+    """Hand over the rest of what was printed; that stdout does not take it (a full disk) is said in a line."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        drop_output()
+        if not isinstance(error, BrokenPipeError):  # head has seen enough
+            return status or 1, message or f"stdout cannot be written ({one_line(error.strerror)}): send it elsewhere"
+    return status, message
 
 
 def _usage(error: Any) -> str:

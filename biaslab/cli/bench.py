@@ -13,7 +13,7 @@ from biaslab.cli.app import app
 from biaslab.cli.completion import method_names
 from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
-from biaslab.errors import BiaslabError
+from biaslab.errors import BiaslabError, RunFolderError
 
 
 @app.command(
@@ -70,7 +70,12 @@ def bench(
         vlm, data, methods=rules, profile=fitted, keep=ratios, layer=where, batch_size=batch_size, seed=seed,
         progress=True, repeats=repeats, new_tokens=new_tokens,
     )  # fmt: skip
-    files = [] if out is None else result.save(out)
+    files: list[Path] = []
+    unsaved: RunFolderError | None = None
+    try:
+        files = [] if out is None else result.save(out)
+    except RunFolderError as error:  # what was measured is printed all the same
+        unsaved = error
     rows = result.table
     verdicts = [
         f"{r['method']} keep {r['keep']:g} layer {r['layer']}: {r['verdict']}"
@@ -80,6 +85,8 @@ def bench(
     memory = "" if rows["extra_mb"].notna().any() else "\npeak memory: not measured (this system does not tell)"
     text = table(shown(rows).drop(columns="verdict"), 2) + memory + "\n\n" + "\n".join(verdicts)
     emit(json, {"settings": result.settings, "rows": result.records()}, text.rstrip(), files)
+    if unsaved is not None:
+        raise unsaved
     if failed := result.settings["failed"]:
         name, why = next(iter(failed.items()))
         raise BiaslabError(

@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def logging_as_asked(asked: Verbosity) -> Iterator[logging.Logger]:
     if asked.log_file is not None:
         try:
             asked.log_file.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(asked.log_file, encoding="utf-8", errors="backslashreplace"))
+            handlers.append(_LogFile(asked.log_file, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise InputError(
                 f"--log-file {asked.log_file} cannot be written ({error.strerror}): name another"
@@ -115,7 +115,7 @@ def _stderr(asked: Verbosity) -> logging.Handler:
         if asked.quiet:
             return record.levelno >= logging.ERROR
         if record.name == progress.__name__:
-            return not sys.stderr.isatty()
+            return sys.stderr is not None and not sys.stderr.isatty()
         return asked.verbose or record.levelno >= logging.WARNING
 
     handler = _Echo()
@@ -128,4 +128,25 @@ class _Echo(logging.Handler):
     """Writes to what is stderr at that moment, with a replacement for what its encoding lacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(self.format(record), err=True)
+        with suppress(OSError):  # who read stderr is gone: no reason to end the work
+            typer.echo(self.format(record), err=True)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that may become unwritable (a full disk) without ending the work: that is said once, on stderr."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.failed:
+            self.failed = True
+            with suppress(OSError):
+                typer.echo(
+                    f"biaslab: {self.baseFilename} cannot be written any more ({one_line(sys.exception())}): lines of "
+                    "the log are lost, the work goes on",
+                    err=True,
+                )
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written before
+            super().close()

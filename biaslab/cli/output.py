@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import pandas as pd
 import typer
 
 from biaslab._util.watermark import note_of
+from biaslab.cli.streams import drop_output
+from biaslab.errors import BiaslabError
 
 if TYPE_CHECKING:
     from biaslab.evaluation import Results
@@ -28,7 +31,21 @@ def emit(
 
     `provenance` is where the numbers come from: the model, or settings.
     """
-    names, note = [str(file) for file in files], note_of(provenance)
+    try:
+        _print(as_json, record, text, [str(file) for file in files], note_of(provenance))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, less) has seen enough; the work is done
+        drop_output()
+    except OSError as error:
+        drop_output()
+        raise BiaslabError(
+            f"stdout cannot be written ({error.strerror or error}): send it elsewhere; the files of this command are "
+            "written"
+        ) from None
+
+
+def _print(as_json: bool, record: dict[str, Any], text: str, names: list[str], note: str | None) -> None:
     if as_json:
         typer.echo(json.dumps(record | ({"note": note} if note else {}) | {"files": names}, default=str))
         return

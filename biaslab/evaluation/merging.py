@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
-from biaslab._util.files import atomic_write, why_not_written
+from biaslab._util.files import atomic_write, locked, writing_to
 from biaslab._util.jsonl import JsonLines
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.extending import KnownSamples, check_parts, united
@@ -63,8 +62,7 @@ def merge_runs(folders: Sequence[str | Path], out: str | Path) -> Results:
     parts, out = [] if isinstance(folders, (str, Path)) else [Path(folder) for folder in folders], Path(out)
     if len(parts) < 2:
         raise InputError("merge takes two run folders or more, and the folder of the merged run as out (--out)")
-    if (out / RUN_FILE).exists() or log_files(out):
-        raise RunFolderError(f"{out} holds a run already: choose a new folder")
+    _check_new(out)
     record, lines = read_run(parts[0]), _lines(parts[0])
     for part in parts[1:]:
         other, more = read_run(part), _lines(part)
@@ -74,14 +72,19 @@ def merge_runs(folders: Sequence[str | Path], out: str | Path) -> Results:
         record = united(record, other)
         lines |= {name: line for name, line in more.items() if name not in lines or lines[name]["error"] is not None}
     record["merged"] = [str(part) for part in parts]
-    try:
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
-        _write(record, lines.values(), parts, out)
-    except OSError as error:
-        raise RunFolderError(why_not_written(out, error, "choose another folder")) from error
+        with locked(out / RUN_FILE):
+            _check_new(out)  # another merge may have been here meanwhile
+            _write(record, lines.values(), parts, out)
     results = Results.load(out)
     results.save()
     return results
+
+
+def _check_new(out: Path) -> None:
+    if (out / RUN_FILE).exists() or log_files(out):
+        raise RunFolderError(f"{out} holds a run already: choose a new folder")
 
 
 def _write(record: dict[str, Any], lines: Iterable[dict[str, Any]], parts: Sequence[Path], out: Path) -> None:
@@ -89,7 +92,7 @@ def _write(record: dict[str, Any], lines: Iterable[dict[str, Any]], parts: Seque
         copies = [part / profile["file"] for part in parts if (part / profile["file"]).exists()]
         if not copies:
             raise RunFolderError(f"{profile['file']} is in none of the folders: copy it back")
-        copyfile(copies[0], out / profile["file"])
+        atomic_write(out / profile["file"], copies[0].read_bytes())
     log_file = log_path(out, 0)
     try:
         with JsonLines(log_file) as log:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from biaslab._util.jsonl import JsonLines
-from biaslab._util.processes import end_with_parent, usable_cores
+from biaslab._util.processes import deaf_to_interrupts, end_with_parent, usable_cores
 from biaslab.errors import BiaslabError, InputError, ModelError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.run_once import GenerationOptions
@@ -149,12 +149,12 @@ def run_parallel(
         advance(counter.new())
         heard.repeat()
         if not failures.empty():
-            raise BiaslabError(f"a process of the evaluation failed: {failures.get()}; the same command continues")
+            raise BiaslabError(f"a process of the evaluation failed: {failures.get()}")
         if any(worker.exitcode for worker in workers):
             codes = [worker.exitcode for worker in workers]
             raise BiaslabError(
-                f"a process of the evaluation died (exit statuses {codes}): use fewer processes if memory "
-                "ran out; in a script, call evaluate under `if __name__ == '__main__'`"
+                f"a process of the evaluation died (exit statuses {codes}): the same command goes on; use fewer "
+                "processes if memory ran out; in a script, call evaluate under `if __name__ == '__main__'`"
             )
     finally:
         for worker in workers:
@@ -164,7 +164,8 @@ def run_parallel(
 
 def _start(worker: Any) -> None:
     try:
-        worker.start()
+        with deaf_to_interrupts():
+            worker.start()
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(f"the samples or methods cannot go to another process ({error}): use processes=1") from error
 
@@ -195,8 +196,10 @@ def _work(job: Job, failures: Any, heard: Any) -> None:
             worker.run(job.tasks, job.batch_size)
     except KeyboardInterrupt:
         return  # the parent was interrupted too, and reports it
+    except BiaslabError as error:  # its one line names the fix
+        failures.put(str(error))
     except Exception as error:
-        failures.put(f"{type(error).__name__}: {error}")
+        failures.put(f"{type(error).__name__}: {error}; the same command continues")
 
 
 def _probe(vlm: VLM) -> tuple[float, ...]:

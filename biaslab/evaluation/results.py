@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biaslab._util.files import atomic_write, why_not_written
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.tables import csv_text
-from biaslab.errors import InputError, RunFolderError
+from biaslab.errors import InputError
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.failures import failures, unanswered
 from biaslab.evaluation.paired import Paired, without_box
@@ -317,12 +317,10 @@ class Results:
         if folder is None:
             raise InputError("these results have no folder: pass save(folder)")
         path, text = folder / TABLE_FILE, csv_text(self.table, self.run["identity"]["model"])
-        try:
+        with writing_to(path):
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 atomic_write(path, text)
-        except OSError as error:
-            raise RunFolderError(why_not_written(path, error, "choose another folder")) from error
         return path
 
     def __repr__(self) -> str:

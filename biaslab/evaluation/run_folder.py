@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biaslab._util.files import atomic_write, why_not_written
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.jsonable import plain
 from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from biaslab.profiles import Profile
 
 RUN_FILE = "run.json"
+_HOW = ("batch_size", "processes")  # options that change no result
 
 
 def run_record(
@@ -122,7 +123,7 @@ def prepare_folder(
         If it cannot be written, or belongs to a run that this one cannot be a part of: the message names what differs.
     """
     folder = Path(folder)
-    try:
+    with writing_to(f"the run folder {folder}", "choose another one"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -138,9 +139,25 @@ def prepare_folder(
         for name, profile in (profiles or {}).items():
             profile.save(folder / profile_file(name))
         atomic_write(folder / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise RunFolderError(why_not_written(f"the run folder {folder}", error, "choose another one")) from error
     return record
+
+
+def note_command(folder: Path, run: dict[str, Any], command: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Add a command that has work to do to a run that knows its configurations and samples; returns the record.
+
+    It may ask for pairs of both that no command before it did, and ``--config`` repeats what commands asked for.
+    """
+
+    def asked(other: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in other.get("options", {}).items() if name not in _HOW}
+
+    new = plain(dict(command or {}))
+    if command is None or any(asked(known) == asked(new) for known in run.get("commands", [])):
+        return run
+    run = {**run, "commands": [*run.get("commands", []), new]}
+    with writing_to(f"the run folder {folder}", "choose another one"):
+        atomic_write(folder / RUN_FILE, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    return run
 
 
 def _same_data(folder: Path, known: dict[str, Any], record: dict[str, Any], samples: Sequence[Sample]) -> bool:

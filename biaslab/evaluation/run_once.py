@@ -139,7 +139,7 @@ def _pruned(vlm: VLM, config: Config, options: GenerationOptions, timed: bool):
 
 
 def _tokens(vlm: VLM, answer: str) -> int:
-    return len(vlm.processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
+    return len(vlm.processor.tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _flops(vlm: VLM, encoded: Encoded, config: Config, kept: list[int], new: list[int]) -> list[Flops | None]:

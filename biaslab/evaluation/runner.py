@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from biaslab._util.files import locked
 from biaslab._util.jsonl import JsonLines
 from biaslab._util.processes import usable_cores
 from biaslab._util.progress import progress_bar
@@ -22,7 +23,7 @@ from biaslab.evaluation.configurations import Config, at_least_one, configuratio
 from biaslab.evaluation.failures import cut_answers, failed_lines, failures
 from biaslab.evaluation.parallel import run_parallel
 from biaslab.evaluation.results import Results, read_samples
-from biaslab.evaluation.run_folder import RUN_FILE, prepare_folder, profiles_of, read_run, run_record
+from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder, profiles_of, read_run, run_record
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.worker import Worker, WorkItem
@@ -165,14 +166,17 @@ def evaluate(
         command=command,
     )
     record["n_samples"] = len(samples)
-    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as path:
-        folder = Path(path)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out)
+        # from the first look at the folder to the table: a second command may ask for other configurations
+        stack.enter_context(locked(folder / RUN_FILE))
         run = prepare_folder(folder, record, profiles_of(configs), samples)
         known = read_samples(folder, run)
         earlier = set() if retry_errors else failed_lines(known)
         tasks = missing_tasks(samples, configs, known[known["error"].isna()] if retry_errors else known)
         if tasks:
             check_pictures(samples)
+            run = note_command(folder, run, command)
         total = len(samples) * len(configs)
         done = total - sum(len(task.missing) for task in tasks)
         processes = useful_processes(processes, len(tasks))
@@ -188,8 +192,8 @@ def evaluate(
             read_samples(folder, run), run, None if out is None else folder, reference=reference,
             n_resamples=n_resamples,
         )  # fmt: skip
-    if out is not None:
-        results.save()
+        if out is not None:
+            results.save()
     results.failures = failures(results.samples, earlier)
     cut = cut_answers(results.samples, options.max_new_tokens)
     for line in (results.failures, cut, results.lacking):

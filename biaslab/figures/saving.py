@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.tables import write_table
 from biaslab._util.watermark import note_of
-from biaslab.errors import InputError, RunFolderError
+from biaslab.errors import InputError
 from biaslab.figures.styling import style
 
 __all__ = ["png_bytes", "save"]
@@ -66,19 +67,21 @@ def save(display: Any, path: str | Path, *, close: bool = False) -> list[Path]:
         if getattr(display, "figure_", None) is None:
             display.plot()
         figure, note = display.figure_, note_of(display.data)
+        # no date inside: the same figure is the same file
+        metadata = ({"CreationDate": None, "Subject": note}, {"Comment": note} if note else None)
         try:
-            stem.parent.mkdir(parents=True, exist_ok=True)
             with _settled(figure), _stamped(figure, note):
-                frame = _frame(figure)
-                # no date inside: the same figure is the same file
-                figure.savefig(files[0], bbox_inches=frame, metadata={"CreationDate": None, "Subject": note})
-                figure.savefig(files[1], bbox_inches=frame, metadata={"Comment": note} if note else None)
-            write_table(display.data, files[2], display.data)
-        except OSError as err:
-            raise RunFolderError(f"cannot write figure {stem}: {err}; choose a folder you can write to") from None
+                frame, drawn = _frame(figure), (BytesIO(), BytesIO())
+                for file, buffer, facts in zip(files, drawn, metadata, strict=False):  # a file is whole or not there
+                    figure.savefig(buffer, format=file.suffix[1:], bbox_inches=frame, metadata=facts)
         finally:
             if close:
                 plt.close(figure)
+    with writing_to(f"the figure {stem}"):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for file, buffer in zip(files, drawn, strict=False):
+            atomic_write(file, buffer.getvalue())
+        write_table(display.data, files[2], display.data)
     return files
 
 

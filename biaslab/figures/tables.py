@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab._util.files import writing_to
 from biaslab._util.latex import escape
 from biaslab._util.tables import latex_table, write_table
-from biaslab.errors import InputError, RunFolderError
+from biaslab.errors import InputError
 from biaslab.figures.frames import UNPRUNED, label_rows, read_results
 
 __all__ = ["results_latex", "results_table", "save_table"]
@@ -166,10 +167,9 @@ def save_table(results: Any, path: str | Path, *, metric: str = "acc50", **kwarg
     table = results_table(results, metric=metric, **kwargs)
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".tex", ".csv") else path
-    try:
-        csv, tex = write_table(table, stem, table, latex=results_latex(table, metric=metric, **text))
-    except OSError as err:
-        raise RunFolderError(f"cannot write table {stem}: {err}; choose a folder you can write to") from None
+    latex = results_latex(table, metric=metric, **text)
+    with writing_to(f"the table {stem}"):
+        csv, tex = write_table(table, stem, table, latex=latex)
     return [tex, csv]
 
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from biaslab._util.files import atomic_write
+from biaslab._util.files import atomic_write, locked, writing_to
 from biaslab._util.identity import differences
-from biaslab._util.processes import end_with_parent
+from biaslab._util.jsonl import JsonLines, whole_lines
+from biaslab._util.processes import deaf_to_interrupts, end_with_parent
 from biaslab._util.progress import progress_bar
-from biaslab.errors import InputError, RunFolderError
+from biaslab.errors import BiaslabError, InputError, RunFolderError
 from biaslab.grounder.batches import dense_targets, pack, pixels
 from biaslab.grounder.model import build_tokenizer
 from biaslab.grounder.network import TrainingGrounder
@@ -58,7 +61,9 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe(), progress: bool
     InputError
         Processes among which the batches cannot be shared out.
     RunFolderError
-        If the folder cannot be written or holds a run of another recipe.
+        If the folder cannot be written, holds a run of another recipe, or another process is training in it.
+    BiaslabError
+        If a process fails or dies; the same call goes on from the last checkpoint.
     UnsupportedError
         If this torch is older than 2.9 (``torch.optim.Muon``).
 
@@ -72,25 +77,27 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe(), progress: bool
     _check_shares(recipe)
     out = Path(out)
     steps = recipe.vision_steps + recipe.decoder_steps
-    try:
+    with writing_to(out, "choose another folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
-        _claim(out / "recipe.json", recipe)
-    except OSError as error:
-        raise RunFolderError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
-    if not (out / "weights.pt").exists():
-        meeting_point = out.resolve() / "rendezvous"
-        meeting_point.unlink(missing_ok=True)
-        arguments = (recipe, str(out.resolve()), str(meeting_point))
-        done = _steps_made(out / "curve.jsonl", recipe)
-        with (
-            progress_bar("train", total=steps, done=done, show=progress) as advance,
-            _following(out / "curve.jsonl", recipe, done, advance),
-        ):
-            if recipe.processes == 1:
-                _process(0, *arguments)
-            else:
-                _spawn(arguments, recipe.processes)
-        meeting_point.unlink(missing_ok=True)
+    with locked(out / "recipe.json"):
+        with writing_to(out, "choose another folder with --out"):
+            _claim(out / "recipe.json", recipe)
+        if not (out / "weights.pt").exists():
+            meeting_point = out.resolve() / "rendezvous"
+            meeting_point.unlink(missing_ok=True)  # of a killed run
+            arguments = (recipe, str(out.resolve()), str(meeting_point))
+            done = _steps_made(out / "curve.jsonl", recipe)
+            try:
+                with (
+                    progress_bar("train", total=steps, done=done, show=progress) as advance,
+                    _following(out / "curve.jsonl", recipe, done, advance),
+                ):
+                    if recipe.processes == 1:
+                        _process(0, *arguments)
+                    else:
+                        _spawn(arguments, recipe.processes)
+            finally:
+                meeting_point.unlink(missing_ok=True)
     return out / "weights.pt"
 
 
@@ -107,15 +114,45 @@ def _check_shares(recipe: Recipe) -> None:
 
 def _spawn(arguments: tuple, n: int) -> None:
     """Run the processes to their end; none of them outlives this call, however it ends."""
-    context = mp.spawn(_process, arguments, nprocs=n, join=False)
+    context = multiprocessing.get_context("spawn")
+    failures = context.SimpleQueue()
+    processes = [context.Process(target=_work, args=(failures, rank, *arguments), daemon=True) for rank in range(n)]
+    started = []
     try:
-        while not context.join():
-            pass
+        for process in processes:
+            with deaf_to_interrupts():
+                process.start()
+            started.append(process)
+        while running := [process.sentinel for process in processes if process.is_alive()]:
+            wait(running)
+            if any(process.exitcode for process in processes):  # the others would wait for it
+                break
+        if not failures.empty():
+            raise BiaslabError(f"a process of the training failed: {failures.get()}")
+        codes = [process.exitcode for process in processes]
+        if any(codes):
+            raise BiaslabError(
+                f"a process of the training died (exit statuses {codes}): the same command goes on from the last "
+                "checkpoint; use fewer processes if memory ran out"
+            )
     finally:
-        for process in context.processes:
+        for process in started:
             process.terminate()
-        for process in context.processes:
+        for process in started:
             process.join()
+
+
+def _work(failures: Any, rank: int, *arguments: Any) -> None:
+    try:
+        _process(rank, *arguments)
+    except KeyboardInterrupt:
+        return  # the parent was interrupted too, and reports it
+    except BiaslabError as error:
+        failures.put(str(error))
+        raise SystemExit(1) from None
+    except Exception as error:
+        failures.put(f"{type(error).__name__}: {error}; the same command goes on from the last checkpoint")
+        raise SystemExit(1) from None
 
 
 @contextmanager
@@ -178,10 +215,12 @@ class _Run:
         self.rank, self.recipe, self.out = rank, recipe, out
         torch.manual_seed(recipe.seed)
         self.net = TrainingGrounder(recipe, build_tokenizer())
-        self.started = time.time()
+        self.started = time.monotonic()
 
     def train(self) -> None:
         checkpoint = self._load()
+        if self.rank == 0:
+            self._forget_after(checkpoint)
         masters: dict[str, torch.Tensor] = {}
         for stage in STAGES:
             if checkpoint and STAGES.index(checkpoint["stage"]) > STAGES.index(stage):
@@ -190,7 +229,7 @@ class _Run:
             masters = self._run_stage(stage, resumed)
         if self.rank == 0:
             weights = {n: masters.get(n, p).detach().float() for n, p in self.net.model.named_parameters()}
-            atomic_write(self.out / "weights.pt", partial(torch.save, {"model": weights}))
+            _save({"model": weights}, self.out / "weights.pt")
 
     def _run_stage(self, stage: str, resumed: dict | None) -> dict[str, torch.Tensor]:
         """Train one stage to its end; returns the float32 masters of what it trained."""
@@ -287,14 +326,32 @@ class _Run:
     def _note(self, line: dict) -> None:
         if self.rank == 0:
             line = {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}
-            with (self.out / "curve.jsonl").open("a") as file:
-                file.write(json.dumps(line | {"seconds": round(time.time() - self.started)}) + "\n")
+            with JsonLines(self.out / "curve.jsonl") as curve:
+                curve.append(line | {"seconds": round(time.monotonic() - self.started)})
 
     def _checkpoint(self, stage: str, optimiser: MuonAdamW) -> None:
         if self.rank == 0:
             state = {"stage": stage, "optimiser": optimiser.state(), "model": self.net.model.state_dict(),
                      "heads": self.net.heads.state_dict()}  # fmt: skip
-            atomic_write(self.out / "checkpoint.pt", partial(torch.save, state))
+            _save(state, self.out / "checkpoint.pt")
+
+    def _forget_after(self, checkpoint: dict | None) -> None:
+        """Cut the lines of steps that are made again off the learning curve."""
+        path = self.out / "curve.jsonl"
+        if not path.exists():
+            return
+
+        def place(stage: str, step: int) -> tuple[int, int]:
+            return STAGES.index(stage), step
+
+        last = (0, 0) if checkpoint is None else place(checkpoint["stage"], checkpoint["optimiser"]["step"])
+        kept = 0
+        for line, end in whole_lines(path):
+            if line is None or place(line["stage"], line["step"]) > last:
+                break
+            kept = end
+        with JsonLines(path) as curve:
+            curve.cut(kept)
 
     def _load(self) -> dict | None:
         path = self.out / "checkpoint.pt"
@@ -304,6 +361,14 @@ class _Run:
         self.net.model.load_state_dict(checkpoint["model"])
         self.net.heads.load_state_dict(checkpoint["heads"])
         return checkpoint
+
+
+def _save(state: dict, path: Path) -> None:
+    """Write tensors; torch itself, given a file, does not say that a disk is full."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    with writing_to(path):
+        atomic_write(path, content.getvalue())
 
 
 def _iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

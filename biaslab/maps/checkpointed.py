@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from biaslab._util.files import atomic_write
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.model_identity import not_compared
@@ -84,6 +84,8 @@ class ResumableMaps(StreamedMaps):
 
     def checkpoint(self) -> None:
         """Take this state, after a complete batch, as the one to go on from."""
+        if not self._ids:  # every image so far was skipped: nothing to go on from
+            return
         # moments are never changed in place, so references to them are a copy
         self._between = {
             "moments": dict(self._moments), "layouts": dict(self.layouts), "ids": len(self._ids), "n": self.n,
@@ -110,11 +112,9 @@ class ResumableMaps(StreamedMaps):
             "digest": f"{state['digest']:x}", "after": list(state["after"].items()),
             "layouts": [layout.to_dict() for layout in state["layouts"].values()],
         }  # fmt: skip
-        try:
+        with writing_to(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(self.path, to_bytes(tensors, metadata={_KEY: json.dumps(head)}))
-        except OSError as err:
-            raise RunFolderError(f"{self.path} cannot be written ({err}): choose a folder you can write to") from None
         self._written = time.monotonic()
         self._took = self._written - start
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from biaslab._util.files import atomic_write
+from biaslab._util.files import atomic_write, locked, write_all, writing_to
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, whole_lines
@@ -94,17 +94,20 @@ class StoredMaps(AttentionMaps):
         """
         check_heads(settings["heads"])
         folder, settings = Path(folder), plain({"format": _FORMAT, **settings})
-        try:
+        with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / _SETTINGS).exists():
-                if any(folder.iterdir()):
+                if any(not path.name.startswith(".") for path in folder.iterdir()):  # a killed process left its draft
                     raise RunFolderError(f"{folder} holds other files and no {_SETTINGS}: choose another folder")
                 atomic_write(folder / _SETTINGS, json.dumps(heads_on_disk(settings), indent=1))
             if not os.access(folder, os.W_OK):
-                raise RunFolderError(f"{folder} cannot be written: choose another folder")
-        except OSError as err:
-            raise RunFolderError(f"{folder} cannot be written ({err.strerror or err}): choose another folder") from None
+                raise RunFolderError(f"cannot write {folder}: choose another folder")
         on_disk = {"format": _FORMAT, **_read_settings(folder)}
+        index = folder / _INDEX
+        if differences(on_disk, settings, ignore=IGNORED) and not (index.exists() and index.stat().st_size):
+            with locked(index), writing_to(folder):  # of a collection that ended before its first image
+                atomic_write(folder / _SETTINGS, json.dumps(heads_on_disk(settings), indent=1))
+            return cls(folder)
         if is_rehearsal(on_disk) != is_rehearsal(settings):
             theirs, ours = ("a rehearsal", "real") if is_rehearsal(on_disk) else ("real maps", "rehearsed")
             raise RunFolderError(f"{folder} holds {theirs}, which {ours} maps cannot go on with: choose another folder")
@@ -120,17 +123,15 @@ class StoredMaps(AttentionMaps):
     def writing(self) -> Iterator[StoredMaps]:
         """Cut off what an interrupted run left half written, then allow `add`."""
         with ExitStack() as stack:
-            try:
+            with writing_to(self.folder):
                 index = stack.enter_context(JsonLines(self.folder / _INDEX))
                 self._load()  # another process may have written since this object was made
                 index.cut(self._index_bytes)
                 files: list[BinaryIO] = []
                 for layer in self.layers:
-                    file = stack.enter_context(self._path(layer).open("ab"))
+                    file = stack.enter_context(open(self._path(layer), "ab", buffering=0))
                     file.truncate(4 * self._end)
                     files.append(file)
-            except OSError as err:
-                raise RunFolderError(f"{self.folder} cannot be written ({err.strerror or err})") from None
             self._files, self._index = files, index
             try:
                 yield self
@@ -160,14 +161,15 @@ class StoredMaps(AttentionMaps):
             "after": record.query_distance,
         }
         try:
-            for file, layer in zip(self._files, values, strict=True):
-                file.write(layer.tobytes())
-                file.flush()
+            with writing_to(self.folder):
+                for file, layer in zip(self._files, values, strict=True):
+                    write_all(file, layer.tobytes())
             self._index.append(line)
-        except OSError as err:
-            raise RunFolderError(
-                f"{self.folder} cannot be written ({err.strerror or err}); what is complete stays"
-            ) from None
+        except RunFolderError:
+            for file in self._files:
+                with suppress(OSError):
+                    file.truncate(4 * self._end)
+            raise
         layout = self._seen.setdefault(json.dumps(line["layout"]), record.layout)
         self._take(replace(record, layout=layout), values.shape[1])
 

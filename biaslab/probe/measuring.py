@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biaslab._util.files import atomic_write
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, read_lines
@@ -131,17 +131,25 @@ def measure(
 def _opened(folder: Path, settings: dict[str, Any]) -> JsonLines:
     """Open the log of a folder that was made for these settings, or make one."""
     path, settings = folder / RUN, heads_on_disk(plain(settings))
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        if held is None:
-            atomic_write(path, json.dumps(settings, indent=1))
-    except (OSError, ValueError) as err:
-        raise RunFolderError(f"{folder} cannot be used for a probe ({err}): choose another folder") from None
-    if held is not None and (others := differences(held, settings, ignore=not_compared(held, settings))):
-        name = others[0].name or "format"
-        raise RunFolderError(f"{folder} holds a probe with another {name}: choose another folder, or the same settings")
-    return JsonLines(folder / LOG)
+    with ExitStack() as stack:
+        log = stack.enter_context(JsonLines(folder / LOG))
+        try:
+            held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except (OSError, ValueError) as err:
+            raise RunFolderError(f"{folder} cannot be used for a probe ({err}): choose another folder") from None
+        others = [] if held is None else differences(held, settings, ignore=not_compared(held, settings))
+        if others and log.path.stat().st_size:
+            name = others[0].name or "format"
+            raise RunFolderError(
+                f"{folder} holds a probe with another {name}: choose another folder, or the same settings"
+            )
+        if held is None or others:  # of a probe that ended before its first image, nothing is lost
+            with writing_to(folder):
+                atomic_write(path, json.dumps(settings, indent=1))
+        stack.pop_all()
+    return log
 
 
 def _measured(vlm: VLM, batch: list[Stimulus], layers: list[int], heads: str, queries: str, locate: bool) -> list[dict]:

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from biaslab._util.cards import card_text
-from biaslab._util.files import atomic_write
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.number_text import count_text, is_number
 from biaslab.attention.rotary import in_words
 from biaslab.core.layout import TokenLayout
-from biaslab.errors import BiaslabError, InputError
+from biaslab.errors import InputError
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make
 from biaslab.profiles.sample_size import few_images_text
@@ -51,7 +51,7 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     ------
     InputError
         Profile not fitted.
-    BiaslabError
+    RunFolderError
         The place cannot be written.
 
     Examples
@@ -82,15 +82,11 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
         "index": index,
     }
     text = card(profile, name=path.name, diagnostics=diagnostics)
-    try:
+    with writing_to(f"the profile {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         # not save_file(), which lets only the owner read the file
         atomic_write(path, to_bytes(tensors, metadata={_KEY: json.dumps(head, sort_keys=True)}))
         atomic_write(path.with_suffix(".md"), text)
-    except OSError as err:
-        raise BiaslabError(
-            f"cannot write the profile {path} ({_line(err)}): choose a folder you can write to"
-        ) from None
     return path
 
 

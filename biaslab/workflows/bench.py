@@ -14,11 +14,12 @@ import pandas as pd
 import torch
 
 from biaslab import __version__
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.jsonable import records
 from biaslab._util.progress import progress_bar
 from biaslab._util.tables import write_table
 from biaslab.cost import Flops
-from biaslab.errors import InputError, RunFolderError
+from biaslab.errors import InputError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
 from biaslab.evaluation.runner import check_configurations
@@ -80,13 +81,11 @@ class BenchResult:
         """
         folder = Path(out)
         settings = folder / "bench.json"
-        try:
-            latex = bench_latex(self.table, self.settings)
+        latex = bench_latex(self.table, self.settings)
+        with writing_to(folder):
             table, tex = write_table(self.table, folder / "bench", self.settings, latex=latex)
             (runs,) = write_table(self.runs, folder / "bench-runs", self.settings)
-            settings.write_text(json.dumps(self.settings, indent=1, default=str) + "\n", encoding="utf-8")
-        except OSError as err:
-            raise RunFolderError(f"cannot write {folder} ({err.strerror or err}): choose another folder") from None
+            atomic_write(settings, json.dumps(self.settings, indent=1, default=str) + "\n")
         return [table, runs, tex, settings]
 
 

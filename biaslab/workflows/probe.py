@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.progress import phase
 from biaslab._util.tables import write_table
 from biaslab.core.layers import resolve_layers
-from biaslab.errors import RunFolderError
 from biaslab.figures import LocationAccuracyDisplay, ProbeDisplay, save
 from biaslab.figures.layers import evenly
 from biaslab.maps.base import AttentionMaps
@@ -172,15 +172,13 @@ def write(
     if result.iou is not None:
         tables["accuracy"] = result.accuracy()
     files = []
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             if table is not None:
                 files += write_table(table, folder / name, result.settings)
         files.append(folder / "card.md")
-        files[-1].write_text(text, encoding="utf-8")
-    except OSError as err:
-        raise RunFolderError(f"{folder} cannot be written ({err.strerror or err}): choose another folder") from None
+        atomic_write(files[-1], text)
     layers = evenly(result.layers, _DRAWN)
     for region in result.regions:
         name = "probe" if region == "tiles" else f"probe-{region}"

@@ -60,9 +60,12 @@ def draw_run(run: str | Path | Results, *, metric: str = "acc50", venue: str | N
         raise InputError("these results have no run folder: evaluate with out=FOLDER")
     if results.samples.empty:
         raise InputError(f"{folder} has no finished sample yet: run `biaslab evaluate --out {folder}` first")
+    if results.samples["error"].notna().all():
+        raise InputError(f"{folder} has no verdict to draw: {results.failures}")
     written: list[Path] = []
+    axes = ("keep", "tflops") if results.table["tflops_decoder"].notna().any() else ("keep",)  # of a family without
     with style(venue):
-        for x in ("keep", "tflops"):
+        for x in axes:
             display = AccuracyDisplay.from_results(results, metric=metric, labels=labels).plot(x=x)
             written += save(display, folder / "figures" / f"{metric}-{x}", close=True)
         written += save_table(results, folder / "tables" / metric, metric=metric, labels=labels)

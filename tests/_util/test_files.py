@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
-from biaslab._util.files import atomic_write, locked
+from biaslab._util import files
+from biaslab._util.files import atomic_write, locked, writing_to
 from biaslab.errors import RunFolderError
 
 
@@ -34,6 +36,35 @@ def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path):
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
     with pytest.raises(OSError):
         atomic_write(tmp_path / "none" / "file.txt", "text")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes of POSIX")
+def test_drafts_of_killed_processes_go_and_those_of_others_stay(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    start = f".card.md.{files._HOST}"
+    left = [f"{start}.{ended.pid}.tmp", f"{start}.{os.getppid()}.tmp", f".card.md.elsewhere.{ended.pid}.tmp",
+            f".other.md.{files._HOST}.{ended.pid}.tmp"]  # fmt: skip
+    for name in left:
+        (tmp_path / name).write_text("half")
+    atomic_write(tmp_path / "card.md", "# Card")
+    assert sorted(os.listdir(tmp_path)) == sorted(["card.md", *left[1:]])
+
+
+def test_errors_name_the_file_and_the_fix(tmp_path):
+    (tmp_path / "card.md").mkdir()
+    with pytest.raises(OSError) as caught:
+        atomic_write(tmp_path / "card.md", "# Card")
+    assert caught.value.filename == str(tmp_path / "card.md") and caught.value.filename2 is None
+    with pytest.raises(RunFolderError, match="cannot write runs/x .*: choose another folder"), writing_to("runs/x"):
+        atomic_write(tmp_path / "card.md", "# Card")
+
+    def full(draft):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunFolderError, match="new.csv: disk full; make room and run"), writing_to("the table x"):
+        atomic_write(tmp_path / "new.csv", full)
+    assert os.listdir(tmp_path) == ["card.md"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")

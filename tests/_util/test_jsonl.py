@@ -153,7 +153,7 @@ def test_a_full_disk_is_named_and_leaves_whole_lines(tmp_path):
     with JsonLines(path) as log:
         log.append({"id": "a"})
         log._file = _FullDisk(log._file, room=5)
-        with pytest.raises(RunFolderError, match="samples-0.jsonl: disk full; make room, the same command goes on"):
+        with pytest.raises(RunFolderError, match="samples-0.jsonl: disk full; make room and run the same command"):
             log.append({"id": "b"})
         assert path.read_bytes() == b'{"id": "a"}\n'
         log._file.room = 100  # somebody made room

@@ -36,6 +36,6 @@ def test_a_full_disk_leaves_no_folder_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("biaslab._util.output_place.TemporaryFile", full)
-    with pytest.raises(RunFolderError, match="No space left on device"):
+    with pytest.raises(RunFolderError, match="disk full: make room, or choose another folder"):
         check_output_folder(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())

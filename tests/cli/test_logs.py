@@ -105,19 +105,43 @@ def test_what_a_line_says(monkeypatch, total, before, steps, elapsed, line):
     assert lines.line() == line
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_command_that_is_ended_says_that_what_was_done_is_kept(number, status):
+@pytest.mark.parametrize(
+    ("number", "status", "verb", "said"),
+    [
+        (signal.SIGINT, 130, "evaluate", "what was finished is kept, the same command goes on from there"),
+        (signal.SIGTERM, 143, "bench", "nothing is kept, the same command starts anew"),
+    ],
+)
+def test_a_command_that_is_ended_says_what_is_kept(number, status, verb, said):
     code = (
-        "import sys, time\nfrom biaslab.models import listing\nfrom biaslab.cli import main\n"
-        "def wait():\n    print('ready', flush=True)\n    time.sleep(60)\n"
-        "listing.known_models = wait\nmain(['models', '--json'])"
+        "import importlib, time\nfrom biaslab.cli import main\napp = importlib.import_module('biaslab.cli.app')\n"
+        "def wait(*_, **__):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        f"app.import_verbs()\napp.app = wait\nmain(['{verb}'])"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     os.kill(process.pid, number)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (
-        status, "biaslab: interrupted: what was finished is kept, the same command goes on from there\n")  # fmt: skip
+        status, f"biaslab: interrupted: {said}\n")  # fmt: skip
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_a_log_file_that_becomes_unwritable_is_said_once_and_the_work_goes_on(capsys, slow_verb):
+    status, out, err = run(capsys, "models", "--json", "--log-file", "/dev/full")
+    first, *others = [line for line in err.splitlines() if "collect" not in line]
+    assert status == 0 and out.startswith("{") and "biaslab: one is odd" in others + [first]
+    assert sum("cannot be written any more" in line for line in err.splitlines()) == 1 and "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_a_stdout_that_takes_nothing():
+    command = f"{sys.executable} -m biaslab models"
+    code = f"{command} | true; echo ${{PIPESTATUS[0]}}; {command} > /dev/full; echo $?"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1"], "the reader has seen enough; the disk is full"
+    assert done.stderr.count("\n") == 1 and "biaslab: stdout cannot be written (No space left" in done.stderr
 
 
 def test_the_package_runs_as_a_module():

@@ -66,6 +66,19 @@ def test_only_what_is_missing_is_computed(vlm, tmp_path, first, then, new):
     assert json.loads((tmp_path / "run" / "run.json").read_text()) == commands  # a finished run is a no-op
 
 
+def test_a_command_that_only_fills_gaps_is_noted_once(vlm, tmp_path):
+    def call(n, *methods, batch_size=4):
+        asked = {"options": {"n": n, "methods": ",".join(methods), "batch_size": batch_size}}
+        run(tmp_path, vlm, methods=list(methods), keep=0.5, n=n, batch_size=batch_size, command=asked)
+        return [known["options"]["n"] for known in json.loads((tmp_path / "run.json").read_text())["commands"]]
+
+    call(2, "none", "random")
+    assert call(4, "none") == [2, 4]
+    assert call(4, "none", "random") == [2, 4, 4], "random of the last two samples, which no command asked for before"
+    assert call(4, "none", "random", batch_size=1) == [2, 4, 4] and len(lines(tmp_path)) == 8
+    assert call(2, "random") == [2, 4, 4], "nothing to do"
+
+
 def _list(methods):
     return [methods] if isinstance(methods, str) else methods
 

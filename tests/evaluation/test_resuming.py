@@ -16,6 +16,7 @@ import torch
 import toy_grounding as toy
 from toy_grounding import Toy, run, same
 
+from biaslab._util.files import locked
 from biaslab._util.jsonl import JsonLines
 from biaslab.errors import InputError, ModelError, RunFolderError
 from biaslab.evaluation.configurations import configurations
@@ -154,6 +155,13 @@ def test_folders_that_cannot_be_used(tmp_path):
         run(foreign)
     with pytest.raises(RunFolderError, match="is no run folder"):
         Results.load(tmp_path)
+
+
+def test_one_command_at_a_time_works_in_a_folder(vlm, tmp_path):
+    # an evaluation holds this lock from its first look at the folder to its table
+    with locked(tmp_path / "run.json"), pytest.raises(RunFolderError, match="another process is writing .*run.json"):
+        run(tmp_path, vlm)
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_run_json_says_how_to_repeat(vlm, tmp_path):

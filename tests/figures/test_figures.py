@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -418,6 +419,25 @@ def test_save_refuses_what_is_no_display_and_unwritable_places(tmp_path):
         figures.save(display, tmp_path / "file" / "x")
     with pytest.raises(RunFolderError, match="cannot write"):
         figures.save_table(results_frame(), tmp_path / "file" / "x")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_figure_on_a_full_disk_is_whole_or_not_there(tmp_path, monkeypatch):
+    display = figures.AurocDisplay.from_table(pd.DataFrame({"layer": [0], "score": ["raw"], "auroc": [0.5]}))
+    write_bytes, written = Path.write_bytes, []
+
+    def full(self, content):
+        """The second file finds no room after its first kilobyte."""
+        written.append(self)
+        if len(written) == 2:
+            write_bytes(self, content[:1000])
+            raise OSError(28, "No space left on device")
+        return write_bytes(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunFolderError, match=r"auroc.png: disk full; make room and run the same command again"):
+        figures.save(display, tmp_path / "auroc", close=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["auroc.pdf"]
 
 
 def test_figures_import_no_model_library():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from recipes import RECIPE, SMALL
 
-from biaslab.errors import InputError, RunFolderError, UnsupportedError
+from biaslab._util.files import locked
+from biaslab.errors import BiaslabError, InputError, RunFolderError, UnsupportedError
 from biaslab.grounder import train as run
 from biaslab.grounder.batches import IGNORE, dense_targets, pack, pixels
 from biaslab.grounder.export import export
@@ -111,6 +112,34 @@ def test_an_interrupted_run_ends_at_the_same_weights(trained, tmp_path, monkeypa
     assert len(calls) == RECIPE.vision_steps + RECIPE.decoder_steps
 
 
+def test_a_resumed_run_writes_no_step_of_the_curve_twice(tmp_path):
+    job, curve = object.__new__(run._Run), tmp_path / "curve.jsonl"
+    job.out = tmp_path
+    lines = [{"stage": stage, "step": step} for stage in run.STAGES for step in (1, 2, 3)]
+    whole = [json.dumps(line) + "\n" for line in lines]
+    for checkpoint, kept in (
+        ({"stage": "decoder", "optimiser": {"step": 2}}, 5),
+        ({"stage": "vision", "optimiser": {"step": 3}}, 3),
+        (None, 0),
+    ):
+        curve.write_text("".join(whole) + '{"stage": "deco')
+        job._forget_after(checkpoint)
+        assert curve.read_text() == "".join(whole[:kept])
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_is_named_in_one_line(tmp_path):
+    with pytest.raises(BiaslabError) as caught:
+        run._spawn(("no recipe", str(tmp_path), str(tmp_path / "rendezvous")), 1)
+    assert "a process of the training failed: AttributeError" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_training_at_a_time_in_a_folder(tmp_path):
+    with locked(tmp_path / "recipe.json"), pytest.raises(RunFolderError, match="another process is writing"):
+        train_grounder(tmp_path, recipe=RECIPE)
+    assert not (tmp_path / "recipe.json").exists()
+
+
 @pytest.mark.slow
 def test_processes_meet_in_a_relative_folder(tmp_path, monkeypatch):
     """``--out runs/grounder``, as one types it: an address made of it would name a host that never answers."""
@@ -118,7 +147,7 @@ def test_processes_meet_in_a_relative_folder(tmp_path, monkeypatch):
     recipe = replace(RECIPE, processes=2, vision_steps=1, decoder_steps=1, monitor_every=5)
     weights = train_grounder("my runs/grounder", recipe=recipe, progress=False)
     assert weights.exists() and not weights.is_absolute()
-    assert sorted(p.name for p in weights.parent.iterdir()) == [
+    assert sorted(p.name for p in weights.parent.iterdir() if p.suffix != ".lock") == [
         "checkpoint.pt", "curve.jsonl", "recipe.json", "weights.pt"]  # fmt: skip
 
 

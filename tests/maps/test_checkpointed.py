@@ -84,6 +84,14 @@ def test_interrupted_between_moments_and_count_nothing_counts_twice(tmp_path, mo
     same(collected(vlm, file), whole)
 
 
+def test_a_collection_without_an_image_leaves_no_file(tmp_path, monkeypatch):
+    vlm = tiny.vlm("internvl")
+    monkeypatch.setattr(vlm, "encode", lambda *_, **__: (_ for _ in ()).throw(InputError("too long")))
+    with pytest.raises(InputError, match="no image to collect from"):
+        collected(vlm, tmp_path / "a.partial")
+    assert not list(tmp_path.iterdir())
+
+
 def test_files_of_other_collections_and_damaged_ones_are_refused(tmp_path):
     vlm, file = tiny.vlm("internvl"), tmp_path / "a.partial"
     collected(vlm, file)

@@ -283,9 +283,9 @@ def test_another_runs_folder_is_refused(finished, tmp_path, kw, words):
 
 def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunFolderError, match="cannot be written"):
+    with pytest.raises(RunFolderError, match="cannot write"):
         run(tmp_path / "file")
-    with pytest.raises(RunFolderError, match="cannot be written"):
+    with pytest.raises(RunFolderError, match="cannot write"):
         run(tmp_path / "file" / "below")
     with pytest.raises(RunFolderError, match="holds other files"):
         run(tmp_path)

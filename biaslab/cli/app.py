@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import signal
 import sys
@@ -17,7 +18,7 @@ import typer
 
 from biaslab import __version__
 from biaslab.cli.logs import Verbosity, logging_as_asked, one_line
-from biaslab.cli.wording import in_options, options_of
+from biaslab.cli.wording import empty_option, in_options, options_of, shortened
 from biaslab.errors import BiaslabError, InputError
 
 app = typer.Typer(
@@ -88,6 +89,8 @@ def import_verbs() -> None:
 def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
     """Run a verb; gives the exit status and what is said of an error."""
     import_verbs()
+    if empty := empty_option(app, arguments):
+        return 2, f"{empty} is empty: give a value, or leave the option out (is a variable of the shell not set?)"
     with _ended_as_interrupted() as received:
         try:
             # typer answers an interruption with the status 130
@@ -99,6 +102,8 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
         except (BiaslabError, OSError) as error:
             if debug:
                 raise
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                return 2, f"the path {shortened(error.filename)} is too long for this file system: use a shorter one"
             verb = next((word for word in arguments if not word.startswith("-")), "")
             return 2 if isinstance(error, InputError) else 1, in_options(one_line(error), options_of(app, verb))
         except Exception as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from biaslab._util.output_place import check_output_folder
+from biaslab._util.output_place import check_figure_files
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import method_names
@@ -55,7 +55,7 @@ def prune(
         raise InputError("the expression holds bytes that are no UTF-8: set the terminal to UTF-8")
     pixels = load_image(image)
     configurations(rules, ratio, where, fitted)  # refuses before a model is loaded
-    check_output_folder(out.parent)
+    check_figure_files(out, inputs=[image])
     vlm = model.load()
     answers = compare_methods(
         vlm, pixels, expression, methods=rules, keep=ratio, layer=where, profile=fitted, seed=seed,

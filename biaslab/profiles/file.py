@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from biaslab.profiles.sample_size import few_images_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["card", "load", "profile_path", "save"]
+__all__ = ["card", "check_replaceable", "load", "profile_path", "save"]
 
 _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
@@ -50,7 +51,7 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     Raises
     ------
     InputError
-        Profile not fitted.
+        Profile not fitted, or the file holds tensors that are no profile: weights are not replaced.
     BiaslabError
         The place cannot be written.
 
@@ -63,6 +64,7 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     """
     digest = profile.hash  # refuses an unfitted profile before anything is written
     path = profile_path(path)
+    check_replaceable(path)
     tensors: dict[str, np.ndarray] = {}
     # layout keys hold slashes and may hold anything: tensors are numbered, the names live in the JSON
     index = []
@@ -98,6 +100,19 @@ def profile_path(path: str | Path) -> Path:
     """Name the file that :func:`save` writes: ``.safetensors`` is added if missing."""
     path = Path(path)
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to write a profile over weights: a safetensors file that is there and is no profile.
+
+    Raises
+    ------
+    InputError
+        The file is somebody's weights; a damaged one, and what can be no safetensors file, may be replaced.
+    """
+    with suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as file:
+        if _KEY not in (file.metadata() or {}):
+            raise InputError(f"{path} holds tensors that are no profile: name another file as out=")
 
 
 def load(path: str | Path) -> Any:  # the class of its estimator, which may be a plug-in's

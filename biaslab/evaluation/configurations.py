@@ -85,9 +85,8 @@ def configurations(
         for config in _configurations(method, keep, layers, profile):
             if config.key in configs:
                 name = config.describe()
-                raise InputError(
-                    f"{name['method']} at keep {name['keep']}, layer {name['layer']} is given twice: drop one"
-                )
+                where = "" if config.layer is None else f", layer {config.layer}"
+                raise InputError(f"{name['method']} at keep {name['keep']}{where} is given twice: drop one")
             configs[config.key] = config
     return list(configs.values())
 
@@ -104,8 +103,8 @@ def _configurations(
     if "profile" in method.needs and getattr(method, "profile", None) is None:
         if profile is None:
             raise InputError(
-                f"method {method.name!r} needs a profile: pass profile= (--profile FILE; `biaslab fit-bias` "
-                "makes one), or leave the method out"
+                f"method {method.name!r} needs a profile: pass profile= (`biaslab fit-bias` makes one), or "
+                " leave the method out"
             )
         options: dict[str, Any] = {"profile": profile}  # a field of these methods, not of every one
         method = dataclasses.replace(method, **options)

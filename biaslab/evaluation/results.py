@@ -151,7 +151,8 @@ class Results:
         """Labels, with keep and layer, of the configurations that were tried and have not one verdict."""
         configs = self._configurations()
         return [
-            f"{self.labels.get(c['options_hash'], c['method'])} keep {c['keep']:g} layer {c['layer']}"
+            f"{self.labels.get(c['options_hash'], c['method'])} keep {c['keep']:g}"
+            + ("" if c["layer"] is None else f" layer {c['layer']}")
             for c in unanswered(self.samples, configs, map(record_key, configs))
         ]
 

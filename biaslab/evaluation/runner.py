@@ -222,7 +222,7 @@ def check_reference(reference: str | None, configs: Sequence[Config], out: str |
         return reference
     if reference == DEFAULT_REFERENCE:
         return None
-    raise InputError(f"reference {reference!r} is not among the methods: choose one of {', '.join(names)}, or None")
+    raise InputError(f"reference {reference!r} is not among the methods: choose one of {', '.join(names)}")
 
 
 def missing_tasks(samples: Sequence[Sample], configs: Sequence[Config], lines: pd.DataFrame) -> list[WorkItem]:

@@ -116,12 +116,5 @@ def _configurations(
             yield Config(method.with_keep(ratio), None if layer is None else int(layer))
 
 
-def at_least_one(name: str, value: Any) -> int:
-    """Return a whole number of 1 or more, and refuse anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
-    return value
-
-
 def _many(value: Any) -> list:
     return list(value) if isinstance(value, (list, tuple, range)) else [value]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab._util.arguments import as_path
 from biaslab._util.files import atomic_write, why_not_written
 from biaslab._util.tables import csv_text
 from biaslab.errors import InputError, RunFolderError
@@ -136,7 +137,7 @@ class Results:
         RunFolderError
             If the folder holds no run, or its logs are damaged.
         """
-        folder = Path(folder)
+        folder = as_path("folder", folder)
         run = read_run(folder)
         reference = run["settings"].get("reference") if reference is None else reference
         return cls(read_samples(folder, run), run, folder, reference=reference, n_resamples=n_resamples)

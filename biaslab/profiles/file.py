@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from biaslab._util.arguments import as_path
 from biaslab._util.cards import card_text
 from biaslab._util.files import atomic_write
 from biaslab._util.number_text import count_text, is_number
@@ -98,7 +99,7 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
 
 def profile_path(path: str | Path) -> Path:
     """Name the file that :func:`save` writes: ``.safetensors`` is added if missing."""
-    path = Path(path)
+    path = as_path("path", path)
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
 
 
@@ -146,7 +147,7 @@ def load(path: str | Path) -> Any:  # the class of its estimator, which may be a
     >>> profile.name, profile.layers_, profile.counts_
     ('mean', [0], {'demo/4x4/tiles1x1': 60})
     """
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise InputError(f"no profile at {path}: fit one with `biaslab fit-bias`")
     try:

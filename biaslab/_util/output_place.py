@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -9,7 +11,7 @@ from tempfile import TemporaryFile
 from biaslab._util.files import is_disk_full
 from biaslab.errors import InputError, RunFolderError
 
-__all__ = ["check_output_file", "check_output_folder"]
+__all__ = ["check_figure_files", "check_output_file", "check_output_folder"]
 
 
 def check_output_folder(folder: str | Path) -> Path:
@@ -42,15 +44,17 @@ def check_output_folder(folder: str | Path) -> Path:
     'k4'
     """
     folder = Path(folder)
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing: list[Path] = []
     try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]  # a long name is an error here
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder) as draft:
             draft.write(bytes(4096))
     except OSError as error:
         if is_disk_full(error):
             raise RunFolderError(f"{folder}: disk full: make room, or choose another folder for the results") from None
-        reason = "is a file" if folder.is_file() else f"cannot be written ({error.strerror or error})"
+        is_file = error.errno in (errno.EEXIST, errno.ENOTDIR) and folder.is_file()
+        reason = "is a file" if is_file else f"cannot be written ({error.strerror or error})"
         raise RunFolderError(f"{folder} {reason}: choose another folder for the results") from None
     finally:
         for path in missing:
@@ -93,3 +97,51 @@ def check_output_file(path: str | Path, *, suffix: str) -> Path:
         raise InputError(f"{path} is a folder: name a file in it, such as {path / ('profile' + suffix)}")
     check_output_folder(path.parent)
     return path
+
+
+def check_figure_files(out: str | Path, *, inputs: Iterable[str | Path] = ()) -> Path:
+    """Try to write in the folder of a figure, and refuse one that would replace what it is made of.
+
+    Parameters
+    ----------
+    out : str or Path
+        Figure, without suffix or with one of its three: OUT.pdf, OUT.png and OUT.csv are written.
+    inputs : iterable of str or Path
+        Files that are read, or folders of them.
+
+    Returns
+    -------
+    Path
+        The figure without suffix.
+
+    Raises
+    ------
+    InputError
+        It is a folder, or one of its files is an input.
+    RunFolderError
+        Its folder cannot be made, or not be written in.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from biaslab._util.output_place import check_figure_files
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "cat.png").write_bytes(b"a picture")
+    ...     check_figure_files(f"{folder}/kept", inputs=[f"{folder}/cat.png"]).name
+    'kept'
+    """
+    out = Path(out)
+    check_output_folder(out.parent)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name a figure in it, such as {out / 'figure'}")
+    stem = out.with_suffix("") if out.suffix in (".pdf", ".png", ".csv") else out
+    for suffix in (".pdf", ".png", ".csv"):
+        file = stem.with_name(stem.name + suffix)
+        if file.exists() and any(_holds(Path(given), file) for given in inputs):
+            raise InputError(f"{file} is an input and would be replaced by the figure: name another file as out=")
+    return stem
+
+
+def _holds(given: Path, file: Path) -> bool:
+    """Whether an input is this file, or a folder that it lies in."""
+    return given.exists() and (given.samefile(file) or given.resolve() in file.resolve().parents)

@@ -22,6 +22,7 @@ from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import last_token, positions, text_after_image
 from biaslab.models.eval_mode import check_eval_mode
+from biaslab.models.expected import expect_model
 from biaslab.models.generation import GenerateCall, check_call, watched
 from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import kv_cache_of
@@ -156,6 +157,7 @@ def capture(
     Under SDPA and eager attention only the decoder of ``vlm`` is switched. Blocks may be entered and left from several
     threads, each around a model of its own; one model must not run in two threads at a time.
     """
+    expect_model(vlm)
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     check_heads(heads)
     _check_queries(queries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import signal
 import sys
@@ -19,7 +20,7 @@ from biaslab import __version__
 from biaslab._util.files import is_disk_full, why_not_written
 from biaslab.cli.logs import Verbosity, logging_as_asked, one_line
 from biaslab.cli.streams import drop_output
-from biaslab.cli.wording import in_options, options_of
+from biaslab.cli.wording import empty_option, in_options, options_of, shortened
 from biaslab.errors import BiaslabError, InputError
 
 app = typer.Typer(
@@ -95,6 +96,11 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
     with _ended_as_interrupted() as received:
         try:
             import_verbs()
+            if empty := empty_option(app, arguments):
+                return (
+                    2,
+                    f"{empty} is empty: give a value, or leave the option out (is a variable of the shell not set?)",
+                )
             # typer answers an interruption with the status 130
             status = app(arguments, prog_name="biaslab", standalone_mode=False, obj={"arguments": arguments}) or 0
         except KeyboardInterrupt:
@@ -106,6 +112,8 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
                 raise
             if is_disk_full(error) and isinstance(error, OSError):  # where nobody expected it, as in a temporary folder
                 return 1, why_not_written(error.filename or "some file", error, "")
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                return 2, f"the path {shortened(error.filename)} is too long for this file system: use a shorter one"
             return 2 if isinstance(error, InputError) else 1, in_options(one_line(error), options_of(app, verb))
         except Exception as error:
             if debug:

@@ -9,7 +9,7 @@ import typer
 
 from biaslab._util.jsonable import records
 from biaslab._util.number_text import count_text
-from biaslab._util.output_place import check_output_file, check_output_folder
+from biaslab._util.output_place import check_figure_files, check_output_file, check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import estimator_names_or_auto
@@ -69,6 +69,7 @@ def fit_bias(
     from biaslab.attention.scores import resolve
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.errors import InputError
+    from biaslab.profiles.file import check_replaceable, profile_path
     from biaslab.profiles.sample_size import few_images_text
     from biaslab.workflows.fit_bias import fit_bias as fit
     from biaslab.workflows.fit_bias import unfitted
@@ -92,8 +93,10 @@ def fit_bias(
         )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
         return
-    source_folder(images, data_root=data_root)
+    source = source_folder(images, data_root=data_root)
     check_output_file(out, suffix=".safetensors")
+    check_replaceable(profile_path(out))
+    check_figure_files(profile_path(out).with_suffix(""), inputs=[] if source is None else [source])
     if maps is not None:
         check_output_folder(maps)
     vlm = model.load(rehearse, max(numbers or [0]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from biaslab.errors import InputError
 
 __all__ = ["Verbosity", "logging_as_asked", "one_line"]
 
+# what every log of ours begins with
+_LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ biaslab")
 _LIBRARIES = ("transformers", "huggingface_hub", "matplotlib", "accelerate", "torch")
 
 
@@ -73,13 +76,15 @@ def logging_as_asked(asked: Verbosity) -> Iterator[logging.Logger]:
     Raises
     ------
     InputError
-        The log file cannot be written.
+        The log file cannot be written, or is a file of another kind: a log is added to what is there.
     """
     logger, levels = logging.getLogger("biaslab"), {}
     handlers: list[logging.Handler] = [_stderr(asked)]
     if asked.log_file is not None:
         try:
             asked.log_file.parent.mkdir(parents=True, exist_ok=True)
+            if not _takes_a_log(asked.log_file):
+                raise InputError(f"--log-file {asked.log_file} is a file that is no log of biaslab: name another")
             handlers.append(_LogFile(asked.log_file, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise InputError(
@@ -99,7 +104,7 @@ def logging_as_asked(asked: Verbosity) -> Iterator[logging.Logger]:
     try:
         with warnings.catch_warnings():
             if not asked.debug:
-                warnings.showwarning = lambda message, *_, **__: logger.warning("warning: %s", one_line(message))
+                warnings.showwarning = _said_once(logger)
             yield logger
     finally:
         for handler in handlers:
@@ -108,6 +113,27 @@ def logging_as_asked(asked: Verbosity) -> Iterator[logging.Logger]:
         logger.propagate = propagated
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def _said_once(logger: logging.Logger) -> Callable[..., None]:
+    """Show a warning as a line, once in a command: a figure that is drawn three times lacks a letter three times."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if (line := one_line(message)) not in said:
+            said.add(line)
+            logger.warning("warning: %s", line)
+
+    return show
+
+
+def _takes_a_log(path: Path) -> bool:
+    """Whether a file is new, empty, a device or a log of ours: a log that is added to any other would damage it."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        head = file.read(64)
+    return not head or _LOG_LINE.match(head) is not None
 
 
 def _stderr(asked: Verbosity) -> logging.Handler:

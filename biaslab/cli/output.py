@@ -76,6 +76,8 @@ def p_value(value: float) -> str:
 def summary(results: Results) -> str:
     """Format the summary of an evaluation: p-values under the name of their reference, with a line on the test."""
     frame = results.summary()
+    if results.reference is None:  # nothing was tested
+        return table(frame.drop(columns="p_vs_reference"))
     name = f"p vs {results.reference}"
     text = table(frame.rename(columns={"p_vs_reference": name}))
     if frame["p_vs_reference"].isna().all():

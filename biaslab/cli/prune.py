@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from biaslab._util.output_place import check_output_folder
+from biaslab._util.output_place import check_figure_files
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import method_names
@@ -62,7 +62,7 @@ def prune(
     if known is not None:
         question = known.family.grounding_prompt(expression)
         check_pruning(known, rules, ratio, where, fitted, [pixels.size], question)
-    check_output_folder(out.parent)
+    check_figure_files(out, inputs=[image])
     vlm = model.load()
     answers = compare_methods(
         vlm, pixels, expression, methods=rules, keep=ratio, layer=where, profile=fitted, seed=seed,

@@ -35,10 +35,18 @@ def _read(context: typer.Context, config: Path | None) -> Path | None:
     try:
         record = json.loads((config / "run.json" if config.is_dir() else config).read_text(encoding="utf-8"))
         commands = [_with_profile(command["options"], record, config) for command in record.get("commands", [])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"--config {config} is no run.json of `biaslab evaluate`: pass RUN/run.json") from None
+    except (OSError, ValueError) as error:
         raise InputError(
             f"--config {config} is no run.json of `biaslab evaluate` ({error}): pass RUN/run.json"
         ) from None
+    known = {parameter.name for parameter in context.command.params}
+    if unknown := sorted({name for options in commands for name in options} - known):
+        raise InputError(
+            f"--config {config} holds {', '.join(unknown)}, which is no option here: it is of another version; "
+            "write the command line anew"
+        )
     if not commands:
         raise InputError(f"--config {config} holds no command line: the run was made in Python; repeat that call")
     context.default_map = commands[-1]

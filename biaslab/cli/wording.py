@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-__all__ = ["in_options", "options_of"]
+__all__ = ["empty_option", "in_options", "options_of", "shortened"]
 
 # an argument as the library writes it: a name, an equals sign, and a value that may be quoted or in brackets
 _ARGUMENT = re.compile(r"\b(?P<name>[a-z]\w*)=(?P<value>'[^']*'|\"[^\"]*\"|\[[^\]]*\]|[\w./-]*[\w/-]|)")
@@ -56,3 +56,39 @@ def _in_a_call(before: str) -> bool:
         if depth < 0:
             return at > 0 and (before[at - 1].isidentifier() or before[at - 1].isdigit())
     return False
+
+
+def shortened(text: object, limit: int = 60) -> str:
+    """Leave out the middle of a long text.
+
+    Examples
+    --------
+    >>> shortened("runs/" + "x" * 500 + "/run.json", limit=20)
+    'runs/xxxxx.../run.json'
+    """
+    words = str(text)
+    return words if len(words) <= limit else f"{words[: limit // 2]}...{words[-(limit // 2 - 1) :]}"
+
+
+def empty_option(app: typer.Typer, arguments: list[str]) -> str:
+    """Find the first option of a command line that is given an empty value; "" where there is none.
+
+    An empty path would be read as the folder in which the command runs.
+    """
+    if all(word.rpartition("=")[2].strip() for word in arguments):
+        return ""
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    command: Any = typer.main.get_command(app)
+    parameters = command.commands[verb].params if verb in command.commands else []
+    options = {name for p in parameters if p.param_type_name == "option" and not p.is_flag for name in p.opts}
+    before = ""
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            break
+        if before in options and not word.strip():
+            return before
+        if equals and name in options and not value.strip():
+            return name
+        before = "" if before in options else word
+    return ""

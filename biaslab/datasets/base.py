@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from biaslab._util.arguments import as_path, at_least_one
 from biaslab._util.registry import Registry, did_you_mean
 from biaslab._util.text import printable, why_unreadable
 from biaslab.datasets.box_forms import check_boxes
@@ -103,6 +104,12 @@ def load_dataset(name: str | Path, *, data_root: str | Path | None = None, **opt
     >>> [sample.id for sample in scenes]
     ['test-000000-relation', 'test-000000-attribute', 'test-000001-attribute']
     """
+    as_path("name", name)
+    for key in ("images", "data_root"):
+        if (given := {**options, "data_root": data_root}.get(key)) is not None:
+            as_path(key, given)
+    if options.get("n") is not None:
+        at_least_one("n", options["n"])
     root = resolve_data_root(data_root)
     options = {key: value for key, value in options.items() if value is not None}
     if str(name) in DATASETS:

@@ -26,6 +26,7 @@ _TOLERANCE = 1e-6
 _LISTED = 3  # rows that a message names
 _ENOUGH = 5  # rows from which a file of nothing but first pixels is one of fractions
 _SHARE = 0.1  # of bad rows from which the whole file is judged
+_UNLIKELY = 1e-3  # probability of the good rows below which a form is not named
 _CHANCE = 1e-6  # probability that an honest file looks so by accident, below which it is warned about
 
 
@@ -181,9 +182,16 @@ def _likely(boxes: np.ndarray, sizes: np.ndarray, bad: Any, stated: str) -> str:
         others = {name: form for name, form in others.items() if form.space is BoxSpace.NORM1}
         rows, they = bad, "it looks" if bad.sum() == 1 else "these look"
     for form in others.values():
+        if form.space is BoxSpace.NORM1000 and _by_chance_in_pixels(sizes[~bad]) < _UNLIKELY:
+            continue
         if _explains(form, boxes[rows], sizes[rows]):
             return f"; {they} like {form.words}: {form.fix}"
     return f": correct or remove {'it' if bad.sum() == 1 else 'them'}"
+
+
+def _by_chance_in_pixels(sizes: np.ndarray) -> float:
+    """Probability that boxes in thousandths of these pictures end inside them if read as pixels."""
+    return float(np.prod(np.minimum(sizes / 1000, 1)))
 
 
 def _explains(form: BoxForm, boxes: np.ndarray, sizes: np.ndarray) -> bool:

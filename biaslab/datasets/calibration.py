@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biaslab._util.arguments import as_path, at_least_one, whole_number
 from biaslab.datasets.data_root import VARIABLE, find_path, not_there, places, resolve_data_root
 from biaslab.datasets.image_sources import blank, find_images, noise, require_images
 from biaslab.datasets.scenes import cached_scene
 from biaslab.errors import InputError
+from biaslab.models.expected import expect_model
 from biaslab.scenes import EXPRESSION_TYPES, Expression, Scene
 
 if TYPE_CHECKING:
@@ -94,8 +96,15 @@ def calibration(
     >>> scenes.prompts[0].removeprefix("Please provide the bounding box coordinate of the ")
     'region this sentence describes: <ref>the big banana</ref>'
     """
-    if n is not None and n < 1:
-        raise InputError(f"a calibration set needs at least 1 image, got n={n}")
+    expect_model(vlm)
+    n = None if n is None else at_least_one("n", n)
+    if not isinstance(source, (str, Path)):
+        raise InputError(
+            f"source must be a folder or one of {', '.join(SOURCES)}, got {type(source).__name__}: pictures that you "
+            "hold go to bl.collect(vlm, images) as they are"
+        )
+    as_path("source", source)
+    whole_number("seed", seed)
     if source == "scenes":
         scenes = list(_scenes(n or _DEFAULT_N))
         prompts = prompt or [vlm.family.grounding_prompt(question) for _, _, question in scenes]

@@ -103,8 +103,8 @@ def _configurations(
     if "profile" in method.needs and getattr(method, "profile", None) is None:
         if profile is None:
             raise InputError(
-                f"method {method.name!r} needs a profile: pass profile= (--profile FILE; `biaslab fit-bias` "
-                "makes one), or leave the method out"
+                f"method {method.name!r} needs a profile: pass profile= (`biaslab fit-bias` makes one), or "
+                " leave the method out"
             )
         options: dict[str, Any] = {"profile": profile}  # a field of these methods, not of every one
         method = dataclasses.replace(method, **options)
@@ -114,13 +114,6 @@ def _configurations(
             raise InputError(f"layer must be a whole number, got {layer!r}")
         for ratio in keep:
             yield Config(method.with_keep(ratio), None if layer is None else int(layer))
-
-
-def at_least_one(name: str, value: Any) -> int:
-    """Return a whole number of 1 or more, and refuse anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
-    return value
 
 
 def _many(value: Any) -> list:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from biaslab._util.arguments import as_path
 from biaslab._util.files import atomic_write, locked, writing_to
 from biaslab._util.jsonl import JsonLines
 from biaslab.errors import InputError, RunFolderError
@@ -59,7 +60,8 @@ def merge_runs(folders: Sequence[str | Path], out: str | Path) -> Results:
     >>> merged.summary()[["method", "n"]].to_dict("records"), merged.complete
     ([{'method': 'none', 'n': 2}, {'method': 'random', 'n': 2}], True)
     """
-    parts, out = [] if isinstance(folders, (str, Path)) else [Path(folder) for folder in folders], Path(out)
+    several = isinstance(folders, Iterable) and not isinstance(folders, (str, Path))
+    parts, out = [as_path("folders", folder) for folder in (folders if several else ())], as_path("out", out)
     if len(parts) < 2:
         raise InputError("merge takes two run folders or more, and the folder of the merged run as out (--out)")
     _check_new(out)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab._util.arguments import as_path
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.tables import csv_text
 from biaslab.errors import InputError
@@ -136,7 +137,7 @@ class Results:
         RunFolderError
             If the folder holds no run, or its logs are damaged.
         """
-        folder = Path(folder)
+        folder = as_path("folder", folder)
         run = read_run(folder)
         reference = run["settings"].get("reference") if reference is None else reference
         return cls(read_samples(folder, run), run, folder, reference=reference, n_resamples=n_resamples)
@@ -151,7 +152,8 @@ class Results:
         """Labels, with keep and layer, of the configurations that were tried and have not one verdict."""
         configs = self._configurations()
         return [
-            f"{self.labels.get(c['options_hash'], c['method'])} keep {c['keep']:g} layer {c['layer']}"
+            f"{self.labels.get(c['options_hash'], c['method'])} keep {c['keep']:g}"
+            + ("" if c["layer"] is None else f" layer {c['layer']}")
             for c in unanswered(self.samples, configs, map(record_key, configs))
         ]
 

@@ -134,6 +134,8 @@ def prepare_folder(
             record = united(known, record)
         elif log_files(folder):
             raise RunFolderError(f"{folder} holds samples without a {RUN_FILE}: choose another folder")
+        elif (folder / "results.csv").exists():
+            raise RunFolderError(f"{folder} holds a results.csv that is of no run: choose another folder")
         if record is known:
             return record
         for name, profile in (profiles or {}).items():
@@ -181,12 +183,16 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / RUN_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if missing := {"configurations", "dataset", "model", "options"} - set(record["identity"]):
-            raise KeyError(*missing)
     except FileNotFoundError:
         raise RunFolderError(f"{folder} is no run folder (it has no {RUN_FILE}): pass what evaluate wrote") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error!r}): restore it, or choose another folder") from error
+    except NotADirectoryError:
+        raise RunFolderError(f"{folder} is a file, no run folder: pass the folder that evaluate wrote") from None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}): restore it, or choose another folder") from error
+    identity = record.get("identity") if isinstance(record, dict) else None
+    missing = {"configurations", "dataset", "model", "options"} - set(identity if isinstance(identity, dict) else ())
+    if missing:
+        raise RunFolderError(f"{path} lacks {', '.join(sorted(missing))}: restore it, or choose another folder")
     return record
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from biaslab._util.arguments import as_path, at_least_one, whole_number
 from biaslab._util.files import locked
 from biaslab._util.jsonl import JsonLines
 from biaslab._util.processes import usable_cores
@@ -19,7 +20,7 @@ from biaslab._util.progress import progress_bar
 from biaslab.datasets.base import check_pictures, take
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
-from biaslab.evaluation.configurations import Config, at_least_one, configurations
+from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.failures import cut_answers, failed_lines, failures
 from biaslab.evaluation.parallel import run_parallel
 from biaslab.evaluation.results import Results, read_samples
@@ -27,6 +28,7 @@ from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.worker import Worker, WorkItem
+from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layers
 from biaslab.pruning import Method, prune
@@ -148,10 +150,14 @@ def evaluate(
     1                fastv   0.5      4  3    1.0
     2  fastv:score=no_rope   0.5      4  3    1.0
     """
+    expect_model(vlm)
+    _expect_dataset(dataset)
+    out = None if out is None else as_path("out", out)
+    n = None if n is None else at_least_one("n", n)
     for name, value in (("batch_size", batch_size), ("processes", processes)):
         at_least_one(name, value)
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
-    options = GenerationOptions(seed, limit, positions)
+    options = GenerationOptions(whole_number("seed", seed), limit, positions)
     configs = configurations(methods, keep, prune_layers(vlm, layer), profile)
     reference = check_reference(reference, configs, out)
     check_configurations(vlm, configs, options)
@@ -202,6 +208,15 @@ def evaluate(
     return results
 
 
+def _expect_dataset(dataset: Any) -> None:
+    """Refuse what is no data set, such as a path or a list of samples."""
+    if missing := [name for name in ("name", "split", "hash", "__len__", "__iter__") if not hasattr(dataset, name)]:
+        raise InputError(
+            f"dataset must be a data set, got {type(dataset).__name__} (without {', '.join(missing)}): pass "
+            "bl.load_dataset(name or file), or an object as biaslab.datasets.Dataset describes it"
+        )
+
+
 def check_configurations(vlm: VLM, configs: Sequence[Config], options: GenerationOptions) -> None:
     """Let the pruning engine refuse what cannot be right (layer, profile, attention windows), before any work."""
     for config in configs:
@@ -226,7 +241,7 @@ def check_reference(reference: str | None, configs: Sequence[Config], out: str |
         return reference
     if reference == DEFAULT_REFERENCE:
         return None
-    raise InputError(f"reference {reference!r} is not among the methods: choose one of {', '.join(names)}, or None")
+    raise InputError(f"reference {reference!r} is not among the methods: choose one of {', '.join(names)}")
 
 
 def missing_tasks(samples: Sequence[Sample], configs: Sequence[Config], lines: pd.DataFrame) -> list[WorkItem]:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from biaslab._util.jsonl import read_lines
-from biaslab.evaluation.schema import current_name
+from biaslab.errors import RunFolderError
+from biaslab.evaluation.schema import KEY_FIELDS, current_name
 
 __all__ = ["LineCounter", "log_files", "log_path", "sample_lines"]
 
 _PATTERN = "samples-*.jsonl"
+_NEEDED = frozenset((*KEY_FIELDS, "id", "index", "error"))
 
 
 def log_path(folder: str | Path, rank: int) -> Path:
@@ -32,11 +34,14 @@ def sample_lines(folder: str | Path) -> Iterator[dict[str, Any]]:
     Raises
     ------
     RunFolderError
-        A line before the last of its log is damaged.
+        A line before the last of its log is damaged, or one is of another kind.
     """
     for path in log_files(folder):
-        for line in read_lines(path, kind="sample record"):
-            yield {current_name(name): value for name, value in line.items()}
+        for number, line in enumerate(read_lines(path, kind="sample record"), start=1):
+            record = {current_name(name): value for name, value in line.items()}
+            if not record.keys() >= _NEEDED:
+                raise RunFolderError(f"{path}, line {number} is no sample record: delete that line and run again")
+            yield record
 
 
 class LineCounter:

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from biaslab.evaluation.configurations import UNPRUNED, at_least_one, configurations
+from biaslab._util.arguments import at_least_one, whole_number
+from biaslab.errors import InputError
+from biaslab.evaluation.configurations import UNPRUNED, configurations
 from biaslab.evaluation.run_once import GenerationOptions, check_text, run_once
+from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning import Method, Selection
@@ -98,9 +101,14 @@ def compare_methods(
     >>> len(answers[1].selection.indices), answers[1].layout.n
     (51, 256)
     """
+    expect_model(vlm)
+    if not isinstance(expression, str):
+        raise InputError(f"expression must be a string, got {type(expression).__name__}: one image and one text")
+    if isinstance(image, (list, tuple)):
+        raise InputError("image must be one picture, got a list: compare the methods picture by picture")
     configs, options = (
         configurations(methods, keep, prune_layer(vlm, layer), profile),
-        GenerationOptions(seed, at_least_one("max_new_tokens", max_new_tokens)),
+        GenerationOptions(whole_number("seed", seed), at_least_one("max_new_tokens", max_new_tokens)),
     )
     check_text(vlm, expression)
     encoded = vlm.vision(vlm.encode_grounding([image], [expression]))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from biaslab.grounder.model import IMAGE_MEAN, IMAGE_STD, Size, build_model, build_tokenizer
+from biaslab.models.loading import quiet
 from biaslab.scenes.backgrounds import CANVAS
 
 
@@ -33,7 +34,8 @@ def export(weights: Path, folder: str | Path, *, size: Size = Size()) -> Path:
     model = build_model(tokenizer, size=size)
     state = torch.load(weights, weights_only=True)["model"]
     model.load_state_dict(state, strict=True)
-    model.half().save_pretrained(folder)
+    with quiet():
+        model.half().save_pretrained(folder)
     # Stored in half the size, computed in float32: `dtype="auto"` follows the config, not the file.
     model.config.dtype = torch.float32
     parts: tuple[Any, ...] = (model.config.text_config, model.config.vision_config)

@@ -10,13 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, suppress
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from biaslab._util.arguments import as_path, at_least_one
 from biaslab._util.number_text import count_text
 from biaslab._util.progress import progress_bar
 from biaslab.attention.capture import CapturedRows, PromptPositions, capture
@@ -31,6 +34,7 @@ from biaslab.maps.checkpointed import ResumableMaps
 from biaslab.maps.stored import StoredMaps
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.models.encoded import Encoded
+from biaslab.models.expected import expect_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -121,6 +125,13 @@ def collect(
     >>> mean.shape
     (4, 256)
     """
+    expect_model(vlm)
+    if isinstance(images, (str, Path)) or not isinstance(images, Iterable):
+        raise InputError(
+            f"images must be a list of pictures, got {type(images).__name__}: pass [picture], or the images of "
+            "bl.calibration(vlm, folder)"
+        )
+    out = None if out is None else as_path("out", out)
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     total = len(images) if isinstance(images, Sized) else None
     _check_arguments(vlm, total, queries, prompt, batch_size, ids, folds, score)
@@ -158,14 +169,20 @@ def _check_arguments(
 ) -> None:
     """Refuse, before any work, what would fail later or fail every image; ``total`` is None where it is not known."""
     resolve(score)
-    if batch_size < 1 or folds < 2:
-        raise InputError(f"batch_size must be at least 1 and folds at least 2, got {batch_size} and {folds}")
+    at_least_one("batch_size", batch_size)
+    if isinstance(folds, bool) or not isinstance(folds, Integral) or folds < 2:
+        raise InputError(f"folds must be a whole number >= 2, got {folds!r}")
+    if not isinstance(queries, (str, Tensor)):
+        raise InputError(f"queries must be 'last', 'text' or a LongTensor of prompt positions, got {queries!r}")
     if isinstance(queries, Tensor) and queries.ndim != 1:
         raise InputError("collect takes explicit queries of shape (Q,), the same for every image")
     prompts = prompt if isinstance(prompt, list) else [prompt]
     for name, entries in (("prompt", prompts if prompts is prompt else None), ("ids", ids)):
         if entries is not None and total is not None and len(entries) != total:
             raise InputError(f"{len(entries)} entries in {name} for {total} images: give one per image")
+    for text in prompts:  # or every image would be skipped for it
+        if not isinstance(text, (str, NoneType)):
+            raise InputError(f"prompt must be a string or a list of them, got {type(text).__name__}")
     for text in prompts:  # or every image would be skipped for it
         vlm.family.check_text(vlm.processor, text or "")
 

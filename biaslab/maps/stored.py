@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from biaslab._util.arguments import as_path
 from biaslab._util.files import atomic_write, locked, write_all, writing_to
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
@@ -309,4 +310,4 @@ def load_maps(folder: str | Path) -> StoredMaps:
     ...     print(maps, maps.heads, maps.image(0, layer=3).shape)
     StoredMaps(n=2, layers=[3], layouts=['internvl/16x16/tiles1x1']) 4 (4, 256)
     """
-    return StoredMaps(folder)
+    return StoredMaps(as_path("folder", folder))

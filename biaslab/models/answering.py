@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from biaslab._util.arguments import at_least_one
+
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
@@ -16,7 +18,11 @@ def generation_options(vlm: VLM, max_new_tokens: int, given: dict[str, Any]) -> 
     Everything else (such as a repetition penalty) stays as the checkpoint's generation config has it.
     """
     # some generation configs say use_cache: false, with which every step would be a new prefill
-    options: dict[str, Any] = {"max_new_tokens": int(max_new_tokens), "do_sample": False, "use_cache": True}
+    options: dict[str, Any] = {
+        "max_new_tokens": at_least_one("max_new_tokens", max_new_tokens),
+        "do_sample": False,
+        "use_cache": True,
+    }
     if not given.get("do_sample"):
         options.update(temperature=None, top_p=None, top_k=None)
     options["eos_token_id"] = stop_ids(vlm)

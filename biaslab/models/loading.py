@@ -19,6 +19,8 @@ from biaslab.models.fingerprints import loaded_fingerprint, memory_fingerprint
 from biaslab.models.registry import family_of, resolve
 from biaslab.models.vlm import VLM
 
+_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # of accelerate
+
 __all__ = ["load", "read", "wrap"]
 
 
@@ -78,6 +80,7 @@ def load(
     """
     if device is not None and device_map is not None:
         raise InputError("give device or device_map, not both")
+    _check_device_map(device_map)
     checkpoint = resolve(name)
     folder, revision = local_folder(checkpoint, revision)
     if is_adapter(folder):
@@ -97,7 +100,7 @@ def load(
         "local_files_only": True,
         **kw,
     }
-    with _quiet():
+    with quiet():
         if original:
             processor = read(folder, "processor", lambda: load_processor(folder, config))
             model = read(folder, "model", lambda: load_model(folder, config, processor, options))
@@ -151,6 +154,10 @@ def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str |
     >>> bl.wrap(base.model, base.processor, name="my fine-tuned model")
     VLM('my fine-tuned model', family='internvl', layers=10, device=cpu)
     """
+    if not hasattr(model, "config"):
+        raise InputError(
+            f"model must be a transformers model, got {type(model).__name__}: bl.load opens one by its name"
+        )
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         if any(getattr(c, "is_prompt_learning", False) for c in model.peft_config.values()):
             raise InputError("prompt tuning adds tokens that no layout knows: wrap a model with LoRA-like adapters")
@@ -230,8 +237,21 @@ def _dtype(dtype: str | torch.dtype, folder: Path, device: torch.device | None) 
     return parsed
 
 
+def _check_device_map(device_map: Any) -> None:
+    """Refuse what accelerate would refuse in other words, after the weights have been looked for."""
+    if device_map is None or (isinstance(device_map, dict) and device_map):
+        return
+    if isinstance(device_map, str) and device_map in _DEVICE_MAPS:
+        return
+    try:
+        torch.device(device_map)
+    except (RuntimeError, TypeError):
+        names = ", ".join(_DEVICE_MAPS)
+        raise InputError(f"unknown device_map {device_map!r}: use one of {names}, a device or a dict") from None
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide the progress bars of loading; the callers that are long say so themselves."""
     from transformers.utils import logging as hf_logging
 

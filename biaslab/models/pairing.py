@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from biaslab._util.text import why_unreadable
 from biaslab.errors import InputError
 
 __all__ = ["paired"]
@@ -28,6 +29,8 @@ def paired(image: Any, text: str | Sequence[str]) -> tuple[list[Any], list[str],
     for item in texts:
         if not isinstance(item, str):
             raise InputError(f"a text must be a string, got {type(item).__name__}: give a string or a list of them")
+        if why := why_unreadable(item):
+            raise InputError(f"the text {why}")
     images = list(image) if isinstance(image, (list, tuple)) else [image]
     several_images, several_texts = isinstance(image, (list, tuple)), isinstance(text, (list, tuple))
     if several_texts and not several_images:

@@ -148,6 +148,8 @@ class Profile(LearnedMaps):
         >>> MeanProfile().fit(maps, layers=[0, 2]).layers_
         [0, 2]
         """
+        if not hasattr(maps, "moments"):
+            raise InputError(f"maps must be attention maps of bl.collect or bl.load_maps, got {type(maps).__name__}")
         layers = resolve_layers(layers, maps.layers, "the maps", "collect")
         if maps.layouts and (reason := self.refuses(maps.provenance)):
             raise InputError(reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from biaslab._util.arguments import as_path
 from biaslab._util.cards import card_text
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.number_text import count_text, is_number
@@ -23,7 +25,7 @@ from biaslab.profiles.sample_size import few_images_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["card", "load", "profile_path", "save"]
+__all__ = ["card", "check_replaceable", "load", "profile_path", "save"]
 
 _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
@@ -50,7 +52,7 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     Raises
     ------
     InputError
-        Profile not fitted.
+        Profile not fitted, or the file holds tensors that are no profile: weights are not replaced.
     RunFolderError
         The place cannot be written.
 
@@ -63,6 +65,7 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     """
     digest = profile.hash  # refuses an unfitted profile before anything is written
     path = profile_path(path)
+    check_replaceable(path)
     tensors: dict[str, np.ndarray] = {}
     # layout keys hold slashes and may hold anything: tensors are numbered, the names live in the JSON
     index = []
@@ -92,8 +95,21 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
 
 def profile_path(path: str | Path) -> Path:
     """Name the file that :func:`save` writes: ``.safetensors`` is added if missing."""
-    path = Path(path)
+    path = as_path("path", path)
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to write a profile over weights: a safetensors file that is there and is no profile.
+
+    Raises
+    ------
+    InputError
+        The file is somebody's weights; a damaged one, and what can be no safetensors file, may be replaced.
+    """
+    with suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as file:
+        if _KEY not in (file.metadata() or {}):
+            raise InputError(f"{path} holds tensors that are no profile: name another file as out=")
 
 
 def load(path: str | Path) -> Any:  # the class of its estimator, which may be a plug-in's
@@ -127,7 +143,7 @@ def load(path: str | Path) -> Any:  # the class of its estimator, which may be a
     >>> profile.name, profile.layers_, profile.counts_
     ('mean', [0], {'demo/4x4/tiles1x1': 60})
     """
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise InputError(f"no profile at {path}: fit one with `biaslab fit-bias`")
     try:

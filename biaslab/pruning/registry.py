@@ -106,13 +106,17 @@ def parse(text: str) -> Method | str:
     (0.7, True)
     """
     name, *assignments = (part.strip() for part in text.split(":"))
+    if not name:
+        raise InputError(f"a method without a name in {text!r}: name one, or remove a comma that is too many")
+    if name.casefold() == "none" and assignments:
+        raise InputError(f"{text!r}: none is the unpruned model and takes no options")
     if name.casefold() == "none" and not assignments:
         return "none"
     options = {}
     for part in assignments:
         option, equals, value = part.partition("=")
         if not equals or not value:
-            raise InputError(f"option {part!r} of {text!r} has no value: write {name}:{part or 'option'}=value")
+            raise InputError(f"option {part!r} of {text!r} has no value: write {name}:{option or 'option'}=value")
         try:
             options[option] = json.loads(value)
         except ValueError:

@@ -1,8 +1,10 @@
 """What can be known before a model is loaded is refused before."""
 
+import numpy as np
 import pytest
 import tiny
 from commands import run
+from safetensors.numpy import save_file
 
 import biaslab as bl
 from biaslab import TokenLayout
@@ -38,6 +40,13 @@ def photo(tmp_path):
         ("probe --out {nowhere}", "cannot be written"),
         ("probe --out {folder} --layers 3,11", "not [11]"),
         ("prune {photo} cat --out {nowhere}/kept", "cannot be written"),
+        ("prune {photo} cat --out {folder}", "is a folder: name a figure in it"),
+        ("prune {photo} cat --out {photo}", "is an input and would be replaced by the figure"),
+        ("prune {photo} cat --out {bare}", "name another file as --out"),
+        ("fit-bias --images {photos} --out {bare}", "is an input and would be replaced by the figure"),
+        ("fit-bias --out {weights}", "holds tensors that are no profile"),
+        ("fit-bias --out {long}", "is too long for this file system"),
+        ("evaluate --n 2 --methods none --out {long}/x", "is too long for this file system"),
         ("evaluate --n 2 --methods none --out {nowhere}", "cannot be written"),
         ("evaluate --n 2 --methods none --out {file}", "is a file"),
         ("bench --methods none --out {nowhere}", "cannot be written"),
@@ -86,10 +95,14 @@ def photo(tmp_path):
 def test_refused(capsys, tmp_path, photo, words, said):
     (tmp_path / "a file").write_text("")
     (tmp_path / "folder").mkdir()
-    places = {"nowhere": "/proc/nowhere", "file": tmp_path / "a file", "folder": tmp_path / "folder", "photo": photo}
-    places |= {"empty": " ", "nul": "a\0"}
+    save_file({"weight": np.zeros(2, np.float32)}, tmp_path / "weights.safetensors")
+    places = {"nowhere": "/proc/nowhere", "file": tmp_path / "a file", "folder": tmp_path / "folder", "photo": photo,
+              "bare": photo.with_suffix(""), "photos": tmp_path, "weights": tmp_path / "weights",
+              "long": tmp_path / ("x" * 300), "empty": " ", "nul": "a\0"}  # fmt: skip
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     status, out, err = run(capsys, *(_filled(word, places) for word in words.split(" ")))
     assert status in (1, 2) and out == "" and said in err and err.count("\n") == 1, err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     if "folder" in words and "maps" not in words:
         assert not list((tmp_path / "folder").iterdir())
 
@@ -193,6 +206,31 @@ def test_windows_are_refused_by_the_configuration(capsys, tmp_path, photo):
     tiny.processor("internvl").save_pretrained(tmp_path / "model")
     status, out, err = run(capsys, "prune", photo, "cat", "--layer", 1, "--model", tmp_path / "model")
     assert status == 1 and out == "" and "use sliding_attention" in err and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("evaluate --methods none --out |", "--out"),
+        ("evaluate --out= --methods none", "--out"),
+        ("fit-bias --out x --images | ", "--images"),
+        ("fit-bias --out x -m |", "-m"),
+        ("prune {photo} cat --out |  ", "--out"),
+        ("prune {photo} cat --json --profile |", "--profile"),
+        ("merge a b --out |", "--out"),
+    ],
+)
+def test_an_empty_value_is_no_path_to_the_present_folder(capsys, tmp_path, monkeypatch, photo, words, option):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    arguments = ["" if word == "|" else word.format(photo=photo) for word in words.split()]
+    status, out, err = run(capsys, *arguments)
+    assert (
+        (status, out) == (2, "")
+        and err.startswith(f"biaslab: {option} is empty: give a value")
+        and err.count("\n") == 1
+    )
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_depth_is_known_of_what_lies_here_or_is_published(tmp_path):

@@ -120,7 +120,7 @@ def test_a_run_without_a_verdict_fails_and_says_how_to_go_on(capsys, picture, tm
     status, out, err = run(capsys, *command)
     last = err.strip().splitlines()[-1]
     assert status == 1 and "wrote" in out and (tmp_path / "run" / "results.csv").exists()
-    assert "2 of 2 configurations without a verdict (none keep 1 layer None; random keep 0.1 layer 4)" in last
+    assert "2 of 2 configurations without a verdict (none keep 1; random keep 0.1 layer 4)" in last
     assert "4 of 4 sample runs failed" in last and "truncated" in last and "--retry-errors" in last
     (tmp_path / "a.png").write_bytes(scene_file)
     status, _, err = run(capsys, *command)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 from commands import run
@@ -61,6 +62,21 @@ def test_a_log_file_gets_all_of_it(capsys, slow_verb, tmp_path):
     assert run(capsys, "models", "--log-file", tmp_path)[0] == 2
     status, _, err = run(capsys, "models", "--log-file")
     assert (status, err) == (2, "biaslab: --log-file takes a file, as in --log-file run.log\n")
+
+
+def test_a_warning_is_said_once(capsys, monkeypatch):
+    monkeypatch.setattr(listing, "known_models", lambda: [warnings.warn(f"no {i % 2}", stacklevel=1) for i in range(6)])
+    err = run(capsys, "models", "--json")[2]
+    assert sorted(err.splitlines()[:2]) == ["biaslab: warning: no 0", "biaslab: warning: no 1"], err
+    assert err.count("warning: no") == 2
+
+
+@pytest.mark.parametrize("content", [b'{"identity": {}}\n', b"\x89PNG\r\n", b"a line of somebody else\n"])
+def test_a_log_is_added_to_a_log_alone(capsys, slow_verb, tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content)
+    status, out, err = run(capsys, "models", "--log-file", tmp_path / "run.json")
+    assert (status, out) == (2, "") and "is no log of biaslab: name another" in err and err.count("\n") == 1
+    assert (tmp_path / "run.json").read_bytes() == content
 
 
 def test_options_on_logging_stand_anywhere_but_behind_two_dashes():

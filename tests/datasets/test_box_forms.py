@@ -107,6 +107,8 @@ def test_one_bad_row_is_named_alone():
         ([60, 10, 20, 40], "has no area"),
         ([224, 10, 225, 40], "has no area|lies outside"),
     ]:
+        message = refused([*boxes[:3], bad], sizes[:4])  # a quarter; thousandths would hardly give the other three
+        assert "thousandths" not in message, message
         message = refused([*boxes[:7], bad, *boxes[8:]], sizes)
         assert "x.jsonl, line 8: bbox [" in message and any(w in message for w in words.split("|")), message
         assert "look" not in message and "rows are wrong" not in message and "correct or remove it" in message

@@ -206,5 +206,11 @@ def test_config_repeats_all_commands_of_a_run(capsys, tmp_path):
     assert status == 0 and Results.load(tmp_path / "c").run["n_samples"] == 1, err  # the command line has precedence
     status, out, err = command(capsys, "merge", tmp_path / "a", tmp_path / "c", "--out", tmp_path / "all")
     assert status == 0 and "uniform" in out, err
+    record["commands"][0]["options"]["colour"] = "red"
+    for text in (json.dumps(record), "[]", "null", '{"commands": [5]}', ""):
+        (tmp_path / "odd.json").write_text(text)
+        status, _, err = command(capsys, "evaluate", "--config", tmp_path / "odd.json", "--out", tmp_path / "d")
+        assert status == 2 and len(err.splitlines()) == 1 and ("run.json" in err or "colour" in err), err
+        assert not (tmp_path / "d").exists()
     status, _, err = command(capsys, "evaluate", "--config", tmp_path, "--out", tmp_path / "d")
     assert status == 2 and "--config" in err and len(err.strip().splitlines()) == 1

@@ -153,8 +153,19 @@ def test_folders_that_cannot_be_used(tmp_path):
     (foreign / "run.json").write_text("[1, 2")
     with pytest.raises(RunFolderError, match="run.json cannot be read"):
         run(foreign)
+    (foreign / "run.json").write_text('{"identity": {"model": {}, "options": {}}}')
+    with pytest.raises(RunFolderError, match="run.json lacks configurations, dataset: restore it"):
+        run(foreign)
     with pytest.raises(RunFolderError, match="is no run folder"):
         Results.load(tmp_path)
+    with pytest.raises(RunFolderError, match="is a file, no run folder"):
+        Results.load(tmp_path / "file")
+    mine = tmp_path / "mine" / "results.csv"
+    mine.parent.mkdir()
+    mine.write_text("of somebody else")
+    with pytest.raises(RunFolderError, match="holds a results.csv that is of no run"):
+        run(mine.parent)
+    assert [path.name for path in mine.parent.iterdir()] == ["results.csv"] and mine.read_text() == "of somebody else"
 
 
 def test_one_command_at_a_time_works_in_a_folder(vlm, tmp_path):

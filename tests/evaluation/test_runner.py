@@ -284,7 +284,9 @@ def test_methods_as_words_with_options(vlm):
     (image,) = tiny.images(1)
     _, answer = compare_methods(vlm, image, "it", methods=["none", "fastv:queries=text"], keep=0.5, layer=2)
     assert answer.method == "fastv:queries=text"
-    for word, message in (("fastv:sorce=no_rope", "has no option sorce"), ("fastv:score", "has no value")):
+    for word, message in (("fastv:sorce=no_rope", "has no option sorce"), ("fastv:score", "write fastv:score=value"),
+                          ("fastv:score=", "write fastv:score=value"), ("none:keep=1", "takes no options"),
+                          ("", "remove a comma"), (":", "remove a comma")):  # fmt: skip
         with pytest.raises(InputError, match=message):
             run(vlm=vlm, methods=[word])
 

@@ -8,7 +8,8 @@ from biaslab._util.jsonl import JsonLines
 from biaslab.errors import RunFolderError
 from biaslab.evaluation.sample_log import LineCounter, log_files, log_path, sample_lines
 
-RECORDS = [{"id": f"s{i}"} for i in range(3)]
+CONFIG = {"method": "none", "options_hash": "", "profile_hash": "", "keep": 1.0, "layer": None}
+RECORDS = [{"id": f"s{i}", "index": i, "error": None, **CONFIG} for i in range(3)]
 
 
 def write(path, records):
@@ -35,6 +36,9 @@ def test_lines_of_all_processes(tmp_path):
     write(log_path(tmp_path, 1), RECORDS[1:])
     write(log_path(tmp_path, 0), RECORDS[:1])
     assert list(sample_lines(tmp_path)) == RECORDS
+    log_path(tmp_path, 1).write_bytes(log_path(tmp_path, 0).read_bytes() + b'{"a": 1}\n')
+    with pytest.raises(RunFolderError, match="samples-1.jsonl, line 2 is no sample record: delete that line"):
+        list(sample_lines(tmp_path))
     log_path(tmp_path, 1).write_bytes(b'oops\n{"id": "s2"}\n')
     with pytest.raises(RunFolderError, match="samples-1.jsonl, line 1 is no sample record: delete that line"):
         list(sample_lines(tmp_path))

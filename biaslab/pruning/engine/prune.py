@@ -16,6 +16,7 @@ from weakref import WeakSet
 from torch import nn
 
 from biaslab.errors import UnsupportedError
+from biaslab.models.expected import expect_model
 from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning.base import Method
 from biaslab.pruning.engine.checks import check_profile, check_setup
@@ -90,6 +91,7 @@ def prune(
     >>> lengths[3] - lengths[4]  # layers below 4 keep the whole prompt
     231
     """
+    expect_model(vlm)
     rule: Any = parse(method) if isinstance(method, str) else method
     layer = prune_layer(vlm, layer)
     check_setup(vlm, rule, layer, positions)

@@ -1,0 +1,124 @@
+"""Arguments of the wrong kind, of every public function: one line that names the argument, before any work."""
+
+import numpy as np
+import pytest
+import torch
+
+import biaslab as bl
+from biaslab import profiles
+from biaslab._util.arguments import as_path, at_least_one
+from biaslab.errors import InputError
+from biaslab.scenes import scene
+
+IMAGE = scene("test", 0).image
+NO_PATHS = [None, 5, True, b"x", ["a"], "", "a\0b"]
+
+
+def forbidden(*_, **__):
+    raise AssertionError("the model runs")
+
+
+@pytest.fixture
+def idle(grounder, monkeypatch):
+    """The grounder, which must not run."""
+    monkeypatch.setattr(type(grounder), "encode", forbidden)
+    monkeypatch.setattr(grounder.model, "forward", forbidden)
+    return grounder
+
+
+def refused(words, call, *arguments, **options):
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert words in message and "\n" not in message, message
+
+
+@pytest.mark.parametrize("value", NO_PATHS)
+def test_paths(value, idle):
+    for call in (bl.load_maps, bl.load_profile, bl.Results.load, lambda v: as_path("out", v)):
+        refused("path", call, value)
+    refused("path", bl.merge_runs, [value, "b"], "out")
+    refused("path", bl.merge_runs, ["a", "b"], value)
+    if value is not None:
+        refused("path", bl.collect, idle, [IMAGE], out=value)
+        refused("path", bl.evaluate, idle, bl.load_dataset("scenes", n=1), methods="none", keep=0.5, out=value)
+        refused("path", bl.load_dataset, "scenes", data_root=value)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3", True, float("nan")])
+def test_counts(value, idle):
+    scenes = bl.load_dataset("scenes", n=1)
+    refused("n must be a whole number >= 1", bl.load_dataset, "scenes", n=value)
+    refused("n must be a whole number >= 1", bl.calibration, idle, "scenes", n=value)
+    refused("n must be a whole number >= 1", bl.evaluate, idle, scenes, methods="none", keep=0.5, n=value)
+    refused("batch_size must be a whole number >= 1", bl.collect, idle, [IMAGE], batch_size=value)
+    refused("folds must be a whole number >= 2", bl.collect, idle, [IMAGE], folds=value)
+    refused("max_new_tokens must be a whole number", bl.compare_methods, idle, IMAGE, "it", methods="none", keep=0.5,
+            max_new_tokens=value)  # fmt: skip
+    assert at_least_one("n", np.int64(3)) == 3
+
+
+@pytest.mark.parametrize("value", [0, 1.5, "x", None])
+def test_the_limit_of_an_answer(value, grounder):
+    refused("max_new_tokens must be a whole number", grounder.generate, grounder.encode([IMAGE], ["it"]),
+            max_new_tokens=value)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["x", 1.5, None, True])
+def test_seeds_are_refused_before_the_samples_are_run(value, idle):
+    scenes = bl.load_dataset("scenes", n=1)
+    refused("seed must be a whole number", bl.evaluate, idle, scenes, methods="none", keep=0.5, seed=value)
+    refused("seed must be a whole number", bl.compare_methods, idle, IMAGE, "it", methods="none", keep=0.5, seed=value)
+    refused("seed must be a whole number", bl.calibration, idle, "noise", n=1, seed=value)
+
+
+@pytest.mark.parametrize("value", [None, "grounder", 5, torch.nn.Linear(2, 2)])
+def test_models(value):
+    words = "vlm must be a model"
+    refused(words, bl.calibration, value, "scenes", n=1)
+    refused(words, bl.collect, value, [IMAGE])
+    refused(words, bl.evaluate, value, bl.load_dataset("scenes", n=1), methods="none", keep=0.5)
+    refused(words, bl.compare_methods, value, IMAGE, "it", methods="none", keep=0.5)
+    refused(words, bl.capture(value).__enter__)
+    refused(words, bl.prune(value, "random", layer=1).__enter__)
+    refused("model must be a transformers model", bl.wrap, value, None)
+
+
+def test_maps_images_prompts_and_data_sets(idle):
+    for maps in (None, 5, [], "maps", idle):
+        refused("maps must be attention maps of bl.collect", bl.MeanProfile().fit, maps)
+    for images in (None, 5, "photos", IMAGE):
+        refused("images must be a list of pictures", bl.collect, idle, images)
+    for prompt in (5, b"x", [5]):
+        refused("prompt must be a string", bl.collect, idle, [IMAGE], prompt=prompt)
+    for queries in (None, 5, [0], -1):
+        refused("queries must be 'last', 'text'", bl.collect, idle, [IMAGE], queries=queries)
+    for source in (None, 5, [IMAGE], IMAGE, np.zeros((2, 2)), b"x"):
+        refused("source must be a folder or one of scenes", bl.calibration, idle, source)
+    for data in (None, 5, "scenes", [1], list(bl.load_dataset("scenes", n=1))):
+        refused("dataset must be a data set", bl.evaluate, idle, data, methods="none", keep=0.5)
+    for text in (None, 5, ["a", "b"]):
+        refused("expression must be a string", bl.compare_methods, idle, IMAGE, text, methods="none", keep=0.5)
+    refused("image must be one picture", bl.compare_methods, idle, [IMAGE] * 2, "it", methods="none", keep=0.5)
+    refused("half a character", idle.locate, IMAGE, "the \ud83d")
+
+
+@pytest.mark.parametrize("value", ["foo", {}, 1.5, ["cpu"]])
+def test_device_maps(value):
+    refused("unknown device_map", bl.load, "grounder", device_map=value)
+
+
+def test_what_is_saved_replaces_no_weights(tmp_path, grounder):
+    from safetensors.numpy import save_file
+
+    scenes = bl.calibration(grounder, "scenes", n=2)
+    with pytest.warns(UserWarning, match="rests on 2 images"):
+        profile = bl.MeanProfile().fit(bl.collect(grounder, scenes.images, layers=[3], progress=False))
+    weights = tmp_path / "model.safetensors"
+    save_file({"weight": np.zeros(2, np.float32)}, weights)
+    before = weights.read_bytes()
+    refused("holds tensors that are no profile", profile.save, weights)
+    assert weights.read_bytes() == before
+    for _ in range(2):  # a profile may be written anew, a damaged one too
+        assert profiles.load(profile.save(tmp_path / "mine")).hash == profile.hash
+        (tmp_path / "mine.safetensors").write_bytes(b"half")

@@ -97,10 +97,7 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
         try:
             import_verbs()
             if empty := empty_option(app, arguments):
-                return (
-                    2,
-                    f"{empty} is empty: give a value, or leave the option out (is a variable of the shell not set?)",
-                )
+                return 2, f"{empty} is empty: give a value, or leave it out (is a variable of the shell not set?)"
             # typer answers an interruption with the status 130
             status = app(arguments, prog_name="biaslab", standalone_mode=False, obj={"arguments": arguments}) or 0
         except KeyboardInterrupt:

@@ -140,7 +140,7 @@ class Trap:
         ("x.jsonl", pickle.dumps([Trap()]), "a Python pickle"),
         ("x.parquet", b"PAR1\x15\x04" + bytes(40) + b"PAR1", "a Parquet file"),
         ("x.arrow", b"ARROW1\0\0", "an Arrow file"),
-        ("x.jsonl.gz", gzip.compress(LINE.encode()), "a gzip file, not a RefCOCO jsonl"),
+        ("x.jsonl.gz", gzip.compress(LINE.encode(), mtime=0), "a gzip file, not a RefCOCO jsonl"),
         ("x.zip", archive("zip"), "a ZIP archive (refs.json), not a RefCOCO jsonl"),
         ("x.tar", archive("tar"), "a tar archive (refs.json), not"),
         ("x.npy", numpy_file(), "a numpy array"),

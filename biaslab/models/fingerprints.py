@@ -55,7 +55,8 @@ def memory_fingerprint(model: nn.Module) -> str | None:
         "memory:DTYPE-" and 16 hex digits; None where a part of the weights is not in memory, or is of a kind whose
         values cannot be picked.
     """
-    digest, groups = hashlib.sha256(), {}
+    digest = hashlib.sha256()
+    groups: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = {}
     parameters = list(model.named_parameters())
     if not parameters or any(p.is_meta for _, p in parameters):
         return None

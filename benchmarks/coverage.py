@@ -1,4 +1,4 @@
-"""Coverage of intervals of paired differences in accuracy, with few images and with many.
+"""Coverage of intervals of accuracies and of their paired differences, with few images and with many.
 
     python -m benchmarks.coverage
 
@@ -16,6 +16,16 @@ often the interval of nominal 95 % holds the true difference, over 4 settings of
 
 ``percentile``, ``BCa`` and ``bootstrap-t`` resample images; ``expanded`` widens the percentiles by Student's quantile
 (Hesterberg 2015); ``paired_hits`` is what biaslab reports.
+
+Of single accuracies, .50, .80, .90, .97, in the same data sets; ``wilson`` is what biaslab reports with fewer than 50
+images:
+
+    images   percentile       wilson
+        10    .413 .764    .974 .978
+        25    .736 .875    .955 .962
+        49    .915 .931    .952 .960
+       100    .919 .937    .948 .950
+       200    .935 .945    .950 .952
 """
 
 from __future__ import annotations
@@ -26,13 +36,16 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from biaslab.stats.hit_rate import cluster_wilson
 from biaslab.stats.paired_hits import from_sums
 
-__all__ = ["METHODS", "SETTINGS", "coverage", "draw"]
+__all__ = ["ACCURACIES", "METHODS", "SETTINGS", "accuracy_coverage", "coverage", "draw"]
 
 SETTINGS = ((0.90, 0.85), (0.70, 0.60), (0.95, 0.93), (0.80, 0.80))
 IMAGES = (25, 50, 100, 200, 300, 500)
 METHODS = ("percentile", "expanded", "BCa", "bootstrap-t", "paired_hits")
+ACCURACIES = (0.50, 0.80, 0.90, 0.97)
+FEWER_IMAGES = (10, 25, 49, 100, 200)
 _IMAGE, _EXPRESSION = (
     0.4,
     0.36,
@@ -102,6 +115,28 @@ def coverage(
     return held / n_sets
 
 
+def accuracy_coverage(
+    n_images: int, accuracy: float, *, n_sets: int, n_resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """(2,) share of data sets whose percentile, and Wilson's, interval holds the true accuracy."""
+    rng, held = np.random.default_rng(seed), np.zeros(2)
+    for _ in range(n_sets):
+        sums, counts = draw_hits(n_images, accuracy, rng)
+        weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_resamples).astype(float)
+        percentile = np.quantile(weights @ sums / (weights @ counts), (0.025, 0.975))
+        for i, (low, high) in enumerate((percentile, cluster_wilson(sums, counts, 0.95))):
+            held[i] += low - 1e-12 <= accuracy <= high + 1e-12
+    return held / n_sets
+
+
+def draw_hits(n_images: int, accuracy: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one data set of one method: hits, and the number of expressions, of every image."""
+    counts = rng.integers(1, 4, n_images)
+    of = np.repeat(np.arange(n_images), counts)
+    score = np.sqrt(_IMAGE) * rng.normal(size=n_images)[of] + np.sqrt(1 - _IMAGE) * rng.normal(size=of.size)
+    return np.bincount(of, (score < stats.norm.ppf(accuracy)).astype(float), n_images), counts.astype(float)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the table above."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -110,6 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{'images':>6}", *(f"{name:>12}" for name in METHODS))
     for n_images in IMAGES:
         found = np.array([coverage(n_images, pair, n_sets=n_sets) for pair in SETTINGS])
+        cells = (f"{low:.3f} {mean:.3f}" for low, mean in zip(found.min(0), found.mean(0), strict=True))
+        print(f"{n_images:>6}", *(f"{cell:>12}" for cell in cells), flush=True)
+    print(f"{'images':>6}", *(f"{name:>12}" for name in ("percentile", "wilson")))
+    for n_images in FEWER_IMAGES:
+        found = np.array([accuracy_coverage(n_images, accuracy, n_sets=n_sets) for accuracy in ACCURACIES])
         cells = (f"{low:.3f} {mean:.3f}" for low, mean in zip(found.min(0), found.mean(0), strict=True))
         print(f"{n_images:>6}", *(f"{cell:>12}" for cell in cells), flush=True)
 

@@ -21,6 +21,7 @@ from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import KEY_FIELDS, LINE_FIELDS, record_key
 from biaslab.pruning.registry import from_record
+from biaslab.stats.hit_rate import hit_rate
 from biaslab.stats.paired_hits import paired_hits
 from biaslab.stats.resampling import ImageBootstrap, paired_p_value
 
@@ -339,7 +340,7 @@ class Results:
         identity = self.run["identity"]
         paired = Paired(group, self._configurations())
         bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
-        accuracy = bootstrap.mean(paired.hits)
+        accuracy = hit_rate(paired.hits, paired.images, bootstrap=bootstrap)
         unpruned = paired.find(UNPRUNED)
         retention = None if unpruned is None else bootstrap.ratio(paired.hits, paired.hits[:, [unpruned]])
         for i, config in enumerate(paired.configs):

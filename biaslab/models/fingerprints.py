@@ -56,7 +56,7 @@ def memory_fingerprint(model: nn.Module) -> str | None:
         values cannot be picked.
     """
     digest = hashlib.sha256()
-    groups: dict[tuple[Any, Any], list[Any]] = {}
+    groups: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = {}
     parameters = list(model.named_parameters())
     if not parameters or any(p.is_meta for _, p in parameters):
         return None

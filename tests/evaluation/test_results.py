@@ -13,6 +13,7 @@ from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.results import COLUMNS, Results
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.schema import LINE_FIELDS
+from biaslab.stats.hit_rate import hit_rate
 from biaslab.stats.paired_hits import paired_hits
 from biaslab.stats.resampling import ImageBootstrap, paired_p_value
 
@@ -94,7 +95,8 @@ def test_rows_are_computed_on_the_samples_that_all_configurations_answered(folde
         row, mine = rows.loc[i], hits(results, config, ids)
         assert (row["method"], row["keep"]) == (config["method"], config["keep"])
         assert row["n"] == 58 and row["errors"] == [0, 1, 0, 1, 1][i]
-        assert (row["acc50"], row["acc50_lo"], row["acc50_hi"]) == pytest.approx(tuple(bootstrap.mean(mine)))
+        expected = tuple(hit_rate(mine, images, bootstrap=bootstrap))
+        assert (row["acc50"], row["acc50_lo"], row["acc50_hi"]) == pytest.approx(expected)
         expected = tuple(bootstrap.ratio(mine, none))
         assert (row["retention"], row["retention_lo"], row["retention_hi"]) == pytest.approx(expected)
         part = results.samples[(results.samples["key"] == json.dumps([config[k] for k in list(config)[:5]]))]

@@ -320,7 +320,7 @@ class Results:
         if folder is None:
             raise InputError("these results have no folder: pass save(folder)")
         path, text = folder / TABLE_FILE, csv_text(self.table, self.run["identity"]["model"])
-        with writing_to(path):
+        with writing_to(path, "make its folder writable and run the same command again, or choose another folder"):
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 atomic_write(path, text)

@@ -19,7 +19,7 @@ from biaslab._util.processes import usable_cores
 from biaslab._util.progress import progress_bar
 from biaslab.datasets.base import check_pictures, take
 from biaslab.datasets.sample import Sample
-from biaslab.errors import InputError
+from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.failures import cut_answers, failed_lines, failures
 from biaslab.evaluation.parallel import run_parallel
@@ -194,6 +194,11 @@ def evaluate(
                     vlm, configs, options, tasks,
                     batch_size=batch_size, folder=folder, processes=processes, advance=advance,
                 )  # fmt: skip
+        if not (folder / RUN_FILE).is_file():
+            raise RunFolderError(
+                f"{folder} was moved or removed while the run went on, and what was finished went with it: put it "
+                "back, the same command goes on"
+            )
         results = Results(
             read_samples(folder, run), run, None if out is None else folder, reference=reference,
             n_resamples=n_resamples,

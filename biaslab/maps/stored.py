@@ -10,6 +10,7 @@ values are read when asked for, and images of one layout share it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,7 @@ from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, whole_lines
 from biaslab._util.model_identity import not_compared
+from biaslab._util.number_text import count_text
 from biaslab._util.watermark import is_rehearsal
 from biaslab.attention.heads import check_heads, heads_from_disk, heads_on_disk
 from biaslab.core.layers import resolve_layer
@@ -37,6 +39,8 @@ __all__ = ["StoredMaps", "load_maps"]
 
 _SETTINGS, _INDEX = "maps.json", "images.jsonl"
 _FORMAT = 1
+
+logger = logging.getLogger(__name__)
 
 
 class StoredMaps(AttentionMaps):
@@ -66,6 +70,7 @@ class StoredMaps(AttentionMaps):
         self._starts: list[int] = []  # first value of each image, the same in every layer file
         self._end = 0  # values in every layer file
         self._index_bytes = 0
+        self.lost = 0  # lines of the index from the first damaged one on, or without values
         self._ids: set[str] = set()
         self._groups: dict[tuple[str, int], list[int]] = {}  # (layout key, fold) -> images
         self._seen: dict[str, TokenLayout] = {}  # a layout as text -> the one object of all images that have it
@@ -236,9 +241,10 @@ class StoredMaps(AttentionMaps):
         sizes = [p.stat().st_size if (p := self._path(i)).exists() else 0 for i in self.layers]
         room = min(sizes, default=0) // 4
         for data, end in whole_lines(path):
-            line = None if data is None else _image_of(data, self._seen)
+            line = None if data is None or self.lost else _image_of(data, self._seen)
             if line is None or self._end + line[1] * line[0].layout.n > room:
-                break
+                self.lost += 1
+                continue
             self._take(*line)
             self._index_bytes = end
 
@@ -265,7 +271,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             f"no attention maps in {folder}: collect some with out={str(folder)!r} (fit-bias --maps {folder})"
         ) from None
     except (OSError, ValueError) as err:
-        raise RunFolderError(f"{path} cannot be read: {err}") from None
+        raise RunFolderError(f"{path} cannot be read ({err}): restore it, or collect in another folder") from None
     if not isinstance(settings, dict):
         raise RunFolderError(f"{path} is not of attention maps: choose another folder")
     if settings.pop("format", None) != _FORMAT:
@@ -310,4 +316,11 @@ def load_maps(folder: str | Path) -> StoredMaps:
     ...     print(maps, maps.heads, maps.image(0, layer=3).shape)
     StoredMaps(n=2, layers=[3], layouts=['internvl/16x16/tiles1x1']) 4 (4, 256)
     """
-    return StoredMaps(as_path("folder", folder))
+    folder = as_path("folder", folder)
+    maps = StoredMaps(folder)
+    if maps.lost:
+        logger.warning(
+            "%s is damaged: %s without values are left out, %d remain; the same `fit-bias --maps` collects them again",
+            folder, count_text(maps.lost, "image"), maps.n,
+        )  # fmt: skip
+    return maps

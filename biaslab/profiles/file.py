@@ -152,7 +152,8 @@ def load(path: str | Path) -> Any:  # the class of its estimator, which may be a
             tensors = {k: file.get_tensor(k) for k in file.keys()} if meta is not None else {}  # noqa: SIM118
     except (SafetensorError, OSError, TypeError, ValueError) as err:
         raise InputError(
-            f"{path} is not a safetensors file ({_line(err)}): only safetensors profiles are read"
+            f"{path} is not a safetensors file, or not a whole one ({_line(err)}): only such profiles are read; fit it "
+            "again with `biaslab fit-bias`"
         ) from None
     if meta is None:
         raise InputError(f"{path} is a safetensors file but no biaslab profile: fit one with `biaslab fit-bias`")

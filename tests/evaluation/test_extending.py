@@ -12,7 +12,9 @@ from commands import run as command
 from toy_grounding import Toy, run, same
 
 import biaslab as bl
+from biaslab._util.files import locked
 from biaslab.errors import InputError, RunFolderError
+from biaslab.evaluation import merging
 from biaslab.evaluation.results import Results
 from biaslab.pruning import FastV, Relative
 
@@ -164,6 +166,25 @@ def test_a_verdict_wins_over_an_error(vlm, tmp_path):
     run(tmp_path / "a", vlm, methods="random", keep=0.5, dataset=Toy(missing=(1,)))
     run(tmp_path / "b", vlm, methods="random", keep=0.5, dataset=Toy(missing=(2,)))
     assert bl.merge_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "c").samples["error"].isna().all()
+
+
+def test_a_merge_leaves_what_another_one_writes(vlm, tmp_path, monkeypatch):
+    for name in ("none", "random"):
+        run(tmp_path / name, vlm, methods=name, keep=0.5)
+    parts, out = [tmp_path / "none", tmp_path / "random"], tmp_path / "all"
+    out.mkdir()
+    with locked(out / "run.json"), pytest.raises(RunFolderError, match="another process is writing .*run.json"):
+        bl.merge_runs(parts, out)
+    united = merging.united
+
+    def meanwhile(*records):
+        (out / "samples-0.jsonl").write_text("{}")  # of another merge, between the first look and the lock
+        return united(*records)
+
+    monkeypatch.setattr(merging, "united", meanwhile)
+    with pytest.raises(RunFolderError, match="holds a run already"):
+        bl.merge_runs(parts, out)
+    assert (out / "samples-0.jsonl").read_text() == "{}"
 
 
 def test_conflicts_are_not_merged(vlm, tmp_path):

@@ -175,6 +175,25 @@ def test_one_command_at_a_time_works_in_a_folder(vlm, tmp_path):
     assert not (tmp_path / "run.json").exists()
 
 
+def test_a_folder_that_was_moved_during_the_run_is_no_empty_result(vlm, tmp_path, monkeypatch):
+    whole, count = JsonLines.append, iter(range(100))
+
+    def moved(self, record):
+        if next(count) == 3:
+            (tmp_path / "run").rename(tmp_path / "elsewhere")
+        whole(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "append", moved)
+        with pytest.raises(RunFolderError, match="was moved or removed .* put it back"):
+            run(tmp_path / "run", vlm, methods="random", keep=0.5)
+    assert not (tmp_path / "run" / "results.csv").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "run")
+    same(run(tmp_path / "run", vlm, methods="random", keep=0.5).samples,
+         run(vlm=vlm, methods="random", keep=0.5).samples)  # fmt: skip
+    assert len(lines_of(tmp_path / "run")) == 6
+
+
 def test_run_json_says_how_to_repeat(vlm, tmp_path):
     profile = toy.profile()
     methods = ["none", D2Pruner(pivots_suppress=True, profile=profile)]

@@ -18,8 +18,9 @@ from biaslab.core.images import content_hash
 from biaslab.datasets.calibration import PROMPT
 from biaslab.datasets.image_sources import find_images
 from biaslab.errors import InputError, RunFolderError
+from biaslab.maps import stored
 from biaslab.maps.collect import collect
-from biaslab.maps.stored import StoredMaps
+from biaslab.maps.stored import StoredMaps, load_maps
 
 NAMES = ("mean", "var", "log_mean", "log_var")
 
@@ -233,6 +234,43 @@ def test_values_lost_behind_the_index_are_computed_again(finished, tmp_path):
     assert partial.n < 5
     run(folder)
     assert contents(folder) == contents(finished)
+
+
+def test_a_full_disk_is_named_and_what_is_complete_stays(finished, tmp_path, monkeypatch):
+    write, calls = stored.write_all, []
+
+    def full(file, data):
+        calls.append(1)
+        if len(calls) == 6:  # the second layer of the third image
+            write(file, data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+        write(file, data)
+
+    folder = tmp_path / "maps"
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "write_all", full)
+        with pytest.raises(RunFolderError, match="maps: disk full; make room and run the same command again"):
+            run(folder)
+    sizes = {len(values) for name, values in contents(folder).items() if name.endswith(".f32")}
+    assert len(sizes) == 1 and StoredMaps(folder).n == 2 and StoredMaps(folder).lost == 0
+    run(folder)
+    assert contents(folder) == contents(finished)
+
+
+def test_damage_is_said_where_maps_are_read(finished, tmp_path, caplog):
+    folder = shutil.copytree(finished, tmp_path / "maps")
+    n = load_maps(folder).n
+    assert not caplog.records
+    layer = max(folder.glob("*.f32"))
+    layer.write_bytes(layer.read_bytes()[:-4])
+    assert load_maps(folder).n == n - 1
+    assert "damaged: 1 image without values" in caplog.text and "`fit-bias --maps` collects" in caplog.text
+
+
+def test_a_folder_without_an_image_takes_other_settings(tmp_path):
+    settings = {"layers": [1], "folds": 5, "heads": "mean", "prompt": "too long"}
+    StoredMaps.create(tmp_path / "maps", settings)
+    assert StoredMaps.create(tmp_path / "maps", {**settings, "prompt": "short"}).settings["prompt"] == "short"
 
 
 def test_interrupted_while_running(finished, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -241,6 +242,10 @@ def test_a_killed_probe_goes_on(tmp_path, monkeypatch):
     log.write_text("\n".join([lines[0], "{torn", *lines[2:]]) + "\n")
     with pytest.raises(RunFolderError, match="line 2"):
         ProbeResult.load(tmp_path / "p")
+    (tmp_path / "e").mkdir()
+    shutil.copy(tmp_path / "p" / "probe.json", tmp_path / "e")
+    (tmp_path / "e" / "stimuli.jsonl").write_text("")  # it failed before its first image: nothing is lost
+    assert measure(vlm, design, out=tmp_path / "e", **{**kw, "layers": [1]}).layers == [1]
     for foreign in ("{}", "[1]"):
         (tmp_path / "p" / "probe.json").write_text(foreign)
         log.write_text("")

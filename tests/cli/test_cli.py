@@ -267,7 +267,7 @@ def _bad(tmp_path, picture, profile):
         "rehearsal on a device": ([*evaluate, "--rehearse", "--device", "cpu", "--out", tmp_path / "a"], 2, "--device"),
         "layers backwards": ([*evaluate, "--rehearse", "--layer", "3-1", "--out", tmp_path / "a"], 2, "such as 1-3"),
         "bench without rounds": (["bench", "--n", 1, "--keep", 2.5], 2, "keep"),
-        "no profile": (["prune", picture, "the cat", "--methods", "d2pruner"], 2, "--profile FILE"),
+        "no profile": (["prune", picture, "the cat", "--methods", "d2pruner"], 2, "pass --profile ("),
         "two layers": (["prune", picture, "the cat", "--layer", "2,3"], 2, "a single layer"),
         "below the first layer": (["prune", picture, "the cat", "--layer=-11"], 2, "-10 .. -1"),
         "layer not in profile": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny
@@ -134,10 +135,8 @@ def test_another_profile_of_a_method_is_refused(vlm, tmp_path):
 
 
 def test_an_earlier_versions_run_can_grow(grounder, tmp_path):
-    from test_earlier_files import FILES
-
     folder = tmp_path / "run"
-    shutil.copytree(FILES / "run-defaults", folder)
+    shutil.copytree(Path(__file__).parents[1] / "earlier_files" / "run-defaults", folder)
     scenes = bl.load_dataset("scenes", split="test", n=4)
     grown = bl.evaluate(grounder, scenes, methods=["none", "random"], keep=0.2, layer=4, out=folder, progress=False)
     assert len(grown.samples) == 9 + 2 and grown.run["n_samples"] == 4 and grown.lacking

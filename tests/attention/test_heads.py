@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import tiny
 from safetensors import safe_open
 
 from biaslab.attention.capture import capture
 from biaslab.attention.heads import HEADS, heads_from_disk, heads_on_disk
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
+from biaslab.maps.base import ImageRecord
 from biaslab.maps.checkpointed import ResumableMaps
 from biaslab.maps.collect import collect
 from biaslab.maps.stored import load_maps
@@ -44,7 +47,9 @@ def test_moments_of_every_head_say_null_on_disk(tmp_path):
     file = tmp_path / "a.partial"
     settings = {"layers": [0], "folds": 5, "heads": "all"}
     maps = ResumableMaps(settings, file)
+    layout = TokenLayout.raster(2, 2, size=(56, 56), family="internvl")
     with maps.writing():
+        maps.add(ImageRecord("a", layout, "a"), np.full((1, 2, 4), 0.25, np.float32))
         maps.checkpoint()
     with safe_open(file, framework="numpy") as opened:
         assert json.loads(opened.metadata()["biaslab_moments"])["settings"]["heads"] is None

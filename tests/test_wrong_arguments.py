@@ -119,6 +119,9 @@ def test_what_is_saved_replaces_no_weights(tmp_path, grounder):
     before = weights.read_bytes()
     refused("holds tensors that are no profile", profile.save, weights)
     assert weights.read_bytes() == before
+    (tmp_path / "README.md").write_text("# Mine")
+    refused("README.md is no card of a profile", profile.save, tmp_path / "README")
+    assert (tmp_path / "README.md").read_text() == "# Mine" and not (tmp_path / "README.safetensors").exists()
     for _ in range(2):  # a profile may be written anew, a damaged one too
         assert profiles.load(profile.save(tmp_path / "mine")).hash == profile.hash
         (tmp_path / "mine.safetensors").write_bytes(b"half")

@@ -27,6 +27,7 @@ def models(
 
     rows = known_models()
     names = list(dict.fromkeys(row["family"] for row in rows))
+    family = None if family is None else family.lower()
     if family is not None and family not in names:
         raise InputError(f"--family {family!r} is unknown: choose one of {', '.join(names)}")
     rows = [row for row in rows if family in (None, row["family"])]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["card", "check_replaceable", "load", "profile_path", "save"]
 
+_CARD = "Positional bias profile"  # how the title of a card begins
 _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
 _NOT_KNOWN = "not known"
@@ -100,13 +101,17 @@ def profile_path(path: str | Path) -> Path:
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse to write a profile over weights: a safetensors file that is there and is no profile.
+    """Refuse to write a profile over weights, or its card over another text.
 
     Raises
     ------
     InputError
-        The file is somebody's weights; a damaged one, and what can be no safetensors file, may be replaced.
+        The file is somebody's weights (a damaged one, and what can be no safetensors file, may be replaced), or the
+        Markdown file beside it is no card of a profile.
     """
+    beside = path.with_suffix(".md")
+    if beside.is_file() and not beside.read_text(encoding="utf-8", errors="replace").startswith(f"# {_CARD}"):
+        raise InputError(f"{beside} is no card of a profile and would be replaced by one: name another file as out=")
     with suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as file:
         if _KEY not in (file.metadata() or {}):
             raise InputError(f"{path} holds tensors that are no profile: name another file as out=")
@@ -237,7 +242,7 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
             for r in diagnostics.itertuples()
         ]
     lines += ["", "Use: `profile = biaslab.profiles.load(path)`.", ""]
-    return card_text(f"Positional bias profile {name}", p, lines)
+    return card_text(f"{_CARD} {name}", p, lines)
 
 
 def _damaged(path: Path, why: Any) -> InputError:

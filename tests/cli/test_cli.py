@@ -47,7 +47,7 @@ def test_models_lists_aliases(capsys):
     for options in ([], ["--checkpoints"], ["--family", "llava"]):  # a terminal of 80 columns shows it unbroken
         lines = run(capsys, "models", *options)[1].splitlines()
         assert max(map(len, lines)) < 80 and len(lines) > 2
-    assert "grounder" not in run(capsys, "models", "--family", "llava")[1]
+    assert "grounder" not in run(capsys, "models", "--family", "LLaVA")[1]
     status, _, err = run(capsys, "models", "--family", "lava")
     assert status == 2 and "choose one of internvl, " in err
 

@@ -11,7 +11,7 @@ from biaslab.errors import InputError
 from biaslab.scenes import scene
 
 IMAGE = scene("test", 0).image
-NO_PATHS = [None, 5, True, b"x", ["a"], "", "a\0b"]
+NO_PATHS = [None, 5, True, b"x", ["a"], "", "a\0b", "x" * 5000]
 
 
 def forbidden(*_, **__):
@@ -125,3 +125,17 @@ def test_what_is_saved_replaces_no_weights(tmp_path, grounder):
     for _ in range(2):  # a profile may be written anew, a damaged one too
         assert profiles.load(profile.save(tmp_path / "mine")).hash == profile.hash
         (tmp_path / "mine.safetensors").write_bytes(b"half")
+
+
+@pytest.mark.parametrize("value", [None, 5, "maps/", np.zeros((2, 4))])
+def test_what_is_no_maps_or_no_profile(value):
+    for call in (bl.MeanProfile().fit, profiles.variance_explained, profiles.variance_table, profiles.select_estimator,
+                 bl.BiasAtlas.from_maps, bl.diagnostics.diagnose):  # fmt: skip
+        refused("maps must be attention maps of bl.collect or bl.load_maps, got", call, value)
+    for call in (bl.ProfileDisplay.from_profile, bl.HeadsDisplay.from_profile, bl.BiasAtlas.from_profile,
+                 lambda profile: profiles.save(profile, "never")):  # fmt: skip
+        refused("profile must be a fitted profile, got", call, value)
+
+
+def test_a_name_that_is_too_long_for_a_model():
+    refused("is too long for a model", bl.load, "x" * 5000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from numbers import Integral
 from pathlib import Path
@@ -28,7 +29,7 @@ def as_path(name: str, value: Any) -> Path:
     Raises
     ------
     InputError
-        No text or path, an empty one (it would be the present folder), or one with a NUL character.
+        No text or path, an empty one (it would be the present folder), one with a NUL character, too long a one.
 
     Examples
     --------
@@ -44,7 +45,14 @@ def as_path(name: str, value: Any) -> Path:
         raise InputError(f"{name} is an empty path: name a file or folder, '.' for the present one")
     if "\0" in os.fspath(value):
         raise InputError(f"{name} holds a NUL character, which no path may: {os.fspath(value)!r}")
-    return Path(value)
+    path = Path(value)
+    try:
+        path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            short = f"{os.fspath(value)[:40]}..."
+            raise InputError(f"{name}: the path {short} is too long for this file system: use a shorter one") from None
+    return path
 
 
 def at_least_one(name: str, value: Any) -> int:

@@ -21,6 +21,7 @@ from biaslab.atlas.write import write
 from biaslab.core.layers import resolve_layers, shared_layers
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
+from biaslab.maps.protocol import expect_maps
 from biaslab.maps.views import mean_over_heads
 from biaslab.probe import ProbeResult, compare
 from biaslab.probe.claims import SLOPE_MARGIN
@@ -142,6 +143,7 @@ class BiasAtlas(AtlasData):
         0      0  12     1.8  0.4
         1      1  12     2.2  0.4
         """
+        expect_maps(maps)
         check_confidence(confidence)
         available, source = maps.layers, "the maps"
         if profile is not None:

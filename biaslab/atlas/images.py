@@ -21,6 +21,7 @@ from biaslab.datasets.scenes import cached_scene
 from biaslab.errors import InputError
 from biaslab.figures import AttentionDisplay
 from biaslab.maps.base import AttentionMaps, fold_of
+from biaslab.maps.protocol import expect_maps
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.maps.views import WithoutFold, mean_over_heads
 from biaslab.profiles.provenance import covers
@@ -76,6 +77,7 @@ def images_behind(maps: AttentionMaps, source: str | Path, *, data_root: str | P
     >>> images["test-000001"].image.size
     (224, 224)
     """
+    expect_maps(maps)
     if isinstance(maps, StreamedMaps):
         raise InputError(f"streamed maps keep no single images: {_KEEP_IMAGES}")
     if not maps.n:

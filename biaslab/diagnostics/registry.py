@@ -13,7 +13,7 @@ from biaslab._util.registry import Registry
 from biaslab._util.watermark import stamp_table
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
-from biaslab.maps.protocol import Maps
+from biaslab.maps.protocol import Maps, expect_maps
 
 __all__ = ["DIAGNOSTICS", "Diagnostic", "diagnose", "register"]
 
@@ -142,6 +142,7 @@ def diagnose(
     >>> skipped["dependence"]
     "this diagnostic reads single images: collect with out='FOLDER' (fit-bias --maps FOLDER)"
     """
+    expect_maps(maps)
     diagnostics = {name: DIAGNOSTICS.get(name) for name in (DIAGNOSTICS if names is None else names)}
     layers = resolve_layers(layers, maps.layers, "the maps", "collect")
     tables: dict[str, pd.DataFrame] = {}

@@ -17,6 +17,7 @@ from biaslab.figures.display import Display, ratio_ticks
 from biaslab.figures.layers import evenly
 from biaslab.figures.profile_display import raster
 from biaslab.figures.styling import DIVERGING, figure_width, style
+from biaslab.profiles.fitted import check_fitted
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
@@ -98,6 +99,7 @@ class HeadsDisplay(Display):
         InputError
             A layer that was not fitted, an unknown layout, or one without a thumbnail where that is asked for.
         """
+        check_fitted(profile)
         layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
         drawn = evenly(layers, most)
         layout, n = profile.layout_of(layout)

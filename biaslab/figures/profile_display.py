@@ -16,6 +16,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
 from biaslab.figures.styling import COLORS, DIVERGING, style
+from biaslab.profiles.fitted import check_fitted
 
 if TYPE_CHECKING:
     from biaslab.profiles import Profile
@@ -85,6 +86,7 @@ class ProfileDisplay(Display):
         InputError
             A layer or head that was not fitted, or an unknown layout.
         """
+        check_fitted(profile)
         layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
         layout, n = profile.layout_of(layout)
         row, col = raster(layout)

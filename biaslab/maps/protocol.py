@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError
 from biaslab.maps.moments import Moments
 
-__all__ = ["Maps"]
+__all__ = ["Maps", "expect_maps"]
 
 
 class Maps(Protocol):
@@ -52,3 +53,21 @@ class Maps(Protocol):
     ) -> Moments:
         """Moments over all images of a layout, or over one fold, or over all folds but one."""
         ...
+
+
+def expect_maps(value: Any) -> None:
+    """Refuse what is no attention maps.
+
+    Raises
+    ------
+    InputError
+        None, an array, a folder, ...; the message says where maps come from.
+
+    Examples
+    --------
+    >>> expect_maps("maps/")
+    Traceback (most recent call last):
+    biaslab.errors.InputError: maps must be attention maps of bl.collect or bl.load_maps, got str
+    """
+    if not hasattr(value, "moments"):
+        raise InputError(f"maps must be attention maps of bl.collect or bl.load_maps, got {type(value).__name__}")

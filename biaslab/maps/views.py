@@ -10,6 +10,7 @@ import numpy as np
 from biaslab.errors import UnsupportedError
 from biaslab.maps.base import AttentionMaps, ImageRecord
 from biaslab.maps.moments import Moments, moments_of
+from biaslab.maps.protocol import expect_maps
 from biaslab.maps.streamed import StreamedMaps
 
 __all__ = ["WithoutFold", "mean_over_heads"]
@@ -40,6 +41,7 @@ def mean_over_heads(maps: AttentionMaps) -> AttentionMaps:
     >>> maps.heads, mean_over_heads(maps).heads
     (3, 'mean')
     """
+    expect_maps(maps)
     if maps.heads == "mean":
         return maps
     return _streamed(maps) if isinstance(maps, StreamedMaps) else _HeadMean(maps)

@@ -138,7 +138,11 @@ def resolve(name: str | Path) -> Checkpoint:
     if text.lower() in table:
         return Checkpoint(table[text.lower()], hub_id=table[text.lower()])
     folder = Path(text).expanduser().absolute()
-    if text and folder.is_dir():
+    try:
+        is_folder = bool(text) and folder.is_dir()
+    except OSError:
+        raise InputError(f"{text[:60]!r}... is too long for a model: give an alias, a hub id or a folder") from None
+    if is_folder:
         folder = Path(os.path.normpath(folder))  # links stay: their names say more than what they point to
         return Checkpoint(str(folder), folder=folder)
     if text and folder.exists():

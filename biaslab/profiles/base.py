@@ -18,7 +18,7 @@ from biaslab.core.layers import resolve_layers, shared_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
-from biaslab.maps.protocol import Maps
+from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.profiles.asymptotic import share_in_the_limit
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
@@ -148,8 +148,7 @@ class Profile(LearnedMaps):
         >>> MeanProfile().fit(maps, layers=[0, 2]).layers_
         [0, 2]
         """
-        if not hasattr(maps, "moments"):
-            raise InputError(f"maps must be attention maps of bl.collect or bl.load_maps, got {type(maps).__name__}")
+        expect_maps(maps)
         layers = resolve_layers(layers, maps.layers, "the maps", "collect")
         if maps.layouts and (reason := self.refuses(maps.provenance)):
             raise InputError(reason)

@@ -18,6 +18,7 @@ from biaslab._util.number_text import count_text, is_number
 from biaslab.attention.rotary import in_words
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
+from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make
 from biaslab.profiles.sample_size import few_images_text
@@ -64,6 +65,7 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     Traceback (most recent call last):
     biaslab.profiles.fitted.NotFittedError: this MeanProfile is not fitted: call .fit(maps), or load one with ...
     """
+    check_fitted(profile)  # before anything is written
     digest = profile.hash  # refuses an unfitted profile before anything is written
     path = profile_path(path)
     check_replaceable(path)

@@ -39,10 +39,15 @@ def check_fitted(profile: Any) -> None:
 
     Raises
     ------
+    InputError
+        What is no profile.
     NotFittedError
         With the fix.
     """
     if not hasattr(profile, "arrays_"):
+        if not hasattr(profile, "fit"):
+            kind = type(profile).__name__
+            raise InputError(f"profile must be a fitted profile, got {kind}: fit one, or biaslab.load_profile(path)")
         raise NotFittedError(
             f"this {type(profile).__name__} is not fitted: call .fit(maps), or load one with biaslab.load_profile(path)"
         )

@@ -10,7 +10,7 @@ from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
-from biaslab.maps.protocol import Maps
+from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import parts_of
 from biaslab.profiles.registry import make
@@ -86,6 +86,7 @@ def map_interval(
            [0, 0, 0, 0],
            [1, 1, 1, 1]])
     """
+    expect_maps(maps)
     check_confidence(confidence)
     layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     estimator = make(estimator) if isinstance(estimator, str) else estimator

@@ -13,7 +13,7 @@ from sklearn.base import clone
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.maps.moments import TINY, centred_log
-from biaslab.maps.protocol import Maps
+from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs, parts_of
 from biaslab.profiles.registry import ESTIMATORS, make
@@ -141,6 +141,7 @@ def select_estimator(
     2       mean   0.20      0.14      0.26    0.02
     >>> profile = choice.estimator.fit(maps)
     """
+    expect_maps(maps)
     if criterion not in CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}: choose one of {', '.join(CRITERIA)}")
     check_confidence(confidence)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from biaslab.core.layers import resolve_layer
 from biaslab.errors import InputError
-from biaslab.maps.protocol import Maps
+from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part
 from biaslab.profiles.registry import make
@@ -100,6 +100,7 @@ def choose_strength(
     >>> [round(choose_strength(m).strength, 2) for m in (few, maps)]
     [0.7, 0.93]
     """
+    expect_maps(maps)
     layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     check_confidence(confidence)
     estimator = make(estimator) if isinstance(estimator, str) else estimator

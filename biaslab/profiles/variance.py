@@ -22,7 +22,7 @@ import pandas as pd
 from biaslab._util.watermark import stamp_table
 from biaslab.core.layers import resolve_layer, resolve_layers
 from biaslab.errors import InputError
-from biaslab.maps.protocol import Maps
+from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.profiles.asymptotic import asymptotic_share
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs, merged, parts_of
@@ -117,6 +117,7 @@ def variance_explained(
     >>> f"{share.r2:.2f} [{share.r2_lo:.2f}, {share.r2_hi:.2f}], in the limit {share.r2_asymptotic:.2f}"
     '0.21 [0.14, 0.28], in the limit 0.23'
     """
+    expect_maps(maps)
     layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     check_confidence(confidence)
     estimator = make(estimator) if isinstance(estimator, str) else estimator
@@ -199,6 +200,7 @@ def variance_table(
     0      0  all  0.19   0.16   0.22  60
     1      1  all  0.21   0.11   0.30  60
     """
+    expect_maps(maps)
     rows = []
     for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         v = variance_explained(maps, estimator=estimator, layer=layer, confidence=confidence)

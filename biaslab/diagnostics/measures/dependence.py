@@ -14,6 +14,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.diagnostics.log_maps import log_stacks
 from biaslab.diagnostics.registry import register
 from biaslab.errors import InputError
+from biaslab.maps.protocol import expect_maps
 from biaslab.stats.jackknife import jackknife_interval
 from biaslab.stats.multiple_testing import q_values
 
@@ -102,6 +103,7 @@ def dependence(
     0      5  row  0.21     0.15     0.26  0.01  20
     1      5  col  0.01    -0.01     0.03  0.05  20
     """
+    expect_maps(maps)
     if null not in ("shift", "permutation") or n_resamples < 1:
         raise InputError(
             f"null must be shift or permutation and n_resamples at least 1, got {null!r} and {n_resamples}"

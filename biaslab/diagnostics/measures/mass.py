@@ -11,7 +11,7 @@ from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.diagnostics.log_maps import fold_means, head_names
 from biaslab.diagnostics.registry import register
-from biaslab.maps.protocol import Maps
+from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.stats.jackknife import jackknife_interval
 
 __all__ = ["REGIONS", "attention_mass", "region_mask"]
@@ -113,6 +113,7 @@ def attention_mass(maps: Maps, *, layers: int | Iterable[int] | None = None, con
        region  area  ratio  ratio_lo  ratio_hi   n
     0  border  0.56   1.31      1.24      1.38  40
     """
+    expect_maps(maps)
     rows = []
     for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         folds = fold_means(maps, layer, log=False)

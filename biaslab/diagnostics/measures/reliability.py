@@ -12,6 +12,7 @@ from biaslab.core.layers import resolve_layers
 from biaslab.diagnostics.log_maps import log_stacks
 from biaslab.diagnostics.registry import register
 from biaslab.errors import InputError
+from biaslab.maps.protocol import expect_maps
 from biaslab.stats.jackknife import jackknife_interval
 
 __all__ = ["components", "reliability"]
@@ -95,6 +96,7 @@ def reliability(
     0      5   4       0.52          0.43          0.60          34.0
     1      5  20       0.84          0.80          0.89          34.0
     """
+    expect_maps(maps)
     if n_resamples < 1 or not 0 < target < 1 or (sizes is not None and min(sizes, default=0) < 4):
         raise InputError("reliability needs n_resamples >= 1, a target between 0 and 1 and sizes of at least 4 images")
     rows: list[dict] = []

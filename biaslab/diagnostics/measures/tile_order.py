@@ -11,7 +11,7 @@ from biaslab.core.layers import resolve_layers
 from biaslab.diagnostics.log_maps import fold_means, head_names
 from biaslab.diagnostics.registry import register
 from biaslab.errors import InputError
-from biaslab.maps.protocol import Maps
+from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.stats.jackknife import jackknife_interval
 
 __all__ = ["tile_order"]
@@ -58,6 +58,7 @@ def tile_order(maps: Maps, *, layers: int | Iterable[int] | None = None, confide
        slope  slope_lo  slope_hi  per_tile   n
     0   0.82      0.74      0.89      2.26  40
     """
+    expect_maps(maps)
     rows = []
     for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         sums = [totals for layouts in fold_means(maps, layer, log=True) if (totals := _sums(layouts)) is not None]

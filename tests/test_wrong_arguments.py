@@ -139,3 +139,10 @@ def test_what_is_no_maps_or_no_profile(value):
 
 def test_a_name_that_is_too_long_for_a_model():
     refused("is too long for a model", bl.load, "x" * 5000)
+
+
+def test_a_file_is_not_cut_in_silence(tmp_path):
+    row = '{"image": "a.png", "sent": "cat", "bbox": [0, 0, 9, 9], "width": 20, "height": 20}\n'
+    (tmp_path / "x.jsonl").write_text(row * 3)
+    refused("is read whole: leave n out, and pass it to bl.evaluate", bl.load_dataset, tmp_path / "x.jsonl", n=2)
+    assert len(bl.load_dataset(tmp_path / "x.jsonl", n=None)) == 3

@@ -72,7 +72,7 @@ def evaluate(
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
     from biaslab import profiles
-    from biaslab.datasets.base import check_pictures, load_dataset, take
+    from biaslab.datasets.base import DATASETS, check_pictures, load_dataset, take
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.runner import check_reference
     from biaslab.evaluation.runner import evaluate as run
@@ -82,7 +82,8 @@ def evaluate(
     opt.one_of(dry_run, rehearse)
     ratios, where = opt.keeps(keep), opt.layers(layer)
     chosen = opt.methods(methods or _METHODS)
-    data = load_dataset(dataset, split=split, images=image_root, n=n, data_root=data_root)
+    size = n if dataset in DATASETS else None  # a file is read whole, and cut by the evaluation
+    data = load_dataset(dataset, split=split, images=image_root, n=size, data_root=data_root)
     fitted = None if profile is None else profiles.load(profile)
     if methods is None:
         chosen = opt.methods_without_profile(chosen, profile, model.name)

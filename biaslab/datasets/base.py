@@ -121,7 +121,8 @@ def load_dataset(name: str | Path, *, data_root: str | Path | None = None, **opt
         raise not_there(f"unknown data set {str(name)!r}: none of {names}, and no file", places(name, root))
     if "split" in options:
         raise InputError(f"{name} is one split: leave split out, or pass the file of the split")
-    options.pop("n", None)  # a file is cut with the n of an evaluation
+    if "n" in options:
+        raise InputError(f"{name} is read whole: leave n out, and pass it to bl.evaluate, or take list(dataset)[:n]")
     return _make("refcoco-jsonl", root, {"path": path, **options})
 
 

@@ -17,7 +17,6 @@ from biaslab.figures.display import Display, ratio_ticks
 from biaslab.figures.layers import evenly
 from biaslab.figures.profile_display import raster
 from biaslab.figures.styling import DIVERGING, figure_width, style
-from biaslab.profiles.fitted import check_fitted
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
@@ -99,6 +98,8 @@ class HeadsDisplay(Display):
         InputError
             A layer that was not fitted, an unknown layout, or one without a thumbnail where that is asked for.
         """
+        from biaslab.profiles.fitted import check_fitted  # with scikit-learn behind it
+
         check_fitted(profile)
         layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
         drawn = evenly(layers, most)

@@ -16,7 +16,6 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
 from biaslab.figures.styling import COLORS, DIVERGING, style
-from biaslab.profiles.fitted import check_fitted
 
 if TYPE_CHECKING:
     from biaslab.profiles import Profile
@@ -86,6 +85,8 @@ class ProfileDisplay(Display):
         InputError
             A layer or head that was not fitted, or an unknown layout.
         """
+        from biaslab.profiles.fitted import check_fitted  # with scikit-learn behind it
+
         check_fitted(profile)
         layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
         layout, n = profile.layout_of(layout)

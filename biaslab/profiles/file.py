@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["card", "check_replaceable", "load", "profile_path", "save"]
 
-_CARD = "Positional bias profile"  # how the title of a card begins
+_CARD = "Positional bias profile"  # in the first line of every card
 _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
 _NOT_KNOWN = "not known"
@@ -112,7 +112,7 @@ def check_replaceable(path: Path) -> None:
         Markdown file beside it is no card of a profile.
     """
     beside = path.with_suffix(".md")
-    if beside.is_file() and not beside.read_text(encoding="utf-8", errors="replace").startswith(f"# {_CARD}"):
+    if beside.is_file() and _CARD not in beside.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
         raise InputError(f"{beside} is no card of a profile and would be replaced by one: name another file as out=")
     with suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as file:
         if _KEY not in (file.metadata() or {}):

@@ -107,7 +107,7 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
         except (BiaslabError, OSError) as error:
             if debug:
                 raise
-            if is_disk_full(error) and isinstance(error, OSError):  # where nobody expected it, as in a temporary folder
+            if is_disk_full(error):  # where nobody expected it, as in a temporary folder
                 return 1, why_not_written(error.filename or "some file", error, "")
             if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
                 return 2, f"the path {shortened(error.filename)} is too long for this file system: use a shorter one"

@@ -18,10 +18,14 @@ def options_of(app: typer.Typer, verb: str) -> dict[str, str]:
 
     Flags are left out; an unknown verb has none.
     """
+    return {p.name: p.opts[0] for p in _valued_options(app, verb) if p.opts[0].startswith("--")}
+
+
+def _valued_options(app: typer.Typer, verb: str) -> list[Any]:
+    """Give the options of a verb that take a value; an unknown verb has none."""
     command: Any = typer.main.get_command(app)
     parameters = command.commands[verb].params if verb in command.commands else []
-    parameters = [p for p in parameters if p.param_type_name == "option"]
-    return {p.name: p.opts[0] for p in parameters if p.opts[0].startswith("--") and not p.is_flag}
+    return [p for p in parameters if p.param_type_name == "option" and not p.is_flag]
 
 
 def in_options(message: str, options: dict[str, str]) -> str:
@@ -78,9 +82,7 @@ def empty_option(app: typer.Typer, arguments: list[str]) -> str:
     if all(word.rpartition("=")[2].strip() for word in arguments):
         return ""
     verb = next((word for word in arguments if not word.startswith("-")), "")
-    command: Any = typer.main.get_command(app)
-    parameters = command.commands[verb].params if verb in command.commands else []
-    options = {name for p in parameters if p.param_type_name == "option" and not p.is_flag for name in p.opts}
+    options = {name for option in _valued_options(app, verb) for name in option.opts}
     before = ""
     for word in arguments:
         name, equals, value = word.partition("=")

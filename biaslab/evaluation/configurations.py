@@ -104,7 +104,7 @@ def _configurations(
         if profile is None:
             raise InputError(
                 f"method {method.name!r} needs a profile: pass profile= (`biaslab fit-bias` makes one), or "
-                " leave the method out"
+                "leave the method out"
             )
         options: dict[str, Any] = {"profile": profile}  # a field of these methods, not of every one
         method = dataclasses.replace(method, **options)

@@ -166,8 +166,8 @@ class Profile(LearnedMaps):
                 shares[layer] = float(share_in_the_limit([logs(parts)])[0])
             counts = {p.layout.key: p.n for p in parts}
         if "layout" not in self.transports and min(counts.values(), default=0) < 2:
-            few = [k for k, n in counts.items() if n < 2]
-            warnings.warn(f"std is 0 for layouts seen in one image only: {', '.join(few)}", stacklevel=2)
+            single = [key for key, images in counts.items() if images < 2]
+            warnings.warn(f"std is 0 for layouts seen in one image only: {', '.join(single)}", stacklevel=2)
         # not for a part of the images, such as all folds but one
         if few and sum(counts.values()) == n:
             table = pd.DataFrame({"layer": list(shares), "r2_asymptotic": list(shares.values())})

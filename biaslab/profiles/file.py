@@ -66,7 +66,7 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     biaslab.profiles.fitted.NotFittedError: this MeanProfile is not fitted: call .fit(maps), or load one with ...
     """
     check_fitted(profile)  # before anything is written
-    digest = profile.hash  # refuses an unfitted profile before anything is written
+    digest = profile.hash
     path = profile_path(path)
     check_replaceable(path)
     tensors: dict[str, np.ndarray] = {}

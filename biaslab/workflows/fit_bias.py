@@ -17,7 +17,7 @@ from biaslab.figures import ProfileDisplay, VarianceDisplay, save
 from biaslab.maps.checkpointed import ResumableMaps
 from biaslab.maps.collect import collect
 from biaslab.profiles import EstimatorChoice, Profile, make, select_estimator, variance_table
-from biaslab.profiles.file import profile_path
+from biaslab.profiles.file import check_replaceable, profile_path
 from biaslab.profiles.model_selection import CRITERIA
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ def fit_bias(
     """
     profile = unfitted(estimator, criterion)
     target = None if out is None else profile_path(check_output_file(out, suffix=".safetensors"))
+    if target is not None:
+        check_replaceable(target)  # before hours of collecting; saving asks again
     unfinished = target.with_suffix(".partial") if target is not None and maps is None else None
     collected = collect(
         vlm,

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from commands import run
-from planted_maps import ONE, planted, u_shape
+from planted_maps import ONE, TILED, planted, u_shape
 
 from biaslab.diagnostics.measures.reliability import reliability as measured
 from biaslab.maps.views import WithoutFold
@@ -59,6 +59,12 @@ def test_a_fit_on_fewer_than_twenty_warns_once_with_the_reliability(tmp_path):
 def test_of_one_image_nothing_can_be_told(tmp_path):
     messages = said_by(lambda: MeanProfile().fit(maps_of(tmp_path, 1)))
     assert any("rests on 1 image, fewer than 20" in m and "Its reliability is not known" in m for m in messages)
+
+
+def test_a_layout_seen_once_among_enough_images_is_no_matter_of_few_images(tmp_path):
+    maps = planted(tmp_path, [(ONE, FEW_IMAGES), (TILED, 1)], u_shape)
+    (message,) = said_by(lambda: MeanProfile().fit(maps))
+    assert message.startswith("std is 0 for layouts seen in one image only: ") and TILED.key in message
 
 
 @pytest.mark.slow

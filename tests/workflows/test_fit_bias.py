@@ -2,6 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from biaslab.core.images import load_image
 from biaslab.datasets.calibration import calibration
@@ -55,3 +56,13 @@ def test_one_image_still_gives_a_profile(grounder, tmp_path):
         )
     assert any("more images" in str(w.message) for w in said)
     assert fitted.variance.empty and (tmp_path / "one.safetensors").exists() and (tmp_path / "one.png").exists()
+
+
+def test_what_a_profile_may_not_replace_is_refused_before_a_map_is_collected(grounder, tmp_path):
+    (tmp_path / "README.md").write_text("# My study\n")
+    save_file({"weight": np.zeros(3, np.float32)}, weights := tmp_path / "model.safetensors")
+    made = calibration(grounder, "scenes", n=2)
+    for out, reason in ((tmp_path / "README.safetensors", "no card of a profile"), (weights, "no profile")):
+        with pytest.raises(InputError, match=reason):
+            fit_bias(grounder, made, layers=[1], out=out, maps=tmp_path / "maps", progress=False)
+    assert not (tmp_path / "maps").exists() and (tmp_path / "README.md").read_text() == "# My study\n"

@@ -101,7 +101,7 @@ def image_size(source: Any) -> tuple[int, int]:
     InputError
         As :func:`load_image`, but for damage behind the header.
     """
-    if not isinstance(source, (str, os.PathLike)):
+    if not isinstance(source, (str, os.PathLike, bytes)):
         return load_image(source).size
     with _opened(source) as (image, name):
         if image.format == "TIFF":  # Pillow turns it itself, some versions when they read the pixels
@@ -111,15 +111,15 @@ def image_size(source: Any) -> tuple[int, int]:
         return (height, width) if orientation(image) >= 5 else (width, height)
 
 
-def image_orientation(path: str | Path) -> int:
-    """Read the EXIF orientation (1 to 8) of a picture file; 1 where it has none.
+def image_orientation(source: str | Path | bytes) -> int:
+    """Read the EXIF orientation (1 to 8) of a picture file, or of its content; 1 where it has none.
 
     Raises
     ------
     InputError
         The file cannot be read.
     """
-    with _opened(path) as (image, _):
+    with _opened(source) as (image, _):
         return orientation(image)
 
 

@@ -15,8 +15,8 @@ from sklearn.base import clone
 from biaslab.core.boxes import Box
 from biaslab.core.images import image_name, load_image
 from biaslab.datasets.calibration import asked_of
-from biaslab.datasets.data_root import find_path, not_there, places, resolve_data_root
-from biaslab.datasets.image_sources import find_images
+from biaslab.datasets.data_root import not_there, places, resolve_data_root
+from biaslab.datasets.picture_sources import PictureSource
 from biaslab.datasets.scenes import cached_scene
 from biaslab.errors import InputError
 from biaslab.figures import AttentionDisplay
@@ -88,10 +88,10 @@ def images_behind(maps: AttentionMaps, source: str | Path, *, data_root: str | P
         images: dict[str, Any] = {i: _Scene(m[1], int(m[2]), asked) for i in ids if (m := _scene_id(i))}
     else:
         root = resolve_data_root(data_root)
-        folder = find_path(source, root)
-        if folder is None:
+        pictures = PictureSource(source, root)
+        if pictures.path is None and not pictures.is_dataset:
             raise not_there(f"no such folder of images: {source}", places(source, root))
-        files = {image_name(path): path for path in find_images(folder)}
+        files = {image_name(picture): picture for picture in pictures.pictures()}
         images = {i: files[i] for i in ids if i in files}
     if not images:
         raise InputError(f"none of the {len(ids)} images in the maps is in {source}: their ids are like {ids[0]!r}")

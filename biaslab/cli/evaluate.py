@@ -49,12 +49,15 @@ def evaluate(
     profile: opt.ProfileFile = None,
     dataset: Annotated[
         str,
-        typer.Option(autocompletion=dataset_names, help="scenes, or the path of an InternVL-style RefCOCO jsonl."),
+        typer.Option(
+            autocompletion=dataset_names,
+            help="scenes; a file of annotations (RefCOCO jsonl, Shikra, MDETR, REFER, ... told by its columns); an id "
+            "of the hub such as lmms-lab/RefCOCO.",
+        ),
     ] = "scenes",
-    split: Annotated[
-        str | None, typer.Option(help="Split of the data set, e.g. test or validation of the scenes.")
-    ] = None,
-    image_root: Annotated[Path | None, typer.Option(help="Folder of the images of a jsonl file.")] = None,
+    split: opt.Split = None,
+    columns: opt.Columns = None,
+    image_root: opt.ImageRoot = None,
     data_root: opt.DataRoot = None,
     n: Annotated[
         int | None, typer.Option(min=1, help="First n expressions. Default: 300 of the scenes, all of a file.")
@@ -72,7 +75,8 @@ def evaluate(
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
     from biaslab import profiles
-    from biaslab.datasets.base import DATASETS, check_pictures, load_dataset, take
+    from biaslab.datasets.base import DATASETS, check_pictures, take
+    from biaslab.datasets.loading import load_dataset
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.runner import check_reference
     from biaslab.evaluation.runner import evaluate as run
@@ -83,7 +87,7 @@ def evaluate(
     ratios, where = opt.keeps(keep), opt.layers(layer)
     chosen = opt.methods(methods or _METHODS)
     size = n if dataset in DATASETS else None  # a file is read whole, and cut by the evaluation
-    data = load_dataset(dataset, split=split, images=image_root, n=size, data_root=data_root)
+    data = load_dataset(dataset, split=split, columns=columns, images=image_root, n=size, data_root=data_root)
     fitted = None if profile is None else profiles.load(profile)
     if methods is None:
         chosen = opt.methods_without_profile(chosen, profile, model.name)

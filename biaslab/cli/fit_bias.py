@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,15 @@ _NOT_KNOWN = (
 @with_model
 def fit_bias(
     model: ModelChoice,
-    images: Annotated[str, typer.Option(help="Calibration images: a folder, or scenes, blank, noise.")] = "scenes",
+    images: Annotated[
+        str,
+        typer.Option(
+            help="Calibration images: a folder, .zip or .tar, a data set (as --dataset), or scenes, blank, noise."
+        ),
+    ] = "scenes",
+    split: opt.Split = None,
+    columns: opt.Columns = None,
+    image_root: opt.ImageRoot = None,
     data_root: opt.DataRoot = None,
     n: Annotated[int | None, typer.Option(min=1, help="Number of images. Default: 300, or all of a folder.")] = None,
     out: Annotated[Path, typer.Option(help="Profile file; card and figures are written beside it.")] = Path(
@@ -53,7 +61,8 @@ def fit_bias(
         str, typer.Option(help="attention, no_rope or value_norm; a method takes only a profile of its own score.")
     ] = "attention",
     prompt: Annotated[
-        str | None, typer.Option(help="Prompt for every image. Default: grounding prompts for scenes, else generic.")
+        str | None,
+        typer.Option(help="Prompt for every image. Default: grounding prompts for scenes and data sets, else generic."),
     ] = None,
     maps: Annotated[
         Path | None, typer.Option(help="Keep every image's attention in this folder; the same command resumes.")
@@ -81,26 +90,27 @@ def fit_bias(
         raise InputError(f"--prompt {why}")
     opt.one_of(dry_run, rehearse)
     numbers = model.layers(layers, rehearse=rehearse)
+    of_dataset: dict[str, Any] = {"split": split, "columns": columns, "images": image_root}
     if dry_run:
         from biaslab.models.offline.geometry import geometry
         from biaslab.workflows.dry_run import plan_fit
 
         sizes = geometry(model.name)
-        planned = calibration(sizes, images, n=n, prompt=prompt, seed=seed, data_root=data_root)
+        planned = calibration(sizes, images, n=n, prompt=prompt, seed=seed, data_root=data_root, **of_dataset)
         plan = plan_fit(
             sizes, planned, layers=numbers, heads=heads, batch_size=batch_size, maps=maps, dtype=model.dtype,
             image_options=model.image_options,
         )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
         return
-    source = source_folder(images, data_root=data_root)
+    source = source_folder(images, data_root=data_root, **of_dataset)
     check_output_file(out, suffix=".safetensors")
     check_replaceable(profile_path(out))
     check_figure_files(profile_path(out).with_suffix(""), inputs=[] if source is None else [source])
     if maps is not None:
         check_output_folder(maps)
     vlm = model.load(rehearse, max(numbers or [0]))
-    data = calibration(vlm, images, n=n, prompt=prompt, seed=seed, data_root=data_root)
+    data = calibration(vlm, images, n=n, prompt=prompt, seed=seed, data_root=data_root, **of_dataset)
     result = fit(
         vlm, data, layers=numbers, heads=heads, queries=queries, score=score, batch_size=batch_size, out=out,
         progress=True, estimator=estimator, criterion=criterion, maps=maps,

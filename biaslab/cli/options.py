@@ -45,6 +45,17 @@ DataRoot = Annotated[
         "--data-root", envvar="BIASLAB_DATA", help="Folder in which relative paths of data are looked up too."
     ),
 ]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Split of the data set: of the scenes, of the hub, or of a file that holds several."),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        help="What the columns of any table mean: image=file,expression=text,box=xywh:bbox (or box=xyxy:x1+y1+x2+y2)."
+    ),
+]
+ImageRoot = Annotated[Path | None, typer.Option(help="Folder, .zip or .tar of the pictures of a data set.")]
 ProfileFile = Annotated[Path | None, typer.Option("--profile", "-p", help="A profile file made by `fit-bias`.")]
 
 

@@ -22,7 +22,7 @@ def command_of(context: typer.Context) -> dict[str, Any]:
     """Note the command line of a verb: as it was typed, and every option with its value."""
     options = {name: value for name, value in context.params.items() if name not in _NOT_REPEATED and value is not None}
     for name, value in options.items():
-        if isinstance(value, Path) or name in _PATHS or (name == "dataset" and Path(value).is_file()):
+        if isinstance(value, Path) or name in _PATHS or (name == "dataset" and Path(value).exists()):
             options[name] = str(Path(value).absolute())
     arguments = (context.obj or {}).get("arguments", [])
     return {"line": shlex.join(["biaslab", *arguments]), "options": options}

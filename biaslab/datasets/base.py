@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from biaslab._util.arguments import as_path, at_least_one
-from biaslab._util.registry import Registry, did_you_mean
+from biaslab._util.registry import Registry
 from biaslab._util.text import printable, why_unreadable
 from biaslab.datasets.box_forms import check_boxes
-from biaslab.datasets.data_root import find_path, not_there, places, resolve_data_root
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 
@@ -72,70 +68,6 @@ def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Data
         The decorator.
     """
     return DATASETS.register(name)
-
-
-def load_dataset(name: str | Path, *, data_root: str | Path | None = None, **options: Any) -> Dataset:
-    """Open a data set by its name, or by the path of an annotation file.
-
-    Parameters
-    ----------
-    name : str or Path
-        A name in `DATASETS`, or the path of a RefCOCO jsonl file.
-    data_root : str or Path, optional
-        Folder below which relative paths are looked up too; default: the environment variable ``BIASLAB_DATA``.
-        Data sets that read no files do without.
-    **options
-        Of the data set: ``split``, ``n`` (size, where it can be of any), ``images`` (folder of the images of a file).
-        None stands for the default.
-
-    Returns
-    -------
-    Dataset
-
-    Raises
-    ------
-    InputError
-        For an unknown name, a missing file or an unknown option; the message lists what there is.
-
-    Examples
-    --------
-    >>> import biaslab as bl
-    >>> scenes = bl.load_dataset("scenes", split="test", n=3)
-    >>> [sample.id for sample in scenes]
-    ['test-000000-relation', 'test-000000-attribute', 'test-000001-attribute']
-    """
-    as_path("name", name)
-    for key in ("images", "data_root"):
-        if (given := {**options, "data_root": data_root}.get(key)) is not None:
-            as_path(key, given)
-    if options.get("n") is not None:
-        at_least_one("n", options["n"])
-    root = resolve_data_root(data_root)
-    options = {key: value for key, value in options.items() if value is not None}
-    if str(name) in DATASETS:
-        return _make(str(name), root, options)
-    path = find_path(name, root)
-    if path is None:
-        names, hint = ", ".join(DATASETS), did_you_mean(str(name), DATASETS.keys())
-        names += f" ({hint})" if hint else ""
-        raise not_there(f"unknown data set {str(name)!r}: none of {names}, and no file", places(name, root))
-    if "split" in options:
-        raise InputError(f"{name} is one split: leave split out, or pass the file of the split")
-    if "n" in options:
-        raise InputError(f"{name} is read whole: leave n out, and pass it to bl.evaluate, or take list(dataset)[:n]")
-    return _make("refcoco-jsonl", root, {"path": path, **options})
-
-
-def _make(name: str, root: Path | None, options: dict[str, Any]) -> Dataset:
-    factory = DATASETS[name]
-    signature = inspect.signature(factory)
-    if "data_root" in signature.parameters:
-        options = {**options, "data_root": root}
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        raise InputError(f"data set {name!r}: {error}; it takes {signature}") from error
-    return factory(**options)
 
 
 def content_hash(samples: Iterable[Sample]) -> str:

@@ -27,6 +27,7 @@ _LISTED = 3  # rows that a message names
 _ENOUGH = 5  # rows from which a file of nothing but first pixels is one of fractions
 _SHARE = 0.1  # of bad rows from which the whole file is judged
 _UNLIKELY = 1e-3  # probability of the good rows below which a form is not named
+_FRACTIONS = (BoxSpace.NORM1, BoxSpace.PADDED_SQUARE)
 _CHANCE = 1e-6  # probability that an honest file looks so by accident, below which it is warned about
 
 
@@ -51,8 +52,16 @@ class BoxForm:
     corners: Callable[[np.ndarray], np.ndarray]
     fix: str
 
+    @property
+    def in_pixels(self) -> bool:
+        """Whether the numbers mean pixels, so that they can be read without the picture's size."""
+        return self.space is BoxSpace.PIXEL
+
     def to_pixels(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Corners (n, 4) in pixels of pictures whose (n, 2) width and height are ``sizes``."""
+        if self.space is BoxSpace.PADDED_SQUARE:
+            side = sizes.max(1, keepdims=True)
+            return self.corners(boxes) * side - np.tile((side - sizes) // 2, 2)
         unit = {BoxSpace.PIXEL: np.ones_like(sizes), BoxSpace.NORM1: sizes, BoxSpace.NORM1000: sizes / 1000}[self.space]
         return self.corners(boxes) * np.tile(unit, 2)
 
@@ -74,6 +83,12 @@ _SCALE = "multiply x by width{0} and y by height{0}"
 FORMS: dict[str, BoxForm] = {
     "xyxy": BoxForm("x1, y1, x2, y2 in pixels", BoxSpace.PIXEL, _same, ""),
     "xyxy_norm1": BoxForm("fractions of the picture (0-1)", BoxSpace.NORM1, _same, _SCALE.format("")),
+    "xyxy_square1": BoxForm(
+        "fractions of the picture padded to a square (0-1, LLaVA)",
+        BoxSpace.PADDED_SQUARE,
+        _same,
+        "multiply by the longer side and take half of what was padded from x or y",
+    ),
     "xywh_norm1": BoxForm(
         "fractions x, y, w, h (0-1)", BoxSpace.NORM1, _xywh, _SCALE.format("") + ", then add w and h"
     ),
@@ -179,7 +194,7 @@ def _likely(boxes: np.ndarray, sizes: np.ndarray, bad: Any, stated: str) -> str:
     if bad.sum() >= _SHARE * len(bad) or len(bad) < _ENOUGH:
         rows, they = slice(None), "it looks" if len(bad) == 1 else "they look"
     else:
-        others = {name: form for name, form in others.items() if form.space is BoxSpace.NORM1}
+        others = {name: form for name, form in others.items() if form.space in _FRACTIONS}
         rows, they = bad, "it looks" if bad.sum() == 1 else "these look"
     for form in others.values():
         if form.space is BoxSpace.NORM1000 and _by_chance_in_pixels(sizes[~bad]) < _UNLIKELY:
@@ -195,7 +210,7 @@ def _by_chance_in_pixels(sizes: np.ndarray) -> float:
 
 
 def _explains(form: BoxForm, boxes: np.ndarray, sizes: np.ndarray) -> bool:
-    if form.space is BoxSpace.NORM1 and (boxes > 1.01).any():
+    if form.space in _FRACTIONS and (boxes > 1.01).any():
         return False
     if form.space is BoxSpace.PIXEL and _below_a_pixel(boxes, sizes).any():
         return False
@@ -211,17 +226,19 @@ def warn_if_unlikely(boxes: ArrayLike, sizes: ArrayLike, *, source: str, form: s
         As for :func:`check_boxes`, which has accepted them.
     """
     boxes, sizes = np.asarray(boxes, float).reshape(-1, 4), np.asarray(sizes, float).reshape(-1, 2)
-    if form != "xyxy":
-        return
-    chance = {
-        "xywh": 0.25 ** len(boxes),  # every box has its centre in the upper left quarter
-        "xyxy_norm1000": float(np.prod(np.minimum(1000 / sizes, 1))),  # none reaches beyond 1000 pixels
+    quarter = 0.25 ** len(boxes)
+    chances = {
+        # every box has its centre in the upper left quarter; none reaches beyond 1000 pixels
+        "xyxy": {"xywh": quarter, "xyxy_norm1000": float(np.prod(np.minimum(1000 / sizes, 1)))},
+        "xywh": {"xyxy": quarter},  # every box is wider and higher than its distance from the edges
     }
+    chance = chances.get(form, {})
     for name, by_chance in chance.items():
         other = FORMS[name]
         if by_chance < _CHANCE and _possible(other, boxes, sizes).all():
             warnings.warn(
-                f"{source}: all {len(boxes)} boxes would also be possible as {other.words}; if they are, {other.fix}",
+                f"{source}: all {len(boxes)} boxes would also be possible as {other.words}; if they are, "
+                f"{other.fix or 'say so: box=xyxy:COLUMN in --columns'}",
                 stacklevel=2,
             )
             return

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biaslab._util.arguments import as_path, at_least_one, whole_number
-from biaslab.datasets.data_root import VARIABLE, find_path, not_there, places, resolve_data_root
-from biaslab.datasets.image_sources import blank, find_images, noise, require_images
+from biaslab.datasets.base import check_pictures
+from biaslab.datasets.data_root import VARIABLE, not_there, places, resolve_data_root
+from biaslab.datasets.image_sources import blank, noise, require_images
+from biaslab.datasets.picture_sources import PictureSource
 from biaslab.datasets.scenes import cached_scene
 from biaslab.errors import InputError
 from biaslab.models.expected import expect_model
@@ -58,8 +60,11 @@ def calibration(
     seed: int = 0,
     prompt: str | None = None,
     data_root: str | Path | None = None,
+    split: str | None = None,
+    columns: str | None = None,
+    images: str | Path | None = None,
 ) -> Calibration:
-    """Make a calibration set by name.
+    """Make a calibration set by name, or of pictures from anywhere.
 
     Parameters
     ----------
@@ -67,16 +72,19 @@ def calibration(
         Model that the set is for: its family words the grounding prompts.
     source : str or Path
         ``"scenes"``: scenes of the calibration split, each with the grounding prompt of one of its expressions
-        (attribute, location and relation in turn); ``"blank"``, ``"noise"``: null images; else a folder of images, or
-        a single one.
+        (attribute, location and relation in turn); ``"blank"``, ``"noise"``: null images; else a folder, .zip or .tar
+        of images, a single one, or a data set as :func:`biaslab.load_dataset` opens it: each picture of it once, with
+        the grounding prompt of its first expression.
     n : int, optional
-        Number of images; default 300, or all of a folder.
+        Number of images; default 300, or all of a folder or data set.
     seed : int
         Of the noise.
     prompt : str, optional
-        Question about every image; by default the grounding prompts for scenes, a generic one otherwise.
+        Question about every image; by default the grounding prompts for scenes and data sets, a generic one otherwise.
     data_root : str or Path, optional
         Folder below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
+    split, columns, images : optional
+        Of a data set, as for :func:`biaslab.load_dataset`.
 
     Returns
     -------
@@ -111,14 +119,18 @@ def calibration(
         return Calibration("scenes", [image for image, _, _ in scenes], prompts, [name for _, name, _ in scenes])
     if source in ("blank", "noise"):
         n = n or _DEFAULT_N
-        images = blank(n, _NULL_SIZE) if source == "blank" else noise(n, _NULL_SIZE, seed=seed)
-        return Calibration(str(source), images, prompt or PROMPT, [f"{source}-{i:06d}" for i in range(len(images))])
-    folder = _find_source(source, data_root)
-    return Calibration(f"pictures in {source}", find_images(folder, n=n), prompt or PROMPT)
+        made = blank(n, _NULL_SIZE) if source == "blank" else noise(n, _NULL_SIZE, seed=seed)
+        return Calibration(str(source), made, prompt or PROMPT, [f"{source}-{i:06d}" for i in range(len(made))])
+    found = _find_source(source, data_root, split=split, columns=columns, images=images)
+    pictures = found.pictures(n)
+    if prompt is None and found.is_dataset:
+        prompts = [vlm.family.grounding_prompt(sample.expression) for sample in pictures]
+        return Calibration(f"pictures of {source}", pictures, prompts)
+    return Calibration(f"pictures in {source}", pictures, prompt or PROMPT)
 
 
-def source_folder(source: str | Path, *, data_root: str | Path | None = None) -> Path | None:
-    """Look up the folder (or single picture) that a source names; its images are not read.
+def source_folder(source: str | Path, *, data_root: str | Path | None = None, **options: Any) -> Path | None:
+    """Look up the folder (or single picture, or archive) that a source names; its images are not read.
 
     Parameters
     ----------
@@ -126,34 +138,42 @@ def source_folder(source: str | Path, *, data_root: str | Path | None = None) ->
         As for :func:`calibration`.
     data_root : str or Path, optional
         Folder below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
+    **options
+        ``split``, ``columns``, ``images`` of a data set, which is opened, and its first pictures looked for.
 
     Returns
     -------
     Path or None
-        None for one of :data:`SOURCES`.
+        None for one of :data:`SOURCES` and for data sets.
 
     Raises
     ------
     InputError
-        No such folder or source, or a folder without a picture.
+        No such folder or source, a folder without a picture, or a data set that cannot be used.
     """
     if source in SOURCES:
         return None
-    folder = _find_source(source, data_root)
-    require_images(folder)
-    return folder
+    found = _find_source(source, data_root, **options)
+    if found.is_dataset:
+        check_pictures(found.dataset())
+        return None
+    if found.path is not None and found.path.is_dir():
+        require_images(found.path)
+    else:
+        found.pictures(1)
+    return found.path
 
 
-def _find_source(source: str | Path, data_root: str | Path | None) -> Path:
+def _find_source(source: str | Path, data_root: str | Path | None, **options: Any) -> PictureSource:
     root = resolve_data_root(data_root)
-    folder = find_path(source, root)
-    if folder is None:
+    found = PictureSource(source, root, **options)
+    if found.path is None and not found.is_dataset:
         fix = (
-            f"give a folder of pictures, itself or below the data root (--data-root, {VARIABLE}), or one of "
-            f"{', '.join(SOURCES)}"
+            f"give a folder or archive of pictures or a data set, itself or below the data root (--data-root, "
+            f"{VARIABLE}), or one of {', '.join(SOURCES)}"
         )
         raise not_there(f"no calibration source {str(source)!r}", places(source, root), fix)
-    return folder
+    return found
 
 
 class _SceneImage:

@@ -13,7 +13,7 @@ from typing import Any
 
 from biaslab.core.picture_files import suffixes
 
-__all__ = ["PLAIN", "binary_kind", "listed", "object_kind", "text_kind"]
+__all__ = ["PLAIN", "binary_kind", "is_pickle", "listed", "object_kind", "text_kind"]
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"PAR1", "a Parquet file"),
@@ -40,6 +40,20 @@ PLAIN = "one JSON object"
 _SEPARATORS = {"\t": "a TSV", ",": "a CSV", ";": "a CSV"}
 
 
+def is_pickle(path: Path, head: bytes) -> bool:
+    r"""Whether a file is a Python pickle, by its first bytes or its suffix.
+
+    Examples
+    --------
+    >>> is_pickle(Path("refs(unc).p"), b"(lp0\n(dp1\nS'sent_ids'\n"), is_pickle(Path("rows.p"), b'{"image": "a.png"}')
+    (True, False)
+    """
+    if path.suffix.lower() in (".pt", ".pth") and head[:2] == b"PK":
+        return False
+    named = path.suffix.lower() in (".p", ".pkl", ".pickle", ".pt", ".pth") and head[:1] not in (b"{", b"[")
+    return bool(_PICKLE.match(head)) or named
+
+
 def binary_kind(path: Path, head: bytes) -> str | None:
     r"""Name a file that holds no text, by its first bytes; None for what may be text.
 
@@ -57,13 +71,11 @@ def binary_kind(path: Path, head: bytes) -> str | None:
 
     Examples
     --------
-    >>> binary_kind(Path("refs(unc).p"), b"(lp0\n(dp1\nS'sent_ids'\n")
-    'a Python pickle, which is never opened, as it could run anything: convert it where you trust it'
+    >>> binary_kind(Path("a.npy"), b"\x93NUMPY\x01")
+    'a numpy array'
     >>> binary_kind(Path("rows.jsonl"), b'{"image": "a.png"}') is None
     True
     """
-    if _PICKLE.match(head) or (path.suffix.lower() in (".p", ".pkl", ".pickle", ".pt", ".pth") and head[:1] != b"{"):
-        return "a Python pickle, which is never opened, as it could run anything: convert it where you trust it"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _archive("a ZIP archive", path, lambda: zipfile.ZipFile(path), lambda z: z.namelist())
     if head[257:262] == b"ustar":

@@ -16,8 +16,8 @@ from biaslab._util.files import atomic_write
 from biaslab._util.tables import write_table
 from biaslab.cli import main
 from biaslab.core.images import image_name, load_image
-from biaslab.datasets import RefCocoJsonl
 from biaslab.datasets.image_sources import find_images
+from biaslab.datasets.opening import open_annotations
 from biaslab.evaluation.results import read_samples
 from biaslab.maps.base import fold_of
 
@@ -53,7 +53,7 @@ def data_set(tmp_path):
 
 
 def test_names_are_written_as_escapes(data_set, tmp_path):
-    data = RefCocoJsonl(data_set)
+    data = open_annotations(data_set)
     assert [s.image_id for s in data] == ["caf\\udce90.png", "caf\\udce91.png"] and data.split == "caf\\udce9"
     assert data[0].image().size == (224, 224) and len(data.hash) == 16
     pictures = find_images(tmp_path)
@@ -62,7 +62,7 @@ def test_names_are_written_as_escapes(data_set, tmp_path):
     record = {"path": str(data_set)}
     text = atomic_write(tmp_path / "run.json", json.dumps(record, ensure_ascii=False)).read_text(encoding="utf-8")
     assert json.loads(text) == record  # the escape is JSON's own
-    (table,) = write_table(pd.DataFrame({"image": [NAME]}), tmp_path / "t", None)
+    (table,) = write_table(pd.DataFrame({"image": [NAME]}, dtype=object), tmp_path / "t", None)
     assert "caf\\udce9" in table.read_text(encoding="utf-8")
 
 

@@ -13,9 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from biaslab.core.boxes import Box
-from biaslab.datasets import DATASETS, RefCocoJsonl
+from biaslab.datasets import DATASETS, READERS
 from biaslab.datasets.base import take
 from biaslab.datasets.box_forms import FORMS, check_boxes, warn_if_unlikely
+from biaslab.datasets.opening import open_annotations
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 
@@ -29,13 +30,17 @@ WRITE = {
     "cxcywh": lambda x, y, X, Y, w, h: [(x + X) / 2, (y + Y) / 2, X - x, Y - y],
     "yxyx": lambda x, y, X, Y, w, h: [y, x, Y, X],
     "xyxy_norm1": lambda x, y, X, Y, w, h: [x / w, y / h, X / w, Y / h],
+    "xyxy_square1": lambda x, y, X, Y, w, h: [
+        (v + (max(w, h) - side) // 2) / max(w, h) for v, side in zip((x, y, X, Y), (w, h, w, h), strict=True)
+    ],
     "xywh_norm1": lambda x, y, X, Y, w, h: [x / w, y / h, (X - x) / w, (Y - y) / h],
     "cxcywh_norm1": lambda x, y, X, Y, w, h: [(x + X) / 2 / w, (y + Y) / 2 / h, (X - x) / w, (Y - y) / h],
     "xyxy_norm1000": lambda x, y, X, Y, w, h: [1000 * x / w, 1000 * y / h, 1000 * X / w, 1000 * Y / h],
     "xywh_norm1000": lambda x, y, X, Y, w, h: [1000 * x / w, 1000 * y / h, 1000 * (X - x) / w, 1000 * (Y - y) / h],
 }
 WRONG = sorted(set(WRITE) - {"xyxy"})
-CERTAIN = sorted(set(WRONG) - {"yxyx"})  # in square pictures y before x contradicts nothing
+# in square pictures y before x contradicts nothing, and the padded square is the picture
+CERTAIN = sorted(set(WRONG) - {"yxyx", "xyxy_square1"})
 
 
 def written(form, boxes, sizes):
@@ -60,7 +65,7 @@ def file_of(folder, rows):
 
 def test_every_form_is_tested_and_every_reader_states_one():
     assert set(WRITE) == set(FORMS)
-    assert all(DATASETS[name].box_form in FORMS for name in ("refcoco-jsonl", "scenes"))
+    assert all(reader.box_form in FORMS for reader in (*READERS.values(), DATASETS["scenes"]))
     for name, form in FORMS.items():
         numbers, size = np.array([WRITE[name](10, 20, 110, 90, 640, 480)]), np.array([[640.0, 480.0]])
         np.testing.assert_allclose(form.to_pixels(numbers, size), [[10, 20, 110, 90]], atol=1e-9)
@@ -72,20 +77,20 @@ def test_the_sample_data_set_in_every_wrong_form_is_refused_and_the_form_named(f
         {**row, "bbox": np.round(WRITE[form](*row["bbox"], row["width"], row["height"]), 4).tolist()} for row in ROWS
     ]
     with pytest.raises(InputError) as error:
-        RefCocoJsonl(file_of(tmp_path, rows))
+        open_annotations(file_of(tmp_path, rows))
     message = str(error.value)
     assert f"they look like {FORMS[form].words}: {FORMS[form].fix}" in message, message
     assert "x.jsonl, line 1: bbox [" in message and "more of 74 rows are wrong: line " in message
     for some in (rows[:5], rows[20:27], rows[-5:]):
         with pytest.raises(InputError):
-            RefCocoJsonl(file_of(tmp_path, some))
+            open_annotations(file_of(tmp_path, some))
 
 
 def test_y_before_x_is_named_where_the_pictures_are_not_square(tmp_path):
     wide = [{**row, "bbox": [2 * row["bbox"][0], row["bbox"][1], 2 * row["bbox"][2], row["bbox"][3]]} for row in ROWS]
     rows = [{**r, "width": 448, "bbox": [r["bbox"][i] for i in (1, 0, 3, 2)]} for r in wide]
     with pytest.raises(InputError, match="they look like y1, x1, y2, x2"):
-        RefCocoJsonl(file_of(tmp_path, rows))
+        open_annotations(file_of(tmp_path, rows))
 
 
 def test_it_is_refused_before_the_model_is_loaded(capsys, tmp_path):
@@ -118,8 +123,8 @@ def test_one_bad_row_is_named_alone():
 
 def test_a_pixel_over_the_edge_is_cut_off(tmp_path):
     row = {**ROWS[0], "bbox": [-1, 100, 224.6, 225]}
-    assert RefCocoJsonl(file_of(tmp_path, [row]))[0].box == Box(0, 100, 224, 224)
-    assert RefCocoJsonl(file_of(tmp_path, ROWS))[0].box.as_tuple() == tuple(map(float, ROWS[0]["bbox"]))
+    assert open_annotations(file_of(tmp_path, [row]))[0].box == Box(0, 100, 224, 224)
+    assert open_annotations(file_of(tmp_path, ROWS))[0].box.as_tuple() == tuple(map(float, ROWS[0]["bbox"]))
 
 
 def test_legal_files_that_look_odd_are_accepted():

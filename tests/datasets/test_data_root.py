@@ -9,9 +9,10 @@ from commands import run
 from PIL import Image
 
 import biaslab as bl
-from biaslab.datasets import DATASETS, RefCocoJsonl, load_dataset
+from biaslab.datasets import DATASETS, load_dataset
 from biaslab.datasets.calibration import calibration
 from biaslab.datasets.data_root import VARIABLE, find_file, find_folder, places, resolve_data_root
+from biaslab.datasets.opening import open_annotations
 from biaslab.errors import InputError
 
 ROW = {"image": "coco/train2014/a.jpg", "sent": "left cat", "bbox": [0, 0, 10, 10], "width": 64, "height": 48}
@@ -71,9 +72,9 @@ def test_the_argument_comes_before_the_variable(root, tmp_path, monkeypatch):
 def test_the_reader_itself_knows_no_variable(root, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(root))
     with pytest.raises(InputError, match="cannot read"):
-        RefCocoJsonl(NAME)
+        open_annotations(NAME)
     with pytest.raises(InputError, match="image not found"):
-        RefCocoJsonl(root / NAME)[0].image()
+        open_annotations(root / NAME)[0].image()
 
 
 @pytest.mark.parametrize("image", ["coco/train2014/a.jpg", "data/coco/train2014/a.jpg"])

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from biaslab.core.boxes import Box
-from biaslab.datasets import DATASETS, RefCocoJsonl, load_dataset
+from biaslab.datasets import DATASETS, READERS, load_dataset
+from biaslab.datasets.opening import open_annotations
 from biaslab.datasets.sample import object_size
 from biaslab.errors import InputError
 
@@ -41,7 +42,7 @@ def write(folder, rows, name="refcoco_mini.jsonl"):
 
 
 def test_rows_become_samples(folder):
-    data = RefCocoJsonl(write(folder, ROWS))
+    data = open_annotations(write(folder, ROWS))
     assert (len(data), data.name, data.split) == (5, "refcoco-jsonl", "refcoco_mini")
     first, second = list(data)[:2]
     assert first.id == "refcoco_mini-000000" and first.image_id == second.image_id == "coco/a.jpg"
@@ -54,13 +55,13 @@ def test_rows_become_samples(folder):
 
 def test_pictures_are_found_under_a_root_by_path_or_by_name(folder):
     path = write(folder / "coco", ROWS[:1])
-    assert RefCocoJsonl(path, images=folder)[0].image().size == (64, 48)
-    assert RefCocoJsonl(path, images=folder / "coco")[0].image().size == (64, 48)
-    assert RefCocoJsonl(path)[0].image().size == (64, 48)
+    assert open_annotations(path, images=folder)[0].image().size == (64, 48)
+    assert open_annotations(path, images=folder / "coco")[0].image().size == (64, 48)
+    assert open_annotations(path)[0].image().size == (64, 48)
 
 
 def test_bad_pictures_fail_only_when_asked_for_and_say_which(folder):
-    data = RefCocoJsonl(write(folder, ROWS))
+    data = open_annotations(write(folder, ROWS))
     for index, message in ((2, "not found.*gone.jpg"), (3, "torn.jpg"), (4, "64x48.*640x480")):
         with pytest.raises(InputError, match=message) as caught:
             data[index].image()
@@ -69,11 +70,11 @@ def test_bad_pictures_fail_only_when_asked_for_and_say_which(folder):
 
 def test_hash_follows_the_content_alone(folder):
     path = write(folder, ROWS)
-    reference = RefCocoJsonl(path).hash
-    assert reference == RefCocoJsonl(path, images="/elsewhere", name="other").hash
+    reference = open_annotations(path).hash
+    assert reference == open_annotations(path, images="/elsewhere").hash
     for field, value in (("sent", "right cat"), ("bbox", [0, 0, 10, 11]), ("image", "coco/b.png")):
         changed = [{**ROWS[0], field: value}, *ROWS[1:]]
-        assert RefCocoJsonl(write(folder, changed)).hash != reference, field
+        assert open_annotations(write(folder, changed)).hash != reference, field
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_hash_follows_the_content_alone(folder):
         ([1, 2], "line 2 is a list, not an object"),
         ("7", "line 2 is a number, not an object"),
         ({**ROWS[0], "bbox": [0, 0, 10]}, "line 2: bbox has 3 numbers, not 4"),
-        ({**ROWS[0], "bbox": None}, "line 2: bbox is null, not a list"),
+        ({**ROWS[0], "bbox": None}, "line 2: bbox is null: the expression has no target"),
         ({**ROWS[0], "bbox": {"x": 1}}, 'line 2: bbox is {"x": 1}, not a list'),
         ({**ROWS[0], "bbox": [0, 0, 10, float("nan")]}, "line 2: bbox holds NaN, which is no finite number"),
         ({**ROWS[0], "bbox": [0, 0, 10, True]}, "line 2: bbox holds true, which is no finite number"),
@@ -109,19 +110,19 @@ def test_hash_follows_the_content_alone(folder):
 )
 def test_a_bad_row_is_named(folder, row, message):
     with pytest.raises(InputError, match=message) as error:
-        RefCocoJsonl(write(folder, [ROWS[0], row]))
+        open_annotations(write(folder, [ROWS[0], row]))
     assert len(str(error.value).splitlines()) == 1 and not re.search(r"Error\(|KeyError|TypeError", str(error.value))
 
 
 def test_missing_and_empty_files(folder):
-    with pytest.raises(InputError, match="cannot read .*none.jsonl .*pass a RefCOCO jsonl"):
-        RefCocoJsonl(folder / "none.jsonl")
+    with pytest.raises(InputError, match="cannot read .*none.jsonl .*pass rows of referring"):
+        open_annotations(folder / "none.jsonl")
     with pytest.raises(InputError, match="no rows"):
-        RefCocoJsonl(write(folder, [""]))
+        open_annotations(write(folder, [""]))
 
 
 def test_a_published_split_of_the_wrong_size_is_reported(folder, caplog):
-    RefCocoJsonl(write(folder, ROWS, "refcoco_testA.jsonl"))
+    open_annotations(write(folder, ROWS, "refcoco_testA.jsonl"))
     assert "5 expressions, the published split 5657" in caplog.text
 
 
@@ -129,20 +130,20 @@ def test_text_lines_end_at_newlines_only(folder):
     row = {**ROWS[0], "sent": "left\u2028cat"}
     path = folder / "x.jsonl"
     path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert RefCocoJsonl(path)[0].expression == "left\u2028cat"
+    assert open_annotations(path)[0].expression == "left\u2028cat"
 
 
 def test_registry(folder):
-    assert {"refcoco-jsonl", "scenes"} <= set(DATASETS)
+    assert "refcoco-jsonl" in READERS and "scenes" in DATASETS
     assert len(load_dataset("refcoco-jsonl", path=write(folder, ROWS))) == 5
-    with pytest.raises(InputError, match="none of refcoco-jsonl, scenes"):
+    with pytest.raises(InputError, match="none of scenes, no file, and no id of the hub"):
         load_dataset("refcocoo")
     with pytest.raises(InputError, match="'root'.*it takes"):
         load_dataset("refcoco-jsonl", path="x", root="y")
 
 
 def test_data_set_travels_to_another_process(folder):
-    data = RefCocoJsonl(write(folder, ROWS))
+    data = open_annotations(write(folder, ROWS))
     copy = pickle.loads(pickle.dumps(data))
     assert copy.hash == data.hash and copy[0].image().size == (64, 48)
 

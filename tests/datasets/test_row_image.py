@@ -9,8 +9,8 @@ import pytest
 from commands import run
 from PIL import Image
 
-from biaslab.datasets import RefCocoJsonl
 from biaslab.datasets.base import check_pictures
+from biaslab.datasets.opening import open_annotations
 from biaslab.errors import InputError
 
 STORED = np.zeros((40, 64, 3), np.uint8)
@@ -29,7 +29,7 @@ def data_set(folder, tag, box, size, *, name="phone", array=STORED, **fields):
     Image.fromarray(array).save(folder / "a.png", exif=exif)
     row = {"image": "a.png", "sent": "red", "bbox": box, "width": size[0], "height": size[1], **fields}
     (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    return RefCocoJsonl(folder / f"{name}.jsonl")
+    return open_annotations(folder / f"{name}.jsonl")
 
 
 def shows_the_target(sample):
@@ -84,7 +84,7 @@ def test_a_phones_pictures_score_as_the_same_scenes_do(grounder, tmp_path):
         rows.append({"image": f"{i}.png", "sent": sample.expression, "bbox": sample.box.as_tuple(),
                      "width": wide.width, "height": wide.height, "orientation": "upright"})  # fmt: skip
     (tmp_path / "phone.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = RefCocoJsonl(tmp_path / "phone.jsonl")
+    data = open_annotations(tmp_path / "phone.jsonl")
     answers = grounder.locate([s.image() for s in data], [s.expression for s in data])
     assert answers == grounder.locate(*map(list, zip(*plain, strict=True)))
     assert answers == grounder.locate([tmp_path / f"{i}.png" for i in range(4)], [s.expression for s in data])
@@ -113,9 +113,9 @@ def test_a_wrong_image_root_is_noticed_before_the_model_is_loaded(capsys, tmp_pa
 def test_one_usable_picture_is_enough(tmp_path):
     path = rows_without_pictures(tmp_path, 120)
     with pytest.raises(InputError, match="none of the first 100 images"):
-        check_pictures(RefCocoJsonl(path))
+        check_pictures(open_annotations(path))
     (tmp_path / "coco").mkdir()
     Image.fromarray(STORED).save(tmp_path / "coco" / "50.png")
-    check_pictures(RefCocoJsonl(path))
+    check_pictures(open_annotations(path))
     with pytest.raises(InputError, match="the only image cannot be used: image not found: coco/0.png"):
-        check_pictures(RefCocoJsonl(rows_without_pictures(tmp_path, 1)))
+        check_pictures(open_annotations(rows_without_pictures(tmp_path, 1)))

@@ -1,0 +1,100 @@
+"""Any table, with what its columns mean said by hand: ``image=file,expression=text,box=xywh:bbox``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from biaslab.datasets.annotation_rows import Row
+from biaslab.datasets.box_forms import FORMS
+from biaslab.datasets.reader import Reader, Referral
+from biaslab.errors import InputError
+
+__all__ = ["ColumnReader", "HINT"]
+
+HINT = "say what its columns mean: --columns image=COLUMN,expression=COLUMN,box=FORM:COLUMN"
+_KEYS = ("image", "expression", "box", "width", "height", "split", "orientation")
+_EXAMPLE = "image=file_name,expression=sentence,box=xywh:bbox"
+
+
+class ColumnReader(Reader):
+    """Reads the columns it is told to.
+
+    Parameters
+    ----------
+    columns : str
+        ``image=``, ``expression=`` and ``box=FORM:`` with the names of columns; optionally ``width=``, ``height=``,
+        ``split=``, ``orientation=``. FORM is a name in `biaslab.datasets.box_forms.FORMS`; a box in four columns is
+        ``box=xyxy:x1+y1+x2+y2``. ``image=base64:COLUMN`` is a column of pictures in base64.
+
+    Raises
+    ------
+    InputError
+        Anything else; the message has an example.
+
+    Examples
+    --------
+    >>> reader = ColumnReader("image=file,expression=text,box=xywh:x+y+w+h")
+    >>> reader.box_form, reader.columns
+    ('xywh', ('file', 'text', 'x', 'y', 'w', 'h'))
+    """
+
+    name = "table"
+    what = "a table with these columns"
+
+    def __init__(self, columns: str) -> None:
+        self.mapping = columns
+        given = _parsed(columns)
+        self._of = {key: column for key, column in given.items() if key != "box"}
+        form, _, names = given["box"].partition(":")
+        if form not in FORMS or not names:
+            raise InputError(f"--columns box=FORM:COLUMN takes a form of {', '.join(FORMS)}; got box={given['box']}")
+        self._box = names.split("+")
+        if len(self._box) not in (1, 4):
+            raise InputError(f"--columns box takes one column or four, joined by +; got box={given['box']}")
+        in_row = self._of["image"].startswith("base64:")
+        self._of["image"] = self._of["image"].removeprefix("base64:")
+        # of this reader alone, where others state them for their class
+        vars(self).update(
+            box_form=form, image=self._of["image"], expression=self._of["expression"], box=names,
+            columns=(*dict.fromkeys([*self._of.values(), *self._box]),), pictures=self._of["image"] if in_row else None,
+        )  # fmt: skip
+
+    def check(self, columns: Collection[str], source: str) -> None:
+        """Refuse a table that lacks one of the columns."""
+        if missing := self.lacking(columns):
+            names = ", ".join(map(str, columns))
+            raise InputError(f"{source} has no column {', '.join(missing)}: it has {names}; correct --columns")
+
+    def lacking(self, columns: Collection[str]) -> list[str]:
+        """List the columns that are missing among these."""
+        return [column for column in self.columns if column not in columns]
+
+    def referrals(self, row: Row) -> Iterable[Referral]:
+        """One expression a row."""
+        box = row[self._box[0]] if len(self._box) == 1 else [row[column] for column in self._box]
+        told = {key: row[column] for key, column in self._of.items() if key in ("width", "height", "orientation")}
+        image = None if self.pictures else row[self._of["image"]]
+        yield Referral(image, row[self._of["expression"]], box, **told)
+
+    def split_of(self, row: Row) -> str | None:
+        """Return the column that ``split=`` names."""
+        return str(row[self._of["split"]]) if "split" in self._of else None
+
+
+def _parsed(text: Any) -> dict[str, str]:
+    if not isinstance(text, str):
+        raise InputError(f"columns is a text such as {_EXAMPLE}, got {type(text).__name__}")
+    given: dict[str, str] = {}
+    for part in text.split(","):
+        key, sep, column = (piece.strip() for piece in part.partition("="))
+        if not sep or not column or key not in _KEYS:
+            raise InputError(f"--columns takes {', '.join(_KEYS)}, such as {_EXAMPLE}; got {part.strip()!r}")
+        if key in given:
+            raise InputError(f"--columns names {key} twice: drop one")
+        given[key] = column
+    if missing := [key for key in ("image", "expression", "box") if key not in given]:
+        raise InputError(f"--columns lacks {', '.join(missing)}: write, for example, {_EXAMPLE}")
+    if ("width" in given) != ("height" in given):
+        raise InputError("--columns takes width and height together, or neither: the picture has them, too")
+    return given

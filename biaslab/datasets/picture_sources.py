@@ -1,0 +1,87 @@
+"""Pictures from wherever a user has them: a folder, an archive, a data set of referring expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biaslab.core.picture_files import suffixes
+from biaslab.datasets.archives import archive_pictures, is_archive
+from biaslab.datasets.base import Dataset
+from biaslab.datasets.data_root import find_path
+from biaslab.datasets.image_sources import find_images
+from biaslab.datasets.loading import load_dataset
+from biaslab.datasets.opening import is_hub_folder, looks_like_hub, refer_file
+from biaslab.errors import InputError
+
+__all__ = ["PictureSource"]
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """What a user names as the source of pictures; nothing is read before it is asked for.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder of pictures, a single one, a .zip or .tar of them (read without unpacking), or any data set that
+        `biaslab.load_dataset` opens.
+    data_root : Path, optional
+        Folder below which a relative source is looked up too.
+    split, columns, images : optional
+        Of a data set, as for `biaslab.load_dataset`.
+    """
+
+    source: str | Path
+    data_root: Path | None = None
+    split: str | None = None
+    columns: str | None = None
+    images: str | Path | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies; None where nothing of this name is on this machine."""
+        return find_path(self.source, self.data_root)
+
+    @property
+    def is_dataset(self) -> bool:
+        """Whether it is a data set, and no folder or archive of pictures."""
+        path = self.path
+        if path is None:
+            return looks_like_hub(str(self.source))
+        if path.is_dir():
+            return is_hub_folder(path) or refer_file(path) != path
+        return path.suffix.lower() not in suffixes() and not is_archive(path)
+
+    def dataset(self) -> Dataset:
+        """Open the data set."""
+        options = {"split": self.split, "columns": self.columns, "images": self.images}
+        return load_dataset(self.source, data_root=self.data_root, **options)
+
+    def pictures(self, n: int | None = None) -> Sequence[Any]:
+        """List the pictures, each once: paths, pictures in archives, or the first sample of each picture.
+
+        Parameters
+        ----------
+        n : int, optional
+            The first ones only.
+
+        Raises
+        ------
+        InputError
+            There are none.
+        """
+        if self.is_dataset:
+            return list({sample.image_id: sample for sample in reversed(list(self.dataset()))}.values())[::-1][:n]
+        given = [name for name in ("split", "columns", "images") if getattr(self, name) is not None]
+        if given:
+            raise InputError(f"{self.source} is no data set: leave {', '.join(given)} out")
+        path = self.path or Path(self.source)
+        if is_archive(path):
+            found = archive_pictures(path)
+            if not found:
+                raise InputError(f"no picture in {path}: give an archive of JPEG, PNG or other pictures")
+            return found[:n]
+        return find_images(path, n=n)

@@ -1,0 +1,29 @@
+"""Shikra's ``REC_refcoco_unc_val.jsonl`` and its like, which Ferret, LION and others evaluate on, too.
+
+::
+
+    {"img_path": "COCO_train2014_000000310289.jpg", "expression": "the giant doughnut",
+     "bbox": [334.72, 298.08, 522.88, 450.24], "dataset_name": "refcocog", "height": 480, "width": 640}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from biaslab.datasets.annotation_rows import Row
+from biaslab.datasets.reader import Reader, Referral, register_reader
+
+
+@register_reader
+class Shikra(Reader):
+    """``img_path, expression, bbox, height, width``; corners in pixels of COCO's stored pictures."""
+
+    name = "shikra"
+    what = "a Shikra REC jsonl"
+    columns = ("img_path", "expression", "bbox", "height", "width")
+    image = "img_path"
+    stored = True
+
+    def referrals(self, row: Row) -> Iterable[Referral]:
+        """One expression a row."""
+        yield Referral(row["img_path"], row["expression"], row["bbox"], row["width"], row["height"])

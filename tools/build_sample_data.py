@@ -1,30 +1,29 @@
 """Make ``data/sample``: scenes as JPEG pictures, and their expressions in every annotation form that biaslab reads.
 
-python tools/build_sample_data.py
+python -m tools.build_sample_data
 
-Another form is one more function in ``ANNOTATIONS``.
+The forms are those of `tools.annotation_forms`.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 from biaslab.scenes import EXPRESSION_TYPES, Scene, scene
+from tools.annotation_forms import ANNOTATIONS, IMAGES, Labelled
 
 SPLIT, N = "validation", 30
-IMAGES = "images"
 TARGET = Path(__file__).parents[1] / "data" / "sample"
 
 README = """# The sample data set
 
 {n} pictures of 224 x 224 pixels with {n_expressions} referring expressions ({types}),
 to try things on and to test with. They are biaslab's own scenes, the first {n} of the {split} split, as JPEG;
-`python tools/build_sample_data.py` writes this folder again. The object pictures are Microsoft's Fluent Emoji 3D
+`python -m tools.build_sample_data` writes this folder again. The object pictures are Microsoft's Fluent Emoji 3D
 (MIT, `biaslab/data/objects/LICENSE`).
 
 | what | form | entries |
@@ -42,26 +41,23 @@ An accuracy on {n} pictures says that all is in place; its interval is too wide 
 """
 
 
-def refcoco_jsonl(scenes: Sequence[Scene]) -> bytes:
-    """Write the form of the InternVL and Qwen-VL evaluations: a row per expression, boxes as corners in pixels."""
-    rows = [
-        {
-            "image": f"{IMAGES}/{picture_name(made)}",
-            "sent": expression.text,
-            "bbox": [round(v) for v in made.objects[expression.target].box.as_tuple()],
-            "width": made.image.width,
-            "height": made.image.height,
-        }
-        for made in scenes
-        for expression in made.expressions
-    ]
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-# File -> its form in words, and the function that makes its content.
-ANNOTATIONS: dict[str, tuple[str, Callable[[Sequence[Scene]], bytes]]] = {
-    "refcoco_sample.jsonl": ("RefCOCO jsonl of InternVL and Qwen-VL", refcoco_jsonl),
-}
+def labelled(scenes: Sequence[Scene]) -> list[Labelled]:
+    """List the expressions of scenes with their targets."""
+    found: list[Labelled] = []
+    for number, made in enumerate(scenes):
+        for expression in made.expressions:
+            x, y, right, bottom = (round(v) for v in made.objects[expression.target].box.as_tuple())
+            found.append(
+                Labelled(
+                    picture_name(made),
+                    number,
+                    *made.image.size,
+                    expression.text,
+                    100 * number + expression.target,
+                    (x, y, right, bottom),
+                )  # fmt: skip
+            )
+    return found
 
 
 def picture_name(made: Scene) -> str:
@@ -80,7 +76,8 @@ def build() -> dict[str, bytes]:
     """Path below the sample folder -> content, for every file in it."""
     scenes = [scene(SPLIT, index) for index in range(N)]
     pictures = {f"{IMAGES}/{picture_name(made)}": jpeg(made) for made in scenes}
-    annotations = {name: content(scenes) for name, (_, content) in ANNOTATIONS.items()}
+    rows = labelled(scenes)
+    annotations = {name: content(rows) for name, (_, content) in ANNOTATIONS.items()}
     types = Counter(expression.expression_type for made in scenes for expression in made.expressions)
     readme = README.format(
         n=N,

@@ -22,9 +22,9 @@ import torch
 
 import biaslab as bl
 from biaslab.datasets.calibration import calibration
+from biaslab.diagnostics.probe import ProbeResult, compare, design_for, measure
 from biaslab.errors import InputError
 from biaslab.models.vlm import VLM
-from biaslab.probe import ProbeResult, compare, design_for, measure
 from biaslab.profiles import ESTIMATORS, Profile, make
 from biaslab.profiles.variance import log_folds
 from biaslab.stats.jackknife import half_width

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from biaslab import grounder as grounder
     from biaslab import maps as maps
     from biaslab import models as models
-    from biaslab import probe as probe
     from biaslab import profiles as profiles
     from biaslab import pruning as pruning
     from biaslab import scenes as scenes
@@ -55,6 +54,9 @@ if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout as TokenLayout
     from biaslab.datasets import load_dataset as load_dataset
     from biaslab.datasets.calibration import calibration as calibration
+    from biaslab.diagnostics import probe as probe
+    from biaslab.diagnostics.probe import ProbeDesign as ProbeDesign
+    from biaslab.diagnostics.probe import ProbeResult as ProbeResult
     from biaslab.diagnostics.ranking import score_ranking as score_ranking
     from biaslab.errors import BiaslabError as BiaslabError
     from biaslab.evaluation import Results as Results
@@ -79,8 +81,6 @@ if TYPE_CHECKING:
     from biaslab.models import load as load
     from biaslab.models import wrap as wrap
     from biaslab.models.offline.rehearsal import rehearse as rehearse
-    from biaslab.probe import ProbeDesign as ProbeDesign
-    from biaslab.probe import ProbeResult as ProbeResult
     from biaslab.profiles import MeanProfile as MeanProfile
     from biaslab.profiles import TileProfile as TileProfile
     from biaslab.profiles import debias as debias
@@ -111,7 +111,8 @@ _HOME = {
     "prune": "pruning.engine.prune",
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning",
-    "ProbeDesign": "probe", "ProbeResult": "probe", "ProbeDisplay": "figures", "LocationAccuracyDisplay": "figures",
+    "ProbeDesign": "diagnostics.probe", "ProbeResult": "diagnostics.probe",
+    "ProbeDisplay": "figures", "LocationAccuracyDisplay": "figures",
     "evaluate": "evaluation", "compare_methods": "evaluation", "merge_runs": "evaluation",
     "score_ranking": "diagnostics.ranking",
     "Results": "evaluation", "load_dataset": "datasets", "calibration": "datasets.calibration",
@@ -122,20 +123,23 @@ _HOME = {
     "BiaslabError": "errors",
 }  # fmt: skip
 
-_ROOMS = (
-    "atlas", "attention", "cost", "datasets", "diagnostics", "errors", "evaluation", "figures", "grounder", "maps",
-    "models", "probe", "profiles", "pruning", "scenes", "workflows",
-)  # fmt: skip
+_ROOMS = {  # name -> where it lies
+    "atlas": "atlas", "attention": "attention", "cost": "cost", "datasets": "datasets", "diagnostics": "diagnostics",
+    "errors": "errors", "evaluation": "evaluation", "figures": "figures", "grounder": "grounder", "maps": "maps",
+    "models": "models", "probe": "diagnostics.probe", "profiles": "profiles", "pruning": "pruning",
+    "scenes": "scenes", "workflows": "workflows",
+}  # fmt: skip
 
 __all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> object:
     if name in _ROOMS:
-        return import_module(f".{name}", __name__)  # which also sets the attribute
-    if name not in _HOME:
+        value = import_module(f".{_ROOMS[name]}", __name__)
+    elif name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    else:
         raise AttributeError(f"module 'biaslab' has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value
 

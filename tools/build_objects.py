@@ -1,4 +1,4 @@
-"""Make ``biaslab/data/objects`` from the npm package ``@lobehub/fluent-emoji-3d``.
+"""Make the images in ``biaslab/scenes/objects`` from the npm package ``@lobehub/fluent-emoji-3d``.
 
 npm pack @lobehub/fluent-emoji-3d && tar xzf lobehub-fluent-emoji-3d-*.tgz
 python tools/build_objects.py package/assets
@@ -37,4 +37,4 @@ def main(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(__file__).parents[1] / "biaslab" / "data" / "objects")
+    main(Path(sys.argv[1]), Path(__file__).parents[1] / "biaslab" / "scenes" / "objects")

@@ -24,7 +24,7 @@ README = """# The sample data set
 {n} pictures of 224 x 224 pixels with {n_expressions} referring expressions ({types}),
 to try things on and to test with. They are biaslab's own scenes, the first {n} of the {split} split, as JPEG;
 `python -m tools.build_sample_data` writes this folder again. The object pictures are Microsoft's Fluent Emoji 3D
-(MIT, `biaslab/data/objects/LICENSE`).
+(MIT, `biaslab/scenes/objects/LICENSE`).
 
 | what | form | entries |
 |---|---|---|

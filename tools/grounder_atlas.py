@@ -17,9 +17,9 @@ import biaslab as bl
 from biaslab.atlas import BiasAtlas, images_behind, mean_over_heads
 from biaslab.datasets.calibration import calibration
 from biaslab.diagnostics import control_table
+from biaslab.diagnostics.probe import design_for, measure
 from biaslab.diagnostics.ranking import ranking_values
 from biaslab.diagnostics.removal import location_gaps, location_table
-from biaslab.probe import design_for, measure
 
 FIGURES = ("variance", "heads", "profile", "reliability", "dependence", "probe", "removal", "attention")
 

@@ -19,12 +19,12 @@ from biaslab.atlas.draw import make_displays
 from biaslab.atlas.summary import removal_rows
 from biaslab.atlas.write import write
 from biaslab.core.layers import resolve_layers, shared_layers
+from biaslab.diagnostics.probe import ProbeResult, compare
+from biaslab.diagnostics.probe.claims import SLOPE_MARGIN
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
 from biaslab.maps.protocol import expect_maps
 from biaslab.maps.views import mean_over_heads
-from biaslab.probe import ProbeResult, compare
-from biaslab.probe.claims import SLOPE_MARGIN
 from biaslab.profiles import Profile, make
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.provenance import covers
@@ -235,7 +235,7 @@ class BiasAtlas(AtlasData):
         ----------
         margin : (float, float)
             Slopes of the causal probe on the profile that count as "about the right amount", where the whole interval
-            lies between them; the default is :data:`biaslab.probe.claims.SLOPE_MARGIN`.
+            lies between them; the default is :data:`biaslab.diagnostics.probe.claims.SLOPE_MARGIN`.
 
         Returns
         -------

@@ -9,7 +9,7 @@ from biaslab._util.cards import card_text
 from biaslab._util.number_text import count_text, list_text
 from biaslab.atlas.layer_text import layer_sentences, layers_text
 from biaslab.atlas.summary_text import summary_paragraphs
-from biaslab.probe.claims import SLOPE_MARGIN, few_objects_text
+from biaslab.diagnostics.probe.claims import SLOPE_MARGIN, few_objects_text
 from biaslab.profiles.sample_size import few_images_text
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def card(atlas: AtlasData, *, margin: tuple[float, float] = SLOPE_MARGIN) -> str
     atlas : AtlasData
         Tables and what they were made of.
     margin : (float, float)
-        Slopes of the probe that count as the right amount; see :func:`biaslab.probe.verdict.verdict`.
+        Slopes of the probe that count as the right amount; see :func:`biaslab.diagnostics.probe.verdict.verdict`.
 
     Returns
     -------

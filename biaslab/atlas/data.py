@@ -13,9 +13,9 @@ import pandas as pd
 from biaslab._util.watermark import stamp_table
 from biaslab.atlas.images import before_and_after
 from biaslab.atlas.summary import summary_table
+from biaslab.diagnostics.probe import ProbeResult
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
-from biaslab.probe import ProbeResult
 from biaslab.profiles import Profile
 
 if TYPE_CHECKING:

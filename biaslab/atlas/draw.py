@@ -19,7 +19,7 @@ from biaslab.figures.layers import evenly
 
 if TYPE_CHECKING:
     from biaslab.atlas.data import AtlasData
-    from biaslab.probe import ProbeResult
+    from biaslab.diagnostics.probe import ProbeResult
 
 __all__ = ["make_displays"]
 

@@ -19,7 +19,7 @@ from biaslab._util.number_text import (
     percent_text,
     runs_text,
 )
-from biaslab.probe.claims import SLOPE_MARGIN, comparison_text
+from biaslab.diagnostics.probe.claims import SLOPE_MARGIN, comparison_text
 from biaslab.stats.claims import ALPHA, side_of
 
 __all__ = ["AXES", "images_needed", "layer_sentences", "layers_text", "shape_name", "side_of_null"]
@@ -49,7 +49,7 @@ def layer_sentences(row: Row, *, margin: tuple[float, float] = SLOPE_MARGIN) -> 
     row : mapping
         Of :func:`biaslab.atlas.summary.summary_table`.
     margin : (float, float)
-        Slopes of the probe that count as the right amount; see :data:`biaslab.probe.claims.SLOPE_MARGIN`.
+        Slopes of the probe that count as the right amount; see :data:`biaslab.diagnostics.probe.claims.SLOPE_MARGIN`.
 
     Returns
     -------

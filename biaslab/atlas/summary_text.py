@@ -9,8 +9,8 @@ import pandas as pd
 
 from biaslab._util.number_text import has_values, interval_text, list_text, percent_text
 from biaslab.atlas.layer_text import AXES, layers_text, shape_name, side_of_null
-from biaslab.probe.claims import SLOPE_MARGIN
-from biaslab.probe.verdict import verdict
+from biaslab.diagnostics.probe.claims import SLOPE_MARGIN
+from biaslab.diagnostics.probe.verdict import verdict
 from biaslab.stats.claims import ALPHA, side_of
 
 __all__ = ["summary_paragraphs"]
@@ -30,7 +30,7 @@ def summary_paragraphs(
     tables : mapping of str to DataFrame
         The atlas's; "variance", "comparison" and "controls" are read.
     margin : (float, float)
-        Slopes of the probe that count as the right amount; see :func:`biaslab.probe.verdict.verdict`.
+        Slopes of the probe that count as the right amount; see :func:`biaslab.diagnostics.probe.verdict.verdict`.
 
     Returns
     -------

@@ -48,8 +48,8 @@ def inspect(
 ) -> None:
     """Show the atlas of positional bias: how strong it is, where, in which layers and heads, and what is not known."""
     from biaslab.atlas import BiasAtlas
+    from biaslab.diagnostics.probe import ProbeResult
     from biaslab.errors import InputError
-    from biaslab.probe import ProbeResult
     from biaslab.profiles import load
     from biaslab.profiles.file import card
 

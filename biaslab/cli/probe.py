@@ -61,9 +61,9 @@ def probe(
 ) -> None:
     """Measure the effect of place alone on attention: the same objects at every place, compared with a profile."""
     from biaslab.datasets.image_sources import require_images
+    from biaslab.diagnostics.probe import design_for
+    from biaslab.diagnostics.probe.stimuli import raster_grid
     from biaslab.errors import InputError
-    from biaslab.probe import design_for
-    from biaslab.probe.stimuli import raster_grid
     from biaslab.profiles import load
     from biaslab.workflows.before_loading import check_probe_profile
     from biaslab.workflows.probe import probe as run

@@ -17,7 +17,7 @@ from biaslab.figures.display import Display, ratio_ticks
 from biaslab.figures.styling import COLORS, DIVERGING, style
 
 if TYPE_CHECKING:
-    from biaslab.probe import ProbeResult
+    from biaslab.diagnostics.probe import ProbeResult
 
 __all__ = ["LocationAccuracyDisplay", "ProbeDisplay"]
 
@@ -37,7 +37,7 @@ class ProbeDisplay(Display):
     >>> import matplotlib as mpl, matplotlib.pyplot as plt
     >>> mpl.use("Agg")
     >>> from biaslab.core.layout import TokenLayout
-    >>> from biaslab.probe import ProbeResult
+    >>> from biaslab.diagnostics.probe import ProbeResult
     >>> layout = TokenLayout.raster(2, 2, size=(64, 64), family="internvl")
     >>> effects = np.array([[0.0, 0.0], [0.7, 0.7]]).reshape(1, 2, 2, 1, 1, 1)  # (pair, row, col, region, layer, head)
     >>> boxes = np.zeros((1, 2, 2, 1, 4))
@@ -85,7 +85,7 @@ class ProbeDisplay(Display):
         region : str
             "tiles" or "thumbnail".
         comparison : DataFrame, optional
-            What `biaslab.probe.compare` returned for them; computed where it is left out.
+            What `biaslab.diagnostics.probe.compare` returned for them; computed where it is left out.
 
         Returns
         -------
@@ -98,7 +98,7 @@ class ProbeDisplay(Display):
         ProfileMismatchError
             A profile of another model, query rule, score or heads.
         """
-        from biaslab.probe.comparison import compare, profile_maps
+        from biaslab.diagnostics.probe.comparison import compare, profile_maps
 
         layers = resolve_layers(layers, probe.layers, "the probe", "measure")
         head = probe.heads[0] if head is None else head
@@ -202,7 +202,7 @@ class LocationAccuracyDisplay(Display):
     >>> import matplotlib as mpl, matplotlib.pyplot as plt
     >>> mpl.use("Agg")
     >>> from biaslab.core.layout import TokenLayout
-    >>> from biaslab.probe import ProbeResult
+    >>> from biaslab.diagnostics.probe import ProbeResult
     >>> layout = TokenLayout.raster(2, 2, size=(64, 64), family="internvl")
     >>> overlaps = np.array([[0.8, 0.2], [0.9, 0.6]]).reshape(1, 2, 2, 1)  # IoU: (pair, row, col, repetition)
     >>> effects, boxes = np.zeros((1, 2, 2, 1, 1, 1)), np.zeros((1, 2, 2, 1, 4))

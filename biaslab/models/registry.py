@@ -99,8 +99,8 @@ def aliases() -> dict[str, str]:
 
 
 def grounder_folder() -> Path:
-    """Name the folder of the embedded grounder's weights (it need not exist)."""
-    return Path(str(importlib.resources.files("biaslab"))) / "data" / GROUNDER
+    """Name the folder of the embedded grounder's checkpoint (it need not exist)."""
+    return Path(str(importlib.resources.files("biaslab"))) / GROUNDER / "checkpoint"
 
 
 def resolve(name: str | Path) -> Checkpoint:

@@ -13,14 +13,14 @@ from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.progress import phase
 from biaslab._util.tables import write_table
 from biaslab.core.layers import resolve_layers
+from biaslab.diagnostics.probe.card import card
+from biaslab.diagnostics.probe.comparison import compare
+from biaslab.diagnostics.probe.measuring import measure
+from biaslab.diagnostics.probe.result import ProbeResult
+from biaslab.diagnostics.probe.stimuli import ProbeDesign
 from biaslab.figures import LocationAccuracyDisplay, ProbeDisplay, save
 from biaslab.figures.layers import evenly
 from biaslab.maps.base import AttentionMaps
-from biaslab.probe.card import card
-from biaslab.probe.comparison import compare
-from biaslab.probe.measuring import measure
-from biaslab.probe.result import ProbeResult
-from biaslab.probe.stimuli import ProbeDesign
 from biaslab.profiles import Profile
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def probe(
     vlm : VLM
         The model.
     design : ProbeDesign
-        Objects, backgrounds and places; see :func:`biaslab.probe.design_for`.
+        Objects, backgrounds and places; see :func:`biaslab.diagnostics.probe.design_for`.
     layers : int or iterable of int, optional
         Decoder layers; default the profile's, or all.
     heads : str
@@ -81,7 +81,7 @@ def probe(
     queries : str
         Query rows: ``"last"`` (prompt token) or ``"text"`` (all after the image).
     profile : Profile or AttentionMaps, optional
-        Compared with the measured maps; see :func:`biaslab.probe.compare`.
+        Compared with the measured maps; see :func:`biaslab.diagnostics.probe.compare`.
     batch_size : int
         Images per forward.
     out : str or Path, optional
@@ -109,7 +109,7 @@ def probe(
     Two objects at four places:
 
     >>> import biaslab as bl
-    >>> from biaslab.probe import design_for
+    >>> from biaslab.diagnostics.probe import design_for
     >>> from biaslab.workflows.probe import probe
     >>> vlm = bl.load("grounder")
     >>> design = design_for(vlm, grid=(2, 2), pairs=2, scale=(0.5, 0.9))
@@ -152,7 +152,7 @@ def write(
     result : ProbeResult
         The measurement.
     comparison : DataFrame or None
-        Of :func:`biaslab.probe.compare`.
+        Of :func:`biaslab.diagnostics.probe.compare`.
     text : str
         The card.
     profile : Profile, AttentionMaps or None

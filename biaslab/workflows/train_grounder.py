@@ -104,7 +104,7 @@ def build_grounder(
 
 def _write_card(folder: Path, recipe: Recipe, accuracy: pd.DataFrame) -> Path:
     card = folder / "README.md"
-    template = resources.files("biaslab").joinpath("data", "grounder_card.md").read_text(encoding="utf-8")
+    template = resources.files("biaslab.grounder").joinpath("card_template.md").read_text(encoding="utf-8")
     card.write_text(template.format(recipe=recipe, size=recipe.size, measured=_measured(accuracy)), encoding="utf-8")
     return card
 

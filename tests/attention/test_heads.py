@@ -10,13 +10,13 @@ from safetensors import safe_open
 from biaslab.attention.capture import capture
 from biaslab.attention.heads import HEADS, heads_from_disk, heads_on_disk
 from biaslab.core.layout import TokenLayout
+from biaslab.diagnostics.probe import ProbeResult, design_for, measure
 from biaslab.errors import InputError
 from biaslab.maps.base import ImageRecord
 from biaslab.maps.checkpointed import ResumableMaps
 from biaslab.maps.collect import collect
 from biaslab.maps.stored import load_maps
 from biaslab.maps.streamed import StreamedMaps
-from biaslab.probe import ProbeResult, design_for, measure
 
 
 def test_capture_keeps_every_head_unless_told():

@@ -12,9 +12,9 @@ import pytest
 from commands import run
 
 from biaslab.cli import main
+from biaslab.diagnostics.probe import ProbeResult
+from biaslab.diagnostics.probe.claims import comparison_text
 from biaslab.figures import LocationAccuracyDisplay, ProbeDisplay
-from biaslab.probe import ProbeResult
-from biaslab.probe.claims import comparison_text
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from biaslab.diagnostics.measures.dependence import dependence
 from biaslab.diagnostics.measures.mass import attention_mass, region_mask
 from biaslab.diagnostics.measures.reliability import components, reliability
 from biaslab.diagnostics.measures.tile_order import tile_order
+from biaslab.diagnostics.probe import ProbeDesign, compare, design_for, measure
 from biaslab.diagnostics.ranking import best_heads, ranking_values, score_ranking
 from biaslab.diagnostics.ranking_table import ranking_table
 from biaslab.errors import InputError
 from biaslab.maps.base import ImageRecord
 from biaslab.maps.stored import StoredMaps
-from biaslab.probe import ProbeDesign, compare, design_for, measure
 from biaslab.stats.jackknife import jackknife_interval
 
 PADDED = TokenLayout.raster(6, 6, size=(60, 20), family="llava", region=(0.0, -1.0, 1.0, 2.0))

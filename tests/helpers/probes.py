@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from biaslab.probe import ProbeResult
+from biaslab.diagnostics.probe import ProbeResult
 
 SETTINGS = {"model": "toy", "revision": None, "family": "internvl", "queries": "last", "heads": "mean"}
 

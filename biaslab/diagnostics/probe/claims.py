@@ -49,7 +49,7 @@ def check_margin(margin: tuple[float, float]) -> None:
 
 
 def agreement_of(row: Mapping[Any, Any]) -> Agreement:
-    """Tell what a row of :func:`~biaslab.probe.compare` allows to say of profile and causal map.
+    """Tell what a row of :func:`~biaslab.diagnostics.probe.compare` allows to say of profile and causal map.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def amount_of(row: Mapping[Any, Any], margin: tuple[float, float] = SLOPE_MARGIN
 
     Examples
     --------
-    >>> from biaslab.probe.claims import amount_of
+    >>> from biaslab.diagnostics.probe.claims import amount_of
     >>> [amount_of({"slope_lo": lo, "slope_hi": hi}) for lo, hi in ((0.9, 1.1), (1.1, 1.5), (0.5, 1.5))]
     ['right', 'too little', 'open']
     """
@@ -108,7 +108,7 @@ def amount_of(row: Mapping[Any, Any], margin: tuple[float, float] = SLOPE_MARGIN
 
 
 def comparison_text(row: Mapping[Any, Any], margin: tuple[float, float] = SLOPE_MARGIN) -> str:
-    r"""Write one row of :func:`~biaslab.probe.compare` as a clause: it begins with a small letter, without a full stop.
+    r"""Write one row of :func:`~biaslab.diagnostics.probe.compare` as a clause: small first letter, no full stop.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def comparison_text(row: Mapping[Any, Any], margin: tuple[float, float] = SLOPE_
 
     Examples
     --------
-    >>> from biaslab.probe.claims import comparison_text
+    >>> from biaslab.diagnostics.probe.claims import comparison_text
     >>> row = {"slope": 1.64, "r": 0.7, "q": 0.001, "reliability": 0.6, "r_disattenuated": 0.9, "groups": 2}
     >>> print(comparison_text(row).replace(" (r", "\n(r"))
     whether the profile agrees with the causal effect of the place is not known
@@ -200,7 +200,7 @@ def few_objects_text(pairs: int, objects: int) -> str:
 
     Examples
     --------
-    >>> from biaslab.probe.claims import few_objects_text
+    >>> from biaslab.diagnostics.probe.claims import few_objects_text
     >>> few_objects_text(2, 2)
     'a probe of 2 pairs is too small for intervals over objects: show at least 6 pairs'
     >>> few_objects_text(12, 12)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from biaslab.core.boxes import Box
 from biaslab.datasets.image_sources import find_images
+from biaslab.diagnostics.probe.sources import Cutouts, files_digest, rendered_background, rendered_object
 from biaslab.errors import InputError
-from biaslab.probe.sources import Cutouts, files_digest, rendered_background, rendered_object
 from biaslab.scenes.objects import NAMES
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def design_for(
     Returns
     -------
     ProbeDesign
-        For :func:`biaslab.probe.measure`.
+        For :func:`biaslab.diagnostics.probe.measure`.
 
     Raises
     ------
@@ -263,7 +263,7 @@ def design_for(
     Examples
     --------
     >>> import biaslab as bl
-    >>> from biaslab.probe import design_for
+    >>> from biaslab.diagnostics.probe import design_for
     >>> design_for(bl.load("grounder"), pairs=2).grid
     (16, 16)
     """

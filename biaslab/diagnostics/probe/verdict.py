@@ -8,7 +8,14 @@ from typing import Any
 import pandas as pd
 
 from biaslab._util.number_text import list_text
-from biaslab.probe.claims import SLOPE_MARGIN, agreement_of, amount_of, check_margin, margin_text, remedy_text
+from biaslab.diagnostics.probe.claims import (
+    SLOPE_MARGIN,
+    agreement_of,
+    amount_of,
+    check_margin,
+    margin_text,
+    remedy_text,
+)
 from biaslab.stats.claims import ALPHA, side_of
 
 __all__ = ["verdict"]
@@ -27,7 +34,7 @@ def verdict(table: pd.DataFrame, *, margin: tuple[float, float] = SLOPE_MARGIN) 
     Parameters
     ----------
     table : DataFrame
-        Of :func:`~biaslab.probe.compare`, a line or more.
+        Of :func:`~biaslab.diagnostics.probe.compare`, a line or more.
     margin : (float, float)
         Slopes that count as the right amount: "about the right amount" needs the whole interval inside. An interval
         that merely holds 1 is "not shown to be too much or too little", and no interval "not known". The default,
@@ -47,7 +54,7 @@ def verdict(table: pd.DataFrame, *, margin: tuple[float, float] = SLOPE_MARGIN) 
     Examples
     --------
     >>> import pandas as pd
-    >>> from biaslab.probe.verdict import verdict
+    >>> from biaslab.diagnostics.probe.verdict import verdict
     >>> line = {"layer": 1, "slope": 1.3, "slope_lo": 1.1, "slope_hi": 1.5, "r": 0.8, "r_lo": 0.7, "r_hi": 0.9,
     ...         "q": 0.01, "reliability": 0.8, "r_disattenuated": 0.89, "groups": 12}
     >>> print(verdict(pd.DataFrame([line])).replace(" (", "\n(").replace(". ", ".\n"))

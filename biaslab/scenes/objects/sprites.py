@@ -1,8 +1,4 @@
-"""The objects that scenes are made of: 80 images with one-word English names, and small clutter.
-
-They are Microsoft's Fluent Emoji 3D (MIT licence, see ``data/objects/LICENSE``).  Ten of the objects
-come in five colours (their hue is replaced), so that a colour word can tell two of them apart.
-"""
+"""Images of the objects: as they are in this folder, in another colour, mirrored and turned."""
 
 from __future__ import annotations
 
@@ -12,28 +8,13 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
-NAMES: tuple[str, ...] = tuple(
-    "cat dog elephant penguin fish turtle whale octopus crab butterfly bee snail frog owl duck rooster cow pig "
-    "horse sheep giraffe fox rabbit panda parrot flamingo dinosaur "
-    "apple banana carrot cake strawberry watermelon grapes pineapple corn burger pizza donut cheese mushroom "
-    "avocado cupcake broccoli eggplant "
-    "car bus bicycle rocket airplane ship tractor truck scooter helicopter train "
-    "guitar camera key house tree cactus sunflower bell bulb umbrella gift balloon crown backpack hammer lock "
-    "chair trophy clock book shirt dress bucket teapot laptop drum cookie hat".split()
-)
-TINTABLE = frozenset("car umbrella balloon backpack book shirt dress bucket teapot scooter".split())
-CLUTTER: tuple[str, ...] = tuple(
-    "leaf blossom leaves clover snowflake dizzy gear drop sparkles herb shell rock wood coral puzzle cyclone "
-    "gem".split()
-)
-COLOURS: dict[str, int] = {"red": 0, "yellow": 36, "green": 90, "blue": 152, "purple": 196}  # hue of 0..255
-SIZES: tuple[str, ...] = ("small", "big")
+from biaslab.scenes.objects.names import COLOURS
 
 
 @cache
 def object_image(name: str) -> Image.Image:
     """Return the RGBA image of an object or of a piece of clutter, cropped to what is visible, at most 96 px."""
-    path = resources.files("biaslab") / "data" / "objects" / f"{name}.webp"
+    path = resources.files("biaslab.scenes.objects") / f"{name}.webp"
     with path.open("rb") as file:
         return Image.open(file).convert("RGBA")
 

@@ -11,11 +11,11 @@ import pandas as pd
 from biaslab._util.model_identity import SETTINGS, are_same_weights
 from biaslab.core.layers import shared_layers
 from biaslab.core.layout import TokenLayout
+from biaslab.diagnostics.probe.measuring import footprint
+from biaslab.diagnostics.probe.result import ProbeResult, group_means
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
 from biaslab.maps.moments import TINY
-from biaslab.probe.measuring import footprint
-from biaslab.probe.result import ProbeResult, group_means
 from biaslab.profiles import Profile
 from biaslab.stats.jackknife import check_confidence, half_width
 from biaslab.stats.multiple_testing import q_values
@@ -84,7 +84,7 @@ def compare(
     >>> import biaslab as bl
     >>> import numpy as np
     >>> from biaslab.maps.simulate import planted_bias, simulate
-    >>> from biaslab.probe import compare
+    >>> from biaslab.diagnostics.probe import compare
 
     Four objects, each at all 8 x 8 cells of a model that looks at the border, and a profile of 60 images of that model:
 

@@ -9,12 +9,12 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter
 
 from biaslab.core.layout import TokenLayout
+from biaslab.diagnostics.probe import ProbeResult, compare, spectral_test
+from biaslab.diagnostics.probe.comparison import profile_effects, reliability
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.figures import ProbeDisplay
 from biaslab.maps.base import ImageRecord
 from biaslab.maps.streamed import StreamedMaps
-from biaslab.probe import ProbeResult, compare, spectral_test
-from biaslab.probe.comparison import profile_effects, reliability
 from biaslab.profiles import MeanProfile
 
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from probes import SETTINGS, probe_of
 
 from biaslab.core.layout import TokenLayout
+from biaslab.diagnostics.probe import ProbeDesign, compare, measure
+from biaslab.diagnostics.probe.card import accuracy_text, card, location_text
+from biaslab.diagnostics.probe.claims import FEWEST_OBJECTS, SLOPE_MARGIN, comparison_text, few_objects_text
+from biaslab.diagnostics.probe.verdict import verdict
 from biaslab.errors import InputError
 from biaslab.maps.base import ImageRecord
 from biaslab.maps.streamed import StreamedMaps
-from biaslab.probe import ProbeDesign, compare, measure
-from biaslab.probe.card import accuracy_text, card, location_text
-from biaslab.probe.claims import FEWEST_OBJECTS, SLOPE_MARGIN, comparison_text, few_objects_text
-from biaslab.probe.verdict import verdict
 from biaslab.profiles import MeanProfile
 
 NAN, INF = float("nan"), float("inf")

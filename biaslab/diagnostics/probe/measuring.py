@@ -23,12 +23,12 @@ from biaslab.attention.heads import check_heads, heads_on_disk
 from biaslab.core.boxes import Box
 from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
+from biaslab.diagnostics.probe.claims import few_objects_text
+from biaslab.diagnostics.probe.result import LOG, RUN, ProbeResult, assemble
+from biaslab.diagnostics.probe.stimuli import ProbeDesign, Stimulus, stimulus_id
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.metrics import grounding_iou
 from biaslab.maps.moments import TINY
-from biaslab.probe.claims import few_objects_text
-from biaslab.probe.result import LOG, RUN, ProbeResult, assemble
-from biaslab.probe.stimuli import ProbeDesign, Stimulus, stimulus_id
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -55,14 +55,14 @@ def measure(
     object a second time, are a region of their own.
 
     Images are made, used and dropped batch by batch; a line of a few numbers per image stays. Fewer than six different
-    objects (:data:`biaslab.probe.claims.FEWEST_OBJECTS`) are measured, with a warning.
+    objects (:data:`biaslab.diagnostics.probe.claims.FEWEST_OBJECTS`) are measured, with a warning.
 
     Parameters
     ----------
     vlm : VLM
         The model.
     design : ProbeDesign
-        Of :func:`biaslab.probe.design_for`, on the model's raster of tokens.
+        Of :func:`biaslab.diagnostics.probe.design_for`, on the model's raster of tokens.
     layers : int or iterable of int, optional
         Decoder layers; default all.
     heads : {"mean", "all"}
@@ -93,7 +93,7 @@ def measure(
     Examples
     --------
     >>> import biaslab as bl
-    >>> from biaslab.probe import design_for, measure
+    >>> from biaslab.diagnostics.probe import design_for, measure
     >>> vlm = bl.load("grounder")
     >>> result = measure(vlm, design_for(vlm, grid=(1, 2), pairs=1, scale=(0.3, 0.5)), layers=[1], progress=False)
     >>> result.log.shape, result.regions

@@ -12,9 +12,9 @@ from PIL import Image
 
 from biaslab.attention.capture import capture
 from biaslab.core.layout import TokenLayout
+from biaslab.diagnostics.probe import ProbeDesign, ProbeResult, design_for, measure
+from biaslab.diagnostics.probe.measuring import footprint
 from biaslab.errors import InputError, RunFolderError
-from biaslab.probe import ProbeDesign, ProbeResult, design_for, measure
-from biaslab.probe.measuring import footprint
 from biaslab.scenes.objects import NAMES
 
 

@@ -42,7 +42,7 @@ class Cutouts:
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> from PIL import Image
-    >>> from biaslab.probe import Cutouts
+    >>> from biaslab.diagnostics.probe import Cutouts
     >>> image = Image.new("RGBA", (32, 32))
     >>> image.paste((200, 0, 0, 255), (8, 8, 24, 24))
     >>> with TemporaryDirectory() as folder:

@@ -10,11 +10,11 @@ mean can only come from the location.
 
 from __future__ import annotations
 
-from biaslab.probe.comparison import compare
-from biaslab.probe.measuring import measure
-from biaslab.probe.result import ProbeResult
-from biaslab.probe.sources import Cutouts
-from biaslab.probe.stimuli import ProbeDesign, Stimulus, design_for
+from biaslab.diagnostics.probe.comparison import compare
+from biaslab.diagnostics.probe.measuring import measure
+from biaslab.diagnostics.probe.result import ProbeResult
+from biaslab.diagnostics.probe.sources import Cutouts
+from biaslab.diagnostics.probe.stimuli import ProbeDesign, Stimulus, design_for
 from biaslab.stats.spatial import spectral_test
 
 __all__ = [

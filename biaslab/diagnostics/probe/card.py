@@ -10,13 +10,13 @@ import pandas as pd
 
 from biaslab._util.cards import card_text
 from biaslab._util.number_text import count_text, has_values, interval_text, percent_text
+from biaslab.diagnostics.probe.claims import SLOPE_MARGIN, comparison_text, few_objects_text
+from biaslab.diagnostics.probe.verdict import verdict
 from biaslab.maps.base import AttentionMaps
-from biaslab.probe.claims import SLOPE_MARGIN, comparison_text, few_objects_text
-from biaslab.probe.verdict import verdict
 from biaslab.profiles.sample_size import few_images_text
 
 if TYPE_CHECKING:
-    from biaslab.probe.result import ProbeResult
+    from biaslab.diagnostics.probe.result import ProbeResult
     from biaslab.profiles import Profile
 
 __all__ = ["card"]
@@ -36,12 +36,12 @@ def card(
     probe : ProbeResult
         The measurement.
     comparison : DataFrame or None
-        Of :func:`biaslab.probe.compare`.
+        Of :func:`biaslab.diagnostics.probe.compare`.
     profile : Profile or AttentionMaps, optional
         What the probe was compared with, to be named.
     margin : (float, float)
         Slopes that count as the right amount, where the whole interval lies between them; see
-        :func:`biaslab.probe.verdict.verdict`.
+        :func:`biaslab.diagnostics.probe.verdict.verdict`.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def location_text(effect: np.ndarray, error: np.ndarray) -> str:
     Examples
     --------
     >>> import numpy as np
-    >>> from biaslab.probe.card import location_text
+    >>> from biaslab.diagnostics.probe.card import location_text
     >>> location_text(np.log([[0.5, 2.0]]), np.full((1, 2), np.nan))
     'attention on an object varies over places by a factor of 2.00 (one standard deviation), from 0.5 of its average \
 at row 1, column 1 to 2 at row 1, column 2; how much of that is noise is not known from one object'

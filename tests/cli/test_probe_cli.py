@@ -11,17 +11,18 @@ import pandas as pd
 import pytest
 from commands import run
 
-from biaslab.cli import main
+import biaslab as bl
 from biaslab.diagnostics.probe import ProbeResult
 from biaslab.diagnostics.probe.claims import comparison_text
 from biaslab.figures import LocationAccuracyDisplay, ProbeDisplay
 
 
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory):
+def profile(grounder, tmp_path_factory):
+    scenes = bl.calibration(grounder, "scenes", n=6)
+    maps = bl.collect(grounder, scenes.images, layers=[1, 3], prompt=scenes.prompts, ids=scenes.ids, progress=False)
     path = tmp_path_factory.mktemp("profile") / "grounder.safetensors"
-    with pytest.raises(SystemExit):
-        main(["fit-bias", "--n", "6", "--out", str(path), "--layers", "1,3", "--json"])
+    bl.MeanProfile().fit(maps).save(path)
     return path
 
 

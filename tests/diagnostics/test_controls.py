@@ -66,7 +66,7 @@ def test_a_changed_picture_is_the_same_each_time_it_is_read(grounder):
 
 @pytest.fixture(scope="module")
 def few(grounder):
-    return calibration(grounder, "scenes", n=16)
+    return calibration(grounder, "scenes", n=12)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_other_weights_leave_the_model_alone(grounder, how):
 @pytest.mark.slow
 def test_control_table_has_a_row_per_kind_and_layer_and_the_same_images_agree(grounder, few, maps, profile):
     table = control_table(grounder, few, profile, controls=["same", "shuffled", "random-weights"], batch_size=12)
-    assert len(table) == 6 and set(table["layer"]) == {1, 3} and (table["n"] == 16).all()
+    assert len(table) == 6 and set(table["layer"]) == {1, 3} and (table["n"] == 12).all()
     at = table.set_index(["control", "layer"])
     key = next(iter(maps.layouts))
     for layer in (1, 3):

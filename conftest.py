@@ -20,6 +20,18 @@ def grounder():
 
 
 @pytest.fixture
+def grounder_at_hand(monkeypatch, grounder):
+    """What loads the grounder in this process gets the one that is loaded; for tests that would read it many times."""
+
+    def load(name, **settings):
+        assert name == "grounder" and set(settings.values()) <= {None, "auto"}
+        return grounder
+
+    for module in ("biaslab", "biaslab.models", "biaslab.workflows.demo"):
+        monkeypatch.setattr(f"{module}.load", load)
+
+
+@pytest.fixture
 def draft_figures(monkeypatch):
     """Figures in files at screen resolution and without subsets of TrueType fonts, which take half of the writing.
 

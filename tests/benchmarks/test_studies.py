@@ -10,6 +10,7 @@ from benchmarks import estimators, fitting
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("grounder_at_hand")
 def test_fitting_reports_throughput_and_memory_side_by_side(tmp_path, monkeypatch, capsys):
     asked = []
 
@@ -60,6 +61,7 @@ def test_rankings_choose_on_validation_and_rank_on_test():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("grounder_at_hand")
 def test_the_study_runs_and_resumes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(estimators, "ESTIMATORS", ("factorised", "mean", "rope"))  # each costs 4 rounds of answers
     small = ["--calibration", "8", "--maps", "4", "--pairs", "2", "--grid", "3", "--n", "1", "--processes", "1",

@@ -106,6 +106,10 @@ def style(venue: str | None = None, **overrides: Any) -> Iterator[Venue]:
         settings: Any = overrides if nested else {**_RC, **overrides}
         with mpl.rc_context(settings):
             yield VENUES[name]
+            # A notebook's first figure loads its backend, which switches interactive mode on: without it no later
+            # figure is shown.
+            interactive = mpl.is_interactive()
+        mpl.interactive(interactive)
     finally:
         _venue.reset(token)
 

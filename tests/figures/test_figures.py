@@ -462,3 +462,13 @@ def test_a_notebook_shows_a_display_once_drawn_or_not(monkeypatch):
     assert drawn._repr_png_().startswith(b"\x89PNG")
     rehearsed = figures.AurocDisplay(table.assign(lo=0.4, hi=0.8), provenance=rehearsal_name("m"))
     assert Image.open(BytesIO(rehearsed._repr_png_())).size != image.size  # the note stands above the axes
+
+
+def test_interactive_mode_that_a_backend_switches_on_stays():
+    """A notebook's inline backend does so as it is loaded, by its first figure, and shows no later one without it."""
+    with style():
+        mpl.interactive(True)
+    try:
+        assert mpl.is_interactive()
+    finally:
+        mpl.interactive(False)

@@ -1,7 +1,8 @@
-"""What every pruning method shares: the budget, what a method sees of one image, and what it returns.
+"""What every pruning method shares: the budget, its options, and how a choice is made.
 
-A method is pure tensor code: it never sees a model, and one call handles one image, so that a result cannot
-depend on the other images of a batch.
+A method is pure tensor code: it never sees a model. What it defines handles one image, so that a result cannot
+depend on the other images of a batch; where that costs too much it may choose for a whole batch at once as well,
+and must choose the same.
 """
 
 from __future__ import annotations
@@ -11,30 +12,35 @@ import hashlib
 import json
 import math
 from abc import ABC
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from biaslab.attention.precision import full_precision
-from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
+from biaslab.pruning.batch import TokenBatch, ascending, ranked
+from biaslab.pruning.context import ExpectedAttention, Selection, TokenContext, descending, required
 
 __all__ = [
     "added_option",
     "ExpectedAttention",
     "Method",
+    "Picked",
     "Selection",
     "TokenContext",
     "budget",
     "choice",
     "descending",
     "number",
+    "report_option",
     "required",
 ]
+
+#: positions in order of choice, and what to report
+Picked = tuple[Tensor, dict[str, Any]]
 
 _ROUNDING = 1e-9  # far above the error of a float product with n < 1e6, far below one token
 
@@ -89,119 +95,21 @@ def budget(keep: float | int, n: int) -> int:
     return min(keep, n) if isinstance(keep, int) else max(1, min(share(keep, n), n))
 
 
-@dataclass
-class TokenContext:
-    """What a method may look at when it chooses among the visual tokens of one image.
-
-    Attributes
-    ----------
-    layout : TokenLayout
-        Where each of the N tokens lies.
-    budget : int
-        Tokens to keep, 1 .. N.
-    seed : int
-        This sample's seed; the same for a sample on any number of processes.
-    layer : int
-        K, the decoder layer in front of which tokens are dropped. ``attention`` belongs to layer K - 1.
-    attention : (H, Q, N) float32 Tensor, optional
-        Softmax attention (or the method's other ``score``) of Q query rows.
-    features : (N, D) Tensor, optional
-        Hidden states entering layer K.
-    earlier : mapping of int to Tensor
-        Layer index -> the same as ``attention`` of further layers below K - 1, for methods that read some.
-
-    Examples
-    --------
-    >>> layout = TokenLayout.raster(2, 3, size=(300, 200), family="toy")
-    >>> ctx = TokenContext(layout, budget=2, attention=torch.rand(4, 1, 6))
-    >>> ctx.n, ctx.device
-    (6, device(type='cpu'))
-    """
-
-    layout: TokenLayout
-    budget: int
-    seed: int = 0
-    layer: int = 0
-    attention: Tensor | None = None
-    features: Tensor | None = None
-    earlier: Mapping[int, Tensor] = field(default_factory=dict)
-
-    @property
-    def n(self) -> int:
-        """Number of visual tokens."""
-        return self.layout.n
-
-    @property
-    def device(self) -> torch.device:
-        """Where the selection is computed: with the tensors, else on the CPU."""
-        tensor = self.attention if self.attention is not None else self.features
-        return torch.device("cpu") if tensor is None else tensor.device
-
-
-class ExpectedAttention(Protocol):
-    """What methods use of a fitted profile: every :class:`biaslab.profiles.Profile` is one."""
-
-    @property
-    def hash(self) -> str:
-        """Equal hash, equal scores."""
-        ...
-
-    def expected(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
-        """Return the (1 or H, N) float32 attention that each visual token is expected to draw in a decoder layer."""
-        ...
-
-    def std(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
-        """Return the (1 or H, N) float32 standard deviation of the attention between images."""
-        ...
-
-    def check(
-        self,
-        *,
-        model: str | None = None,
-        revision: str | None = None,
-        fingerprint: str | None = None,
-        family: str | None = None,
-        layer: int | None = None,
-        queries: Any = None,
-        heads: str | int | None = None,
-        layout: TokenLayout | str | None = None,
-        prompt: Any = None,
-        score: str | None = None,
-    ) -> None:
-        """Refuse a use the profile was not fitted for; what is None is not compared."""
-        ...
-
-
-@dataclass
-class Selection:
-    """The kept tokens of one image.
-
-    Attributes
-    ----------
-    indices : (budget,) int64 Tensor
-        Strictly ascending positions among the visual tokens of the image.
-    scores : (N,) float32 Tensor or None
-        Higher is kept first; None for methods without a score.
-    info : dict
-        What the method reports about its choice, plain Python values.
-
-    Examples
-    --------
-    >>> Selection(torch.tensor([0, 4])).info
-    {}
-    """
-
-    indices: Tensor
-    scores: Tensor | None = None
-    info: dict[str, Any] = field(default_factory=dict)
-
-
 def added_option(default: Any) -> Any:
     """Make the field of an option that came after runs had been recorded.
 
     `Method.options` leaves it out at its default, so that the hashes of those runs stay.
     """
     return field(default=default, metadata={"added": True})
+
+
+def report_option(default: Any, *, hashed: Any) -> Any:
+    """Make the field of an option that decides what a method reports, never what it keeps.
+
+    It is no part of what the method is: `Method.options` and the label leave it out, and the hash always holds
+    ``hashed`` in its place, the value that earlier runs recorded.
+    """
+    return field(default=default, metadata={"hashed": hashed})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -234,6 +142,21 @@ class Method(ABC):
     name: ClassVar[str]
     #: what the engine must provide: a subset of {"attention", "features", "profile"}
     needs: ClassVar[frozenset[str]] = frozenset()
+    #: whether `pick` lists positions in an order whose first n are what it would choose at any smaller budget n,
+    #: with the same report; a class that defines `importance` or `pick` says so itself, or does not nest
+    nested: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        own: Any = cls
+        defined = vars(cls)
+        # what a class inherits for batches is not what it defines for one image
+        if {"importance", "pick", "select"} & set(defined) and "nested" not in defined:
+            own.nested = False
+        if "pick" in defined and "pick_batch" not in defined:
+            own.pick_batch = Method._pick_each
+        if "select" in defined and "select_budgets" not in defined:
+            own.select_budgets = Method._select_each
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", check_keep(self.keep))
@@ -245,12 +168,37 @@ class Method(ABC):
         return False
 
     def importance(self, ctx: TokenContext) -> Tensor | None:
-        """Score the tokens: (N,) float32, or None where the rule is not a ranking."""
+        """Score the tokens: (N,) float32, or None where the rule is not a ranking. One score serves every budget."""
         return None
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         """Choose positions to keep, in any order, and what to report. Default: the best scores, ties by index."""
         return descending(required(scores, "scores"))[: ctx.budget], {}
+
+    def pick_batch(
+        self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
+    ) -> list[list[Picked]]:
+        """Choose for several images at once, at several budgets each, exactly what :meth:`pick` would.
+
+        A method need not define it: one that defines `pick` alone is asked image by image.
+
+        Parameters
+        ----------
+        batch : TokenBatch
+            B images; the budgets of their contexts do not count.
+        scores : sequence of Tensor or None
+            What `importance` gives for each.
+        budgets : sequence of sequence of int
+            Budgets of each image, any number of them.
+
+        Returns
+        -------
+        list of list of (Tensor, dict)
+            For each image and budget, positions in any order and what to report. Default: the best scores from one
+            sort of all images, ties by index.
+        """
+        orders = ranked([required(own, "scores") for own in scores])
+        return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
 
     def validate(self) -> None:  # noqa: B027 (a hook: most methods have nothing to refuse)
         """Refuse, before any work, a method that cannot run as it is configured."""
@@ -279,6 +227,97 @@ class Method(ABC):
             positions, info = self.pick(ctx, scores)
         return Selection(positions.sort().values, scores, info)
 
+    def select_batch(self, images: Sequence[TokenContext]) -> list[Selection]:
+        """Choose the tokens of several images at once: what :meth:`select` gives for each, in fewer steps.
+
+        Parameters
+        ----------
+        images : sequence of TokenContext
+            On one device; they may differ in tokens and budgets. A :class:`TokenBatch` saves copying features.
+
+        Returns
+        -------
+        list of Selection
+            An image's does not depend on the others.
+
+        Raises
+        ------
+        InputError
+            As `select`.
+
+        Examples
+        --------
+        >>> from biaslab.core.layout import TokenLayout
+        >>> from biaslab.pruning import Random
+        >>> layouts = [TokenLayout.raster(2, n, size=(300, 200), family="toy") for n in (3, 4)]
+        >>> [s.indices.tolist() for s in Random().select_batch([TokenContext(x, budget=2, seed=1) for x in layouts])]
+        [[2, 5], [0, 6]]
+        """
+        return [chosen for (chosen,) in self.select_budgets(images, [[ctx.budget] for ctx in images])]
+
+    def select_budgets(self, images: Sequence[TokenContext], budgets: Sequence[Sequence[int]]) -> list[list[Selection]]:
+        """Choose the tokens of several images at several budgets each: what budgets share is computed once.
+
+        Scores and their sort always are shared. Where the method is ``nested``, one run at the largest budget serves
+        all: each keeps a prefix of it.
+
+        Parameters
+        ----------
+        images : sequence of TokenContext
+            As in `select_batch`; their own budgets do not count.
+        budgets : sequence of sequence of int
+            For each image the budgets that are wanted, 1 .. N, in any order.
+
+        Returns
+        -------
+        list of list of Selection
+            For each image and budget what `select` gives.
+
+        Raises
+        ------
+        InputError
+            As `select`.
+
+        Examples
+        --------
+        >>> from biaslab.core.layout import TokenLayout
+        >>> from biaslab.pruning import Random
+        >>> ctx = TokenContext(TokenLayout.raster(2, 3, size=(300, 200), family="toy"), budget=6, seed=1)
+        >>> [[s.indices.tolist() for s in each] for each in Random().select_budgets([ctx], [[1, 2, 3]])]
+        [[[5], [2, 5], [1, 2, 5]]]
+        """
+        self.validate()
+        batch = TokenBatch.of(images)
+        for ctx, wanted in zip(batch, budgets, strict=True):
+            for n in wanted:
+                self._check(dataclasses.replace(ctx, budget=n))
+        if not any(budgets):
+            return [[] for _ in budgets]
+        with full_precision():
+            scores = [self.importance(ctx) for ctx in batch]
+            picked = self.pick_batch(batch, scores, budgets)
+            indices = iter(ascending([positions for one in picked for positions, _ in one]))
+        pairs = zip(picked, scores, strict=True)
+        return [[Selection(next(indices), own, info) for _, info in one] for one, own in pairs]
+
+    def _pick_each(
+        self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
+    ) -> list[list[Picked]]:
+        """Choose image by image: the plain path."""
+        out: list[list[Picked]] = []
+        for ctx, own, wanted in zip(batch, scores, budgets, strict=True):
+            if self.nested and wanted:
+                order, info = self.pick(dataclasses.replace(ctx, budget=max(wanted)), own)
+                out.append([(order[:n], dict(info)) for n in wanted])
+            else:
+                out.append([self.pick(dataclasses.replace(ctx, budget=n), own) for n in wanted])
+        return out
+
+    def _select_each(self, images: Sequence[TokenContext], budgets: Sequence[Sequence[int]]) -> list[list[Selection]]:
+        """Select image by image, for a class that replaces `select`."""
+        pairs = zip(images, budgets, strict=True)
+        return [[self.select(dataclasses.replace(ctx, budget=n)) for n in wanted] for ctx, wanted in pairs]
+
     def with_keep(self, keep: float | int) -> Method:
         """Copy the method, at another keep ratio or count."""
         return dataclasses.replace(self, keep=keep)
@@ -291,9 +330,10 @@ class Method(ABC):
     def options(self) -> dict[str, Any]:
         """List the hyper-parameters as JSON-ready values, without ``keep`` and the profile (reported apart).
 
-        Those that came as an `added_option` are left out at their defaults.
+        Those that came as an `added_option` are left out at their defaults, those that only report always.
         """
-        fields = {f.name: f for f in dataclasses.fields(self) if f.init and f.name not in ("keep", "profile")}
+        apart = {"keep", "profile", *self._report_options()}
+        fields = {f.name: f for f in dataclasses.fields(self) if f.init and f.name not in apart}
         values = {n: getattr(self, n) for n in fields}
         values = {n: v for n, v in values.items() if v != fields[n].default or "added" not in fields[n].metadata}
         # 1 and 1.0 are the same option
@@ -309,8 +349,12 @@ class Method(ABC):
     @property
     def options_hash(self) -> str:
         """12 hex digits over the method's name and :meth:`options`; equal on every machine."""
-        text = json.dumps([self.name, self.options()], sort_keys=True, default=str)
+        options = {**self.options(), **self._report_options()}
+        text = json.dumps([self.name, options], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _report_options(self) -> dict[str, Any]:
+        return {f.name: f.metadata["hashed"] for f in dataclasses.fields(self) if "hashed" in f.metadata}
 
     def _check(self, ctx: TokenContext) -> None:
         if not 1 <= ctx.budget <= ctx.n:
@@ -324,24 +368,6 @@ class Method(ABC):
             axis, ndim = (-1, 3) if what == "attention" else (0, 2)
             if tensor.ndim != ndim or tensor.shape[axis] != ctx.n:
                 raise InputError(f"{what} of shape {tuple(tensor.shape)} does not fit {ctx.n} visual tokens")
-
-
-def required(tensor: Tensor | None, what: str) -> Tensor:
-    """Return a tensor that the rule cannot do without: `Method.select` has checked for it, other callers may not have.
-
-    Raises
-    ------
-    InputError
-        It is None.
-    """
-    if tensor is None:
-        raise InputError(f"the method needs {what}: call select() with a TokenContext that holds what it needs")
-    return tensor
-
-
-def descending(scores: Tensor) -> Tensor:
-    """Sort positions from the highest to the lowest score, equal scores by position."""
-    return torch.sort(scores, descending=True, stable=True).indices
 
 
 def choice(name: str, value: Any, allowed: Collection[Any]) -> None:

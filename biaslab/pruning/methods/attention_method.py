@@ -78,7 +78,8 @@ class AttentionMethod(Method):
     def per_head(self, ctx: TokenContext, layer: int | None = None) -> Tensor:
         """Average the attention of each head over the query rows: (H, N) float32, of layer K - 1 or an earlier one."""
         attention = ctx.attention if layer is None else ctx.earlier.get(layer)
-        return required(attention, "attention").float().mean(1)
+        rows = required(attention, "attention").float()
+        return rows[:, 0] if rows.shape[1] == 1 else rows.mean(1)
 
     def _check(self, ctx: TokenContext) -> None:
         super()._check(ctx)

@@ -40,6 +40,7 @@ class FastV(AttentionMethod):
     """
 
     name: ClassVar[str] = "fastv"
+    nested: ClassVar[bool] = True
 
     def importance(self, ctx: TokenContext) -> Tensor:
         """Average the attention over heads and query rows: (N,)."""

@@ -52,6 +52,7 @@ class LayerRatio(AttentionMethod):
     eps: float = 1e-7
 
     name: ClassVar[str] = "layer_ratio"
+    nested: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,6 +30,7 @@ class Random(Method):
     """
 
     name: ClassVar[str] = "random"
+    nested: ClassVar[bool] = True
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         """Take the first ``budget`` of a seeded permutation."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from biaslab.attention.debiasing import DEBIAS, debias, head_weights, normalised, sinks
 from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.pruning.algorithms.transfer import upload
 from biaslab.pruning.base import ExpectedAttention, TokenContext, added_option, choice, number
 from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.registry import register
@@ -80,6 +81,7 @@ class Relative(AttentionMethod):
     sinks: float = added_option(0.0)
 
     name: ClassVar[str] = "relative"
+    nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "profile"})
 
     def __post_init__(self) -> None:
@@ -120,11 +122,10 @@ class Relative(AttentionMethod):
         attention = self.per_head(ctx)
         if self.heads == "mean":
             attention = attention.mean(0, keepdim=True)
-        inside = torch.from_numpy(np.array(ctx.layout.in_image)).to(attention.device)
-        scores = self._scores(ctx, attention, inside)
-        return scores.masked_fill(~inside, -torch.inf) if self.padding == "drop" else scores
+        scores = self._scores(ctx, attention)
+        return scores.masked_fill(~_inside(ctx), -torch.inf) if self.padding == "drop" else scores
 
-    def _scores(self, ctx: TokenContext, attention: Tensor, inside: Tensor) -> Tensor:
+    def _scores(self, ctx: TokenContext, attention: Tensor) -> Tensor:
         """Average the debiased attention over heads, padding not yet put last: (N,)."""
         if self.debias == "none":
             return attention.mean(0)
@@ -135,6 +136,7 @@ class Relative(AttentionMethod):
         if weights is not None and len(weights) != attention.shape[0]:
             raise ProfileMismatchError("heads='weighted' needs a profile fitted per head: fit one with --heads all")
         if self.normalise == "mass":
+            inside = _inside(ctx)
             within = inside & ~sinks(expected, self.sinks) if self.sinks else inside
             std = None if std is None else normalised(std, within=within, by=expected)
             attention, expected = normalised(attention, within=within), normalised(expected, within=within)
@@ -149,3 +151,8 @@ class Relative(AttentionMethod):
                 f"and {ctx.n} visual tokens: use heads='all' for a per-head profile, else heads='mean'"
             )
         return values
+
+
+def _inside(ctx: TokenContext) -> Tensor:
+    """Tell which tokens lie in the image: (N,) bool."""
+    return upload(np.array(ctx.layout.in_image), ctx.device)

@@ -1,0 +1,136 @@
+"""The images of a batch, before a choice is made for all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from biaslab.pruning.context import TokenContext, descending, required
+
+__all__ = ["TokenBatch", "ascending", "padded", "ranked"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch(Sequence[TokenContext]):
+    """Several images, and where the features of all of them lie in one tensor.
+
+    Images may differ in tokens and budgets. What is computed for all at once must not make one depend on another:
+    sorting, looking up and arithmetic element by element do not; sums and matrix products do, in the last bit, and
+    are made image by image.
+
+    Attributes
+    ----------
+    images : sequence of TokenContext
+        All on one device.
+    stack : (T, D) Tensor, optional
+        Features of all images; default: those of the contexts, one after the other, on first use.
+    starts : sequence of int, optional
+        Row of ``stack`` at which each image begins; its tokens follow.
+
+    Examples
+    --------
+    >>> from biaslab.core.layout import TokenLayout
+    >>> layouts = [TokenLayout.raster(1, n, size=(n, 1), family="toy") for n in (2, 3)]
+    >>> batch = TokenBatch([TokenContext(x, 1, features=torch.ones(x.n, 4)) for x in layouts])
+    >>> batch.features.shape, batch.first
+    (torch.Size([5, 4]), [0, 2])
+    """
+
+    images: Sequence[TokenContext]
+    stack: Tensor | None = None
+    starts: Sequence[int] | None = None
+
+    @classmethod
+    def of(cls, images: Sequence[TokenContext]) -> TokenBatch:
+        """Take contexts as a batch; one that is a batch already as it is."""
+        return images if isinstance(images, cls) else cls(list(images))
+
+    @cached_property
+    def features(self) -> Tensor:
+        """(T, D) features of all images."""
+        if self.stack is not None:
+            return self.stack
+        parts = [required(ctx.features, "features") for ctx in self.images]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @cached_property
+    def first(self) -> list[int]:
+        """Row of :attr:`features` at which each image begins."""
+        if self.starts is not None:
+            return list(self.starts)
+        return [sum(ctx.n for ctx in self.images[:i]) for i in range(len(self.images))]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return self.images[0].device
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self.images[index]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[TokenContext]:
+        return iter(self.images)
+
+
+def padded(rows: Sequence[Tensor], fill: float) -> Tensor:
+    """Put 1-D tensors of different lengths in one: (B, longest), ``fill`` behind each.
+
+    Examples
+    --------
+    >>> padded([torch.tensor([1, 2]), torch.tensor([3])], 9)
+    tensor([[1, 2],
+            [3, 9]])
+    """
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return torch.stack(list(rows))
+    filler = rows[0].new_full((longest - min(lengths),), fill)
+    parts = [part for row, n in zip(rows, lengths, strict=True) for part in (row, filler[: longest - n])]
+    return torch.cat(parts).view(len(rows), longest)
+
+
+def ranked(scores: Sequence[Tensor]) -> list[Tensor]:
+    """Sort the positions of several images from the highest to the lowest score, equal scores by position.
+
+    Parameters
+    ----------
+    scores : sequence of (N,) Tensor
+        On one device; the lengths may differ.
+
+    Returns
+    -------
+    list of (N,) int64 Tensor
+        What :func:`biaslab.pruning.context.descending` gives for each.
+
+    Examples
+    --------
+    >>> ranked([torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0, 5.0])])
+    [tensor([1, 0]), tensor([2, 0, 1])]
+    """
+    if len(scores) == 1 or len({s.dtype for s in scores}) > 1 or not scores[0].is_floating_point():
+        return [descending(own) for own in scores]
+    # the filler stands behind everything of its value, and the sort is stable
+    order = torch.sort(padded(scores, -torch.inf), dim=1, descending=True, stable=True).indices
+    return [row[: len(own)] for row, own in zip(order, scores, strict=True)]
+
+
+def ascending(positions: Sequence[Tensor]) -> list[Tensor]:
+    """Sort the chosen positions of several images.
+
+    Examples
+    --------
+    >>> ascending([torch.tensor([4, 2, 7]), torch.tensor([1, 0])])
+    [tensor([2, 4, 7]), tensor([0, 1])]
+    """
+    if not positions:
+        return []
+    together = padded(positions, torch.iinfo(torch.long).max).sort(dim=1).values
+    return [row[: len(own)] for row, own in zip(together, positions, strict=True)]

@@ -1,0 +1,140 @@
+"""What a pruning method looks at, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError
+
+__all__ = ["ExpectedAttention", "Selection", "TokenContext", "descending", "required"]
+
+
+@dataclass
+class TokenContext:
+    """What a method may look at when it chooses among the visual tokens of one image.
+
+    Attributes
+    ----------
+    layout : TokenLayout
+        Where each of the N tokens lies.
+    budget : int
+        Tokens to keep, 1 .. N.
+    seed : int
+        This sample's seed; the same for a sample on any number of processes.
+    layer : int
+        K, the decoder layer in front of which tokens are dropped. ``attention`` belongs to layer K - 1.
+    attention : (H, Q, N) float32 Tensor, optional
+        Softmax attention (or the method's other ``score``) of Q query rows.
+    features : (N, D) Tensor, optional
+        Hidden states entering layer K.
+    earlier : mapping of int to Tensor
+        Layer index -> the same as ``attention`` of further layers below K - 1, for methods that read some.
+
+    Examples
+    --------
+    >>> layout = TokenLayout.raster(2, 3, size=(300, 200), family="toy")
+    >>> ctx = TokenContext(layout, budget=2, attention=torch.rand(4, 1, 6))
+    >>> ctx.n, ctx.device
+    (6, device(type='cpu'))
+    """
+
+    layout: TokenLayout
+    budget: int
+    seed: int = 0
+    layer: int = 0
+    attention: Tensor | None = None
+    features: Tensor | None = None
+    earlier: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Number of visual tokens."""
+        return self.layout.n
+
+    @property
+    def device(self) -> torch.device:
+        """Where the selection is computed: with the tensors, else on the CPU."""
+        tensor = self.attention if self.attention is not None else self.features
+        return torch.device("cpu") if tensor is None else tensor.device
+
+
+class ExpectedAttention(Protocol):
+    """What methods use of a fitted profile: every :class:`biaslab.profiles.Profile` is one."""
+
+    @property
+    def hash(self) -> str:
+        """Equal hash, equal scores."""
+        ...
+
+    def expected(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
+        """Return the (1 or H, N) float32 attention that each visual token is expected to draw in a decoder layer."""
+        ...
+
+    def std(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
+        """Return the (1 or H, N) float32 standard deviation of the attention between images."""
+        ...
+
+    def check(
+        self,
+        *,
+        model: str | None = None,
+        revision: str | None = None,
+        fingerprint: str | None = None,
+        family: str | None = None,
+        layer: int | None = None,
+        queries: Any = None,
+        heads: str | int | None = None,
+        layout: TokenLayout | str | None = None,
+        prompt: Any = None,
+        score: str | None = None,
+    ) -> None:
+        """Refuse a use the profile was not fitted for; what is None is not compared."""
+        ...
+
+
+@dataclass
+class Selection:
+    """The kept tokens of one image.
+
+    Attributes
+    ----------
+    indices : (budget,) int64 Tensor
+        Strictly ascending positions among the visual tokens of the image.
+    scores : (N,) float32 Tensor or None
+        Higher is kept first; None for methods without a score.
+    info : dict
+        What the method reports about its choice, plain Python values.
+
+    Examples
+    --------
+    >>> Selection(torch.tensor([0, 4])).info
+    {}
+    """
+
+    indices: Tensor
+    scores: Tensor | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def required(tensor: Tensor | None, what: str) -> Tensor:
+    """Return a tensor that the rule cannot do without: `Method.select` has checked for it, other callers may not have.
+
+    Raises
+    ------
+    InputError
+        It is None.
+    """
+    if tensor is None:
+        raise InputError(f"the method needs {what}: call select() with a TokenContext that holds what it needs")
+    return tensor
+
+
+def descending(scores: Tensor) -> Tensor:
+    """Sort positions from the highest to the lowest score, equal scores by position."""
+    return torch.sort(scores, descending=True, stable=True).indices

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from biaslab.pruning.base import Method, TokenContext, choice, required
+from biaslab.pruning.algorithms.max_min import max_min_orders
+from biaslab.pruning.base import Method, Picked, TokenContext, choice, required
+from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.registry import register
 
 __all__ = ["DivPrune"]
-
-_BLOCK = 512
 
 
 @register
@@ -22,9 +21,12 @@ _BLOCK = 512
 class DivPrune(Method):
     """Keep a max-min diverse subset in cosine distance (arXiv 2503.02175, Algorithm 1).
 
-    Greedy: start from one token, then always add the token whose nearest kept token is farthest. Memory is N running
-    minima of distances, never N x N; no step waits for the device. Ties go to the lower index. Each step costs one
-    product with the N features.
+    Greedy: start from one token, then always add the token whose nearest kept token is farthest. Ties go to the lower
+    index; no step waits for the device. What n tokens keep is a prefix of the order for any larger n.
+
+    The similarities of all pairs of tokens (N x N float32, 47 MB at 3,434 tokens) are computed once, image by image,
+    and all images of a batch walk together. Above 16,384 tokens they would take more than 1 GiB: then each step costs a
+    product with the N features, and memory is N running minima.
 
     Parameters
     ----------
@@ -49,36 +51,23 @@ class DivPrune(Method):
 
     name: ClassVar[str] = "divprune"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    nested: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choice("start", self.start, ("isolated", "central"))
 
-    def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+    def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
         """List tokens in the order of the greedy choice."""
-        return max_min_diverse(required(ctx.features, "features"), ctx.budget, self.start), {}
+        required(ctx.features, "features")
+        ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
+        return picked
 
-
-def max_min_diverse(features: Tensor, n: int, start: str = "isolated") -> Tensor:
-    """Choose n rows of (N, D) ``features``, greedy for the largest minimal cosine distance, in that order: (n,)."""
-    unit = normalize(features.float(), dim=1)
-    first = _isolated(unit) if start == "isolated" else (unit @ unit.mean(0)).argmax()
-    rows = torch.empty(n, dtype=torch.long, device=unit.device)
-    nearest = torch.full((unit.shape[0],), torch.inf, dtype=unit.dtype, device=unit.device)
-    latest = first.reshape(1)
-    for i in range(n):
-        rows[i : i + 1] = latest
-        nearest = torch.minimum(nearest, 1 - (unit @ unit[latest].T).squeeze(1))
-        nearest[latest] = -torch.inf  # kept: never again
-        latest = nearest.argmax().reshape(1)
-    return rows
-
-
-def _isolated(unit: Tensor) -> Tensor:
-    """Return the index of the row whose nearest other row is farthest."""
-    highest = []
-    for start in range(0, unit.shape[0], _BLOCK):
-        similarity = unit[start : start + _BLOCK] @ unit.T
-        similarity.diagonal(start).fill_(-torch.inf)
-        highest.append(similarity.amax(1))
-    return torch.cat(highest).argmin()
+    def pick_batch(
+        self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
+    ) -> list[list[Picked]]:
+        """List tokens in the order of the greedy choice, image after image up to the largest budget."""
+        images = [required(ctx.features, "features") for ctx in batch]
+        most = [max(wanted, default=0) for wanted in budgets]
+        orders = max_min_orders(images, most, self.start)
+        return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]

@@ -1,0 +1,118 @@
+"""Greedy max-min diversity in cosine distance, for several images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+__all__ = ["max_min_diverse", "max_min_orders"]
+
+_BLOCK = 512
+_CELLS = 2**28  # similarities held at once: 1 GiB
+
+
+@torch.no_grad()
+def max_min_orders(images: Sequence[Tensor], budgets: Sequence[int], start: str = "isolated") -> list[Tensor]:
+    """Choose rows as `max_min_diverse` for several images at once.
+
+    Parameters
+    ----------
+    images : sequence of (N, D) Tensor
+        Features, which may differ in N.
+    budgets : sequence of int
+        Rows to choose of each.
+    start : str
+        "isolated" or "central", as :class:`biaslab.pruning.DivPrune` says.
+
+    Returns
+    -------
+    list of (budget,) int64 Tensor
+        Rows in the order they were chosen; that of a smaller budget is a prefix.
+
+    Examples
+    --------
+    >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
+    >>> max_min_orders([features, features[:3]], [3, 2])
+    [tensor([3, 0, 2]), tensor([2, 0])]
+    """
+    orders: list[Tensor] = []
+    at = 0
+    while at < len(images):
+        n, end = len(images[at]), at + 1
+        if n * n > _CELLS:  # by the size of this image alone, so that its result does not depend on others
+            orders.append(max_min_diverse(images[at], budgets[at], start))
+        else:
+            while end < len(images) and (end + 1 - at) * max(n, len(images[end])) ** 2 <= _CELLS:
+                n, end = max(n, len(images[end])), end + 1
+            orders += _together(images[at:end], budgets[at:end], start)
+        at = end
+    return orders
+
+
+def _together(images: Sequence[Tensor], budgets: Sequence[int], start: str) -> list[Tensor]:
+    """Choose in images whose similarities are all held at once: three launches a step, whatever their number."""
+    b, n = len(images), max(map(len, images))
+    even = min(map(len, images)) == n
+    # zeros where an image has no such token: never looked at, but NaN would spread
+    distance = (torch.empty if even else torch.zeros)(b, n, n, dtype=torch.float32, device=images[0].device)
+    nearest = distance.new_full((b, n), -torch.inf)  # of a token that is kept, or is none: never chosen
+    central = []
+    for i, features in enumerate(images):
+        m, unit = len(features), normalize(features.float(), dim=1)
+        # image by image: what a product rounds to may depend on its shape
+        torch.mm(unit, unit.T, out=distance[i, :m, :m])
+        nearest[i, :m] = torch.inf
+        if start == "central":
+            central.append((unit @ unit.mean(0)).argmax())
+    diagonal = distance.diagonal(dim1=1, dim2=2)
+    if start == "central":
+        latest = torch.stack(central)[:, None]
+    else:
+        diagonal.fill_(-torch.inf)
+        none = None if even else nearest < 0
+        highest = (distance if none is None else distance.masked_fill_(none[:, None], -torch.inf)).amax(2)
+        latest = (highest if none is None else highest.masked_fill_(none, torch.inf)).argmin(1, keepdim=True)
+    distance.neg_().add_(1)
+    diagonal.fill_(-torch.inf)
+    steps = max(budgets)
+    order = torch.empty(steps, b, 1, dtype=torch.long, device=distance.device)
+    order[0] = latest
+    row = nearest.new_empty(b, 1, n)
+    each = order.unbind(0)
+    for i in range(1, steps):
+        torch.gather(distance, 1, each[i - 1][..., None].expand(b, 1, n), out=row)
+        torch.minimum(nearest, row[:, 0], out=nearest)
+        torch.argmax(nearest, 1, keepdim=True, out=each[i])
+    return [own[:k] for own, k in zip(order[..., 0].T, budgets, strict=True)]
+
+
+def max_min_diverse(features: Tensor, n: int, start: str = "isolated") -> Tensor:
+    """Choose n rows of (N, D) ``features``, greedy for the largest minimal cosine distance, in that order: (n,).
+
+    The plain path, a product with all features at each step, in memory for N minima: the reference of
+    `max_min_orders`, and its way for an image of more than 16,384 tokens.
+    """
+    unit = normalize(features.float(), dim=1)
+    first = _isolated(unit) if start == "isolated" else (unit @ unit.mean(0)).argmax()
+    rows = torch.empty(n, dtype=torch.long, device=unit.device)
+    nearest = torch.full((unit.shape[0],), torch.inf, dtype=unit.dtype, device=unit.device)
+    latest = first.reshape(1)
+    for i in range(n):
+        rows[i : i + 1] = latest
+        nearest = torch.minimum(nearest, 1 - (unit @ unit[latest].T).squeeze(1))
+        nearest[latest] = -torch.inf  # kept: never again
+        latest = nearest.argmax().reshape(1)
+    return rows
+
+
+def _isolated(unit: Tensor) -> Tensor:
+    """Return the index of the row whose nearest other row is farthest."""
+    highest = []
+    for start in range(0, unit.shape[0], _BLOCK):
+        similarity = unit[start : start + _BLOCK] @ unit.T
+        similarity.diagonal(start).fill_(-torch.inf)
+        highest.append(similarity.amax(1))
+    return torch.cat(highest).argmin()

@@ -111,8 +111,8 @@ def report(size: int, depths: list[int], hidden: int, keep: float, layer: int, r
             "short layers: K long layers and the others short, from plain prefills of both lengths, without hooks; "
             "hooks and cutting: pruning at random over that",
             "attention rows, selection: the engine's own clock (wall time); other: what is left, noise included",
-            "d2pruner leaves its diagnosis (edge density) out, which compares all pairs of candidates and is not part "
-            "of the selection; 'd2pruner, diagnosed' is the default with it",
+            "d2pruner is the default; 'd2pruner, diagnosed' reports the edge density as well, for which all pairs of "
+            "candidates are compared, and keeps the same tokens",
             *(
                 f"{one['depth']} layers: the d2pruner graph has {one['info']['edge_density']:.2%} edges, "
                 f"its independent set gave {one['info']['mis_size']} tokens, {one['info']['filled']} were filled in"
@@ -132,8 +132,8 @@ def measure(vlm: VLM, size: int, keep: float, layer: int, repeats: int, clock: s
     methods: dict[str, Method] = {
         "random": Random(keep=keep),
         "fastv": FastV(keep=keep),
-        "d2pruner": D2Pruner(keep=keep, profile=bias, diagnose=False),
-        "d2pruner, diagnosed": D2Pruner(keep=keep, profile=bias),
+        "d2pruner": D2Pruner(keep=keep, profile=bias),
+        "d2pruner, diagnosed": D2Pruner(keep=keep, profile=bias, diagnose=True),
     }
     clocks: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     info: dict[str, Any] = {}

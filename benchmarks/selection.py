@@ -107,7 +107,7 @@ def measure(case: Case, keep: float, suppress: bool, repeats: int, clock: str) -
         features=case.features,
     )
     options = {"keep": keep, "profile": case.profile, "theta": case.theta, "pivots_suppress": suppress}
-    ours, full = D2Pruner(**options, diagnose=False), D2Pruner(**options)
+    ours, full = D2Pruner(**options), D2Pruner(**options, diagnose=True)
     tasks = {"ours": lambda: ours.select(ctx), "diagnosed": lambda: full.select(ctx)}
     tasks |= {way: lambda way=way: lazy_d2pruner(ours, ctx, way) for way in WAYS}
     with torch.inference_mode():

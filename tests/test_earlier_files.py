@@ -81,6 +81,30 @@ def test_an_unfinished_run_goes_on_under_the_names_of_today(tmp_path, grounder):
     assert list(results.by("object_size")["expression_type"].unique()) == ["all", "large", "medium"]
 
 
+def test_a_run_recorded_with_the_diagnosis_goes_on_without_it(tmp_path, grounder):
+    """Its records say ``diagnose: true``, the default of then; what a method reports is no part of what it is."""
+    folder = tmp_path / "run"
+    shutil.copytree(FILES / "run-defaults", folder)
+    (recorded,) = [c for c in json.loads((folder / "run.json").read_text())["identity"]["configurations"]
+                   if c["method"] == "d2pruner"]  # fmt: skip
+    profile = bl.load_profile(FILES / "mean.safetensors")
+    for diagnose in (True, False):
+        method = bl.D2Pruner(pivots_suppress=True, profile=profile, diagnose=diagnose)
+        assert method.options_hash == recorded["options_hash"] and "diagnose" not in method.options()
+        assert method.label == "d2pruner:pivots_suppress=true"
+    log = folder / "samples-0.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))  # without one line of d2pruner
+    methods = ["none", "random", "d2pruner:pivots_suppress=true"]
+    results = bl.evaluate(
+        grounder, bl.load_dataset("scenes", split="test", n=3), methods=methods, keep=0.2, layer=4, profile=profile,
+        n=3, out=folder, progress=False,
+    )  # fmt: skip
+    *earlier, latest = [json.loads(line)["info"] for line in log.read_text().splitlines()]
+    assert "edge_density" in earlier[-1] and "edge_density" not in latest
+    assert {k: v for k, v in earlier[-1].items() if k in latest}.keys() == latest.keys()
+    assert list(results.summary()["method"]) == methods
+
+
 def test_results_csv_of_earlier_versions_opens(tmp_path):
     table = Results.load(FILES / "run").table
     table.rename(columns={"expression_type": "kind"}).to_csv(tmp_path / "results.csv", index=False)

@@ -90,7 +90,7 @@ def test_features_resemble_their_neighbours():
 def test_the_lazy_greedy_keeps_what_d2pruner_keeps(kind, keep, suppress):
     case = selection.Case.of(576, kind, 64)
     context = TokenContext(case.layout, budget(keep, 576), layer=2, attention=case.attention, features=case.features)
-    method = D2Pruner(keep=keep, profile=case.profile, theta=case.theta, pivots_suppress=suppress)
+    method = D2Pruner(keep=keep, profile=case.profile, theta=case.theta, pivots_suppress=suppress, diagnose=True)
     want = method.select(context)
     assert 0 < want.info["edge_density"] < 1 and want.info["degenerate"] is None
     if keep == 0.5:

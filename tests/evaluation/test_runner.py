@@ -75,13 +75,16 @@ def test_scores_in_the_lines_are_those_of_the_engine(vlm):
 
 
 def test_d2pruner_reports_its_selection(vlm, profile):
-    samples = run(vlm=vlm, methods=["none", "d2pruner"], keep=0.5, profile=profile).samples
+    samples = run(vlm=vlm, methods=["none", "d2pruner:diagnose=true"], keep=0.5, profile=profile).samples
     pruned = samples.query("method == 'd2pruner'")
     assert set(pruned["profile_hash"]) == {profile.hash} and set(samples.query("method == 'none'")["profile_hash"]) == {
         ""
     }
     assert {"edge_density", "mis_size", "filled", "overlap_topk", "degenerate"} <= set(pruned["info"].iloc[0])
     assert pruned["target_auroc"].notna().any()
+    plain = run(vlm=vlm, methods=["d2pruner"], keep=0.5, profile=profile).samples
+    assert not {"edge_density", "degenerate"} & set(plain["info"].iloc[0])  # the graph is not looked at unless asked
+    assert set(plain["options_hash"]) == set(pruned["options_hash"])
 
 
 def test_one_vision_pass_per_batch_and_one_prefill_per_configuration(vlm, monkeypatch):

@@ -103,7 +103,7 @@ def test_registry():
 
 def test_methods_are_written_and_read_as_one_word():
     for method in (
-        Random(), D2Pruner(), D2Pruner(theta=0.7, fill="relax", pivots_suppress=True, diagnose=False),
+        Random(), D2Pruner(), D2Pruner(theta=0.7, fill="relax", pivots_suppress=True, diagnose=True),
         FastV(queries=(-1, -3)), Relative(debias="none", heads="all"), DivPrune(start="central"),
     ):  # fmt: skip
         again = parse(method.label)
@@ -317,7 +317,7 @@ def test_d2pruner_spreads_where_topk_crowds():
     feats[blob] = torch.ones(16)
     ctx = context(layout, 10, attention=attention, features=feats)
     plain = FastV(keep=10).select(ctx)
-    diverse = D2Pruner(keep=10, debias="none").select(ctx)
+    diverse = D2Pruner(keep=10, debias="none", diagnose=True).select(ctx)
     assert 99 not in plain.indices and 99 in diverse.indices
     assert diverse.info["overlap_topk"] < 1 and diverse.info["degenerate"] is None
 
@@ -327,17 +327,17 @@ def test_d2pruner_reports_degenerate_graphs():
     top = FastV(keep=0.3).select(ctx).indices
     for theta, word, density in ((0.9999, "empty", 0.0), (-1, "complete", 1.0)):
         for suppress in (False, True):
-            method = D2Pruner(keep=0.3, debias="none", theta=theta, pivots_suppress=suppress)
+            method = D2Pruner(keep=0.3, debias="none", theta=theta, pivots_suppress=suppress, diagnose=True)
             got = method.select(ctx)
             assert got.info["degenerate"] == word and got.info["edge_density"] == density
             assert torch.equal(got.indices, top) and got.info["overlap_topk"] == 1.0
-    quick = D2Pruner(keep=0.3, debias="none", diagnose=False).select(ctx)
+    quick = D2Pruner(keep=0.3, debias="none").select(ctx)
     assert "degenerate" not in quick.info and "edge_density" not in quick.info
 
 
 def test_d2pruner_edge_density_is_that_of_the_candidates():
     ctx = context(RASTER, 0.3)
-    method = D2Pruner(keep=0.3, debias="none", theta=0.6)
+    method = D2Pruner(keep=0.3, debias="none", theta=0.6, diagnose=True)
     got = method.select(ctx)
     rest = descending(got.scores)[got.info["pivots"] :]
     dense = method.graph(ctx).edges(rest, rest).triu(1)

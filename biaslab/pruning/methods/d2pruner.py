@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from biaslab.errors import InputError
-from biaslab.pruning.algorithms.graph import HybridGraph, SpatialPlane
-from biaslab.pruning.algorithms.mis import greedy_mis
-from biaslab.pruning.base import TokenContext, choice, descending, number, required, share
+from biaslab.pruning.algorithms.graph import GraphForm, HybridGraph, SpatialPlane
+from biaslab.pruning.algorithms.graphs import HybridGraphs
+from biaslab.pruning.algorithms.mis import Walk, block_for, greedy_walk, walk_together
+from biaslab.pruning.algorithms.transfer import upload
+from biaslab.pruning.base import Picked, TokenContext, choice, number, report_option, required, share
+from biaslab.pruning.batch import TokenBatch, ranked
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.uniform import apportion
 from biaslab.pruning.registry import register
@@ -59,16 +63,17 @@ class D2Pruner(Relative):
         "joint": one budget for all tiles; "tile": every tile (and the thumbnail) gets its share of the budget in
         proportion to its tokens and is treated apart, with its own pivots.
     diagnose : bool
-        Whether to report the edge density and whether the graph is degenerate. It compares all pairs of candidates
-        (in blocks), which the selection itself does not.
+        Whether to report the edge density and whether the graph is degenerate; default no. It compares all pairs of
+        candidates (in blocks), which the selection itself does not, and keeps the same tokens: no part of the label
+        and of ``options_hash``, so runs recorded with it go on without.
     **options
         Those of :class:`Relative`.
 
     Notes
     -----
     ``Selection.info``: ``pivots``; ``mis_size`` tokens the independent set gave; ``filled`` tokens added when
-    it had ended; ``overlap_topk`` share of the kept tokens that plain top-n by the same score keeps; with
-    ``diagnose`` also ``pivot_indices`` (visual token numbers), ``edge_density`` (edges over pairs of candidates;
+    it had ended; ``overlap_topk`` share of the kept tokens that plain top-n by the same score keeps; ``pivot_indices``
+    (visual token numbers); with ``diagnose`` also ``edge_density`` (edges over pairs of candidates;
     with ``pivots_suppress`` the pairs of a pivot and a candidate count too) and ``degenerate``: "empty" (no
     edge) or "complete" (all edges), where D2Pruner (filling by score) is nothing but top-n; else None.
 
@@ -103,9 +108,10 @@ class D2Pruner(Relative):
     fill: str = "score"
     relax_step: float = 0.05
     quota: str = "joint"
-    diagnose: bool = True
+    diagnose: bool = report_option(False, hashed=True)
 
     name: ClassVar[str] = "d2pruner"
+    nested: ClassVar[bool] = False  # pivots are a share of the budget
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "features", "profile"})
 
     def __post_init__(self) -> None:
@@ -146,76 +152,138 @@ class D2Pruner(Relative):
             sigma=self.sigma, radius=self.radius,
         )  # fmt: skip
 
-    def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+    def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
         """Choose pivots, independent set and filling, for all tiles at once or tile by tile."""
-        graph, order = self.graph(ctx), descending(required(scores, "scores"))
-        parts = [self._pick_from(graph, nodes, n) for nodes, n in self._split(ctx, order) if n]
-        kept = torch.cat([part.kept for part in parts])
-        in_top = torch.zeros(ctx.n, dtype=torch.bool, device=kept.device)
-        in_top[order[: ctx.budget]] = True
-        info: dict[str, Any] = {
-            "pivots": sum(part.pivots.numel() for part in parts),
-            "mis_size": sum(part.mis_size for part in parts),
-            "filled": sum(part.filled for part in parts),
-            "overlap_topk": float(in_top[kept].sum()) / ctx.budget,
-        }
-        if self.diagnose:
-            info["pivot_indices"] = torch.cat([part.pivots for part in parts]).tolist()
-            edges, pairs = sum(part.edges for part in parts), sum(part.pairs for part in parts)
-            info["edge_density"] = edges / pairs if pairs else 0.0
-            info["degenerate"] = {0: "empty", pairs: "complete"}.get(edges) if pairs else None
-        return kept, info
+        ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
+        return picked
 
-    def _split(self, ctx: TokenContext, order: Tensor) -> list[tuple[Tensor, int]]:
+    def pick_batch(
+        self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
+    ) -> list[list[Picked]]:
+        """Choose for all images and budgets: their greedy walks go on in step, and wait for the device together."""
+        orders = _to_host(ranked([required(own, "scores") for own in scores]))
+        graphs = HybridGraphs(
+            batch.features, batch.first, [ctx.layout for ctx in batch], form=self._form, distance=self.distance
+        )
+        cases = [_Case(i, n, orders[i]) for i, wanted in enumerate(budgets) for n in wanted]
+        groups = [(case, *group) for case in cases for group in self._split(batch[case.image], case)]
+        walks = [self._walk(nodes, n, block_for(batch.device)) for _, nodes, n in groups]
+        parts = walk_together(walks, lambda asked: graphs.answer([(groups[i][0].image, q) for i, q in asked]))
+        for (case, *_), part in zip(groups, parts, strict=True):
+            case.parts.append(part)
+        if self.diagnose:
+            self._count_edges(batch, cases)
+        kept = upload(np.concatenate([case.kept for case in cases]), batch.device).split([case.n for case in cases])
+        picked = iter([(own, case.info(self.diagnose)) for own, case in zip(kept, cases, strict=True)])
+        return [[next(picked) for _ in wanted] for wanted in budgets]
+
+    @property
+    def _form(self) -> GraphForm:
+        return GraphForm(
+            alpha=self.alpha, semantic=self.semantic, spatial=self.spatial, sigma=self.sigma, radius=self.radius
+        )
+
+    def _split(self, ctx: TokenContext, case: _Case) -> list[tuple[np.ndarray, int]]:
         """List (nodes in score order, tokens to keep of them) per group that is treated apart."""
         if self.quota == "joint":
-            return [(order, ctx.budget)]
-        tile = torch.from_numpy(np.array(ctx.layout.tile)).to(order.device)[order]
-        sizes = np.bincount(ctx.layout.tile).tolist()
-        return [(order[tile == t], n) for t, n in enumerate(apportion(sizes, ctx.budget))]
+            return [(case.order, case.n)]
+        tile = np.asarray(ctx.layout.tile)
+        shares = apportion(np.bincount(tile).tolist(), case.n)
+        return [(case.order[tile[case.order] == t], n) for t, n in enumerate(shares) if n]
 
-    def _pick_from(self, graph: HybridGraph, order: Tensor, n: int) -> _Part:
+    def _walk(self, order: np.ndarray, n: int, block: int) -> Walk[_Part]:
+        """Choose n of one group: pivots, independent set, filling."""
         first = share(self.pivot_ratio, n)
         pivots, rest = order[:first], order[first:]
         blockers = pivots if self.pivots_suppress else None
-        diverse = greedy_mis(rest, graph.edges, limit=n - first, blockers=blockers)
-        missing = n - first - diverse.numel()
-        kept = torch.cat([pivots, diverse])
+        diverse = yield from greedy_walk(rest, limit=n - first, blockers=blockers, block=block, theta=self.theta)
+        missing = n - first - len(diverse)
+        filling = rest[:0]
         if missing:
-            kept = torch.cat([kept, self._fill(graph, rest, diverse, blockers, missing)])
-        part = _Part(kept, pivots=pivots, mis_size=diverse.numel(), filled=missing)
-        if self.diagnose:
-            m = rest.numel()
-            part.edges, part.pairs = graph.count_edges(rest), m * (m - 1) // 2
-            if self.pivots_suppress and first and m:
-                part.edges += graph.count_edges(pivots, rest)
-                part.pairs += first * m
-        return part
+            filling = yield from self._fill(rest, diverse, blockers, missing, block)
+        return _Part(pivots, rest, diverse, filling)
 
-    def _fill(self, graph: HybridGraph, rest: Tensor, diverse: Tensor, blockers: Tensor | None, missing: int) -> Tensor:
+    def _fill(
+        self, rest: np.ndarray, diverse: np.ndarray, blockers: np.ndarray | None, missing: int, block: int
+    ) -> Walk[np.ndarray]:
         """Choose ``missing`` more of ``rest``, which is in score order."""
-        taken = diverse if blockers is None else torch.cat([blockers, diverse])
-        candidates, added = _without(rest, diverse), rest.new_empty(0)
-        theta = graph.theta
+        taken = diverse if blockers is None else np.concatenate([blockers, diverse])
+        candidates, added = _without(rest, diverse), rest[:0]
+        theta = self.theta
         # no similarity exceeds 1: at a higher threshold there are no edges left and the score alone decides
-        while self.fill == "relax" and added.numel() < missing and (theta := theta + self.relax_step) < 1:
-            more = greedy_mis(candidates, graph.relaxed(theta).edges, limit=missing - added.numel(), blockers=taken)
-            candidates, taken, added = _without(candidates, more), torch.cat([taken, more]), torch.cat([added, more])
-        return torch.cat([added, candidates[: missing - added.numel()]])
+        while self.fill == "relax" and len(added) < missing and (theta := theta + self.relax_step) < 1:
+            left = missing - len(added)
+            more = yield from greedy_walk(candidates, limit=left, blockers=taken, block=block, theta=theta)
+            candidates, taken = _without(candidates, more), np.concatenate([taken, more])
+            added = np.concatenate([added, more])
+        return np.concatenate([added, candidates[: missing - len(added)]])
+
+    def _count_edges(self, batch: TokenBatch, cases: list[_Case]) -> None:
+        """Count the edges of every group, and all that could be; one transfer for all."""
+        counts: list[Tensor] = []
+        for case in cases:
+            graph = self.graph(batch[case.image])
+            for part in case.parts:
+                rest, pivots = (upload(nodes, batch.device) for nodes in (part.rest, part.pivots))
+                m = len(rest)
+                counts.append(graph.number_of_edges(rest))
+                case.pairs += m * (m - 1) // 2
+                if self.pivots_suppress and len(pivots) and m:
+                    counts[-1] += graph.number_of_edges(pivots, rest)
+                    case.pairs += len(pivots) * m
+        edges = iter(torch.stack(counts).tolist())
+        for case in cases:
+            case.edges = sum(next(edges) for _ in case.parts)
+
+
+class _Part(NamedTuple):
+    """What was kept of one group of tokens, and the candidates it was kept of."""
+
+    pivots: np.ndarray
+    rest: np.ndarray
+    diverse: np.ndarray
+    filling: np.ndarray
 
 
 @dataclass
-class _Part:
-    """What was kept of one group of tokens."""
+class _Case:
+    """One image at one budget."""
 
-    kept: Tensor
-    pivots: Tensor
-    mis_size: int
-    filled: int
+    image: int
+    n: int
+    order: np.ndarray
+    parts: list[_Part] = field(default_factory=list)
     edges: int = 0
     pairs: int = 0
 
+    @property
+    def kept(self) -> np.ndarray:
+        """(n,) positions, group by group."""
+        return np.concatenate([x for part in self.parts for x in (part.pivots, part.diverse, part.filling)])
 
-def _without(nodes: Tensor, gone: Tensor) -> Tensor:
+    def info(self, diagnosed: bool) -> dict[str, Any]:
+        in_top = np.zeros(len(self.order), dtype=bool)
+        in_top[self.order[: self.n]] = True
+        pivots = [i for part in self.parts for i in part.pivots.tolist()]
+        info = {
+            "pivots": len(pivots),
+            "mis_size": sum(len(part.diverse) for part in self.parts),
+            "filled": sum(len(part.filling) for part in self.parts),
+            "overlap_topk": int(in_top[self.kept].sum()) / self.n,
+            "pivot_indices": pivots,
+        }
+        if diagnosed:
+            info["edge_density"] = self.edges / self.pairs if self.pairs else 0.0
+            info["degenerate"] = {0: "empty", self.pairs: "complete"}.get(self.edges) if self.pairs else None
+        return info
+
+
+def _to_host(orders: Sequence[Tensor]) -> list[np.ndarray]:
+    """Bring the orders of all images to the host in one transfer."""
+    flat = (orders[0] if len(orders) == 1 else torch.cat(list(orders))).cpu().numpy()
+    return np.split(flat, np.cumsum([len(order) for order in orders])[:-1])
+
+
+def _without(nodes: np.ndarray, gone: np.ndarray) -> np.ndarray:
     """Leave out of ``nodes`` those in ``gone``, order unchanged."""
-    return nodes[~torch.isin(nodes, gone)]
+    return nodes[~np.isin(nodes, gone)]

@@ -11,6 +11,7 @@ from eager import text_after
 from pruned import STEPS, dropped_positions, generate, method_for, oracle, refused, run, words_only
 
 from biaslab.attention.capture import capture
+from biaslab.errors import ModelError
 from biaslab.pruning import METHODS, DivPrune, FastV, Random, Uniform, budget, prune
 from biaslab.pruning.engine.prompt import sample_seed
 
@@ -154,17 +155,54 @@ def test_padding_does_not_cost_cache():
     assert state.kv_lengths()[2:] == [max(kept)] * 2
 
 
+def test_attention_that_is_not_finite_is_an_error_when_the_prefill_is_through():
+    vlm = tiny.vlm("internvl")
+    enc, layer = tiny.encoded(vlm, 2), 2
+    for name in ("fastv", "d2pruner", "layer_ratio"):
+        handle = vlm.decoder.layers[layer - 1].self_attn.q_proj.register_forward_hook(
+            lambda module, args, out: out.index_fill(0, torch.tensor([1]), torch.nan)
+        )
+        with prune(vlm, method_for(name, 0.5), layer), pytest.raises(ModelError, match="layer 1 is not finite"):
+            vlm.forward(enc)
+        handle.remove()
+        with prune(vlm, method_for(name, 0.5), layer) as state:
+            vlm.forward(enc)
+        assert len(state.selections) == 2
+
+
+def test_the_engine_copies_nothing_for_the_batch():
+    """Features of a batch are one gather, and each image's a view of it."""
+    vlm, seen = tiny.vlm("internvl"), []
+
+    class Spy(DivPrune):
+        name = "spy"
+
+        def pick_batch(self, batch, scores, budgets):
+            seen.append(batch)
+            return super().pick_batch(batch, scores, budgets)
+
+    enc = tiny.encoded(vlm, 3)
+    with prune(vlm, Spy(keep=0.5), 2):
+        vlm.forward(enc)
+    (batch,) = seen
+    whole = batch.features.untyped_storage().data_ptr()
+    assert {ctx.features.untyped_storage().data_ptr() for ctx in batch} == {whole}
+    for at, ctx in zip(batch.first, batch, strict=True):
+        assert torch.equal(batch.features[at : at + ctx.n], ctx.features)
+
+
 def test_selection_is_made_once_per_prefill(monkeypatch):
     vlm, calls = tiny.vlm("internvl"), []
-    select = FastV.select
-    monkeypatch.setattr(FastV, "select", lambda self, ctx: calls.append(ctx.n) or select(self, ctx))
+    select = FastV.select_batch
+    spy = lambda self, batch: calls.append([ctx.n for ctx in batch]) or select(self, batch)  # noqa: E731
+    monkeypatch.setattr(FastV, "select_batch", spy)
     enc = tiny.encoded(vlm, 2)
     with prune(vlm, FastV(keep=0.5), 2) as state:
         run(vlm, enc)
-        assert calls == [layout.n for layout in enc.layouts]
+        assert calls == [[layout.n for layout in enc.layouts]]
         first = state.selections
         run(vlm, tiny.encoded(vlm, 2, seed=1))
-        assert len(calls) == 4 and state.selections is not first
+        assert len(calls) == 2 and state.selections is not first
 
 
 @FAMILIES

@@ -115,12 +115,13 @@ def test_capture_and_pruning_inside(around):
             watch(vlm.model, {LAYER - 1: keep}),
             prune(vlm, method, LAYER) as state,
         ):
-            contexts, select = [], type(method).select
-            object.__setattr__(method, "select", lambda ctx, c=contexts, m=method, s=select: c.append(ctx) or s(m, ctx))
+            contexts, select = [], type(method).select_batch
+            spy = lambda batch, c=contexts, m=method, s=select: c.extend(batch) or s(m, batch)  # noqa: E731
+            object.__setattr__(method, "select_batch", spy)
             vlm.forward(enc)
         assert len(contexts) == len(enc.layouts)
         for selection, ctx in zip(state.selections, contexts, strict=True):
-            want = select(method, ctx)
+            want = method.select(ctx)
             assert torch.equal(selection.indices, want.indices)
             if ctx.attention is not None:
                 assert ctx.attention.dtype == torch.float32

@@ -22,10 +22,12 @@ from biaslab.models.eval_mode import check_eval_mode
 from biaslab.models.generation import GenerateCall, watched
 from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
-from biaslab.pruning.base import Selection, TokenContext, budget
+from biaslab.pruning.algorithms.transfer import Arriving
+from biaslab.pruning.base import Selection
 from biaslab.pruning.engine.checks import attention_method, check_cache, check_generate, check_profile
 from biaslab.pruning.engine.prompt import FIX, Prompt, PromptImage, read_prompt
 from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
+from biaslab.pruning.engine.token_batch import by_row, token_batch
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -48,6 +50,7 @@ class Engine:
         self.prompt: Prompt | None = None  # of the running prefill
         self.cut: PrunedIndex | None = None  # of the running forward
         self.attention: dict[int, Tensor] = {}  # layer -> (B, H, Q, V) of the running prefill
+        self.finite: dict[int, Arriving] = {}  # layer -> whether its rows are finite, of the running prefill
         self.cache: Any = None  # of the running forward
         self.cuts: WeakKeyDictionary[Any, PrunedIndex | None] = WeakKeyDictionary()  # KV cache -> how it was pruned
         self.checked: set[str] = set()  # layouts the profile has accepted
@@ -127,6 +130,7 @@ class Engine:
     def _end(self, *_: Any) -> None:
         self.running, self.prompt, self.cut, self.cache = False, None, None, None
         self.attention.clear()
+        self.finite.clear()
         self.sliced.clear()
 
     # -- the decoder: K = 0, and the cache's lengths ---------------------------------------------------------
@@ -177,6 +181,10 @@ class Engine:
         return args, kwargs
 
     def _after_decoder(self, decoder: nn.Module, args: tuple, output: Any) -> None:
+        finite, self.finite = self.finite, {}
+        for index, flag in finite.items():
+            if not bool(flag.read()):
+                raise ModelError(f"attention of layer {index} is not finite: load the model in another dtype")
         if self.cache is not None:
             self.run._lengths = [self.cache.get_seq_length(i) for i in range(len(self.decoder.layers))]
 
@@ -265,11 +273,12 @@ class Engine:
         run = self.run
         if hidden.shape[1] != prompt.length:
             raise UnsupportedError(f"layer {self.layer} sees {hidden.shape[1]} of {prompt.length} prompt tokens")
-        for index, attention in self.attention.items():
-            if not bool(torch.isfinite(attention).all()):
-                raise ModelError(f"attention of layer {index} is not finite: load the model in another dtype")
+        # on their way while the selection is made: nothing waits for them before the decoder is through
+        self.finite = {i: Arriving(torch.isfinite(rows).all()) for i, rows in self.attention.items()}
         with self._clock("select_ms", hidden.device):
-            rows = [self._select(prompt, i, hidden) for i in range(0, len(prompt), prompt.repeats)]
+            batch, owners = token_batch(prompt, run.method, self.layer, hidden, self.attention)
+            chosen = run.method.select_batch(batch)
+        rows = by_row(prompt, owners, chosen)
         run.selections = [s for row in rows for s in row]
         run.counts = [image.n for row in prompt.images[:: prompt.repeats] for image in row]
         kept = [_columns(s, image) for s, image in zip(rows, prompt.images[:: prompt.repeats], strict=True)]
@@ -279,26 +288,6 @@ class Engine:
         valid = None if cut.pad is None else ~cut.pad
         self.vlm.prefill.cut(PrunedSequence(self.layer, cut.keep, valid))
         return cut
-
-    def _select(self, prompt: Prompt, row: int, hidden: Tensor) -> list[Selection]:
-        """Make one selection per image of a prompt: an image's result does not depend on its neighbours."""
-        method, out = self.run.method, []
-        for image in prompt.images[row]:
-            if image.n == 0 or image.layout is None:
-                out.append(Selection(torch.empty(0, dtype=torch.long)))
-                continue
-            own, features = slice(image.first, image.last), None
-            earlier = {
-                index: rows[row, :, : prompt.row_counts[row], own].to(hidden.device)
-                for index, rows in self.attention.items()
-            }
-            attention = earlier.pop(self.layer - 1, None)
-            if "features" in method.needs:
-                features = hidden[row, prompt.visual[row, own].to(hidden.device)]
-            keep = budget(method.keep, image.n)
-            context = TokenContext(image.layout, keep, image.seed, self.layer, attention, features, earlier)
-            out.append(method.select(context))
-        return out
 
     @contextmanager
     def _clock(self, name: str, device: torch.device) -> Iterator[None]:

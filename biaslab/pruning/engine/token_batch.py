@@ -1,0 +1,75 @@
+"""From a prefill to what a method looks at, and from its choices back to the rows of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from biaslab.pruning.base import Method, Selection, TokenContext, budget
+from biaslab.pruning.batch import TokenBatch
+from biaslab.pruning.engine.prompt import Prompt
+
+__all__ = ["by_row", "token_batch"]
+
+Owner = tuple[int, int]  # (row, image of that row)
+
+
+def token_batch(
+    prompt: Prompt, method: Method, layer: int, hidden: Tensor, attention: Mapping[int, Tensor]
+) -> tuple[TokenBatch, list[Owner]]:
+    """Make one context per image that has tokens; copies of a row (beam search) count once.
+
+    Parameters
+    ----------
+    prompt : Prompt
+        Of B rows.
+    method : Method
+        Decides whether features are gathered, and gives the budgets.
+    layer : int
+        K.
+    hidden : (B, N, D) Tensor
+        Hidden states entering layer K.
+    attention : mapping of int to (B, H, Q, V) Tensor
+        Rows of layer K - 1 and of others below it.
+
+    Returns
+    -------
+    TokenBatch
+        On the device of ``hidden``; its contexts are views.
+    list of (int, int)
+        Row and image of each context.
+    """
+    step, device, width = prompt.repeats, hidden.device, prompt.visual.shape[1]
+    stack = None
+    if "features" in method.needs:
+        visual = prompt.visual[::step].to(device)
+        # one gather for all rows; what stands behind the last token of a shorter row belongs to nobody
+        stack = hidden[::step].gather(1, visual[..., None].expand(-1, -1, hidden.shape[2])).flatten(0, 1)
+    moved = {index: rows.to(device) for index, rows in attention.items()}
+    images, owners, starts = [], [], []
+    for row in range(0, len(prompt), step):
+        for i, image in enumerate(prompt.images[row]):
+            if image.n == 0 or image.layout is None:
+                continue
+            own = slice(image.first, image.last)
+            rows = {index: x[row, :, : prompt.row_counts[row], own] for index, x in moved.items()}
+            start = row // step * width + image.first
+            features = None if stack is None else stack[start : start + image.n]
+            keep = budget(method.keep, image.n)
+            deep = rows.pop(layer - 1, None)
+            images.append(TokenContext(image.layout, keep, image.seed, layer, deep, features, rows))
+            owners.append((row, i))
+            starts.append(start)
+    return TokenBatch(images, stack, starts), owners
+
+
+def by_row(prompt: Prompt, owners: Sequence[Owner], chosen: Sequence[Selection]) -> list[list[Selection]]:
+    """Put the selections back: one list per row that is no copy, an empty selection for an image without tokens."""
+    found = dict(zip(owners, chosen, strict=True))
+    nothing = torch.empty(0, dtype=torch.long)
+    return [
+        [found.get((row, i), Selection(nothing)) for i in range(len(prompt.images[row]))]
+        for row in range(0, len(prompt), prompt.repeats)
+    ]

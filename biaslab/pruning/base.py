@@ -233,7 +233,8 @@ class Method(ABC):
         Parameters
         ----------
         images : sequence of TokenContext
-            On one device; they may differ in tokens and budgets. A :class:`TokenBatch` saves copying features.
+            On one device; they may differ in tokens and budgets. A :class:`TokenBatch` with a ``stack``
+            saves looking features up image by image.
 
         Returns
         -------

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from biaslab.pruning.context import TokenContext, descending, required
+from biaslab.pruning.context import TokenContext, descending
 
 __all__ = ["TokenBatch", "ascending", "padded", "ranked"]
 
@@ -27,8 +26,9 @@ class TokenBatch(Sequence[TokenContext]):
     images : sequence of TokenContext
         All on one device.
     stack : (T, D) Tensor, optional
-        Features of all images; default: those of the contexts, one after the other, on first use.
-    starts : sequence of int, optional
+        One tensor that holds the features of all images, of which those of the contexts are views: then one look-up
+        serves all. Without it each image is looked up in its own.
+    starts : sequence of int
         Row of ``stack`` at which each image begins; its tokens follow.
 
     Examples
@@ -36,33 +36,18 @@ class TokenBatch(Sequence[TokenContext]):
     >>> from biaslab.core.layout import TokenLayout
     >>> layouts = [TokenLayout.raster(1, n, size=(n, 1), family="toy") for n in (2, 3)]
     >>> batch = TokenBatch([TokenContext(x, 1, features=torch.ones(x.n, 4)) for x in layouts])
-    >>> batch.features.shape, batch.first
-    (torch.Size([5, 4]), [0, 2])
+    >>> len(batch), batch[1].n, batch.device
+    (2, 3, device(type='cpu'))
     """
 
     images: Sequence[TokenContext]
     stack: Tensor | None = None
-    starts: Sequence[int] | None = None
+    starts: Sequence[int] = ()
 
     @classmethod
     def of(cls, images: Sequence[TokenContext]) -> TokenBatch:
         """Take contexts as a batch; one that is a batch already as it is."""
         return images if isinstance(images, cls) else cls(list(images))
-
-    @cached_property
-    def features(self) -> Tensor:
-        """(T, D) features of all images."""
-        if self.stack is not None:
-            return self.stack
-        parts = [required(ctx.features, "features") for ctx in self.images]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    @cached_property
-    def first(self) -> list[int]:
-        """Row of :attr:`features` at which each image begins."""
-        if self.starts is not None:
-            return list(self.starts)
-        return [sum(ctx.n for ctx in self.images[:i]) for i in range(len(self.images))]
 
     @property
     def device(self) -> torch.device:

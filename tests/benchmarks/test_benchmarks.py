@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import time
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import capture, common, inputs, prefill, selection
+from benchmarks import capture, common, inputs, launches, prefill, selection
 from benchmarks.greedy import WAYS, lazy_d2pruner
 from benchmarks.report import Report, Table, Target
 from biaslab.cost import decoder_flops
 from biaslab.pruning import D2Pruner, TokenContext, budget
+from biaslab.pruning.algorithms import mis
 
 TOY = {"hidden": 64, "layers": 3}
 
@@ -165,3 +167,28 @@ def test_prefill_reports_speed_against_the_limit():
         assert row["attention_ms"] > 0 and row["select_ms"] > 0
     assert "hooks_ms" not in rows["short"] and rows["random"]["attention_ms"] == 0
     assert [target.what.split(",")[0] for target in found.targets] == list(prefill.JUDGED)
+
+
+def test_launches_count_what_a_device_would_be_asked(tmp_path):
+    with launches.Counts() as counts:
+        x = torch.arange(6.0).view(2, 3)  # one launch and a view
+        x.add_(1)
+        x[0][x[0] > 1]  # the comparison, and a look-up by a mask that waits
+        x.sum().item()
+        torch.from_numpy(np.ones(2))
+    assert (counts.found["launches"], counts.found["waits"], counts.found["uploads"]) == (5, 2, 1)
+
+
+def test_launches_of_a_batch_are_shared():
+    settings = {"size": 256, "keep": [0.25], "batch": [1, 4], "dim": 16, "repeats": 1, "threads": 1}
+    rows = {(row["method"], row["batch"]): row for row in launches.probe(settings)}
+    assert {name for name, _ in rows} == set(launches.METHODS)
+    for name in launches.METHODS:
+        alone, together = rows[name, 1], rows[name, 4]
+        assert together["launches"] < alone["launches"] and together["kept"][0] == alone["kept"][0]
+    assert rows["divprune", 1]["waits"] == 0 and rows["divprune", 4]["launches"] < 64  # of 64 steps
+    for name in ("d2pruner", "d2pruner, pivots suppress"):
+        assert 0 < rows[name, 4]["waits"] < rows[name, 1]["waits"]
+    assert mis.block_for(torch.device("cpu")) == 64  # as it was
+    table = launches.report(settings, [{**row, "launches_before": 9.0, "ratio": 0.5} for row in rows.values()])
+    assert "launches before" in table.markdown() and "ms / before" in table.markdown()

@@ -185,10 +185,10 @@ def test_the_engine_copies_nothing_for_the_batch():
     with prune(vlm, Spy(keep=0.5), 2):
         vlm.forward(enc)
     (batch,) = seen
-    whole = batch.features.untyped_storage().data_ptr()
+    whole = batch.stack.untyped_storage().data_ptr()
     assert {ctx.features.untyped_storage().data_ptr() for ctx in batch} == {whole}
-    for at, ctx in zip(batch.first, batch, strict=True):
-        assert torch.equal(batch.features[at : at + ctx.n], ctx.features)
+    for at, ctx in zip(batch.starts, batch, strict=True):
+        assert torch.equal(batch.stack[at : at + ctx.n], ctx.features)
 
 
 def test_selection_is_made_once_per_prefill(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,12 +29,14 @@ class HybridGraphs:
 
     Parameters
     ----------
-    features : (T, D) Tensor
-        Of all images, any float dtype; compared in float32.
-    first : sequence of int
-        Row of ``features`` at which each image begins.
+    features : sequence of (N, D) Tensor
+        Of each image, any float dtype; compared in float32.
     layouts : sequence of TokenLayout
         Of the images.
+    stack : (T, D) Tensor, optional
+        One tensor that holds the features of all images: then one look-up serves all.
+    first : sequence of int
+        Row of ``stack`` at which each image begins.
     form : GraphForm
         What makes a similarity.
     distance : str
@@ -43,24 +46,28 @@ class HybridGraphs:
     --------
     >>> layout = TokenLayout.raster(1, 3, size=(300, 100), family="toy")
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    >>> graphs = HybridGraphs(features, [0], [layout], form=GraphForm(), distance="image")
+    >>> graphs = HybridGraphs([features], [layout], form=GraphForm(), distance="image")
     >>> tokens = np.arange(3)
     >>> graphs.answer([(0, Question(tokens, tokens, False, 0.6))])[0].tolist()
     [[True, True, False], [True, True, False], [False, False, True]]
     """
 
     def __init__(
-        self, features: Tensor, first: Sequence[int], layouts: Sequence[TokenLayout], *, form: GraphForm, distance: str
+        self,
+        features: Sequence[Tensor],
+        layouts: Sequence[TokenLayout],
+        *,
+        form: GraphForm,
+        distance: str,
+        stack: Tensor | None = None,
+        first: Sequence[int] = (),
     ) -> None:
-        self.features, self.first, self.form, self.device = features, first, form, features.device
-        sizes = [layout.n for layout in layouts]
-        self.place = np.cumsum([0, *sizes])  # of each image's first token in what is held of tokens alone
+        self.features, self.stack, self.form, self.device = features, stack, form, features[0].device
+        self.first = np.zeros(len(features), dtype=np.int64) if stack is None else np.array(first)
+        self.place = np.cumsum([0, *map(len, features)])  # of each image's first token in what is held of tokens alone
         planes = [np.concatenate(SpatialPlane.arrays(layout, distance), 1) for layout in layouts]
         plane = upload(np.ascontiguousarray(np.concatenate(planes).T), self.device)
-        norms = [
-            torch.linalg.vector_norm(features[at : at + n], dim=1, dtype=torch.float32)
-            for at, n in zip(first, sizes, strict=True)
-        ]
+        norms = [torch.linalg.vector_norm(own, dim=1, dtype=torch.float32) for own in features]
         scale = scales(norms[0] if len(norms) == 1 else torch.cat(norms), form)
         #: factor, x, y, width and height of every token: (5, N of all images)
         self.tokens = torch.cat([scale[None], plane])
@@ -79,6 +86,8 @@ class HybridGraphs:
         list of bool array
             As :class:`Question` says, from one transfer.
         """
+        if len(asked) == 1:  # nothing to put together or to take apart
+            return [self._found(asked)[0].cpu().numpy()]
         groups = list(self._groups(asked))
         found = [self._found([asked[i] for i in group]) for group in groups]
         flat = [part.reshape(-1) for part in found]
@@ -102,9 +111,10 @@ class HybridGraphs:
 
         group: list[int] = []
         rows = cols = 0
-        for i in sorted(range(len(asked)), key=key):
+        keys = [key(i) for i in range(len(asked))]
+        for i in sorted(range(len(asked)), key=keys.__getitem__):
             more = max(rows, len(questions[i].rows)), max(cols, len(questions[i].cols))
-            if group and (key(i)[:3] != key(group[0])[:3] or (len(group) + 1) * more[0] * more[1] > limit):
+            if group and (keys[i][:3] != keys[group[0]][:3] or (len(group) + 1) * more[0] * more[1] > limit):
                 yield group
                 group, more = [], (len(questions[i].rows), len(questions[i].cols))
             group.append(i)
@@ -114,46 +124,73 @@ class HybridGraphs:
 
     def _found(self, asked: Sequence[Asked]) -> Tensor:
         """Answer questions of one kind: (B, C) bool where reduced, else (B, R, C), rows and columns padded."""
-        image = np.array([i for i, _ in asked])
-        questions = [q for _, q in asked]
-        same = questions[0].cols is questions[0].rows
-        rows = _padded([q.rows for q in questions])
-        width = rows.shape[1] if same else max(len(q.cols) for q in questions)
-        strip = max(1, CPU_CELLS // rows.shape[1]) if self.device.type == "cpu" and len(asked) == 1 else width
-        if strip >= width:
-            cols = rows if same else _padded([q.cols for q in questions])
-            return self._edges(image, questions, rows, cols)
-        cols = questions[0].cols  # one question, too large for the cache
-        parts = [cols[at : at + strip] for at in range(0, width, strip)]
-        return torch.cat([self._edges(image, [questions[0]._replace(cols=p)], rows, p[None]) for p in parts], -1)
+        image, questions = [i for i, _ in asked], [q for _, q in asked]
+        one = questions[0]
+        rows = self._side(image, [q.rows for q in questions])
+        if one.cols is one.rows:
+            return self._edges(questions, rows, rows)
+        cells = len(one.rows) * len(one.cols)
+        if cells <= CPU_CELLS or len(asked) > 1 or self.device.type != "cpu":
+            return self._edges(questions, rows, self._side(image, [q.cols for q in questions]))
+        strip, parts = max(1, CPU_CELLS // len(one.rows)), []  # too large for the cache
+        for at in range(0, len(one.cols), strip):
+            cols = one.cols[at : at + strip]
+            parts.append(self._edges([one._replace(cols=cols)], rows, self._side(image, [cols])))
+        return torch.cat(parts, -1)
 
-    def _edges(self, image: np.ndarray, questions: Sequence[Question], rows: np.ndarray, cols: np.ndarray) -> Tensor:
+    def _side(self, image: Sequence[int], nodes: Sequence[np.ndarray]) -> _Side:
+        """Look up the tokens of the rows, or of the columns, of several questions."""
+        if len(image) == 1 and self.stack is None:
+            (i,), (own,) = image, nodes
+            at = upload(own, self.device)
+            features = self.features[i].index_select(0, at)
+            tokens = self.tokens.index_select(1, at + int(self.place[i]) if i else at)
+            return _Side(features.float(), tokens[:, None], len(own))
+        together = _padded(nodes)
+        size, width = together.size, together.shape[1]
+        places = np.concatenate([together + self.place[image, None], together + self.first[image, None]], None)
+        at, where = upload(places, self.device).split(size)
+        if self.stack is not None:
+            found = self.stack.index_select(0, where)
+        else:
+            pairs = zip(image, where.split(width), strict=True)
+            found = torch.cat([self.features[i].index_select(0, own) for i, own in pairs])
+        return _Side(found.float(), self.tokens.index_select(1, at).view(-1, len(image), width), width)
+
+    def _edges(self, questions: Sequence[Question], rows: _Side, cols: _Side) -> Tensor:
         """Compute similarities of (B, R) rows and (B, C) columns, and what they answer."""
-        sides = [rows] if rows is cols else [rows, cols]
-        first, place = np.array(self.first)[image, None], self.place[image, None]
-        index = upload(np.concatenate([side + at for at in (first, place) for side in sides], None), self.device)
-        of_features, of_tokens = index.chunk(2)
-        sizes = [side.size for side in sides]
-        each = self.features.index_select(0, of_features).float().split(sizes)
-        products = self._products(questions, each[0], each[-1], rows.shape[1], cols.shape[1])
-        held = self.tokens.index_select(1, of_tokens).split(sizes, 1)
-        left, right = (part.view(len(part), *side.shape) for part, side in ((held[0], rows), (held[-1], cols)))
-        scale, points, cells = ((left[at], right[at]) for at in (0, slice(1, 3), slice(3, 5)))
-        found = self.form.fuse(products, scale, points, cells) > questions[0].theta
+        pairs = ((rows.tokens[part], cols.tokens[part]) for part in (0, slice(1, 3), slice(3, 5)))
+        found = self.form.fuse(self._products(questions, rows, cols), *pairs) > questions[0].theta
         return any_row(found, 1) if questions[0].reduced else found
 
-    def _products(self, questions: Sequence[Question], left: Tensor, right: Tensor, height: int, width: int) -> Tensor:
+    def _products(self, questions: Sequence[Question], rows: _Side, cols: _Side) -> Tensor:
         """Multiply the features of rows and columns, question by question: (B, R, C), no edge where padded."""
+        left, right = rows.features, cols.features
         if len(questions) == 1:
             return (left @ right.T)[None]
-        full = all((len(q.rows), len(q.cols)) == (height, width) for q in questions)
-        size = (len(questions), height, width)
+        full = all((len(q.rows), len(q.cols)) == (rows.width, cols.width) for q in questions)
+        size = (len(questions), rows.width, cols.width)
         # padding must be no edge: minus infinity is less alike than any theta
         products = left.new_empty(size) if full else left.new_full(size, -torch.inf)
         for b, q in enumerate(questions):
             r, c = len(q.rows), len(q.cols)
-            torch.mm(left[b * height :][:r], right[b * width :][:c].T, out=products[b, :r, :c])
+            torch.mm(left[b * rows.width :][:r], right[b * cols.width :][:c].T, out=products[b, :r, :c])
         return products
+
+
+class _Side(NamedTuple):
+    """Rows or columns of B questions, padded to one width.
+
+    Attributes
+    ----------
+    features : (B * width, D) float32 Tensor
+    tokens : (5, B, width) float32 Tensor
+    width : int
+    """
+
+    features: Tensor
+    tokens: Tensor
+    width: int
 
 
 def _padded(nodes: Sequence[np.ndarray]) -> np.ndarray:

@@ -163,7 +163,12 @@ class D2Pruner(Relative):
         """Choose for all images and budgets: their greedy walks go on in step, and wait for the device together."""
         orders = _to_host(ranked([required(own, "scores") for own in scores]))
         graphs = HybridGraphs(
-            batch.features, batch.first, [ctx.layout for ctx in batch], form=self._form, distance=self.distance
+            [required(ctx.features, "features") for ctx in batch],
+            [ctx.layout for ctx in batch],
+            form=self._form,
+            distance=self.distance,
+            stack=batch.stack,
+            first=batch.starts,
         )
         cases = [_Case(i, n, orders[i]) for i, wanted in enumerate(budgets) for n in wanted]
         groups = [(case, *group) for case in cases for group in self._split(batch[case.image], case)]

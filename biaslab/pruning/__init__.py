@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from biaslab.pruning.base import Method, Selection, TokenContext, budget
+from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.methods.d2pruner import D2Pruner
 from biaslab.pruning.methods.divprune import DivPrune
 from biaslab.pruning.methods.fastv import FastV
@@ -38,6 +39,7 @@ __all__ = [
     "Random",
     "Relative",
     "Selection",
+    "TokenBatch",
     "TokenContext",
     "Uniform",
     "budget",

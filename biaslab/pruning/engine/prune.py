@@ -74,9 +74,9 @@ def prune(
 
     Notes
     -----
-    The selection is made once, at the prefill, sample by sample. Further turns on the same cache are possible
-    for K >= 1; images in them are refused. Under pruning a forward returns logits for the short sequence
-    only: index the text from the right.
+    The selection is made once, at the prefill, for all samples at once; none depends on another. Further turns on the
+    same cache are possible for K >= 1; images in them are refused. Under pruning a forward returns logits for the short
+    sequence only: index the text from the right.
 
     Examples
     --------

@@ -13,6 +13,7 @@ from methods import ALL, LAYOUTS, RASTER, TILED, MapProfile, build, context, lay
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.pruning import METHODS, D2Pruner, DivPrune, FastV, Random, Relative, TokenContext, budget, make, parse
+from biaslab.pruning.algorithms.max_min import max_min_diverse
 from biaslab.pruning.base import descending
 from biaslab.pruning.methods.uniform import apportion
 
@@ -224,11 +225,13 @@ def slow_divprune(features, n):
 
 
 def test_divprune_equals_the_slow_max_min(monkeypatch):
-    monkeypatch.setattr("biaslab.pruning.methods.divprune._BLOCK", 20)
+    monkeypatch.setattr("biaslab.pruning.algorithms.max_min._BLOCK", 20)
     layout = TokenLayout.raster(6, 9, size=(90, 60), family="toy")
     ctx = context(layout, 17)
     got = DivPrune(keep=17).select(ctx).indices
-    assert got.tolist() == sorted(slow_divprune(ctx.features, 17))
+    want = slow_divprune(ctx.features, 17)
+    assert got.tolist() == sorted(want)
+    assert max_min_diverse(ctx.features, 17).tolist() == want
 
 
 def test_divprune_finds_every_cluster():

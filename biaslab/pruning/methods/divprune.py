@@ -41,6 +41,7 @@ class DivPrune(Method):
     Examples
     --------
     >>> from biaslab.core.layout import TokenLayout
+    >>> import torch
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
     >>> ctx = TokenContext(TokenLayout.raster(2, 2, size=(200, 200), family="toy"), budget=3, features=features)
     >>> DivPrune().select(ctx).indices  # of the two tokens that nearly agree, one

@@ -51,6 +51,8 @@ def are_same_weights(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool 
 def not_compared(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> frozenset[str]:
     """List the settings of two records in which models may differ: names, where the weights are known to be the same.
 
+    How a model was loaded informs alone: what of it changes answers is in the fingerprint.
+
     Parameters
     ----------
     there, here : mapping
@@ -67,10 +69,10 @@ def not_compared(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str 
     --------
     >>> from biaslab._util.model_identity import not_compared
     >>> sorted(not_compared({"fingerprint": "weights-1", "model": "a"}, {"fingerprint": "weights-1", "model": "b"}))
-    ['fingerprint', 'model', 'name', 'revision']
+    ['fingerprint', 'loading', 'model', 'name', 'revision']
     >>> sorted(not_compared({"model": "a"}, {"fingerprint": "weights-1", "model": "a"}))
-    ['fingerprint']
+    ['fingerprint', 'loading']
     """
     same = are_same_weights(there, here)
     names = () if same is False else ("fingerprint",) if same is None else ("fingerprint", *NAMES)
-    return frozenset(prefix + name for name in names)
+    return frozenset(prefix + name for name in ("loading", *names))

@@ -8,7 +8,7 @@ from typing import Any
 
 from biaslab.errors import InputError, ModelError
 
-__all__ = ["base_of", "is_adapter", "with_adapter"]
+__all__ = ["base_of", "check_adapter", "is_adapter", "with_adapter"]
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -32,18 +32,36 @@ def base_of(folder: Path) -> tuple[str, str | None]:
 
     Raises
     ------
-    InputError
-        PEFT is not installed, or the adapter adds tokens to the prompt.
-    ModelError
-        No weights that can be loaded safely, or no base model is named.
+    InputError, ModelError
+        As `check_adapter`; no base model is named.
     """
-    try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        name, kind = config["base_model_name_or_path"], config.get("peft_type")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as err:
-        raise ModelError(f"{folder / _CONFIG} cannot be read: copy the whole adapter ({err})") from None
-    if not name:
-        raise ModelError(f"{folder / _CONFIG} names no base model: write it under base_model_name_or_path")
+    config = _read(folder)
+    if not config.get("base_model_name_or_path"):
+        raise ModelError(
+            f"{folder / _CONFIG} names no base model: write it under base_model_name_or_path, or load the base with "
+            "this adapter"
+        )
+    check_adapter(folder)
+    return str(config["base_model_name_or_path"]), config.get("revision")
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse a folder that holds no adapter that can be loaded, before anything is.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    InputError
+        No adapter folder, PEFT is not installed, or the adapter adds tokens to the prompt.
+    ModelError
+        A configuration that cannot be read, or no weights that can be loaded safely.
+    """
+    if not is_adapter(folder):
+        raise InputError(f"{folder} is no adapter: give a folder with {_CONFIG}, as PEFT saves it")
+    kind = _read(folder).get("peft_type")
     if not (folder / _WEIGHTS).is_file():
         raise ModelError(f"{folder} lacks {_WEIGHTS}: save the adapter as safetensors")
     if kind in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"):
@@ -52,7 +70,16 @@ def base_of(folder: Path) -> tuple[str, str | None]:
         import peft  # noqa: F401
     except ImportError:
         raise InputError(f"{folder} is an adapter, which needs PEFT: pip install 'biaslab[peft]'") from None
-    return str(name), config.get("revision")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ModelError(f"{folder / _CONFIG} cannot be read: copy the whole adapter ({err})") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / _CONFIG} cannot be read: copy the whole adapter (it holds no settings)")
+    return config
 
 
 def with_adapter(model: Any, folder: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,27 @@ import torch
 from torch import nn
 
 from biaslab.models.checkpoints.fingerprint import weights_fingerprint
+from biaslab.models.load_options import NEUTRAL
 
 __all__ = ["loaded_fingerprint", "memory_fingerprint"]
 
 _VALUES = 64  # of every tensor
 
 
-def loaded_fingerprint(folder: Path, quantization: Any = None) -> str | None:
-    """Fingerprint of a checkpoint as it is loaded: quantised on the way, it is another model.
+def loaded_fingerprint(
+    folder: Path, quantization: Any = None, arguments: Mapping[str, Any] | None = None
+) -> str | None:
+    """Fingerprint of a checkpoint as it is loaded: quantised or with other settings on the way, it is another model.
+
+    Which attention computes it, the device and the dtype are no part of it: they round, and no more.
 
     Parameters
     ----------
     folder : Path
     quantization : object or dict, optional
         The ``quantization_config`` of the load.
+    arguments : mapping, optional
+        What else ``from_pretrained`` was given; those that only place the weights do not count.
 
     Returns
     -------
@@ -32,11 +40,21 @@ def loaded_fingerprint(folder: Path, quantization: Any = None) -> str | None:
         None where the files cannot be read.
     """
     fingerprint = weights_fingerprint(folder)
-    if fingerprint is None or quantization is None:
-        return fingerprint
-    settings = quantization.to_dict() if hasattr(quantization, "to_dict") else quantization
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return f"{fingerprint} quantised-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    if fingerprint is None:
+        return None
+    if quantization is not None:
+        fingerprint += f" quantised-{_digest(quantization)}"
+    others = {k: v for k, v in (arguments or {}).items() if k not in NEUTRAL and k != "quantization_config"}
+    return f"{fingerprint} with-{_digest(others)}" if others else fingerprint
+
+
+def _digest(settings: Any) -> str:
+    def readable(value: Any) -> Any:
+        return value.to_dict() if hasattr(value, "to_dict") else str(value)
+
+    settings = settings.to_dict() if hasattr(settings, "to_dict") else settings
+    text = json.dumps(settings, sort_keys=True, default=readable)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def memory_fingerprint(model: nn.Module) -> str | None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from biaslab.errors import BiaslabError, InputError, ModelError
-from biaslab.models.adapter_folder import base_of, is_adapter, with_adapter
+from biaslab.models.adapter_folder import base_of, check_adapter, is_adapter, with_adapter
 from biaslab.models.checkpoints.files import check_files, local_folder, read_config
 from biaslab.models.checkpoints.internvl_chat.config import check, is_original
 from biaslab.models.checkpoints.internvl_chat.model import load_model
 from biaslab.models.checkpoints.internvl_chat.processor import load_processor
 from biaslab.models.fingerprints import loaded_fingerprint, memory_fingerprint
+from biaslab.models.load_options import check_arguments, check_attention, check_settings, quantization
+from biaslab.models.recipe import LoadRecipe
 from biaslab.models.registry import family_of, resolve
 from biaslab.models.vlm import VLM
 
@@ -32,6 +35,8 @@ def load(
     device_map: Any = None,
     attn_implementation: str = "sdpa",
     revision: str | None = None,
+    load_in: str | None = None,
+    adapter: str | Path | None = None,
     **kw: Any,
 ) -> VLM:
     """Load a multimodal model and its processor.
@@ -50,10 +55,20 @@ def load(
     dtype : str or torch.dtype
         A name such as "bfloat16", a dtype, or "auto": the checkpoint's own, but float32 for float16 on a CPU, where
         half precision is slow and coarse.
-    device_map, attn_implementation, **kw
-        Passed to ``from_pretrained`` (``quantization_config`` and so on).
+    device_map
+        Passed to ``from_pretrained``: "auto" and so on.
+    attn_implementation : str
+        "sdpa", "eager", "flash_attention_2" and so on, of installed libraries: nothing is fetched from a hub.
     revision : str, optional
         Branch, tag or commit of a hub model.
+    load_in : {"4bit", "8bit"}, optional
+        Quantise the weights at loading, with bitsandbytes: 4-bit NormalFloat computed in ``dtype`` (bfloat16 by
+        default), or LLM.int8().
+    adapter : str or Path, optional
+        Folder or hub id of a PEFT adapter that is put on top of the model, whichever base it names.
+    **kw
+        Passed to ``from_pretrained``: settings of the model's configuration, ``quantization_config``, ``max_memory``
+        and so on. What would run foreign code, read pickles or name other weights is refused.
 
     Returns
     -------
@@ -81,25 +96,47 @@ def load(
     if device is not None and device_map is not None:
         raise InputError("give device or device_map, not both")
     _check_device_map(device_map)
+    check_attention(attn_implementation)
+    check_arguments(kw)
+    quantized = quantization(load_in, kw, dtype)
     checkpoint = resolve(name)
     folder, revision = local_folder(checkpoint, revision)
+    options = {
+        "device": device, "dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation,
+        "load_in": load_in, **kw,
+    }  # fmt: skip
     if is_adapter(folder):
-        options = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation, **kw}
-        return _load_adapter(folder, checkpoint.name, revision, device=device, **options)
+        if adapter is not None:
+            raise InputError(f"{checkpoint.name} is an adapter itself: give its base model, and one adapter")
+        named, base_revision = base_of(folder)
+        base = folder / named if (folder / named).is_dir() else named  # beside the adapter, or as anybody would write
+        vlm = load(base, revision=base_revision if resolve(base).hub_id else None, **options)
+        return _with_adapter(vlm, folder, checkpoint.name, revision)
+    if adapter is not None:
+        on_top = resolve(adapter)
+        its_folder, its_revision = local_folder(on_top, None)
+        check_adapter(its_folder)  # before the base is read
+        vlm = load(name, revision=revision if checkpoint.hub_id else None, **options)
+        return _with_adapter(vlm, its_folder, on_top.name, its_revision)
     config = read_config(folder)
     original = is_original(config)
     family = family_of("internvl" if original else config.get("model_type", "unknown"))
     if original:
         read(folder, "configuration", lambda: check(config))
     check_files(folder, checkpoint)
+    if kw:
+        check_settings(kw if original else unused_settings(folder, kw))
     device = _device(device) if device_map is None else None
+    placed = quantized is not None or "quantization_config" in config  # quantised weights are not moved afterwards
     options = {
         "dtype": _dtype(dtype, folder, device),
-        "device_map": device_map,
+        "device_map": {"": device} if placed and device is not None else device_map,
         "attn_implementation": attn_implementation,
         "local_files_only": True,
         **kw,
     }
+    if quantized is not None:
+        options["quantization_config"] = quantized
     with quiet():
         if original:
             processor = read(folder, "processor", lambda: load_processor(folder, config))
@@ -107,11 +144,23 @@ def load(
         else:
             processor = read(folder, "processor", lambda: family.load_processor(str(folder), local_files_only=True))
             model = _model(folder, options)
-    if device is not None and "quantization_config" not in kw:
+    if device is not None and not placed:
         model = model.to(device)
-    fingerprint = loaded_fingerprint(folder, kw.get("quantization_config"))
+    fingerprint = loaded_fingerprint(folder, quantized, kw)
     model = model.eval().requires_grad_(False)
-    return VLM(model, processor, family, name=checkpoint.name, revision=revision, fingerprint=fingerprint)
+    vlm = VLM(model, processor, family, name=checkpoint.name, revision=revision, fingerprint=fingerprint)
+    vlm.recipe = LoadRecipe(
+        name=checkpoint.name,
+        revision=revision if checkpoint.hub_id else None,
+        device=None if device is None else str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        device_map=device_map,
+        attn_implementation=attn_implementation,
+        load_in=load_in,
+        arguments=kw,
+        fingerprint=fingerprint,
+    )
+    return vlm
 
 
 def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str | None = None) -> VLM:
@@ -171,15 +220,16 @@ def wrap(model: Any, processor: Any, *, name: str | None = None, revision: str |
     return VLM(model, processor, family, name=name, revision=revision, fingerprint=fingerprint)
 
 
-def _load_adapter(folder: Path, name: str, revision: str, **options: Any) -> VLM:
-    named, base_revision = base_of(folder)
-    base = folder / named if (folder / named).is_dir() else named  # beside the adapter, or as anybody would write it
-    vlm = load(base, revision=base_revision if resolve(base).hub_id else None, **options)
+def _with_adapter(vlm: VLM, folder: Path, name: str, revision: str) -> VLM:
+    """Put an adapter on a base model that was just loaded."""
     model = read(folder, "adapter", lambda: with_adapter(vlm.model, folder))
     own = loaded_fingerprint(folder)
     fingerprint = None if own is None or vlm.fingerprint is None else f"{own} on {vlm.fingerprint}"
     of = f"{revision} on {vlm.revision}"
-    return VLM(model, vlm.processor, vlm.family, name=name, revision=of, fingerprint=fingerprint)
+    adapted = VLM(model, vlm.processor, vlm.family, name=name, revision=of, fingerprint=fingerprint)
+    if vlm.recipe is not None:
+        adapted.recipe = replace(vlm.recipe, adapter=name, fingerprint=fingerprint)
+    return adapted
 
 
 # ------------------------------------------------------------------------------------------ reading
@@ -190,9 +240,34 @@ def read(folder: Path, what: str, action: Any) -> Any:
     except BiaslabError:
         raise
     except Exception as err:  # of transformers, safetensors, accelerate and torch, of a dozen types
-        lines = str(err).strip().splitlines() or [type(err).__name__]
-        why = " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1]))
-        raise ModelError(f"the {what} in {folder} cannot be loaded: {why}") from err
+        raise ModelError(f"the {what} in {folder} cannot be loaded: {_line(err)}") from err
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of an error's words, with the next where it only introduces that."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1]))
+
+
+def unused_settings(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the arguments is no setting of a checkpoint's configuration.
+
+    Raises
+    ------
+    InputError
+        Settings that the configuration does not take.
+    ModelError
+        A configuration that cannot be read.
+    """
+    from transformers import AutoConfig
+
+    read(folder, "configuration", lambda: AutoConfig.from_pretrained(str(folder), local_files_only=True))
+    own = {name: value for name, value in given.items() if name != "local_files_only"}
+    try:
+        _, unused = AutoConfig.from_pretrained(str(folder), local_files_only=True, return_unused_kwargs=True, **own)
+    except Exception as err:  # of transformers' validators
+        raise InputError(f"the model's configuration does not take these settings: {_line(err)}") from err
+    return unused
 
 
 def _model(folder: Path, options: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from biaslab.models.transformers_versions import warn_if_untested
 
 if TYPE_CHECKING:
     from biaslab.models.family import Family
+    from biaslab.models.recipe import LoadRecipe
 
 __all__ = ["PromptedModel"]
 
@@ -52,6 +53,7 @@ class PromptedModel:
         self.name, self.revision, self.fingerprint = name, revision, fingerprint
         self.image_token_id: int = token
         self.image_options: dict[str, Any] = {}
+        self.recipe: LoadRecipe | None = None
         self.prefill = PrefillState()
         family.complete_processor(processor, model.config)
 
@@ -68,6 +70,11 @@ class PromptedModel:
     def watermark(self) -> dict[str, bool]:
         """Part of all provenance: ``{"rehearsal": True}`` of a model with random weights, nothing of a real one."""
         return {"rehearsal": True} if is_rehearsal(self) else {}
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Part of all provenance, for information: how it was loaded, where that is not the plain way."""
+        return {"loading": said} if self.recipe is not None and (said := self.recipe.described()) else {}
 
     @property
     def n_layers(self) -> int:

@@ -27,6 +27,8 @@ class VLM(PromptedModel):
         Provenance: what it is called, and what its weights are known by (None where that is not known).
     image_options : dict
         Preprocessing options used by every call (InternVL: ``max_tiles``; Qwen: ``max_pixels`` ...).
+    recipe : LoadRecipe or None
+        How it was loaded (`biaslab.models.recipe.recipe_of`); None for a wrapped model and a rehearsal.
     prefill : PrefillState
         The prompts that are running, and what a pruning engine has cut out of them.
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["printable", "why_unreadable"]
+__all__ = ["first_line", "printable", "why_unreadable"]
+
+
+def first_line(error: Exception) -> str:
+    r"""Return the first line of an error's words, with the next where it only introduces that.
+
+    Examples
+    --------
+    >>> first_line(ValueError("wrong:\n  the rank\n  and more")), first_line(KeyError())
+    ('wrong: the rank', 'KeyError')
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1]))
 
 
 def printable(text: str) -> str:

@@ -101,7 +101,7 @@ def evaluate(
 
         configs, limit = configurations(chosen, ratios, where, fitted), max_new_tokens or MAX_NEW_TOKENS
         plan = plan_evaluate(
-            model.name, data, configs, n=n, batch_size=batch_size, dtype=model.dtype,
+            model.geometry(), data, configs, n=n, batch_size=batch_size, dtype=model.dtype,
             image_options=model.image_options, new_tokens=limit,
         )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")

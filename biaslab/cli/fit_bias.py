@@ -92,10 +92,9 @@ def fit_bias(
     numbers = model.layers(layers, rehearse=rehearse)
     of_dataset: dict[str, Any] = {"split": split, "columns": columns, "images": image_root}
     if dry_run:
-        from biaslab.models.offline.geometry import geometry
         from biaslab.workflows.dry_run import plan_fit
 
-        sizes = geometry(model.name)
+        sizes = model.geometry()
         planned = calibration(sizes, images, n=n, prompt=prompt, seed=seed, data_root=data_root, **of_dataset)
         plan = plan_fit(
             sizes, planned, layers=numbers, heads=heads, batch_size=batch_size, maps=maps, dtype=model.dtype,
@@ -109,6 +108,7 @@ def fit_bias(
     check_figure_files(profile_path(out).with_suffix(""), inputs=[] if source is None else [source])
     if maps is not None:
         check_output_folder(maps)
+    model.known(rehearse=rehearse)  # refuses
     vlm = model.load(rehearse, max(numbers or [0]))
     data = calibration(vlm, images, n=n, prompt=prompt, seed=seed, data_root=data_root, **of_dataset)
     result = fit(

@@ -16,6 +16,7 @@ __all__ = ["Config", "command_of", "repeat_earlier"]
 #: of one call, not of the run
 _NOT_REPEATED = {"out", "json", "config", "retry_errors", "dry_run"}
 _PATHS = {"profile", "image_root", "data_root"}
+_MODELS = {"name", "adapter"}  # of --model and --adapter: a folder, or a name as it is
 
 
 def command_of(context: typer.Context) -> dict[str, Any]:
@@ -24,8 +25,18 @@ def command_of(context: typer.Context) -> dict[str, Any]:
     for name, value in options.items():
         if isinstance(value, Path) or name in _PATHS or (name == "dataset" and Path(value).exists()):
             options[name] = str(Path(value).absolute())
+        elif name in _MODELS:
+            options[name] = _from_anywhere(value)
     arguments = (context.obj or {}).get("arguments", [])
     return {"line": shlex.join(["biaslab", *arguments]), "options": options}
+
+
+def _from_anywhere(model: str) -> str:
+    """Return the absolute path of a model that is a folder, and any other name as it is."""
+    from biaslab.models.registry import GROUNDER, resolve
+
+    checkpoint = resolve(model)
+    return model if checkpoint.folder is None or checkpoint.name == GROUNDER else str(checkpoint.folder)
 
 
 def _read(context: typer.Context, config: Path | None) -> Path | None:

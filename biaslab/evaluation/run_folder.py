@@ -77,6 +77,7 @@ def run_record(
             "settings": {
                 **settings,
                 "device": str(parameter.device),
+                **vlm.loading,
                 "dataset": getattr(dataset, "recipe", {}),
             },
             "profiles": profiles,

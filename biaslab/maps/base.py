@@ -28,7 +28,7 @@ __all__ = ["IGNORED", "AttentionMaps", "ImageRecord", "fold_of"]
 
 #: settings in which two collections may differ: the rotary embedding is read off the model, which is compared; older
 #: collections lack it, and devices round it
-IGNORED = frozenset({"rotary"})
+IGNORED = frozenset({"loading", "rotary"})
 
 
 def fold_of(image_id: str, folds: int) -> int:

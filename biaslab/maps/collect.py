@@ -210,6 +210,7 @@ def _settings(
         "layers": layers,
         "folds": folds,
         "rotary": rotary_of(vlm),
+        **vlm.loading,
         **vlm.watermark,
     }
 

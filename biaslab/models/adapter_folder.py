@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from biaslab.errors import InputError, ModelError
 
-__all__ = ["base_of", "check_adapter", "is_adapter", "with_adapter"]
+if TYPE_CHECKING:
+    from biaslab.models.registry import Checkpoint
+
+__all__ = ["base_of", "cached_adapter", "check_adapter", "is_adapter", "with_adapter"]
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -16,6 +19,14 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter and not a whole model."""
     return (folder / _CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def cached_adapter(checkpoint: Checkpoint) -> Path | None:
+    """Find the folder of a hub adapter, if it is on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(checkpoint.hub_id or checkpoint.name, _CONFIG)
+    return Path(path).parent if isinstance(path, str) else None
 
 
 def base_of(folder: Path) -> tuple[str, str | None]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from biaslab._util.text import first_line
 from biaslab.errors import InputError
 
-__all__ = ["NEUTRAL", "check_arguments", "check_attention", "check_settings", "quantization"]
+__all__ = ["NEUTRAL", "check_arguments", "check_attention", "check_settings", "quantization", "with_settings"]
 
 #: arguments of ``from_pretrained`` that place or find the weights and change no answer
 NEUTRAL = frozenset({
@@ -116,6 +117,31 @@ def check_settings(unused: Mapping[str, Any]) -> None:
         )
 
 
+def with_settings(make: Callable[..., Any], given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Make a configuration with the settings that are given.
+
+    Parameters
+    ----------
+    make : callable
+        ``from_pretrained`` or ``from_dict`` of transformers, with its other arguments bound.
+    given : mapping
+
+    Returns
+    -------
+    config, unused : PreTrainedConfig, dict
+        And what of ``given`` is no setting of it.
+
+    Raises
+    ------
+    InputError
+        Settings that contradict the others.
+    """
+    try:
+        return make(return_unused_kwargs=True, **given)
+    except Exception as err:  # of transformers' validators
+        raise InputError(f"the model's configuration does not take these settings: {first_line(err)}") from err
+
+
 def quantization(load_in: str | None, given: Mapping[str, Any], dtype: Any = "auto") -> Any:
     """Say how the weights are quantised at loading.
 
@@ -141,11 +167,11 @@ def quantization(load_in: str | None, given: Mapping[str, Any], dtype: Any = "au
     if load_in is None:
         return own
     if load_in not in _BITS:
-        raise InputError(f"load_in is one of {', '.join(_BITS)}, got {load_in!r}")
+        raise InputError(f"unknown load_in={load_in!r}: use {' or '.join(_BITS)}")
     if own is not None:
-        raise InputError("give load_in or quantization_config, not both")
+        raise InputError("give load_in= or quantization_config=, not both")
     if not _is_installed("bitsandbytes"):
-        raise InputError(f"load_in {load_in!r} needs bitsandbytes: pip install bitsandbytes, or leave it out")
+        raise InputError(f"load_in={load_in!r} needs bitsandbytes: pip install bitsandbytes, or leave it out")
     from transformers import BitsAndBytesConfig
 
     if load_in == "8bit":

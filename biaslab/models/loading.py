@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from biaslab._util.text import first_line
 from biaslab.errors import BiaslabError, InputError, ModelError
 from biaslab.models.adapter_folder import base_of, check_adapter, is_adapter, with_adapter
 from biaslab.models.checkpoints.files import check_files, local_folder, read_config
@@ -17,7 +19,7 @@ from biaslab.models.checkpoints.internvl_chat.config import check, is_original
 from biaslab.models.checkpoints.internvl_chat.model import load_model
 from biaslab.models.checkpoints.internvl_chat.processor import load_processor
 from biaslab.models.fingerprints import loaded_fingerprint, memory_fingerprint
-from biaslab.models.load_options import check_arguments, check_attention, check_settings, quantization
+from biaslab.models.load_options import check_arguments, check_attention, check_settings, quantization, with_settings
 from biaslab.models.recipe import LoadRecipe
 from biaslab.models.registry import family_of, resolve
 from biaslab.models.vlm import VLM
@@ -125,7 +127,7 @@ def load(
         read(folder, "configuration", lambda: check(config))
     check_files(folder, checkpoint)
     if kw:
-        check_settings(kw if original else unused_settings(folder, kw))
+        check_settings(kw if original else configured(folder, kw)[1])
     device = _device(device) if device_map is None else None
     placed = quantized is not None or "quantization_config" in config  # quantised weights are not moved afterwards
     options = {
@@ -240,17 +242,11 @@ def read(folder: Path, what: str, action: Any) -> Any:
     except BiaslabError:
         raise
     except Exception as err:  # of transformers, safetensors, accelerate and torch, of a dozen types
-        raise ModelError(f"the {what} in {folder} cannot be loaded: {_line(err)}") from err
+        raise ModelError(f"the {what} in {folder} cannot be loaded: {first_line(err)}") from err
 
 
-def _line(error: Exception) -> str:
-    """Return the first line of an error's words, with the next where it only introduces that."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1]))
-
-
-def unused_settings(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of the arguments is no setting of a checkpoint's configuration.
+def configured(folder: Path, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Read a checkpoint's configuration with the settings that are given, and return what of those it does not have.
 
     Raises
     ------
@@ -261,13 +257,11 @@ def unused_settings(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     from transformers import AutoConfig
 
-    read(folder, "configuration", lambda: AutoConfig.from_pretrained(str(folder), local_files_only=True))
+    plain = read(folder, "configuration", lambda: AutoConfig.from_pretrained(str(folder), local_files_only=True))
+    if not given:
+        return plain, {}
     own = {name: value for name, value in given.items() if name != "local_files_only"}
-    try:
-        _, unused = AutoConfig.from_pretrained(str(folder), local_files_only=True, return_unused_kwargs=True, **own)
-    except Exception as err:  # of transformers' validators
-        raise InputError(f"the model's configuration does not take these settings: {_line(err)}") from err
-    return unused
+    return with_settings(partial(AutoConfig.from_pretrained, str(folder), local_files_only=True), own)
 
 
 def _model(folder: Path, options: dict[str, Any]) -> Any:

@@ -99,10 +99,9 @@ class LoadRecipe:
             **self.arguments,
         )
         held, now = self.memory, None if self.memory is None else memory_fingerprint(vlm.model)
-        other = held is not None and now is not None and held != now
-        if other and held.partition("-")[0] != now.partition("-")[0]:
-            other = False  # of two dtypes, whose values are rounded differently
-        if other or vlm.fingerprint != self.fingerprint:
+        # of two dtypes, the values are rounded differently
+        comparable = held is not None and now is not None and held.partition("-")[0] == now.partition("-")[0]
+        if (comparable and held != now) or vlm.fingerprint != self.fingerprint:
             raise ModelError(f"{self.name!r} as loaded has other weights than the model in memory: save that to a "
                              "folder and load it from there")  # fmt: skip
         return vlm.set_image_options(**self.image_options)

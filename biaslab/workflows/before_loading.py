@@ -18,6 +18,7 @@ from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import configurations
 from biaslab.models.prune_layer import prune_layers
+from biaslab.models.recipe import LoadRecipe
 from biaslab.models.registry import resolve
 from biaslab.profiles.provenance import covers
 from biaslab.pruning.engine.checks import check_profile, check_setup
@@ -35,14 +36,14 @@ _FEW_SIZES = 8  # of pictures that are laid out to be looked at; of more sizes n
 
 
 def known_model(
-    name: str | Path, *, image_options: dict[str, Any] | None = None, rehearse: bool = False
+    name: str | Path | LoadRecipe, *, image_options: dict[str, Any] | None = None, rehearse: bool = False
 ) -> MetaModel | None:
     """Find out what is known of a model before it is loaded.
 
     Parameters
     ----------
-    name : str or Path
-        Alias, hub id or folder.
+    name : str, Path or LoadRecipe
+        Alias, hub id or folder; or how the model would be loaded.
     image_options : dict, optional
         Preprocessing options, as given.
     rehearse : bool
@@ -56,7 +57,8 @@ def known_model(
     Raises
     ------
     InputError
-        A name that means nothing, or an image option that the family does not have.
+        A name that means nothing, an image option that the family does not have, a revision of a folder, settings that
+        the configuration does not take, an adapter that is none, or a library that is missing.
 
     Examples
     --------
@@ -64,9 +66,14 @@ def known_model(
     >>> known_model("grounder").vlm.n_layers, known_model("somebody/some-model")
     (10, None)
     """
-    resolve(name)
+    recipe = name if isinstance(name, LoadRecipe) else LoadRecipe(name=str(name))
+    for each in (recipe.name, recipe.adapter):
+        if each is not None:
+            resolve(each)
     try:
-        meta = MetaModel.of(name)
+        meta = MetaModel.of(name, dtype=recipe.dtype)
+    except InputError:
+        raise
     except Exception as error:  # of biaslab and transformers: loading raises it again, or knows better
         logger.debug("%s is not known before it is loaded: %s", name, error)
         return None

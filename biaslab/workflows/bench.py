@@ -301,6 +301,7 @@ def _settings(
         "revision": vlm.revision,
         "fingerprint": vlm.fingerprint,
         "family": vlm.family.name,
+        **vlm.loading,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
         "threads": torch.get_num_threads(),

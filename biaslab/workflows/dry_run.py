@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from biaslab.datasets.calibration import Calibration
     from biaslab.evaluation.configurations import Config
     from biaslab.models.offline.geometry import Geometry
+    from biaslab.models.recipe import LoadRecipe
 
 __all__ = ["DryRun", "plan_evaluate", "plan_fit", "readable_size"]
 
@@ -65,7 +66,7 @@ class DryRun:
         lines = [
             f"model   {m['name']} ({m['family']}), known from {m['source']}",
             f"        {m['layers']} decoder layers, {_count(m['parameters'])} parameters, "
-            f"{size(m['weights'])} of memory in {m['dtype']}",
+            f"{size(m['weights'])} of memory in {m['dtype']}{_quantised(m['load_in'])}",
             f"disk    {size(m['disk'])} ({m['disk_source']})",
             f"data    {d['what']}: {d['count']}",
             f"tokens  {low} / {middle:g} / {high} visual per image (min / median / max over "
@@ -76,7 +77,7 @@ class DryRun:
 
 
 def plan_fit(
-    model: str | Path | Geometry,
+    model: str | Path | LoadRecipe | Geometry,
     calibration: Calibration,
     *,
     layers: Sequence[int] | None = None,
@@ -90,8 +91,8 @@ def plan_fit(
 
     Parameters
     ----------
-    model : str, Path or Geometry
-        The model by alias, hub id or folder; no weights are needed.
+    model : str, Path, LoadRecipe or Geometry
+        The model by alias, hub id or folder, or how it would be loaded; no weights are needed.
     calibration : Calibration
         Images with their prompts.
     layers, heads, batch_size, maps
@@ -144,7 +145,7 @@ def plan_fit(
 
 
 def plan_evaluate(
-    model: str | Path | Geometry,
+    model: str | Path | LoadRecipe | Geometry,
     dataset: Dataset,
     configs: Sequence[Config],
     *,
@@ -158,8 +159,8 @@ def plan_evaluate(
 
     Parameters
     ----------
-    model : str, Path or Geometry
-        The model by alias, hub id or folder; no weights are needed.
+    model : str, Path, LoadRecipe or Geometry
+        The model by alias, hub id or folder, or how it would be loaded; no weights are needed.
     dataset : Dataset
         Referring expressions; of :func:`biaslab.load_dataset`.
     configs : sequence of Config
@@ -256,6 +257,10 @@ def _data(what: str, count: str, seen: Sequence[PromptTokens]) -> dict[str, Any]
         "tokens": {"min": min(tokens), "median": float(np.median(tokens)), "max": max(tokens)},
         "text": int(np.median([s.text for s in seen])),
     }
+
+
+def _quantised(how: str | None) -> str:
+    return "" if how is None else f", linear layers in {how}"
 
 
 def _several(n: int, what: str) -> str:

@@ -16,9 +16,13 @@ from PIL import Image
 from biaslab.cost import Parameters, VisionInput, parameters, prompt_flops
 from biaslab.cost.memory import bytes_of
 from biaslab.errors import InputError, UnsupportedError
+from biaslab.models.adapter_folder import cached_adapter, check_adapter
 from biaslab.models.checkpoints.files import folder_revision, missing_files
-from biaslab.models.checkpoints.fingerprint import weights_fingerprint
+from biaslab.models.fingerprints import loaded_fingerprint
+from biaslab.models.load_options import quantization
 from biaslab.models.offline.geometry import Geometry, geometry
+from biaslab.models.recipe import LoadRecipe
+from biaslab.models.registry import resolve
 from biaslab.models.vlm import VLM
 from biaslab.pruning import budget
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptTokens", "MetaModel"]
 
+_QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}  # bytes a weight; in 4 bits, a scale in float32 for every 64
 _GREY = (128, 128, 128)  # black would be taken for padding by some processors
 
 
@@ -66,14 +71,18 @@ class MetaModel:
 
     @classmethod
     def of(
-        cls, model: str | Path | Geometry, *, dtype: str = "auto", image_options: dict[str, Any] | None = None
+        cls,
+        model: str | Path | LoadRecipe | Geometry,
+        *,
+        dtype: str = "auto",
+        image_options: dict[str, Any] | None = None,
     ) -> MetaModel:
         """Make the model from its configuration.
 
         Parameters
         ----------
-        model : str, Path or Geometry
-            Alias, hub id, folder, or a geometry read before.
+        model : str, Path, LoadRecipe or Geometry
+            Alias, hub id, folder, how the model would be loaded, or a geometry read before.
         dtype : str
             ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         image_options : dict, optional
@@ -101,7 +110,7 @@ class MetaModel:
         found = model if isinstance(model, Geometry) else geometry(model)
         with torch.device("meta"):  # all checks of the real run, no memory
             empty = AutoModelForImageTextToText.from_config(found.config, attn_implementation="sdpa").eval()
-        vlm = VLM(empty, found.processor, found.family, name=found.name, **_identity(found))
+        vlm = VLM(empty, found.processor, found.family, **_identity(found, dtype))
         return cls(found, vlm.set_image_options(**(image_options or {})), _dtype(found.config, dtype))
 
     @property
@@ -130,10 +139,23 @@ class MetaModel:
             "layers": self.vlm.n_layers,
             "parameters": self.parameters.total,
             "dtype": self.dtype,
-            "weights": self.parameters.bytes(self.dtype),
+            "load_in": None if self.geometry.recipe is None else self.geometry.recipe.load_in,
+            "weights": self._weights(),
             "disk": disk,
             "disk_source": source,
         }
+
+    def _weights(self) -> int:
+        """Bytes of the weights in memory: quantised are the linear layers without the output head."""
+        how = None if self.geometry.recipe is None else self.geometry.recipe.load_in
+        if how is None:
+            return self.parameters.bytes(self.dtype)
+        from torch import nn
+
+        model = self.vlm.model
+        head = model.get_output_embeddings()
+        linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+        return round(linear * _QUANTISED[how] + (self.parameters.total - linear) * bytes_of(self.dtype))
 
     def survey(self, items: Iterable[tuple[tuple[int, int] | None, str]]) -> list[PromptTokens | None]:
         """Count the tokens of every (image size, text): the layout depends on the size alone, each is tried once.
@@ -222,12 +244,25 @@ class MetaModel:
         return {name: value / len(seen) for name, value in sums.items()}
 
 
-def _identity(found: Geometry) -> dict[str, str | None]:
-    """Revision and fingerprint of the weights that would be loaded; None where they are not all on this machine."""
+def _identity(found: Geometry, dtype: str) -> dict[str, Any]:
+    """Name, revision and fingerprint of what would be loaded; None where the weights are not all on this machine."""
+    recipe = found.recipe or LoadRecipe(name=found.name)
+    unknown: dict[str, Any] = {"name": found.name, "revision": None, "fingerprint": None}
     if found.folder is None or missing_files(found.folder):
-        return {"revision": None, "fingerprint": None}
+        return unknown
     revision = folder_revision(found.folder) if found.hub_id is None else found.folder.name
-    return {"revision": revision, "fingerprint": weights_fingerprint(found.folder)}
+    quantized = quantization(recipe.load_in, recipe.arguments, dtype)
+    fingerprint = loaded_fingerprint(found.folder, quantized, recipe.arguments)
+    if recipe.adapter is None:
+        return {"name": found.name, "revision": revision, "fingerprint": fingerprint}
+    on_top = resolve(recipe.adapter)
+    folder = on_top.folder or cached_adapter(on_top)
+    if folder is None:
+        return {**unknown, "name": on_top.name}
+    check_adapter(folder)
+    own, version = loaded_fingerprint(folder), folder_revision(folder) if on_top.hub_id is None else folder.name
+    both = None if own is None or fingerprint is None else f"{own} on {fingerprint}"
+    return {"name": on_top.name, "revision": f"{version} on {revision}", "fingerprint": both}
 
 
 def _dtype(config: Any, dtype: str) -> str:

@@ -1,6 +1,7 @@
 """The options that name a model: the same in every verb that loads one, refused before anything is loaded."""
 
 import inspect
+import json
 from dataclasses import fields
 
 import pytest
@@ -8,14 +9,19 @@ import typer
 from commands import run
 from typer.testing import CliRunner
 
+import biaslab as bl
 from biaslab.cli.app import app
 from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.errors import InputError
 from biaslab.models import loading
+from biaslab.models import loading as loading_module
 from biaslab.scenes import scene
 
 VERBS = ("bench", "evaluate", "fit-bias", "probe", "prune")
-OPTIONS = ["--model", "--device", "--dtype", "--device-map", "--image-option"]
+OPTIONS = [
+    "--model", "--device", "--dtype", "--device-map", "--revision", "--attn", "--load-in", "--adapter", "--model-arg",
+    "--image-option",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -98,6 +104,22 @@ def test_bad_arguments_are_refused_before_a_model_is_loaded(capsys, monkeypatch,
         ([*evaluate, "--reference", "fastv"], "not among the methods"),
         ([*evaluate, "--reference", "fastv", "--dry-run"], "not among the methods"),
         ([*evaluate, "--rehearse", "--device", "cpu"], "--rehearse runs on the CPU"),
+        ([*evaluate, "--rehearse", "--attn", "eager"], "--rehearse runs on the CPU"),
+        ([*evaluate, "--attn", "fast"], "unknown attention 'fast': use sdpa, eager"),
+        ([*evaluate, "--attn", "owner/kernel"], "code from a hub, which is not run"),
+        ([*evaluate, "--load-in", "3bit"], "unknown --load-in 3bit: use 4bit or 8bit"),
+        ([*evaluate, "--revision", "main"], "is for hub models"),
+        ([*evaluate, "--revision", "main", "--dry-run"], "is for hub models"),
+        ([*evaluate, "--adapter", tmp_path], "is no adapter: give a folder with adapter_config.json"),
+        (["fit-bias", "--adapter", "nothing like it"], "unknown model 'nothing like it'"),
+        (["fit-bias", "--model-arg", "rope_theta"], "--model-arg takes KEY=VALUE"),
+        (["fit-bias", "--model-arg", "trust_remote_code=true"], "trust_remote_code is not taken"),
+        (["fit-bias", "--model-arg", "use_safetensors=false"], "weights are safetensors alone"),
+        (["fit-bias", "--model-arg", "attn_implementation=eager"], "give --attn"),
+        (["fit-bias", "--model-arg", "a=1", "--model-arg", "a=2"], "a is given twice"),
+        (["bench", "--model-arg", "rope_teta=3"], "rope_teta is no setting of this model's configuration"),
+        (["bench", "--model-arg", 'text_config={"num_hidden_layers": 2}'], "does not take these settings"),
+        ([*evaluate, "--dry-run", "--model-arg", "rope_teta=3"], "rope_teta is no setting"),
         (["prune", picture, "the cat", "--keep", 0], "keep must be"),
         (["prune", picture, "the cat", "--methods", "relative"], "needs a profile"),
         (["probe", "--out", tmp_path / "run", "--image-option", "max_tiles="], "NAME=NUMBER"),
@@ -105,3 +127,41 @@ def test_bad_arguments_are_refused_before_a_model_is_loaded(capsys, monkeypatch,
         status, _, err = run(capsys, *arguments)
         assert status == 2 and words in err and len(err.strip().splitlines()) == 1, (arguments, err)
     assert not (tmp_path / "run").exists()
+
+
+def test_model_arguments_are_json_or_else_text():
+    choice = ModelChoice(model_arg=["a=1e6", 'text_config={"b": [1, 2]}', "c=dynamic", "d=false", "e=x=y"])
+    assert choice.arguments == {"a": 1e6, "text_config": {"b": [1, 2]}, "c": "dynamic", "d": False, "e": "x=y"}
+
+
+def test_what_was_said_on_loading_is_recorded_and_repeated(capsys, tmp_path, monkeypatch):
+    coarse = 'text_config={"rms_norm_eps": 0.01}'
+    said = ["--attn", "eager", "--model-arg", coarse, "--device", "cpu"]
+    evaluate = ["evaluate", "--methods", "none", "--n", "2", "--max-new-tokens", "4"]
+    assert run(capsys, *evaluate, *said, "--out", tmp_path / "a")[0] == 0
+    record = json.loads((tmp_path / "a" / "run.json").read_text())
+    loading = {"attn_implementation": "eager", "arguments": {"text_config": {"rms_norm_eps": 0.01}}}
+    assert record["settings"]["loading"] == loading and " with-" in record["identity"]["model"]["fingerprint"]
+
+    loads = []
+    real = loading_module.load
+    monkeypatch.setattr(loading_module, "load", lambda *a, **k: loads.append(k) or real(*a, **k))
+    assert run(capsys, "evaluate", "--config", tmp_path / "a", "--out", tmp_path / "b")[0] == 0
+    again = json.loads((tmp_path / "b" / "run.json").read_text())
+    assert again["identity"] == record["identity"] and again["settings"]["loading"] == loading
+    assert loads[0]["attn_implementation"] == "eager" and loads[0]["text_config"] == {"rms_norm_eps": 0.01}
+
+    # another attention rounds, and goes on with the run; another setting is another model
+    assert run(capsys, *evaluate, *said[2:], "--out", tmp_path / "a")[0] == 0
+    status, _, err = run(capsys, *evaluate, "--device", "cpu", "--out", tmp_path / "a")
+    assert status == 1 and "holds another run (model.fingerprint" in err
+
+    maps = tmp_path / "maps"
+    fit = ["fit-bias", "--n", "4", "--layers", "1", "--maps", maps, *said, "--out", tmp_path / "p.safetensors"]
+    assert run(capsys, *fit)[0] == 0
+    assert json.loads((maps / "maps.json").read_text())["loading"] == loading
+    provenance = bl.profiles.load(tmp_path / "p.safetensors").provenance_
+    assert provenance["loading"] == loading and " with-" in provenance["fingerprint"]
+    status, _, err = run(capsys, *evaluate[:2], "relative", "--layer", 2, "--n", 2, "--device", "cpu", "--profile",
+                         tmp_path / "p.safetensors", "--out", tmp_path / "c")  # fmt: skip
+    assert status == 1 and "with other weights" in err

@@ -58,7 +58,8 @@ def test_settings_are_passed_on_recorded_and_make_another_model():
 @pytest.mark.parametrize(
     "name",
     "trust_remote_code code_revision use_kernels kernel_config allow_all_kernels use_safetensors weights_only "
-    "state_dict gguf_file subfolder variant config tp_plan device_mesh ignore_mismatched_sizes _from_auto torch_dtype".split(),
+    "state_dict gguf_file subfolder variant config tp_plan device_mesh ignore_mismatched_sizes _from_auto "
+    "torch_dtype".split(),
 )
 def test_dangerous_arguments_are_refused_before_anything_is_read(name, monkeypatch):
     monkeypatch.setattr("biaslab.models.loading.local_folder", lambda *_: pytest.fail("looked for the files"))
@@ -72,7 +73,7 @@ def test_dangerous_arguments_are_refused_before_anything_is_read(name, monkeypat
         ({"attn_implementation": "kernels-community/flash-attn2"}, "code from a hub"),
         ({"attn_implementation": "flsh"}, "unknown attention 'flsh': use sdpa, eager"),
         ({"attn_implementation": None}, "an attention is a name"),
-        ({"load_in": "2bit"}, "load_in is one of 4bit, 8bit"),
+        ({"load_in": "2bit"}, "unknown load_in='2bit': use 4bit or 8bit"),
         ({"load_in": "4bit", "quantization_config": {}}, "not both"),
         ({"sliding_windw": 3}, "sliding_windw is no setting of this model's configuration"),
         ({"text_config": {"num_hidden_layers": 3}}, "does not take these settings: .*layer_types"),

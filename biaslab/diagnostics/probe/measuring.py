@@ -109,7 +109,7 @@ def measure(
         "model": vlm.name, "revision": vlm.revision, "fingerprint": vlm.fingerprint, "family": vlm.family.name,
         "layers": layers, "heads": heads, "queries": queries, "locate": bool(locate),
         "image_options": dict(vlm.image_options), "prompt": vlm.family.grounding_prompt(design.expression),
-        "design": design.identity(), **vlm.watermark,
+        "design": design.identity(), **vlm.loading, **vlm.watermark,
     }  # fmt: skip
     records: list[dict] = []  # where there is no folder
     with ExitStack() as stack:

@@ -16,7 +16,15 @@ from biaslab.models.checkpoints.internvl_chat.files import missing_files as miss
 if TYPE_CHECKING:
     from biaslab.models.registry import Checkpoint
 
-__all__ = ["PATTERNS", "check_files", "folder_revision", "local_folder", "missing_files", "read_config"]
+__all__ = [
+    "PATTERNS",
+    "check_files",
+    "folder_revision",
+    "local_folder",
+    "missing_files",
+    "read_config",
+    "refuse_revision",
+]
 
 logger = logging.getLogger(__name__)
 #: what is fetched of a hub repository
@@ -32,8 +40,7 @@ _TIMEOUT = 10.0  # seconds for the first answer of the hub
 def local_folder(checkpoint: Checkpoint, revision: str | None) -> tuple[Path, str]:
     """Find the folder with the files, and the revision for provenance (a commit, or a fingerprint of a folder)."""
     if checkpoint.folder is not None:
-        if revision is not None:
-            raise InputError(f"revision={revision!r} is for hub models; {checkpoint.name} is a folder")
+        refuse_revision(checkpoint, revision)
         return checkpoint.folder, folder_revision(checkpoint.folder)
     from huggingface_hub import HfApi, snapshot_download
 
@@ -55,6 +62,12 @@ def local_folder(checkpoint: Checkpoint, revision: str | None) -> tuple[Path, st
             "where there is a network, or give a folder"
         ) from None
     return folder, folder.name
+
+
+def refuse_revision(checkpoint: Checkpoint, revision: str | None) -> None:
+    """Refuse a revision of a folder, which has one version alone."""
+    if checkpoint.folder is not None and revision is not None:
+        raise InputError(f"revision={revision!r} is for hub models; {checkpoint.name} is a folder")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

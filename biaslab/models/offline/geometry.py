@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biaslab.errors import ModelError
+from biaslab.models.checkpoints.files import refuse_revision
+from biaslab.models.load_options import check_settings, with_settings
+from biaslab.models.recipe import LoadRecipe
 from biaslab.models.registry import Checkpoint, families, family_of, resolve
 
 if TYPE_CHECKING:
@@ -36,6 +41,8 @@ class Geometry:
         The published sizes, where the configuration was made from them.
     hub_id : str or None
         For a model of the hub.
+    recipe : LoadRecipe or None
+        How it would be loaded, where more than the name was given.
     """
 
     name: str
@@ -45,6 +52,7 @@ class Geometry:
     folder: Path | None = None
     spec: ModelSpec | None = None
     hub_id: str | None = None
+    recipe: LoadRecipe | None = None
 
     @property
     def source(self) -> str:
@@ -52,13 +60,13 @@ class Geometry:
         return "published sizes, stand-in tokenizer" if self.folder is None else "its configuration and processor files"
 
 
-def geometry(name: str | Path) -> Geometry:
+def geometry(name: str | Path | LoadRecipe) -> Geometry:
     """Find the geometry of a model; nothing is downloaded, no weight is read.
 
     Parameters
     ----------
-    name : str or Path
-        Alias, hub id or folder.
+    name : str, Path or LoadRecipe
+        Alias, hub id or folder; or how the model would be loaded, whose revision's files and settings then count.
 
     Returns
     -------
@@ -78,25 +86,28 @@ def geometry(name: str | Path) -> Geometry:
     >>> full.name, full.config.text_config.num_hidden_layers
     ('OpenGVLab/InternVL3-8B-hf', 28)
     """
-    checkpoint = resolve(name)
-    folder = _folder(checkpoint)
+    recipe = name if isinstance(name, LoadRecipe) else LoadRecipe(name=str(name))
+    checkpoint = resolve(recipe.name)
+    folder = _folder(checkpoint, recipe.revision)
     if folder is None:
-        return _published(checkpoint)
-    try:
-        return _from_files(checkpoint, folder)
-    except ModelError:
-        if checkpoint.hub_id is None or _spec(checkpoint) is None:
-            raise
-        return _published(checkpoint)  # a cache that holds part of the files
+        found = _published(checkpoint, recipe.arguments)
+    else:
+        try:
+            found = _from_files(checkpoint, folder, recipe.arguments)
+        except ModelError:
+            if checkpoint.hub_id is None or _spec(checkpoint) is None:
+                raise
+            found = _published(checkpoint, recipe.arguments)  # a cache that holds part of the files
+    return replace(found, recipe=recipe) if recipe is name else found
 
 
-def decoder_depth(name: str | Path) -> int | None:
+def decoder_depth(name: str | Path | LoadRecipe) -> int | None:
     """Count a model's decoder layers before any weight or processor is read.
 
     Parameters
     ----------
-    name : str or Path
-        Alias, hub id or folder.
+    name : str, Path or LoadRecipe
+        As of `geometry`.
 
     Returns
     -------
@@ -115,14 +126,13 @@ def decoder_depth(name: str | Path) -> int | None:
     >>> decoder_depth("grounder"), decoder_depth("internvl3-8b")
     (10, 28)
     """
-    from transformers import AutoConfig
-
     from biaslab.models.checkpoints.files import read_config
     from biaslab.models.checkpoints.internvl_chat.config import is_original
-    from biaslab.models.loading import read
+    from biaslab.models.loading import configured
 
-    checkpoint = resolve(name)
-    folder = _folder(checkpoint)
+    recipe = name if isinstance(name, LoadRecipe) else LoadRecipe(name=str(name))
+    checkpoint = resolve(recipe.name)
+    folder = _folder(checkpoint, recipe.revision)
     if folder is None:
         published = _spec(checkpoint)
         return None if published is None else published[1].layers
@@ -130,36 +140,37 @@ def decoder_depth(name: str | Path) -> int | None:
         raw = read_config(folder)
         if is_original(raw):
             return raw["llm_config"].get("num_hidden_layers")
-        config = read(folder, "configuration", lambda: AutoConfig.from_pretrained(str(folder), local_files_only=True))
+        config, _ = configured(folder, recipe.arguments)
     except ModelError:
         return None
     return config.get_text_config(decoder=True).num_hidden_layers
 
 
-def _folder(checkpoint: Checkpoint) -> Path | None:
+def _folder(checkpoint: Checkpoint, revision: str | None) -> Path | None:
     """Find the folder with the model's config.json, if it is on this machine."""
     if checkpoint.folder is not None:
+        refuse_revision(checkpoint, revision)
         return checkpoint.folder
     if checkpoint.hub_id is None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(checkpoint.hub_id, "config.json")
+    path = try_to_load_from_cache(checkpoint.hub_id, "config.json", revision=revision)
     return Path(path).parent if isinstance(path, str) else None
 
 
-def _from_files(checkpoint: Checkpoint, folder: Path) -> Geometry:
-    from transformers import AutoConfig
-
+def _from_files(checkpoint: Checkpoint, folder: Path, given: Mapping[str, Any]) -> Geometry:
     from biaslab.models.checkpoints.files import read_config
     from biaslab.models.checkpoints.internvl_chat.config import is_original
-    from biaslab.models.loading import read
+    from biaslab.models.loading import configured, read
 
     raw = read_config(folder)
     if is_original(raw):
+        check_settings(given)
         return _from_original(checkpoint, folder, raw)
     family = family_of(raw.get("model_type", "unknown"))
-    config = read(folder, "configuration", lambda: AutoConfig.from_pretrained(str(folder), local_files_only=True))
+    config, unused = configured(folder, given)
+    check_settings(unused)
     processor = read(folder, "processor", lambda: family.load_processor(str(folder), local_files_only=True))
     return Geometry(checkpoint.name, family, config, processor, folder, hub_id=checkpoint.hub_id)
 
@@ -175,7 +186,7 @@ def _from_original(checkpoint: Checkpoint, folder: Path, raw: dict[str, Any]) ->
     return Geometry(checkpoint.name, families()["internvl"], config, processor, folder, hub_id=checkpoint.hub_id)
 
 
-def _published(checkpoint: Checkpoint) -> Geometry:
+def _published(checkpoint: Checkpoint, given: Mapping[str, Any]) -> Geometry:
     from biaslab.models.offline import stand_in_tokenizer as stand_in_tokenizer
 
     published = _spec(checkpoint)
@@ -187,6 +198,9 @@ def _published(checkpoint: Checkpoint) -> Geometry:
     family, spec = published
     tokenizer = stand_in_tokenizer.tokenizer(family.special_tokens)
     config, processor = family.config(spec, tokenizer), family.make_processor(spec, tokenizer)
+    if given:
+        config, unused = with_settings(partial(type(config).from_dict, config.to_dict()), given)
+        check_settings(unused)
     return Geometry(checkpoint.name, family, config, processor, spec=spec, hub_id=checkpoint.hub_id)
 
 

@@ -17,6 +17,7 @@ from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.loading import read
 from biaslab.models.offline.geometry import geometry
 from biaslab.models.offline.random_init import build
+from biaslab.models.recipe import LoadRecipe
 from biaslab.models.vlm import VLM
 
 __all__ = ["rehearse", "shrunk"]
@@ -24,7 +25,7 @@ __all__ = ["rehearse", "shrunk"]
 _HEAD = 8  # width of an attention head
 
 
-def rehearse(name: str | Path, *, layers: int = 4, seed: int = 0) -> VLM:
+def rehearse(name: str | Path, *, layers: int = 4, seed: int = 0, revision: str | None = None) -> VLM:
     """Make a small stand-in for a model, on the CPU in float32.
 
     Parameters
@@ -36,6 +37,8 @@ def rehearse(name: str | Path, *, layers: int = 4, seed: int = 0) -> VLM:
         Decoder layers, no more than the model has.
     seed : int
         Of the weights.
+    revision : str, optional
+        Branch, tag or commit of a hub model whose files are on this machine.
 
     Returns
     -------
@@ -61,7 +64,7 @@ def rehearse(name: str | Path, *, layers: int = 4, seed: int = 0) -> VLM:
     """
     if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
         raise InputError(f"a rehearsal needs at least 1 decoder layer, got {layers!r}")
-    full = geometry(name)
+    full = geometry(name if revision is None else LoadRecipe(name=str(name), revision=revision))
     if full.spec is not None:
         model, processor = build(full.family, full.spec.small(layers=layers, head_dim=_HEAD), seed=seed)
     else:

@@ -95,12 +95,13 @@ if TYPE_CHECKING:
     from biaslab.pruning import Uniform as Uniform
     from biaslab.pruning.engine.prune import prune as prune
     from biaslab.workflows.bench import bench as bench
+    from biaslab.workflows.check import check as check
 
 __version__ = "0.1.0"
 
 _HOME = {
     "load": "models", "wrap": "models", "VLM": "models", "rehearse": "models.offline.rehearsal",
-    "bench": "workflows.bench",
+    "bench": "workflows.bench", "check": "workflows.check",
     "capture": "attention.capture",
     "collect": "maps.collect", "load_maps": "maps.stored",
     "AttentionMaps": "maps.base",

@@ -108,6 +108,8 @@ class MetaModel:
         from transformers import AutoModelForImageTextToText
 
         found = model if isinstance(model, Geometry) else geometry(model)
+        if found.recipe is not None and dtype == "auto":
+            dtype = found.recipe.dtype
         with torch.device("meta"):  # all checks of the real run, no memory
             empty = AutoModelForImageTextToText.from_config(found.config, attn_implementation="sdpa").eval()
         vlm = VLM(empty, found.processor, found.family, **_identity(found, dtype))

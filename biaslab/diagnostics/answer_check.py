@@ -170,7 +170,9 @@ def _is_right_at_all(hits: np.ndarray, images: Sequence[str]) -> bool:
 
 
 def _equal(a: Box | None, b: Box | None) -> bool:
-    return (a is None) == (b is None) and (a is None or b is None or np.allclose(a.as_tuple(), b.as_tuple(), atol=1e-6))
+    if a is None or b is None:
+        return a is b
+    return bool(np.allclose(a.as_tuple(), b.as_tuple(), atol=1e-6))
 
 
 def _judge(
@@ -182,7 +184,7 @@ def _judge(
     plain = f"read as {space}, as this family's adapter does, {hits} of {n}"
     better = readings[(readings["gain_lo"] > 0) & (readings["hits"] > hits) & readings["is_right_at_all"]]
     if len(better):
-        best = better.loc[better["iou"].idxmax()]
+        best = better.sort_values("iou", ascending=False, kind="stable").iloc[0]
         tied = [name for name in better.loc[better["hits"] >= best["hits"], "name"] if name != best["name"]]
         return False, f"answers fit {best['name']} ({best['hits']} of {n}){_also(tied)}; {plain}: {_FIX}"
     if parsed.hi < _PARSED:
@@ -196,7 +198,7 @@ def _judge(
             + f", such as {_short(example)}: the prompt, the chat template or the form of the boxes is not this model's"
         )
     if not _is_right_at_all(own, images):
-        best = readings.loc[readings["hits"].idxmax()]
+        best = readings.sort_values("hits", ascending=False, kind="stable").iloc[0]
         most = max(hits, int(best["hits"]))
         name = space if most == hits else best["name"]
         return None, (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from biaslab._util.arguments import at_least_one
 from biaslab._util.jsonable import plain, records
 from biaslab._util.progress import phase, progress_bar
+from biaslab.datasets.sample import Sample
 from biaslab.datasets.scenes import ScenesDataset
 from biaslab.diagnostics.agreement import Agreement, capture_agreement, pruning_agreement
 from biaslab.diagnostics.answer_check import AnswerCheck, answer_check
@@ -21,7 +23,6 @@ from biaslab.models.grounding import MAX_NEW_TOKENS, Grounding
 from biaslab.models.registry import GROUNDER
 
 if TYPE_CHECKING:
-    from biaslab.datasets.sample import Sample
     from biaslab.models.vlm import VLM
 
 __all__ = ["IMAGES", "CheckReport", "check", "pictures_for"]
@@ -181,12 +182,13 @@ def check(
     expect_model(vlm)
     if samples is not None and images is not None:
         raise InputError("give samples or images=, not both")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    at_least_one("batch_size", batch_size)
     kind = "samples" if samples is not None else pictures_for(vlm.name, images)
     if samples is None:
         samples = check_samples() if kind == "photographs" else list(ScenesDataset("validation", n=_SCENES))
-    samples = list(samples)
+    samples = list(samples) if isinstance(samples, Iterable) else [samples]
+    if not all(isinstance(sample, Sample) for sample in samples):
+        raise InputError("samples must be a list of biaslab samples, such as list(bl.load_dataset(...))")
     if len({sample.image_id for sample in samples}) < 2:
         raise InputError("a check needs expressions on two pictures or more")
     found: list[Grounding] = []
@@ -210,8 +212,10 @@ def _small_prompt(vlm: VLM, samples: Sequence[Sample]) -> Any:
     """Encode the smallest picture, with as few visual tokens as the family's options allow: eager holds all pairs."""
     sample = min(samples, key=lambda s: s.width * s.height)
     options = {"max_tiles": 1, "max_pixels": _SMALL * _SMALL}
-    few = {name: value for name, value in options.items() if name in vlm.family.options}
-    low = {name.replace("max_", "min_"): 1 for name in few if name.replace("max_", "min_") in vlm.image_options}
+    few: dict[str, Any] = {name: value for name, value in options.items() if name in vlm.family.options}
+    low: dict[str, Any] = {
+        name.replace("max_", "min_"): 1 for name in few if name.replace("max_", "min_") in vlm.image_options
+    }
     return vlm.encode_grounding([sample.image()], [sample.expression], **few, **low)
 
 

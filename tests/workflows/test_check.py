@@ -152,7 +152,9 @@ def test_half_precision_has_its_own_tolerance():
         ({"images": "cats"}, "unknown images='cats': use photographs or scenes"),
         ({"samples": SAMPLES[:8], "images": "scenes"}, "not both"),
         ({"samples": SAMPLES[:2]}, "on two pictures or more"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"samples": [5, 6]}, "samples must be a list of biaslab samples"),
+        ({"samples": 5}, "samples must be a list of biaslab samples"),
+        ({"batch_size": 0}, "batch_size must be a whole number >= 1"),
     ],
 )
 def test_bad_arguments(given, words):

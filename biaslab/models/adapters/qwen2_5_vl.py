@@ -26,7 +26,7 @@ class Qwen25VL(Qwen2VL):
 
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
-    aliases = {f"qwen2.5-vl-{size}": f"Qwen/Qwen2.5-VL-{size.upper()}-Instruct" for size in ("3b", "7b")}
+    aliases = {f"qwen2.5-vl-{size}": f"Qwen/Qwen2.5-VL-{size.upper()}-Instruct" for size in ("3b", "7b", "32b", "72b")}
     processor_class = "Qwen2_5_VLProcessor"
     config_class = "Qwen2_5_VLConfig"
     box_space = BoxSpace.RESIZED

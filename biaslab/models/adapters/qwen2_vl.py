@@ -34,7 +34,7 @@ class Qwen2VL(Family):
 
     name = "qwen2_vl"
     model_types = ("qwen2_vl",)
-    aliases = {f"qwen2-vl-{size}": f"Qwen/Qwen2-VL-{size.upper()}-Instruct" for size in ("2b", "7b")}
+    aliases = {f"qwen2-vl-{size}": f"Qwen/Qwen2-VL-{size.upper()}-Instruct" for size in ("2b", "7b", "72b")}
     processor_class = "Qwen2VLProcessor"
     box_space = BoxSpace.NORM1000
     grounding_template = "Output the bounding box of <|object_ref_start|>{}<|object_ref_end|> in the image."

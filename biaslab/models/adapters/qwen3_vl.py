@@ -26,7 +26,7 @@ class Qwen3VL(Qwen2VL):
 
     name = "qwen3_vl"
     model_types = ("qwen3_vl",)
-    aliases = {f"qwen3-vl-{size}": f"Qwen/Qwen3-VL-{size.upper()}-Instruct" for size in ("4b", "8b")}
+    aliases = {f"qwen3-vl-{size}": f"Qwen/Qwen3-VL-{size.upper()}-Instruct" for size in ("2b", "4b", "8b", "32b")}
     processor_class = "Qwen3VLProcessor"
     config_class = "Qwen3VLConfig"
     box_space = BoxSpace.NORM1000

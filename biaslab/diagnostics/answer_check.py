@@ -166,7 +166,7 @@ def _hits(ious: np.ndarray) -> np.ndarray:
 
 def _is_right_at_all(hits: np.ndarray, images: Sequence[str]) -> bool:
     """Whether the hits are more than a few of a few pictures, which boxes at random may have."""
-    return paired_hits(hits, np.zeros(len(hits)), images, confidence=_CONFIDENCE).lo > 0
+    return bool(paired_hits(hits, np.zeros(len(hits)), images, confidence=_CONFIDENCE).lo > 0)
 
 
 def _equal(a: Box | None, b: Box | None) -> bool:

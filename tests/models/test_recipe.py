@@ -132,3 +132,15 @@ def test_an_adapter_on_top_of_any_base(tmp_path):
     assert recipe_of(got).load().fingerprint == got.fingerprint
     with pytest.raises(InputError, match="is an adapter itself"):
         bl.load(tmp_path / "adapter", adapter=tmp_path / "adapter")
+
+
+def test_a_checkpoint_that_is_stored_quantised(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    made = bl.load("grounder", device="cpu", load_in="4bit")
+    made.model.save_pretrained(tmp_path)
+    made.processor.save_pretrained(tmp_path)
+    stored = bl.load(tmp_path, device="cpu")
+    assert type(stored.decoder.layers[0].self_attn.q_proj).__name__ == "Linear4bit" and stored.recipe.load_in is None
+    assert stored.fingerprint.startswith("weights-") and " quantised-" not in stored.fingerprint
+    image = bl.scenes.scene("test", 0).image
+    assert stored.locate(image, "cat") == made.locate(image, "cat")

@@ -30,7 +30,7 @@ class StandIn(VLM):
         base = tiny.vlm(family)
         vlm = cls(base.model, base.processor, base.family, name="stand-in")
         vlm.write, vlm.asked = write, []
-        return vlm
+        return vlm.set_image_options(**({"max_tiles": 1} if "max_tiles" in vlm.family.options else {}))
 
     def encode_grounding(self, images, expressions, **options):
         self.asked = list(expressions)

@@ -203,11 +203,11 @@ class ModelChoice:
                     **self.arguments,
                 )  # fmt: skip
             return vlm.set_image_options(**self.image_options)
-        if self != ModelChoice(name=self.name, revision=self.revision, image_option=self.image_option):
-            raise InputError(
-                "--rehearse runs on the CPU in float32 with random weights: leave out the model's options but --model, "
-                "--revision and --image-option"
-            )
+        plain = ModelChoice(name=self.name, revision=self.revision, image_option=self.image_option)
+        others = [f.name for f in fields(self) if getattr(self, f.name) != getattr(plain, f.name)]
+        if others:
+            names = " and ".join("--" + name.replace("_", "-") for name in others)
+            raise InputError(f"--rehearse runs on the CPU in float32 with random weights: leave out {names}")
         from biaslab.models.offline.rehearsal import rehearse as rehearsal
 
         return rehearsal(self.name, layers=max(4, deepest + 2), revision=self.revision).set_image_options(

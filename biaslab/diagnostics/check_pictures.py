@@ -18,7 +18,7 @@ __all__ = ["check_samples", "pictures_folder"]
 
 def pictures_folder() -> Path:
     """Name the folder of the pictures; its LICENSE says where they come from."""
-    return Path(str(importlib.resources.files("biaslab"))) / "data" / "check"
+    return Path(str(importlib.resources.files("biaslab"))) / "diagnostics" / "pictures"
 
 
 def check_samples() -> list[Sample]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -12,8 +13,9 @@ import torch
 import biaslab as bl
 from biaslab.errors import InputError, ModelError
 from biaslab.models.load_options import check_arguments
-from biaslab.models.recipe import recipe_of
+from biaslab.models.recipe import LoadRecipe, recipe_of
 from biaslab.models.registry import grounder_folder
+from biaslab.workflows.before_loading import known_model
 
 
 def test_another_process_gets_the_same_model():
@@ -108,6 +110,7 @@ def test_quantised_at_loading(how):
     projection = type(vlm.decoder.layers[0].self_attn.q_proj).__name__
     assert projection == {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[how]
     assert recipe_of(vlm).load().fingerprint == vlm.fingerprint
+    assert known_model(LoadRecipe(name="grounder", load_in=how)).vlm.fingerprint == vlm.fingerprint  # before loading
 
 
 def test_an_adapter_on_top_of_any_base(tmp_path):
@@ -130,6 +133,8 @@ def test_an_adapter_on_top_of_any_base(tmp_path):
     assert got.fingerprint.endswith(f" on {plain.fingerprint}") and got.name == str(tmp_path / "adapter")
     assert got.loading["loading"] == {"adapter": str(tmp_path / "adapter")}
     assert recipe_of(got).load().fingerprint == got.fingerprint
+    known = known_model(replace(got.recipe, fingerprint=None)).vlm  # before loading
+    assert (known.name, known.revision, known.fingerprint) == (got.name, got.revision, got.fingerprint)
     with pytest.raises(InputError, match="is an adapter itself"):
         bl.load(tmp_path / "adapter", adapter=tmp_path / "adapter")
 

@@ -60,6 +60,7 @@ def folder(tmp_path, monkeypatch):
     scene("validation", 2).image.save(home / "photo.png")
     shutil.copytree(ROOT / "data" / "sample" / "images", home / "coco" / "images")
     shutil.copy(ROOT / "data" / "sample" / "refcoco_sample.jsonl", home / "refcoco_val.jsonl")
+    shutil.copy(ROOT / "data" / "sample" / "sample.csv", home / "mine.csv")
     monkeypatch.chdir(home)
     return home
 

@@ -196,8 +196,8 @@ def _runs(process: int) -> bool:
 
 
 @contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Be the one process that writes a file, or refuse at once.
+def locked(path: str | Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Be the one process that writes a file, or refuse.
 
     The lock is a file of its own beside the other (``.NAME.lock``), which stays there; a process that ends in any
     way releases it. On a file system without locks, or in a folder that cannot be written, nothing is locked.
@@ -206,6 +206,8 @@ def locked(path: str | Path) -> Iterator[None]:
     ----------
     path : str or Path
         The file that is to be written.
+    wait : float
+        Seconds to wait for another one; the default refuses at once.
 
     Raises
     ------
@@ -229,7 +231,7 @@ def locked(path: str | Path) -> Iterator[None]:
     path = Path(path)
     with ExitStack() as stack:
         # not bound to a thread: whoever closes a log releases it
-        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, thread_local=False)
+        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=wait, thread_local=False)
         try:
             stack.enter_context(lock)
         except Timeout:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from threading import Thread
 
-__all__ = ["deaf_to_interrupts", "end_with_parent", "usable_cores"]
+__all__ = ["deaf_to_interrupts", "end_with_launcher", "end_with_parent", "usable_cores"]
+
+_WATCH_SECONDS = 0.5
 
 
 @contextmanager
@@ -56,6 +59,21 @@ def end_with_parent() -> None:
         os._exit(1)  # also out of a call that never returns; nothing is left to report to
 
     Thread(target=watch, name="watch of the parent process", daemon=True).start()
+
+
+def end_with_launcher() -> None:
+    """End this process when the one that started it has gone, as `end_with_parent` does for ``multiprocessing``.
+
+    For commands that torchrun, accelerate or srun start: a launcher that is killed leaves nobody who would end them.
+    """
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    Thread(target=watch, name="watch of the launcher", daemon=True).start()
 
 
 def usable_cores() -> int:

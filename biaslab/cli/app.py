@@ -18,7 +18,9 @@ import typer
 
 from biaslab import __version__
 from biaslab._util.files import is_disk_full, why_not_written
-from biaslab.cli.logs import Verbosity, logging_as_asked, one_line
+from biaslab._util.launch import Launch
+from biaslab._util.processes import end_with_launcher
+from biaslab.cli.logs import Verbosity, logging_as_asked, name_rank, one_line
 from biaslab.cli.streams import drop_output
 from biaslab.cli.wording import empty_option, in_options, options_of, shortened
 from biaslab.errors import BiaslabError, InputError
@@ -34,6 +36,8 @@ app = typer.Typer(
 _INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
 _INTERRUPTED_WITHOUT_TRACE = "interrupted: nothing is kept, the same command starts anew"
 _RESUMED = {"demo", "evaluate", "fit-bias", "probe", "train-grounder"}
+# what several ranks would do or write several times
+_ONE_PROCESS = {"bench", "demo", "figures", "fit-bias", "merge", "probe", "prune", "train-grounder"}
 _INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "repeat", "streams", "wording"}
 # typer's own errors on a command line, by a name that it exports: the class above its BadParameter
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -98,8 +102,9 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
             import_verbs()
             if empty := empty_option(app, arguments):
                 return 2, f"{empty} is empty: give a value, or leave it out (is a variable of the shell not set?)"
+            own = {"arguments": arguments, "launch": _launched(verb)}
             # typer answers an interruption with the status 130
-            status = app(arguments, prog_name="biaslab", standalone_mode=False, obj={"arguments": arguments}) or 0
+            status = app(arguments, prog_name="biaslab", standalone_mode=False, obj=own) or 0
         except KeyboardInterrupt:
             status = 130
         except _UsageError as error:
@@ -120,6 +125,25 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
         said = _INTERRUPTED if verb in _RESUMED else _INTERRUPTED_WITHOUT_TRACE
         return (128 + received[0] if received else status), said
     return int(status), ""
+
+
+def _launched(verb: str) -> Launch:
+    """Find out which process of how many this one is, and whether the verb is work for several.
+
+    Raises
+    ------
+    InputError
+        It is not.
+    """
+    launch = Launch.from_environment()
+    if not launch.alone and verb in _ONE_PROCESS:
+        raise InputError(
+            f"`biaslab {verb}` is one process, and this is {launch}: start it without torchrun, accelerate or srun"
+        )
+    if not launch.alone:
+        end_with_launcher()
+        name_rank(launch)
+    return launch
 
 
 def _flushed(status: int, message: str) -> tuple[int, str]:

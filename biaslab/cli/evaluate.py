@@ -116,7 +116,10 @@ def evaluate(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
         batch_size=batch_size, seed=seed, processes=processes, progress=True, reference=reference,
         retry_errors=retry_errors, max_new_tokens=max_new_tokens, command=command_of(context),
+        launch=(context.obj or {}).get("launch"),
     )  # fmt: skip
+    if not results.is_main:  # another rank has the table
+        return
     record, files = {"rows": results.table.to_dict("records")}, [out / "results.csv"]
     emit(json, record, summary(results), files, vlm)
     if results.unanswered:  # the files stay; what is in them is no result

@@ -14,12 +14,14 @@ from pathlib import Path
 import typer
 
 from biaslab._util import progress
+from biaslab._util.launch import Launch
 from biaslab.errors import InputError
 
-__all__ = ["Verbosity", "logging_as_asked", "one_line"]
+__all__ = ["Verbosity", "logging_as_asked", "name_rank", "one_line"]
 
 # what every log of ours begins with
 _LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ biaslab")
+_FILE_LINE = "%(asctime)s %(levelname)s %(name)s"
 _LIBRARIES = ("transformers", "huggingface_hub", "matplotlib", "accelerate", "torch")
 
 
@@ -90,7 +92,7 @@ def logging_as_asked(asked: Verbosity) -> Iterator[logging.Logger]:
             raise InputError(
                 f"--log-file {asked.log_file} cannot be written ({error.strerror}): name another"
             ) from None
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers[-1].setFormatter(logging.Formatter(f"{_FILE_LINE}: %(message)s"))
     progress_level = logging.CRITICAL if asked.quiet else logging.INFO
     for name, level in {"biaslab": logging.INFO, progress.__name__: progress_level}.items():
         levels[name] = logging.getLogger(name).level
@@ -113,6 +115,15 @@ def logging_as_asked(asked: Verbosity) -> Iterator[logging.Logger]:
         logger.propagate = propagated
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def name_rank(launch: Launch) -> None:
+    """Begin the lines of this command with its rank: several write to one stderr, and to one log file."""
+    for handler in logging.getLogger("biaslab").handlers:
+        if isinstance(handler, _Echo):
+            handler.setFormatter(logging.Formatter(f"biaslab, {launch}: %(message)s"))
+        elif isinstance(handler, _LogFile):
+            handler.setFormatter(logging.Formatter(f"{_FILE_LINE}, {launch}: %(message)s"))
 
 
 def _said_once(logger: logging.Logger) -> Callable[..., None]:

@@ -70,6 +70,8 @@ class Results:
         The columns of ``results.csv``, one row per configuration and type of expression (``"all"`` first).
     failures : str
         How many sample runs failed, with the first cause; empty where none did.
+    is_main : bool
+        Whether this process speaks for the run: of several ranks, the one that made it complete.
 
     Notes
     -----
@@ -116,6 +118,7 @@ class Results:
         self.samples, self.run, self.folder = samples, run, folder
         self.reference, self.n_resamples = reference, n_resamples
         self.failures = failures(samples)
+        self.is_main = True
 
     @classmethod
     def load(cls, folder: str | Path, *, reference: str | None = None, n_resamples: int = 2000) -> Results:

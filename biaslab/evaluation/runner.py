@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 
 from biaslab._util.arguments import as_path, at_least_one, whole_number
-from biaslab._util.files import locked
-from biaslab._util.jsonl import JsonLines
-from biaslab._util.processes import usable_cores
+from biaslab._util.files import writing_to
+from biaslab._util.launch import Launch
 from biaslab._util.progress import progress_bar
 from biaslab.datasets.base import check_pictures, take
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.failures import cut_answers, failed_lines, failures
-from biaslab.evaluation.parallel import run_parallel
-from biaslab.evaluation.results import Results, read_samples
+from biaslab.evaluation.local_processes import run_processes
+from biaslab.evaluation.results import TABLE_FILE, Results, read_samples
 from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder, profiles_of, read_run, run_record
 from biaslab.evaluation.run_once import GenerationOptions
-from biaslab.evaluation.sample_log import log_path
-from biaslab.evaluation.worker import Worker, WorkItem
+from biaslab.evaluation.seats import party_of, seat, turn
+from biaslab.evaluation.sharing import Plan, by_image, share_of_cores, useful_processes
+from biaslab.evaluation.worker import WorkItem
 from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layers
@@ -57,6 +59,7 @@ def evaluate(
     out: str | Path | None = None,
     progress: bool = True,
     processes: int = 1,
+    launch: Launch | None = None,
     reference: str | None = DEFAULT_REFERENCE,
     max_new_tokens: int | None = None,
     positions: str = "original",
@@ -97,8 +100,13 @@ def evaluate(
     progress : bool
         Show a progress bar on stderr.
     processes : int
-        Processes on the CPU, each with a copy of the model and its share of the cores; no more than there are samples
-        or cores. A script must then call this under ``if __name__ == "__main__"``.
+        Processes on this machine, each with a copy of the model: on the CPU with its share of the cores, where the
+        model is on a GPU on a GPU of its own; no more than there are images and cores or GPUs. One that dies is
+        started again. A script must then call this under ``if __name__ == "__main__"``.
+    launch : Launch, optional
+        Which process of how many this one is. Default: what torchrun, ``accelerate launch`` or ``srun`` say. Each
+        process then evaluates its share of the images into its own log in ``out``, none waits for another, and the one
+        that finds the run complete writes the table. ``Launch()`` evaluates all of it in a process of a launcher.
     reference : str, optional
         Method that the p-values compare with, at the same keep and layer; ``"none"`` is the unpruned model. The
         default is left out where ``random`` is not among the methods.
@@ -150,12 +158,14 @@ def evaluate(
     1                fastv   0.5      4  3    1.0
     2  fastv:score=no_rope   0.5      4  3    1.0
     """
+    launch = Launch.from_environment() if launch is None else launch
     expect_model(vlm)
     _expect_dataset(dataset)
     out = None if out is None else as_path("out", out)
     n = None if n is None else at_least_one("n", n)
     for name, value in (("batch_size", batch_size), ("processes", processes)):
         at_least_one(name, value)
+    _check_launch(launch, processes, out)
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
     options = GenerationOptions(whole_number("seed", seed), limit, positions)
     configs = configurations(methods, keep, prune_layers(vlm, layer), profile)
@@ -168,32 +178,29 @@ def evaluate(
         configs,
         # `n` under its name in run.json, or earlier runs could not be continued
         options={**asdict(options), "limit": n, "image_options": vlm.image_options},
-        settings={"batch_size": batch_size, "processes": processes, "reference": reference},
+        settings={"batch_size": batch_size, "processes": processes * launch.world_size, "reference": reference},
         command=command,
     )
     record["n_samples"] = len(samples)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out)
-        # from the first look at the folder to the table: a second command may ask for other configurations
-        stack.enter_context(locked(folder / RUN_FILE))
-        run = prepare_folder(folder, record, profiles_of(configs), samples)
+        plan = Plan(configs, options, batch_size, folder.absolute(), party_of(launch, record))
+        with writing_to(f"the run folder {folder}", "choose another one"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with turn(folder):
+            # from the first look at the folder to the table: a second command may ask for other configurations
+            stack.enter_context(seat(folder, plan.party, launch.writer))
+            run = prepare_folder(folder, record, profiles_of(configs), samples)
         known = read_samples(folder, run)
         earlier = set() if retry_errors else failed_lines(known)
         tasks = missing_tasks(samples, configs, known[known["error"].isna()] if retry_errors else known)
-        if tasks:
+        done = len(samples) * len(configs) - sum(len(task.missing) for task in tasks)
+        mine = [task for task in tasks if launch.takes(task.sample.image_id)]
+        if mine:
             check_pictures(samples)
-            run = note_command(folder, run, command)
-        total = len(samples) * len(configs)
-        done = total - sum(len(task.missing) for task in tasks)
-        processes = useful_processes(processes, len(tasks))
-        with progress_bar("evaluate", total=total, done=done, show=progress) as advance:
-            if tasks and processes == 1:
-                run_here(vlm, configs, options, tasks, batch_size=batch_size, folder=folder, advance=advance)
-            elif tasks:
-                run_parallel(
-                    vlm, configs, options, tasks,
-                    batch_size=batch_size, folder=folder, processes=processes, advance=advance,
-                )  # fmt: skip
+            with turn(folder):
+                run = note_command(folder, read_run(folder), command)
+            _work(vlm, plan, mine, processes=processes, launch=launch, done=done, progress=progress)
         if not (folder / RUN_FILE).is_file():
             raise RunFolderError(
                 f"{folder} was moved or removed while the run went on, and what was finished went with it: put it "
@@ -204,13 +211,61 @@ def evaluate(
             n_resamples=n_resamples,
         )  # fmt: skip
         if out is not None:
-            results.save()
+            results.is_main = _saved(results, launch, had_work=bool(tasks))
     results.failures = failures(results.samples, earlier)
+    if not results.is_main:
+        if not results.complete:
+            logger.warning("%s has done its part, the rank that ends last writes the results", launch)
+        return results
     cut = cut_answers(results.samples, options.max_new_tokens)
     for line in (results.failures, cut, results.lacking):
         if line:
             logger.warning("%s", line)
     return results
+
+
+def _check_launch(launch: Launch, processes: int, out: Path | None) -> None:
+    if launch.alone:
+        return
+    if processes > 1:
+        raise InputError(
+            f"processes={processes} starts processes by itself, and this is {launch} already: leave it out, or start "
+            "without a launcher"
+        )
+    if out is None:
+        raise InputError(f"{launch} meets the others in a run folder: pass out, where all of them can write")
+
+
+def _work(
+    vlm: VLM, plan: Plan, tasks: Sequence[WorkItem], *, processes: int, launch: Launch, done: int, progress: bool
+) -> None:
+    """Evaluate tasks, in this process or in several, and show how far the whole run has come."""
+    devices = torch.cuda.device_count() if vlm.device.type == "cuda" else None
+    processes = useful_processes(processes, len(by_image(tasks)), devices)
+    total = done + sum(len(task.missing) for task in tasks)
+    phase = "evaluate" if launch.alone else f"evaluate, {launch}"
+    show = progress and (launch.rank == 0 or not sys.stderr.isatty())  # bars of several would overwrite each other
+    with progress_bar(phase, total=total, done=done, show=show) as advance:
+        if processes > 1:
+            run_processes(vlm, plan, tasks, processes=processes, advance=advance)
+        else:
+            with share_of_cores(vlm.device, launch.local_world_size):
+                plan.run(vlm, tasks, launch.writer, advance)
+
+
+def _saved(results: Results, launch: Launch, *, had_work: bool) -> bool:
+    """Write the table if it is this process's to write; tells whether it speaks for the run."""
+    assert results.folder is not None
+    if launch.alone:
+        results.save()
+        return True
+    if not results.complete:
+        return False
+    with turn(results.folder):  # two ranks may find the run complete: the first one speaks
+        path = results.folder / TABLE_FILE
+        before = path.stat().st_mtime_ns if path.exists() else None
+        results.save()
+        return path.stat().st_mtime_ns != before or (not had_work and launch.rank == 0)
 
 
 def _expect_dataset(dataset: Any) -> None:
@@ -258,35 +313,6 @@ def missing_tasks(samples: Sequence[Sample], configs: Sequence[Config], lines: p
         for index, sample in enumerate(samples)
     ]
     return [task for task in tasks if task.missing]
-
-
-def run_here(
-    vlm: VLM,
-    configs: Sequence[Config],
-    options: GenerationOptions,
-    tasks: Sequence[WorkItem],
-    *,
-    batch_size: int,
-    folder: Path,
-    advance: Callable[[int], None],
-) -> None:
-    """Evaluate tasks in this process."""
-    with JsonLines(log_path(folder, 0)) as log:
-
-        def write(line: dict) -> None:
-            log.append(line)
-            advance(1)
-
-        Worker(vlm, configs, options, write).run(tasks, batch_size)
-
-
-def useful_processes(asked: int, tasks: int) -> int:
-    """Limit the processes to what there is to do and to compute with, and say so."""
-    cores = usable_cores()
-    used = max(1, min(asked, tasks, cores))
-    if used < asked and tasks:
-        logger.warning("%d processes are used instead of %d: %d samples to do, %d cores", used, asked, tasks, cores)
-    return used
 
 
 def default_limit(out: str | Path | None) -> int:

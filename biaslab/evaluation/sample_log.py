@@ -10,15 +10,15 @@ from biaslab._util.jsonl import read_lines
 from biaslab.errors import RunFolderError
 from biaslab.evaluation.schema import KEY_FIELDS, current_name
 
-__all__ = ["LineCounter", "log_files", "log_path", "sample_lines"]
+__all__ = ["log_files", "log_path", "sample_lines"]
 
 _PATTERN = "samples-*.jsonl"
 _NEEDED = frozenset((*KEY_FIELDS, "id", "index", "error"))
 
 
-def log_path(folder: str | Path, rank: int) -> Path:
+def log_path(folder: str | Path, writer: int | str) -> Path:
     """Return the path of the log of one process of a run."""
-    return Path(folder) / f"samples-{rank}.jsonl"
+    return Path(folder) / f"samples-{writer}.jsonl"
 
 
 def log_files(folder: str | Path) -> list[Path]:
@@ -42,22 +42,3 @@ def sample_lines(folder: str | Path) -> Iterator[dict[str, Any]]:
             if not record.keys() >= _NEEDED:
                 raise RunFolderError(f"{path}, line {number} is no sample record: delete that line and run again")
             yield record
-
-
-class LineCounter:
-    """Counts the lines that appear in the logs of a folder from now on, reading only what is new."""
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self._offsets = {path: path.stat().st_size for path in log_files(folder)}
-
-    def new(self) -> int:
-        """Count the lines finished since the last call."""
-        lines = 0
-        for path in log_files(self.folder):
-            with open(path, "rb") as file:
-                file.seek(self._offsets.get(path, 0))
-                fresh = file.read()
-            self._offsets[path] = self._offsets.get(path, 0) + len(fresh)
-            lines += fresh.count(b"\n")
-        return lines

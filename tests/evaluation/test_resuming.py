@@ -20,7 +20,7 @@ from biaslab._util.files import locked
 from biaslab._util.jsonl import JsonLines
 from biaslab.errors import InputError, ModelError, RunFolderError
 from biaslab.evaluation.configurations import configurations
-from biaslab.evaluation.parallel import ModelRecipe
+from biaslab.evaluation.model_recipe import ModelRecipe
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.run_folder import prepare_folder, run_record
 from biaslab.evaluation.run_once import GenerationOptions

@@ -1,0 +1,113 @@
+"""What is added to the logs of a run folder from a moment on, by whichever process, without reading what was there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from biaslab.evaluation.sample_log import log_files
+
+__all__ = ["LogGrowth", "heard"]
+
+_POLL_SECONDS = 0.5
+_TAIL = 1 << 16  # bytes read from the end at first
+
+
+class LogGrowth:
+    """The lines that were added to the logs of a folder since it was made; it can go to another process.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The run folder.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from biaslab.evaluation.log_growth import LogGrowth
+    >>> with TemporaryDirectory() as folder:
+    ...     log = Path(folder) / "samples-0.jsonl"
+    ...     _ = log.write_text('{"id": "a"}' + chr(10))
+    ...     growth = LogGrowth(folder)
+    ...     with log.open("a") as file:
+    ...         _ = file.write('{"id": "b"}' + chr(10) + '{"id": "torn')
+    ...     list(growth.records()), growth.advanced(), growth.advanced()
+    ([{'id': 'b'}], 1, 0)
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._starts = {path.name: _whole(path) for path in log_files(folder)}
+        self._seen: dict[str, int] = dict(self._starts)
+
+    def advanced(self) -> int:
+        """Count the lines that were finished since the last call."""
+        lines = 0
+        for path in log_files(self.folder):
+            with open(path, "rb") as file:
+                file.seek(self._seen.get(path.name, 0))
+                fresh = file.read()
+            end = fresh.rfind(b"\n") + 1  # a torn line is cut by its next writer
+            self._seen[path.name] = self._seen.get(path.name, 0) + end
+            lines += fresh.count(b"\n")
+        return lines
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Read the whole lines that were added since the beginning."""
+        for path in log_files(self.folder):
+            with open(path, "rb") as file:
+                file.seek(self._starts.get(path.name, 0))
+                for line in file:
+                    if line.endswith(b"\n"):
+                        yield json.loads(line)
+
+
+def _whole(path: Path) -> int:
+    """Length of a log up to the end of its last whole line: its next writer cuts what is torn."""
+    size, block = path.stat().st_size, _TAIL
+    with open(path, "rb") as file:
+        while True:
+            start = max(0, size - block)
+            file.seek(start)
+            end = file.read(size - start).rfind(b"\n") + 1
+            if end or not start:
+                return start + end
+            block *= 4
+
+
+@contextmanager
+def heard(growth: LogGrowth, *hearers: Callable[[], None], advance: Callable[[int], None]) -> Iterator[None]:
+    """Tell ``advance`` of new lines while the block lasts, and once more at its end; the others are called as often.
+
+    What a hearer raises ends the block's work with that exception, at its end.
+    """
+    ended, problems = Event(), list[BaseException]()
+
+    def hear() -> None:
+        try:
+            advance(growth.advanced())
+            for hearer in hearers:
+                hearer()
+        except BaseException as problem:
+            problems.append(problem)
+
+    def listen() -> None:
+        while not ended.wait(_POLL_SECONDS) and not problems:
+            hear()
+
+    thread = Thread(target=listen, name="progress of other processes", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if not problems:
+            hear()
+    if problems:
+        raise problems[0]

@@ -15,7 +15,10 @@ logger = logging.getLogger(__name__)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Batch = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness, together with the ids of the samples.")]
-Processes = Annotated[int, typer.Option(min=1, help="Processes on this machine, each with a copy of the model: on the CPU, or a GPU each.")]
+Processes = Annotated[
+    int,
+    typer.Option(min=1, help="Processes on this machine, each with a copy of the model, on its own GPU or cores."),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the plan (images, tokens, memory, FLOPs) without loading weights.")
 ]

@@ -215,7 +215,10 @@ def evaluate(
     results.failures = failures(results.samples, earlier)
     if not results.is_main:
         if not results.complete:
-            logger.warning("%s has done its part, the rank that ends last writes the results", launch)
+            logger.warning(
+                "share of %s done, %d of %d sample runs of all are in; the rank that ends last writes the results",
+                launch, len(results.samples), run["n_samples"] * len(run["identity"]["configurations"]),
+            )  # fmt: skip
         return results
     cut = cut_answers(results.samples, options.max_new_tokens)
     for line in (results.failures, cut, results.lacking):

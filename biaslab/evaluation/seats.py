@@ -18,7 +18,7 @@ from biaslab.evaluation.run_folder import RUN_FILE
 __all__ = ["party_of", "seat", "turn"]
 
 _TURN_SECONDS = 120.0  # others only read and write run.json in their turn
-_SEAT = re.compile(r"\.seat-(?P<party>[0-9a-f]+)-(?P<name>.+)\.lock")
+_SEAT = re.compile(r"\.seat-(?P<party>[^-]+)-(?P<name>.+)\.lock")
 
 
 def party_of(launch: Launch, record: dict[str, Any]) -> str:

@@ -341,19 +341,3 @@ def test_a_prompt_that_its_image_makes_too_long(vlm, monkeypatch):
     assert 0 < longest.sum() < 6, samples["error"]
     assert samples.loc[longest, "error"].str.contains("the model has 75").all()
     assert samples.loc[~longest, "hit"].notna().all()
-
-
-def test_no_more_processes_than_samples_or_cores(caplog, monkeypatch):
-    from biaslab.evaluation import runner
-
-    monkeypatch.setattr(runner, "usable_cores", lambda: 4)
-    assert [runner.useful_processes(asked, tasks) for asked, tasks in ((6, 3), (99, 50), (2, 8), (3, 0))] == [
-        3,
-        4,
-        2,
-        1,
-    ]
-    assert caplog.messages == [
-        "3 processes are used instead of 6: 3 samples to do, 4 cores",
-        "4 processes are used instead of 99: 50 samples to do, 4 cores",
-    ]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import platform
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from biaslab.errors import InputError
 
 __all__ = ["Launch"]
-
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
@@ -84,9 +81,10 @@ class Launch:
             return cls()
         if "SLURM_JOB_ID" in environ and not {"SLURM_STEP_ID", "SLURM_STEPID"} & environ.keys():
             if _number(environ, "SLURM_NTASKS", 1) > 1:
-                logger.warning(
-                    "this process was not started by srun and works alone: `srun biaslab ...` uses all %s tasks",
-                    environ["SLURM_NTASKS"],
+                warnings.warn(
+                    "this process was not started by srun and works alone: `srun biaslab ...` uses all "
+                    f"{environ['SLURM_NTASKS']} tasks",
+                    stacklevel=2,
                 )
             return cls()
         size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from biaslab._util.launch import Launch
 from biaslab._util.text import first_line
 from biaslab.errors import BiaslabError, InputError, ModelError
 from biaslab.models.adapter_folder import base_of, check_adapter, is_adapter, with_adapter
@@ -53,7 +54,8 @@ def load(
         An alias (``biaslab models`` lists them; "grounder" is embedded and needs no network), a hub id, or a
         folder.
     device : str or torch.device, optional
-        Default: the first CUDA device, else the CPU. Leave it out with ``device_map``.
+        Default: the first CUDA device (under torchrun, accelerate or srun the one of this rank), else the CPU. Leave it
+        out with ``device_map``.
     dtype : str or torch.dtype
         A name such as "bfloat16", a dtype, or "auto": the checkpoint's own, but float32 for float16 on a CPU, where
         half precision is slow and coarse.
@@ -281,7 +283,10 @@ def _model(folder: Path, options: dict[str, Any]) -> Any:
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        launch = Launch.from_environment()  # a task of srun may see its own device alone
+        return torch.device("cuda", launch.local_rank % torch.cuda.device_count())
     try:
         parsed = torch.device(device)
     except (RuntimeError, TypeError):
@@ -311,6 +316,13 @@ def _check_device_map(device_map: Any) -> None:
     if device_map is None or (isinstance(device_map, dict) and device_map):
         return
     if isinstance(device_map, str) and device_map in _DEVICE_MAPS:
+        launch = Launch.from_environment()
+        if launch.local_world_size > 1 and not launch.own_devices:
+            raise InputError(
+                f"device_map={device_map!r} would put the models of all {launch.local_world_size} processes of this "
+                "machine on the same devices: leave it out (each has a device of its own), or start one process per "
+                "machine, or srun with --gpus-per-task"
+            )
         return
     try:
         torch.device(device_map)

@@ -38,11 +38,10 @@ def test_the_three_variables_alone_are_a_launch():
         assert launch == Launch(rank=rank, world_size=2, local_rank=rank, local_world_size=2)
 
 
-def test_a_batch_script_that_calls_no_srun_is_one_process(caplog):
-    assert Launch.from_environment(JOB).alone
-    assert "`srun biaslab ...` uses all 8 tasks" in caplog.text
-    caplog.clear()
-    assert Launch.from_environment({**JOB, "SLURM_NTASKS": "1"}).alone and not caplog.text
+def test_a_batch_script_that_calls_no_srun_is_one_process(recwarn):
+    with pytest.warns(UserWarning, match="`srun biaslab ...` uses all 8 tasks"):
+        assert Launch.from_environment(JOB).alone
+    assert Launch.from_environment({**JOB, "SLURM_NTASKS": "1"}).alone and not recwarn
 
 
 def test_no_launcher():

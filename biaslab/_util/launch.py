@@ -14,6 +14,7 @@ from biaslab.errors import InputError
 
 __all__ = ["Launch"]
 
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """The place of this process among those that one command started.

@@ -64,7 +64,20 @@ def evaluate(
     ] = None,
     reference: Annotated[str, typer.Option(help="Method that the others are tested against (p-values).")] = "random",
     batch_size: opt.Batch = 16,
-    processes: opt.Processes = 1,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes, each with a copy of the model on its own GPU or share of the cores. Default: 1; with Ray "
+            "what the cluster has GPUs for.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where they run: local, or ray (a cluster of Ray; needs biaslab\\[ray]).")
+    ] = "local",
+    gpus_per_process: Annotated[
+        float | None, typer.Option(help="GPUs of a process on Ray, such as 0.5. Default: 1 if there are any.")
+    ] = None,
     seed: opt.Seed = 0,
     max_new_tokens: opt.MaxNewTokens = None,
     retry_errors: Annotated[bool, typer.Option(help="Repeat samples that ended in an error.")] = False,
@@ -114,7 +127,8 @@ def evaluate(
     vlm = model.load(rehearse, max(where or [0]))
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
-        batch_size=batch_size, seed=seed, processes=processes, progress=True, reference=reference,
+        batch_size=batch_size, seed=seed, processes=processes, engine=engine,
+        gpus_per_process=gpus_per_process, progress=True, reference=reference,
         retry_errors=retry_errors, max_new_tokens=max_new_tokens, command=command_of(context),
         launch=(context.obj or {}).get("launch"),
     )  # fmt: skip

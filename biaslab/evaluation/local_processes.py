@@ -12,8 +12,9 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.reduction import ForkingPickler
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -37,6 +38,8 @@ RESTARTS = 3  # of one agent; a process that has finished nothing between its de
 _POLL_SECONDS = 0.2
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # the agent replaces their handlers
 _HANDLED = "TORCHELASTIC_SIGNALS_TO_HANDLE"  # torch leaves it in the environment
+
+_TALKATIVE = ("torch.distributed.elastic", "torch.multiprocessing", "torch.distributed.launcher")
 
 logger = logging.getLogger(__name__)
 
@@ -164,20 +167,24 @@ class _Hearer:
 @contextmanager
 def _agent_manners() -> Iterator[None]:
     """Let torch's agent change nothing for good: signal handlers, the environment; and keep its log to itself."""
+    import_module("torch.distributed.launcher.api")  # its loggers are there, to be silenced
     from torch.distributed.elastic.multiprocessing import SignalException
 
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in numbers}
-    elastic, variable = logging.getLogger("torch.distributed.elastic"), os.environ.get(_HANDLED)
-    level, received = elastic.level, None
-    elastic.setLevel(logging.CRITICAL)
+    variable, received = os.environ.get(_HANDLED), None
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(_TALKATIVE)]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with deaf_to_interrupts():  # the processes; this one hears them in the thread that counts the lines
             yield
     except SignalException as error:
         received = error.sigval
     finally:
-        elastic.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         for number, handler in handlers.items():
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from biaslab.profiles import Profile
 
 RUN_FILE = "run.json"
-_HOW = ("batch_size", "processes")  # options that change no result
+_HOW = ("batch_size", "processes", "engine", "gpus_per_process")  # options that change no result
 
 
 def run_record(

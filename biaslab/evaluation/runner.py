@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.failures import cut_answers, failed_lines, failures
 from biaslab.evaluation.local_processes import run_processes
+from biaslab.evaluation.on_ray import import_ray, run_on_ray
 from biaslab.evaluation.results import TABLE_FILE, Results, read_samples
 from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder, profiles_of, read_run, run_record
 from biaslab.evaluation.run_once import GenerationOptions
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from biaslab.profiles import Profile
 
 DEFAULT_REFERENCE = "random"
+ENGINES = ("local", "ray")
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,9 @@ def evaluate(
     seed: int = 0,
     out: str | Path | None = None,
     progress: bool = True,
-    processes: int = 1,
+    processes: int | None = None,
+    engine: str = "local",
+    gpus_per_process: float | None = None,
     launch: Launch | None = None,
     reference: str | None = DEFAULT_REFERENCE,
     max_new_tokens: int | None = None,
@@ -99,10 +103,16 @@ def evaluate(
         Default: nothing is kept on disk.
     progress : bool
         Show a progress bar on stderr.
-    processes : int
+    processes : int, optional
         Processes on this machine, each with a copy of the model: on the CPU with its share of the cores, where the
         model is on a GPU on a GPU of its own; no more than there are images and cores or GPUs. One that dies is
-        started again. A script must then call this under ``if __name__ == "__main__"``.
+        started again. A script must then call this under ``if __name__ == "__main__"``. Default: 1, or with Ray as
+        many as the cluster has GPUs for.
+    engine : {"local", "ray"}
+        Where the processes are: on this machine, or actors of the Ray cluster that is running (one of this machine is
+        started where none is). Needs the extra ``biaslab[ray]``.
+    gpus_per_process : float, optional
+        GPUs of an actor of Ray, such as 0.5; default: 1 where the cluster has any.
     launch : Launch, optional
         Which process of how many this one is. Default: what torchrun, ``accelerate launch`` or ``srun`` say. Each
         process then evaluates its share of the images into its own log in ``out``, none waits for another, and the one
@@ -163,9 +173,10 @@ def evaluate(
     _expect_dataset(dataset)
     out = None if out is None else as_path("out", out)
     n = None if n is None else at_least_one("n", n)
-    for name, value in (("batch_size", batch_size), ("processes", processes)):
-        at_least_one(name, value)
-    _check_launch(launch, processes, out)
+    at_least_one("batch_size", batch_size)
+    processes = None if processes is None else at_least_one("processes", processes)
+    _check_engine(engine, gpus_per_process)
+    _check_launch(launch, processes, engine, out)
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
     options = GenerationOptions(whole_number("seed", seed), limit, positions)
     configs = configurations(methods, keep, prune_layers(vlm, layer), profile)
@@ -178,7 +189,7 @@ def evaluate(
         configs,
         # `n` under its name in run.json, or earlier runs could not be continued
         options={**asdict(options), "limit": n, "image_options": vlm.image_options},
-        settings={"batch_size": batch_size, "processes": processes * launch.world_size, "reference": reference},
+        settings={"batch_size": batch_size, "processes": processes or launch.world_size, "reference": reference},
         command=command,
     )
     record["n_samples"] = len(samples)
@@ -200,7 +211,11 @@ def evaluate(
             check_pictures(samples)
             with turn(folder):
                 run = note_command(folder, read_run(folder), command)
-            _work(vlm, plan, mine, processes=processes, launch=launch, done=done, progress=progress)
+            with _progress(mine, launch, done=done, show=progress) as advance:
+                if engine == "ray":
+                    run_on_ray(vlm, plan, mine, processes=processes, gpus=gpus_per_process, advance=advance)
+                else:
+                    _run_here(vlm, plan, mine, launch, processes=processes or 1, advance=advance)
         if not (folder / RUN_FILE).is_file():
             raise RunFolderError(
                 f"{folder} was moved or removed while the run went on, and what was finished went with it: put it "
@@ -227,33 +242,57 @@ def evaluate(
     return results
 
 
-def _check_launch(launch: Launch, processes: int, out: Path | None) -> None:
+def _check_engine(engine: str, gpus: float | None) -> None:
+    if engine not in ENGINES:
+        raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if engine == "ray":
+        import_ray()
+    elif gpus is not None:
+        raise InputError("gpus_per_process is for engine='ray': here each process has one GPU, leave it out")
+
+
+def _check_launch(launch: Launch, processes: int | None, engine: str, out: Path | None) -> None:
     if launch.alone:
         return
-    if processes > 1:
+    if engine == "ray" or (processes or 1) > 1:
         raise InputError(
-            f"processes={processes} starts processes by itself, and this is {launch} already: leave it out, or start "
-            "without a launcher"
+            f"processes > 1 and engine='ray' start processes by themselves, and this is {launch} already: leave them "
+            "out, or start without a launcher"
         )
     if out is None:
         raise InputError(f"{launch} meets the others in a run folder: pass out, where all of them can write")
 
 
-def _work(
-    vlm: VLM, plan: Plan, tasks: Sequence[WorkItem], *, processes: int, launch: Launch, done: int, progress: bool
-) -> None:
-    """Evaluate tasks, in this process or in several, and show how far the whole run has come."""
-    devices = torch.cuda.device_count() if vlm.device.type == "cuda" else None
-    processes = useful_processes(processes, len(by_image(tasks)), devices)
-    total = done + sum(len(task.missing) for task in tasks)
-    phase = "evaluate" if launch.alone else f"evaluate, {launch}"
-    show = progress and (launch.rank == 0 or not sys.stderr.isatty())  # bars of several would overwrite each other
+@contextmanager
+def _progress(tasks: Sequence[WorkItem], launch: Launch, *, done: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """Show how far the run has come, of several ranks each its own share."""
+    phase, total = "evaluate", sum(len(task.missing) for task in tasks)
+    if launch.alone:
+        total += done
+    else:
+        phase, done = f"evaluate, {launch}", 0
+        show = show and (launch.rank == 0 or not sys.stderr.isatty())  # bars of several would overwrite each other
     with progress_bar(phase, total=total, done=done, show=show) as advance:
-        if processes > 1:
-            run_processes(vlm, plan, tasks, processes=processes, advance=advance)
-        else:
-            with share_of_cores(vlm.device, launch.local_world_size):
-                plan.run(vlm, tasks, launch.writer, advance)
+        yield advance
+
+
+def _run_here(
+    vlm: VLM,
+    plan: Plan,
+    tasks: Sequence[WorkItem],
+    launch: Launch,
+    *,
+    processes: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Evaluate tasks on this machine: in this process, or in several that it starts."""
+    devices = torch.cuda.device_count() if vlm.device.type == "cuda" else None
+    used = useful_processes(processes, len(by_image(tasks)), devices)
+    if used > 1:
+        run_processes(vlm, plan, tasks, processes=used, advance=advance)
+    else:
+        with share_of_cores(vlm.device, launch.local_world_size):
+            plan.run(vlm, tasks, launch.writer, advance)
 
 
 def _saved(results: Results, launch: Launch, *, had_work: bool) -> bool:

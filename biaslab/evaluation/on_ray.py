@@ -140,8 +140,8 @@ class _Pool:
         given_up: list[_Unit] = []
         while self.queue or any(unit is not None for _, unit in self.busy.values()):
             while self.queue and self.idle:
-                actor, unit = self.idle.pop(), self.queue.popleft()
-                self.busy[actor.run.remote(unit.tasks)] = (actor, unit)
+                actor, next_unit = self.idle.pop(), self.queue.popleft()
+                self.busy[actor.run.remote(next_unit.tasks)] = (actor, next_unit)
             for ref in self.ray.wait(list(self.busy), timeout=_LOOK_SECONDS)[0]:
                 actor, unit = self.busy.pop(ref)
                 try:

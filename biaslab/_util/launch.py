@@ -26,7 +26,8 @@ class Launch:
     local_rank, local_world_size : int
         The same on this machine.
     id : str
-        What the launcher calls this start; the same for all of its processes.
+        What the launcher calls this start; the same for all of its processes, empty where the variables were set by
+        hand.
     restart : int
         How often the launcher has started these processes again.
     own_devices : bool
@@ -92,7 +93,7 @@ class Launch:
         return cls._of(
             environ, "SLURM_PROCID", size, "SLURM_LOCALID",
             local_world_size=_tasks_here(environ, _number(environ, size, 1)),
-            id=".".join(environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")),
+            id=".".join(environ[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if name in environ),
             own_devices="SLURM_GPUS_PER_TASK" in environ,
         )  # fmt: skip
 

@@ -141,7 +141,8 @@ def _launched(verb: str) -> Launch:
             f"`biaslab {verb}` is one process, and this is {launch}: start it without torchrun, accelerate or srun"
         )
     if not launch.alone:
-        end_with_launcher()
+        if launch.id:  # a shell that set the variables may close
+            end_with_launcher()
         name_rank(launch)
     return launch
 

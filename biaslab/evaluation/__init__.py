@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "Launch": "runner",
     "PrunedAnswer": "single_image",
     "Results": "results",
     "evaluate": "runner",

@@ -85,7 +85,7 @@ def run_on_ray(
         n, resources = _resources(ray, processes, gpus, len(units))
         try:
             shared = ray.put((plan, recipe, bool(resources["num_gpus"])))
-            _ = [ray.put(unit.tasks) for unit in units[:1]]
+            ray.put(units[0].tasks)
         except TypeError as error:
             raise InputError(
                 f"the samples or methods cannot go to another process ({' '.join(str(error).split())[:200]}): use "
@@ -206,7 +206,11 @@ def _session(ray: Any) -> Iterator[None]:
     try:
         try:
             ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError:
+        except ConnectionError as error:
+            if address := os.environ.get("RAY_ADDRESS"):  # asked for: no other one in its place
+                raise BiaslabError(
+                    f"no Ray cluster answers at RAY_ADDRESS={address}: start it (ray start), or unset the variable"
+                ) from error
             with _no_telemetry():
                 ray.init(
                     address="local", num_cpus=usable_cores(), include_dashboard=False, log_to_driver=False,

@@ -231,8 +231,8 @@ def evaluate(
     if not results.is_main:
         if not results.complete:
             logger.warning(
-                "share of %s done, %d of %d sample runs of all are in; the rank that ends last writes the results",
-                launch, len(results.samples), run["n_samples"] * len(run["identity"]["configurations"]),
+                "own share done: %d of %d sample runs of all ranks are in, the one that ends last writes the results",
+                len(results.samples), run["n_samples"] * len(run["identity"]["configurations"]),
             )  # fmt: skip
         return results
     cut = cut_answers(results.samples, options.max_new_tokens)
@@ -270,7 +270,7 @@ def _progress(tasks: Sequence[WorkItem], launch: Launch, *, done: int, show: boo
     if launch.alone:
         total += done
     else:
-        phase, done = f"evaluate, {launch}", 0
+        phase, done = "evaluate, own share", 0
         show = show and (launch.rank == 0 or not sys.stderr.isatty())  # bars of several would overwrite each other
     with progress_bar(phase, total=total, done=done, show=show) as advance:
         yield advance

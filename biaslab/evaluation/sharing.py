@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +47,14 @@ class Plan:
     party: str
 
     def run(self, vlm: VLM, tasks: Sequence[WorkItem], writer: str, advance: Callable[[int], None]) -> None:
-        """Evaluate tasks in this process, into the log of this writer."""
+        """Evaluate tasks in this process, into the log of this writer; expressions of one image come together."""
         with JsonLines(log_path(self.folder, writer)) as log:
 
             def write(line: dict) -> None:
                 log.append(line)
                 advance(1)
 
-            Worker(vlm, self.configs, self.options, write).run(tasks, self.batch_size)
+            Worker(vlm, self.configs, self.options, write).run(list(chain(*by_image(tasks))), self.batch_size)
 
     def without(self, tasks: Iterable[WorkItem], records: Iterable[dict]) -> list[WorkItem]:
         """Leave out what has been done since the tasks were listed."""

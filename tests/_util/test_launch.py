@@ -31,7 +31,7 @@ def test_srun():
 def test_the_three_variables_alone_are_a_launch():
     for rank in (0, 1):
         launch = Launch.from_environment({"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2", "SLURM_LOCALID": str(rank)})
-        assert launch == Launch(rank=rank, world_size=2, local_rank=rank, local_world_size=2, id=".")
+        assert launch == Launch(rank=rank, world_size=2, local_rank=rank, local_world_size=2)
         launch = Launch.from_environment({"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)})
         assert launch == Launch(rank=rank, world_size=2, local_rank=rank, local_world_size=2)
 

@@ -10,10 +10,10 @@ from functools import partial
 from importlib.util import find_spec
 
 import pytest
-from benchmarks.kills import Run, descendants
 from toy_grounding import Toy, run
 
 import biaslab as bl
+from benchmarks.kills import Run, descendants
 from biaslab.errors import BiaslabError, InputError
 from biaslab.evaluation import local_processes
 from biaslab.evaluation.sample_log import log_files
@@ -84,7 +84,7 @@ def test_a_process_that_always_dies_ends_the_run_with_what_others_finished(tmp_p
     ]
     vlm, settings = bl.load("grounder"), {"methods": "none", "keep": 1.0, "batch_size": 1, "layer": 4}
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(BiaslabError, match=r"process \d of the evaluation died 2 times .*exit status 9.*fewer processes"):
+    with pytest.raises(BiaslabError, match=r"process \d of the .* died 2 times .*exit status 9.*fewer processes"):
         run(tmp_path, vlm, data, processes=2, **settings)
     assert "all are started again and go on from their logs" in caplog.text
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
@@ -95,7 +95,7 @@ def test_a_process_that_always_dies_ends_the_run_with_what_others_finished(tmp_p
 def test_what_another_start_would_not_help_is_said_and_samples_must_travel(tmp_path):
     vlm = bl.load("grounder")
     vlm.model.lm_head.weight.data += 1e-3
-    with pytest.raises(BiaslabError, match="a process of the evaluation failed: 'grounder' as loaded has other weights"):
+    with pytest.raises(BiaslabError, match="a process .* failed: 'grounder' as loaded has other weights"):
         run(tmp_path / "a", vlm, methods="none", keep=1.0, layer=4, processes=2)
     data = Toy(4)
     vars(data)["samples"] = [replace(sample, loader=lambda: None) for sample in data]

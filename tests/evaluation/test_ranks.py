@@ -61,7 +61,7 @@ def test_the_last_rank_speaks_for_all_and_its_results_are_those_of_one_process(v
     for index in (1, 0):
         results = run(tmp_path, vlm, launch=rank(index, 3), **PLAN)
         assert not results.is_main and not results.complete and not (tmp_path / "results.csv").exists()
-        assert f"share of rank {index} of 3 done" in caplog.messages[-1]
+        assert f"own share done: {len(results.samples)} of 24 sample runs of all ranks are in" in caplog.messages[-1]
     last = run(tmp_path, vlm, launch=rank(2, 3), **PLAN)
     assert last.is_main and last.complete and (tmp_path / "results.csv").is_file()
     same(last.samples, whole.samples)

@@ -118,6 +118,7 @@ def _launch(job: _Job, processes: int, scratch: str) -> None:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", max_restarts=RESTARTS, monitor_interval=_POLL_SECONDS, start_method="spawn",
+            local_addr="localhost",
             logs_specs=DefaultLogsSpecs(log_dir=scratch),
         )  # fmt: skip
         try:

@@ -26,7 +26,7 @@ from biaslab.evaluation.schema import record_key
 
 ENGINES = ("torchrun", "processes", "ray")
 _JUDGED = ("answer", "box", "hit", "parsed", "truncated", "tokens_kept", "error")
-_MARKS = {"torchrun": "biaslab", "processes": "multiprocessing-fork", "ray": "ray::Evaluator"}
+MARKS = {"torchrun": "biaslab", "processes": "multiprocessing-fork", "ray": "ray::Evaluator"}
 _POLL_SECONDS = 0.1
 _COLUMNS = {
     "engine": ("engine", ""),
@@ -89,7 +89,7 @@ class Run:
         until = self.count() + after
         while process.poll() is None:
             if self.count() >= until:
-                workers = descendants(process.pid, _MARKS.get(self.engine, ""))
+                workers = descendants(process.pid, MARKS.get(self.engine, ""))
                 if whom == "nobody":
                     return True
                 if whom == "launcher" or self.starts[-1] == 1:
@@ -174,7 +174,7 @@ def disturb(run: Run, kills: int, after: int, choose: random.Random) -> None:
         process = run.start(next(worlds))
         while len(run.killed) < kills:
             whom = "launcher" if len(run.killed) % 3 == 2 or run.starts[-1] == 1 else "worker"
-            before = descendants(process.pid, _MARKS[run.engine])
+            before = descendants(process.pid, MARKS[run.engine])
             if not run.kill(process, after, whom, choose):
                 break
             if whom == "launcher":

@@ -13,7 +13,7 @@ import pytest
 from toy_grounding import Toy, run
 
 import biaslab as bl
-from benchmarks.kills import Run, descendants
+from benchmarks.kills import MARKS, Run, descendants
 from biaslab.errors import BiaslabError, InputError
 from biaslab.evaluation import local_processes
 from biaslab.evaluation.sample_log import log_files
@@ -34,8 +34,9 @@ def whole(tmp_path_factory):
 
 
 def end(disturbed, process, number=signal.SIGKILL):
-    """End a launcher; its exit status. None of its processes stays behind."""
-    workers = descendants(process.pid, "biaslab" if disturbed.engine == "torchrun" else "")
+    """End a launcher; its exit status. None of our processes stays behind; Ray's own helpers take their time."""
+    workers = descendants(process.pid, MARKS[disturbed.engine])
+    assert workers
     process.send_signal(number)
     status = process.wait()
     assert not disturbed.wait_for_the_dead(workers)

@@ -22,12 +22,12 @@ from biaslab._util.launch import Launch
 from biaslab._util.processes import deaf_to_interrupts, end_with_parent
 from biaslab.errors import BiaslabError, InputError
 from biaslab.evaluation.log_growth import LogGrowth, heard
-from biaslab.evaluation.model_recipe import ModelRecipe
 from biaslab.evaluation.reports import Reports, WarningRepeater
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.seats import seat, turn
 from biaslab.evaluation.sharing import Plan, even_shares, share_of_cores
 from biaslab.evaluation.worker import WorkItem
+from biaslab.models.recipe import LoadRecipe, recipe_of
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -49,7 +49,7 @@ class _Job:
     """What the agent hands to every process."""
 
     plan: Plan
-    recipe: ModelRecipe
+    recipe: LoadRecipe
     shares: Sequence[Sequence[WorkItem]]
     growth: LogGrowth
     reports: Reports
@@ -91,7 +91,7 @@ def run_processes(
     with tempfile.TemporaryDirectory(prefix="biaslab-") as scratch:
         reports = Reports(scratch)
         shares = even_shares(tasks, processes)
-        job = _Job(plan, ModelRecipe.of(vlm), shares, growth, reports, vlm.device.type == "cuda")
+        job = _Job(plan, recipe_of(vlm), shares, growth, reports, vlm.device.type == "cuda")
         _check_picklable(job)
         hearer = _Hearer(reports)
         with heard(LogGrowth(plan.folder), hearer.hear, advance=advance), _agent_manners():

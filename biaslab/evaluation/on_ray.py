@@ -8,17 +8,17 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from biaslab._util.processes import usable_cores
 from biaslab.errors import BiaslabError, InputError
 from biaslab.evaluation.log_growth import LogGrowth, heard
-from biaslab.evaluation.model_recipe import ModelRecipe
 from biaslab.evaluation.ray_actor import Evaluator
 from biaslab.evaluation.reports import WarningRepeater
 from biaslab.evaluation.sharing import Plan, by_image
 from biaslab.evaluation.worker import WorkItem
+from biaslab.models.recipe import recipe_of
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -78,7 +78,9 @@ def run_on_ray(
     BiaslabError
         An actor failed, or died again and again; what is finished stays in the logs.
     """
-    ray, recipe = import_ray(), ModelRecipe.of(vlm)
+    ray, recipe = import_ray(), recipe_of(vlm)
+    if recipe.load_in is None:  # "auto" could be another precision on the devices of the actors
+        recipe = replace(recipe, dtype=str(next(vlm.model.parameters()).dtype).removeprefix("torch."))
     growth = LogGrowth(plan.folder)
     with _session(ray):
         units = [_Unit(unit) for unit in _units(tasks, plan.batch_size)]

@@ -20,9 +20,9 @@ from biaslab.evaluation.seats import seat, turn
 from biaslab.evaluation.worker import Worker
 
 if TYPE_CHECKING:
-    from biaslab.evaluation.model_recipe import ModelRecipe
     from biaslab.evaluation.sharing import Plan
     from biaslab.evaluation.worker import WorkItem
+    from biaslab.models.recipe import LoadRecipe
 
 __all__ = ["Evaluator"]
 
@@ -30,7 +30,7 @@ __all__ = ["Evaluator"]
 class Evaluator:
     """One process of a run on Ray; each time one starts it has another log."""
 
-    def start(self, shared: tuple[Plan, ModelRecipe, bool]) -> list[list[Any]]:
+    def start(self, shared: tuple[Plan, LoadRecipe, bool]) -> list[list[Any]]:
         """Take a seat in the run folder and load the model; returns what was warned of.
 
         Raises

@@ -12,14 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tiny
-import torch
 import toy_grounding as toy
 from toy_grounding import Toy, run, same
 
 from biaslab._util.jsonl import JsonLines
-from biaslab.errors import InputError, ModelError, RunFolderError
+from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import configurations
-from biaslab.evaluation.model_recipe import ModelRecipe
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.run_folder import prepare_folder, run_record
 from biaslab.evaluation.run_once import GenerationOptions
@@ -232,14 +230,6 @@ def test_processes_give_the_same_results_and_their_warnings_are_the_callers(save
     assert again.complete and len(lines_of(tmp_path)) == 54
 
 
-def test_models_that_other_processes_cannot_load(saved):
-
-    with pytest.raises(InputError, match="processes=1, or save the model"):
+def test_models_that_other_processes_cannot_load():
+    with pytest.raises(InputError, match="other processes cannot load .* use one process, or save the model"):
         run(processes=2)
-    model = load(saved, device="cpu")
-    recipe = ModelRecipe.of(model)
-    assert ModelRecipe.of(recipe.load()) == recipe
-    with torch.no_grad():
-        model.model.lm_head.weight += 1e-3
-    with pytest.raises(ModelError, match="other weights"):
-        ModelRecipe.of(model).load()

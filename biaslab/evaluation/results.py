@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ from biaslab._util.tables import csv_text
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.failures import failures, unanswered
+from biaslab.evaluation.line_store import read_store, write_store
 from biaslab.evaluation.paired import Paired, without_box
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import KEY_FIELDS, LINE_FIELDS, record_key
+from biaslab.evaluation.verdicts import read_verdicts, verdicts_of
 from biaslab.pruning.registry import from_record
 from biaslab.stats.hit_rate import hit_rate
 from biaslab.stats.paired_hits import paired_hits
-from biaslab.stats.resampling import ImageBootstrap, paired_p_value
 
 TABLE_FILE = "results.csv"
 ALL = "all"
@@ -39,6 +40,7 @@ _SUMMARY = (
 )  # fmt: skip
 _MEANS = ("target_auroc", "target_kept", "tflops_vision", "tflops_projector", "tflops_decoder")
 _MEDIANS = ("prefill_ms", "decode_ms")  # the first batch of a run pays for warming up
+_COUNTED = ("parsed", "truncated", "iou", *_MEANS, *_MEDIANS, "peak_mb")
 # said explicitly, because many fields are null in the lines of errors; the others (texts, lists) stay objects
 _DTYPES = {
     **dict.fromkeys(("index", "seed"), "int64"),
@@ -53,8 +55,9 @@ class Results:
 
     Parameters
     ----------
-    samples : DataFrame
-        One row per sample and configuration: the lines of the log.
+    samples : DataFrame, optional
+        One row per sample and configuration: the lines of the log. Default: those in ``folder``, read when they are
+        asked for.
     run : dict
         Content of ``run.json``.
     folder : Path, optional
@@ -66,6 +69,11 @@ class Results:
 
     Attributes
     ----------
+    samples : DataFrame
+        All fields of every line, as Python objects: 6 KB of memory a line.
+    verdicts : DataFrame
+        One row per sample and configuration in the same order, without answers, boxes, kept tokens and ``info``; texts
+        are categoricals: 0.2 KB a line. All statistics are made of it.
     table : DataFrame
         The columns of ``results.csv``, one row per configuration and type of expression (``"all"`` first).
     failures : str
@@ -106,16 +114,25 @@ class Results:
 
     def __init__(
         self,
-        samples: pd.DataFrame,
+        samples: pd.DataFrame | None,
         run: dict[str, Any],
         folder: Path | None = None,
         *,
         reference: str | None = "random",
         n_resamples: int = 2000,
     ) -> None:
-        self.samples, self.run, self.folder = samples, run, folder
+        self.run, self.folder = run, folder
         self.reference, self.n_resamples = reference, n_resamples
-        self.failures = failures(samples)
+        if samples is not None:
+            self.samples = samples
+            self.verdicts = verdicts_of(samples)
+        elif folder is not None:
+            stored = read_store(folder, run)
+            self.verdicts = read_verdicts(folder, run) if stored is None else stored
+        else:
+            raise InputError("results are of samples or of a run folder: pass one of them")
+        self.failures = failures(self.verdicts)
+        self._store: Path | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *, reference: str | None = None, n_resamples: int = 2000) -> Results:
@@ -141,12 +158,18 @@ class Results:
         folder = as_path("folder", folder)
         run = read_run(folder)
         reference = run["settings"].get("reference") if reference is None else reference
-        return cls(read_samples(folder, run), run, folder, reference=reference, n_resamples=n_resamples)
+        return cls(None, run, folder, reference=reference, n_resamples=n_resamples)
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """All fields of every line, in the order of the data set and the configurations."""
+        assert self.folder is not None  # or they were given
+        return read_samples(self.folder, self.run)
 
     @property
     def complete(self) -> bool:
         """Whether every sample of the run has its line under every configuration."""
-        return len(self.samples) == self.run["n_samples"] * len(self.run["identity"]["configurations"])
+        return len(self.verdicts) == self.run["n_samples"] * len(self.run["identity"]["configurations"])
 
     @property
     def unanswered(self) -> list[str]:
@@ -155,17 +178,17 @@ class Results:
         return [
             f"{self.labels.get(c['options_hash'], c['method'])} keep {c['keep']:g}"
             + ("" if c["layer"] is None else f" layer {c['layer']}")
-            for c in unanswered(self.samples, configs, map(record_key, configs))
+            for c in unanswered(self.verdicts, configs, map(record_key, configs))
         ]
 
     @property
     def lacking(self) -> str:
         """What an incomplete run lacks, in a line; empty for a complete one."""
         total = self.run["n_samples"] * len(self._configurations())
-        if len(self.samples) == total:
+        if len(self.verdicts) == total:
             return ""
         return (
-            f"the run lacks {total - len(self.samples)} of its {total} sample runs: methods are compared on the "
+            f"the run lacks {total - len(self.verdicts)} of its {total} sample runs: methods are compared on the "
             "samples that all of them have answered; the commands that began it go on"
         )
 
@@ -192,11 +215,12 @@ class Results:
         InputError
             The samples have no such column.
         """
-        if column not in self.samples:
-            raise InputError(f"samples have no column {column!r}: choose expression_type or object_size")
-        groups: list[tuple[Any, pd.DataFrame]] = [(ALL, self.samples)]
-        groups += [(value, group) for value, group in self.samples.groupby(column, sort=True) if value]
-        rows = [row for name, group in groups for row in self._rows(str(name), group)]
+        groups: list[tuple[str, Paired]] = [(ALL, self._paired)]
+        rows: list[dict[str, Any]] = []
+        for value, group in self._groups(column):
+            groups.append((str(value), Paired(group, self._configurations(), self.n_resamples)))
+        for name, paired in groups:
+            rows += self._rows(name, paired)
         table = pd.DataFrame(rows, columns=COLUMNS)
         return table.assign(
             layer=table["layer"].astype("Int64"),
@@ -257,36 +281,33 @@ class Results:
         0  random      none  3         0.0
         """
         reference = reference or self.reference
-        if reference is None or reference not in set(self.samples["method"]):
+        if reference is None or reference not in set(self.verdicts["method"].unique()):
             raise InputError(f"no method {reference!r} in this run: choose one of {self._methods()}")
-        group = self.samples
+        paired = self._paired
         if expression_type != ALL:
-            group = group[group["expression_type"] == expression_type]
-        paired = Paired(group, self._configurations())
-        bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
-        rows = []
-        for i, config in enumerate(paired.configs):
-            j = paired.find(reference, config)
-            if j is None or j == i:
-                continue
-            hits, other = paired.hits[:, i], paired.hits[:, j]
-            found = paired_hits(hits, other, paired.images, bootstrap=bootstrap)
-            rows.append(
-                {
-                    **{name: config[name] for name in KEY_FIELDS},
-                    "reference": reference,
-                    "expression_type": expression_type,
-                    "n": len(hits),
-                    "difference": found.value,
-                    "difference_lo": found.lo,
-                    "difference_hi": found.hi,
-                    "p": paired_p_value(hits, other, paired.images),
-                }
-            )
-        return pd.DataFrame(rows)
+            group = self.verdicts[(self.verdicts["expression_type"] == expression_type).to_numpy(bool)]
+            paired = Paired(group, self._configurations(), self.n_resamples)
+        pairs = paired.pairs(reference)
+        mine, others = ([pair[side] for pair in pairs] for side in (0, 1))
+        found = paired_hits(
+            paired.hits[:, mine], paired.hits[:, others], paired.images, bootstrap=paired.bootstrap if pairs else None
+        )
+        columns = (*found, paired.p_values(pairs))
+        return pd.DataFrame(
+            {
+                **{name: paired.configs[i][name] for name in KEY_FIELDS},
+                "reference": reference,
+                "expression_type": expression_type,
+                "n": len(paired.hits),
+                **dict(zip(("difference", "difference_lo", "difference_hi", "p"), numbers, strict=True)),
+            }
+            for i, *numbers in zip(mine, *columns, strict=True)
+        )
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Write ``results.csv``, unless it is there already.
+
+        In the folder of a complete run also ``samples.parquet``, its lines as columns, where pyarrow is installed.
 
         Parameters
         ----------
@@ -324,11 +345,13 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 atomic_write(path, text)
+            if folder == self.folder and self.complete and self._store is None:
+                self._store = write_store(folder, self.run, self.verdicts)
         return path
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "incomplete"
-        return f"<Results: {len(self.samples)} lines, methods {self._methods()}, {state}>"
+        return f"<Results: {len(self.verdicts)} lines, methods {self._methods()}, {state}>"
 
     def _methods(self) -> str:
         return ", ".join(dict.fromkeys(config["method"] for config in self._configurations()))
@@ -336,15 +359,27 @@ class Results:
     def _configurations(self) -> list[dict[str, Any]]:
         return self.run["identity"]["configurations"]
 
-    def _rows(self, expression_type: str, group: pd.DataFrame) -> Iterable[dict[str, Any]]:
-        identity = self.run["identity"]
-        paired = Paired(group, self._configurations())
-        bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
+    @cached_property
+    def _paired(self) -> Paired:
+        return Paired(self.verdicts, self._configurations(), self.n_resamples)
+
+    def _groups(self, column: str) -> Iterator[tuple[Any, pd.DataFrame]]:
+        """Split the verdicts by the values of a column, sorted; empty ones are left out."""
+        if column not in self.verdicts and column not in self.samples:
+            raise InputError(f"samples have no column {column!r}: choose expression_type or object_size")
+        values = (self.verdicts if column in self.verdicts else self.samples)[column]
+        for value in sorted(value for value in values.dropna().unique() if value):
+            yield value, self.verdicts[(values == value).to_numpy(bool)]
+
+    def _rows(self, expression_type: str, paired: Paired) -> Iterable[dict[str, Any]]:
+        identity, bootstrap = self.run["identity"], paired.bootstrap
         accuracy = hit_rate(paired.hits, paired.images, bootstrap=bootstrap)
         unpruned = paired.find(UNPRUNED)
         retention = None if unpruned is None else bootstrap.ratio(paired.hits, paired.hits[:, [unpruned]])
+        pairs = paired.pairs(self.reference)
+        p_values = dict(zip((i for i, _ in pairs), paired.p_values(pairs), strict=True))
         for i, config in enumerate(paired.configs):
-            lines = paired.lines[i]
+            lines = paired.lines(i, _COUNTED)
             row = {
                 "dataset": identity["dataset"]["name"],
                 "split": identity["dataset"]["split"],
@@ -356,7 +391,7 @@ class Results:
                 "errors": paired.errors[i],
                 **without_box(lines),
                 "miou": lines["iou"].mean(),
-                "p_vs_reference": paired.p_value(i, self.reference),
+                "p_vs_reference": p_values.get(i, float("nan")),
                 **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
                 **{name: lines[name].mean() for name in _MEANS},
                 **{name: lines[name].median() for name in _MEDIANS},

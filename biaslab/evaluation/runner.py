@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from biaslab._util.arguments import as_path, at_least_one, whole_number
@@ -22,6 +23,7 @@ from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.failures import cut_answers, failed_lines, failures
+from biaslab.evaluation.line_heads import read_heads
 from biaslab.evaluation.parallel import run_parallel
 from biaslab.evaluation.results import Results, read_samples
 from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder, profiles_of, read_run, run_record
@@ -177,7 +179,7 @@ def evaluate(
         # from the first look at the folder to the table: a second command may ask for other configurations
         stack.enter_context(locked(folder / RUN_FILE))
         run = prepare_folder(folder, record, profiles_of(configs), samples)
-        known = read_samples(folder, run)
+        known = read_heads(folder, run)
         earlier = set() if retry_errors else failed_lines(known)
         tasks = missing_tasks(samples, configs, known[known["error"].isna()] if retry_errors else known)
         if tasks:
@@ -199,14 +201,12 @@ def evaluate(
                 f"{folder} was moved or removed while the run went on, and what was finished went with it: put it "
                 "back, the same command goes on"
             )
-        results = Results(
-            read_samples(folder, run), run, None if out is None else folder, reference=reference,
-            n_resamples=n_resamples,
-        )  # fmt: skip
+        lines = read_samples(folder, run) if out is None else None  # a folder that goes away is read now
+        results = Results(lines, run, None if out is None else folder, reference=reference, n_resamples=n_resamples)
         if out is not None:
             results.save()
-    results.failures = failures(results.samples, earlier)
-    cut = cut_answers(results.samples, options.max_new_tokens)
+    results.failures = failures(results.verdicts, earlier)
+    cut = cut_answers(results.verdicts, options.max_new_tokens)
     for line in (results.failures, cut, results.lacking):
         if line:
             logger.warning("%s", line)
@@ -251,13 +251,22 @@ def check_reference(reference: str | None, configs: Sequence[Config], out: str |
 
 def missing_tasks(samples: Sequence[Sample], configs: Sequence[Config], lines: pd.DataFrame) -> list[WorkItem]:
     """List what a run still lacks, beside the lines it has."""
-    done = set(zip(lines["id"], lines["key"], strict=True))
-    keys = [config.key for config in configs]
-    tasks = [
-        WorkItem(index, sample, tuple(i for i, key in enumerate(keys) if (sample.id, key) not in done))
-        for index, sample in enumerate(samples)
+    places = {sample.id: index for index, sample in enumerate(samples)}
+    numbers = {config.key: i for i, config in enumerate(configs)}
+    lacks = np.ones((len(places), len(numbers)), bool)
+    place, number = (_numbers_of(lines[name], known) for name, known in (("id", places), ("key", numbers)))
+    here = (place >= 0) & (number >= 0)
+    lacks[place[here], number[here]] = False
+    return [
+        WorkItem(index, samples[index], tuple(np.flatnonzero(lacks[index]).tolist()))
+        for index in np.flatnonzero(lacks.any(1)).tolist()
     ]
-    return [task for task in tasks if task.missing]
+
+
+def _numbers_of(column: pd.Series, known: Mapping[str, int]) -> np.ndarray:
+    """Translate a column of names; -1 for what is not known."""
+    names = column.astype("category").cat
+    return np.array([known.get(name, -1) for name in names.categories] + [-1])[names.codes]
 
 
 def run_here(

@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import mmap
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,11 @@ __all__ = ["PARQUET_FILE", "read_store", "write_store"]
 PARQUET_FILE = "samples.parquet"
 logger = logging.getLogger(__name__)
 _VERSION = 1
-_ROWS = 1 << 16  # of a row group
-_BLOCK = 1 << 26  # bytes of a log that are searched for line ends at a time
+_CHUNK = 1 << 12  # lines that exist as tuples at a time
+_GROUP = 16  # chunks of a row group
+_pick = itemgetter(*LINE_FIELDS)
+_COMPLETE, _EMPTY = frozenset(LINE_FIELDS), dict.fromkeys(LINE_FIELDS)  # lines of earlier versions have fewer
+_BLOCK = 1 << 24  # bytes of a log that are searched for line ends at a time
 
 
 def write_store(folder: str | Path, run: dict[str, Any], verdicts: pd.DataFrame) -> Path | None:
@@ -71,16 +75,16 @@ def write_store(folder: str | Path, run: dict[str, Any], verdicts: pd.DataFrame)
     schema = _schema(pa, note is not None).with_metadata({"biaslab": json.dumps(made_of)})
 
     def write(path: Path) -> None:
+        config, batches = verdicts["key"].cat.codes.to_numpy(), []
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            config = verdicts["key"].cat.codes.to_numpy()
             for rows, lines in _sorted_lines(logs, verdicts):
-                columns = {name: [line.get(name) for line in lines] for name in LINE_FIELDS}
-                columns["info"] = [None if v is None else json.dumps(v, ensure_ascii=False) for v in columns["info"]]
-                columns["configuration"] = config[rows]
-                if note is not None:
-                    columns["note"] = [note] * len(lines)
+                columns: dict[str, Any] = dict(zip(LINE_FIELDS, zip(*lines, strict=True), strict=True))
+                columns |= {"configuration": config[rows], "note": [note] * len(lines)}
                 arrays = [pa.array(columns[part.name], type=part.type) for part in schema]
-                writer.write_table(pa.table(arrays, schema=schema))
+                batches.append(pa.record_batch(arrays, schema=schema))
+                if len(batches) == _GROUP or rows.stop == len(verdicts):
+                    writer.write_table(pa.Table.from_batches(batches))
+                    batches.clear()
 
     try:
         return atomic_write(folder / PARQUET_FILE, write)
@@ -187,35 +191,32 @@ def _is_current(metadata: dict[bytes, bytes] | None, folder: Path, run: dict[str
     return all(_state(logs[name], digest=True)["digest"] == made_of["logs"][name]["digest"] for name in touched)
 
 
-def _sorted_lines(logs: Sequence[Path], verdicts: pd.DataFrame) -> Iterator[tuple[slice, list[dict[str, Any]]]]:
-    """Read the lines of a table in its order, some at a time, each where its log holds it."""
-    files = [open(path, "rb") for path in logs]  # noqa: SIM115
-    maps = [mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if _size(file) else b"" for file in files]
-    try:
-        ends = [_line_ends(content) for content in maps]
-        log, number = verdicts["log"].to_numpy(), verdicts["line"].to_numpy()
-        for start in range(0, len(verdicts), _ROWS):
-            rows, lines = slice(start, min(start + _ROWS, len(verdicts))), []
+def _sorted_lines(logs: Sequence[Path], verdicts: pd.DataFrame) -> Iterator[tuple[slice, list[tuple]]]:
+    """Read the lines of a table in its order, some at a time, each where its log holds it: `LINE_FIELDS` of each."""
+    ends = [np.append(-1, _line_ends(path)) for path in logs]
+    log, number = verdicts["log"].to_numpy(), verdicts["line"].to_numpy()
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(path, "rb")) for path in logs]
+        for start in range(0, len(verdicts), _CHUNK):
+            rows, lines = slice(start, min(start + _CHUNK, len(verdicts))), []
             for i, n in zip(log[rows].tolist(), number[rows].tolist(), strict=True):
-                line = parse_line(maps[i][ends[i][n - 1] + 1 if n else 0 : ends[i][n]])
-                lines.append(current_record(line or {}, logs[i], n + 1))
+                files[i].seek(ends[i][n] + 1)
+                line = parse_line(files[i].read(ends[i][n + 1] - ends[i][n])) or {}
+                if "expression_type" not in line:
+                    line = current_record(line, logs[i], n + 1)
+                if not line.keys() >= _COMPLETE:
+                    line = _EMPTY | line
+                if line["info"] is not None:
+                    line["info"] = json.dumps(line["info"], ensure_ascii=False)
+                lines.append(_pick(line))
             yield rows, lines
-    finally:
-        for content in maps:
-            if isinstance(content, mmap.mmap):
-                content.close()
-        for file in files:
-            file.close()
 
 
-def _size(file: Any) -> int:
-    return Path(file.name).stat().st_size
-
-
-def _line_ends(content: Any) -> np.ndarray:
+def _line_ends(path: Path) -> np.ndarray:
     """Places of the line ends of a log."""
-    found = [
-        np.flatnonzero(np.frombuffer(content[start : start + _BLOCK], np.uint8) == ord("\n")) + start
-        for start in range(0, len(content), _BLOCK)
-    ]
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+    found, start = [np.empty(0, np.int64)], 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            found.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + start)
+            start += len(block)
+    return np.concatenate(found)

@@ -15,7 +15,11 @@ from biaslab.stats.image_codes import ImageCodes
 from biaslab.stats.paired_signs import SignFlips, paired_p_values
 from biaslab.stats.resampling import ImageBootstrap
 
-__all__ = ["Paired", "without_box"]
+__all__ = ["MEANS", "MEDIANS", "Paired", "without_box"]
+
+MEANS = ("target_auroc", "target_kept", "tflops_vision", "tflops_projector", "tflops_decoder")
+MEDIANS = ("prefill_ms", "decode_ms")  # the first batch of a run pays for warming up
+_COUNTED = ("parsed", "truncated", "iou", *MEANS, *MEDIANS, "peak_mb")
 
 
 def without_box(lines: pd.DataFrame) -> dict[str, int | None]:
@@ -39,6 +43,8 @@ class Paired:
         Configurations of the run; those without a line in the group are left out.
     n_resamples : int
         Resamples of the intervals.
+    flips : SignFlips
+        Random signs of all tests.
 
     Attributes
     ----------
@@ -50,7 +56,7 @@ class Paired:
         NaN for a configuration without a verdict.
     """
 
-    def __init__(self, group: pd.DataFrame, configs: list[dict[str, Any]], n_resamples: int = 2000) -> None:
+    def __init__(self, group: pd.DataFrame, configs: list[dict[str, Any]], n_resamples: int, flips: SignFlips) -> None:
         keys = list(group["key"].cat.categories)
         column = {key: i for i, key in enumerate(keys)}
         there = np.bincount(_codes(group["key"]), minlength=len(keys)) > 0
@@ -69,25 +75,21 @@ class Paired:
         shared = verdict[:, tried].all(1)
         names, images = group["image_id"].cat.categories.to_numpy(str), _codes(group["image_id"])[first[shared]]
         self.images = ImageCodes.of(np.append(names, "None")[images] if len(images) else images)
-        self.n_resamples = n_resamples
+        self.n_resamples, self.flips = n_resamples, flips
         hit = group["hit"].astype(float).to_numpy()
         self.hits = np.full((int(shared.sum()), len(codes)), np.nan)
         self.hits[:, tried] = hit[row[np.ix_(shared, tried)]]
-        self._group, self._rows = group, [row[shared, i] if tried[i] else row[:0, i] for i in range(len(codes))]
+        self._counted = group[list(_COUNTED)]
+        self._rows = [row[shared, i] if tried[i] else row[:0, i] for i in range(len(codes))]
 
-    def lines(self, index: int, columns: Sequence[str]) -> pd.DataFrame:
-        """Take the verdicts of a configuration on the samples that can be compared."""
-        return self._group[list(columns)].take(self._rows[index])
+    def lines(self, index: int) -> pd.DataFrame:
+        """Take what is counted and averaged of a configuration, on the samples that can be compared."""
+        return self._counted.take(self._rows[index])
 
     @cached_property
     def bootstrap(self) -> ImageBootstrap:
         """Resamples of the images, drawn once for all that is asked."""
         return ImageBootstrap(self.images, n_resamples=self.n_resamples)
-
-    @cached_property
-    def flips(self) -> SignFlips:
-        """Random signs, drawn once for all tests."""
-        return SignFlips()
 
     def find(self, method: str, like: dict[str, Any] | None = None) -> int | None:
         """Find a method's configuration at the keep and layer of another (the unpruned one has none): its index."""

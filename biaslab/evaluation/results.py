@@ -17,7 +17,7 @@ from biaslab.errors import InputError
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.failures import failures, unanswered
 from biaslab.evaluation.line_store import read_store, write_store
-from biaslab.evaluation.paired import Paired, without_box
+from biaslab.evaluation.paired import MEANS, MEDIANS, Paired, without_box
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import KEY_FIELDS, LINE_FIELDS, record_key
@@ -25,6 +25,7 @@ from biaslab.evaluation.verdicts import read_verdicts, verdicts_of
 from biaslab.pruning.registry import from_record
 from biaslab.stats.hit_rate import hit_rate
 from biaslab.stats.paired_hits import paired_hits
+from biaslab.stats.paired_signs import SignFlips
 
 TABLE_FILE = "results.csv"
 ALL = "all"
@@ -38,15 +39,12 @@ _SUMMARY = (
     "method", "keep", "layer", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi",
     "retention", "p_vs_reference", "target_auroc", "target_kept",
 )  # fmt: skip
-_MEANS = ("target_auroc", "target_kept", "tflops_vision", "tflops_projector", "tflops_decoder")
-_MEDIANS = ("prefill_ms", "decode_ms")  # the first batch of a run pays for warming up
-_COUNTED = ("parsed", "truncated", "iou", *_MEANS, *_MEDIANS, "peak_mb")
 # said explicitly, because many fields are null in the lines of errors; the others (texts, lists) stay objects
 _DTYPES = {
     **dict.fromkeys(("index", "seed"), "int64"),
     **dict.fromkeys(("layer", "tokens", "tokens_kept", "batch"), "Int64"),
     **dict.fromkeys(("hit", "parsed", "truncated"), "boolean"),
-    **dict.fromkeys(("iou", "peak_mb", *_MEANS, *_MEDIANS), "float64"),
+    **dict.fromkeys(("iou", "peak_mb", *MEANS, *MEDIANS), "float64"),
 }
 
 
@@ -133,6 +131,7 @@ class Results:
             raise InputError("results are of samples or of a run folder: pass one of them")
         self.failures = failures(self.verdicts)
         self._store: Path | None = None
+        self._flips = SignFlips()
 
     @classmethod
     def load(cls, folder: str | Path, *, reference: str | None = None, n_resamples: int = 2000) -> Results:
@@ -218,7 +217,7 @@ class Results:
         groups: list[tuple[str, Paired]] = [(ALL, self._paired)]
         rows: list[dict[str, Any]] = []
         for value, group in self._groups(column):
-            groups.append((str(value), Paired(group, self._configurations(), self.n_resamples)))
+            groups.append((str(value), self._pair(group)))
         for name, paired in groups:
             rows += self._rows(name, paired)
         table = pd.DataFrame(rows, columns=COLUMNS)
@@ -286,7 +285,7 @@ class Results:
         paired = self._paired
         if expression_type != ALL:
             group = self.verdicts[(self.verdicts["expression_type"] == expression_type).to_numpy(bool)]
-            paired = Paired(group, self._configurations(), self.n_resamples)
+            paired = self._pair(group)
         pairs = paired.pairs(reference)
         mine, others = ([pair[side] for pair in pairs] for side in (0, 1))
         found = paired_hits(
@@ -361,7 +360,10 @@ class Results:
 
     @cached_property
     def _paired(self) -> Paired:
-        return Paired(self.verdicts, self._configurations(), self.n_resamples)
+        return self._pair(self.verdicts)
+
+    def _pair(self, group: pd.DataFrame) -> Paired:
+        return Paired(group, self._configurations(), self.n_resamples, self._flips)
 
     def _groups(self, column: str) -> Iterator[tuple[Any, pd.DataFrame]]:
         """Split the verdicts by the values of a column, sorted; empty ones are left out."""
@@ -379,7 +381,7 @@ class Results:
         pairs = paired.pairs(self.reference)
         p_values = dict(zip((i for i, _ in pairs), paired.p_values(pairs), strict=True))
         for i, config in enumerate(paired.configs):
-            lines = paired.lines(i, _COUNTED)
+            lines = paired.lines(i)
             row = {
                 "dataset": identity["dataset"]["name"],
                 "split": identity["dataset"]["split"],
@@ -393,8 +395,8 @@ class Results:
                 "miou": lines["iou"].mean(),
                 "p_vs_reference": p_values.get(i, float("nan")),
                 **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
-                **{name: lines[name].mean() for name in _MEANS},
-                **{name: lines[name].median() for name in _MEDIANS},
+                **{name: lines[name].mean() for name in MEANS},
+                **{name: lines[name].median() for name in MEDIANS},
                 "peak_mb": lines["peak_mb"].max(),
             }
             if retention is not None:

@@ -12,7 +12,8 @@ from biaslab.stats.resampling import max_t, sum_by_image
 
 __all__ = ["SignFlips", "paired_p_values"]
 
-_BLOCK_ENTRIES = 4_000_000  # random numbers, and flipped signs, at a time: bounds the memory
+_DRAWN = 1 << 22  # random numbers at a time: bounds the memory
+_FLIPPED = 1 << 17  # signs at a time, which then stay in the cache: three times as fast as in large blocks
 _EXACT = 1 << 24  # sums of whole numbers below this are exact in float32
 _FEW_IMAGES = 13  # up to so many images `max_t` enumerates
 
@@ -39,7 +40,7 @@ class SignFlips:
         """Count the patterns under which whole numbers sum up to at least as much as they do, in absolute value."""
         width, total = len(sums), int(sums.sum())
         self._draw(self.n_resamples * width)
-        weights, rows = sums.astype(np.float32), max(8, _BLOCK_ENTRIES // width // 8 * 8)  # blocks of whole bytes
+        weights, rows = sums.astype(np.float32), max(8, _FLIPPED // width // 8 * 8)  # blocks of whole bytes
         found = 0
         for start in range(0, self.n_resamples, rows):
             count = min(rows, self.n_resamples - start) * width
@@ -50,7 +51,7 @@ class SignFlips:
     def _draw(self, count: int) -> None:
         missing, parts = count - 8 * len(self._bits), [self._bits]
         while missing > 0:
-            size = min(_BLOCK_ENTRIES, -(-missing // 8) * 8)
+            size = min(_DRAWN, -(-missing // 8) * 8)
             parts.append(np.packbits(self._rng.random(size) < 0.5))
             missing -= size
         self._bits = np.concatenate(parts) if len(parts) > 1 else self._bits

@@ -190,7 +190,7 @@ class ImageBootstrap:
         used = counts.any(1)  # a location of the image has few of the images
         replicates = np.empty((self.n_resamples, values.shape[1]))
         for rows in _blocks(self.n_resamples, self.n_images):
-            weights = self._draws[rows][:, used].astype(float)
+            weights = (self._draws[rows] if used.all() else self._draws[rows][:, used]).astype(float)
             replicates[rows] = _divide(weights @ sums[used], weights @ counts[used])
         several = np.broadcast_to((counts > 0).sum(0) > 1, values.shape[1:])
         return _divide(sums.sum(0), counts.sum(0)), replicates, several

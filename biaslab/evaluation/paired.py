@@ -19,7 +19,7 @@ __all__ = ["MEANS", "MEDIANS", "Paired", "without_box"]
 
 MEANS = ("target_auroc", "target_kept", "tflops_vision", "tflops_projector", "tflops_decoder")
 MEDIANS = ("prefill_ms", "decode_ms")  # the first batch of a run pays for warming up
-_COUNTED = ("parsed", "truncated", "iou", *MEANS, *MEDIANS, "peak_mb")
+_COUNTED = ("parsed", "truncated", "iou", "tokens", "tokens_kept", *MEANS, *MEDIANS, "peak_mb")
 
 
 def without_box(lines: pd.DataFrame) -> dict[str, int | None]:

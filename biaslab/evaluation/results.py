@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from biaslab._util.arguments import as_path
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.tables import csv_text
 from biaslab.errors import InputError
+from biaslab.evaluation.coco import coco_of, write_coco
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.failures import failures, unanswered
 from biaslab.evaluation.line_store import read_store, write_store
-from biaslab.evaluation.paired import MEANS, MEDIANS, Paired, without_box
+from biaslab.evaluation.paired import Paired
+from biaslab.evaluation.result_rows import COLUMNS, difference_rows, table_rows
 from biaslab.evaluation.run_folder import read_run
-from biaslab.evaluation.sample_log import sample_lines
-from biaslab.evaluation.schema import KEY_FIELDS, LINE_FIELDS, record_key
+from biaslab.evaluation.sample_frame import keeps, read_samples
+from biaslab.evaluation.schema import KEY_FIELDS, record_key
 from biaslab.evaluation.verdicts import read_verdicts, verdicts_of
 from biaslab.pruning.registry import from_record
-from biaslab.stats.hit_rate import hit_rate
-from biaslab.stats.paired_hits import paired_hits
 from biaslab.stats.paired_signs import SignFlips
+
+if TYPE_CHECKING:
+    from biaslab.datasets import Dataset
 
 TABLE_FILE = "results.csv"
 ALL = "all"
-COLUMNS = [
-    "dataset", "split", "expression_type", "model", "method", "options_hash", "profile_hash", "keep", "layer", "seed",
-    "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi", "miou",
-    "retention", "retention_lo", "retention_hi", "p_vs_reference", "target_auroc", "target_kept",
-    "tflops_vision", "tflops_projector", "tflops_decoder", "prefill_ms", "decode_ms", "peak_mb",
-]  # fmt: skip
 _SUMMARY = (
     "method", "keep", "layer", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi",
     "retention", "p_vs_reference", "target_auroc", "target_kept",
 )  # fmt: skip
-# said explicitly, because many fields are null in the lines of errors; the others (texts, lists) stay objects
-_DTYPES = {
-    **dict.fromkeys(("index", "seed"), "int64"),
-    **dict.fromkeys(("layer", "tokens", "tokens_kept", "batch"), "Int64"),
-    **dict.fromkeys(("hit", "parsed", "truncated"), "boolean"),
-    **dict.fromkeys(("iou", "peak_mb", *MEANS, *MEDIANS), "float64"),
-}
+_LOGGED = tuple(name for name in COLUMNS if name not in (*KEY_FIELDS, *COLUMNS[:4], "seed"))
 
 
 class Results:
@@ -174,11 +164,12 @@ class Results:
     def unanswered(self) -> list[str]:
         """Labels, with keep and layer, of the configurations that were tried and have not one verdict."""
         configs = self._configurations()
-        return [
-            f"{self.labels.get(c['options_hash'], c['method'])} keep {c['keep']:g}"
-            + ("" if c["layer"] is None else f" layer {c['layer']}")
-            for c in unanswered(self.verdicts, configs, map(record_key, configs))
-        ]
+        return [self.name_of(c) for c in unanswered(self.verdicts, configs, map(record_key, configs))]
+
+    def name_of(self, config: Mapping[str, Any]) -> str:
+        """Name a configuration of the run, or a row of its table: label, keep and layer."""
+        where = "" if pd.isna(config["layer"]) else f" layer {config['layer']}"
+        return f"{self.labels.get(config['options_hash'], config['method'])} keep {config['keep']:g}{where}"
 
     @property
     def lacking(self) -> str:
@@ -219,12 +210,12 @@ class Results:
         for value, group in self._groups(column):
             groups.append((str(value), self._pair(group)))
         for name, paired in groups:
-            rows += self._rows(name, paired)
+            rows += table_rows(self.run, name, paired, self.reference)
         table = pd.DataFrame(rows, columns=COLUMNS)
         return table.assign(
             layer=table["layer"].astype("Int64"),
             truncated=table["truncated"].astype("Int64"),
-            keep=_keeps(row["keep"] for row in rows),
+            keep=keeps(row["keep"] for row in rows),
         )
 
     @property
@@ -238,13 +229,17 @@ class Results:
         Returns
         -------
         DataFrame
-            method, keep, layer, n, errors, unparsed, truncated, acc50, acc50_lo, acc50_hi, retention, p_vs_reference,
-            target_auroc, target_kept and tflops (vision tower, projector and decoder together).
+            method, keep, layer, mean_share (where there are several layers), n, errors, unparsed, truncated, acc50,
+            acc50_lo, acc50_hi, retention, p_vs_reference, target_auroc, target_kept and tflops (vision tower,
+            projector and decoder together).
         """
         table = self.table[self.table["expression_type"] == ALL]
         table = table.assign(method=table["options_hash"].map(self.labels).fillna(table["method"]))
         tflops = table[["tflops_vision", "tflops_projector", "tflops_decoder"]].sum(axis=1, min_count=3)
-        return table[list(_SUMMARY)].assign(tflops=tflops).reset_index(drop=True)
+        columns = list(_SUMMARY)
+        if table["layer"].nunique() > 1:  # a keep is another cost at another layer
+            columns.insert(columns.index("layer") + 1, "mean_share")
+        return table[columns].assign(tflops=tflops).reset_index(drop=True)
 
     def differences(self, reference: str | None = None, *, expression_type: str = ALL) -> pd.DataFrame:
         """Compare every method in Acc@0.5 with a reference method at the same keep and layer, in pairs.
@@ -286,22 +281,7 @@ class Results:
         if expression_type != ALL:
             group = self.verdicts[(self.verdicts["expression_type"] == expression_type).to_numpy(bool)]
             paired = self._pair(group)
-        pairs = paired.pairs(reference)
-        mine, others = ([pair[side] for pair in pairs] for side in (0, 1))
-        found = paired_hits(
-            paired.hits[:, mine], paired.hits[:, others], paired.images, bootstrap=paired.bootstrap if pairs else None
-        )
-        columns = (*found, paired.p_values(pairs))
-        return pd.DataFrame(
-            {
-                **{name: paired.configs[i][name] for name in KEY_FIELDS},
-                "reference": reference,
-                "expression_type": expression_type,
-                "n": len(paired.hits),
-                **dict(zip(("difference", "difference_lo", "difference_hi", "p"), numbers, strict=True)),
-            }
-            for i, *numbers in zip(mine, *columns, strict=True)
-        )
+        return pd.DataFrame(difference_rows(paired, reference, expression_type))
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Write ``results.csv``, unless it is there already.
@@ -348,6 +328,99 @@ class Results:
                 self._store = write_store(folder, self.run, self.verdicts)
         return path
 
+    def to_coco(
+        self,
+        path: str | Path | None = None,
+        *,
+        method: str | None = None,
+        keep: float | int | None = None,
+        layer: int | None = None,
+        dataset: Dataset | None = None,
+    ) -> dict[str, Any]:
+        """Give ground truth and predictions as COCO json; :mod:`biaslab.evaluation.coco` says what is in it.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Folder to write to: ``ground-truth.json``, and a ``predictions-....json`` for each configuration.
+        method, keep, layer : str, float or int, and int, optional
+            Configurations of this method, keep ratio or count, prune layer only.
+        dataset : Dataset, optional
+            What was evaluated: gives the images ``width``, ``height`` (FiftyOne needs them) and ``caption``.
+
+        Returns
+        -------
+        dict
+            ``"ground_truth"`` and ``"predictions"``: name of the configuration, as "fastv keep 0.1 layer 2", -> list
+            of results.
+
+        Raises
+        ------
+        InputError
+            No configuration of the run is meant.
+        RunFolderError
+            The folder cannot be written.
+
+        Examples
+        --------
+        >>> import biaslab as bl
+        >>> scenes = bl.load_dataset("scenes", n=1)
+        >>> results = bl.evaluate(
+        ...     bl.load("grounder"), scenes, methods="random", keep=0.5, layer=4, progress=False
+        ... )
+        >>> coco = results.to_coco(dataset=scenes)
+        >>> coco["ground_truth"]["images"][0]["caption"], list(coco["predictions"])
+        ('big elephant left of the sheep', ['random keep 0.5 layer 4'])
+        """
+        truth, found = coco_of(self, dataset, {"method": method, "keep": keep, "layer": layer})
+        predictions = dict(found)
+        if path is not None:
+            write_coco(as_path("path", path), truth, predictions.items())
+        return {"ground_truth": truth, "predictions": predictions}
+
+    def log_to(self, run: Any) -> dict[str, float]:
+        """Hand the summary to a run of wandb, trackio or another tracker.
+
+        Parameters
+        ----------
+        run : object
+            With a method ``log`` that takes a dict, as ``wandb.init()`` returns it.
+
+        Returns
+        -------
+        dict of str to float
+            What was logged, in one call: ``"acc50/fastv keep 0.1 layer 2"`` and so on, for the numbers of `summary`;
+            what is missing is left out.
+
+        Raises
+        ------
+        InputError
+            An object without ``log``.
+
+        Examples
+        --------
+        >>> import biaslab as bl
+        >>> class Run:
+        ...     def log(self, values):
+        ...         print(values["acc50/random keep 0.5 layer 4"])
+        >>> results = bl.evaluate(
+        ...     bl.load("grounder"), bl.load_dataset("scenes", n=1), methods="random", keep=0.5, layer=4, progress=False
+        ... )
+        >>> _ = results.log_to(Run())
+        1.0
+        """
+        if not callable(getattr(run, "log", None)):
+            raise InputError(f"log_to takes a run with a method log, as wandb.init() returns it, got {run!r}")
+        rows = self.table[self.table["expression_type"] == ALL].to_dict("records")
+        logged = {
+            f"{column}/{self.name_of(row)}": float(row[column])
+            for row in rows
+            for column in _LOGGED
+            if not pd.isna(row[column])
+        }
+        run.log(logged)
+        return logged
+
     def __repr__(self) -> str:
         state = "complete" if self.complete else "incomplete"
         return f"<Results: {len(self.verdicts)} lines, methods {self._methods()}, {state}>"
@@ -373,40 +446,6 @@ class Results:
         for value in sorted(value for value in values.dropna().unique() if value):
             yield value, self.verdicts[(values == value).to_numpy(bool)]
 
-    def _rows(self, expression_type: str, paired: Paired) -> Iterable[dict[str, Any]]:
-        identity, bootstrap = self.run["identity"], paired.bootstrap
-        accuracy = hit_rate(paired.hits, paired.images, bootstrap=bootstrap)
-        unpruned = paired.find(UNPRUNED)
-        retention = None if unpruned is None else bootstrap.ratio(paired.hits, paired.hits[:, [unpruned]])
-        pairs = paired.pairs(self.reference)
-        p_values = dict(zip((i for i, _ in pairs), paired.p_values(pairs), strict=True))
-        for i, config in enumerate(paired.configs):
-            lines = paired.lines(i)
-            row = {
-                "dataset": identity["dataset"]["name"],
-                "split": identity["dataset"]["split"],
-                "expression_type": expression_type,
-                "model": identity["model"]["name"],
-                **{name: config[name] for name in KEY_FIELDS},
-                "seed": identity["options"]["seed"],
-                "n": len(lines),
-                "errors": paired.errors[i],
-                **without_box(lines),
-                "miou": lines["iou"].mean(),
-                "p_vs_reference": p_values.get(i, float("nan")),
-                **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
-                **{name: lines[name].mean() for name in MEANS},
-                **{name: lines[name].median() for name in MEDIANS},
-                "peak_mb": lines["peak_mb"].max(),
-            }
-            if retention is not None:
-                row |= zip(
-                    ("retention", "retention_lo", "retention_hi"),
-                    (np.asarray(part)[i] for part in retention),
-                    strict=True,
-                )
-            yield row
-
 
 def _label(config: dict[str, Any]) -> str:
     """Name a configuration as `Method.label` does; the bare name of a method that is not known here any more."""
@@ -414,25 +453,3 @@ def _label(config: dict[str, Any]) -> str:
         return from_record(config["method"], config["options"]).label
     except InputError:  # a plug-in that is not installed, or a value that this version refuses
         return f"{config['method']}:{config['options_hash']}"
-
-
-def read_samples(folder: str | Path, run: dict[str, Any]) -> pd.DataFrame:
-    """Read the sample lines of a run folder in the order of the data set and the configurations, each once.
-
-    A sample that failed and was tried again counts as what it became.
-    """
-    order = {record_key(config): i for i, config in enumerate(run["identity"]["configurations"])}
-    latest: dict[tuple[str, str], dict[str, Any]] = {}
-    for record in sample_lines(folder):
-        name = (record["id"], record_key(record))
-        if name[1] in order and (name not in latest or record["error"] is None):
-            latest[name] = record | {"key": name[1]}
-    records = sorted(latest.values(), key=lambda record: (record["index"], order[record["key"]]))
-    frame = pd.DataFrame(records, columns=[*LINE_FIELDS, "key"], dtype=object).astype(_DTYPES)
-    return frame.assign(keep=_keeps(frame["keep"]))
-
-
-def _keeps(values: Iterable[float | int]) -> pd.Series:
-    """Ratios as numbers; with counts among them as objects, or pandas would make ratios of counts."""
-    values = list(values)
-    return pd.Series(values, dtype=object if any(isinstance(value, int) for value in values) else float)

@@ -24,6 +24,7 @@ from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.failures import cut_answers, failed_lines, failures
 from biaslab.evaluation.line_heads import read_heads
+from biaslab.evaluation.matching import matched_configurations
 from biaslab.evaluation.parallel import run_parallel
 from biaslab.evaluation.results import Results, read_samples
 from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder, profiles_of, read_run, run_record
@@ -64,6 +65,7 @@ def evaluate(
     positions: str = "original",
     n_resamples: int = 2000,
     retry_errors: bool = False,
+    match: str | None = None,
     command: Mapping[str, Any] | None = None,
 ) -> Results:
     """Measure Acc@0.5 of every method at every keep ratio and layer, on the same samples.
@@ -113,6 +115,11 @@ def evaluate(
         Resamples of the intervals.
     retry_errors : bool
         When continuing, try samples again that ended in an error.
+    match : str, optional
+        ``"mean-share"`` (of the visual tokens, over the decoder layers) or ``"flops"`` (of the decoder's prefill):
+        `keep` is that of the smallest layer, and every other layer gets the keep at which it costs the same
+        (:mod:`biaslab.evaluation.matching`). ``"mean-share=0.2"`` and ``"flops=1.5"`` (TFLOPs) name the cost
+        themselves, in place of `keep`.
     command : mapping, optional
         Noted in ``run.json``; the command line passes its own.
 
@@ -160,7 +167,10 @@ def evaluate(
         at_least_one(name, value)
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
     options = GenerationOptions(whole_number("seed", seed), limit, positions)
-    configs = configurations(methods, keep, prune_layers(vlm, layer), profile)
+    layers = prune_layers(vlm, layer)
+    configs = configurations(methods, keep, layers, profile)
+    if match is not None:
+        configs = matched_configurations(vlm, take(dataset, n), methods, keep, layers, profile, match)
     reference = check_reference(reference, configs, out)
     check_configurations(vlm, configs, options)
     samples = take(dataset, n)
@@ -170,7 +180,7 @@ def evaluate(
         configs,
         # `n` under its name in run.json, or earlier runs could not be continued
         options={**asdict(options), "limit": n, "image_options": vlm.image_options},
-        settings={"batch_size": batch_size, "processes": processes, "reference": reference},
+        settings={"batch_size": batch_size, "processes": processes, "reference": reference, "n_layers": vlm.n_layers},
         command=command,
     )
     record["n_samples"] = len(samples)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.run_folder import RUN_FILE
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.schema import LINE_FIELDS
@@ -50,7 +51,7 @@ def write_run(folder: Path, *, expressions: int = EXPRESSIONS, tokens: int = 256
 
 
 def configuration_records(layer: int) -> list[dict[str, Any]]:
-    """The configurations of ``run.json``: no pruning, and every method at every keep ratio."""
+    """List the configurations of ``run.json``: no pruning, and every method at every keep ratio."""
     records = [{**Config(None, None).describe(), "options": {}}]
     for name in METHODS:
         for keep in KEEPS:
@@ -83,7 +84,8 @@ def _line(
     """One line; every 5,000th is an error."""
     head = {
         "index": index, "id": f"refcoco-all-{index:06d}", "sample_hash": f"{index * 2654435761 % 2**64:016x}",
-        "image_id": f"COCO_train2014_{image:012d}", "expression_type": TYPES[index % 3], "object_size": SIZES[index % 7 % 3],
+        "image_id": f"COCO_train2014_{image:012d}", "expression_type": TYPES[index % 3],
+        "object_size": SIZES[index % 7 % 3],
         **{name: record[name] for name in ("method", "options_hash", "profile_hash", "keep", "layer")},
         "seed": seed, "target": target,
     }  # fmt: skip
@@ -97,18 +99,15 @@ def _line(
         pivots = rng.choice(tokens, max(1, int(0.7 * kept)), replace=False).tolist()
         info = {"pivots": len(pivots), "mis_size": kept - len(pivots), "filled": 0, "overlap_topk": float(rng.random()),
                 "pivot_indices": pivots, "edge_density": float(rng.random()), "degenerate": None}  # fmt: skip
+    mask = None if record["method"] == "none" else token_mask(rng.choice(tokens, kept, replace=False), tokens)
     scores = record["method"] not in ("none", "random", "uniform", "divprune")
     line = head | {
         "error": None, "answer": _answer(box, index), "box": box, "iou": iou if parsed else 0.0,
         "hit": parsed and iou >= 0.5, "parsed": parsed, "truncated": False,
         "target_auroc": float(rng.random()) if scores else None, "target_kept": float(rng.random()), "tokens": tokens,
-        "tokens_kept": kept, "info": info, "tflops_vision": 0.7, "tflops_projector": 0.02,
+        "tokens_kept": kept, "kept": mask, "info": info, "tflops_vision": 0.7, "tflops_projector": 0.02,
         "tflops_decoder": 8.0 * record["keep"], "batch": _BATCH, "peak_mb": 21000.0 + 100 * record["keep"],
     }  # fmt: skip
-    if "kept" in LINE_FIELDS and record["method"] != "none":
-        from biaslab.evaluation.kept_tokens import token_mask
-
-        line["kept"] = token_mask(rng.choice(tokens, kept, replace=False), tokens)
     return line
 
 

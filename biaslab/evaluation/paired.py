@@ -71,8 +71,8 @@ class Paired:
         verdict = (row >= 0) & ~np.where(row >= 0, failed[row], True)
         self.errors = [int(count) for count in ((row >= 0) & ~verdict).sum(0)]
         # a configuration that fails everywhere says nothing about samples and must not erase the others
-        tried = verdict.any(0)
-        shared = verdict[:, tried].all(1)
+        tried = np.asarray(verdict.any(0))
+        shared = np.asarray(verdict[:, tried].all(1))
         names, images = group["image_id"].cat.categories.to_numpy(str), _codes(group["image_id"])[first[shared]]
         self.images = ImageCodes.of(np.append(names, "None")[images] if len(images) else images)
         self.n_resamples, self.flips = n_resamples, flips

@@ -71,7 +71,8 @@ def difference_rows(paired: Paired, reference: str, expression_type: str) -> Ite
         return
     mine, others = ([pair[side] for pair in pairs] for side in (0, 1))
     found = paired_hits(paired.hits[:, mine], paired.hits[:, others], paired.images, bootstrap=paired.bootstrap)
-    for i, *numbers in zip(mine, *found, paired.p_values(pairs), strict=True):
+    columns = [*(np.asarray(part) for part in found), paired.p_values(pairs)]
+    for i, *numbers in zip(mine, *columns, strict=True):
         yield {
             **{name: paired.configs[i][name] for name in KEY_FIELDS},
             "reference": reference,

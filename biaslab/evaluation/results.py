@@ -166,7 +166,7 @@ class Results:
         configs = self._configurations()
         return [self.name_of(c) for c in unanswered(self.verdicts, configs, map(record_key, configs))]
 
-    def name_of(self, config: Mapping[str, Any]) -> str:
+    def name_of(self, config: Mapping[Any, Any]) -> str:
         """Name a configuration of the run, or a row of its table: label, keep and layer."""
         where = "" if pd.isna(config["layer"]) else f" layer {config['layer']}"
         return f"{self.labels.get(config['options_hash'], config['method'])} keep {config['keep']:g}{where}"
@@ -389,25 +389,13 @@ class Results:
         Returns
         -------
         dict of str to float
-            What was logged, in one call: ``"acc50/fastv keep 0.1 layer 2"`` and so on, for the numbers of `summary`;
-            what is missing is left out.
+            What was logged, in one call: ``"acc50/fastv keep 0.1 layer 2"`` and so on, for the numbers of the table's
+            rows of all expressions; what is missing is left out.
 
         Raises
         ------
         InputError
             An object without ``log``.
-
-        Examples
-        --------
-        >>> import biaslab as bl
-        >>> class Run:
-        ...     def log(self, values):
-        ...         print(values["acc50/random keep 0.5 layer 4"])
-        >>> results = bl.evaluate(
-        ...     bl.load("grounder"), bl.load_dataset("scenes", n=1), methods="random", keep=0.5, layer=4, progress=False
-        ... )
-        >>> _ = results.log_to(Run())
-        1.0
         """
         if not callable(getattr(run, "log", None)):
             raise InputError(f"log_to takes a run with a method log, as wandb.init() returns it, got {run!r}")

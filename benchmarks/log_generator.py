@@ -25,7 +25,15 @@ SIZES = ("small", "medium", "large")
 _BATCH = 16
 
 
-def write_run(folder: Path, *, expressions: int = EXPRESSIONS, tokens: int = 256, layer: int = 2, seed: int = 0) -> int:
+def write_run(
+    folder: Path,
+    *,
+    expressions: int = EXPRESSIONS,
+    images: int = IMAGES,
+    tokens: int = 256,
+    layer: int = 2,
+    seed: int = 0,
+) -> int:
     """Write a complete run of 29 configurations by two processes; returns its number of lines."""
     folder.mkdir(parents=True)
     records = configuration_records(layer)
@@ -43,7 +51,7 @@ def write_run(folder: Path, *, expressions: int = EXPRESSIONS, tokens: int = 256
         "n_samples": expressions,
     }  # fmt: skip
     with open(log_path(folder, 0), "wb") as first, open(log_path(folder, 1), "wb") as second:
-        for number, line in enumerate(_lines(records, expressions, tokens, seed)):
+        for number, line in enumerate(_lines(records, expressions, images, tokens, seed)):
             log = second if (number // (_BATCH * len(records))) % 2 else first
             log.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     (folder / RUN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -62,10 +70,12 @@ def configuration_records(layer: int) -> list[dict[str, Any]]:
     return json.loads(json.dumps(records))
 
 
-def _lines(records: list[dict[str, Any]], expressions: int, tokens: int, seed: int) -> Iterator[dict[str, Any]]:
+def _lines(
+    records: list[dict[str, Any]], expressions: int, images: int, tokens: int, seed: int
+) -> Iterator[dict[str, Any]]:
     """Lines in the order of a real log: a batch of samples under one configuration after the other."""
     rng = np.random.default_rng(seed)
-    images = np.sort(rng.integers(0, max(1, expressions * IMAGES // EXPRESSIONS), expressions))
+    image = np.sort(rng.integers(0, images, expressions))
     for start in range(0, expressions, _BATCH):
         batch = range(start, min(start + _BATCH, expressions))
         corners = rng.uniform(0, 400, (len(batch), 2)).round(2)
@@ -74,7 +84,7 @@ def _lines(records: list[dict[str, Any]], expressions: int, tokens: int, seed: i
         for c, record in enumerate(records):
             times = {"prefill_ms": float(rng.gamma(40, 2.0)), "decode_ms": float(rng.gamma(40, 9.0))}
             for i, index in enumerate(batch):
-                yield _line(rng, record, c, index, int(images[index]), targets[i], difficulty[i], tokens, seed) | times
+                yield _line(rng, record, c, index, int(image[index]), targets[i], difficulty[i], tokens, seed) | times
 
 
 def _line(

@@ -106,7 +106,7 @@ def test_one_layer_needs_no_column(tmp_path):
 def test_the_command_plans_and_refuses_before_a_model_is_loaded(tmp_path, capsys):
     asked = ["evaluate", "--model", "grounder", "--methods", "random", "--n", "2", "--out", tmp_path / "run"]
     status, out, _ = command(capsys, *asked, "--keep", "0.5", "--layer", "2,4", "--match", "mean-share", "--dry-run")
-    assert status == 0 and "0.333" in out  # (0.2 + 0.8 x 0.5 - 0.4) / 0.6
+    assert status == 0 and "85.000" in out  # of 256 tokens: (0.2 + 0.8 x 0.5 - 0.4) / 0.6 is 85.3
     status, _, error = command(capsys, *asked, "--keep", "0.1", "--layer", "2,8", "--match", "flops")
     assert status == 2 and "layer 8 cannot cost" in error and not (tmp_path / "run").exists()
     status, _, error = command(capsys, *asked, "--keep", "0.1", "--layer", "2,8", "--match", "time")

@@ -71,14 +71,14 @@ def difference_rows(paired: Paired, reference: str, expression_type: str) -> Ite
         return
     mine, others = ([pair[side] for pair in pairs] for side in (0, 1))
     found = paired_hits(paired.hits[:, mine], paired.hits[:, others], paired.images, bootstrap=paired.bootstrap)
-    columns = [*(np.asarray(part) for part in found), paired.p_values(pairs)]
-    for i, *numbers in zip(mine, *columns, strict=True):
+    numbers = np.column_stack([*(np.asarray(part) for part in found), paired.p_values(pairs)])
+    for i, row in zip(mine, numbers.tolist(), strict=True):
         yield {
             **{name: paired.configs[i][name] for name in KEY_FIELDS},
             "reference": reference,
             "expression_type": expression_type,
             "n": len(paired.hits),
-            **dict(zip(("difference", "difference_lo", "difference_hi", "p"), numbers, strict=True)),
+            **dict(zip(("difference", "difference_lo", "difference_hi", "p"), row, strict=True)),
         }
 
 

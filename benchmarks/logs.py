@@ -89,7 +89,10 @@ def report(folder: Path, threads: int) -> Report:
                   "orjson": _there("orjson"), "pyarrow": _there("pyarrow")},
         tables=[Table(f"{lines:,} lines, {size / 1e9:.2f} GB of JSON lines", columns, rows)],
         targets=targets,
-        notes=["CPU s: of all threads of a process of its own, after the imports; peak: resident, imports included"],
+        notes=[
+            "CPU s: of all threads of a process of its own, after the imports; peak: resident, imports included",
+            "a finished run: without the model and the data set, which the command also opens and hashes",
+        ],
     )  # fmt: skip
 
 

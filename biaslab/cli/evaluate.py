@@ -80,6 +80,13 @@ def evaluate(
     ] = None,
     seed: opt.Seed = 0,
     max_new_tokens: opt.MaxNewTokens = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            help="mean-share or flops: --keep is that of the smallest layer, other layers get the keep at which they "
+            "cost the same; mean-share=0.2 and flops=1.5 (TFLOPs) name the cost in place of --keep."
+        ),
+    ] = None,
     retry_errors: Annotated[bool, typer.Option(help="Repeat samples that ended in an error.")] = False,
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
@@ -91,8 +98,10 @@ def evaluate(
     from biaslab.datasets.base import DATASETS, check_pictures, take
     from biaslab.datasets.loading import load_dataset
     from biaslab.evaluation.configurations import configurations
+    from biaslab.evaluation.matching import matched_configurations, read_match
     from biaslab.evaluation.runner import check_reference
     from biaslab.evaluation.runner import evaluate as run
+    from biaslab.models.prune_layer import prune_layers
     from biaslab.workflows.before_loading import check_pruning
 
     repeat_earlier(context)
@@ -105,6 +114,8 @@ def evaluate(
     if methods is None:
         chosen = opt.methods_without_profile(chosen, profile, model.name)
     asked = configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
+    if match is not None:
+        read_match(match)
     check_reference(reference, asked, out)
     if dry_run or rehearse:
         where = model.prune_layers(where)
@@ -113,6 +124,8 @@ def evaluate(
         from biaslab.workflows.dry_run import plan_evaluate
 
         configs, limit = configurations(chosen, ratios, where, fitted), max_new_tokens or MAX_NEW_TOKENS
+        if match is not None and (meta := model.known()) is not None:
+            configs = matched_configurations(meta.vlm, take(data, n), chosen, ratios, where, fitted, match)
         plan = plan_evaluate(
             model.geometry(), data, configs, n=n, batch_size=batch_size, dtype=model.dtype,
             image_options=model.image_options, new_tokens=limit,
@@ -123,13 +136,17 @@ def evaluate(
         check_pictures(islice(data, n))
     check_output_folder(out)
     sizes = ((sample.width, sample.height) for sample in take(data, n))
-    check_pruning(model.known(rehearse=rehearse), chosen, ratios, where, fitted, sizes)
+    meta = model.known(rehearse=rehearse)
+    check_pruning(meta, chosen, ratios, where, fitted, sizes)
+    if match is not None and meta is not None and not rehearse:  # a rehearsal has fewer layers
+        layers = prune_layers(meta.geometry, where)
+        matched_configurations(meta.vlm, take(data, n), chosen, ratios, layers, fitted, match)
     vlm = model.load(rehearse, max(where or [0]))
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
         batch_size=batch_size, seed=seed, processes=processes, engine=engine,
         gpus_per_process=gpus_per_process, progress=True, reference=reference,
-        retry_errors=retry_errors, max_new_tokens=max_new_tokens, command=command_of(context),
+        retry_errors=retry_errors, match=match, max_new_tokens=max_new_tokens, command=command_of(context),
         launch=(context.obj or {}).get("launch"),
     )  # fmt: skip
     if not results.is_main:  # another rank has the table

@@ -63,5 +63,5 @@ def cut_answers(samples: pd.DataFrame, limit: Any) -> str:
 
 def unanswered(samples: pd.DataFrame, configs: Iterable[dict[str, Any]], keys: Iterable[str]) -> list[dict[str, Any]]:
     """List the configurations that were tried and have not one verdict."""
-    without = set(samples["key"]) - set(samples["key"][samples["error"].isna()])
+    without = set(samples["key"].unique()) - set(samples["key"][samples["error"].isna()].unique())
     return [config for config, key in zip(configs, keys, strict=True) if key in without]

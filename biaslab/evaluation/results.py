@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from biaslab._util.arguments import as_path
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.tables import csv_text
 from biaslab.errors import InputError
+from biaslab.evaluation.coco import coco_of, write_coco
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.failures import failures, unanswered
-from biaslab.evaluation.paired import Paired, without_box
+from biaslab.evaluation.line_store import read_store, write_store
+from biaslab.evaluation.paired import Paired
+from biaslab.evaluation.result_rows import COLUMNS, difference_rows, table_rows
 from biaslab.evaluation.run_folder import read_run
-from biaslab.evaluation.sample_log import sample_lines
-from biaslab.evaluation.schema import KEY_FIELDS, LINE_FIELDS, record_key
+from biaslab.evaluation.sample_frame import keeps, read_samples
+from biaslab.evaluation.schema import KEY_FIELDS, record_key
+from biaslab.evaluation.verdicts import read_verdicts, verdicts_of
 from biaslab.pruning.registry import from_record
-from biaslab.stats.hit_rate import hit_rate
-from biaslab.stats.paired_hits import paired_hits
-from biaslab.stats.resampling import ImageBootstrap, paired_p_value
+from biaslab.stats.paired_signs import SignFlips
+
+if TYPE_CHECKING:
+    from biaslab.datasets import Dataset
 
 TABLE_FILE = "results.csv"
 ALL = "all"
-COLUMNS = [
-    "dataset", "split", "expression_type", "model", "method", "options_hash", "profile_hash", "keep", "layer", "seed",
-    "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi", "miou",
-    "retention", "retention_lo", "retention_hi", "p_vs_reference", "target_auroc", "target_kept",
-    "tflops_vision", "tflops_projector", "tflops_decoder", "prefill_ms", "decode_ms", "peak_mb",
-]  # fmt: skip
 _SUMMARY = (
     "method", "keep", "layer", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi",
     "retention", "p_vs_reference", "target_auroc", "target_kept",
 )  # fmt: skip
-_MEANS = ("target_auroc", "target_kept", "tflops_vision", "tflops_projector", "tflops_decoder")
-_MEDIANS = ("prefill_ms", "decode_ms")  # the first batch of a run pays for warming up
-# said explicitly, because many fields are null in the lines of errors; the others (texts, lists) stay objects
-_DTYPES = {
-    **dict.fromkeys(("index", "seed"), "int64"),
-    **dict.fromkeys(("layer", "tokens", "tokens_kept", "batch"), "Int64"),
-    **dict.fromkeys(("hit", "parsed", "truncated"), "boolean"),
-    **dict.fromkeys(("iou", "peak_mb", *_MEANS, *_MEDIANS), "float64"),
-}
+_LOGGED = tuple(name for name in COLUMNS if name not in (*KEY_FIELDS, *COLUMNS[:4], "seed"))
 
 
 class Results:
@@ -53,8 +43,9 @@ class Results:
 
     Parameters
     ----------
-    samples : DataFrame
-        One row per sample and configuration: the lines of the log.
+    samples : DataFrame, optional
+        One row per sample and configuration: the lines of the log. Default: those in ``folder``, read when they are
+        asked for.
     run : dict
         Content of ``run.json``.
     folder : Path, optional
@@ -66,6 +57,11 @@ class Results:
 
     Attributes
     ----------
+    samples : DataFrame
+        All fields of every line, as Python objects: 6 KB of memory a line.
+    verdicts : DataFrame
+        One row per sample and configuration in the same order, without answers, boxes, kept tokens and ``info``; texts
+        are categoricals: 0.2 KB a line. All statistics are made of it.
     table : DataFrame
         The columns of ``results.csv``, one row per configuration and type of expression (``"all"`` first).
     failures : str
@@ -108,16 +104,26 @@ class Results:
 
     def __init__(
         self,
-        samples: pd.DataFrame,
+        samples: pd.DataFrame | None,
         run: dict[str, Any],
         folder: Path | None = None,
         *,
         reference: str | None = "random",
         n_resamples: int = 2000,
     ) -> None:
-        self.samples, self.run, self.folder = samples, run, folder
+        self.run, self.folder = run, folder
         self.reference, self.n_resamples = reference, n_resamples
-        self.failures = failures(samples)
+        if samples is not None:
+            self.samples = samples
+            self.verdicts = verdicts_of(samples)
+        elif folder is not None:
+            stored = read_store(folder, run)
+            self.verdicts = read_verdicts(folder, run) if stored is None else stored
+        else:
+            raise InputError("results are of samples or of a run folder: pass one of them")
+        self.failures = failures(self.verdicts)
+        self._store: Path | None = None
+        self._flips = SignFlips()
         self.is_main = True
 
     @classmethod
@@ -144,31 +150,38 @@ class Results:
         folder = as_path("folder", folder)
         run = read_run(folder)
         reference = run["settings"].get("reference") if reference is None else reference
-        return cls(read_samples(folder, run), run, folder, reference=reference, n_resamples=n_resamples)
+        return cls(None, run, folder, reference=reference, n_resamples=n_resamples)
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """All fields of every line, in the order of the data set and the configurations."""
+        assert self.folder is not None  # or they were given
+        return read_samples(self.folder, self.run)
 
     @property
     def complete(self) -> bool:
         """Whether every sample of the run has its line under every configuration."""
-        return len(self.samples) == self.run["n_samples"] * len(self.run["identity"]["configurations"])
+        return len(self.verdicts) == self.run["n_samples"] * len(self.run["identity"]["configurations"])
 
     @property
     def unanswered(self) -> list[str]:
         """Labels, with keep and layer, of the configurations that were tried and have not one verdict."""
         configs = self._configurations()
-        return [
-            f"{self.labels.get(c['options_hash'], c['method'])} keep {c['keep']:g}"
-            + ("" if c["layer"] is None else f" layer {c['layer']}")
-            for c in unanswered(self.samples, configs, map(record_key, configs))
-        ]
+        return [self.name_of(c) for c in unanswered(self.verdicts, configs, map(record_key, configs))]
+
+    def name_of(self, config: Mapping[Any, Any]) -> str:
+        """Name a configuration of the run, or a row of its table: label, keep and layer."""
+        where = "" if pd.isna(config["layer"]) else f" layer {config['layer']}"
+        return f"{self.labels.get(config['options_hash'], config['method'])} keep {config['keep']:g}{where}"
 
     @property
     def lacking(self) -> str:
         """What an incomplete run lacks, in a line; empty for a complete one."""
         total = self.run["n_samples"] * len(self._configurations())
-        if len(self.samples) == total:
+        if len(self.verdicts) == total:
             return ""
         return (
-            f"the run lacks {total - len(self.samples)} of its {total} sample runs: methods are compared on the "
+            f"the run lacks {total - len(self.verdicts)} of its {total} sample runs: methods are compared on the "
             "samples that all of them have answered; the commands that began it go on"
         )
 
@@ -195,16 +208,17 @@ class Results:
         InputError
             The samples have no such column.
         """
-        if column not in self.samples:
-            raise InputError(f"samples have no column {column!r}: choose expression_type or object_size")
-        groups: list[tuple[Any, pd.DataFrame]] = [(ALL, self.samples)]
-        groups += [(value, group) for value, group in self.samples.groupby(column, sort=True) if value]
-        rows = [row for name, group in groups for row in self._rows(str(name), group)]
+        groups: list[tuple[str, Paired]] = [(ALL, self._paired)]
+        rows: list[dict[str, Any]] = []
+        for value, group in self._groups(column):
+            groups.append((str(value), self._pair(group)))
+        for name, paired in groups:
+            rows += table_rows(self.run, name, paired, self.reference)
         table = pd.DataFrame(rows, columns=COLUMNS)
         return table.assign(
             layer=table["layer"].astype("Int64"),
             truncated=table["truncated"].astype("Int64"),
-            keep=_keeps(row["keep"] for row in rows),
+            keep=keeps(row["keep"] for row in rows),
         )
 
     @property
@@ -218,13 +232,17 @@ class Results:
         Returns
         -------
         DataFrame
-            method, keep, layer, n, errors, unparsed, truncated, acc50, acc50_lo, acc50_hi, retention, p_vs_reference,
-            target_auroc, target_kept and tflops (vision tower, projector and decoder together).
+            method, keep, layer, mean_share (where there are several layers), n, errors, unparsed, truncated, acc50,
+            acc50_lo, acc50_hi, retention, p_vs_reference, target_auroc, target_kept and tflops (vision tower,
+            projector and decoder together).
         """
         table = self.table[self.table["expression_type"] == ALL]
         table = table.assign(method=table["options_hash"].map(self.labels).fillna(table["method"]))
         tflops = table[["tflops_vision", "tflops_projector", "tflops_decoder"]].sum(axis=1, min_count=3)
-        return table[list(_SUMMARY)].assign(tflops=tflops).reset_index(drop=True)
+        columns = list(_SUMMARY)
+        if table["layer"].nunique() > 1:  # a keep is another cost at another layer
+            columns.insert(columns.index("layer") + 1, "mean_share")
+        return table[columns].assign(tflops=tflops).reset_index(drop=True)
 
     def differences(self, reference: str | None = None, *, expression_type: str = ALL) -> pd.DataFrame:
         """Compare every method in Acc@0.5 with a reference method at the same keep and layer, in pairs.
@@ -260,36 +278,18 @@ class Results:
         0  random      none  3         0.0
         """
         reference = reference or self.reference
-        if reference is None or reference not in set(self.samples["method"]):
+        if reference is None or reference not in set(self.verdicts["method"].unique()):
             raise InputError(f"no method {reference!r} in this run: choose one of {self._methods()}")
-        group = self.samples
+        paired = self._paired
         if expression_type != ALL:
-            group = group[group["expression_type"] == expression_type]
-        paired = Paired(group, self._configurations())
-        bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
-        rows = []
-        for i, config in enumerate(paired.configs):
-            j = paired.find(reference, config)
-            if j is None or j == i:
-                continue
-            hits, other = paired.hits[:, i], paired.hits[:, j]
-            found = paired_hits(hits, other, paired.images, bootstrap=bootstrap)
-            rows.append(
-                {
-                    **{name: config[name] for name in KEY_FIELDS},
-                    "reference": reference,
-                    "expression_type": expression_type,
-                    "n": len(hits),
-                    "difference": found.value,
-                    "difference_lo": found.lo,
-                    "difference_hi": found.hi,
-                    "p": paired_p_value(hits, other, paired.images),
-                }
-            )
-        return pd.DataFrame(rows)
+            group = self.verdicts[(self.verdicts["expression_type"] == expression_type).to_numpy(bool)]
+            paired = self._pair(group)
+        return pd.DataFrame(difference_rows(paired, reference, expression_type))
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Write ``results.csv``, unless it is there already.
+
+        In the folder of a complete run also ``samples.parquet``, its lines as columns, where pyarrow is installed.
 
         Parameters
         ----------
@@ -327,11 +327,94 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 atomic_write(path, text)
+            if folder == self.folder and self.complete and self._store is None:
+                self._store = write_store(folder, self.run, self.verdicts)
         return path
+
+    def to_coco(
+        self,
+        path: str | Path | None = None,
+        *,
+        method: str | None = None,
+        keep: float | int | None = None,
+        layer: int | None = None,
+        dataset: Dataset | None = None,
+    ) -> dict[str, Any]:
+        """Give ground truth and predictions as COCO json; :mod:`biaslab.evaluation.coco` says what is in it.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Folder to write to: ``ground-truth.json``, and a ``predictions-....json`` for each configuration.
+        method, keep, layer : str, float or int, and int, optional
+            Configurations of this method, keep ratio or count, prune layer only.
+        dataset : Dataset, optional
+            What was evaluated: gives the images ``width``, ``height`` (FiftyOne needs them) and ``caption``.
+
+        Returns
+        -------
+        dict
+            ``"ground_truth"`` and ``"predictions"``: name of the configuration, as "fastv keep 0.1 layer 2", -> list
+            of results.
+
+        Raises
+        ------
+        InputError
+            No configuration of the run is meant.
+        RunFolderError
+            The folder cannot be written.
+
+        Examples
+        --------
+        >>> import biaslab as bl
+        >>> scenes = bl.load_dataset("scenes", n=1)
+        >>> results = bl.evaluate(
+        ...     bl.load("grounder"), scenes, methods="random", keep=0.5, layer=4, progress=False
+        ... )
+        >>> coco = results.to_coco(dataset=scenes)
+        >>> coco["ground_truth"]["images"][0]["caption"], list(coco["predictions"])
+        ('big elephant left of the sheep', ['random keep 0.5 layer 4'])
+        """
+        truth, found = coco_of(self, dataset, {"method": method, "keep": keep, "layer": layer})
+        predictions = dict(found)
+        if path is not None:
+            write_coco(as_path("path", path), truth, predictions.items())
+        return {"ground_truth": truth, "predictions": predictions}
+
+    def log_to(self, run: Any) -> dict[str, float]:
+        """Hand the summary to a run of wandb, trackio or another tracker.
+
+        Parameters
+        ----------
+        run : object
+            With a method ``log`` that takes a dict, as ``wandb.init()`` returns it.
+
+        Returns
+        -------
+        dict of str to float
+            What was logged, in one call: ``"acc50/fastv keep 0.1 layer 2"`` and so on, for the numbers of the table's
+            rows of all expressions; what is missing is left out.
+
+        Raises
+        ------
+        InputError
+            An object without ``log``.
+        """
+        if not callable(getattr(run, "log", None)):
+            raise InputError(f"log_to takes a run with a method log, as wandb.init() returns it, got {run!r}")
+        rows = self.table[self.table["expression_type"] == ALL].to_dict("records")
+        logged = {
+            f"{column}/{self.name_of(row)}": float(row[column])
+            for row in rows
+            for column in _LOGGED
+            if not pd.isna(row[column])
+        }
+        run.log(logged)
+        return logged
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "incomplete"
-        return f"<Results: {len(self.samples)} lines, methods {self._methods()}, {state}>"
+        return f"<Results: {len(self.verdicts)} lines, methods {self._methods()}, {state}>"
 
     def _methods(self) -> str:
         return ", ".join(dict.fromkeys(config["method"] for config in self._configurations()))
@@ -339,39 +422,20 @@ class Results:
     def _configurations(self) -> list[dict[str, Any]]:
         return self.run["identity"]["configurations"]
 
-    def _rows(self, expression_type: str, group: pd.DataFrame) -> Iterable[dict[str, Any]]:
-        identity = self.run["identity"]
-        paired = Paired(group, self._configurations())
-        bootstrap = ImageBootstrap(paired.images, n_resamples=self.n_resamples)
-        accuracy = hit_rate(paired.hits, paired.images, bootstrap=bootstrap)
-        unpruned = paired.find(UNPRUNED)
-        retention = None if unpruned is None else bootstrap.ratio(paired.hits, paired.hits[:, [unpruned]])
-        for i, config in enumerate(paired.configs):
-            lines = paired.lines[i]
-            row = {
-                "dataset": identity["dataset"]["name"],
-                "split": identity["dataset"]["split"],
-                "expression_type": expression_type,
-                "model": identity["model"]["name"],
-                **{name: config[name] for name in KEY_FIELDS},
-                "seed": identity["options"]["seed"],
-                "n": len(lines),
-                "errors": paired.errors[i],
-                **without_box(lines),
-                "miou": lines["iou"].mean(),
-                "p_vs_reference": paired.p_value(i, self.reference),
-                **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
-                **{name: lines[name].mean() for name in _MEANS},
-                **{name: lines[name].median() for name in _MEDIANS},
-                "peak_mb": lines["peak_mb"].max(),
-            }
-            if retention is not None:
-                row |= zip(
-                    ("retention", "retention_lo", "retention_hi"),
-                    (np.asarray(part)[i] for part in retention),
-                    strict=True,
-                )
-            yield row
+    @cached_property
+    def _paired(self) -> Paired:
+        return self._pair(self.verdicts)
+
+    def _pair(self, group: pd.DataFrame) -> Paired:
+        return Paired(group, self._configurations(), self.n_resamples, self._flips)
+
+    def _groups(self, column: str) -> Iterator[tuple[Any, pd.DataFrame]]:
+        """Split the verdicts by the values of a column, sorted; empty ones are left out."""
+        if column not in self.verdicts and column not in self.samples:
+            raise InputError(f"samples have no column {column!r}: choose expression_type or object_size")
+        values = (self.verdicts if column in self.verdicts else self.samples)[column]
+        for value in sorted(value for value in values.dropna().unique() if value):
+            yield value, self.verdicts[(values == value).to_numpy(bool)]
 
 
 def _label(config: dict[str, Any]) -> str:
@@ -380,25 +444,3 @@ def _label(config: dict[str, Any]) -> str:
         return from_record(config["method"], config["options"]).label
     except InputError:  # a plug-in that is not installed, or a value that this version refuses
         return f"{config['method']}:{config['options_hash']}"
-
-
-def read_samples(folder: str | Path, run: dict[str, Any]) -> pd.DataFrame:
-    """Read the sample lines of a run folder in the order of the data set and the configurations, each once.
-
-    A sample that failed and was tried again counts as what it became.
-    """
-    order = {record_key(config): i for i, config in enumerate(run["identity"]["configurations"])}
-    latest: dict[tuple[str, str], dict[str, Any]] = {}
-    for record in sample_lines(folder):
-        name = (record["id"], record_key(record))
-        if name[1] in order and (name not in latest or record["error"] is None):
-            latest[name] = record | {"key": name[1]}
-    records = sorted(latest.values(), key=lambda record: (record["index"], order[record["key"]]))
-    frame = pd.DataFrame(records, columns=[*LINE_FIELDS, "key"], dtype=object).astype(_DTYPES)
-    return frame.assign(keep=_keeps(frame["keep"]))
-
-
-def _keeps(values: Iterable[float | int]) -> pd.Series:
-    """Ratios as numbers; with counts among them as objects, or pandas would make ratios of counts."""
-    values = list(values)
-    return pd.Series(values, dtype=object if any(isinstance(value, int) for value in values) else float)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -23,7 +24,9 @@ from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.failures import cut_answers, failed_lines, failures
+from biaslab.evaluation.line_heads import read_heads
 from biaslab.evaluation.local_processes import run_processes
+from biaslab.evaluation.matching import matched_configurations
 from biaslab.evaluation.on_ray import import_ray, run_on_ray
 from biaslab.evaluation.results import TABLE_FILE, Results, read_samples
 from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder, profiles_of, read_run, run_record
@@ -69,6 +72,7 @@ def evaluate(
     positions: str = "original",
     n_resamples: int = 2000,
     retry_errors: bool = False,
+    match: str | None = None,
     command: Mapping[str, Any] | None = None,
 ) -> Results:
     """Measure Acc@0.5 of every method at every keep ratio and layer, on the same samples.
@@ -129,6 +133,11 @@ def evaluate(
         Resamples of the intervals.
     retry_errors : bool
         When continuing, try samples again that ended in an error.
+    match : str, optional
+        ``"mean-share"`` (of the visual tokens, over the decoder layers) or ``"flops"`` (of the decoder's prefill):
+        `keep` is that of the smallest layer, and every other layer gets the keep at which it costs the same
+        (:mod:`biaslab.evaluation.matching`). ``"mean-share=0.2"`` and ``"flops=1.5"`` (TFLOPs) name the cost
+        themselves, in place of `keep`.
     command : mapping, optional
         Noted in ``run.json``; the command line passes its own.
 
@@ -179,7 +188,10 @@ def evaluate(
     _check_launch(launch, processes, engine, out)
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
     options = GenerationOptions(whole_number("seed", seed), limit, positions)
-    configs = configurations(methods, keep, prune_layers(vlm, layer), profile)
+    layers = prune_layers(vlm, layer)
+    configs = configurations(methods, keep, layers, profile)
+    if match is not None:
+        configs = matched_configurations(vlm, take(dataset, n), methods, keep, layers, profile, match)
     reference = check_reference(reference, configs, out)
     check_configurations(vlm, configs, options)
     samples = take(dataset, n)
@@ -189,7 +201,12 @@ def evaluate(
         configs,
         # `n` under its name in run.json, or earlier runs could not be continued
         options={**asdict(options), "limit": n, "image_options": vlm.image_options},
-        settings={"batch_size": batch_size, "processes": processes or launch.world_size, "reference": reference},
+        settings={
+            "batch_size": batch_size,
+            "processes": processes or launch.world_size,
+            "reference": reference,
+            "n_layers": vlm.n_layers,
+        },  # fmt: skip
         command=command,
     )
     record["n_samples"] = len(samples)
@@ -202,7 +219,7 @@ def evaluate(
             # from the first look at the folder to the table: a second command may ask for other configurations
             stack.enter_context(seat(folder, plan.party, launch.writer))
             run = prepare_folder(folder, record, profiles_of(configs), samples)
-        known = read_samples(folder, run)
+        known = read_heads(folder, run)
         earlier = set() if retry_errors else failed_lines(known)
         tasks = missing_tasks(samples, configs, known[known["error"].isna()] if retry_errors else known)
         done = len(samples) * len(configs) - sum(len(task.missing) for task in tasks)
@@ -221,21 +238,19 @@ def evaluate(
                 f"{folder} was moved or removed while the run went on, and what was finished went with it: put it "
                 "back, the same command goes on"
             )
-        results = Results(
-            read_samples(folder, run), run, None if out is None else folder, reference=reference,
-            n_resamples=n_resamples,
-        )  # fmt: skip
+        lines = read_samples(folder, run) if out is None else None  # a folder that goes away is read now
+        results = Results(lines, run, None if out is None else folder, reference=reference, n_resamples=n_resamples)
         if out is not None:
             results.is_main = _saved(results, launch, had_work=bool(tasks))
-    results.failures = failures(results.samples, earlier)
+    results.failures = failures(results.verdicts, earlier)
     if not results.is_main:
         if not results.complete:
             logger.warning(
                 "own share done: %d of %d sample runs of all ranks are in, the one that ends last writes the results",
-                len(results.samples), run["n_samples"] * len(run["identity"]["configurations"]),
+                len(results.verdicts), run["n_samples"] * len(run["identity"]["configurations"]),
             )  # fmt: skip
         return results
-    cut = cut_answers(results.samples, options.max_new_tokens)
+    cut = cut_answers(results.verdicts, options.max_new_tokens)
     for line in (results.failures, cut, results.lacking):
         if line:
             logger.warning("%s", line)
@@ -348,13 +363,22 @@ def check_reference(reference: str | None, configs: Sequence[Config], out: str |
 
 def missing_tasks(samples: Sequence[Sample], configs: Sequence[Config], lines: pd.DataFrame) -> list[WorkItem]:
     """List what a run still lacks, beside the lines it has."""
-    done = set(zip(lines["id"], lines["key"], strict=True))
-    keys = [config.key for config in configs]
-    tasks = [
-        WorkItem(index, sample, tuple(i for i, key in enumerate(keys) if (sample.id, key) not in done))
-        for index, sample in enumerate(samples)
+    places = {sample.id: index for index, sample in enumerate(samples)}
+    numbers = {config.key: i for i, config in enumerate(configs)}
+    lacks = np.ones((len(places), len(numbers)), bool)
+    place, number = (_numbers_of(lines[name], known) for name, known in (("id", places), ("key", numbers)))
+    here = (place >= 0) & (number >= 0)
+    lacks[place[here], number[here]] = False
+    return [
+        WorkItem(index, samples[index], tuple(np.flatnonzero(lacks[index]).tolist()))
+        for index in np.flatnonzero(lacks.any(1)).tolist()
     ]
-    return [task for task in tasks if task.missing]
+
+
+def _numbers_of(column: pd.Series, known: Mapping[str, int]) -> np.ndarray:
+    """Translate a column of names; -1 for what is not known."""
+    names = column.astype("category").cat
+    return np.array([known.get(name, -1) for name in names.categories] + [-1])[names.codes]
 
 
 def default_limit(out: str | Path | None) -> int:

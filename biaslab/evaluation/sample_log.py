@@ -10,7 +10,7 @@ from biaslab._util.jsonl import read_lines
 from biaslab.errors import RunFolderError
 from biaslab.evaluation.schema import KEY_FIELDS, current_name
 
-__all__ = ["log_files", "log_path", "sample_lines"]
+__all__ = ["current_record", "log_files", "log_path", "sample_lines"]
 
 _PATTERN = "samples-*.jsonl"
 _NEEDED = frozenset((*KEY_FIELDS, "id", "index", "error"))
@@ -38,7 +38,18 @@ def sample_lines(folder: str | Path) -> Iterator[dict[str, Any]]:
     """
     for path in log_files(folder):
         for number, line in enumerate(read_lines(path, kind="sample record"), start=1):
-            record = {current_name(name): value for name, value in line.items()}
-            if not record.keys() >= _NEEDED:
-                raise RunFolderError(f"{path}, line {number} is no sample record: delete that line and run again")
-            yield record
+            yield current_record(line, path, number)
+
+
+def current_record(line: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
+    """Give the fields of a line their names of today.
+
+    Raises
+    ------
+    RunFolderError
+        It lacks what every sample line has; `path` and `number` (from 1) say which it is.
+    """
+    record = {current_name(name): value for name, value in line.items()}
+    if not record.keys() >= _NEEDED:
+        raise RunFolderError(f"{path}, line {number} is no sample record: delete that line and run again")
+    return record

@@ -12,10 +12,11 @@ KEY_FIELDS = ("method", "options_hash", "profile_hash", "keep", "layer")
 SAMPLE_FIELDS = (
     "index", "id", "sample_hash", "image_id", "expression_type", "object_size", *KEY_FIELDS, "seed", "target",
 )  # fmt: skip
-#: what the model's run gives; all null in the line of an error
+#: what the model's run gives; all null in the line of an error; ``kept``: see :mod:`biaslab.evaluation.kept_tokens`
 VERDICT_FIELDS = (
     "answer", "box", "iou", "hit", "parsed", "truncated", "target_auroc", "target_kept", "tokens", "tokens_kept",
-    "info", "batch", "prefill_ms", "decode_ms", "peak_mb", "tflops_vision", "tflops_projector", "tflops_decoder",
+    "kept", "info", "batch", "prefill_ms", "decode_ms", "peak_mb",
+    "tflops_vision", "tflops_projector", "tflops_decoder",
 )  # fmt: skip
 #: a line: ``error`` is null, or why there is no verdict
 LINE_FIELDS = (*SAMPLE_FIELDS, "error", *VERDICT_FIELDS)

@@ -13,6 +13,7 @@ from biaslab.core.images import load_image
 from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
 from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
 from biaslab.evaluation.run_once import GenerationOptions, OneRun, check_text, run_once
 from biaslab.evaluation.schema import VERDICT_FIELDS
@@ -166,6 +167,7 @@ def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[s
         "target_kept": 1.0,
         "tokens": layout.n,
         "tokens_kept": layout.n,
+        "kept": None,
         "info": {},
     }
     if selection is None:
@@ -175,6 +177,7 @@ def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[s
     if selection.scores is not None:
         fields["target_auroc"] = float(auroc(selection.scores.float().cpu().numpy(), target))
     fields.update(target_kept=kept_share(kept, target), tokens_kept=len(kept), info=dict(selection.info))
+    fields["kept"] = token_mask(kept, layout.n)
     return fields
 
 

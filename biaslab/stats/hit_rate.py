@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from biaslab.errors import InputError
+from biaslab.stats.image_codes import ImageCodes
 from biaslab.stats.resampling import ImageBootstrap, Interval, sum_by_image
 
 __all__ = ["FEW_IMAGES", "cluster_wilson", "hit_rate"]
@@ -16,7 +17,9 @@ __all__ = ["FEW_IMAGES", "cluster_wilson", "hit_rate"]
 FEW_IMAGES = 50
 
 
-def hit_rate(hits: np.ndarray, images: Sequence | np.ndarray, *, bootstrap: ImageBootstrap | None = None) -> Interval:
+def hit_rate(
+    hits: np.ndarray, images: Sequence | np.ndarray | ImageCodes, *, bootstrap: ImageBootstrap | None = None
+) -> Interval:
     """Estimate accuracies with intervals over images.
 
     With fewer than 50 images, and with any number where all are hits or none: Wilson's interval with the effective
@@ -26,7 +29,7 @@ def hit_rate(hits: np.ndarray, images: Sequence | np.ndarray, *, bootstrap: Imag
     ----------
     hits : (n,) or (n, columns) array
         1 for a hit, 0 for a miss; NaN where there is no verdict.
-    images : (n,) sequence
+    images : (n,) sequence or ImageCodes
         Image id of every sample.
     bootstrap : ImageBootstrap, optional
         Of the same images, drawn before; its confidence is that of the intervals.
@@ -77,6 +80,7 @@ def hit_rate(hits: np.ndarray, images: Sequence | np.ndarray, *, bootstrap: Imag
     hits = np.asarray(hits, float)
     if not np.isin(hits[np.isfinite(hits)], (0.0, 1.0)).all():
         raise InputError("hit_rate takes hits and misses, 1 and 0: use ImageBootstrap.mean for other values")
+    images = ImageCodes.of(images)
     bootstrap = bootstrap or ImageBootstrap(images)
     table = hits[:, None] if hits.ndim == 1 else hits
     found = bootstrap.mean(table)

@@ -8,20 +8,22 @@ import numpy as np
 from scipy import stats
 
 from biaslab.errors import InputError
+from biaslab.stats.image_codes import ImageCodes
 from biaslab.stats.jackknife import check_confidence
-from biaslab.stats.resampling import ImageBootstrap, Interval, sum_by_image
+from biaslab.stats.resampling import ImageBootstrap, Interval
 
 __all__ = ["FEW_IMAGES", "from_sums", "paired_hits"]
 
 #: from so many images on the percentile bootstrap covers as it should, and both intervals agree
 FEW_IMAGES = 300
+_NO_COLUMN = Interval(*np.empty((3, 0)))
 _CELL = 0.5  # pseudo-observations in each cell of the table of hits and misses of the two methods
 
 
 def paired_hits(
     hits: np.ndarray,
     reference: np.ndarray,
-    images: Sequence | np.ndarray,
+    images: Sequence | np.ndarray | ImageCodes,
     *,
     confidence: float = 0.95,
     bootstrap: ImageBootstrap | None = None,
@@ -34,10 +36,10 @@ def paired_hits(
 
     Parameters
     ----------
-    hits, reference : (n,) array
+    hits, reference : (n,) or (n, columns) array
         1 for a hit, 0 for a miss, of the two methods on the same samples. Samples with a NaN on either side are left
         out.
-    images : (n,) sequence
+    images : (n,) sequence or ImageCodes
         Image id of every sample.
     confidence : float
         Nominal coverage, in (0, 1).
@@ -47,7 +49,8 @@ def paired_hits(
     Returns
     -------
     Interval
-        In [-1, 1]; the value is the plain difference. NaN ends with fewer than two images.
+        In [-1, 1]; the value is the plain difference. NaN ends with fewer than two images. Floats for (n,) hits, else
+        (columns,) arrays.
 
     Raises
     ------
@@ -93,14 +96,28 @@ def paired_hits(
     known = np.isfinite(difference)
     if not np.isin(np.concatenate([hits[known], reference[known]]), (0.0, 1.0)).all():
         raise InputError("paired_hits takes hits and misses, 1 and 0: use ImageBootstrap.difference for other values")
-    images = np.asarray(images, dtype=str)[known]
-    sums, names = sum_by_image(difference[known][:, None], images)
-    if len(names) >= FEW_IMAGES:
-        own = bootstrap or ImageBootstrap(np.asarray(images), confidence=confidence)
-        same = bootstrap is not None and known.all()
-        return own.difference(hits if same else hits[known], reference if same else reference[known])
-    counts = sum_by_image(np.ones((len(images), 1)), images)[0][:, 0]
-    return from_sums(sums[:, 0], counts, confidence)
+    images = ImageCodes.of(images)
+    if known.all() and len(images.names) >= FEW_IMAGES:  # all columns at once
+        return (bootstrap or ImageBootstrap(images, confidence=confidence)).difference(hits, reference)
+    if hits.ndim == 1:
+        return _of_column(difference, known, images, bootstrap, confidence)
+    columns = [
+        paired_hits(hits[:, i], reference[:, i], images, confidence=confidence, bootstrap=bootstrap)
+        for i in range(hits.shape[1])
+    ]
+    return Interval(*(np.array(part, float) for part in zip(*columns, strict=True))) if columns else _NO_COLUMN
+
+
+def _of_column(
+    difference: np.ndarray, known: np.ndarray, images: ImageCodes, drawn: ImageBootstrap | None, confidence: float
+) -> Interval:
+    """Interval of one column of differences, some of which are missing or which has few images."""
+    images = images.take(known)
+    if len(images.names) >= FEW_IMAGES:  # other images than were drawn from
+        n_resamples = 2000 if drawn is None else drawn.n_resamples
+        return ImageBootstrap(images, n_resamples=n_resamples, confidence=confidence).mean(difference[known])
+    sums = images.sums(difference[known][:, None])
+    return from_sums(sums[:, 0], images.sums(np.ones((len(images), 1)))[:, 0], confidence)
 
 
 def from_sums(sums: np.ndarray, counts: np.ndarray, confidence: float) -> Interval:

@@ -3,6 +3,7 @@
 Everything here resamples *images*, the cluster, never expressions. All is seeded and vectorised: the
 resamples of one :class:`ImageBootstrap` are drawn once and shared by every quantity asked of it, so
 differences and ratios are paired; the sign flips of :func:`max_t` are shared by all its hypotheses.
+Images are given by id, or as :class:`~biaslab.stats.image_codes.ImageCodes` where many statistics share them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from biaslab.errors import InputError
+from biaslab.stats.image_codes import ImageCodes
 
 _BLOCK_ENTRIES = 4_000_000  # entries of one block of a matrix of resamples or of sign flips: bounds the memory
 _EXACT_IMAGES = 13  # 2**13 sign patterns are fewer than a Monte Carlo test would draw: enumerate them
@@ -81,15 +83,20 @@ class ImageBootstrap:
     """
 
     def __init__(
-        self, images: Sequence | np.ndarray, *, n_resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+        self,
+        images: Sequence | np.ndarray | ImageCodes,
+        *,
+        n_resamples: int = 2000,
+        confidence: float = 0.95,
+        seed: int = 0,
     ) -> None:
         if n_resamples < 1 or not 0 < confidence < 1:
             raise InputError(
                 f"n_resamples={n_resamples}, confidence={confidence}: pass n_resamples >= 1, confidence between 0 and 1"
             )
         self.n_resamples, self.confidence = int(n_resamples), float(confidence)
-        names, self._code = np.unique(np.asarray(images, dtype=str), return_inverse=True)
-        self.n_images = len(names)
+        self._images = ImageCodes.of(images)
+        self.n_images = len(self._images.names)
         self._draws = _resample_counts(self.n_images, self.n_resamples, np.random.default_rng(seed))
 
     def mean(self, values: np.ndarray) -> Interval:
@@ -176,14 +183,14 @@ class ImageBootstrap:
     def _means(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Means of all samples, of every resample ``(n_resamples, columns)``; whether two images or more have one."""
         valid = ~np.isnan(values)
-        sums = _image_sums(np.where(valid, values, 0.0), self._code, self.n_images)
+        sums = self._images.sums(np.where(valid, values, 0.0))
         # one count serves all columns where the same samples lack a value, which halves the work
         valid = valid[:, :1] if (valid == valid[:, :1]).all() else valid
-        counts = _image_sums(valid.astype(float), self._code, self.n_images)
+        counts = self._images.sums(valid.astype(float))
         used = counts.any(1)  # a location of the image has few of the images
         replicates = np.empty((self.n_resamples, values.shape[1]))
         for rows in _blocks(self.n_resamples, self.n_images):
-            weights = self._draws[rows][:, used].astype(float)
+            weights = (self._draws[rows] if used.all() else self._draws[rows][:, used]).astype(float)
             replicates[rows] = _divide(weights @ sums[used], weights @ counts[used])
         several = np.broadcast_to((counts > 0).sum(0) > 1, values.shape[1:])
         return _divide(sums.sum(0), counts.sum(0)), replicates, several
@@ -192,7 +199,7 @@ class ImageBootstrap:
 def paired_p_value(
     values: np.ndarray,
     reference: np.ndarray,
-    images: Sequence | np.ndarray,
+    images: Sequence | np.ndarray | ImageCodes,
     *,
     n_resamples: int = 10_000,
     seed: int = 0,
@@ -251,7 +258,7 @@ class Family(NamedTuple):
 
 
 def max_t(
-    differences: np.ndarray, images: Sequence | np.ndarray, *, n_resamples: int = 10_000, seed: int = 0
+    differences: np.ndarray, images: Sequence | np.ndarray | ImageCodes, *, n_resamples: int = 10_000, seed: int = 0
 ) -> Family:
     """Test "this column of paired differences has mean 0", two-sided, for each column alone and family-wise.
 
@@ -338,7 +345,7 @@ def max_t(
     return family
 
 
-def sum_by_image(values: np.ndarray, images: Sequence | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sum_by_image(values: np.ndarray, images: Sequence | np.ndarray | ImageCodes) -> tuple[np.ndarray, np.ndarray]:
     """Sum over the samples of each image that have a finite value.
 
     Parameters
@@ -363,11 +370,10 @@ def sum_by_image(values: np.ndarray, images: Sequence | np.ndarray) -> tuple[np.
     >>> dict(zip(names.tolist(), sums[:, 0].tolist()))
     {'a': nan, 'b': 3.0}
     """
-    names, code = np.unique(np.asarray(images, dtype=str), return_inverse=True)
-    finite = np.isfinite(values)
-    sums = _image_sums(np.where(finite, values, 0.0), code, len(names))
-    sums[_image_sums(finite.astype(float), code, len(names)) == 0] = np.nan
-    return sums, names
+    codes, finite = ImageCodes.of(images), np.isfinite(values)
+    sums = codes.sums(np.where(finite, values, 0.0))
+    sums[codes.sums(finite.astype(float)) == 0] = np.nan
+    return sums, codes.names
 
 
 def _sign_flips(n_images: int, n_resamples: int, seed: int, width: int) -> Iterator[np.ndarray]:
@@ -379,13 +385,6 @@ def _sign_flips(n_images: int, n_resamples: int, seed: int, width: int) -> Itera
     rng = np.random.default_rng(seed)
     for rows in _blocks(n_resamples, max(n_images, width)):
         yield np.where(rng.random((rows.stop - rows.start, n_images)) < 0.5, -1.0, 1.0)
-
-
-def _image_sums(values: np.ndarray, code: np.ndarray, n_images: int) -> np.ndarray:
-    """Sum over the samples of each image: (n_images, columns) from (n, columns)."""
-    order = np.argsort(code, kind="stable")
-    first = np.searchsorted(code[order], np.arange(n_images))
-    return np.add.reduceat(values[order], first, axis=0) if n_images else np.zeros((0, values.shape[1]))
 
 
 def _quantiles(replicates: np.ndarray, tails: np.ndarray) -> np.ndarray:

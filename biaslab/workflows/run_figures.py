@@ -58,9 +58,9 @@ def draw_run(run: str | Path | Results, *, metric: str = "acc50", venue: str | N
     folder, labels = results.folder, results.labels
     if folder is None:
         raise InputError("these results have no run folder: evaluate with out=FOLDER")
-    if results.samples.empty:
+    if results.verdicts.empty:
         raise InputError(f"{folder} has no finished sample yet: run `biaslab evaluate --out {folder}` first")
-    if results.samples["error"].notna().all():
+    if results.verdicts["error"].notna().all():
         raise InputError(f"{folder} has no verdict to draw: {results.failures}")
     written: list[Path] = []
     axes = ("keep", "tflops") if results.table["tflops_decoder"].notna().any() else ("keep",)  # of a family without
@@ -75,7 +75,7 @@ def draw_run(run: str | Path | Results, *, metric: str = "acc50", venue: str | N
 def _differences(results: Results, folder: Path) -> list[Path]:
     """Write paired differences in Acc@0.5 to each baseline of the run, with intervals and p-values."""
     written = []
-    for reference in (r for r in _BASELINES if r in set(results.samples["method"])):
+    for reference in (r for r in _BASELINES if r in set(results.verdicts["method"].unique())):
         table = results.differences(reference)
         if not table.empty:
             table.insert(1, "label", table["options_hash"].map(results.labels).fillna(table["method"]))

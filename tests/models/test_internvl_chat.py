@@ -362,8 +362,8 @@ def test_tokenizers_that_do_not_belong(copy):
 
 @pytest.mark.parametrize("option", ["subfolder", "variant", "state_dict", "config", "key_mapping"])
 def test_options_that_name_other_weights(option, folders):
-    refused(folders["1b"], f"^{option} cannot be given", InputError, **{option: "x"})
+    refused(folders["1b"], f"^{option} is not taken: it names other files or weights", InputError, **{option: "x"})
 
 
 def test_an_unknown_option_is_named(folders):
-    refused(folders["1b"], "nonsense", nonsense=1)
+    refused(folders["1b"], "nonsense is no setting of this model", InputError, nonsense=1)

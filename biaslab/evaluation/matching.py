@@ -1,0 +1,256 @@
+"""Keep ratios of equal cost at several prune layers: "50 %" at K = 16 costs five times "10 %" at K = 2.
+
+What a configuration costs is the mean over the data set's pictures, of which up to 64 sizes are laid out before the
+run: their share of visual tokens over all decoder layers, or the FLOPs of the decoder's prefill. The cost of a keep at
+the smallest layer is the target of all others. Ratios are chosen in steps of 0.0001, counts in tokens, so that rows
+differ by no more than one step; every picture keeps ``budget(keep, N)`` tokens as under any keep.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from biaslab.cost import decoder_flops
+from biaslab.errors import InputError
+from biaslab.evaluation.configurations import Config, configurations
+from biaslab.pruning import budget
+
+if TYPE_CHECKING:
+    from biaslab.datasets.sample import Sample
+    from biaslab.models.vlm import VLM
+    from biaslab.profiles import Profile
+
+__all__ = ["MATCHES", "PromptSizes", "matched_configurations", "matched_keeps", "mean_share", "read_match"]
+
+logger = logging.getLogger(__name__)
+
+MATCHES = ("mean-share", "flops")
+_STEPS = 10_000  # of a ratio
+_SIZES = 64  # of pictures that are laid out
+
+
+def mean_share(n_layers: int, layer: int, tokens: float, kept: float) -> float:
+    """Compute the share of the visual tokens that a decoder layer sees, on average over all layers.
+
+    Parameters
+    ----------
+    n_layers : int
+        Decoder layers L.
+    layer : int
+        K, the tokens are dropped just before decoder layer index K.
+    tokens, kept : float
+        Visual tokens of the picture, and those that are kept.
+
+    Returns
+    -------
+    float
+        ``(K N + (L - K) n) / (L N)``.
+
+    Examples
+    --------
+    >>> from biaslab.evaluation.matching import mean_share
+    >>> mean_share(32, 2, 1000, 100), mean_share(32, 16, 1000, 500)
+    (0.15625, 0.75)
+    """
+    return (layer * tokens + (n_layers - layer) * kept) / (n_layers * tokens)
+
+
+class PromptSizes:
+    """Visual and text tokens of a data set's prompts, each with how many expressions it stands for.
+
+    Parameters
+    ----------
+    vlm : VLM
+        The model; one without weights will do.
+    samples : iterable of Sample
+        What is evaluated. Of more than 64 sizes of pictures 64 are laid out, spread evenly over the data set.
+    """
+
+    def __init__(self, vlm: VLM, samples: Iterable[Sample]) -> None:
+        texts: dict[tuple[int, int], str] = {}
+        count: Counter[tuple[int, int]] = Counter()
+        for sample in samples:
+            texts.setdefault((sample.width, sample.height), sample.expression)
+            count[sample.width, sample.height] += 1
+        sizes = list(texts)
+        sizes = [sizes[i * len(sizes) // min(len(sizes), _SIZES)] for i in range(min(len(sizes), _SIZES))]
+        self.config, self.n_layers = vlm.model.config.get_text_config(), vlm.n_layers
+        self.counted: Counter[tuple[int, int]] = Counter()
+        why = "the data set is empty"
+        for size in sizes:
+            prompt = vlm.family.grounding_prompt(texts[size])
+            picture = Image.new("RGB", size, (128, 128, 128))  # black would be taken for padding by some processors
+            try:
+                inputs, (layout,), _ = vlm.family.encode(vlm.processor, [[picture]], [prompt], vlm.image_options)
+            except InputError as error:  # a picture that this model cannot cut: it will be an error of the run
+                why = str(error)
+                continue
+            self.counted[layout.n, inputs["input_ids"].shape[1] - layout.n] += count[size]
+        if not self.counted:
+            raise InputError(f"match has no picture to count the tokens of: {why}")
+
+    def cost(self, match: str) -> Callable[[float | int, int], float]:
+        """Return the mean cost of a keep at a layer: a share, or TFLOPs of the decoder's prefill."""
+        total = self.counted.total()
+
+        def one(n: int, text: int, keep: float | int, layer: int) -> float:
+            kept = budget(keep, n)
+            if match == "mean-share":
+                return mean_share(self.n_layers, layer, n, kept)
+            return decoder_flops(self.config, n, text, keep_n=kept, layer=layer)[0] / 1e12
+
+        return lambda keep, layer: sum(
+            times * one(n, text, keep, layer) for (n, text), times in self.counted.items()
+        ) / total  # fmt: skip
+
+    @property
+    def most(self) -> int:
+        """Most visual tokens of a picture."""
+        return max(n for n, _ in self.counted)
+
+
+def matched_configurations(
+    vlm: VLM,
+    samples: Sequence[Sample],
+    methods: Any,
+    keep: Any,
+    layers: Any,
+    profile: Profile | None,
+    match: str,
+) -> list[Config]:
+    """List every method at every layer, with keeps at which all layers cost the same; ``"none"`` once.
+
+    Parameters
+    ----------
+    vlm : VLM
+        The model; one without weights will do.
+    samples : sequence of Sample
+        What is evaluated.
+    methods, keep, layers, profile
+        As of :func:`~biaslab.evaluation.configurations.configurations`; the keeps are those at the smallest layer.
+    match : str
+        As `read_match` takes it.
+
+    Returns
+    -------
+    list of Config
+
+    Raises
+    ------
+    InputError
+        As :func:`~biaslab.evaluation.configurations.configurations` and `matched_keeps` raise.
+    """
+    read_match(match)
+    asked = configurations(methods, keep, layers, profile)  # refusals come before any picture is laid out
+    where = sorted({config.layer for config in asked if config.layer is not None})
+    if not where:
+        return asked
+    keeps = list(dict.fromkeys((type(c.method.keep), c.method.keep) for c in asked if c.method is not None))
+    chosen = matched_keeps(PromptSizes(vlm, samples), [value for _, value in keeps], where, match)
+    for layer, values in chosen.items():
+        logger.info("match %s: layer %d keeps %s", match, layer, ", ".join(f"{value:g}" for value in values))
+    found: dict[str, Config] = {}
+    for method in methods if isinstance(methods, (list, tuple)) else [methods]:
+        for layer, values in chosen.items():
+            found |= {config.key: config for config in configurations(method, values, layer, profile)}
+    return list(found.values())
+
+
+def read_match(match: str) -> tuple[str, float | None]:
+    """Split ``"mean-share"``, ``"flops"`` or either with ``=NUMBER`` into what is matched and the target.
+
+    Raises
+    ------
+    InputError
+        Anything else, and a target that is not positive.
+
+    Examples
+    --------
+    >>> from biaslab.evaluation.matching import read_match
+    >>> read_match("flops"), read_match("mean-share=0.2")
+    (('flops', None), ('mean-share', 0.2))
+    """
+    what, given, number = str(match).partition("=")
+    try:
+        target = float(number) if given else None
+    except ValueError:
+        target = -1.0
+    if what not in MATCHES or (target is not None and not 0 < target < float("inf")):
+        raise InputError(
+            f"match {match!r}: choose mean-share or flops, or name the cost as mean-share=0.2 (a share) or flops=1.5 "
+            "(TFLOPs of the decoder's prefill)"
+        )
+    return what, target
+
+
+def matched_keeps(
+    sizes: PromptSizes, keeps: Sequence[float | int], layers: Sequence[int], match: str
+) -> dict[int, list[float | int]]:
+    """Choose keeps of equal cost for every layer.
+
+    Parameters
+    ----------
+    sizes : PromptSizes
+        Of the model and the data set.
+    keeps : sequence of float or int
+        Ratios or counts at the smallest layer; with a target in `match` only whether they are counts matters.
+    layers : sequence of int
+        Prune layers K.
+    match : str
+        As `read_match` takes it.
+
+    Returns
+    -------
+    dict of int to list
+        Layer -> a keep for each of `keeps` (for a target: one), of the same kind.
+
+    Raises
+    ------
+    InputError
+        A layer whose cost is above the target even with a single token, or below it with all of them: the message says
+        what can be had.
+    """
+    what, target = read_match(match)
+    cost, reference = sizes.cost(what), min(layers)
+    targets = [(keep, cost(keep, reference)) for keep in keeps] if target is None else [(keeps[0], target)]
+    chosen: dict[int, list[float | int]] = {layer: [] for layer in layers}
+    for keep, aim in targets:
+        for layer in layers:
+            same = target is None and layer == reference
+            chosen[layer].append(keep if same else _nearest(cost, layer, keep, aim, sizes.most, what))
+    return chosen
+
+
+def _nearest(
+    cost: Callable[[float | int, int], float], layer: int, like: float | int, aim: float, most: int, what: str
+) -> float | int:
+    """Find the keep whose cost is nearest to the target; it grows with the keep."""
+    counts = isinstance(like, int)
+    steps = most if counts else _STEPS
+
+    def keep(step: int) -> float | int:
+        return step if counts else step / _STEPS
+
+    def at(step: int) -> float:
+        return cost(keep(step), layer)
+
+    least, all_of_them = at(1), at(steps)
+    unit = "" if what == "mean-share" else " TFLOPs"
+    if not least <= aim * (1 + 1e-12) or not aim <= all_of_them * (1 + 1e-12):
+        low, high = f"{least:.4g}{unit}", f"{all_of_them:.4g}{unit}"
+        problem = (
+            f"costs at least {low}, for the {layer} layers that see every token: leave the layer out, or raise the keep"
+            if aim < least
+            else f"costs {high} with all tokens: lower the target"
+        )
+        raise InputError(f"match {what}: layer {layer} cannot cost {aim:.4g}{unit}: it {problem}")
+    below, above = 1, steps
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (middle, above) if at(middle) <= aim else (below, middle)
+    return keep(min((below, above), key=lambda step: abs(at(step) - aim)))

@@ -75,6 +75,14 @@ def evaluate(
         ),
     ] = None,
     retry_errors: Annotated[bool, typer.Option(help="Repeat samples that ended in an error.")] = False,
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain",
+            help="Run the model once for every configuration, sharing nothing: the same answers, slower; times are "
+            "in the results.",
+        ),
+    ] = False,
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
     config: Config = None,
@@ -132,7 +140,8 @@ def evaluate(
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
         batch_size=batch_size, seed=seed, processes=processes, progress=True, reference=reference,
-        retry_errors=retry_errors, match=match, max_new_tokens=max_new_tokens, command=command_of(context),
+        retry_errors=retry_errors, match=match, max_new_tokens=max_new_tokens, plain=plain,
+        command=command_of(context),
     )  # fmt: skip
     record, files = {"rows": results.table.to_dict("records")}, [out / "results.csv"]
     emit(json, record, summary(results), files, vlm)

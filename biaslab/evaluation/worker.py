@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 #: rows (samples x configurations) that are decoded together, unless memory runs out
-WIDTH = 256
+WIDTH = 128
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ class WorkItem:
 class Worker:
     """Evaluates tasks and hands every finished line to ``write``.
 
-    The vision tower runs once per batch. From its features all configurations are answered together, what they share
-    computed once (:mod:`biaslab.evaluation.sweep`); those that cannot be, and all of them with ``options.plain``, are
-    one ``generate`` each, in which the engine captures, scores, selects and drops. Whatever fails in a batch is
-    repeated sample by sample, and of a single sample configuration by configuration, so that an exception costs the
-    sample it belongs to, and only that one: its line then has an ``error`` and no verdict.
+    The vision tower runs once per batch and picture. From its features all configurations are answered together, what
+    they share computed once (:mod:`biaslab.evaluation.sweep`); those that cannot be, and all of them with
+    ``options.plain``, are one ``generate`` each, in which the engine captures, scores, selects and drops. Whatever
+    fails in a batch is repeated sample by sample, and of a single sample configuration by configuration, so that an
+    exception costs the sample it belongs to, and only that one: its line then has an ``error`` and no verdict.
     """
 
     vlm: VLM
@@ -153,12 +153,13 @@ class Worker:
 
     def _encode(self, ready: list[tuple[WorkItem, Image.Image]]) -> Encoded:
         samples = [task.sample for task, _ in ready]
+        pictures = [sample.image_id for sample in samples]
         encoded = self.vlm.encode_grounding(
             [image for _, image in ready],
             [sample.expression for sample in samples],
             sample_ids=[sample.id for sample in samples],
         )
-        return self.vlm.vision(encoded)
+        return self.vlm.vision(encoded, pictures=pictures)
 
     def _answer(self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
         return self._lines(ready, encoded, i, run_once(self.vlm, encoded, self.configs[i], self.options))

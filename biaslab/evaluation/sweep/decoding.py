@@ -100,7 +100,7 @@ class _Steps:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Keep the hooks on the layers for as long as the block lasts."""
-        ends = [layer for layer, _ in self.cuts[1:]] + [len(self.decoder.layers)]
+        ends = [*(layer for layer, _ in self.cuts), len(self.decoder.layers)][1:]
         with ExitStack() as stack:
             for which, ((start, _), end) in enumerate(zip(self.cuts, ends, strict=True)):
                 for index in range(start, end):

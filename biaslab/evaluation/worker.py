@@ -117,7 +117,7 @@ class Worker:
         from biaslab.evaluation.sweep.shared import run_shared
 
         def write(i: int, run: OneRun) -> None:
-            lines = self._lines(ready, encoded, i, run)
+            lines = self.lines(ready, encoded, i, run)
             for line in lines:
                 self.write(line)
             done.add(i)
@@ -162,9 +162,9 @@ class Worker:
         return self.vlm.vision(encoded, pictures=pictures)
 
     def _answer(self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
-        return self._lines(ready, encoded, i, run_once(self.vlm, encoded, self.configs[i], self.options))
+        return self.lines(ready, encoded, i, run_once(self.vlm, encoded, self.configs[i], self.options))
 
-    def _lines(
+    def lines(
         self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int, run: OneRun
     ) -> list[dict[str, Any]]:
         answers = self.vlm.groundings(encoded, run.answers, run.truncated)

@@ -19,19 +19,19 @@ _ROOM = 32  # tokens that a layer grows by
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of a wide batch that come from one prefill.
+    """Rows of a wide batch that come from one prefill: the B prompts of the prefix, several times over.
 
     Attributes
     ----------
-    samples : (R,) int64 Tensor
-        Prompt of the prefix that each row goes on with.
+    times : int
+        Configurations: B rows each, one configuration after the other.
     layer : int
         K: below it, entries are those of the prefix.
     cache : DynamicCache or None
-        R rows' entries from layer K on; None where they are the prefix's as well.
+        The rows' own entries from layer K on; None where they are the prefix's as well.
     """
 
-    samples: Tensor
+    times: int
     layer: int
     cache: Any
 
@@ -93,16 +93,14 @@ def wide_cache(prefix: Any, parts: Sequence[Rows]) -> Any:
     cache = DynamicCache()
     n_layers = max(len(c.layers) for c in (prefix, *(part.cache for part in parts)) if c is not None)
     for index in range(n_layers):
-        sources = [prefix if part.cache is None or index < part.layer else part.cache for part in parts]
-        layers = [source.layers[index] for source in sources]
-        if type(layers[0]) is DynamicLayer:
-            cache.layers.append(
-                _joined(layers, [part.samples if s is prefix else None for part, s in _zip(parts, sources)])
-            )
+        own = [part.cache if part.cache is not None and index >= part.layer else None for part in parts]
+        sources = [(prefix if o is None else o).layers[index] for o in own]
+        times = [part.times if o is None else 1 for part, o in zip(parts, own, strict=True)]
+        if type(sources[0]) is DynamicLayer:
+            cache.layers.append(_joined(sources, times))
         else:  # a sliding window, which nothing is pruned from
-            layer = copy.copy(layers[0])
-            samples = torch.cat([part.samples for part in parts]).to(layer.keys.device)
-            layer.keys, layer.values = layer.keys[samples], layer.values[samples]
+            layer = copy.copy(sources[0])
+            layer.keys, layer.values = (x.repeat(sum(times), 1, 1, 1) for x in (layer.keys, layer.values))
             cache.layers.append(layer)
     return cache
 
@@ -113,23 +111,21 @@ def narrowed(cache: Any, rows: Tensor) -> None:
         layer.batch_select_indices(rows.to(layer.keys.device))
 
 
-def _zip(a: Sequence, b: Sequence) -> zip:
-    return zip(a, b, strict=True)
-
-
-def _joined(layers: Sequence[Any], samples: Sequence[Tensor | None]) -> RoomyLayer:
+def _joined(layers: Sequence[Any], times: Sequence[int]) -> RoomyLayer:
+    """Put the entries of several layers, each so many times, under each other and to the end."""
     length = max(layer.get_seq_length() for layer in layers)
-    counts = [len(layer.keys) if rows is None else len(rows) for layer, rows in _zip(layers, samples)]
+    n_rows = sum(len(layer.keys) * n for layer, n in zip(layers, times, strict=True))
 
     def stored(name: str) -> Tensor:
         first = getattr(layers[0], name)
-        store = first.new_zeros(sum(counts), first.shape[1], length + _ROOM, first.shape[3])
+        store = first.new_empty(n_rows, first.shape[1], length + _ROOM, first.shape[3])
         start = 0
-        for layer, rows, count in zip(layers, samples, counts, strict=True):
+        for layer, n in zip(layers, times, strict=True):
             entries = getattr(layer, name)
-            entries = entries if rows is None else entries[rows.to(entries.device)]
-            store[start : start + count, :, length - entries.shape[2] : length] = entries
-            start += count
+            rows, before = store[start : start + n * len(entries)], length - entries.shape[2]
+            rows[:, :, :before] = 0
+            rows[:, :, before:length].unflatten(0, (n, -1)).copy_(entries)
+            start += len(rows)
         return store
 
     return RoomyLayer(stored("keys"), stored("values"), length)

@@ -108,6 +108,7 @@ class _Sweep:
         self.vlm, self.encoded, self.configs, self.options = vlm, encoded, configs, options
         self.write, self.per_batch = write, per_batch
         self.settings = generation_options(vlm, options.max_new_tokens, {})
+        self.timer = GenerationTimer(vlm.model, vlm.decoder)  # never started: no time here is one run's alone
 
     def generate(
         self,
@@ -158,7 +159,7 @@ class _Sweep:
     def _answer(self, parts: Sequence[_Part]) -> None:
         """Decode the rows of some parts as one batch, and write the runs."""
         samples = [self._samples(part.numbers) for part in parts]
-        rows = [Rows(own, part.layer, part.cache) for own, part in zip(samples, parts, strict=True)]
+        rows = [Rows(len(part.numbers), part.layer, part.cache) for part in parts]
         wide = self.generation.rows(torch.cat(samples)).with_cache(wide_cache(self.prefix.cache, rows))
         logits = torch.cat([part.logits for part in parts])
         tokens = decode(self.vlm, wide, logits, self._cuts(parts), self.options.positions)
@@ -169,9 +170,8 @@ class _Sweep:
             ids = torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=pad)
             selections = self.chosen[i].selections if i in self.chosen else None
             answers = read_answers(self.vlm, ids, self.settings)
-            timer = GenerationTimer(self.vlm.model, self.vlm.decoder)  # never started: nothing here is one run's alone
             limit = self.options.max_new_tokens
-            run = finished_run(self.vlm, self.encoded, self.configs[i], answers, selections, timer, limit=limit)
+            run = finished_run(self.vlm, self.encoded, self.configs[i], answers, selections, self.timer, limit=limit)
             self.write(i, run)
 
     def _cuts(self, parts: Sequence[_Part]) -> list[tuple[int, PrunedIndex]]:

@@ -167,6 +167,7 @@ class Worker:
     def lines(
         self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int, run: OneRun
     ) -> list[dict[str, Any]]:
+        """Make the lines of a batch's samples under configuration ``i``."""
         answers = self.vlm.groundings(encoded, run.answers, run.truncated)
         return [
             self._line(task, i)

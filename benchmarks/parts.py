@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 from torch import nn
 
-from biaslab.evaluation.sweep import selections
 from biaslab.evaluation.worker import Worker
 from biaslab.models.vlm import VLM
 from biaslab.pruning import Method
@@ -75,8 +74,8 @@ class Parts:
         """Watch a model whose tokens are dropped before ``layer``, and the evaluations that run it."""
         with ExitStack() as stack:
             for owner, name, part in (
-                (vlm, "encode_grounding", ENCODE), (vlm, "vision", VISION), (Method, "select", SELECT),
-                (selections, "select_nested", SELECT), (Worker, "lines", LINES),
+                (vlm, "encode_grounding", ENCODE), (vlm, "vision", VISION), (Method, "select_batch", SELECT),
+                (Method, "select_budgets", SELECT), (Worker, "lines", LINES),
             ):  # fmt: skip
                 stack.enter_context(patch.object(owner, name, self.around(part, getattr(owner, name))))
             self._hook(stack, vlm.model, lambda tokens: STEPS_REST if tokens == 1 else PREFILL_REST, rows=True)

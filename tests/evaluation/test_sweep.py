@@ -19,7 +19,7 @@ from biaslab.evaluation.run_once import GenerationOptions, run_once
 from biaslab.evaluation.sweep import shared
 from biaslab.evaluation.worker import WorkItem, by_image
 from biaslab.models.loading import wrap
-from biaslab.pruning import METHODS, Method, Random
+from biaslab.pruning import Method, Random
 
 ALL = ("none", "random", "uniform", "fastv", "fastv:queries=text", "divprune", "layer_ratio", "relative:debias=none",
        "d2pruner:debias=none", "fastv:score=no_rope")  # fmt: skip
@@ -79,12 +79,13 @@ def test_every_family(family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("n", [1, 8])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_method_in_every_family(family, n):
     vlm = tiny.vlm(family)
     encoded = vlm.vision(tiny.encoded(vlm, n))
-    check(vlm, encoded, configurations(ALL, [0.5, 0.2, 7], layers_of(family)), GenerationOptions(max_new_tokens=8))
+    configs = configurations(ALL, [0.5, 7], layers_of(family)[-1])
+    check(vlm, encoded, configs, GenerationOptions(max_new_tokens=5))
 
 
 @pytest.mark.parametrize("width", [1, 6, 500])
@@ -332,10 +333,3 @@ def test_what_cannot_share_goes_the_plain_way(vlm, caplog, monkeypatch):
         run(vlm=vlm, methods=["none", "random"], n=2).samples,
         run(vlm=vlm, methods=["none", "random"], n=2, plain=True).samples,
     )
-
-
-def test_methods_registered_by_others_are_not_taken_for_nested():
-    """A class that is not one of ours selects for every budget by itself."""
-    from biaslab.evaluation.sweep.selections import _NESTED, _ONE_SCORE
-
-    assert set(_NESTED) <= set(METHODS.values()) and Fragile not in _ONE_SCORE

@@ -1,46 +1,12 @@
-"""Parts of the shared sweep: selections of nested budgets, the cache with room, short sequences of several lengths."""
+"""Parts of the shared sweep: the cache with room, short sequences of several lengths."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import methods
-import pytest
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from biaslab.evaluation.sweep.kv_cache import RoomyLayer, Rows, narrowed, wide_cache
-from biaslab.evaluation.sweep.selections import select_nested
-from biaslab.pruning import METHODS, budget
 from biaslab.pruning.engine.pruned_index import PrunedIndex, stacked, whole
-
-KEEPS = (0.5, 0.05, 0.2, 3)
-
-
-@methods.ALL
-@pytest.mark.parametrize("kind", ["raster", "tiles+thumbnail"])
-def test_selections_of_several_budgets_are_those_of_each(name, kind):
-    layout = methods.layout_of(kind)
-    several = [methods.build(name, layout, keep) for keep in KEEPS]
-    several = [replace(m, profile=several[0].profile) for m in several] if hasattr(several[0], "profile") else several
-    budgets = [budget(keep, layout.n) for keep in KEEPS]
-    context = methods.context(layout, max(budgets), seed=5)
-    found = select_nested(several, budgets, context)
-    for method, n, ours in zip(several, budgets, found, strict=True):
-        alone = method.select(replace(context, budget=n))
-        assert torch.equal(ours.indices, alone.indices) and ours.info == alone.info
-        assert (ours.scores is None) == (alone.scores is None)
-        assert ours.scores is None or torch.equal(ours.scores, alone.scores)
-
-
-def test_ties_are_those_of_each_budget():
-    layout = methods.layout_of("raster")
-    attention = torch.randint(0, 4, (3, 1, layout.n), generator=torch.Generator().manual_seed(0)).float()
-    several = [METHODS["fastv"](keep=keep) for keep in KEEPS]
-    budgets = [budget(keep, layout.n) for keep in KEEPS]
-    context = methods.context(layout, max(budgets), attention=attention)
-    for method, n, ours in zip(several, budgets, select_nested(several, budgets, context), strict=True):
-        assert torch.equal(ours.indices, method.select(replace(context, budget=n)).indices)
 
 
 def states(rows, tokens, seed=0):

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 import toy_grounding as toy
+from devices import spread
 from toy_grounding import Toy, run, same
 
 from biaslab.errors import InputError
@@ -107,6 +108,20 @@ def test_renumbered_positions_and_eager_attention():
         encoded = vlm.vision(tiny.encoded(vlm, 3))
         options = GenerationOptions(max_new_tokens=6, positions=positions)
         check(vlm, encoded, configurations(FEW, [0.5, 0.2], [3, 2]), options)
+
+
+@pytest.mark.parametrize("family", ["internvl", "paligemma", "qwen2_5_vl"])
+def test_layers_on_several_devices(family):
+    """As ``device_map="auto"`` deals them out: K - 1, K and the layers after it lie apart."""
+    vlm = tiny.vlm(family)
+    encoded, options = vlm.vision(tiny.encoded(vlm, 3)), GenerationOptions(max_new_tokens=4)
+    configs = configurations(FEW, [0.5, 0.2], [3, 2])
+    here = shared_runs(vlm, encoded, configs, options)
+    with spread(vlm):
+        apart = shared_runs(vlm, encoded, configs, options)
+    for i, run_here in here.items():
+        assert apart[i].answers == run_here.answers and apart[i].kept == run_here.kept
+    assert untouched(vlm)
 
 
 def test_layers_with_a_sliding_window_below_k():

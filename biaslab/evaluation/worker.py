@@ -59,6 +59,7 @@ class Worker:
     options: GenerationOptions
     write: Callable[[dict[str, Any]], None]
     names: list[dict[str, Any]] = field(init=False)
+    width: int = field(init=False, default=WIDTH)
 
     def __post_init__(self) -> None:
         self.names = [config.describe() for config in self.configs]
@@ -122,17 +123,17 @@ class Worker:
                 self.write(line)
             done.add(i)
 
-        width = max(WIDTH, len(ready))
         while True:
             configs = {i: self.configs[i] for i in numbers if i not in done}
+            rows = len(ready) * len(configs)
             try:
-                run_shared(self.vlm, encoded, configs, self.options, write, width=width)
+                run_shared(self.vlm, encoded, configs, self.options, write, width=self.width)
                 return True
             except Exception as error:
                 logger.debug("%d configurations of %d samples do not go together: %r", len(configs), len(ready), error)
-                if not is_out_of_memory(error) or width <= len(ready):
+                if not is_out_of_memory(error) or min(self.width, rows) <= len(ready):
                     return False
-            width = max(width // 2, len(ready))
+            self.width = max(min(self.width, rows) // 2, len(ready))  # for the batches that follow as well
             if torch.cuda.is_available():  # outside the except block, which holds what the failed try has made
                 torch.cuda.empty_cache()
 

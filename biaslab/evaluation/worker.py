@@ -13,6 +13,7 @@ import torch
 from biaslab.core.images import load_image
 from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
+from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
@@ -60,9 +61,11 @@ class Worker:
     write: Callable[[dict[str, Any]], None]
     names: list[dict[str, Any]] = field(init=False)
     width: int = field(init=False, default=WIDTH)
+    shares: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.names = [config.describe() for config in self.configs]
+        self.shares = not self.options.plain
 
     def run(self, tasks: Sequence[WorkItem], batch_size: int) -> None:
         """Evaluate all tasks, those of one image after each other."""
@@ -94,7 +97,7 @@ class Worker:
         if encoded is None:
             return
         left = list(missing)
-        if not self.options.plain and (numbers := self._shareable(left)):
+        if self.shares and (numbers := self._shareable(left)):
             done: set[int] = set()
             if not self._shared(ready, encoded, numbers, done) and len(ready) > 1:
                 del encoded  # the tensors of the failed batch make room
@@ -114,7 +117,10 @@ class Worker:
     def _shared(
         self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, numbers: Iterable[int], done: set[int]
     ) -> bool:
-        """Answer several configurations together; whether that went to its end. ``done`` hears of those written."""
+        """Answer several configurations together; False if samples have to be tried alone.
+
+        ``done`` hears of the configurations that are written; the others are left to the plain path.
+        """
         from biaslab.evaluation.sweep.shared import run_shared
 
         def write(i: int, run: OneRun) -> None:
@@ -128,6 +134,10 @@ class Worker:
             rows = len(ready) * len(configs)
             try:
                 run_shared(self.vlm, encoded, configs, self.options, write, width=self.width)
+                return True
+            except UnsupportedError as error:  # of this model, not of these samples
+                logger.debug("nothing is shared from here on: %s", error)
+                self.shares = False
                 return True
             except Exception as error:
                 logger.debug("%d configurations of %d samples do not go together: %r", len(configs), len(ready), error)

@@ -13,7 +13,7 @@ import toy_grounding as toy
 from devices import spread
 from toy_grounding import Toy, run, same
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, UnsupportedError
 from biaslab.evaluation import worker as worker_module
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions, run_once
@@ -301,6 +301,20 @@ def test_out_of_memory_halves_the_width(vlm, no_plain_way, caplog):
     assert ours["error"].isna().all() and set(ours["batch"]) == {2, 4}
     assert sum(rows > 8 for rows in widths) == 2  # of 28 rows and of 14; the second batch starts with 7
     assert "do not go together" in caplog.text and untouched(vlm)
+
+
+def test_a_model_that_cannot_share_goes_the_plain_way_batch_by_batch(vlm, monkeypatch, caplog):
+    plain, tried = run(vlm=vlm, plain=True).samples, []
+
+    def refuse(module, args, kwargs, length):
+        tried.append(length)
+        raise UnsupportedError("a layer that nobody knows")
+
+    monkeypatch.setattr("biaslab.evaluation.sweep.prefix.check_layer_arguments", refuse)
+    with caplog.at_level(logging.DEBUG, logger="biaslab"):
+        ours = run(vlm=vlm).samples
+    same(ours, plain)
+    assert len(tried) == 1 and set(ours["batch"]) == {2, 4} and "nobody knows" in caplog.text and untouched(vlm)
 
 
 def test_what_fails_for_one_sample_alone_ends_in_its_line(vlm):

@@ -237,6 +237,15 @@ def test_expressions_of_an_image_come_together(vlm, monkeypatch):
     assert names == [sample.id for sample in data]
 
 
+def test_a_run_goes_on_the_other_way(vlm, tmp_path):
+    """Both ways are one run: the same identity, the same lines but for the times."""
+    run(tmp_path, vlm, n=2)
+    grown = run(tmp_path, vlm, n=4, plain=True)
+    assert grown.complete and grown.samples["prefill_ms"].notna().sum() == 2 * 7
+    same(grown.samples, run(vlm=vlm, n=4).samples)
+    assert grown.table["prefill_ms"].notna().any()
+
+
 def test_order_of_tasks():
     tasks = [WorkItem(i, SimpleNamespace(image_id=name), (0,)) for i, name in enumerate("abacb")]
     assert [task.index for task in by_image(tasks)] == [0, 2, 1, 4, 3]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-__all__ = ["RoomyLayer", "Rows", "narrowed", "wide_cache"]
+__all__ = ["RoomyLayer", "Rows", "fresh", "narrowed", "wide_cache"]
 
 _ROOM = 32  # tokens that a layer grows by
 
@@ -72,6 +72,13 @@ class RoomyLayer(DynamicLayer):
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the latest tokens."""
         self._show(self._length - abs(tokens_to_remove))
+
+
+def fresh(cache: Any) -> Any:
+    """Copy a cache that holds nothing yet."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied
 
 
 def wide_cache(prefix: Any, parts: Sequence[Rows]) -> Any:

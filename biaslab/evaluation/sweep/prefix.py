@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from biaslab.attention.scores import SCORES, reads_rope
 from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.sweep.generation import Generation
+from biaslab.evaluation.sweep.kv_cache import fresh
 from biaslab.evaluation.sweep.swapped_layers import Stop, swapped_layers
 from biaslab.models.prefill import PromptIds
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
@@ -64,7 +64,6 @@ class Prefix:
         As ``generate`` made it.
     logits : (B, 1, vocabulary) Tensor or None
         After all layers; None where only those below the largest K have run.
-    outputs : ModelOutput
     """
 
     prompts: dict[Any, Prompt]
@@ -117,7 +116,7 @@ def run_prefix(vlm: VLM, generation: Generation, configs: Sequence[Config], seed
     if cache is None:
         raise UnsupportedError("generate has made no KV cache")
     found = PromptIds(generation.ids, generation.kwargs.get("attention_mask"), 1)
-    prefix = Prefix(_prompts(vlm, [method for method, _ in pruned], found, seed), cache, copy.deepcopy(cache))
+    prefix = Prefix(_prompts(vlm, [method for method, _ in pruned], found, seed), cache, fresh(cache))
     highest = max((layer for _, layer in pruned), default=0)
     whole = len(pruned) < len(configs)
     layers = list(decoder.layers) if whole else [*decoder.layers[:highest], Stop()]

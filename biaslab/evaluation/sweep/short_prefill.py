@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from biaslab.errors import UnsupportedError
 from biaslab.evaluation.sweep.generation import Generation
+from biaslab.evaluation.sweep.kv_cache import fresh
 from biaslab.evaluation.sweep.prefix import Prefix
 from biaslab.evaluation.sweep.swapped_layers import Given, swapped_layers
 from biaslab.models.transformers_versions import with_kv_cache
@@ -45,7 +45,7 @@ def run_short(vlm: VLM, prefix: Prefix, layer: int, cuts: Sequence[PrunedIndex],
         Entries of the layers from K on.
     """
     decoder: Any = vlm.decoder
-    given, cache = prefix.inputs[layer], copy.deepcopy(prefix.empty)
+    given, cache = prefix.inputs[layer], fresh(prefix.empty)
     short = ShortInputs(decoder, positions)
     each = []
     for cut in cuts:
@@ -65,7 +65,7 @@ def run_short(vlm: VLM, prefix: Prefix, layer: int, cuts: Sequence[PrunedIndex],
 def logits_of(vlm: VLM, generation: Generation, hidden: Tensor, empty: Any) -> Tensor:
     """Let the model make logits of hidden states that its last layer has returned: (R, 1, D) -> (R, 1, vocabulary)."""
     mask = generation.kwargs.get("attention_mask")
-    last = generation.with_cache(copy.deepcopy(empty))
+    last = generation.with_cache(empty)  # and stays so: no layer runs that would fill it
     if mask is not None:
         last.kwargs["attention_mask"] = mask[:, -1:]
     with swapped_layers(vlm.decoder, [Given(hidden)]):

@@ -29,7 +29,7 @@ from .report import Report, Table, Target
 
 METHODS = ("none", "random", "uniform", "fastv", "relative", "layer_ratio", "divprune", "d2pruner")
 KEEPS = (0.5, 0.2, 0.1, 0.05)
-SAME = ("answer", "box", "iou", "parsed", "truncated", "tokens_kept", "target_kept", "target_auroc", "info", "error")
+SAME = ("answer", "box", "iou", "parsed", "truncated", "kept", "target_kept", "target_auroc", "info", "error")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -187,7 +187,10 @@ def evaluate(
         # `n` under its name in run.json, or earlier runs could not be continued
         options={**answers_depend_on, "limit": n, "image_options": vlm.image_options},
         settings={
-            "batch_size": batch_size, "processes": processes, "reference": reference, "plain": plain,
+            "batch_size": batch_size,
+            "processes": processes,
+            "reference": reference,
+            "plain": plain,
             "n_layers": vlm.n_layers,
         },
         command=command,

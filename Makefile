@@ -35,6 +35,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.planted
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.fitting
+	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.estimators
 
 notebook: $(STAMP)

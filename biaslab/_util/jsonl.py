@@ -16,7 +16,7 @@ from biaslab.errors import RunFolderError
 try:  # five times as fast as the standard library on a sample line
     import orjson
 except ImportError:
-    orjson = None
+    orjson: Any = None  # type: ignore[no-redef]
 
 __all__ = ["JsonLines", "parse_line", "read_lines", "whole_lines"]
 

@@ -88,6 +88,14 @@ def evaluate(
         ),
     ] = None,
     retry_errors: Annotated[bool, typer.Option(help="Repeat samples that ended in an error.")] = False,
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain",
+            help="Run the model once for every configuration, sharing nothing: the same answers, slower; times are "
+            "in the results.",
+        ),
+    ] = False,
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
     config: Config = None,
@@ -146,7 +154,8 @@ def evaluate(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
         batch_size=batch_size, seed=seed, processes=processes, engine=engine,
         gpus_per_process=gpus_per_process, progress=True, reference=reference,
-        retry_errors=retry_errors, match=match, max_new_tokens=max_new_tokens, command=command_of(context),
+        retry_errors=retry_errors, match=match, max_new_tokens=max_new_tokens, plain=plain,
+        command=command_of(context),
         launch=(context.obj or {}).get("launch"),
     )  # fmt: skip
     if not results.is_main:  # another rank has the table

@@ -48,7 +48,7 @@ class HubPicture:
         """Name the picture by its content, where the data name no file: rows of one picture share it."""
         found = self.find()
         content = found.read_bytes() if isinstance(found, Path) else found
-        return f"picture-{hashlib.sha256(content).hexdigest()[:16]}"
+        return hashlib.sha256(content).hexdigest()
 
     def find(self) -> Path | bytes:
         """Return the picture's file, or its path where the table holds that."""

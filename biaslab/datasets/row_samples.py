@@ -53,6 +53,7 @@ class RowSamples:
     stem: str
     stored: bool
     _sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _unnamed: dict[str, int] = field(default_factory=dict)  # pictures without a name, by their content
 
     def read(self, rows: list[TableRow]) -> list[Sample]:
         """Make the samples.
@@ -120,8 +121,10 @@ class RowSamples:
         reader, table = self.reader, self.table
         if reader.pictures is not None and table.picture is not None:
             held = table.picture(row[0], reader.pictures)
-            named = isinstance(referral.image, str) and bool(referral.image)
-            return held, referral.image if named else held.digest()
+            if isinstance(referral.image, str) and referral.image:
+                return held, referral.image
+            number = self._unnamed.setdefault(held.digest(), len(self._unnamed))
+            return held, f"picture-{number:06d}"
         name = _text(referral.image, reader.image, where)
         try:
             os.fsencode(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from biaslab.cost import Flops, VisionInput, prompt_flops
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.stopwatch import GenerationTimer
-from biaslab.models.answers import answers_to
+from biaslab.models.answers import Answers, answers_to
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.lengths import position_limit
 from biaslab.pruning import Selection, prune
@@ -19,16 +20,26 @@ if TYPE_CHECKING:
     from biaslab.models.encoded import Encoded
     from biaslab.models.vlm import VLM
 
-__all__ = ["GenerationOptions", "OneRun", "check_text", "prompt_lengths", "run_once"]
+__all__ = ["GenerationOptions", "OneRun", "check_text", "finished_run", "prompt_lengths", "run_once"]
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """Options that change answers beyond the configuration."""
+    """Options that change answers beyond the configuration, and ``plain``, which changes none.
+
+    Attributes
+    ----------
+    seed : int
+    max_new_tokens : int
+    positions : "original" or "renumber"
+    plain : bool
+        One ``generate`` per configuration, in which nothing is shared: the reference.
+    """
 
     seed: int = 0
     max_new_tokens: int = MAX_NEW_TOKENS
     positions: str = "original"
+    plain: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +57,8 @@ class OneRun:
     kept : list of int
         Visual tokens of each image that are left.
     timer : GenerationTimer
-        Stopped: prefill, decoding, peak memory, of the whole batch.
+        Stopped: prefill, decoding, peak memory, of the whole batch; never started where the run shared its work with
+        those of other configurations.
     selection_times : dict of str to float
         Of the batch, in ms; with ``timed=True``: what the prefill spent on "attention_ms" and "select_ms".
     flops : list of Flops or None
@@ -100,15 +112,55 @@ def run_once(
     with timer, _pruned(vlm, config, options, timed) as run:
         answers = answers_to(vlm, encoded, new, length)
         timer.stop()
-        selections = [None] * len(encoded.layouts) if run is None else list(run.selections)
+        selections = None if run is None else list(run.selections)
+    lengths = [new] * len(answers.texts) if full_length else None
+    times = {} if run is None else run.times
+    return finished_run(vlm, encoded, config, answers, selections, timer, limit=new, lengths=lengths, times=times)
+
+
+def finished_run(
+    vlm: VLM,
+    encoded: Encoded,
+    config: Config,
+    answers: Answers,
+    selections: Sequence[Selection] | None,
+    timer: GenerationTimer,
+    *,
+    limit: int,
+    lengths: Sequence[int] | None = None,
+    times: dict[str, float] | None = None,
+) -> OneRun:
+    """Put together what a batch of prompts gave under one configuration, and what it cost.
+
+    Parameters
+    ----------
+    vlm : VLM
+    encoded : Encoded
+    config : Config
+    answers : Answers
+    selections : sequence of Selection, optional
+        One per image; None for the unpruned model.
+    timer : GenerationTimer
+    limit : int
+        Of new tokens.
+    lengths : sequence of int, optional
+        Tokens of each answer; by default those of its text and the end token.
+    times : dict of str to float, optional
+        What the prefill spent on scoring and selection, in ms.
+
+    Returns
+    -------
+    OneRun
+    """
+    chosen: list[Selection | None] = [None] * len(encoded.layouts) if selections is None else list(selections)
     kept = [
         layout.n if selection is None else len(selection.indices)
-        for selection, layout in zip(selections, encoded.layouts, strict=True)
+        for selection, layout in zip(chosen, encoded.layouts, strict=True)
     ]
-    lengths = [new if full_length else min(_tokens(vlm, text) + 1, new) for text in answers.texts]  # + 1: the end token
-    times = {} if run is None else run.times
-    flops = _flops(vlm, encoded, config, kept, lengths)
-    return OneRun(answers.texts, answers.truncated, selections, kept, timer, times, flops)
+    if lengths is None:  # + 1: the end token
+        lengths = [min(_tokens(vlm, text) + 1, limit) for text in answers.texts]
+    flops = _flops(vlm, encoded, config, kept, list(lengths))
+    return OneRun(answers.texts, answers.truncated, chosen, kept, timer, times or {}, flops)
 
 
 def check_text(vlm: VLM, expression: str) -> None:

@@ -73,6 +73,7 @@ def evaluate(
     n_resamples: int = 2000,
     retry_errors: bool = False,
     match: str | None = None,
+    plain: bool = False,
     command: Mapping[str, Any] | None = None,
 ) -> Results:
     """Measure Acc@0.5 of every method at every keep ratio and layer, on the same samples.
@@ -138,6 +139,10 @@ def evaluate(
         `keep` is that of the smallest layer, and every other layer gets the keep at which it costs the same
         (:mod:`biaslab.evaluation.matching`). ``"mean-share=0.2"`` and ``"flops=1.5"`` (TFLOPs) name the cost
         themselves, in place of `keep`.
+    plain : bool
+        Run the model once for every configuration instead of sharing what configurations have in common: the
+        reference, several times slower (``benchmarks/results/sweep.md``), with the same answers. Only here do the lines
+        tell times, ``prefill_ms`` and ``decode_ms``.
     command : mapping, optional
         Noted in ``run.json``; the command line passes its own.
 
@@ -187,7 +192,7 @@ def evaluate(
     _check_engine(engine, gpus_per_process)
     _check_launch(launch, processes, engine, out)
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
-    options = GenerationOptions(whole_number("seed", seed), limit, positions)
+    options = GenerationOptions(whole_number("seed", seed), limit, positions, plain)
     layers = prune_layers(vlm, layer)
     configs = configurations(methods, keep, layers, profile)
     if match is not None:
@@ -195,18 +200,20 @@ def evaluate(
     reference = check_reference(reference, configs, out)
     check_configurations(vlm, configs, options)
     samples = take(dataset, n)
+    answers_depend_on = {name: value for name, value in asdict(options).items() if name != "plain"}
     record = run_record(
         vlm,
         dataset,
         configs,
         # `n` under its name in run.json, or earlier runs could not be continued
-        options={**asdict(options), "limit": n, "image_options": vlm.image_options},
+        options={**answers_depend_on, "limit": n, "image_options": vlm.image_options},
         settings={
             "batch_size": batch_size,
             "processes": processes or launch.world_size,
             "reference": reference,
+            "plain": plain,
             "n_layers": vlm.n_layers,
-        },  # fmt: skip
+        },
         command=command,
     )
     record["n_samples"] = len(samples)

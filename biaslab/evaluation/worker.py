@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from biaslab.core.images import load_image
 from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
+from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
 
+#: rows (samples x configurations) that are decoded together, unless memory runs out
+WIDTH = 128
+
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class WorkItem:
     """A sample and the configurations it still lacks (indices into the plan)."""
@@ -40,10 +48,11 @@ class WorkItem:
 class Worker:
     """Evaluates tasks and hands every finished line to ``write``.
 
-    The vision tower runs once per batch; each configuration is then one ``generate`` from its features, in
-    which the engine captures, scores, selects and drops. Whatever fails in a batch is repeated sample by
-    sample, so that an exception costs the sample it belongs to, and only that one: its line then has an
-    ``error`` and no verdict.
+    The vision tower runs once per batch and picture. From its features all configurations are answered together, what
+    they share computed once (:mod:`biaslab.evaluation.sweep`); those that cannot be, and all of them with
+    ``options.plain``, are one ``generate`` each, in which the engine captures, scores, selects and drops. Whatever
+    fails in a batch is repeated sample by sample, and of a single sample configuration by configuration, so that an
+    exception costs the sample it belongs to, and only that one: its line then has an ``error`` and no verdict.
     """
 
     vlm: VLM
@@ -51,13 +60,16 @@ class Worker:
     options: GenerationOptions
     write: Callable[[dict[str, Any]], None]
     names: list[dict[str, Any]] = field(init=False)
+    width: int = field(init=False, default=WIDTH)
+    shares: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.names = [config.describe() for config in self.configs]
+        self.shares = not self.options.plain
 
     def run(self, tasks: Sequence[WorkItem], batch_size: int) -> None:
-        """Evaluate all tasks."""
-        for batch in batches(tasks, batch_size):
+        """Evaluate all tasks, those of one image after each other."""
+        for batch in batches(by_image(tasks), batch_size):
             self._batch(batch)
 
     def _batch(self, batch: list[WorkItem]) -> None:
@@ -84,9 +96,56 @@ class Worker:
         encoded = self._tried(ready, missing, lambda: self._encode(ready))
         if encoded is None:
             return
-        for i in missing:
+        left = list(missing)
+        if self.shares and (numbers := self._shareable(left)):
+            done: set[int] = set()
+            if not self._shared(ready, encoded, numbers, done) and len(ready) > 1:
+                del encoded  # the tensors of the failed batch make room
+                for item in ready:
+                    self._attempt([item], [i for i in left if i not in done])
+                return
+            left = [i for i in left if i not in done]
+        for i in left:
             for line in self._tried(ready, [i], partial(self._answer, ready, encoded, i)) or ():
                 self.write(line)
+
+    def _shareable(self, missing: Iterable[int]) -> list[int]:
+        from biaslab.evaluation.sweep.shared import shareable  # pulls in transformers
+
+        return shareable(self.vlm, {i: self.configs[i] for i in missing}, self.options)
+
+    def _shared(
+        self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, numbers: Iterable[int], done: set[int]
+    ) -> bool:
+        """Answer several configurations together; False if samples have to be tried alone.
+
+        ``done`` hears of the configurations that are written; the others are left to the plain path.
+        """
+        from biaslab.evaluation.sweep.shared import run_shared
+
+        def write(i: int, run: OneRun) -> None:
+            lines = self.lines(ready, encoded, i, run)
+            for line in lines:
+                self.write(line)
+            done.add(i)
+
+        while True:
+            configs = {i: self.configs[i] for i in numbers if i not in done}
+            rows = len(ready) * len(configs)
+            try:
+                run_shared(self.vlm, encoded, configs, self.options, write, width=self.width)
+                return True
+            except UnsupportedError as error:  # of this model, not of these samples
+                logger.debug("nothing is shared from here on: %s", error)
+                self.shares = False
+                return True
+            except Exception as error:
+                logger.debug("%d configurations of %d samples do not go together: %r", len(configs), len(ready), error)
+                if not is_out_of_memory(error) or min(self.width, rows) <= len(ready):
+                    return False
+            self.width = max(min(self.width, rows) // 2, len(ready))  # for the batches that follow as well
+            if torch.cuda.is_available():  # outside the except block, which holds what the failed try has made
+                torch.cuda.empty_cache()
 
     def _tried(self, ready: list[tuple[WorkItem, Image.Image]], missing: Iterable[int], work: Callable[[], Any]) -> Any:
         """Return what ``work()`` does, or None if it failed: each sample is then tried alone, a single one logged."""
@@ -105,15 +164,21 @@ class Worker:
 
     def _encode(self, ready: list[tuple[WorkItem, Image.Image]]) -> Encoded:
         samples = [task.sample for task, _ in ready]
+        pictures = [sample.image_id for sample in samples]
         encoded = self.vlm.encode_grounding(
             [image for _, image in ready],
             [sample.expression for sample in samples],
             sample_ids=[sample.id for sample in samples],
         )
-        return self.vlm.vision(encoded)
+        return self.vlm.vision(encoded, pictures=pictures)
 
     def _answer(self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
-        run = run_once(self.vlm, encoded, self.configs[i], self.options)
+        return self.lines(ready, encoded, i, run_once(self.vlm, encoded, self.configs[i], self.options))
+
+    def lines(
+        self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int, run: OneRun
+    ) -> list[dict[str, Any]]:
+        """Make the lines of a batch's samples under configuration ``i``."""
         answers = self.vlm.groundings(encoded, run.answers, run.truncated)
         return [
             self._line(task, i)
@@ -182,9 +247,13 @@ def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[s
 
 
 def costs(run: OneRun, b: int) -> dict[str, float | None]:
-    """Tell what sample ``b`` of a run took: its share of the batch's time, the batch's memory, its own FLOPs."""
+    """Tell what sample ``b`` of a run took: its share of the batch's time, the batch's memory, its own FLOPs.
+
+    A run that shared its work with others has no time and no memory of its own: these are null, and ``bench`` has them.
+    """
     timer, flops, batch = run.timer, run.flops[b], len(run.answers)
     parts = ("vision", "projector", "decoder")
+
     return {
         **{f"tflops_{part}": None if flops is None else getattr(flops, part) / 1e12 for part in parts},
         "batch": batch,
@@ -192,6 +261,19 @@ def costs(run: OneRun, b: int) -> dict[str, float | None]:
         "decode_ms": None if timer.decode_ms is None else timer.decode_ms / batch,
         "peak_mb": timer.peak_mb,
     }
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory has run out, on any device."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def by_image(tasks: Sequence[WorkItem]) -> list[WorkItem]:
+    """Put tasks of one image after each other, images in the order in which they come first."""
+    first: dict[str, int] = {}
+    for place, task in enumerate(tasks):
+        first.setdefault(task.sample.image_id, place)
+    return sorted(tasks, key=lambda task: first[task.sample.image_id])
 
 
 def batches(tasks: Sequence[WorkItem], size: int) -> Iterator[list[WorkItem]]:

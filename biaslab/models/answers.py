@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from biaslab.models.encoded import Encoded
     from biaslab.models.vlm import VLM
 
-__all__ = ["Answers", "answers_to"]
+__all__ = ["Answers", "answers_to", "read_answers"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,25 @@ def answers_to(vlm: VLM, encoded: Encoded, max_new_tokens: int, given: dict[str,
     settings = generation_options(vlm, max_new_tokens, given)
     with vlm.running(encoded) as inputs, torch.no_grad():
         out = vlm.model.generate(**inputs, **settings)
-    tokens = (out if isinstance(out, torch.Tensor) else out.sequences)[:, encoded.last + 1 :]
+    sequences = out if isinstance(out, torch.Tensor) else out.sequences
+    return read_answers(vlm, sequences[:, encoded.last + 1 :], settings)
+
+
+def read_answers(vlm: VLM, tokens: torch.Tensor, settings: dict[str, Any]) -> Answers:
+    """Read the answers out of the tokens that followed the prompts.
+
+    Parameters
+    ----------
+    vlm : VLM
+    tokens : LongTensor (B, T)
+        Padded behind the answers' ends.
+    settings : dict
+        Options of ``model.generate``, from `biaslab.models.answering.generation_options`.
+
+    Returns
+    -------
+    Answers
+    """
     texts = vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return Answers([text.strip() for text in texts], _truncated(tokens, settings))
 

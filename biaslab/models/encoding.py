@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +13,14 @@ from biaslab.errors import InputError
 from biaslab.models.encoded import Encoded
 from biaslab.models.eval_mode import check_eval_mode
 from biaslab.models.lengths import check_length
+from biaslab.models.repeated_pictures import distinct_pictures
 
 if TYPE_CHECKING:
     from biaslab.models.prompted_model import PromptedModel
 
 __all__ = ["encoded_prompts", "with_features"]
+
+_OF_THE_TOWER = ("last_hidden_state", "hidden_states", "attentions")
 
 
 def encoded_prompts(
@@ -47,17 +50,19 @@ def encoded_prompts(
     return encoded
 
 
-def with_features(vlm: PromptedModel, encoded: Encoded) -> Encoded:
+def with_features(vlm: PromptedModel, encoded: Encoded, pictures: Sequence[Hashable] | None = None) -> Encoded:
     """Put image features in the place of pixels; see `VLM.vision`."""
     if "pixel_values" not in encoded.inputs:
         return encoded
     check_eval_mode(vlm.model)
     names = [n for n in inspect.signature(type(vlm.model).get_image_features).parameters if n in encoded.inputs]
+    given = {n: encoded.inputs[n] for n in names}
+    once = None if pictures is None else distinct_pictures(encoded, given, pictures)
     with torch.no_grad():
-        out = vlm.model.get_image_features(**{n: encoded.inputs[n] for n in names}, return_dict=True)
-    for name in ("last_hidden_state", "hidden_states", "attentions"):  # of the vision tower: large, not used again
-        if getattr(out, name, None) is not None:
-            setattr(out, name, None)
+        out = vlm.model.get_image_features(**(given if once is None else once.inputs), return_dict=True)
+    # the vision tower's own states are large and not used again; an output holds them under two names
+    features = {name: value for name, value in out.items() if name not in _OF_THE_TOWER}
+    out = type(out)(**(features if once is None else once.repeated(features)))
     rest = {k: v for k, v in encoded.inputs.items() if k not in ("pixel_values", "pixel_attention_mask")}
     rest["mm_encoder_outputs"] = {"image": out}
     return encoded.with_inputs(rest)

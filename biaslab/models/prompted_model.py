@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -187,19 +187,22 @@ class PromptedModel:
             images, [self.family.grounding_prompt(e) for e in expressions], sample_ids=sample_ids, **options
         )
 
-    def vision(self, encoded: Encoded) -> Encoded:
+    def vision(self, encoded: Encoded, *, pictures: Sequence[Hashable] | None = None) -> Encoded:
         """Compute the image features, so that further calls with the result skip the vision tower.
 
         Parameters
         ----------
         encoded : Encoded
+        pictures : sequence, optional
+            A name of each image's picture. Images of one name whose pixels are equal as well run through the tower
+            once.
 
         Returns
         -------
         Encoded
             The same prompts, with features in the place of pixels.
         """
-        return with_features(self, encoded)
+        return with_features(self, encoded, pictures)
 
     def visual_tokens(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Find the visual tokens of a forward.

@@ -26,6 +26,7 @@ __all__ = [
     "generation_settings",
     "kv_cache_of",
     "warn_if_untested",
+    "with_kv_cache",
 ]
 
 OLDEST, NEWEST_TESTED = "5.20", "5.24"
@@ -41,6 +42,14 @@ _POSITIONAL = {"hidden_states", "attention_mask", "position_ids", "position_embe
 def kv_cache_of(kwargs: Mapping[str, Any]) -> Any:
     """Find the KV cache among the keyword arguments of a forward, or None."""
     return next((kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
+
+
+def with_kv_cache(kwargs: Mapping[str, Any], cache: Any) -> dict[str, Any]:
+    """Copy the keyword arguments of a forward, with another KV cache under the name that theirs has."""
+    name = next((name for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
+    if name is None:
+        raise UnsupportedError(f"no KV cache under a known name (but {', '.join(kwargs)}): {_advice()}")
+    return {**kwargs, name: cache}
 
 
 def generation_settings(model: Any, given: Mapping[str, Any]) -> Any:

@@ -19,6 +19,7 @@ from biaslab.datasets.base import take
 from biaslab.errors import InputError
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.runner import check_configurations
+from biaslab.evaluation.worker import WIDTH
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.pruning import budget
 from biaslab.workflows.meta_model import MetaModel, PromptTokens
@@ -231,8 +232,10 @@ def plan_evaluate(
     count = f"{_several(len(samples), 'expression')} on {_several(len({s.image_id for s in samples}), 'image')}"
     notes = [
         f"{len(seen)} x {len(configs)} = {_several(len(seen) * len(configs), 'answer')}, {_count(total)} FLOPs in all: "
-        f"{_several(new_tokens, 'new token')} per answer, the vision tower once per expression",
-        f"kv_mib: KV cache of a batch of {batch_size} of the longest prompts",
+        f"{_several(new_tokens, 'new token')} per answer, the vision tower once per expression; what else "
+        "configurations share is counted for each",
+        f"kv_mib: KV cache of a batch of {batch_size} of the longest prompts in one configuration; a sweep holds those "
+        f"of up to {WIDTH} rows (expressions x configurations) at a time",
     ]
     if refused := surveyed.count(None):
         notes.append(f"{_several(refused, 'expression')} on images that this model cannot cut or resize: no verdict")

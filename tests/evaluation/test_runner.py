@@ -99,7 +99,7 @@ def test_one_vision_pass_per_batch_and_one_prefill_per_configuration(vlm, monkey
         seen["prefill"] += embeds.shape[1] > 1
 
     handle = vlm.decoder.register_forward_pre_hook(count, with_kwargs=True)
-    run(vlm=vlm)
+    run(vlm=vlm, plain=True)
     handle.remove()
     assert seen == {"vision": 2, "prefill": 2 * 7}  # 6 samples in batches of 4, 7 configurations
     assert not vlm.decoder._forward_pre_hooks
@@ -117,7 +117,7 @@ def test_seed_changes_random_alone(vlm):
 
 
 def test_times_and_flops(vlm):
-    samples = run(vlm=vlm).samples
+    samples = run(vlm=vlm, plain=True).samples
     assert (samples["prefill_ms"] > 0).all() and (samples["decode_ms"] > 0).all() and samples["peak_mb"].isna().all()
     assert set(samples["batch"]) == {2, 4}
     flops = samples.pivot(index="id", columns="key", values="tflops_decoder")
@@ -136,7 +136,7 @@ def test_prefill_time_includes_the_selection_and_the_first_token(vlm, monkeypatc
     monkeypatch.setattr("biaslab.evaluation.stopwatch.time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(FastV, "importance", lambda self, ctx: tick(1.0, importance(self, ctx)))
     handle = vlm.model.lm_head.register_forward_hook(lambda *_: tick(0.1))
-    lines = run(vlm=vlm, methods=["fastv", "random"], keep=0.5, n=4, max_new_tokens=5).samples
+    lines = run(vlm=vlm, methods=["fastv", "random"], keep=0.5, n=4, max_new_tokens=5, plain=True).samples
     handle.remove()
     times = lines.groupby("method")[["prefill_ms", "decode_ms"]].mean()
     assert times.loc["fastv"].tolist() == pytest.approx([(4 * 1000 + 100) / 4, 4 * 100 / 4])  # per sample of 4

@@ -126,7 +126,7 @@ def test_bench_and_evaluate_run_the_same(grounder, monkeypatch):
     monkeypatch.setattr(sys.modules["biaslab.workflows.bench"], "run_once", recorded("bench"))
     sizes = {"seed": 3, "batch_size": 1, "progress": False}
     lines = evaluate(
-        grounder, ScenesDataset(), methods=methods, keep=KEEP, layer=LAYER, n=1, max_new_tokens=new, **sizes
+        grounder, ScenesDataset(), methods=methods, keep=KEEP, layer=LAYER, n=1, max_new_tokens=new, plain=True, **sizes
     ).samples
     images = Calibration("one", [sample], grounder.family.grounding_prompt(sample.expression), [sample.id])
     table = bench(

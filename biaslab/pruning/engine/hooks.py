@@ -27,6 +27,7 @@ from biaslab.pruning.base import Selection
 from biaslab.pruning.engine.checks import attention_method, check_cache, check_generate, check_profile
 from biaslab.pruning.engine.prompt import FIX, Prompt, PromptImage, read_prompt
 from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
+from biaslab.pruning.engine.short_inputs import ShortInputs
 from biaslab.pruning.engine.token_batch import by_row, token_batch
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Engine:
         self.cache: Any = None  # of the running forward
         self.cuts: WeakKeyDictionary[Any, PrunedIndex | None] = WeakKeyDictionary()  # KV cache -> how it was pruned
         self.checked: set[str] = set()  # layouts the profile has accepted
-        self.sliced: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self.short = ShortInputs(self.decoder, run.positions)
 
     def attach(self, stack: ExitStack) -> None:
         """Register every hook; ``stack`` removes them."""
@@ -130,8 +131,8 @@ class Engine:
     def _end(self, *_: Any) -> None:
         self.running, self.prompt, self.cut, self.cache = False, None, None, None
         self.attention.clear()
+        self.short.clear()
         self.finite.clear()
-        self.sliced.clear()
 
     # -- the decoder: K = 0, and the cache's lengths ---------------------------------------------------------
     def _before_decoder(self, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -213,41 +214,7 @@ class Engine:
         cut = self.cut
         if cut is None or self.layer == 0:
             return None
-        if args:
-            args = (hidden, *args[1:])
-        else:
-            kwargs["hidden_states"] = hidden
-        prefill, mask = self.prompt is not None, kwargs.get("attention_mask")
-        if mask is not None:
-            kwargs["attention_mask"] = self._once("mask", mask, lambda m: cut.mask(m, prefill))
-        elif cut.pad is not None:
-            implementation = self.decoder.config._attn_implementation
-            past = 0 if prefill else cache.get_seq_length(index)
-            name = f"mask on {hidden.device}"
-            kwargs["attention_mask"] = self._once(name, cut, lambda c: c.build_mask(hidden, implementation, past))
-        ids, rope = kwargs.get("position_ids"), kwargs.get("position_embeddings")
-        if self.run.positions == "renumber":
-            if ids is None:
-                raise UnsupportedError("this decoder does not tell its layers the positions: use positions='original'")
-            kwargs["position_embeddings"] = self._once("rope", ids, lambda i: self._renumbered(cut, hidden, i, prefill))
-        elif prefill and rope is not None:
-            kwargs["position_embeddings"] = self._once("rope", rope, lambda r: tuple(cut.gather(x, 1) for x in r))
-        if "position_ids" in kwargs:
-            kwargs["position_ids"] = None  # only read to recognise packed sequences, which gaps would look like
-        return args, kwargs
-
-    def _renumbered(self, cut: PrunedIndex, hidden: Tensor, ids: Tensor, prefill: bool) -> tuple[Tensor, Tensor]:
-        """Compute cosines and sines of consecutive positions."""
-        cut = cut.to(ids.device)
-        ids = cut.gather(ids, 1) - cut.n_dropped_before if prefill else ids - cut.n_dropped
-        return self.decoder.rotary_emb(hidden, ids.to(hidden.device))
-
-    def _once(self, name: str, source: Any, make_it: Callable[[Any], Any]) -> Any:
-        """Bring an input that all layers share to the short sequence once per forward."""
-        key = (name, id(source))
-        if key not in self.sliced:
-            self.sliced[key] = (source, make_it(source))  # holding the source keeps its id from being reused
-        return self.sliced[key][1]
+        return self.short.of_layer(index, cut, args, kwargs, hidden, prefill=self.prompt is not None)
 
     # -- the selection ---------------------------------------------------------------------------------------
     def _recorder(self, index: int, name: str) -> Callable:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from biaslab.attention.hook import is_flash
 from biaslab.errors import UnsupportedError
 from biaslab.pruning.engine.prompt import Prompt
 
-__all__ = ["PrunedIndex", "make_index"]
+__all__ = ["PrunedIndex", "make_index", "stacked", "whole"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,11 @@ class PrunedIndex:
             )
             self._moved[device] = moved
         return self._moved[device]
+
+    def rows(self, index: Tensor) -> PrunedIndex:
+        """Pick rows of the batch, (R,) int64: as often as they are named, in that order."""
+        pad = None if self.pad is None else self.pad[index]
+        return PrunedIndex(self.length, self.keep[index], pad, self.n_dropped_before[index], self.n_dropped[index])
 
     def gather(self, x: Tensor, dim: int) -> Tensor:
         """Gather the entries left of ``x`` along ``dim``; the batch (or 1) is the axis before it, or axis 0."""
@@ -173,6 +180,41 @@ def make_index(prompt: Prompt, kept: list[Tensor]) -> PrunedIndex:
         pad=kept_rank == 2 if fillers else None,
         n_dropped_before=is_dropped.cumsum(1).gather(1, keep),
         n_dropped=is_dropped.sum(1, keepdim=True),
+    )
+
+
+def whole(rows: int, length: int, device: torch.device) -> PrunedIndex:
+    """Make the index that drops nothing of ``rows`` prompts of ``length`` tokens."""
+    keep = torch.arange(length, device=device).expand(rows, -1)
+    none = torch.zeros_like(keep)
+    return PrunedIndex(length, keep, None, none, none[:, :1])
+
+
+def stacked(parts: Sequence[PrunedIndex]) -> PrunedIndex:
+    """Put the rows of several indices under each other; shorter ones get fillers in front.
+
+    Parameters
+    ----------
+    parts : sequence of PrunedIndex
+        Of prompts of one length.
+
+    Returns
+    -------
+    PrunedIndex
+    """
+    longest = max(part.kept for part in parts)
+
+    def padded(x: Tensor, value: Any) -> Tensor:
+        return torch.nn.functional.pad(x, (longest - x.shape[1], 0), value=value)
+
+    pads = [part.keep.new_zeros(part.keep.shape, dtype=torch.bool) if part.pad is None else part.pad for part in parts]
+    fillers = any(part.pad is not None or part.kept < longest for part in parts)
+    return PrunedIndex(
+        length=parts[0].length,
+        keep=torch.cat([padded(part.keep, 0) for part in parts]),
+        pad=torch.cat([padded(pad, True) for pad in pads]) if fillers else None,
+        n_dropped_before=torch.cat([padded(part.n_dropped_before, 0) for part in parts]),
+        n_dropped=torch.cat([part.n_dropped for part in parts]),
     )
 
 

@@ -1,0 +1,189 @@
+"""The layers below K of a batch, once for every configuration: hidden states, KV entries, attention rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from biaslab.attention.hook import row_options, watch
+from biaslab.attention.scores import SCORES, reads_rope
+from biaslab.errors import UnsupportedError
+from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.sweep.generation import Generation
+from biaslab.evaluation.sweep.kv_cache import fresh
+from biaslab.evaluation.sweep.swapped_layers import Stop, swapped_layers
+from biaslab.models.prefill import PromptIds
+from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
+from biaslab.pruning.base import Method
+from biaslab.pruning.engine.checks import attention_method, check_cache
+from biaslab.pruning.engine.prompt import Prompt, read_prompt
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+
+__all__ = ["LayerInput", "Prefix", "run_prefix"]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerInput:
+    """What the decoder hands layer K at the prefill of the whole prompt.
+
+    Attributes
+    ----------
+    args, kwargs
+        Of its forward.
+    """
+
+    args: tuple
+    kwargs: dict[str, Any]
+
+    @property
+    def hidden(self) -> Tensor:
+        """(B, N, D) hidden states that enter the layer."""
+        return self.args[0] if self.args else self.kwargs["hidden_states"]
+
+
+@dataclass(eq=False)
+class Prefix:
+    """What the configurations of a batch share.
+
+    Attributes
+    ----------
+    prompts : dict of query rows to Prompt
+        Methods that read the same query rows see the same prompt.
+    inputs : dict of int to LayerInput
+        K -> what enters it.
+    attention : dict of (layer, score, query rows) to Tensor (B, H, Q, V)
+    cache : DynamicCache
+        Entries of the whole prompt, of every layer that has run.
+    empty : DynamicCache
+        As ``generate`` made it.
+    logits : (B, 1, vocabulary) Tensor or None
+        After all layers; None where only those below the largest K have run.
+    """
+
+    prompts: dict[Any, Prompt]
+    cache: Any
+    empty: Any
+    inputs: dict[int, LayerInput] = field(default_factory=dict)
+    attention: dict[tuple[int, str, Any], Tensor] = field(default_factory=dict)
+    logits: Tensor | None = None
+
+    def rows(self, method: Method, layer: int) -> dict[int, Tensor]:
+        """Find the attention that a method reads when tokens are dropped before ``layer``: layer -> rows."""
+        if "attention" not in method.needs:
+            return {}
+        reader = attention_method(method)
+        layers = reader.attention_layers(layer)
+        return {index: self.attention[index, reader.score, queries_of(method)] for index in layers}
+
+
+def queries_of(method: Method) -> Any:
+    """Tell which query rows a method reads; None if it reads none."""
+    return getattr(method, "queries", None)
+
+
+def run_prefix(vlm: VLM, generation: Generation, configs: Sequence[Config], seed: int) -> Prefix:
+    """Run the layers that the configurations share: all of them if the unpruned model is among them.
+
+    Parameters
+    ----------
+    vlm : VLM
+        Its announced prompts (``vlm.prefill``) are those of the generation.
+    generation : Generation
+        On an empty KV cache, before its first step.
+    configs : sequence of Config
+    seed : int
+        Of the run.
+
+    Returns
+    -------
+    Prefix
+
+    Raises
+    ------
+    UnsupportedError
+        What pruning refuses of a forward, or a prompt without an image.
+    """
+    decoder: Any = vlm.decoder
+    pruned = [(config.method, config.layer) for config in configs if config.method and config.layer is not None]
+    cache = kv_cache_of(generation.kwargs)
+    check_cache(cache, generation.kwargs.get("use_cache"))
+    if cache is None:
+        raise UnsupportedError("generate has made no KV cache")
+    found = PromptIds(generation.ids, generation.kwargs.get("attention_mask"), 1)
+    prefix = Prefix(_prompts(vlm, [method for method, _ in pruned], found, seed), cache, fresh(cache))
+    highest = max((layer for _, layer in pruned), default=0)
+    whole = len(pruned) < len(configs)
+    layers = list(decoder.layers) if whole else [*decoder.layers[:highest], Stop()]
+    with ExitStack() as stack:
+        for layer in {layer for _, layer in pruned}:
+            remember = _remember(prefix, layer, decoder.layers[layer], generation.ids.shape[1])
+            stack.callback(layers[layer].register_forward_pre_hook(remember, with_kwargs=True).remove)
+        wanted = {key for method, layer in pruned for key in _keys(method, layer)}
+        recorders = {index: _recorder(prefix, index, wanted) for index, _, _ in wanted}
+        rope = any(reads_rope(SCORES[score]) for _, score, _ in wanted)
+        stack.enter_context(watch(vlm.model, recorders, rope=rope))
+        if not whole:
+            stack.enter_context(swapped_layers(decoder, layers))
+        outputs = generation.step(first=True)
+    if whole:
+        prefix.logits = outputs.logits[:, -1:]
+    return prefix
+
+
+def _prompts(vlm: VLM, methods: Sequence[Method], found: PromptIds, seed: int) -> dict[Any, Prompt]:
+    """Read the prompts once for every kind of query rows."""
+    prompts: dict[Any, Prompt] = {}
+    for method in methods:
+        if queries_of(method) not in prompts:
+            prompt = read_prompt(vlm, method, found, seed)
+            if prompt is None:
+                raise UnsupportedError("a prompt without an image")
+            prompts[queries_of(method)] = prompt
+    return prompts
+
+
+def _keys(method: Method, layer: int) -> list[tuple[int, str, Any]]:
+    if "attention" not in method.needs:
+        return []
+    reader = attention_method(method)
+    return [(index, reader.score, queries_of(method)) for index in reader.attention_layers(layer)]
+
+
+def _remember(prefix: Prefix, layer: int, module: nn.Module, length: int) -> Callable:
+    def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        check_cache(kv_cache_of(kwargs), kwargs.get("use_cache"))
+        check_layer_arguments(module, args, kwargs, length)
+        given = LayerInput(args, dict(kwargs))
+        if given.hidden.shape[1] != length:
+            raise UnsupportedError(f"layer {layer} sees {given.hidden.shape[1]} of {length} prompt tokens")
+        prefix.inputs[layer] = given
+
+    return hook
+
+
+def _recorder(prefix: Prefix, index: int, wanted: set[tuple[int, str, Any]]) -> Callable:
+    """Make the function that keeps the rows of layer ``index``, for every score and kind of query rows."""
+    here = [key for key in wanted if key[0] == index]
+
+    def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float, **kw: Any):
+        for _, score, queries in here:
+            prompt = prefix.prompts[queries]
+            if prompt.rows is None:
+                continue
+            options: Mapping[str, Any] = {
+                **row_options(module, kw),
+                "rows": prompt.rows.to(query.device),
+                "cols": prompt.visual.to(query.device),
+                "scaling": scaling,
+                "attention_mask": mask,
+            }
+            rows = SCORES[score](query, key, value, kw.get("cos"), kw.get("sin"), **options)
+            prefix.attention[index, score, queries] = rows.float()
+
+    return record

@@ -1,0 +1,109 @@
+"""Selections of every configuration of a batch, from what one prefix has recorded; equal to those of the engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from biaslab.errors import ModelError
+from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.sweep.prefix import Prefix, queries_of
+from biaslab.pruning import Method, Selection, budget
+from biaslab.pruning.engine.checks import check_profile
+from biaslab.pruning.engine.prompt import Prompt
+from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
+from biaslab.pruning.engine.token_batch import by_row, token_batch
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+
+__all__ = ["Chosen", "Selecting"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What one configuration keeps of a batch.
+
+    Attributes
+    ----------
+    selections : list of Selection
+        One per image, in the order of the prompts.
+    cut : PrunedIndex
+        Of the B prompts.
+    """
+
+    selections: list[Selection]
+    cut: PrunedIndex
+
+
+class Selecting:
+    """Selects for one configuration after the other; scores and orders that they share are computed once."""
+
+    def __init__(self, vlm: VLM, prefix: Prefix) -> None:
+        self.vlm, self.prefix = vlm, prefix
+        self._checked: set[tuple[str, int, Any]] = set()
+
+    def of(self, configs: Mapping[int, Config]) -> dict[int, Chosen]:
+        """Select for configurations, number -> configuration; those whose selection fails are left out of the result.
+
+        The engine, which gets them then, reports why.
+        """
+        chosen: dict[int, Chosen] = {}
+        for group in _alike(configs):
+            method, layer = configs[group[0]].method, configs[group[0]].layer
+            try:
+                found = self._group([configs[i].method for i in group], layer)
+                chosen.update(zip(group, found, strict=True))
+            except Exception as error:
+                logger.debug("%s at layer %s goes the plain way: %s", method and method.label, layer, error)
+        return chosen
+
+    def _group(self, methods: Sequence[Any], layer: Any) -> list[Chosen]:
+        """Select for methods that differ in their keep ratios alone."""
+        first: Method = methods[0]
+        prompt = self.prefix.prompts[queries_of(first)]
+        self._check(first, layer, prompt)
+        hidden = self.prefix.inputs[layer].hidden
+        attention = self.prefix.rows(first, layer)
+        for index, rows in attention.items():
+            if not bool(torch.isfinite(rows).all()):
+                raise ModelError(f"attention of layer {index} is not finite: load the model in another dtype")
+        batch, owners = token_batch(prompt, first, layer, hidden, attention)
+        budgets = [[budget(method.keep, image.n) for method in methods] for image in batch]
+        found = first.select_budgets(batch, budgets)  # image, method
+        return [_chosen(prompt, by_row(prompt, owners, [each[m] for each in found])) for m in range(len(methods))]
+
+    def _check(self, method: Method, layer: int, prompt: Prompt) -> None:
+        """Let the method's profile refuse a layout, once for each."""
+        if "profile" not in method.needs:
+            return
+        for layout in (image.layout for row in prompt.images for image in row if image.layout is not None):
+            key = (layout.key, layer, id(getattr(method, "profile", None)))
+            if key not in self._checked:
+                check_profile(self.vlm, method, layer, layout)
+                self._checked.add(key)
+
+
+def _alike(configs: Mapping[int, Config]) -> list[list[int]]:
+    """Group configurations that differ in their keep ratio alone."""
+    groups: dict[Any, list[int]] = {}
+    for i, config in configs.items():
+        record = config.describe()
+        key = (type(config.method), *(record[name] for name in ("method", "options_hash", "profile_hash", "layer")))
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
+
+
+def _chosen(prompt: Prompt, rows: Sequence[Sequence[Selection]]) -> Chosen:
+    """Put the selections of a configuration together, a list per prompt."""
+    columns = [
+        torch.cat([s.indices + image.first for s, image in zip(row, images, strict=True)])
+        for row, images in zip(rows, prompt.images, strict=True)
+    ]
+    return Chosen([s for row in rows for s in row], make_index(prompt, columns))

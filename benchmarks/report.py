@@ -90,8 +90,12 @@ class Report:
 
     def publish(self, folder: Path) -> None:
         """Print, and write both files."""
-        text = self.markdown()
-        print(text)
+        print(self.markdown())
+        self.write(folder)
+        print(f"written: {folder / self.name}.md and .json")
+
+    def write(self, folder: Path) -> None:
+        """Write both files."""
         data = {
             "name": self.name,
             "command": self._command(),
@@ -103,9 +107,8 @@ class Report:
             "notes": self.notes,
         }
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{self.name}.md").write_text(text, encoding="utf-8")
+        (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
         (folder / f"{self.name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        print(f"written: {folder / self.name}.md and .json")
 
     def _command(self) -> str:
         return shlex.join(["python", "-m", f"benchmarks.{self.name}", *sys.argv[1:]])

@@ -1,0 +1,1 @@
+"""The parts of ``python -m benchmarks.gpu``: one file each, a function ``run(plan, findings)``."""

@@ -1,0 +1,151 @@
+"""Where the time of an answer goes, with and without pruning, beside what was computed for it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks import inputs
+from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.run_once import GenerationOptions, run_once
+from biaslab.models.encoded import Encoded
+from biaslab.models.vlm import VLM
+from biaslab.pruning import budget, make
+
+from .models import LAYER, large, prompts
+from .plan import Columns, Findings, Plan
+from .roofline import H100, Parts, computed
+from .timing import Clock, Timed, free, in_turn
+
+__all__ = ["run"]
+
+KEEP = 0.1
+METHODS = ("none", "fastv", "divprune", "d2pruner")
+TIMES: Columns = {
+    "batch": ("B", "d"), "n": ("N", "d"), "method": ("method", ""), "vision": ("vision", ".1f"),
+    "below": ("below K", ".2f"), "rows": ("of it rows", ".2f"), "select": ("selection", ".2f"),
+    "above": ("from K on", ".2f"), "decode": ("decode", ".1f"), "answer": ("answer", ".1f"),
+    "speedup": ("x faster", ".2f"), "prefill_speedup": ("x faster, prefill", ".2f"), "peak_mb": ("peak MiB", ".0f"),
+    "why": ("", ""),
+}  # fmt: skip
+BESIDE: Columns = {
+    "batch": ("B", "d"), "method": ("method", ""), "part": ("part", ""), "computed": ("computed ms", ".2f"),
+    "measured": ("measured ms", ".2f"), "ratio": ("measured / computed", ".2f"),
+    "share": ("share of the answer", ".0%"),
+}  # fmt: skip
+_PARTS = ("vision", "below", "select", "above", "decode")
+
+
+def run(plan: Plan, findings: Findings) -> None:
+    """Measure every batch size and method."""
+    vlm = large(plan)
+    for batch in plan.batch_sizes:
+        encoded = prompts(vlm, batch)
+        tower = in_turn({"vision": lambda encoded=encoded: vlm.vision(encoded)}, plan.device, plan.rounds)["vision"]
+        if tower.median is None:
+            findings.fail(f"phases, B = {batch}, vision: {tower.why}")
+            continue
+        answers(plan, findings, vlm, vlm.vision(encoded), tower)
+        del encoded
+        free(plan.device)
+    findings.note(
+        f"per answer, ms; answers of {plan.new_tokens} tokens, eager decode with transformers' DynamicCache, no "
+        f"padding; keep {KEEP:.0%}, K = {LAYER}. Random weights make D2Pruner another graph than trained ones"
+    )
+    findings.note(f"computed for an {H100}; another card has other figures. Selection is not computed")
+    findings.note("selection and rows: the engine's own clock, which waits for the device before and after")
+
+
+def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Timed) -> None:
+    """Measure every method on one batch whose image features are there."""
+    batch, layout = len(ready), ready.layouts[0]
+    options = GenerationOptions(max_new_tokens=plan.new_tokens)
+    profile = inputs.profile(layout, LAYER - 1, vlm)
+    spent: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
+
+    def answer(name: str) -> Any:
+        method = (
+            None if name == "none" else make(name, keep=KEEP, **({"profile": profile} if name == "d2pruner" else {}))
+        )
+        with moments(vlm, LAYER, Clock(plan.device)) as parts:
+            done = run_once(vlm, ready, Config(method, method and LAYER), options, full_length=True, timed=True)
+        spent[name].append({**parts(), **done.selection_times})
+        return done
+
+    times = in_turn({name: partial(answer, name) for name in METHODS}, plan.device, plan.rounds)
+    full: dict[str, Any] = {}
+    for name in METHODS:
+        found = times[name]
+        row: dict[str, Any] = {"batch": batch, "n": ready.last + 1, "method": name, "why": found.why}
+        if found.ms:
+            row |= _row(spent[name][-len(found.ms) :], tower, batch) | {"peak_mb": found.peak_mb}
+            full = full or row
+            if full["method"] == "none":
+                row["speedup"] = full["answer"] / row["answer"]
+                row["prefill_speedup"] = full["prefill"] / row["prefill"]
+        findings.add("An answer by its parts", TIMES, row)
+        if found.failed:
+            findings.fail(f"phases, B = {batch}, {name}: {found.why}")
+        if found.ms and name in ("none", "d2pruner"):
+            kept = None if name == "none" else budget(KEEP, layout.n)
+            want = computed(vlm.model.config, layout, ready.last + 1 - layout.n, kept, LAYER, plan.new_tokens, batch)
+            _beside(findings, row, want)
+
+
+def _row(rounds: list[dict[str, float]], tower: Timed, batch: int) -> dict[str, float]:
+    """Medians over the rounds, per answer."""
+    middle = {key: statistics.median(one.get(key, 0.0) for one in rounds) / batch
+              for key in ("below", "above", "decode", "attention_ms", "select_ms")}  # fmt: skip
+    above = middle["above"] - middle["select_ms"]  # selected and cut in front of layer K
+    vision = (tower.median or 0.0) / batch
+    prefill = middle["below"] + middle["above"]
+    return {"vision": vision, "below": middle["below"], "rows": middle["attention_ms"], "select": middle["select_ms"],
+            "above": above, "decode": middle["decode"], "prefill": prefill,
+            "answer": vision + prefill + middle["decode"]}  # fmt: skip
+
+
+def _beside(findings: Findings, row: dict[str, Any], want: Parts) -> None:
+    for part in (*_PARTS, "answer"):
+        expected = getattr(want, part, None)
+        beside = {"batch": row["batch"], "method": row["method"], "part": part, "computed": expected,
+                  "measured": row[part], "ratio": expected and row[part] / expected,
+                  "share": row[part] / row["answer"]}  # fmt: skip
+        findings.add("Computed and measured", BESIDE, beside)
+
+
+@contextmanager
+def moments(vlm: VLM, layer: int, clock: Clock) -> Iterator[Any]:
+    """Mark where the decoder begins, reaches layer K, and begins again; yields what tells the time in between.
+
+    Entered before a pruning block, whose hooks then run behind these: the selection lies behind the mark at layer K.
+    """
+    starts: list[Any] = []
+    at_layer: list[Any] = []
+    ends: list[Any] = []
+
+    def start(module: torch.nn.Module, args: tuple) -> None:
+        if len(starts) < 2:
+            starts.append(clock.mark())
+
+    def reach(module: torch.nn.Module, args: tuple) -> None:
+        if not at_layer:
+            at_layer.append(clock.mark())
+
+    handles = [vlm.decoder.register_forward_pre_hook(start),
+               vlm.decoder.layers[layer].register_forward_pre_hook(reach)]  # fmt: skip
+
+    def parts() -> dict[str, float]:
+        return {"below": clock.ms(starts[0], at_layer[0]), "above": clock.ms(at_layer[0], starts[1]),
+                "decode": clock.ms(starts[1], ends[0])}  # fmt: skip
+
+    try:
+        yield parts
+    finally:
+        ends.append(clock.mark())
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,74 @@
+"""DivPrune and D2Pruner alone: a batch of images as the engine hands them over, features smooth over the picture."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from benchmarks import inputs
+from biaslab.pruning import TokenBatch, TokenContext, budget, make
+
+from .models import LAYER, spec
+from .plan import Columns, Findings, Plan
+from .timing import free, in_turn
+
+__all__ = ["run"]
+
+METHODS = ("divprune", "d2pruner")
+KEEPS = (0.1, 0.5)
+COLUMNS: Columns = {
+    "batch": ("B", "d"), "n": ("N", "d"), "method": ("method", ""), "keep": ("keep", ".0%"),
+    "ms": ("ms per batch", ".2f"), "each": ("ms per image", ".2f"), "peak_mb": ("peak MiB", ".0f"), "why": ("", ""),
+}  # fmt: skip
+
+
+def run(plan: Plan, findings: Findings) -> None:
+    """Measure both methods at two keep ratios and every batch size."""
+    for batch in plan.batch_sizes:
+        images = context(plan, batch)
+        n = images[0].n
+        profile = inputs.profile(images[0].layout, LAYER - 1)
+        tasks = {}
+        for keep in KEEPS:
+            asked = TokenBatch([_at(ctx, keep) for ctx in images], images.stack, images.starts)
+            for name in METHODS:
+                method = make(name, keep=keep, **({"profile": profile} if name == "d2pruner" else {}))
+                tasks[f"{name} {keep}"] = partial(method.select_batch, asked)
+        with torch.inference_mode():
+            times = in_turn(tasks, plan.device, plan.rounds + 2)
+        for keep in KEEPS:
+            for name in METHODS:
+                found = times[f"{name} {keep}"]
+                findings.add("Selection alone", COLUMNS, {
+                    "batch": batch, "n": n, "method": name, "keep": keep, "ms": found.median,
+                    "each": found.median and found.median / batch, "peak_mb": found.peak_mb, "why": found.why,
+                    "times_ms": found.ms,
+                })  # fmt: skip
+                if found.failed:
+                    findings.fail(f"selection, B = {batch}, {name}, keep {keep}: {found.why}")
+        del images, tasks
+        free(plan.device)
+    findings.note("features in bf16, smooth over the picture with a part of their own; hidden states of random weights "
+                  "would make another graph")  # fmt: skip
+
+
+def context(plan: Plan, batch: int) -> TokenBatch:
+    """Make the images of a batch, their features in one tensor on the device."""
+    sizes = spec(plan)
+    layout = inputs.layout_of(256 if plan.tiny else 13 * 256)
+    smooth = inputs.features(layout, sizes.hidden, length=0.04).to(plan.device)
+    generator = torch.Generator(plan.device).manual_seed(0)
+    noise = torch.randn(batch, *smooth.shape, generator=generator, device=plan.device)
+    stack = (smooth + 0.3 * noise).to(torch.bfloat16).flatten(0, 1)
+    rows = [inputs.attention(layout, heads=sizes.heads, seed=i).to(plan.device) for i in range(batch)]
+    starts = [i * layout.n for i in range(batch)]
+    images = [
+        TokenContext(layout, 1, i, LAYER, row, stack[first : first + layout.n])
+        for i, (row, first) in enumerate(zip(rows, starts, strict=True))
+    ]
+    return TokenBatch(images, stack, starts)
+
+
+def _at(ctx: TokenContext, keep: float) -> TokenContext:
+    return TokenContext(ctx.layout, budget(keep, ctx.n), ctx.seed, ctx.layer, ctx.attention, ctx.features)

@@ -1,9 +1,10 @@
 PYTHON ?= python3.11
 VENV ?= .venv
+GPU_PYTHON ?= python
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick lint compat compat-floor bench notebook clean
+.PHONY: demo test quick lint compat compat-floor bench gpu notebook clean
 
 demo: $(STAMP)
 	$(BIN)/biaslab demo --out runs/demo
@@ -37,6 +38,10 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.fitting
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.estimators
+
+# on a machine with a CUDA device, in the environment that is active there: torch for its driver is not ours to choose
+gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu
 
 notebook: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[jupyter]

@@ -24,7 +24,7 @@ def run(plan: Plan, findings: Findings) -> None:
     for batch in plan.batch_sizes:
         encoded = vlm.vision(prompts(vlm, batch))
         modes = [mode for mode in MODES if mode != "eager" or batch == 1]
-        times = in_turn({mode: partial(prefill, vlm, encoded, mode) for mode in modes}, plan.device, plan.rounds)
+        times = in_turn({mode: partial(prefill, vlm, encoded, mode) for mode in modes}, plan)
         plain = times["plain"]
         for mode in modes:
             found = times[mode]

@@ -54,7 +54,7 @@ def run(plan: Plan, findings: Findings) -> None:
         "prefill and 4 decode steps, 1 prompt": partial(_generate, vlm, one),
         "prefill and 4 decode steps, 2, one padded": partial(_generate, vlm, padded),
     }
-    times = in_turn(kinds, plan.device, plan.rounds)
+    times = in_turn(kinds, plan)
     for what, task in kinds.items():
         row: dict[str, Any] = {"what": what, "ms": times[what].median, "why": times[what].why}
         if times[what].why is None:

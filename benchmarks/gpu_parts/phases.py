@@ -46,9 +46,11 @@ def run(plan: Plan, findings: Findings) -> None:
     vlm = large(plan)
     for batch in plan.batch_sizes:
         encoded = prompts(vlm, batch)
-        tower = in_turn({"vision": lambda encoded=encoded: vlm.vision(encoded)}, plan.device, plan.rounds)["vision"]
+        tower = in_turn({"vision": lambda encoded=encoded: vlm.vision(encoded)}, plan)["vision"]
         if tower.median is None:
-            findings.fail(f"phases, B = {batch}, vision: {tower.why}")
+            findings.add("An answer by its parts", TIMES, {"batch": batch, "method": "vision", "why": tower.why})
+            if tower.failed:
+                findings.fail(f"phases, B = {batch}, vision: {tower.why}")
             continue
         answers(plan, findings, vlm, vlm.vision(encoded), tower)
         del encoded
@@ -77,7 +79,7 @@ def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Tim
         spent[name].append({**parts(), **done.selection_times})
         return done
 
-    times = in_turn({name: partial(answer, name) for name in METHODS}, plan.device, plan.rounds)
+    times = in_turn({name: partial(answer, name) for name in METHODS}, plan)
     full: dict[str, Any] = {}
     for name in METHODS:
         found = times[name]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +29,18 @@ class Plan:
     device : torch.device
     tiny : bool
         Small models and single rounds, to go through every line on a CPU; the figures mean nothing.
+    until : float
+        Moment of `time.monotonic` after which no further round begins.
     """
 
     device: torch.device
     tiny: bool = False
+    until: float = math.inf
+
+    @property
+    def late(self) -> bool:
+        """Whether the time for further rounds is over."""
+        return time.monotonic() > self.until
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

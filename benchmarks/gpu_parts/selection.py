@@ -36,7 +36,7 @@ def run(plan: Plan, findings: Findings) -> None:
                 method = make(name, keep=keep, **({"profile": profile} if name == "d2pruner" else {}))
                 tasks[f"{name} {keep}"] = partial(method.select_batch, asked)
         with torch.inference_mode():
-            times = in_turn(tasks, plan.device, plan.rounds + 2)
+            times = in_turn(tasks, plan, plan.rounds + 2)
         for keep in KEEPS:
             for name in METHODS:
                 found = times[f"{name} {keep}"]

@@ -46,7 +46,7 @@ def run(plan: Plan, findings: Findings) -> None:
     if plan.tiny:
         small, large_one = (Sweep(methods[:3], [0.2], 4, 2, 40, True), Sweep(methods[1:3], [0.2], LAYER, 2, 3, False))
     else:
-        small = Sweep((*methods, "uniform", "relative", "layer_ratio"), [0.5, 0.2, 0.1, 0.05], 4, 16, 40, True)
+        small = Sweep(methods, [0.5, 0.2, 0.1, 0.05], 4, 16, 40, True)
         large_one = Sweep(methods, [0.5, 0.1], LAYER, 16, plan.new_tokens, False)
     both_ways(plan, findings, bl.load("grounder", device=str(plan.device)), small)
     free(plan.device)
@@ -70,6 +70,8 @@ def both_ways(plan: Plan, findings: Findings, vlm: VLM, sweep: Sweep) -> None:
     seconds: dict[bool, list[float]] = {True: [], False: []}
     tables: dict[bool, Any] = {}
     for turn in range(-1, 1 if plan.tiny else 2):
+        if turn > 0 and plan.late:
+            break
         for plain in (True, False) if turn % 2 else (False, True):
             if plan.device.type == "cuda":
                 torch.cuda.synchronize(plan.device)

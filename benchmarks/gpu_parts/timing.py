@@ -13,6 +13,8 @@ import torch
 
 from biaslab.evaluation.stopwatch import interleaved
 
+from .plan import Plan
+
 __all__ = ["Clock", "Timed", "free", "in_turn", "one_line"]
 
 
@@ -49,7 +51,7 @@ class Timed:
     peak_mb : float or None
         Most that tensors held at a time over what they held before, MiB; None on a CPU.
     why : str or None
-        Why there is no time: "out of memory", or the exception.
+        Why there is no time: "out of memory", "out of time", or the exception.
     """
 
     ms: list[float] = field(default_factory=list)
@@ -63,21 +65,23 @@ class Timed:
 
     @property
     def failed(self) -> bool:
-        """Whether it failed for another reason than memory."""
-        return self.why is not None and self.why != OUT_OF_MEMORY
+        """Whether it failed for another reason than memory or time."""
+        return self.why not in (None, OUT_OF_MEMORY, OUT_OF_TIME)
 
 
-OUT_OF_MEMORY = "out of memory"
+OUT_OF_MEMORY, OUT_OF_TIME = "out of memory", "out of time"
 
 
-def in_turn(tasks: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int) -> dict[str, Timed]:
-    """Time tasks in turn: one round that warms up, then ``rounds`` that count.
+def in_turn(tasks: Mapping[str, Callable[[], Any]], plan: Plan, rounds: int | None = None) -> dict[str, Timed]:
+    """Time tasks in turn: one round that warms up, then ``rounds`` (the plan's) that count, fewer if time runs out.
 
     A task that raises is not tried again, and the others go on. What a task returns is alive when the peak is read.
     """
-    found, clock = {name: Timed() for name in tasks}, Clock(device)
-    for turn, name in interleaved(list(tasks), rounds):
+    found, clock = {name: Timed() for name in tasks}, Clock(plan.device)
+    for turn, name in interleaved(list(tasks), plan.rounds if rounds is None else rounds):
         mine = found[name]
+        if plan.late:
+            break
         if mine.why is not None:
             continue
         try:
@@ -92,7 +96,10 @@ def in_turn(tasks: Mapping[str, Callable[[], Any]], device: torch.device, rounds
             mine.peak_mb = max((x for x in (mine.peak_mb, peak) if x is not None), default=None)
         if mine.why is not None:  # here the traceback, and what its frames held, is gone
             mine.ms.clear()
-            free(device)
+            free(plan.device)
+    for mine in found.values():
+        if not mine.ms and mine.why is None:
+            mine.why = OUT_OF_TIME
     return found
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,12 @@ def run(part):
     found = Findings()
     part.run(TINY, found)
     return found
+
+
+def rows_of(part, plan, caption):
+    found = Findings()
+    part.run(plan, found)
+    return rows(found, caption)
 
 
 def rows(found, caption):
@@ -174,15 +181,55 @@ def test_a_task_that_fails_leaves_the_others_alone():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     calls = []
-    found = timing.in_turn({"full": full, "bad": lambda: 1 / 0, "good": lambda: calls.append(1)}, CPU, 3)
+    found = timing.in_turn({"full": full, "bad": lambda: 1 / 0, "good": lambda: calls.append(1)}, TINY, 3)
     assert (found["full"].why, found["full"].failed, found["full"].median) == ("out of memory", False, None)
     assert found["bad"].failed and "division" in found["bad"].why
     assert len(calls) == 4 and len(found["good"].ms) == 3 and found["good"].why is None
 
 
 def test_rounds_are_timed_by_the_median():
-    found = timing.in_turn({"sleep": lambda: time.sleep(0.02)}, CPU, 3)["sleep"]
+    found = timing.in_turn({"sleep": lambda: time.sleep(0.02)}, TINY, 3)["sleep"]
     assert found.median >= 20 and found.peak_mb is None
+
+
+def test_no_round_begins_when_the_time_is_over(monkeypatch):
+    moments = iter(range(100))  # one for each look at the clock
+    monkeypatch.setattr("benchmarks.gpu_parts.plan.time", SimpleNamespace(monotonic=lambda: next(moments)))
+    found = timing.in_turn({"a": lambda: None, "b": lambda: None}, replace(TINY, until=4.5), 50)
+    assert (len(found["a"].ms), len(found["b"].ms)) == (1, 2)  # a b warm up, b a, b: the sixth is too late
+    over = timing.in_turn({"a": lambda: pytest.fail("began")}, replace(TINY, until=0.0))["a"]
+    assert (over.why, over.failed, over.median) == ("out of time", False, None)
+    table = rows_of(capture, replace(TINY, until=0.0), "attention rows")
+    assert {row["why"] for row in table} == {"out of time"}
+
+
+def test_cuda_is_timed_by_events(monkeypatch):
+    class Event:
+        """As torch's, in a queue that is 5 ms behind per event."""
+
+        made, waited = 0, 0
+
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            Event.made += 1
+            self.at = 5.0 * Event.made
+
+        def synchronize(self):
+            Event.waited += 1
+
+        def elapsed_time(self, later):
+            return later.at - self.at
+
+    assert all(hasattr(torch.cuda.Event, name) for name in vars(Event) if not name.startswith("_") and name[0] in "rse")
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    answers = {"memory_allocated": 2**20, "max_memory_allocated": 3 * 2**20}
+    for name in ("current_stream", "synchronize", "reset_peak_memory_stats", *answers):
+        value = answers.get(name)
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    found = timing.in_turn({"x": lambda: None}, Plan(torch.device("cuda")))["x"]
+    assert found.ms == [5.0] * 3 and found.peak_mb == 2 and Event.waited == 4
 
 
 # -- the script --------------------------------------------------------------------------------------------------

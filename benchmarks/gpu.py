@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import math
 import os
 import signal
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,12 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts; 0 where all went through, 1 where something failed, 2 for bad arguments."""
     options = _options(argv)
     if options.only:
+        _quiet(options.device)
         until = time.monotonic() + 0.8 * options.limit  # what has begun then ends in the rest, as a rule
         return run_part(options.only, Plan(options.device, options.tiny, until), Findings(options.found))
     plan = Plan(options.device, options.tiny)
     failures = measure(plan, options.parts, options.out)
     print(f"written: {options.out / 'gpu.md'} and .json" + (f"; {failures} failures" if failures else ""))
     return 1 if failures else 0
+
+
+def _quiet(device: torch.device) -> None:
+    """Set up the process of one part: its output is progress alone."""
+    warnings.filterwarnings("ignore", "The profile rests on")
+    logging.getLogger("biaslab").setLevel(logging.ERROR)  # answers of random weights are cut, as they must
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # a toy's threads would only wait for each other
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

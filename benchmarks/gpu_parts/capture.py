@@ -14,7 +14,8 @@ __all__ = ["run"]
 
 COLUMNS: Columns = {
     "batch": ("B", "d"), "n": ("N", "d"), "name": ("attention", ""), "ms": ("ms", ".1f"),
-    "ratio": ("x plain", ".3f"), "peak_mb": ("peak MiB", ".0f"), "memory_ratio": ("x memory", ".2f"), "why": ("", ""),
+    "ratio": ("x plain", ".3f"), "peak_mb": ("peak MiB", ".0f"), "memory_ratio": ("x memory", ".2f"),
+    "why": ("remark", ""),
 }  # fmt: skip
 
 

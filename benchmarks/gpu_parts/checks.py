@@ -31,9 +31,9 @@ DTYPES = (torch.float32, torch.bfloat16)
 KEEP = 0.3
 CAPTION = "Contracts on the device"
 COLUMNS: Columns = {
-    "check": ("check", ""), "family": ("family", ""), "dtype": ("dtype", ""), "verdict": ("", ""),
+    "check": ("check", ""), "family": ("family", ""), "dtype": ("dtype", ""), "verdict": ("verdict", ""),
     "difference": ("difference", ".2g"), "tolerance": ("allowed", ".2g"), "control": ("when wrong", ".2g"),
-    "why": ("", ""),
+    "why": ("remark", ""),
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ OPERATIONS = {
 _KERNEL = re.compile(r"flash|fmha|attention|sdpa|softmax", re.IGNORECASE)
 COLUMNS: Columns = {
     "what": ("forward", ""), "backends": ("SDPA ran", ""), "ms": ("ms", ".2f"),
-    "kernels": ("kernels on the device", ""), "why": ("", ""),
+    "kernels": ("kernels on the device", ""), "why": ("remark", ""),
 }  # fmt: skip
 
 

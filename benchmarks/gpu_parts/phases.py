@@ -31,14 +31,19 @@ TIMES: Columns = {
     "below": ("below K", ".2f"), "rows": ("of it rows", ".2f"), "select": ("selection", ".2f"),
     "above": ("from K on", ".2f"), "decode": ("decode", ".1f"), "answer": ("answer", ".1f"),
     "speedup": ("x faster", ".2f"), "prefill_speedup": ("x faster, prefill", ".2f"), "peak_mb": ("peak MiB", ".0f"),
-    "why": ("", ""),
+    "why": ("remark", ""),
 }  # fmt: skip
 BESIDE: Columns = {
     "batch": ("B", "d"), "method": ("method", ""), "part": ("part", ""), "computed": ("computed ms", ".2f"),
     "measured": ("measured ms", ".2f"), "ratio": ("measured / computed", ".2f"),
     "share": ("share of the answer", ".0%"),
 }  # fmt: skip
-_PARTS = ("vision", "below", "select", "above", "decode")
+_PARTS = {"vision": "vision", "below": "below K", "select": "selection", "above": "from K on", "decode": "decode",
+          "answer": "answer"}  # fmt: skip
+FASTER: Columns = {
+    "batch": ("B", "d"), "computed": ("computed, selection for nothing", ".2f"), "measured": ("measured", ".2f"),
+    "prefill": ("of it prefill alone", ".2f"),
+}  # fmt: skip
 
 
 def run(plan: Plan, findings: Findings) -> None:
@@ -60,7 +65,10 @@ def run(plan: Plan, findings: Findings) -> None:
         f"padding; keep {KEEP:.0%}, K = {LAYER}. Random weights make D2Pruner another graph than trained ones"
     )
     findings.note(f"computed for an {H100}; another card has other figures. Selection is not computed")
-    findings.note("selection and rows: the engine's own clock, which waits for the device before and after")
+    findings.note(
+        "selection and rows: the engine's own clock, which waits for the device before and after; decode: the clock of "
+        "`bench`, which waits at its beginning and end; everything else: CUDA events"
+    )
 
 
 def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Timed) -> None:
@@ -71,16 +79,16 @@ def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Tim
     spent: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
 
     def answer(name: str) -> Any:
-        method = (
-            None if name == "none" else make(name, keep=KEEP, **({"profile": profile} if name == "d2pruner" else {}))
-        )
+        own = {"profile": profile} if name == "d2pruner" else {}
+        method = None if name == "none" else make(name, keep=KEEP, **own)
         with moments(vlm, LAYER, Clock(plan.device)) as parts:
             done = run_once(vlm, ready, Config(method, method and LAYER), options, full_length=True, timed=True)
-        spent[name].append({**parts(), **done.selection_times})
+        spent[name].append({**parts(), "decode": done.timer.decode_ms or 0.0, **done.selection_times})
         return done
 
     times = in_turn({name: partial(answer, name) for name in METHODS}, plan)
     full: dict[str, Any] = {}
+    wanted: list[Parts] = []
     for name in METHODS:
         found = times[name]
         row: dict[str, Any] = {"batch": batch, "n": ready.last + 1, "method": name, "why": found.why}
@@ -97,6 +105,13 @@ def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Tim
             kept = None if name == "none" else budget(KEEP, layout.n)
             want = computed(vlm.model.config, layout, ready.last + 1 - layout.n, kept, LAYER, plan.new_tokens, batch)
             _beside(findings, row, want)
+            wanted.append(want)
+            if len(wanted) == 2:
+                faster = {"computed": wanted[0].answer / want.answer, "measured": row["speedup"]}
+                findings.add(
+                    "D2Pruner: times faster than unpruned", FASTER,
+                    {"batch": batch, **faster, "prefill": row["prefill_speedup"]},
+                )  # fmt: skip
 
 
 def _row(rounds: list[dict[str, float]], tower: Timed, batch: int) -> dict[str, float]:
@@ -112,12 +127,15 @@ def _row(rounds: list[dict[str, float]], tower: Timed, batch: int) -> dict[str, 
 
 
 def _beside(findings: Findings, row: dict[str, Any], want: Parts) -> None:
-    for part in (*_PARTS, "answer"):
+    """Rows of one method: its parts and their sum, computed and measured."""
+    for part, title in _PARTS.items():
+        if part == "select" and not row[part]:
+            continue
         expected = getattr(want, part, None)
-        beside = {"batch": row["batch"], "method": row["method"], "part": part, "computed": expected,
-                  "measured": row[part], "ratio": expected and row[part] / expected,
-                  "share": row[part] / row["answer"]}  # fmt: skip
-        findings.add("Computed and measured", BESIDE, beside)
+        findings.add("Computed and measured", BESIDE, {
+            "batch": row["batch"], "method": row["method"], "part": title, "computed": expected, "measured": row[part],
+            "ratio": expected and row[part] / expected, "share": row[part] / row["answer"],
+        })  # fmt: skip
 
 
 @contextmanager
@@ -128,7 +146,6 @@ def moments(vlm: VLM, layer: int, clock: Clock) -> Iterator[Any]:
     """
     starts: list[Any] = []
     at_layer: list[Any] = []
-    ends: list[Any] = []
 
     def start(module: torch.nn.Module, args: tuple) -> None:
         if len(starts) < 2:
@@ -138,16 +155,16 @@ def moments(vlm: VLM, layer: int, clock: Clock) -> Iterator[Any]:
         if not at_layer:
             at_layer.append(clock.mark())
 
-    handles = [vlm.decoder.register_forward_pre_hook(start),
-               vlm.decoder.layers[layer].register_forward_pre_hook(reach)]  # fmt: skip
+    handles = [
+        vlm.decoder.register_forward_pre_hook(start),
+        vlm.decoder.layers[layer].register_forward_pre_hook(reach),
+    ]
 
     def parts() -> dict[str, float]:
-        return {"below": clock.ms(starts[0], at_layer[0]), "above": clock.ms(at_layer[0], starts[1]),
-                "decode": clock.ms(starts[1], ends[0])}  # fmt: skip
+        return {"below": clock.ms(starts[0], at_layer[0]), "above": clock.ms(at_layer[0], starts[1])}
 
     try:
         yield parts
     finally:
-        ends.append(clock.mark())
         for handle in handles:
             handle.remove()

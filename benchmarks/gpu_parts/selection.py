@@ -19,7 +19,8 @@ METHODS = ("divprune", "d2pruner")
 KEEPS = (0.1, 0.5)
 COLUMNS: Columns = {
     "batch": ("B", "d"), "n": ("N", "d"), "method": ("method", ""), "keep": ("keep", ".0%"),
-    "ms": ("ms per batch", ".2f"), "each": ("ms per image", ".2f"), "peak_mb": ("peak MiB", ".0f"), "why": ("", ""),
+    "ms": ("ms per batch", ".2f"), "each": ("ms per image", ".2f"), "peak_mb": ("peak MiB", ".0f"),
+    "why": ("remark", ""),
 }  # fmt: skip
 
 

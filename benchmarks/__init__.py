@@ -7,5 +7,8 @@
     python -m benchmarks.prefill      pruned prefill against unpruned and against the limit set by FLOPs
 
 each of which prints its tables and writes them to ``benchmarks/results``. Everything runs on the CPU with random
-weights: what is measured is time and memory, which do not depend on what a model has learned.
+weights: what is measured is time and memory, which do not depend on what a model has learned. What only a GPU can tell
+is measured by ``make gpu``:
+
+    python -m benchmarks.gpu          contracts, capture, an answer's parts, selection, sweep, attention kernels
 """

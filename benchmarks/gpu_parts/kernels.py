@@ -56,7 +56,8 @@ def run(plan: Plan, findings: Findings) -> None:
     }
     times = in_turn(kinds, plan)
     for what, task in kinds.items():
-        row: dict[str, Any] = {"what": what, "ms": times[what].median, "why": times[what].why}
+        row: dict[str, Any] = {"what": what, "ms": times[what].median, "why": times[what].why,
+                               "times_ms": times[what].ms}  # fmt: skip
         if times[what].why is None:
             row |= backends(task, plan.device)
         findings.add(f"Attention under SDPA, bf16, {len(vlm.decoder.layers)} decoder layers", COLUMNS, row)

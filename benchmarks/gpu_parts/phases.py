@@ -94,6 +94,7 @@ def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Tim
         row: dict[str, Any] = {"batch": batch, "n": ready.last + 1, "method": name, "why": found.why}
         if found.ms:
             row |= _row(spent[name][-len(found.ms) :], tower, batch) | {"peak_mb": found.peak_mb}
+            row["rounds_ms"] = {"vision": tower.ms, "batch": spent[name][-len(found.ms) :]}
             full = full or row
             if full["method"] == "none":
                 row["speedup"] = full["answer"] / row["answer"]

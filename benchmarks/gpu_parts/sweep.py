@@ -48,7 +48,7 @@ def run(plan: Plan, findings: Findings) -> None:
     else:
         small = Sweep(methods, [0.5, 0.2, 0.1, 0.05], 4, 16, 40, True)
         large_one = Sweep(methods, [0.5, 0.1], LAYER, 16, plan.new_tokens, False)
-    both_ways(plan, findings, bl.load("grounder", device=str(plan.device)), small)
+    both_ways(plan, findings, bl.load("grounder", device=str(plan.device), dtype="float32"), small)
     free(plan.device)
     vlm = large(plan)
     # scenes are small: 13 tiles all the same

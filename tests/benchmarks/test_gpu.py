@@ -129,9 +129,33 @@ def test_backends_tell_the_math_kernel_from_others():
     assert kernels.backends(lambda: x @ x.mT, CPU)["backends"] == "none"
 
 
+def test_kernels_of_a_device_are_named_with_their_share(monkeypatch):
+    def event(key, on, busy):
+        where = getattr(torch.autograd.DeviceType, on)
+        return SimpleNamespace(key=key, count=2, device_type=where, self_device_time_total=busy)
+
+    class Profiler:
+        def __init__(self, activities):
+            assert torch.profiler.ProfilerActivity.CUDA in activities
+
+        __enter__, __exit__ = (lambda self: self), (lambda self, *_: None)
+
+        def key_averages(self):
+            return [
+                event("aten::_scaled_dot_product_flash_attention", "CPU", 99.0),
+                event("void pytorch_flash::flash_fwd_kernel<Traits<64> >(Params)", "CUDA", 30.0),
+                event("void cutlass::gemm<float>(Params)", "CUDA", 70.0),
+            ]
+
+    monkeypatch.setattr(kernels, "profile", Profiler)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    found = kernels.backends(lambda: None, torch.device("cuda"))
+    assert found == {"backends": "2 flash", "kernels": "pytorch_flash::flash_fwd_kernel 30%"}
+
+
 @pytest.mark.slow
 def test_the_sweep_is_measured_both_ways(monkeypatch, grounder):
-    monkeypatch.setattr("biaslab.load", lambda name, device: grounder)
+    monkeypatch.setattr("biaslab.load", lambda name, device, dtype: grounder)
     found = run(sweep)
     small, large = rows(found, "A sweep")
     assert (small["model"], small["dtype"], small["equal"], small["lines"]) == ("grounder", "float32", 6, 6)

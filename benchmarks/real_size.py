@@ -79,7 +79,7 @@ def report(folder: Path, threads: int) -> Report:
 
 def write(folder: Path) -> Path:
     """Write the checkpoint, one file, by the writer that the tests use."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     import original
 
     return original.write(folder, "qwen2", dtype=torch.bfloat16, vision=VISION, llm=DECODER, force_image_size=448)

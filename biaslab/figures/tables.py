@@ -124,7 +124,7 @@ def results_latex(
         low, high = int(table["n"].min()), int(table["n"].max())
         count = f"{low}" if low == high else f"{low} to {high}"
         caption = (
-            f"{_METRICS[metric]} (\\%) with 95\\,\\% intervals (bootstrap over images), "
+            f"{_METRICS[metric]} (\\%) with 95\\,\\% intervals over images, "
             f"n = {count} expressions. Columns: visual tokens kept from decoder layer $K$ on."
         )
     alignment = "l" * frame.index.nlevels + "c" * len(frame.columns)

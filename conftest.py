@@ -24,7 +24,7 @@ def grounder_at_hand(monkeypatch, grounder):
     """What loads the grounder in this process gets the one that is loaded; for tests that would read it many times."""
 
     def load(name, **settings):
-        assert name == "grounder" and set(settings.values()) <= {None, "auto"}
+        assert name == "grounder" and set(settings.values()) <= {None, "auto", "sdpa"}
         return grounder
 
     for module in ("biaslab", "biaslab.models", "biaslab.workflows.demo"):

@@ -28,7 +28,7 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The same run by one process that nobody disturbs."""
-    undisturbed = Run(tmp_path_factory.mktemp("whole") / "run", batch_size=16)
+    undisturbed = Run(tmp_path_factory.mktemp("whole") / "run", n=20, batch_size=16)
     assert undisturbed.start(1).wait() == 0
     return undisturbed
 
@@ -45,12 +45,14 @@ def end(disturbed, process, number=signal.SIGKILL):
 
 def is_whole(disturbed, whole):
     row = disturbed.row(whole)
-    assert row["wanted"] == row["found"] == row["distinct"] == 24 and row["equal"] == "yes", row
+    assert row["wanted"] == row["found"] == row["distinct"] == 40 and row["equal"] == "yes", row
     assert (disturbed.out / "results.csv").read_text().count("\n") > 2
 
 
 def test_workers_and_launchers_die_and_any_number_of_processes_goes_on(tmp_path, whole):
-    disturbed = Run(tmp_path / "run", "torchrun")
+    disturbed = Run(
+        tmp_path / "run", "torchrun", n=20, batch_size=1
+    )  # lines come in pairs: some are left for every kill
     process = disturbed.start(3)
     assert disturbed.kill(process, 2, "worker")  # torchrun starts its processes again
     assert disturbed.kill(process, 2, "nobody") and end(disturbed, process) == -signal.SIGKILL
@@ -68,7 +70,7 @@ def test_workers_and_launchers_die_and_any_number_of_processes_goes_on(tmp_path,
 
 @needs_ray
 def test_actors_and_the_driver_of_ray_die(tmp_path, whole):
-    disturbed = Run(tmp_path / "run", "ray")
+    disturbed = Run(tmp_path / "run", "ray", n=20)
     process = disturbed.start(2)
     assert disturbed.kill(process, 2, "worker")  # another actor goes on
     assert disturbed.kill(process, 4, "nobody") and end(disturbed, process) == -signal.SIGKILL

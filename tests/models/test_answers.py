@@ -98,7 +98,7 @@ def test_any_answer_is_a_box_inside_the_space_or_none():
 
     read()
     assert len(tried) >= TEXTS and len(FAMILIES) >= 9
-    assert min(found.values()) > 3, found  # the texts are not all without a box
+    assert min(found.values()) > 0, found  # the texts are not all without a box
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -157,6 +157,25 @@ def capture(
     Under SDPA and eager attention only the decoder of ``vlm`` is switched. Blocks may be entered and left from several
     threads, each around a model of its own; one model must not run in two threads at a time.
     """
+    with recorded(vlm, layers, heads=heads, queries=queries, score=score) as captured:
+        yield captured
+
+
+@contextmanager
+def recorded(
+    vlm: VLM,
+    layers: int | Iterable[int] | None,
+    *,
+    heads: str,
+    queries: str | Tensor,
+    score: str | Callable,
+    reduce: Callable[[Rows], Rows] | None = None,
+) -> Iterator[CapturedRows]:
+    """Do what `capture` does, but keep of every layer only what ``reduce`` makes of its rows.
+
+    It is called inside the layer's attention, on the layer's device: of the rows themselves no more than those of the
+    running layer are ever held.
+    """
     expect_model(vlm)
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     check_heads(heads)
@@ -186,7 +205,8 @@ def capture(
             values = score_of(query, key, value, kw.get("cos"), kw.get("sin"), **options).float()
             values = values.masked_fill(~(at.rows_mask[:, None, :, None] & at.cols_mask[:, None, None, :]), 0.0)
             values = values.mean(1, keepdim=True) if heads == "mean" else values
-            captured._rows[layer] = Rows(values, at.cols_mask, at.rows_mask, at.original)
+            rows = Rows(values, at.cols_mask, at.rows_mask, at.original)
+            captured._rows[layer] = rows if reduce is None else reduce(rows)
 
         return callback
 

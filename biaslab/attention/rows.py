@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
     from biaslab.models.encoded import Encoded
 
-__all__ = ["CapturedRows", "PromptPositions", "Rows"]
+__all__ = ["CapturedRows", "PromptPositions", "Rows", "mean_over_queries"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,9 +168,24 @@ class CapturedRows(Mapping):
 _NOTHING = "nothing captured yet: run the model on a prompt with an image inside the capture block"
 
 
+def mean_over_queries(rows: Rows) -> Rows:
+    """Rows of a single query, the mean over the query rows; fillers add nothing, because they are 0.
+
+    Examples
+    --------
+    >>> values = torch.tensor([[[[0.1, 0.3], [0.3, 0.5], [0.0, 0.0]]]])
+    >>> rows = Rows(values, torch.ones(1, 2, dtype=torch.bool), torch.tensor([[True, True, False]]))
+    >>> mean_over_queries(rows).values
+    tensor([[[[0.2000, 0.4000]]]])
+    """
+    count = rows.query_mask.sum(1).clamp(min=1)[:, None, None, None]
+    mean = rows.values.sum(2, keepdim=True) / count
+    return Rows(mean, rows.mask, rows.query_mask.any(1, keepdim=True), rows.kept)
+
+
 def _mean(rows: Rows, n_columns: int) -> Tensor:
-    """(B, H, V) mean over the query rows, at the V original visual tokens; fillers add nothing, because they are 0."""
-    mean = rows.values.sum(2) / rows.query_mask.sum(1).clamp(min=1)[:, None, None]
+    """(B, H, V) mean over the query rows, at the V original visual tokens."""
+    mean = mean_over_queries(rows).values[:, :, 0]
     if rows.kept is None:
         return mean
     # one spare column takes the fillers, so that they overwrite nothing

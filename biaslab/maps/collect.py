@@ -22,8 +22,9 @@ from torch import Tensor
 from biaslab._util.arguments import as_path, at_least_one
 from biaslab._util.number_text import count_text
 from biaslab._util.progress import progress_bar
-from biaslab.attention.capture import CapturedRows, PromptPositions, capture
+from biaslab.attention.means import capture_means
 from biaslab.attention.rotary import advances, rotary_of
+from biaslab.attention.rows import CapturedRows, PromptPositions
 from biaslab.attention.scores import resolve, score_name
 from biaslab.core.images import content_hash, image_name, load_image
 from biaslab.core.layers import resolve_layers
@@ -322,14 +323,14 @@ class _Done(Exception):
 def _capture_prefill(
     vlm: VLM, encoded: Encoded, layers: list[int], queries: str | Tensor, heads: str, score: str | Callable
 ) -> CapturedRows:
-    """Rows of a batch of prompts, from a forward that ends behind the last of ``layers``."""
+    """Mean rows of a batch of prompts, from a forward that ends behind the last of ``layers``."""
 
     def stop(*_: Any) -> None:
         raise _Done
 
     decoder: Any = vlm.decoder
     with ExitStack() as stack:
-        rows = stack.enter_context(capture(vlm, layers, queries=queries, heads=heads, score=score))
+        rows = stack.enter_context(capture_means(vlm, layers, queries=queries, heads=heads, score=score))
         stack.callback(decoder.layers[layers[-1]].register_forward_hook(stop).remove)
         with suppress(_Done):
             vlm.forward(encoded, use_cache=False)

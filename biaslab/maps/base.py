@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import Moments
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["IGNORED", "AttentionMaps", "ImageRecord", "fold_of"]
 
@@ -229,6 +233,27 @@ class AttentionMaps(ABC):
             Another number of heads than the images before.
         """
 
+    def add_batch(self, images: Sequence[tuple[ImageRecord, Tensor]]) -> None:
+        """Append several images, in order; those that the maps have already (`has`) are left out.
+
+        Parameters
+        ----------
+        images : sequence of (ImageRecord, Tensor (L, H or 1, N) float32)
+            Maps on a device of `device_for`.
+
+        Raises
+        ------
+        InputError
+            Another number of heads than the images before.
+        """
+        for record, attention in images:
+            if not self.has(record.id):
+                self.add(record, attention.numpy())
+
+    def device_for(self, device: torch.device) -> torch.device | str:
+        """Where `add_batch` takes maps that were computed on ``device``: by default on the CPU."""
+        return "cpu"
+
     @abstractmethod
     def has(self, image_id: str) -> bool:
         """Whether this image is in the maps already and need not be computed."""
@@ -244,9 +269,12 @@ class AttentionMaps(ABC):
     @abstractmethod
     def _fold_moments(self, layer: int, layout_key: str, fold: int) -> Moments | None: ...
 
-    def _count(self, record: ImageRecord, n_heads: int) -> None:
+    def _expect_heads(self, n_heads: int) -> None:
         if self._n_heads not in (None, n_heads):
             raise InputError(f"maps of {self._n_heads} heads cannot take one of {n_heads}")
+
+    def _count(self, record: ImageRecord, n_heads: int) -> None:
+        self._expect_heads(n_heads)
         self._n_heads = n_heads
         self.layouts.setdefault(record.layout.key, record.layout)
         self.n += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
+from torch import Tensor
 
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.identity import differences
@@ -22,6 +23,7 @@ from biaslab.attention.heads import heads_on_disk
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import RunFolderError
 from biaslab.maps.base import IGNORED, ImageRecord
+from biaslab.maps.device_moments import on_host
 from biaslab.maps.moments import Moments
 from biaslab.maps.streamed import StreamedMaps
 
@@ -70,6 +72,15 @@ class ResumableMaps(StreamedMaps):
         super().add(record, attention)
         self._ids[record.id] = None
 
+    def add_batch(self, images: Sequence[tuple[ImageRecord, Tensor]]) -> None:
+        """Append images; those that are in the moments already are left out."""
+        new: dict[str, tuple[ImageRecord, Tensor]] = {}
+        for record, attention in images:
+            if not self.has(record.id):
+                new.setdefault(record.id, (record, attention))
+        super().add_batch(list(new.values()))
+        self._ids.update(dict.fromkeys(new))
+
     def has(self, image_id: str) -> bool:
         """Whether this image is in the moments already."""
         return image_id in self._ids
@@ -77,10 +88,11 @@ class ResumableMaps(StreamedMaps):
     @contextmanager
     def writing(self) -> Iterator[ResumableMaps]:
         """Leave the latest complete state on disk, however the block ends."""
-        try:
-            yield self
-        finally:
-            self._write()
+        with super().writing():
+            try:
+                yield self
+            finally:
+                self._write()
 
     def checkpoint(self) -> None:
         """Take this state, after a complete batch, as the one to go on from."""
@@ -103,7 +115,8 @@ class ResumableMaps(StreamedMaps):
         if state is None:
             return
         start, tensors, groups = time.monotonic(), {}, []
-        for i, ((key, fold), m) in enumerate(state["moments"].items()):
+        for i, ((key, fold), moments) in enumerate(state["moments"].items()):
+            m = on_host(moments)
             groups.append([key, fold, m.n])
             tensors.update({f"{i}.{name}": np.ascontiguousarray(getattr(m, name)) for name in _FIELDS})
         head = {

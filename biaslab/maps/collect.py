@@ -144,7 +144,8 @@ def collect(
             for items, encoded in _encoded(vlm, batch, source.failures):
                 rows = _capture_prefill(vlm, encoded, layers, queries, heads, score)
                 distances = _query_distances(encoded, rows.prompt, settings["rotary"])
-                _add(maps, items, rows.per_image(encoded, device="cpu"), distances, source.failures)
+                place = maps.device_for(rows[layers[0]].values.device)
+                _add(maps, items, rows.per_image(encoded, device=place), distances, source.failures)
             maps.checkpoint()
             advance(len(batch))
     maps.failures = source.failures
@@ -234,15 +235,21 @@ def _add(
     distances: list[int | None],
     failures: list[tuple[str, str]],
 ) -> None:
-    """Add the map of every image of a batch; one with attention that is not finite becomes a failure."""
+    """Add the maps of a batch; an image with attention that is not finite becomes a failure.
+
+    Part of a prompt may have been stored before an interruption: the maps leave it out.
+    """
     records = [record for item in items for record in item.records]
-    for (name, digest), (layout, tensor), distance in zip(records, attention, distances, strict=True):
-        values = tensor.numpy()  # (L, H or 1, N)
-        if not np.isfinite(values).all():
-            broken = maps.settings["layers"][int(np.argmin(np.isfinite(values).all(axis=(1, 2))))]
+    each = [tensor.isfinite().flatten(1).all(1) for _, tensor in attention]
+    finite = torch.stack(each).cpu().numpy()  # (images, L): of streamed maps all that leaves a device here
+    good = []
+    for (name, digest), (layout, tensor), distance, fine in zip(records, attention, distances, finite, strict=True):
+        if fine.all():
+            good.append((ImageRecord(name, layout, digest, distance), tensor))
+        else:
+            broken = maps.settings["layers"][int(np.argmin(fine))]
             failures.append((name, f"attention of layer {broken} is not finite: load the model in another dtype"))
-        elif not maps.has(name):  # part of a prompt may have been stored before an interruption
-            maps.add(ImageRecord(name, layout, digest, distance), values)
+    maps.add_batch(good)
 
 
 class _Item:

@@ -9,6 +9,7 @@ import numpy as np
 
 from biaslab.errors import UnsupportedError
 from biaslab.maps.base import AttentionMaps, ImageRecord
+from biaslab.maps.device_moments import on_host
 from biaslab.maps.moments import Moments, moments_of
 from biaslab.maps.protocol import expect_maps
 from biaslab.maps.streamed import StreamedMaps
@@ -52,7 +53,7 @@ def _streamed(maps: StreamedMaps) -> StreamedMaps:
     out.settings, out._n_heads = {**maps.settings, "heads": "mean"}, 1
     out._moments = {
         key: Moments(m.n, *(x.mean(1, keepdims=True) for x in (m.mean, m.var, m.log_mean, m.log_var)))
-        for key, m in maps._moments.items()
+        for key, m in ((key, on_host(moments)) for key, moments in maps._moments.items())
     }
     return out
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
+from biaslab.maps import moments
 from biaslab.maps.base import ImageRecord, fold_of
 from biaslab.maps.moments import TINY, Moments
 from biaslab.maps.stored import StoredMaps
@@ -54,6 +55,30 @@ def test_merging_does_not_cancel():
     for image in images:
         total = total.merge(Moments.of(image))
     np.testing.assert_allclose(total.var, images.var(0), rtol=1e-8)
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(1, 4), min_size=1, max_size=4), st.sampled_from([1, 12, 2**14]))
+@settings(max_examples=25, deadline=None)
+def test_adding_images_equals_merging_them_one_by_one(seed, sizes, part):
+    """Bit by bit, in parts or whole, with maps that do not vary among them."""
+    rng = np.random.default_rng(seed)
+    images = rng.dirichlet(np.ones(6), (sum(sizes), 5)).astype(np.float32)
+    images[:, 2] = np.float32(0.1)
+    quick, plain, start = Moments.empty((5, 6)), Moments.empty((5, 6)), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moments, "_PART", part)
+        for size in sizes:
+            before = [getattr(quick, name).copy() for name in NAMES]
+            after = quick.plus(images[start : start + size])
+            for name, values in zip(NAMES, before, strict=True):
+                np.testing.assert_array_equal(getattr(quick, name), values)  # a state that was kept stays
+            quick, start = after, start + size
+    for image in images:
+        plain = plain.merge(Moments.of(image))
+    assert quick.n == plain.n == len(images)
+    for name in NAMES:
+        np.testing.assert_array_equal(getattr(quick, name), getattr(plain, name), err_msg=name)
+    assert (quick.log_mean[2] == 0).all() and (quick.log_var[2] == 0).all()
 
 
 def filled(kind, tmp_path, n=40):

@@ -159,6 +159,7 @@ class StoredMaps(AttentionMaps):
         values = np.ascontiguousarray(attention, dtype="<f4")
         if values.shape[0] != len(self.layers) or values.shape[2] != record.layout.n:
             raise InputError(f"attention must be (layers, heads, tokens), got {values.shape} for {record.layout}")
+        self._expect_heads(values.shape[1])
         line = {
             "id": record.id,
             "digest": record.digest,

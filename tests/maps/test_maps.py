@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,6 +148,24 @@ def test_stored_images_read_back(tmp_path):
         maps.add(*put[0])
     with pytest.raises(UnsupportedError, match="out='FOLDER'"):
         filled("streamed", tmp_path)[0].image(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["stored", "streamed"])
+def test_another_number_of_heads_is_refused_before_anything_is_added(kind, tmp_path):
+    maps, put = filled(kind, tmp_path, n=3)
+    record, values = put[0]
+    other = ImageRecord("other", record.layout, "other")
+
+    def files():
+        return {path.name: path.read_bytes() for path in tmp_path.rglob("*.f32")}
+
+    before = files()
+    with maps.writing(), pytest.raises(InputError, match="maps of 5 heads cannot take one of 2"):
+        maps.add(other, values[:, :2])
+    with maps.writing(), pytest.raises(InputError, match="maps of 5 heads cannot take one of 2"):
+        maps.add_batch([(other, torch.from_numpy(values[:, :2].copy()))])
+    assert maps.n == 3 and files() == before
+    assert maps.moments(1, record.layout.key).n == sum(r.layout.key == record.layout.key for r, _ in put)
 
 
 def test_provenance_names_the_set_not_its_order(tmp_path):

@@ -36,6 +36,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.planted
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.fitting
+	$(BIN)/python -m benchmarks.maps
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.estimators
 

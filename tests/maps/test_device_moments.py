@@ -12,16 +12,18 @@ from devices import checked, spread
 
 from biaslab.maps import device_moments, streamed
 from biaslab.maps.collect import collect
-from biaslab.maps.device_moments import DeviceMoments, device_of_moments, on_host
+from biaslab.maps.device_moments import DeviceMoments, device_of_moments, on_host, room_for_moments
 from biaslab.maps.moments import Moments
 
 NAMES = ("mean", "var", "log_mean", "log_var")
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 
 
 def one_by_one(images) -> Moments:
     total = Moments.empty(tuple(images[0].shape))
     for image in images:
-        total = total.merge(Moments.of(image.numpy()))
+        total = total.merge(Moments.of(image.cpu().numpy()))
     return total
 
 
@@ -31,14 +33,16 @@ def assert_close(got: Moments, want: Moments, rtol=1e-12):
         np.testing.assert_allclose(getattr(got, name), getattr(want, name), rtol=rtol, atol=1e-15, err_msg=name)
 
 
+@DEVICES
 @pytest.mark.parametrize("part", [1, 100, 2**22])
 @pytest.mark.parametrize("sizes", [(9,), (1,) * 9, (4, 5), (1, 6, 2)])
-def test_equal_to_single_images(part, sizes, monkeypatch):
+def test_equal_to_single_images(device, part, sizes, monkeypatch):
     monkeypatch.setattr(device_moments, "_PART", part)
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.dirichlet(np.ones(13), (9, 3, 4)).astype(np.float32))
     images[:, 1, 2] = 0.1  # does not vary over the tokens
-    total, start = DeviceMoments.of(Moments.empty((3, 4, 13)), "cpu"), 0
+    images = images.to(device)
+    total, start = DeviceMoments.of(Moments.empty((3, 4, 13)), device), 0
     for size in sizes:
         before = total.mean.clone(), total.var.clone()
         after = total.plus(list(images[start : start + size]))
@@ -46,7 +50,7 @@ def test_equal_to_single_images(part, sizes, monkeypatch):
         total, start = after, start + size
     assert_close(total.moments(), one_by_one(images))
     assert (total.moments().log_mean[1, 2] == 0).all() and (total.moments().log_var[1, 2] == 0).all()
-    at_once = DeviceMoments.of(Moments.empty((3, 4, 13)), "cpu").plus(list(images))
+    at_once = DeviceMoments.of(Moments.empty((3, 4, 13)), device).plus(list(images))
     assert torch.equal(total.mean, at_once.mean) and torch.equal(total.var, at_once.var), "however they are batched"
 
 
@@ -69,6 +73,11 @@ def test_spreads_far_below_the_level_do_not_cancel():
 def test_a_device_without_float64_is_left():
     assert device_of_moments(torch.device("cuda", 2)) == torch.device("cuda", 2)
     assert device_of_moments(torch.device("xpu")) == device_of_moments(torch.device("mps")) == torch.device("cpu")
+
+
+@CUDA
+def test_a_gpu_has_room_for_moments():
+    assert 0 < room_for_moments(torch.device("cuda")) < torch.cuda.get_device_properties(0).total_memory / 8
 
 
 # ------------------------------------------------------------------------------------------ collect

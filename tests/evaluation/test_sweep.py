@@ -19,7 +19,6 @@ from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions, run_once
 from biaslab.evaluation.sweep import shared
 from biaslab.evaluation.worker import WorkItem, by_image
-from biaslab.models.loading import wrap
 from biaslab.pruning import Method, Random
 
 ALL = ("none", "random", "uniform", "fastv", "fastv:queries=text", "divprune", "layer_ratio", "relative:debias=none",
@@ -124,12 +123,15 @@ def test_layers_on_several_devices(family):
     assert untouched(vlm)
 
 
-def test_layers_with_a_sliding_window_below_k():
-    kinds = ["sliding_attention"] * 2 + ["full_attention"] * 2
-    model = tiny.build("internvl", layer_types=kinds, sliding_window=9, use_sliding_window=True)
-    vlm = wrap(model, tiny.processor("internvl"), name="tiny-windows", revision="0")
+@pytest.mark.parametrize(
+    ("methods", "layers", "attn"),
+    [(FEW, 3, "sdpa"), (FEW, [3, 2], "sdpa"), (["fastv", "random"], 2, "sdpa"), (["fastv", "random"], 2, "eager")],
+)
+def test_layers_with_a_sliding_window_below_k(methods, layers, attn):
+    """The first layer with full attention is 2: of all rows the masks are measured by it."""
+    vlm = tiny.windowed("ssff", 9, attn=attn)
     encoded = vlm.vision(tiny.encoded(vlm, 3))
-    check(vlm, encoded, configurations(FEW, [0.5, 0.2], 3), GenerationOptions(max_new_tokens=12))
+    check(vlm, encoded, configurations(methods, [0.5, 0.2], layers), GenerationOptions(max_new_tokens=12))
 
 
 def test_answers_longer_than_the_room_of_the_cache_and_a_repetition_penalty(monkeypatch):

@@ -138,3 +138,23 @@ def oracle(vlm, inputs, answer, gone, layer, renumber=False):
     finally:
         for handle in handles:
             handle.remove()
+
+
+def second_turn_error(vlm, enc, question, method, layer, steps=3):
+    """Largest difference between the logits of a second turn on a pruned cache and those of the oracle.
+
+    ``question`` (B, Q) token ids follow the first answer.
+    """
+    with prune(vlm, method, layer) as state, vlm.running(enc) as inputs, torch.no_grad():
+        options = {"do_sample": False, "return_dict_in_generate": True, "max_new_tokens": steps, **words_only(vlm)}
+        first = vlm.model.generate(**inputs, **options)
+        kept = state.selections
+        ids = torch.cat([first.sequences, question], 1)
+        more = torch.ones(len(ids), steps + question.shape[1], dtype=torch.long)
+        mask = torch.cat([inputs["attention_mask"], more], 1)
+        turn = {"input_ids": ids, "attention_mask": mask, "past_key_values": first.past_key_values}
+        second = vlm.model.generate(**turn, output_logits=True, **options)
+        assert state.selections is kept
+    answer = torch.cat([ids[:, enc.last + 1 :], second.sequences[:, -steps:]], 1)
+    want = oracle(vlm, enc.inputs, answer, dropped_positions(enc, kept), layer)[:, -steps:]
+    return float((torch.stack(second.logits, 1) - want).abs().max())

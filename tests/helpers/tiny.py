@@ -116,6 +116,17 @@ def vlm(family: str = "internvl", attn: str = "sdpa", **text_kw):
     return wrap(build(family, attn, **text_kw), processor(family), name=f"tiny-{family}", revision="0")
 
 
+@cache
+def windowed(kinds: str = "ssff", window: int = 9, family: str = "internvl", attn: str = "sdpa", **text_kw):
+    """A shared VLM whose layers have a sliding window (s) or full attention (f), one letter each."""
+    names = {"s": "sliding_attention", "f": "full_attention"}
+    options = {"layer_types": [names[kind] for kind in kinds], "sliding_window": window, "layers": len(kinds)}
+    if family != "paligemma":
+        options["use_sliding_window"] = True
+    model = build(family, attn, **options, **text_kw)
+    return wrap(model, processor(family), name=f"tiny-{family}-{kinds}", revision="0")
+
+
 def encoded(model, n: int = 2, seed: int = 0, **options):
     """A left-padded batch of ``n`` pictures of different shapes with questions of different lengths."""
     ids = [f"s{i}" for i in range(n)]

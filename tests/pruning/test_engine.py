@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from eager import text_after
-from pruned import STEPS, dropped_positions, generate, method_for, oracle, refused, run, words_only
+from pruned import STEPS, dropped_positions, generate, method_for, oracle, refused, run, second_turn_error
 
 from biaslab.attention.capture import capture
 from biaslab.errors import ModelError
@@ -318,19 +318,7 @@ def test_second_turn_continues_the_pruned_cache(family):
     vlm, layer = tiny.vlm(family), 2
     enc = tiny.encoded(vlm, 2)
     question = torch.randint(10, 200, (2, 4), generator=torch.Generator().manual_seed(0))
-    with prune(vlm, FastV(keep=0.3), layer) as state, vlm.running(enc) as inputs, torch.no_grad():
-        options = {"do_sample": False, "return_dict_in_generate": True, **words_only(vlm)}
-        first = vlm.model.generate(**inputs, max_new_tokens=3, **options)
-        kept = state.selections
-        ids = torch.cat([first.sequences, question], 1)
-        mask = torch.cat([inputs["attention_mask"], torch.ones(2, 7, dtype=torch.long)], 1)
-        more = {"input_ids": ids, "attention_mask": mask, "past_key_values": first.past_key_values}
-        second = vlm.model.generate(**more, max_new_tokens=3, output_logits=True, **options)
-        assert state.selections is kept
-    answer = torch.cat([ids[:, enc.last + 1 :], second.sequences[:, -3:]], 1)
-    gone = dropped_positions(enc, kept)
-    want = oracle(vlm, enc.inputs, answer, gone, layer)[:, -3:]
-    assert (torch.stack(second.logits, 1) - want).abs().max() <= 1e-4
+    assert second_turn_error(vlm, enc, question, FastV(keep=0.3), layer) <= 1e-4
 
 
 def test_prompts_without_image_pass_through():

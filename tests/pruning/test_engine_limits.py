@@ -111,16 +111,6 @@ def test_models_that_cannot_be_pruned_are_refused():
         del vlm.model.config.vision_config.deepstack_visual_indexes
 
 
-def test_a_sliding_window_before_the_pruned_layers_is_fine():
-    kinds = ["sliding_attention"] * 2 + ["full_attention"] * 2
-    model = tiny.build("internvl", layer_types=kinds, sliding_window=500, use_sliding_window=True)
-    vlm = wrap(model, tiny.processor("internvl"), name="windowed")
-    enc = tiny.encoded(vlm, 2)
-    with prune(vlm, FastV(keep=0.3), 3) as state:
-        run(vlm, enc)
-    assert len(state.selections[0].indices) == budget(0.3, enc.layouts[0].n)
-
-
 def test_uncached_and_static_generation_is_refused():
     vlm = tiny.vlm("internvl")
     enc = tiny.encoded(vlm, 1)

@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from biaslab.pruning.engine.counting_layer import CountingLayer
+from biaslab.pruning.engine.kv_entries import entries
+
 __all__ = ["RoomyLayer", "Rows", "fresh", "narrowed", "wide_cache"]
 
 _ROOM = 32  # tokens that a layer grows by
@@ -35,11 +38,11 @@ class Rows:
     cache: Any
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(CountingLayer):
     """A cache layer with room behind its entries: a new token is written, not joined to a copy of all before it."""
 
-    def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
-        super().__init__()
+    def __init__(self, keys: Tensor, values: Tensor, length: int, dropped: int = 0) -> None:
+        super().__init__(dropped)
         self.lazy_initialization(keys, values)
         self._all_keys, self._all_values = keys, values
         self._show(length)
@@ -97,13 +100,14 @@ def wide_cache(prefix: Any, parts: Sequence[Rows]) -> Any:
         zeros, for a mask to hide.
     """
     cache = DynamicCache()
+    whole = prefix.get_seq_length()
     n_layers = max(len(c.layers) for c in (prefix, *(part.cache for part in parts)) if c is not None)
     for index in range(n_layers):
         own = [part.cache if part.cache is not None and index >= part.layer else None for part in parts]
         sources = [(prefix if o is None else o).layers[index] for o in own]
         times = [part.times if o is None else 1 for part, o in zip(parts, own, strict=True)]
         if type(sources[0]) is DynamicLayer:
-            cache.layers.append(_joined(sources, times))
+            cache.layers.append(_joined(sources, times, whole))
         else:  # a sliding window, which nothing is pruned from
             layer = copy.copy(sources[0])
             layer.keys, layer.values = (x.repeat(sum(times), 1, 1, 1) for x in (layer.keys, layer.values))
@@ -117,9 +121,12 @@ def narrowed(cache: Any, rows: Tensor) -> None:
         layer.batch_select_indices(rows.to(layer.keys.device))
 
 
-def _joined(layers: Sequence[Any], times: Sequence[int]) -> RoomyLayer:
-    """Put the entries of several layers, each so many times, under each other and to the end."""
-    length = max(layer.get_seq_length() for layer in layers)
+def _joined(layers: Sequence[Any], times: Sequence[int], whole: int) -> RoomyLayer:
+    """Put the entries of several layers, each so many times, under each other and to the end.
+
+    ``whole`` is the length of the prompts: masks that are measured by the layer are as wide.
+    """
+    length = max(entries(layer) for layer in layers)
     n_rows = sum(len(layer.keys) * n for layer, n in zip(layers, times, strict=True))
 
     def stored(name: str) -> Tensor:
@@ -127,11 +134,11 @@ def _joined(layers: Sequence[Any], times: Sequence[int]) -> RoomyLayer:
         store = first.new_empty(n_rows, first.shape[1], length + _ROOM, first.shape[3])
         start = 0
         for layer, n in zip(layers, times, strict=True):
-            entries = getattr(layer, name)
-            rows, before = store[start : start + n * len(entries)], length - entries.shape[2]
+            held = getattr(layer, name)
+            rows, before = store[start : start + n * len(held)], length - held.shape[2]
             rows[:, :, :before] = 0
-            rows[:, :, before:length].unflatten(0, (n, -1)).copy_(entries)
+            rows[:, :, before:length].unflatten(0, (n, -1)).copy_(held)
             start += len(rows)
         return store
 
-    return RoomyLayer(stored("keys"), stored("values"), length)
+    return RoomyLayer(stored("keys"), stored("values"), length, whole - length)

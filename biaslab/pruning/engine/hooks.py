@@ -25,6 +25,7 @@ from biaslab.models.transformers_versions import check_layer_arguments, kv_cache
 from biaslab.pruning.algorithms.transfer import Arriving
 from biaslab.pruning.base import Selection
 from biaslab.pruning.engine.checks import attention_method, check_cache, check_generate, check_profile
+from biaslab.pruning.engine.kv_entries import count_dropped, entries
 from biaslab.pruning.engine.prompt import FIX, Prompt, PromptImage, read_prompt
 from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
 from biaslab.pruning.engine.short_inputs import ShortInputs
@@ -92,6 +93,8 @@ class Engine:
         if cache is not None and cache.get_seq_length() > 0:
             self._check_later(cache, ids, kwargs)
             return
+        if cache is not None:
+            self.cuts.pop(cache, None)  # of a prompt that was in it before it was emptied
         method = self.run.method
         if ids is None:
             raise UnsupportedError(f"pruning cannot see the token ids of this forward (inputs_embeds?): {FIX}")
@@ -125,7 +128,7 @@ class Engine:
                 raise UnsupportedError("a later turn on a cache pruned at K = 0 would misplace its tokens: use K >= 1")
             if kwargs.get("position_ids") is None:
                 raise UnsupportedError("at K = 0 the cache does not tell the position: decode with generate()")
-        elif cache.get_seq_length(self.layer) - cut.kept != cache.get_seq_length(0) - cut.length:
+        elif entries(cache.layers[self.layer]) - cut.kept != cache.get_seq_length(0) - cut.length:
             raise UnsupportedError("the KV cache was changed since it was pruned: start from an empty cache")
 
     def _end(self, *_: Any) -> None:
@@ -187,7 +190,7 @@ class Engine:
             if not bool(flag.read()):
                 raise ModelError(f"attention of layer {index} is not finite: load the model in another dtype")
         if self.cache is not None:
-            self.run._lengths = [self.cache.get_seq_length(i) for i in range(len(self.decoder.layers))]
+            self.run._lengths = [entries(layer) for layer in self.cache.layers]
 
     # -- layers >= K -----------------------------------------------------------------------------------------
     def _layer_hook(self, index: int) -> Callable:
@@ -208,13 +211,19 @@ class Engine:
         if self.prompt is not None and index == self.layer:
             if self.layer > 0:
                 hidden = self._choose(self.prompt, hidden).gather(hidden, 1)
-            self.cuts[cache] = self.cut
+            self._remember(cache, self.cut)
         elif index == self.layer and cache not in self.cuts:
-            self.cuts[cache] = None  # a prompt without an image
+            self._remember(cache, None)  # a prompt without an image
         cut = self.cut
         if cut is None or self.layer == 0:
             return None
         return self.short.of_layer(index, cut, args, kwargs, hidden, prefill=self.prompt is not None)
+
+    def _remember(self, cache: Any, cut: PrunedIndex | None) -> None:
+        """Note how the prompt in a cache was pruned, for later steps."""
+        self.cuts[cache] = cut
+        if self.layer > 0:
+            count_dropped(cache, self.layer, 0 if cut is None else cut.length - cut.kept)
 
     # -- the selection ---------------------------------------------------------------------------------------
     def _recorder(self, index: int, name: str) -> Callable:

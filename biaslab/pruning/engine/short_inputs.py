@@ -9,6 +9,7 @@ from torch import Tensor
 
 from biaslab.errors import UnsupportedError
 from biaslab.models.transformers_versions import kv_cache_of
+from biaslab.pruning.engine.kv_entries import entries
 from biaslab.pruning.engine.pruned_index import PrunedIndex
 
 __all__ = ["ShortInputs"]
@@ -60,7 +61,7 @@ class ShortInputs:
             kwargs["attention_mask"] = self._once("mask", cut, mask, lambda m: cut.mask(m, prefill))
         elif cut.pad is not None:
             implementation = self.decoder.config._attn_implementation
-            past = 0 if prefill else kv_cache_of(kwargs).get_seq_length(index)
+            past = 0 if prefill else entries(kv_cache_of(kwargs).layers[index])
             name = f"mask on {hidden.device}"
             kwargs["attention_mask"] = self._once(name, cut, cut, lambda c: c.build_mask(hidden, implementation, past))
         ids, rope = kwargs.get("position_ids"), kwargs.get("position_embeddings")

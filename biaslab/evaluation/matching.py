@@ -13,11 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from biaslab.cost import decoder_flops
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import Config, configurations
+from biaslab.evaluation.most_tokens import prompt_tokens
 from biaslab.pruning import budget
 
 if TYPE_CHECKING:
@@ -83,14 +82,12 @@ class PromptSizes:
         self.counted: Counter[tuple[int, int]] = Counter()
         why = "the data set is empty"
         for size in sizes:
-            prompt = vlm.family.grounding_prompt(texts[size])
-            picture = Image.new("RGB", size, (128, 128, 128))  # black would be taken for padding by some processors
             try:
-                inputs, (layout,), _ = vlm.family.encode(vlm.processor, [[picture]], [prompt], vlm.image_options)
+                tokens = prompt_tokens(vlm, size, texts[size])
             except InputError as error:  # a picture that this model cannot cut: it will be an error of the run
                 why = str(error)
                 continue
-            self.counted[layout.n, inputs["input_ids"].shape[1] - layout.n] += count[size]
+            self.counted[tokens] += count[size]
         if not self.counted:
             raise InputError(f"match has no picture to count the tokens of: {why}")
 

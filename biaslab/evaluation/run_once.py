@@ -14,7 +14,8 @@ from biaslab.evaluation.stopwatch import GenerationTimer
 from biaslab.models.answers import Answers, answers_to
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.lengths import position_limit
-from biaslab.pruning import Selection, prune
+from biaslab.pruning import Selection
+from biaslab.pruning.engine.prune import pruning
 
 if TYPE_CHECKING:
     from biaslab.models.encoded import Encoded
@@ -187,7 +188,7 @@ def prompt_lengths(encoded: Encoded) -> list[int]:
 def _pruned(vlm: VLM, config: Config, options: GenerationOptions, timed: bool):
     if config.method is None:
         return nullcontext()
-    return prune(vlm, config.method, config.layer, positions=options.positions, seed=options.seed, timed=timed)
+    return pruning(vlm, config.method, config.layer, positions=options.positions, seed=options.seed, timed=timed)
 
 
 def _tokens(vlm: VLM, answer: str) -> int:

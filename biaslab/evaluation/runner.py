@@ -27,6 +27,7 @@ from biaslab.evaluation.failures import cut_answers, failed_lines, failures
 from biaslab.evaluation.line_heads import read_heads
 from biaslab.evaluation.local_processes import run_processes
 from biaslab.evaluation.matching import matched_configurations
+from biaslab.evaluation.most_tokens import most_tokens
 from biaslab.evaluation.on_ray import import_ray, run_on_ray
 from biaslab.evaluation.results import TABLE_FILE, Results, read_samples
 from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder, profiles_of, read_run, run_record
@@ -37,7 +38,9 @@ from biaslab.evaluation.worker import WorkItem
 from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layers
-from biaslab.pruning import Method, prune
+from biaslab.pruning import Method
+from biaslab.pruning.engine.prune import pruning
+from biaslab.pruning.keep_counts import warn_of_counts
 
 if TYPE_CHECKING:
     from biaslab.datasets import Dataset
@@ -233,6 +236,8 @@ def evaluate(
         mine = [task for task in tasks if launch.takes(task.sample.image_id)]
         if mine:
             check_pictures(samples)
+            if launch.rank == 0:
+                _warn_of_counts(vlm, samples, configs)
             with turn(folder):
                 run = note_command(folder, read_run(folder), command)
             with _progress(mine, launch, done=done, show=progress) as advance:
@@ -345,8 +350,16 @@ def check_configurations(vlm: VLM, configs: Sequence[Config], options: Generatio
     """Let the pruning engine refuse what cannot be right (layer, profile, attention windows), before any work."""
     for config in configs:
         if config.method is not None:
-            with prune(vlm, config.method, config.layer, positions=options.positions, seed=options.seed):
+            with pruning(vlm, config.method, config.layer, positions=options.positions, seed=options.seed):
                 pass
+
+
+def _warn_of_counts(vlm: VLM, samples: Sequence[Sample], configs: Sequence[Config]) -> None:
+    """Warn, once for the run, of counts of tokens that no picture has."""
+    keeps = [config.method.keep for config in configs if config.method is not None]
+    counts = [keep for keep in keeps if isinstance(keep, int)]
+    if counts:
+        warn_of_counts(counts, most_tokens(vlm, samples, max(counts)), stacklevel=3)
 
 
 def check_reference(reference: str | None, configs: Sequence[Config], out: str | Path | None = None) -> str | None:

@@ -14,6 +14,7 @@ from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning import Method, Selection
+from biaslab.pruning.keep_counts import warn_of_counts
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
@@ -113,6 +114,7 @@ def compare_methods(
     check_text(vlm, expression)
     encoded = vlm.vision(vlm.encode_grounding([image], [expression]))
     (layout,) = encoded.layouts
+    warn_of_counts((config.method.keep for config in configs if config.method is not None), layout.n)
     answers = []
     for config in configs:
         run = run_once(vlm, encoded, config, options)

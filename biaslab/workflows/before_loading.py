@@ -8,7 +8,6 @@ the run refuses as before.
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from biaslab.models.recipe import LoadRecipe
 from biaslab.models.registry import resolve
 from biaslab.profiles.provenance import covers
 from biaslab.pruning.engine.checks import check_profile, check_setup
+from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.workflows.meta_model import MetaModel
 
 if TYPE_CHECKING:
@@ -124,10 +124,8 @@ def check_pruning(
         if config.profile is not None and layouts and not any(covers(config.profile, each) for each in layouts):
             check_profile(meta.vlm, config.method, config.layer, layouts[0])
     most = max((layout.n for layout in layouts), default=None)
-    counts = {config.method.keep for config in configs if config.method is not None}
-    for count in sorted(count for count in counts if isinstance(count, int)):
-        if most is not None and count > most:
-            warnings.warn(f"keep {count}: a picture has {most} visual tokens here, so all are kept", stacklevel=2)
+    if most is not None:
+        warn_of_counts((config.method.keep for config in configs if config.method is not None), most)
 
 
 def check_probe_profile(

@@ -26,6 +26,7 @@ from biaslab.evaluation.runner import check_configurations
 from biaslab.evaluation.stopwatch import GenerationTimer, cuda_devices, extra_peak, interleaved
 from biaslab.models.prune_layer import prune_layers
 from biaslab.pruning import Method
+from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.workflows.bench_table import bench_latex, bench_table
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ def bench(
     options = GenerationOptions(seed, new_tokens)
     check_configurations(vlm, configs, options)
     batches = list(_batches(vlm, images, batch_size))
+    most = max((layout.n for encoded in batches for layout in encoded.layouts), default=0)
+    warn_of_counts((config.method.keep for config in configs if config.method is not None), most)
     total, runs, costs = len(batches) * (repeats + warmup) * (len(configs) + 1), [], []
     with progress_bar("bench", total=total, show=progress) as advance:
         for number, encoded in enumerate(batches):

@@ -257,6 +257,7 @@ class Engine:
         rows = by_row(prompt, owners, chosen)
         run.selections = [s for row in rows for s in row]
         run.counts = [image.n for row in prompt.images[:: prompt.repeats] for image in row]
+        run.most = max([run.most, *run.counts])
         kept = [_columns(s, image) for s, image in zip(rows, prompt.images[:: prompt.repeats], strict=True)]
         cut = make_index(prompt, [columns for columns in kept for _ in range(prompt.repeats)])
         self.cut = cut

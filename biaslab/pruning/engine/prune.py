@@ -22,12 +22,13 @@ from biaslab.pruning.base import Method
 from biaslab.pruning.engine.checks import check_profile, check_setup
 from biaslab.pruning.engine.hooks import Engine
 from biaslab.pruning.engine.run import PruneRun
+from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.pruning.registry import parse
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["PruneRun", "prune"]
+__all__ = ["PruneRun", "prune", "pruning"]
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders that are being pruned
 
@@ -72,6 +73,11 @@ def prune(
         Before any work, for what cannot be right; from inside the forward, before it starts, where only the
         forward shows it (no KV cache, a later turn at K = 0, a cache filled elsewhere, unknown layout).
 
+    Warns
+    -----
+    UserWarning
+        When the block ends, if a count of tokens to keep was more than any of its pictures has.
+
     Notes
     -----
     The selection is made once, at the prefill, for all samples at once; none depends on another. Further turns on the
@@ -90,6 +96,27 @@ def prune(
     >>> lengths = run.kv_lengths()
     >>> lengths[3] - lengths[4]  # layers below 4 keep the whole prompt
     231
+    """
+    with pruning(vlm, method, layer, positions=positions, seed=seed, timed=timed) as run:
+        yield run
+    if run.most:
+        warn_of_counts([run.method.keep], run.most, stacklevel=3)  # of the block
+
+
+@contextmanager
+def pruning(
+    vlm: VLM, method: Method | str, layer: int | None = None, *, positions: str, seed: int, timed: bool = False
+) -> Iterator[PruneRun]:
+    """Do as `prune`, for callers whose run is more than this block: they warn of counts themselves.
+
+    Parameters
+    ----------
+    vlm, method, layer, positions, seed, timed
+        As of `prune`.
+
+    Yields
+    ------
+    PruneRun
     """
     expect_model(vlm)
     rule: Any = parse(method) if isinstance(method, str) else method

@@ -17,6 +17,8 @@ class PruneRun:
         sample); empty if it held no image. The budget is each image's own.
     counts : list of int
         Visual tokens of each image before pruning.
+    most : int
+        Visual tokens of the largest image of the block, before pruning; 0 before the first.
     times : dict of str to float
         With ``timed=True``: milliseconds of the latest prefill spent on the attention rows ("attention_ms") and on
         scoring and selecting ("select_ms").
@@ -33,6 +35,7 @@ class PruneRun:
 
     def __init__(self, method: Method, layer: int, positions: str, seed: int) -> None:
         self.method, self.layer, self.positions, self.seed = method, layer, positions, seed
+        self.most = 0
         self.clear()
 
     def clear(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -135,7 +136,8 @@ def debias(
     Raises
     ------
     InputError
-        Unknown operation, shapes that do not fit, no std where it is needed, eps not positive, strength outside [0, 1].
+        What is no tensor of real numbers, unknown operation, shapes that do not fit, no std where it is needed, eps not
+        positive, strength outside [0, 1].
 
     References
     ----------
@@ -155,13 +157,18 @@ def debias(
     >>> bl.debias(attention, expected, operation="subtract", strength=0.5)
     tensor([0.0500, 0.3000, 0.1500])
     """
+    if not isinstance(operation, str):
+        raise InputError(f"operation must be one of {', '.join(DEBIAS)}; got {operation!r}")
     rule = DEBIAS.get(operation)
-    if not eps > 0:
-        raise InputError(f"eps must be positive, got {eps}: 1e-7 is the published value")
-    if not 0 <= strength <= 1:
-        raise InputError(f"strength must lie in [0, 1], got {strength}: 1 removes the expectation fully")
+    if not (_is_number(eps) and 0 < eps < math.inf):
+        raise InputError(f"eps must be positive, got {eps!r}: 1e-7 is the published value")
+    if not (_is_number(strength) and 0 <= strength <= 1):
+        raise InputError(f"strength must lie in [0, 1], got {strength!r}: 1 removes the expectation fully")
     if rule.needs_std and std is None:
         raise InputError(f"debias operation {operation!r} needs std=, for example profile.std(layout, layer)")
+    for name, values in {"attention": attention, "expected": expected, "std": std}.items():
+        if values is not None or name != "std":
+            _expect_tensor(name, values)
     dtype = torch.promote_types(attention.dtype, torch.float32)
     attention = attention.to(dtype)
     expected = _fit(expected, attention, "expected")
@@ -264,6 +271,23 @@ def head_weights(expected: Tensor, std: Tensor) -> Tensor:
     free = content / (content + position).clamp(min=1e-12)
     total = free.sum()
     return free / total if total > 0 else torch.full_like(free, 1 / len(free))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _expect_tensor(name: str, values: Any) -> None:
+    if not isinstance(values, Tensor):
+        kind = type(values).__name__
+        raise InputError(
+            f"{name} must be a tensor (..., visual tokens), got {kind}: torch.as_tensor makes one of numbers"
+        )
+    if values.ndim == 0 or values.is_complex():
+        raise InputError(
+            f"{name} must be a tensor (..., visual tokens) of real numbers, got shape {tuple(values.shape)} of "
+            f"{values.dtype}: give one value per visual token"
+        )
 
 
 def _fit(values: Tensor, attention: Tensor, what: str) -> Tensor:

@@ -8,7 +8,9 @@ profile or a second forward. All of them compute the query rows asked for only, 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from torch import Tensor
@@ -126,18 +128,28 @@ for _score in (attention, no_rope, value_norm):
     SCORES.add(_score.__name__, _score)
 
 
+# what every score is given
+_POSITIONAL = ("query", "key", "value", "cos", "sin")
+_KEYWORDS = ("rows", "cols", "scaling", "attention_mask", "is_causal", "sliding_window", "softcap")
+
+
 def resolve(score: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the score of a name; a callable is its own.
+    """Return the score of a name; a callable of the user's is its own, what it returns is checked.
 
     Parameters
     ----------
     score : str or callable
         A key of `SCORES`, or a score.
 
+    Returns
+    -------
+    callable
+        Raises InputError, inside the forward, where a callable returns something else than (B, H, R, C) numbers.
+
     Raises
     ------
     InputError
-        For an unknown name, or what is neither.
+        For an unknown name, what is neither, or a callable that does not take what scores are given.
 
     Examples
     --------
@@ -148,10 +160,33 @@ def resolve(score: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
     biaslab.errors.InputError: score must be one of attention, no_rope, value_norm, or a callable; got 'cosine'
     """
     if callable(score):
-        return score
+        return score if score in SCORES.values() else _checked(score)
     if not isinstance(score, str) or score not in SCORES:
         raise InputError(f"score must be one of {', '.join(SCORES)}, or a callable; got {score!r}")
     return SCORES[score]
+
+
+def _checked(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Refuse a callable that cannot be called as a score; otherwise return it with a check of its result."""
+    name = getattr(score, "__name__", type(score).__name__)
+    try:
+        inspect.signature(score).bind(*_POSITIONAL, **dict.fromkeys(_KEYWORDS))
+    except (TypeError, ValueError) as error:  # ValueError: a builtin that tells no signature
+        wanted = f"score({', '.join(_POSITIONAL)}, *, {', '.join(_KEYWORDS[:4])}, **options)"
+        raise InputError(f"score {name!r} cannot be called as a score is ({error}): define it as {wanted}") from None
+
+    @wraps(score)
+    def checked(query: Tensor, *tensors: Any, rows: Tensor, cols: Tensor, **options: Any) -> Tensor:
+        values = score(query, *tensors, rows=rows, cols=cols, **options)
+        wanted = (query.shape[0], query.shape[1], rows.shape[-1], cols.shape[-1])
+        if not isinstance(values, Tensor) or tuple(values.shape) != wanted or values.is_complex():
+            got = f"{tuple(values.shape)} {values.dtype}" if isinstance(values, Tensor) else type(values).__name__
+            raise InputError(
+                f"score {name!r} must return a tensor of real numbers (batch, heads, rows, cols) = {wanted}; got {got}"
+            )
+        return values
+
+    return checked
 
 
 def score_name(score: str | Callable[..., Tensor]) -> str:

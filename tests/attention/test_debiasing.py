@@ -103,6 +103,21 @@ def test_shapes_heads_against_queries():
         ({"strength": float("nan")}, "strength"),
         ({"operation": "zscore"}, "profile.std"),
         ({"eps": 0.0}, "eps must be positive"),
+        ({"eps": None}, "eps must be positive"),
+        ({"eps": float("inf")}, "eps must be positive"),
+        ({"strength": "full"}, "strength must lie"),
+        ({"strength": True}, "strength must lie"),
+        ({"operation": None}, "operation must be one of ratio, log"),
+        ({"operation": ["log"]}, "operation must be one of ratio, log"),
+        ({"attention": None}, "attention must be a tensor"),
+        ({"attention": [0.5, 0.5]}, "attention must be a tensor .* got list: torch.as_tensor"),
+        ({"attention": torch.tensor(0.5)}, "attention must be a tensor .* one value per visual token"),
+        ({"attention": torch.ones(5, dtype=torch.complex64)}, "real numbers"),
+        ({"expected": None}, "expected must be a tensor"),
+        ({"expected": np.ones(5)}, "expected must be a tensor .* got ndarray"),
+        ({"expected": torch.tensor(0.5)}, "expected must be a tensor"),
+        ({"operation": "zscore", "std": 0.5}, "std must be a tensor"),
+        ({"std": 0.5}, "std must be a tensor"),
         ({"expected": torch.ones(1, 4)}, "4 visual tokens but attention has 5"),
         ({"expected": torch.ones(2, 5)}, "per-head profile"),
         ({"operation": "zscore", "std": torch.ones(1, 4)}, "std covers 4"),
@@ -111,7 +126,7 @@ def test_shapes_heads_against_queries():
 def test_bad_input_is_one_line_with_the_fix(kwargs, match):
     attention, expected, _ = _case((3, 2, 5))
     with pytest.raises(InputError, match=match) as caught:
-        debias(attention, kwargs.pop("expected", expected), **kwargs)
+        debias(**({"attention": attention, "expected": expected} | kwargs))
     assert "\n" not in str(caught.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -125,6 +126,54 @@ def test_unknown_scores_are_refused_by_name():
     untouched = (pytest.fail("was read") for _ in range(1))
     with pytest.raises(InputError, match="value_norm"):
         collect(vlm, untouched, score="cosine", progress=False)
+
+
+def two(query, key): ...
+def no_options(query, key, value, cos, sin, *, rows, cols, scaling, attention_mask): ...
+def other_names(q, k, v, c, s, *, where, **options): ...
+
+
+@pytest.mark.parametrize("wrong", [two, no_options, other_names, lambda: None, max, torch.softmax, int])
+def test_a_callable_that_is_no_score_is_refused_before_any_work(wrong):
+    vlm = tiny.vlm("internvl")
+    untouched = (pytest.fail("was read") for _ in range(1))
+    entered = lambda: capture(vlm, score=wrong).__enter__()  # noqa: E731
+    for work in (lambda: resolve(wrong), entered, lambda: collect(vlm, untouched, score=wrong, progress=False)):
+        with pytest.raises(InputError, match="cannot be called as a score is .* define it as score") as caught:
+            work()
+        assert "\n" not in str(caught.value)
+
+
+def rows_by(query, key, value, cos, sin, *, rows, cols, scaling, attention_mask, is_causal, sliding_window, softcap):
+    return attention_rows(query, key, rows, scaling=scaling, attention_mask=attention_mask, cols=cols)
+
+
+class Scorer:
+    def __call__(self, query, key, *more, rows, cols, **options):
+        return rows_by(query, key, *more, rows=rows, cols=cols, **options)
+
+
+@pytest.mark.parametrize("score", [rows_by, Scorer(), partial(rows_by), lambda *a, **kw: rows_by(*a, **kw)])
+def test_a_callable_of_any_kind_is_a_score(score):
+    vlm = tiny.vlm("internvl")
+    enc = tiny.encoded(vlm, 2)
+    with capture(vlm, [2], queries="text") as plain, capture(vlm, [2], queries="text", score=score) as own:
+        vlm.forward(enc)
+    assert torch.equal(own[2].values, plain[2].values)
+    assert reads_rope(resolve(score)) and score_name(score) not in SCORES
+
+
+@pytest.mark.parametrize("value", [None, 0.5, np.zeros(3), torch.zeros(3), torch.zeros(1, 1, 1, 1)])
+def test_a_score_that_returns_something_else_is_named(value):
+    vlm = tiny.vlm("internvl")
+    enc = tiny.encoded(vlm, 2)
+
+    def mine(*tensors, **options):
+        return value
+
+    said = r"score 'mine' must return a tensor .* \(2, 4, 1, 12\); got"
+    with pytest.raises(InputError, match=said), capture(vlm, [2], score=mine):
+        vlm.forward(enc)
 
 
 @pytest.mark.parametrize(("name", "hooks"), [("attention", 0), ("value_norm", 0), ("no_rope", 1)])

@@ -121,8 +121,8 @@ class ProbeDesign:
                 raise InputError(f"a probe needs {name} of at least 1, got {value}")
         if "{}" not in self.expression:
             raise InputError(f"{self.expression!r} holds no {{}} for the object's name: write it as in 'the {{}}'")
-        low, high = self.scale
-        if not 0 < low <= high or high * self.cell > min(self.size) or low * self.cell < 4:
+        low, high = _cells(self.scale)
+        if high * self.cell > min(self.size) or low * self.cell < 4:
             raise InputError(
                 f"objects of {low:g} to {high:g} cells of {self.cell:.0f} px do not fit {self.size[0]}x{self.size[1]} "
                 "pixels: choose another scale or size"
@@ -226,6 +226,17 @@ class ProbeDesign:
     def _render(self, rng: np.random.Generator, index: int) -> Image.Image:
         side = rng.uniform(*self.scale) * self.cell
         return rendered_object(rng, index, side) if self._cutouts is None else self._cutouts.render(rng, index, side)
+
+
+def _cells(scale: Any) -> tuple[float, float]:
+    """Return the sides of the smallest and the largest object in cells."""
+    try:
+        low, high = (float(side) for side in scale)
+    except (TypeError, ValueError):
+        low = high = float("nan")
+    if not 0 < low <= high < float("inf"):
+        raise InputError(f"scale must be two numbers of cells above 0, small to large, as in (1.5, 2.5); got {scale!r}")
+    return low, high
 
 
 def raster_grid(layout: TokenLayout) -> tuple[int, int]:

@@ -113,7 +113,24 @@ def test_pictures_of_the_users(cutouts, tmp_path):
         ({"grid": (0, 3)}, "locations of at least 1"),
         ({"expression": "the apple"}, "holds no {}"),
         ({"scale": (1.0, 9.0)}, "do not fit"),
-        ({"scale": (2.0, 1.0)}, "do not fit"),
+        ({"scale": (0.01, 0.3)}, "do not fit"),
+        *(
+            ({"scale": scale}, "two numbers of cells above 0, small to large")
+            for scale in [
+                (2.0, 1.0),
+                (float("nan"), 1),
+                (1, float("nan")),
+                (1, float("inf")),
+                (0, 1),
+                (-1, 1),
+                (1,),
+                (1, 2, 3),
+                2.0,
+                None,
+                "big",
+                ("a", "b"),
+            ]
+        ),
     ],
 )
 def test_bad_designs_are_refused(change, message):

@@ -15,6 +15,7 @@ from biaslab import cost
 from biaslab.attention.capture import capture
 from biaslab.errors import UnsupportedError
 from biaslab.pruning import FastV, Random, prune
+from biaslab.pruning.engine.pruned_index import whole
 
 WINDOW = 9  # shorter than every prompt here
 #: layer K is the first with full attention, or not
@@ -172,6 +173,16 @@ def test_a_cache_that_was_emptied_is_as_good_as_new(kinds):
             again = generate(vlm, dict(inputs), past_key_values=cache)
             assert torch.equal(again[0], tokens) and torch.equal(again[1], logits)
     assert torch.equal(fresh[2][0], wanted[0]) and torch.equal(fresh[2][1], wanted[1])
+
+
+def test_a_mask_of_another_width_is_refused():
+    """What a decoder that measures its masks in another way would hand over."""
+    cut = whole(2, 6, torch.device("cpu"))
+    wide = torch.ones(2, 1, 1, 9, dtype=torch.bool)
+    assert cut.mask(wide, prefill=False, later=3).shape == wide.shape
+    for mask, later in ((wide, 2), (wide, 4), (wide[..., :5], None)):
+        with pytest.raises(UnsupportedError, match=r"mask of \d columns for 6 \+ \d tokens"):
+            cut.mask(mask, prefill=False, later=later)
 
 
 def test_windows_from_k_on_are_refused():

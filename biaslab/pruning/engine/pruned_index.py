@@ -68,7 +68,7 @@ class PrunedIndex:
         """Gather the entries left of ``x`` along ``dim``; the batch (or 1) is the axis before it, or axis 0."""
         return _gather(x, self.to(x.device).keep, dim)
 
-    def mask(self, mask: Tensor | None, prefill: bool) -> Tensor | None:
+    def mask(self, mask: Tensor | None, prefill: bool, later: int | None = None) -> Tensor | None:
         """Bring an attention mask to the short sequence, its columns continued by whatever came after the prompt.
 
         Parameters
@@ -77,6 +77,8 @@ class PrunedIndex:
             (B, T) padding, 1 = real; (B or 1, 1, Q, T) bool, True = look; or the same additive.
         prefill : bool
             Whether the query rows are those of the prompt, to be cut as well.
+        later : int, optional
+            Columns behind those of the prompt; where it is known, a mask of another width is refused.
 
         Returns
         -------
@@ -85,17 +87,21 @@ class PrunedIndex:
         Raises
         ------
         UnsupportedError
-            A mask of another kind.
+            A mask of another kind or width.
         """
         if mask is None:
             return None
         if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
             raise UnsupportedError(f"cannot prune under an attention mask of type {type(mask).__name__}")
+        width = mask.shape[-1]
+        if width < self.length or (later is not None and width != self.length + later):
+            wanted = f"{self.length} + {later or 0} tokens"
+            raise UnsupportedError(f"cannot prune under an attention mask of {width} columns for {wanted}")
         index = self.to(mask.device)
-        later = torch.arange(self.length, mask.shape[-1], device=mask.device).expand(len(index.keep), -1)
+        after = torch.arange(self.length, width, device=mask.device).expand(len(index.keep), -1)
         if prefill and mask.ndim == 4:
             mask = _gather(mask, index.keep, 2)
-        mask = _gather(mask, torch.cat([index.keep, later], 1), mask.ndim - 1)
+        mask = _gather(mask, torch.cat([index.keep, after], 1), mask.ndim - 1)
         return index.hide_fillers(mask, prefill)
 
     def hide_fillers(self, mask: Tensor, prefill: bool) -> Tensor:

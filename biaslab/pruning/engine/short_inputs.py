@@ -57,11 +57,12 @@ class ShortInputs:
         else:
             kwargs["hidden_states"] = hidden
         mask = kwargs.get("attention_mask")
+        past = 0 if prefill else entries(kv_cache_of(kwargs).layers[index])
         if mask is not None:
-            kwargs["attention_mask"] = self._once("mask", cut, mask, lambda m: cut.mask(m, prefill))
+            later = 0 if prefill else past - cut.kept + hidden.shape[1]
+            kwargs["attention_mask"] = self._once("mask", cut, mask, lambda m: cut.mask(m, prefill, later))
         elif cut.pad is not None:
             implementation = self.decoder.config._attn_implementation
-            past = 0 if prefill else entries(kv_cache_of(kwargs).layers[index])
             name = f"mask on {hidden.device}"
             kwargs["attention_mask"] = self._once(name, cut, cut, lambda c: c.build_mask(hidden, implementation, past))
         ids, rope = kwargs.get("position_ids"), kwargs.get("position_embeddings")

@@ -80,7 +80,7 @@ def test_several_images_in_a_prompt(attn):
 @ATTN
 @KINDS
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("asked", [4, 60])  # 60: more than were dropped, so that a mask of the wrong width would fit
+@pytest.mark.parametrize("asked", [4, 60])  # 60: more than were dropped
 def test_second_turn(kinds, layer, attn, batch, asked):
     vlm = tiny.windowed(kinds, WINDOW, attn=attn)
     enc = tiny.encoded(vlm, batch)

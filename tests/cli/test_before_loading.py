@@ -85,7 +85,9 @@ def photo(tmp_path):
         ("probe --out {folder} --grid 4,4", "--grid takes one positive number"),
         ("probe --out {folder} --size 0", "--size takes one positive number"),
         ("probe --out {folder} --scale 20,30", "do not fit 224x224 pixels"),
-        ("probe --out {folder} --scale 2,1", "do not fit"),
+        ("probe --out {folder} --scale 2,1", "two numbers of cells above 0, small to large"),
+        ("probe --out {folder} --scale nan,1", "got (nan, 1)"),
+        ("probe --out {folder} --scale 2,90", "do not fit"),
         ("probe --out {folder} --distractors 999", "distractors must be 0 to"),
         ("probe --out {folder} --expression thing", "holds no {} for the object's name"),
         # -- options of pictures

@@ -179,10 +179,13 @@ def _checked(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def checked(query: Tensor, *tensors: Any, rows: Tensor, cols: Tensor, **options: Any) -> Tensor:
         values = score(query, *tensors, rows=rows, cols=cols, **options)
         wanted = (query.shape[0], query.shape[1], rows.shape[-1], cols.shape[-1])
-        if not isinstance(values, Tensor) or tuple(values.shape) != wanted or values.is_complex():
+        without_heads = (wanted[0], 1, *wanted[2:])  # the same in all of them
+        fits = isinstance(values, Tensor) and tuple(values.shape) in (wanted, without_heads)
+        if not fits or values.is_complex():
             got = f"{tuple(values.shape)} {values.dtype}" if isinstance(values, Tensor) else type(values).__name__
             raise InputError(
-                f"score {name!r} must return a tensor of real numbers (batch, heads, rows, cols) = {wanted}; got {got}"
+                f"score {name!r} must return a tensor of real numbers (batch, heads or 1, rows, cols) = {wanted}; got "
+                f"{got}"
             )
         return values
 

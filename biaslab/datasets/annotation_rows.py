@@ -66,7 +66,7 @@ def read_rows(path: Path) -> Iterator[TableRow]:
     """
     content = _content(path)
     if is_pickle(path, content[:512]):
-        found = _entries(path, read_plain_pickle(path, content))
+        found = _entries(read_plain_pickle(path, content))
     else:
         text = _text(path, content)
         if text.lstrip().startswith("["):
@@ -127,14 +127,13 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, str, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            if index == 0 or text.lstrip().startswith("{"):
-                whole = _whole(text)
-                if is_captioned(whole):
-                    yield from coco_rows(path, whole)
-                    return
-                kind = text_kind(text) if whole is None else object_kind(whole) if isinstance(whole, dict) else None
-                if kind is not None:
-                    raise not_rows(path, kind) from None
+            whole = _whole(text)
+            if is_captioned(whole):
+                yield from coco_rows(path, whole)
+                return
+            kind = text_kind(text) if whole is None else object_kind(whole) if isinstance(whole, dict) else None
+            if kind is not None:
+                raise not_rows(path, kind) from None
             reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise InputError(f"{path}, {where} is no JSON ({reason}): correct or remove it") from None
         if is_captioned(row):
@@ -152,12 +151,10 @@ def _array(path: Path, text: str) -> Iterator[tuple[int, str, Any]]:
         raise InputError(f"{path}, line {error.lineno} is no JSON ({error.msg}): correct the file") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON ({error}): correct the file") from None
-    return _entries(path, rows)
+    return _entries(rows)
 
 
-def _entries(path: Path, rows: list[Any]) -> Iterator[tuple[int, str, Any]]:
-    if not rows:
-        raise InputError(f"{path} has no rows: pass {EXPECTED}")
+def _entries(rows: list[Any]) -> Iterator[tuple[int, str, Any]]:
     return ((index, f"entry {index + 1}", row) for index, row in enumerate(rows))
 
 

@@ -1,4 +1,4 @@
-"""Rows of annotations with their columns, and the pictures that some of them hold themselves."""
+"""Rows of annotations, what their columns mean, and the pictures that some of them hold themselves."""
 
 from __future__ import annotations
 
@@ -37,8 +37,6 @@ class AnnotationTable:
         Of its file.
     rows : list of (index, where, row)
         Without the pictures.
-    columns : tuple of str
-        Of the first row, the pictures' included.
     picture : callable or None
         Index of a row -> its picture, where the rows hold them.
     """
@@ -46,7 +44,6 @@ class AnnotationTable:
     source: str
     path: Path | None
     rows: list[TableRow]
-    columns: tuple[str, ...]
     picture: Callable[[int, str], HeldPicture] | None = None
 
 

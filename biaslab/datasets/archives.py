@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import zipfile
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -73,9 +74,9 @@ def archive_pictures(path: Path) -> list[ArchivePicture]:
     ]
 
 
-def member_names(path: Path) -> frozenset[str]:
+def member_names(path: Path) -> Set[str]:
     """List the files in an archive."""
-    return frozenset(_opened(path, os.getpid())[1])
+    return _opened(path, os.getpid())[1].keys()
 
 
 def read_member(path: Path, name: str) -> bytes:

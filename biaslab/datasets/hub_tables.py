@@ -31,11 +31,14 @@ class HubPicture:
     Attributes
     ----------
     data : datasets.Dataset
+    places : mapping
+        Row by index, where pictures in base64 may refer to other rows.
     row : int
     column : str
     """
 
     data: Any
+    places: Mapping[str, int]
     row: int
     column: str
 
@@ -65,8 +68,8 @@ class HubPicture:
 
     def _decoded(self, text: str) -> bytes:
         if len(text) <= _REFERENCE:
-            row = next((i for i, index in enumerate(self.data["index"]) if str(index) == text), None)
-            if row is None or row == self.row:
+            row = self.places.get(text, self.row)
+            if row == self.row:
                 raise InputError(f"{self.name} refers to a row {text!r} that is not there")
             return self._decoded(self.data[row][self.column])
         try:
@@ -151,7 +154,10 @@ def hub_table(data: Any, source: str, path: Path | None = None, pictures: str | 
     rows = [(index, f"row {index + 1}", row) for index, row in enumerate(light)]
     if not rows:
         raise InputError(f"{source} has no rows")
-    return AnnotationTable(source, path, rows, columns, partial(HubPicture, data))
+    places = (
+        {str(row["index"]): i for i, _, row in reversed(rows)} if pictures is not None and "index" in columns else {}
+    )
+    return AnnotationTable(source, path, rows, partial(HubPicture, data, places))
 
 
 def _library() -> Any:

@@ -12,6 +12,7 @@ from biaslab.datasets.delimited import is_delimited, separator
 from biaslab.datasets.file_kinds import is_pickle
 from biaslab.datasets.hub_tables import SAVED, hub_table, is_hub_dataset, one_split, open_csv, open_hub, open_parquet
 from biaslab.datasets.picture_places import PicturePlaces
+from biaslab.datasets.reader import Reader
 from biaslab.datasets.referring import ReferringExpressions
 from biaslab.errors import InputError
 
@@ -70,10 +71,8 @@ def open_annotations(
     root = None if data_root is None else Path(data_root)
     path = find_file(path, root) or Path(path)
     where, roots = _pictures(images, root, path.parent)
-    table = _table(path, columns)
-    first = table.rows[0]
-    reader = choose_reader(table.columns, table.source, columns, first[1], first[2])
-    if split is not None and reader.split_of(first[2]) is None:
+    table, reader = _table(path, columns)
+    if split is not None and reader.split_of(table.rows[0][2]) is None:
         raise InputError(f"{path} is one split: leave split out, or pass the file of the split")
     said = {"split": split, "columns": columns}
     recipe = {key: str(value.absolute()) for key, value in {"path": path, **where}.items()}
@@ -140,7 +139,8 @@ def is_hub_folder(path: Path) -> bool:
     if not path.is_dir():
         return False
     saved = any((path / name).is_file() for name in SAVED)
-    return saved or next(path.glob("**/*.parquet"), None) is not None
+    # not below: a folder of pictures may hold a hundred thousand files
+    return saved or any(next(path.glob(pattern), None) is not None for pattern in ("*.parquet", "*/*.parquet"))
 
 
 def refer_file(path: Path) -> Path:
@@ -157,13 +157,13 @@ def refer_file(path: Path) -> Path:
     return found[0] if found else path
 
 
-def _table(path: Path, columns: str | None) -> AnnotationTable:
-    """Read a file's rows; pictures inside a table stay on disk."""
+def _table(path: Path, columns: str | None) -> tuple[AnnotationTable, Reader]:
+    """Read a file's rows, and find out what its columns mean; pictures inside a table stay on disk."""
     head = _head(path)
     if head[:4] == b"PAR1":
         data = open_parquet(path)
         reader = choose_reader(tuple(data.column_names), str(path), columns, "row 1")
-        return hub_table(data, str(path), path, reader.pictures)
+        return hub_table(data, str(path), path, reader.pictures), reader
     if not is_pickle(path, head[:512]) and b"\0" not in head:
         text = head.decode("utf-8-sig", "replace")
         if is_delimited(path, text):
@@ -172,9 +172,11 @@ def _table(path: Path, columns: str | None) -> AnnotationTable:
             names = tuple(part.strip().strip('"') for part in header.split(sep))
             reader = choose_reader(names, str(path), columns, "row 1")
             if reader.pictures is not None:
-                return hub_table(open_csv(path, sep), str(path), path, reader.pictures)
+                return hub_table(open_csv(path, sep), str(path), path, reader.pictures), reader
     rows = list(read_rows(path))
-    return AnnotationTable(str(path), path, rows, tuple(rows[0][2]))
+    _, where, first = rows[0]
+    reader = choose_reader(tuple(first), str(path), columns, where, first)
+    return AnnotationTable(str(path), path, rows), reader
 
 
 def _head(path: Path) -> bytes:

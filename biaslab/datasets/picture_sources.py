@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,12 @@ class PictureSource:
     columns: str | None = None
     images: str | Path | None = None
 
-    @property
+    @cached_property
     def path(self) -> Path | None:
         """Where it lies; None where nothing of this name is on this machine."""
         return find_path(self.source, self.data_root)
 
-    @property
+    @cached_property
     def is_dataset(self) -> bool:
         """Whether it is a data set, and no folder or archive of pictures."""
         path = self.path

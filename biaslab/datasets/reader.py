@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,7 @@ class Referral:
     orientation: Any = None
 
 
-class Reader(ABC):
+class Reader:
     """One form of annotations.
 
     Attributes
@@ -54,7 +53,7 @@ class Reader(ABC):
     box_form : str
         What the numbers of a box are: a name in `biaslab.datasets.box_forms.FORMS`.
     image, expression, box : str
-        Names of these columns, for messages.
+        Names of these columns.
     several : bool
         Whether a row may hold several expressions; each becomes a sample.
     skips : bool
@@ -87,15 +86,16 @@ class Reader(ABC):
         """List the columns that a row with these lacks; none where it is of this form."""
         return [] if self.matches(columns) else [column for column in self.columns if column not in columns]
 
-    @abstractmethod
     def referrals(self, row: Row) -> Iterable[Referral]:
-        """List the expressions of a row.
+        """List the expressions of a row; by default one, in the columns that the class names.
 
         Raises
         ------
         ValueError
             The row cannot be one of this form; in words that follow the row's name.
         """
+        told = {name: row.get(name) for name in ("width", "height", "orientation")}
+        yield Referral(row[self.image], row[self.expression], row[self.box], **told)
 
     def complete(self, rows: list[TableRow], path: Path | None) -> list[TableRow]:
         """Add to the rows what lies in other files beside ``path``; by default nothing."""

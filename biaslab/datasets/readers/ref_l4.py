@@ -8,11 +8,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from biaslab.datasets.annotation_rows import Row
-from biaslab.datasets.reader import Reader, Referral, register_reader
+from biaslab.datasets.reader import Reader, register_reader
 
 
 @register_reader
@@ -26,10 +24,6 @@ class RefL4(Reader):
     image = "file_name"
     expression = "caption"
     stored = True
-
-    def referrals(self, row: Row) -> Iterable[Referral]:
-        """One expression a row."""
-        yield Referral(row["file_name"], row["caption"], row["bbox"], row["width"], row["height"])
 
     def title(self, path: Path | None, split: str | None) -> tuple[str, str]:
         """``ref-l4`` and the split of the file's name."""

@@ -11,10 +11,7 @@ One row per expression, the convention of the published tables::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from biaslab.datasets.annotation_rows import Row
-from biaslab.datasets.reader import Reader, Referral, register_reader
+from biaslab.datasets.reader import Reader, register_reader
 
 
 @register_reader
@@ -25,7 +22,3 @@ class RefCocoJsonl(Reader):
     what = "a RefCOCO jsonl"
     columns = ("image", "sent", "bbox", "width", "height")
     expression = "sent"
-
-    def referrals(self, row: Row) -> Iterable[Referral]:
-        """One expression a row."""
-        yield Referral(row["image"], row["sent"], row["bbox"], row["width"], row["height"], row.get("orientation"))

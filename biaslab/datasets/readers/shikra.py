@@ -8,10 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from biaslab.datasets.annotation_rows import Row
-from biaslab.datasets.reader import Reader, Referral, register_reader
+from biaslab.datasets.reader import Reader, register_reader
 
 
 @register_reader
@@ -23,7 +20,3 @@ class Shikra(Reader):
     columns = ("img_path", "expression", "bbox", "height", "width")
     image = "img_path"
     stored = True
-
-    def referrals(self, row: Row) -> Iterable[Referral]:
-        """One expression a row."""
-        yield Referral(row["img_path"], row["expression"], row["bbox"], row["width"], row["height"])

@@ -15,7 +15,6 @@ from biaslab.core.boxes import Box, BoxSpace, find_box
 __all__ = ["FORMS", "READINGS", "SPACES", "Reading", "four_numbers"]
 
 Size = tuple[float, float]
-_OVERHANG = 0.1  # of the space's extent, as in `BoxSpace.read`
 _LOCATIONS = re.compile(r"<loc(\d{1,4})>\s*<loc(\d{1,4})>\s*<loc(\d{1,4})>\s*<loc(\d{1,4})>")
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _ANY_FOUR = re.compile(rf"{_NUMBER}[^\d]{{1,12}}?{_NUMBER}[^\d]{{1,12}}?{_NUMBER}[^\d]{{1,12}}?{_NUMBER}")
@@ -39,8 +38,12 @@ FORMS = {
     "xywh": "x, y, width, height",
     "cxcywh": "centre, width, height",
 }
-_STEPS = {"norm1000": 1000.0, "norm1": 1.0, "norm100": 100.0, "norm1024": 1024.0}
-_SQUARES = {"padded_square": 1.0, "padded_square_1000": 1000.0}
+#: space -> the `BoxSpace` that it is, in steps of its unit; what is not here is one itself
+_SCALED = {
+    "norm100": (BoxSpace.NORM1, 100.0),
+    "norm1024": (BoxSpace.NORM1, 1024.0),
+    "padded_square_1000": (BoxSpace.PADDED_SQUARE, 1000.0),
+}
 
 
 def four_numbers(text: str) -> tuple[float, float, float, float] | None:
@@ -123,15 +126,8 @@ class Reading:
         Box or None
             In pixels of the picture.
         """
-        ends, scale, offset = _frame(self.space, size, resized or size)
-        corners = _corners(values, self.form)
-        found = []
-        for i, value in enumerate(corners):
-            end = ends[i % 2]
-            if not -_OVERHANG * end <= value <= (1 + _OVERHANG) * end:
-                return None
-            found.append(min(max(value, 0.0), end) * scale[i % 2] - offset[i % 2])
-        return Box(*found)
+        space, steps = _space(self.space, size)
+        return space.read([value / steps for value in _corners(values, self.form)], size=size, resized=resized or size)
 
 
 #: all of them; what models are known to answer in first
@@ -147,17 +143,7 @@ def _corners(values: Sequence[float], form: str) -> tuple[float, float, float, f
     return (a, b, c, d) if form == "xyxy" else (b, a, d, c)
 
 
-def _frame(space: str, size: Size, resized: Size) -> tuple[Size, Size, Size]:
-    """Largest x and y of the space, pixels per unit, and where the picture begins, in pixels."""
-    width, height = size
-    if space == "pixel":
-        return size, (1.0, 1.0), (0.0, 0.0)
-    if space == "resized":
-        return resized, (width / resized[0], height / resized[1]), (0.0, 0.0)
-    if space in _STEPS:
-        steps = _STEPS[space]
-        return (steps, steps), (width / steps, height / steps), (0.0, 0.0)
-    side = float(max(width, height))
-    steps = _SQUARES.get(space, side)
-    # the picture lies in the middle, by whole pixels
-    return (steps, steps), (side / steps, side / steps), (float((side - width) // 2), float((side - height) // 2))
+def _space(name: str, size: Size) -> tuple[BoxSpace, float]:
+    if name == "padded_square_pixel":
+        return BoxSpace.PADDED_SQUARE, float(max(size))
+    return _SCALED[name] if name in _SCALED else (BoxSpace(name), 1.0)

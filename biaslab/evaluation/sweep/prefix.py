@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from biaslab.attention.hook import row_options, watch
+from biaslab.attention.hook import watch
 from biaslab.attention.scores import SCORES, reads_rope
 from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
@@ -18,9 +18,11 @@ from biaslab.evaluation.sweep.kv_cache import fresh
 from biaslab.evaluation.sweep.swapped_layers import Stop, swapped_layers
 from biaslab.models.prefill import PromptIds
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
+from biaslab.pruning.algorithms.transfer import Arriving
 from biaslab.pruning.base import Method
 from biaslab.pruning.engine.checks import attention_method, check_cache
 from biaslab.pruning.engine.prompt import Prompt, read_prompt
+from biaslab.pruning.engine.recording import are_finite, check_finite, prompt_rows
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -58,6 +60,8 @@ class Prefix:
     inputs : dict of int to LayerInput
         K -> what enters it.
     attention : dict of (layer, score, query rows) to Tensor (B, H, Q, V)
+    finite : dict of the same to Arriving
+        Whether the rows are finite.
     cache : DynamicCache
         Entries of the whole prompt, of every layer that has run.
     empty : DynamicCache
@@ -71,15 +75,22 @@ class Prefix:
     empty: Any
     inputs: dict[int, LayerInput] = field(default_factory=dict)
     attention: dict[tuple[int, str, Any], Tensor] = field(default_factory=dict)
+    finite: dict[tuple[int, str, Any], Arriving] = field(default_factory=dict)
     logits: Tensor | None = None
 
     def rows(self, method: Method, layer: int) -> dict[int, Tensor]:
-        """Find the attention that a method reads when tokens are dropped before ``layer``: layer -> rows."""
+        """Find the attention that a method reads when tokens are dropped before ``layer``: layer -> rows.
+
+        Raises
+        ------
+        ModelError
+            It is not finite.
+        """
         if "attention" not in method.needs:
             return {}
-        reader = attention_method(method)
-        layers = reader.attention_layers(layer)
-        return {index: self.attention[index, reader.score, queries_of(method)] for index in layers}
+        keys = {key[0]: key for key in _keys(method, layer)}
+        check_finite({index: self.finite[key] for index, key in keys.items()})
+        return {index: self.attention[key] for index, key in keys.items()}
 
 
 def queries_of(method: Method) -> Any:
@@ -172,18 +183,10 @@ def _recorder(prefix: Prefix, index: int, wanted: set[tuple[int, str, Any]]) -> 
     here = [key for key in wanted if key[0] == index]
 
     def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float, **kw: Any):
-        for _, score, queries in here:
-            prompt = prefix.prompts[queries]
-            if prompt.rows is None:
-                continue
-            options: Mapping[str, Any] = {
-                **row_options(module, kw),
-                "rows": prompt.rows.to(query.device),
-                "cols": prompt.visual.to(query.device),
-                "scaling": scaling,
-                "attention_mask": mask,
-            }
-            rows = SCORES[score](query, key, value, kw.get("cos"), kw.get("sin"), **options)
-            prefix.attention[index, score, queries] = rows.float()
+        kw |= {"attention_mask": mask, "scaling": scaling}
+        for name in here:
+            rows = prompt_rows(name[1], prefix.prompts[name[2]], module, query, key, value, **kw)
+            if rows is not None:
+                prefix.attention[name], prefix.finite[name] = rows, are_finite(rows)
 
     return record

@@ -7,16 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from biaslab.errors import ModelError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.sweep.prefix import Prefix, queries_of
 from biaslab.pruning import Method, Selection, budget
 from biaslab.pruning.engine.checks import check_profile
 from biaslab.pruning.engine.prompt import Prompt
 from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
-from biaslab.pruning.engine.token_batch import by_row, token_batch
+from biaslab.pruning.engine.token_batch import by_row, kept_columns, token_batch
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -71,9 +68,6 @@ class Selecting:
         self._check(first, layer, prompt)
         hidden = self.prefix.inputs[layer].hidden
         attention = self.prefix.rows(first, layer)
-        for index, rows in attention.items():
-            if not bool(torch.isfinite(rows).all()):
-                raise ModelError(f"attention of layer {index} is not finite: load the model in another dtype")
         batch, owners = token_batch(prompt, first, layer, hidden, attention)
         budgets = [[budget(method.keep, image.n) for method in methods] for image in batch]
         found = first.select_budgets(batch, budgets)  # image, method
@@ -102,8 +96,4 @@ def _alike(configs: Mapping[int, Config]) -> list[list[int]]:
 
 def _chosen(prompt: Prompt, rows: Sequence[Sequence[Selection]]) -> Chosen:
     """Put the selections of a configuration together, a list per prompt."""
-    columns = [
-        torch.cat([s.indices + image.first for s, image in zip(row, images, strict=True)])
-        for row, images in zip(rows, prompt.images, strict=True)
-    ]
-    return Chosen([s for row in rows for s in row], make_index(prompt, columns))
+    return Chosen([s for row in rows for s in row], make_index(prompt, kept_columns(prompt, rows)))

@@ -15,21 +15,21 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from biaslab.attention.hook import row_options, watch
+from biaslab.attention.hook import watch
 from biaslab.attention.scores import SCORES, reads_rope
-from biaslab.errors import ModelError, UnsupportedError
+from biaslab.errors import UnsupportedError
 from biaslab.models.eval_mode import check_eval_mode
 from biaslab.models.generation import GenerateCall, watched
 from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.pruning.algorithms.transfer import Arriving
-from biaslab.pruning.base import Selection
 from biaslab.pruning.engine.checks import attention_method, check_cache, check_generate, check_profile
 from biaslab.pruning.engine.kv_entries import count_dropped, entries
-from biaslab.pruning.engine.prompt import FIX, Prompt, PromptImage, read_prompt
+from biaslab.pruning.engine.prompt import FIX, Prompt, read_prompt
 from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
+from biaslab.pruning.engine.recording import are_finite, check_finite, prompt_rows
 from biaslab.pruning.engine.short_inputs import ShortInputs
-from biaslab.pruning.engine.token_batch import by_row, token_batch
+from biaslab.pruning.engine.token_batch import by_row, kept_columns, token_batch
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -186,9 +186,7 @@ class Engine:
 
     def _after_decoder(self, decoder: nn.Module, args: tuple, output: Any) -> None:
         finite, self.finite = self.finite, {}
-        for index, flag in finite.items():
-            if not bool(flag.read()):
-                raise ModelError(f"attention of layer {index} is not finite: load the model in another dtype")
+        check_finite(finite)
         if self.cache is not None:
             self.run._lengths = [entries(layer) for layer in self.cache.layers]
 
@@ -228,18 +226,15 @@ class Engine:
     # -- the selection ---------------------------------------------------------------------------------------
     def _recorder(self, index: int, name: str) -> Callable:
         """Make the function that keeps the rows of layer ``index`` at the prefill: of the method's score, by name."""
-        score = SCORES[name]
 
         def record(module, query, key, value, attention_mask, scaling, **kw: Any) -> None:
-            prompt = self.prompt
-            if prompt is None or prompt.rows is None:
+            if self.prompt is None:
                 return
-            options = row_options(module, kw)
-            options.update(rows=prompt.rows.to(query.device), cols=prompt.visual.to(query.device))
-            options.update(scaling=scaling, attention_mask=attention_mask)
+            kw |= {"attention_mask": attention_mask, "scaling": scaling}
             with self._clock("attention_ms", query.device):
-                rows = score(query, key, value, kw.get("cos"), kw.get("sin"), **options)
-                self.attention[index] = rows.float()
+                rows = prompt_rows(name, self.prompt, module, query, key, value, **kw)
+                if rows is not None:
+                    self.attention[index] = rows
 
         return record
 
@@ -250,7 +245,7 @@ class Engine:
         if hidden.shape[1] != prompt.length:
             raise UnsupportedError(f"layer {self.layer} sees {hidden.shape[1]} of {prompt.length} prompt tokens")
         # on their way while the selection is made: nothing waits for them before the decoder is through
-        self.finite = {i: Arriving(torch.isfinite(rows).all()) for i, rows in self.attention.items()}
+        self.finite = {i: are_finite(rows) for i, rows in self.attention.items()}
         with self._clock("select_ms", hidden.device):
             batch, owners = token_batch(prompt, run.method, self.layer, hidden, self.attention)
             chosen = run.method.select_batch(batch)
@@ -258,8 +253,7 @@ class Engine:
         run.selections = [s for row in rows for s in row]
         run.counts = [image.n for row in prompt.images[:: prompt.repeats] for image in row]
         run.most = max([run.most, *run.counts])
-        kept = [_columns(s, image) for s, image in zip(rows, prompt.images[:: prompt.repeats], strict=True)]
-        cut = make_index(prompt, [columns for columns in kept for _ in range(prompt.repeats)])
+        cut = make_index(prompt, [columns for columns in kept_columns(prompt, rows) for _ in range(prompt.repeats)])
         self.cut = cut
         self.attention.clear()
         valid = None if cut.pad is None else ~cut.pad
@@ -277,9 +271,3 @@ class Engine:
         yield
         wait(device)
         self.run.times[name] = self.run.times.get(name, 0.0) + (time.perf_counter() - start) * 1e3
-
-
-def _columns(selections: list[Selection], images: list[PromptImage]) -> Tensor:
-    """List the columns of ``Prompt.visual`` that a row keeps."""
-    pairs = zip(selections, images, strict=True)
-    return torch.cat([s.indices + image.first for s, image in pairs])

@@ -11,7 +11,7 @@ from biaslab.pruning.base import Method, Selection, TokenContext, budget
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.prompt import Prompt
 
-__all__ = ["by_row", "token_batch"]
+__all__ = ["by_row", "kept_columns", "token_batch"]
 
 Owner = tuple[int, int]  # (row, image of that row)
 
@@ -72,4 +72,13 @@ def by_row(prompt: Prompt, owners: Sequence[Owner], chosen: Sequence[Selection])
     return [
         [found.get((row, i), Selection(nothing)) for i in range(len(prompt.images[row]))]
         for row in range(0, len(prompt), prompt.repeats)
+    ]
+
+
+def kept_columns(prompt: Prompt, rows: Sequence[Sequence[Selection]]) -> list[Tensor]:
+    """List the columns of ``Prompt.visual`` that each row keeps, copies left out; ``rows`` is of `by_row`."""
+    images = prompt.images[:: prompt.repeats]
+    return [
+        torch.cat([s.indices + image.first for s, image in zip(row, own, strict=True)])
+        for row, own in zip(rows, images, strict=True)
     ]

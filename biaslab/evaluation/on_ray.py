@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from biaslab._util.processes import usable_cores
+from biaslab._util.text import first_line
 from biaslab.errors import BiaslabError, InputError
 from biaslab.evaluation.log_growth import LogGrowth, heard
 from biaslab.evaluation.ray_actor import Evaluator
 from biaslab.evaluation.reports import WarningRepeater
-from biaslab.evaluation.sharing import Plan, by_image
-from biaslab.evaluation.worker import WorkItem
+from biaslab.evaluation.sharing import Plan
+from biaslab.evaluation.worker import WorkItem, by_image
 from biaslab.models.recipe import recipe_of
 
 if TYPE_CHECKING:
@@ -271,5 +272,5 @@ def _as_ours(error: Any) -> BiaslabError:
     )
 
 
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _first_line(error: Exception) -> str:
+    return first_line(error)[:300]

@@ -33,8 +33,8 @@ from biaslab.evaluation.results import TABLE_FILE, Results, read_samples
 from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder, profiles_of, read_run, run_record
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.seats import party_of, seat, turn
-from biaslab.evaluation.sharing import Plan, by_image, share_of_cores, useful_processes
-from biaslab.evaluation.worker import WorkItem
+from biaslab.evaluation.sharing import Plan, share_of_cores, useful_processes
+from biaslab.evaluation.worker import WorkItem, by_image
 from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layers
@@ -197,12 +197,12 @@ def evaluate(
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
     options = GenerationOptions(whole_number("seed", seed), limit, positions, plain)
     layers = prune_layers(vlm, layer)
-    configs = configurations(methods, keep, layers, profile)
+    configs = configurations(methods, keep, layers, profile)  # refusals come before the samples are looked at
+    samples = take(dataset, n)
     if match is not None:
-        configs = matched_configurations(vlm, take(dataset, n), methods, keep, layers, profile, match)
+        configs = matched_configurations(vlm, samples, methods, keep, layers, profile, match)
     reference = check_reference(reference, configs, out)
     check_configurations(vlm, configs, options)
-    samples = take(dataset, n)
     answers_depend_on = {name: value for name, value in asdict(options).items() if name != "plain"}
     record = run_record(
         vlm,

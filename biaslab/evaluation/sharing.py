@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,12 @@ from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.schema import record_key
-from biaslab.evaluation.worker import Worker, WorkItem
+from biaslab.evaluation.worker import Worker, WorkItem, by_image
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["Plan", "by_image", "even_shares", "share_of_cores", "useful_processes"]
+__all__ = ["Plan", "even_shares", "share_of_cores", "useful_processes"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +46,14 @@ class Plan:
     party: str
 
     def run(self, vlm: VLM, tasks: Sequence[WorkItem], writer: str, advance: Callable[[int], None]) -> None:
-        """Evaluate tasks in this process, into the log of this writer; expressions of one image come together."""
+        """Evaluate tasks in this process, into the log of this writer."""
         with JsonLines(log_path(self.folder, writer)) as log:
 
             def write(line: dict) -> None:
                 log.append(line)
                 advance(1)
 
-            Worker(vlm, self.configs, self.options, write).run(list(chain(*by_image(tasks))), self.batch_size)
+            Worker(vlm, self.configs, self.options, write).run(tasks, self.batch_size)
 
     def without(self, tasks: Iterable[WorkItem], records: Iterable[dict]) -> list[WorkItem]:
         """Leave out what has been done since the tasks were listed."""
@@ -65,14 +64,6 @@ class Plan:
             for task in tasks
         ]
         return [task for task in left if task.missing]
-
-
-def by_image(tasks: Iterable[WorkItem]) -> list[list[WorkItem]]:
-    """Put the tasks of one image together, in the order in which the images first appear."""
-    images: dict[str, list[WorkItem]] = {}
-    for task in tasks:
-        images.setdefault(task.sample.image_id, []).append(task)
-    return list(images.values())
 
 
 def even_shares(tasks: Iterable[WorkItem], n: int) -> list[list[WorkItem]]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,7 +70,7 @@ class Worker:
 
     def run(self, tasks: Sequence[WorkItem], batch_size: int) -> None:
         """Evaluate all tasks, those of one image after each other."""
-        for batch in batches(by_image(tasks), batch_size):
+        for batch in batches(chain.from_iterable(by_image(tasks)), batch_size):
             self._batch(batch)
 
     def _batch(self, batch: list[WorkItem]) -> None:
@@ -253,7 +254,6 @@ def costs(run: OneRun, b: int) -> dict[str, float | None]:
     """
     timer, flops, batch = run.timer, run.flops[b], len(run.answers)
     parts = ("vision", "projector", "decoder")
-
     return {
         **{f"tflops_{part}": None if flops is None else getattr(flops, part) / 1e12 for part in parts},
         "batch": batch,
@@ -268,15 +268,15 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def by_image(tasks: Sequence[WorkItem]) -> list[WorkItem]:
-    """Put tasks of one image after each other, images in the order in which they come first."""
-    first: dict[str, int] = {}
-    for place, task in enumerate(tasks):
-        first.setdefault(task.sample.image_id, place)
-    return sorted(tasks, key=lambda task: first[task.sample.image_id])
+def by_image(tasks: Iterable[WorkItem]) -> list[list[WorkItem]]:
+    """Put the tasks of one image together, in the order in which the images first appear."""
+    images: dict[str, list[WorkItem]] = {}
+    for task in tasks:
+        images.setdefault(task.sample.image_id, []).append(task)
+    return list(images.values())
 
 
-def batches(tasks: Sequence[WorkItem], size: int) -> Iterator[list[WorkItem]]:
+def batches(tasks: Iterable[WorkItem], size: int) -> Iterator[list[WorkItem]]:
     """Yield runs of at most ``size`` neighbours that lack the same configurations."""
     batch: list[WorkItem] = []
     for task in tasks:

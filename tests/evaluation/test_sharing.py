@@ -8,8 +8,8 @@ from toy_grounding import Toy
 from biaslab.evaluation import sharing
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions
-from biaslab.evaluation.sharing import Plan, by_image, even_shares, share_of_cores, useful_processes
-from biaslab.evaluation.worker import WorkItem
+from biaslab.evaluation.sharing import Plan, even_shares, share_of_cores, useful_processes
+from biaslab.evaluation.worker import WorkItem, by_image
 
 CONFIGS = configurations(("none", "random"), (0.5,), 2)
 TASKS = [WorkItem(i, sample, (0, 1)) for i, sample in enumerate(Toy(14))]

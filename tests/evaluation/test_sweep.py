@@ -250,7 +250,7 @@ def test_a_run_goes_on_the_other_way(vlm, tmp_path):
 
 def test_order_of_tasks():
     tasks = [WorkItem(i, SimpleNamespace(image_id=name), (0,)) for i, name in enumerate("abacb")]
-    assert [task.index for task in by_image(tasks)] == [0, 2, 1, 4, 3]
+    assert [task.index for image in by_image(tasks) for task in image] == [0, 2, 1, 4, 3]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -18,7 +18,7 @@ try:  # five times as fast as the standard library on a sample line
 except ImportError:
     orjson: Any = None  # type: ignore[no-redef]
 
-__all__ = ["JsonLines", "parse_line", "read_lines", "whole_lines"]
+__all__ = ["JsonLines", "parse_line", "read_lines", "whole_length", "whole_lines"]
 
 _TAIL = 1 << 16  # bytes read from the end at first
 
@@ -60,7 +60,7 @@ class JsonLines:
             self._file = self._stack.enter_context(open(self.path, "a+b", buffering=0))  # noqa: SIM115
         try:
             self._stack.enter_context(locked(self.path))
-            self.cut(_whole_length(self._file))
+            self.cut(whole_length(self._file))
         except BaseException:
             self._stack.close()
             raise
@@ -171,8 +171,15 @@ def _line(record: dict[str, Any]) -> bytes:
         return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
-def _whole_length(file: BinaryIO) -> int:
-    """Length in bytes of the part of a log that ends with its last whole record."""
+def whole_length(file: BinaryIO) -> int:
+    """Length in bytes of the part of an open log that ends with its last whole record: its next writer cuts the rest.
+
+    Examples
+    --------
+    >>> import io
+    >>> whole_length(io.BytesIO(b'{"id": "a"}' + bytes([10]) + b'{"id": "torn'))
+    12
+    """
     size, block = file.seek(0, os.SEEK_END), _TAIL
     while True:
         offset = max(0, size - block)

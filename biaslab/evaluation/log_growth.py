@@ -9,12 +9,12 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from biaslab._util.jsonl import whole_length
 from biaslab.evaluation.sample_log import log_files
 
 __all__ = ["LogGrowth", "heard"]
 
 _POLL_SECONDS = 0.5
-_TAIL = 1 << 16  # bytes read from the end at first
 
 
 class LogGrowth:
@@ -42,7 +42,10 @@ class LogGrowth:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._starts = {path.name: _whole(path) for path in log_files(folder)}
+        self._starts: dict[str, int] = {}
+        for path in log_files(folder):
+            with open(path, "rb") as file:
+                self._starts[path.name] = whole_length(file)
         self._seen: dict[str, int] = dict(self._starts)
 
     def advanced(self) -> int:
@@ -65,19 +68,6 @@ class LogGrowth:
                 for line in file:
                     if line.endswith(b"\n"):
                         yield json.loads(line)
-
-
-def _whole(path: Path) -> int:
-    """Length of a log up to the end of its last whole line: its next writer cuts what is torn."""
-    size, block = path.stat().st_size, _TAIL
-    with open(path, "rb") as file:
-        while True:
-            start = max(0, size - block)
-            file.seek(start)
-            end = file.read(size - start).rfind(b"\n") + 1
-            if end or not start:
-                return start + end
-            block *= 4
 
 
 @contextmanager

@@ -33,7 +33,7 @@ _STEPS = 10_000  # of a ratio
 _SIZES = 64  # of pictures that are laid out
 
 
-def mean_share(n_layers: int, layer: int, tokens: float, kept: float) -> float:
+def mean_share(n_layers: int, layer: int, tokens: Any, kept: Any) -> Any:
     """Compute the share of the visual tokens that a decoder layer sees, on average over all layers.
 
     Parameters
@@ -42,12 +42,12 @@ def mean_share(n_layers: int, layer: int, tokens: float, kept: float) -> float:
         Decoder layers L.
     layer : int
         K, the tokens are dropped just before decoder layer index K.
-    tokens, kept : float
+    tokens, kept : float, or arrays of one shape
         Visual tokens of the picture, and those that are kept.
 
     Returns
     -------
-    float
+    float or array
         ``(K N + (L - K) n) / (L N)``.
 
     Examples

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from biaslab.evaluation.configurations import UNPRUNED
+from biaslab.evaluation.matching import mean_share
 from biaslab.evaluation.paired import MEANS, MEDIANS, Paired, without_box
 from biaslab.evaluation.schema import KEY_FIELDS
 from biaslab.stats.hit_rate import hit_rate
@@ -87,4 +88,4 @@ def _mean_share(lines: pd.DataFrame, layer: int | None, n_layers: int | None) ->
     if layer is None or n_layers is None:
         return 1.0 if layer is None else float("nan")
     tokens, kept = (lines[name].astype(float) for name in ("tokens", "tokens_kept"))
-    return ((layer * tokens + (n_layers - layer) * kept) / (n_layers * tokens)).mean()
+    return mean_share(n_layers, layer, tokens, kept).mean()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +90,19 @@ def seat(folder: str | Path, party: str, name: str) -> Iterator[None]:
         found = _SEAT.fullmatch(path.name)
         if found is None or found["party"] == party:
             continue
-        with _held(folder, f"seat-{found['party']}-{found['name']}", folder):
+        with _held(folder, f"seat-{found['party']}-{found['name']}"):
             path.unlink(missing_ok=True)  # in our turn nobody takes it
-    with _held(folder, f"seat-{party}-{name}", folder):
+    with _held(folder, f"seat-{party}-{name}"):
         yield
 
 
 @contextmanager
-def _held(folder: Path, name: str, run: Path) -> Iterator[None]:
-    lock = locked(folder / name)
-    try:
-        lock.__enter__()
-    except RunFolderError:
-        raise RunFolderError(
-            f"another command is at work in {run}: wait for it, or choose another run folder"
-        ) from None
-    try:
+def _held(folder: Path, name: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / name))
+        except RunFolderError:
+            raise RunFolderError(
+                f"another command is at work in {folder}: wait for it, or choose another run folder"
+            ) from None
         yield
-    finally:
-        lock.__exit__(None, None, None)

@@ -170,6 +170,7 @@ def python(script, *paths):
                           env={**os.environ, "PYTHONPATH": path}, timeout=300)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_installed_pruning_method_prunes_without_an_import(tmp_path):
     plug_in(tmp_path, "last-tokens", "biaslab.methods", "last_tokens", METHOD)
     plug_in(tmp_path, "broken", "biaslab.methods", "broken_method", "1 / 0")
@@ -193,6 +194,7 @@ def test_an_installed_pruning_method_prunes_without_an_import(tmp_path):
     assert "plug-in 'broken' of broken (broken_method) cannot be loaded" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "text", "script"),
     [

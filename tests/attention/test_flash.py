@@ -17,7 +17,7 @@ from biaslab.attention.scores import SCORES
 from biaslab.errors import UnsupportedError
 from biaslab.pruning import prune
 
-FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
+FAMILIES = pytest.mark.parametrize("family", tiny.CROSSED)
 
 
 def masks_are_lost(enc):

@@ -14,7 +14,7 @@ from biaslab.errors import InputError
 from biaslab.maps import collect as collecting
 from biaslab.pruning.engine.prune import prune
 
-FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
+FAMILIES = pytest.mark.parametrize("family", tiny.CROSSED)
 QUERIES = pytest.mark.parametrize("queries", ["last", "text", torch.tensor([-1, 0, -4])], ids=["last", "text", "some"])
 
 

@@ -23,7 +23,7 @@ from biaslab.models.loading import wrap
 from biaslab.profiles import MeanProfile
 from biaslab.pruning import D2Pruner, FastV, LayerRatio, Relative, budget, make, parse, prune
 
-FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
+FAMILIES = pytest.mark.parametrize("family", tiny.CROSSED)
 NAMES = pytest.mark.parametrize("name", sorted(SCORES))
 LAYER = 3  # K: layer 2 is read, and below it 0 and 1
 

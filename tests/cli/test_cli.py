@@ -181,6 +181,7 @@ def test_tflops_are_printed_with_significant_digits(capsys, tmp_path):
     assert len(set(tflops)) == 3 and all(len(value.lstrip("0.")) <= 3 for value in tflops)
 
 
+@pytest.mark.slow
 def test_bench_measures_and_writes(capsys, tmp_path):
     command = ["bench", "--n", 1, "--repeats", 1, "--new-tokens", 2, "--methods", "none,random", "--layer", 2]
     status, out, err = run(capsys, *command, "--out", tmp_path / "bench", "--json")

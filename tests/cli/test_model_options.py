@@ -90,7 +90,7 @@ def test_bad_arguments_are_refused_before_a_model_is_loaded(capsys, monkeypatch,
     monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("loaded"))
     picture = tmp_path / "scene.png"
     scene("validation", 0).image.save(picture)
-    evaluate = ["evaluate", "--out", tmp_path / "run", "--methods", "none,random"]
+    evaluate = ["evaluate", "--out", tmp_path / "run", "--methods", "none,random", "--n", 4]
     for arguments, words in (
         (["fit-bias", "--estimator", "foo"], "unknown profile estimator"),
         (["fit-bias", "--estimator", "foo", "--dry-run"], "unknown profile estimator"),

@@ -19,7 +19,7 @@ _PROJECTOR = re.compile(r"\.(multi_modal_projector|visual\.merger|visual\.deepst
 _INNER = re.compile(r"visual\.(merger|deepstack_merger_list)")  # projectors that are part of the tower's module
 
 
-@pytest.fixture(scope="module", params=tiny.FAMILIES)
+@pytest.fixture(scope="module", params=tiny.CROSSED)
 def vlm(request):
     return tiny.vlm(request.param)
 

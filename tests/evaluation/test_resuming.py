@@ -58,6 +58,7 @@ run({folder!r})
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same_results(tmp_path):
     script = KILLED.format(folder=str(tmp_path / "run"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -217,6 +218,7 @@ def saved(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_results_and_their_warnings_are_the_callers(saved, tmp_path, capfd):
     model, methods = load(saved, device="cpu"), (*toy.METHODS, toy.Doubtful())
     with pytest.warns(FutureWarning, match="the rule is in doubt"):

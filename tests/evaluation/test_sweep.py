@@ -70,7 +70,7 @@ def untouched(vlm):
     )
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.CROSSED)
 def test_every_family(family):
     """Pictures of unequal sizes, prompts of unequal lengths, two K, two keep ratios."""
     vlm = tiny.vlm(family)

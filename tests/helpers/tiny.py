@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -21,6 +22,15 @@ from biaslab.models.offline import stand_in_tokenizer as stand_in_tokenizer
 from biaslab.models.offline_spec import ModelSpec
 
 FAMILIES = tuple(sorted(families()))
+QUICK = ("internvl", "llava", "qwen2_5_vl")  # tiles, a padded square, a raster with rotary sections
+
+
+def quick(family: str, *values):
+    """Parameters of a test of every family: `make quick` runs those of three that stand for the others."""
+    return pytest.param(family, *values, marks=() if family in QUICK else pytest.mark.slow)
+
+
+CROSSED = [quick(family) for family in FAMILIES]  # where families are crossed with something else
 TEXT = {"hidden": 64, "layers": 4, "heads": 4, "kv": 2, "inter": 128}
 TILE, PATCH = 56, 14
 

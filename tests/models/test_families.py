@@ -108,7 +108,8 @@ def narrow(family, alias):
 
 @pytest.mark.parametrize(
     ("family", "alias"),
-    [(name, next(iter(family.specs))) for name, family in families().items()] + [("idefics3", "smolvlm-2b")],
+    [tiny.quick(name, next(iter(family.specs))) for name, family in families().items()]
+    + [tiny.quick("idefics3", "smolvlm-2b")],
 )
 def test_published_geometry(family, alias):
     for size in ((640, 480), (300, 500)):

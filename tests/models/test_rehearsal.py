@@ -31,7 +31,7 @@ from biaslab.workflows.bench import bench
 from biaslab.workflows.fit_bias import fit_bias
 from biaslab.workflows.run_figures import draw_kept, draw_run
 
-ALIASES = [(f.name, next(iter(f.specs))) for f in families().values() if f.specs]
+ALIASES = {f.name: next(iter(f.specs)) for f in families().values() if f.specs}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def nothing_on_disk(monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
 
 
-@pytest.mark.parametrize(("family", "alias"), ALIASES)
+@pytest.mark.parametrize(("family", "alias"), [tiny.quick(*pair) for pair in ALIASES.items()])
 def test_published_geometry_is_the_true_one_and_runs(family, alias):
     real, small = geometry(alias), rehearse(alias)
     image = tiny.images(1, sizes=[(500, 300)])[0]
@@ -107,7 +107,7 @@ def test_the_original_layout_is_rehearsed_from_its_own_files(kind, tmp_path):
 
 
 def test_the_cache_of_the_hub_is_used_before_published_sizes(monkeypatch, tmp_path):
-    alias = next(alias for family, alias in ALIASES if family == "internvl")
+    alias = ALIASES["internvl"]
     published = geometry(alias)
     vlm = tiny.vlm("internvl")
     vlm.model.config.save_pretrained(tmp_path)

@@ -13,7 +13,7 @@ from biaslab.errors import InputError, UnsupportedError
 from biaslab.maps.collect import collect
 from biaslab.pruning import METHODS, budget, prune
 
-FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
+FAMILIES = pytest.mark.parametrize("family", tiny.CROSSED)
 LAYER = 3
 
 

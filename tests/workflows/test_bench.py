@@ -110,6 +110,7 @@ def test_several_images_in_a_prompt_count_together():
     assert found.table["flops_prefill"][1] == pytest.approx(whole / pruned)
 
 
+@pytest.mark.slow
 def test_bench_and_evaluate_run_the_same(grounder, monkeypatch):
     """The same prompts: what every configuration keeps and costs agrees to the last token and FLOP."""
     (sample,) = take(ScenesDataset(), 1)

@@ -207,23 +207,39 @@ def _session(ray: Any) -> Iterator[None]:
         return
     handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place of ours
     try:
-        try:
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            if address := os.environ.get("RAY_ADDRESS"):  # asked for: no other one in its place
-                raise BiaslabError(
-                    f"no Ray cluster answers at RAY_ADDRESS={address}: start it (ray start), or unset the variable"
-                ) from error
-            with _no_telemetry():
-                ray.init(
-                    address="local", num_cpus=usable_cores(), include_dashboard=False, log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )  # fmt: skip
+        _join_or_start(ray)
         if handler is not None and signal.getsignal(signal.SIGTERM) is not handler:
             signal.signal(signal.SIGTERM, handler)
         yield
     finally:
         ray.shutdown()
+
+
+def _join_or_start(ray: Any) -> None:
+    """Join the cluster at ``RAY_ADDRESS`` or that ``ray start`` began; where there is none, start one.
+
+    Ray's ``address="auto"`` would also join a cluster that another program started for itself, and die with it.
+    """
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address := os.environ.get("RAY_ADDRESS"):  # asked for: no other one in its place
+        try:
+            ray.init(**quiet)
+        except ConnectionError as error:
+            raise BiaslabError(
+                f"no Ray cluster answers at RAY_ADDRESS={address}: start it (ray start), or unset the variable"
+            ) from error
+        return
+    own = {**quiet, "num_cpus": usable_cores(), "include_dashboard": False}
+    with _no_telemetry():
+        try:
+            ray.init(**own)
+            return
+        except ValueError:  # a number of cores is refused where `ray start` began a cluster
+            pass
+        try:
+            ray.init(**quiet)
+        except ConnectionError:  # that cluster has died without `ray stop`
+            ray.init(address="local", **own)
 
 
 @contextmanager

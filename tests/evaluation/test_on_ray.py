@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -181,19 +183,52 @@ def test_an_address_that_was_asked_for_is_not_replaced(monkeypatch):
         pass
 
 
-def test_a_cluster_of_this_machine_tells_nobody(monkeypatch):
-    import os
-
+@pytest.mark.parametrize(
+    ("started", "alive", "calls"),
+    [
+        (False, False, ["own"]),
+        (True, True, ["own", "joined"]),
+        (True, False, ["own", "joined", "local"]),  # `ray start`, and then the machine was switched off
+    ],
+)
+def test_a_cluster_that_was_started_is_joined_else_one_tells_nobody(monkeypatch, started, alive, calls):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
-    asked = []
+    asked, told = [], []
 
-    def init(address, **options):
-        asked.append((address, os.environ.get("RAY_USAGE_STATS_ENABLED")))
-        if address == "auto":
+    def init(address=None, num_cpus=None, **options):
+        assert address != "auto"  # which takes any cluster
+        asked.append(address or ("own" if num_cpus else "joined"))
+        told.append(os.environ.get("RAY_USAGE_STATS_ENABLED"))
+        if started and asked[-1] == "own":
+            raise ValueError("When connecting to an existing cluster, num_cpus and num_gpus must not be provided.")
+        if asked[-1] == "joined" and not alive:
             raise ConnectionError
 
     ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: asked.append("down"))
     with on_ray._session(ray):
         pass
-    assert asked == [("auto", None), ("local", "0"), "down"] and "RAY_USAGE_STATS_ENABLED" not in os.environ
+    assert asked == [*calls, "down"]
+    assert set(told) == {"0"} and "RAY_USAGE_STATS_ENABLED" not in os.environ
+
+
+OTHER = """
+import ray
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
+print(ray.get_runtime_context().gcs_address, flush=True)
+input()
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_of_another_program_is_left_to_it(monkeypatch):
+    """It would end with that program, and this evaluation with it."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray = on_ray.import_ray()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", OTHER], **pipes) as other:
+        theirs = other.stdout.readline().strip()
+        with on_ray._session(ray):
+            ours = ray.get_runtime_context().gcs_address
+        other.communicate("\n")
+    assert theirs and ours != theirs

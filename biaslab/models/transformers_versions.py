@@ -22,9 +22,11 @@ __all__ = [
     "OLDEST",
     "REMOTE_MODES",
     "check_layer_arguments",
+    "constant_arguments",
     "generation_mode",
     "generation_settings",
     "kv_cache_of",
+    "rope_limit",
     "warn_if_untested",
     "with_kv_cache",
 ]
@@ -111,6 +113,48 @@ def check_layer_arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, A
     if len(args) > 1 or unknown:
         what = ", ".join(unknown) or "positional arguments"
         raise UnsupportedError(f"{name} was given {what} as long as the prompt, unknown to pruning: {_advice()}")
+
+
+def constant_arguments(args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Find what a decoder layer is given at every decode step alike.
+
+    Parameters
+    ----------
+    args, kwargs
+        Of its forward at one step.
+
+    Returns
+    -------
+    dict
+        Keyword arguments without hidden states, mask and positions; the KV cache is among them.
+
+    Raises
+    ------
+    UnsupportedError
+        A tensor under another name, which may change from step to step.
+    """
+    given = {name: value for name, value in kwargs.items() if name not in _POSITIONAL}
+    unknown = [name for name, value in given.items() if value is not None and not isinstance(value, (bool, int, str))]
+    given |= {name: kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None}
+    if len(args) > 1 or unknown or not isinstance(kwargs.get("position_embeddings"), tuple):
+        what = ", ".join(unknown) or ("positional arguments" if len(args) > 1 else "no cosines and sines")
+        raise UnsupportedError(f"its layers are given {what} at a decode step")
+    return given
+
+
+def rope_limit(decoder: Any) -> int | None:
+    """Tell up to how many positions a decoder's rotary embedding stays the same; None without a limit.
+
+    Those of type "dynamic" and "longrope" change their frequencies, for all positions, once a sequence gets longer.
+    """
+    parameters: dict[str, Any] = getattr(decoder.config, "rope_parameters", None) or {}
+    if parameters.get("rope_type") == "longrope":
+        return int(parameters.get("original_max_position_embeddings", 0))
+    changing = ("dynamic", "longrope")
+    every = [parameters, *(value for value in parameters.values() if isinstance(value, Mapping))]
+    if not any(kind in str(each.get("rope_type")) for each in every for kind in changing):
+        return None
+    return int(getattr(decoder.rotary_emb, "original_max_seq_len", 0))
 
 
 def _has_length(value: Any, length: int) -> bool:

@@ -57,11 +57,13 @@ class Engine:
         self.cuts: WeakKeyDictionary[Any, PrunedIndex | None] = WeakKeyDictionary()  # KV cache -> how it was pruned
         self.checked: set[str] = set()  # layouts the profile has accepted
         self.short = ShortInputs(self.decoder, run.positions)
+        self._hooks = ExitStack()
 
     def attach(self, stack: ExitStack) -> None:
         """Register every hook; ``stack`` removes them."""
         model, decoder = self.vlm.model, self.decoder
         stack.enter_context(watched(model, self.vlm.prefill, self._check_generate))
+        stack.callback(self.detach)
         hooks = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
@@ -72,11 +74,20 @@ class Engine:
             before = self._layer_hook(index)
             hooks.append(decoder.layers[index].register_forward_pre_hook(before, with_kwargs=True))
         for hook in hooks:
-            stack.callback(hook.remove)
+            self._hooks.callback(hook.remove)
         if "attention" in self.run.method.needs:
             method = attention_method(self.run.method)
             recorders = {index: self._recorder(index, method.score) for index in method.attention_layers(self.layer)}
-            stack.enter_context(watch(model, recorders, rope=reads_rope(SCORES[method.score])))
+            self._hooks.enter_context(watch(model, recorders, rope=reads_rope(SCORES[method.score])))
+
+    def detach(self) -> None:
+        """Take the hooks off: from here on whoever runs the model hands each layer what `cut_of` says it sees."""
+        self._hooks.close()
+        self._end()
+
+    def cut_of(self, cache: Any) -> PrunedIndex | None:
+        """Tell how the prompts in a KV cache were pruned; None where nothing was dropped."""
+        return self.cuts.get(cache)
 
     def _check_generate(self, call: GenerateCall) -> None:
         check_generate(call)

@@ -28,7 +28,7 @@ from biaslab.pruning.registry import parse
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["PruneRun", "prune", "pruning"]
+__all__ = ["PruneRun", "engaged", "prune", "pruning"]
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders that are being pruned
 
@@ -118,6 +118,25 @@ def pruning(
     ------
     PruneRun
     """
+    with engaged(vlm, method, layer, positions=positions, seed=seed, timed=timed) as engine:
+        yield engine.run
+
+
+@contextmanager
+def engaged(
+    vlm: VLM, method: Method | str, layer: int | None = None, *, positions: str, seed: int, timed: bool = False
+) -> Iterator[Engine]:
+    """Do as `pruning`, for callers that run the layers after the prefill themselves.
+
+    Parameters
+    ----------
+    vlm, method, layer, positions, seed, timed
+        As of `prune`.
+
+    Yields
+    ------
+    Engine
+    """
     expect_model(vlm)
     rule: Any = parse(method) if isinstance(method, str) else method
     layer = prune_layer(vlm, layer)
@@ -131,4 +150,4 @@ def pruning(
         stack.callback(_ACTIVE.discard, vlm.decoder)
         stack.callback(vlm.prefill.clear)
         engine.attach(stack)
-        yield engine.run
+        yield engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from biaslab.cost import Flops, VisionInput, prompt_flops
 from biaslab.errors import InputError, UnsupportedError
@@ -15,9 +15,10 @@ from biaslab.models.answers import Answers, answers_to
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.lengths import position_limit
 from biaslab.pruning import Selection
-from biaslab.pruning.engine.prune import pruning
+from biaslab.pruning.engine.prune import engaged
 
 if TYPE_CHECKING:
+    from biaslab.evaluation.decoding.step_graph import GraphedStates
     from biaslab.models.encoded import Encoded
     from biaslab.models.vlm import VLM
 
@@ -35,12 +36,15 @@ class GenerationOptions:
     positions : "original" or "renumber"
     plain : bool
         One ``generate`` per configuration, in which nothing is shared: the reference.
+    decode : "dynamic", "static" or "graph"
+        How the tokens after the first are made (:mod:`biaslab.evaluation.decoding`).
     """
 
     seed: int = 0
     max_new_tokens: int = MAX_NEW_TOKENS
     positions: str = "original"
     plain: bool = False
+    decode: str = "dynamic"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,7 @@ def run_once(
     *,
     full_length: bool = False,
     timed: bool = False,
+    graphs: GraphedStates | None = None,
 ) -> OneRun:
     """Answer a batch of prompts under one configuration.
 
@@ -97,6 +102,8 @@ def run_once(
         Suppress end tokens, so that every answer has ``options.max_new_tokens`` tokens.
     timed : bool
         Measure scoring and selection apart; waits for the device.
+    graphs : GraphedStates, optional
+        Of earlier runs, for ``options.decode = "graph"``.
 
     Returns
     -------
@@ -109,9 +116,14 @@ def run_once(
     """
     new = options.max_new_tokens
     timer = GenerationTimer(vlm.model, vlm.decoder)
-    length = {"min_new_tokens": new} if full_length else {}
-    with timer, _pruned(vlm, config, options, timed) as run:
-        answers = answers_to(vlm, encoded, new, length)
+    given: dict[str, Any] = {"min_new_tokens": new} if full_length else {}
+    with timer, _pruned(vlm, config, options, timed) as engine:
+        run = None if engine is None else engine.run
+        if options.decode != "dynamic":
+            from biaslab.evaluation.decoding.one_generate import static_options  # pulls in transformers
+
+            given |= static_options(vlm, options.decode, new, engine, options.positions, graphs)
+        answers = answers_to(vlm, encoded, new, given)
         timer.stop()
         selections = None if run is None else list(run.selections)
     lengths = [new] * len(answers.texts) if full_length else None
@@ -188,7 +200,7 @@ def prompt_lengths(encoded: Encoded) -> list[int]:
 def _pruned(vlm: VLM, config: Config, options: GenerationOptions, timed: bool):
     if config.method is None:
         return nullcontext()
-    return pruning(vlm, config.method, config.layer, positions=options.positions, seed=options.seed, timed=timed)
+    return engaged(vlm, config.method, config.layer, positions=options.positions, seed=options.seed, timed=timed)
 
 
 def _tokens(vlm: VLM, answer: str) -> int:

@@ -23,6 +23,7 @@ from biaslab.datasets.base import check_pictures, take
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import Config, configurations
+from biaslab.evaluation.decoding.ways import check_way
 from biaslab.evaluation.failures import cut_answers, failed_lines, failures
 from biaslab.evaluation.line_heads import read_heads
 from biaslab.evaluation.local_processes import run_processes
@@ -77,6 +78,7 @@ def evaluate(
     retry_errors: bool = False,
     match: str | None = None,
     plain: bool = False,
+    decode: str = "dynamic",
     command: Mapping[str, Any] | None = None,
 ) -> Results:
     """Measure Acc@0.5 of every method at every keep ratio and layer, on the same samples.
@@ -195,7 +197,7 @@ def evaluate(
     _check_engine(engine, gpus_per_process)
     _check_launch(launch, processes, engine, out)
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
-    options = GenerationOptions(whole_number("seed", seed), limit, positions, plain)
+    options = GenerationOptions(whole_number("seed", seed), limit, positions, plain, check_way(decode, vlm.device))
     layers = prune_layers(vlm, layer)
     configs = configurations(methods, keep, layers, profile)  # refusals come before the samples are looked at
     samples = take(dataset, n)
@@ -203,7 +205,7 @@ def evaluate(
         configs = matched_configurations(vlm, samples, methods, keep, layers, profile, match)
     reference = check_reference(reference, configs, out)
     check_configurations(vlm, configs, options)
-    answers_depend_on = {name: value for name, value in asdict(options).items() if name != "plain"}
+    answers_depend_on = {name: value for name, value in asdict(options).items() if name not in ("plain", "decode")}
     record = run_record(
         vlm,
         dataset,
@@ -215,6 +217,7 @@ def evaluate(
             "processes": processes or launch.world_size,
             "reference": reference,
             "plain": plain,
+            "decode": decode,
             "n_layers": vlm.n_layers,
         },
         command=command,

@@ -25,6 +25,7 @@ from biaslab.pruning import Selection
 if TYPE_CHECKING:
     from PIL import Image
 
+    from biaslab.evaluation.decoding.step_graph import GraphedStates
     from biaslab.models.encoded import Encoded
     from biaslab.models.grounding import Grounding
     from biaslab.models.vlm import VLM
@@ -63,10 +64,15 @@ class Worker:
     names: list[dict[str, Any]] = field(init=False)
     width: int = field(init=False, default=WIDTH)
     shares: bool = field(init=False)
+    graphs: GraphedStates | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.names = [config.describe() for config in self.configs]
         self.shares = not self.options.plain
+        if self.options.decode == "graph":
+            from biaslab.evaluation.decoding.step_graph import GraphedStates  # pulls in transformers
+
+            self.graphs = GraphedStates()
 
     def run(self, tasks: Sequence[WorkItem], batch_size: int) -> None:
         """Evaluate all tasks, those of one image after each other."""
@@ -134,7 +140,9 @@ class Worker:
             configs = {i: self.configs[i] for i in numbers if i not in done}
             rows = len(ready) * len(configs)
             try:
-                run_shared(self.vlm, encoded, configs, self.options, write, width=self.width)
+                run_shared(
+                    self.vlm, encoded, configs, self.options, write, width=self.width, graphs=self.graphs
+                )  # fmt: skip
                 return True
             except UnsupportedError as error:  # of this model, not of these samples
                 logger.debug("nothing is shared from here on: %s", error)
@@ -145,8 +153,7 @@ class Worker:
                 if not is_out_of_memory(error) or min(self.width, rows) <= len(ready):
                     return False
             self.width = max(min(self.width, rows) // 2, len(ready))  # for the batches that follow as well
-            if torch.cuda.is_available():  # outside the except block, which holds what the failed try has made
-                torch.cuda.empty_cache()
+            self._make_room()  # outside the except block, which holds what the failed try has made
 
     def _tried(self, ready: list[tuple[WorkItem, Image.Image]], missing: Iterable[int], work: Callable[[], Any]) -> Any:
         """Return what ``work()`` does, or None if it failed: each sample is then tried alone, a single one logged."""
@@ -157,11 +164,17 @@ class Worker:
                 self._fail(ready[0][0], missing, error)
                 return None
         # only here, outside the except block, are the tensors of the failed batch free again
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._make_room()
         for item in ready:
             self._attempt([item], missing)
         return None
+
+    def _make_room(self) -> None:
+        """Give back what no tensor needs any more."""
+        if self.graphs is not None:
+            self.graphs.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _encode(self, ready: list[tuple[WorkItem, Image.Image]]) -> Encoded:
         samples = [task.sample for task, _ in ready]
@@ -174,7 +187,8 @@ class Worker:
         return self.vlm.vision(encoded, pictures=pictures)
 
     def _answer(self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
-        return self.lines(ready, encoded, i, run_once(self.vlm, encoded, self.configs[i], self.options))
+        run = run_once(self.vlm, encoded, self.configs[i], self.options, graphs=self.graphs)
+        return self.lines(ready, encoded, i, run)
 
     def lines(
         self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int, run: OneRun

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.decoding.greedy import decode
+from biaslab.evaluation.decoding.ways import not_plain_greedy
 from biaslab.evaluation.run_once import GenerationOptions, OneRun, finished_run
 from biaslab.evaluation.stopwatch import GenerationTimer
-from biaslab.evaluation.sweep.decoding import decode
 from biaslab.evaluation.sweep.generation import Generation
 from biaslab.evaluation.sweep.kv_cache import Rows, wide_cache
 from biaslab.evaluation.sweep.prefix import run_prefix
@@ -26,10 +27,10 @@ from biaslab.evaluation.sweep.selections import Selecting
 from biaslab.evaluation.sweep.short_prefill import logits_of, run_short
 from biaslab.models.answering import generation_options
 from biaslab.models.answers import read_answers
-from biaslab.models.transformers_versions import generation_mode, generation_settings
 from biaslab.pruning.engine.pruned_index import PrunedIndex, stacked, whole
 
 if TYPE_CHECKING:
+    from biaslab.evaluation.decoding.step_graph import GraphedStates
     from biaslab.models.encoded import Encoded
     from biaslab.models.vlm import VLM
 
@@ -44,13 +45,8 @@ def shareable(vlm: VLM, configs: Mapping[int, Config], options: GenerationOption
     Left out are K = 0, which has no layer below it, and ways to generate other than greedy decoding into a dynamic KV
     cache, which a checkpoint's generation config may ask for.
     """
-    settings = generation_settings(vlm.model, generation_options(vlm, options.max_new_tokens, {}))
-    mode = generation_mode(settings, None)
-    if mode != "greedy_search" or getattr(settings, "cache_implementation", None) not in (None, "dynamic"):
-        logger.debug("nothing is shared: the model generates by %s", mode)
-        return []
-    if getattr(settings, "guidance_scale", None) not in (None, 1):
-        logger.debug("nothing is shared: guidance mixes in a second prompt")
+    if why := not_plain_greedy(vlm, options.max_new_tokens):
+        logger.debug("nothing is shared: %s", why)
         return []
     numbers = [i for i, config in configs.items() if config.method is None or config.layer]
     if len(numbers) < len(configs):
@@ -66,6 +62,7 @@ def run_shared(
     write: Callable[[int, OneRun], None],
     *,
     width: int,
+    graphs: GraphedStates | None = None,
 ) -> None:
     """Answer a batch of prompts under several configurations.
 
@@ -81,8 +78,10 @@ def run_shared(
         is not written; nor are those that have not been reached when an exception passes through.
     width : int
         Rows of a wide batch at most; B at least.
+    graphs : GraphedStates, optional
+        Of earlier batches, for ``options.decode = "graph"``.
     """
-    sweep = _Sweep(vlm, encoded, configs, options, write, max(1, width // len(encoded)))
+    sweep = _Sweep(vlm, encoded, configs, options, write, max(1, width // len(encoded)), graphs)
     with vlm.running(encoded) as inputs, torch.no_grad():
         vlm.model.generate(**inputs, **sweep.settings, custom_generate=sweep.generate)
 
@@ -103,10 +102,10 @@ class _Sweep:
 
     def __init__(
         self, vlm: VLM, encoded: Encoded, configs: Mapping[int, Config], options: GenerationOptions,
-        write: Callable[[int, OneRun], None], per_batch: int,
+        write: Callable[[int, OneRun], None], per_batch: int, graphs: GraphedStates | None,
     ) -> None:  # fmt: skip
         self.vlm, self.encoded, self.configs, self.options = vlm, encoded, configs, options
-        self.write, self.per_batch = write, per_batch
+        self.write, self.per_batch, self.graphs = write, per_batch, graphs
         self.settings = generation_options(vlm, options.max_new_tokens, {})
         self.timer = GenerationTimer(vlm.model, vlm.decoder)  # never started: no time here is one run's alone
 
@@ -162,7 +161,10 @@ class _Sweep:
         rows = [Rows(len(part.numbers), part.layer, part.cache) for part in parts]
         wide = self.generation.rows(torch.cat(samples)).with_cache(wide_cache(self.prefix.cache, rows))
         logits = torch.cat([part.logits for part in parts])
-        tokens = decode(self.vlm, wide, logits, self._cuts(parts), self.options.positions)
+        tokens = decode(
+            self.vlm, wide, logits, self._cuts(parts), self.options.positions, way=self.options.decode,
+            graphs=self.graphs,
+        )  # fmt: skip
         pad = 0 if self.generation.pad is None else int(self.generation.pad)
         batch = len(self.encoded)
         for place, i in enumerate(i for part in parts for i in part.numbers):

@@ -1,4 +1,4 @@
-"""Greedy decoding of many rows as one batch, which gets narrower as answers end."""
+"""Greedy decoding as ``generate`` does it, of many rows as one batch, which gets narrower as answers end."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from biaslab.pruning.engine.short_inputs import ShortInputs
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["decode"]
+__all__ = ["LOOK_EVERY", "NARROW_AT", "decode_dynamic"]
 
-_NARROW_AT = (
-    0.75  # share of the rows still answering below which the others are taken out: it costs a copy of the cache
-)
-_LOOK_EVERY = 8  # steps between two questions to a device how many rows are still answering
+#: share of the rows still answering below which the others are taken out: it costs a copy of the cache
+NARROW_AT = 0.75
+#: steps between two questions to a device how many rows are still answering
+LOOK_EVERY = 8
 
 
-def decode(
+def decode_dynamic(
     vlm: VLM, generation: Generation, logits: Tensor, cuts: Sequence[tuple[int, PrunedIndex]], positions: str
 ) -> list[Tensor]:
     """Decode greedily until every row has ended.
@@ -52,7 +52,7 @@ def decode(
     alive = torch.arange(len(generation.ids), device=device)
     going = torch.ones(len(alive), dtype=torch.bool, device=device)
     answers: list[Any] = [None] * len(alive)
-    every = 1 if device.type == "cpu" else _LOOK_EVERY
+    every = 1 if device.type == "cpu" else LOOK_EVERY
     outputs: Any = {}
     with steps.watching():
         for step in range(1, 1 << 30):
@@ -66,7 +66,7 @@ def decode(
             going = going & ~generation.criteria(generation.ids, None)
             if step % every == 0 or step == 1:
                 n = int(going.sum())
-                if n <= _NARROW_AT * len(alive):
+                if n <= NARROW_AT * len(alive):
                     done = (~going).nonzero()[:, 0]
                     for row, ids in zip(alive[done].tolist(), generation.ids[done, length:].unbind(), strict=True):
                         answers[row] = ids

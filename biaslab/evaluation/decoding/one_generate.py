@@ -1,0 +1,101 @@
+"""One ``generate`` for one configuration: the prefill as always, the decoding by a static step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from biaslab.evaluation.decoding.dynamic_loop import decode_dynamic
+from biaslab.evaluation.decoding.greedy import started, warn_not_static
+from biaslab.evaluation.decoding.step_graph import GraphedStates
+from biaslab.evaluation.decoding.ways import not_plain_greedy, not_static
+from biaslab.evaluation.sweep.generation import Generation
+from biaslab.models.transformers_versions import kv_cache_of
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+    from biaslab.pruning.engine.hooks import Engine
+
+__all__ = ["StaticGenerate", "static_options"]
+
+
+def static_options(
+    vlm: VLM, way: str, max_new_tokens: int, engine: Engine | None, positions: str, graphs: GraphedStates | None
+) -> dict[str, Any]:
+    """Make the options of ``model.generate`` that let it decode in a way; none for the way it has of itself.
+
+    Parameters
+    ----------
+    vlm : VLM
+    way : "dynamic", "static" or "graph"
+    max_new_tokens : int
+    engine : Engine, optional
+        That prunes the prefill.
+    positions : "original" or "renumber"
+    graphs : GraphedStates, optional
+        Of earlier batches.
+
+    Returns
+    -------
+    dict
+
+    Warns
+    -----
+    UserWarning
+        The model cannot be decoded in that way.
+    """
+    if way == "dynamic":
+        return {}
+    if why := not_plain_greedy(vlm, max_new_tokens) or (None if engine is not None else not_static(vlm)):
+        warn_not_static(vlm, way, why)
+        return {}
+    return {"custom_generate": StaticGenerate(vlm, way, engine, positions, graphs)}
+
+
+class StaticGenerate:
+    """What ``generate`` runs in the place of its own loop.
+
+    Parameters
+    ----------
+    vlm, way, engine, positions, graphs
+        As of `static_options`.
+    """
+
+    def __init__(self, vlm: VLM, way: str, engine: Engine | None, positions: str, graphs: GraphedStates | None) -> None:
+        self.vlm, self.way, self.engine, self.positions = vlm, way, engine, positions
+        self.graphs = (graphs or GraphedStates()) if way == "graph" else None
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: Any = None,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Tensor:
+        """Prefill, decode, and return prompts and answers."""
+        pad = generation_config._pad_token_tensor
+        pad = None if pad is None else pad.to(input_ids.device)
+        generation = Generation(model, input_ids, model_kwargs, logits_processor, stopping_criteria, pad)
+        logits = generation.step(first=True).logits[:, -1:]
+        engine = self.engine
+        cut = None if engine is None else engine.cut_of(kv_cache_of(model_kwargs))
+        cuts = [] if engine is None or cut is None else [(engine.layer, cut)]
+        hooked = engine is not None and engine.layer == 0  # whose hook on the decoder still shows what the rest sees
+        if engine is not None and not hooked:
+            engine.detach()
+        static = started(self.vlm, generation, cuts, self.positions, self.way)
+        if static is None:
+            tokens = decode_dynamic(self.vlm, generation, logits, [] if hooked else cuts, self.positions)
+        else:
+            if engine is not None:
+                engine.detach()
+            tokens = static.decode(logits, self.graphs)
+        value = 0 if pad is None else int(pad)
+        new = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=value)
+        return torch.cat([input_ids, new], 1)

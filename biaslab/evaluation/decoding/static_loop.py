@@ -1,0 +1,144 @@
+"""Greedy decoding by a static step: what the host does between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from biaslab.errors import UnsupportedError
+from biaslab.evaluation.decoding.dynamic_loop import LOOK_EVERY, NARROW_AT
+from biaslab.evaluation.decoding.observed import Observed, observe
+from biaslab.evaluation.decoding.static_state import Rows, StaticState, capacity, widths
+from biaslab.evaluation.decoding.step_graph import GraphedStates
+from biaslab.evaluation.decoding.ways import not_static
+from biaslab.evaluation.sweep.generation import Generation
+from biaslab.models.transformers_versions import kv_cache_of
+from biaslab.pruning.engine.pruned_index import PrunedIndex
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+
+__all__ = ["StaticDecoding"]
+
+_ROOM = 64  # steps of one state; a longer answer goes on in the next
+
+
+class StaticDecoding:
+    """What a static decoding starts from. Making it refuses what cannot be decoded so, and changes nothing.
+
+    Parameters
+    ----------
+    vlm : VLM
+    generation : Generation
+        R prompts, with the filled KV cache of the R rows.
+    cuts : sequence of (int, PrunedIndex)
+        From which layer on the rows have which short sequence, ascending.
+    positions : "original" or "renumber"
+
+    Raises
+    ------
+    UnsupportedError
+        With the reason.
+    """
+
+    def __init__(
+        self, vlm: VLM, generation: Generation, cuts: Sequence[tuple[int, PrunedIndex]], positions: str
+    ) -> None:
+        if why := not_static(vlm):
+            raise UnsupportedError(why)
+        self.vlm, self.generation = vlm, generation
+        ids, mask = generation.ids, generation.kwargs.get("attention_mask")
+        if mask is None:
+            mask = torch.ones_like(ids)
+        if mask.ndim != 2 or mask.shape[1] != ids.shape[1]:
+            raise UnsupportedError("its padding is not told by a mask of two dimensions")
+        limit = getattr(generation.criteria, "max_length", None)
+        self.most = _ROOM if limit is None else max(1, limit - ids.shape[1])
+        real, above = mask.bool().expand(len(ids), -1), list(cuts)
+        if above and above[0][0] == 0:  # dropped before the decoder: its own mask and positions are those of the rest
+            _, cut = above.pop(0)
+            real = cut.gather(real, 1)
+            real = real if cut.pad is None else real & ~cut.pad.to(real.device)
+        self.observed: Observed = observe(vlm, generation, real, self.most)
+        renumber = positions == "renumber"
+        if renumber and above and self.observed.positions.ndim > 2:
+            raise UnsupportedError("its positions have several axes, which cannot be renumbered")
+        parts = widths(vlm.n_layers, real, self.observed.positions, above, renumber)
+        self.rows = Rows(kv_cache_of(generation.kwargs), parts)
+
+    def decode(self, logits: Tensor, graphs: GraphedStates | None = None) -> list[Tensor]:
+        """Decode until every row has ended.
+
+        Parameters
+        ----------
+        logits : (R, 1, vocabulary) Tensor
+            Of the first token.
+        graphs : GraphedStates, optional
+            Let graphs repeat the steps, rows that have ended along with the others: a narrower batch is another shape,
+            and another capture costs more than the rows of the few steps by which answers differ.
+
+        Returns
+        -------
+        list of R LongTensor (T,)
+            New tokens of each row; behind its end, padding.
+        """
+        length, device = self.generation.ids.shape[1], self.generation.ids.device
+        generation, rows = self.generation, self.rows
+        all_ids = torch.nn.functional.pad(generation.ids, (0, _ROOM))
+        alive = torch.arange(len(all_ids), device=device)
+        going = torch.ones(len(alive), dtype=torch.bool, device=device)
+        spoken = torch.zeros(len(alive), dtype=torch.int64, device=device)  # tokens of each row, its end included
+        answers: list[Any] = [None] * len(alive)
+        every = 1 if device.type == "cpu" else LOOK_EVERY
+        state: StaticState | None = None
+        take: Callable[[], None]
+        scores = logits[:, -1].to(copy=True, dtype=torch.float32, device=device)
+        for step in range(1, 1 << 30):
+            if length + step > all_ids.shape[1]:
+                all_ids = torch.nn.functional.pad(all_ids, (0, _ROOM))
+            tokens = generation.processors(all_ids[:, : length + step - 1], scores).argmax(-1)
+            if generation.pad is not None:
+                tokens = torch.where(going, tokens, generation.pad)
+            all_ids[:, length + step - 1] = tokens
+            spoken += going
+            going &= ~generation.criteria(all_ids[:, : length + step], None)
+            if step % every == 0 or step == 1:
+                n = int(going.sum())
+                if n == 0 or (graphs is None and n <= NARROW_AT * len(alive)):
+                    done = (~going).nonzero()[:, 0]
+                    longest = length + int(spoken[done].max())
+                    for row, ids in zip(alive[done].tolist(), all_ids[done, length:longest].unbind(), strict=True):
+                        answers[row] = ids
+                    if n == 0:
+                        return answers
+                    left = going.nonzero()[:, 0]
+                    rows = (rows if state is None else state.let_go()).pick(left)
+                    alive, going, spoken, all_ids, tokens = (x[left] for x in (alive, going, spoken, all_ids, tokens))
+                    state = None
+            if state is not None and state.taken == state.room:
+                rows, state = state.let_go(), None
+            if state is None:
+                state, take = self._state(rows, graphs)
+                state.fill(rows)
+            state.tokens.copy_(tokens[:, None])
+            take()
+            state.taken += 1
+            scores = state.logits.to(copy=True, device=device)
+        raise AssertionError  # a row ends at its limit of tokens
+
+    def _state(self, rows: Rows, graphs: GraphedStates | None) -> tuple[StaticState, Callable[[], None]]:
+        """Make the tensors for some rows, or find those of an earlier batch of the same shapes."""
+        room = min(_ROOM, self.most)
+        observed = replace(self.observed, hidden=self.observed.hidden[: len(rows.widths[0].real)])
+        new = partial(StaticState, self.vlm, observed, rows, room)
+        if graphs is None:
+            state = new()
+            return state, state.run
+        first = rows.widths[0].positions
+        shapes = tuple((w.start, w.end, capacity(w, room), w.positions is first) for w in rows.widths)
+        return graphs.take((id(self.vlm.decoder), len(rows.widths[0].real), room, first.ndim, shapes), new)

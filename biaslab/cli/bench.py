@@ -41,6 +41,7 @@ def bench(
         Path | None, typer.Option(help="Folder for bench.csv, bench-runs.csv, bench.tex and bench.json.")
     ] = None,
     batch_size: opt.Batch = 1,
+    decode: opt.Decode = "dynamic",
     seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
@@ -53,6 +54,7 @@ def bench(
     from biaslab.workflows.bench_table import shown
     from biaslab.workflows.dry_run import readable_size
 
+    opt.way_to_decode(decode)
     ratios, where, rules = opt.keeps(keep), opt.layers(layer), opt.methods(methods)
     fitted = None if profile is None else profiles.load(profile)
     configurations(rules, ratios, where, fitted)  # refusals come before a model is loaded
@@ -68,7 +70,7 @@ def bench(
     data = calibration(vlm, images, n=n, seed=seed, data_root=data_root)
     result = run(
         vlm, data, methods=rules, profile=fitted, keep=ratios, layer=where, batch_size=batch_size, seed=seed,
-        progress=True, repeats=repeats, new_tokens=new_tokens,
+        progress=True, repeats=repeats, new_tokens=new_tokens, decode=decode,
     )  # fmt: skip
     files: list[Path] = []
     unsaved: RunFolderError | None = None

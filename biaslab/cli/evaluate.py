@@ -96,6 +96,7 @@ def evaluate(
             "in the results.",
         ),
     ] = False,
+    decode: opt.Decode = "dynamic",
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
     config: Config = None,
@@ -114,6 +115,8 @@ def evaluate(
 
     repeat_earlier(context)
     opt.one_of(dry_run, rehearse)
+    if not dry_run:  # which may plan a run of another machine
+        opt.way_to_decode(decode)
     ratios, where = opt.keeps(keep), opt.layers(layer)
     chosen = opt.methods(methods or _METHODS)
     size = n if dataset in DATASETS else None  # a file is read whole, and cut by the evaluation
@@ -155,8 +158,7 @@ def evaluate(
         batch_size=batch_size, seed=seed, processes=processes, engine=engine,
         gpus_per_process=gpus_per_process, progress=True, reference=reference,
         retry_errors=retry_errors, match=match, max_new_tokens=max_new_tokens, plain=plain,
-        command=command_of(context),
-        launch=(context.obj or {}).get("launch"),
+        decode=decode, command=command_of(context), launch=(context.obj or {}).get("launch"),
     )  # fmt: skip
     if not results.is_main:  # another rank has the table
         return

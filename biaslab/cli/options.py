@@ -59,6 +59,13 @@ Columns = Annotated[
     ),
 ]
 ImageRoot = Annotated[Path | None, typer.Option(help="Folder, .zip or .tar of the pictures of a data set.")]
+Decode = Annotated[
+    str,
+    typer.Option(
+        help="How tokens after the first are made: dynamic, as transformers does it; static, by a step of fixed "
+        "shapes; graph, by a CUDA graph of that step. The same answers."
+    ),
+]
 ProfileFile = Annotated[Path | None, typer.Option("--profile", "-p", help="A profile file made by `fit-bias`.")]
 
 
@@ -68,6 +75,13 @@ def check_rows(heads: str, queries: str) -> None:
         raise InputError(f"--heads is mean or all, got {heads!r}")
     if queries not in ("last", "text"):
         raise InputError(f"--queries is last or text, got {queries!r}")
+
+
+def way_to_decode(decode: str) -> None:
+    """Refuse unknown values of ``--decode``, and CUDA graphs on a machine without CUDA."""
+    from biaslab.evaluation.decoding.ways import check_way
+
+    check_way(decode)
 
 
 def one_of(dry_run: bool, rehearse: bool) -> None:

@@ -21,6 +21,7 @@ from biaslab._util.tables import write_table
 from biaslab.cost import Flops
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import Config, configurations
+from biaslab.evaluation.decoding.ways import check_way
 from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
 from biaslab.evaluation.runner import check_configurations
 from biaslab.evaluation.stopwatch import GenerationTimer, cuda_devices, extra_peak, interleaved
@@ -105,6 +106,7 @@ def bench(
     warmup: int = 1,
     new_tokens: int = 16,
     memory: bool = True,
+    decode: str = "dynamic",
 ) -> BenchResult:
     """Time every method on the same prompts, taking turns.
 
@@ -135,6 +137,9 @@ def bench(
         Length of every answer, end tokens suppressed, so that decode times can be compared.
     memory : bool
         Measure peak memory too, in one more run of each configuration on the longest prompts.
+    decode : {"dynamic", "static", "graph"}
+        How the tokens after the first are made, as in :func:`biaslab.evaluation.runner.evaluate`. A configuration's
+        graph is captured at its fourth step and used again in later rounds: let a round with as many tokens warm up.
 
     Returns
     -------
@@ -172,7 +177,7 @@ def bench(
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
     failed: dict[int, str] = {}
     configs = _with_unpruned(configurations(methods, keep, prune_layers(vlm, layer), profile))
-    options = GenerationOptions(seed, new_tokens)
+    options = GenerationOptions(seed, new_tokens, decode=check_way(decode, vlm.device))
     check_configurations(vlm, configs, options)
     batches = list(_batches(vlm, images, batch_size))
     most = max((layout.n for encoded in batches for layout in encoded.layouts), default=0)
@@ -190,7 +195,7 @@ def bench(
     ]
     left = [i for i in range(len(configs)) if i not in failed]
     frame = pd.DataFrame([row | {"config": left.index(row["config"])} for row in runs if row["config"] in left])
-    settings = _settings(vlm, images, batches, repeats, new_tokens, batch_size, seed)
+    settings = _settings(vlm, images, batches, repeats, options, batch_size)
     settings["failed"] = {_name(configs[i]): why for i, why in failed.items()}
     table = bench_table(
         frame, [configs[i] for i in left], costs=[[batch[i] for i in left] for batch in costs],
@@ -239,13 +244,18 @@ def _timed(
 ) -> tuple[list[dict[str, Any]], list[Flops | None]]:  # fmt: skip
     """All rounds of one batch of images: times by round and configuration, FLOPs by configuration."""
     ready, rows, vision = vlm.vision(encoded), [], {}
+    graphs = None
+    if options.decode == "graph":
+        from biaslab.evaluation.decoding.step_graph import GraphedStates  # pulls in transformers
+
+        graphs = GraphedStates(most=len(configs))
     costs: list[Flops | None] = [None] * len(configs)
     for turn, which in interleaved([_VISION, *range(len(configs))], repeats, warmup):
         advance(1)
         if which == _VISION:
             vision[turn] = _vision_ms(vlm, encoded)
             continue
-        task = partial(run_once, vlm, ready, configs[which], options, full_length=True, timed=True)
+        task = partial(run_once, vlm, ready, configs[which], options, full_length=True, timed=True, graphs=graphs)
         run = _tried(failed, which, task)
         if run is None:
             continue
@@ -294,7 +304,7 @@ def _peak(vlm: VLM, encoded: Encoded, config: Config, options: GenerationOptions
 
 
 def _settings(
-    vlm: VLM, images: Calibration, batches: Sequence[Encoded], repeats: int, new_tokens: int, batch_size: int, seed: int
+    vlm: VLM, images: Calibration, batches: Sequence[Encoded], repeats: int, options: GenerationOptions, batch_size: int
 ) -> dict[str, Any]:
     parameter = next(vlm.model.parameters())
     device = parameter.device
@@ -312,9 +322,10 @@ def _settings(
         "n": len(counts),
         "visual_tokens": {"min": min(counts), "median": float(pd.Series(counts).median()), "max": max(counts)},
         "batch_size": batch_size,
-        "new_tokens": new_tokens,
+        "new_tokens": options.max_new_tokens,
+        "decode": options.decode,
         "repeats": repeats,
-        "seed": seed,
+        "seed": options.seed,
         "torch": torch.__version__,
         "biaslab": __version__,
     }

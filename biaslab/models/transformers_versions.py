@@ -6,6 +6,7 @@ forward may still be called with the old one, so both names are read, whatever t
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from biaslab.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 __all__ = [
     "NEWEST_TESTED",
@@ -26,6 +27,7 @@ __all__ = [
     "generation_mode",
     "generation_settings",
     "kv_cache_of",
+    "processors_of_rows",
     "rope_limit",
     "warn_if_untested",
     "with_kv_cache",
@@ -84,6 +86,22 @@ _NO_SETTINGS = {
 def generation_mode(settings: Any, assistant: Any) -> str:
     """Name the way to generate, as transformers does: "greedy_search", "assisted_generation" and so on."""
     return str(settings.get_generation_mode(assistant).value)
+
+
+def processors_of_rows(processors: Any, index: Tensor) -> Any:
+    """Let the logits processors of a batch see some of its rows, (R,) int64, as often as they are named.
+
+    The repetition penalty knows how long each row's left padding is.
+    """
+    if not isinstance(processors, list):
+        return processors
+    picked = copy.copy(processors)
+    for place, processor in enumerate(processors):
+        padding = getattr(processor, "prompt_ignore_length", None)
+        if getattr(padding, "ndim", 0) == 1:
+            picked[place] = copy.copy(processor)
+            picked[place].prompt_ignore_length = padding[index.to(padding.device)]
+    return picked
 
 
 def check_layer_arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any], length: int) -> None:

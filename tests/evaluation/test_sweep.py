@@ -30,12 +30,12 @@ def layers_of(family):
     return [3] if family == "qwen3_vl" else [3, 2]  # its first three layers add image features
 
 
-def shared_runs(vlm, encoded, configs, options, width=64):
+def shared_runs(vlm, encoded, configs, options, width=64, **kw):
     """Every configuration by the shared path alone: number -> run."""
     runs = {}
     numbers = shared.shareable(vlm, dict(enumerate(configs)), options)
     assert numbers == list(range(len(configs)))
-    shared.run_shared(vlm, encoded, dict(enumerate(configs)), options, runs.__setitem__, width=width)
+    shared.run_shared(vlm, encoded, dict(enumerate(configs)), options, runs.__setitem__, width=width, **kw)
     assert sorted(runs) == numbers
     return runs
 
@@ -140,6 +140,17 @@ def test_answers_longer_than_the_room_of_the_cache_and_a_repetition_penalty(monk
     encoded = vlm.vision(tiny.encoded(vlm, 2))
     runs = check(vlm, encoded, configurations(["none", "fastv"], 0.2, 2), GenerationOptions(max_new_tokens=80))
     assert len(vlm.processor.tokenizer(runs[0].answers[0])["input_ids"]) > 40
+
+
+def test_a_repetition_penalty_in_a_padded_batch(monkeypatch):
+    """The penalty looks behind each row's own padding: of a wide batch as well, and of what is left of it."""
+    vlm = tiny.vlm("internvl")
+    monkeypatch.setattr(vlm.model.generation_config, "repetition_penalty", 1.3)
+    vocabulary = vlm.model.config.text_config.vocab_size
+    monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", list(range(3, vocabulary, 20)))
+    encoded = vlm.vision(tiny.encoded(vlm, 3))
+    assert not encoded.inputs["attention_mask"].all()
+    check(vlm, encoded, configurations(FEW, [0.5, 0.2], 2), GenerationOptions(max_new_tokens=30))
 
 
 def test_rows_that_have_ended_are_taken_out(monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biaslab.models.transformers_versions import with_kv_cache
+from biaslab.models.transformers_versions import processors_of_rows, with_kv_cache
 
 __all__ = ["Generation"]
 
@@ -42,7 +42,8 @@ class Generation:
         """Take rows of the batch, (R,) int64, as often as they are named; the KV cache is left alone."""
         batch = len(self.ids)
         kwargs = {name: _rows(name, value, index, batch) for name, value in self.kwargs.items()}
-        return replace(self, ids=self.ids[index], kwargs=kwargs)
+        processors = processors_of_rows(self.processors, index)
+        return replace(self, ids=self.ids[index], kwargs=kwargs, processors=processors)
 
     def with_cache(self, cache: Any) -> Generation:
         """Let the following steps use another KV cache."""

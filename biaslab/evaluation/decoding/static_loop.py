@@ -115,9 +115,11 @@ class StaticDecoding:
                     for row, ids in zip(alive[done].tolist(), all_ids[done, length:longest].unbind(), strict=True):
                         answers[row] = ids
                     if n == 0:
+                        if state is not None:
+                            state.let_go()
                         return answers
                     left = going.nonzero()[:, 0]
-                    rows = (rows if state is None else state.let_go()).pick(left)
+                    rows, generation = (rows if state is None else state.let_go()).pick(left), generation.rows(left)
                     alive, going, spoken, all_ids, tokens = (x[left] for x in (alive, going, spoken, all_ids, tokens))
                     state = None
             if state is not None and state.taken == state.room:

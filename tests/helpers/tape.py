@@ -1,8 +1,8 @@
 """A stand-in for a CUDA graph on the CPU, as strict as one: what a step does must be the same every time.
 
-`Tape` writes down every operation of a run: its name, its numbers, and of each tensor whether it was made in this run or
-lay there before, and where. Two runs of a step that a graph could repeat have equal tapes: a shape, a number or a tensor
-that changes between them, which a graph would not see, does not. Operations that wait for the device are refused.
+`Tape` writes down every operation of a run: its name, its numbers, and of each tensor whether it was made in this run
+or lay there before, and where. Two runs of a step that a graph could repeat have equal tapes: a shape, a number or a
+tensor that changes between them, which a graph would not see, does not. What waits for the device is refused.
 """
 
 from __future__ import annotations

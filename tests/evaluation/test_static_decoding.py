@@ -103,7 +103,7 @@ def test_renumbered_positions(layer, attn):
 
 @pytest.mark.slow
 def test_an_answer_longer_than_any_room():
-    """64 steps are the room of one state: the next one goes on with what it has written. Rounding adds up."""
+    """32 steps are the room of one state: the next one goes on with what it has written. Rounding adds up."""
     vlm = tiny.vlm("internvl")
     check_logits(vlm, tiny.encoded(vlm, 3), pruned.method_for("fastv"), 2, steps=150, tolerance=5e-5)
 
@@ -167,7 +167,7 @@ def test_rows_end_early(monkeypatch):
 
 @pytest.mark.slow
 def test_a_repetition_penalty_and_long_answers(monkeypatch):
-    """The penalty reads all that was said, of rows that are left as well; some answers outgrow a state."""
+    """The penalty reads all that was said, of rows that are left as well; some answers outgrow two states."""
     vlm = tiny.vlm("internvl")
     vocabulary = vlm.model.config.text_config.vocab_size
     encoded = vlm.vision(tiny.encoded(vlm, 3))

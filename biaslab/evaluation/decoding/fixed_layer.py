@@ -44,7 +44,10 @@ class FixedLayer(RoomyLayer):
     """
 
     def __init__(self, source: Any, capacity: int, at: Tensor) -> None:
-        keys, values = (x.new_zeros(*x.shape[:2], capacity, x.shape[3]) for x in (source.keys, source.values))
+        if isinstance(source, RoomyLayer) and source._all_keys.shape[2] >= capacity:  # the room is there already
+            keys, values = (x[:, :, :capacity] for x in (source._all_keys, source._all_values))
+        else:
+            keys, values = (x.new_empty(*x.shape[:2], capacity, x.shape[3]) for x in (source.keys, source.values))
         super().__init__(keys, values, 0)
         self.at, self.fixed = at, False
 
@@ -53,7 +56,8 @@ class FixedLayer(RoomyLayer):
         held = entries(source)
         self.dropped = source.get_seq_length() - held
         for own, other in ((self._all_keys, source.keys), (self._all_values, source.values)):
-            own[:, :, :held] = other
+            if own.data_ptr() != other.data_ptr():
+                own[:, :, :held] = other
             own[:, :, held:] = 0  # hidden, but what a mask hides must be finite
         self.fixed = True
 

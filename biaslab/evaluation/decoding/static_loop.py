@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["StaticDecoding"]
 
-_ROOM = 64  # steps of one state; a longer answer goes on in the next
+# Steps of one state (a longer answer goes on in the next), and what the capacities are multiples of. A graph is made
+# for more steps, so that most answers need no second one, and for prompts of neighbouring lengths.
+_ROOM, _MULTIPLE = 32, 1
+_GRAPH_ROOM, _GRAPH_MULTIPLE = 64, 64
 
 
 class StaticDecoding:
@@ -58,7 +60,7 @@ class StaticDecoding:
         if mask.ndim != 2 or mask.shape[1] != ids.shape[1]:
             raise UnsupportedError("its padding is not told by a mask of two dimensions")
         limit = getattr(generation.criteria, "max_length", None)
-        self.most = _ROOM if limit is None else max(1, limit - ids.shape[1])
+        self.most = _GRAPH_ROOM if limit is None else max(1, limit - ids.shape[1])
         real, above = mask.bool().expand(len(ids), -1), list(cuts)
         if above and above[0][0] == 0:  # dropped before the decoder: its own mask and positions are those of the rest
             _, cut = above.pop(0)
@@ -119,9 +121,12 @@ class StaticDecoding:
                             state.let_go()
                         return answers
                     left = going.nonzero()[:, 0]
-                    rows, generation = (rows if state is None else state.let_go()).pick(left), generation.rows(left)
+                    generation = generation.rows(left)
                     alive, going, spoken, all_ids, tokens = (x[left] for x in (alive, going, spoken, all_ids, tokens))
-                    state = None
+                    if state is None:
+                        rows = rows.pick(left)
+                    else:
+                        state.pick(left)
             if state is not None and state.taken == state.room:
                 rows, state = state.let_go(), None
             if state is None:
@@ -135,12 +140,10 @@ class StaticDecoding:
 
     def _state(self, rows: Rows, graphs: GraphedStates | None) -> tuple[StaticState, Callable[[], None]]:
         """Make the tensors for some rows, or find those of an earlier batch of the same shapes."""
-        room = min(_ROOM, self.most)
-        observed = replace(self.observed, hidden=self.observed.hidden[: len(rows.widths[0].real)])
-        new = partial(StaticState, self.vlm, observed, rows, room)
         if graphs is None:
-            state = new()
+            state = StaticState(self.vlm, self.observed, rows, min(_ROOM, self.most), _MULTIPLE)
             return state, state.run
-        first = rows.widths[0].positions
-        shapes = tuple((w.start, w.end, capacity(w, room), w.positions is first) for w in rows.widths)
-        return graphs.take((id(self.vlm.decoder), len(rows.widths[0].real), room, first.ndim, shapes), new)
+        room, first = min(_GRAPH_ROOM, self.most), rows.widths[0].positions
+        shapes = tuple((w.start, w.end, capacity(w, room, _GRAPH_MULTIPLE), w.positions is first) for w in rows.widths)
+        key = (id(self.vlm.decoder), len(rows.widths[0].real), room, first.ndim, shapes)
+        return graphs.take(key, partial(StaticState, self.vlm, self.observed, rows, room, _GRAPH_MULTIPLE))

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Rows", "StaticState", "Width", "widths"]
 
-_MULTIPLE = 64  # of a capacity: neighbouring prompt lengths share a graph, and kernels take such masks as they are
-
 
 @dataclass(frozen=True, eq=False)
 class Width:
@@ -66,10 +64,8 @@ class Rows:
     def pick(self, index: Tensor) -> Rows:
         """Go on with some rows; the cache is changed."""
         narrowed(self.cache, index)
-        return Rows(
-            self.cache,
-            [replace(w, real=w.real[index], positions=w.positions.index_select(-2, index)) for w in self.widths],
-        )
+        found = [replace(w, real=w.real[index], positions=w.positions.index_select(-2, index)) for w in self.widths]
+        return Rows(self.cache, _shared(found, self.widths))
 
 
 def widths(
@@ -108,7 +104,7 @@ class _Buffers:
     def __init__(self, capacity: int, rows: int, dtype: torch.dtype, device: torch.device) -> None:
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self.mask = torch.zeros(rows, 1, 1, capacity, dtype=dtype, device=device)
-        self.rope: tuple[Tensor, Tensor] | None = None
+        self.rope: tuple[Tensor, ...] | None = None
         self.open: bool | float = True if dtype == torch.bool else 0.0
         self.closed: bool | float = False if dtype == torch.bool else torch.finfo(dtype).min
 
@@ -124,6 +120,8 @@ class StaticState:
         Only their shapes count here; `fill` takes them over.
     room : int
         Steps it can take before it has to be made anew.
+    multiple : int
+        Of which every capacity is one.
 
     Attributes
     ----------
@@ -135,7 +133,7 @@ class StaticState:
         Steps since it was filled.
     """
 
-    def __init__(self, vlm: VLM, observed: Observed, rows: Rows, room: int) -> None:
+    def __init__(self, vlm: VLM, observed: Observed, rows: Rows, room: int, multiple: int) -> None:
         decoder: Any = vlm.decoder
         self.decoder = decoder
         self.head: Any = vlm.model.get_output_embeddings()
@@ -144,7 +142,7 @@ class StaticState:
         n, device = len(rows.widths[0].real), hidden.device
         mask = torch.bool if decoder.config._attn_implementation == "sdpa" else hidden.dtype
         self.layers = [list(decoder.layers[width.start : width.end]) for width in rows.widths]
-        self.buffers = [_Buffers(capacity(width, room), n, mask, device) for width in rows.widths]
+        self.buffers = [_Buffers(capacity(width, room, multiple), n, mask, device) for width in rows.widths]
         self.tokens = torch.zeros(n, 1, dtype=torch.int64, device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
         self.logits = torch.zeros(n, observed.vocabulary, dtype=torch.float32, device=device)
@@ -196,6 +194,19 @@ class StaticState:
         self.logits.copy_(self.head(self.decoder.norm(hidden))[:, -1])
         self.step.add_(1)
 
+    def pick(self, index: Tensor) -> None:
+        """Go on with some rows, in tensors of their own: no graph may hold the step."""
+        self.rows = self.rows.pick(index)
+        self.tokens, self.logits = self.tokens[index], self.logits[index]
+        first, shared = self.buffers[0].rope, None
+        for buffers in self.buffers:
+            buffers.mask = buffers.mask[index]
+            if buffers.rope is first and shared is not None:
+                buffers.rope = shared
+            elif buffers.rope is not None:
+                buffers.rope = tuple(table.index_select(-3, index) for table in buffers.rope)
+            shared = shared or buffers.rope
+
     def let_go(self) -> Rows:
         """Give back the rows with what the steps have added; the cache is an ordinary dynamic one again."""
         found = []
@@ -208,9 +219,9 @@ class StaticState:
         return Rows(self.rows.cache, _shared(found, self.rows.widths))
 
 
-def capacity(width: Width, room: int) -> int:
+def capacity(width: Width, room: int, multiple: int) -> int:
     """Columns that the layers of a width have: its entries and the room for new ones, rounded up."""
-    return -(-(width.real.shape[1] + room) // _MULTIPLE) * _MULTIPLE
+    return -(-(width.real.shape[1] + room) // multiple) * multiple
 
 
 def _shared(new: list[Width], old: list[Width]) -> list[Width]:

@@ -21,7 +21,7 @@ from biaslab.pruning import METHODS, FastV, TokenBatch, TokenContext, budget, ma
 
 from .models import LAYER, pictures, sharp
 from .plan import Columns, Findings, Plan
-from .recompute import dropped, generate, masked_logits
+from .recompute import dropped, generate, generate_by_steps, masked_logits
 from .timing import free, one_line
 
 __all__ = ["CHECKS", "run"]
@@ -170,6 +170,18 @@ def recomputed(vlm: VLM, encoded: Encoded, dtype: torch.dtype) -> Found:
     return Found(_apart(logits, want), 1e-4 if dtype == torch.float32 else 0.05, _apart(logits, other))
 
 
+def by_steps(vlm: VLM, encoded: Encoded, dtype: torch.dtype) -> Found:
+    """Compare logits of a decoding by static steps, on CUDA by graphs, with the same recompute."""
+    way = "graph" if vlm.device.type == "cuda" else "static"
+    # three steps warm up, the fourth is captured, the others are replayed
+    answer, logits, kept = generate_by_steps(vlm, encoded, FastV(keep=KEEP), LAYER, way, steps=9)
+    gone, told = dropped(encoded, kept), logits.isfinite()
+    want = masked_logits(vlm, encoded, answer, gone, LAYER)
+    other = masked_logits(vlm, encoded, answer, torch.zeros_like(gone), LAYER)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    return Found(_apart(logits[told], want[told]), tolerance, _apart(logits[told], other[told]))
+
+
 def batch_mates(vlm: VLM, encoded: Encoded, alone: list[Encoded]) -> Found:
     """Compare what every prompt keeps in a batch with what it keeps alone, and with what another seed keeps."""
     different = other = 0
@@ -191,6 +203,7 @@ CHECKS = {
     "captured rows = eager attention": rows,
     "keep all = unpruned": keep_all,
     "pruned and cached = masked recompute": recomputed,
+    "static steps (CUDA: graphs) = masked recompute": by_steps,
 }
 
 

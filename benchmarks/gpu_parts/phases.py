@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from benchmarks import inputs
 from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.decoding.step_graph import GraphedStates
 from biaslab.evaluation.run_once import GenerationOptions, run_once
 from biaslab.models.encoded import Encoded
 from biaslab.models.vlm import VLM
@@ -26,22 +29,26 @@ __all__ = ["run"]
 
 KEEP = 0.1
 METHODS = ("none", "fastv", "divprune", "d2pruner")
+ALSO = ("none", "d2pruner")  # decoded in a second way as well
 TIMES: Columns = {
-    "batch": ("B", "d"), "n": ("N", "d"), "method": ("method", ""), "vision": ("vision", ".1f"),
-    "below": ("below K", ".2f"), "rows": ("of it rows", ".2f"), "select": ("selection", ".2f"),
-    "above": ("from K on", ".2f"), "decode": ("decode", ".1f"), "answer": ("answer", ".1f"),
+    "batch": ("B", "d"), "n": ("N", "d"), "method": ("method", ""), "decoded": ("decode by", ""),
+    "vision": ("vision", ".1f"), "below": ("below K", ".2f"), "rows": ("of it rows", ".2f"),
+    "select": ("selection", ".2f"), "above": ("from K on", ".2f"),
+    "decode": ("decode", ".1f"), "answer": ("answer", ".1f"),
     "speedup": ("x faster", ".2f"), "prefill_speedup": ("x faster, prefill", ".2f"), "peak_mb": ("peak MiB", ".0f"),
     "why": ("remark", ""),
 }  # fmt: skip
 BESIDE: Columns = {
-    "batch": ("B", "d"), "method": ("method", ""), "part": ("part", ""), "computed": ("computed ms", ".2f"),
+    "batch": ("B", "d"), "method": ("method", ""), "decoded": ("decode by", ""), "part": ("part", ""),
+    "computed": ("computed ms", ".2f"),
     "measured": ("measured ms", ".2f"), "ratio": ("measured / computed", ".2f"),
     "share": ("share of the answer", ".0%"),
 }  # fmt: skip
 _PARTS = {"vision": "vision", "below": "below K", "select": "selection", "above": "from K on", "decode": "decode",
           "answer": "answer"}  # fmt: skip
 FASTER: Columns = {
-    "batch": ("B", "d"), "computed": ("computed, selection for nothing", ".2f"), "measured": ("measured", ".2f"),
+    "batch": ("B", "d"), "decoded": ("decode by", ""), "computed": ("computed, selection for nothing", ".2f"),
+    "measured": ("measured", ".2f"),
     "prefill": ("of it prefill alone", ".2f"),
 }  # fmt: skip
 
@@ -61,10 +68,18 @@ def run(plan: Plan, findings: Findings) -> None:
         del encoded
         free(plan.device)
     findings.note(
-        f"per answer, ms; answers of {plan.new_tokens} tokens, eager decode with transformers' DynamicCache, no "
-        f"padding; keep {KEEP:.0%}, K = {LAYER}. Random weights make D2Pruner another graph than trained ones"
+        f"per answer, ms; answers of {plan.new_tokens} tokens, no padding; keep {KEEP:.0%}, K = {LAYER}. Random "
+        "weights make D2Pruner another graph than trained ones"
     )
-    findings.note(f"computed for an {H100}; another card has other figures. Selection is not computed")
+    findings.note(
+        "decode by: dynamic is the eager loop of transformers with its DynamicCache; graph repeats a step of fixed "
+        "shapes by a CUDA graph, captured in the round that warms up; static is that step, eager (in place of graph on "
+        "a CPU). The KV cache of a captured step stays between rounds: it is no part of the peak"
+    )
+    findings.note(
+        f"computed for an {H100}; another card has other figures. With graphs a step has no host time. Selection is "
+        "not computed"
+    )
     findings.note(
         "selection and rows: the engine's own clock, which waits for the device before and after; decode: the clock of "
         "`bench`, which waits at its beginning and end; everything else: CUDA events"
@@ -74,44 +89,53 @@ def run(plan: Plan, findings: Findings) -> None:
 def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Timed) -> None:
     """Measure every method on one batch whose image features are there."""
     batch, layout = len(ready), ready.layouts[0]
-    options = GenerationOptions(max_new_tokens=plan.new_tokens)
-    profile = inputs.profile(layout, LAYER - 1, vlm)
-    spent: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
+    profile, second = inputs.profile(layout, LAYER - 1, vlm), "graph" if plan.device.type == "cuda" else "static"
+    pairs = [(name, "dynamic") for name in METHODS] + [(name, second) for name in ALSO]
+    spent: dict[tuple[str, str], list[dict[str, float]]] = {pair: [] for pair in pairs}
+    graphs = GraphedStates(len(ALSO))
 
-    def answer(name: str) -> Any:
+    def answer(name: str, way: str) -> Any:
         own = {"profile": profile} if name == "d2pruner" else {}
         method = None if name == "none" else make(name, keep=KEEP, **own)
-        with moments(vlm, LAYER, Clock(plan.device)) as parts:
-            done = run_once(vlm, ready, Config(method, method and LAYER), options, full_length=True, timed=True)
-        spent[name].append({**parts(), "decode": done.timer.decode_ms or 0.0, **done.selection_times})
+        with moments(vlm, LAYER, Clock(plan.device)) as parts, warnings.catch_warnings():
+            warnings.filterwarnings("error", "decode=")  # another way than asked for is a failure here
+            options = GenerationOptions(max_new_tokens=plan.new_tokens, decode=way)
+            config = Config(method, method and LAYER)
+            done = run_once(vlm, ready, config, options, full_length=True, timed=True, graphs=graphs)
+        spent[name, way].append({**parts(), "decode": done.timer.decode_ms or 0.0, **done.selection_times})
         return done
 
-    times = in_turn({name: partial(answer, name) for name in METHODS}, plan)
+    times = in_turn({f"{name}, {way}": partial(answer, name, way) for name, way in pairs}, plan)
+    graphs.clear()
     full: dict[str, Any] = {}
-    wanted: list[Parts] = []
-    for name in METHODS:
-        found = times[name]
-        row: dict[str, Any] = {"batch": batch, "n": ready.last + 1, "method": name, "why": found.why}
+    wanted: dict[str, Parts] = {}
+    for name, way in pairs:
+        found = times[f"{name}, {way}"]
+        row: dict[str, Any] = {"batch": batch, "n": ready.last + 1, "method": name, "decoded": way, "why": found.why}
         if found.ms:
-            row |= _row(spent[name][-len(found.ms) :], tower, batch) | {"peak_mb": found.peak_mb}
-            row["rounds_ms"] = {"vision": tower.ms, "batch": spent[name][-len(found.ms) :]}
-            full = full or row
-            if full["method"] == "none":
+            mine = spent[name, way][-len(found.ms) :]
+            row |= _row(mine, tower, batch) | {"peak_mb": found.peak_mb}
+            row["rounds_ms"] = {"vision": tower.ms, "batch": mine}
+            full = row if name == "none" else full  # of the same way to decode
+            if full.get("decoded") == way:
                 row["speedup"] = full["answer"] / row["answer"]
                 row["prefill_speedup"] = full["prefill"] / row["prefill"]
         findings.add("An answer by its parts", TIMES, row)
         if found.failed:
-            findings.fail(f"phases, B = {batch}, {name}: {found.why}")
-        if found.ms and name in ("none", "d2pruner"):
+            findings.fail(f"phases, B = {batch}, {name}, {way}: {found.why}")
+        if found.ms and name in ALSO:
             kept = None if name == "none" else budget(KEEP, layout.n)
-            want = computed(vlm.model.config, layout, ready.last + 1 - layout.n, kept, LAYER, plan.new_tokens, batch)
+            card = H100 if way != "graph" else replace(H100, step=0.0)
+            n_text = ready.last + 1 - layout.n
+            want = computed(vlm.model.config, layout, n_text, kept, LAYER, plan.new_tokens, batch, card)
             _beside(findings, row, want)
-            wanted.append(want)
-            if len(wanted) == 2:
-                faster = {"computed": wanted[0].answer / want.answer, "measured": row["speedup"]}
+            if name == "none":
+                wanted[way] = want
+            elif way in wanted and "speedup" in row:
+                faster = {"computed": wanted[way].answer / want.answer, "measured": row["speedup"]}
                 findings.add(
                     "D2Pruner: times faster than unpruned", FASTER,
-                    {"batch": batch, **faster, "prefill": row["prefill_speedup"]},
+                    {"batch": batch, "decoded": way, **faster, "prefill": row["prefill_speedup"]},
                 )  # fmt: skip
 
 
@@ -134,8 +158,8 @@ def _beside(findings: Findings, row: dict[str, Any], want: Parts) -> None:
             continue
         expected = getattr(want, part, None)
         findings.add("Computed and measured", BESIDE, {
-            "batch": row["batch"], "method": row["method"], "part": title, "computed": expected, "measured": row[part],
-            "ratio": expected and row[part] / expected, "share": row[part] / row["answer"],
+            **{key: row[key] for key in ("batch", "method", "decoded")}, "part": title, "computed": expected,
+            "measured": row[part], "ratio": expected and row[part] / expected, "share": row[part] / row["answer"],
         })  # fmt: skip
 
 

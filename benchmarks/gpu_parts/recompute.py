@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessorList
 
+from biaslab.evaluation.decoding.one_generate import static_options
 from biaslab.models.encoded import Encoded
 from biaslab.models.vlm import VLM
-from biaslab.pruning import Selection
+from biaslab.pruning import Method, Selection
+from biaslab.pruning.engine.prune import engaged
 
-__all__ = ["dropped", "generate", "masked_logits"]
+__all__ = ["dropped", "generate", "generate_by_steps", "masked_logits"]
 
 STEPS = 4
 _IMAGE_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
@@ -27,6 +31,35 @@ def generate(vlm: VLM, encoded: Encoded, steps: int = STEPS) -> tuple[Tensor, Te
             suppress_tokens=[i for i in ids if i is not None], min_new_tokens=steps,
         )  # fmt: skip
     return out.sequences[:, -steps:], torch.stack(out.logits, 1)
+
+
+def generate_by_steps(
+    vlm: VLM, encoded: Encoded, method: Method, layer: int, way: str, steps: int
+) -> tuple[Tensor, Tensor, list[Selection]]:
+    """Do as `generate` under pruning, decoding by static steps or graphs; another way than asked for is an error.
+
+    Logits of suppressed tokens are -inf. The selections come third.
+    """
+    ids = [getattr(vlm.model.config, name, None) for name in _IMAGE_TOKENS]
+    seen: list[Tensor] = []
+
+    def keep(given: Tensor, scores: Tensor) -> Tensor:
+        seen.append(scores.clone())
+        return scores
+
+    with (
+        engaged(vlm, method, layer, positions="original", seed=0) as engine,
+        vlm.running(encoded) as given,
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("error", "decode=")
+        out = vlm.model.generate(
+            **given, max_new_tokens=steps, do_sample=False, logits_processor=LogitsProcessorList([keep]),
+            suppress_tokens=[i for i in ids if i is not None], min_new_tokens=steps,
+            **static_options(vlm, way, steps, engine, "original", None),
+        )  # fmt: skip
+        return out[:, -steps:], torch.stack(seen, 1), list(engine.run.selections)
 
 
 def dropped(encoded: Encoded, selections: Sequence[Selection]) -> Tensor:

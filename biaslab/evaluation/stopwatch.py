@@ -22,7 +22,8 @@ class GenerationTimer:
 
     A pre-hook on the decoder notes the first call (prefill begins) and the second (decoding begins); CUDA
     work is waited for at these two moments and at :meth:`stop`, not per token. Enter it *before* a pruning
-    block, so that its hook runs before the engine's and the prefill includes capture, scoring and selection.
+    block, so that its hook runs before the engine's and the prefill includes capture, scoring and selection. A static
+    decoding calls the decoder once, to look at its step, before it runs the layers by itself: the second call too.
 
     Attributes
     ----------

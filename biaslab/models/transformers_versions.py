@@ -97,7 +97,7 @@ def processors_of_rows(processors: Any, index: Tensor) -> Any:
         return processors
     picked = copy.copy(processors)
     for place, processor in enumerate(processors):
-        padding = getattr(processor, "prompt_ignore_length", None)
+        padding: Any = getattr(processor, "prompt_ignore_length", None)
         if getattr(padding, "ndim", 0) == 1:
             picked[place] = copy.copy(processor)
             picked[place].prompt_ignore_length = padding[index.to(padding.device)]

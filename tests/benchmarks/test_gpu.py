@@ -56,8 +56,10 @@ def prompts():
 def test_checks_see_what_is_wrong(prompts, monkeypatch):
     vlm, encoded = prompts
     assert checks.recomputed(vlm, encoded, torch.float32).verdict == "ok"
+    assert checks.by_steps(vlm, encoded, torch.float32).verdict == "ok"
     monkeypatch.setattr(checks, "dropped", lambda *given: recompute.dropped(*given).roll(1, 1))
     assert checks.recomputed(vlm, encoded, torch.float32).verdict == "FAILED"
+    assert checks.by_steps(vlm, encoded, torch.float32).verdict == "FAILED"
     monkeypatch.setattr(checks, "FastV", lambda keep: checks.make("random", keep=min(keep, 0.9)))
     assert checks.keep_all(vlm, encoded, torch.float32).verdict == "FAILED"
     real = checks.capture
@@ -91,16 +93,22 @@ def test_capture_compares_every_mode_with_plain_attention():
 def test_phases_add_up_to_an_answer():
     found = run(phases)
     table = rows(found, "An answer")
-    assert [(row["batch"], row["method"]) for row in table] == [(b, m) for b in (1, 2) for m in phases.METHODS]
+    ways = [(m, "dynamic") for m in phases.METHODS] + [(m, "static") for m in phases.ALSO]  # graphs on CUDA
+    assert [(row["batch"], row["method"], row["decoded"]) for row in table] == [
+        (b, *way) for b in (1, 2) for way in ways
+    ]
     for row in table:
         parts = sum(row[part] for part in ("vision", "below", "select", "above", "decode"))
         assert row["answer"] == pytest.approx(parts)
         assert (row["select"] > 0) == (row["method"] != "none")
         assert (row["rows"] > 0) == (row["method"] in ("fastv", "d2pruner"))
-    assert table[0]["speedup"] == 1 and table[5]["speedup"] == table[4]["answer"] / table[5]["answer"]
+    assert table[0]["speedup"] == table[4]["speedup"] == 1
+    assert table[7]["speedup"] == table[6]["answer"] / table[7]["answer"]
+    assert table[11]["speedup"] == table[10]["answer"] / table[11]["answer"]
     beside = rows(found, "Computed")
-    assert len(beside) == 2 * (5 + 6) and all(row["ratio"] > 0 for row in beside if row["part"] != "selection")
-    assert [row["batch"] for row in rows(found, "times faster")] == [1, 2]
+    assert len(beside) == 2 * 2 * (5 + 6) and all(row["ratio"] > 0 for row in beside if row["part"] != "selection")
+    faster = [(row["batch"], row["decoded"]) for row in rows(found, "times faster")]
+    assert faster == [(b, way) for b in (1, 2) for way in ("dynamic", "static")]
     assert found.failures == []
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import warnings
 from functools import wraps
 
+import commands
 import pruned
 import pytest
 import tiny
 import torch
+import toy_grounding as toy
 from devices import spread
 from tape import StrictGraph
 from test_sweep import FEW, shared_runs, untouched
 from transformers import LogitsProcessor
 
+from biaslab.datasets.calibration import Calibration
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.decoding import static_state
@@ -22,6 +25,7 @@ from biaslab.evaluation.decoding.step_graph import GraphedStates
 from biaslab.evaluation.decoding.ways import check_way
 from biaslab.evaluation.run_once import GenerationOptions, run_once
 from biaslab.pruning.engine.prune import engaged
+from biaslab.workflows.bench import bench
 
 LAST = tiny.TEXT["layers"] - 1
 
@@ -217,6 +221,46 @@ def test_the_cache_is_a_dynamic_one_before_and_after(monkeypatch):
     assert cache.update(more, more, 2)[0].shape[2] == high + 3
 
 
+# -- evaluate, bench, the command line ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_an_evaluation_by_static_steps_is_the_same(tmp_path, monkeypatch, plain):
+    """The same lines, shared and plain; a run begun in one way goes on in another."""
+    vlm, steps = tiny.vlm("internvl"), []
+    monkeypatch.setattr(vlm.family, "parse_box", toy.hashed_box)
+    take = static_state.StaticState.run
+    monkeypatch.setattr(static_state.StaticState, "run", lambda s: (steps.append(len(s.tokens)), take(s))[1])
+    dynamic = toy.run(vlm=vlm, plain=plain).samples
+    assert not steps
+    begun = toy.run(tmp_path, vlm, n=3, plain=plain, decode="static")
+    assert steps and begun.run["settings"]["decode"] == "static"
+    toy.same(toy.run(tmp_path, vlm, plain=plain).samples, dynamic)
+
+
+def test_bench_times_a_static_decoding():
+    images = Calibration("noise", tiny.images(2), tiny.texts(2), ["a", "b"])
+    result = bench(
+        tiny.vlm("internvl"), images, methods=["random"], keep=0.5, layer=2, repeats=1, warmup=0, new_tokens=4,
+        memory=False, progress=False, decode="static",
+    )  # fmt: skip
+    assert result.settings["decode"] == "static" and not result.settings["failed"]
+    assert (result.runs["decode_ms"] > 0).all() and (result.runs["prefill_ms"] > 0).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here graphs are possible")
+def test_graphs_are_refused_in_one_line_where_there_is_no_cuda(capsys, tmp_path):
+    for decode, why in (("graph", "needs a CUDA device"), ("fast", "must be one of dynamic, static, graph")):
+        for verb in (["bench"], ["evaluate", "--out", tmp_path / "run"]):
+            status, out, err = commands.run(capsys, *verb, "--decode", decode)
+            assert status == 2 and not out and why in err and len(err.strip().splitlines()) == 1
+        with pytest.raises(InputError, match=why):
+            toy.run(decode=decode)
+        with pytest.raises(InputError, match=why):
+            bench(tiny.vlm("internvl"), None, methods=["random"], keep=0.5, layer=2, decode=decode)
+    assert not (tmp_path / "run").exists()
+
+
 # -- by a graph -----------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +410,8 @@ def test_sliding_windows_beams_and_several_devices(monkeypatch):
     with spread(vlm), pytest.warns(UserWarning, match="several devices"):
         plain, ours = (run_once(vlm, encoded, config, options) for options in ways)
     assert plain.answers == ours.answers
+    with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match="autocast is on"):
+        run_once(vlm, encoded, config, ways[1])
     monkeypatch.setattr(vlm.model.generation_config, "num_beams", 2)
     with pytest.warns(UserWarning, match="generates by beam_search"):
         plain, ours = (run_once(vlm, encoded, config, options) for options in ways)

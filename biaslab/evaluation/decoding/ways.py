@@ -75,6 +75,8 @@ def not_static(vlm: VLM) -> str | None:
     devices = {p.device for p in vlm.model.parameters()}
     if len(devices) > 1 or "meta" in {device.type for device in devices}:
         return "its parts lie on several devices"
+    if torch.is_autocast_enabled(vlm.device.type):
+        return "autocast is on, which keeps casts of the weights for itself"
     if vlm.model.get_output_embeddings() is None:
         return f"{type(vlm.model).__name__} does not tell what makes its logits"
     return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from biaslab.evaluation.sweep.kv_cache import RoomyLayer, Rows, narrowed, wide_cache
+from biaslab.models.transformers_versions import processors_of_rows
 from biaslab.pruning.engine.pruned_index import PrunedIndex, stacked, whole
 
 
@@ -60,3 +62,14 @@ def test_stacked_indices():
     picked = both.rows(torch.tensor([2, 0]))
     assert picked.keep.tolist() == [[*range(6)], [0, 0, 0, 0, 3, 5]] and picked.n_dropped.tolist() == [[0], [3]]
     assert stacked([a]).pad is None and stacked([a, a]).pad is None
+
+
+def test_logits_processors_of_rows():
+    penalty = RepetitionPenaltyLogitsProcessor(1.5, prompt_ignore_length=torch.tensor([0, 2]))
+    both, rows = LogitsProcessorList([lambda ids, scores: scores + 1, penalty]), torch.tensor([1, 0, 1])
+    ids = torch.tensor([[3, 1, 2], [0, 0, 1]])
+    scores = torch.arange(8.0).reshape(2, 4)
+    picked = processors_of_rows(both, rows)
+    assert torch.equal(picked(ids[rows], scores[rows].clone()), both(ids, scores.clone())[rows])
+    assert penalty.prompt_ignore_length.tolist() == [0, 2] and both[1] is penalty
+    assert processors_of_rows(None, rows) is None

@@ -5,6 +5,7 @@ and the newest release. What is checked at length on the pinned version is check
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -15,6 +16,8 @@ from pruned import dropped_positions, lowest_layer, method_for, oracle, run
 
 import biaslab as bl
 from biaslab.errors import UnsupportedError
+from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.run_once import GenerationOptions, run_once
 from biaslab.models import transformers_versions as versions
 from biaslab.pruning import FastV, budget, prune
 
@@ -101,6 +104,16 @@ def test_evaluate_on_the_grounder(tmp_path):
     assert list(summary["errors"]) == [0, 0] and list(summary["n"]) == [4, 4]
 
 
+def test_decoding_by_a_static_step(vlm):
+    enc, options = tiny.encoded(vlm, 2), {"max_new_tokens": 4, "seed": 0}
+    config = Config(FastV(keep=0.3), max(lowest_layer(vlm), 2))
+    dynamic = run_once(vlm, enc, config, GenerationOptions(**options))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "decode=")
+        static = run_once(vlm, enc, config, GenerationOptions(**options, decode="static"))
+    assert static.answers == dynamic.answers
+
+
 # ---------------------------------------------------------------- a version that nobody has seen
 class _Renamed(torch.nn.Module):
     """A layer of a transformers to come."""
@@ -148,3 +161,41 @@ def test_a_newer_minor_warns_once(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         versions.warn_if_untested()
+
+
+def test_what_a_layer_is_given_at_every_step():
+    rope, cache = (torch.ones(1), torch.ones(1)), object()
+    kwargs = {
+        "attention_mask": torch.ones(2),
+        "position_embeddings": rope,
+        "cache": cache,
+        "use_cache": True,
+        "x": None,
+    }
+    assert versions.constant_arguments((0,), kwargs) == {"cache": cache, "use_cache": True, "x": None}
+    for args, wrong, why in (
+        ((0,), {"steering": torch.ones(1)}, "given steering at"),
+        ((0,), {"position_embeddings": None}, "given no cosines and sines"),
+        ((0, 1), {}, "given positional arguments"),
+    ):
+        with pytest.raises(UnsupportedError, match=why):
+            versions.constant_arguments(args, {**kwargs, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "limit"),
+    [
+        (None, None),
+        ({"rope_type": "default"}, None),
+        ({"rope_type": "yarn", "original_max_position_embeddings": 64}, None),
+        ({"rope_type": "dynamic", "factor": 2.0}, 512),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
+        ({"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "dynamic"}}, 512),
+    ],
+    ids=str,
+)
+def test_a_rotary_embedding_that_changes_with_the_length_has_a_limit(parameters, limit):
+    decoder = SimpleNamespace(
+        config=SimpleNamespace(rope_parameters=parameters), rotary_emb=SimpleNamespace(original_max_seq_len=512)
+    )
+    assert versions.rope_limit(decoder) == limit

@@ -115,7 +115,7 @@ def evaluate(
 
     repeat_earlier(context)
     opt.one_of(dry_run, rehearse)
-    if not dry_run:  # which may plan a run of another machine
+    if not (dry_run and decode == "graph"):  # which may plan a run of another machine
         opt.way_to_decode(decode)
     ratios, where = opt.keeps(keep), opt.layers(layer)
     chosen = opt.methods(methods or _METHODS)

@@ -307,6 +307,27 @@ def test_states_that_are_not_used_go():
     assert not graphs._held
 
 
+def test_a_step_that_cannot_be_captured_runs_as_it_is():
+    class Refuses(StrictGraph):
+        def capture(self, step):
+            raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be ...")
+
+    class Full(StrictGraph):
+        def capture(self, step):
+            raise torch.OutOfMemoryError("out of memory")
+
+    vlm = tiny.vlm("internvl")
+    enc, method = tiny.encoded(vlm, 2), pruned.method_for("random")
+    with pytest.warns(
+        UserWarning, match=r"could not be captured \(operation not permitted when .* capturing\) and runs"
+    ):
+        tokens, _, _ = recorded(vlm, enc, method, 2, "graph", steps=9, graphs=GraphedStates(2, Refuses))
+    assert torch.equal(tokens, recorded(vlm, enc, method, 2, "dynamic", steps=9)[0])
+    with pytest.raises(torch.OutOfMemoryError):
+        recorded(vlm, enc, method, 2, "graph", steps=9, graphs=GraphedStates(2, Full))
+    assert untouched(vlm)
+
+
 def test_a_sweep_by_graphs_keeps_its_rows(monkeypatch):
     """Rows that have ended stay: a narrower batch would be another shape. Answers longer than a state get another."""
     vlm = tiny.vlm("internvl")

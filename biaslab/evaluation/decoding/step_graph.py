@@ -6,6 +6,7 @@ allocates nothing that is used outside it: what a step gives is written into ten
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
@@ -57,7 +58,7 @@ class CudaStepGraph:
     def capture(self, step: Callable[[], None]) -> None:
         """Capture the step; what other threads do meanwhile (pictures on their way) is none of its business."""
         with (
-            torch.cuda.device(self.device),
+            torch.cuda.stream(torch.cuda.current_stream(self.device)),  # comes back also where the capture fails
             torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"),
         ):
             step()
@@ -101,14 +102,29 @@ class _Graphed:
     """Steps of one state: the first few as they are, the others by the graph."""
 
     def __init__(self, state: StaticState, graph: StepGraph) -> None:
-        self.state, self.graph, self.warmed, self.captured = state, graph, 0, False
+        self.state, self.graph, self.warmed = state, graph, 0
+        self.captured: bool | None = None  # False where it cannot be
 
     def __call__(self) -> None:
         if self.warmed < _WARM:  # real steps: nothing is computed for the warm-up alone
             self.warmed += 1
             self.graph.warm(self.state.run)
             return
-        if not self.captured:
+        if self.captured is None:
+            self.captured = self._capture()
+        if self.captured:
+            self.graph.replay()
+        else:
+            self.graph.warm(self.state.run)
+
+    def _capture(self) -> bool:
+        """Capture the step, which runs nothing: where it fails, the step can still be taken as it is."""
+        try:
             self.graph.capture(self.state.run)
-            self.captured = True
-        self.graph.replay()
+        except torch.OutOfMemoryError:  # fewer rows may do
+            raise
+        except RuntimeError as error:
+            why = (str(error).strip().splitlines() or ["no reason given"])[0]
+            warnings.warn(f"decode='graph': a step could not be captured ({why}) and runs as it is", stacklevel=2)
+            return False
+        return True

@@ -115,11 +115,11 @@ def test_an_answer_longer_than_any_room():
 def test_a_rotary_embedding_that_changes_with_the_length():
     """As InternLM2's (type dynamic): the same below its limit, decoded dynamically beyond it."""
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    vlm = tiny.vlm("internvl", text="llama", rope_parameters=_Frozen(rope), max_position_embeddings=512)
+    vlm = tiny.vlm("internvl", text="llama", rope_parameters=_Frozen(rope), max_position_embeddings=64)
     enc = tiny.encoded(vlm, 1)
     check_logits(vlm, enc, pruned.method_for("random"), 2)
-    with pytest.warns(UserWarning, match="rotary embedding changes beyond 512 positions"):
-        recorded(vlm, enc, pruned.method_for("random"), 2, "static", steps=513 - enc.last)
+    with pytest.warns(UserWarning, match="rotary embedding changes beyond 64 positions"):
+        recorded(vlm, enc, pruned.method_for("random"), 2, "static", steps=65 - enc.last)
 
 
 class _Frozen(dict):
@@ -335,7 +335,7 @@ def test_a_sweep_by_graphs_keeps_its_rows(monkeypatch):
     monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", list(range(3, vocabulary, 40)))
     encoded, graphs = vlm.vision(tiny.encoded(vlm, 2)), graphed()
     configs = configurations(["none", "random", "fastv"], [0.5, 0.2], 2)
-    dynamic, graph = (GenerationOptions(max_new_tokens=100, decode=way) for way in ("dynamic", "graph"))
+    dynamic, graph = (GenerationOptions(max_new_tokens=72, decode=way) for way in ("dynamic", "graph"))
     runs = shared_runs(vlm, encoded, configs, graph, graphs=graphs)
     for i, run in shared_runs(vlm, encoded, configs, dynamic).items():
         assert runs[i].answers == run.answers and runs[i].truncated == run.truncated

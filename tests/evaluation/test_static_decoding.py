@@ -21,9 +21,12 @@ from biaslab.errors import InputError
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.decoding import static_state
 from biaslab.evaluation.decoding.one_generate import static_options
+from biaslab.evaluation.decoding.static_loop import StaticDecoding
 from biaslab.evaluation.decoding.step_graph import GraphedStates
 from biaslab.evaluation.decoding.ways import check_way
 from biaslab.evaluation.run_once import GenerationOptions, run_once
+from biaslab.evaluation.sweep.kv_cache import RoomyLayer
+from biaslab.pruning.engine.hooks import Engine
 from biaslab.pruning.engine.prune import engaged
 from biaslab.workflows.bench import bench
 
@@ -219,6 +222,29 @@ def test_the_cache_is_a_dynamic_one_before_and_after(monkeypatch):
     assert low == enc.last + 1 + 5 and high == low - dropped  # the sixth token was not run
     more = torch.zeros(1, *cache.layers[2].keys.shape[1:2], 3, cache.layers[2].keys.shape[3])
     assert cache.update(more, more, 2)[0].shape[2] == high + 3
+
+
+@pytest.mark.parametrize("positions", ["original", "renumber"])
+def test_rows_whose_tokens_were_dropped_before_the_decoder(positions, monkeypatch):
+    """Without a hook that says so: a wide cache whose layers count what they do not hold, as those of a sweep do."""
+    vlm, found = tiny.vlm("llava"), []
+    begun = StaticDecoding.__init__
+
+    def unhooked(self, vlm, generation, cuts, positions, *, shown):
+        (cache,) = (value for name, value in generation.kwargs.items() if name == "cache")
+        cache.layers = [RoomyLayer(x.keys, x.values, shown.kept, shown.length - shown.kept) for x in cache.layers]
+        engines[0].detach()
+        found.append(shown.kept)
+        begun(self, vlm, generation, [(0, shown)], positions)
+
+    engines, attach = [], Engine.attach
+    monkeypatch.setattr(Engine, "attach", lambda self, stack: (engines.append(self), attach(self, stack))[1])
+    monkeypatch.setattr(StaticDecoding, "__init__", unhooked)
+    enc, method = tiny.encoded(vlm, 3), pruned.method_for("random")
+    tokens, logits, _ = recorded(vlm, enc, method, 0, "static", positions)
+    others, want, _ = recorded(vlm, enc, method, 0, "dynamic", positions)
+    assert found and torch.equal(tokens, others)
+    assert float((logits - want)[want.isfinite()].abs().max()) <= 1e-5
 
 
 # -- evaluate, bench, the command line ------------------------------------------------------------------------------

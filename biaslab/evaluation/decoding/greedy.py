@@ -65,13 +65,22 @@ def decode(
 
 
 def started(
-    vlm: VLM, generation: Generation, cuts: Sequence[tuple[int, PrunedIndex]], positions: str, way: str
+    vlm: VLM,
+    generation: Generation,
+    cuts: Sequence[tuple[int, PrunedIndex]],
+    positions: str,
+    way: str,
+    *,
+    shown: PrunedIndex | None = None,
 ) -> StaticDecoding | None:
-    """Begin a static decoding; None where another way is asked for, or, with a warning, where the model cannot."""
+    """Begin a static decoding; None where another way is asked for, or, with a warning, where the model cannot.
+
+    Arguments are those of `decode` and, ``shown``, of `StaticDecoding`.
+    """
     if way == "dynamic":
         return None
     try:
-        return StaticDecoding(vlm, generation, cuts, positions)
+        return StaticDecoding(vlm, generation, cuts, positions, shown=shown)
     except UnsupportedError as error:
         warn_not_static(vlm, way, str(error))
         return None

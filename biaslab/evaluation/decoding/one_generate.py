@@ -83,15 +83,17 @@ class StaticGenerate:
         pad = None if pad is None else pad.to(input_ids.device)
         generation = Generation(model, input_ids, model_kwargs, logits_processor, stopping_criteria, pad)
         logits = generation.step(first=True).logits[:, -1:]
-        engine = self.engine
-        cut = None if engine is None else engine.cut_of(kv_cache_of(model_kwargs))
-        cuts = [] if engine is None or cut is None else [(engine.layer, cut)]
-        hooked = engine is not None and engine.layer == 0  # whose hook on the decoder still shows what the rest sees
-        if engine is not None and not hooked:
-            engine.detach()
-        static = started(self.vlm, generation, cuts, self.positions, self.way)
+        engine, cuts, shown = self.engine, [], None
+        if engine is not None:
+            cut = engine.cut_of(kv_cache_of(model_kwargs))
+            if engine.layer == 0:  # its hook on the decoder brings masks and positions to what is left
+                shown = cut
+            else:
+                engine.detach()
+                cuts = [] if cut is None else [(engine.layer, cut)]
+        static = started(self.vlm, generation, cuts, self.positions, self.way, shown=shown)
         if static is None:
-            tokens = decode_dynamic(self.vlm, generation, logits, [] if hooked else cuts, self.positions)
+            tokens = decode_dynamic(self.vlm, generation, logits, cuts, self.positions)
         else:
             if engine is not None:
                 engine.detach()

@@ -12,7 +12,7 @@ from torch import Tensor
 from biaslab.errors import UnsupportedError
 from biaslab.evaluation.decoding.dynamic_loop import LOOK_EVERY, NARROW_AT
 from biaslab.evaluation.decoding.observed import Observed, observe
-from biaslab.evaluation.decoding.static_state import Rows, StaticState, capacity, widths
+from biaslab.evaluation.decoding.static_state import Rows, StaticState, capacity, seen, widths
 from biaslab.evaluation.decoding.step_graph import GraphedStates
 from biaslab.evaluation.decoding.ways import not_static
 from biaslab.evaluation.sweep.generation import Generation
@@ -41,6 +41,8 @@ class StaticDecoding:
     cuts : sequence of (int, PrunedIndex)
         From which layer on the rows have which short sequence, ascending.
     positions : "original" or "renumber"
+    shown : PrunedIndex, optional
+        The short sequence of all layers, where a hook on the decoder brings masks and positions to it.
 
     Raises
     ------
@@ -49,7 +51,13 @@ class StaticDecoding:
     """
 
     def __init__(
-        self, vlm: VLM, generation: Generation, cuts: Sequence[tuple[int, PrunedIndex]], positions: str
+        self,
+        vlm: VLM,
+        generation: Generation,
+        cuts: Sequence[tuple[int, PrunedIndex]],
+        positions: str,
+        *,
+        shown: PrunedIndex | None = None,
     ) -> None:
         if why := not_static(vlm):
             raise UnsupportedError(why)
@@ -61,16 +69,13 @@ class StaticDecoding:
             raise UnsupportedError("its padding is not told by a mask of two dimensions")
         limit = getattr(generation.criteria, "max_length", None)
         self.most = _GRAPH_ROOM if limit is None else max(1, limit - ids.shape[1])
-        real, above = mask.bool().expand(len(ids), -1), list(cuts)
-        if above and above[0][0] == 0:  # dropped before the decoder: its own mask and positions are those of the rest
-            _, cut = above.pop(0)
-            real = cut.gather(real, 1)
-            real = real if cut.pad is None else real & ~cut.pad.to(real.device)
+        real = mask.bool().expand(len(ids), -1)
+        real = real if shown is None else seen(shown, real)
         self.observed: Observed = observe(vlm, generation, real, self.most)
         renumber = positions == "renumber"
-        if renumber and above and self.observed.positions.ndim > 2:
+        if renumber and cuts and self.observed.positions.ndim > 2:
             raise UnsupportedError("its positions have several axes, which cannot be renumbered")
-        parts = widths(vlm.n_layers, real, self.observed.positions, above, renumber)
+        parts = widths(vlm.n_layers, real, self.observed.positions, cuts, renumber)
         self.rows = Rows(kv_cache_of(generation.kwargs), parts)
 
     def decode(self, logits: Tensor, graphs: GraphedStates | None = None) -> list[Tensor]:

@@ -24,7 +24,7 @@ from biaslab.pruning.engine.pruned_index import PrunedIndex
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["Rows", "StaticState", "Width", "widths"]
+__all__ = ["Rows", "StaticState", "Width", "capacity", "seen", "widths"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +77,11 @@ def widths(
     ----------
     n_layers : int
     real : (R, N) bool Tensor
-        False for padding of the prompts; of what is left of them where tokens were dropped before layer 0.
+        False for padding of what the decoder sees as the prompts.
     positions : LongTensor (..., R, 1)
-        Of the first new token, at layer 0.
+        Of the first new token, as the decoder has them.
     cuts : sequence of (int, PrunedIndex)
-        From which layer on, above 0, the rows have which short sequence, ascending.
+        From which layer on the rows have which short sequence, ascending.
     renumber : bool
         Whether short sequences have consecutive positions.
 
@@ -89,13 +89,18 @@ def widths(
     -------
     list of Width
     """
-    starts = [0, *(start for start, _ in cuts), n_layers]
-    found = [Width(0, starts[1], real, positions)]
-    for (start, cut), end in zip(cuts, starts[2:], strict=True):
-        seen = cut.gather(real, 1)
-        seen = seen if cut.pad is None else seen & ~cut.pad.to(seen.device)
-        found.append(Width(start, end, seen, positions - cut.n_dropped.to(positions.device) if renumber else positions))
+    first, *ends = *(start for start, _ in cuts), n_layers
+    found = [Width(0, first, real, positions)] if first > 0 else []
+    for (start, cut), end in zip(cuts, ends, strict=True):
+        mine = positions - cut.n_dropped.to(positions.device) if renumber else positions
+        found.append(Width(start, end, seen(cut, real), mine))
     return found
+
+
+def seen(cut: PrunedIndex, real: Tensor) -> Tensor:
+    """Bring (R, N) what is real of prompts to their short sequences, of which fillers are no part: (R, M)."""
+    short = cut.gather(real, 1)
+    return short if cut.pad is None else short & ~cut.pad.to(short.device)
 
 
 class _Buffers:

@@ -45,12 +45,13 @@ def bench(
     seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
-    """Time prefill and decoding with and without pruning, and measure peak memory, beside the FLOPs saved."""
+    """Time prefill and decoding with and without pruning, and measure peak memory, beside FLOPs and the limit of it."""
     from biaslab import profiles
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.evaluation.configurations import configurations
     from biaslab.workflows.before_loading import check_pruning
     from biaslab.workflows.bench import bench as run
+    from biaslab.workflows.bench_limits import limit_texts
     from biaslab.workflows.bench_table import shown
     from biaslab.workflows.dry_run import readable_size
 
@@ -79,13 +80,13 @@ def bench(
     except RunFolderError as error:  # what was measured is printed all the same
         unsaved = error
     rows = result.table
-    verdicts = [
+    said = limit_texts(rows) + [
         f"{r['method']} keep {r['keep']:g} layer {r['layer']}: {r['verdict']}"
         for r in rows.to_dict("records")
         if r["verdict"]
     ]
     memory = "" if rows["extra_mb"].notna().any() else "\npeak memory: not measured (this system does not tell)"
-    text = table(shown(rows).drop(columns="verdict"), 2) + memory + "\n\n" + "\n".join(verdicts)
+    text = table(shown(rows).drop(columns="verdict"), 2) + memory + "\n\n" + "\n".join(said)
     emit(json, {"settings": result.settings, "rows": result.records()}, text.rstrip(), files)
     if unsaved is not None:
         raise unsaved

@@ -88,6 +88,7 @@ def run_once(
     full_length: bool = False,
     timed: bool = False,
     graphs: GraphedStates | None = None,
+    marks: Sequence[int] = (),
 ) -> OneRun:
     """Answer a batch of prompts under one configuration.
 
@@ -104,6 +105,9 @@ def run_once(
         Measure scoring and selection apart; waits for the device.
     graphs : GraphedStates, optional
         Of earlier runs, for ``options.decode = "graph"``.
+    marks : sequence of int
+        Decoder layers whose beginning in the prefill is timed; see
+        :class:`~biaslab.evaluation.stopwatch.GenerationTimer`.
 
     Returns
     -------
@@ -115,7 +119,7 @@ def run_once(
         What the pruning engine refuses; see :func:`biaslab.pruning.prune`.
     """
     new = options.max_new_tokens
-    timer = GenerationTimer(vlm.model, vlm.decoder)
+    timer = GenerationTimer(vlm.model, vlm.decoder, layers=marks)
     given: dict[str, Any] = {"min_new_tokens": new} if full_length else {}
     with timer, _pruned(vlm, config, options, timed) as engine:
         run = None if engine is None else engine.run

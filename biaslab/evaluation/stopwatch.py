@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,34 +26,49 @@ class GenerationTimer:
     block, so that its hook runs before the engine's and the prefill includes capture, scoring and selection. A static
     decoding calls the decoder once, to look at its step, before it runs the layers by itself: the second call too.
 
+    Parameters
+    ----------
+    model, decoder : Module
+        The model and its decoder.
+    layers : sequence of int
+        Decoder layers whose beginning in the prefill is noted too: CUDA work is waited for there once more, as a
+        pruned prefill waits at K.
+
     Attributes
     ----------
     prefill_ms, decode_ms : float or None
         Wall time of the prefill up to and including the first token, and of the rest; None before
         :meth:`stop`. The vision tower is part of neither.
+    below_ms : dict of int to float
+        By layer of ``layers``: the part of the prefill before it begins.
     peak_mb : float or None
         Highest memory held by tensors during the block, summed over the model's CUDA devices; None on the
         CPU.
     """
 
-    def __init__(self, model: nn.Module, decoder: nn.Module) -> None:
-        self._decoder = decoder
+    def __init__(self, model: nn.Module, decoder: nn.Module, *, layers: Sequence[int] = ()) -> None:
+        self._decoder, self._layers = decoder, layers
         self._devices = cuda_devices(model)
         self.prefill_ms: float | None = None
         self.decode_ms: float | None = None
+        self.below_ms: dict[int, float] = {}
         self.peak_mb: float | None = None
 
     def __enter__(self) -> GenerationTimer:
         self._marks: list[float] = []
+        self._begun: dict[int, float] = {}
         for device in self._devices:
             torch.cuda.reset_peak_memory_stats(device)
         self._handle = self._decoder.register_forward_pre_hook(self._mark)
+        stack: Any = self._decoder.layers if self._layers else ()
+        self._at_layers = [stack[i].register_forward_pre_hook(partial(self._mark_layer, i)) for i in self._layers]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._handle.remove()
+        self._leave_layers()
 
     def stop(self) -> None:
         """Stop the clock: what follows in the block is not counted."""
@@ -62,12 +78,24 @@ class GenerationTimer:
         split = self._marks[1] if len(self._marks) > 1 else end
         self.prefill_ms = 1e3 * (split - self._marks[0])
         self.decode_ms = 1e3 * (end - split)
+        self.below_ms = {layer: 1e3 * (begin - self._marks[0]) for layer, begin in self._begun.items()}
         if self._devices:
             self.peak_mb = sum(torch.cuda.max_memory_allocated(device) for device in self._devices) / 2**20
 
     def _mark(self, module: nn.Module, args: tuple) -> None:
         if len(self._marks) < 2:
             self._marks.append(self.now())
+        if len(self._marks) == 2:
+            self._leave_layers()
+
+    def _mark_layer(self, layer: int, module: nn.Module, args: tuple) -> None:
+        self._begun.setdefault(layer, self.now())
+
+    def _leave_layers(self) -> None:
+        """Take the hooks off the layers, so that decoding does not pay for them."""
+        for handle in self._at_layers:
+            handle.remove()
+        self._at_layers = []
 
     def now(self) -> float:
         """Read the clock, in seconds, once the model's devices have done all work given to them."""

@@ -1,4 +1,4 @@
-"""Prefill and decode time and peak memory of pruning methods, against what the saved FLOPs promise."""
+"""Prefill and decode time and peak memory of pruning methods, against what FLOPs promise and an answer allows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
 from biaslab.evaluation.runner import check_configurations
 from biaslab.evaluation.stopwatch import GenerationTimer, cuda_devices, extra_peak, interleaved
 from biaslab.models.prune_layer import prune_layers
-from biaslab.pruning import Method
+from biaslab.pruning import Method, Random
 from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.workflows.bench_table import bench_latex, bench_table
 
@@ -156,6 +156,11 @@ def bench(
     Prefill is everything up to the first token: attention rows, scoring, selection and cutting included (also
     reported apart, by the engine's own clock). The vision tower is timed apart, and is the same for all methods.
 
+    Beside every speed-up stands its limit, by Amdahl's law: what an answer would gain if the layers from K on took no
+    time, and decoding what it takes with one visual token of each image left from layer K on, which is one more run for
+    each K and round (:mod:`biaslab.workflows.bench_limits`). The unpruned prefill is split at the beginning of layer K.
+    Limits are of medians: a speed-up close to its limit may pass it by the noise of the clock.
+
     Examples
     --------
     Times differ from machine to machine, the speed-up that FLOPs promise does not:
@@ -182,11 +187,12 @@ def bench(
     batches = list(_batches(vlm, images, batch_size))
     most = max((layout.n for encoded in batches for layout in encoded.layouts), default=0)
     warn_of_counts((config.method.keep for config in configs if config.method is not None), most)
-    total, runs, costs = len(batches) * (repeats + warmup) * (len(configs) + 1), [], []
+    tasks = [*configs, *_floors(configs)]
+    total, runs, costs = len(batches) * (repeats + warmup) * (len(tasks) + 1), [], []
     with progress_bar("bench", total=total, show=progress) as advance:
         for number, encoded in enumerate(batches):
-            rows, spent = _timed(vlm, encoded, configs, options, repeats, warmup, advance, failed)
-            runs += [{"batch": number} | row for row in rows]
+            rows, spent = _timed(vlm, encoded, tasks, options, repeats, warmup, advance, failed)
+            runs += [{"batch": number} | row for row in _with_layer_times(rows, tasks, len(configs))]
             costs.append(spent)
     longest = max(batches, key=lambda encoded: encoded.last)
     peaks = [
@@ -195,8 +201,9 @@ def bench(
     ]
     left = [i for i in range(len(configs)) if i not in failed]
     frame = pd.DataFrame([row | {"config": left.index(row["config"])} for row in runs if row["config"] in left])
+    frame = frame.astype({"below_ms": float, "floor_decode_ms": float})  # None where there is no K
     settings = _settings(vlm, images, batches, repeats, options, batch_size)
-    settings["failed"] = {_name(configs[i]): why for i, why in failed.items()}
+    settings["failed"] = {_name(tasks[i]): why for i, why in failed.items()}
     table = bench_table(
         frame, [configs[i] for i in left], costs=[[batch[i] for i in left] for batch in costs],
         peaks=[peaks[i] for i in left],
@@ -230,6 +237,11 @@ def _with_unpruned(configs: list[Config]) -> list[Config]:
     return [Config(None, None), *(c for c in configs if c.method is not None)]
 
 
+def _floors(configs: Sequence[Config]) -> list[Config]:
+    """One configuration for each K that leaves as little as any can: decoding is nowhere shorter."""
+    return [Config(Random(keep=1), layer) for layer in sorted({c.layer for c in configs if c.layer is not None})]
+
+
 def _batches(vlm: VLM, images: Calibration, size: int) -> Iterator[Encoded]:
     prompts = images.prompts if isinstance(images.prompts, list) else [images.prompts] * len(images.images)
     ids = images.ids or [str(i) for i in range(len(prompts))]
@@ -239,7 +251,7 @@ def _batches(vlm: VLM, images: Calibration, size: int) -> Iterator[Encoded]:
 
 
 def _timed(
-    vlm: VLM, encoded: Encoded, configs: list[Config], options: GenerationOptions, repeats: int, warmup: int,
+    vlm: VLM, encoded: Encoded, tasks: list[Config], options: GenerationOptions, repeats: int, warmup: int,
     advance: Callable[[int], Any], failed: dict[int, str],
 ) -> tuple[list[dict[str, Any]], list[Flops | None]]:  # fmt: skip
     """All rounds of one batch of images: times by round and configuration, FLOPs by configuration."""
@@ -248,14 +260,18 @@ def _timed(
     if options.decode == "graph":
         from biaslab.evaluation.decoding.step_graph import GraphedStates  # pulls in transformers
 
-        graphs = GraphedStates(most=len(configs))
-    costs: list[Flops | None] = [None] * len(configs)
-    for turn, which in interleaved([_VISION, *range(len(configs))], repeats, warmup):
+        graphs = GraphedStates(most=len(tasks))
+    costs: list[Flops | None] = [None] * len(tasks)
+    layers = sorted({task.layer for task in tasks if task.layer is not None})
+    for turn, which in interleaved([_VISION, *range(len(tasks))], repeats, warmup):
         advance(1)
         if which == _VISION:
             vision[turn] = _vision_ms(vlm, encoded)
             continue
-        task = partial(run_once, vlm, ready, configs[which], options, full_length=True, timed=True, graphs=graphs)
+        marks = layers if tasks[which].method is None else ()
+        task = partial(
+            run_once, vlm, ready, tasks[which], options, full_length=True, timed=True, graphs=graphs, marks=marks
+        )
         run = _tried(failed, which, task)
         if run is None:
             continue
@@ -264,10 +280,23 @@ def _timed(
     return [row | {"vision_ms": vision[row["round"]]} for row in rows if row["round"] >= 0], costs
 
 
-def _times(run: OneRun) -> dict[str, float | None]:
+def _with_layer_times(rows: list[dict[str, Any]], tasks: Sequence[Config], n: int) -> list[dict[str, Any]]:
+    """Rows of the first ``n`` tasks, each with what an unpruned answer took at its K in the same round."""
+    begun = {row["round"]: row["below"] for row in rows if row["config"] == 0}
+    floors = {(row["round"], tasks[row["config"]].layer): row["decode_ms"] for row in rows if row["config"] >= n}
+    joined = []
+    for row in (row for row in rows if row["config"] < n):
+        turn, layer = row["round"], tasks[row["config"]].layer
+        times = {"below_ms": begun[turn].get(layer), "floor_decode_ms": floors.get((turn, layer))}
+        joined.append({name: value for name, value in row.items() if name != "below"} | times)
+    return joined
+
+
+def _times(run: OneRun) -> dict[str, Any]:
     return {
         "prefill_ms": run.timer.prefill_ms,
         "decode_ms": run.timer.decode_ms,
+        "below": run.timer.below_ms,
         "attention_ms": run.selection_times.get("attention_ms", 0.0),
         "select_ms": run.selection_times.get("select_ms", 0.0),
     }

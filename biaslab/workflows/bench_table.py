@@ -1,4 +1,4 @@
-"""The table of a benchmark: medians, paired speed-ups, the limit that FLOPs set, a verdict in words; LaTeX."""
+"""The table of a benchmark: medians, paired speed-ups, their limits, a verdict in words; LaTeX."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from biaslab._util.latex import escape
 from biaslab._util.number_text import count_text
 from biaslab._util.tables import latex_table
 from biaslab.stats.claims import ALPHA
+from biaslab.workflows.bench_limits import SHARES, answer_limits, answer_shares, limit_word
 
 if TYPE_CHECKING:
     from biaslab.cost import Flops
@@ -22,10 +23,12 @@ __all__ = ["bench_latex", "bench_table", "shown"]
 
 _PHASES = ("prefill", "decode", "total")
 _CLEAR = 0.75  # share of the paired runs in which a method must be the faster one to count as faster
+_LIMITS = ("prefill", "total", "with_selection")
 _FEWEST_RUNS = 5  # below, a sign test cannot reach .05 even where one is always the faster: (1/2)^5 = .031
 _SHOWN = (
     "method", "keep", "layer", "prefill_ms", "prefill_min", "prefill_max", "decode_ms", "attention_ms", "select_ms",
-    "speedup_prefill", "flops_prefill", "speedup_decode", "speedup_total", "extra_mb", "verdict",
+    "speedup_prefill", "flops_prefill", "limit_prefill", "speedup_decode", "limit_decode", "speedup_total",
+    "limit_total", "extra_mb", "verdict",
 )  # fmt: skip
 
 
@@ -42,7 +45,8 @@ def bench_table(
     ----------
     runs : DataFrame
         One row per batch of images, round and configuration: ``batch, round, config`` and ``vision_ms, prefill_ms,
-        decode_ms, attention_ms, select_ms``.
+        decode_ms, attention_ms, select_ms``; of the unpruned answer at this configuration's K ``below_ms`` and
+        ``floor_decode_ms``, as :func:`biaslab.workflows.bench_limits.answer_shares` reads them.
     configs : sequence of Config
         The configurations; the first is the unpruned model.
     costs : sequence of sequences of Flops or None
@@ -58,7 +62,10 @@ def bench_table(
         the prefill spent on ``attention_ms`` and ``select_ms``; ``speedup_*`` over the unpruned model, the median of
         the ratios within a round (prefill also ``_min``, ``_max``); ``flops_*``, the speed-up if time followed
         FLOPs; ``share``, measured over promised prefill speed-up; ``tflops_*`` per batch; ``extra_mb``,
-        ``peak_mb``; ``verdict``.
+        ``peak_mb``; ``verdict``. Of an unpruned answer at K: ``share_vision, share_below, share_above, share_decode``,
+        which sum to 1, ``share_decode_visual`` and, beside them, the method's own ``share_selection``;
+        ``limit_prefill, limit_decode, limit_total, limit_with_selection``, the speed-ups that pruning at K cannot
+        exceed (:mod:`biaslab.workflows.bench_limits`).
 
     Examples
     --------
@@ -66,14 +73,15 @@ def bench_table(
     >>> from biaslab.evaluation.configurations import Config, configurations
     >>> from biaslab.workflows.bench_table import bench_table
     >>> configs = [Config(None, None), *configurations(["random"], 0.5, 2)]
-    >>> times = {"vision_ms": 10.0, "decode_ms": 20.0, "attention_ms": 0.0, "select_ms": 1.0}
+    >>> times = {"vision_ms": 10.0, "decode_ms": 20.0, "attention_ms": 0.0, "select_ms": 1.0, "below_ms": 10.0,
+    ...          "floor_decode_ms": 20.0}
     >>> runs = pd.DataFrame([{"batch": 0, "round": turn, "config": i, "prefill_ms": 40.0 / (1 + i), **times}
     ...                      for turn in range(5) for i in range(2)])
     >>> table = bench_table(runs, configs, costs=[[None, None]], peaks=[{}, {}])
     >>> table[["method", "prefill_ms", "speedup_prefill", "speedup_total"]].to_dict("records")[1]
     {'method': 'random', 'prefill_ms': 20.0, 'speedup_prefill': 2.0, 'speedup_total': 1.4}
     >>> table["verdict"][1]
-    'prefill 2.00x faster, whole answer 1.40x faster'
+    'prefill 2.00x faster (limit 4.00x), whole answer 1.40x faster (limit 1.75x, with its selection 1.71x)'
     """
     runs = runs.assign(total_ms=runs["vision_ms"] + runs["prefill_ms"] + runs["decode_ms"])
     by_config = {i: part.set_index(["batch", "round"]) for i, part in runs.groupby("config")}
@@ -94,12 +102,20 @@ def bench_table(
         ratios = {phase: by_config[0][f"{phase}_ms"] / part[f"{phase}_ms"] for phase in _PHASES}
         row |= {f"speedup_{phase}": ratio.median() for phase, ratio in ratios.items()}
         row |= {"speedup_prefill_min": ratios["prefill"].min(), "speedup_prefill_max": ratios["prefill"].max()}
+        row |= _shares(by_config[0], part if config.layer is not None else part.iloc[:0], row)
         row |= _promised([batch[0] for batch in costs], spent)
         row["share"] = row["speedup_prefill"] / row["flops_prefill"]
         row |= peaks[i] or {"extra_mb": None, "peak_mb": None}
-        row["verdict"] = "" if i == 0 else verdict(ratios["prefill"], row["flops_prefill"], ratios["total"])
+        row["verdict"] = "" if i == 0 else verdict(ratios["prefill"], row["flops_prefill"], ratios["total"], limits=row)
         rows.append(row)
     return pd.DataFrame(rows).astype({"layer": "Int64", "extra_mb": float, "peak_mb": float})
+
+
+def _shares(unpruned: pd.DataFrame, part: pd.DataFrame, row: Mapping[str, Any]) -> dict[str, float]:
+    """Shares of an unpruned answer at the K of a configuration, and limits of its speed-ups."""
+    at_layer = part.reindex(index=unpruned.index, columns=["below_ms", "floor_decode_ms"])
+    shares = answer_shares(unpruned.assign(**at_layer), row["attention_ms"] + row["select_ms"])
+    return shares | answer_limits(shares)
 
 
 def _promised(full: Sequence[Flops | None], spent: Sequence[Flops | None]) -> dict[str, float]:
@@ -112,7 +128,7 @@ def _promised(full: Sequence[Flops | None], spent: Sequence[Flops | None]) -> di
     return {**ratios, **{f"tflops_{n}": v / len(spent) / 1e12 for n, v in sums.items()}}
 
 
-def verdict(prefill: pd.Series, promised: float, total: pd.Series) -> str:
+def verdict(prefill: pd.Series, promised: float, total: pd.Series, *, limits: Mapping[str, float] | None = None) -> str:
     """Put the measured speed-ups of prefill and of the whole answer in words.
 
     Parameters
@@ -121,6 +137,8 @@ def verdict(prefill: pd.Series, promised: float, total: pd.Series) -> str:
         Speed-ups over the unpruned model, one per batch of images and round.
     promised : float
         Speed-up of the prefill if time followed FLOPs; NaN where it is not known.
+    limits : mapping, optional
+        Of :func:`biaslab.workflows.bench_limits.answer_limits`; each stands beside its speed-up.
 
     Returns
     -------
@@ -137,8 +155,15 @@ def verdict(prefill: pd.Series, promised: float, total: pd.Series) -> str:
     >>> verdict(pd.Series([2.0]), 2.5, pd.Series([1.2]))
     'prefill 2.00x in 1 run, too few to tell (FLOPs: 2.50x), whole answer 1.20x in 1 run, too few to tell'
     """
-    limit = "" if np.isnan(promised) else f" (FLOPs: {promised:.2f}x)"
-    return f"prefill {_word(prefill)}{limit}, whole answer {_word(total)}"
+    flops = "" if np.isnan(promised) else f"FLOPs: {promised:.2f}x"
+    first, last, own = (limit_word((limits or {}).get(f"limit_{name}", np.nan)) for name in _LIMITS)
+    own = "" if own in ("", last) else f"with its selection {own.removeprefix('limit ')}"
+    return f"prefill {_word(prefill)}{_bracket(flops, first)}, whole answer {_word(total)}{_bracket(last, own)}"
+
+
+def _bracket(*words: str) -> str:
+    text = ", ".join(word for word in words if word)
+    return f" ({text})" if text else ""
 
 
 def _word(ratios: pd.Series) -> str:
@@ -194,6 +219,8 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
                 "prefill speed-up": f"{row['speedup_prefill']:.2f}",
                 "by FLOPs": "" if pd.isna(row["flops_prefill"]) else f"{row['flops_prefill']:.2f}",
                 "speed-up": f"{row['speedup_total']:.2f}",
+                "limit": "" if pd.isna(row["limit_total"]) else f"{row['limit_total']:.2f}",
+                "unpruned: vision, $<K$, $\\geq K$, decode (\\%)": _percents(row),
                 "memory (MiB)": "not measured" if pd.isna(row["extra_mb"]) else f"{row['extra_mb']:.0f}",
             }
         )
@@ -202,9 +229,16 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
         f"Time of one batch of {count_text(settings['batch_size'], 'prompt')} and {settings['new_tokens']} new tokens, "
         f"median [min, max] of {count_text(int(table['runs'].max()), 'run')}; {escape(settings['model'])}, "
         f"{settings['dtype']}, {escape(settings['device'])}. Prefill includes attention rows and selection; the last "
-        "speed-up includes the vision tower; memory is the peak over the idle model."
+        "speed-up includes the vision tower, and its limit is that of an answer in which layers $\\geq K$ and, in "
+        "decoding, attention to visual tokens take no time; memory is the peak over the idle model."
     )
     return latex_table(frame, settings, caption=caption, columns="ll" + "c" * len(frame.columns))
+
+
+def _percents(row: Mapping[Any, Any]) -> str:
+    """Write the parts of an unpruned answer's time."""
+    names = ("share_vision", "share_prefill", "share_decode") if pd.isna(row["layer"]) else SHARES
+    return ", ".join(f"{100 * row[name]:.0f}" for name in names)
 
 
 def _span(row: Mapping[Any, Any], phase: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from biaslab._util.jsonable import records
+from biaslab._util.launch import Launch
 from biaslab._util.number_text import count_text
 from biaslab._util.output_place import check_figure_files, check_output_file, check_output_folder
 from biaslab.cli import options as opt
@@ -28,6 +29,7 @@ _NOT_KNOWN = (
 )
 @with_model
 def fit_bias(
+    context: typer.Context,
     model: ModelChoice,
     images: Annotated[
         str,
@@ -83,6 +85,9 @@ def fit_bias(
     from biaslab.workflows.fit_bias import fit_bias as fit
     from biaslab.workflows.fit_bias import unfitted
 
+    launch = (context.obj or {}).get("launch", Launch())
+    if not launch.alone and maps is None:
+        raise InputError("ranks share the images in a folder of maps: give --maps FOLDER, where all of them can write")
     resolve(score)  # refusals come before a model is loaded
     unfitted(estimator, criterion)
     opt.check_rows(heads, queries)
@@ -113,8 +118,10 @@ def fit_bias(
     data = calibration(vlm, images, n=n, prompt=prompt, seed=seed, data_root=data_root, **of_dataset)
     result = fit(
         vlm, data, layers=numbers, heads=heads, queries=queries, score=score, batch_size=batch_size, out=out,
-        progress=True, estimator=estimator, criterion=criterion, maps=maps,
+        progress=True, estimator=estimator, criterion=criterion, maps=maps, launch=launch,
     )  # fmt: skip
+    if not result.is_main:  # another rank has the profile
+        return
     explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     few = few_images_text(result.profile.counts_, result.variance, transports="layout" in result.profile.transports)
     text = (

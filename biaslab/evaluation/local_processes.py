@@ -20,11 +20,11 @@ import torch
 
 from biaslab._util.launch import Launch
 from biaslab._util.processes import deaf_to_interrupts, end_with_parent
+from biaslab._util.seats import seat, turn
 from biaslab.errors import BiaslabError, InputError
 from biaslab.evaluation.log_growth import LogGrowth, heard
 from biaslab.evaluation.reports import Reports, WarningRepeater
 from biaslab.evaluation.sample_log import log_path
-from biaslab.evaluation.seats import seat, turn
 from biaslab.evaluation.sharing import Plan, even_shares, share_of_cores
 from biaslab.evaluation.worker import WorkItem
 from biaslab.models.recipe import LoadRecipe, recipe_of

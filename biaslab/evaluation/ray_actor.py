@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from biaslab._util.jsonl import JsonLines
+from biaslab._util.seats import seat, turn
 from biaslab.errors import RunFolderError
 from biaslab.evaluation.reports import WarningRepeater
 from biaslab.evaluation.run_folder import RUN_FILE
 from biaslab.evaluation.sample_log import log_path
-from biaslab.evaluation.seats import seat, turn
 from biaslab.evaluation.worker import Worker
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from biaslab._util.arguments import as_path, at_least_one, whole_number
 from biaslab._util.files import writing_to
 from biaslab._util.launch import Launch
 from biaslab._util.progress import progress_bar
+from biaslab._util.seats import party_of, seat, turn
 from biaslab.datasets.base import check_pictures, take
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError, RunFolderError
@@ -33,7 +34,6 @@ from biaslab.evaluation.on_ray import import_ray, run_on_ray
 from biaslab.evaluation.results import TABLE_FILE, Results, read_samples
 from biaslab.evaluation.run_folder import RUN_FILE, note_command, prepare_folder, profiles_of, read_run, run_record
 from biaslab.evaluation.run_once import GenerationOptions
-from biaslab.evaluation.seats import party_of, seat, turn
 from biaslab.evaluation.sharing import Plan, share_of_cores, useful_processes
 from biaslab.evaluation.worker import WorkItem, by_image
 from biaslab.models.expected import expect_model
@@ -225,7 +225,9 @@ def evaluate(
     record["n_samples"] = len(samples)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out)
-        plan = Plan(configs, options, batch_size, folder.absolute(), party_of(launch, record))
+        plan = Plan(
+            configs, options, batch_size, folder.absolute(), party_of(launch, record["identity"], record["n_samples"])
+        )
         with writing_to(f"the run folder {folder}", "choose another one"):
             folder.mkdir(parents=True, exist_ok=True)
         with turn(folder):

@@ -36,7 +36,7 @@ class Plan:
     folder : Path
         The run folder, where all of them can write.
     party : str
-        Of :func:`biaslab.evaluation.seats.party_of`.
+        Of :func:`biaslab._util.seats.party_of`.
     """
 
     configs: Sequence[Config]

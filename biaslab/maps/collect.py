@@ -9,7 +9,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, suppress
-from itertools import islice
+from dataclasses import dataclass
+from itertools import count, islice
 from numbers import Integral
 from pathlib import Path
 from types import NoneType
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from biaslab._util.arguments import as_path, at_least_one
+from biaslab._util.launch import Launch
 from biaslab._util.number_text import count_text
 from biaslab._util.progress import progress_bar
 from biaslab.attention.means import capture_means
@@ -32,6 +34,7 @@ from biaslab.datasets.calibration import PROMPT
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps, ImageRecord
 from biaslab.maps.checkpointed import ResumableMaps
+from biaslab.maps.parts import PartMaps, has_parts
 from biaslab.maps.stored import StoredMaps
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.models.encoded import Encoded
@@ -63,6 +66,7 @@ def collect(
     ids: list[str] | None = None,
     folds: int = 5,
     checkpoint: str | Path | None = None,
+    launch: Launch | None = None,
 ) -> AttentionMaps:
     """Attention from the prompt to the visual tokens, over many images, one prefill each.
 
@@ -100,11 +104,14 @@ def collect(
     checkpoint : file, optional
         Where the moments of an interrupted collection are kept, from which the same call goes on
         (:class:`~biaslab.maps.checkpointed.ResumableMaps`). Only without ``out``, which resumes by itself.
+    launch : Launch, optional
+        Which of several processes that share the batches and ``out`` this one is; default: it does all of them.
 
     Returns
     -------
     AttentionMaps
-        `StoredMaps` with ``out``, otherwise moments only.
+        `StoredMaps` with ``out``, otherwise moments only. :class:`~biaslab.maps.parts.PartMaps` in a process of several
+        that leaves the end of the work to another one.
 
     Raises
     ------
@@ -137,8 +144,12 @@ def collect(
     total = len(images) if isinstance(images, Sized) else None
     _check_arguments(vlm, total, queries, prompt, batch_size, ids, folds, score)
     settings = _settings(vlm, layers, queries, prompt, heads, folds, score)
-    maps = _empty_maps(settings, out, checkpoint, total)
+    maps = _empty_maps(settings, out, checkpoint, total, launch or Launch())
     source = _Source(images, ids, prompt, maps)
+    maps.failures = source.failures
+    if isinstance(maps, PartMaps):
+        total = maps.share_in(source, total, batch_size)
+        progress = progress and maps.shows_progress
     with maps.writing(), progress_bar("collect", total=total, show=progress) as advance:
         for batch in source.batches(batch_size, advance):
             for items, encoded in _encoded(vlm, batch, source.failures):
@@ -148,10 +159,12 @@ def collect(
                 _add(maps, items, rows.per_image(encoded, device=place), distances, source.failures)
             maps.checkpoint()
             advance(len(batch))
-    maps.failures = source.failures
-    skipped = [
-        f"{count_text(len(source.failures), 'image')} skipped, the first: {why}" for _, why in source.failures[:1]
-    ]
+    if isinstance(maps, PartMaps):
+        if maps.whole is None:
+            return maps
+        maps = maps.whole
+    failures = maps.failures
+    skipped = [f"{count_text(len(failures), 'image')} skipped, the first: {why}" for _, why in failures[:1]]
     if maps.n == 0:
         raise InputError("; ".join(["no image to collect from", *skipped]))
     for text in skipped:
@@ -218,11 +231,15 @@ def _settings(
 
 
 def _empty_maps(
-    settings: dict[str, Any], out: str | Path | None, checkpoint: str | Path | None, total: int | None
+    settings: dict[str, Any], out: Path | None, checkpoint: str | Path | None, total: int | None, launch: Launch
 ) -> AttentionMaps:
     """Make the maps to add to, in a folder or in memory; not empty where an interrupted collection goes on."""
     if out is not None and checkpoint is not None:
         raise InputError("maps in a folder resume by themselves: pass out or checkpoint, not both")
+    if out is None and not launch.alone:
+        raise InputError(f"{launch} shares the images with the others in a folder: pass maps=, where all can write")
+    if out is not None and (has_parts(out) or not launch.alone):
+        return PartMaps(out, settings, launch, n_images=total)
     if out is not None:
         return StoredMaps.create(out, settings)
     return StreamedMaps(settings) if checkpoint is None else ResumableMaps(settings, checkpoint, n_images=total)
@@ -261,40 +278,76 @@ class _Item:
         self.records = [(n, hashlib.sha256(c).hexdigest()[:16]) for n, c in zip(names, contents, strict=True)]
 
 
+@dataclass(frozen=True, eq=False)
+class _Prompt:
+    """An entry of the source, its pictures unread: its name, those of its images, and why it could not be named."""
+
+    name: str
+    names: list[str]
+    group: list[Any]
+    text: str
+    problem: str = ""
+
+
 class _Source:
-    """Walks the images: names them, reads them, leaves out the broken ones and those already done."""
+    """Walks the images: names them, reads them, leaves out the broken ones and the batches already done.
+
+    A batch is the same images whatever was done before and whoever does it, so that maps depend on neither.
+    """
 
     def __init__(self, images: Iterable[Any], ids: list[str] | None, prompt: Any, maps: AttentionMaps) -> None:
         self.images, self.ids, self.prompt, self.maps = images, ids, prompt, maps
         self.failures: list[tuple[str, str]] = []
+        self.prompts: list[tuple[str, list[str]]] = []  # of all so far, other processes' too: its name, its images'
+        self.takes: Callable[[int], bool] = lambda batch: True
 
     def batches(self, size: int, advance: Callable[[int], None]) -> Iterator[list[_Item]]:
-        items = self._items(advance)
-        while batch := list(islice(items, size)):
-            yield batch
+        prompts = self._prompts()
+        for number in count():
+            batch = list(islice(prompts, size))
+            if not batch:
+                return
+            if self.takes(number):
+                items = self._read(batch)
+                advance(len(batch) - len(items))
+                if items:
+                    yield items
 
-    def _items(self, advance: Callable[[int], None]) -> Iterator[_Item]:
+    def _prompts(self) -> Iterator[_Prompt]:
+        """Name the images."""
         seen: Counter[str] = Counter()
         for i, source in enumerate(self.images):
-            group = list(source) if isinstance(source, (list, tuple)) else [source]
-            name, images, text = str(i), None, self._at("prompt", self.prompt, i)
+            group, problem = list(source) if isinstance(source, (list, tuple)) else [source], ""
+            text = self._at("prompt", self.prompt, i)
+            name = str(self._at("ids", self.ids, i))
             try:
-                name = _name(group) if self.ids is None else str(self._at("ids", self.ids, i))
+                name = _name(group) if self.ids is None else name
+            except InputError as err:
+                name, problem = str(i), str(err)
+            else:
                 seen[name] += 1
                 name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-                names = [name] if len(group) == 1 else [f"{name}[{k}]" for k in range(len(group))]
-                if all(self.maps.has(n) for n in names):
-                    advance(1)
-                    continue
-                images = [load_image(item) for item in group]
-            except InputError as err:
-                if self.ids is not None and images is None and name == str(i):
-                    raise
-                logger.info("skipped %s: %s", name, err)
-                self.failures.append((name, str(err)))
-                advance(1)
-                continue
-            yield _Item(names, images, PROMPT if text is None else text)
+            names = [name] if len(group) == 1 else [f"{name}[{k}]" for k in range(len(group))]
+            self.prompts.append((name, names))
+            yield _Prompt(name, names, group, PROMPT if text is None else text, problem)
+
+    def _read(self, batch: list[_Prompt]) -> list[_Item]:
+        """Open the pictures of a batch, if one of them is still to do and can be read."""
+        opened = {prompt: self._opened(prompt) for prompt in batch if not all(map(self.maps.has, prompt.names))}
+        if not any(opened.values()):
+            return []
+        items = [opened[prompt] if prompt in opened else self._opened(prompt) for prompt in batch]
+        return [item for item in items if item is not None]
+
+    def _opened(self, prompt: _Prompt) -> _Item | None:
+        try:
+            if prompt.problem:
+                raise InputError(prompt.problem)
+            return _Item(prompt.names, [load_image(item) for item in prompt.group], prompt.text)
+        except InputError as err:
+            logger.info("skipped %s: %s", prompt.name, err)
+            self.failures.append((prompt.name, str(err)))
+            return None
 
     @staticmethod
     def _at(name: str, values: Any, i: int) -> Any:

@@ -39,6 +39,7 @@ __all__ = ["StoredMaps", "load_maps"]
 
 _SETTINGS, _INDEX = "maps.json", "images.jsonl"
 _FORMAT = 1
+PARTS = "parts"  # in a folder of maps: those of processes that share a collection (biaslab.maps.parts)
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,14 @@ class StoredMaps(AttentionMaps):
         """Whether this image is complete on disk."""
         return image_id in self._ids
 
+    def ids(self) -> list[str]:
+        """List the images, in the order of collection."""
+        return [record.id for record in self._records]
+
+    def values(self, index: int) -> np.ndarray:
+        """Read all layers of one image: (L, H or 1, N) float32, as `add` takes them."""
+        return np.stack([self.image(index, layer) for layer in self.layers])
+
     def record(self, index: int) -> ImageRecord:
         """Id, layout (of this image's own size), digest and distance to the query of one image."""
         return self._records[self._checked(index)]
@@ -287,6 +296,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def part_folders(folder: str | Path) -> list[Path]:
+    """List the parts of a folder of maps, in a fixed order.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     part_folders(folder)
+    []
+    """
+    return sorted(path.parent for path in Path(folder).glob(f"{PARTS}/*/{_SETTINGS}"))
+
+
 def load_maps(folder: str | Path) -> StoredMaps:
     """Open a folder of maps that `collect` wrote with ``out=folder``, finished or not.
 
@@ -319,6 +341,11 @@ def load_maps(folder: str | Path) -> StoredMaps:
     """
     folder = as_path("folder", folder)
     maps = StoredMaps(folder)
+    if parts := sum(StoredMaps(part).n for part in part_folders(folder)):
+        logger.warning(
+            "%s has %s more in parts that were not put together: the same `fit-bias --maps` does so", folder,
+            count_text(parts, "image"),
+        )  # fmt: skip
     if maps.lost:
         logger.warning(
             "%s is damaged: %s without values are left out, %d remain; the same `fit-bias --maps` collects them again",

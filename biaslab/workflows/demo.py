@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biaslab._util.launch import Launch
 from biaslab._util.output_place import check_output_folder
 from biaslab.attention.capture import capture
 from biaslab.datasets.calibration import calibration
@@ -107,7 +108,7 @@ def demo(
     out = check_output_folder(out)
     vlm = load("grounder")
     scenes = calibration(vlm, "scenes", n=n_calibration)
-    fitted = fit_bias(vlm, scenes, out=out / "profile.safetensors", batch_size=16, progress=progress)
+    fitted = fit_bias(vlm, scenes, out=out / "profile.safetensors", batch_size=16, progress=progress, launch=Launch())
     data = ScenesDataset("test", n=n_test)
     results = evaluate(
         vlm, data, methods=methods(), keep=KEEPS, layer=layer, out=out, profile=fitted.profile, batch_size=25,

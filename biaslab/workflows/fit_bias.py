@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from biaslab._util.launch import Launch
 from biaslab._util.output_place import check_output_file
 from biaslab._util.progress import phase
 from biaslab.errors import InputError
+from biaslab.evaluation.sharing import share_of_cores
 from biaslab.figures import ProfileDisplay, VarianceDisplay, save
 from biaslab.maps.checkpointed import ResumableMaps
 from biaslab.maps.collect import collect
+from biaslab.maps.parts import PartMaps
 from biaslab.profiles import EstimatorChoice, Profile, make, select_estimator, variance_table
 from biaslab.profiles.file import check_replaceable, profile_path
 from biaslab.profiles.model_selection import CRITERIA
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AUTO", "FitResult", "fit_bias", "unfitted"]
 
+_NO_VARIANCE = ["layer", "r2", "r2_lo", "r2_hi", "n"]
 AUTO = "auto"  # the estimator is selected on held-out images
 
 
@@ -47,6 +51,9 @@ class FitResult:
         Files written: the profile, its card and its figures.
     selection : EstimatorChoice or None
         The comparison of the estimators, for ``estimator="auto"``.
+    is_main : bool
+        Whether this process is the one that fits and writes. Another one of several has collected its share only: its
+        profile is not fitted.
     """
 
     profile: Profile
@@ -54,6 +61,7 @@ class FitResult:
     maps: AttentionMaps
     files: list[Path]
     selection: EstimatorChoice | None = None
+    is_main: bool = True
 
 
 def fit_bias(
@@ -70,6 +78,7 @@ def fit_bias(
     estimator: str | Profile = "mean",
     criterion: str = "r2",
     maps: str | Path | None = None,
+    launch: Launch | None = None,
 ) -> FitResult:
     """Collect attention on calibration images, fit a profile, measure the variance that position explains.
 
@@ -102,6 +111,10 @@ def fit_bias(
         Criterion of ``"auto"``: ``"r2"`` or ``"deviance"``.
     maps : str or Path, optional
         Folder that keeps every image's attention; default: moments only.
+    launch : Launch, optional
+        Which process of how many this one is. Default: what torchrun, ``accelerate launch`` or ``srun`` say. Each
+        process then collects its share of the batches into a part of its own in ``maps``, none waits for another, and
+        the one that finds them complete fits and writes the profile, which is that of one process.
 
     Returns
     -------
@@ -111,7 +124,9 @@ def fit_bias(
     Raises
     ------
     InputError
-        Unknown estimator or criterion, or layers that the model does not have.
+        Unknown estimator or criterion, layers that the model does not have, or several processes without ``maps``.
+    RunFolderError
+        ``maps`` cannot be written, is of other settings, or another command is at work there.
 
     Notes
     -----
@@ -130,25 +145,30 @@ def fit_bias(
     >>> bool(result.variance["r2"].is_monotonic_increasing)  # position explains more of layer 9
     True
     """
+    launch = Launch.from_environment() if launch is None else launch
     profile = unfitted(estimator, criterion)
     target = None if out is None else profile_path(check_output_file(out, suffix=".safetensors"))
     if target is not None:
         check_replaceable(target)  # before hours of collecting; saving asks again
     unfinished = target.with_suffix(".partial") if target is not None and maps is None else None
-    collected = collect(
-        vlm,
-        calibration.images,
-        prompt=calibration.prompts,
-        layers=layers,
-        heads=heads,
-        queries=queries,
-        score=score,
-        batch_size=batch_size,
-        out=maps,
-        progress=progress,
-        ids=calibration.ids,
-        checkpoint=unfinished,
-    )
+    with share_of_cores(vlm.device, launch.local_world_size):
+        collected = collect(
+            vlm,
+            calibration.images,
+            prompt=calibration.prompts,
+            layers=layers,
+            heads=heads,
+            queries=queries,
+            score=score,
+            batch_size=batch_size,
+            out=maps,
+            progress=progress,
+            ids=calibration.ids,
+            checkpoint=unfinished,
+            launch=launch,
+        )
+    if isinstance(collected, PartMaps):
+        return FitResult(profile, pd.DataFrame(columns=_NO_VARIANCE), collected, [], is_main=False)
     selection = None
     if isinstance(estimator, str) and estimator == AUTO:
         try:
@@ -166,7 +186,7 @@ def fit_bias(
             variance = variance_table(collected, estimator=profile)
     except InputError as error:  # too few images to hold some out: no reason to lose the profile
         warnings.warn(str(error), stacklevel=2)
-        variance = pd.DataFrame(columns=["layer", "r2", "r2_lo", "r2_hi", "n"])
+        variance = pd.DataFrame(columns=_NO_VARIANCE)
     files: list[Path] = []
     if target is not None:
         path = profile.save(target, diagnostics=variance)

@@ -1,4 +1,4 @@
-"""Verbs under a launcher: `evaluate` does its share, and the last rank prints; what is one process is refused."""
+"""Verbs under a launcher do their share, and the last rank prints; what is one process is refused."""
 
 from __future__ import annotations
 
@@ -38,6 +38,25 @@ def test_evaluate_does_its_share_and_the_last_rank_prints(rank, capsys, tmp_path
     rank(0)
     status, out, err = run(capsys, *command)
     assert status == 0 and "acc50" in out and f"wrote {tmp_path / 'run' / 'results.csv'}" in out
+    assert "own share done" not in err
+
+
+def test_fit_bias_collects_its_share_and_the_last_rank_fits(rank, capsys, tmp_path):
+    command = ("fit-bias", "--n", 4, "--layers", 1, "--batch-size", 1, "--out", tmp_path / "p.safetensors")
+    rank(1)
+    status, out, err = run(capsys, *command)
+    assert (status, out) == (2, "")
+    assert err == (
+        "biaslab, rank 1 of 2: ranks share the images in a folder of maps: give --maps FOLDER, where all of them can "
+        "write\n"
+    )
+    command += ("--maps", tmp_path / "maps")
+    status, out, err = run(capsys, *command)
+    assert (status, out) == (0, "") and "biaslab, rank 1 of 2: own share done: 2 of 4 images of all ranks are in" in err
+    assert not (tmp_path / "p.safetensors").exists()
+    rank(0)
+    status, out, err = run(capsys, *command)
+    assert status == 0 and "4 images (scenes), estimator mean" in out and f"wrote {tmp_path / 'p.safetensors'}" in out
     assert "own share done" not in err
 
 

@@ -16,12 +16,12 @@ import toy_grounding as toy
 from toy_grounding import Toy, run, same
 
 from biaslab._util.jsonl import JsonLines
+from biaslab._util.seats import seat
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.run_folder import prepare_folder, run_record
 from biaslab.evaluation.run_once import GenerationOptions
-from biaslab.evaluation.seats import seat
 from biaslab.models import load
 from biaslab.profiles import load as load_profile
 from biaslab.pruning import D2Pruner

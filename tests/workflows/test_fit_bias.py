@@ -1,9 +1,11 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
+from biaslab._util.launch import Launch
 from biaslab.core.images import load_image
 from biaslab.datasets.calibration import calibration
 from biaslab.errors import InputError
@@ -66,3 +68,29 @@ def test_what_a_profile_may_not_replace_is_refused_before_a_map_is_collected(gro
         with pytest.raises(InputError, match=reason):
             fit_bias(grounder, made, layers=[1], out=out, maps=tmp_path / "maps", progress=False)
     assert not (tmp_path / "maps").exists() and (tmp_path / "README.md").read_text() == "# My study\n"
+
+
+def test_the_profile_of_several_processes_is_that_of_one(grounder, tmp_path):
+    made = calibration(grounder, "scenes", n=6)
+    settings = {"layers": [1, 3], "batch_size": 2, "estimator": "auto", "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few images
+        alone = fit_bias(grounder, made, maps=tmp_path / "alone", out=tmp_path / "a" / "p.safetensors", **settings)
+        shared = [
+            fit_bias(grounder, made, maps=tmp_path / "maps", out=tmp_path / "b" / "p.safetensors",
+                     launch=Launch(rank=index, world_size=2, id="test"), **settings)
+            for index in (1, 0)
+        ]  # fmt: skip
+    assert [result.is_main for result in shared] == [False, True] and shared[0].files == []
+    for suffix in (".safetensors", ".md"):
+        assert (tmp_path / "b" / f"p{suffix}").read_bytes() == (tmp_path / "a" / f"p{suffix}").read_bytes()
+    pd.testing.assert_frame_equal(shared[1].variance, alone.variance)
+
+
+def test_several_processes_need_a_folder_of_maps(grounder, monkeypatch, tmp_path):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    made = calibration(grounder, "scenes", n=2)
+    with pytest.raises(InputError, match="rank 1 of 2 shares the images with the others in a folder: pass maps="):
+        fit_bias(grounder, made, layers=[1], progress=False)
+    assert fit_bias(grounder, made, layers=[1], progress=False, launch=Launch()).is_main

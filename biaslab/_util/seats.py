@@ -1,4 +1,4 @@
-"""Who is at work in a run folder: the processes of one command share it, two commands do not."""
+"""Who is at work in a folder: the processes of one command share it, two commands do not."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from typing import Any
 from biaslab._util.files import locked
 from biaslab._util.launch import Launch
 from biaslab.errors import RunFolderError
-from biaslab.evaluation.run_folder import RUN_FILE
 
 __all__ = ["party_of", "seat", "turn"]
 
-_TURN_SECONDS = 120.0  # others only read and write run.json in their turn
+_TURN = "run.json"  # names the lock, in every kind of folder
+_TURN_SECONDS = 120.0  # others only read and write a small file in their turn
 _SEAT = re.compile(r"\.seat-(?P<party>[^-]+)-(?P<name>.+)\.lock")
 
 
-def party_of(launch: Launch, record: dict[str, Any]) -> str:
+def party_of(launch: Launch, *work: Any) -> str:
     """Name the command that a process belongs to: the same for all ranks of a launch, another for another command.
 
     Parameters
     ----------
     launch : Launch
-    record : dict
-        Of :func:`biaslab.evaluation.run_folder.run_record`.
+    *work
+        What is to be done, JSON-ready: settings, how much of it.
 
     Returns
     -------
     str
         12 hex digits.
     """
-    parts = [launch.id, launch.world_size, record["identity"], record.get("n_samples")]
+    parts = [launch.id, launch.world_size, *work]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @contextmanager
 def turn(folder: str | Path) -> Iterator[None]:
-    """Be the one process that reads and writes ``run.json``; the others wait for their turn.
+    """Be the one process that reads and writes what the others read, such as ``run.json``; they wait for their turn.
 
     Raises
     ------
     RunFolderError
         It does not come.
     """
-    with locked(Path(folder) / RUN_FILE, wait=_TURN_SECONDS):
+    with locked(Path(folder) / _TURN, wait=_TURN_SECONDS):
         yield
 
 
@@ -76,7 +76,7 @@ def seat(folder: str | Path, party: str, name: str) -> Iterator[None]:
     --------
     >>> from tempfile import TemporaryDirectory
     >>> from biaslab.errors import RunFolderError
-    >>> from biaslab.evaluation.seats import seat
+    >>> from biaslab._util.seats import seat
     >>> with TemporaryDirectory() as folder, seat(folder, "a1", "0"), seat(folder, "a1", "1"):
     ...     try:
     ...         with seat(folder, "b2", "0"):

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from biaslab._util import seats
 from biaslab._util.files import locked
 from biaslab._util.launch import Launch
+from biaslab._util.seats import party_of, seat, turn
 from biaslab.errors import RunFolderError
-from biaslab.evaluation import seats
-from biaslab.evaluation.seats import party_of, seat, turn
 
 
 def test_a_party_shares_the_folder(tmp_path):
@@ -44,14 +44,14 @@ def test_turns_are_waited_for_but_not_for_ever(tmp_path, monkeypatch):
 
 
 def test_who_is_of_one_party():
-    record = {"identity": {"options": {"seed": 0}}, "n_samples": 3, "created": "today"}
+    work = {"options": {"seed": 0}}, 3
     launch = Launch(rank=0, world_size=2, id="a")
-    party = party_of(launch, record)
-    assert party == party_of(replace(launch, rank=1, local_rank=1, restart=3), record | {"created": "later"})
+    party = party_of(launch, *work)
+    assert party == party_of(replace(launch, rank=1, local_rank=1, restart=3), *work)
     others = [
-        (replace(launch, id="b"), record),
-        (replace(launch, world_size=3), record),
-        (launch, record | {"identity": {"options": {"seed": 1}}}),
-        (launch, record | {"n_samples": 4}),
+        (replace(launch, id="b"), *work),
+        (replace(launch, world_size=3), *work),
+        (launch, {"options": {"seed": 1}}, 3),
+        (launch, {"options": {"seed": 0}}, 4),
     ]
     assert len({party, *(party_of(*other) for other in others)}) == 5

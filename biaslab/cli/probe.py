@@ -24,6 +24,7 @@ from biaslab.cli.output import emit, table
 )
 @with_model
 def probe(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
     model: ModelChoice,
     profile: opt.ProfileFile = None,
@@ -93,7 +94,10 @@ def probe(
     report = run(
         vlm, design, layers=numbers, heads=heads, queries=queries, profile=fitted,
         batch_size=batch_size, out=out, progress=True, locate=locate,
+        launch=(context.obj or {}).get("launch"),
     )  # fmt: skip
+    if report.result is None:  # another rank has the findings
+        return
     record: dict[str, Any] = {"images": len(design), "comparison": None, "accuracy": None}
     text = report.card
     if report.comparison is not None:

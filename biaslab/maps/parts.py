@@ -30,6 +30,7 @@ __all__ = ["PartMaps", "has_parts"]
 _FAILURES = "failures.jsonl"
 _INDEX = "images.jsonl"
 _MERGING = "merging"  # names a lock
+_ANOTHER = "own share done: another process puts the parts together and finishes the work"
 _WAIT_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class PartMaps(StoredMaps):
         self._party = party_of(launch, plain(settings), n_images)
         self._prompts: list[tuple[str, list[str]]] = []
         self._elsewhere: set[str] = set()
+        self._before: set[str] = set()  # in the maps when this process came
         self._said = 0  # failures that are in the log
         own = self.main / PARTS / launch.writer
         with writing_to(self.main):
@@ -114,13 +116,13 @@ class PartMaps(StoredMaps):
                 with locked(self.main / _INDEX, wait=_WAIT_SECONDS):  # one process that shares with nobody is at work
                     pass
                 parts = self._parts()
-                self._elsewhere = {image_id for maps in (StoredMaps(self.main), *parts) for image_id in maps.ids()}
+                self._before = set(StoredMaps(self.main).ids())
+                self._elsewhere = self._before.union(*(part.ids() for part in parts))
                 self._elsewhere.update(_failures(parts))
-            before = self.n
             with super().writing():
                 yield self
                 self.checkpoint()
-            self._put_together(worked=self.n > before or bool(self._said))
+            self._put_together()
 
     def checkpoint(self) -> None:
         """Log the images that failed since the last batch."""
@@ -130,12 +132,12 @@ class PartMaps(StoredMaps):
                     log.append({"id": image_id, "why": why})
             self._said = len(self.failures)
 
-    def _put_together(self, *, worked: bool) -> None:
+    def _put_together(self) -> None:
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(self.main / _MERGING))
             except RunFolderError:
-                logger.info("own share done: another process puts the parts together")
+                logger.warning(_ANOTHER)
                 return
             parts, whole = self._parts(), StoredMaps(self.main)
             why = _failures(parts)
@@ -151,9 +153,15 @@ class PartMaps(StoredMaps):
                 self._merge(whole, parts)
                 whole.failures = [(name, why[name]) for name in self._in_order(why)]
                 self.whole = whole
-            elif not worked and self.launch.rank == 0:  # nothing was to do, or who put them together was killed then
+            elif self.launch.rank == 0 and self._was_whole():
                 self.whole = whole
+            else:
+                logger.warning(_ANOTHER)
             self._remove(self)  # others may be about to open theirs
+
+    def _was_whole(self) -> bool:
+        """Whether nothing was to do from the beginning: who put the parts together has ended, maybe by a kill."""
+        return all(_settled(name, names, self._before, {}) for name, names in self._prompts)
 
     def _merge(self, whole: StoredMaps, parts: list[StoredMaps]) -> None:
         """Append what the parts have to the maps, in the order of the source, and remove the parts."""

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from biaslab._util.files import atomic_write, writing_to
+from biaslab._util.launch import Launch
 from biaslab._util.progress import phase
 from biaslab._util.tables import write_table
 from biaslab.core.layers import resolve_layers
 from biaslab.diagnostics.probe.card import card
 from biaslab.diagnostics.probe.comparison import compare
-from biaslab.diagnostics.probe.measuring import measure
+from biaslab.diagnostics.probe.measuring import measure_share
 from biaslab.diagnostics.probe.result import ProbeResult
 from biaslab.diagnostics.probe.stimuli import ProbeDesign
+from biaslab.evaluation.sharing import share_of_cores
 from biaslab.figures import LocationAccuracyDisplay, ProbeDisplay, save
 from biaslab.figures.layers import evenly
 from biaslab.maps.base import AttentionMaps
@@ -37,8 +39,8 @@ class ProbeReport:
 
     Attributes
     ----------
-    result : ProbeResult
-        The measurement.
+    result : ProbeResult or None
+        The measurement; None in a process of several that leaves the rest of the work to another one.
     comparison : DataFrame or None
         Slope and correlation of the measured maps on a profile, one row per layer (and head); None without a profile.
     card : str
@@ -47,7 +49,7 @@ class ProbeReport:
         Files written.
     """
 
-    result: ProbeResult
+    result: ProbeResult | None
     comparison: pd.DataFrame | None
     card: str
     files: list[Path]
@@ -65,6 +67,7 @@ def probe(
     out: str | Path | None = None,
     progress: bool = True,
     locate: bool = False,
+    launch: Launch | None = None,
 ) -> ProbeReport:
     """Measure the effect of an object's place on attention, compare it with a profile, write tables and figures.
 
@@ -91,6 +94,10 @@ def probe(
         Show a progress bar.
     locate : bool
         Also generate the answers: localization accuracy as a function of place.
+    launch : Launch, optional
+        Which process of how many this one is. Default: what torchrun, ``accelerate launch`` or ``srun`` say. Each
+        process then measures its share of the batches into a log of its own in ``out``, none waits for another, and
+        the one that finds them complete compares and writes.
 
     Returns
     -------
@@ -117,6 +124,7 @@ def probe(
     >>> report.result.table()[["layer", "row", "col"]].drop_duplicates().shape
     (4, 3)
     """
+    launch = Launch.from_environment() if launch is None else launch
     if isinstance(profile, Profile):
         config: Any = vlm.model.config
         n_heads = config.get_text_config().num_attention_heads
@@ -125,10 +133,13 @@ def probe(
             score="attention", queries=queries, heads="mean" if heads == "mean" else n_heads,
         )  # fmt: skip
         layers = resolve_layers(layers, profile.layers_, "the profile", "fit")
-    result = measure(
-        vlm, design, layers=layers, heads=heads, queries=queries, batch_size=batch_size, out=out, progress=progress,
-        locate=locate,
-    )  # fmt: skip
+    with share_of_cores(vlm.device, launch.local_world_size):
+        result = measure_share(
+            vlm, design, launch, layers=layers, heads=heads, queries=queries, batch_size=batch_size, out=out,
+            progress=progress, locate=locate,
+        )  # fmt: skip
+    if result is None:
+        return ProbeReport(None, None, "", [])
     with phase("compare and draw", show=progress):
         comparison = None if profile is None else compare(result, profile)
         text = card(result, comparison, profile)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -12,28 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biaslab._util.files import atomic_write, writing_to
-from biaslab._util.identity import differences
-from biaslab._util.jsonable import plain
-from biaslab._util.jsonl import JsonLines, read_lines
-from biaslab._util.model_identity import not_compared
+from biaslab._util.jsonl import read_lines
+from biaslab._util.launch import Launch
 from biaslab._util.progress import progress_bar
 from biaslab.attention.capture import capture
-from biaslab.attention.heads import check_heads, heads_on_disk
+from biaslab.attention.heads import check_heads
 from biaslab.core.boxes import Box
 from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.diagnostics.probe.claims import few_objects_text
-from biaslab.diagnostics.probe.result import LOG, RUN, ProbeResult, assemble
+from biaslab.diagnostics.probe.logs import ProbeLog
+from biaslab.diagnostics.probe.result import LOG, ProbeResult, assemble
 from biaslab.diagnostics.probe.stimuli import ProbeDesign, Stimulus, stimulus_id
-from biaslab.errors import InputError, RunFolderError
+from biaslab.errors import InputError
 from biaslab.evaluation.metrics import grounding_iou
 from biaslab.maps.moments import TINY
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["footprint", "measure", "regions_of_layout"]
+__all__ = ["footprint", "measure", "measure_share", "regions_of_layout"]
 
 
 def measure(
@@ -99,6 +97,51 @@ def measure(
     >>> result.log.shape, result.regions
     ((1, 1, 2, 1, 1, 1), ['tiles'])
     """
+    result = measure_share(
+        vlm, design, Launch(), layers=layers, heads=heads, queries=queries, batch_size=batch_size, out=out,
+        progress=progress, locate=locate,
+    )  # fmt: skip
+    assert result is not None  # one process has the whole
+    return result
+
+
+def measure_share(
+    vlm: VLM,
+    design: ProbeDesign,
+    launch: Launch,
+    *,
+    layers: int | Iterable[int] | None = None,
+    heads: str = "mean",
+    queries: str = "last",
+    batch_size: int = 16,
+    out: str | Path | None = None,
+    progress: bool = True,
+    locate: bool = False,
+) -> ProbeResult | None:
+    """Do the part of one of several processes in `measure`; they meet in ``out``, and none waits for another.
+
+    The batches of the design are taken in turn, so that a batch is the same images whoever does it, and whatever was
+    done before.
+
+    Parameters
+    ----------
+    vlm, design, layers, heads, queries, batch_size, out, progress, locate
+        As for `measure`.
+    launch : Launch
+        Which process of how many this is.
+
+    Returns
+    -------
+    ProbeResult or None
+        The complete measurement; None where another process finishes it.
+
+    Raises
+    ------
+    InputError
+        As for `measure`; several processes without ``out``.
+    RunFolderError
+        ``out`` cannot be written, holds another probe, or another command is at work in it.
+    """
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -111,45 +154,33 @@ def measure(
         "image_options": dict(vlm.image_options), "prompt": vlm.family.grounding_prompt(design.expression),
         "design": design.identity(), **vlm.loading, **vlm.watermark,
     }  # fmt: skip
+    if out is None and not launch.alone:
+        raise InputError(f"{launch} meets the others in a folder: pass out, where all of them can write")
+    images = {stimulus_id(*at): at for at in design.order()}
     records: list[dict] = []  # where there is no folder
     with ExitStack() as stack:
-        keep, done = records.append, set()
+        log, keep, done = None, records.append, set[str]()
         if out is not None:
-            log = stack.enter_context(_opened(Path(out), settings))
-            keep, done = log.append, {r["id"] for r in read_lines(log.path)}
-        if few := few_objects_text(design.pairs, len(set(design.groups))):  # of a probe that is not refused
-            warnings.warn(few, stacklevel=2)
-        todo = (at for at in design.order() if stimulus_id(*at) not in done)
-        advance = stack.enter_context(progress_bar("probe", total=len(design), done=len(done), show=progress))
-        while batch := [design.stimulus(*at) for at in islice(todo, batch_size)]:
-            for record in _measured(vlm, batch, layers, heads, queries, locate):
+            log = stack.enter_context(ProbeLog(Path(out), settings, list(images), launch).writing())
+            keep, done = log.append, log.done
+        few = few_objects_text(design.pairs, len(set(design.groups)))
+        if few and launch.rank == 0:  # of a probe that is not refused, once
+            warnings.warn(few, stacklevel=3)
+        names = iter(images)
+        batches = iter(lambda: list(islice(names, batch_size)), [])
+        mine = [batch for batch in islice(batches, launch.rank, None, launch.world_size) if not done.issuperset(batch)]
+        here = sum(name not in done for batch in mine for name in batch)
+        before = len(done) if launch.alone else 0
+        shown = progress and (launch.rank == 0 or not sys.stderr.isatty())  # several bars would overwrite each other
+        advance = stack.enter_context(progress_bar("probe", total=here + before, done=before, show=shown))
+        for batch in mine:
+            new = sum(name not in done for name in batch)
+            for record in _measured(vlm, [design.stimulus(*images[i]) for i in batch], layers, heads, queries, locate):
                 keep(record)
-            advance(len(batch))
+            advance(new)
+        if log is not None and not log.finish():
+            return None
     return assemble(settings, design.groups, records if out is None else read_lines(Path(out) / LOG))
-
-
-def _opened(folder: Path, settings: dict[str, Any]) -> JsonLines:
-    """Open the log of a folder that was made for these settings, or make one."""
-    path, settings = folder / RUN, heads_on_disk(plain(settings))
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        log = stack.enter_context(JsonLines(folder / LOG))
-        try:
-            held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except (OSError, ValueError) as err:
-            raise RunFolderError(f"{folder} cannot be used for a probe ({err}): choose another folder") from None
-        others = [] if held is None else differences(held, settings, ignore=not_compared(held, settings))
-        if others and log.path.stat().st_size:
-            name = others[0].name or "format"
-            raise RunFolderError(
-                f"{folder} holds a probe with another {name}: choose another folder, or the same settings"
-            )
-        if held is None or others:  # of a probe that ended before its first image, nothing is lost
-            with writing_to(folder):
-                atomic_write(path, json.dumps(settings, indent=1))
-        stack.pop_all()
-    return log
 
 
 def _measured(vlm: VLM, batch: list[Stimulus], layers: list[int], heads: str, queries: str, locate: bool) -> list[dict]:

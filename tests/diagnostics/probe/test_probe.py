@@ -246,12 +246,12 @@ def test_a_killed_probe_goes_on(tmp_path, monkeypatch):
         ProbeResult.load(tmp_path / "p")
     log.write_bytes(log.read_bytes()[:-20])  # torn by the kill: that picture is shown again
     again = measure(vlm, design, out=tmp_path / "p", **kw)
-    assert calls == [5, 5, 5, 3]
+    assert calls == [5, 5, 5, 5, 2]  # its batch as a whole: a picture is always shown with the same others
     np.testing.assert_allclose(again.log, whole.log, atol=2e-5)
     np.testing.assert_array_equal(ProbeResult.load(tmp_path / "p").log, again.log)
     assert ProbeResult.load(tmp_path / "p").groups == design.groups
     measure(vlm, design, out=tmp_path / "p", **kw)
-    assert len(calls) == 4  # a finished probe is a no-op
+    assert len(calls) == 5  # a finished probe is a no-op
     for other in ({"design": small(vlm, seed=1)}, {"layers": [1]}, {"heads": "all"}, {"locate": True}):
         with pytest.raises(RunFolderError, match="another"):
             measure(vlm, **{"design": design, **kw, **other}, out=tmp_path / "p")

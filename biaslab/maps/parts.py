@@ -119,9 +119,13 @@ class PartMaps(StoredMaps):
                 self._before = set(StoredMaps(self.main).ids())
                 self._elsewhere = self._before.union(*(part.ids() for part in parts))
                 self._elsewhere.update(_failures(parts))
-            with super().writing():
-                yield self
-                self.checkpoint()
+                StoredMaps.create(self.folder, self.settings)  # another one may have cleared it away as empty
+                at_work = ExitStack()
+                stack.enter_context(at_work)
+                at_work.enter_context(super().writing())
+            yield self
+            self.checkpoint()
+            at_work.close()
             self._put_together()
 
     def checkpoint(self) -> None:
@@ -133,23 +137,20 @@ class PartMaps(StoredMaps):
             self._said = len(self.failures)
 
     def _put_together(self) -> None:
+        if left := self._left():
+            logger.warning(
+                "own share done: %d of %d images of all ranks are in, the one that ends last finishes the work",
+                len(self._prompts) - left, len(self._prompts),
+            )  # fmt: skip
+            return
         with ExitStack() as stack:
-            try:
+            try:  # only now: who has the lock knows that all are in
                 stack.enter_context(locked(self.main / _MERGING))
             except RunFolderError:
                 logger.warning(_ANOTHER)
                 return
             parts, whole = self._parts(), StoredMaps(self.main)
-            why = _failures(parts)
-            done = set(whole.ids()).union(*(part.ids() for part in parts))
-            left = [name for name, names in self._prompts if not _settled(name, names, done, why)]
-            if left:
-                logger.warning(
-                    "own share done: %d of %d images of all ranks are in, the one that ends last finishes the work",
-                    len(self._prompts) - len(left), len(self._prompts),
-                )  # fmt: skip
-                return
-            if why or any(part.n for part in parts):
+            if (why := _failures(parts)) or any(part.n for part in parts):
                 self._merge(whole, parts)
                 whole.failures = [(name, why[name]) for name in self._in_order(why)]
                 self.whole = whole
@@ -157,7 +158,14 @@ class PartMaps(StoredMaps):
                 self.whole = whole
             else:
                 logger.warning(_ANOTHER)
-            self._remove(self)  # others may be about to open theirs
+            _remove(self.folder)
+
+    def _left(self) -> int:
+        """Count the prompts that are neither collected nor failed."""
+        parts = self._parts()
+        why, done = _failures(parts), set[str]().union(*(part.ids() for part in parts))
+        done.update(StoredMaps(self.main).ids())  # last: what left the parts is there
+        return sum(not _settled(name, names, done, why) for name, names in self._prompts)
 
     def _was_whole(self) -> bool:
         """Whether nothing was to do from the beginning: who put the parts together has ended, maybe by a kill."""
@@ -171,14 +179,10 @@ class PartMaps(StoredMaps):
                 if not whole.has(name):
                     part, index = places[name]
                     whole.add(part.record(index), part.values(index))
-        for part in parts:
-            if part.n or (part.folder / _FAILURES).exists():
-                self._remove(part)
-
-    def _remove(self, part: StoredMaps) -> None:
-        shutil.rmtree(part.folder, ignore_errors=True)
-        with suppress(OSError):  # not empty
-            part.folder.parent.rmdir()
+        with turn(self.main):  # nobody comes meanwhile
+            for part in parts:
+                if part.n or (part.folder / _FAILURES).exists() or _is_left(part.folder / _INDEX):
+                    _remove(part.folder)
 
     def _in_order(self, wanted: Any) -> list[str]:
         """List names that are wanted in the order of the source; those that it does not have (any more) at the end."""
@@ -186,7 +190,14 @@ class PartMaps(StoredMaps):
         return [name for name in of_source if name in wanted] + [name for name in wanted if name not in of_source]
 
     def _parts(self) -> list[StoredMaps]:
-        return [StoredMaps(folder) for folder in part_folders(self.main)]
+        parts = []
+        for folder in part_folders(self.main):
+            try:
+                parts.append(StoredMaps(folder))
+            except RunFolderError:
+                if folder.exists():
+                    raise  # else it has just been put together with the others
+        return parts
 
 
 def has_parts(folder: str | Path) -> bool:
@@ -201,6 +212,21 @@ def has_parts(folder: str | Path) -> bool:
     False
     """
     return bool(part_folders(folder))
+
+
+def _is_left(log: Path) -> bool:
+    """Whether nobody writes a log: one who did was killed before the first image."""
+    try:
+        with locked(log):
+            return True
+    except RunFolderError:
+        return False
+
+
+def _remove(part: Path) -> None:
+    shutil.rmtree(part, ignore_errors=True)
+    with suppress(OSError):  # there are others
+        part.parent.rmdir()
 
 
 def _failures(parts: list[StoredMaps]) -> dict[str, str]:

@@ -89,12 +89,29 @@ def test_any_number_of_processes_goes_on_with_what_others_left(vlm, tmp_path, wh
 def test_a_process_that_is_killed_while_it_puts_together_loses_nothing(vlm, tmp_path, whole, monkeypatch, caplog):
     folder = tmp_path / "maps"
     gather(vlm, folder, rank(1, 2))
+    (folder / "parts" / "host-7").mkdir(parents=True)  # of one that was killed before its first image
+    (folder / "parts" / "host-7" / "maps.json").write_bytes((folder / "maps.json").read_bytes())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupted_after(patch, 6 + 4)  # six of its own, four of the maps
         gather(vlm, folder, rank(0, 2))
     assert load_maps(folder).n == 4
     assert "has 11 images more in parts that were not put together" in caplog.text
     assert type(gather(vlm, folder)) is StoredMaps and files(folder) == files(whole)
+
+
+def test_two_that_end_at_the_same_time_do_not_leave_it_to_each_other(vlm, tmp_path, whole, monkeypatch):
+    """One looks whether all are in, and before it has looked to the end the other one ends."""
+    folder, settled, other = tmp_path / "maps", parts._settled, []
+
+    def slow(*prompt):
+        if not other:
+            other.append("at work")
+            other.append(gather(vlm, folder, rank(1, 2)))
+        return settled(*prompt)
+
+    monkeypatch.setattr(parts, "_settled", slow)
+    assert isinstance(gather(vlm, folder, rank(0, 2)), PartMaps) and type(other[1]) is StoredMaps
+    assert files(folder) == files(whole)
 
 
 def test_an_image_that_fails_is_one_line_and_costs_only_itself(vlm, tmp_path, whole):

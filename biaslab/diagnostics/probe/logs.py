@@ -93,21 +93,19 @@ class ProbeLog:
 
         To be called within `writing`.
         """
+        if left := len(set(self.order).difference(self._lines())):
+            logger.warning(
+                "own share done: %d of %d images of all ranks are in, the one that ends last finishes the work",
+                len(self.order) - left, len(self.order),
+            )  # fmt: skip
+            return False
         with ExitStack() as stack:
-            try:
+            try:  # only now: who has the lock knows that all are in
                 stack.enter_context(locked(self.folder / _MERGING))
             except RunFolderError:
                 logger.warning(_ANOTHER)
                 return False
-            logs = self._logs()
-            lines = {record["id"]: record for path in logs for record in read_lines(path)}
-            if left := sum(image not in lines for image in self.order):
-                logger.warning(
-                    "own share done: %d of %d images of all ranks are in, the one that ends last finishes the work",
-                    len(self.order) - left, len(self.order),
-                )  # fmt: skip
-                return False
-            parts = [path for path in logs if path.name != LOG]
+            parts, lines = [path for path in self._logs() if path.name != LOG], self._lines()
             if any(path.stat().st_size for path in parts):
                 text = "".join(json.dumps(lines[image], ensure_ascii=False) + "\n" for image in self.order)
                 with writing_to(self.folder):
@@ -117,10 +115,11 @@ class ProbeLog:
                 main = self.launch.alone or (self._was_whole and self.launch.rank == 0)
             if not main:
                 logger.warning(_ANOTHER)
-            for path in parts:
-                if path.stat().st_size or path == self._path:
-                    with suppress(OSError):  # where an open file cannot be removed it stays, and is read again
-                        path.unlink(missing_ok=True)
+            with turn(self.folder):  # nobody comes meanwhile
+                for path in parts:
+                    if not path.exists() or path.stat().st_size or path == self._path or _is_left(path):
+                        with suppress(OSError):  # where an open file cannot be removed it stays, and is read again
+                            path.unlink(missing_ok=True)
             return main
 
     @property
@@ -129,7 +128,14 @@ class ProbeLog:
         return self._log.path
 
     def _logs(self) -> list[Path]:
-        return [path for path in (self.folder / LOG, *sorted(self.folder.glob(_PART.format("*")))) if path.exists()]
+        return [path for path in (*sorted(self.folder.glob(_PART.format("*"))), self.folder / LOG) if path.exists()]
+
+    def _lines(self) -> dict[str, dict[str, Any]]:
+        lines: dict[str, dict[str, Any]] = {}
+        for path in self._logs():  # the log of all last: what left the others is there
+            with suppress(FileNotFoundError):
+                lines.update({record["id"]: record for record in read_lines(path)})
+        return lines
 
     def _expect_settings(self) -> None:
         path, settings = self.folder / RUN, self._settings
@@ -146,3 +152,12 @@ class ProbeLog:
         if held is None or others:  # of a probe that ended before its first image, nothing is lost
             with writing_to(self.folder):
                 atomic_write(path, json.dumps(settings, indent=1))
+
+
+def _is_left(log: Path) -> bool:
+    """Whether nobody writes a log: one who did was killed before the first image."""
+    try:
+        with locked(log):
+            return True
+    except RunFolderError:
+        return False

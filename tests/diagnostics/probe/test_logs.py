@@ -9,6 +9,7 @@ import tiny
 from biaslab._util.jsonl import JsonLines
 from biaslab._util.launch import Launch
 from biaslab.diagnostics.probe import design_for, measure
+from biaslab.diagnostics.probe.logs import ProbeLog
 from biaslab.diagnostics.probe.measuring import measure_share
 from biaslab.errors import InputError, RunFolderError
 from biaslab.workflows.probe import probe
@@ -75,6 +76,22 @@ def test_any_number_of_processes_goes_on_with_what_others_left(vlm, design, tmp_
     results = [measure_share(vlm, design, rank(index, 2), out=folder, **SETTINGS) for index in range(2)]
     assert results[0] is None
     same(folder, results[1], whole)
+
+
+def test_two_that_end_at_the_same_time_do_not_leave_it_to_each_other(vlm, design, tmp_path, whole, monkeypatch):
+    """One looks whether all are in, and before it has looked to the end the other one ends."""
+    folder, lines, other = tmp_path / "probe", ProbeLog._lines, []
+
+    def slow(self):
+        found = lines(self)
+        if not other:
+            other.append("at work")
+            other.append(measure_share(vlm, design, rank(1, 2), out=folder, **SETTINGS))
+        return found
+
+    monkeypatch.setattr(ProbeLog, "_lines", slow)
+    assert measure_share(vlm, design, rank(0, 2), out=folder, **SETTINGS) is None
+    same(folder, other[1], whole)
 
 
 def test_two_commands_do_not_share_a_folder_and_other_settings_are_refused(vlm, design, tmp_path, monkeypatch):

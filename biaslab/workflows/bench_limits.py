@@ -126,7 +126,8 @@ def limit_texts(table: pd.DataFrame) -> list[str]:
     for row in table.dropna(subset=["layer"]).drop_duplicates("layer").sort_values("layer").to_dict("records"):
         k = int(row["layer"])
         vision, below, above, decode = (f"{100 * row[name]:.1f} %" for name in SHARES)
-        parts = f"vision tower {vision}, layers < {k} {below}, layers >= {k} {above}, decoding {decode}"
+        first = f"layers < {k}" if k else "embeddings"
+        parts = f"vision tower {vision}, {first} {below}, layers >= {k} {above}, decoding {decode}"
         limit = "the limit of what pruning can save is not known: decoding with one visual token could not be measured"
         if not np.isnan(row["limit_total"]):
             visual = f"in decoding, {100 * row['share_decode_visual']:.1f} % of the answer"

@@ -28,8 +28,9 @@ def answer_shares(runs: pd.DataFrame, selection_ms: float = 0.0) -> dict[str, fl
     Returns
     -------
     dict of str to float
-        ``share_vision, share_below, share_above, share_decode``: medians of the parts over their sum, so that they sum
-        to 1. ``share_above`` begins with layer K and ends with the first token: the output head is in it.
+        ``share_vision, share_below, share_above, share_decode``: medians of vision tower, prefill and decoding over
+        their sum, the prefill split by the median of what came before K in each, so that they sum to 1. ``share_above``
+        begins with layer K and ends with the first token: the output head is in it.
         ``share_prefill``: both together, the only one known without K. ``share_decode_visual``, a part of
         ``share_decode``: the upper bound of what pruning at K can take off decoding. ``share_selection``:
         ``selection_ms`` as a share of the same answer, which comes on top of it.
@@ -46,23 +47,22 @@ def answer_shares(runs: pd.DataFrame, selection_ms: float = 0.0) -> dict[str, fl
     >>> from biaslab.workflows.bench_limits import answer_shares
     >>> times = {"vision_ms": 10.0, "prefill_ms": 40.0, "decode_ms": 50.0, "below_ms": 15.0, "floor_decode_ms": 45.0}
     >>> shares = answer_shares(pd.DataFrame([times]), selection_ms=2.0)
-    >>> shares["share_above"], shares["share_decode_visual"], shares["share_selection"]
-    (0.25, 0.05, 0.02)
+    >>> {name: round(shares[f"share_{name}"], 2) for name in ("below", "above", "decode_visual", "selection")}
+    {'below': 0.15, 'above': 0.25, 'decode_visual': 0.05, 'selection': 0.02}
     """
-    parts = {
-        "share_vision": runs["vision_ms"],
-        "share_below": runs["below_ms"],
-        "share_above": runs["prefill_ms"] - runs["below_ms"],
-        "share_decode": runs["decode_ms"],
+    vision, prefill, decode = (float(runs[f"{part}_ms"].median()) for part in ("vision", "prefill", "decode"))
+    below = float((runs["below_ms"] / runs["prefill_ms"]).median())
+    left = min(float((runs["floor_decode_ms"] / runs["decode_ms"]).median()), 1.0)  # NaN stays NaN
+    times = {
+        "share_vision": vision,
+        "share_below": below * prefill,
+        "share_above": (1 - below) * prefill,
+        "share_prefill": prefill,
+        "share_decode": decode,
+        "share_decode_visual": (1 - left) * decode,
+        "share_selection": selection_ms,
     }
-    times = {name: float(part.median()) for name, part in parts.items()}
-    prefill = times["share_below"] + times["share_above"]
-    times["share_prefill"] = float(runs["prefill_ms"].median()) if np.isnan(prefill) else prefill
-    saved = float((runs["decode_ms"] - runs["floor_decode_ms"]).median())
-    times["share_decode_visual"] = saved if np.isnan(saved) else min(max(saved, 0.0), times["share_decode"])
-    times["share_selection"] = selection_ms
-    whole = times["share_vision"] + times["share_prefill"] + times["share_decode"]
-    return {name: value / whole for name, value in times.items()}
+    return {name: time / (vision + prefill + decode) for name, time in times.items()}
 
 
 def answer_limits(shares: Mapping[str, float]) -> dict[str, float]:

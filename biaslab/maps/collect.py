@@ -321,13 +321,15 @@ class _Source:
             text = self._at("prompt", self.prompt, i)
             name = str(self._at("ids", self.ids, i))
             try:
+                if not group:
+                    raise InputError("an empty list among the images: leave it out")
                 name = _name(group) if self.ids is None else name
             except InputError as err:
-                name, problem = str(i), str(err)
+                name, problem = str(i) if self.ids is None else name, str(err)
             else:
                 seen[name] += 1
                 name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            names = [name] if len(group) == 1 else [f"{name}[{k}]" for k in range(len(group))]
+            names = [name] if len(group) < 2 else [f"{name}[{k}]" for k in range(len(group))]
             self.prompts.append((name, names))
             yield _Prompt(name, names, group, PROMPT if text is None else text, problem)
 
@@ -336,17 +338,19 @@ class _Source:
         opened = {prompt: self._opened(prompt) for prompt in batch if not all(map(self.maps.has, prompt.names))}
         if not any(opened.values()):
             return []
-        items = [opened[prompt] if prompt in opened else self._opened(prompt) for prompt in batch]
+        items = [opened[prompt] if prompt in opened else self._opened(prompt, done=True) for prompt in batch]
         return [item for item in items if item is not None]
 
-    def _opened(self, prompt: _Prompt) -> _Item | None:
+    def _opened(self, prompt: _Prompt, *, done: bool = False) -> _Item | None:
+        """Open the pictures of a prompt; None where that fails, which is no matter for one whose maps are there."""
         try:
             if prompt.problem:
                 raise InputError(prompt.problem)
             return _Item(prompt.names, [load_image(item) for item in prompt.group], prompt.text)
         except InputError as err:
             logger.info("skipped %s: %s", prompt.name, err)
-            self.failures.append((prompt.name, str(err)))
+            if not done:
+                self.failures.append((prompt.name, str(err)))
             return None
 
     @staticmethod
@@ -359,8 +363,6 @@ class _Source:
 
 
 def _name(group: list[Any]) -> str:
-    if not group:
-        raise InputError("an empty list among the images: leave it out")
     return "+".join(image_name(item) for item in group)
 
 

@@ -37,8 +37,8 @@ def gather(vlm, folder, launch=None, images=None, **options):
     """Collect pictures of two layouts with prompts of several lengths: what a map is depends on its batch."""
     images = tiny.images(N) if images is None else images
     settings = {"layers": [0, 2], "batch_size": SIZE, "progress": False, "ids": [f"{i}.jpg" for i in range(N)]}
-    prompt = ["Where is it? " * (1 + i % 3) for i in range(N)]
-    return collect(vlm, images, out=folder, prompt=prompt, launch=launch, **(settings | options))
+    options.setdefault("prompt", ["Where is it? " * (1 + i % 3) for i in range(N)])
+    return collect(vlm, images, out=folder, launch=launch, **(settings | options))
 
 
 def files(folder):
@@ -200,3 +200,20 @@ def test_shares_are_even(vlm, tmp_path):
         counts.append(maps.share_in(source, 100, 8))
         assert [batch for batch in range(7) if source.takes(batch)] == list(range(index, 7, 3))
     assert counts == [36, 32, 32] and sum(counts) == 100
+
+
+def test_a_list_without_pictures_is_a_failure_and_a_finished_picture_that_is_gone_is_none(vlm, tmp_path, monkeypatch):
+    images, texts, names = tiny.images(3), tiny.texts(4), ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    for ids, name in ((names, "2.jpg"), (None, "2")):
+        with pytest.warns(
+            UserWarning, match="1 image skipped, the first: an empty list among the images: leave it out"
+        ):
+            maps = gather(vlm, None, images=[*images[:2], [], images[2]], prompt=texts, ids=ids)
+        assert [failed for failed, _ in maps.failures] == [name] and maps.n == 3
+    images[0].save(tmp_path / "0.png")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupted_after(patch, 1)
+        gather(vlm, tmp_path / "maps", images=[tmp_path / "0.png", images[1]], prompt=texts[:2], ids=names[:2])
+    (tmp_path / "0.png").unlink()
+    maps = gather(vlm, tmp_path / "maps", images=[tmp_path / "0.png", images[1]], prompt=texts[:2], ids=names[:2])
+    assert maps.n == 2 and not maps.failures

@@ -11,12 +11,13 @@ import tiny
 import torch
 import toy_grounding as toy
 from devices import spread
+from sweeps import check, shared_runs, untouched
 from toy_grounding import Toy, run, same
 
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.evaluation import worker as worker_module
 from biaslab.evaluation.configurations import configurations
-from biaslab.evaluation.run_once import GenerationOptions, run_once
+from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sweep import shared
 from biaslab.evaluation.worker import WorkItem, by_image
 from biaslab.pruning import Method, Random
@@ -28,46 +29,6 @@ FEW = ("none", "random", "fastv", "divprune", "d2pruner:debias=none")
 
 def layers_of(family):
     return [3] if family == "qwen3_vl" else [3, 2]  # its first three layers add image features
-
-
-def shared_runs(vlm, encoded, configs, options, width=64, **kw):
-    """Every configuration by the shared path alone: number -> run."""
-    runs = {}
-    numbers = shared.shareable(vlm, dict(enumerate(configs)), options)
-    assert numbers == list(range(len(configs)))
-    shared.run_shared(vlm, encoded, dict(enumerate(configs)), options, runs.__setitem__, width=width, **kw)
-    assert sorted(runs) == numbers
-    return runs
-
-
-def check(vlm, encoded, configs, options, **kw):
-    """The shared runs are the plain ones: answers, selections bit by bit, cost."""
-    runs = shared_runs(vlm, encoded, configs, options, **kw)
-    for i, config in enumerate(configs):
-        plain = run_once(vlm, encoded, config, options)
-        assert runs[i].answers == plain.answers, config.describe()
-        assert runs[i].truncated == plain.truncated and runs[i].kept == plain.kept and runs[i].flops == plain.flops
-        for ours, theirs in zip(runs[i].selections, plain.selections, strict=True):
-            assert (ours is None) == (theirs is None)
-            if ours is not None:
-                assert torch.equal(ours.indices, theirs.indices) and ours.info == theirs.info
-                assert (ours.scores is None) == (theirs.scores is None)
-                assert ours.scores is None or torch.equal(ours.scores, theirs.scores)
-    assert untouched(vlm)
-    return runs
-
-
-def untouched(vlm):
-    """Nothing is left on the model."""
-    hooks = [h for m in vlm.model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
-    return (
-        not any(hook.__module__.startswith("biaslab") for hook in hooks)  # transformers leaves some of its own
-        and len(vlm.decoder.layers) == vlm.decoder.config.num_hidden_layers
-        and not any(type(layer).__module__.startswith("biaslab") for layer in vlm.decoder.layers)
-        and not vlm.decoder.config._attn_implementation.startswith("biaslab")
-        and vlm.prefill.encoded is None
-        and "generate" not in vlm.model.__dict__
-    )
 
 
 @pytest.mark.parametrize("family", tiny.CROSSED)
@@ -374,13 +335,12 @@ def test_an_interrupt_passes_and_keeps_what_is_finished(vlm, tmp_path, monkeypat
 
 def test_what_cannot_share_goes_the_plain_way(vlm, caplog, monkeypatch):
     options = GenerationOptions(max_new_tokens=4)
-    at_zero = dict(enumerate(configurations(["none", "random", "fastv"], 0.5, [2])))
-    at_zero[9] = configurations("random", 0.5, 0)[0]
+    configs = dict(enumerate(configurations(["none", "random", "fastv"], 0.5, [2])))
     with caplog.at_level(logging.DEBUG, logger="biaslab"):
-        assert shared.shareable(vlm, at_zero, options) == [0, 1, 2]
+        assert shared.shareable(vlm, configs, options) == [0, 1, 2]
         monkeypatch.setattr(vlm.model.generation_config, "num_beams", 2)
-        assert shared.shareable(vlm, at_zero, options) == []
-    assert "K = 0" in caplog.text and "beam_search" in caplog.text
+        assert shared.shareable(vlm, configs, options) == []
+    assert "beam_search" in caplog.text
     same(
         run(vlm=vlm, methods=["none", "random"], n=2).samples,
         run(vlm=vlm, methods=["none", "random"], n=2, plain=True).samples,

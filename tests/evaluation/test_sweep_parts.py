@@ -41,7 +41,7 @@ def test_a_wide_cache_has_the_rows_of_its_parts():
     for layer in range(2):
         prefix.update(*states(2, 6, layer), layer)
     short.update(*states(4, 3, 7), 1)  # two configurations of two prompts, from layer 1 on
-    wide = wide_cache(prefix, [Rows(1, 2, None), Rows(2, 1, short)])
+    wide = wide_cache(prefix, [Rows(1, 2, None), Rows(2, 1, short)], 6)
     low, high = (layer.keys for layer in wide.layers)
     assert torch.equal(low, prefix.layers[0].keys[torch.tensor([0, 1, 0, 1, 0, 1])])
     assert torch.equal(high[:2], prefix.layers[1].keys)

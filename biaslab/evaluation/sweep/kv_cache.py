@@ -84,14 +84,16 @@ def fresh(cache: Any) -> Any:
     return copied
 
 
-def wide_cache(prefix: Any, parts: Sequence[Rows]) -> Any:
+def wide_cache(prefix: Any, parts: Sequence[Rows], whole: int) -> Any:
     """Make the cache of several prefills' rows as one batch.
 
     Parameters
     ----------
     prefix : DynamicCache
-        Entries of the whole prompts, of all layers or of those below the largest K.
+        Entries of the whole prompts, of all layers or of those below the largest K; of none where that is 0.
     parts : sequence of Rows
+    whole : int
+        Tokens of the whole prompts.
 
     Returns
     -------
@@ -100,7 +102,6 @@ def wide_cache(prefix: Any, parts: Sequence[Rows]) -> Any:
         zeros, for a mask to hide.
     """
     cache = DynamicCache()
-    whole = prefix.get_seq_length()
     n_layers = max(len(c.layers) for c in (prefix, *(part.cache for part in parts)) if c is not None)
     for index in range(n_layers):
         own = [part.cache if part.cache is not None and index >= part.layer else None for part in parts]

@@ -68,6 +68,8 @@ class Prefix:
         As ``generate`` made it.
     logits : (B, 1, vocabulary) Tensor or None
         After all layers; None where only those below the largest K have run.
+    embeds : (B, N, D) Tensor or None
+        What the decoder is given.
     """
 
     prompts: dict[Any, Prompt]
@@ -77,6 +79,15 @@ class Prefix:
     attention: dict[tuple[int, str, Any], Tensor] = field(default_factory=dict)
     finite: dict[tuple[int, str, Any], Arriving] = field(default_factory=dict)
     logits: Tensor | None = None
+    embeds: Tensor | None = None
+
+    def features(self, layer: int) -> Tensor:
+        """Find the (B, N, D) states that a method reads when tokens are dropped before ``layer``."""
+        if layer > 0:
+            return self.inputs[layer].hidden
+        if self.embeds is None:
+            raise UnsupportedError("at K = 0 the decoder must be given embeddings by name")
+        return self.embeds  # which a decoder may scale before its first layer
 
     def rows(self, method: Method, layer: int) -> dict[int, Tensor]:
         """Find the attention that a method reads when tokens are dropped before ``layer``: layer -> rows.
@@ -136,6 +147,8 @@ def run_prefix(vlm: VLM, generation: Generation, configs: Sequence[Config], seed
             remember = _remember(prefix, layer, decoder.layers[layer], generation.ids.shape[1])
             stack.callback(layers[layer].register_forward_pre_hook(remember, with_kwargs=True).remove)
         wanted = {key for method, layer in pruned for key in _keys(method, layer)}
+        if 0 in {layer for _, layer in pruned}:
+            stack.callback(decoder.register_forward_pre_hook(_remember_embeds(prefix), with_kwargs=True).remove)
         recorders = {index: _recorder(prefix, index, wanted) for index, _, _ in wanted}
         rope = any(reads_rope(SCORES[score]) for _, score, _ in wanted)
         stack.enter_context(watch(vlm.model, recorders, rope=rope))
@@ -174,6 +187,13 @@ def _remember(prefix: Prefix, layer: int, module: nn.Module, length: int) -> Cal
         if given.hidden.shape[1] != length:
             raise UnsupportedError(f"layer {layer} sees {given.hidden.shape[1]} of {length} prompt tokens")
         prefix.inputs[layer] = given
+
+    return hook
+
+
+def _remember_embeds(prefix: Prefix) -> Callable:
+    def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        prefix.embeds = kwargs.get("inputs_embeds")
 
     return hook
 

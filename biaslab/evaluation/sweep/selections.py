@@ -66,7 +66,7 @@ class Selecting:
         first: Method = methods[0]
         prompt = self.prefix.prompts[queries_of(first)]
         self._check(first, layer, prompt)
-        hidden = self.prefix.inputs[layer].hidden
+        hidden = self.prefix.features(layer)
         attention = self.prefix.rows(first, layer)
         batch, owners = token_batch(prompt, first, layer, hidden, attention)
         budgets = [[budget(method.keep, image.n) for method in methods] for image in batch]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from biaslab.errors import BiaslabError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.decoding.greedy import decode
 from biaslab.evaluation.decoding.ways import not_plain_greedy
@@ -27,6 +28,7 @@ from biaslab.evaluation.sweep.selections import Selecting
 from biaslab.evaluation.sweep.short_prefill import logits_of, run_short
 from biaslab.models.answering import generation_options
 from biaslab.models.answers import read_answers
+from biaslab.pruning.engine.checks import check_setup
 from biaslab.pruning.engine.pruned_index import PrunedIndex, stacked, whole
 
 if TYPE_CHECKING:
@@ -42,16 +44,26 @@ logger = logging.getLogger(__name__)
 def shareable(vlm: VLM, configs: Mapping[int, Config], options: GenerationOptions) -> list[int]:
     """List the configurations, by number, that can be run from one prefix; the others run one by one.
 
-    Left out are K = 0, which has no layer below it, and ways to generate other than greedy decoding into a dynamic KV
-    cache, which a checkpoint's generation config may ask for.
+    Left out are configurations that the engine refuses, for it to say why, and ways to generate other than greedy
+    decoding into a dynamic KV cache, which a checkpoint's generation config may ask for.
     """
     if why := not_plain_greedy(vlm, options.max_new_tokens):
         logger.debug("nothing is shared: %s", why)
         return []
-    numbers = [i for i, config in configs.items() if config.method is None or config.layer]
-    if len(numbers) < len(configs):
-        logger.debug("%d configurations at K = 0 share nothing", len(configs) - len(numbers))
+    numbers = [i for i, config in configs.items() if _is_accepted(vlm, config, options.positions)]
     return numbers if len(numbers) > 1 else []
+
+
+def _is_accepted(vlm: VLM, config: Config, positions: str) -> bool:
+    """Whether the engine takes a configuration."""
+    if config.method is None:
+        return True
+    try:
+        check_setup(vlm, config.method, config.layer, positions)
+    except BiaslabError as error:
+        logger.debug("%s goes the plain way: %s", config.method.label, error)
+        return False
+    return True
 
 
 def run_shared(
@@ -159,7 +171,8 @@ class _Sweep:
         """Decode the rows of some parts as one batch, and write the runs."""
         samples = [self._samples(part.numbers) for part in parts]
         rows = [Rows(len(part.numbers), part.layer, part.cache) for part in parts]
-        wide = self.generation.rows(torch.cat(samples)).with_cache(wide_cache(self.prefix.cache, rows))
+        cache = wide_cache(self.prefix.cache, rows, self.encoded.last + 1)
+        wide = self.generation.rows(torch.cat(samples)).with_cache(cache)
         logits = torch.cat([part.logits for part in parts])
         tokens = decode(
             self.vlm, wide, logits, self._cuts(parts), self.options.positions, way=self.options.decode,

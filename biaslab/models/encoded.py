@@ -89,6 +89,9 @@ class Encoded:
         Names the prompts carry through pruning (their random seeds depend on it) and logs.
     owners : list of int
         Prompt of each image.
+    pictures : list of int, optional
+        Which picture each image shows: images of one number are equal, pixel by pixel, and have the same features. None
+        where nothing is known of it (`VLM.vision` finds out).
 
     Examples
     --------
@@ -110,6 +113,7 @@ class Encoded:
     resized: list[tuple[int, int]]
     sample_ids: list[str] | None = None
     owners: list[int] = _EACH_ITS_OWN
+    pictures: list[int] | None = None
 
     def __post_init__(self) -> None:
         if self.owners is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,4 +66,4 @@ def with_features(vlm: PromptedModel, encoded: Encoded, pictures: Sequence[Hasha
     out = type(out)(**(features if once is None else once.repeated(features)))
     rest = {k: v for k, v in encoded.inputs.items() if k not in ("pixel_values", "pixel_attention_mask")}
     rest["mm_encoder_outputs"] = {"image": out}
-    return encoded.with_inputs(rest)
+    return replace(encoded, inputs=rest, pictures=None if once is None else once.which)

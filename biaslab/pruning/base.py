@@ -147,14 +147,18 @@ class Method(ABC):
     #: whether `pick` lists positions in an order whose first n are what it would choose at any smaller budget n,
     #: with the same report; a class that defines `importance` or `pick` says so itself, or does not nest
     nested: ClassVar[bool] = False
+    #: whether layout and features of the image decide alone: neither attention nor the sample's seed is looked at; said
+    #: by the class as `nested` is
+    image_only: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         own: Any = cls
         defined = vars(cls)
         # what a class inherits for batches is not what it defines for one image
-        if {"importance", "pick", "select"} & set(defined) and "nested" not in defined:
-            own.nested = False
+        if {"importance", "pick", "select"} & set(defined):
+            own.nested = defined.get("nested", False)
+            own.image_only = defined.get("image_only", False)
         if "pick" in defined and "pick_batch" not in defined:
             own.pick_batch = Method._pick_each
         if "select" in defined and "select_budgets" not in defined:

@@ -49,6 +49,11 @@ class TokenBatch(Sequence[TokenContext]):
         """Take contexts as a batch; one that is a batch already as it is."""
         return images if isinstance(images, cls) else cls(list(images))
 
+    def only(self, which: Sequence[int]) -> TokenBatch:
+        """Take some of the images."""
+        starts = [self.starts[i] for i in which] if self.starts else ()
+        return TokenBatch([self.images[i] for i in which], self.stack, starts)
+
     @property
     def device(self) -> torch.device:
         """Where the tensors lie."""

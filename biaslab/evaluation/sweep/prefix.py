@@ -89,6 +89,11 @@ class Prefix:
             raise UnsupportedError("at K = 0 the decoder must be given embeddings by name")
         return self.embeds  # which a decoder may scale before its first layer
 
+    def same_states(self, layer: int) -> list[int]:
+        """Give rows one number whose image tokens enter ``layer`` as one tensor's, if they show one picture."""
+        n = len(next(iter(self.prompts.values())))
+        return [0] * n if layer == 0 else list(range(n))
+
     def rows(self, method: Method, layer: int) -> dict[int, Tensor]:
         """Find the attention that a method reads when tokens are dropped before ``layer``: layer -> rows.
 

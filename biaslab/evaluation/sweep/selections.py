@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.sweep.prefix import Prefix, queries_of
 from biaslab.pruning import Method, Selection, budget
+from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.checks import check_profile
 from biaslab.pruning.engine.prompt import Prompt
 from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
-from biaslab.pruning.engine.token_batch import by_row, kept_columns, token_batch
+from biaslab.pruning.engine.token_batch import Owner, by_row, kept_columns, token_batch
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -69,9 +70,32 @@ class Selecting:
         hidden = self.prefix.features(layer)
         attention = self.prefix.rows(first, layer)
         batch, owners = token_batch(prompt, first, layer, hidden, attention)
-        budgets = [[budget(method.keep, image.n) for method in methods] for image in batch]
-        found = first.select_budgets(batch, budgets)  # image, method
-        return [_chosen(prompt, by_row(prompt, owners, [each[m] for each in found])) for m in range(len(methods))]
+        standing = self._standing(first, layer, batch, owners)
+        distinct = sorted(set(standing))
+        images = batch.only(distinct)
+        budgets = [[budget(method.keep, image.n) for method in methods] for image in images]
+        found = dict(zip(distinct, first.select_budgets(images, budgets), strict=True))  # image -> of each method
+        each = [[replace(found[i][m], info=dict(found[i][m].info)) for i in standing] for m in range(len(methods))]
+        return [_chosen(prompt, by_row(prompt, owners, chosen)) for chosen in each]
+
+    def _standing(self, method: Method, layer: int, images: TokenBatch, owners: Sequence[Owner]) -> list[int]:
+        """Tell for each image the first one that a method sees as the same: it is chosen from once.
+
+        A method that looks at the image alone sees expressions of one picture so where it reads no states, and where
+        their states are one tensor's: embeddings, or those of a forward that they shared. Elsewhere they have been
+        computed apart and differ by rounding, which can turn a tie.
+        """
+        encoded = self.vlm.prefill.encoded
+        pictures = None if encoded is None else encoded.pictures
+        if pictures is None or not method.image_only or "attention" in method.needs:
+            return list(range(len(owners)))
+        states = self.prefix.same_states(layer) if "features" in method.needs else [0] * len(pictures)
+        first: dict[Any, int] = {}
+        standing = []
+        for place, ((row, _), image) in enumerate(zip(owners, images, strict=True)):
+            key = (pictures[row], states[row], image.layout.key, image.layout.size)
+            standing.append(first.setdefault(key, place))
+        return standing
 
     def _check(self, method: Method, layer: int, prompt: Prompt) -> None:
         """Let the method's profile refuse a layout, once for each."""

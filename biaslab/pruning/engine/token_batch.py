@@ -11,7 +11,7 @@ from biaslab.pruning.base import Method, Selection, TokenContext, budget
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.prompt import Prompt
 
-__all__ = ["by_row", "kept_columns", "token_batch"]
+__all__ = ["Owner", "by_row", "kept_columns", "token_batch"]
 
 Owner = tuple[int, int]  # (row, image of that row)
 

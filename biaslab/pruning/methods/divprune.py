@@ -53,6 +53,7 @@ class DivPrune(Method):
     name: ClassVar[str] = "divprune"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     nested: ClassVar[bool] = True
+    image_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

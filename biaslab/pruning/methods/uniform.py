@@ -36,6 +36,7 @@ class Uniform(Method):
     """
 
     name: ClassVar[str] = "uniform"
+    image_only: ClassVar[bool] = True
 
     @property
     def needs_layout(self) -> bool:

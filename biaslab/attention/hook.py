@@ -196,7 +196,7 @@ def no_rope(
     value : Tensor
         Not used.
     cos, sin : Tensor (B or 1, N, D')
-        Of the rotary embedding; components from D' on are not turned.
+        Of the rotary embedding of all keys; components from D' on are not turned. The queries are the last Q of them.
     rows, cols : LongTensor (R,) or (B, R), (B, C)
         Query rows, and key positions to return.
     scaling : float
@@ -240,11 +240,12 @@ def no_rope(
         back = (turned * c - torch.cat([-b, a], -1) * s) / (c.square() + s.square()).sqrt()
         return torch.cat([back, rest], -1)
 
-    if key.shape[2] != query.shape[2]:
+    if key.shape[2] != cos.shape[-2]:
         raise UnsupportedError("no_rope needs the positions of all keys: capture a first prefill, not a cached turn")
     batch, _, n_query, _ = query.shape
     rows = rows.expand(batch, -1) if rows.ndim == 1 else rows
-    turned = (x.expand(batch, -1, -1).gather(1, rows[..., None].expand(-1, -1, x.shape[-1])) for x in (cos, sin))
+    at = rows[..., None] + (key.shape[2] - n_query)
+    turned = (x.expand(batch, -1, -1).gather(1, at.expand(-1, -1, x.shape[-1])) for x in (cos, sin))
     picked = undo(_pick(query, rows), *turned)  # a prompt has many queries, of which few are wanted
     return _softmax(picked, undo(key, cos, sin), rows, n_query, scaling, attention_mask, cols, **options)
 

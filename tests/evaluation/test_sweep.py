@@ -293,7 +293,8 @@ def test_a_model_that_cannot_share_goes_the_plain_way_batch_by_batch(vlm, monkey
         tried.append(length)
         raise UnsupportedError("a layer that nobody knows")
 
-    monkeypatch.setattr("biaslab.evaluation.sweep.prefix.check_layer_arguments", refuse)
+    for way in ("prefix", "image_prefix"):
+        monkeypatch.setattr(f"biaslab.evaluation.sweep.{way}.check_layer_arguments", refuse)
     with caplog.at_level(logging.DEBUG, logger="biaslab"):
         ours = run(vlm=vlm).samples
     same(ours, plain)

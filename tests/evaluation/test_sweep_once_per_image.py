@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import pytest
 import tiny
-from sweeps import check, shared_runs
+from sweeps import check, expressions, shared_runs
 
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.pruning import DivPrune, FastV, Random, Uniform
 
-ORDER = [0, 1, 0, 2, 0, 1]  # six expressions of three pictures
 OPTIONS = GenerationOptions(max_new_tokens=4)
-
-
-def expressions(vlm, order=ORDER, names=None):
-    """A batch in which pictures come several times, under questions of different lengths."""
-    pictures = tiny.images(3)
-    questions = [f"{text} {i}" for i, text in enumerate(tiny.texts(len(order)))]
-    ids = [f"s{i}" for i in range(len(order))]
-    encoded = vlm.encode([pictures[i] for i in order], questions, sample_ids=ids)
-    return vlm.vision(encoded, pictures=order if names is None else names)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tiny
 import torch
 
 from biaslab.evaluation.run_once import run_once
@@ -46,3 +47,15 @@ def untouched(vlm):
         and vlm.prefill.encoded is None
         and "generate" not in vlm.model.__dict__
     )
+
+
+ORDER = (0, 1, 0, 2, 0, 1)
+
+
+def expressions(vlm, order=ORDER, names=None, texts=None):
+    """A batch in which pictures come several times, under questions of different lengths."""
+    pictures = tiny.images(3)
+    questions = texts or [f"{text} {i}" for i, text in enumerate(tiny.texts(len(order)))]
+    ids = [f"s{i}" for i in range(len(order))]
+    encoded = vlm.encode([pictures[i] for i in order], questions, sample_ids=ids)
+    return vlm.vision(encoded, pictures=order if names is None else names)

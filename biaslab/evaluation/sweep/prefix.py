@@ -14,39 +14,24 @@ from biaslab.attention.scores import SCORES, reads_rope
 from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.sweep.generation import Generation
+from biaslab.evaluation.sweep.image_plan import image_plan
+from biaslab.evaluation.sweep.image_prefix import run_images
 from biaslab.evaluation.sweep.kv_cache import fresh
-from biaslab.evaluation.sweep.swapped_layers import Stop, swapped_layers
+from biaslab.evaluation.sweep.layer_input import LayerInput
+from biaslab.evaluation.sweep.recorders import Recorders, RowKey
+from biaslab.evaluation.sweep.swapped_layers import Stop, logits_of, swapped_layers
 from biaslab.models.prefill import PromptIds
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.pruning.algorithms.transfer import Arriving
 from biaslab.pruning.base import Method
 from biaslab.pruning.engine.checks import attention_method, check_cache
 from biaslab.pruning.engine.prompt import Prompt, read_prompt
-from biaslab.pruning.engine.recording import are_finite, check_finite, prompt_rows
+from biaslab.pruning.engine.recording import check_finite
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["LayerInput", "Prefix", "run_prefix"]
-
-
-@dataclass(frozen=True, eq=False)
-class LayerInput:
-    """What the decoder hands layer K at the prefill of the whole prompt.
-
-    Attributes
-    ----------
-    args, kwargs
-        Of its forward.
-    """
-
-    args: tuple
-    kwargs: dict[str, Any]
-
-    @property
-    def hidden(self) -> Tensor:
-        """(B, N, D) hidden states that enter the layer."""
-        return self.args[0] if self.args else self.kwargs["hidden_states"]
+__all__ = ["Prefix", "queries_of", "run_prefix"]
 
 
 @dataclass(eq=False)
@@ -69,17 +54,20 @@ class Prefix:
     logits : (B, 1, vocabulary) Tensor or None
         After all layers; None where only those below the largest K have run.
     embeds : (B, N, D) Tensor or None
-        What the decoder is given.
+        What the decoder is given; None where nothing is dropped at K = 0.
+    begins_as : list of int or None
+        For each row, which of the beginnings up to an image that ran once it has; None where whole rows ran.
     """
 
     prompts: dict[Any, Prompt]
     cache: Any
     empty: Any
     inputs: dict[int, LayerInput] = field(default_factory=dict)
-    attention: dict[tuple[int, str, Any], Tensor] = field(default_factory=dict)
-    finite: dict[tuple[int, str, Any], Arriving] = field(default_factory=dict)
+    attention: dict[RowKey, Tensor] = field(default_factory=dict)
+    finite: dict[RowKey, Arriving] = field(default_factory=dict)
     logits: Tensor | None = None
     embeds: Tensor | None = None
+    begins_as: list[int] | None = None
 
     def features(self, layer: int) -> Tensor:
         """Find the (B, N, D) states that a method reads when tokens are dropped before ``layer``."""
@@ -92,7 +80,9 @@ class Prefix:
     def same_states(self, layer: int) -> list[int]:
         """Give rows one number whose image tokens enter ``layer`` as one tensor's, if they show one picture."""
         n = len(next(iter(self.prompts.values())))
-        return [0] * n if layer == 0 else list(range(n))
+        if layer == 0:
+            return [0] * n
+        return list(range(n)) if self.begins_as is None else self.begins_as
 
     def rows(self, method: Method, layer: int) -> dict[int, Tensor]:
         """Find the attention that a method reads when tokens are dropped before ``layer``: layer -> rows.
@@ -144,25 +134,41 @@ def run_prefix(vlm: VLM, generation: Generation, configs: Sequence[Config], seed
         raise UnsupportedError("generate has made no KV cache")
     found = PromptIds(generation.ids, generation.kwargs.get("attention_mask"), 1)
     prefix = Prefix(_prompts(vlm, [method for method, _ in pruned], found, seed), cache, fresh(cache))
-    highest = max((layer for _, layer in pruned), default=0)
+    layers = {layer for _, layer in pruned}
     whole = len(pruned) < len(configs)
-    layers = list(decoder.layers) if whole else [*decoder.layers[:highest], Stop()]
+    n_layers = len(decoder.layers) if whole else max(layers)
+    wanted = {key for method, layer in pruned for key in _keys(method, layer)}
+    recorders = Recorders(prefix.prompts, wanted)
+    prefix.attention, prefix.finite = recorders.attention, recorders.finite
     with ExitStack() as stack:
-        for layer in {layer for _, layer in pruned}:
-            remember = _remember(prefix, layer, decoder.layers[layer], generation.ids.shape[1])
-            stack.callback(layers[layer].register_forward_pre_hook(remember, with_kwargs=True).remove)
-        wanted = {key for method, layer in pruned for key in _keys(method, layer)}
-        if 0 in {layer for _, layer in pruned}:
+        if 0 in layers:
             stack.callback(decoder.register_forward_pre_hook(_remember_embeds(prefix), with_kwargs=True).remove)
-        recorders = {index: _recorder(prefix, index, wanted) for index, _, _ in wanted}
         rope = any(reads_rope(SCORES[score]) for _, score, _ in wanted)
-        stack.enter_context(watch(vlm.model, recorders, rope=rope))
+        stack.enter_context(watch(vlm.model, recorders.by_layer(), rope=rope))
+        plan = image_plan(vlm, generation, prefix.prompts.values(), n_layers)
+        states = None if plan is None else run_images(vlm, generation, plan, layers, n_layers, recorders)
+        if plan is None or states is None:
+            _run_rows(prefix, decoder, generation, layers, n_layers)
+            return prefix
+    prefix.inputs, prefix.begins_as = states.inputs, plan.of_row
+    if whole:
+        prefix.logits = logits_of(vlm, generation, states.last, prefix.empty)
+    return prefix
+
+
+def _run_rows(prefix: Prefix, decoder: Any, generation: Generation, layers: set[int], n_layers: int) -> None:
+    """Run the layers on the whole rows."""
+    whole, length = n_layers == len(decoder.layers), generation.ids.shape[1]
+    modules = list(decoder.layers) if whole else [*decoder.layers[:n_layers], Stop()]
+    with ExitStack() as stack:
+        for layer in layers:
+            remember = _remember(prefix, layer, decoder.layers[layer], length)
+            stack.callback(modules[layer].register_forward_pre_hook(remember, with_kwargs=True).remove)
         if not whole:
-            stack.enter_context(swapped_layers(decoder, layers))
+            stack.enter_context(swapped_layers(decoder, modules))
         outputs = generation.step(first=True)
     if whole:
         prefix.logits = outputs.logits[:, -1:]
-    return prefix
 
 
 def _prompts(vlm: VLM, methods: Sequence[Method], found: PromptIds, seed: int) -> dict[Any, Prompt]:
@@ -177,7 +183,7 @@ def _prompts(vlm: VLM, methods: Sequence[Method], found: PromptIds, seed: int) -
     return prompts
 
 
-def _keys(method: Method, layer: int) -> list[tuple[int, str, Any]]:
+def _keys(method: Method, layer: int) -> list[RowKey]:
     if "attention" not in method.needs:
         return []
     reader = attention_method(method)
@@ -201,17 +207,3 @@ def _remember_embeds(prefix: Prefix) -> Callable:
         prefix.embeds = kwargs.get("inputs_embeds")
 
     return hook
-
-
-def _recorder(prefix: Prefix, index: int, wanted: set[tuple[int, str, Any]]) -> Callable:
-    """Make the function that keeps the rows of layer ``index``, for every score and kind of query rows."""
-    here = [key for key in wanted if key[0] == index]
-
-    def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float, **kw: Any):
-        kw |= {"attention_mask": mask, "scaling": scaling}
-        for name in here:
-            rows = prompt_rows(name[1], prefix.prompts[name[2]], module, query, key, value, **kw)
-            if rows is not None:
-                prefix.attention[name], prefix.finite[name] = rows, are_finite(rows)
-
-    return record

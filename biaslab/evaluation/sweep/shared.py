@@ -25,7 +25,8 @@ from biaslab.evaluation.sweep.generation import Generation
 from biaslab.evaluation.sweep.kv_cache import Rows, wide_cache
 from biaslab.evaluation.sweep.prefix import run_prefix
 from biaslab.evaluation.sweep.selections import Selecting
-from biaslab.evaluation.sweep.short_prefill import logits_of, run_short
+from biaslab.evaluation.sweep.short_prefill import run_short
+from biaslab.evaluation.sweep.swapped_layers import logits_of
 from biaslab.models.answering import generation_options
 from biaslab.models.answers import read_answers
 from biaslab.pruning.engine.checks import check_setup

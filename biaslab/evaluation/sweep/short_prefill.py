@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from biaslab.errors import UnsupportedError
-from biaslab.evaluation.sweep.generation import Generation
 from biaslab.evaluation.sweep.kv_cache import fresh
 from biaslab.evaluation.sweep.prefix import Prefix
-from biaslab.evaluation.sweep.swapped_layers import Given, swapped_layers
 from biaslab.models.transformers_versions import with_kv_cache
 from biaslab.pruning.engine.pruned_index import PrunedIndex
 from biaslab.pruning.engine.short_inputs import ShortInputs
@@ -20,7 +18,7 @@ from biaslab.pruning.engine.short_inputs import ShortInputs
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["logits_of", "run_short"]
+__all__ = ["run_short"]
 
 
 def run_short(vlm: VLM, prefix: Prefix, layer: int, cuts: Sequence[PrunedIndex], positions: str) -> tuple[Tensor, Any]:
@@ -60,16 +58,6 @@ def run_short(vlm: VLM, prefix: Prefix, layer: int, cuts: Sequence[PrunedIndex],
         if not isinstance(hidden, Tensor):
             raise UnsupportedError(f"{type(module).__name__} returns {type(hidden).__name__}")
     return hidden[:, -1:], cache
-
-
-def logits_of(vlm: VLM, generation: Generation, hidden: Tensor, empty: Any) -> Tensor:
-    """Let the model make logits of hidden states that its last layer has returned: (R, 1, D) -> (R, 1, vocabulary)."""
-    mask = generation.kwargs.get("attention_mask")
-    last = generation.with_cache(empty)  # and stays so: no layer runs that would fill it
-    if mask is not None:
-        last.kwargs["attention_mask"] = mask[:, -1:]
-    with swapped_layers(vlm.decoder, [Given(hidden)]):
-        return last.step().logits[:, -1:]
 
 
 def _joined(values: list[Any]) -> Any:

@@ -39,6 +39,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.maps
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.expressions
 	$(BIN)/python -m benchmarks.estimators
 
 # on a machine with a CUDA device, in the environment that is active there: torch for its driver is not ours to choose

@@ -11,16 +11,18 @@ from unittest.mock import patch
 
 from torch import nn
 
+from biaslab.evaluation.sweep import shared
 from biaslab.evaluation.worker import Worker
 from biaslab.models.vlm import VLM
 from biaslab.pruning import Method
 
-__all__ = ["PARTS", "Parts"]
+__all__ = ["BELOW", "PARTS", "SELECT", "UNPRUNED", "Parts"]
 
 ENCODE, VISION, BELOW, ABOVE = "encoding", "vision", "prefill, layers < K", "prefill, layers >= K"
+UNPRUNED = "shared prefill, layers >= K"  # of the unpruned model; in a run of its own they count as layers >= K
 PREFILL_REST, STEPS, STEPS_REST = "prefill, rest of the model", "decode, layers", "decode, rest of the model"
 SELECT, LINES = "selection", "boxes, scores, lines"
-PARTS = (ENCODE, VISION, BELOW, ABOVE, PREFILL_REST, SELECT, STEPS, STEPS_REST, LINES)
+PARTS = (ENCODE, VISION, BELOW, UNPRUNED, ABOVE, PREFILL_REST, SELECT, STEPS, STEPS_REST, LINES)
 
 
 class Parts:
@@ -39,6 +41,7 @@ class Parts:
         self.seconds: Counter[str] = Counter()
         self.row_steps = 0
         self._running: list[str] = []
+        self._shared = False  # inside the prefix that configurations share
         self._since = 0.0
 
     def begin(self, part: str) -> None:
@@ -69,6 +72,16 @@ class Parts:
 
         return call
 
+    def _prefix(self, inner: Callable) -> Callable:
+        def run(*args: Any) -> Any:
+            self._shared = True
+            try:
+                return inner(*args)
+            finally:
+                self._shared = False
+
+        return run
+
     @contextmanager
     def watching(self, vlm: VLM, layer: int) -> Iterator[None]:
         """Watch a model whose tokens are dropped before ``layer``, and the evaluations that run it."""
@@ -78,11 +91,19 @@ class Parts:
                 (Method, "select_budgets", SELECT), (Worker, "lines", LINES),
             ):  # fmt: skip
                 stack.enter_context(patch.object(owner, name, self.around(part, getattr(owner, name))))
+            stack.enter_context(patch.object(shared, "run_prefix", self._prefix(shared.run_prefix)))
             self._hook(stack, vlm.model, lambda tokens: STEPS_REST if tokens == 1 else PREFILL_REST, rows=True)
             for index, module in enumerate(vlm.decoder.layers):
-                prefill = BELOW if index < layer else ABOVE
-                self._hook(stack, module, lambda tokens, prefill=prefill: STEPS if tokens == 1 else prefill)
+                self._hook(stack, module, self._of_layer(index < layer))
             yield
+
+    def _of_layer(self, below: bool) -> Callable[[int], str]:
+        def part(tokens: int) -> str:
+            if tokens == 1:
+                return STEPS
+            return BELOW if below else UNPRUNED if self._shared else ABOVE
+
+        return part
 
     def _hook(self, stack: ExitStack, module: nn.Module, part: Callable[[int], str], rows: bool = False) -> None:
         def before(_: nn.Module, args: tuple, kwargs: dict) -> None:

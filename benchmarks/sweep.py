@@ -10,7 +10,7 @@ cost nothing, and no row were decoded beyond its answer's end.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ import torch
 import biaslab as bl
 from biaslab.datasets.base import take
 from biaslab.datasets.calibration import calibration
+from biaslab.datasets.sample import Sample
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.worker import Worker, WorkItem
@@ -118,10 +119,12 @@ def profile(vlm: VLM, layer: int, n: int) -> Any:
 
 
 def evaluate(
-    vlm: VLM, configs: Sequence[Config], n: int, batch_size: int, layer: int, clock: str, *, plain: bool
-) -> dict[str, Any]:
+    vlm: VLM, configs: Sequence[Config], n: int, batch_size: int, layer: int, clock: str, *, plain: bool,
+    samples: Iterable[Sample] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """One way over the first ``n`` expressions: lines, seconds, parts of them, and the bound."""
-    tasks = [WorkItem(i, s, tuple(range(len(configs)))) for i, s in enumerate(take(bl.load_dataset("scenes"), n))]
+    shown = take(bl.load_dataset("scenes"), n) if samples is None else list(samples)[:n]
+    tasks = [WorkItem(i, sample, tuple(range(len(configs)))) for i, sample in enumerate(shown)]
     lines: list[dict[str, Any]] = []
     now = time.process_time if clock == "cpu" else time.perf_counter
     parts = Parts(now)

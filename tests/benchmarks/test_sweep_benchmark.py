@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from benchmarks import sweep
-from benchmarks.parts import PARTS, Parts
+from benchmarks import expressions, sweep
+from benchmarks.parts import BELOW, PARTS, UNPRUNED, Parts
 
 
 def test_a_moment_counts_for_the_innermost_part():
@@ -51,3 +51,15 @@ def test_the_report_at_toy_size(tmp_path, monkeypatch, capsys):
             assert sum(part[f"{way} {row['batch']}"] for part in parts.values()) == pytest.approx(row[f"{way}_s"])
         below = parts["prefill, layers < K"]
         assert below[f"shared {row['batch']}"] < 0.6 * below[f"plain {row['batch']}"]  # one of five prefills
+
+
+@pytest.mark.slow
+def test_expressions_of_a_picture_at_toy_size(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "METHODS", ("none", "random", "fastv"))
+    monkeypatch.setattr(sweep, "KEEPS", (0.2,))
+    options = ["--batch-sizes", "4", "--n", "4", "--expressions", "4", "--calibration", "4", "--repeats", "1"]
+    expressions.main([*options, "--out", str(tmp_path)])
+    (row,) = json.loads((tmp_path / "expressions.json").read_text())["tables"][0]["rows"]
+    assert row["lines"] == row["answers"] == row["kept"] == 4 * 3
+    for part in (BELOW, UNPRUNED):  # one picture: a quarter of the image tokens, and the text
+        assert 0 < row[f"images {part}"] < 0.8 * row[f"rows {part}"]

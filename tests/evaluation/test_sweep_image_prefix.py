@@ -10,6 +10,7 @@ import tiny
 import torch
 from devices import spread
 from flash import flash
+from PIL import Image
 from sweeps import check, expressions, shared_runs, untouched
 from toy_grounding import run, same
 
@@ -102,6 +103,10 @@ def test_everything_lies_where_whole_rows_have_it(family, monkeypatch, ways):
     for layer, given in whole.inputs.items():
         torch.testing.assert_close(ours.inputs[layer].hidden[real], given.hidden[real], **close)
         assert ours.inputs[layer].kwargs.keys() == given.kwargs.keys()
+        first: dict = {}
+        for row, picture in enumerate(ORDER):  # expressions of a picture have the same states to the last bit
+            states = ours.inputs[layer].hidden[row, encoded.visual[row, encoded.visual_mask[row]]]
+            assert torch.equal(states, first.setdefault(picture, states))
     for name, rows in whole.attention.items():
         torch.testing.assert_close(ours.attention[name], rows, **close)
     for a, b in zip(ours.cache.layers, whole.cache.layers, strict=True):
@@ -198,7 +203,7 @@ def test_another_text_before_the_image(ways):
         plan = prefix_module.image_plan
         patch.setattr(prefix_module, "image_plan", lambda *args: prompts.append(plan(*args)) or prompts[-1])
         equals_plain(vlm, encoded, configurations(FEW, [0.5, 0.2], 2))
-    assert prompts[0].of_row == [0, 0, 1, 2, 2, 2] and ways == [True]
+    assert prompts[0].stands == [0, 0, 2, 3, 3, 3] and ways == [True]
 
 
 def test_positions_that_count_the_padding(ways, caplog):
@@ -246,3 +251,15 @@ def test_the_grounder(ways):
     ours, plain = (bl.evaluate(vlm, data, plain=plain, **options).samples for plain in (False, True))
     same(ours, plain)
     assert ways == [True, True] and len(ours) == 12 * 5
+
+
+@pytest.mark.slow
+def test_pictures_of_one_colour():
+    """Tokens that differ by their position alone."""
+    vlm = bl.load("grounder")
+    pictures = [Image.new("RGB", (224, 224), colour) for colour in ("white", "gray")]
+    texts = ["the cat", "big red bus on the left", "small thing at the top right of the sheep"]
+    order = [0, 1] * 3
+    encoded = vlm.encode_grounding([pictures[i] for i in order], [texts[i // 2] for i in range(6)])
+    configs = configurations(["uniform", "fastv", "divprune", "d2pruner:debias=none"], 0.2, 4)
+    equals_plain(vlm, vlm.vision(encoded, pictures=order), configs)

@@ -29,30 +29,46 @@ class ImagePlan:
 
     Attributes
     ----------
+    stands : list of int
+        For each row the row that stands for it: the first that begins alike.
     leaders : (U,) int64 Tensor
         Rows whose first ``end`` columns run, one for each distinct beginning.
     end : int
         Columns of that forward. It may go beyond the image of some: text does not change what precedes it.
-    of_row : list of int
-        For each row the leader that stands for it, 0 .. U - 1.
+    of_row : (B,) int64 Tensor
+        For each row the place of its leader among them.
     first : int
-        F, the column at which the second forward begins, of all rows; no row's image ends before it.
-    source : (B, F) int64 Tensor
-        Column of a row's leader that stands for each of its own; anything where the row has padding.
-    padding : (B, F) bool Tensor
+        F, the column at which the second forward begins, of all rows: behind the image of the one with the longest
+        text. Of others it runs the end of the image again.
+    source : (B, N) int64 Tensor
+        Column of a row's leader that stands for each of its own; anything where the row has padding or other text.
+    padding, text : (B, N) bool Tensor
+        Columns before a row's prompt, and behind its image.
     """
 
+    stands: list[int]
     leaders: Tensor
     end: int
-    of_row: list[int]
+    of_row: Tensor
     first: int
     source: Tensor
     padding: Tensor
+    text: Tensor
 
     def spread(self, x: Tensor, dim: int = 1) -> Tensor:
         """Give the rows what has been made for the leaders: (U, ..., end, ...) -> (B, ..., F, ...)."""
-        rows = torch.tensor(self.of_row, device=x.device)[:, None]
-        return x.transpose(1, dim)[rows, self.source.to(x.device)].transpose(1, dim)
+        rows = self.of_row.to(x.device)[:, None]
+        return x.transpose(1, dim)[rows, self.source[:, : self.first].to(x.device)].transpose(1, dim)
+
+    def joined(self, image: Tensor, text: Tensor) -> Tensor:
+        """Put hidden states of both forwards together: (U, end, D), (B, N - F, D) -> (B, N, D).
+
+        Image tokens of all rows that one leader stands for have its states, those that ran again as well.
+        """
+        whole = image[self.of_row.to(image.device)[:, None], self.source.to(image.device)]
+        behind = self.text[:, self.first :, None].to(image.device)
+        whole[:, self.first :] = torch.where(behind, text.to(image.device), whole[:, self.first :])
+        return whole
 
 
 def image_plan(vlm: VLM, generation: Generation, prompts: Iterable[Prompt], n_layers: int) -> ImagePlan | None:
@@ -87,15 +103,17 @@ def image_plan(vlm: VLM, generation: Generation, prompts: Iterable[Prompt], n_la
         return None
     device = generation.ids.device
     places = {row: i for i, row in enumerate(leaders)}
-    columns = torch.arange(first, device=device)
+    columns = torch.arange(length, device=device)
     shift = torch.tensor([pads[row] - own for row, own in zip(stands, pads, strict=True)], device=device)
     return ImagePlan(
+        stands=stands,
         leaders=torch.tensor(leaders, device=device),
         end=end,
-        of_row=[places[row] for row in stands],
+        of_row=torch.tensor([places[row] for row in stands], device=device),
         first=first,
         source=(columns + shift[:, None]).clamp(0, end - 1),
         padding=columns < torch.tensor(pads, device=device)[:, None],
+        text=columns > torch.tensor(image_end, device=device)[:, None],
     )
 
 

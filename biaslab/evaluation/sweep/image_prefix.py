@@ -105,7 +105,7 @@ def _run(
         if more is not None:  # image features of the first layers
             image, text = image + parts.image(more).to(image.device), text + more[:, plan.first :].to(text.device)
         if index in layers:
-            states.inputs[index] = given[index].with_hidden(torch.cat([plan.spread(image), text], 1))
+            states.inputs[index] = given[index].with_hidden(plan.joined(image, text))
         if index == n_layers:
             break
         own, module = given[index], decoder.layers[index]
@@ -209,7 +209,6 @@ def _sees_later(mask: Tensor) -> Tensor:
 
 def _turns_otherwise(plan: ImagePlan, table: Tensor) -> Tensor:
     """Whether cosines or sines (B or 1, N, D) of a row differ from its leader's."""
-    rows = plan.leaders.to(table.device)[torch.tensor(plan.of_row, device=table.device)]
     full = table.expand(len(plan.of_row), -1, -1)
-    theirs = full[rows[:, None], plan.source.to(table.device)]
-    return ((theirs != full[:, : plan.first]).any(-1) & ~plan.padding.to(table.device)).any()
+    theirs = full[plan.leaders[plan.of_row].to(table.device)[:, None], plan.source.to(table.device)]
+    return ((theirs != full).any(-1) & ~(plan.padding | plan.text).to(table.device)).any()

@@ -56,7 +56,7 @@ class Prefix:
     embeds : (B, N, D) Tensor or None
         What the decoder is given; None where nothing is dropped at K = 0.
     begins_as : list of int or None
-        For each row, which of the beginnings up to an image that ran once it has; None where whole rows ran.
+        For each row the one whose tokens up to the image ran for it; None where whole rows ran.
     """
 
     prompts: dict[Any, Prompt]
@@ -150,7 +150,7 @@ def run_prefix(vlm: VLM, generation: Generation, configs: Sequence[Config], seed
         if plan is None or states is None:
             _run_rows(prefix, decoder, generation, layers, n_layers)
             return prefix
-    prefix.inputs, prefix.begins_as = states.inputs, plan.of_row
+    prefix.inputs, prefix.begins_as = states.inputs, plan.stands
     if whole:
         prefix.logits = logits_of(vlm, generation, states.last, prefix.empty)
     return prefix

@@ -82,8 +82,8 @@ class Selecting:
         """Tell for each image the first one that a method sees as the same: it is chosen from once.
 
         A method that looks at the image alone sees expressions of one picture so where it reads no states, and where
-        their states are one tensor's: embeddings, or those of a forward that they shared. Elsewhere they have been
-        computed apart and differ by rounding, which can turn a tie.
+        their states are equal bit by bit: embeddings, or those of tokens that ran once for all of them. Elsewhere
+        states have been computed apart and differ by rounding, which can turn a tie.
         """
         encoded = self.vlm.prefill.encoded
         pictures = None if encoded is None else encoded.pictures

@@ -17,7 +17,7 @@ from pruned import run
 from biaslab.attention.capture import capture, no_rope
 from biaslab.attention.hook import attention_rows
 from biaslab.attention.scores import SCORES, reads_rope, resolve, score_name, value_norm
-from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.errors import InputError, ProfileMismatchError, UnsupportedError
 from biaslab.maps.collect import collect
 from biaslab.models.loading import wrap
 from biaslab.profiles import MeanProfile
@@ -108,6 +108,10 @@ def test_the_rotation_is_taken_from_the_wanted_rows_only():
     rows, cols = torch.tensor([[11, 4, 7], [5, 11, 3]]), torch.tensor([[0, 2, 9], [3, 8, 5]])
     got = no_rope(turn(q), turn(k), k, cos, sin, rows=rows, cols=cols, scaling=0.4)
     assert (got - attention_rows(q, k, rows, scaling=0.4, attention_mask=None, cols=cols)).abs().max() < 1e-5
+    late = no_rope(turn(q)[:, :, 3:], turn(k), k, cos, sin, rows=rows - 3, cols=cols, scaling=0.4)  # the last queries
+    assert (late - got).abs().max() < 1e-6 and late.abs().max() > 0.1
+    with pytest.raises(UnsupportedError, match="positions of all keys"):
+        no_rope(turn(q), turn(k), k, cos[:, 3:], sin[:, 3:], rows=rows - 3, cols=cols, scaling=0.4)
     shared = no_rope(turn(q), turn(k), k, cos, sin, rows=torch.tensor([11]), cols=cols, scaling=0.4)
     assert torch.equal(shared, no_rope(turn(q), turn(k), k, cos, sin, rows=rows[[0, 0]][:, :1], cols=cols, scaling=0.4))
 

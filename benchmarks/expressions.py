@@ -38,8 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print and write the report."""
     parser = arguments("benchmarks.expressions", __doc__, repeats=3)
     parser.add_argument("--layer", type=int, default=4, help="K (default 4)")
-    parser.add_argument("--batch-sizes", type=numbers(int), default=[6, 12, 24])
-    parser.add_argument("--expressions", type=numbers(int), default=[6], help="of each picture (default 6)")
+    parser.add_argument("--batch-sizes", type=numbers(int), default=[12])
+    parser.add_argument("--expressions", type=numbers(int), default=[3, 6], help="of each picture")
+    parser.add_argument("--methods", type=numbers(str), default=list(sweep.METHODS))
+    parser.add_argument("--keep", type=numbers(float), default=list(sweep.KEEPS))
     parser.add_argument("--n", type=int, default=24, help="expressions, at least; a batch at the least (default 24)")
     parser.add_argument("--calibration", type=int, default=32, help="scenes that the profile is fitted on (default 32)")
     options = parser.parse_args(argv)
@@ -51,7 +53,7 @@ def report(options: Any) -> Report:
     """Both ways at every batch size and number of expressions."""
     vlm, clock = bl.load("grounder"), measured_clock(options.threads)
     profile = sweep.profile(vlm, options.layer, options.calibration)
-    configs = configurations(sweep.METHODS, sweep.KEEPS, options.layer, profile)
+    configs = configurations(options.methods, options.keep, options.layer, profile)
     rows, targets = [], []
     for each in options.expressions:
         for size in options.batch_sizes:
@@ -74,7 +76,7 @@ def report(options: Any) -> Report:
     return Report(
         name="expressions",
         title="Several expressions of each picture in a sweep: images once against whole rows",
-        settings={"model": "grounder, 10 layers x 4 heads", "methods": sweep.METHODS, "keep": sweep.KEEPS,
+        settings={"model": "grounder, 10 layers x 4 heads", "methods": options.methods, "keep": options.keep,
                   "layer": options.layer, "configurations": len(configs), "repeats": options.repeats,
                   "threads": options.threads},
         tables=[Table("In turn, medians", columns, rows)],

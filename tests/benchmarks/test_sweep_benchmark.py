@@ -54,11 +54,9 @@ def test_the_report_at_toy_size(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_expressions_of_a_picture_at_toy_size(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep, "METHODS", ("none", "random", "fastv"))
-    monkeypatch.setattr(sweep, "KEEPS", (0.2,))
-    options = ["--batch-sizes", "4", "--n", "4", "--expressions", "4", "--calibration", "4", "--repeats", "1"]
-    expressions.main([*options, "--out", str(tmp_path)])
+def test_expressions_of_a_picture_at_toy_size(tmp_path, capsys):
+    options = "--batch-sizes 4 --n 4 --expressions 4 --calibration 4 --repeats 1 --methods none,random,fastv --keep 0.2"
+    expressions.main([*options.split(), "--out", str(tmp_path)])
     (row,) = json.loads((tmp_path / "expressions.json").read_text())["tables"][0]["rows"]
     assert row["lines"] == row["answers"] == row["kept"] == 4 * 3
     for part in (BELOW, UNPRUNED):  # one picture: a quarter of the image tokens, and the text

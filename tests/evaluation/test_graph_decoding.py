@@ -11,8 +11,8 @@ import tiny
 import torch
 from decoded import recorded
 from devices import spread
+from sweeps import shared_runs, untouched
 from tape import StrictGraph
-from test_sweep import shared_runs, untouched
 
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import configurations

@@ -11,7 +11,8 @@ import tiny
 import torch
 import toy_grounding as toy
 from decoded import recorded
-from test_sweep import FEW, shared_runs, untouched
+from sweeps import shared_runs, untouched
+from test_sweep import FEW
 
 from biaslab.datasets.calibration import Calibration
 from biaslab.errors import InputError

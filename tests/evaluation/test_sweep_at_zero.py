@@ -83,3 +83,12 @@ def test_what_the_engine_refuses_is_refused_by_it(family, caplog):
     assert "use K >= 1" in caplog.text
     with pytest.raises(UnsupportedError, match="use K >= 1"):
         run(vlm=family, methods=["random"], layer=0, n=1)
+
+
+@pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
+def test_decoding_by_static_steps(family):
+    """Rows of K = 0 alone, and beside others."""
+    vlm = tiny.vlm(family)
+    encoded, options = vlm.vision(tiny.encoded(vlm, 3)), GenerationOptions(max_new_tokens=6, decode="static")
+    for configs in (configurations(BLIND, [0.5, 0.2], 0), configurations([*BLIND, "none"], [0.5, 0.2], [0, 2])):
+        check(vlm, encoded, configs, options)

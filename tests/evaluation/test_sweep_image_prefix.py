@@ -19,7 +19,7 @@ from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions, run_once
 from biaslab.evaluation.sweep import prefix as prefix_module
 from biaslab.evaluation.sweep import shared
-from biaslab.pruning import FastV
+from biaslab.pruning import DivPrune, FastV
 
 READING = ["none", "fastv", "fastv:queries=text", "fastv:score=no_rope", "fastv:score=value_norm", "layer_ratio",
            "relative:debias=none", "d2pruner:debias=none", "divprune", "random", "uniform"]  # fmt: skip
@@ -129,6 +129,17 @@ def test_images_run_once(monkeypatch):
     (rows, tokens), (all_rows, text) = calls[:2]
     assert (rows, all_rows) == (2, 7) and tokens < encoded.last + 1 and text < encoded.last + 1
     assert 2 * tokens + 7 * text < 0.9 * 7 * (encoded.last + 1)
+
+
+def test_a_method_that_looks_at_the_image_alone_is_asked_once(monkeypatch):
+    vlm, asked, inner = tiny.vlm("internvl"), [], DivPrune.select_budgets
+    counted = lambda self, images, budgets: asked.append(len(images)) or inner(self, images, budgets)  # noqa: E731
+    monkeypatch.setattr(DivPrune, "select_budgets", counted)
+    encoded, configs = expressions(vlm, ORDER), configurations("divprune", [0.5, 0.2], 2)
+    shared_runs(vlm, encoded, configs, OPTIONS)
+    monkeypatch.setattr(prefix_module, "image_plan", lambda *args: None)  # states of each row its own
+    shared_runs(vlm, encoded, configs, OPTIONS)
+    assert asked == [2, 7]
 
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])

@@ -37,6 +37,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.fitting
 	$(BIN)/python -m benchmarks.maps
+	$(BIN)/python -m benchmarks.pictures
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.decode
 	$(BIN)/python -m benchmarks.expressions

@@ -87,8 +87,8 @@ class Parts:
         """Watch a model whose tokens are dropped before ``layer``, and the evaluations that run it."""
         with ExitStack() as stack:
             for owner, name, part in (
-                (vlm, "encode_grounding", ENCODE), (vlm, "vision", VISION), (Method, "select_batch", SELECT),
-                (Method, "select_budgets", SELECT), (Worker, "lines", LINES),
+                (vlm, "prepare", ENCODE), (vlm, "send", ENCODE), (vlm, "vision", VISION),
+                (Method, "select_batch", SELECT), (Method, "select_budgets", SELECT), (Worker, "lines", LINES),
             ):  # fmt: skip
                 stack.enter_context(patch.object(owner, name, self.around(part, getattr(owner, name))))
             stack.enter_context(patch.object(shared, "run_prefix", self._prefix(shared.run_prefix)))

@@ -130,7 +130,7 @@ def evaluate(
     parts = Parts(now)
     with parts.watching(vlm, layer):
         start = now()
-        Worker(vlm, configs, GenerationOptions(plain=plain), lines.append).run(tasks, batch_size)
+        Worker(vlm, configs, GenerationOptions(plain=plain), lines.append, workers=0).run(tasks, batch_size)
         seconds = now() - start
     tokenizer = vlm.processor.tokenizer
     # an answer of n tokens and an end takes n steps after the prefill, which gives the first

@@ -21,7 +21,7 @@ def forbidden(*_, **__):
 @pytest.fixture
 def idle(grounder, monkeypatch):
     """The grounder, which must not run."""
-    monkeypatch.setattr(type(grounder), "encode", forbidden)
+    monkeypatch.setattr(type(grounder), "prepare", forbidden)
     monkeypatch.setattr(grounder.model, "forward", forbidden)
     return grounder
 

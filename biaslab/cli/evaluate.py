@@ -64,6 +64,7 @@ def evaluate(
     ] = None,
     reference: Annotated[str, typer.Option(help="Method that the others are tested against (p-values).")] = "random",
     batch_size: opt.Batch = 16,
+    workers: opt.Workers = None,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -155,7 +156,7 @@ def evaluate(
     vlm = model.load(rehearse, max(where or [0]))
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
-        batch_size=batch_size, seed=seed, processes=processes, engine=engine,
+        batch_size=batch_size, seed=seed, workers=workers, processes=processes, engine=engine,
         gpus_per_process=gpus_per_process, progress=True, reference=reference,
         retry_errors=retry_errors, match=match, max_new_tokens=max_new_tokens, plain=plain,
         decode=decode, command=command_of(context), launch=(context.obj or {}).get("launch"),

@@ -70,6 +70,7 @@ def fit_bias(
         Path | None, typer.Option(help="Keep every image's attention in this folder; the same command resumes.")
     ] = None,
     batch_size: opt.Batch = 8,
+    workers: opt.Workers = None,
     seed: opt.Seed = 0,
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
@@ -118,7 +119,7 @@ def fit_bias(
     data = calibration(vlm, images, n=n, prompt=prompt, seed=seed, data_root=data_root, **of_dataset)
     result = fit(
         vlm, data, layers=numbers, heads=heads, queries=queries, score=score, batch_size=batch_size, out=out,
-        progress=True, estimator=estimator, criterion=criterion, maps=maps, launch=launch,
+        progress=True, workers=workers, estimator=estimator, criterion=criterion, maps=maps, launch=launch,
     )  # fmt: skip
     if not result.is_main:  # another rank has the profile
         return

@@ -14,6 +14,14 @@ logger = logging.getLogger(__name__)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Batch = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Threads that open and cut the next pictures while the model works; 0 for none. Default: up to 4 where "
+        "the model is on a GPU, else 0.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness, together with the ids of the samples.")]
 Processes = Annotated[
     int,

@@ -56,6 +56,7 @@ def probe(
     backgrounds: Annotated[Path | None, typer.Option(help="Folder of background images.")] = None,
     expression: Annotated[str, typer.Option(help="Referring expression; {} is the object's name.")] = "the {}",
     batch_size: opt.Batch = 16,
+    workers: opt.Workers = None,
     seed: opt.Seed = 0,
     rehearse: opt.Rehearse = False,
     json: opt.Json = False,
@@ -93,7 +94,7 @@ def probe(
     design = designed(vlm, grid=cells)
     report = run(
         vlm, design, layers=numbers, heads=heads, queries=queries, profile=fitted,
-        batch_size=batch_size, out=out, progress=True, locate=locate,
+        batch_size=batch_size, out=out, progress=True, workers=workers, locate=locate,
         launch=(context.obj or {}).get("launch"),
     )  # fmt: skip
     if report.result is None:  # another rank has the findings

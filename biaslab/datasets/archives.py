@@ -9,6 +9,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any
 
 from biaslab._util.text import printable
@@ -17,6 +18,7 @@ from biaslab.errors import InputError
 
 __all__ = ["ArchivePicture", "archive_pictures", "is_archive", "member_names", "read_member"]
 
+_TAR = Lock()  # an open tar has one position, which threads would move under each other; a zip has a lock of its own
 _SUFFIXES = (".zip", ".tar")
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -85,10 +87,11 @@ def read_member(path: Path, name: str) -> bytes:
     try:
         if isinstance(archive, zipfile.ZipFile):
             return archive.read(name)
-        file = archive.extractfile(members[name])
-        if file is None:
-            raise KeyError(name)
-        return file.read()
+        with _TAR:
+            file = archive.extractfile(members[name])
+            if file is None:
+                raise KeyError(name)
+            return file.read()
     except Exception as error:  # damaged archives fail in many ways
         raise InputError(f"{path}/{name} cannot be read ({error}): fetch the archive again") from None
 

@@ -56,7 +56,8 @@ class Evaluator:
         with warnings.catch_warnings(record=True) as warned:
             vlm = recipe.load(device="cuda" if on_gpu else "cpu")  # Ray shows an actor its own GPU alone
         log = self._stack.enter_context(JsonLines(log_path(plan.folder, self._writer)))
-        self._worker = Worker(vlm, plan.configs, plan.options, log.append)
+        # a unit is hardly more than a batch: there is none to look ahead to
+        self._worker = Worker(vlm, plan.configs, plan.options, log.append, workers=0)
         return [WarningRepeater.described(w.message, w.category, w.filename, w.lineno) for w in warned]
 
     def run(self, tasks: list[WorkItem]) -> list[list[Any]]:

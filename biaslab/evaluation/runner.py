@@ -38,6 +38,7 @@ from biaslab.evaluation.sharing import Plan, share_of_cores, useful_processes
 from biaslab.evaluation.worker import WorkItem, by_image
 from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
+from biaslab.models.preparing import check_workers, default_workers
 from biaslab.models.prune_layer import prune_layers
 from biaslab.pruning import Method
 from biaslab.pruning.engine.prune import pruning
@@ -67,6 +68,7 @@ def evaluate(
     seed: int = 0,
     out: str | Path | None = None,
     progress: bool = True,
+    workers: int | None = None,
     processes: int | None = None,
     engine: str = "local",
     gpus_per_process: float | None = None,
@@ -113,6 +115,10 @@ def evaluate(
         Default: nothing is kept on disk.
     progress : bool
         Show a progress bar on stderr.
+    workers : int, optional
+        Threads that open and cut the pictures of the next batches while the model works on one, two batches ahead; 0
+        for none. With two or more a data set of your own is asked for several pictures at a time. Default: up to 4
+        where the model is on a GPU, else none; on Ray none. The results are the same.
     processes : int, optional
         Processes on this machine, each with a copy of the model: on the CPU with its share of the cores, where the
         model is on a GPU on a GPU of its own; no more than there are images and cores or GPUs. One that dies is
@@ -193,6 +199,7 @@ def evaluate(
     out = None if out is None else as_path("out", out)
     n = None if n is None else at_least_one("n", n)
     at_least_one("batch_size", batch_size)
+    check_workers(workers)
     processes = None if processes is None else at_least_one("processes", processes)
     _check_engine(engine, gpus_per_process)
     _check_launch(launch, processes, engine, out)
@@ -215,6 +222,7 @@ def evaluate(
         settings={
             "batch_size": batch_size,
             "processes": processes or launch.world_size,
+            "workers": workers,
             "reference": reference,
             "plain": plain,
             "decode": decode,
@@ -223,11 +231,13 @@ def evaluate(
         command=command,
     )
     record["n_samples"] = len(samples)
+    threads = (
+        default_workers(vlm.device, processes=processes or launch.local_world_size) if workers is None else workers
+    )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out)
-        plan = Plan(
-            configs, options, batch_size, folder.absolute(), party_of(launch, record["identity"], record["n_samples"])
-        )
+        party = party_of(launch, record["identity"], record["n_samples"])
+        plan = Plan(configs, options, batch_size, folder.absolute(), party, threads)
         with writing_to(f"the run folder {folder}", "choose another one"):
             folder.mkdir(parents=True, exist_ok=True)
         with turn(folder):

@@ -37,6 +37,8 @@ class Plan:
         The run folder, where all of them can write.
     party : str
         Of :func:`biaslab._util.seats.party_of`.
+    workers : int, optional
+        Threads of each process that prepare pictures ahead of the model.
     """
 
     configs: Sequence[Config]
@@ -44,6 +46,7 @@ class Plan:
     batch_size: int
     folder: Path
     party: str
+    workers: int | None = None
 
     def run(self, vlm: VLM, tasks: Sequence[WorkItem], writer: str, advance: Callable[[int], None]) -> None:
         """Evaluate tasks in this process, into the log of this writer."""
@@ -53,7 +56,7 @@ class Plan:
                 log.append(line)
                 advance(1)
 
-            Worker(vlm, self.configs, self.options, write).run(tasks, self.batch_size)
+            Worker(vlm, self.configs, self.options, write, self.workers).run(tasks, self.batch_size)
 
     def without(self, tasks: Iterable[WorkItem], records: Iterable[dict]) -> list[WorkItem]:
         """Leave out what has been done since the tasks were listed."""

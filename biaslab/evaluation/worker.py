@@ -5,26 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from biaslab.core.images import load_image
+from biaslab._util.ahead import ahead
 from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
 from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
-from biaslab.evaluation.run_once import GenerationOptions, OneRun, check_text, run_once
+from biaslab.evaluation.prepared import PreparedBatch, Ready, prepare, prepare_batch
+from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
 from biaslab.evaluation.schema import VERDICT_FIELDS
+from biaslab.models.preparing import Preparers
 from biaslab.pruning import Selection
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from biaslab.evaluation.decoding.step_graph import GraphedStates
     from biaslab.models.encoded import Encoded
     from biaslab.models.grounding import Grounding
@@ -55,12 +55,16 @@ class Worker:
     ``options.plain``, are one ``generate`` each, in which the engine captures, scores, selects and drops. Whatever
     fails in a batch is repeated sample by sample, and of a single sample configuration by configuration, so that an
     exception costs the sample it belongs to, and only that one: its line then has an ``error`` and no verdict.
+
+    Pictures of the next batches are opened and cut by threads in the meantime, ``workers`` of them (default: of
+    :func:`~biaslab.models.preparing.default_workers`); lines are those of none, in their order.
     """
 
     vlm: VLM
     configs: Sequence[Config]
     options: GenerationOptions
     write: Callable[[dict[str, Any]], None]
+    workers: int | None = None
     names: list[dict[str, Any]] = field(init=False)
     width: int = field(init=False, default=WIDTH)
     shares: bool = field(init=False)
@@ -76,31 +80,24 @@ class Worker:
 
     def run(self, tasks: Sequence[WorkItem], batch_size: int) -> None:
         """Evaluate all tasks, those of one image after each other."""
-        for batch in batches(chain.from_iterable(by_image(tasks)), batch_size):
-            self._batch(batch)
+        each = batches(chain.from_iterable(by_image(tasks)), batch_size)
+        preparers = self._preparers
+        with ahead(partial(prepare_batch, preparers), each, workers=preparers.workers) as prepared:
+            for batch in prepared:
+                self._batch(batch)
 
-    def _batch(self, batch: list[WorkItem]) -> None:
-        ready: list[tuple[WorkItem, Image.Image]] = []
-        for task in batch:
-            try:
-                ready.append((task, load_image(task.sample)))
-            except Exception as error:
-                self._fail(task, task.missing, error)
-        encodable = [item for item in ready if self._can_encode(item, batch[0].missing)]
-        if encodable:
-            self._attempt(encodable, batch[0].missing)
+    @cached_property
+    def _preparers(self) -> Preparers:
+        return Preparers(self.vlm, self.workers)
 
-    def _can_encode(self, item: tuple[WorkItem, Image.Image], missing: Iterable[int]) -> bool:
-        """Whether the model takes this text, found out by itself: one that is too long must not pad its whole batch."""
-        try:
-            check_text(self.vlm, item[0].sample.expression)
-        except Exception as error:
-            self._fail(item[0], missing, error)
-            return False
-        return True
+    def _batch(self, batch: PreparedBatch) -> None:
+        for task, error in batch.failed:
+            self._fail(task, task.missing, error)
+        if batch.ready:
+            self._attempt(batch.ready, batch.ready[0][0].missing, batch.prompts)
 
-    def _attempt(self, ready: list[tuple[WorkItem, Image.Image]], missing: Iterable[int]) -> None:
-        encoded = self._tried(ready, missing, lambda: self._encode(ready))
+    def _attempt(self, ready: Ready, missing: Iterable[int], prompts: Encoded | Exception | None = None) -> None:
+        encoded = self._tried(ready, missing, lambda: self._encode(ready, prompts))
         if encoded is None:
             return
         left = list(missing)
@@ -121,9 +118,7 @@ class Worker:
 
         return shareable(self.vlm, {i: self.configs[i] for i in missing}, self.options)
 
-    def _shared(
-        self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, numbers: Iterable[int], done: set[int]
-    ) -> bool:
+    def _shared(self, ready: Ready, encoded: Encoded, numbers: Iterable[int], done: set[int]) -> bool:
         """Answer several configurations together; False if samples have to be tried alone.
 
         ``done`` hears of the configurations that are written; the others are left to the plain path.
@@ -155,7 +150,7 @@ class Worker:
             self.width = max(min(self.width, rows) // 2, len(ready))  # for the batches that follow as well
             self._make_room()  # outside the except block, which holds what the failed try has made
 
-    def _tried(self, ready: list[tuple[WorkItem, Image.Image]], missing: Iterable[int], work: Callable[[], Any]) -> Any:
+    def _tried(self, ready: Ready, missing: Iterable[int], work: Callable[[], Any]) -> Any:
         """Return what ``work()`` does, or None if it failed: each sample is then tried alone, a single one logged."""
         try:
             return work()
@@ -176,23 +171,18 @@ class Worker:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _encode(self, ready: list[tuple[WorkItem, Image.Image]]) -> Encoded:
-        samples = [task.sample for task, _ in ready]
-        pictures = [sample.image_id for sample in samples]
-        encoded = self.vlm.encode_grounding(
-            [image for _, image in ready],
-            [sample.expression for sample in samples],
-            sample_ids=[sample.id for sample in samples],
-        )
-        return self.vlm.vision(encoded, pictures=pictures)
+    def _encode(self, ready: Ready, prompts: Encoded | Exception | None) -> Encoded:
+        """Send prompts to the device, or, where there are none, make them first, and compute their features."""
+        if isinstance(prompts, Exception):
+            raise prompts
+        encoded = self.vlm.send(prepare(self.vlm, ready) if prompts is None else prompts)
+        return self.vlm.vision(encoded, pictures=[task.sample.image_id for task, _ in ready])
 
-    def _answer(self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int) -> list[dict[str, Any]]:
+    def _answer(self, ready: Ready, encoded: Encoded, i: int) -> list[dict[str, Any]]:
         run = run_once(self.vlm, encoded, self.configs[i], self.options, graphs=self.graphs)
         return self.lines(ready, encoded, i, run)
 
-    def lines(
-        self, ready: list[tuple[WorkItem, Image.Image]], encoded: Encoded, i: int, run: OneRun
-    ) -> list[dict[str, Any]]:
+    def lines(self, ready: Ready, encoded: Encoded, i: int, run: OneRun) -> list[dict[str, Any]]:
         """Make the lines of a batch's samples under configuration ``i``."""
         answers = self.vlm.groundings(encoded, run.answers, run.truncated)
         return [

@@ -6,11 +6,9 @@ import hashlib
 import json
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from itertools import count, islice
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from types import NoneType
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biaslab._util.ahead import ahead
 from biaslab._util.arguments import as_path, at_least_one
 from biaslab._util.launch import Launch
 from biaslab._util.number_text import count_text
@@ -28,21 +27,20 @@ from biaslab.attention.means import capture_means
 from biaslab.attention.rotary import advances, rotary_of
 from biaslab.attention.rows import CapturedRows, PromptPositions
 from biaslab.attention.scores import resolve, score_name
-from biaslab.core.images import content_hash, image_name, load_image
 from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps, ImageRecord
 from biaslab.maps.checkpointed import ResumableMaps
+from biaslab.maps.image_source import ImageSource, Item, prepare_images
 from biaslab.maps.parts import PartMaps, has_parts
 from biaslab.maps.stored import StoredMaps
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.models.encoded import Encoded
 from biaslab.models.expected import expect_model
+from biaslab.models.preparing import Preparers, check_workers
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from biaslab.core.layout import TokenLayout
     from biaslab.models.vlm import VLM
 
@@ -63,6 +61,7 @@ def collect(
     batch_size: int = 8,
     out: str | Path | None = None,
     progress: bool = True,
+    workers: int | None = None,
     ids: list[str] | None = None,
     folds: int = 5,
     checkpoint: str | Path | None = None,
@@ -96,6 +95,10 @@ def collect(
         moments are kept and memory does not grow with the number of images.
     progress : bool
         Whether to show a progress bar.
+    workers : int, optional
+        Threads that open and cut the pictures of the next batches while the model works on one, two batches ahead; 0
+        for none. With two or more, objects of your own are asked for several pictures at a time. Default: up to 4
+        where the model is on a GPU, else none. The maps are the same.
     ids : list of str, optional
         Image ids; by default the file name, the sample's id, or a hash of the pixels. Repeated ids get "#2",
         "#3".
@@ -142,23 +145,31 @@ def collect(
     out = None if out is None else as_path("out", out)
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     total = len(images) if isinstance(images, Sized) else None
-    _check_arguments(vlm, total, queries, prompt, batch_size, ids, folds, score)
+    _check_arguments(vlm, total, queries, prompt, batch_size, workers, ids, folds, score)
     settings = _settings(vlm, layers, queries, prompt, heads, folds, score)
     maps = _empty_maps(settings, out, checkpoint, total, launch or Launch())
-    source = _Source(images, ids, prompt, maps)
+    source = ImageSource(images, ids, prompt, maps)
     maps.failures = source.failures
     if isinstance(maps, PartMaps):
         total = maps.share_in(source, total, batch_size)
         progress = progress and maps.shows_progress
-    with maps.writing(), progress_bar("collect", total=total, show=progress) as advance:
-        for batch in source.batches(batch_size, advance):
-            for items, encoded in _encoded(vlm, batch, source.failures):
+    preparers = Preparers(vlm, workers, processes=1 if launch is None else launch.local_world_size)
+    with ExitStack() as stack:
+        stack.enter_context(maps.writing())
+        advance = stack.enter_context(progress_bar("collect", total=total, show=progress))
+        entries, work = source.batches(batch_size, advance), partial(prepare_images, preparers)
+        for batch in stack.enter_context(ahead(work, entries, workers=preparers.workers)):
+            for name, why in batch.failed:
+                logger.info("skipped %s: %s", name, why)
+            source.failures += batch.failed
+            for items, encoded in _encoded(vlm, batch.items, batch.prompts, source.failures) if batch.items else ():
                 rows = _capture_prefill(vlm, encoded, layers, queries, heads, score)
                 distances = _query_distances(encoded, rows.prompt, settings["rotary"])
                 place = maps.device_for(rows[layers[0]].values.device)
                 _add(maps, items, rows.per_image(encoded, device=place), distances, source.failures)
-            maps.checkpoint()
-            advance(len(batch))
+            if batch.items:
+                maps.checkpoint()
+            advance(batch.size)
     if isinstance(maps, PartMaps):
         if maps.whole is None:
             return maps
@@ -178,6 +189,7 @@ def _check_arguments(
     queries: str | Tensor,
     prompt: str | list[str] | None,
     batch_size: int,
+    workers: int | None,
     ids: list[str] | None,
     folds: int,
     score: str | Callable,
@@ -185,6 +197,7 @@ def _check_arguments(
     """Refuse, before any work, what would fail later or fail every image; ``total`` is None where it is not known."""
     resolve(score)
     at_least_one("batch_size", batch_size)
+    check_workers(workers)
     if isinstance(folds, bool) or not isinstance(folds, Integral) or folds < 2:
         raise InputError(f"folds must be a whole number >= 2, got {folds!r}")
     if not isinstance(queries, (str, Tensor)):
@@ -247,7 +260,7 @@ def _empty_maps(
 
 def _add(
     maps: AttentionMaps,
-    items: list[_Item],
+    items: list[Item],
     attention: list[tuple[TokenLayout, Tensor]],
     distances: list[int | None],
     failures: list[tuple[str, str]],
@@ -269,113 +282,21 @@ def _add(
     maps.add_batch(good)
 
 
-class _Item:
-    """One prompt that is still to do; ``records`` holds the id and a hash of content and question per image."""
-
-    def __init__(self, names: list[str], images: list[Image.Image], text: str) -> None:
-        self.images, self.text = images, text
-        contents = [f"{content_hash(image)}|{text}".encode() for image in images]
-        self.records = [(n, hashlib.sha256(c).hexdigest()[:16]) for n, c in zip(names, contents, strict=True)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Prompt:
-    """An entry of the source, its pictures unread: its name, those of its images, and why it could not be named."""
-
-    name: str
-    names: list[str]
-    group: list[Any]
-    text: str
-    problem: str = ""
-
-
-class _Source:
-    """Walks the images: names them, reads them, leaves out the broken ones and the batches already done.
-
-    A batch is the same images whatever was done before and whoever does it, so that maps depend on neither.
-    """
-
-    def __init__(self, images: Iterable[Any], ids: list[str] | None, prompt: Any, maps: AttentionMaps) -> None:
-        self.images, self.ids, self.prompt, self.maps = images, ids, prompt, maps
-        self.failures: list[tuple[str, str]] = []
-        self.prompts: list[tuple[str, list[str]]] = []  # of all so far, other processes' too: its name, its images'
-        self.takes: Callable[[int], bool] = lambda batch: True
-
-    def batches(self, size: int, advance: Callable[[int], None]) -> Iterator[list[_Item]]:
-        prompts = self._prompts()
-        for number in count():
-            batch = list(islice(prompts, size))
-            if not batch:
-                return
-            if self.takes(number):
-                items = self._read(batch)
-                advance(len(batch) - len(items))
-                if items:
-                    yield items
-
-    def _prompts(self) -> Iterator[_Prompt]:
-        """Name the images."""
-        seen: Counter[str] = Counter()
-        for i, source in enumerate(self.images):
-            group, problem = list(source) if isinstance(source, (list, tuple)) else [source], ""
-            text = self._at("prompt", self.prompt, i)
-            name = str(self._at("ids", self.ids, i))
-            try:
-                if not group:
-                    raise InputError("an empty list among the images: leave it out")
-                name = _name(group) if self.ids is None else name
-            except InputError as err:
-                name, problem = str(i) if self.ids is None else name, str(err)
-            else:
-                seen[name] += 1
-                name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            names = [name] if len(group) < 2 else [f"{name}[{k}]" for k in range(len(group))]
-            self.prompts.append((name, names))
-            yield _Prompt(name, names, group, PROMPT if text is None else text, problem)
-
-    def _read(self, batch: list[_Prompt]) -> list[_Item]:
-        """Open the pictures of a batch, if one of them is still to do and can be read."""
-        opened = {prompt: self._opened(prompt) for prompt in batch if not all(map(self.maps.has, prompt.names))}
-        if not any(opened.values()):
-            return []
-        items = [opened[prompt] if prompt in opened else self._opened(prompt, done=True) for prompt in batch]
-        return [item for item in items if item is not None]
-
-    def _opened(self, prompt: _Prompt, *, done: bool = False) -> _Item | None:
-        """Open the pictures of a prompt; None where that fails, which is no matter for one whose maps are there."""
-        try:
-            if prompt.problem:
-                raise InputError(prompt.problem)
-            return _Item(prompt.names, [load_image(item) for item in prompt.group], prompt.text)
-        except InputError as err:
-            logger.info("skipped %s: %s", prompt.name, err)
-            if not done:
-                self.failures.append((prompt.name, str(err)))
-            return None
-
-    @staticmethod
-    def _at(name: str, values: Any, i: int) -> Any:
-        if not isinstance(values, list):
-            return values
-        if i >= len(values):
-            raise InputError(f"{name} has {len(values)} entries and there are more images: give one per image")
-        return values[i]
-
-
-def _name(group: list[Any]) -> str:
-    return "+".join(image_name(item) for item in group)
-
-
-def _encoded(vlm: VLM, batch: list[_Item], failures: list[tuple[str, str]]) -> Iterator[tuple[list[_Item], Encoded]]:
-    """Encode the batch as it is, or, where the processor refuses one of its images, those that it takes, one by one."""
+def _encoded(
+    vlm: VLM, items: list[Item], prompts: Encoded | InputError | None, failures: list[tuple[str, str]]
+) -> Iterator[tuple[list[Item], Encoded]]:
+    """Yield the batch as it is, or, where the processor refuses one of its images, those that it takes, one by one."""
     try:
-        yield batch, vlm.encode([item.images for item in batch], [item.text for item in batch])
+        if isinstance(prompts, InputError):
+            raise prompts
+        made = vlm.prepare([i.images for i in items], [i.text for i in items]) if prompts is None else prompts
+        yield items, vlm.send(made)
     except InputError as err:
-        if len(batch) == 1:
-            failures.append((batch[0].records[0][0], str(err)))
+        if len(items) == 1:
+            failures.append((items[0].records[0][0], str(err)))
             return
-        for item in batch:
-            yield from _encoded(vlm, [item], failures)
+        for item in items:
+            yield from _encoded(vlm, [item], None, failures)
 
 
 class _Done(Exception):

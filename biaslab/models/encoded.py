@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
+
+if TYPE_CHECKING:
+    from biaslab.models.pixel_values import RawPixels
 
 __all__ = ["Encoded", "last_token", "positions", "text_after_image"]
 
@@ -92,6 +95,9 @@ class Encoded:
     pictures : list of int, optional
         Which picture each image shows: images of one number are equal, pixel by pixel, and have the same features. None
         where nothing is known of it (`VLM.vision` finds out).
+    raw : RawPixels, optional
+        Of prompts from `VLM.prepare` that have not been sent to the model's device: what becomes of their 8-bit pixels
+        there.
 
     Examples
     --------
@@ -114,6 +120,7 @@ class Encoded:
     sample_ids: list[str] | None = None
     owners: list[int] = _EACH_ITS_OWN
     pictures: list[int] | None = None
+    raw: RawPixels | None = None
 
     def __post_init__(self) -> None:
         if self.owners is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +14,27 @@ from biaslab.errors import InputError
 from biaslab.models.encoded import Encoded
 from biaslab.models.eval_mode import check_eval_mode
 from biaslab.models.lengths import check_length
+from biaslab.models.pixel_values import RawPixels, table_of
 from biaslab.models.repeated_pictures import distinct_pictures
+from biaslab.models.shared_cutting import PIXEL_ROWS
 
 if TYPE_CHECKING:
     from biaslab.models.prompted_model import PromptedModel
 
-__all__ = ["encoded_prompts", "with_features"]
+__all__ = ["check_sent", "prepared_prompts", "sent", "with_features"]
 
+_MASK = "pixel_attention_mask"  # of zeros and ones in 64 bits: larger than the pixels, so that it is sent as bool
 _OF_THE_TOWER = ("last_hidden_state", "hidden_states", "attentions")
 
 
-def encoded_prompts(
+def prepared_prompts(
     vlm: PromptedModel,
     images: Sequence[Any],
     texts: Sequence[str],
     sample_ids: Sequence[str] | None,
     options: dict[str, Any],
 ) -> Encoded:
-    """Make prompts of lists of images (or of groups of them) and texts; see `VLM.encode`."""
+    """Make prompts of lists of images (or of groups of them) and texts, on the host; see `VLM.prepare`."""
     if isinstance(texts, str) or isinstance(images, str) or not isinstance(images, Sequence):
         raise InputError("encode takes a list of images and a list of texts; use ask() for a single one")
     if len(images) != len(texts) or not images:
@@ -41,20 +44,56 @@ def encoded_prompts(
         raise InputError("a prompt without an image: give at least one for every text")
     loaded = [[load_image(image) for image in group] for group in groups]
     options = {**vlm.image_options, **options}
-    inputs, layouts, resized = vlm.family.encode(vlm.processor, loaded, list(texts), options)
-    inputs = {k: v.to(vlm.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+    family, processor = vlm.family, vlm.processor
+    as_bytes = {"raw": True} if family.gives_bytes(processor) else {}
+    inputs, layouts, resized = family.encode(processor, loaded, list(texts), options, **as_bytes)
     ids = None if sample_ids is None else list(sample_ids)
     owners = [b for b, group in enumerate(groups) for _ in group]
     image = vlm.image_token_id
     encoded = Encoded.from_inputs(inputs, layouts, resized, image_token_id=image, sample_ids=ids, owners=owners)
     check_length(encoded, vlm.model.config)
-    return encoded
+    raw = None
+    if as_bytes and family.pixel_form is not None:
+        rows, filling = inputs.pop(PIXEL_ROWS, None), family.filling(processor, inputs)
+        raw = RawPixels(table_of(processor.image_processor), family.pixel_form, filling, rows)
+        if _MASK in inputs:
+            inputs[_MASK] = inputs[_MASK].bool()
+    if vlm.device.type == "cuda":  # from such memory the copies to the device wait for nobody
+        inputs = _each_tensor(inputs, torch.Tensor.pin_memory)
+    return replace(encoded, inputs=inputs, raw=raw)
+
+
+def sent(encoded: Encoded, device: torch.device) -> Encoded:
+    """Send prompts to a device and make pixel values of 8-bit pixels there; see `VLM.send`."""
+    apart = device.type == "cuda"  # the copies run on while the host works
+
+    def to(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, non_blocking=apart)
+
+    inputs, raw = _each_tensor(encoded.inputs, to), encoded.raw
+    if raw is not None:
+        inputs["pixel_values"] = raw.to(device, non_blocking=apart).normalised(inputs["pixel_values"])
+        if _MASK in inputs:
+            inputs[_MASK] = inputs[_MASK].long()
+    visual, mask = to(encoded.visual), to(encoded.visual_mask)
+    return replace(encoded, inputs=inputs, visual=visual, visual_mask=mask, raw=None)
+
+
+def _each_tensor(inputs: Mapping[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+    return {name: change(value) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+
+
+def check_sent(encoded: Encoded) -> None:
+    """Refuse prompts whose pixels are no pixel values yet."""
+    if encoded.raw is not None:
+        raise InputError("these prompts are prepared and not sent: pass vlm.send(encoded)")
 
 
 def with_features(vlm: PromptedModel, encoded: Encoded, pictures: Sequence[Hashable] | None = None) -> Encoded:
     """Put image features in the place of pixels; see `VLM.vision`."""
     if "pixel_values" not in encoded.inputs:
         return encoded
+    check_sent(encoded)
     check_eval_mode(vlm.model)
     names = [n for n in inspect.signature(type(vlm.model).get_image_features).parameters if n in encoded.inputs]
     given = {n: encoded.inputs[n] for n in names}

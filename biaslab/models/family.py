@@ -5,6 +5,7 @@ A new family is one new file in this package: a subclass of `Family` decorated w
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,10 +15,13 @@ from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.offline_spec import OfflineSpec
+from biaslab.models.pixel_form import PLAIN_BYTES, PixelForm, normalises_apart
 from biaslab.models.processors import image_only
+from biaslab.models.shared_cutting import cutting_once
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 __all__ = ["FAMILIES", "Family", "register"]
 
@@ -68,6 +72,9 @@ class Family(OfflineSpec, ABC):
         Lowest prune layer K that the model's code allows, whatever its configuration.
     options : frozenset of str
         Preprocessing options `VLM.encode` takes for this family.
+    pixel_form : PixelForm or None
+        How pixel values lie, where the processor's last step is to rescale and normalise 8-bit ones: they then go to
+        the device as such (:mod:`biaslab.models.pixel_values`). None: they go as the processor makes them.
     """
 
     name: ClassVar[str]
@@ -79,6 +86,7 @@ class Family(OfflineSpec, ABC):
     stop_tokens: ClassVar[tuple[str, ...]] = ()
     lowest_layer: ClassVar[int] = 0
     options: ClassVar[frozenset[str]] = frozenset()
+    pixel_form: ClassVar[PixelForm | None] = None
 
     def load_processor(self, path: str, **kw: Any) -> Any:
         """Load the processor of a checkpoint folder; torchvision is never needed.
@@ -191,8 +199,42 @@ class Family(OfflineSpec, ABC):
         """Change an image into what the processor should get."""
         return image
 
+    def gives_bytes(self, processor: Any) -> bool:
+        """Whether this family's processor can leave rescaling and normalising to the device."""
+        # an adapter derived from one of ours, with an `encode` of its own that knows nothing of it, keeps the plain way
+        knows = "raw" in inspect.signature(self.encode).parameters
+        return knows and self.pixel_form is not None and normalises_apart(processor.image_processor)
+
+    def filling(self, processor: Any, inputs: dict[str, Any]) -> Tensor | None:
+        """Find the pixel values that a batch was filled up with, which are 0 after the others are normalised.
+
+        Parameters
+        ----------
+        processor : ProcessorMixin
+        inputs : dict
+            The processor's output for the whole batch.
+
+        Returns
+        -------
+        BoolTensor or None
+            Broadcastable to the pixel values; None where there is no filling.
+        """
+        return None
+
+    def run_processor(self, processor: Any, prompts: list[str], images: list[list[Image.Image]], **kw: Any) -> dict:
+        """Call the processor; its output as tensors, left padded."""
+        return dict(
+            processor(images=images, text=prompts, return_tensors="pt", padding=True, padding_side="left", **kw)
+        )
+
     def encode(
-        self, processor: Any, images: list[list[Image.Image]], texts: list[str], options: dict[str, Any]
+        self,
+        processor: Any,
+        images: list[list[Image.Image]],
+        texts: list[str],
+        options: dict[str, Any],
+        *,
+        raw: bool = False,
     ) -> tuple[dict[str, Any], list[TokenLayout], list[tuple[int, int]]]:
         """Run the processor on a batch of prompts.
 
@@ -204,6 +246,9 @@ class Family(OfflineSpec, ABC):
         texts : list of str
         options : dict
             Image options.
+        raw : bool
+            Leave pixels as 8-bit values, neither rescaled nor normalised; of a processor that `gives_bytes`. Of a
+            picture that comes several times they are there once, and ``pixel_rows`` says which rows stand for each.
 
         Returns
         -------
@@ -223,17 +268,18 @@ class Family(OfflineSpec, ABC):
         for text in texts:
             self.check_text(processor, text)
         prompts = [self.chat_prompt(processor, t, len(several)) for t, several in zip(texts, images, strict=True)]
-        prepared = [[self.prepare(processor, image) for image in several] for several in images]
-        try:
-            inputs = processor(
-                images=prepared, text=prompts, return_tensors="pt", padding=True, padding_side="left",
-                **self.image_kwargs(processor, options),
-            )  # fmt: skip
-        except ValueError as err:  # such as an aspect ratio beyond what the family can cut
-            sizes = ", ".join(f"{image.width}x{image.height}" for several in images for image in several)
-            raise InputError(f"{self.name} cannot take one of these pictures ({sizes} px): {err}") from None
-        inputs = dict(inputs)
         flat = [image for several in images for image in several]
+        distinct = {key: self.prepare(processor, image) for key, image in {id(image): image for image in flat}.items()}
+        prepared = [[distinct[id(image)] for image in several] for several in images]
+        kwargs = self.image_kwargs(processor, options) | (PLAIN_BYTES if raw else {})
+        try:
+            once, apart = cutting_once(processor, prepared, rows_apart=raw)
+            inputs = self.run_processor(once, prompts, prepared, **kwargs) | apart
+        except ValueError as err:  # such as an aspect ratio beyond what the family can cut
+            sizes = ", ".join(f"{image.width}x{image.height}" for image in flat)
+            raise InputError(f"{self.name} cannot take one of these pictures ({sizes} px): {err}") from None
+        if raw:  # a processor that puts 8-bit values into patches or among zeros may have made floats of them
+            inputs["pixel_values"] = inputs["pixel_values"].byte()
         placed = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(flat)]
         return inputs, [layout for layout, _ in placed], [resized for _, resized in placed]
 

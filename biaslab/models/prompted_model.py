@@ -13,7 +13,7 @@ from torch import nn
 from biaslab._util.watermark import is_rehearsal
 from biaslab.errors import ModelError
 from biaslab.models.encoded import Encoded, positions
-from biaslab.models.encoding import encoded_prompts, with_features
+from biaslab.models.encoding import check_sent, prepared_prompts, sent, with_features
 from biaslab.models.eval_mode import check_eval_mode, put_in_eval_mode
 from biaslab.models.lengths import check_length
 from biaslab.models.offloading import execution_device
@@ -161,7 +161,56 @@ class PromptedModel:
         >>> len(encoded), tuple(encoded.visual.shape), encoded.layouts[0]
         (2, (2, 256), TokenLayout(internvl/16x16/tiles1x1, n=256, size=224x224))
         """
-        return encoded_prompts(self, images, texts, sample_ids, options)
+        return self.send(self.prepare(images, texts, sample_ids=sample_ids, **options))
+
+    def prepare(
+        self,
+        images: Sequence[Any],
+        texts: Sequence[str],
+        *,
+        sample_ids: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Encoded:
+        """Do the part of `encode` that needs no device: open, cut and tokenize; `send` does the rest.
+
+        Where the family allows it, pixels are still the 8-bit values of the pictures.
+
+        Parameters
+        ----------
+        images, texts, sample_ids, **options
+            As in `encode`.
+
+        Returns
+        -------
+        Encoded
+            In the host's memory, not to be run before it is sent.
+
+        Examples
+        --------
+        >>> import biaslab as bl
+        >>> from biaslab.scenes import scene
+        >>> vlm = bl.load("grounder")
+        >>> prepared = vlm.prepare([scene("test", 0).image], ["Where is the cat?"])
+        >>> prepared.inputs["pixel_values"].dtype, vlm.send(prepared).inputs["pixel_values"].dtype
+        (torch.uint8, torch.float32)
+        """
+        return prepared_prompts(self, images, texts, sample_ids, options)
+
+    def send(self, encoded: Encoded) -> Encoded:
+        """Send prepared prompts to the model's device, rescale and normalise their pixels there.
+
+        The pixel values are those of the processor, bit by bit, on every device.
+
+        Parameters
+        ----------
+        encoded : Encoded
+            From `prepare`.
+
+        Returns
+        -------
+        Encoded
+        """
+        return sent(encoded, self.device)
 
     def encode_grounding(
         self,
@@ -228,8 +277,10 @@ class PromptedModel:
         Raises
         ------
         InputError
-            A model of which a part is in train mode, or a prompt that takes more positions than it has.
+            A model of which a part is in train mode, a prompt that takes more positions than it has, or prompts that
+            have not been sent to its device.
         """
+        check_sent(encoded)
         check_eval_mode(self.model)
         check_length(encoded, self.model.config)
         inputs = dict(encoded.inputs)

@@ -75,6 +75,7 @@ def fit_bias(
     batch_size: int = 8,
     out: str | Path | None = None,
     progress: bool = True,
+    workers: int | None = None,
     estimator: str | Profile = "mean",
     criterion: str = "r2",
     maps: str | Path | None = None,
@@ -103,6 +104,8 @@ def fit_bias(
         Profile file; the card and figures of the profile are written beside it.
     progress : bool
         Show a progress bar.
+    workers : int, optional
+        Threads that prepare pictures ahead of the model, as in :func:`biaslab.maps.collect.collect`.
     estimator : str or Profile
         Name or unfitted instance. With ``"auto"``, :func:`biaslab.profiles.select_estimator` selects one for all layers
         on held-out images, and the profile's provenance records it (``"mean"``, with a warning, where the images are
@@ -163,6 +166,7 @@ def fit_bias(
             batch_size=batch_size,
             out=maps,
             progress=progress,
+            workers=workers,
             ids=calibration.ids,
             checkpoint=unfinished,
             launch=launch,

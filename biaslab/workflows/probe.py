@@ -66,6 +66,7 @@ def probe(
     batch_size: int = 16,
     out: str | Path | None = None,
     progress: bool = True,
+    workers: int | None = None,
     locate: bool = False,
     launch: Launch | None = None,
 ) -> ProbeReport:
@@ -92,6 +93,8 @@ def probe(
         call goes on with an interrupted one.
     progress : bool
         Show a progress bar.
+    workers : int, optional
+        Threads that make the images ahead of the model, as in :func:`biaslab.diagnostics.probe.measure`.
     locate : bool
         Also generate the answers: localization accuracy as a function of place.
     launch : Launch, optional
@@ -136,7 +139,7 @@ def probe(
     with share_of_cores(vlm.device, launch.local_world_size):
         result = measure_share(
             vlm, design, launch, layers=layers, heads=heads, queries=queries, batch_size=batch_size, out=out,
-            progress=progress, locate=locate,
+            progress=progress, workers=workers, locate=locate,
         )  # fmt: skip
     if result is None:
         return ProbeReport(None, None, "", [])

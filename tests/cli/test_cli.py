@@ -324,6 +324,8 @@ def test_a_profile_knows_its_model_by_the_weights(capsys, tmp_path, picture, pro
 
 def test_bad_arguments_are_typers_business(capsys):
     assert run(capsys, "evaluate", "--batch-size", 0, "--out", "x")[0] == 2
+    for verb in ("evaluate", "fit-bias", "probe"):
+        assert run(capsys, verb, "--workers", -1, "--out", "x")[0] == 2
     assert run(capsys, "prune")[0] == 2
     assert run(capsys, "no-such-verb")[0] == 2
 

@@ -98,7 +98,7 @@ def test_an_interrupted_run_goes_on(vlm, tmp_path, monkeypatch):
 def test_a_finished_run_is_a_no_op(vlm, tmp_path, monkeypatch):
     first = run(tmp_path, vlm)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    monkeypatch.setattr(type(vlm), "encode", lambda *a, **k: pytest.fail("a finished run encodes nothing"))
+    monkeypatch.setattr(type(vlm), "prepare", lambda *a, **k: pytest.fail("a finished run prepares nothing"))
     again = run(tmp_path, vlm)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     pd.testing.assert_frame_equal(first.table, again.table)

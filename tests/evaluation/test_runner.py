@@ -311,9 +311,9 @@ def test_a_text_that_is_too_long_costs_itself_alone(vlm, monkeypatch):
     data = Toy()
     for i, text in ((1, "cat " * 5000), (4, "the <IMG_CONTEXT> thing")):
         object.__setattr__(data.samples[i], "expression", text)
-    lengths, encode = [], type(vlm).encode
+    lengths, prepare = [], type(vlm).prepare
     monkeypatch.setattr(
-        type(vlm), "encode", lambda self, *a, **k: lengths.append((encoded := encode(self, *a, **k)).last) or encoded
+        type(vlm), "prepare", lambda self, *a, **k: lengths.append((made := prepare(self, *a, **k)).last) or made
     )
     samples = run(vlm=vlm, dataset=data, methods=["none", "random"], keep=0.5).samples
     assert len(lengths) == 2 and max(lengths) < 1000  # as many batches as without it

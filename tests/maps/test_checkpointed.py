@@ -86,7 +86,7 @@ def test_interrupted_between_moments_and_count_nothing_counts_twice(tmp_path, mo
 
 def test_a_collection_without_an_image_leaves_no_file(tmp_path, monkeypatch):
     vlm = tiny.vlm("internvl")
-    monkeypatch.setattr(vlm, "encode", lambda *_, **__: (_ for _ in ()).throw(InputError("too long")))
+    monkeypatch.setattr(vlm, "prepare", lambda *_, **__: (_ for _ in ()).throw(InputError("too long")))
     with pytest.raises(InputError, match="no image to collect from"):
         collected(vlm, tmp_path / "a.partial")
     assert not list(tmp_path.iterdir())

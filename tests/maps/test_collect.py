@@ -100,7 +100,9 @@ def test_only_the_wanted_layers_run():
     assert not any(layer._forward_pre_hooks for layer in vlm.decoder.layers)
 
 
-def test_images_are_held_one_batch_at_a_time():
+@pytest.mark.parametrize(("workers", "batches"), [(0, 1), (1, 3), (2, 3)])
+def test_images_are_held_one_batch_at_a_time(workers, batches):
+    """With threads, two batches ahead; one more is being drawn."""
     vlm, alive, most = tiny.vlm("llava"), [], []
 
     def stream():
@@ -110,8 +112,8 @@ def test_images_are_held_one_batch_at_a_time():
             yield image
             del image
 
-    maps = collect(vlm, stream(), layers=[0], batch_size=2, progress=False)
-    assert maps.n == 12 and max(most) <= 4
+    maps = collect(vlm, stream(), layers=[0], batch_size=2, progress=False, workers=workers)
+    assert maps.n == 12 and max(most) <= 2 * (batches + 1)
     assert len(maps._moments) <= maps.folds, "what is kept does not grow with the images"
 
 

@@ -174,13 +174,13 @@ def test_other_settings_are_refused_by_any_part(vlm, tmp_path):
 
 def test_every_batch_is_that_of_one_process_whoever_does_it(vlm, tmp_path, whole, monkeypatch):
     """Interrupted within a batch, the batch is done again as a whole: maps do not depend on interruptions."""
-    seen, encode = [], type(vlm).encode
+    seen, prepare = [], type(vlm).prepare
 
     def counted(self, images, *rest, **options):
         seen.append(len(images))
-        return encode(self, images, *rest, **options)
+        return prepare(self, images, *rest, **options)
 
-    monkeypatch.setattr(type(vlm), "encode", counted)
+    monkeypatch.setattr(type(vlm), "prepare", counted)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupted_after(patch, 3)
         gather(vlm, tmp_path / "maps")

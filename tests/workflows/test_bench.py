@@ -198,7 +198,7 @@ def test_files(tmp_path):
 
 def test_bad_arguments_are_refused_before_any_work(monkeypatch):
     vlm = tiny.vlm("internvl")
-    monkeypatch.setattr(type(vlm), "encode", lambda *_, **__: pytest.fail("worked"))
+    monkeypatch.setattr(type(vlm), "prepare", lambda *_, **__: pytest.fail("worked"))
     for name, value in (("repeats", 0), ("new_tokens", 1), ("batch_size", 0)):
         with pytest.raises(InputError, match=name):
             _bench(vlm, **{name: value})

@@ -205,7 +205,8 @@ class ProbeDesign:
 
     def _pair(self, pair: int) -> tuple[Image.Image, Image.Image, str]:
         """Background, object and name of a pair; the latest is kept, as images come pair by pair."""
-        if pair not in self._latest:
+        latest = self._latest.get(pair)  # several threads may be at work on neighbouring pairs
+        if latest is None:
             rng = np.random.default_rng([self.seed, 3, pair])
             target = self._object(pair)
             path = None
@@ -219,9 +220,10 @@ class ProbeDesign:
                 other = self._render(rng, int(index))
                 x, y = (int(rng.integers(0, most - side + 1)) for most, side in zip(self.size, other.size, strict=True))
                 ground.paste(other.convert("RGB"), (x, y), other.getchannel("A"))
+            latest = ground, cutout, self.names[target]
             self._latest.clear()
-            self._latest[pair] = ground, cutout, self.names[target]
-        return self._latest[pair]
+            self._latest[pair] = latest
+        return latest
 
     def _render(self, rng: np.random.Generator, index: int) -> Image.Image:
         side = rng.uniform(*self.scale) * self.cell

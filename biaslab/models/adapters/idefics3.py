@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
+from biaslab.models.pixel_form import PixelForm
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SO400M: dict[str, Any] = {
     "vision_hidden": 1152,
@@ -46,6 +50,7 @@ class Idefics3(Family):
         "smolvlm2-2b": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
     }
     processor_class = "Idefics3Processor"
+    pixel_form = PixelForm.TILES
     box_space = BoxSpace.NORM1
     grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
     stop_tokens = ("<end_of_utterance>",)
@@ -59,6 +64,14 @@ class Idefics3(Family):
     def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Say the longest edge; the prompt begins with the start token already."""
         return {"add_special_tokens": False, "size": {"longest_edge": self._longest_edge(processor, options)}}
+
+    def filling(self, processor: Any, inputs: dict[str, Any]) -> Tensor | None:
+        """Find the tiles that images with fewer of them are filled up with; the others are shown whole."""
+        mask = inputs.get("pixel_attention_mask")
+        if mask is None:
+            return None
+        empty = mask[..., 0, 0] == 0
+        return empty[..., None, None, None] if bool(empty.any()) else None
 
     def is_one_image(self, config: Any, n: int) -> bool:
         """Tell that it is: text stands around every tile."""

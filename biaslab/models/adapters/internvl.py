@@ -8,6 +8,7 @@ from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
+from biaslab.models.pixel_form import PixelForm
 from biaslab.models.processors import image_only
 
 _SIZES_25 = ("1b", "2b", "4b", "8b", "26b")
@@ -61,6 +62,7 @@ class InternVL(Family):
         **{f"internvl3.5-{size}": f"OpenGVLab/InternVL3_5-{size.upper()}-HF" for size in _SIZES_35},
     }
     processor_class = "InternVLProcessor"
+    pixel_form = PixelForm.TILES
     box_space = BoxSpace.NORM1000
     grounding_template = (
         "Please provide the bounding box coordinate of the region this sentence describes: <ref>{}</ref>"

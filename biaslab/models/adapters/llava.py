@@ -10,6 +10,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import UnsupportedError
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
+from biaslab.models.pixel_form import PixelForm
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +38,7 @@ class Llava(Family):
     model_types = ("llava",)
     aliases = {f"llava-1.5-{size}": f"llava-hf/llava-1.5-{size}-hf" for size in ("7b", "13b")}
     processor_class = "LlavaProcessor"
+    pixel_form = PixelForm.TILES
     box_space = BoxSpace.PADDED_SQUARE
     grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
 from biaslab.models.adapters.llava import CLIP, clip_fields, complete_from_tower, vicuna_prompt
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens
+from biaslab.models.pixel_form import PixelForm
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TILINGS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # rows, columns
 _SYSTEM = (
@@ -39,6 +43,7 @@ class LlavaNext(Family):
         "llava-next-mistral-7b": "llava-hf/llava-v1.6-mistral-7b-hf",
     }
     processor_class = "LlavaNextProcessor"
+    pixel_form = PixelForm.TILES
     box_space = BoxSpace.NORM1
     grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
 
@@ -49,6 +54,23 @@ class LlavaNext(Family):
     def complete_processor(self, processor: Any, config: Any) -> None:
         """Tell it the patches and the tokens that the tower gives."""
         complete_from_tower(processor, config)
+
+    def filling(self, processor: Any, inputs: dict[str, Any]) -> Tensor | None:
+        """Find the tiles that images with fewer of them are filled up with."""
+        import torch
+
+        pixels = inputs["pixel_values"]
+        images = range(len(inputs["image_sizes"]))
+        tiles = torch.tensor([self._tiles(processor, inputs, i, pixels.shape[-1]) for i in images])
+        if bool((tiles == pixels.shape[1]).all()):
+            return None
+        return (torch.arange(pixels.shape[1]) >= tiles[:, None])[..., None, None, None]
+
+    def _tiles(self, processor: Any, inputs: dict[str, Any], index: int, tile: int) -> int:
+        """Count the tiles of an image, the thumbnail among them."""
+        height, width = inputs["image_sizes"][index].tolist()
+        (rows, cols), _, _ = fitted((width, height), tile, processor.image_processor.image_grid_pinpoints)
+        return rows * cols + 1
 
     def layout(
         self,

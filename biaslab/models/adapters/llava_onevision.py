@@ -64,6 +64,9 @@ class LlavaOnevision(LlavaNext):
         if processor.num_image_tokens is None:
             processor.num_image_tokens = (tower.image_size // tower.patch_size) ** 2
 
+    def _tiles(self, processor: Any, inputs: dict[str, Any], index: int, tile: int) -> int:
+        return 1 if _images_beside(inputs, index) > 1 else super()._tiles(processor, inputs, index, tile)
+
     def layout(
         self,
         processor: Any,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from biaslab.core.boxes import Box, BoxSpace
@@ -12,6 +11,7 @@ from biaslab.cost.decoder import register_decoder
 from biaslab.cost.vision import VisionInput, patch_count, plain_vit, register_vision, whole
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_fields, tower_fields
+from biaslab.models.pixel_form import PixelForm
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,6 +43,7 @@ class PaliGemma(Family):
     model_types = ("paligemma",)
     aliases = {f"paligemma-3b-mix-{side}": f"google/paligemma-3b-mix-{side}" for side in (224, 448)}
     processor_class = "PaliGemmaProcessor"
+    pixel_form = PixelForm.TILES
     box_space = BoxSpace.NORM1
     grounding_template = "detect {}"
     stop_tokens = ("<eos>",)
@@ -56,15 +57,15 @@ class PaliGemma(Family):
         """Write the image tokens and the text."""
         return processor.image_token * n_images + text
 
-    def encode(
-        self, processor: Any, images: list[list[Image.Image]], texts: list[str], options: dict[str, Any]
-    ) -> tuple[dict[str, Any], list[TokenLayout], list[tuple[int, int]]]:
-        """Encode without the labels that the processor makes for fine-tuning: the model would compute a loss."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of numpy, about how those labels are made
-            inputs, layouts, resized = super().encode(processor, images, texts, options)
-        inputs.pop("labels", None)
-        return inputs, layouts, resized
+    def run_processor(self, processor: Any, prompts: list[str], images: list[list[Image.Image]], **kw: Any) -> dict:
+        """Leave out the labels that the processor makes for fine-tuning: the model would compute a loss.
+
+        It makes them with numpy, which warns where it is given tensors.
+        """
+        import torch
+
+        made = processor(images=images, text=prompts, return_tensors="np", padding=True, padding_side="left", **kw)
+        return {name: torch.from_numpy(value) for name, value in made.items() if name != "labels"}
 
     def is_one_image(self, config: Any, n: int) -> bool:
         """Tell whether it is as many as one image has: images follow each other."""

@@ -8,6 +8,7 @@ from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, rope_sections, text_fields
+from biaslab.models.pixel_form import PixelForm
 from biaslab.models.processors import image_only
 
 _TOWER: dict[str, Any] = {
@@ -36,6 +37,7 @@ class Qwen2VL(Family):
     model_types = ("qwen2_vl",)
     aliases = {f"qwen2-vl-{size}": f"Qwen/Qwen2-VL-{size.upper()}-Instruct" for size in ("2b", "7b", "72b")}
     processor_class = "Qwen2VLProcessor"
+    pixel_form = PixelForm.PATCHES
     box_space = BoxSpace.NORM1000
     grounding_template = "Output the bounding box of <|object_ref_start|>{}<|object_ref_end|> in the image."
     stop_tokens = ("<|im_end|>",)

@@ -297,3 +297,20 @@ def test_bad_arguments(tmp_path):
     layout = TokenLayout.raster(2, 2, size=(100, 100), family="x", region=(0.25, 0.25, 0.75, 0.75))
     with pytest.raises(InputError, match="no token"):
         footprint(np.ones(4), layout, design.stimulus(0, 0, 0).box.clip((10, 10)))
+
+
+# ------------------------------------------------------------------------------------------ ahead of the model
+def test_images_made_ahead_give_the_same_lines(cutouts, tmp_path):
+    vlm, (objects, grounds) = tiny.vlm("internvl"), cutouts
+    design = design_for(
+        vlm, size=(112, 112), grid=(2, 2), pairs=3, scale=(0.5, 0.9), objects=objects, backgrounds=grounds
+    )
+    for workers in (0, 1, 3):
+        with pytest.warns(UserWarning, match="objects"):
+            measure(
+                vlm, design, layers=[1, 2], batch_size=2, out=tmp_path / str(workers), progress=False, workers=workers
+            )
+    logs = [(tmp_path / str(workers) / "stimuli.jsonl").read_text() for workers in (0, 1, 3)]
+    assert logs[1] == logs[2] == logs[0] and logs[0].count("\n") == len(design)
+    with pytest.raises(InputError, match="workers must be 0"):
+        measure(vlm, design, workers=-1, progress=False)

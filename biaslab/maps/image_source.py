@@ -1,0 +1,177 @@
+"""The images of a collection: walked in order, named, opened and cut ahead of the model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any
+
+from biaslab.core.images import content_hash, image_name, load_image
+from biaslab.datasets.calibration import PROMPT
+from biaslab.errors import InputError
+from biaslab.maps.base import AttentionMaps
+from biaslab.models.preparing import Preparers
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from biaslab.models.encoded import Encoded
+
+__all__ = ["ImageSource", "Item", "PreparedImages", "prepare_images"]
+
+
+class Item:
+    """One prompt that is still to do; ``records`` holds the id and a hash of content and question per image."""
+
+    def __init__(self, names: list[str], images: list[Image.Image], text: str) -> None:
+        self.images, self.text = images, text
+        contents = [f"{content_hash(image)}|{text}".encode() for image in images]
+        self.records = [(n, hashlib.sha256(c).hexdigest()[:16]) for n, c in zip(names, contents, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """An entry of the source, its pictures unread.
+
+    Attributes
+    ----------
+    name : str
+    names : list of str
+        Of its images.
+    group : list
+        What they are opened from.
+    text : str
+    problem : str
+        Why it could not be named.
+    done : bool
+        Whether the maps of all its images are there.
+    """
+
+    name: str
+    names: list[str]
+    group: list[Any]
+    text: str
+    problem: str = ""
+    done: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImages:
+    """A batch that is ready for the model.
+
+    Attributes
+    ----------
+    size : int
+        Entries of the batch.
+    items : list of Item
+        Those that could be opened; none where nothing that is still to do could.
+    failed : list of (name, str)
+        Those still to do that could not.
+    prompts : Encoded, InputError or None
+        Of the items, not yet sent to the device, or why they could not be made as one batch; None without any.
+    """
+
+    size: int
+    items: list[Item]
+    failed: list[tuple[str, str]]
+    prompts: Encoded | InputError | None = None
+
+
+class ImageSource:
+    """Walks the images: names them, and leaves out the batches already done.
+
+    A batch is the same images whatever was done before and whoever does it, so that maps depend on neither.
+    """
+
+    def __init__(self, images: Iterable[Any], ids: list[str] | None, prompt: Any, maps: AttentionMaps) -> None:
+        self.images, self.ids, self.prompt, self.maps = images, ids, prompt, maps
+        self.failures: list[tuple[str, str]] = []
+        self.prompts: list[tuple[str, list[str]]] = []  # of all so far, other processes' too: its name, its images'
+        self.takes: Callable[[int], bool] = lambda batch: True
+
+    def batches(self, size: int, advance: Callable[[int], None]) -> Iterator[list[Entry]]:
+        """Yield ``size`` entries at a time; ``advance`` hears of the batches that are done."""
+        entries = self._entries()
+        for number in count():
+            batch = list(islice(entries, size))
+            if not batch:
+                return
+            if not self.takes(number):
+                continue
+            batch = [replace(entry, done=all(map(self.maps.has, entry.names))) for entry in batch]
+            if all(entry.done for entry in batch):
+                advance(len(batch))
+            else:
+                yield batch
+
+    def _entries(self) -> Iterator[Entry]:
+        """Name the images."""
+        seen: Counter[str] = Counter()
+        for i, source in enumerate(self.images):
+            group, problem = list(source) if isinstance(source, (list, tuple)) else [source], ""
+            text = self._at("prompt", self.prompt, i)
+            name = str(self._at("ids", self.ids, i))
+            try:
+                if not group:
+                    raise InputError("an empty list among the images: leave it out")
+                name = _name(group) if self.ids is None else name
+            except InputError as err:
+                name, problem = str(i) if self.ids is None else name, str(err)
+            else:
+                seen[name] += 1
+                name = name if seen[name] == 1 else f"{name}#{seen[name]}"
+            names = [name] if len(group) < 2 else [f"{name}[{k}]" for k in range(len(group))]
+            self.prompts.append((name, names))
+            yield Entry(name, names, group, PROMPT if text is None else text, problem)
+
+    @staticmethod
+    def _at(name: str, values: Any, i: int) -> Any:
+        if not isinstance(values, list):
+            return values
+        if i >= len(values):
+            raise InputError(f"{name} has {len(values)} entries and there are more images: give one per image")
+        return values[i]
+
+
+def prepare_images(preparers: Preparers, batch: list[Entry]) -> PreparedImages:
+    """Open, cut and tokenize a batch, in whatever thread; nothing is raised for a picture that is broken.
+
+    Parameters
+    ----------
+    preparers : Preparers
+    batch : list of Entry
+
+    Returns
+    -------
+    PreparedImages
+    """
+    failed: list[tuple[str, str]] = []
+    opened = {entry: _opened(entry, failed) for entry in batch if not entry.done}
+    if not any(opened.values()):
+        return PreparedImages(len(batch), [], failed)
+    # the done ones too, so that a batch is the same; that one cannot be opened any more is no matter
+    each = [opened[entry] if entry in opened else _opened(entry, []) for entry in batch]
+    items = [item for item in each if item is not None]
+    with preparers.one() as vlm:
+        try:
+            prompts: Encoded | InputError = vlm.prepare([i.images for i in items], [i.text for i in items])
+        except InputError as error:
+            prompts = error
+    return PreparedImages(len(batch), items, failed, prompts)
+
+
+def _opened(entry: Entry, failed: list[tuple[str, str]]) -> Item | None:
+    try:
+        if entry.problem:
+            raise InputError(entry.problem)
+        return Item(entry.names, [load_image(source) for source in entry.group], entry.text)
+    except InputError as error:
+        failed.append((entry.name, str(error)))
+        return None
+
+
+def _name(group: list[Any]) -> str:
+    return "+".join(image_name(item) for item in group)

@@ -1,4 +1,4 @@
-"""Greedy max-min diversity in cosine distance, for several images at once."""
+"""Greedy max-min diversity in cosine distance, also weighted by relevance, for several images at once."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from biaslab.pruning.batch import padded
+
 __all__ = ["max_min_diverse", "max_min_orders"]
 
 _BLOCK = 512
 _CELLS = 2**28  # similarities held at once: 1 GiB
+_NEAREST = 1e-4  # distance of tokens that agree, where they are weighted: of these the more relevant one comes first
 
 
 @torch.no_grad()
-def max_min_orders(images: Sequence[Tensor], budgets: Sequence[int], start: str = "isolated") -> list[Tensor]:
+def max_min_orders(
+    images: Sequence[Tensor],
+    budgets: Sequence[int],
+    start: str = "isolated",
+    weights: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
     """Choose rows as `max_min_diverse` for several images at once.
 
     Parameters
@@ -25,7 +33,10 @@ def max_min_orders(images: Sequence[Tensor], budgets: Sequence[int], start: str 
     budgets : sequence of int
         Rows to choose of each.
     start : str
-        "isolated" or "central", as :class:`biaslab.pruning.DivPrune` says.
+        "isolated" or "central", as :class:`biaslab.pruning.DivPrune` says. Nothing where there are weights.
+    weights : sequence of (N,) Tensor, optional
+        Positive. The first row is that of the largest weight, the next the one of the largest product of its weight and
+        its distance from the nearest chosen one.
 
     Returns
     -------
@@ -37,22 +48,26 @@ def max_min_orders(images: Sequence[Tensor], budgets: Sequence[int], start: str 
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
     >>> max_min_orders([features, features[:3]], [3, 2])
     [tensor([3, 0, 2]), tensor([2, 0])]
+    >>> max_min_orders([features], [3], weights=[torch.tensor([1.0, 3.0, 1.0, 1.0])])
+    [tensor([1, 3, 2])]
     """
     orders: list[Tensor] = []
     at = 0
     while at < len(images):
         n, end = len(images[at]), at + 1
         if n * n > _CELLS:  # by the size of this image alone, so that its result does not depend on others
-            orders.append(max_min_diverse(images[at], budgets[at], start))
+            orders.append(max_min_diverse(images[at], budgets[at], start, None if weights is None else weights[at]))
         else:
             while end < len(images) and (end + 1 - at) * max(n, len(images[end])) ** 2 <= _CELLS:
                 n, end = max(n, len(images[end])), end + 1
-            orders += _together(images[at:end], budgets[at:end], start)
+            orders += _together(images[at:end], budgets[at:end], start, None if weights is None else weights[at:end])
         at = end
     return orders
 
 
-def _together(images: Sequence[Tensor], budgets: Sequence[int], start: str) -> list[Tensor]:
+def _together(
+    images: Sequence[Tensor], budgets: Sequence[int], start: str, weights: Sequence[Tensor] | None
+) -> list[Tensor]:
     """Choose in images whose similarities are all held at once: three launches a step, whatever their number."""
     b, n = len(images), max(map(len, images))
     even = min(map(len, images)) == n
@@ -68,7 +83,11 @@ def _together(images: Sequence[Tensor], budgets: Sequence[int], start: str) -> l
         if start == "central":
             central.append((unit @ unit.mean(0)).argmax())
     diagonal = distance.diagonal(dim1=1, dim2=2)
-    if start == "central":
+    weight = None if weights is None else padded([own.float() for own in weights], 0)
+    if weight is not None:
+        latest = weight.argmax(1, keepdim=True)
+        weight = weight.masked_fill(nearest < 0, 1)  # 0 times infinity would be NaN
+    elif start == "central":
         latest = torch.stack(central)[:, None]
     else:
         diagonal.fill_(-torch.inf)
@@ -76,6 +95,8 @@ def _together(images: Sequence[Tensor], budgets: Sequence[int], start: str) -> l
         highest = (distance if none is None else distance.masked_fill_(none[:, None], -torch.inf)).amax(2)
         latest = (highest if none is None else highest.masked_fill_(none, torch.inf)).argmin(1, keepdim=True)
     distance.neg_().add_(1)
+    if weight is not None:
+        distance.clamp_(min=_NEAREST)
     diagonal.fill_(-torch.inf)
     steps = max(budgets)
     order = torch.empty(steps, b, 1, dtype=torch.long, device=distance.device)
@@ -85,26 +106,30 @@ def _together(images: Sequence[Tensor], budgets: Sequence[int], start: str) -> l
     for i in range(1, steps):
         torch.gather(distance, 1, each[i - 1][..., None].expand(b, 1, n), out=row)
         torch.minimum(nearest, row[:, 0], out=nearest)
-        torch.argmax(nearest, 1, keepdim=True, out=each[i])
+        torch.argmax(nearest if weight is None else nearest * weight, 1, keepdim=True, out=each[i])
     return [own[:k] for own, k in zip(order[..., 0].T, budgets, strict=True)]
 
 
-def max_min_diverse(features: Tensor, n: int, start: str = "isolated") -> Tensor:
+def max_min_diverse(features: Tensor, n: int, start: str = "isolated", weight: Tensor | None = None) -> Tensor:
     """Choose n rows of (N, D) ``features``, greedy for the largest minimal cosine distance, in that order: (n,).
 
     The plain path, a product with all features at each step, in memory for N minima: the reference of
     `max_min_orders`, and its way for an image of more than 16,384 tokens.
     """
     unit = normalize(features.float(), dim=1)
-    first = _isolated(unit) if start == "isolated" else (unit @ unit.mean(0)).argmax()
+    if weight is not None:
+        first = weight.argmax()
+    else:
+        first = _isolated(unit) if start == "isolated" else (unit @ unit.mean(0)).argmax()
     rows = torch.empty(n, dtype=torch.long, device=unit.device)
     nearest = torch.full((unit.shape[0],), torch.inf, dtype=unit.dtype, device=unit.device)
     latest = first.reshape(1)
     for i in range(n):
         rows[i : i + 1] = latest
-        nearest = torch.minimum(nearest, 1 - (unit @ unit[latest].T).squeeze(1))
+        distance = 1 - (unit @ unit[latest].T).squeeze(1)
+        nearest = torch.minimum(nearest, distance if weight is None else distance.clamp(min=_NEAREST))
         nearest[latest] = -torch.inf  # kept: never again
-        latest = nearest.argmax().reshape(1)
+        latest = (nearest if weight is None else nearest * weight).argmax().reshape(1)
     return rows
 
 

@@ -32,6 +32,7 @@ from biaslab.datasets.calibration import PROMPT
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps, ImageRecord
 from biaslab.maps.checkpointed import ResumableMaps
+from biaslab.maps.decoder_inputs import DecoderInputs, decoder_inputs
 from biaslab.maps.image_source import ImageSource, Item, prepare_images
 from biaslab.maps.parts import PartMaps, has_parts
 from biaslab.maps.stored import StoredMaps
@@ -66,6 +67,7 @@ def collect(
     folds: int = 5,
     checkpoint: str | Path | None = None,
     launch: Launch | None = None,
+    features: bool = False,
 ) -> AttentionMaps:
     """Attention from the prompt to the visual tokens, over many images, one prefill each.
 
@@ -109,6 +111,12 @@ def collect(
         (:class:`~biaslab.maps.checkpointed.ResumableMaps`). Only without ``out``, which resumes by itself.
     launch : Launch, optional
         Which of several processes that share the batches and ``out`` this one is; default: it does all of them.
+    features : bool
+        Whether what enters the decoder is kept as well, in half precision, for a conditional profile
+        (`biaslab.profiles.LookaheadProfile`): hidden states of the visual tokens and of the tokens behind the image, in
+        front of the first layer before which tokens may be dropped. Only with ``out``: ``maps.features`` reads them.
+        They take 2 N D bytes, 27 MB for 3,328 tokens of width 4,096, where that is the first layer once for all
+        questions on a picture.
 
     Returns
     -------
@@ -147,6 +155,12 @@ def collect(
     total = len(images) if isinstance(images, Sized) else None
     _check_arguments(vlm, total, queries, prompt, batch_size, workers, ids, folds, score)
     settings = _settings(vlm, layers, queries, prompt, heads, folds, score)
+    door = None
+    if features:
+        if out is None or launch is not None:
+            raise InputError("features are kept on disk by one process: pass out=folder, and no launch=, with features=True")
+        door = lowest_prune_layer(vlm.model.config, vlm.family)
+        settings["features"] = {"layer": door, "width": vlm.model.config.get_text_config().hidden_size}
     maps = _empty_maps(settings, out, checkpoint, total, launch or Launch())
     source = ImageSource(images, ids, prompt, maps)
     maps.failures = source.failures
@@ -163,9 +177,11 @@ def collect(
                 logger.info("skipped %s: %s", name, why)
             source.failures += batch.failed
             for items, encoded in _encoded(vlm, batch.items, batch.prompts, source.failures) if batch.items else ():
-                rows = _capture_prefill(vlm, encoded, layers, queries, heads, score)
+                rows, inputs = _capture_prefill(vlm, encoded, layers, queries, heads, score, door)
                 distances = _query_distances(encoded, rows.prompt, settings["rotary"])
                 place = maps.device_for(rows[layers[0]].values.device)
+                if inputs is not None and isinstance(maps, StoredMaps):
+                    _add_features(maps, items, inputs.per_image(vlm, encoded))
                 _add(maps, items, rows.per_image(encoded, device=place), distances, source.failures)
             if batch.items:
                 maps.checkpoint()
@@ -258,6 +274,14 @@ def _empty_maps(
     return StreamedMaps(settings) if checkpoint is None else ResumableMaps(settings, checkpoint, n_images=total)
 
 
+def _add_features(maps: StoredMaps, items: list[Item], values: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write features before the maps of the same images: an image counts once its map is complete."""
+    images = [(name, picture) for item in items for (name, _), picture in zip(item.records, item.pictures, strict=True)]
+    for (name, picture), (visual, text) in zip(images, values, strict=True):
+        if name not in maps.features:
+            maps.features.add(name, picture, visual, text)
+
+
 def _add(
     maps: AttentionMaps,
     items: list[Item],
@@ -304,9 +328,15 @@ class _Done(Exception):
 
 
 def _capture_prefill(
-    vlm: VLM, encoded: Encoded, layers: list[int], queries: str | Tensor, heads: str, score: str | Callable
-) -> CapturedRows:
-    """Mean rows of a batch of prompts, from a forward that ends behind the last of ``layers``."""
+    vlm: VLM,
+    encoded: Encoded,
+    layers: list[int],
+    queries: str | Tensor,
+    heads: str,
+    score: str | Callable,
+    door: int | None,
+) -> tuple[CapturedRows, DecoderInputs | None]:
+    """Mean rows of a batch of prompts, from a forward that ends behind the last of ``layers``; what enters ``door``."""
 
     def stop(*_: Any) -> None:
         raise _Done
@@ -314,10 +344,11 @@ def _capture_prefill(
     decoder: Any = vlm.decoder
     with ExitStack() as stack:
         rows = stack.enter_context(capture_means(vlm, layers, queries=queries, heads=heads, score=score))
-        stack.callback(decoder.layers[layers[-1]].register_forward_hook(stop).remove)
+        inputs = None if door is None else stack.enter_context(decoder_inputs(vlm, door))
+        stack.callback(decoder.layers[max(layers[-1], door or 0)].register_forward_hook(stop).remove)
         with suppress(_Done):
             vlm.forward(encoded, use_cache=False)
-    return rows
+    return rows, inputs
 
 
 def _query_distances(encoded: Encoded, prompt: PromptPositions, rotary: dict[str, Any] | None) -> list[int | None]:

@@ -24,11 +24,15 @@ __all__ = ["ImageSource", "Item", "PreparedImages", "prepare_images"]
 
 
 class Item:
-    """One prompt that is still to do; ``records`` holds the id and a hash of content and question per image."""
+    """One prompt that is still to do.
+
+    ``pictures`` holds a hash of each image's pixels, ``records`` its id and a hash of content and question.
+    """
 
     def __init__(self, names: list[str], images: list[Image.Image], text: str) -> None:
         self.images, self.text = images, text
-        contents = [f"{content_hash(image)}|{text}".encode() for image in images]
+        self.pictures = [content_hash(image) for image in images]
+        contents = [f"{picture}|{text}".encode() for picture in self.pictures]
         self.records = [(n, hashlib.sha256(c).hexdigest()[:16]) for n, c in zip(names, contents, strict=True)]
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import Moments
 
-__all__ = ["Maps", "expect_maps"]
+if TYPE_CHECKING:
+    from biaslab.maps.base import ImageRecord
+
+__all__ = ["Maps", "ReadableMaps", "expect_maps"]
 
 
 class Maps(Protocol):
@@ -52,6 +57,18 @@ class Maps(Protocol):
         self, layer: int, layout_key: str, *, fold: int | None = None, exclude_fold: int | None = None
     ) -> Moments:
         """Moments over all images of a layout, or over one fold, or over all folds but one."""
+        ...
+
+
+class ReadableMaps(Maps, Protocol):
+    """Maps whose images can be read one by one: stored ones, and views of them."""
+
+    def record(self, index: int) -> ImageRecord:
+        """Id and layout of one image."""
+        ...
+
+    def image(self, index: int, layer: int) -> np.ndarray:
+        """Attention of one image: (H or 1, N) float32."""
         ...
 
 

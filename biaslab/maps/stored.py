@@ -33,6 +33,7 @@ from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, RunFolderError
 from biaslab.maps.base import IGNORED, AttentionMaps, ImageRecord, fold_of
+from biaslab.maps.features import Features
 from biaslab.maps.moments import Moments, moments_of
 
 __all__ = ["StoredMaps", "load_maps"]
@@ -63,6 +64,7 @@ class StoredMaps(AttentionMaps):
         super().__init__(_read_settings(self.folder))
         self._files: list[BinaryIO] | None = None  # of the layers, while writing
         self._index: JsonLines | None = None
+        self._features: Features | None = None
         self._load()
 
     def _reset(self) -> None:
@@ -126,12 +128,30 @@ class StoredMaps(AttentionMaps):
             )
         return cls(folder)
 
+    @property
+    def features(self) -> Features:
+        """What enters the decoder, where it was collected.
+
+        Raises
+        ------
+        InputError
+            The maps were collected without features.
+        """
+        if self._features is None:
+            kept = self.settings.get("features")
+            if kept is None:
+                raise InputError("these maps were collected without features: collect them with features=True")
+            self._features = Features(self.folder, int(kept["width"]), shared=kept["layer"] == 0)
+        return self._features
+
     @contextmanager
     def writing(self) -> Iterator[StoredMaps]:
         """Cut off what an interrupted run left half written, then allow `add`."""
         with ExitStack() as stack:
             with writing_to(self.folder):
                 index = stack.enter_context(JsonLines(self.folder / _INDEX))
+                if self.settings.get("features") is not None:
+                    stack.enter_context(self.features.writing())
                 self._load()  # another process may have written since this object was made
                 index.cut(self._index_bytes)
                 files: list[BinaryIO] = []
@@ -182,8 +202,9 @@ class StoredMaps(AttentionMaps):
         self._take(replace(record, layout=layout), values.shape[1])
 
     def has(self, image_id: str) -> bool:
-        """Whether this image is complete on disk."""
-        return image_id in self._ids
+        """Whether this image is complete on disk, its features too where they are kept."""
+        kept = self.settings.get("features") is None or image_id in self.features
+        return kept and image_id in self._ids
 
     def ids(self) -> list[str]:
         """List the images, in the order of collection."""

@@ -11,7 +11,7 @@ from biaslab.errors import InputError
 if TYPE_CHECKING:
     from biaslab.models.family import Family
 
-__all__ = ["default_prune_layer", "prune_layer", "prune_layers"]
+__all__ = ["default_prune_layer", "lowest_prune_layer", "prune_layer", "prune_layers"]
 
 _PUBLISHED = 2  # of FastV and D2Pruner, on decoders of 24 layers or more
 _SHALLOW = 16  # layers up to which a decoder counts as shallow
@@ -44,14 +44,39 @@ def default_prune_layer(config: Any, family: Family) -> int:
     >>> [default_prune_layer(model.config, model.family) for model in models]
     [4, 2, 3]
     """
+    n_layers = config.get_text_config().num_hidden_layers
+    chosen = _PUBLISHED if n_layers > _SHALLOW else max(1, round(_SHARE * n_layers))
+    return min(max(chosen, lowest_prune_layer(config, family)), n_layers - 1)
+
+
+def lowest_prune_layer(config: Any, family: Family) -> int:
+    """Find the first layer K before which a model's tokens may be dropped.
+
+    Layers to which image features are added, and layers with a sliding window, come before it, and the first one of a
+    family that builds its masks before the decoder.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        Of the whole model; no weights are needed.
+    family : Family
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> models = [geometry(name) for name in ("grounder", "qwen3-vl-4b", "paligemma-3b-mix-224-beta")]
+    >>> [lowest_prune_layer(model.config, model.family) for model in models]
+    [0, 3, 1]
+    """
     text = config.get_text_config()
-    n_layers = text.num_hidden_layers
     deepstack = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or ()
     kinds = list(getattr(text, "layer_types", None) or ())
     windows = [i + 1 for i, kind in enumerate(kinds) if kind != "full_attention"]
-    chosen = _PUBLISHED if n_layers > _SHALLOW else max(1, round(_SHARE * n_layers))
-    lowest = max(family.lowest_layer, len(deepstack), *windows[-1:])
-    return min(max(chosen, lowest), n_layers - 1)
+    return max(family.lowest_layer, len(deepstack), *windows[-1:])
 
 
 def prune_layer(model: Any, asked: Any) -> Any:

@@ -1,0 +1,5 @@
+"""The parts of the conditional profile (`biaslab/profiles/estimators/lookahead.py`).
+
+`head_quality.py` tells which heads look at something, `teacher.py` makes of their attention what is to be predicted,
+`student.py` predicts it from visual features and the question, `training.py` fits one to the other.
+"""

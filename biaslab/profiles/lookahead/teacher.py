@@ -1,0 +1,99 @@
+"""What the conditional profile learns: the attention of heads that look at something, without their position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError
+from biaslab.maps.moments import centred_log
+from biaslab.maps.protocol import ReadableMaps
+from biaslab.profiles.base import Profile
+
+__all__ = ["Head", "Teacher", "choose_heads"]
+
+_LEAST = 1e-3  # added to a standard deviation over an image that is divided by
+
+
+class Head(NamedTuple):
+    """An attention head, and its weight among others."""
+
+    layer: int
+    head: int
+    weight: float
+
+
+def choose_heads(quality: pd.DataFrame, *, share: float) -> list[Head]:
+    """Take the heads whose quality is at least ``share`` of the best one's; they weigh as their quality.
+
+    Parameters
+    ----------
+    quality : DataFrame
+        Of `head_quality`.
+    share : float
+        In (0, 1].
+
+    Returns
+    -------
+    list of Head
+        The best first; weights sum to 1.
+
+    Raises
+    ------
+    InputError
+        No head looks at anything.
+    """
+    best = float(quality["quality"].max())
+    if not best > 0:
+        raise InputError(
+            "no head of these layers looks at anything that position does not explain: collect more layers or images"
+        )
+    chosen = quality[quality["quality"] >= share * best].sort_values("quality", ascending=False, kind="stable")
+    total = float(chosen["quality"].sum())
+    return [Head(int(r.layer), int(r.head), float(r.quality) / total) for r in chosen.itertuples()]  # type: ignore[arg-type]
+
+
+class Teacher:
+    """Attention of some heads as one map per image, with and without what position explains.
+
+    Parameters
+    ----------
+    heads : sequence of Head
+    positional : Profile, optional
+        Fitted per head, on the layers of ``heads``; None to take nothing off.
+    """
+
+    def __init__(self, heads: Sequence[Head], positional: Profile) -> None:
+        self.heads, self.positional = list(heads), positional
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers that are read."""
+        return sorted({head.layer for head in self.heads})
+
+    def expected_log(self, layout: TokenLayout) -> np.ndarray:
+        """(N,) what position alone makes the map be expected to be, centred."""
+        maps = {layer: centred_log(self.positional.expected(layout, layer).numpy()) for layer in self.layers}
+        return np.sum([head.weight * maps[head.layer][head.head] for head in self.heads], axis=0)
+
+    def log(self, maps: ReadableMaps, index: int) -> np.ndarray:
+        """(N,) weighted mean of the heads' log attention to one image, centred."""
+        logs = {layer: centred_log(maps.image(index, layer)) for layer in self.layers}
+        return np.sum([head.weight * logs[head.layer][head.head] for head in self.heads], axis=0)
+
+    def target(self, maps: ReadableMaps, index: int, *, debiased: bool = True) -> np.ndarray:
+        """(N,) float32 map to be learned: of each head, in standard deviations over the image, without its position."""
+        layout = maps.record(index).layout
+        total = np.zeros(layout.n)
+        for layer in self.layers:
+            rest = centred_log(maps.image(index, layer))
+            if debiased:
+                rest = rest - centred_log(self.positional.expected(layout, layer).numpy())
+            for head in self.heads:
+                if head.layer == layer:
+                    total += head.weight * rest[head.head] / (rest[head.head].std() + _LEAST)
+        return total.astype(np.float32)

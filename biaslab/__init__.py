@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from biaslab.models import load as load
     from biaslab.models import wrap as wrap
     from biaslab.models.offline.rehearsal import rehearse as rehearse
+    from biaslab.profiles import LookaheadProfile as LookaheadProfile
     from biaslab.profiles import MeanProfile as MeanProfile
     from biaslab.profiles import TileProfile as TileProfile
     from biaslab.profiles import debias as debias
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from biaslab.pruning import DivPrune as DivPrune
     from biaslab.pruning import FastV as FastV
     from biaslab.pruning import LayerRatio as LayerRatio
+    from biaslab.pruning import Lookahead as Lookahead
     from biaslab.pruning import Random as Random
     from biaslab.pruning import Relative as Relative
     from biaslab.pruning import Uniform as Uniform
@@ -107,11 +109,12 @@ _HOME = {
     "AttentionMaps": "maps.base",
     "Box": "core.boxes",
     "TokenLayout": "core.layout",
+    "LookaheadProfile": "profiles",
     "MeanProfile": "profiles", "TileProfile": "profiles", "load_profile": "profiles", "debias": "profiles",
     "variance_explained": "profiles",
     "prune": "pruning.engine.prune",
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
-    "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning",
+    "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning", "Lookahead": "pruning",
     "ProbeDesign": "diagnostics.probe", "ProbeResult": "diagnostics.probe",
     "ProbeDisplay": "figures", "LocationAccuracyDisplay": "figures",
     "evaluate": "evaluation", "compare_methods": "evaluation", "merge_runs": "evaluation",

@@ -25,9 +25,10 @@ from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps
 from biaslab.maps.protocol import expect_maps
 from biaslab.maps.views import mean_over_heads
-from biaslab.profiles import Profile, make
+from biaslab.profiles import Profile
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.provenance import covers
+from biaslab.profiles.registry import positional
 from biaslab.stats.jackknife import check_confidence
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ class BiasAtlas(AtlasData):
 def _estimator(estimator: str | Profile, profile: Profile | None) -> Profile:
     if profile is not None:
         return clone(profile)
-    return make(estimator) if isinstance(estimator, str) else estimator
+    return positional(estimator)
 
 
 def _check_images(maps: AttentionMaps, layers: list[int]) -> None:

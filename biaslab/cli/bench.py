@@ -31,7 +31,7 @@ def bench(
     ] = "none,fastv,divprune",
     keep: Annotated[str, typer.Option(help='Keep ratios ("0.1", "10%") or counts ("64").')] = "0.1",
     layer: opt.Layers = None,
-    profile: opt.ProfileFile = None,
+    profile: opt.ProfileFiles = None,
     images: Annotated[str, typer.Option(help="A folder of images, or scenes, blank, noise.")] = "scenes",
     data_root: opt.DataRoot = None,
     n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 4,
@@ -46,7 +46,6 @@ def bench(
     json: opt.Json = False,
 ) -> None:
     """Time prefill and decoding with and without pruning, and measure peak memory, beside FLOPs and the limit of it."""
-    from biaslab import profiles
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.evaluation.configurations import configurations
     from biaslab.workflows.before_loading import check_pruning
@@ -57,7 +56,7 @@ def bench(
 
     opt.way_to_decode(decode)
     ratios, where, rules = opt.keeps(keep), opt.layers(layer), opt.methods(methods)
-    fitted = None if profile is None else profiles.load(profile)
+    fitted = opt.profiles(profile)
     configurations(rules, ratios, where, fitted)  # refusals come before a model is loaded
     source_folder(images, data_root=data_root)
     if out is not None:

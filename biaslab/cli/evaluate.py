@@ -46,7 +46,7 @@ def evaluate(
     ] = None,
     keep: Annotated[str, typer.Option(help='Keep ratios ("0.1", "10%") or counts ("64").')] = "0.5,0.2,0.1,0.05",
     layer: opt.Layers = None,
-    profile: opt.ProfileFile = None,
+    profile: opt.ProfileFiles = None,
     dataset: Annotated[
         str,
         typer.Option(
@@ -104,7 +104,6 @@ def evaluate(
     json: opt.Json = False,
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
-    from biaslab import profiles
     from biaslab.datasets.base import DATASETS, check_pictures, take
     from biaslab.datasets.loading import load_dataset
     from biaslab.evaluation.configurations import configurations
@@ -122,9 +121,9 @@ def evaluate(
     chosen = opt.methods(methods or _METHODS)
     size = n if dataset in DATASETS else None  # a file is read whole, and cut by the evaluation
     data = load_dataset(dataset, split=split, columns=columns, images=image_root, n=size, data_root=data_root)
-    fitted = None if profile is None else profiles.load(profile)
+    fitted = opt.profiles(profile)
     if methods is None:
-        chosen = opt.methods_without_profile(chosen, profile, model.name)
+        chosen = opt.methods_without_profile(chosen, fitted, model.name)
     asked = configurations(chosen, ratios, where, fitted)  # refusals come before a model is loaded
     if match is not None:
         read_match(match)

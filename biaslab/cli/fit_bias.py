@@ -50,7 +50,7 @@ def fit_bias(
         typer.Option(
             autocompletion=estimator_names_or_auto,
             help="mean, geometric, smooth, exponential, rope, tile or factorised (the last four also fit other "
-            "tilings); auto: the one that predicts held-out images best.",
+            "tilings); auto: the one that predicts held-out images best; lookahead: by position, content and question.",
         ),
     ] = "mean",
     criterion: Annotated[str, typer.Option(help="With auto: r2 (of log attention) or deviance (of attention).")] = "r2",
@@ -122,6 +122,18 @@ def fit_bias(
         progress=True, workers=workers, estimator=estimator, criterion=criterion, maps=maps, launch=launch,
     )  # fmt: skip
     if not result.is_main:  # another rank has the profile
+        return
+    if result.profile.conditional:
+        said = result.profile.provenance_
+        text = (
+            f"{model.name}, {count_text(result.maps.n, 'image')} ({data.name}), estimator {result.profile.name}\n"
+            f"taught by (layer, head): {', '.join(f'({layer}, {head})' for layer, head, _ in said['teacher'])}\n"
+            "share of the variance of their log attention (centred per image) that is explained on held-out pictures:\n"
+            f"{table(result.variance)}"
+        )
+        record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
+                  "teacher": said["teacher"], "explained": records(result.variance)}  # fmt: skip
+        emit(json, record, text, result.files, vlm)
         return
     explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     few = few_images_text(result.profile.counts_, result.variance, transports="layout" in result.profile.transports)

@@ -75,6 +75,14 @@ Decode = Annotated[
     ),
 ]
 ProfileFile = Annotated[Path | None, typer.Option("--profile", "-p", help="A profile file made by `fit-bias`.")]
+ProfileFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="A profile file made by `fit-bias`; once more for a conditional one (--estimator lookahead).",
+    ),
+]
 
 
 def check_rows(heads: str, queries: str) -> None:
@@ -145,9 +153,16 @@ def one_layer(text: str | None) -> int | None:
     return values[0]
 
 
-def methods_without_profile(chosen: list, profile: Path | None, model: str) -> list:
+def profiles(files: list[Path] | None) -> list:
+    """Read the profiles of ``--profile``."""
+    from biaslab.profiles import load
+
+    return [load(file) for file in files or ()]
+
+
+def methods_without_profile(chosen: list, profiles: list, model: str) -> list:
     """Leave out, of methods that nobody asked for, those that need a profile where there is none, and say so."""
-    if profile is not None:
+    if any(not profile.conditional for profile in profiles):
         return chosen
     left_out = [method for method in chosen if "profile" in getattr(method, "needs", ())]
     if left_out:

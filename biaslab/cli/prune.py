@@ -33,14 +33,13 @@ def prune(
     ] = "none,divprune",
     keep: Annotated[str, typer.Option(help='A keep ratio ("0.1", "10%") or a count of tokens ("64").')] = "0.1",
     layer: opt.Layers = None,
-    profile: opt.ProfileFile = None,
+    profile: opt.ProfileFiles = None,
     out: Annotated[Path, typer.Option(help="Figure of the kept tokens: OUT.pdf, OUT.png, OUT.csv.")] = Path("kept"),
     seed: opt.Seed = 0,
     max_new_tokens: opt.MaxNewTokens = None,
     json: opt.Json = False,
 ) -> None:
     """Locate an expression in one image with pruned visual tokens; print answers and boxes, draw the tokens kept."""
-    from biaslab import profiles
     from biaslab._util.text import why_unreadable
     from biaslab.core.images import load_image
     from biaslab.errors import InputError
@@ -51,7 +50,7 @@ def prune(
     from biaslab.workflows.run_figures import draw_kept
 
     ratio, rules, where = opt.one_keep(keep), opt.methods(methods), opt.one_layer(layer)
-    fitted = None if profile is None else profiles.load(profile)
+    fitted = opt.profiles(profile)
     if why := why_unreadable(expression):
         raise InputError(f"the expression {why}")
     if not expression.strip():

@@ -15,7 +15,7 @@ __all__ = ["Config", "command_of", "repeat_earlier"]
 
 #: of one call, not of the run
 _NOT_REPEATED = {"out", "json", "config", "retry_errors", "dry_run"}
-_PATHS = {"profile", "image_root", "data_root"}
+_PATHS = {"image_root", "data_root"}
 _MODELS = {"name", "adapter"}  # of --model and --adapter: a folder, or a name as it is
 
 
@@ -23,7 +23,9 @@ def command_of(context: typer.Context) -> dict[str, Any]:
     """Note the command line of a verb: as it was typed, and every option with its value."""
     options = {name: value for name, value in context.params.items() if name not in _NOT_REPEATED and value is not None}
     for name, value in options.items():
-        if isinstance(value, Path) or name in _PATHS or (name == "dataset" and Path(value).exists()):
+        if name == "profile":
+            options[name] = [str(Path(file).absolute()) for file in value]
+        elif isinstance(value, Path) or name in _PATHS or (name == "dataset" and Path(value).exists()):
             options[name] = str(Path(value).absolute())
         elif name in _MODELS:
             options[name] = _from_anywhere(value)
@@ -66,12 +68,16 @@ def _read(context: typer.Context, config: Path | None) -> Path | None:
 
 
 def _with_profile(options: dict[str, Any], record: dict[str, Any], config: Path) -> dict[str, Any]:
-    """Take the run folder's copy of a profile that is not where it was."""
+    """Take the run folder's copies of profiles that are not where they were."""
+    given = options.get("profile")
+    if given is None:
+        return dict(options)
+    given = [given] if isinstance(given, str) else list(given)  # earlier versions took one
     files = [entry["file"] for entry in record.get("profiles", {}).values()]
-    if "profile" in options and not Path(options["profile"]).exists() and len(files) == 1:
+    if not all(Path(file).exists() for file in given) and len(files) == len(given):
         folder = config if config.is_dir() else config.parent
-        return {**options, "profile": str(folder / files[0])}
-    return dict(options)
+        given = [str(folder / file) for file in files]
+    return {**options, "profile": given}
 
 
 Config = Annotated[

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from biaslab.errors import InputError
 from biaslab.evaluation.schema import record_key
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from biaslab.profiles import Profile
 
 UNPRUNED = "none"
+#: for the methods that need a profile and have none: one, or one of each kind
+Profiles: TypeAlias = "Profile | Sequence[Profile] | None"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +55,9 @@ def configurations(
     methods: Sequence[str | Method] | str | Method,
     keep: float | int | Sequence[float | int],
     layers: int | Sequence[int | None] | None,
-    profile: Profile | None = None,
+    profile: Profiles = None,
 ) -> list[Config]:
-    """List every method at every layer and keep; ``"none"`` once.
+    """List every method at every layer and keep; ``"none"`` once, and at its own layer what can be run at no other.
 
     Parameters
     ----------
@@ -65,8 +67,8 @@ def configurations(
         Ratios in (0, 1] or counts of visual tokens.
     layers : int, sequence of int, or None
         Prune layers K; None stands for the default of a model that is not known yet.
-    profile : Profile, optional
-        For the methods that need one and have none.
+    profile : Profile or sequence of these, optional
+        For the methods that need one and have none: a positional one, a conditional one, or both.
 
     Returns
     -------
@@ -77,12 +79,12 @@ def configurations(
     InputError
         Unknown method, bad keep or layer, a profile that is needed and missing, or the same thing twice.
     """
-    methods, keep, layers = (_many(value) for value in (methods, keep, layers))
+    methods, keep, layers, profiles = (_many(value) for value in (methods, keep, layers, profile))
     if not methods or not keep or not layers:
         raise InputError("evaluate needs at least one method, one keep ratio and one layer")
     configs: dict[str, Config] = {}
     for method in methods:
-        for config in _configurations(method, keep, layers, profile):
+        for config in _configurations(method, keep, layers, profiles):
             if config.key in configs:
                 name = config.describe()
                 where = "" if name["layer"] is None else f", layer {name['layer']}"
@@ -92,7 +94,7 @@ def configurations(
 
 
 def _configurations(
-    method: Any, keep: list[float | int], layers: list[int | None], profile: Profile | None
+    method: Any, keep: list[float | int], layers: list[int | None], profiles: list[Any]
 ) -> Iterable[Config]:
     method = parse(method) if isinstance(method, str) else method
     if method == UNPRUNED:
@@ -101,19 +103,32 @@ def _configurations(
     if not isinstance(method, Method):
         raise InputError(f"methods must be names or Method instances, got {method!r}")
     if "profile" in method.needs and getattr(method, "profile", None) is None:
-        if profile is None:
-            raise InputError(
-                f"method {method.name!r} needs a profile: pass profile= (`biaslab fit-bias` makes one), or "
-                "leave the method out"
-            )
-        options: dict[str, Any] = {"profile": profile}  # a field of these methods, not of every one
+        options: dict[str, Any] = {
+            "profile": _profile_for(method, profiles)
+        }  # a field of these methods, not of every one
         method = dataclasses.replace(method, **options)
     method.validate()
-    for layer in layers:
+    for layer in layers if method.prune_layer is None else [method.prune_layer]:
         if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral)):
             raise InputError(f"layer must be a whole number, got {layer!r}")
         for ratio in keep:
             yield Config(method.with_keep(ratio), None if layer is None else int(layer))
+
+
+def _profile_for(method: Method, profiles: list[Any]) -> Any:
+    """Find the profile of the kind that a method needs."""
+    known = [p for p in profiles if p is not None]
+    fitting = [p for p in known if getattr(p, "conditional", False) == method.conditional]
+    if len(fitting) == 1:
+        return fitting[0]
+    kind = "conditional profile" if method.conditional else "profile"
+    if fitting:
+        raise InputError(f"method {method.name!r} needs one {kind}, {len(fitting)} are given: leave out the others")
+    how = "`biaslab fit-bias --estimator lookahead`" if method.conditional else "`biaslab fit-bias`"
+    other = " (the one given is of another kind)" if known else ""
+    raise InputError(
+        f"method {method.name!r} needs a {kind}{other}: pass profile= ({how} makes one), or leave the method out"
+    )
 
 
 def _many(value: Any) -> list:

@@ -21,8 +21,8 @@ from biaslab.pruning import budget
 
 if TYPE_CHECKING:
     from biaslab.datasets.sample import Sample
+    from biaslab.evaluation.configurations import Profiles
     from biaslab.models.vlm import VLM
-    from biaslab.profiles import Profile
 
 __all__ = ["MATCHES", "PromptSizes", "matched_configurations", "matched_keeps", "mean_share", "read_match"]
 
@@ -117,7 +117,7 @@ def matched_configurations(
     methods: Any,
     keep: Any,
     layers: Any,
-    profile: Profile | None,
+    profile: Profiles,
     match: str,
 ) -> list[Config]:
     """List every method at every layer, with keeps at which all layers cost the same; ``"none"`` once.

@@ -46,8 +46,8 @@ from biaslab.pruning.keep_counts import warn_of_counts
 
 if TYPE_CHECKING:
     from biaslab.datasets import Dataset
+    from biaslab.evaluation.configurations import Profiles
     from biaslab.models.vlm import VLM
-    from biaslab.profiles import Profile
 
 DEFAULT_REFERENCE = "random"
 ENGINES = ("local", "ray")
@@ -62,7 +62,7 @@ def evaluate(
     methods: Sequence[str | Method] | str | Method,
     keep: float | int | Sequence[float | int],
     layer: int | Sequence[int] | None = None,
-    profile: Profile | None = None,
+    profile: Profiles = None,
     n: int | None = None,
     batch_size: int = 8,
     seed: int = 0,
@@ -100,7 +100,7 @@ def evaluate(
     layer : int or sequence of int, optional
         Prune layers K: tokens are dropped just before decoder layer index K, -1 the last. Default: from the model's
         geometry (:func:`biaslab.models.prune_layer.default_prune_layer`), 4 of the grounder, 2 of most large models.
-    profile : Profile, optional
+    profile : Profile or sequence of these, optional
         For the methods that need one and have none.
     n : int, optional
         Use the first n samples only.

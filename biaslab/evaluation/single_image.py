@@ -18,9 +18,9 @@ from biaslab.pruning.keep_counts import warn_of_counts
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
+    from biaslab.evaluation.configurations import Profiles
     from biaslab.models.grounding import Grounding
     from biaslab.models.vlm import VLM
-    from biaslab.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def compare_methods(
     methods: Sequence[str | Method],
     keep: float | int,
     layer: int | None = None,
-    profile: Profile | None = None,
+    profile: Profiles = None,
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[PrunedAnswer]:
@@ -74,7 +74,7 @@ def compare_methods(
         Ratio in (0, 1] or count of visual tokens.
     layer : int, optional
         Prune layer K, -1 the last; default: from the model's geometry.
-    profile : Profile, optional
+    profile : Profile or sequence of these, optional
         For the methods that need one and have none.
     seed : int
     max_new_tokens : int

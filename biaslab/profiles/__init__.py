@@ -12,6 +12,7 @@ from biaslab.profiles.base import Profile
 from biaslab.profiles.estimators.exponential import ExponentialProfile
 from biaslab.profiles.estimators.factorised import FactorisedProfile
 from biaslab.profiles.estimators.geometric import GeometricProfile
+from biaslab.profiles.estimators.lookahead import LookaheadProfile
 from biaslab.profiles.estimators.mean import MeanProfile
 from biaslab.profiles.estimators.rope import RopeProfile
 from biaslab.profiles.estimators.smooth import SmoothProfile
@@ -30,6 +31,7 @@ __all__ = [
     "ExponentialProfile",
     "FactorisedProfile",
     "GeometricProfile",
+    "LookaheadProfile",
     "MapInterval",
     "MeanProfile",
     "Profile",

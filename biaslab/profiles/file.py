@@ -210,7 +210,7 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
     """
     p = profile.provenance_
     lines = [
-        f"Expected attention of each visual position ({profile.name} estimator), hash `{profile.hash}`. It "
+        f"{profile.about} ({profile.name} estimator), hash `{profile.hash}`. It "
         "describes the calibration images as much as the model: what they have in common is in it too.",
         "",
     ]
@@ -218,7 +218,7 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
         lines += [f"**{few}**", ""]
     lines += ["| | |", "|---|---|"]
     layouts = ", ".join(f"{k} ({count_text(n, 'image')})" for k, n in profile.counts_.items())
-    facts = {**p, **in_words(p), "layouts": layouts}
+    facts = {**p, **in_words(p), "layouts": layouts, **profile.notes}
     lines += [f"| {k} | {_cell(v)} |" for k, v in facts.items()]
     lines += [
         "",

@@ -13,7 +13,7 @@ from biaslab.maps.moments import centred_log
 from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import parts_of
-from biaslab.profiles.registry import make
+from biaslab.profiles.registry import positional
 from biaslab.stats.jackknife import check_confidence, half_width
 
 __all__ = ["MapInterval", "map_interval"]
@@ -89,7 +89,7 @@ def map_interval(
     expect_maps(maps)
     check_confidence(confidence)
     layer = resolve_layer(layer, maps.layers, "the maps", "collect")
-    estimator = make(estimator) if isinstance(estimator, str) else estimator
+    estimator = positional(estimator)
     filled = [f for f in range(maps.folds) if parts_of(maps, layer, only=[f])]
     if len(filled) < 3:
         raise InputError("intervals need images in at least three folds: collect more images")

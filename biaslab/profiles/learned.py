@@ -39,6 +39,10 @@ class LearnedMaps(BaseEstimator, ABC):
     #: things in ``provenance_`` the estimator may be used for without having been fitted for them: {"layout"}
     #: or nothing
     transports: ClassVar[frozenset[str]] = frozenset()
+    #: first words of its card
+    about: ClassVar[str] = "Expected attention of each visual position"
+    #: whether it predicts from what is shown and asked, not from the position alone
+    conditional: ClassVar[bool] = False
 
     @abstractmethod
     def _expand(self, arrays: Arrays, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +122,11 @@ class LearnedMaps(BaseEstimator, ABC):
             Layer or layout the profile was not fitted for.
         """
         return self._map("std", layout, layer, device)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Facts for the card that are no part of what was learned, such as how long it took."""
+        return {}
 
     def layout_of(self, layout: TokenLayout | str | None = None) -> tuple[TokenLayout, int]:
         """Look up a layout, and how many calibration images its map rests on.

@@ -16,7 +16,7 @@ from biaslab.maps.moments import TINY, centred_log
 from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs, parts_of
-from biaslab.profiles.registry import ESTIMATORS, make
+from biaslab.profiles.registry import ESTIMATORS, positional, positional_names
 from biaslab.stats.jackknife import check_confidence, half_width
 
 __all__ = ["CRITERIA", "EstimatorChoice", "select_estimator"]
@@ -161,10 +161,10 @@ def select_estimator(
 
 def _named(candidates: Iterable[str | Profile] | None, provenance: Mapping[str, Any]) -> dict[str, Profile]:
     """Label -> estimator; instances of one class are told apart by their parameters."""
-    fitting = (name for name, e in sorted(ESTIMATORS.items()) if e.refuses(provenance) is None)
-    estimators = [make(c) if isinstance(c, str) else c for c in (fitting if candidates is None else candidates)]
+    fitting = (name for name in positional_names() if ESTIMATORS[name].refuses(provenance) is None)
+    estimators = [positional(c) for c in (fitting if candidates is None else candidates)]
     if not estimators:
-        raise InputError(f"no candidates: give some of {', '.join(sorted(ESTIMATORS))}")
+        raise InputError(f"no candidates: give some of {', '.join(positional_names())}")
     if reason := next((why for e in estimators if (why := e.refuses(provenance))), None):
         raise InputError(reason)
     names = [e.name for e in estimators]

@@ -75,10 +75,45 @@ def make(name: str, **params: Any) -> Any:
     >>> make("smooth", strength=10.0)
     SmoothProfile(strength=10.0)
     >>> sorted(ESTIMATORS)
-    ['exponential', 'factorised', 'geometric', 'mean', 'rope', 'smooth', 'tile']
+    ['exponential', 'factorised', 'geometric', 'lookahead', 'mean', 'rope', 'smooth', 'tile']
     """
     cls = ESTIMATORS.get(name)
     try:
         return cls(**params)
     except TypeError as err:
         raise InputError(f"estimator {name!r}: {err}") from None
+
+
+def positional(estimator: Any) -> Any:
+    """Return an estimator of position alone, of which one is given or named.
+
+    Parameters
+    ----------
+    estimator : str or Profile
+
+    Raises
+    ------
+    InputError
+        Unknown name, or a conditional estimator.
+
+    Examples
+    --------
+    >>> from biaslab.profiles.registry import positional
+    >>> positional("tile").name
+    'tile'
+    >>> positional("lookahead")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    biaslab.errors.InputError: 'lookahead' predicts from what is shown and asked: name an estimator of position ...
+    """
+    found = make(estimator) if isinstance(estimator, str) else estimator
+    if getattr(found, "conditional", False):
+        raise InputError(
+            f"{found.name!r} predicts from what is shown and asked: name an estimator of position "
+            f"({', '.join(positional_names())}), or ask its own .explained(maps)"
+        )
+    return found
+
+
+def positional_names() -> list[str]:
+    """List the estimators of position alone, in alphabetical order."""
+    return sorted(name for name, cls in ESTIMATORS.items() if not getattr(cls, "conditional", False))

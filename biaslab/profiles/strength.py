@@ -23,7 +23,7 @@ from biaslab.errors import InputError
 from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part
-from biaslab.profiles.registry import make
+from biaslab.profiles.registry import positional
 from biaslab.profiles.variance import held_out, log_folds
 from biaslab.stats.jackknife import check_confidence, half_width
 
@@ -103,7 +103,7 @@ def choose_strength(
     expect_maps(maps)
     layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     check_confidence(confidence)
-    estimator = make(estimator) if isinstance(estimator, str) else estimator
+    estimator = positional(estimator)
     folds = log_folds(maps, layer)
     if len(folds) < 2:
         raise InputError("choosing a strength needs images in at least two folds: collect more images")

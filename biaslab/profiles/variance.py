@@ -26,7 +26,7 @@ from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.profiles.asymptotic import asymptotic_share
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs, merged, parts_of
-from biaslab.profiles.registry import make
+from biaslab.profiles.registry import positional
 from biaslab.stats.jackknife import check_confidence, half_width
 
 __all__ = ["VarianceExplained", "log_folds", "variance_explained", "variance_table"]
@@ -120,7 +120,7 @@ def variance_explained(
     expect_maps(maps)
     layer = resolve_layer(layer, maps.layers, "the maps", "collect")
     check_confidence(confidence)
-    estimator = make(estimator) if isinstance(estimator, str) else estimator
+    estimator = positional(estimator)
     folds = log_folds(maps, layer)
     if len(folds) < 2:
         raise InputError("held-out variance needs images in at least two folds: collect more images")

@@ -7,8 +7,8 @@ group ``biaslab.methods``, which names the module that registers them. Methods a
 
 Examples
 --------
->>> list(METHODS)[:7]  # those from outside follow
-['d2pruner', 'divprune', 'fastv', 'layer_ratio', 'random', 'relative', 'uniform']
+>>> list(METHODS)[:8]  # those from outside follow
+['d2pruner', 'divprune', 'fastv', 'layer_ratio', 'lookahead', 'random', 'relative', 'uniform']
 >>> METHODS["fastv"].option_names()
 ['keep', 'queries', 'score']
 """
@@ -23,6 +23,7 @@ from biaslab.pruning.methods.d2pruner import D2Pruner
 from biaslab.pruning.methods.divprune import DivPrune
 from biaslab.pruning.methods.fastv import FastV
 from biaslab.pruning.methods.layer_ratio import LayerRatio
+from biaslab.pruning.methods.lookahead import Lookahead
 from biaslab.pruning.methods.random import Random
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.uniform import Uniform
@@ -34,6 +35,7 @@ __all__ = [
     "DivPrune",
     "FastV",
     "LayerRatio",
+    "Lookahead",
     "Method",
     "PruneRun",
     "Random",

@@ -142,7 +142,7 @@ class Method(ABC):
     keep: float | int = 0.1
 
     name: ClassVar[str]
-    #: what the engine must provide: a subset of {"attention", "features", "profile"}
+    #: what the engine must provide: a subset of {"attention", "features", "text", "profile"}
     needs: ClassVar[frozenset[str]] = frozenset()
     #: whether `pick` lists positions in an order whose first n are what it would choose at any smaller budget n,
     #: with the same report; a class that defines `importance` or `pick` says so itself, or does not nest
@@ -150,6 +150,8 @@ class Method(ABC):
     #: whether layout and features of the image decide alone: neither attention nor the sample's seed is looked at; said
     #: by the class as `nested` is
     image_only: ClassVar[bool] = False
+    #: whether the profile it needs is a conditional one (`biaslab.profiles.LookaheadProfile`), not a positional one
+    conditional: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -172,6 +174,11 @@ class Method(ABC):
     def needs_layout(self) -> bool:
         """Whether the choice depends on where tokens lie in the image (then a true layout is required)."""
         return False
+
+    @property
+    def prune_layer(self) -> int | None:
+        """The only layer K before which it can drop tokens; None where any will do."""
+        return None
 
     def importance(self, ctx: TokenContext) -> Tensor | None:
         """Score the tokens: (N,) float32, or None where the rule is not a ranking. One score serves every budget."""
@@ -366,14 +373,14 @@ class Method(ABC):
     def _check(self, ctx: TokenContext) -> None:
         if not 1 <= ctx.budget <= ctx.n:
             raise InputError(f"budget must be 1 .. {ctx.n} visual tokens, got {ctx.budget}")
-        for what in ("attention", "features"):
+        for what in ("attention", "features", "text"):
             tensor = getattr(ctx, what)
             if what not in self.needs:
                 continue
             if tensor is None:
                 raise InputError(f"method {self.name!r} needs {what}: pass it in the TokenContext")
             axis, ndim = (-1, 3) if what == "attention" else (0, 2)
-            if tensor.ndim != ndim or tensor.shape[axis] != ctx.n:
+            if what != "text" and (tensor.ndim != ndim or tensor.shape[axis] != ctx.n):
                 raise InputError(f"{what} of shape {tuple(tensor.shape)} does not fit {ctx.n} visual tokens")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 
-__all__ = ["ExpectedAttention", "Selection", "TokenContext", "descending", "required"]
+__all__ = ["ExpectedAttention", "FittedProfile", "Selection", "TokenContext", "descending", "required"]
 
 
 @dataclass
@@ -33,6 +33,8 @@ class TokenContext:
         Softmax attention (or the method's other ``score``) of Q query rows.
     features : (N, D) Tensor, optional
         Hidden states entering layer K.
+    text : (T, D) Tensor, optional
+        Hidden states entering layer K of the tokens behind the image: the question, and what the template puts there.
     earlier : mapping of int to Tensor
         Layer index -> the same as ``attention`` of further layers below K - 1, for methods that read some.
 
@@ -51,6 +53,7 @@ class TokenContext:
     attention: Tensor | None = None
     features: Tensor | None = None
     earlier: Mapping[int, Tensor] = field(default_factory=dict)
+    text: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -64,20 +67,12 @@ class TokenContext:
         return torch.device("cpu") if tensor is None else tensor.device
 
 
-class ExpectedAttention(Protocol):
-    """What methods use of a fitted profile: every :class:`biaslab.profiles.Profile` is one."""
+class FittedProfile(Protocol):
+    """What is asked of any fitted profile: its hash, and whether it serves a use."""
 
     @property
     def hash(self) -> str:
         """Equal hash, equal scores."""
-        ...
-
-    def expected(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
-        """Return the (1 or H, N) float32 attention that each visual token is expected to draw in a decoder layer."""
-        ...
-
-    def std(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
-        """Return the (1 or H, N) float32 standard deviation of the attention between images."""
         ...
 
     def check(
@@ -95,6 +90,18 @@ class ExpectedAttention(Protocol):
         score: str | None = None,
     ) -> None:
         """Refuse a use the profile was not fitted for; what is None is not compared."""
+        ...
+
+
+class ExpectedAttention(FittedProfile, Protocol):
+    """What methods use of a positional profile: every :class:`biaslab.profiles.Profile` is one."""
+
+    def expected(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
+        """Return the (1 or H, N) float32 attention that each visual token is expected to draw in a decoder layer."""
+        ...
+
+    def std(self, layout: TokenLayout, layer: int, *, device: torch.device | str | None = None) -> Tensor:
+        """Return the (1 or H, N) float32 standard deviation of the attention between images."""
         ...
 
 

@@ -26,6 +26,7 @@ from biaslab.workflows.meta_model import MetaModel
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
+    from biaslab.evaluation.configurations import Profiles
     from biaslab.profiles import Profile
     from biaslab.pruning import Method
 
@@ -88,7 +89,7 @@ def check_pruning(
     methods: Sequence[str | Method],
     keep: float | int | Sequence[float | int],
     layers: int | Sequence[int] | None,
-    profile: Profile | None = None,
+    profile: Profiles = None,
     pictures: Iterable[tuple[int, int]] = (),
     text: str = "the object",
 ) -> None:

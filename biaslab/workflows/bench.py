@@ -32,9 +32,9 @@ from biaslab.workflows.bench_table import bench_latex, bench_table
 
 if TYPE_CHECKING:
     from biaslab.datasets.calibration import Calibration
+    from biaslab.evaluation.configurations import Profiles
     from biaslab.models.encoded import Encoded
     from biaslab.models.vlm import VLM
-    from biaslab.profiles import Profile
 
 __all__ = ["BenchResult", "bench"]
 
@@ -98,7 +98,7 @@ def bench(
     methods: Sequence[str | Method],
     keep: float | int | Sequence[float | int],
     layer: int | Sequence[int] | None = None,
-    profile: Profile | None = None,
+    profile: Profiles = None,
     batch_size: int = 1,
     seed: int = 0,
     progress: bool = True,
@@ -123,7 +123,7 @@ def bench(
         Keep ratios in (0, 1], or counts of visual tokens per image.
     layer : int or sequence of int, optional
         Prune layers K: tokens are dropped just before layer K, -1 the last; default: from the model's geometry.
-    profile : Profile, optional
+    profile : Profile or sequence of these, optional
         The fitted profile of methods that debias.
     batch_size : int
         Images per forward.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,49 +18,20 @@ from biaslab.figures import ProfileDisplay, VarianceDisplay, save
 from biaslab.maps.checkpointed import ResumableMaps
 from biaslab.maps.collect import collect
 from biaslab.maps.parts import PartMaps
-from biaslab.profiles import EstimatorChoice, Profile, make, select_estimator, variance_table
+from biaslab.profiles import Profile, make, select_estimator, variance_table
 from biaslab.profiles.file import check_replaceable, profile_path
 from biaslab.profiles.model_selection import CRITERIA
+from biaslab.workflows.fit_conditional import fit_conditional
+from biaslab.workflows.fit_result import FitResult
 
 if TYPE_CHECKING:
     from biaslab.datasets.calibration import Calibration
-    from biaslab.maps.base import AttentionMaps
     from biaslab.models.vlm import VLM
 
 __all__ = ["AUTO", "FitResult", "fit_bias", "unfitted"]
 
 _NO_VARIANCE = ["layer", "r2", "r2_lo", "r2_hi", "n"]
 AUTO = "auto"  # the estimator is selected on held-out images
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """A fitted profile with its diagnostics.
-
-    Attributes
-    ----------
-    profile : Profile
-        Fitted on ``maps``.
-    variance : DataFrame
-        The share of the variance of log attention that position explains, one row per layer; see
-        :func:`biaslab.profiles.variance_table`. Empty where the images are too few to hold some out.
-    maps : AttentionMaps
-        Attention of the calibration images.
-    files : list of Path
-        Files written: the profile, its card and its figures.
-    selection : EstimatorChoice or None
-        The comparison of the estimators, for ``estimator="auto"``.
-    is_main : bool
-        Whether this process is the one that fits and writes. Another one of several has collected its share only: its
-        profile is not fitted.
-    """
-
-    profile: Profile
-    variance: pd.DataFrame
-    maps: AttentionMaps
-    files: list[Path]
-    selection: EstimatorChoice | None = None
-    is_main: bool = True
 
 
 def fit_bias(
@@ -109,7 +79,8 @@ def fit_bias(
     estimator : str or Profile
         Name or unfitted instance. With ``"auto"``, :func:`biaslab.profiles.select_estimator` selects one for all layers
         on held-out images, and the profile's provenance records it (``"mean"``, with a warning, where the images are
-        too few to hold some out).
+        too few to hold some out). A conditional one (``"lookahead"``) reads every head and what enters the decoder,
+        which ``maps`` keeps, or a folder beside ``out`` until the profile is written.
     criterion : str
         Criterion of ``"auto"``: ``"r2"`` or ``"deviance"``.
     maps : str or Path, optional
@@ -150,6 +121,11 @@ def fit_bias(
     """
     launch = Launch.from_environment() if launch is None else launch
     profile = unfitted(estimator, criterion)
+    if profile.conditional:
+        return fit_conditional(
+            vlm, calibration, profile, layers=layers, queries=queries, score=score, batch_size=batch_size, out=out,
+            progress=progress, maps=maps, workers=workers, launch=launch,
+        )  # fmt: skip
     target = None if out is None else profile_path(check_output_file(out, suffix=".safetensors"))
     if target is not None:
         check_replaceable(target)  # before hours of collecting; saving asks again

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import tiny
 import torch
+from foreseen import Foresees, said
 
 from biaslab.core.layout import TokenLayout
 from biaslab.models import families
@@ -28,7 +29,7 @@ def layout_of(kind):
     return families()[kind].encode(tiny.processor(kind), [picture], ["?"], {})[1][0]
 
 
-class MapProfile:
+class MapProfile(Foresees):
     """A profile with given maps: what methods ask of one, and nothing else."""
 
     def __init__(self, expected, std=None):
@@ -47,6 +48,7 @@ def context(layout, keep, seed=0, **given):
     g = torch.Generator().manual_seed(seed)
     given.setdefault("attention", torch.rand(3, 2, layout.n, generator=g).softmax(-1))
     given.setdefault("features", torch.randn(layout.n, 16, generator=g) + 0.7)
+    given.setdefault("text", said(seed=seed))
     given.setdefault("earlier", {0: torch.rand(3, 2, layout.n, generator=g).softmax(-1)})
     return TokenContext(layout, budget(keep, layout.n), seed=seed, layer=2, **given)
 

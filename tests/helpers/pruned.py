@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from foreseen import Foresees
 
 from biaslab.errors import ProfileMismatchError, UnsupportedError
 from biaslab.pruning import METHODS, Random, make, prune
@@ -13,7 +14,7 @@ from biaslab.pruning import METHODS, Random, make, prune
 STEPS = 5
 
 
-class FlatProfile:
+class FlatProfile(Foresees):
     """An uneven map for any layout, that remembers what it was asked."""
 
     def __init__(self):

@@ -21,6 +21,7 @@ from biaslab.profiles import (
 )
 from biaslab.profiles.estimators.trend import Trend, choose_trend
 from biaslab.profiles.parts import logs, merged, parts_of
+from biaslab.profiles.registry import positional_names
 
 ONE = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
 ROTARY = {"inv_freq": [1.0, 0.1, 0.01, 0.001], "axes": None, "head_dim": 8, "scaling": 0.35, "attention_scaling": 1.0}
@@ -28,8 +29,8 @@ SETTINGS = {
     "model": "tiny", "family": "internvl", "queries": "last", "heads": "all", "layers": [1, 3], "folds": 4,
     "rotary": ROTARY,
 }  # fmt: skip
-EVERY = pytest.mark.parametrize("name", sorted(ESTIMATORS))
-TRANSPORTING = sorted(n for n, e in ESTIMATORS.items() if "layout" in e.transports)
+EVERY = pytest.mark.parametrize("name", positional_names())
+TRANSPORTING = [n for n in positional_names() if "layout" in ESTIMATORS[n].transports]
 
 
 def tiled(rows, cols, grid=(4, 4)):

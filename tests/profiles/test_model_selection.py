@@ -15,7 +15,8 @@ from biaslab.errors import InputError
 from biaslab.maps.base import ImageRecord, fold_of
 from biaslab.maps.moments import centred_log
 from biaslab.maps.streamed import StreamedMaps
-from biaslab.profiles import ESTIMATORS, MeanProfile, SmoothProfile, TileProfile, load, select_estimator
+from biaslab.profiles import MeanProfile, SmoothProfile, TileProfile, load, select_estimator
+from biaslab.profiles.registry import positional_names
 from biaslab.workflows.fit_bias import fit_bias
 
 ONE = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
@@ -109,7 +110,7 @@ def test_layouts_that_others_lack_are_flat_for_those_that_do_not_transport():
 def test_layers_together_and_apart():
     maps, _ = make_maps([(ONE, 25)], layers=(2, 5))
     found = select_estimator(maps)
-    fitting = set(ESTIMATORS) - {"rope"}  # the maps do not tell how the model turns positions
+    fitting = set(positional_names()) - {"rope"}  # the maps do not tell how the model turns positions
     assert set(found.table["estimator"]) == fitting and len(found.table) == 2 * len(fitting)
     with pytest.raises(InputError, match="'rope' needs the model's rotary embedding"):
         select_estimator(maps, candidates=["mean", "rope"])
@@ -147,7 +148,7 @@ def test_auto_fits_the_estimator_chosen_and_records_it(grounder, tmp_path):
     again = select_estimator(fitted.maps, criterion="deviance")
     assert again.best == found.best and again.table.equals(found.table)
     selected = load(fitted.profile.save(tmp_path / "auto")).provenance_["selected"]
-    assert selected == {"by": "deviance", "among": sorted(ESTIMATORS)}
+    assert selected == {"by": "deviance", "among": positional_names()}
     assert fit_bias(grounder, made, estimator="mean", layers=[1], progress=False).selection is None
     with pytest.raises(InputError, match="r2, deviance"):
         fit_bias(grounder, made, estimator="auto", layers=[1], criterion="aic")
@@ -168,9 +169,9 @@ def test_auto_on_the_command_line(tmp_path, capsys):
         main(common)
     assert done.value.code in (0, None)
     out = capsys.readouterr().out
-    assert "chosen by r2" in out and all(name in out for name in ESTIMATORS)
+    assert "chosen by r2" in out and all(name in out for name in positional_names())
     with pytest.raises(SystemExit):
         main([*common, "--json"])
     out = capsys.readouterr().out
     found = json.loads(out)["selection"]
-    assert found["best"] in ESTIMATORS and len(found["table"]) == 2 * len(ESTIMATORS)
+    assert found["best"] in positional_names() and len(found["table"]) == 2 * len(positional_names())

@@ -20,6 +20,7 @@ from biaslab.maps.base import ImageRecord
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import ESTIMATORS, MeanProfile, TileProfile
 from biaslab.profiles.fitted import NotFittedError
+from biaslab.profiles.registry import positional_names
 from biaslab.profiles.strength import choose_strength
 
 ONE = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
@@ -36,7 +37,7 @@ SETTINGS = {
     "layers": [1, 3],
     "rotary": {"inv_freq": [1.0, 0.1, 0.01], "axes": None, "head_dim": 6, "scaling": 0.4, "attention_scaling": 1.0},
 }
-EVERY = pytest.mark.parametrize("name", sorted(ESTIMATORS))
+EVERY = pytest.mark.parametrize("name", positional_names())
 
 
 def make_maps(images=((ONE, 12), (TILED, 7)), heads=1, seed=0, **settings):

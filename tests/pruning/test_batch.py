@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from foreseen import Foresees, said
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from methods import ALL, RASTER, TILED, MapProfile, build, context
@@ -32,7 +33,7 @@ FORMS = [
 ]  # fmt: skip
 
 
-class Layered:
+class Layered(Foresees):
     """A profile of any layout: an expectation drawn from the number of tokens, zero at every third place."""
 
     def expected(self, layout, layer, device=None):
@@ -57,7 +58,8 @@ def images(seed, count, dim=24, kind="smooth"):
             features = features[torch.randint(0, 1 + layout.n // 3, (layout.n,), generator=t)]
         budget = int(g.integers(1, layout.n + 1))
         shallow = torch.rand(3, 2, layout.n, generator=t)
-        out.append(TokenContext(layout, budget, int(g.integers(2**31)), 2, attention, features, {0: shallow}))
+        given = (attention, features, {0: shallow}, said(width=features.shape[1]))
+        out.append(TokenContext(layout, budget, int(g.integers(2**31)), 2, *given))
     return out
 
 

@@ -78,9 +78,11 @@ def test_options_are_named_checked_and_hashed(name):
 @ALL
 def test_missing_inputs_are_refused(name):
     method = build(name, RASTER)
-    for what in sorted(method.needs & {"attention", "features"}):
+    for what in sorted(method.needs & {"attention", "features", "text"}):
         with pytest.raises(InputError, match=f"needs {what}"):
             method.select(context(RASTER, 0.1, **{what: None}))
+        if what == "text":
+            continue  # of any length
         short = getattr(context(TILED, 0.1), what)
         with pytest.raises(InputError, match="does not fit"):
             method.select(context(RASTER, 0.1, **{what: short}))
@@ -91,7 +93,7 @@ def test_missing_inputs_are_refused(name):
 @ALL
 def test_ignores_what_it_does_not_need(name):
     method, ctx = build(name, RASTER, 0.2), context(RASTER, 0.2)
-    bare = {what: None for what in ("attention", "features") if what not in method.needs}
+    bare = {what: None for what in ("attention", "features", "text") if what not in method.needs}
     assert torch.equal(method.select(ctx).indices, method.select(dataclasses.replace(ctx, **bare)).indices)
 
 

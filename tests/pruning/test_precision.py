@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 import tiny
 import torch
+from foreseen import said
 from pruned import method_for
 from torch.nn.functional import normalize
 
@@ -53,7 +54,14 @@ def context(seed, dtype):
     attention = torch.rand(4, 2, layout.n, generator=generator).softmax(-1)
     shallow = torch.rand(4, 2, layout.n, generator=generator).softmax(-1)
     return TokenContext(
-        layout, 30, seed=seed, layer=LAYER, attention=attention, features=features.to(dtype), earlier={0: shallow}
+        layout,
+        30,
+        seed=seed,
+        layer=LAYER,
+        attention=attention,
+        features=features.to(dtype),
+        earlier={0: shallow},
+        text=said(width=features.shape[1]),
     )
 
 

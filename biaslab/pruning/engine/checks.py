@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.generation import GenerateCall, check_call
-from biaslab.pruning.base import ExpectedAttention, Method
+from biaslab.pruning.base import Method
+from biaslab.pruning.context import FittedProfile
 from biaslab.pruning.methods.attention_method import AttentionMethod
 
 if TYPE_CHECKING:
@@ -20,19 +21,14 @@ POSITIONS = ("original", "renumber")
 
 @runtime_checkable
 class ProfileMethod(Protocol):
-    """A method that debiases by a profile, and what decides whether the profile fits."""
+    """A method that reads a profile, and what decides whether the profile fits."""
 
     @property
-    def profile(self) -> ExpectedAttention | None: ...
+    def profile(self) -> FittedProfile | None: ...
 
-    @property
-    def queries(self) -> str | tuple[int, ...]: ...
-
-    @property
-    def score(self) -> str: ...
-
-    @property
-    def heads(self) -> str: ...
+    def fits(self, layer: int, n_heads: int) -> dict[str, Any]:
+        """List what the profile must have been fitted for, when tokens are dropped before ``layer``."""
+        ...
 
 
 def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
@@ -109,11 +105,8 @@ def check_profile(vlm: VLM, method: Method, layer: int, layout: TokenLayout | No
         revision=vlm.revision,
         fingerprint=vlm.fingerprint,
         family=vlm.family.name,
-        layer=layer - 1,
-        queries=method.queries,
-        score=method.score,
-        heads="mean" if method.heads == "mean" else each,
         layout=layout,
+        **method.fits(layer, each),
     )
 
 

@@ -68,6 +68,10 @@ class Prompt:
     rows : (B, Q) int64 Tensor or None
         Query positions; ``row_counts`` of each row are real. None for methods without attention.
     row_counts : list of int
+    text : (B, T) int64 Tensor or None
+        Positions of the tokens behind the last image; ``text_counts`` of each row are real. None where no method reads
+        them.
+    text_counts : list of int
     images : list of list of PromptImage
         The images of each row.
     repeats : int
@@ -81,6 +85,8 @@ class Prompt:
     pads: list[int]
     rows: Tensor | None
     row_counts: list[int]
+    text: Tensor | None
+    text_counts: list[int]
     images: list[list[PromptImage]]
     repeats: int
 
@@ -128,7 +134,15 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int) -> Prompt
             )
     visual, visual_mask = vlm.visual_tokens(ids)
     none = is_image.new_zeros(len(ids), dtype=torch.long)
-    counts, pads = torch.stack([visual_mask.sum(1), none if real is None else (~real).sum(1)]).tolist()
+    text, text_mask = text_after_image(is_image, real) if "text" in method.needs else (None, None)
+    sums = [
+        visual_mask.sum(1),
+        none if real is None else (~real).sum(1),
+        none if text_mask is None else text_mask.sum(1),
+    ]
+    counts, pads, text_counts = torch.stack(sums).tolist()
+    if text is not None and not all(text_counts):
+        raise InputError(f"method {method.name!r} reads the question behind the image: put the image first")
     rows, row_mask = _query_rows(getattr(method, "queries", None), is_image, real)
     if encoded is not None:
         images = [row for row in _announced(encoded, seed) for _ in range(repeats)]
@@ -145,6 +159,8 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int) -> Prompt
         pads=pads,
         rows=rows,
         row_counts=[] if row_mask is None else row_mask.sum(1).tolist(),
+        text=text,
+        text_counts=text_counts,
         images=images,
         repeats=repeats,
     )

@@ -47,6 +47,10 @@ def token_batch(
         visual = prompt.visual[::step].to(device)
         # one gather for all rows; what stands behind the last token of a shorter row belongs to nobody
         stack = hidden[::step].gather(1, visual[..., None].expand(-1, -1, hidden.shape[2])).flatten(0, 1)
+    words = None
+    if "text" in method.needs and prompt.text is not None:
+        text = prompt.text[::step].to(device)
+        words = hidden[::step].gather(1, text[..., None].expand(-1, -1, hidden.shape[2]))
     moved = {index: rows.to(device) for index, rows in attention.items()}
     images, owners, starts = [], [], []
     for row in range(0, len(prompt), step):
@@ -59,7 +63,8 @@ def token_batch(
             features = None if stack is None else stack[start : start + image.n]
             keep = budget(method.keep, image.n)
             deep = rows.pop(layer - 1, None)
-            images.append(TokenContext(image.layout, keep, image.seed, layer, deep, features, rows))
+            said = None if words is None else words[row // step, : prompt.text_counts[row]]
+            images.append(TokenContext(image.layout, keep, image.seed, layer, deep, features, rows, said))
             owners.append((row, i))
             starts.append(start)
     return TokenBatch(images, stack, starts), owners

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -116,6 +116,11 @@ class Relative(AttentionMethod):
                 f"method {self.name!r} needs a profile: pass profile=MeanProfile().fit(maps), "
                 "or debias='none' for raw attention"
             )
+
+    def fits(self, layer: int, n_heads: int) -> dict[str, Any]:
+        """List what the profile must have been fitted for, when tokens are dropped before ``layer``."""
+        heads = "mean" if self.heads == "mean" else n_heads
+        return {"layer": layer - 1, "queries": self.queries, "score": self.score, "heads": heads}
 
     def importance(self, ctx: TokenContext) -> Tensor:
         """Debias the attention: (N,)."""

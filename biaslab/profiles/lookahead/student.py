@@ -1,0 +1,122 @@
+"""The scorer of the conditional profile: how much of a later layer's attention a visual token will draw."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from biaslab.core.layout import TokenLayout
+
+__all__ = ["PLACES", "Student", "places"]
+
+#: columns of `places`
+PLACES = 8
+_WHOLE = 1e-6  # of a cell that is smaller than any
+_SCALE = 0.577  # root mean square of the features that the first layers see
+
+
+def places(layout: TokenLayout) -> np.ndarray:
+    """Describe where the tokens of an image lie, the same way in every tiling.
+
+    Parameters
+    ----------
+    layout : TokenLayout
+
+    Returns
+    -------
+    (N, 8) float32 array
+        Centre of the cell (x, y) from the middle of the image, in its widths and heights; their squares and product;
+        logarithm (to base 2) of the cell's width and height; whether it is a thumbnail's.
+    """
+    x, y = (layout.centers - 0.5).T
+    extent = np.log2(np.maximum(layout.boxes[:, 2:] - layout.boxes[:, :2], _WHOLE)).T
+    return np.stack([x, y, x * x, y * y, x * y, *extent, layout.thumbnail], axis=1).astype(np.float32)
+
+
+class Student(nn.Module):
+    """Relevance of visual tokens to a question, from what enters the decoder.
+
+    ``s_i = sum_t w_t k_i . q_t / sqrt(r)``: each visual token i has a key ``k_i = A [x_i; p_i]`` of its feature and its
+    place, each token t of the question a query ``q_t = B e_t + C g_t`` and a weight ``w_t`` (a softmax over the
+    question), where ``g`` is a bidirectional GRU over its embeddings. Features are centred over the image and scaled to
+    unit root mean square, embeddings scaled alike: what a model's widths and scales are does not matter.
+
+    Parameters
+    ----------
+    width : int
+        D, of the decoder's hidden states.
+    rank : int
+        r, of keys and queries.
+    reads : bool
+        False: one learned query, whatever is asked; the question is not looked at.
+    """
+
+    def __init__(self, width: int, rank: int = 96, *, reads: bool = True) -> None:
+        super().__init__()
+        self.reads = reads
+        self.key = nn.Linear(width + PLACES, rank)
+        if reads:
+            half = max(1, rank // 2)
+            self.word = nn.Linear(width, rank, bias=False)
+            self.reader = nn.GRU(width, half, batch_first=True, bidirectional=True)
+            self.context = nn.Linear(2 * half, rank)
+            self.weight = nn.Linear(2 * half, 1)
+        else:
+            self.query = nn.Parameter(torch.randn(rank) / rank**0.5)
+
+    def forward(
+        self, visual: Tensor, place: Tensor, text: Tensor, shown: Tensor | None = None, said: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Score the visual tokens of B images.
+
+        Parameters
+        ----------
+        visual : (B, N, D) Tensor
+            Hidden states of the visual tokens that enter the decoder.
+        place : (B or 1, N, 8) Tensor
+            Of `places`.
+        text : (B, T, D) Tensor
+            Hidden states of the tokens behind the image.
+        shown : (B, N) bool Tensor, optional
+            False for fillers of images with fewer tokens.
+        said : (B,) int64 Tensor on the CPU, optional
+            Tokens of each question; fillers of shorter ones stand behind them.
+
+        Returns
+        -------
+        (B, N) float32 Tensor
+            0 for fillers.
+        """
+        keys = self.keys(visual, place, shown)
+        scores = torch.einsum("bnr,br->bn", keys, self.queries(text, said)) / keys.shape[-1] ** 0.5
+        return scores if shown is None else scores.masked_fill(~shown, 0)
+
+    def keys(self, visual: Tensor, place: Tensor, shown: Tensor | None = None) -> Tensor:
+        """Make a key of each visual token, whatever is asked: (B, N, r)."""
+        visual = visual.float()
+        if shown is None:
+            centred = visual - visual.mean(1, keepdim=True)
+        else:
+            here = shown[..., None].float()
+            centred = (visual - (visual * here).sum(1, keepdim=True) / here.sum(1, keepdim=True)) * here
+        scaled = normalize(centred, dim=-1) * (_SCALE * visual.shape[-1] ** 0.5)
+        return self.key(torch.cat([scaled, place.to(scaled).expand(len(scaled), -1, -1)], -1))
+
+    def queries(self, text: Tensor, said: Tensor | None = None) -> Tensor:
+        """Make one query of each question: (B, r)."""
+        if not self.reads:
+            return self.query.expand(len(text), -1)
+        words = normalize(text.float(), dim=-1) * (_SCALE * text.shape[-1] ** 0.5)
+        if said is None:
+            read, _ = self.reader(words)
+        else:
+            packed = pack_padded_sequence(words, said, batch_first=True, enforce_sorted=False)
+            read, _ = pad_packed_sequence(self.reader(packed)[0], batch_first=True, total_length=text.shape[1])
+        weight = self.weight(read)[..., 0]
+        if said is not None:
+            fillers = torch.arange(text.shape[1])[None] >= said[:, None]
+            weight = weight.masked_fill(fillers.to(weight.device), -torch.inf)
+        return torch.einsum("btr,bt->br", self.word(words) + self.context(read), weight.softmax(1))

@@ -1,0 +1,84 @@
+"""Fit a conditional profile on calibration images: what ``biaslab fit-bias --estimator lookahead`` does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biaslab._util.launch import Launch
+from biaslab._util.output_place import check_output_file
+from biaslab._util.progress import phase
+from biaslab.errors import InputError
+from biaslab.figures import ProfileDisplay, save
+from biaslab.maps.collect import collect
+from biaslab.profiles.estimators.lookahead import LookaheadProfile, explained_table
+from biaslab.profiles.file import check_replaceable, profile_path
+from biaslab.workflows.fit_result import FitResult
+
+if TYPE_CHECKING:
+    from biaslab.datasets.calibration import Calibration
+    from biaslab.models.vlm import VLM
+
+__all__ = ["fit_conditional"]
+
+
+def fit_conditional(
+    vlm: VLM,
+    calibration: Calibration,
+    profile: LookaheadProfile,
+    *,
+    layers: Iterable[int] | None = None,
+    queries: str = "last",
+    score: str | Callable = "attention",
+    batch_size: int = 8,
+    out: str | Path | None = None,
+    progress: bool = True,
+    maps: str | Path | None = None,
+    workers: int | None = None,
+    launch: Launch | None = None,
+) -> FitResult:
+    """Collect every head's attention with what enters the decoder, and fit a conditional profile.
+
+    Parameters
+    ----------
+    profile : LookaheadProfile
+        Unfitted.
+    vlm, calibration, layers, queries, score, batch_size, out, progress, maps, workers
+        As of `fit_bias`; one of ``out`` and ``maps`` is needed.
+    launch : Launch, optional
+        It is fitted by one process: a launcher's several are refused.
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    InputError
+        Neither ``out`` nor ``maps``, or several processes.
+    """
+    if launch is not None and launch.world_size > 1:
+        raise InputError("a conditional profile is fitted by one process: leave out the launcher")
+    if out is None and maps is None:
+        raise InputError("a conditional profile is fitted to maps on disk: pass maps=folder, or out=file")
+    target = None if out is None else profile_path(check_output_file(out, suffix=".safetensors"))
+    if target is not None:
+        check_replaceable(target)
+    folder = Path(maps) if maps is not None else target.with_suffix(".partial-maps")  # type: ignore[union-attr]
+    collected = collect(
+        vlm, calibration.images, prompt=calibration.prompts, layers=layers, heads="all", queries=queries, score=score,
+        batch_size=batch_size, out=folder, progress=progress, ids=calibration.ids, workers=workers, features=True,
+    )  # fmt: skip
+    with phase("fit the profile", show=progress):
+        profile.fit(collected, device=vlm.device, progress=progress)
+    files: list[Path] = []
+    if target is not None:
+        path = profile.save(target)
+        with phase("draw the figures", show=progress):
+            figure = ProfileDisplay.from_profile(profile, layers=profile.layers_).plot()
+            files = [path, path.with_suffix(".md"), *save(figure, path.with_suffix(""), close=True)]
+        if maps is None:
+            shutil.rmtree(folder)
+    return FitResult(profile, explained_table(profile.provenance_["held_out"]), collected, files)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from biaslab._util.registry import Registry
 from biaslab.errors import InputError
+
+if TYPE_CHECKING:
+    from biaslab.profiles.base import Profile
 
 #: arrays of one layer: part (a layout key, or an estimator's own word) -> name -> array
 Arrays = dict[str, dict[str, np.ndarray]]
@@ -84,7 +87,7 @@ def make(name: str, **params: Any) -> Any:
         raise InputError(f"estimator {name!r}: {err}") from None
 
 
-def positional(estimator: Any) -> Any:
+def positional(estimator: Profile | str) -> Profile:
     """Return an estimator of position alone, of which one is given or named.
 
     Parameters
@@ -105,7 +108,7 @@ def positional(estimator: Any) -> Any:
     Traceback (most recent call last):
     biaslab.errors.InputError: 'lookahead' predicts from what is shown and asked: name an estimator of position ...
     """
-    found = make(estimator) if isinstance(estimator, str) else estimator
+    found: Profile = make(estimator) if isinstance(estimator, str) else estimator
     if getattr(found, "conditional", False):
         raise InputError(
             f"{found.name!r} predicts from what is shown and asked: name an estimator of position "

@@ -205,8 +205,9 @@ class LookaheadProfile(LearnedMaps):
 
     def _named(self, maps: StoredMaps) -> list[Head]:
         there = {(layer, head) for layer in maps.layers for head in range(int(maps.heads))}
+        pairs: Any = self.heads
         try:
-            named = [(int(layer), int(head)) for layer, head in self.heads]
+            named = [(int(layer), int(head)) for layer, head in pairs]
         except (TypeError, ValueError):
             named = []
         if not named or not set(named) <= there:

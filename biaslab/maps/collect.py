@@ -40,6 +40,7 @@ from biaslab.maps.streamed import StreamedMaps
 from biaslab.models.encoded import Encoded
 from biaslab.models.expected import expect_model
 from biaslab.models.preparing import Preparers, check_workers
+from biaslab.models.prune_layer import lowest_prune_layer
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
@@ -158,7 +159,7 @@ def collect(
     door = None
     if features:
         if out is None or launch is not None:
-            raise InputError("features are kept on disk by one process: pass out=folder, and no launch=, with features=True")
+            raise InputError("features are kept by one process: pass out=folder with features=True, and no launch=")
         door = lowest_prune_layer(vlm.model.config, vlm.family)
         settings["features"] = {"layer": door, "width": vlm.model.config.get_text_config().hidden_size}
     maps = _empty_maps(settings, out, checkpoint, total, launch or Launch())

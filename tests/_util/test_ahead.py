@@ -70,6 +70,7 @@ def test_never_more_than_the_items_ahead(workers, depth, most):
     assert DEPTH == 2
 
 
+@pytest.mark.slow
 def test_results_that_are_used_are_not_held():
     class Result:
         pass

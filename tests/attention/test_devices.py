@@ -48,7 +48,7 @@ def test_captured_rows_stay_with_their_layer(family, score):
 
 
 @FAMILIES
-@pytest.mark.parametrize("name", ["d2pruner", "divprune", "uniform"])
+@pytest.mark.parametrize("name", ["d2pruner", "divprune", pytest.param("uniform", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("positions", ["original", "renumber"])
 def test_pruning_across_devices(family, name, positions):
     """Layer K - 1 and layer K lie on different devices, and so do the layers after them."""

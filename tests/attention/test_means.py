@@ -119,9 +119,9 @@ def test_collect_holds_means_alone(monkeypatch):
     prefill = collecting._capture_prefill
 
     def watched(*args):
-        rows = prefill(*args)
+        rows, inputs = prefill(*args)
         seen.append((rows, [rows[layer].values.shape for layer in rows.layers]))
-        return rows
+        return rows, inputs
 
     monkeypatch.setattr(collecting, "_capture_prefill", watched)
     collecting.collect(vlm, tiny.images(3), queries="text", heads="all", prompt=tiny.texts(3), progress=False)

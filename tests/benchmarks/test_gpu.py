@@ -225,6 +225,7 @@ def test_rounds_are_timed_by_the_median():
     assert found.median >= 20 and found.peak_mb is None
 
 
+@pytest.mark.slow
 def test_no_round_begins_when_the_time_is_over(monkeypatch):
     moments = iter(range(100))  # one for each look at the clock
     monkeypatch.setattr("benchmarks.gpu_parts.plan.time", SimpleNamespace(monotonic=lambda: next(moments)))

@@ -39,6 +39,7 @@ def test_it_is_small_and_has_thirty_pictures(built):
     assert sum(name.endswith(".jpg") for name in built) == N == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["refcoco_sample.jsonl"])  # every form has the same samples: test_readers.py
 def test_the_grounder_finds_the_targets(file, capsys, tmp_path, monkeypatch):
     """Chance is a few percent; the grounder has 95 % on its own scenes."""

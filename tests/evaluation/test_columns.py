@@ -114,6 +114,7 @@ def test_a_damaged_line_is_named_by_every_reader(folder, damage):
             read(folder, read_run(folder))
 
 
+@pytest.mark.slow
 class TestParquet:
     @pytest.fixture(autouse=True)
     def written(self, folder):

@@ -36,6 +36,7 @@ def in_order(samples):
     return samples.sort_values(["index", "key"]).reset_index(drop=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "then", "new"),
     [

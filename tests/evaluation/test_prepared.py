@@ -39,6 +39,7 @@ def written(folder):
     return [path.read_text() for path in sorted(folder.glob("samples-*.jsonl"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [False, True])
 def test_the_log_is_the_same(vlm, tmp_path, plain):
     logs = {}
@@ -87,6 +88,7 @@ def test_an_interruption_leaves_no_thread_that_writes(vlm, tmp_path, monkeypatch
     same(run(tmp_path, vlm, Toy(12), workers=2, batch_size=2).samples, run(vlm=vlm, dataset=Toy(12)).samples)
 
 
+@pytest.mark.slow
 def test_pictures_are_opened_two_batches_ahead_and_no_further(vlm, monkeypatch):
     opened, used = [], []
     load = prepared.load_image

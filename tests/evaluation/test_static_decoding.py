@@ -171,6 +171,7 @@ def test_nothing_of_ours_is_on_the_model_while_it_decodes(monkeypatch):
             h
             for m in vlm.decoder.layers.modules()
             for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+            if h.__module__.startswith("biaslab")  # transformers leaves some of its own
         ]
         seen.append((len(hooks), vlm.decoder.config._attn_implementation, len(vlm.decoder.layers)))
         run(state)

@@ -41,7 +41,7 @@ def test_every_family(family):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 8])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.CROSSED)
 def test_every_method_in_every_family(family, n):
     vlm = tiny.vlm(family)
     encoded = vlm.vision(tiny.encoded(vlm, n))
@@ -70,6 +70,7 @@ def test_renumbered_positions_and_eager_attention():
         check(vlm, encoded, configurations(FEW, [0.5, 0.2], [3, 2]), options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["internvl", "paligemma", "qwen2_5_vl"])
 def test_layers_on_several_devices(family):
     """As ``device_map="auto"`` deals them out: K - 1, K and the layers after it lie apart."""
@@ -84,6 +85,7 @@ def test_layers_on_several_devices(family):
     assert untouched(vlm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("methods", "layers", "attn"),
     [(FEW, 3, "sdpa"), (FEW, [3, 2], "sdpa"), (["fastv", "random"], 2, "sdpa"), (["fastv", "random"], 2, "eager")],
@@ -177,7 +179,9 @@ def no_plain_way(monkeypatch):
     return lambda: monkeypatch.setattr(worker_module, "run_once", refuse)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize(
+    "batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_an_evaluation_is_the_plain_one(vlm, no_plain_way, batch_size):
     options = {"methods": FEW, "layer": [2, 3] if batch_size == 3 else 2, "batch_size": batch_size, "vlm": vlm}
     plain = run(plain=True, **options).samples

@@ -63,6 +63,7 @@ def equals_plain(vlm, encoded, configs, options=OPTIONS):
     assert untouched(vlm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_every_family_and_method(family, ways):
     vlm = tiny.vlm(family)
@@ -164,6 +165,7 @@ def test_flash_attention_and_renumbered_positions(ways):
     assert set(ways) == {True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl", "qwen3_vl"])
 def test_layers_on_several_devices(family, ways):
     vlm = tiny.vlm(family)

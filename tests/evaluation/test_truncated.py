@@ -38,6 +38,7 @@ def answers(grounder, scenes):
     return rows
 
 
+@pytest.mark.slow
 def test_the_end_of_each_answer_of_a_batch_is_seen(grounder, scenes, answers):
     samples = list(scenes)
     encoded = grounder.encode_grounding([s.image() for s in samples], [s.expression for s in samples])

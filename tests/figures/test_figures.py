@@ -132,6 +132,7 @@ def displays(maps, profile):
 NAMES = ("profile", "tiled", "attention", "kept", "accuracy", "variance", "auroc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_display_saves_pdf_png_and_csv(name, maps, profile, tmp_path):
     display = displays(maps, profile)[name]

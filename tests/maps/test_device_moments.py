@@ -117,6 +117,7 @@ def assert_same(got, want, *, exactly):
                 assert_close(a, b, rtol=0 if exactly else 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [2**30, 0, 20_000], ids=["room", "no room", "little room"])
 def test_maps_are_added_where_they_lie(on_devices, room, monkeypatch):
     vlm = tiny.vlm("internvl")

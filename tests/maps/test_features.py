@@ -11,7 +11,7 @@ from biaslab.maps.features import Features
 from biaslab.maps.stored import load_maps
 from biaslab.models.prune_layer import lowest_prune_layer
 
-FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
+FAMILIES = pytest.mark.parametrize("family", tiny.CROSSED)
 
 
 def gather(vlm, out, n=5, prompt=None, **options):

@@ -29,7 +29,7 @@ from biaslab.models.offline_spec import ModelSpec, rope_sections, text_config
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 each_shape = pytest.mark.parametrize(
-    ("family", "alias"), [(name, alias) for name, family in families().items() for alias in family.specs]
+    ("family", "alias"), [tiny.quick(name, alias) for name, family in families().items() for alias in family.specs]
 )
 sides = st.integers(30, 400)
 

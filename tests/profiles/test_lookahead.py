@@ -111,6 +111,7 @@ def test_without_the_question_it_knows_less(maps, profile):
     assert torch.equal(blind.relevance(visual, text, LAYOUT), blind.relevance(visual, 2 * text[:1], LAYOUT))
 
 
+@pytest.mark.slow
 def test_undebiased_teachers_hand_position_on(maps):
     raw = LookaheadProfile(debiased=False, **QUICK).fit(maps)
     rng = np.random.default_rng(4)
@@ -121,6 +122,7 @@ def test_undebiased_teachers_hand_position_on(maps):
     assert correlation(total, bias(LAYOUT)) > 0.6
 
 
+@pytest.mark.slow
 def test_several_tilings_and_one_that_was_not_fitted(tmp_path):
     fitted = LookaheadProfile(**QUICK).fit(stored(tmp_path / "maps", layouts=(LAYOUT, WIDE)))
     assert set(fitted.counts_) == {LAYOUT.key, WIDE.key}

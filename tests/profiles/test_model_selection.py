@@ -140,6 +140,7 @@ def test_bad_input_is_one_clear_line():
 
 
 # -- fit-bias --estimator auto -----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_auto_fits_the_estimator_chosen_and_records_it(grounder, tmp_path):
     made = calibration(grounder, "scenes", n=16)
     fitted = fit_bias(grounder, made, estimator="auto", layers=[1, 3], progress=False, criterion="deviance")

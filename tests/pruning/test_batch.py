@@ -268,6 +268,7 @@ def test_max_min_in_parts_is_the_same_and_large_images_go_alone(monkeypatch):
     assert calls == [[20], [30], 32, [5], 40, [8, 8]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 500, 2**17])
 @pytest.mark.parametrize("form", [{}, {"spatial": "gaussian"}, {"spatial": "neighbour"}, {"semantic": "normalized"},
                                   {"alpha": 1.0}, {"alpha": 0.0}], ids=str)  # fmt: skip

@@ -27,6 +27,7 @@ def said(work):
 TEXT = "keep 300: a picture has 256 visual tokens here, so all are kept"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [True, False])
 def test_an_evaluation_says_it_once(vlm, plain):
     """Of several batches and methods, one that lists ratios and smaller counts as well."""
@@ -48,6 +49,7 @@ def test_a_finished_run_says_nothing(vlm, tmp_path):
     assert len(said(run)) == 1 and said(run) == []
 
 
+@pytest.mark.slow
 def test_a_benchmark_and_a_comparison_say_it_once(vlm):
     pictures = bl.calibration(vlm, "scenes", n=2)
     sample = next(iter(bl.load_dataset("scenes", n=1)))

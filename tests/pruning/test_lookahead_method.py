@@ -13,6 +13,8 @@ from torch.nn.functional import normalize
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.evaluation.configurations import configurations
+from biaslab.evaluation.run_once import GenerationOptions, run_once
+from biaslab.evaluation.sweep.shared import run_shared, shareable
 from biaslab.maps.collect import collect
 from biaslab.maps.stored import load_maps
 from biaslab.models.prune_layer import lowest_prune_layer
@@ -21,7 +23,7 @@ from biaslab.pruning import D2Pruner, Lookahead, TokenContext, make, prune
 from biaslab.pruning.algorithms import max_min
 from biaslab.pruning.algorithms.max_min import max_min_diverse, max_min_orders
 
-FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
+FAMILIES = pytest.mark.parametrize("family", tiny.CROSSED)
 
 
 def by_loop(features, weight, n):
@@ -179,3 +181,23 @@ def test_what_it_refuses():
     ctx = TokenContext(TokenLayout.raster(2, 3, size=(30, 20), family="toy"), 2, features=features)
     with pytest.raises(InputError, match="needs text"):
         Lookahead(profile=Foresees()).select(ctx)
+
+
+def test_a_sweep_shares_it_with_methods_at_other_layers(tmp_path):
+    """At its K = 0 beside others at theirs: every selection and answer is that of one run per configuration."""
+    vlm = tiny.vlm("internvl")
+    conditional = ahead(vlm, tmp_path)
+    found = configurations(["none", "lookahead", "divprune", "fastv"], [0.5, 0.2], 2, conditional)
+    numbered = dict(enumerate(found))
+    encoded = vlm.vision(tiny.encoded(vlm, 3))
+    options = GenerationOptions(max_new_tokens=5)
+    assert sorted(shareable(vlm, numbered, options)) == list(numbered)
+    shared = {}
+    run_shared(vlm, encoded, numbered, options, shared.__setitem__, width=64)
+    assert sorted(shared) == list(numbered)
+    for i, config in numbered.items():
+        plain = run_once(vlm, encoded, config, options)
+        assert plain.answers == shared[i].answers
+        if config.method is not None:
+            for one, other in zip(plain.selections, shared[i].selections, strict=True):
+                assert torch.equal(one.indices, other.indices)

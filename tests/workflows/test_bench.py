@@ -60,6 +60,7 @@ def test_every_configuration_is_measured_on_every_batch_and_round():
     assert found.settings["n"] == 2 and found.settings["model"] == "tiny-internvl"
 
 
+@pytest.mark.slow
 def test_scoring_and_selection_are_part_of_the_prefill_and_shown_apart():
     found = _bench(methods=[Sleeper(seconds=0.15)], repeats=3)
     row = found.table.iloc[1]
@@ -208,6 +209,7 @@ def test_bad_arguments_are_refused_before_any_work(monkeypatch):
         bench(vlm, IMAGES, methods=["random"], keep=0.5, layer=99)
 
 
+@pytest.mark.slow
 def test_a_configuration_that_fails_costs_only_itself(monkeypatch):
     from biaslab.pruning import FastV
 

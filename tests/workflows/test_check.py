@@ -75,6 +75,7 @@ WRITERS = {
 FAMILIES = {"internvl": "0-1000", "qwen2_5_vl": "pixels of the resized picture", "llava": "0-1 of the padded square"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stand_ins_that_answer_in_every_space(family):
     for space in WRITERS if family == "internvl" else (FAMILIES[family], "0-1000", "0-1"):

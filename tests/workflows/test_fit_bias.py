@@ -70,6 +70,7 @@ def test_what_a_profile_may_not_replace_is_refused_before_a_map_is_collected(gro
     assert not (tmp_path / "maps").exists() and (tmp_path / "README.md").read_text() == "# My study\n"
 
 
+@pytest.mark.slow
 def test_the_profile_of_several_processes_is_that_of_one(grounder, tmp_path):
     made = calibration(grounder, "scenes", n=6)
     settings = {"layers": [1, 3], "batch_size": 2, "estimator": "auto", "progress": False}

@@ -31,7 +31,7 @@ from biaslab.pruning.engine.recording import check_finite
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["Prefix", "queries_of", "run_prefix"]
+__all__ = ["Prefix", "read_rows", "run_prefix"]
 
 
 @dataclass(eq=False)
@@ -99,9 +99,9 @@ class Prefix:
         return {index: self.attention[key] for index, key in keys.items()}
 
 
-def queries_of(method: Method) -> Any:
-    """Tell which query rows a method reads; None if it reads none."""
-    return getattr(method, "queries", None)
+def read_rows(method: Method) -> tuple[Any, bool]:
+    """Tell which rows of a prompt a method reads: its query rows, None for none, and whether those of the question."""
+    return getattr(method, "queries", None), "text" in method.needs
 
 
 def run_prefix(vlm: VLM, generation: Generation, configs: Sequence[Config], seed: int) -> Prefix:
@@ -172,14 +172,14 @@ def _run_rows(prefix: Prefix, decoder: Any, generation: Generation, layers: set[
 
 
 def _prompts(vlm: VLM, methods: Sequence[Method], found: PromptIds, seed: int) -> dict[Any, Prompt]:
-    """Read the prompts once for every kind of query rows."""
+    """Read the prompts once for every kind of rows that are read."""
     prompts: dict[Any, Prompt] = {}
     for method in methods:
-        if queries_of(method) not in prompts:
+        if read_rows(method) not in prompts:
             prompt = read_prompt(vlm, method, found, seed)
             if prompt is None:
                 raise UnsupportedError("a prompt without an image")
-            prompts[queries_of(method)] = prompt
+            prompts[read_rows(method)] = prompt
     return prompts
 
 
@@ -187,7 +187,7 @@ def _keys(method: Method, layer: int) -> list[RowKey]:
     if "attention" not in method.needs:
         return []
     reader = attention_method(method)
-    return [(index, reader.score, queries_of(method)) for index in reader.attention_layers(layer)]
+    return [(index, reader.score, read_rows(method)) for index in reader.attention_layers(layer)]
 
 
 def _remember(prefix: Prefix, layer: int, module: nn.Module, length: int) -> Callable:

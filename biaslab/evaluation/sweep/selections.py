@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from biaslab.evaluation.configurations import Config
-from biaslab.evaluation.sweep.prefix import Prefix, queries_of
+from biaslab.evaluation.sweep.prefix import Prefix, read_rows
 from biaslab.pruning import Method, Selection, budget
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.checks import check_profile
@@ -65,7 +65,7 @@ class Selecting:
     def _group(self, methods: Sequence[Any], layer: Any) -> list[Chosen]:
         """Select for methods that differ in their keep ratios alone."""
         first: Method = methods[0]
-        prompt = self.prefix.prompts[queries_of(first)]
+        prompt = self.prefix.prompts[read_rows(first)]
         self._check(first, layer, prompt)
         hidden = self.prefix.features(layer)
         attention = self.prefix.rows(first, layer)

@@ -1,0 +1,96 @@
+"""fit-bias with a conditional estimator: what it writes, what an interruption leaves, what it refuses."""
+
+import json
+
+import pytest
+
+from biaslab._util.launch import Launch
+from biaslab.cli import main
+from biaslab.datasets.calibration import calibration
+from biaslab.errors import InputError
+from biaslab.maps.stored import load_maps
+from biaslab.models.vlm import VLM
+from biaslab.profiles import LookaheadProfile, load
+from biaslab.workflows.fit_bias import fit_bias
+
+BRIEF = {"rank": 8, "epochs": 2, "heads": [(3, 3)]}
+
+
+@pytest.fixture
+def scenes(grounder):
+    return calibration(grounder, "scenes", n=12)
+
+
+def test_profile_card_and_figures_are_written_and_the_maps_kept_where_asked_for(grounder, scenes, tmp_path):
+    fitted = fit_bias(
+        grounder, scenes, estimator=LookaheadProfile(**BRIEF), layers=[3], out=tmp_path / "la", progress=False
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in fitted.files)
+    assert {path.suffix for path in fitted.files} == {".safetensors", ".md", ".pdf", ".png", ".csv"}
+    assert load(tmp_path / "la.safetensors").hash == fitted.profile.hash
+    assert list(fitted.variance["explained by"]) == ["position", "position, content, question"]
+    kept = fit_bias(
+        grounder, scenes, estimator=LookaheadProfile(**BRIEF), layers=[3], maps=tmp_path / "maps", progress=False
+    )
+    assert kept.files == [] and kept.profile.hash == fitted.profile.hash
+    assert load_maps(tmp_path / "maps").n == len(load_maps(tmp_path / "maps").features) == 12
+
+
+def test_an_interrupted_fit_goes_on_with_what_is_collected(grounder, scenes, tmp_path, monkeypatch):
+    def run():
+        return fit_bias(
+            grounder, scenes, estimator=LookaheadProfile(**BRIEF), layers=[3], out=tmp_path / "la", progress=False
+        )
+
+    whole = fit_bias(
+        grounder, scenes, estimator=LookaheadProfile(**BRIEF), layers=[3], maps=tmp_path / "maps", progress=False
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(LookaheadProfile, "fit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert load_maps(tmp_path / "la.partial-maps").n == 12
+    monkeypatch.setattr(VLM, "forward", lambda *_, **__: pytest.fail("collected again"))
+    assert run().profile.hash == whole.profile.hash
+    assert not (tmp_path / "la.partial-maps").exists()
+
+
+def test_refusals(grounder, scenes, tmp_path):
+    with pytest.raises(InputError, match="pass maps=folder, or out=file"):
+        fit_bias(grounder, scenes, estimator="lookahead", progress=False)
+    with pytest.raises(InputError, match="fitted by one process"):
+        fit_bias(
+            grounder,
+            scenes,
+            estimator="lookahead",
+            out=tmp_path / "la",
+            progress=False,
+            launch=Launch(rank=0, world_size=2),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_on_the_command_line_beside_a_positional_profile(capsys, tmp_path):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as done:
+            main([str(a) for a in arguments])
+        assert done.value.code in (0, None), capsys.readouterr().err
+        return capsys.readouterr().out
+
+    ahead, position, out = tmp_path / "la.safetensors", tmp_path / "p.safetensors", tmp_path / "run"
+    said = run("fit-bias", "--estimator", "lookahead", "--n", 40, "--layers", "2,3", "--out", ahead)
+    assert "taught by (layer, head): (3, 3)" in said and "position, content, question" in said
+    run("fit-bias", "--n", 12, "--layers", 3, "--out", position)
+    run(
+        "evaluate", "--methods", "none,lookahead,relative", "--keep", 0.2, "--layer", 4, "--n", 3,
+        "--max-new-tokens", 12, "--profile", ahead, "--profile", position, "--out", out,
+    )  # fmt: skip
+    lines = json.loads((out / "run.json").read_text())["identity"]["configurations"]
+    assert {(c["method"], c["layer"]) for c in lines} == {("none", None), ("lookahead", 0), ("relative", 4)}
+    for file in (ahead, position):
+        file.unlink()  # the run folder has copies
+    again = run("evaluate", "--config", out, "--out", tmp_path / "again")
+    assert (
+        "lookahead" in again and (tmp_path / "again" / "results.csv").read_text() == (out / "results.csv").read_text()
+    )

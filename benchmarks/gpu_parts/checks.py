@@ -17,6 +17,7 @@ from benchmarks import inputs
 from biaslab.attention.capture import capture
 from biaslab.models.encoded import Encoded
 from biaslab.models.vlm import VLM
+from biaslab.profiles.lookahead.student import Student, places
 from biaslab.pruning import METHODS, FastV, TokenBatch, TokenContext, budget, make, prune
 
 from .models import LAYER, pictures, sharp
@@ -227,7 +228,16 @@ def _batch_of(device: torch.device, dtype: torch.dtype, counts: tuple[int, ...])
         own = {"profile": Slope()} if "profile" in METHODS[name].needs else {}
         method = make(name, keep=KEEP, **own)
         images = [
-            TokenContext(x, budget(KEEP, x.n), seed, LAYER, attention[seed], features[seed], {0: attention[seed]})
+            TokenContext(
+                x,
+                budget(KEEP, x.n),
+                seed,
+                LAYER,
+                attention[seed],
+                features[seed],
+                {0: attention[seed]},
+                features[seed][: 9 + seed],
+            )  # fmt: skip
             for seed, x in enumerate(layouts)
         ]
         starts = [sum(counts[:i]) for i in range(len(counts))]
@@ -242,7 +252,7 @@ SELECTION = {"batch selection = one by one": whole_batch, "the same, images of d
 
 
 class Slope:
-    """A profile for any layout that grows from token to token."""
+    """A profile for any layout that grows from token to token; as a conditional one, a student of random weights."""
 
     hash = "slope"
 
@@ -253,6 +263,14 @@ class Slope:
     def std(self, layout: Any, layer: int, *, device: Any = None) -> Tensor:
         """Return (1, N) standard deviations."""
         return torch.full((1, layout.n), 0.1, device=device)
+
+    def relevance(self, visual: Tensor, text: Tensor, layout: Any, *, position: bool = False) -> Tensor:
+        """Return the (N,) scores of the real student."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            student = Student(visual.shape[1], rank=16).to(visual.device)
+            place = torch.from_numpy(places(layout)).to(visual.device)
+            return student(visual[None], place[None], text[None])[0]
 
     def check(self, **asked: Any) -> None:
         """Fit everything."""

@@ -68,7 +68,7 @@ def lowest_prune_layer(config: Any, family: Family) -> int:
     Examples
     --------
     >>> from biaslab.models.offline.geometry import geometry
-    >>> models = [geometry(name) for name in ("grounder", "qwen3-vl-4b", "paligemma-3b-mix-224-beta")]
+    >>> models = [geometry(name) for name in ("grounder", "qwen3-vl-4b", "paligemma-3b-mix-224")]
     >>> [lowest_prune_layer(model.config, model.family) for model in models]
     [0, 3, 1]
     """

@@ -64,7 +64,7 @@ class Lookahead(Method):
     >>> layout = TokenLayout.raster(2, 2, size=(200, 200), family="toy")
     >>> ctx = TokenContext(layout, budget=2, features=features, text=torch.zeros(3, 2))
     >>> [Lookahead(profile=Foreseen(), rule=rule).select(ctx).indices.tolist() for rule in ("diverse", "top")]
-    [[1, 3], [1, 2]]
+    [[0, 1], [1, 2]]
     """
 
     profile: ConditionalProfile | None = None

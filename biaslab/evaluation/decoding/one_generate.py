@@ -79,9 +79,8 @@ class StaticGenerate:
         **model_kwargs: Any,
     ) -> Tensor:
         """Prefill, decode, and return prompts and answers."""
-        pad = generation_config._pad_token_tensor
-        pad = None if pad is None else pad.to(input_ids.device)
-        generation = Generation(model, input_ids, model_kwargs, logits_processor, stopping_criteria, pad)
+        given = (model_kwargs, logits_processor, stopping_criteria, generation_config)
+        generation = Generation.of(model, input_ids, *given)
         logits = generation.step(first=True).logits[:, -1:]
         engine, cuts, shown = self.engine, [], None
         if engine is not None:
@@ -98,6 +97,4 @@ class StaticGenerate:
             if engine is not None:
                 engine.detach()
             tokens = static.decode(logits, self.graphs)
-        value = 0 if pad is None else int(pad)
-        new = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=value)
-        return torch.cat([input_ids, new], 1)
+        return torch.cat([input_ids, generation.padded(tokens)], 1)

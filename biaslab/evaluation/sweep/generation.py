@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,19 @@ class Generation:
     processors: Callable[[Tensor, Tensor], Tensor]
     criteria: Callable[[Tensor, Any], Tensor]
     pad: Any
+
+    @classmethod
+    def of(
+        cls, model: Any, ids: Tensor, kwargs: dict[str, Any], processors: Any, criteria: Any, settings: Any
+    ) -> Generation:
+        """Take what ``generate`` hands a loop in the place of its own; ``settings`` is its generation config."""
+        pad = settings._pad_token_tensor
+        return cls(model, ids, kwargs, processors, criteria, None if pad is None else pad.to(ids.device))
+
+    def padded(self, answers: Sequence[Tensor]) -> Tensor:
+        """Put answers of different lengths in one tensor, padding behind them."""
+        pad = 0 if self.pad is None else int(self.pad)
+        return torch.nn.utils.rnn.pad_sequence(list(answers), batch_first=True, padding_value=pad)
 
     def rows(self, index: Tensor) -> Generation:
         """Take rows of the batch, (R,) int64, as often as they are named; the KV cache is left alone."""

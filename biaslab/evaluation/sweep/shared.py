@@ -134,9 +134,8 @@ class _Sweep:
         **model_kwargs: Any,
     ) -> Tensor:
         """Do what the generation loop of transformers does, for all configurations."""
-        pad = generation_config._pad_token_tensor
-        pad = None if pad is None else pad.to(input_ids.device)
-        self.generation = Generation(model, input_ids, model_kwargs, logits_processor, stopping_criteria, pad)
+        given = (model_kwargs, logits_processor, stopping_criteria, generation_config)
+        self.generation = Generation.of(model, input_ids, *given)
         self.prefix = run_prefix(self.vlm, self.generation, list(self.configs.values()), self.options.seed)
         pruned = {i: config for i, config in self.configs.items() if config.method is not None}
         self.chosen = Selecting(self.vlm, self.prefix).of(pruned)
@@ -179,11 +178,10 @@ class _Sweep:
             self.vlm, wide, logits, self._cuts(parts), self.options.positions, way=self.options.decode,
             graphs=self.graphs,
         )  # fmt: skip
-        pad = 0 if self.generation.pad is None else int(self.generation.pad)
         batch = len(self.encoded)
         for place, i in enumerate(i for part in parts for i in part.numbers):
             own = tokens[place * batch : (place + 1) * batch]
-            ids = torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=pad)
+            ids = self.generation.padded(own)
             selections = self.chosen[i].selections if i in self.chosen else None
             answers = read_answers(self.vlm, ids, self.settings)
             limit = self.options.max_new_tokens

@@ -41,7 +41,7 @@ from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.preparing import check_workers, default_workers
 from biaslab.models.prune_layer import prune_layers
 from biaslab.pruning import Method
-from biaslab.pruning.engine.prune import pruning
+from biaslab.pruning.engine.prune import engaged
 from biaslab.pruning.keep_counts import warn_of_counts
 
 if TYPE_CHECKING:
@@ -365,7 +365,7 @@ def check_configurations(vlm: VLM, configs: Sequence[Config], options: Generatio
     """Let the pruning engine refuse what cannot be right (layer, profile, attention windows), before any work."""
     for config in configs:
         if config.method is not None:
-            with pruning(vlm, config.method, config.layer, positions=options.positions, seed=options.seed):
+            with engaged(vlm, config.method, config.layer, positions=options.positions, seed=options.seed):
                 pass
 
 

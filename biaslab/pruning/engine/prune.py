@@ -28,7 +28,7 @@ from biaslab.pruning.registry import parse
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["PruneRun", "engaged", "prune", "pruning"]
+__all__ = ["PruneRun", "engaged", "prune"]
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders that are being pruned
 
@@ -97,36 +97,18 @@ def prune(
     >>> lengths[3] - lengths[4]  # layers below 4 keep the whole prompt
     231
     """
-    with pruning(vlm, method, layer, positions=positions, seed=seed, timed=timed) as run:
+    with engaged(vlm, method, layer, positions=positions, seed=seed, timed=timed) as engine:
+        run = engine.run
         yield run
     if run.most:
         warn_of_counts([run.method.keep], run.most, stacklevel=3)  # of the block
 
 
 @contextmanager
-def pruning(
-    vlm: VLM, method: Method | str, layer: int | None = None, *, positions: str, seed: int, timed: bool = False
-) -> Iterator[PruneRun]:
-    """Do as `prune`, for callers whose run is more than this block: they warn of counts themselves.
-
-    Parameters
-    ----------
-    vlm, method, layer, positions, seed, timed
-        As of `prune`.
-
-    Yields
-    ------
-    PruneRun
-    """
-    with engaged(vlm, method, layer, positions=positions, seed=seed, timed=timed) as engine:
-        yield engine.run
-
-
-@contextmanager
 def engaged(
     vlm: VLM, method: Method | str, layer: int | None = None, *, positions: str, seed: int, timed: bool = False
 ) -> Iterator[Engine]:
-    """Do as `pruning`, for callers that run the layers after the prefill themselves.
+    """Do as `prune`, for callers whose run is more than this block, who warn of counts and may decode themselves.
 
     Parameters
     ----------

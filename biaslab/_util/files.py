@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from biaslab.errors import RunFolderError
 
-__all__ = ["atomic_write", "is_disk_full", "locked", "why_not_written", "write_all", "writing_to"]
+__all__ = ["atomic_write", "is_disk_full", "is_unlocked", "locked", "why_not_written", "write_all", "writing_to"]
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _HOST = socket.gethostname().replace(".", "-")
@@ -241,3 +241,22 @@ def locked(path: str | Path, *, wait: float = 0.0) -> Iterator[None]:
         except (OSError, NotImplementedError):
             pass
         yield
+
+
+def is_unlocked(path: str | Path) -> bool:
+    """Whether nobody holds the lock of a file: a process that wrote it has ended.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from biaslab._util.files import is_unlocked, locked
+    >>> with TemporaryDirectory() as folder, locked(Path(folder) / "log"):
+    ...     is_unlocked(Path(folder) / "log"), is_unlocked(Path(folder) / "other")
+    (False, True)
+    """
+    try:
+        with locked(path):
+            return True
+    except RunFolderError:
+        return False

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from biaslab._util.files import locked, writing_to
+from biaslab._util.files import is_unlocked, locked, writing_to
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, whole_lines
 from biaslab._util.launch import Launch
@@ -181,7 +181,7 @@ class PartMaps(StoredMaps):
                     whole.add(part.record(index), part.values(index))
         with turn(self.main):  # nobody comes meanwhile
             for part in parts:
-                if part.n or (part.folder / _FAILURES).exists() or _is_left(part.folder / _INDEX):
+                if part.n or (part.folder / _FAILURES).exists() or is_unlocked(part.folder / _INDEX):
                     _remove(part.folder)
 
     def _in_order(self, wanted: Any) -> list[str]:
@@ -212,15 +212,6 @@ def has_parts(folder: str | Path) -> bool:
     False
     """
     return bool(part_folders(folder))
-
-
-def _is_left(log: Path) -> bool:
-    """Whether nobody writes a log: one who did was killed before the first image."""
-    try:
-        with locked(log):
-            return True
-    except RunFolderError:
-        return False
 
 
 def _remove(part: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from biaslab._util.files import atomic_write, locked, writing_to
+from biaslab._util.files import atomic_write, is_unlocked, locked, writing_to
 from biaslab._util.identity import differences
 from biaslab._util.jsonable import plain
 from biaslab._util.jsonl import JsonLines, read_lines
@@ -117,7 +117,7 @@ class ProbeLog:
                 logger.warning(_ANOTHER)
             with turn(self.folder):  # nobody comes meanwhile
                 for path in parts:
-                    if not path.exists() or path.stat().st_size or path == self._path or _is_left(path):
+                    if not path.exists() or path.stat().st_size or path == self._path or is_unlocked(path):
                         with suppress(OSError):  # where an open file cannot be removed it stays, and is read again
                             path.unlink(missing_ok=True)
             return main
@@ -152,12 +152,3 @@ class ProbeLog:
         if held is None or others:  # of a probe that ended before its first image, nothing is lost
             with writing_to(self.folder):
                 atomic_write(path, json.dumps(settings, indent=1))
-
-
-def _is_left(log: Path) -> bool:
-    """Whether nobody writes a log: one who did was killed before the first image."""
-    try:
-        with locked(log):
-            return True
-    except RunFolderError:
-        return False

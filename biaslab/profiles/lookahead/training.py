@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch.nn.functional import log_softmax, softmax
 
 from biaslab._util.progress import progress_bar
 from biaslab.errors import InputError
+from biaslab.maps.base import fold_of
 from biaslab.maps.stored import StoredMaps
 from biaslab.profiles.lookahead.student import Student, places
 from biaslab.profiles.lookahead.teacher import Teacher
@@ -95,8 +95,8 @@ class Lessons:
             Fewer than two pictures.
         """
         pictures = [self.features.place(self.maps.record(i).id).picture for i in range(self.maps.n)]
-        held = {picture for picture in set(pictures) if _number(picture) % _HELD_OUT == 0}
-        unique = sorted(set(pictures), key=_number)
+        held = {picture for picture in set(pictures) if fold_of(picture, _HELD_OUT) == 0}
+        unique = sorted(set(pictures), key=lambda picture: fold_of(picture, 2**64))
         if len(unique) < 2:
             raise InputError("a conditional profile is checked on held-out pictures: collect maps of several pictures")
         if not held or held == set(unique):
@@ -231,7 +231,3 @@ def _padded(parts: Sequence[np.ndarray], n: int) -> Tensor:
 
 def _copied(student: Student) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in student.state_dict().items()}
-
-
-def _number(picture: str) -> int:
-    return int.from_bytes(hashlib.sha256(picture.encode()).digest()[:8], "big")

@@ -85,12 +85,13 @@ def fit_bias(
     from biaslab.profiles.sample_size import few_images_text
     from biaslab.workflows.fit_bias import fit_bias as fit
     from biaslab.workflows.fit_bias import unfitted
+    from biaslab.workflows.fit_conditional import check_alone
 
     launch = (context.obj or {}).get("launch", Launch())
+    check_alone(unfitted(estimator, criterion), launch)
     if not launch.alone and maps is None:
         raise InputError("ranks share the images in a folder of maps: give --maps FOLDER, where all of them can write")
     resolve(score)  # refusals come before a model is loaded
-    unfitted(estimator, criterion)
     opt.check_rows(heads, queries)
     if prompt is not None and (why := why_unreadable(prompt)):
         raise InputError(f"--prompt {why}")

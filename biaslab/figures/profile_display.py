@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +49,19 @@ class ProfileDisplay(Display):
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, data: pd.DataFrame, layout: TokenLayout, title: str, *, provenance: Any) -> None:
+    def __init__(
+        self,
+        data: pd.DataFrame,
+        layout: TokenLayout,
+        title: str,
+        *,
+        provenance: Any,
+        panels: Mapping[Any, str] | None = None,
+    ) -> None:
         super().__init__(data, provenance)
         self.layout = layout
         self.title = title
+        self.panels = dict(panels or {})
 
     @classmethod
     def from_profile(
@@ -117,7 +126,8 @@ class ProfileDisplay(Display):
         model = PurePath(str(profile.provenance_.get("model", "model"))).name
         which = "" if head is None else f", head {head}"
         title = f"{model}, {profile.name} profile{which}, n = {count_text(n, 'image')}"
-        return cls(pd.concat(tables, ignore_index=True), layout, title, provenance=profile.provenance_)
+        panels = {layer: profile.panel_title(layer) for layer in layers}
+        return cls(pd.concat(tables, ignore_index=True), layout, title, provenance=profile.provenance_, panels=panels)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProfileDisplay:
         """Draw a panel per layer, and per layer's thumbnail.
@@ -147,7 +157,7 @@ class ProfileDisplay(Display):
             )  # fmt: skip
             for panel, (layer, thumbnail, part) in zip(axes, panels, strict=True):
                 image = self._panel(panel, part, limit, bool(thumbnail))
-                name = f"layer {layer}" + (", thumbnail" if thumbnail else "")
+                name = self.panels.get(layer, f"layer {layer}") + (", thumbnail" if thumbnail else "")
                 panel.set_title(name if ax is None else f"{name} ({self.title})", pad=3)
             ticks, labels = ratio_ticks(limit)
             figure = self._drawn_figure()

@@ -123,6 +123,10 @@ class LearnedMaps(BaseEstimator, ABC):
         """
         return self._map("std", layout, layer, device)
 
+    def panel_title(self, layer: int) -> str:
+        """Say in a figure what :meth:`expected` of a layer shows."""
+        return f"layer {layer}"
+
     @property
     def notes(self) -> dict[str, Any]:
         """Facts for the card that are no part of what was learned, such as how long it took."""

@@ -21,7 +21,7 @@ from biaslab.maps.parts import PartMaps
 from biaslab.profiles import Profile, make, select_estimator, variance_table
 from biaslab.profiles.file import check_replaceable, profile_path
 from biaslab.profiles.model_selection import CRITERIA
-from biaslab.workflows.fit_conditional import fit_conditional
+from biaslab.workflows.fit_conditional import check_alone, fit_conditional
 from biaslab.workflows.fit_result import FitResult
 
 if TYPE_CHECKING:
@@ -121,14 +121,15 @@ def fit_bias(
     """
     launch = Launch.from_environment() if launch is None else launch
     profile = unfitted(estimator, criterion)
-    if profile.conditional:
-        return fit_conditional(
-            vlm, calibration, profile, layers=layers, queries=queries, score=score, batch_size=batch_size, out=out,
-            progress=progress, maps=maps, workers=workers, launch=launch,
-        )  # fmt: skip
     target = None if out is None else profile_path(check_output_file(out, suffix=".safetensors"))
     if target is not None:
         check_replaceable(target)  # before hours of collecting; saving asks again
+    check_alone(profile, launch)
+    if profile.conditional:
+        return fit_conditional(
+            vlm, calibration, profile, layers=layers, queries=queries, score=score, batch_size=batch_size,
+            target=target, progress=progress, maps=maps, workers=workers,
+        )  # fmt: skip
     unfinished = target.with_suffix(".partial") if target is not None and maps is None else None
     with share_of_cores(vlm.device, launch.local_world_size):
         collected = collect(

@@ -8,20 +8,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biaslab._util.launch import Launch
-from biaslab._util.output_place import check_output_file
 from biaslab._util.progress import phase
 from biaslab.errors import InputError
 from biaslab.figures import ProfileDisplay, save
 from biaslab.maps.collect import collect
 from biaslab.profiles.estimators.lookahead import LookaheadProfile, explained_table
-from biaslab.profiles.file import check_replaceable, profile_path
 from biaslab.workflows.fit_result import FitResult
 
 if TYPE_CHECKING:
     from biaslab.datasets.calibration import Calibration
     from biaslab.models.vlm import VLM
+    from biaslab.profiles import Profile
 
-__all__ = ["fit_conditional"]
+__all__ = ["check_alone", "fit_conditional"]
+
+
+def check_alone(profile: Profile, launch: Launch) -> None:
+    """Refuse to fit a conditional profile by several processes.
+
+    Raises
+    ------
+    InputError
+        They are a launcher's.
+    """
+    if profile.conditional and not launch.alone:
+        raise InputError("a conditional profile is fitted by one process: leave out the launcher")
 
 
 def fit_conditional(
@@ -33,11 +44,10 @@ def fit_conditional(
     queries: str = "last",
     score: str | Callable = "attention",
     batch_size: int = 8,
-    out: str | Path | None = None,
+    target: Path | None = None,
     progress: bool = True,
     maps: str | Path | None = None,
     workers: int | None = None,
-    launch: Launch | None = None,
 ) -> FitResult:
     """Collect every head's attention with what enters the decoder, and fit a conditional profile.
 
@@ -45,10 +55,10 @@ def fit_conditional(
     ----------
     profile : LookaheadProfile
         Unfitted.
-    vlm, calibration, layers, queries, score, batch_size, out, progress, maps, workers
-        As of `fit_bias`; one of ``out`` and ``maps`` is needed.
-    launch : Launch, optional
-        It is fitted by one process: a launcher's several are refused.
+    vlm, calibration, layers, queries, score, batch_size, progress, maps, workers
+        As of `fit_bias`.
+    target : Path, optional
+        Profile file, which may be written; it or ``maps`` is needed.
 
     Returns
     -------
@@ -57,16 +67,14 @@ def fit_conditional(
     Raises
     ------
     InputError
-        Neither ``out`` nor ``maps``, or several processes.
+        Neither ``target`` nor ``maps``.
     """
-    if launch is not None and launch.world_size > 1:
-        raise InputError("a conditional profile is fitted by one process: leave out the launcher")
-    if out is None and maps is None:
+    if maps is not None:
+        folder = Path(maps)
+    elif target is not None:
+        folder = target.with_suffix(".partial-maps")
+    else:
         raise InputError("a conditional profile is fitted to maps on disk: pass maps=folder, or out=file")
-    target = None if out is None else profile_path(check_output_file(out, suffix=".safetensors"))
-    if target is not None:
-        check_replaceable(target)
-    folder = Path(maps) if maps is not None else target.with_suffix(".partial-maps")  # type: ignore[union-attr]
     collected = collect(
         vlm, calibration.images, prompt=calibration.prompts, layers=layers, heads="all", queries=queries, score=score,
         batch_size=batch_size, out=folder, progress=progress, ids=calibration.ids, workers=workers, features=True,

@@ -9,6 +9,7 @@ from biaslab.cli import main
 from biaslab.datasets.calibration import calibration
 from biaslab.errors import InputError
 from biaslab.maps.stored import load_maps
+from biaslab.models import loading
 from biaslab.models.vlm import VLM
 from biaslab.profiles import LookaheadProfile, load
 from biaslab.workflows.fit_bias import fit_bias
@@ -68,6 +69,16 @@ def test_refusals(grounder, scenes, tmp_path):
             launch=Launch(rank=0, world_size=2),
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_ranks_are_refused_before_a_model_is_loaded(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("loaded"))
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as done:
+        main(["fit-bias", "--estimator", "lookahead", "--out", str(tmp_path / "la.safetensors")])
+    said = capsys.readouterr().err
+    assert done.value.code == 2 and "fitted by one process" in said and len(said.strip().splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -158,7 +158,8 @@ class LookaheadProfile(LearnedMaps):
         started = time.perf_counter()
         quality = head_quality(maps, layers=layers)
         heads = choose_heads(quality, share=self.share) if self.heads == "quality" else self._named(maps)
-        teacher = Teacher(heads, self._positional(maps, heads))
+        counts = dict(Counter(maps.record(i).layout.key for i in range(maps.n)))
+        teacher = Teacher(heads, self._positional(maps, heads, counts))
         with Lessons.prepared(maps, teacher, debiased=self.debiased, show=progress) as lessons:
             student, curve = fit_student(lessons, self._options(), device=device, show=progress)
             learned, held = lessons.split()
@@ -166,7 +167,6 @@ class LookaheadProfile(LearnedMaps):
             scale = explained.pop("scale")
         door = int(maps.provenance["features"]["layer"])
         arrays = _arrays(student, heads, scale, teacher.positional)
-        counts = {key: sum(maps.record(i).layout.key == key for i in range(maps.n)) for key in maps.layouts}
         provenance = {
             **plain(dict(maps.provenance)),
             "heads": maps.heads,
@@ -217,16 +217,20 @@ class LookaheadProfile(LearnedMaps):
             )
         return [Head(layer, head, 1 / len(named)) for layer, head in named]
 
-    def _positional(self, maps: StoredMaps, heads: list[Head]) -> Profile:
+    def _positional(self, maps: StoredMaps, heads: list[Head], counts: Mapping[str, int]) -> Profile:
         name = self.position
         if name == "auto":
-            images = [sum(maps.record(i).layout.key == key for i in range(maps.n)) for key in maps.layouts]
-            name = "geometric" if min(images) >= _ENOUGH or len(images) == 1 else "factorised"
+            name = "geometric" if min(counts.values()) >= _ENOUGH or len(counts) == 1 else "factorised"
         return make(name).fit(maps, layers=sorted({head.layer for head in heads}))
 
     def save(self, path: str | Path, *, diagnostics: pd.DataFrame | None = None) -> Path:
         """Write the profile (safetensors) and a readable card beside it; see :func:`biaslab.profiles.save`."""
         return write(self, path, diagnostics=diagnostics)
+
+    def panel_title(self, layer: int) -> str:
+        """Say what `expected` shows: the positional part of the heads that taught."""
+        heads = ", ".join(f"L{head.layer}h{head.head}" for head in self.teacher.heads)
+        return f"positional part of {heads}"
 
     @property
     def notes(self) -> dict[str, Any]:

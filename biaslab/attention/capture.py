@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from biaslab.attention.generated import decode_rows
 from biaslab.attention.heads import check_heads
 from biaslab.attention.hook import attention_rows, no_rope, row_options, watch
-from biaslab.attention.rows import CapturedRows, PromptPositions, Rows
+from biaslab.attention.rows import CapturedRows, Places, PromptPositions, Rows
 from biaslab.attention.scores import reads_rope, resolve
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError, UnsupportedError
@@ -33,24 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["CapturedRows", "PromptPositions", "Rows", "attention_rows", "capture", "no_rope", "watch"]
 
 
-class _Places(NamedTuple):
-    """Where a layer has the query rows (B, Q) and the visual columns (B, V), and which of them are no fillers.
-
-    ``original`` (B, V) is the ordinal of each column among the sample's original visual tokens; None where no token
-    had been pruned.
-    """
-
-    rows: Tensor
-    rows_mask: Tensor
-    cols: Tensor
-    cols_mask: Tensor
-    original: Tensor | None
-
-    def to(self, device: torch.device) -> _Places:
-        rows, rows_mask, cols, cols_mask = (t.to(device) for t in self[:4])
-        return _Places(rows, rows_mask, cols, cols_mask, None if self.original is None else self.original.to(device))
-
-
 class _Prefill:
     """The running prefill: its query rows and visual columns as each layer sees them.
 
@@ -60,18 +43,18 @@ class _Prefill:
 
     def __init__(self, prompt: PromptPositions, length: int, cached: bool) -> None:
         self.prompt, self.length, self.cached = prompt, length, cached
-        self.cache: dict[tuple[PrunedSequence | None, torch.device], _Places] = {}
+        self.cache: dict[tuple[PrunedSequence | None, torch.device], Places] = {}
 
-    def at(self, device: torch.device, cut: PrunedSequence | None) -> _Places:
+    def at(self, device: torch.device, cut: PrunedSequence | None) -> Places:
         """Places of rows and columns for a layer on ``device`` that sees ``cut``."""
         name = (cut, device)
         if name not in self.cache:
             prompt = self.prompt
-            whole = _Places(prompt.queries, prompt.query_mask, prompt.visual, prompt.visual_mask, None)
+            whole = Places(prompt.queries, prompt.query_mask, prompt.visual, prompt.visual_mask, None)
             self.cache[name] = (whole if cut is None else self._short(cut)).to(device)
         return self.cache[name]
 
-    def _short(self, cut: PrunedSequence) -> _Places:
+    def _short(self, cut: PrunedSequence) -> Places:
         prompt = self.prompt
         where = cut.positions.to(prompt.visual.device)
         batch, n_short = where.shape
@@ -84,7 +67,7 @@ class _Prefill:
         rows, cols = short_of.gather(1, prompt.queries), short_of.gather(1, prompt.visual)
         original, mask = positions((cols >= 0) & prompt.visual_mask)
         cols = cols.gather(1, original).masked_fill(~mask, 0)
-        return _Places(rows.clamp(min=0), prompt.query_mask & (rows >= 0), cols, mask, original)
+        return Places(rows.clamp(min=0), prompt.query_mask & (rows >= 0), cols, mask, original)
 
 
 @contextmanager
@@ -100,8 +83,8 @@ def capture(
 
     Works around ``vlm.ask`` / ``locate`` / ``generate`` and around plain ``vlm.model(**inputs)`` and
     ``vlm.model.generate(**inputs)``: visual tokens are found in the ``input_ids`` the model is called with.
-    Decode steps are left alone, cached or not; each new prefill replaces the rows of the one before. Outside
-    ``generate`` every forward is a prefill.
+    Decode steps are left alone, cached or not, unless the rows of generated tokens are asked for; each new prefill
+    replaces the rows of the one before. Outside ``generate`` every forward is a prefill.
 
     Parameters
     ----------
@@ -111,9 +94,11 @@ def capture(
         Decoder layers; negative ones count from the end.
     heads : "all" or "mean"
         Keep every head, or their mean.
-    queries : "last", "text", or LongTensor (Q,) or (B, Q)
+    queries : "last", "text", "generated", or LongTensor (Q,) or (B, Q)
         The last prompt token; every token after the image (question, end of turn, answer header); or absolute
-        positions in the padded prompt (negative: from its end).
+        positions in the padded prompt (negative: from its end). "generated": the rows that the tokens of the answer are
+        chosen from, one per token: that of the last prompt token, then at each decode step that of the token before.
+        It needs a greedy or sampled ``generate`` with a KV cache; rows behind the end of an answer are fillers.
     score : name of one in `biaslab.attention.scores.SCORES`, or callable
         "attention", "no_rope", "value_norm"; or ``score(query, key, value, cos, sin, *, rows, cols, scaling,
         attention_mask, is_causal, sliding_window, softcap) -> (B, H, Q, V) float32``, with the arguments of
@@ -182,7 +167,8 @@ def recorded(
     _check_queries(queries)
     score_of = resolve(score)
     captured = CapturedRows(layers)
-    state = _State(vlm, queries, captured)
+    generated = isinstance(queries, str) and queries == "generated"
+    state = _State(vlm, "last" if generated else queries, captured)
 
     def record(layer: int) -> Callable:
         def callback(
@@ -206,6 +192,7 @@ def recorded(
             values = values.masked_fill(~(at.rows_mask[:, None, :, None] & at.cols_mask[:, None, None, :]), 0.0)
             values = values.mean(1, keepdim=True) if heads == "mean" else values
             rows = Rows(values, at.cols_mask, at.rows_mask, at.original)
+            captured._seen[layer] = (at, query.shape[2])
             captured._rows[layer] = rows if reduce is None else reduce(rows)
 
         return callback
@@ -215,6 +202,8 @@ def recorded(
         stack.enter_context(watch(vlm.model, {i: record(i) for i in layers}, rope=reads_rope(score_of)))
         stack.callback(vlm.model.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(vlm.model.register_forward_hook(state.end, always_call=True).remove)
+        if generated:
+            stack.enter_context(decode_rows(vlm, captured, score_of, heads))
         yield captured
 
 
@@ -283,8 +272,10 @@ def _check_call(call: GenerateCall) -> None:
 
 
 def _check_queries(queries: str | Tensor) -> None:
-    if not (isinstance(queries, Tensor) or queries in ("last", "text")):
-        raise InputError(f"queries must be 'last', 'text' or a LongTensor of prompt positions, got {queries!r}")
+    if not (isinstance(queries, Tensor) or queries in ("last", "text", "generated")):
+        raise InputError(
+            f"queries must be 'last', 'text', 'generated' or a LongTensor of prompt positions, got {queries!r}"
+        )
     if isinstance(queries, Tensor) and (queries.dtype != torch.long or queries.ndim not in (1, 2)):
         raise InputError("explicit queries must be a LongTensor of shape (Q,) or (B, Q)")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,24 @@ class Rows:
     mask: Tensor
     query_mask: Tensor
     kept: Tensor | None = None
+
+
+class Places(NamedTuple):
+    """Where a layer has the query rows (B, Q) and the visual columns (B, V), and which of them are no fillers.
+
+    ``original`` (B, V) is the ordinal of each column among the sample's original visual tokens; None where no token
+    had been pruned.
+    """
+
+    rows: Tensor
+    rows_mask: Tensor
+    cols: Tensor
+    cols_mask: Tensor
+    original: Tensor | None
+
+    def to(self, device: torch.device) -> Places:
+        rows, rows_mask, cols, cols_mask = (t.to(device) for t in self[:4])
+        return Places(rows, rows_mask, cols, cols_mask, None if self.original is None else self.original.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +108,22 @@ class CapturedRows(Mapping):
         self.layers = layers
         self._rows: dict[int, Rows] = {}
         self._prompt: PromptPositions | None = None
+        self._seen: dict[int, tuple[Places, int]] = {}  # by layer: places in its sequence, and how long that is
+        self._steps: dict[int, list[Tensor]] = {}  # by layer: rows (B, H, 1, V) of decode steps
+        self._answered: list[Tensor] = []  # of each step, (B,): False behind the end of an answer
 
     def __getitem__(self, layer: int) -> Rows:
         if layer not in self.layers:
             raise InputError(f"layer {layer} was not captured; captured layers: {self.layers}")
         if layer not in self._rows:
             raise InputError(_NOTHING)
-        return self._rows[layer]
+        rows = self._rows[layer]
+        if steps := self._steps.pop(layer, None):
+            open_ = torch.stack([own.to(rows.mask.device) for own in self._answered], 1)
+            more = rows.query_mask.shape[1] - 1  # steps that were put behind the prefill's row before
+            mask = torch.cat([rows.query_mask, open_[:, more : more + len(steps)]], 1)
+            rows = self._rows[layer] = Rows(torch.cat([rows.values, *steps], 2), rows.mask, mask, rows.kept)
+        return rows
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._rows))
@@ -159,9 +186,14 @@ class CapturedRows(Mapping):
         images = zip(encoded.layouts, encoded.owners, encoded.spans, strict=True)
         return [(layout, maps[owner, :, :, first:last]) for layout, owner, (first, last) in images]
 
+    def _append(self, layer: int, values: Tensor) -> None:
+        """Take the row of a decode step: (B, H, 1, V)."""
+        self._steps.setdefault(layer, []).append(values)
+
     def _start(self, prompt: PromptPositions) -> None:
         """Another prefill begins: what the one before left is forgotten."""
-        self._rows.clear()
+        for held in (self._rows, self._seen, self._steps, self._answered):
+            held.clear()
         self._prompt = prompt
 
 

@@ -18,7 +18,7 @@ from biaslab.attention.generated import decode_rows
 from biaslab.attention.heads import check_heads
 from biaslab.attention.hook import attention_rows, no_rope, row_options, watch
 from biaslab.attention.rows import CapturedRows, Places, PromptPositions, Rows
-from biaslab.attention.scores import reads_rope, resolve
+from biaslab.attention.scores import reads_rope, resolve, score_name
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import last_token, positions, text_after_image
@@ -168,6 +168,11 @@ def recorded(
     score_of = resolve(score)
     captured = CapturedRows(layers)
     generated = isinstance(queries, str) and queries == "generated"
+    if generated and reads_rope(score_of):
+        raise InputError(
+            f"score {score_name(score)!r} turns the keys of the whole prompt back, which a decode step cannot: take "
+            "another score for generated tokens"
+        )
     state = _State(vlm, "last" if generated else queries, captured)
 
     def record(layer: int) -> Callable:

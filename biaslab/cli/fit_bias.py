@@ -56,8 +56,12 @@ def fit_bias(
     criterion: Annotated[str, typer.Option(help="With auto: r2 (of log attention) or deviance (of attention).")] = "r2",
     layers: Annotated[str | None, typer.Option(help='Decoder layers, e.g. "1,5" or "0-11". Default: all.')] = None,
     queries: Annotated[
-        str, typer.Option(help="Query rows: last (prompt token) or text (all after the image).")
-    ] = "last",
+        str | None,
+        typer.Option(
+            help="Query rows: last (prompt token), text (all after the image), or answer (those that the tokens of the "
+            "model's own answer are chosen from). Default: last; answer for lookahead."
+        ),
+    ] = None,
     heads: Annotated[str, typer.Option(help="mean, or all for one map per head.")] = "mean",
     score: Annotated[
         str, typer.Option(help="attention, no_rope or value_norm; a method takes only a profile of its own score.")
@@ -92,7 +96,7 @@ def fit_bias(
     if not launch.alone and maps is None:
         raise InputError("ranks share the images in a folder of maps: give --maps FOLDER, where all of them can write")
     resolve(score)  # refusals come before a model is loaded
-    opt.check_rows(heads, queries)
+    opt.check_rows(heads, queries, ("last", "text", "answer"))
     if prompt is not None and (why := why_unreadable(prompt)):
         raise InputError(f"--prompt {why}")
     opt.one_of(dry_run, rehearse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -85,12 +86,12 @@ ProfileFiles = Annotated[
 ]
 
 
-def check_rows(heads: str, queries: str) -> None:
+def check_rows(heads: str, queries: str | None, allowed: Sequence[str] = ("last", "text")) -> None:
     """Refuse unknown values of ``--heads`` and ``--queries``."""
     if heads not in ("mean", "all"):
         raise InputError(f"--heads is mean or all, got {heads!r}")
-    if queries not in ("last", "text"):
-        raise InputError(f"--queries is last or text, got {queries!r}")
+    if queries is not None and queries not in allowed:
+        raise InputError(f"--queries is {' or '.join([', '.join(allowed[:-1]), allowed[-1]])}, got {queries!r}")
 
 
 def way_to_decode(decode: str) -> None:

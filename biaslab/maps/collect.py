@@ -23,6 +23,7 @@ from biaslab._util.arguments import as_path, at_least_one
 from biaslab._util.launch import Launch
 from biaslab._util.number_text import count_text
 from biaslab._util.progress import progress_bar
+from biaslab.attention.capture import capture
 from biaslab.attention.means import capture_means
 from biaslab.attention.rotary import advances, rotary_of
 from biaslab.attention.rows import CapturedRows, PromptPositions
@@ -30,6 +31,7 @@ from biaslab.attention.scores import resolve, score_name
 from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
 from biaslab.errors import InputError
+from biaslab.maps.answer_rows import ANSWER_TOKENS, answer_maps, is_answer
 from biaslab.maps.base import AttentionMaps, ImageRecord
 from biaslab.maps.checkpointed import ResumableMaps
 from biaslab.maps.decoder_inputs import DecoderInputs, decoder_inputs
@@ -72,7 +74,7 @@ def collect(
 ) -> AttentionMaps:
     """Attention from the prompt to the visual tokens, over many images, one prefill each.
 
-    Only the decoder layers up to the last one asked for are run.
+    Only the decoder layers up to the last one asked for are run; all of them where the model answers first.
 
     Parameters
     ----------
@@ -88,9 +90,12 @@ def collect(
         Decoder layers; negative ones count from the end.
     heads : "mean" or "all"
         Keep the mean over heads, as pruning methods score, or every head.
-    queries, score
-        As in `capture`; several query rows are averaged. The name of the score goes into the settings, and from
-        there into a profile, which serves no other score.
+    queries : "last", "text", "answer", or LongTensor (Q,)
+        As in `capture`; several query rows are averaged. "answer": the model answers the prompt (greedily, 32 tokens at
+        most), and the rows that it chose the tokens of its answer from become one map, in which a row weighs by how
+        much it looks at something (`biaslab.maps.answer_rows.looking_row`).
+    score : str or callable
+        As in `capture`. Its name goes into the settings, and from there into a profile, which serves no other score.
     batch_size : int
         Images per forward pass.
     out : folder, optional
@@ -178,12 +183,14 @@ def collect(
                 logger.info("skipped %s: %s", name, why)
             source.failures += batch.failed
             for items, encoded in _encoded(vlm, batch.items, batch.prompts, source.failures) if batch.items else ():
-                rows, inputs = _capture_prefill(vlm, encoded, layers, queries, heads, score, door)
+                capture_rows = _capture_answer if is_answer(queries) else _capture_prefill
+                rows, inputs = capture_rows(vlm, encoded, layers, queries, heads, score, door)
                 distances = _query_distances(encoded, rows.prompt, settings["rotary"])
                 place = maps.device_for(rows[layers[0]].values.device)
                 if inputs is not None and isinstance(maps, StoredMaps):
                     _add_features(maps, items, inputs.per_image(vlm, encoded))
-                _add(maps, items, rows.per_image(encoded, device=place), distances, source.failures)
+                own = answer_maps(rows, encoded, place) if is_answer(queries) else rows.per_image(encoded, device=place)
+                _add(maps, items, own, distances, source.failures)
             if batch.items:
                 maps.checkpoint()
             advance(batch.size)
@@ -217,8 +224,8 @@ def _check_arguments(
     check_workers(workers)
     if isinstance(folds, bool) or not isinstance(folds, Integral) or folds < 2:
         raise InputError(f"folds must be a whole number >= 2, got {folds!r}")
-    if not isinstance(queries, (str, Tensor)):
-        raise InputError(f"queries must be 'last', 'text' or a LongTensor of prompt positions, got {queries!r}")
+    if not isinstance(queries, Tensor) and queries not in ("last", "text", "answer"):
+        raise InputError(f"queries must be 'last', 'text', 'answer' or a LongTensor of positions, got {queries!r}")
     if isinstance(queries, Tensor) and queries.ndim != 1:
         raise InputError("collect takes explicit queries of shape (Q,), the same for every image")
     prompts = prompt if isinstance(prompt, list) else [prompt]
@@ -349,6 +356,17 @@ def _capture_prefill(
         stack.callback(decoder.layers[max(layers[-1], door or 0)].register_forward_hook(stop).remove)
         with suppress(_Done):
             vlm.forward(encoded, use_cache=False)
+    return rows, inputs
+
+
+def _capture_answer(
+    vlm: VLM, encoded: Encoded, layers: list[int], queries: Any, heads: str, score: str | Callable, door: int | None
+) -> tuple[CapturedRows, DecoderInputs | None]:
+    """Rows that the model's own answers to a batch of prompts are chosen from; what enters ``door``."""
+    with ExitStack() as stack:
+        rows = stack.enter_context(capture(vlm, layers, queries="generated", heads=heads, score=score))
+        inputs = None if door is None else stack.enter_context(decoder_inputs(vlm, door))
+        vlm.generate(encoded, max_new_tokens=ANSWER_TOKENS)
     return rows, inputs
 
 

@@ -21,7 +21,7 @@ _MOST = float(np.finfo(np.float16).max)
 
 
 class DecoderInputs:
-    """Hidden states of the latest prefill that entered the layer."""
+    """Hidden states of the latest prefill that entered the layer; decode steps leave them alone."""
 
     def __init__(self) -> None:
         self.hidden: Tensor | None = None
@@ -62,7 +62,9 @@ def decoder_inputs(vlm: VLM, layer: int) -> Iterator[DecoderInputs]:
     inputs = DecoderInputs()
 
     def keep(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        inputs.hidden = (args[0] if args else kwargs["hidden_states"]).detach()
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if hidden.shape[1] > 1:
+            inputs.hidden = hidden.detach()
 
     decoder: Any = vlm.decoder
     handle = decoder.layers[layer].register_forward_pre_hook(keep, with_kwargs=True)

@@ -43,6 +43,8 @@ class LearnedMaps(BaseEstimator, ABC):
     about: ClassVar[str] = "Expected attention of each visual position"
     #: whether it predicts from what is shown and asked, not from the position alone
     conditional: ClassVar[bool] = False
+    #: query rows that ``fit-bias`` collects for it where none are named
+    queries: ClassVar[str] = "last"
 
     @abstractmethod
     def _expand(self, arrays: Arrays, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:

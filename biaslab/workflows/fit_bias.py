@@ -40,7 +40,7 @@ def fit_bias(
     *,
     layers: Iterable[int] | None = None,
     heads: str = "mean",
-    queries: str = "last",
+    queries: str | None = None,
     score: str | Callable = "attention",
     batch_size: int = 8,
     out: str | Path | None = None,
@@ -63,8 +63,9 @@ def fit_bias(
         Decoder layers; default all.
     heads : str
         ``"mean"`` over heads, or ``"all"`` for one map per head.
-    queries : str
-        Query rows: ``"last"`` (prompt token) or ``"text"`` (all after the image).
+    queries : str, optional
+        Query rows, as of :func:`biaslab.maps.collect.collect`: ``"last"`` (prompt token), ``"text"`` (all after the
+        image) or ``"answer"``. Default: what the estimator is fitted to, "last" of a positional one.
     score : str or callable
         The quantity that is profiled, as in :func:`biaslab.maps.collect.collect`. A pruning method takes only a profile
         of its own ``score``.
@@ -125,6 +126,7 @@ def fit_bias(
     if target is not None:
         check_replaceable(target)  # before hours of collecting; saving asks again
     check_alone(profile, launch)
+    queries = profile.queries if queries is None else queries
     if profile.conditional:
         return fit_conditional(
             vlm, calibration, profile, layers=layers, queries=queries, score=score, batch_size=batch_size,

@@ -41,7 +41,7 @@ def fit_conditional(
     profile: LookaheadProfile,
     *,
     layers: Iterable[int] | None = None,
-    queries: str = "last",
+    queries: str = "answer",
     score: str | Callable = "attention",
     batch_size: int = 8,
     target: Path | None = None,

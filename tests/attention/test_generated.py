@@ -80,7 +80,9 @@ def test_sliding_windows_and_static_caches(kinds):
         with vlm.running(enc) as inputs, capture(vlm, queries="last") as last, torch.no_grad():
             ids = sequence[:, : enc.last + 1 + t]
             mask = torch.cat([inputs["attention_mask"], inputs["attention_mask"].new_ones(2, t)], 1)
-            vlm.model.generate(**{**inputs, "input_ids": ids, "attention_mask": mask}, max_new_tokens=1, do_sample=False)
+            vlm.model.generate(
+                **{**inputs, "input_ids": ids, "attention_mask": mask}, max_new_tokens=1, do_sample=False
+            )
         for layer in range(4):
             assert (rows[layer].values[:, :, t] - last[layer].values[:, :, 0]).abs().max() < 1e-4
     if kinds == "ssff":

@@ -75,7 +75,7 @@ def photo(tmp_path):
         ("prune {photo} <IMG_CONTEXT>", "must not contain the image token"),
         ("fit-bias --out {folder}/p --prompt {nul}", "--prompt holds a NUL character"),
         # -- which rows
-        ("fit-bias --out {folder}/p --queries first", "--queries is last or text, got 'first'"),
+        ("fit-bias --out {folder}/p --queries first", "--queries is last, text or answer, got 'first'"),
         ("fit-bias --out {folder}/p --heads some", "--heads is mean or all"),
         ("fit-bias --out {folder}/p --score xx", "'xx'"),
         ("probe --out {folder} --queries first", "--queries is last or text"),

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from biaslab.core.layout import TokenLayout
+from biaslab.core.neighbours import neighbours
 from biaslab.errors import InputError
 from biaslab.maps.base import ImageRecord, fold_of
 from biaslab.maps.moments import centred_log
 from biaslab.maps.stored import StoredMaps
-from biaslab.profiles.lookahead.head_quality import head_quality, neighbours
+from biaslab.profiles.lookahead.head_quality import head_quality
 from biaslab.profiles.lookahead.teacher import choose_heads
 
 LAYOUT = TokenLayout.raster(8, 10, size=(100, 80), family="toy")

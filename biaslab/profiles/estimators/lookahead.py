@@ -93,6 +93,7 @@ class LookaheadProfile(LearnedMaps):
     name: ClassVar[str] = "lookahead"
     about: ClassVar[str] = "Attention that a later layer is expected to pay, by position, content and question"
     conditional: ClassVar[bool] = True
+    queries: ClassVar[str] = "answer"
     transports: ClassVar[frozenset[str]] = frozenset({"layout"})
 
     def __init__(

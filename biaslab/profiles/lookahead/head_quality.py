@@ -8,45 +8,17 @@ import numpy as np
 import pandas as pd
 
 from biaslab.core.layers import resolve_layers
-from biaslab.core.layout import TokenLayout
+from biaslab.core.neighbours import neighbours
 from biaslab.errors import InputError
 from biaslab.maps.base import fold_of
 from biaslab.maps.moments import centred_log
 from biaslab.maps.protocol import ReadableMaps
 from biaslab.stats.jackknife import half_width
 
-__all__ = ["head_quality", "neighbours"]
+__all__ = ["head_quality"]
 
 _LOOKS = 0.01  # share of a head's attention that the image must draw for the head to look at it at all
 _TINY = 1e-9
-
-
-def neighbours(layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
-    """List the pairs of tokens that touch, left and right or above and below, in one tile.
-
-    Parameters
-    ----------
-    layout : TokenLayout
-
-    Returns
-    -------
-    first, second : (P,) int64 arrays
-
-    Examples
-    --------
-    >>> layout = TokenLayout.raster(2, 2, size=(100, 100), family="demo")
-    >>> [pair.tolist() for pair in neighbours(layout)]
-    [[0, 2, 0, 1], [1, 3, 2, 3]]
-    """
-    # a column of its own between tiles and a row of its own below each keep their edges apart
-    width, height = int(layout.col.max()) + 2, int(layout.row.max()) + 2
-    place = (layout.tile * height + layout.row) * width + layout.col
-    token = np.full(int(place.max()) + width + 1, -1)
-    token[place] = np.arange(layout.n)
-    pairs = [(np.arange(layout.n), token[place + step]) for step in (1, width)]
-    first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    there = second >= 0
-    return first[there], second[there]
 
 
 def head_quality(

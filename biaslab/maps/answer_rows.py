@@ -1,0 +1,104 @@
+"""One map of an answer: the rows that its tokens were chosen from, weighed by how much each looks at something."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from biaslab.attention.rows import CapturedRows
+from biaslab.core.neighbours import neighbours
+
+if TYPE_CHECKING:
+    from biaslab.core.layout import TokenLayout
+    from biaslab.models.encoded import Encoded
+
+__all__ = ["ANSWER_TOKENS", "answer_maps", "is_answer", "looking_row"]
+
+ANSWER_TOKENS = 32  # of an answer, at most: a box takes 9 to 30
+_LOOKS = 0.01  # share of a row's attention that the image must draw for the row to look at it at all
+_TINY = 1e-9
+
+
+def is_answer(queries: Any) -> bool:
+    """Tell whether these query rows are those of the model's answer."""
+    return isinstance(queries, str) and queries == "answer"
+
+
+def answer_maps(
+    rows: CapturedRows, encoded: Encoded, device: torch.device | str | None = None
+) -> list[tuple[TokenLayout, Tensor]]:
+    """Make of the rows of generated tokens one map per image, layer and head.
+
+    Parameters
+    ----------
+    rows : CapturedRows
+        Of ``capture(vlm, queries="generated")`` around ``vlm.generate(encoded)``.
+    encoded : Encoded
+    device : torch.device or str, optional
+        Where the maps go; by default they stay on the device of the first layer.
+
+    Returns
+    -------
+    list of (TokenLayout, (L, H, N) float32 Tensor)
+        As of `CapturedRows.per_image`, with `looking_row` in the place of the mean over rows.
+    """
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    here = rows[rows.layers[0]].values.device
+    of_layers = [(rows[layer].values, rows[layer].query_mask) for layer in rows.layers]
+    maps = []
+    for layout, owner, (first, last) in zip(encoded.layouts, encoded.owners, encoded.spans, strict=True):
+        if layout.key not in pairs:
+            left, right = neighbours(layout)
+            pairs[layout.key] = (torch.from_numpy(left).to(here), torch.from_numpy(right).to(here))
+        values = torch.stack([own[owner, :, :, first:last].to(here) for own, _ in of_layers])
+        maps.append((layout, looking_row(values, of_layers[0][1][owner], *pairs[layout.key])))
+    return maps if device is None else [(layout, own.to(device)) for layout, own in maps]
+
+
+def looking_row(values: Tensor, there: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Combine attention rows to one: their weighted mean logarithm.
+
+    An answer has rows of all kinds: the one that a coordinate is chosen from looks at an edge of the object, the one of
+    a bracket at nothing. Of each row, L is the logarithm of its attention, centred over the image; it weighs ``(Moran *
+    skewness)**2`` of L, negative factors counting as 0: blobs instead of specks, a few tokens that stick out, upwards
+    (`biaslab.profiles.lookahead.head_quality` rates heads alike). A row that gives the image less than 1 % of its
+    attention weighs nothing; where no row weighs anything, all weigh alike.
+
+    Parameters
+    ----------
+    values : (..., T, N) Tensor
+        Attention of T rows to the N tokens of an image.
+    there : (T,) bool Tensor
+        False for fillers.
+    left, right : (P,) int64 Tensor
+        Pairs of tokens that touch.
+
+    Returns
+    -------
+    (..., N) float32 Tensor
+        Its sum is the weighted mean of the rows' sums.
+
+    Examples
+    --------
+    >>> blob = torch.tensor([[0.05, 0.05, 0.05, 0.05, 0.05, 0.35, 0.35, 0.05]])
+    >>> even = torch.full((1, 8), 1 / 8)
+    >>> side = torch.arange(7)
+    >>> both = looking_row(torch.cat([blob, even]), torch.tensor([True, True]), side, side + 1)
+    >>> torch.allclose(both, blob[0], atol=1e-6)
+    True
+    """
+    values = values.float()
+    log = (values + _TINY).log()
+    log = log - log.mean(-1, keepdim=True)
+    variance = (log**2).mean(-1) + _TINY
+    moran = (log[..., left] * log[..., right]).mean(-1) / variance if len(left) else torch.zeros_like(variance)
+    skewness = (log**3).mean(-1) / variance**1.5
+    mass, counted = values.sum(-1), there.to(values.device)
+    weight = (moran.clamp(0, 1) * skewness.clamp(min=0)) ** 2 * (mass >= _LOOKS) * counted
+    total = weight.sum(-1, keepdim=True)
+    alike = counted.float() / counted.sum().clamp(min=1)
+    weight = torch.where(total > 0, weight / total.clamp(min=torch.finfo(torch.float32).tiny), alike)
+    combined = (weight[..., None] * log).sum(-2).softmax(-1)
+    return combined * (weight * mass).sum(-1, keepdim=True)

@@ -224,9 +224,10 @@ def _batch_of(device: torch.device, dtype: torch.dtype, counts: tuple[int, ...])
     features = [inputs.features(x, 64, seed, length=0.04).to(device, dtype) for seed, x in enumerate(layouts)]
     attention = [inputs.attention(x, heads=4, seed=seed).to(device) for seed, x in enumerate(layouts)]
     different = control = 0
-    for name in METHODS:
+    rules = [("lookahead", {"rule": rule}) for rule in ("top", "graph", "mmr")]  # beside its default
+    for name, options in [*((name, {}) for name in METHODS), *rules]:
         own = {"profile": Slope()} if "profile" in METHODS[name].needs else {}
-        method = make(name, keep=KEEP, **own)
+        method = make(name, keep=KEEP, **own, **options)
         images = [
             TokenContext(
                 x,

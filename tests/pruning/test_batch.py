@@ -262,7 +262,7 @@ def test_max_min_in_parts_is_the_same_and_large_images_go_alone(monkeypatch):
     plain, together = max_min.max_min_diverse, max_min._together
     monkeypatch.setattr(max_min, "max_min_diverse", lambda f, *a: calls.append(len(f)) or plain(f, *a))
     monkeypatch.setattr(max_min, "_together", lambda f, *a: calls.append([len(x) for x in f]) or together(f, *a))
-    monkeypatch.setattr(max_min, "_CELLS", 1000)
+    monkeypatch.setattr(max_min, "CELLS", 1000)
     for got, order in zip(max_min_orders(given_, [5] * 7), want, strict=True):
         assert torch.equal(got, order)
     assert calls == [[20], [30], 32, [5], 40, [8, 8]]

@@ -1,5 +1,7 @@
 """Look-ahead pruning: the weighted choice against a loop, what the engine hands it, and every family end to end."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
@@ -19,9 +21,10 @@ from biaslab.maps.collect import collect
 from biaslab.maps.stored import load_maps
 from biaslab.models.prune_layer import lowest_prune_layer
 from biaslab.profiles import LookaheadProfile, MeanProfile, load
-from biaslab.pruning import D2Pruner, Lookahead, TokenContext, make, prune
+from biaslab.pruning import D2Pruner, Lookahead, TokenContext, make, parse, prune
 from biaslab.pruning.algorithms import max_min
 from biaslab.pruning.algorithms.max_min import max_min_diverse, max_min_orders
+from biaslab.pruning.algorithms.mmr import mmr_orders
 
 FAMILIES = pytest.mark.parametrize("family", tiny.CROSSED)
 
@@ -59,7 +62,7 @@ def test_tokens_that_agree_come_by_their_relevance(monkeypatch):
     features = torch.ones(5, 3)
     weight = torch.tensor([0.1, 0.5, 0.3, 0.9, 0.2])
     for cells in (2**28, 1):  # together, and each step with a product of its own
-        monkeypatch.setattr(max_min, "_CELLS", cells)
+        monkeypatch.setattr(max_min, "CELLS", cells)
         assert max_min_orders([features], [5], weights=[weight])[0].tolist() == [3, 1, 2, 4, 0]
 
 
@@ -71,7 +74,129 @@ def test_gamma_goes_from_diverse_to_the_best():
     top = choose(rule="top")
     shares = [len(set(choose(gamma=gamma).tolist()) & set(top.tolist())) for gamma in (0, 1, 4, 50)]
     assert shares == sorted(shares) and shares[0] < shares[-1] == 12
-    assert torch.equal(top, choose(rule="top", gamma=0.3))
+
+
+RULES = pytest.mark.parametrize("options", [
+    {}, {"rule": "top"}, {"rule": "mmr"}, {"rule": "mmr", "lam": 0.9}, {"rule": "graph"},
+    {"rule": "graph", "theta": 0.3, "alpha": 1.0, "pivot_ratio": 0.2},
+], ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()) or "default")  # fmt: skip
+
+
+class Serves(Foresees):
+    """For any use."""
+
+    def check(self, **use):
+        pass
+
+
+class Given:
+    """Foresees what it is told, image by image."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def relevance(self, visual, text, layout, *, position=False):
+        return self.scores[layout]
+
+
+def drawn(seed, count=6):
+    """Images of different sizes with relevance; in every other one features and relevance repeat."""
+    g = torch.Generator().manual_seed(seed)
+    out = []
+    for i in range(count):
+        rows, cols = torch.randint(1, 9, (2,), generator=g).tolist()
+        layout = TokenLayout.raster(rows, cols, size=(40 * cols + i, 31 * rows), family="toy")
+        features, scores = torch.randn(layout.n, 16, generator=g) + 0.5, torch.randn(layout.n, generator=g)
+        if i % 2:
+            kinds = torch.randint(0, 2, (4, 16), generator=g) * 2.0 - 1
+            features = kinds[torch.randint(0, 4, (layout.n,), generator=g)]
+            scores = torch.randint(0, 3, (layout.n,), generator=g) / 2
+        n = int(torch.randint(1, layout.n + 1, (1,), generator=g))
+        out.append((TokenContext(layout, n, features=features, text=torch.zeros(3, features.shape[1])), scores))
+    return out
+
+
+def graph_by_loop(ctx, scores, n, *, alpha=0.5, theta=0.8, pivot_ratio=0.7):
+    """D2Pruner's choice as its paper lists it, token by token."""
+    unit, centers = normalize(ctx.features.double(), dim=1), ctx.layout.centers * ctx.layout.size
+    d = np.linalg.norm(centers[:, None] - centers[None], axis=-1)
+    near = 1 - d / d.max() if d.max() > 0 else np.ones_like(d)
+    fused = alpha * (unit @ unit.T).numpy() + (1 - alpha) * near
+    order = sorted(range(ctx.n), key=lambda i: (-float(scores[i]), i))
+    first = int(pivot_ratio * n + 1e-9)
+    kept, taken = order[:first], []
+    for i in order[first:]:
+        if len(kept) + len(taken) < n and not any(fused[i, j] > theta for j in taken):
+            taken.append(i)
+    kept += taken
+    return sorted((kept + [i for i in order if i not in kept])[:n])
+
+
+@RULES
+def test_every_rule_in_a_batch_is_that_of_each_image(options):
+    for seed in range(4):
+        cases = drawn(seed)
+        rule = Lookahead(profile=Given({ctx.layout: scores for ctx, scores in cases}), **options)
+        batch = [ctx for ctx, _ in cases]
+        budgets = [sorted({1, ctx.budget, ctx.n}) for ctx in batch]
+        for ctx, wanted, got in zip(batch, budgets, rule.select_budgets(batch, budgets), strict=True):
+            for n, one in zip(wanted, got, strict=True):
+                alone = rule.select(replace(ctx, budget=n))
+                assert torch.equal(one.indices, alone.indices) and one.info == alone.info
+                assert len(one.indices) == n
+            assert got[-1].indices.tolist() == list(range(ctx.n))  # keep all
+
+
+@RULES
+def test_which_rules_nest(options):
+    """A smaller budget keeps a prefix of the order for every rule but the graph, whose pivots are a share of it."""
+    cases = [case for seed in range(6) for case in drawn(seed)]
+    rule, prefix = Lookahead(profile=Given({}), **options), True
+    for ctx, scores in cases:
+        full, info = rule.pick(replace(ctx, budget=ctx.n), scores)
+        for n in range(1, ctx.n, 3):
+            own, also = rule.pick(replace(ctx, budget=n), scores)
+            prefix &= torch.equal(own, full[:n]) and info == also
+    assert rule.nested == prefix == (rule.rule != "graph")
+    assert rule.with_keep(0.5).nested == rule.nested
+
+
+@pytest.mark.parametrize("options", [{}, {"theta": 0.3}, {"theta": 0.3, "alpha": 1.0, "pivot_ratio": 0.0}], ids=str)
+def test_the_graph_is_d2pruners(options):
+    for seed in range(6):
+        for ctx, scores in drawn(seed):
+            got = Lookahead(profile=Given({ctx.layout: scores}), rule="graph", **options).select(ctx)
+            assert got.indices.tolist() == graph_by_loop(ctx, scores, ctx.budget, **options)
+            same = D2Pruner(debias="none", **options).select(replace(ctx, attention=scores[None, None]))
+            assert torch.equal(got.indices, same.indices) and got.info == same.info
+
+
+def test_mmr_is_that_of_the_relevance():
+    for ctx, scores in drawn(3):
+        got = Lookahead(profile=Given({ctx.layout: scores}), rule="mmr", lam=0.3).select(ctx)
+        (order,) = mmr_orders([ctx.features], [ctx.budget], [scores], lam=0.3)
+        assert torch.equal(got.indices, order.sort().values) and torch.equal(got.scores, scores)
+
+
+@RULES
+def test_keeping_all_changes_nothing(options):
+    vlm = tiny.vlm("internvl")
+    enc = tiny.encoded(vlm, 3)
+    want = vlm.forward(enc)
+    with prune(vlm, Lookahead(keep=1.0, profile=Serves(), **options), 0) as state:
+        got = vlm.forward(enc)
+    assert torch.equal(want.logits, got.logits)
+    assert [s.indices.tolist() for s in state.selections] == [list(range(x.n)) for x in enc.layouts]
+
+
+def test_rules_are_spelled_in_one_word():
+    for word in ("lookahead", "lookahead:rule=top", "lookahead:rule=mmr", "lookahead:rule=mmr:lam=0.7",
+                 "lookahead:rule=graph", "lookahead:rule=graph:theta=0.7"):  # fmt: skip
+        method = parse(word)
+        assert method.label == word and parse(method.label).options_hash == method.options_hash
+    # a default written out is the default, and runs recorded before there were other rules go on
+    assert parse("lookahead:rule=mmr:lam=0.5").label == "lookahead:rule=mmr"
+    assert parse("lookahead").options_hash == "b42bdf3148a3"
 
 
 # -- in the engine -----------------------------------------------------------------------------------------------
@@ -168,7 +293,13 @@ def test_each_method_gets_the_profile_of_its_kind(tmp_path):
 
 def test_what_it_refuses():
     for options, words in [
-        ({"rule": "best"}, "rule must be one of diverse, top"),
+        ({"rule": "best"}, "rule must be one of diverse, top, graph, mmr; got 'best'"),
+        ({"rule": "mmr", "lam": 1.5}, "lam must be a number in .0, 1., got 1.5"),
+        ({"lam": 0.7}, "lam does nothing without rule=mmr: add it, or leave lam out"),
+        ({"rule": "mmr", "gamma": 2}, "gamma does nothing without rule=diverse"),
+        ({"rule": "top", "theta": 0.7}, "theta does nothing without rule=graph"),
+        ({"rule": "graph", "theta": 2}, "theta must be a number in"),
+        ({"rule": "graph", "pivot_ratio": -1}, "pivot_ratio must be a number in"),
         ({"gamma": -1}, "gamma must be"),
         ({"profile": object()}, "needs a conditional profile"),
     ]:

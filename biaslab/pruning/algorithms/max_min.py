@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from biaslab.pruning.algorithms.cosine import CELLS, cosines, parts
 from biaslab.pruning.batch import padded
 
 __all__ = ["max_min_diverse", "max_min_orders"]
 
 _BLOCK = 512
-_CELLS = 2**28  # similarities held at once: 1 GiB
 _NEAREST = 1e-4  # distance of tokens that agree, where they are weighted: of these the more relevant one comes first
 
 
@@ -52,16 +52,12 @@ def max_min_orders(
     [tensor([1, 3, 2])]
     """
     orders: list[Tensor] = []
-    at = 0
-    while at < len(images):
-        n, end = len(images[at]), at + 1
-        if n * n > _CELLS:  # by the size of this image alone, so that its result does not depend on others
-            orders.append(max_min_diverse(images[at], budgets[at], start, None if weights is None else weights[at]))
+    for part, fits in parts(list(map(len, images)), cells=CELLS):
+        own, wanted, weight = images[part], budgets[part], None if weights is None else weights[part]
+        if fits:
+            orders += _together(own, wanted, start, weight)
         else:
-            while end < len(images) and (end + 1 - at) * max(n, len(images[end])) ** 2 <= _CELLS:
-                n, end = max(n, len(images[end])), end + 1
-            orders += _together(images[at:end], budgets[at:end], start, None if weights is None else weights[at:end])
-        at = end
+            orders.append(max_min_diverse(own[0], wanted[0], start, None if weight is None else weight[0]))
     return orders
 
 
@@ -69,26 +65,19 @@ def _together(
     images: Sequence[Tensor], budgets: Sequence[int], start: str, weights: Sequence[Tensor] | None
 ) -> list[Tensor]:
     """Choose in images whose similarities are all held at once: three launches a step, whatever their number."""
-    b, n = len(images), max(map(len, images))
+    distance = cosines(images)
+    b, n, _ = distance.shape
     even = min(map(len, images)) == n
-    # zeros where an image has no such token: never looked at, but NaN would spread
-    distance = (torch.empty if even else torch.zeros)(b, n, n, dtype=torch.float32, device=images[0].device)
     nearest = distance.new_full((b, n), -torch.inf)  # of a token that is kept, or is none: never chosen
-    central = []
-    for i, features in enumerate(images):
-        m, unit = len(features), normalize(features.float(), dim=1)
-        # image by image: what a product rounds to may depend on its shape
-        torch.mm(unit, unit.T, out=distance[i, :m, :m])
-        nearest[i, :m] = torch.inf
-        if start == "central":
-            central.append((unit @ unit.mean(0)).argmax())
+    for own, features in zip(nearest, images, strict=True):
+        own[: len(features)] = torch.inf
     diagonal = distance.diagonal(dim1=1, dim2=2)
     weight = None if weights is None else padded([own.float() for own in weights], 0)
     if weight is not None:
         latest = weight.argmax(1, keepdim=True)
         weight = weight.masked_fill(nearest < 0, 1)  # 0 times infinity would be NaN
     elif start == "central":
-        latest = torch.stack(central)[:, None]
+        latest = torch.stack([_central(normalize(own.float(), dim=1)) for own in images])[:, None]
     else:
         diagonal.fill_(-torch.inf)
         none = None if even else nearest < 0
@@ -98,7 +87,7 @@ def _together(
     if weight is not None:
         distance.clamp_(min=_NEAREST)
     diagonal.fill_(-torch.inf)
-    steps = max(budgets)
+    steps = max(1, *budgets)
     order = torch.empty(steps, b, 1, dtype=torch.long, device=distance.device)
     order[0] = latest
     row = nearest.new_empty(b, 1, n)
@@ -119,8 +108,10 @@ def max_min_diverse(features: Tensor, n: int, start: str = "isolated", weight: T
     unit = normalize(features.float(), dim=1)
     if weight is not None:
         first = weight.argmax()
+    elif start == "central":
+        first = _central(unit)
     else:
-        first = _isolated(unit) if start == "isolated" else (unit @ unit.mean(0)).argmax()
+        first = _isolated(unit)
     rows = torch.empty(n, dtype=torch.long, device=unit.device)
     nearest = torch.full((unit.shape[0],), torch.inf, dtype=unit.dtype, device=unit.device)
     latest = first.reshape(1)
@@ -131,6 +122,11 @@ def max_min_diverse(features: Tensor, n: int, start: str = "isolated", weight: T
         nearest[latest] = -torch.inf  # kept: never again
         latest = (nearest if weight is None else nearest * weight).argmax().reshape(1)
     return rows
+
+
+def _central(unit: Tensor) -> Tensor:
+    """Return the index of the row closest to the mean direction."""
+    return (unit @ unit.mean(0)).argmax()
 
 
 def _isolated(unit: Tensor) -> Tensor:

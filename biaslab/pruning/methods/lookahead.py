@@ -12,14 +12,17 @@ from torch import Tensor
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.pruning.algorithms.max_min import max_min_orders
-from biaslab.pruning.base import Method, Picked, TokenContext, choice, number, required
+from biaslab.pruning.algorithms.mmr import mmr_orders
+from biaslab.pruning.base import Method, Picked, TokenContext, added_option, choice, number, required
 from biaslab.pruning.batch import TokenBatch, ranked
 from biaslab.pruning.context import FittedProfile
+from biaslab.pruning.methods.d2pruner import D2Pruner
 from biaslab.pruning.registry import register
 
 __all__ = ["Lookahead"]
 
-_RULES = ("diverse", "top")
+#: rule -> the options that it alone reads
+_RULES = {"diverse": ("gamma",), "top": (), "graph": ("alpha", "theta", "pivot_ratio"), "mmr": ("lam",)}
 _LEAST = 1e-6  # added to a standard deviation that is divided by
 
 
@@ -34,43 +37,74 @@ class ConditionalProfile(FittedProfile, Protocol):
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Lookahead(Method):
-    """Keep diverse tokens that the question is about, as a conditional profile foresees them.
+    """Keep tokens that the question is about, as a conditional profile foresees them.
 
-    Greedy, in cosine distance of the features: first the most relevant token, then always the one of the largest
-    ``q_i * min_j (1 - cos(x_i, x_j))`` over the kept j, where ``q = exp(gamma * z)`` and z is the relevance
-    (:meth:`biaslab.profiles.LookaheadProfile.relevance`), standardised over the image. ``gamma = 0`` is DivPrune from
-    another first token, a large one is top-k. What n tokens keep is a prefix of the order for any larger n.
+    Of each image z is the relevance (:meth:`biaslab.profiles.LookaheadProfile.relevance`) and x the features that
+    enter layer K. Four rules choose by it, ties by the lower index:
 
-    It reads what enters layer K and no attention: at K = 0 the whole decoder runs on what is kept.
+    - "diverse" (ours): first the most relevant token, then always the one of the largest
+      ``exp(gamma * s_i) * min_j (1 - cos(x_i, x_j))`` over the kept j, s being z standardised over the image.
+      ``gamma = 0`` is DivPrune from another first token, a large one is "top".
+    - "top": the largest z, whatever they show.
+    - "mmr", maximal marginal relevance as in IDPruner: first the most relevant token, then always the one of the
+      largest ``lam * (z_i - min z) / (max z - min z + 1e-6) - (1 - lam) * max_j cos(x_i, x_j)``. ``lam = 1`` is "top".
+    - "graph", the second stage of :class:`D2Pruner` with z in the place of relative attention: of n tokens the first
+      ``floor(pivot_ratio * n)`` by z, the pivots; of the others, in descending z, those that are no neighbour of one so
+      taken (pivots suppress none). Neighbours are i and j with
+      ``alpha * cos(x_i, x_j) + (1 - alpha) * (1 - d_ij / d_max) > theta``, d being the distance of their cells in the
+      image. Where this ends before n, the best of the rest follow.
+
+    What n tokens keep is a prefix of the order for any larger n, except by "graph", whose pivots are a share of n. It
+    reads what enters layer K and no attention: at K = 0 the whole decoder runs on what is kept. No step waits for the
+    device, but for the few rounds of "graph", which all images of a batch share.
 
     Parameters
     ----------
     profile : LookaheadProfile, optional
         Of this model: ``biaslab fit-bias --estimator lookahead``. Required.
     gamma : float
-        Weight of relevance against diversity.
-    rule : {"diverse", "top"}
-        "top": the most relevant tokens, whatever they show.
+        Weight of relevance against diversity, for "diverse" alone.
+    rule : {"diverse", "top", "graph", "mmr"}
+        On a command line ``lookahead:rule=mmr:lam=0.7``.
     position : bool
         Whether the positional part of the profile counts as relevance: False (default) is debiased.
+    lam : float
+        Lambda, the weight of relevance against redundancy in [0, 1], for "mmr" alone; 0.5 as published.
+    alpha, theta, pivot_ratio : float
+        Of the graph, for "graph" alone; as :class:`D2Pruner` says, with its defaults.
+
+    Notes
+    -----
+    ``Selection.info`` is empty; of "graph" what :class:`D2Pruner` reports.
+
+    References
+    ----------
+    "graph": D2Pruner, arXiv 2512.19443. "mmr": IDPruner, arXiv 2602.13315.
 
     Examples
     --------
+    Tokens 0 and 1 show the same, 2 something else, 3 something between:
+
     >>> import torch
     >>> class Foreseen:
     ...     def relevance(self, visual, text, layout, position=False):
-    ...         return torch.tensor([0.0, 1.0, 0.9, 0.1])
-    >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    ...         return torch.tensor([0.9, 1.0, 0.3, 0.5])
+    >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     >>> layout = TokenLayout.raster(2, 2, size=(200, 200), family="toy")
     >>> ctx = TokenContext(layout, budget=2, features=features, text=torch.zeros(3, 2))
-    >>> [Lookahead(profile=Foreseen(), rule=rule).select(ctx).indices.tolist() for rule in ("diverse", "top")]
-    [[0, 1], [1, 2]]
+    >>> kept = lambda **options: Lookahead(profile=Foreseen(), **options).select(ctx).indices.tolist()
+    >>> kept(), kept(rule="top"), kept(rule="mmr"), kept(rule="graph", alpha=1.0, pivot_ratio=0.0)
+    ([1, 2], [0, 1], [1, 2], [1, 3])
     """
 
     profile: ConditionalProfile | None = None
     gamma: float = 1.0
     rule: str = "diverse"
     position: bool = False
+    lam: float = added_option(0.5)
+    alpha: float = added_option(0.5)
+    theta: float = added_option(0.8)
+    pivot_ratio: float = added_option(0.7)
 
     name: ClassVar[str] = "lookahead"
     nested: ClassVar[bool] = True
@@ -81,6 +115,14 @@ class Lookahead(Method):
         super().__post_init__()
         choice("rule", self.rule, _RULES)
         number("gamma", self.gamma, 0)
+        number("lam", self.lam, 0, 1)
+        for rule, options in _RULES.items():
+            for option in options:
+                if rule != self.rule and getattr(self, option) != getattr(type(self), option):
+                    raise InputError(f"{option} does nothing without rule={rule}: add it, or leave {option} out")
+        if self.rule == "graph":
+            object.__setattr__(self, "nested", D2Pruner.nested)
+            self._graph()  # refuses its options
         if self.profile is not None and not hasattr(self.profile, "relevance"):
             raise InputError(
                 f"method {self.name!r} needs a conditional profile: fit one with `biaslab fit-bias --estimator "
@@ -125,12 +167,22 @@ class Lookahead(Method):
     def pick_batch(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
     ) -> list[list[Picked]]:
-        """List tokens in the order of the choice, image after image up to the largest budget."""
+        """Choose for all images and budgets; all rules but "graph" list an order of which each budget is a prefix."""
         known = [required(own, "scores") for own in scores]
-        if self.rule == "top":
-            orders = ranked(known)
-        else:
-            images = [required(ctx.features, "features") for ctx in batch]
-            weights = [torch.exp(self.gamma * (s - s.mean()) / (s.std(correction=0) + _LEAST)) for s in known]
-            orders = max_min_orders(images, [max(wanted, default=0) for wanted in budgets], weights=weights)
+        if self.rule == "graph":
+            return self._graph().pick_batch(batch, known, budgets)
+        orders = self._orders(batch, known, [max(wanted, default=0) for wanted in budgets])
         return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
+
+    def _orders(self, batch: TokenBatch, scores: Sequence[Tensor], most: Sequence[int]) -> list[Tensor]:
+        if self.rule == "top":
+            return ranked(scores)
+        images = [required(ctx.features, "features") for ctx in batch]
+        if self.rule == "mmr":
+            return mmr_orders(images, most, scores, lam=self.lam)
+        weights = [torch.exp(self.gamma * (s - s.mean()) / (s.std(correction=0) + _LEAST)) for s in scores]
+        return max_min_orders(images, most, weights=weights)
+
+    def _graph(self) -> D2Pruner:
+        """Make the method whose second stage chooses; what it debiases does not matter, it is handed scores."""
+        return D2Pruner(debias="none", alpha=self.alpha, theta=self.theta, pivot_ratio=self.pivot_ratio)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from biaslab._util.arguments import as_path
-from biaslab._util.cards import card_text
+from biaslab._util.cards import card_text, table_lines
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.number_text import count_text, is_number
 from biaslab.attention.rotary import in_words
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["card", "check_replaceable", "load", "profile_path", "save"]
 
-_CARD = "Positional bias profile"  # in the first line of every card
 _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
 _NOT_KNOWN = "not known"
@@ -112,7 +111,7 @@ def check_replaceable(path: Path) -> None:
         Markdown file beside it is no card of a profile.
     """
     beside = path.with_suffix(".md")
-    if beside.is_file() and _CARD not in beside.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
+    if beside.is_file() and not _is_card(beside.read_text(encoding="utf-8", errors="replace")):
         raise InputError(f"{beside} is no card of a profile and would be replaced by one: name another file as out=")
     with suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as file:
         if _KEY not in (file.metadata() or {}):
@@ -216,35 +215,27 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
     ]
     if few := few_images_text(profile.counts_, diagnostics, transports="layout" in profile.transports):
         lines += [f"**{few}**", ""]
-    lines += ["| | |", "|---|---|"]
+    lines += profile.summary()
     layouts = ", ".join(f"{k} ({count_text(n, 'image')})" for k, n in profile.counts_.items())
-    facts = {**p, **in_words(p), "layouts": layouts, **profile.notes}
-    lines += [f"| {k} | {_cell(v)} |" for k, v in facts.items()]
-    lines += [
-        "",
-        "It is refused for any other model, layer, query rule or head reduction"
-        + (
-            ", and transports to other tilings and grids."
-            if "layout" in profile.transports
-            else ", and for any other layout."
-        ),
-    ]
+    lines += table_lines(["", ""], {**p, **in_words(p), "layouts": layouts}.items())
+    lines += ["", profile.refusals]
     if diagnostics is not None and len(diagnostics):
-        lines += [
-            "",
-            "## Variance explained by position (log attention centred per image)",
-            "",
-            "| layer | head | by this profile, on held-out images | 95 % interval | by position, in the limit of many "
-            "images | 95 % interval | images |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {r.layer} | {r.head} | {_share(r.r2)} | {_ends(r.r2_lo, r.r2_hi)} | {_share(r.r2_asymptotic)} | "
-            f"{_ends(r.r2_asymptotic_lo, r.r2_asymptotic_hi)} | {r.n} |"
-            for r in diagnostics.itertuples()
-        ]
+        lines += ["", "## Variance explained by position (log attention centred per image)", ""]
+        lines += table_lines(
+            ["layer", "head", "by this profile, on held-out images", "95 % interval",
+             "by position, in the limit of many images", "95 % interval", "images"],
+            [
+                [r.layer, str(r.head), _share(r.r2), _ends(r.r2_lo, r.r2_hi), _share(r.r2_asymptotic),
+                 _ends(r.r2_asymptotic_lo, r.r2_asymptotic_hi), r.n]
+                for r in diagnostics.itertuples()
+            ],
+        )  # fmt: skip
     lines += ["", "Use: `profile = biaslab.profiles.load(path)`.", ""]
-    return card_text(f"{_CARD} {name}", p, lines)
+    return card_text(f"{profile.heading} {name}", p, lines)
+
+
+def _is_card(text: str) -> bool:
+    return any(cls.heading in text.partition("\n")[0] for cls in ESTIMATORS.values())
 
 
 def _damaged(path: Path, why: Any) -> InputError:
@@ -261,10 +252,3 @@ def _share(value: Any) -> str:
 
 def _ends(lo: Any, hi: Any) -> str:
     return f"{lo:.3f} to {hi:.3f}" if is_number(lo) and is_number(hi) else _NOT_KNOWN
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return " ".join(text.split()).replace("|", "\\|")

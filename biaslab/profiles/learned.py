@@ -39,6 +39,8 @@ class LearnedMaps(BaseEstimator, ABC):
     #: things in ``provenance_`` the estimator may be used for without having been fitted for them: {"layout"}
     #: or nothing
     transports: ClassVar[frozenset[str]] = frozenset()
+    #: heading of its card
+    heading: ClassVar[str] = "Positional bias profile"
     #: first words of its card
     about: ClassVar[str] = "Expected attention of each visual position"
     #: whether it predicts from what is shown and asked, not from the position alone
@@ -129,10 +131,16 @@ class LearnedMaps(BaseEstimator, ABC):
         """Say in a figure what :meth:`expected` of a layer shows."""
         return f"layer {layer}"
 
+    def summary(self) -> list[str]:
+        """Say for the card, above where the profile comes from, what else a reader wants: Markdown lines."""
+        return []
+
     @property
-    def notes(self) -> dict[str, Any]:
-        """Facts for the card that are no part of what was learned, such as how long it took."""
-        return {}
+    def refusals(self) -> str:
+        """Say for the card what it may not be used for."""
+        carries = "layout" in self.transports
+        other = ", and transports to other tilings and grids." if carries else ", and for any other layout."
+        return "It is refused for any other model, layer, query rule or head reduction" + other
 
     def layout_of(self, layout: TokenLayout | str | None = None) -> tuple[TokenLayout, int]:
         """Look up a layout, and how many calibration images its map rests on.

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from planted_lookahead import KINDS, LAYOUT, WIDE, WIDTH, bias, image, stored, words
@@ -176,8 +177,53 @@ def test_it_comes_back_from_its_file(profile, tmp_path):
         want = profile.relevance(visual, text, LAYOUT, position=position)
         assert torch.equal(loaded.relevance(visual, text, LAYOUT, position=position), want)
     assert torch.equal(loaded.expected(LAYOUT, 0), profile.expected(LAYOUT, 0))
+    for kept in ("curve_", "quality_"):  # a loaded one still draws its figures
+        pd.testing.assert_frame_equal(getattr(loaded, kept), getattr(profile, kept))
+    again = load(loaded.save(tmp_path / "again"))
+    assert again.hash == profile.hash and len(again.quality_) == 4
+
+
+def test_its_card_says_what_a_reader_wants(profile, tmp_path):
+    path = profile.save(tmp_path / "la")
     card = path.with_suffix(".md").read_text()
-    assert "by position, content and question" in card and "MiB in float32" in card and "seconds of the fit" in card
+    p, best = profile.provenance_, profile.quality_.set_index(["layer", "head"]).loc[(3, 1)]
+    assert card.startswith("# Conditional profile la.safetensors") and "by position, content and question" in card
+    for line in (
+        f"| position | {100 * p['held_out']['position']:.1f} % |",
+        f"| position, content and question | {100 * p['held_out']['all']:.1f} % |",
+        f"| 3 | 1 | 1.00 | {best['quality']:.2f} | {best['lo']:.2f} to {best['hi']:.2f} | ",
+        "| tokens are dropped before | layer 0 |",
+        f"| learned from | {p['learned_from']} prompts on {p['pictures']['learned_from']} pictures |",
+        f"| held out | {p['held_out']['images']} prompts on {p['pictures']['held_out']} other pictures |",
+        f"| parameters | {p['parameters']:,} (",
+        "| time of the fit | ",
+    ):
+        assert line in card, line
+    assert p["learned_from"] + p["held_out"]["images"] == p["n"] > sum(p["pictures"].values())
+    assert "Positional bias profile" not in card
+    # a positional one beside it keeps its own words, and either may be written over the other
+    GeometricProfile().fit(stored(tmp_path / "few", n=30)).save(path)
+    text = path.with_suffix(".md").read_text()
+    assert text.startswith("# Positional bias profile la.safetensors") and "## The fit" not in text
+    profile.save(path)
+
+
+def test_a_file_without_the_tables_still_reads(profile, tmp_path):
+    """As earlier versions wrote it: no curve, no quality of heads, no count of pictures."""
+    (layer,) = profile.layers_
+    arrays = {part: named for part, named in profile.arrays_[layer].items() if part not in ("curve", "quality")}
+    provenance = {name: value for name, value in profile.provenance_.items() if name != "pictures"}
+    older = LookaheadProfile(**QUICK)._restore({layer: arrays}, profile.layouts_, profile.counts_, provenance)
+    loaded = load(older.save(tmp_path / "older"))
+    assert loaded.curve_.empty and loaded.quality_.empty and loaded.hash == older.hash
+    card = (tmp_path / "older.md").read_text()
+    assert "| 3 | 1 | 1.00 | - | - | - | - |" in card and "best epoch" not in card
+
+
+def test_a_curve_that_is_no_number_does_not_spoil_the_file(maps, tmp_path):
+    fitted = LookaheadProfile(**{**QUICK, "epochs": 3, "learning_rate": 1e9}).fit(maps)
+    assert np.isfinite(fitted.curve_.to_numpy()).all()
+    assert load(fitted.save(tmp_path / "wild")).hash == fitted.hash
 
 
 # -- the student -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.lookahead.head_quality import head_quality
 from biaslab.profiles.lookahead.student import PLACES, Student, places
+from biaslab.profiles.lookahead.summary import summary
 from biaslab.profiles.lookahead.teacher import Head, Teacher, choose_heads
 from biaslab.profiles.lookahead.training import Lessons, Options, fit_student
 from biaslab.profiles.provenance import version
@@ -32,7 +33,8 @@ from biaslab.profiles.registry import Arrays, make, register
 
 __all__ = ["LookaheadProfile"]
 
-_STUDENT, _HEADS, _POSITION = "student", "teacher", "position"
+_STUDENT, _HEADS, _POSITION, _CURVE, _QUALITY = "student", "teacher", "position", "curve", "quality"
+_WHOLE = ("epoch", "layer", "head")  # columns of whole numbers
 _ENOUGH = 20  # images of a layout whose places are averaged by themselves
 _CACHED = 64  # layouts
 
@@ -78,7 +80,11 @@ class LookaheadProfile(LearnedMaps):
     layers_ : list of int
         The decoder layer K that the features enter, the only K it serves.
     curve_ : DataFrame
-        The learning curve; empty in a loaded profile.
+        The learning curve (`biaslab.profiles.lookahead.training.fit_student`); empty in files of earlier versions.
+    quality_ : DataFrame
+        Of `head_quality`: which heads look at something. Empty likewise.
+    seconds_ : float or None
+        Time of the fit; None in a loaded profile.
 
     Notes
     -----
@@ -91,6 +97,7 @@ class LookaheadProfile(LearnedMaps):
     seconds_: float | None
 
     name: ClassVar[str] = "lookahead"
+    heading: ClassVar[str] = "Conditional profile"
     about: ClassVar[str] = "Attention that a later layer is expected to pay, by position, content and question"
     conditional: ClassVar[bool] = True
     queries: ClassVar[str] = "answer"
@@ -164,10 +171,14 @@ class LookaheadProfile(LearnedMaps):
         with Lessons.prepared(maps, teacher, debiased=self.debiased, show=progress) as lessons:
             student, curve = fit_student(lessons, self._options(), device=device, show=progress)
             learned, held = lessons.split()
+            shown = [len({lessons.picture(i) for i in part}) for part in (learned, held)]
             explained = _explained(teacher, student, lessons, held)
             scale = explained.pop("scale")
         door = int(maps.provenance["features"]["layer"])
-        arrays = _arrays(student, heads, scale, teacher.positional)
+        arrays = _arrays(student, heads, scale, teacher.positional) | {
+            _CURVE: _columns(curve),
+            _QUALITY: _columns(quality),
+        }
         provenance = {
             **plain(dict(maps.provenance)),
             "heads": maps.heads,
@@ -178,12 +189,12 @@ class LookaheadProfile(LearnedMaps):
             "teacher": [[head.layer, head.head, round(head.weight, 4)] for head in heads],
             "positional": teacher.positional.name,
             "learned_from": len(learned),
+            "pictures": {"learned_from": shown[0], "held_out": shown[1]},
             "held_out": {"images": len(held), **explained},
             "parameters": sum(p.numel() for p in student.parameters()),
             "biaslab": version(),
         }
         self._restore({door: arrays}, dict(maps.layouts), counts, provenance)
-        self.curve_, self.quality_ = curve, quality
         self.seconds_ = time.perf_counter() - started
         return self
 
@@ -233,11 +244,17 @@ class LookaheadProfile(LearnedMaps):
         heads = ", ".join(f"L{head.layer}h{head.head}" for head in self.teacher.heads)
         return f"positional part of {heads}"
 
+    def summary(self) -> list[str]:
+        """Say for the card what is explained, which heads taught, and what the fit took."""
+        return summary(self)
+
     @property
-    def notes(self) -> dict[str, Any]:
-        """Size and time of the fit, for the card."""
-        size = f"{4 * self.provenance_['parameters'] / 2**20:.2f} MiB in float32"
-        return {"size": size, **({} if self.seconds_ is None else {"seconds of the fit": round(self.seconds_)})}
+    def refusals(self) -> str:
+        """Say for the card what it may not be used for."""
+        return (
+            f"It is refused for any other model and for dropping tokens before any layer but {self.layers_[0]}; it "
+            "transports to other tilings and grids, and asks nothing of the attention kernel."
+        )
 
     # -- use -------------------------------------------------------------------------------------------------
     def relevance(self, visual: Tensor, text: Tensor, layout: TokenLayout, *, position: bool = False) -> Tensor:
@@ -314,7 +331,8 @@ class LookaheadProfile(LearnedMaps):
         self._students: dict[torch.device, Student] = {}
         self._placed: OrderedDict[tuple[str, torch.device], Tensor] = OrderedDict()
         self._teacher = None
-        self.curve_, self.quality_ = pd.DataFrame(), pd.DataFrame()
+        (arrays,) = self.arrays_.values()
+        self.curve_, self.quality_ = (_table(arrays.get(part, {})) for part in (_CURVE, _QUALITY))
         self.seconds_ = None
         return self
 
@@ -370,6 +388,17 @@ def _arrays(student: Student, heads: list[Head], scale: float, positional: Profi
         for name, named in parts.items():
             arrays[f"{_POSITION}|{layer}|{name}"] = dict(named)
     return arrays
+
+
+def _columns(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Keep a table as arrays; a file holds finite numbers alone."""
+    finite = table[np.isfinite(table.to_numpy(dtype=float)).all(axis=1)]
+    return {str(name): finite[name].to_numpy(dtype=np.float32) for name in table}
+
+
+def _table(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    table = pd.DataFrame({name: values.astype(float) for name, values in columns.items()})
+    return table.astype({name: int for name in _WHOLE if name in table})
 
 
 def _explained(teacher: Teacher, student: Student, lessons: Lessons, images: Iterable[int]) -> dict[str, float]:

@@ -94,7 +94,7 @@ class Lessons:
         InputError
             Fewer than two pictures.
         """
-        pictures = [self.features.place(self.maps.record(i).id).picture for i in range(self.maps.n)]
+        pictures = [self.picture(i) for i in range(self.maps.n)]
         held = {picture for picture in set(pictures) if fold_of(picture, _HELD_OUT) == 0}
         unique = sorted(set(pictures), key=lambda picture: fold_of(picture, 2**64))
         if len(unique) < 2:
@@ -103,6 +103,10 @@ class Lessons:
             held = {unique[0]}
         learned = [i for i, picture in enumerate(pictures) if picture not in held]
         return learned, [i for i, picture in enumerate(pictures) if picture in held]
+
+    def picture(self, index: int) -> str:
+        """Which picture an image shows: a hash of its pixels."""
+        return self.features.place(self.maps.record(index).id).picture
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Read some images."""

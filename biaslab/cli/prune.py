@@ -34,7 +34,13 @@ def prune(
     keep: Annotated[str, typer.Option(help='A keep ratio ("0.1", "10%") or a count of tokens ("64").')] = "0.1",
     layer: opt.Layers = None,
     profile: opt.ProfileFiles = None,
-    out: Annotated[Path, typer.Option(help="Figure of the kept tokens: OUT.pdf, OUT.png, OUT.csv.")] = Path("kept"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Figure of the kept tokens: OUT.pdf, OUT.png, OUT.csv; with lookahead also OUT-relevance.*, what it "
+            "foresees beside what the model attends to."
+        ),
+    ] = Path("kept"),
     seed: opt.Seed = 0,
     max_new_tokens: opt.MaxNewTokens = None,
     json: opt.Json = False,
@@ -47,6 +53,7 @@ def prune(
     from biaslab.evaluation.single_image import compare_methods
     from biaslab.models.grounding import MAX_NEW_TOKENS
     from biaslab.workflows.before_loading import check_pruning
+    from biaslab.workflows.learned_figures import draw_foreseen
     from biaslab.workflows.run_figures import draw_kept
 
     ratio, rules, where = opt.one_keep(keep), opt.methods(methods), opt.one_layer(layer)
@@ -61,7 +68,11 @@ def prune(
     if known is not None:
         question = known.family.grounding_prompt(expression)
         check_pruning(known, rules, ratio, where, fitted, [pixels.size], question)
-    check_figure_files(out, inputs=[image])
+    stem = check_figure_files(out, inputs=[image])
+    foreseen = stem.with_name(f"{stem.name}-relevance")
+    ahead = [i for i, rule in enumerate(rules) if getattr(rule, "conditional", False)]
+    if ahead:
+        check_figure_files(foreseen, inputs=[image])
     vlm = model.load()
     answers = compare_methods(
         vlm, pixels, expression, methods=rules, keep=ratio, layer=where, profile=fitted, seed=seed,
@@ -83,4 +94,7 @@ def prune(
         for r in rows
     )
     files = draw_kept(pixels, answers, expression=expression, out=out)
+    if ahead:
+        (conditional,) = (own for own in fitted if own.conditional)
+        files += draw_foreseen(vlm, conditional, pixels, answers[ahead[0]], expression=expression, out=foreseen)
     emit(json, {"expression": expression, "results": rows}, text, files)

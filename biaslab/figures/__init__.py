@@ -8,13 +8,17 @@ from biaslab.figures.dependence_display import DependenceDisplay
 from biaslab.figures.display import Display
 from biaslab.figures.heads_display import HeadsDisplay
 from biaslab.figures.kept_display import KeptTokensDisplay
+from biaslab.figures.learned_places_display import LearnedPlacesDisplay
+from biaslab.figures.learning_curve_display import LearningCurveDisplay
 from biaslab.figures.probe_display import LocationAccuracyDisplay, ProbeDisplay
 from biaslab.figures.profile_display import ProfileDisplay
+from biaslab.figures.relevance_display import RelevanceDisplay
 from biaslab.figures.reliability_display import ReliabilityDisplay
 from biaslab.figures.saving import save
 from biaslab.figures.styling import style
 from biaslab.figures.tables import results_latex, results_table, save_table
 from biaslab.figures.variance_display import AurocDisplay, VarianceDisplay
+from biaslab.figures.word_weights_display import WordWeightsDisplay
 
 __all__ = [
     "AccuracyDisplay",
@@ -24,11 +28,15 @@ __all__ = [
     "Display",
     "HeadsDisplay",
     "KeptTokensDisplay",
+    "LearnedPlacesDisplay",
+    "LearningCurveDisplay",
     "LocationAccuracyDisplay",
     "ProbeDisplay",
     "ProfileDisplay",
+    "RelevanceDisplay",
     "ReliabilityDisplay",
     "VarianceDisplay",
+    "WordWeightsDisplay",
     "results_latex",
     "results_table",
     "save",

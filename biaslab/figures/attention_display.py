@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.figures.display import TARGET, Display, draw_box, image_array, paint, ratio_ticks
+from biaslab.figures.display import TARGET, Display, draw_box, image_array, lay_over, paint, ratio_ticks
 from biaslab.figures.styling import DIVERGING, SEQUENTIAL, style
 
 if TYPE_CHECKING:
@@ -193,16 +193,9 @@ class AttentionDisplay(Display):
             after = after / part["attention"].mean()
         top = max(float(np.quantile(raw, 0.99)), 1e-6)
         limit = max(float(np.quantile(np.abs(after), 0.98)), 1e-6)
-        grey = np.repeat(
-            (0.3 + 0.7 * image.mean(axis=2))[..., None], 3, axis=2
-        )  # colour then belongs to attention alone
         scales = ((raw, SEQUENTIAL, Normalize(0, top)), (after, DIVERGING, Normalize(-limit, limit)))
         for ax, (values, colours, norm) in zip(axes, scales, strict=True):
-            ax.imshow(grey)
-            painted = paint(values, layout, shape)
-            # the stronger, the more opaque: where nothing stands out the image stays visible
-            strength = np.clip(np.abs(np.nan_to_num(painted)) / norm.vmax, 0, 1)
-            drawn = ax.imshow(painted, cmap=colours, norm=norm, alpha=0.12 + 0.68 * strength)
+            drawn = lay_over(ax, image, paint(values, layout, shape), colours, norm)
             if target is not None:
                 draw_box(ax, target, shape, layout.size, TARGET)
             ax.set_xticks([])

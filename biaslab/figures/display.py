@@ -10,7 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
@@ -22,7 +24,7 @@ from biaslab.errors import InputError
 from biaslab.figures.saving import png_bytes
 from biaslab.figures.styling import figure_width
 
-__all__ = ["ANSWER", "TARGET", "Display", "draw_box", "paint", "image_array", "ratio_ticks"]
+__all__ = ["ANSWER", "TARGET", "Display", "draw_box", "image_array", "lay_over", "paint", "ratio_ticks"]
 
 #: one look for the same thing in every figure
 TARGET: dict[str, Any] = {"edgecolor": "#009E73", "linestyle": "-", "label": "target"}
@@ -201,6 +203,31 @@ def paint(values: np.ndarray, layout: TokenLayout, shape: tuple[int, int], thumb
         count[y0[i] : y1[i], x0[i] : x1[i]] += 1
     with np.errstate(invalid="ignore"):
         return np.where(count > 0, total / count, np.nan)
+
+
+def lay_over(ax: Axes, image: np.ndarray, painted: np.ndarray, cmap: str, norm: Normalize) -> AxesImage:
+    """Draw values over a grey image: the stronger, the more opaque, so that it shows where nothing stands out.
+
+    Parameters
+    ----------
+    ax : Axes
+    image : ndarray
+        (rows, cols, 3) in 0..1.
+    painted : ndarray
+        (rows, cols), of `paint`.
+    cmap : str
+    norm : Normalize
+        ``vmax`` is full strength.
+
+    Returns
+    -------
+    AxesImage
+        For a colour bar.
+    """
+    grey = (0.3 + 0.7 * image.mean(axis=2))[..., None]  # colour then belongs to the values alone
+    ax.imshow(np.repeat(grey, 3, axis=2))
+    strength = np.clip(np.abs(np.nan_to_num(painted)) / (norm.vmax or 1.0), 0, 1)
+    return ax.imshow(painted, cmap=cmap, norm=norm, alpha=0.12 + 0.68 * strength)
 
 
 def draw_box(ax: Axes, box: Box, shape: tuple[int, int], size: tuple[int, int], look: Mapping[str, Any]) -> Rectangle:

@@ -17,11 +17,11 @@ from biaslab.errors import InputError
 from biaslab.figures.display import ANSWER, TARGET, Display, draw_box, image_array, paint
 from biaslab.figures.styling import style
 
-__all__ = ["KeptTokensDisplay"]
+__all__ = ["KEPT", "THUMBNAIL", "KeptTokensDisplay", "cells", "faded", "token_numbers"]
 
 _PIVOT: dict[str, Any] = {"edgecolor": "#E69F00", "linewidth": 1.1}
-_KEPT: dict[str, Any] = {"edgecolor": "#303030", "linewidth": 0.4}
-_THUMBNAIL: dict[str, Any] = {"edgecolor": "#CC79A7", "linewidth": 0.9, "linestyle": ":"}
+KEPT: dict[str, Any] = {"edgecolor": "#303030", "linewidth": 0.4}
+THUMBNAIL: dict[str, Any] = {"edgecolor": "#CC79A7", "linewidth": 0.9, "linestyle": ":"}
 
 
 class KeptTokensDisplay(Display):
@@ -109,8 +109,8 @@ class KeptTokensDisplay(Display):
         tables = []
         for name, selection in selections.items():
             info = getattr(selection, "info", None)  # of a Selection; tensors too have an attribute "indices"
-            kept = _indices(selection if info is None else selection.indices)
-            marked = _indices(pivots.get(name, (info or {}).get("pivot_indices", ())))
+            kept = token_numbers(selection if info is None else selection.indices)
+            marked = token_numbers(pivots.get(name, (info or {}).get("pivot_indices", ())))
             if len(kept) and not 0 <= kept.min() <= kept.max() < layout.n:
                 raise InputError(f"{name}: token indices must be between 0 and {layout.n - 1}")
             answer = answers.get(name)
@@ -184,20 +184,15 @@ class KeptTokensDisplay(Display):
     def _panel(self, ax: Axes, method: str, fontsize: float) -> None:
         part = self.data[self.data["method"] == method]
         shape, size = self.image.shape[:2], self.layout.size
-        kept = np.zeros(self.layout.n)
         tiles = part[~part["thumbnail"]]
-        kept[tiles["token"]] = 1.0
-        lifted = np.nan_to_num(paint(kept, self.layout, shape))[..., None] > 0
-        faded = 0.78 + 0.22 * self.image.mean(axis=2, keepdims=True)
-        ax.imshow(np.where(lifted, self.image, faded))
+        ax.imshow(faded(self.image, self.layout, tiles["token"].to_numpy()))
         for rows, look in (
-            (tiles[~tiles["pivot"]], _KEPT),
-            (part[part["thumbnail"] & ~part["pivot"]], _THUMBNAIL),
+            (tiles[~tiles["pivot"]], KEPT),
+            (part[part["thumbnail"] & ~part["pivot"]], THUMBNAIL),
             (part[part["pivot"]], _PIVOT),
         ):
-            ax.add_collection(
-                PolyCollection(list(self._cells(rows["token"].to_numpy(), shape)), facecolor="none", zorder=4, **look)
-            )
+            corners = list(cells(self.layout, rows["token"].to_numpy(), shape))
+            ax.add_collection(PolyCollection(corners, facecolor="none", zorder=4, **look))
         if self.target is not None:
             draw_box(ax, self.target, shape, size, TARGET)
         answer = self.answers.get(method)
@@ -212,17 +207,11 @@ class KeptTokensDisplay(Display):
             count += f", IoU {part['iou'].iloc[0]:.2f}"
         ax.set_title(f"{method}\n{count}", fontsize=fontsize, pad=2)
 
-    def _cells(self, tokens: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """Return the (n, 4, 2) corners of token cells on the image."""
-        scale = [shape[1], shape[0], shape[1], shape[0]]
-        x0, y0, x1, y1 = (self.layout.boxes[tokens] * scale - 0.5).T
-        return np.stack([np.stack([x, y], -1) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], axis=1)
-
     def _handles(self) -> list[Line2D]:
         looks = [(TARGET, "target")] if self.target is not None else []
         looks += [(ANSWER, "answer")] if any(a is not None for a in self.answers.values()) else []
         looks += [(_PIVOT, "pivot")] if self.data["pivot"].any() else []
-        looks += [(_THUMBNAIL, "thumbnail token")] if self.data["thumbnail"].any() else []
+        looks += [(THUMBNAIL, "thumbnail token")] if self.data["thumbnail"].any() else []
         return [
             Line2D(
                 [],
@@ -236,6 +225,22 @@ class KeptTokensDisplay(Display):
         ]
 
 
-def _indices(values: Any) -> np.ndarray:
+def faded(image: np.ndarray, layout: TokenLayout, kept: np.ndarray) -> np.ndarray:
+    """Fade what no kept token of a tile shows: (rows, cols, 3)."""
+    here = np.zeros(layout.n)
+    here[kept] = 1.0
+    lifted = np.nan_to_num(paint(here, layout, image.shape[:2]))[..., None] > 0
+    return np.where(lifted, image, 0.78 + 0.22 * image.mean(axis=2, keepdims=True))
+
+
+def cells(layout: TokenLayout, tokens: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the (n, 4, 2) corners of token cells on an image of (rows, cols)."""
+    scale = [shape[1], shape[0], shape[1], shape[0]]
+    x0, y0, x1, y1 = (layout.boxes[tokens] * scale - 0.5).T
+    return np.stack([np.stack([x, y], -1) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], axis=1)
+
+
+def token_numbers(values: Any) -> np.ndarray:
+    """Read the numbers of tokens from a sequence, an array, or a tensor on any device."""
     values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
     return values.astype(np.int64).reshape(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from biaslab._util.launch import Launch
 from biaslab._util.progress import phase
@@ -14,9 +14,11 @@ from biaslab.figures import ProfileDisplay, save
 from biaslab.maps.collect import collect
 from biaslab.profiles.estimators.lookahead import LookaheadProfile, explained_table
 from biaslab.workflows.fit_result import FitResult
+from biaslab.workflows.learned_figures import draw_learned
 
 if TYPE_CHECKING:
     from biaslab.datasets.calibration import Calibration
+    from biaslab.maps.stored import StoredMaps
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
 
@@ -87,6 +89,19 @@ def fit_conditional(
         with phase("draw the figures", show=progress):
             figure = ProfileDisplay.from_profile(profile, layers=profile.layers_).plot()
             files = [path, path.with_suffix(".md"), *save(figure, path.with_suffix(""), close=True)]
+            files += _draw_learned(vlm, profile, cast("StoredMaps", collected), calibration, path.with_suffix(""))
         if maps is None:
             shutil.rmtree(folder)
     return FitResult(profile, explained_table(profile.provenance_["held_out"]), collected, files)
+
+
+def _draw_learned(
+    vlm: VLM, profile: LookaheadProfile, maps: StoredMaps, calibration: Calibration, stem: Path
+) -> list[Path]:
+    asked: Any = calibration.prompts
+    names = [maps.record(i).id for i in range(maps.n)] if calibration.ids is None else calibration.ids
+    if isinstance(asked, str):
+        asked = [asked] * len(names)
+    # without ids, and where a picture could not be read, it is not known who was asked what
+    prompts = dict(zip(names, asked, strict=True)) if len(names) == len(asked) else None
+    return draw_learned(vlm, profile, maps, prompts=prompts, out=stem)

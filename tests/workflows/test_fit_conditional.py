@@ -2,17 +2,24 @@
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from biaslab._util.launch import Launch
 from biaslab.cli import main
 from biaslab.datasets.calibration import calibration
-from biaslab.errors import InputError
+from biaslab.errors import InputError, UnsupportedError
+from biaslab.evaluation.single_image import compare_methods
 from biaslab.maps.stored import load_maps
 from biaslab.models import loading
 from biaslab.models.vlm import VLM
 from biaslab.profiles import LookaheadProfile, load
+from biaslab.pruning import Lookahead
+from biaslab.scenes import scene
+from biaslab.workflows import learned_figures
 from biaslab.workflows.fit_bias import fit_bias
+from biaslab.workflows.learned_figures import draw_foreseen, draw_learned
 
 BRIEF = {"rank": 8, "epochs": 2, "heads": [(3, 3)]}
 
@@ -28,6 +35,11 @@ def test_profile_card_and_figures_are_written_and_the_maps_kept_where_asked_for(
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in fitted.files)
     assert {path.suffix for path in fitted.files} == {".safetensors", ".md", ".pdf", ".png", ".csv"}
+    assert {path.stem for path in fitted.files} == {"la", "la-curve", "la-places", "la-words"}
+    words = pd.read_csv(tmp_path / "la-words.csv")
+    assert "the" in set(words["token"]) and words["n"].max() < 3 * 12  # of what was held out alone
+    curve = pd.read_csv(tmp_path / "la-curve.csv")
+    np.testing.assert_allclose(curve["held_out"], fitted.profile.curve_["held_out"])
     assert load(tmp_path / "la.safetensors").hash == fitted.profile.hash
     assert list(fitted.variance["explained by"]) == ["position", "position, content, question"]
     kept = fit_bias(
@@ -97,6 +109,14 @@ def test_on_the_command_line_beside_a_positional_profile(capsys, tmp_path):
         "evaluate", "--methods", "none,lookahead,relative", "--keep", 0.2, "--layer", 4, "--n", 3,
         "--max-new-tokens", 12, "--profile", ahead, "--profile", position, "--out", out,
     )  # fmt: skip
+    picture = tmp_path / "scene.png"
+    scene("test", 0).image.save(picture)
+    run("prune", picture, "the cat", "--methods", "none,lookahead:rule=mmr", "--layer", 0, "--profile", ahead,
+        "--max-new-tokens", 8, "--out", tmp_path / "kept")  # fmt: skip
+    drawn = pd.read_csv(tmp_path / "kept-relevance.csv")
+    assert drawn["kept"].sum() == 25 and drawn["attention"].notna().all()
+    kept = pd.read_csv(tmp_path / "kept.csv")
+    assert sorted(kept["token"]) == drawn.loc[drawn["kept"], "token"].tolist()
     lines = json.loads((out / "run.json").read_text())["identity"]["configurations"]
     assert {(c["method"], c["layer"]) for c in lines} == {("none", None), ("lookahead", 0), ("relative", 4)}
     for file in (ahead, position):
@@ -105,3 +125,32 @@ def test_on_the_command_line_beside_a_positional_profile(capsys, tmp_path):
     assert (
         "lookahead" in again and (tmp_path / "again" / "results.csv").read_text() == (out / "results.csv").read_text()
     )
+
+
+def test_what_cannot_be_drawn_does_not_cost_the_rest(grounder, scenes, tmp_path, monkeypatch):
+    fitted = fit_bias(
+        grounder, scenes, estimator=LookaheadProfile(**BRIEF), layers=[3], maps=tmp_path / "maps", progress=False
+    )
+    maps = load_maps(tmp_path / "maps")
+    wrong = dict.fromkeys(scenes.ids, "another question altogether")
+    with pytest.warns(UserWarning, match="the words are not drawn: prompt .* tokens behind its image"):
+        files = draw_learned(grounder, fitted.profile, maps, prompts=wrong, out=tmp_path / "figure")
+    assert {path.stem for path in files} == {"figure-curve", "figure-places"}
+    seen = next(iter(scenes.images))
+    options = {"methods": [Lookahead(profile=fitted.profile), "none"], "keep": 0.2, "max_new_tokens": 2}
+    ahead, unpruned = compare_methods(grounder, seen, "the cat", layer=0, **options)
+    draw = lambda answer: draw_foreseen(  # noqa: E731
+        grounder, fitted.profile, seen, answer, expression="the cat", out=tmp_path / "one"
+    )  # fmt: skip
+    draw(ahead)
+    assert pd.read_csv(tmp_path / "one.csv")["attention"].notna().all()
+    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="the later attention is not drawn: no rows"):
+        patched.setattr(learned_figures, "foresee", lambda *_: (_ for _ in ()).throw(UnsupportedError("no rows")))
+        draw(ahead)
+    drawn = pd.read_csv(tmp_path / "one.csv")
+    assert drawn["attention"].isna().all() and drawn["kept"].sum() == 51
+    with pytest.raises(InputError, match="'none' keeps by no relevance"):
+        draw(unpruned)
+    blind = LookaheadProfile(reads=False, **BRIEF).fit(maps)
+    files = draw_learned(grounder, blind, maps, prompts=wrong, out=tmp_path / "blind")
+    assert {path.stem for path in files} == {"blind-curve", "blind-places"}

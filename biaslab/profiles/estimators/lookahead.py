@@ -26,6 +26,7 @@ from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.lookahead.head_quality import head_quality
 from biaslab.profiles.lookahead.student import PLACES, Student, places
 from biaslab.profiles.lookahead.summary import summary
+from biaslab.profiles.lookahead.tables import to_columns, to_table
 from biaslab.profiles.lookahead.teacher import Head, Teacher, choose_heads
 from biaslab.profiles.lookahead.training import Lessons, Options, fit_student
 from biaslab.profiles.provenance import version
@@ -34,7 +35,6 @@ from biaslab.profiles.registry import Arrays, make, register
 __all__ = ["LookaheadProfile"]
 
 _STUDENT, _HEADS, _POSITION, _CURVE, _QUALITY = "student", "teacher", "position", "curve", "quality"
-_WHOLE = ("epoch", "layer", "head")  # columns of whole numbers
 _ENOUGH = 20  # images of a layout whose places are averaged by themselves
 _CACHED = 64  # layouts
 
@@ -175,10 +175,8 @@ class LookaheadProfile(LearnedMaps):
             explained = _explained(teacher, student, lessons, held)
             scale = explained.pop("scale")
         door = int(maps.provenance["features"]["layer"])
-        arrays = _arrays(student, heads, scale, teacher.positional) | {
-            _CURVE: _columns(curve),
-            _QUALITY: _columns(quality),
-        }
+        arrays = _arrays(student, heads, scale, teacher.positional)
+        arrays |= {_CURVE: to_columns(curve), _QUALITY: to_columns(quality)}
         provenance = {
             **plain(dict(maps.provenance)),
             "heads": maps.heads,
@@ -241,8 +239,7 @@ class LookaheadProfile(LearnedMaps):
 
     def panel_title(self, layer: int) -> str:
         """Say what `expected` shows: the positional part of the heads that taught."""
-        heads = ", ".join(f"L{head.layer}h{head.head}" for head in self.teacher.heads)
-        return f"positional part of {heads}"
+        return f"positional part of {self.teacher.names}"
 
     def summary(self) -> list[str]:
         """Say for the card what is explained, which heads taught, and what the fit took."""
@@ -281,9 +278,39 @@ class LookaheadProfile(LearnedMaps):
             scores = student(visual[None], self._places(layout, visual.device)[None], text[None])[0]
         if not position:
             return scores
-        (arrays,) = self.arrays_.values()
-        biased = self.teacher.expected_log(layout) / float(arrays[_HEADS]["scale"][0])
+        biased = self.teacher.expected_log(layout) / self.scale
         return scores + torch.from_numpy(biased.astype(np.float32)).to(scores.device)
+
+    @property
+    def scale(self) -> float:
+        """Log attention of the teacher per unit of `relevance`, as measured on the held-out prompts."""
+        check_fitted(self)
+        (arrays,) = self.arrays_.values()
+        return float(arrays[_HEADS]["scale"][0])
+
+    def word_weights(self, text: Tensor) -> Tensor:
+        """Tell what the student makes of the tokens of one question, against each other.
+
+        Parameters
+        ----------
+        text : (T, D) Tensor
+            Hidden states of the tokens behind the image that enter layer K.
+
+        Returns
+        -------
+        (T,) float32 Tensor
+            w_t: positive, of sum 1.
+
+        Raises
+        ------
+        InputError
+            A student that does not look at the question.
+        """
+        check_fitted(self)
+        if not self.reads:
+            raise InputError("this student does not look at the question (reads=False): fit one that does")
+        with torch.no_grad():
+            return self._student(text.device).weights(text[None])[0]
 
     @property
     def teacher(self) -> Teacher:
@@ -332,7 +359,7 @@ class LookaheadProfile(LearnedMaps):
         self._placed: OrderedDict[tuple[str, torch.device], Tensor] = OrderedDict()
         self._teacher = None
         (arrays,) = self.arrays_.values()
-        self.curve_, self.quality_ = (_table(arrays.get(part, {})) for part in (_CURVE, _QUALITY))
+        self.curve_, self.quality_ = (to_table(arrays.get(part, {})) for part in (_CURVE, _QUALITY))
         self.seconds_ = None
         return self
 
@@ -388,17 +415,6 @@ def _arrays(student: Student, heads: list[Head], scale: float, positional: Profi
         for name, named in parts.items():
             arrays[f"{_POSITION}|{layer}|{name}"] = dict(named)
     return arrays
-
-
-def _columns(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Keep a table as arrays; a file holds finite numbers alone."""
-    finite = table[np.isfinite(table.to_numpy(dtype=float)).all(axis=1)]
-    return {str(name): finite[name].to_numpy(dtype=np.float32) for name in table}
-
-
-def _table(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    table = pd.DataFrame({name: values.astype(float) for name, values in columns.items()})
-    return table.astype({name: int for name in _WHOLE if name in table})
 
 
 def _explained(teacher: Teacher, student: Student, lessons: Lessons, images: Iterable[int]) -> dict[str, float]:

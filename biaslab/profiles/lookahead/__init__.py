@@ -1,5 +1,7 @@
 """The parts of the conditional profile (`biaslab/profiles/estimators/lookahead.py`).
 
 `head_quality.py` tells which heads look at something, `teacher.py` makes of their attention what is to be predicted,
-`student.py` predicts it from visual features and the question, `training.py` fits one to the other.
+`student.py` predicts it from visual features and the question, `training.py` fits one to the other. `foresight.py` asks
+it about one picture, `learned.py` finds what it has learned from many; `summary.py` is of its card, `tables.py` of its
+file.
 """

@@ -109,6 +109,14 @@ class Student(nn.Module):
         """Make one query of each question: (B, r)."""
         if not self.reads:
             return self.query.expand(len(text), -1)
+        words, read, weight = self._read(text, said)
+        return torch.einsum("btr,bt->br", self.word(words) + self.context(read), weight)
+
+    def weights(self, text: Tensor, said: Tensor | None = None) -> Tensor:
+        """Weigh the tokens of each question against each other: (B, T), sums of 1, 0 for fillers."""
+        return self._read(text, said)[2]
+
+    def _read(self, text: Tensor, said: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         words = normalize(text.float(), dim=-1) * (_SCALE * text.shape[-1] ** 0.5)
         if said is None:
             read, _ = self.reader(words)
@@ -119,4 +127,4 @@ class Student(nn.Module):
         if said is not None:
             fillers = torch.arange(text.shape[1])[None] >= said[:, None]
             weight = weight.masked_fill(fillers.to(weight.device), -torch.inf)
-        return torch.einsum("btr,bt->br", self.word(words) + self.context(read), weight.softmax(1))
+        return words, read, weight.softmax(1)

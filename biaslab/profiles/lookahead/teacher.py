@@ -75,6 +75,11 @@ class Teacher:
         """Layers that are read."""
         return sorted({head.layer for head in self.heads})
 
+    @property
+    def names(self) -> str:
+        """The heads as figures name them: "L3h1, L3h0"."""
+        return ", ".join(f"L{head.layer}h{head.head}" for head in self.heads)
+
     def expected_log(self, layout: TokenLayout) -> np.ndarray:
         """(N,) what position alone makes the map be expected to be, centred."""
         maps = {layer: centred_log(self.positional.expected(layout, layer).numpy()) for layer in self.layers}

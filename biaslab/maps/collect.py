@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -23,18 +23,15 @@ from biaslab._util.arguments import as_path, at_least_one
 from biaslab._util.launch import Launch
 from biaslab._util.number_text import count_text
 from biaslab._util.progress import progress_bar
-from biaslab.attention.capture import capture
-from biaslab.attention.means import capture_means
 from biaslab.attention.rotary import advances, rotary_of
-from biaslab.attention.rows import CapturedRows, PromptPositions
+from biaslab.attention.rows import PromptPositions
 from biaslab.attention.scores import resolve, score_name
 from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
 from biaslab.errors import InputError
-from biaslab.maps.answer_rows import ANSWER_TOKENS, answer_maps, is_answer
 from biaslab.maps.base import AttentionMaps, ImageRecord
+from biaslab.maps.batch_maps import batch_maps
 from biaslab.maps.checkpointed import ResumableMaps
-from biaslab.maps.decoder_inputs import DecoderInputs, decoder_inputs
 from biaslab.maps.image_source import ImageSource, Item, prepare_images
 from biaslab.maps.parts import PartMaps, has_parts
 from biaslab.maps.stored import StoredMaps
@@ -183,14 +180,13 @@ def collect(
                 logger.info("skipped %s: %s", name, why)
             source.failures += batch.failed
             for items, encoded in _encoded(vlm, batch.items, batch.prompts, source.failures) if batch.items else ():
-                capture_rows = _capture_answer if is_answer(queries) else _capture_prefill
-                rows, inputs = capture_rows(vlm, encoded, layers, queries, heads, score, door)
-                distances = _query_distances(encoded, rows.prompt, settings["rotary"])
-                place = maps.device_for(rows[layers[0]].values.device)
-                if inputs is not None and isinstance(maps, StoredMaps):
-                    _add_features(maps, items, inputs.per_image(vlm, encoded))
-                own = answer_maps(rows, encoded, place) if is_answer(queries) else rows.per_image(encoded, device=place)
-                _add(maps, items, own, distances, source.failures)
+                found = batch_maps(
+                    vlm, encoded, layers, queries=queries, heads=heads, score=score, door=door, device=maps.device_for
+                )
+                distances = _query_distances(encoded, found.prompt, settings["rotary"])
+                if found.inputs is not None and isinstance(maps, StoredMaps):
+                    _add_features(maps, items, found.inputs.per_image(vlm, encoded))
+                _add(maps, items, found.images, distances, source.failures)
             if batch.items:
                 maps.checkpoint()
             advance(batch.size)
@@ -329,45 +325,6 @@ def _encoded(
             return
         for item in items:
             yield from _encoded(vlm, [item], None, failures)
-
-
-class _Done(Exception):
-    """Raised inside the model once the last layer asked for has run: the rest of the forward is of no use."""
-
-
-def _capture_prefill(
-    vlm: VLM,
-    encoded: Encoded,
-    layers: list[int],
-    queries: str | Tensor,
-    heads: str,
-    score: str | Callable,
-    door: int | None,
-) -> tuple[CapturedRows, DecoderInputs | None]:
-    """Mean rows of a batch of prompts, from a forward that ends behind the last of ``layers``; what enters ``door``."""
-
-    def stop(*_: Any) -> None:
-        raise _Done
-
-    decoder: Any = vlm.decoder
-    with ExitStack() as stack:
-        rows = stack.enter_context(capture_means(vlm, layers, queries=queries, heads=heads, score=score))
-        inputs = None if door is None else stack.enter_context(decoder_inputs(vlm, door))
-        stack.callback(decoder.layers[max(layers[-1], door or 0)].register_forward_hook(stop).remove)
-        with suppress(_Done):
-            vlm.forward(encoded, use_cache=False)
-    return rows, inputs
-
-
-def _capture_answer(
-    vlm: VLM, encoded: Encoded, layers: list[int], queries: Any, heads: str, score: str | Callable, door: int | None
-) -> tuple[CapturedRows, DecoderInputs | None]:
-    """Rows that the model's own answers to a batch of prompts are chosen from; what enters ``door``."""
-    with ExitStack() as stack:
-        rows = stack.enter_context(capture(vlm, layers, queries="generated", heads=heads, score=score))
-        inputs = None if door is None else stack.enter_context(decoder_inputs(vlm, door))
-        vlm.generate(encoded, max_new_tokens=ANSWER_TOKENS)
-    return rows, inputs
 
 
 def _query_distances(encoded: Encoded, prompt: PromptPositions, rotary: dict[str, Any] | None) -> list[int | None]:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from biaslab.attention.capture import capture
 from biaslab.core.layout import TokenLayout
-from biaslab.maps.decoder_inputs import decoder_inputs
+from biaslab.maps.batch_maps import batch_maps
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -75,13 +74,12 @@ def foresee(profile: LookaheadProfile, vlm: VLM, image: Any, prompt: str) -> For
     profile.check(model=vlm.name, revision=vlm.revision, fingerprint=vlm.fingerprint, family=vlm.family.name)
     encoded = vlm.encode([image], [prompt])
     about, teacher = profile.provenance_, profile.teacher
-    with (
-        decoder_inputs(vlm, profile.layers_[0]) as inputs,
-        capture(vlm, teacher.layers, queries=about["queries"], score=about["score"]) as rows,
-    ):
-        vlm.forward(encoded)
-    ((visual, text),) = inputs.per_image(vlm, encoded)
-    ((layout, attention),) = rows.per_image(encoded)
+    found = batch_maps(
+        vlm, encoded, teacher.layers, queries=about["queries"], score=about["score"], door=profile.layers_[0]
+    )
+    assert found.inputs is not None
+    ((visual, text),) = found.inputs.per_image(vlm, encoded)
+    ((layout, attention),) = found.images
     maps: Any = _OneImage(layout, dict(zip(teacher.layers, attention.float().cpu().numpy(), strict=True)))
     relevance = profile.relevance(torch.from_numpy(visual), torch.from_numpy(text), layout)
     return Foresight(layout, relevance.numpy(), teacher.target(maps, 0))

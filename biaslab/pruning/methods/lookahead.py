@@ -9,10 +9,12 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from biaslab.core.curve import curve_order
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.pruning.algorithms.max_min import max_min_orders
 from biaslab.pruning.algorithms.mmr import mmr_orders
+from biaslab.pruning.algorithms.proportional import proportional
 from biaslab.pruning.base import Method, Picked, TokenContext, added_option, choice, number, required
 from biaslab.pruning.batch import TokenBatch, ranked
 from biaslab.pruning.context import FittedProfile
@@ -22,7 +24,15 @@ from biaslab.pruning.registry import register
 __all__ = ["Lookahead"]
 
 #: rule -> the options that it alone reads
-_RULES = {"diverse": ("gamma",), "top": (), "graph": ("alpha", "theta", "pivot_ratio"), "mmr": ("lam",)}
+_RULES = {
+    "proportional": ("power", "floor"),
+    "diverse": ("gamma",),
+    "top": (),
+    "graph": ("alpha", "theta", "pivot_ratio"),
+    "mmr": ("lam",),
+}
+_GREEDY = ("diverse", "top", "mmr")  # what they keep of a smaller budget is a prefix
+_CURVES = 64  # layouts whose curves are kept
 _LEAST = 1e-6  # added to a standard deviation that is divided by
 
 
@@ -40,8 +50,12 @@ class Lookahead(Method):
     """Keep tokens that the question is about, as a conditional profile foresees them.
 
     Of each image z is the relevance (:meth:`biaslab.profiles.LookaheadProfile.relevance`) and x the features that
-    enter layer K. Four rules choose by it, ties by the lower index:
+    enter layer K. Five rules choose by it, ties by the lower index:
 
+    - "proportional" (ours): as many tokens in each part of the image as it is foreseen to be attended, evenly spread.
+      The density ``(softmax(z)_i + floor / N) ** power`` is sampled systematically along a Hilbert curve through the
+      image (:func:`biaslab.pruning.algorithms.proportional.proportional`): in an object that draws all attention
+      neighbours are kept side by side, on a larger one every second or third, of what draws none a few.
     - "diverse" (ours): first the most relevant token, then always the one of the largest
       ``exp(gamma * s_i) * min_j (1 - cos(x_i, x_j))`` over the kept j, s being z standardised over the image.
       ``gamma = 0`` is DivPrune from another first token, a large one is "top".
@@ -54,9 +68,10 @@ class Lookahead(Method):
       ``alpha * cos(x_i, x_j) + (1 - alpha) * (1 - d_ij / d_max) > theta``, d being the distance of their cells in the
       image. Where this ends before n, the best of the rest follow.
 
-    What n tokens keep is a prefix of the order for any larger n, except by "graph", whose pivots are a share of n. It
-    reads what enters layer K and no attention: at K = 0 the whole decoder runs on what is kept. No step waits for the
-    device, but for the few rounds of "graph", which all images of a batch share.
+    What n tokens keep is a prefix of the order for any larger n by "diverse", "top" and "mmr" alone. It reads what
+    enters layer K and no attention: at K = 0 the whole decoder runs on what is kept. No step waits for the device, but
+    for the few rounds of "graph", which all images of a batch share; "proportional" has no steps that follow each
+    other, whatever n is.
 
     Parameters
     ----------
@@ -64,10 +79,13 @@ class Lookahead(Method):
         Of this model: ``biaslab fit-bias --estimator lookahead``. Required.
     gamma : float
         Weight of relevance against diversity, for "diverse" alone.
-    rule : {"diverse", "top", "graph", "mmr"}
+    rule : {"proportional", "diverse", "top", "graph", "mmr"}
         On a command line ``lookahead:rule=mmr:lam=0.7``.
     position : bool
         Whether the positional part of the profile counts as relevance: False (default) is debiased.
+    power, floor : float
+        Of the density, for "proportional" alone. ``power`` above 1 is bolder than what is foreseen; ``floor`` is what
+        all tokens share alike, as a share of the sum.
     lam : float
         Lambda, the weight of relevance against redundancy in [0, 1], for "mmr" alone; 0.5 as published.
     alpha, theta, pivot_ratio : float
@@ -92,36 +110,41 @@ class Lookahead(Method):
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     >>> layout = TokenLayout.raster(2, 2, size=(200, 200), family="toy")
     >>> ctx = TokenContext(layout, budget=2, features=features, text=torch.zeros(3, 2))
-    >>> kept = lambda **options: Lookahead(profile=Foreseen(), **options).select(ctx).indices.tolist()
-    >>> kept(), kept(rule="top"), kept(rule="mmr"), kept(rule="graph", alpha=1.0, pivot_ratio=0.0)
-    ([1, 2], [0, 1], [1, 2], [1, 3])
+    >>> kept = lambda rule, **options: (
+    ...     Lookahead(profile=Foreseen(), rule=rule, **options).select(ctx).indices.tolist())
+    >>> kept("proportional"), kept("diverse"), kept("top"), kept("mmr"), kept("graph", alpha=1.0, pivot_ratio=0.0)
+    ([0, 1], [1, 2], [0, 1], [1, 2], [1, 3])
     """
 
     profile: ConditionalProfile | None = None
     gamma: float = 1.0
-    rule: str = "diverse"
+    rule: str = "proportional"
     position: bool = False
+    power: float = 1.5
+    floor: float = 0.25
     lam: float = added_option(0.5)
     alpha: float = added_option(0.5)
     theta: float = added_option(0.8)
     pivot_ratio: float = added_option(0.7)
 
     name: ClassVar[str] = "lookahead"
-    nested: ClassVar[bool] = True
     conditional: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text", "profile"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "_curves", {})
         choice("rule", self.rule, _RULES)
         number("gamma", self.gamma, 0)
         number("lam", self.lam, 0, 1)
+        number("power", self.power, 0)
+        number("floor", self.floor, 0)
         for rule, options in _RULES.items():
             for option in options:
                 if rule != self.rule and getattr(self, option) != getattr(type(self), option):
                     raise InputError(f"{option} does nothing without rule={rule}: add it, or leave {option} out")
+        object.__setattr__(self, "nested", self.rule in _GREEDY)
         if self.rule == "graph":
-            object.__setattr__(self, "nested", D2Pruner.nested)
             self._graph()  # refuses its options
         if self.profile is not None and not hasattr(self.profile, "relevance"):
             raise InputError(
@@ -167,10 +190,13 @@ class Lookahead(Method):
     def pick_batch(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
     ) -> list[list[Picked]]:
-        """Choose for all images and budgets; all rules but "graph" list an order of which each budget is a prefix."""
+        """Choose for all images and budgets; greedy rules list an order of which each budget is a prefix."""
         known = [required(own, "scores") for own in scores]
         if self.rule == "graph":
             return self._graph().pick_batch(batch, known, budgets)
+        if self.rule == "proportional":
+            each = zip(batch, known, budgets, strict=True)
+            return [self._proportional(ctx.layout, scores, wanted) for ctx, scores, wanted in each]
         orders = self._orders(batch, known, [max(wanted, default=0) for wanted in budgets])
         return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
 
@@ -182,6 +208,20 @@ class Lookahead(Method):
             return mmr_orders(images, most, scores, lam=self.lam)
         weights = [torch.exp(self.gamma * (s - s.mean()) / (s.std(correction=0) + _LEAST)) for s in scores]
         return max_min_orders(images, most, weights=weights)
+
+    def _proportional(self, layout: TokenLayout, scores: Tensor, budgets: Sequence[int]) -> list[Picked]:
+        density = (scores.float().softmax(0) + max(self.floor, _LEAST) / len(scores)) ** self.power
+        order = self._curve(layout, scores.device)
+        return [(proportional(density, order, n), {}) for n in budgets]
+
+    def _curve(self, layout: TokenLayout, device: torch.device) -> Tensor:
+        curves: dict[tuple[str, torch.device], Tensor] = self.__dict__["_curves"]
+        known = (layout.key, device)
+        if known not in curves:
+            if len(curves) >= _CURVES:
+                curves.pop(next(iter(curves)))
+            curves[known] = torch.from_numpy(curve_order(layout)).to(device)
+        return curves[known]
 
     def _graph(self) -> D2Pruner:
         """Make the method whose second stage chooses; what it debiases does not matter, it is handed scores."""

@@ -220,10 +220,11 @@ def test_a_file_without_the_tables_still_reads(profile, tmp_path):
     assert "| 3 | 1 | 1.00 | - | - | - | - |" in card and "best epoch" not in card
 
 
-def test_a_curve_that_is_no_number_does_not_spoil_the_file(maps, tmp_path):
-    fitted = LookaheadProfile(**{**QUICK, "epochs": 3, "learning_rate": 1e9}).fit(maps)
-    assert np.isfinite(fitted.curve_.to_numpy()).all()
-    assert load(fitted.save(tmp_path / "wild")).hash == fitted.hash
+def test_a_fit_that_goes_astray_is_no_profile(maps):
+    with pytest.raises(InputError, match="its loss is no number. Fit again with a lower learning_rate than 1e"):
+        LookaheadProfile(**{**QUICK, "epochs": 3, "learning_rate": 1e30}).fit(maps)
+    with pytest.raises(InputError, match="rank must be a multiple of 4, got 6"):
+        LookaheadProfile(**{**QUICK, "rank": 6}).fit(maps)
 
 
 # -- the student -----------------------------------------------------------------------------------------------------

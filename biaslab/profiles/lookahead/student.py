@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from biaslab.core.layout import TokenLayout
@@ -15,6 +15,7 @@ __all__ = ["PLACES", "Student", "places"]
 #: columns of `places`
 PLACES = 8
 _WHOLE = 1e-6  # of a cell that is smaller than any
+_HEADS = 4
 _SCALE = 0.577  # root mean square of the features that the first layers see
 
 
@@ -39,17 +40,20 @@ def places(layout: TokenLayout) -> np.ndarray:
 class Student(nn.Module):
     """Relevance of visual tokens to a question, from what enters the decoder.
 
-    ``s_i = sum_t w_t k_i . q_t / sqrt(r)``: each visual token i has a key ``k_i = A [x_i; p_i]`` of its feature and its
-    place, each token t of the question a query ``q_t = B e_t + C g_t`` and a weight ``w_t`` (a softmax over the
-    question), where ``g`` is a bidirectional GRU over its embeddings. Features are centred over the image and scaled to
-    unit root mean square, embeddings scaled alike: what a model's widths and scales are does not matter.
+    Each visual token i has a key ``k_i = A [x_i; p_i]`` of its feature and its place; the question has one query ``q =
+    sum_t w_t (B e_t + C g_t)``, where ``g`` is a bidirectional GRU over its embeddings e and w, a softmax over its
+    tokens, weighs them. What a token itself says is ``b_i = k_i . q / sqrt(r)``. An object is more than its tokens,
+    so they look at each other once: ``m_i = k_i * q`` (elementwise), ``o_i`` the attention of token i to the V m of all
+    (four heads, queries and keys projected from k), and ``s_i = b_i + u . GELU(U (m_i + o_i))``. Features are centred
+    over the image and scaled to unit root mean square, embeddings scaled alike: what a model's widths and scales are
+    does not matter.
 
     Parameters
     ----------
     width : int
         D, of the decoder's hidden states.
     rank : int
-        r, of keys and queries.
+        r, of keys and queries; a multiple of 4.
     reads : bool
         False: one learned query, whatever is asked; the question is not looked at.
     """
@@ -66,6 +70,9 @@ class Student(nn.Module):
             self.weight = nn.Linear(2 * half, 1)
         else:
             self.query = nn.Parameter(torch.randn(rank) / rank**0.5)
+        self.asks, self.offers, self.carried = (nn.Linear(rank, rank) for _ in range(3))
+        self.wide, self.out = nn.Linear(rank, 2 * rank), nn.Linear(2 * rank, 1)
+        nn.init.zeros_(self.out.weight)  # it starts as what each token says by itself
 
     def forward(
         self, visual: Tensor, place: Tensor, text: Tensor, shown: Tensor | None = None, said: Tensor | None = None,
@@ -91,7 +98,15 @@ class Student(nn.Module):
             0 for fillers.
         """
         keys = self.keys(visual, place, shown)
-        scores = torch.einsum("bnr,br->bn", keys, self.queries(text, said)) / keys.shape[-1] ** 0.5
+        query = self.queries(text, said)
+        alone = torch.einsum("bnr,br->bn", keys, query) / keys.shape[-1] ** 0.5
+        matched = keys * query[:, None]
+        mask = None if shown is None else shown[:, None, None]
+        others = scaled_dot_product_attention(
+            _heads(self.asks(keys)), _heads(self.offers(keys)), _heads(self.carried(matched)), attn_mask=mask
+        )
+        together = matched + others.transpose(1, 2).flatten(2)
+        scores = alone + self.out(gelu(self.wide(together)))[..., 0]
         return scores if shown is None else scores.masked_fill(~shown, 0)
 
     def keys(self, visual: Tensor, place: Tensor, shown: Tensor | None = None) -> Tensor:
@@ -128,3 +143,8 @@ class Student(nn.Module):
             fillers = torch.arange(text.shape[1])[None] >= said[:, None]
             weight = weight.masked_fill(fillers.to(weight.device), -torch.inf)
         return words, read, weight.softmax(1)
+
+
+def _heads(x: Tensor) -> Tensor:
+    """(B, heads, N, r / heads) of (B, N, r)."""
+    return x.unflatten(-1, (_HEADS, -1)).transpose(1, 2)

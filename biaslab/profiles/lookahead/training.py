@@ -155,6 +155,8 @@ def fit_student(
         The learning curve: ``epoch``, ``train`` (loss), ``held_out`` (cross entropy), ``floor`` (the teacher's own
         entropy, which no student falls below).
     """
+    if options.rank < 4 or options.rank % 4:
+        raise InputError(f"rank must be a multiple of 4, got {options.rank}")
     learned, held = lessons.split()
     generator = torch.Generator().manual_seed(options.seed)
     student = _new(lessons.features.width, options).to(device)
@@ -183,6 +185,11 @@ def fit_student(
                 {"epoch": epoch, "train": float(torch.stack(losses).mean()), "held_out": held_out, "floor": floor}
             )
             advance(1)
+            if not np.isfinite([rows[-1]["train"], held_out]).all():
+                raise InputError(
+                    f"the fit went astray in epoch {epoch}: its loss is no number. Fit again with a lower "
+                    f"learning_rate than {options.learning_rate:g}"
+                )
             if held_out < best:
                 best, kept = held_out, _copied(student)
             elif epoch - min(rows, key=lambda row: row["held_out"])["epoch"] >= options.patience:

@@ -17,7 +17,8 @@ _SHOWN = ["layer", "debias", "n", "errors", "auroc", "auroc_lo", "auroc_hi", "ga
 @app.command("demo", epilog="Example: biaslab demo --out runs/demo   (minutes on two cores; resumable)")
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
-    calibration: Annotated[int, typer.Option(min=10, help="Calibration scenes.")] = 300,
+    calibration: Annotated[int, typer.Option(min=10, help="Calibration scenes of the positional profile.")] = 300,
+    questions: Annotated[int, typer.Option(min=10, help="Calibration scenes of the conditional profile.")] = 1000,
     test: Annotated[int, typer.Option(min=10, help="Test expressions.")] = 300,
     layer: Annotated[
         int | None, typer.Option(min=1, help="Prune layer K. Default: the one chosen on validation.")
@@ -25,12 +26,13 @@ def demo(
     processes: opt.Processes = 2,
     json: opt.Json = False,
 ) -> None:
-    """Run the main job on the embedded grounder: bias profile, debiased scores, D2Pruner and its rivals, figures."""
+    """Run the main job on the embedded grounder: profiles, debiasing, D2Pruner, its rivals, look-ahead, figures."""
     from biaslab.workflows import demo as job
 
     report = job.demo(
-        out, layer=layer or job.LAYER, progress=True, n_calibration=calibration, n_test=test, processes=processes
-    )
+        out, layer=layer or job.LAYER, progress=True, n_calibration=calibration, n_questions=questions, n_test=test,
+        processes=processes,
+    )  # fmt: skip
     text = "\n\n".join(
         [
             "Variance of log attention explained by position (held-out images):",
@@ -41,11 +43,14 @@ def demo(
             "(step-down max-T)",
             f"Localization under pruning before layer {layer or job.LAYER}:",
             summary(report.results),
+            "Before the decoder, at the same mean shares of visual tokens over the layers, and at smaller ones:",
+            summary(report.equal_cost),
         ]
     )
     record = {
         "variance_explained": report.fitted.variance.to_dict("records"),
         "ranking": report.ranking.to_dict("records"),
         "rows": report.results.table.to_dict("records"),
+        "rows_before_decoder": report.equal_cost.table.to_dict("records"),
     }
     emit(json, record, text, report.files)

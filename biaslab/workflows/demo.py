@@ -1,4 +1,4 @@
-"""The main job on the embedded grounder: bias profile, debiased scores, D2Pruner against its rivals, figures."""
+"""The main job on the embedded grounder: profiles, debiased scores, D2Pruner, its rivals and look-ahead, figures."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from biaslab.attention.capture import capture
 from biaslab.datasets.calibration import calibration
 from biaslab.datasets.scenes import ScenesDataset
 from biaslab.diagnostics.ranking import score_ranking
+from biaslab.evaluation.matching import mean_share
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.runner import evaluate
 from biaslab.evaluation.single_image import compare_methods
@@ -24,11 +25,13 @@ from biaslab.pruning import D2Pruner, Method
 from biaslab.workflows.fit_bias import FitResult, fit_bias
 from biaslab.workflows.run_figures import draw_kept, draw_run
 
-__all__ = ["KEEPS", "LAYER", "DemoReport", "demo", "methods"]
+__all__ = ["KEEPS", "LAYER", "SHARES", "DemoReport", "before_decoder", "demo", "methods"]
 
 #: chosen on the validation split and frozen before the test split was looked at
 LAYER = 4
 KEEPS = (0.5, 0.2, 0.1, 0.05)
+#: of the visual tokens in every layer, where methods that wait for attention cannot come
+SHARES = (0.156, 0.1)
 _SHOWN_KEEP = 0.1
 _EXAMPLES = 3
 
@@ -45,6 +48,18 @@ def methods() -> list[str | Method]:
     return ["none", "random", "uniform", "fastv", "relative", "divprune", "d2pruner", D2Pruner(pivots_suppress=True)]
 
 
+def before_decoder() -> list[str | Method]:
+    """List the methods that need no attention of the decoder: they cut before it.
+
+    Examples
+    --------
+    >>> from biaslab.workflows.demo import before_decoder
+    >>> before_decoder()
+    ['uniform', 'divprune', 'lookahead']
+    """
+    return ["uniform", "divprune", "lookahead"]
+
+
 @dataclass(frozen=True)
 class DemoReport:
     """The demo's results.
@@ -56,7 +71,9 @@ class DemoReport:
     ranking : DataFrame
         How well attention ranks the target's tokens, raw and debiased; see :func:`biaslab.score_ranking`.
     results : Results
-        Localization under pruning.
+        Localization under pruning before ``layer``.
+    equal_cost : Results
+        Localization under pruning before the decoder, at the same mean shares of visual tokens and at two smaller ones.
     files : list of Path
         Files written.
     """
@@ -64,6 +81,7 @@ class DemoReport:
     fitted: FitResult
     ranking: pd.DataFrame
     results: Results
+    equal_cost: Results
     files: list[Path]
 
 
@@ -73,6 +91,7 @@ def demo(
     layer: int = LAYER,
     progress: bool = True,
     n_calibration: int = 300,
+    n_questions: int = 1000,
     n_test: int = 300,
     processes: int = 2,
 ) -> DemoReport:
@@ -87,7 +106,9 @@ def demo(
     progress : bool
         Show progress bars.
     n_calibration : int
-        Calibration scenes for the profile.
+        Calibration scenes for the positional profile.
+    n_questions : int
+        Calibration scenes, each with a question, for the conditional profile.
     n_test : int
         Test expressions.
     processes : int
@@ -96,7 +117,7 @@ def demo(
     Returns
     -------
     DemoReport
-        Profile, ranking, accuracy and the files written.
+        Profiles, ranking, accuracy and the files written.
 
     Examples
     --------
@@ -114,11 +135,21 @@ def demo(
         vlm, data, methods=methods(), keep=KEEPS, layer=layer, out=out, profile=fitted.profile, batch_size=25,
         processes=processes, progress=progress,
     )  # fmt: skip
+    foreseen = fit_bias(
+        vlm, calibration(vlm, "scenes", n=n_questions), estimator="lookahead", out=out / "lookahead.safetensors",
+        batch_size=16, progress=progress, launch=Launch(),
+    )  # fmt: skip
+    shares = [round(mean_share(vlm.n_layers, layer, 1, keep), 4) for keep in KEEPS]
+    equal_cost = evaluate(
+        vlm, data, methods=["none", *before_decoder()], keep=[*shares, *SHARES], layer=0, out=out / "equal-cost",
+        profile=foreseen.profile, batch_size=25, processes=processes, progress=progress,
+    )  # fmt: skip
     ranking = score_ranking(vlm, data, profile=fitted.profile, batch_size=25, progress=progress)
-    files = [*fitted.files, out / "results.csv", *draw_run(results)]
+    files = [*fitted.files, *foreseen.files, out / "results.csv", *draw_run(results)]
+    files += [out / "equal-cost" / "results.csv", *draw_run(equal_cost)]
     files += save(AurocDisplay.from_table(ranking).plot(), out / "figures" / "target-auroc", close=True)
     files += _draw_examples(vlm, data, fitted.profile, layer, out / "figures")
-    return DemoReport(fitted, ranking, results, files)
+    return DemoReport(fitted, ranking, results, equal_cost, files)
 
 
 def _draw_examples(vlm: VLM, data: ScenesDataset, profile: Profile, layer: int, folder: Path) -> list[Path]:

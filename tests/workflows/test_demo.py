@@ -10,15 +10,19 @@ from biaslab.workflows.train_grounder import build_grounder
 @pytest.mark.usefixtures("draft_figures", "grounder_at_hand")
 def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "KEEPS", (0.2, 0.1))  # two are a curve, too
-    made = demo.demo(tmp_path, n_calibration=6, n_test=2, layer=3, processes=1, progress=False)
+    made = demo.demo(tmp_path, n_calibration=6, n_questions=8, n_test=2, layer=3, processes=1, progress=False)
     table = made.results.table.query("expression_type == 'all'")
     assert (table["method"] == "none").sum() == 1
     assert len(table) == 1 + (len(demo.methods()) - 1) * len(demo.KEEPS)
     assert (table["n"] == 2).all() and (table["errors"] == 0).all()
+    cut = made.equal_cost.table.query("expression_type == 'all'")
+    assert sorted(cut["keep"].dropna().unique()) == sorted({*demo.SHARES, 0.44, 0.37})  # 3 of 10 layers whole
+    assert set(cut["method"]) == {"none", *demo.before_decoder()} and (cut["errors"] == 0).all()
     assert set(made.ranking["layer"]) == set(range(10))
     names = {f.relative_to(tmp_path).as_posix() for f in made.files}
     assert {"profile.safetensors", "results.csv", "figures/acc50-keep.pdf", "figures/acc50-tflops.pdf",
-            "figures/attention.png", "figures/target-auroc.pdf", "tables/acc50.tex"} <= names  # fmt: skip
+            "figures/attention.png", "figures/target-auroc.pdf", "tables/acc50.tex", "lookahead.safetensors",
+            "equal-cost/results.csv"} <= names  # fmt: skip
     scenes = {s.image_id for s in ScenesDataset("test", n=2)}  # the first three of them are drawn
     assert sum("figures/kept-" in n and n.endswith(".png") for n in names) == min(len(scenes), 3)
     assert all(f.stat().st_size > 0 for f in made.files)

@@ -121,7 +121,7 @@ class Lookahead(Method):
     rule: str = "proportional"
     position: bool = False
     power: float = 1.5
-    floor: float = 0.25
+    floor: float = 0.5
     lam: float = added_option(0.5)
     alpha: float = added_option(0.5)
     theta: float = added_option(0.8)

@@ -1,12 +1,20 @@
-"""DivPrune and D2Pruner alone: a batch of images as the engine hands them over, features smooth over the picture."""
+"""Selection alone: a batch of images as the engine hands them over, features smooth over the picture.
+
+DivPrune, D2Pruner, and look-ahead with the student that foresees: random weights, of the width of the model.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import inputs
+from biaslab.core.layout import TokenLayout
+from biaslab.profiles.lookahead.student import Student, places
 from biaslab.pruning import TokenBatch, TokenContext, budget, make
 
 from .models import LAYER, spec
@@ -15,7 +23,8 @@ from .timing import free, in_turn
 
 __all__ = ["run"]
 
-METHODS = ("divprune", "d2pruner")
+METHODS = ("divprune", "d2pruner", "lookahead")
+TEXT = 40  # tokens of a question
 KEEPS = (0.1, 0.5)
 COLUMNS: Columns = {
     "batch": ("B", "d"), "n": ("N", "d"), "method": ("method", ""), "keep": ("keep", ".0%"),
@@ -25,16 +34,16 @@ COLUMNS: Columns = {
 
 
 def run(plan: Plan, findings: Findings) -> None:
-    """Measure both methods at two keep ratios and every batch size."""
+    """Measure the methods at two keep ratios and every batch size."""
     for batch in plan.batch_sizes:
         images = context(plan, batch)
         n = images[0].n
-        profile = inputs.profile(images[0].layout, LAYER - 1)
+        profiles = {"d2pruner": inputs.profile(images[0].layout, LAYER - 1), "lookahead": Foresees(images[0])}
         tasks = {}
         for keep in KEEPS:
             asked = TokenBatch([_at(ctx, keep) for ctx in images], images.stack, images.starts)
             for name in METHODS:
-                method = make(name, keep=keep, **({"profile": profile} if name == "d2pruner" else {}))
+                method = make(name, keep=keep, **({"profile": profiles[name]} if name in profiles else {}))
                 tasks[f"{name} {keep}"] = partial(method.select_batch, asked)
         with torch.inference_mode():
             times = in_turn(tasks, plan, plan.rounds + 2)
@@ -64,12 +73,32 @@ def context(plan: Plan, batch: int) -> TokenBatch:
     stack = (smooth + 0.3 * noise).to(torch.bfloat16).flatten(0, 1)
     rows = [inputs.attention(layout, heads=sizes.heads, seed=i).to(plan.device) for i in range(batch)]
     starts = [i * layout.n for i in range(batch)]
+    text = noise[0, :1].expand(TEXT, -1).to(torch.bfloat16)
     images = [
-        TokenContext(layout, 1, i, LAYER, row, stack[first : first + layout.n])
+        TokenContext(layout, 1, i, LAYER, row, stack[first : first + layout.n], text=text)
         for i, (row, first) in enumerate(zip(rows, starts, strict=True))
     ]
     return TokenBatch(images, stack, starts)
 
 
 def _at(ctx: TokenContext, keep: float) -> TokenContext:
-    return TokenContext(ctx.layout, budget(keep, ctx.n), ctx.seed, ctx.layer, ctx.attention, ctx.features)
+    return replace(ctx, budget=budget(keep, ctx.n))
+
+
+class Foresees:
+    """The student of a conditional profile, with random weights."""
+
+    def __init__(self, image: TokenContext) -> None:
+        assert image.features is not None
+        device = image.features.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.student = Student(image.features.shape[1]).to(device)
+        self.places = torch.from_numpy(places(image.layout)).to(device)
+
+    def relevance(self, visual: Tensor, text: Tensor, layout: TokenLayout, *, position: bool = False) -> Tensor:
+        """Score as `biaslab.profiles.LookaheadProfile.relevance` does."""
+        return self.student(visual[None], self.places[None], text[None])[0]
+
+    def check(self, **use: Any) -> None:
+        """Fit everything."""

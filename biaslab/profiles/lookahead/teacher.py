@@ -16,6 +16,7 @@ from biaslab.profiles.base import Profile
 
 __all__ = ["Head", "Teacher", "choose_heads"]
 
+_NAMED = 2  # heads in a title
 _LEAST = 1e-3  # added to a standard deviation over an image that is divided by
 
 
@@ -77,8 +78,11 @@ class Teacher:
 
     @property
     def names(self) -> str:
-        """The heads as figures name them: "L3h1, L3h0"."""
-        return ", ".join(f"L{head.layer}h{head.head}" for head in self.heads)
+        """The heads as figures name them, the heaviest of many: "L3h1, L3h0", "L3h1, L8h0 and 16 more"."""
+        names = [f"L{head.layer}h{head.head}" for head in self.heads]
+        some = names if len(names) <= _NAMED + 1 else names[:_NAMED]
+        more = len(names) - len(some)
+        return ", ".join(some) + (f" and {more} more" if more else "")
 
     def expected_log(self, layout: TokenLayout) -> np.ndarray:
         """(N,) what position alone makes the map be expected to be, centred."""

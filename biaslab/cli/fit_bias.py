@@ -9,7 +9,6 @@ import typer
 
 from biaslab._util.jsonable import records
 from biaslab._util.launch import Launch
-from biaslab._util.number_text import count_text
 from biaslab._util.output_place import check_figure_files, check_output_file, check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
@@ -41,7 +40,12 @@ def fit_bias(
     columns: opt.Columns = None,
     image_root: opt.ImageRoot = None,
     data_root: opt.DataRoot = None,
-    n: Annotated[int | None, typer.Option(min=1, help="Number of images. Default: 300, or all of a folder.")] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Number of pictures, however many questions each is asked. Default: 300, or all of a folder."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Profile file; card and figures are written beside it.")] = Path(
         "profile.safetensors"
     ),
@@ -68,8 +72,25 @@ def fit_bias(
     ] = "attention",
     prompt: Annotated[
         str | None,
-        typer.Option(help="Prompt for every image. Default: grounding prompts for scenes and data sets, else generic."),
+        typer.Option(
+            help="One text for every picture. Default: what --prompts says; a folder without it is to be described."
+        ),
     ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="What pictures are asked, as grounding prompts: expressions, which scenes and data sets come with "
+            "(their default); generic: the largest object, the object on the left ... in turn; named: objects that "
+            "the model itself names in the picture (kept in OUT.named.jsonl); or, for a folder of pictures, a FILE of "
+            "captions: csv, tsv, json, jsonl with columns image and expression (or what --columns says).",
+        ),
+    ] = None,
+    questions: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Questions per picture, at most; each is a forward. --n counts pictures, not questions."
+        ),
+    ] = 1,
     maps: Annotated[
         Path | None, typer.Option(help="Keep every image's attention in this folder; the same command resumes.")
     ] = None,
@@ -84,6 +105,7 @@ def fit_bias(
     from biaslab._util.text import why_unreadable
     from biaslab.attention.scores import resolve
     from biaslab.datasets.calibration import calibration, source_folder
+    from biaslab.datasets.naming import check_names_objects
     from biaslab.errors import InputError
     from biaslab.profiles.file import check_replaceable, profile_path
     from biaslab.profiles.sample_size import few_images_text
@@ -102,18 +124,26 @@ def fit_bias(
     opt.one_of(dry_run, rehearse)
     numbers = model.layers(layers, rehearse=rehearse)
     of_dataset: dict[str, Any] = {"split": split, "columns": columns, "images": image_root}
+    asked: dict[str, Any] = {"prompt": prompt, "prompts": prompts, "questions": questions, "data_root": data_root}
+    if prompts == "named":
+        check_names_objects(model.name)
+        if not launch.alone:
+            raise InputError(
+                "objects are named by one process: leave out the launcher once, then give the file that keeps the "
+                f"names: --prompts {_log_of(out)}"
+            )
     if dry_run:
         from biaslab.workflows.dry_run import plan_fit
 
         sizes = model.geometry()
-        planned = calibration(sizes, images, n=n, prompt=prompt, seed=seed, data_root=data_root, **of_dataset)
+        planned = calibration(sizes, images, n=n, seed=seed, **asked, **of_dataset)
         plan = plan_fit(
             sizes, planned, layers=numbers, heads=heads, batch_size=batch_size, maps=maps, dtype=model.dtype,
             image_options=model.image_options,
         )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\n{table(plan.table)}")
         return
-    source = source_folder(images, data_root=data_root, **of_dataset)
+    source = source_folder(images, **asked, **of_dataset)
     check_output_file(out, suffix=".safetensors")
     check_replaceable(profile_path(out))
     check_figure_files(profile_path(out).with_suffix(""), inputs=[] if source is None else [source])
@@ -121,7 +151,9 @@ def fit_bias(
         check_output_folder(maps)
     model.known(rehearse=rehearse)  # refuses
     vlm = model.load(rehearse, max(numbers or [0]))
-    data = calibration(vlm, images, n=n, prompt=prompt, seed=seed, data_root=data_root, **of_dataset)
+    data = calibration(
+        vlm, images, n=n, batch_size=batch_size, seed=seed, progress=True, named=_log_of(out), **asked, **of_dataset
+    )
     result = fit(
         vlm, data, layers=numbers, heads=heads, queries=queries, score=score, batch_size=batch_size, out=out,
         progress=True, workers=workers, estimator=estimator, criterion=criterion, maps=maps, launch=launch,
@@ -131,7 +163,7 @@ def fit_bias(
     if result.profile.conditional:
         said = result.profile.provenance_
         text = (
-            f"{model.name}, {count_text(result.maps.n, 'image')} ({data.name}), estimator {result.profile.name}\n"
+            f"{model.name}, {data.counted(result.maps.n)} ({data.name}), estimator {result.profile.name}\n"
             f"taught by (layer, head): {', '.join(f'({layer}, {head})' for layer, head, _ in said['teacher'])}\n"
             "share of the variance of their log attention (centred per image) that is explained on held-out pictures:\n"
             f"{table(result.variance)}"
@@ -143,7 +175,7 @@ def fit_bias(
     explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     few = few_images_text(result.profile.counts_, result.variance, transports="layout" in result.profile.transports)
     text = (
-        f"{model.name}, {count_text(result.maps.n, 'image')} ({data.name}), estimator {result.profile.name}\n"
+        f"{model.name}, {data.counted(result.maps.n)} ({data.name}), estimator {result.profile.name}\n"
         "share of the variance of log attention (centred per image) this profile explains on held-out images (r2)\n"
         "and that position would explain in the limit of many images (r2_asymptotic):\n"
         + (table(explained) if len(explained) else _NOT_KNOWN)
@@ -158,3 +190,10 @@ def fit_bias(
               "variance_explained": records(explained), "selection": selection,
               "notes": [few] if few else []}  # fmt: skip
     emit(json, record, text, result.files, vlm)
+
+
+def _log_of(out: Path) -> Path:
+    """Name the file beside the profile that keeps what the model has named."""
+    from biaslab.profiles.file import profile_path
+
+    return profile_path(out).with_suffix(".named.jsonl")

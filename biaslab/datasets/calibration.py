@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from biaslab._util.arguments import as_path, at_least_one, whole_number
+from biaslab._util.number_text import count_text
+from biaslab.datasets.asked import CHOICES, INSTEAD, Picture, Questions, ask_of, check_questions
 from biaslab.datasets.base import check_pictures
+from biaslab.datasets.captions import captions_of, read_captions
 from biaslab.datasets.data_root import VARIABLE, not_there, places, resolve_data_root
 from biaslab.datasets.image_sources import blank, noise, require_images
 from biaslab.datasets.picture_sources import PictureSource
@@ -32,24 +36,42 @@ _NULL_SIZE = (448, 448)  # pixels of null images: one tile or one padded square 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration images, each with its question.
+    """Calibration images, each with its question; a picture that is asked several times stands there as often.
 
     Attributes
     ----------
     name : str
         What the images are, for people.
     images : sequence
-        PIL images, paths, or objects with ``.image``.
+        PIL images, paths, or objects with ``.image``. The questions on a picture follow each other.
     prompts : str or list of str
         One for all, or one per image; user text, without the chat template.
     ids : list of str, optional
-        One per image; default: ids made from names or pixels.
+        One per image; default: ids made from names or pixels. Further questions on a picture have "#2", "#3" behind
+        its id, and are held out together with the first.
+    asked : dict, optional
+        For provenance, where expressions were chosen: ``prompts`` (which), ``questions`` (the most per picture) and
+        ``pictures`` (how many).
     """
 
     name: str
     images: Sequence[Any]
     prompts: str | list[str]
     ids: list[str] | None = None
+    asked: dict[str, Any] | None = None
+
+    def counted(self, n: int) -> str:
+        """Write how many of its images are there: "300 images", or "900 questions on 300 pictures".
+
+        Examples
+        --------
+        >>> Calibration("photos", ["a.jpg", "a.jpg", "b.jpg"], ["it", "them", "it"]).counted(3)
+        '3 questions on 2 pictures'
+        """
+        pictures = len({id(image) if not isinstance(image, (str, Path)) else image for image in self.images})
+        if pictures == len(self.images):
+            return count_text(n, "image")
+        return f"{count_text(n, 'question')} on {count_text(pictures, 'picture')}"
 
 
 def calibration(
@@ -57,8 +79,13 @@ def calibration(
     source: str | Path,
     *,
     n: int | None = None,
+    batch_size: int = 8,
     seed: int = 0,
+    progress: bool = False,
     prompt: str | None = None,
+    prompts: str | Path | None = None,
+    questions: int = 1,
+    named: str | Path | None = None,
     data_root: str | Path | None = None,
     split: str | None = None,
     columns: str | None = None,
@@ -76,11 +103,26 @@ def calibration(
         of images, a single one, or a data set as :func:`biaslab.load_dataset` opens it: each picture of it once, with
         the grounding prompt of its first expression.
     n : int, optional
-        Number of images; default 300, or all of a folder or data set.
+        Number of pictures, whatever they are asked; default 300, or all of a folder or data set.
+    batch_size : int
+        Pictures that the model is asked for names at a time.
     seed : int
         Of the noise.
+    progress : bool
+        Whether the naming of objects shows a progress bar.
     prompt : str, optional
         Question about every image; by default the grounding prompts for scenes and data sets, a generic one otherwise.
+    prompts : str or Path, optional
+        What is asked where ``prompt`` does not say it, in the family's grounding form: ``"expressions"``, those that
+        scenes and data sets come with (their default); ``"generic"``, "the largest object", "the object on the left"
+        and so on in turn (`biaslab.datasets.asked.GENERIC`); ``"named"``, objects that the model itself names in the
+        picture (:func:`biaslab.datasets.naming.name_objects`); or a file of captions, for a folder or archive of
+        pictures (:func:`biaslab.datasets.captions.read_captions`, whose columns ``columns`` may name).
+    questions : int
+        Questions per picture, at most: a picture with fewer expressions has fewer. The first of them are those of a
+        smaller number, for ``"generic"`` with other turns.
+    named : path, optional
+        File that keeps what the model has named: what is in it is not asked again.
     data_root : str or Path, optional
         Folder below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
     split, columns, images : optional
@@ -93,7 +135,8 @@ def calibration(
     Raises
     ------
     InputError
-        No such folder or source, or n < 1.
+        No such folder or source, n < 1, questions that cannot be asked of these pictures, or a model that answers
+        nothing but boxes and is to name objects.
 
     Examples
     --------
@@ -103,34 +146,80 @@ def calibration(
     ['calibration-000000', 'calibration-000001']
     >>> scenes.prompts[0].removeprefix("Please provide the bounding box coordinate of the ")
     'region this sentence describes: <ref>the big banana</ref>'
+    >>> several = calibration(bl.load("grounder"), "scenes", n=2, questions=2)
+    >>> several.ids[:3], several.asked
+    (['calibration-000000', 'calibration-000000#2', 'calibration-000001'], \
+{'prompts': 'expressions', 'questions': 2, 'pictures': 2})
     """
     expect_model(vlm)
+    _check_source(source)
     n = None if n is None else at_least_one("n", n)
+    whole_number("seed", seed)
+    check_questions(prompts, questions, prompt)
+    found = _find_source(source, data_root, prompts, split, columns, images)
+    _check_asked(source, found, prompt, prompts, questions)
+    name, pictures, are_ids = _pictures(source, found, None if _is_file(prompts) else n, seed)
+    if prompt is not None or (prompts is None and not _has_expressions(source, found)):
+        ids = [picture.name for picture in pictures] if are_ids else None
+        return Calibration(name, [picture.image for picture in pictures], prompt or PROMPT, ids)
+    asked = Questions(
+        prompts or "expressions", questions, columns=columns, log=named, batch_size=batch_size, progress=progress
+    )
+    chosen = ask_of(pictures, asked, vlm, source=str(source), n=n)
+    word = vlm.family.grounding_prompt
+    return Calibration(
+        name,
+        [picture.image for picture, expressions in chosen for _ in expressions],
+        [word(expression) for _, expressions in chosen for expression in expressions],
+        [_again(p.name, k) for p, expressions in chosen for k in range(len(expressions))] if are_ids else None,
+        {"prompts": asked.about(), "questions": questions, "pictures": len(chosen)},
+    )
+
+
+def _check_source(source: Any) -> None:
     if not isinstance(source, (str, Path)):
         raise InputError(
             f"source must be a folder or one of {', '.join(SOURCES)}, got {type(source).__name__}: pictures that you "
             "hold go to bl.collect(vlm, images) as they are"
         )
     as_path("source", source)
-    whole_number("seed", seed)
+
+
+def _pictures(
+    source: str | Path, found: PictureSource | None, n: int | None, seed: int
+) -> tuple[str, list[Picture], bool]:
+    """Return what the pictures are, for people, the pictures, and whether their names are to be their ids."""
     if source == "scenes":
-        scenes = list(_scenes(n or _DEFAULT_N))
-        prompts = prompt or [vlm.family.grounding_prompt(question) for _, _, question in scenes]
-        return Calibration("scenes", [image for image, _, _ in scenes], prompts, [name for _, name, _ in scenes])
-    if source in ("blank", "noise"):
-        n = n or _DEFAULT_N
-        made = blank(n, _NULL_SIZE) if source == "blank" else noise(n, _NULL_SIZE, seed=seed)
-        return Calibration(str(source), made, prompt or PROMPT, [f"{source}-{i:06d}" for i in range(len(made))])
-    found = _find_source(source, data_root, split=split, columns=columns, images=images)
-    pictures = found.pictures(n)
-    if prompt is None and found.is_dataset:
-        prompts = [vlm.family.grounding_prompt(sample.expression) for sample in pictures]
-        return Calibration(f"pictures of {source}", pictures, prompts)
-    return Calibration(f"pictures in {source}", pictures, prompt or PROMPT)
+        return "scenes", list(_scenes(n or _DEFAULT_N)), True
+    if found is None:
+        made = (
+            blank(n or _DEFAULT_N, _NULL_SIZE) if source == "blank" else noise(n or _DEFAULT_N, _NULL_SIZE, seed=seed)
+        )
+        return str(source), [Picture(f"{source}-{i:06d}", image) for i, image in enumerate(made)], True
+    if found.is_dataset:
+        shown = found.expressions(n)
+        return f"pictures of {source}", [Picture(i, s[0], [x.expression for x in s]) for i, s in shown.items()], False
+    files = found.pictures(n)
+    return f"pictures in {source}", [Picture(found.below(file), file) for file in files], False
 
 
-def source_folder(source: str | Path, *, data_root: str | Path | None = None, **options: Any) -> Path | None:
+def _again(name: str, k: int) -> str:
+    """Name the question k on a picture as `biaslab.collect` names what comes again."""
+    return name if k == 0 else f"{name}#{k + 1}"
+
+
+def source_folder(
+    source: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    prompt: str | None = None,
+    prompts: str | Path | None = None,
+    questions: int = 1,
+    **options: Any,
+) -> Path | None:
     """Look up the folder (or single picture, or archive) that a source names; its images are not read.
+
+    What is to be asked is checked as well, as far as no model is needed: a file of captions is read.
 
     Parameters
     ----------
@@ -138,6 +227,8 @@ def source_folder(source: str | Path, *, data_root: str | Path | None = None, **
         As for :func:`calibration`.
     data_root : str or Path, optional
         Folder below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
+    prompt, prompts, questions
+        As for :func:`calibration`.
     **options
         ``split``, ``columns``, ``images`` of a data set, which is opened, and its first pictures looked for.
 
@@ -149,11 +240,14 @@ def source_folder(source: str | Path, *, data_root: str | Path | None = None, **
     Raises
     ------
     InputError
-        No such folder or source, a folder without a picture, or a data set that cannot be used.
+        No such folder or source, a folder without a picture, a data set that cannot be used, or questions that cannot
+        be asked of the pictures.
     """
-    if source in SOURCES:
+    check_questions(prompts, questions, prompt)
+    found = _find_source(source, data_root, prompts, **options)
+    _check_asked(source, found, prompt, prompts, questions)
+    if found is None:
         return None
-    found = _find_source(source, data_root, **options)
     if found.is_dataset:
         check_pictures(found.dataset())
         return None
@@ -161,12 +255,53 @@ def source_folder(source: str | Path, *, data_root: str | Path | None = None, **
         require_images(found.path)
     else:
         found.pictures(1)
+    if _is_file(prompts):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is left out is said where the captions are used
+            names = [found.below(picture) for picture in found.pictures()]
+            columns = options.get("columns")
+            captions_of(names, read_captions(Questions(prompts).path, columns=columns), source=str(source))
     return found.path
 
 
-def _find_source(source: str | Path, data_root: str | Path | None, **options: Any) -> PictureSource:
+def _is_file(prompts: str | Path | None) -> TypeGuard[str | Path]:
+    return prompts is not None and prompts not in CHOICES
+
+
+def _has_expressions(source: str | Path, found: PictureSource | None) -> bool:
+    return source == "scenes" if found is None else found.is_dataset
+
+
+def _check_asked(
+    source: str | Path, found: PictureSource | None, prompt: str | None, prompts: str | Path | None, questions: int
+) -> None:
+    """Refuse questions that pictures of this source do not have."""
+    if _is_file(prompts) and (found is None or found.is_dataset):
+        raise InputError(
+            f"captions are for a folder or archive of pictures: leave the file out of prompts (--prompts), or name the "
+            f"pictures in the place of {source}"
+        )
+    if prompt is None and not _has_expressions(source, found):
+        if prompts == "expressions":
+            raise InputError(f"the pictures of {source} come without expressions: {INSTEAD}")
+        if prompts is None and questions > 1:
+            raise InputError(f"the pictures of {source} come without expressions to ask several of: {INSTEAD}")
+
+
+def _find_source(
+    source: str | Path,
+    data_root: str | Path | None,
+    prompts: str | Path | None = None,
+    split: str | None = None,
+    columns: str | None = None,
+    images: str | Path | None = None,
+) -> PictureSource | None:
+    """Find a folder, an archive or a data set; None for one of :data:`SOURCES`."""
+    if source in SOURCES:
+        return None
     root = resolve_data_root(data_root)
-    found = PictureSource(source, root, **options)
+    # a file of captions has columns too, and is for pictures that have none
+    found = PictureSource(source, root, split, None if _is_file(prompts) else columns, images)
     if found.path is None and not found.is_dataset:
         fix = (
             f"give a folder or archive of pictures or a data set, itself or below the data root (--data-root, "
@@ -186,12 +321,12 @@ class _SceneImage:
         return cached_scene("calibration", self._index).image
 
 
-def _scenes(n: int) -> Iterator[tuple[_SceneImage, str, str]]:
-    """Yield image, id and question of the first n calibration scenes."""
+def _scenes(n: int) -> Iterator[Picture]:
+    """Yield those of the first n calibration scenes that have expressions."""
     for index in range(n):
         shown = cached_scene("calibration", index)
-        if (expression := asked_of(shown)) is not None:
-            yield _SceneImage(index), shown.id, expression.text
+        if expressions := _in_turn(shown):
+            yield Picture(shown.id, _SceneImage(index), [expression.text for expression in expressions])
 
 
 def asked_of(shown: Scene) -> Expression | None:
@@ -202,5 +337,9 @@ def asked_of(shown: Scene) -> Expression | None:
     Expression or None
         None where the scene has no expression.
     """
+    return next(iter(_in_turn(shown)), None)
+
+
+def _in_turn(shown: Scene) -> list[Expression]:
     preferred = EXPRESSION_TYPES[shown.index % len(EXPRESSION_TYPES)]
-    return next(iter(sorted(shown.expressions, key=lambda e: e.expression_type != preferred)), None)
+    return sorted(shown.expressions, key=lambda e: e.expression_type != preferred)

@@ -10,11 +10,12 @@ from biaslab.datasets.box_forms import FORMS
 from biaslab.datasets.reader import Reader, Referral
 from biaslab.errors import InputError
 
-__all__ = ["ColumnReader", "HINT"]
+__all__ = ["ColumnReader", "HINT", "image_and_expression"]
 
 HINT = "say what its columns mean: --columns image=COLUMN,expression=COLUMN,box=FORM:COLUMN"
 _KEYS = ("image", "expression", "box", "width", "height", "split", "orientation")
 _EXAMPLE = "image=file_name,expression=sentence,box=xywh:bbox"
+_EXAMPLE_WITHOUT = "image=file_name,expression=sentence"
 
 
 class ColumnReader(Reader):
@@ -82,19 +83,40 @@ class ColumnReader(Reader):
         return str(row[self._of["split"]]) if "split" in self._of else None
 
 
-def _parsed(text: Any) -> dict[str, str]:
+def image_and_expression(columns: str) -> tuple[str, str]:
+    """Read the two columns of a table without boxes.
+
+    Raises
+    ------
+    InputError
+        Anything but ``image=COLUMN,expression=COLUMN``.
+
+    Examples
+    --------
+    >>> image_and_expression("image=photo,expression=says")
+    ('photo', 'says')
+    """
+    given = _parsed(columns, _EXAMPLE_WITHOUT, needs=("image", "expression"))
+    if others := [key for key in given if key not in ("image", "expression")]:
+        raise InputError(f"captions have no {', '.join(others)}: write --columns {_EXAMPLE_WITHOUT}")
+    return given["image"], given["expression"]
+
+
+def _parsed(
+    text: Any, example: str = _EXAMPLE, needs: Collection[str] = ("image", "expression", "box")
+) -> dict[str, str]:
     if not isinstance(text, str):
-        raise InputError(f"columns is a text such as {_EXAMPLE}, got {type(text).__name__}")
+        raise InputError(f"columns is a text such as {example}, got {type(text).__name__}")
     given: dict[str, str] = {}
     for part in text.split(","):
         key, sep, column = (piece.strip() for piece in part.partition("="))
         if not sep or not column or key not in _KEYS:
-            raise InputError(f"--columns takes {', '.join(_KEYS)}, such as {_EXAMPLE}; got {part.strip()!r}")
+            raise InputError(f"--columns takes {', '.join(_KEYS)}, such as {example}; got {part.strip()!r}")
         if key in given:
             raise InputError(f"--columns names {key} twice: drop one")
         given[key] = column
-    if missing := [key for key in ("image", "expression", "box") if key not in given]:
-        raise InputError(f"--columns lacks {', '.join(missing)}: write, for example, {_EXAMPLE}")
+    if missing := [key for key in needs if key not in given]:
+        raise InputError(f"--columns lacks {', '.join(missing)}: write, for example, {example}")
     if ("width" in given) != ("height" in given):
         raise InputError("--columns takes width and height together, or neither: the picture has them, too")
     return given

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from biaslab._util.text import printable
 from biaslab.core.picture_files import suffixes
-from biaslab.datasets.archives import archive_pictures, is_archive
+from biaslab.datasets.archives import ArchivePicture, archive_pictures, is_archive
 from biaslab.datasets.base import Dataset
 from biaslab.datasets.data_root import find_path
 from biaslab.datasets.image_sources import find_images
 from biaslab.datasets.loading import load_dataset
 from biaslab.datasets.opening import is_hub_folder, looks_like_hub, refer_file
+from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 
 __all__ = ["PictureSource"]
@@ -61,6 +64,31 @@ class PictureSource:
         options = {"split": self.split, "columns": self.columns, "images": self.images}
         return load_dataset(self.source, data_root=self.data_root, **options)
 
+    def expressions(self, n: int | None = None) -> dict[str, list[Sample]]:
+        """List a data set's samples picture by picture, each expression of a picture once.
+
+        Parameters
+        ----------
+        n : int, optional
+            The first pictures only.
+
+        Returns
+        -------
+        dict
+            Image id -> samples, both in the order of the data set.
+        """
+        found: dict[str, dict[str, Sample]] = {}
+        for sample in self.dataset():
+            found.setdefault(sample.image_id, {}).setdefault(sample.expression, sample)
+        return {image_id: list(samples.values()) for image_id, samples in islice(found.items(), n)}
+
+    def below(self, picture: Any) -> str:
+        """Name a picture of a folder or archive by its path in there."""
+        if isinstance(picture, ArchivePicture):
+            return printable(picture.member)
+        path = self.path or Path(self.source)
+        return printable(picture.relative_to(path).as_posix() if path.is_dir() else picture.name)
+
     def pictures(self, n: int | None = None) -> Sequence[Any]:
         """List the pictures, each once: paths, pictures in archives, or the first sample of each picture.
 
@@ -75,7 +103,7 @@ class PictureSource:
             There are none.
         """
         if self.is_dataset:
-            return list({sample.image_id: sample for sample in reversed(list(self.dataset()))}.values())[::-1][:n]
+            return [samples[0] for samples in self.expressions(n).values()]
         given = [name for name in ("split", "columns", "images") if getattr(self, name) is not None]
         if given:
             raise InputError(f"{self.source} is no data set: leave {', '.join(given)} out")

@@ -9,6 +9,7 @@ pairwise update of Chan, Golub and LeVeque (1983), which does not cancel.
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -34,9 +35,14 @@ __all__ = ["IGNORED", "AttentionMaps", "ImageRecord", "fold_of"]
 #: collections lack it, and devices round it
 IGNORED = frozenset({"loading", "rotary"})
 
+_AGAIN = re.compile(r"#\d+(?=(\[\d+\])?$)")  # what `collect` puts behind an id that comes again
+
 
 def fold_of(image_id: str, folds: int) -> int:
     """Cross-fitting fold of an image: a hash of its id, the same in every run and on every machine.
+
+    An id that comes again ("a.jpg#2") is in the fold of the first: several questions on one picture are held out
+    together, or a profile would be tested on pictures that it has seen.
 
     Parameters
     ----------
@@ -54,8 +60,11 @@ def fold_of(image_id: str, folds: int) -> int:
     --------
     >>> [fold_of(name, 5) for name in ("a.jpg", "b.jpg", "c.jpg")]
     [1, 0, 1]
+    >>> fold_of("b.jpg#2", 5) == fold_of("b.jpg", 5)
+    True
     """
-    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big") % folds
+    picture = _AGAIN.sub("", image_id)
+    return int.from_bytes(hashlib.sha256(picture.encode()).digest()[:8], "big") % folds
 
 
 @dataclass(frozen=True)

@@ -153,11 +153,12 @@ def prepare_images(preparers: Preparers, batch: list[Entry]) -> PreparedImages:
     PreparedImages
     """
     failed: list[tuple[str, str]] = []
-    opened = {entry: _opened(entry, failed) for entry in batch if not entry.done}
+    pictures: dict[int, Image.Image] = {}
+    opened = {entry: _opened(entry, pictures, failed) for entry in batch if not entry.done}
     if not any(opened.values()):
         return PreparedImages(len(batch), [], failed)
     # the done ones too, so that a batch is the same; that one cannot be opened any more is no matter
-    each = [opened[entry] if entry in opened else _opened(entry, []) for entry in batch]
+    each = [opened[entry] if entry in opened else _opened(entry, pictures, []) for entry in batch]
     items = [item for item in each if item is not None]
     with preparers.one() as vlm:
         try:
@@ -167,11 +168,15 @@ def prepare_images(preparers: Preparers, batch: list[Entry]) -> PreparedImages:
     return PreparedImages(len(batch), items, failed, prompts)
 
 
-def _opened(entry: Entry, failed: list[tuple[str, str]]) -> Item | None:
+def _opened(entry: Entry, pictures: dict[int, Image.Image], failed: list[tuple[str, str]]) -> Item | None:
+    """Open what an entry shows; what the batch has opened for another question is taken from ``pictures``."""
     try:
         if entry.problem:
             raise InputError(entry.problem)
-        return Item(entry.names, [load_image(source) for source in entry.group], entry.text)
+        for source in entry.group:
+            if id(source) not in pictures:
+                pictures[id(source)] = load_image(source)
+        return Item(entry.names, [pictures[id(source)] for source in entry.group], entry.text)
     except InputError as error:
         failed.append((entry.name, str(error)))
         return None

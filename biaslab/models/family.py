@@ -64,6 +64,8 @@ class Family(OfflineSpec, ABC):
         Space of the boxes the model answers.
     grounding_template : str
         The family's own grounding prompt, with ``{}`` for the expression.
+    naming_prompt : str
+        What asks for the objects in a picture, by name.
     user_prefix : str
         What precedes the user's text in the prompt for one image.
     stop_tokens : tuple of str
@@ -83,6 +85,7 @@ class Family(OfflineSpec, ABC):
     processor_class: ClassVar[str]
     box_space: ClassVar[BoxSpace]
     grounding_template: ClassVar[str]
+    naming_prompt: ClassVar[str] = "List the objects in this picture, separated by commas. Answer with the list alone."
     stop_tokens: ClassVar[tuple[str, ...]] = ()
     lowest_layer: ClassVar[int] = 0
     options: ClassVar[frozenset[str]] = frozenset()

@@ -142,7 +142,7 @@ def plan_fit(
         stored = 4 * each * len(layers) * sum(s.layout.n for s in seen)
         notes.append(f"the maps folder would take {size(stored)}")
     notes.append(f"the forward runs {layers[-1] + 1} of {meta.vlm.n_layers} layers, in batches of {batch_size}")
-    return DryRun(meta.record(), _data(calibration.name, _several(len(seen), "image"), seen), table, notes)
+    return DryRun(meta.record(), _data(calibration.name, calibration.counted(len(seen)), seen), table, notes)
 
 
 def plan_evaluate(

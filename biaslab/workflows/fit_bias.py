@@ -164,6 +164,8 @@ def fit_bias(
         profile.fit(collected)
     if selection is not None:
         profile.provenance_["selected"] = {"by": criterion, "among": sorted(set(selection.table["estimator"]))}
+    if calibration.asked is not None:
+        profile.provenance_["asked"] = calibration.asked
     try:
         with phase("variance explained", show=progress):
             variance = variance_table(collected, estimator=profile)

@@ -83,6 +83,8 @@ def fit_conditional(
     )  # fmt: skip
     with phase("fit the profile", show=progress):
         profile.fit(collected, device=vlm.device, progress=progress)
+    if calibration.asked is not None:
+        profile.provenance_["asked"] = calibration.asked
     files: list[Path] = []
     if target is not None:
         path = profile.save(target)

@@ -46,6 +46,7 @@ class PaliGemma(Family):
     pixel_form = PixelForm.TILES
     box_space = BoxSpace.NORM1
     grounding_template = "detect {}"
+    naming_prompt = "answer en what objects are in the image?"
     stop_tokens = ("<eos>",)
     lowest_layer = 1  # its mask, which is not causal, is made for the full prompt
 

@@ -160,6 +160,7 @@ def fit_bias(
     )  # fmt: skip
     if not result.is_main:  # another rank has the profile
         return
+    files = [*result.files, *([_log_of(out)] if prompts == "named" else [])]
     if result.profile.conditional:
         said = result.profile.provenance_
         text = (
@@ -170,7 +171,7 @@ def fit_bias(
         )
         record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
                   "teacher": said["teacher"], "explained": records(result.variance)}  # fmt: skip
-        emit(json, record, text, result.files, vlm)
+        emit(json, record, text, files, vlm)
         return
     explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     few = few_images_text(result.profile.counts_, result.variance, transports="layout" in result.profile.transports)
@@ -189,7 +190,7 @@ def fit_bias(
     record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
               "variance_explained": records(explained), "selection": selection,
               "notes": [few] if few else []}  # fmt: skip
-    emit(json, record, text, result.files, vlm)
+    emit(json, record, text, files, vlm)
 
 
 def _log_of(out: Path) -> Path:

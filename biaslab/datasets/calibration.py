@@ -251,6 +251,7 @@ def source_folder(
     if found.is_dataset:
         check_pictures(found.dataset())
         return None
+    found.check_options()
     if found.path is not None and found.path.is_dir():
         require_images(found.path)
     else:

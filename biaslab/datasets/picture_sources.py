@@ -82,6 +82,12 @@ class PictureSource:
             found.setdefault(sample.image_id, {}).setdefault(sample.expression, sample)
         return {image_id: list(samples.values()) for image_id, samples in islice(found.items(), n)}
 
+    def check_options(self) -> None:
+        """Refuse, of a folder or archive of pictures, what only data sets have."""
+        given = [name for name in ("split", "columns", "images") if getattr(self, name) is not None]
+        if given and not self.is_dataset:
+            raise InputError(f"{self.source} is no data set: leave {', '.join(given)} out")
+
     def below(self, picture: Any) -> str:
         """Name a picture of a folder or archive by its path in there."""
         if isinstance(picture, ArchivePicture):
@@ -104,9 +110,7 @@ class PictureSource:
         """
         if self.is_dataset:
             return [samples[0] for samples in self.expressions(n).values()]
-        given = [name for name in ("split", "columns", "images") if getattr(self, name) is not None]
-        if given:
-            raise InputError(f"{self.source} is no data set: leave {', '.join(given)} out")
+        self.check_options()
         path = self.path or Path(self.source)
         if is_archive(path):
             found = archive_pictures(path)

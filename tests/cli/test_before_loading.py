@@ -74,6 +74,13 @@ def photo(tmp_path):
         ("prune {photo} {empty}", "empty expression: say what to locate"),
         ("prune {photo} <IMG_CONTEXT>", "must not contain the image token"),
         ("fit-bias --out {folder}/p --prompt {nul}", "--prompt holds a NUL character"),
+        ("fit-bias --out {folder}/p --prompts named", "the grounder answers nothing but boxes and names no object"),
+        ("fit-bias --out {folder}/p --prompts genric", "no such file, and none of expressions, generic, named"),
+        ("fit-bias --out {folder}/p --images {photos} --questions 2", "come without expressions to ask several of"),
+        ("fit-bias --out {folder}/p --prompt What? --questions 2", "is one text for every picture: leave it out"),
+        ("fit-bias --out {folder}/p --prompts generic --questions 9", "there are 8 generic questions, not 9"),
+        ("fit-bias --out {folder}/p --prompts {file}", "captions are for a folder or archive of pictures"),
+        ("fit-bias --out {folder}/p --images {photos} --prompts {file}", "has no rows"),
         # -- which rows
         ("fit-bias --out {folder}/p --queries first", "--queries is last, text or answer, got 'first'"),
         ("fit-bias --out {folder}/p --heads some", "--heads is mean or all"),

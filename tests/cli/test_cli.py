@@ -66,6 +66,36 @@ def test_fit_bias_writes_profile_card_and_figures(capsys, profile, tmp_path):
     assert out.read_bytes() == profile.read_bytes()  # the same calibration set gives the same file
 
 
+def test_fit_bias_says_how_many_questions_on_how_many_pictures(capsys, tmp_path):
+    out = tmp_path / "p.safetensors"
+    fit = ("fit-bias", "--n", 4, "--layers", 1, "--out", out)
+    status, text, err = run(capsys, *fit, "--questions", 2)
+    assert status == 0 and "questions on 4 pictures (scenes), estimator mean" in text, err
+    assert '| asked | {"prompts": "expressions", "questions": 2, "pictures": 4} |' in out.with_suffix(".md").read_text()
+    status, text, err = run(capsys, *fit, "--prompts", "generic", "--questions", 3, "--dry-run")
+    assert status == 0 and "data    scenes: 12 questions on 4 pictures" in text, err
+
+
+@pytest.mark.slow
+def test_fit_bias_lets_a_model_name_objects_once_and_keeps_the_names(capsys, tmp_path):
+    for index in range(3):
+        scene("validation", index).image.save(tmp_path / f"{index}.png")
+    out, log = tmp_path / "fit" / "p.safetensors", tmp_path / "fit" / "p.named.jsonl"
+    out.parent.mkdir()
+    fit = ("fit-bias", "--model", "internvl2.5-1b", "--rehearse", "--images", tmp_path, "--layers", 1, "--out", out)
+    status, text, err = run(capsys, *fit, "--prompts", "named", "--questions", 2)
+    assert status == 0 and f"wrote {log}" in text, err
+    named = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["image"] for line in named] == ["0.png", "1.png", "2.png"] and all(
+        line["expressions"] for line in named
+    )
+    before, profile = log.read_bytes(), out.read_bytes()
+    assert run(capsys, *fit, "--prompts", "named", "--questions", 2)[0] == 0
+    assert (log.read_bytes(), out.read_bytes()) == (before, profile)  # nothing is asked again
+    assert run(capsys, *fit, "--prompts", log, "--questions", 2, "--json")[0] == 0  # the log is a file of captions
+    assert run(capsys, *fit, "--prompts", "named", "--dry-run")[0] == 2  # with --rehearse
+
+
 def test_inspect_shows_what_a_profile_was_fitted_on(capsys, profile, tmp_path):
     out = tmp_path / "atlas"
     status, text, _ = run(capsys, "inspect", profile, "--out", out, "--layers", "3")

@@ -60,6 +60,14 @@ def test_fit_bias_collects_its_share_and_the_last_rank_fits(rank, capsys, tmp_pa
     assert "own share done" not in err
 
 
+def test_objects_are_named_by_one_process(rank, capsys, tmp_path):
+    rank(1)
+    fit = ("fit-bias", "--model", "internvl2.5-1b", "--maps", tmp_path / "maps", "--out", tmp_path / "p.safetensors")
+    status, out, err = run(capsys, *fit, "--prompts", "named")
+    assert (status, out) == (2, "") and f"--prompts {tmp_path / 'p.named.jsonl'}" in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_variables_are_bad_arguments(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("RANK", "5")
     monkeypatch.setenv("WORLD_SIZE", "2")

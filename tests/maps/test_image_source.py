@@ -88,3 +88,30 @@ def test_streamed_moments_are_the_same():
     for key in maps[0].layouts:
         a, b = (maps[workers].moments(2, key) for workers in (0, 2))
         assert np.array_equal(a.mean, b.mean) and a.n == b.n
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_is_asked_several_times_is_opened_once_a_batch(workers, tmp_path):
+    opened = []
+
+    class Picture:
+        def __init__(self, name, image):
+            self.id, self._image = name, image
+
+        def image(self):
+            opened.append(self.id)
+            return self._image
+
+    first, second = (Picture(name, image) for name, image in zip("ab", tiny.images(2), strict=True))
+    maps = collect(
+        tiny.vlm("llava"), [first, first, first, second, second], prompt=tiny.texts(5)[:4] + ["once more"], layers=[1],
+        batch_size=4, out=tmp_path / "maps", progress=False, workers=workers,
+    )  # fmt: skip
+    assert sorted(opened) == ["a", "b", "b"]  # b is in two batches
+    assert [maps.record(i).id for i in range(5)] == ["a", "a#2", "a#3", "b", "b#2"]
+    one_by_one = collect(
+        tiny.vlm("llava"), [p.image() for p in (first, first, first, second, second)], ids=list("abcde"),
+        prompt=tiny.texts(5)[:4] + ["once more"], layers=[1], batch_size=4, out=tmp_path / "alone", progress=False,
+    )  # fmt: skip
+    for i in range(5):
+        np.testing.assert_array_equal(maps.image(i, 1), one_by_one.image(i, 1))

@@ -102,6 +102,16 @@ def filled(kind, tmp_path, n=40):
     return maps, put
 
 
+def test_questions_on_one_picture_are_in_one_fold():
+    names = [f"{i}.jpg" for i in range(40)]
+    assert {fold_of(name, 5) for name in names} == set(range(5))
+    for name in names:
+        assert len({fold_of(again, 5) for again in (name, f"{name}#2", f"{name}#13")}) == 1
+        assert fold_of(f"{name}#2[0]", 5) == fold_of(f"{name}[0]", 5)
+    others = [f"{name}#b" for name in names] + [f"{name}#2.png" for name in names]  # a file may be called so
+    assert any(fold_of(other, 5) != fold_of(other.split("#")[0], 5) for other in others)
+
+
 @pytest.mark.parametrize("kind", ["stored", "streamed"])
 def test_moments_by_layout_and_fold(kind, tmp_path):
     maps, put = filled(kind, tmp_path)

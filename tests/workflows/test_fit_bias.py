@@ -9,6 +9,8 @@ from biaslab._util.launch import Launch
 from biaslab.core.images import load_image
 from biaslab.datasets.calibration import calibration
 from biaslab.errors import InputError
+from biaslab.maps.base import fold_of
+from biaslab.profiles import load
 from biaslab.scenes import EXPRESSION_TYPES, scene
 from biaslab.workflows.fit_bias import fit_bias
 
@@ -95,3 +97,20 @@ def test_several_processes_need_a_folder_of_maps(grounder, monkeypatch, tmp_path
     with pytest.raises(InputError, match="rank 1 of 2 shares the images with the others in a folder: pass maps="):
         fit_bias(grounder, made, layers=[1], progress=False)
     assert fit_bias(grounder, made, layers=[1], progress=False, launch=Launch()).is_main
+
+
+def test_several_questions_are_recorded_and_held_out_with_their_picture(grounder, tmp_path):
+    made = calibration(grounder, "scenes", n=12, questions=3)
+    fitted = fit_bias(grounder, made, layers=[3], maps=tmp_path / "maps", out=tmp_path / "p", progress=False)
+    assert fitted.maps.n == len(made.images) > 12
+    assert load(tmp_path / "p.safetensors").provenance_["asked"] == made.asked
+    assert '| asked | {"prompts": "expressions", "questions": 3, "pictures": 12} |' in (tmp_path / "p.md").read_text()
+    maps = fitted.maps
+    for fold in range(maps.folds):
+        inside = {maps.record(i).id.split("#")[0] for i in range(maps.n) if fold_of(maps.record(i).id, 5) == fold}
+        outside = {maps.record(i).id.split("#")[0] for i in range(maps.n)} - inside
+        n = sum(maps.record(i).id.split("#")[0] in inside for i in range(maps.n))
+        assert maps.moments(3, "internvl/16x16/tiles1x1", fold=fold).n == n and inside.isdisjoint(outside)
+    # of one text for all there is nothing to record
+    plain = fit_bias(grounder, calibration(grounder, "blank", n=2), layers=[1], progress=False)
+    assert "asked" not in plain.profile.provenance_

@@ -9,12 +9,14 @@ import pytest
 from biaslab._util.launch import Launch
 from biaslab.cli import main
 from biaslab.datasets.calibration import calibration
+from biaslab.datasets.prompts import expression_in
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.evaluation.single_image import compare_methods
 from biaslab.maps.stored import load_maps
 from biaslab.models import loading
 from biaslab.models.vlm import VLM
 from biaslab.profiles import LookaheadProfile, load
+from biaslab.profiles.lookahead.training import Lessons
 from biaslab.pruning import Lookahead
 from biaslab.scenes import scene
 from biaslab.workflows import learned_figures
@@ -66,6 +68,39 @@ def test_an_interrupted_fit_goes_on_with_what_is_collected(grounder, scenes, tmp
     monkeypatch.setattr(VLM, "forward", lambda *_, **__: pytest.fail("collected again"))
     assert run().profile.hash == whole.profile.hash
     assert not (tmp_path / "la.partial-maps").exists()
+
+
+def test_several_questions_share_the_features_of_their_picture_and_are_held_out_with_it(grounder, tmp_path):
+    made = calibration(grounder, "scenes", n=12, questions=3)
+    fitted = fit_bias(
+        grounder, made, estimator=LookaheadProfile(**BRIEF), layers=[3], maps=tmp_path / "maps", progress=False
+    )
+    assert fitted.maps.n == len(made.images) > 24 and fitted.profile.provenance_["asked"]["pictures"] == 12
+    size = (tmp_path / "maps" / "visual.f16").stat().st_size
+    assert size == 12 * 256 * 192 * 2  # once a picture
+    said = fitted.profile.provenance_
+    assert said["learned_from"] + said["held_out"]["images"] == fitted.maps.n
+    held = Lessons(fitted.maps, np.zeros(0, np.float32), np.zeros(1, np.int64)).split()[1]
+    names = [fitted.maps.record(i).id.split("#")[0] for i in range(fitted.maps.n)]
+    assert held == [i for i, name in enumerate(names) if name in {names[k] for k in held}]
+
+
+def test_a_file_of_captions_asks_what_the_scenes_ask(grounder, scenes, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    rows = []
+    for name, picture, prompt in zip(scenes.ids, scenes.images, scenes.prompts, strict=True):
+        picture.image().save(tmp_path / "pictures" / f"{name}.png")
+        rows.append({"image": f"{name}.png", "caption": expression_in(prompt)})
+    (tmp_path / "said.json").write_text(json.dumps(rows))
+    read = calibration(grounder, tmp_path / "pictures", prompts=tmp_path / "said.json")
+    assert read.prompts == scenes.prompts
+    profiles = [
+        fit_bias(grounder, made, estimator=LookaheadProfile(**BRIEF), layers=[3], maps=tmp_path / name, progress=False)
+        for name, made in (("a", scenes), ("b", read))
+    ]
+    first, second = (p.profile.arrays_[0]["student"] for p in profiles)
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name])
 
 
 def test_refusals(grounder, scenes, tmp_path):

@@ -13,22 +13,24 @@ from PIL import Image
 from sklearn.base import clone
 
 from biaslab.core.boxes import Box
-from biaslab.core.images import image_name, load_image
-from biaslab.datasets.calibration import asked_of
+from biaslab.core.images import content_hash, image_name, load_image
 from biaslab.datasets.data_root import not_there, places, resolve_data_root
 from biaslab.datasets.picture_sources import PictureSource
 from biaslab.datasets.scenes import cached_scene
 from biaslab.errors import InputError
 from biaslab.figures import AttentionDisplay
 from biaslab.maps.base import AttentionMaps, fold_of
+from biaslab.maps.image_source import asked_digest
 from biaslab.maps.protocol import expect_maps
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.maps.views import WithoutFold, mean_over_heads
+from biaslab.models import families
 from biaslab.profiles.provenance import covers
 from biaslab.scenes import SPLITS
 
 if TYPE_CHECKING:
     from biaslab.maps.stored import StoredMaps
+    from biaslab.models.family import Family
     from biaslab.profiles import Profile
 
 __all__ = ["before_and_after", "images_behind"]
@@ -46,8 +48,8 @@ def images_behind(maps: AttentionMaps, source: str | Path, *, data_root: str | P
     maps : StoredMaps
         Of one image or more.
     source : str or Path
-        "scenes" for biaslab's own (those of the calibration split with the target they were asked about), or a folder
-        of images, found by their file names.
+        "scenes" for biaslab's own (with the target that they were asked about), or a folder of images, found by their
+        file names.
     data_root : str or Path, optional
         Below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
 
@@ -82,10 +84,13 @@ def images_behind(maps: AttentionMaps, source: str | Path, *, data_root: str | P
         raise InputError(f"streamed maps keep no single images: {_KEEP_IMAGES}")
     if not maps.n:
         raise InputError("the maps hold no images: collect() over at least one image first")
-    ids = [cast("StoredMaps", maps).record(i).id for i in range(maps.n)]
+    records = [cast("StoredMaps", maps).record(i) for i in range(maps.n)]
+    ids = [record.id for record in records]
     if str(source) == SCENES:
-        asked = str(maps.settings.get("prompt", "")).startswith("one per image")
-        images: dict[str, Any] = {i: _Scene(m[1], int(m[2]), asked) for i in ids if (m := _scene_id(i))}
+        family = dict(families()).get(maps.settings.get("family", ""))
+        images: dict[str, Any] = {
+            r.id: _Scene(m[1], int(m[2]), r.digest, family) for r in records if (m := _scene_id(r.id))
+        }
     else:
         root = resolve_data_root(data_root)
         pictures = PictureSource(source, root)
@@ -169,7 +174,7 @@ def before_and_after(
 
 
 def _scene_id(name: str) -> re.Match[str] | None:
-    return re.fullmatch(rf"({'|'.join(SPLITS)})-(\d{{6,}})", name)
+    return re.fullmatch(rf"({'|'.join(SPLITS)})-(\d{{6,}})(?:#\d+)?", name)  # of a further question, too
 
 
 def _fit(estimator: Profile, maps: Any, layer: int) -> Profile | None:
@@ -190,7 +195,8 @@ class _Scene:
 
     split: str
     index: int
-    asked: bool
+    digest: str
+    family: Family | None
 
     @cached_property
     def _scene(self) -> Any:
@@ -200,9 +206,14 @@ class _Scene:
     def image(self) -> Image.Image:
         return self._scene.image
 
-    @property
+    @cached_property
     def _asked(self) -> Any:
-        return asked_of(self._scene) if self.asked and self.split == "calibration" else None
+        """The expression whose grounding prompt the map was collected with; None where it was another text."""
+        if self.family is None:
+            return None
+        picture, word = content_hash(self.image), self.family.grounding_prompt
+        asked = (e for e in self._scene.expressions if asked_digest(picture, word(e.text)) == self.digest)
+        return next(asked, None)
 
     @property
     def box(self) -> Box | None:

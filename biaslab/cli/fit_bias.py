@@ -170,7 +170,7 @@ def fit_bias(
             f"{table(result.variance)}"
         )
         record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
-                  "teacher": said["teacher"], "explained": records(result.variance)}  # fmt: skip
+                  "asked": data.asked, "teacher": said["teacher"], "explained": records(result.variance)}  # fmt: skip
         emit(json, record, text, files, vlm)
         return
     explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
@@ -187,7 +187,7 @@ def fit_bias(
         compared = result.selection.table.drop(columns=["n"])
         text += f"\n\nestimators on held-out images, {result.selection.best} chosen by {criterion}:\n{table(compared)}"
         selection = {"best": result.selection.best, "criterion": criterion, "table": records(compared)}
-    record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
+    record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures, "asked": data.asked,
               "variance_explained": records(explained), "selection": selection,
               "notes": [few] if few else []}  # fmt: skip
     emit(json, record, text, files, vlm)

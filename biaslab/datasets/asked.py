@@ -120,7 +120,7 @@ def check_questions(prompts: Any, questions: Any, prompt: Any) -> None:
     --------
     >>> check_questions("genric", 1, None)
     Traceback (most recent call last):
-    biaslab.errors.InputError: prompts 'genric': no such file, and none of expressions, generic, named
+    biaslab.errors.InputError: prompts 'genric': no such file, and none of expressions, generic, named (one text ...
     """
     at_least_one("questions", questions)
     if prompt is not None and (prompts is not None or questions > 1):
@@ -132,7 +132,9 @@ def check_questions(prompts: Any, questions: Any, prompt: Any) -> None:
         return
     asked = Questions(prompts, questions)
     if asked.is_file and not asked.path.is_file():
-        raise InputError(f"prompts {str(prompts)!r}: no such file, and none of {', '.join(CHOICES)}")
+        raise InputError(
+            f"prompts {str(prompts)!r}: no such file, and none of {', '.join(CHOICES)} (one text is --prompt)"
+        )
     if prompts == "generic" and questions > len(GENERIC):
         raise InputError(f"there are {len(GENERIC)} generic questions, not {questions}: ask for fewer (--questions)")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from biaslab.models.encoded import Encoded
 
-__all__ = ["ImageSource", "Item", "PreparedImages", "prepare_images"]
+__all__ = ["ImageSource", "Item", "PreparedImages", "asked_digest", "prepare_images"]
 
 
 class Item:
@@ -32,8 +32,12 @@ class Item:
     def __init__(self, names: list[str], images: list[Image.Image], text: str) -> None:
         self.images, self.text = images, text
         self.pictures = [content_hash(image) for image in images]
-        contents = [f"{picture}|{text}".encode() for picture in self.pictures]
-        self.records = [(n, hashlib.sha256(c).hexdigest()[:16]) for n, c in zip(names, contents, strict=True)]
+        self.records = [(n, asked_digest(picture, text)) for n, picture in zip(names, self.pictures, strict=True)]
+
+
+def asked_digest(picture: str, text: str) -> str:
+    """Hash what a picture (by the hash of its pixels) is asked: the digest of its record."""
+    return hashlib.sha256(f"{picture}|{text}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,12 @@ from biaslab._util.watermark import NOTE, rehearsal_name
 from biaslab.atlas import BiasAtlas, images_behind
 from biaslab.atlas.write import summary_latex
 from biaslab.core.boxes import Box
+from biaslab.core.images import content_hash
 from biaslab.datasets.calibration import calibration
 from biaslab.diagnostics.measures.dependence import dependence
 from biaslab.errors import InputError, ProfileMismatchError, RunFolderError
 from biaslab.maps.base import ImageRecord, fold_of
+from biaslab.maps.image_source import asked_digest
 from biaslab.maps.simulate import simulate
 from biaslab.maps.stored import StoredMaps
 from biaslab.maps.views import WithoutFold, mean_over_heads
@@ -251,22 +253,25 @@ def test_pictures_are_found_by_name_and_scenes_by_number(tmp_path):
         images_behind(maps, tmp_path / "in")
     with pytest.raises(InputError, match="none of the 4"):
         images_behind(maps, "scenes")
-    maps._records = [type(r)(name, r.layout, r.digest) for r, name in
-                     zip(maps._records, ("other.png", "calibration-000002", "test-000001", "calibration-x"),
-                         strict=True)]  # fmt: skip
+    asked = calibration(bl.load("grounder"), "scenes", n=3, questions=2)
+    at = asked.ids.index("calibration-000002")
+    assert asked.ids[at + 1] == "calibration-000002#2"
+    digests = [asked_digest(content_hash(asked.images[at].image()), prompt) for prompt in asked.prompts[at : at + 2]]
+    names = {"other.png": "", asked.ids[at]: digests[0], asked.ids[at + 1]: digests[1], "test-000001": ""}
+    maps._records = [type(r)(name, r.layout, names[name]) for r, name in zip(maps._records, names, strict=True)]
     assert list(images_behind(maps, tmp_path / "in")) == ["other.png"]
     assert images_behind(maps, "in", data_root=tmp_path) == images_behind(maps, tmp_path / "in")
     with pytest.raises(InputError, match=f"no such folder of images: on .looked at on, {tmp_path / 'on'}"):
         images_behind(maps, "on", data_root=tmp_path)
-    maps.settings["prompt"] = "one per image (abc)"
+    maps.settings["family"] = "internvl"
     found = images_behind(maps, "scenes")
-    assert list(found) == ["calibration-000002", "test-000001"] and found["test-000001"].box is None
-    asked = calibration(bl.load("grounder"), "scenes", n=3)
-    shown = found["calibration-000002"]
-    assert shown.expression in asked.prompts[2] and shown.box.area > 0
-    assert np.array_equal(shown.image, asked.images[2].image())
-    maps.settings["prompt"] = "Describe it."
-    assert images_behind(maps, "scenes")["calibration-000002"].expression == ""  # the target was not asked about
+    assert list(found) == [*asked.ids[at : at + 2], "test-000001"] and found["test-000001"].box is None
+    first, second = (found[name] for name in asked.ids[at : at + 2])
+    assert f"<ref>{first.expression}</ref>" in asked.prompts[at] and first.box.area > 0
+    assert f"<ref>{second.expression}</ref>" in asked.prompts[at + 1] and second.expression != first.expression
+    assert np.array_equal(first.image, asked.images[at].image())
+    maps._records[1] = type(maps._records[1])(asked.ids[at], maps._records[1].layout, "of another question")
+    assert images_behind(maps, "scenes")[asked.ids[at]].expression == ""  # the target was not asked about
     with pytest.raises(InputError, match="out='FOLDER'"):
         images_behind(streamed(planted(tmp_path, [(ONE, 4)], name="again")), "scenes")
 

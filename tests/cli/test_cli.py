@@ -78,11 +78,11 @@ def test_fit_bias_says_how_many_questions_on_how_many_pictures(capsys, tmp_path)
 
 @pytest.mark.slow
 def test_fit_bias_lets_a_model_name_objects_once_and_keeps_the_names(capsys, tmp_path):
+    (photos := tmp_path / "photos").mkdir()
     for index in range(3):
-        scene("validation", index).image.save(tmp_path / f"{index}.png")
-    out, log = tmp_path / "fit" / "p.safetensors", tmp_path / "fit" / "p.named.jsonl"
-    out.parent.mkdir()
-    fit = ("fit-bias", "--model", "internvl2.5-1b", "--rehearse", "--images", tmp_path, "--layers", 1, "--out", out)
+        scene("validation", index).image.save(photos / f"{index}.png")
+    out, log = tmp_path / "p.safetensors", tmp_path / "p.named.jsonl"
+    fit = ("fit-bias", "--model", "internvl2.5-1b", "--rehearse", "--images", photos, "--layers", 1, "--out", out)
     status, text, err = run(capsys, *fit, "--prompts", "named", "--questions", 2)
     assert status == 0 and f"wrote {log}" in text, err
     named = [json.loads(line) for line in log.read_text().splitlines()]

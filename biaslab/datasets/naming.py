@@ -87,28 +87,33 @@ def name_objects(
     check_names_objects(vlm.name)
     by = _settings(vlm)
     known = {} if log is None else _read(Path(log), by)
-    wanted = {name: picture for name, picture in pictures.items() if name not in known}
+    names = list(pictures)
+    # a batch is the same pictures however much of it was done before: what padding does to ties is the same, too
+    batches = [batch for batch in _batches(names, batch_size) if not known.keys() >= set(batch)]
     broken: list[tuple[str, str]] = []
-    if wanted:
+    if batches:
+        left = sum(map(len, batches))
         with ExitStack() as stack:
             lines = None if log is None else stack.enter_context(JsonLines(log))
             advance = stack.enter_context(
-                progress_bar("name objects", total=len(pictures), done=len(pictures) - len(wanted), show=progress)
+                progress_bar("name objects", total=len(names), done=len(names) - left, show=progress)
             )
-            for names, answers in _answers(vlm, wanted, batch_size, broken):
-                for name, (answer, cut) in zip(names, answers, strict=True):
+            for batch in batches:
+                for name, answer, cut in _answers(vlm, batch, pictures, broken):
+                    if name in known:
+                        continue
                     found = _readable(vlm, names_in(answer, cut=cut))
                     if not found and is_rehearsal(vlm):  # random weights name nothing; what follows is rehearsed
                         found = ["object"]
                     known[name] = found
                     if lines is not None:
                         lines.append({"image": name, "expressions": found, "answer": answer, "by": by})
-                if len(known) >= _ENOUGH and not any(known.values()):
-                    raise InputError(
-                        f"{vlm.name} names no object in {count_text(len(known), 'picture')} (it answers "
-                        f"{answers[0][0][:60]!r}): {_ELSE}"
-                    )
-                advance(batch_size)
+                    if len(known) >= _ENOUGH and not any(known.values()):
+                        raise InputError(
+                            f"{vlm.name} names no object in {count_text(len(known), 'picture')} (it answers "
+                            f"{answer[:60]!r}): {_ELSE}"
+                        )
+                advance(len(batch))
     return _reported({name: known.get(name) for name in pictures}, broken, vlm)
 
 
@@ -137,19 +142,23 @@ def _read(log: Path, by: Mapping[str, Any]) -> dict[str, list[str]]:
     return known
 
 
+def _batches(names: Sequence[str], size: int) -> list[list[str]]:
+    return [list(names[start : start + size]) for start in range(0, len(names), size)]
+
+
 def _answers(
-    vlm: VLM, pictures: Mapping[str, Any], batch_size: int, broken: list[tuple[str, str]]
-) -> Iterator[tuple[list[str], list[tuple[str, bool]]]]:
-    """Yield the names of a batch of pictures, and to each its answer and whether that was cut."""
-    names = list(pictures)
-    for start in range(0, len(names), batch_size):
-        yield from _batch(vlm, names[start : start + batch_size], pictures, broken)
+    vlm: VLM, names: Sequence[str], pictures: Mapping[str, Any], broken: list[tuple[str, str]]
+) -> Iterator[tuple[str, str, bool]]:
+    """Ask a batch at once, or, where one of its pictures cannot be read, one by one.
 
+    Yields
+    ------
+    name, answer : str
+    cut : bool
+        Whether the answer was cut.
+    """
+    from biaslab.models.answers import answers_to
 
-def _batch(
-    vlm: VLM, names: list[str], pictures: Mapping[str, Any], broken: list[tuple[str, str]]
-) -> Iterator[tuple[list[str], list[tuple[str, bool]]]]:
-    """Ask a batch at once, or, where one of its pictures cannot be read, one by one."""
     try:
         encoded = vlm.encode([pictures[name] for name in names], [vlm.family.naming_prompt] * len(names))
     except InputError as error:
@@ -157,12 +166,10 @@ def _batch(
             broken.append((names[0], str(error)))
             return
         for name in names:
-            yield from _batch(vlm, [name], pictures, broken)
+            yield from _answers(vlm, [name], pictures, broken)
         return
-    from biaslab.models.answers import answers_to
-
     answers = answers_to(vlm, encoded, _NEW_TOKENS, {})
-    yield names, list(zip(answers.texts, answers.truncated, strict=True))
+    yield from zip(names, answers.texts, answers.truncated, strict=True)
 
 
 def _readable(vlm: VLM, names: Sequence[str]) -> list[str]:

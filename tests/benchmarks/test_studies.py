@@ -1,12 +1,16 @@
 """The benchmarks that run on the grounder, at toy size: they measure what they say and choose on validation only."""
 
 import json
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import estimators, fitting
+from benchmarks import asked, estimators, fitting
+from biaslab.core.images import load_image
+from biaslab.datasets.asked import GENERIC
+from biaslab.datasets.prompts import expression_in
 
 
 @pytest.mark.slow
@@ -33,6 +37,24 @@ def test_peak_of_a_pass_is_measured():
     found = fitting.peak("streamed", 4, 2)
     maps = 2 * 4 * 5 * 40 * 256 * 8 / 2**20  # two of the four moments of five folds, at the least
     assert found["held"] > maps / 2 and (found["resident"] is None or found["resident"] >= 0)
+
+
+def test_the_same_scenes_are_asked_less_and_less(grounder, tmp_path):
+    made = asked.sets(grounder, tmp_path, 6)
+    true = made[asked.TRUE].prompts
+    assert made["the same, through a file"].prompts == true and len(made["3 expressions each"].prompts) > len(true) == 6
+    said = {name: [expression_in(prompt) for prompt in found.prompts] for name, found in made.items()}
+    for expression, phrase, noun in zip(
+        said[asked.TRUE], said["noun phrase of the target"], said["noun of the target"], strict=True
+    ):
+        assert phrase in expression and phrase.endswith(noun)
+    assert said["noun phrase of the target"] != said["noun of the target"]
+    assert set(said["generic"]) <= set(GENERIC) and len(said["3 generic each"]) == 18
+    assert set(said["noun of an object"]) <= set(said["nouns of 3 objects"])
+    for name, found in made.items():
+        shown = [image for image, _ in groupby(found.images)]
+        for image, scene in zip(shown, made[asked.TRUE].images, strict=True):
+            np.testing.assert_array_equal(load_image(image), load_image(scene), err_msg=name)
 
 
 def table(values, **columns):

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 import biaslab as bl
+from biaslab.datasets.asked import with_places
 from biaslab.datasets.calibration import Calibration, asked_of, calibration
 from biaslab.models.vlm import VLM
-from biaslab.scenes import Scene, scene
+from biaslab.scenes import EXPRESSION_TYPES, Scene, scene
 from biaslab.stats.resampling import ImageBootstrap
 from biaslab.workflows.fit_bias import fit_bias
 
@@ -72,6 +73,11 @@ def asked(shown: Scene) -> Any:
     return found
 
 
+def objects(shown: Scene) -> list[str]:
+    """List the names of the objects of a scene: what a model would say that names them all."""
+    return list(dict.fromkeys(thing.name for thing in shown.objects))
+
+
 def sets(vlm: VLM, work: Path, n: int) -> dict[str, Calibration]:
     """Make the calibration sets, by what is asked."""
     pictures, files = captions(
@@ -79,7 +85,8 @@ def sets(vlm: VLM, work: Path, n: int) -> dict[str, Calibration]:
             "same": lambda shown: [asked(shown).text],
             "phrase": lambda shown: [str(asked(shown).head)],
             "noun": lambda shown: [asked(shown).head.name],
-            "objects": lambda shown: list(dict.fromkeys(thing.name for thing in shown.objects)),
+            "objects": objects,
+            "places": lambda shown: with_places(objects(shown), shown.index),
         },
         work, n,
     )  # fmt: skip
@@ -91,6 +98,8 @@ def sets(vlm: VLM, work: Path, n: int) -> dict[str, Calibration]:
         "noun of the target": calibration(vlm, pictures, prompts=files["noun"]),
         "noun of an object": calibration(vlm, pictures, prompts=files["objects"]),
         "nouns of 3 objects": calibration(vlm, pictures, prompts=files["objects"], questions=3),
+        "noun of an object, half with a place": calibration(vlm, pictures, prompts=files["places"]),
+        "nouns of 3, half with a place": calibration(vlm, pictures, prompts=files["places"], questions=3),
         "generic": calibration(vlm, pictures, prompts="generic"),
         "3 generic each": calibration(vlm, pictures, prompts="generic", questions=3),
         "to be described": calibration(vlm, pictures),
@@ -132,12 +141,15 @@ def report(vlm: VLM, options: argparse.Namespace) -> Report:
             if name != TRUE:
                 gain = bootstrap.difference(hits[name][keep].to_numpy(), hits[TRUE][keep].to_numpy())
                 row[f"gain{keep}"] = f"{100 * gain.value:+.1f} [{100 * gain.lo:+.1f}, {100 * gain.hi:+.1f}]"
+        types = lines[lines["keep"] == KEEPS[0]].groupby("expression_type")["hit"]
+        row |= {kind: 100 * float(hit.astype(float).mean()) for kind, hit in types}
         rows.append(row)
     columns: dict[str, tuple[str, str]] = {"asked": ("asked", ""), "questions": ("questions", "d")}
     for keep in KEEPS:
         columns |= {
             f"acc{keep}": (f"Acc@0.5 at {100 * keep:g} %", ""), f"gain{keep}": (f"against {TRUE}", ""),
         }  # fmt: skip
+    columns |= {kind: (f"{kind} at {100 * KEEPS[0]:g} %", ".1f") for kind in EXPRESSION_TYPES}
     columns |= {
         "all": ("explained", ".2f"), "position": ("by position", ".2f"), "teacher": ("layer.head", ""),
         "seconds": ("CPU s", ".0f"),

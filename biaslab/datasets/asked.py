@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from biaslab.models.offline.geometry import Geometry
     from biaslab.models.vlm import VLM
 
-__all__ = ["CHOICES", "GENERIC", "INSTEAD", "Picture", "Questions", "ask_of", "check_questions"]
+__all__ = [
+    "CHOICES",
+    "GENERIC",
+    "INSTEAD",
+    "Picture",
+    "PLACES",
+    "Questions",
+    "ask_of",
+    "check_questions",
+    "with_places",
+]
 
 #: what may be asked, beside the expressions of a file
 CHOICES = ("expressions", "generic", "named")
@@ -34,6 +44,9 @@ GENERIC = (
     "the most noticeable object",
     "the object at the bottom",
 )
+#: what is said of every other name that the model gives, true or not: a student that has never been asked for a place
+#: takes the second noun of "the cup left of the plate" for another target (docs/look-ahead.md, "What is asked")
+PLACES = ("on the left", "on the right", "at the top", "at the bottom")
 INSTEAD = "say what is asked by prompts (--prompts): generic, named or a file of captions"
 
 
@@ -196,10 +209,34 @@ def _generic(index: int, each: int) -> list[str]:
     return [GENERIC[(index * each + k) % len(GENERIC)] for k in range(each)]
 
 
+def with_places(names: Sequence[str], index: int) -> list[str]:
+    """Make expressions of the names of objects in one picture: every other one has a place of :data:`PLACES` behind it.
+
+    Parameters
+    ----------
+    names : sequence of str
+    index : int
+        Number of the picture: pictures take turns in what their first name gets.
+
+    Returns
+    -------
+    list of str
+        One per name.
+
+    Examples
+    --------
+    >>> with_places(["cup", "cat", "door"], 0), with_places(["cup", "cat", "door"], 3)
+    (['cup', 'cat on the right', 'door'], ['cup on the right', 'cat', 'door at the bottom'])
+    """
+    turns = [(index + k) % 2 for k in range(len(names))]
+    places = [PLACES[(index // 2 + k) % len(PLACES)] for k in range(len(names))]
+    return [f"{name} {place}" if turn else name for name, turn, place in zip(names, turns, places, strict=True)]
+
+
 def _named(pictures: Sequence[Picture], asked: Questions, vlm: VLM | Geometry) -> list[list[str]]:
     check_names_objects(vlm.name)
     if not hasattr(vlm, "model"):  # a geometry: a plan needs the number and the length of questions alone
         return [_generic(i, min(asked.each, len(GENERIC))) for i in range(len(pictures))]
     given: Mapping[str, Any] = {picture.name: picture.image for picture in pictures}
     named = name_objects(vlm, given, batch_size=asked.batch_size, log=asked.log, progress=asked.progress)  # type: ignore[arg-type]
-    return [named.get(picture.name, []) for picture in pictures]
+    return [with_places(named.get(picture.name, []), i) for i, picture in enumerate(pictures)]

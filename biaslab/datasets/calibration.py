@@ -116,7 +116,8 @@ def calibration(
         What is asked where ``prompt`` does not say it, in the family's grounding form: ``"expressions"``, those that
         scenes and data sets come with (their default); ``"generic"``, "the largest object", "the object on the left"
         and so on in turn (`biaslab.datasets.asked.GENERIC`); ``"named"``, objects that the model itself names in the
-        picture (:func:`biaslab.datasets.naming.name_objects`); or a file of captions, for a folder or archive of
+        picture (:func:`biaslab.datasets.naming.name_objects`), every other one with a place behind its name
+        (:func:`biaslab.datasets.asked.with_places`); or a file of captions, for a folder or archive of
         pictures (:func:`biaslab.datasets.captions.read_captions`, whose columns ``columns`` may name).
     questions : int
         Questions per picture, at most: a picture with fewer expressions has fewer. The first of them are those of a

@@ -50,6 +50,9 @@ def test_the_same_scenes_are_asked_less_and_less(grounder, tmp_path):
         assert phrase in expression and phrase.endswith(noun)
     assert said["noun phrase of the target"] != said["noun of the target"]
     assert set(said["generic"]) <= set(GENERIC) and len(said["3 generic each"]) == 18
+    assert {
+        expression.split(" at ")[0].split(" on ")[0] for expression in said["noun of an object, half with a place"]
+    } == {*said["noun of an object"]}
     assert set(said["noun of an object"]) <= set(said["nouns of 3 objects"])
     for name, found in made.items():
         shown = [image for image, _ in groupby(found.images)]

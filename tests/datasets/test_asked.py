@@ -2,12 +2,13 @@
 
 import json
 import zipfile
+from collections import Counter
 
 import pytest
 import tiny
 
 from biaslab.datasets import asked as asked_module
-from biaslab.datasets.asked import GENERIC
+from biaslab.datasets.asked import GENERIC, PLACES, with_places
 from biaslab.datasets.calibration import calibration, source_folder
 from biaslab.errors import InputError
 from biaslab.maps.base import fold_of
@@ -134,7 +135,8 @@ def test_names_become_grounding_questions(photos, monkeypatch, tmp_path):
 
     monkeypatch.setattr(asked_module, "name_objects", name_objects)
     made = calibration(vlm, photos, prompts="named", questions=2, batch_size=3, named=tmp_path / "log.jsonl")
-    assert expressions(vlm, made) == ["cup", "cat", "door"] and [p.name for p in made.images] == [
+    # every other name has a place, and pictures take turns: b.png is number 1, more/e.png number 4
+    assert expressions(vlm, made) == ["cup on the left", "cat", "door"] and [p.name for p in made.images] == [
         "b.png",
         "b.png",
         "e.png",
@@ -146,6 +148,14 @@ def test_names_become_grounding_questions(photos, monkeypatch, tmp_path):
     assert made.asked == {"prompts": "named", "questions": 2, "pictures": 2}
     calibration(vlm, photos, prompts="named", n=2)
     assert given["pictures"] == ["a.png", "b.png"]
+
+
+def test_half_of_the_names_have_each_place_as_often():
+    said = [with_places(["cup", "cat", "door", "man"], i) for i in range(400)]
+    assert all(len(set(each)) == 4 for each in said)
+    for k, name in enumerate(["cup", "cat", "door", "man"]):
+        at = Counter(each[k].removeprefix(name).strip() for each in said)
+        assert at == {"": 200, **dict.fromkeys(PLACES, 50)}
 
 
 def test_a_plan_takes_generic_words_for_names(photos):

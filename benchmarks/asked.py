@@ -93,6 +93,8 @@ def sets(vlm: VLM, work: Path, n: int) -> dict[str, Calibration]:
     return {
         TRUE: calibration(vlm, "scenes", n=n),
         "3 expressions each": calibration(vlm, "scenes", n=n, questions=3),
+        "a third of the pictures": calibration(vlm, "scenes", n=n // 3),
+        "these, 3 expressions each": calibration(vlm, "scenes", n=n // 3, questions=3),
         "the same, through a file": calibration(vlm, pictures, prompts=files["same"]),
         "noun phrase of the target": calibration(vlm, pictures, prompts=files["phrase"]),
         "noun of the target": calibration(vlm, pictures, prompts=files["noun"]),

@@ -56,7 +56,8 @@ def test_the_same_scenes_are_asked_less_and_less(grounder, tmp_path):
     assert set(said["noun of an object"]) <= set(said["nouns of 3 objects"])
     for name, found in made.items():
         shown = [image for image, _ in groupby(found.images)]
-        for image, scene in zip(shown, made[asked.TRUE].images, strict=True):
+        assert len(shown) == (found.asked["pictures"] if found.asked else 6)
+        for image, scene in zip(shown, made[asked.TRUE].images, strict=False):
             np.testing.assert_array_equal(load_image(image), load_image(scene), err_msg=name)
 
 

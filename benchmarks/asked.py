@@ -1,6 +1,7 @@
 """What calibration pictures are asked, and what that costs the conditional profile.
 
     python -m benchmarks.asked
+    python -m benchmarks.asked --queries last
 
 The same calibration scenes are asked for their true expressions, for several, through a file of captions, for generic
 expressions, for nouns alone. A look-ahead profile is fitted on each; ``lookahead`` before the decoder then locates the
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.asked", description=__doc__.splitlines()[0])
     parser.add_argument("--calibration", type=int, default=600, help="scenes that the profiles are fitted on")
+    parser.add_argument("--queries", default="answer", help="rows that teach (default answer, as of fit-bias)")
+    parser.add_argument("--only", action="append", help="a set by its name; may be repeated (default all)")
     parser.add_argument("--n", type=int, default=300, help="validation expressions that are located")
     parser.add_argument("--work", type=Path, default=Path("runs/asked"), help="folder that the work is kept in")
     parser.add_argument("--threads", type=int, default=1)
@@ -110,16 +113,19 @@ def sets(vlm: VLM, work: Path, n: int) -> dict[str, Calibration]:
 
 def report(vlm: VLM, options: argparse.Namespace) -> Report:
     """Fit, evaluate, and compare every set with the true expressions."""
-    work: Path = options.work
+    work: Path = options.work / options.queries
+    work.mkdir(parents=True, exist_ok=True)
     rows, hits = [], {}
     data = bl.load_dataset("scenes", split="validation", n=options.n)
-    for name, found in sets(vlm, work, options.calibration).items():
+    for name, found in sets(vlm, options.work, options.calibration).items():
+        if name != TRUE and options.only and name not in options.only:
+            continue
         slug = name.replace(" ", "-").replace(",", "")
         file = work / f"{slug}.safetensors"
         seconds = None
         if not file.exists():
             started = time.process_time()
-            fit_bias(vlm, found, estimator="lookahead", out=file, progress=False)
+            fit_bias(vlm, found, queries=options.queries, estimator="lookahead", out=file, progress=False)
             seconds = time.process_time() - started
             (work / f"{slug}.seconds").write_text(f"{seconds}\n")
         profile = bl.load_profile(file)
@@ -157,10 +163,10 @@ def report(vlm: VLM, options: argparse.Namespace) -> Report:
         "seconds": ("CPU s", ".0f"),
     }  # fmt: skip
     return Report(
-        name="asked",
+        name=f"asked-{options.queries}",
         title="What calibration pictures are asked, and what lookahead is worth after it",
         settings={"model": "grounder", "pictures": options.calibration, "expressions": options.n, "split": "validation",
-                  "layer": 0, "threads": options.threads},
+                  "layer": 0, "queries": options.queries, "threads": options.threads},
         tables=[Table(f"{options.calibration} calibration scenes, {options.n} validation expressions", columns, rows)],
         notes=[
             "Acc@0.5 and differences with 95 % intervals (bootstrap over pictures, paired)",

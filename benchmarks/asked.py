@@ -163,7 +163,7 @@ def report(vlm: VLM, options: argparse.Namespace) -> Report:
         "seconds": ("CPU s", ".0f"),
     }  # fmt: skip
     return Report(
-        name=f"asked-{options.queries}",
+        name="asked",
         title="What calibration pictures are asked, and what lookahead is worth after it",
         settings={"model": "grounder", "pictures": options.calibration, "expressions": options.n, "split": "validation",
                   "layer": 0, "queries": options.queries, "threads": options.threads},

@@ -18,7 +18,7 @@ _SHOWN = ["layer", "debias", "n", "errors", "auroc", "auroc_lo", "auroc_hi", "ga
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
     calibration: Annotated[int, typer.Option(min=10, help="Calibration scenes of the positional profile.")] = 300,
-    questions: Annotated[int, typer.Option(min=10, help="Calibration scenes of the conditional profile.")] = 1000,
+    pictures: Annotated[int, typer.Option(min=10, help="Calibration scenes of the conditional profile.")] = 400,
     test: Annotated[int, typer.Option(min=10, help="Test expressions.")] = 300,
     layer: Annotated[
         int | None, typer.Option(min=1, help="Prune layer K. Default: the one chosen on validation.")
@@ -30,7 +30,7 @@ def demo(
     from biaslab.workflows import demo as job
 
     report = job.demo(
-        out, layer=layer or job.LAYER, progress=True, n_calibration=calibration, n_questions=questions, n_test=test,
+        out, layer=layer or job.LAYER, progress=True, n_calibration=calibration, n_pictures=pictures, n_test=test,
         processes=processes,
     )  # fmt: skip
     text = "\n\n".join(

@@ -32,6 +32,7 @@ LAYER = 4
 KEEPS = (0.5, 0.2, 0.1, 0.05)
 #: of the visual tokens in every layer, where methods that wait for attention cannot come
 SHARES = (0.156, 0.1)
+_QUESTIONS = 3  # on a picture, which the conditional profile learns from
 _SHOWN_KEEP = 0.1
 _EXAMPLES = 3
 
@@ -91,7 +92,7 @@ def demo(
     layer: int = LAYER,
     progress: bool = True,
     n_calibration: int = 300,
-    n_questions: int = 1000,
+    n_pictures: int = 400,
     n_test: int = 300,
     processes: int = 2,
 ) -> DemoReport:
@@ -107,8 +108,8 @@ def demo(
         Show progress bars.
     n_calibration : int
         Calibration scenes for the positional profile.
-    n_questions : int
-        Calibration scenes, each with a question, for the conditional profile.
+    n_pictures : int
+        Calibration scenes, each with up to three questions, for the conditional profile.
     n_test : int
         Test expressions.
     processes : int
@@ -135,9 +136,10 @@ def demo(
         vlm, data, methods=methods(), keep=KEEPS, layer=layer, out=out, profile=fitted.profile, batch_size=25,
         processes=processes, progress=progress,
     )  # fmt: skip
+    asked = calibration(vlm, "scenes", n=n_pictures, questions=_QUESTIONS)
     foreseen = fit_bias(
-        vlm, calibration(vlm, "scenes", n=n_questions), estimator="lookahead", out=out / "lookahead.safetensors",
-        batch_size=16, progress=progress, launch=Launch(),
+        vlm, asked, estimator="lookahead", out=out / "lookahead.safetensors", batch_size=16, progress=progress,
+        launch=Launch(),
     )  # fmt: skip
     shares = [round(mean_share(vlm.n_layers, layer, 1, keep), 4) for keep in KEEPS]
     equal_cost = evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -77,6 +78,12 @@ def fit_conditional(
         folder = target.with_suffix(".partial-maps")
     else:
         raise InputError("a conditional profile is fitted to maps on disk: pass maps=folder, or out=file")
+    if isinstance(calibration.prompts, str) or len(set(calibration.prompts)) == 1:
+        warnings.warn(
+            "every picture is asked the same, so there is no question to learn from: ask for what is in the pictures "
+            "(--prompts named, or --prompts FILE of captions)",
+            stacklevel=2,
+        )
     collected = collect(
         vlm, calibration.images, prompt=calibration.prompts, layers=layers, heads="all", queries=queries, score=score,
         batch_size=batch_size, out=folder, progress=progress, ids=calibration.ids, workers=workers, features=True,

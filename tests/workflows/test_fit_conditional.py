@@ -1,6 +1,7 @@
 """fit-bias with a conditional estimator: what it writes, what an interruption leaves, what it refuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -101,6 +102,12 @@ def test_a_file_of_captions_asks_what_the_scenes_ask(grounder, scenes, tmp_path)
     first, second = (p.profile.arrays_[0]["student"] for p in profiles)
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name])
+
+
+def test_a_single_question_for_all_pictures_is_warned_of(grounder, scenes, tmp_path):
+    same = replace(scenes, prompts="Please describe the provided image.")
+    with pytest.warns(UserWarning, match="every picture is asked the same"):
+        fit_bias(grounder, same, estimator=LookaheadProfile(**BRIEF), maps=tmp_path, progress=False)
 
 
 def test_refusals(grounder, scenes, tmp_path):

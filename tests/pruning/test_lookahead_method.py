@@ -235,8 +235,8 @@ def test_it_is_handed_what_enters_the_layer(family):
 
 def ahead(vlm, folder, images=12):
     maps = collect(
-        vlm, tiny.images(images), prompt=tiny.texts(images), heads="all", features=True, out=folder / "maps",
-        progress=False,
+        vlm, tiny.images(images), prompt=tiny.texts(images), queries="answer", heads="all", features=True,
+        out=folder / "maps", progress=False,
     )  # fmt: skip
     # random weights look at nothing: heads are named
     return LookaheadProfile(rank=8, epochs=2, heads=[(3, 0), (2, 1)]).fit(maps)

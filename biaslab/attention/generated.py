@@ -101,10 +101,12 @@ class _Steps:
             return
         if not self.vlm.prefill.generating or not self.captured:
             return
+        assert self._ends is not None
         if self._taken == 0:
             self.open = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-        assert self.open is not None and self._ends is not None
-        self.open = self.open & ~torch.isin(ids[:, 0], self._ends.to(ids.device))
+            self._ends = self._ends.to(ids.device)
+        assert self.open is not None
+        self.open = self.open & ~torch.isin(ids[:, 0], self._ends)
         self._taken += 1
         self.n = self._taken
         self.captured._answered.append(self.open)

@@ -52,8 +52,11 @@ def answer_maps(
         if layout.key not in pairs:
             left, right = neighbours(layout)
             pairs[layout.key] = (torch.from_numpy(left).to(here), torch.from_numpy(right).to(here))
-        values = torch.stack([own[owner, :, :, first:last].to(here) for own, _ in of_layers])
-        maps.append((layout, looking_row(values, of_layers[0][1][owner], *pairs[layout.key])))
+        each = [  # layer by layer: in float32 the rows of all at once would be half a GB of an image of 3,328 tokens
+            looking_row(own[owner, :, :, first:last].to(here), there[owner], *pairs[layout.key])
+            for own, there in of_layers
+        ]
+        maps.append((layout, torch.stack(each)))
     return maps if device is None else [(layout, own.to(device)) for layout, own in maps]
 
 

@@ -11,7 +11,7 @@ rivals and costs (max-T).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Fresh:
         return iter(self.samples)
 
 
-def costs(vlm: bl.VLM, data: Fresh) -> dict[str, dict[int, float | int]]:
+def costs(vlm: bl.VLM, data: Fresh, layers: Sequence[int] = LAYERS) -> dict[str, dict[int, float | int]]:
     """List the costs, each with the keep that every layer has for it, layer 0 first."""
     sizes = PromptSizes(vlm, data.samples)
     found: dict[str, dict[int, float | int]] = {}
@@ -69,7 +69,7 @@ def costs(vlm: bl.VLM, data: Fresh) -> dict[str, dict[int, float | int]]:
     ]:
         aim = sizes.cost(match)(keep, at)
         found[name] = {}
-        for layer in (0, *LAYERS):
+        for layer in (0, *layers):
             try:
                 ((of_layer,),) = matched_keeps(sizes, [keep], [layer], f"{match}={aim!r}").values()
             except InputError:
@@ -81,7 +81,7 @@ def costs(vlm: bl.VLM, data: Fresh) -> dict[str, dict[int, float | int]]:
 def measured(vlm: bl.VLM, data: Fresh, costs_: dict, profiles: list, out: Path, processes: int) -> pd.DataFrame:
     """Run what is compared, a folder for each layer, and return hits: expressions x (method, layer, keep)."""
     columns = []
-    for layer in (0, *LAYERS):
+    for layer in dict.fromkeys(layer for keeps in costs_.values() for layer in keeps):
         keeps = list(dict.fromkeys(keeps[layer] for keeps in costs_.values() if layer in keeps))
         methods = ["none", *BLIND, OURS] if layer == 0 else ["divprune", *READING]
         results = bl.evaluate(
@@ -147,11 +147,13 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs/look-ahead"))
+    parser.add_argument("--before-decoder", action="store_true", help="leave out methods that read attention")
+    parser.add_argument("--name", default="lookahead", help="of the table")
     options = parser.parse_args()
     vlm = bl.load("grounder")
     data = Fresh(options.first, options.n, options.split)
     profiles = [bl.load_profile(options.positional), bl.load_profile(options.profile)]
-    found = costs(vlm, data)
+    found = costs(vlm, data, () if options.before_decoder else LAYERS)
     lines = measured(vlm, data, found, profiles, options.runs, options.processes)
     table = compared(lines, found)
     full = ImageBootstrap(lines["image_id"].to_numpy(str), n_resamples=10_000).mean(lines["none", 0, 1.0].to_numpy())
@@ -166,7 +168,7 @@ def main() -> None:
         *by_kind(lines, found), "",
     ])  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "lookahead.md").write_text(text, encoding="utf-8")
+    (options.out / f"{options.name}.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import tiny
 import torch
@@ -11,7 +13,8 @@ from biaslab.attention.capture import capture
 from biaslab.attention.means import capture_means
 from biaslab.attention.scores import SCORES
 from biaslab.errors import InputError
-from biaslab.maps import collect as collecting
+from biaslab.maps import batch_maps
+from biaslab.maps.collect import collect
 from biaslab.pruning.engine.prune import prune
 
 FAMILIES = pytest.mark.parametrize("family", tiny.CROSSED)
@@ -116,14 +119,20 @@ def test_arguments_are_checked_before_the_block():
 def test_collect_holds_means_alone(monkeypatch):
     """Of all layers together no more than their means, when the forward is over."""
     vlm, seen = tiny.vlm("internvl"), []
-    prefill = collecting._capture_prefill
+    prefill, means = batch_maps._prefill, batch_maps.capture_means
+
+    @contextmanager
+    def kept(*args, **options):
+        with means(*args, **options) as rows:
+            seen.append(rows)
+            yield rows
 
     def watched(*args):
-        rows, inputs = prefill(*args)
-        seen.append((rows, [rows[layer].values.shape for layer in rows.layers]))
-        return rows, inputs
+        prefill(*args)
+        seen.append([seen[0][layer].values.shape for layer in seen[0].layers])
 
-    monkeypatch.setattr(collecting, "_capture_prefill", watched)
-    collecting.collect(vlm, tiny.images(3), queries="text", heads="all", prompt=tiny.texts(3), progress=False)
-    ((rows, shapes),) = seen
+    monkeypatch.setattr(batch_maps, "capture_means", kept)
+    monkeypatch.setattr(batch_maps, "_prefill", watched)
+    collect(vlm, tiny.images(3), queries="text", heads="all", prompt=tiny.texts(3), progress=False)
+    rows, shapes = seen
     assert rows.prompt.queries.shape[1] > 5 and {shape[2] for shape in shapes} == {1}

@@ -16,7 +16,7 @@ def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path, monkeypatc
     assert len(table) == 1 + (len(demo.methods()) - 1) * len(demo.KEEPS)
     assert (table["n"] == 2).all() and (table["errors"] == 0).all()
     cut = made.equal_cost.table.query("expression_type == 'all'")
-    assert sorted(cut["keep"].dropna().unique()) == sorted({*demo.SHARES, 0.44, 0.37})  # 3 of 10 layers whole
+    assert sorted(cut["keep"].unique()) == sorted({*demo.SHARES, 0.44, 0.37, 1.0})  # 3 of 10 layers whole
     assert set(cut["method"]) == {"none", *demo.before_decoder()} and (cut["errors"] == 0).all()
     assert set(made.ranking["layer"]) == set(range(10))
     names = {f.relative_to(tmp_path).as_posix() for f in made.files}

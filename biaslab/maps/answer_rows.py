@@ -9,6 +9,8 @@ from torch import Tensor
 
 from biaslab.attention.rows import CapturedRows
 from biaslab.core.neighbours import neighbours
+from biaslab.maps.looking import LOOKS, moran_and_skewness
+from biaslab.maps.moments import TINY
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["ANSWER_TOKENS", "answer_maps", "is_answer", "looking_row"]
 
 ANSWER_TOKENS = 32  # of an answer, at most: a box takes 9 to 30
-_LOOKS = 0.01  # share of a row's attention that the image must draw for the row to look at it at all
-_TINY = 1e-9
 
 
 def is_answer(queries: Any) -> bool:
@@ -93,13 +93,11 @@ def looking_row(values: Tensor, there: Tensor, left: Tensor, right: Tensor) -> T
     True
     """
     values = values.float()
-    log = (values + _TINY).log()
+    log = (values + TINY).log()
     log = log - log.mean(-1, keepdim=True)
-    variance = (log**2).mean(-1) + _TINY
-    moran = (log[..., left] * log[..., right]).mean(-1) / variance if len(left) else torch.zeros_like(variance)
-    skewness = (log**3).mean(-1) / variance**1.5
+    moran, skewness = moran_and_skewness(log, left, right)
     mass, counted = values.sum(-1), there.to(values.device)
-    weight = (moran.clamp(0, 1) * skewness.clamp(min=0)) ** 2 * (mass >= _LOOKS) * counted
+    weight = (moran.clamp(0, 1) * skewness.clamp(min=0)) ** 2 * (mass >= LOOKS) * counted
     total = weight.sum(-1, keepdim=True)
     alike = counted.float() / counted.sum().clamp(min=1)
     weight = torch.where(total > 0, weight / total.clamp(min=torch.finfo(torch.float32).tiny), alike)

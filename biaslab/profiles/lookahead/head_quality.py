@@ -11,13 +11,13 @@ from biaslab.core.layers import resolve_layers
 from biaslab.core.neighbours import neighbours
 from biaslab.errors import InputError
 from biaslab.maps.base import fold_of
+from biaslab.maps.looking import LOOKS, moran_and_skewness
 from biaslab.maps.moments import centred_log
 from biaslab.maps.protocol import ReadableMaps
 from biaslab.stats.jackknife import half_width
 
 __all__ = ["head_quality"]
 
-_LOOKS = 0.01  # share of a head's attention that the image must draw for the head to look at it at all
 _TINY = 1e-9
 
 
@@ -97,10 +97,7 @@ def _of_image(maps: ReadableMaps, layer: int, index: int, expected: Mapping[tupl
     log = centred_log(attention)
     rest = log - expected[record.layout.key, fold_of(record.id, maps.folds)]
     first, second = neighbours(record.layout)
-    rest_centred = rest - rest.mean(1, keepdims=True)
-    variance = (rest_centred**2).mean(1) + _TINY
-    moran = (rest_centred[:, first] * rest_centred[:, second]).mean(1) / variance if len(first) else 0 * variance
-    skewness = (rest_centred**3).mean(1) / variance**1.5
+    moran, skewness = moran_and_skewness(rest - rest.mean(1, keepdims=True), first, second)
     return np.stack([(rest**2).sum(1), (log**2).sum(1), moran, skewness, attention.sum(1)])
 
 
@@ -108,5 +105,5 @@ def _quality(sums: np.ndarray, n: int) -> tuple[np.ndarray, dict[str, np.ndarray
     position = 1 - sums[0] / np.maximum(sums[1], _TINY)
     moran, skewness, mass = sums[2:] / n
     factors = [np.clip(1 - position, 0, 1), np.clip(moran, 0, 1), np.clip(skewness, 0, None)]
-    quality = np.where(mass >= _LOOKS, np.prod(factors, axis=0), 0)
+    quality = np.where(mass >= LOOKS, np.prod(factors, axis=0), 0)
     return quality, {"position": position, "moran": moran, "skewness": skewness, "mass": mass}

@@ -17,7 +17,7 @@ from biaslab.errors import InputError
 from biaslab.figures.display import ANSWER, TARGET, Display, draw_box, image_array, paint
 from biaslab.figures.styling import style
 
-__all__ = ["KEPT", "THUMBNAIL", "KeptTokensDisplay", "cells", "faded", "token_numbers"]
+__all__ = ["KEPT", "THUMBNAIL", "KeptTokensDisplay", "cells", "faded", "selected_tokens"]
 
 _PIVOT: dict[str, Any] = {"edgecolor": "#E69F00", "linewidth": 1.1}
 KEPT: dict[str, Any] = {"edgecolor": "#303030", "linewidth": 0.4}
@@ -108,11 +108,9 @@ class KeptTokensDisplay(Display):
         answers, pivots = answers or {}, pivots or {}
         tables = []
         for name, selection in selections.items():
-            info = getattr(selection, "info", None)  # of a Selection; tensors too have an attribute "indices"
-            kept = token_numbers(selection if info is None else selection.indices)
-            marked = token_numbers(pivots.get(name, (info or {}).get("pivot_indices", ())))
-            if len(kept) and not 0 <= kept.min() <= kept.max() < layout.n:
-                raise InputError(f"{name}: token indices must be between 0 and {layout.n - 1}")
+            kept = selected_tokens(selection, layout, where=f"{name}: ")
+            info = getattr(selection, "info", None) or {}
+            marked = _token_numbers(pivots.get(name, info.get("pivot_indices", ())))
             answer = answers.get(name)
             overlap = np.full(layout.n, np.nan) if target is None else layout.overlap(target)
             tables.append(
@@ -240,7 +238,22 @@ def cells(layout: TokenLayout, tokens: np.ndarray, shape: tuple[int, int]) -> np
     return np.stack([np.stack([x, y], -1) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], axis=1)
 
 
-def token_numbers(values: Any) -> np.ndarray:
+def selected_tokens(selection: Any, layout: TokenLayout, *, where: str = "") -> np.ndarray:
+    """Read the numbers of the kept tokens of a Selection, a sequence, an array or a tensor.
+
+    Raises
+    ------
+    InputError
+        A number outside the layout; the message begins with ``where``.
+    """
+    chosen = getattr(selection, "info", None) is not None  # tensors too have an attribute "indices"
+    tokens = _token_numbers(selection.indices if chosen else selection)
+    if len(tokens) and not 0 <= tokens.min() <= tokens.max() < layout.n:
+        raise InputError(f"{where}token indices must be between 0 and {layout.n - 1}")
+    return tokens
+
+
+def _token_numbers(values: Any) -> np.ndarray:
     """Read the numbers of tokens from a sequence, an array, or a tensor on any device."""
     values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
     return values.astype(np.int64).reshape(-1)

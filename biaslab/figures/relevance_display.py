@@ -15,7 +15,7 @@ from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import TARGET, Display, draw_box, image_array, lay_over, paint
-from biaslab.figures.kept_display import KEPT, THUMBNAIL, cells, faded, token_numbers
+from biaslab.figures.kept_display import KEPT, THUMBNAIL, cells, faded, selected_tokens
 from biaslab.figures.styling import SEQUENTIAL, style
 
 if TYPE_CHECKING:
@@ -138,11 +138,7 @@ class RelevanceDisplay(Display):
         """
         maps = {"relevance": relevance, "attention": attention}
         values = {name: _standardised(own, layout.n, name) for name, own in maps.items()}
-        tokens = np.array([], dtype=np.int64)
-        if kept is not None:
-            tokens = token_numbers(kept.indices if getattr(kept, "info", None) is not None else kept)
-            if len(tokens) and not 0 <= tokens.min() <= tokens.max() < layout.n:
-                raise InputError(f"token indices must be between 0 and {layout.n - 1}")
+        tokens = selected_tokens(() if kept is None else kept, layout)
         data = pd.DataFrame(
             {
                 "token": np.arange(layout.n), "tile": layout.tile, "row": layout.row, "col": layout.col,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from biaslab.models.encoded import Encoded
 from biaslab.models.registry import family_of
 from biaslab.models.vlm import VLM
 from biaslab.profiles import MeanProfile
+from biaslab.profiles.lookahead.student import Student, places
 
-__all__ = ["attention", "features", "layout_of", "model", "profile", "prompt"]
+__all__ = ["RandomStudent", "attention", "features", "layout_of", "model", "profile", "prompt"]
 
 IMAGE_TOKEN, VOCABULARY = 1000, 1024
 
@@ -120,6 +122,29 @@ def prompt(vlm: VLM, n_visual: int, n_text: int, seed: int = 0) -> Encoded:
     given = {"image": BaseModelOutputWithPooling(pooler_output=image)}
     inputs = {"input_ids": ids, "mm_encoder_outputs": given}
     return Encoded.from_inputs(inputs, [layout], [layout.size], image_token_id=IMAGE_TOKEN)
+
+
+class RandomStudent:
+    """The student of a conditional profile with random weights, as a profile that any model is given."""
+
+    def __init__(self, rank: int = 96) -> None:
+        self.rank = rank
+        self._made: dict[tuple[int, str, torch.device], tuple[Student, Tensor]] = {}
+
+    def relevance(self, visual: Tensor, text: Tensor, layout: TokenLayout, *, position: bool = False) -> Tensor:
+        """Score as `biaslab.profiles.LookaheadProfile.relevance` does."""
+        known = (visual.shape[1], layout.key, visual.device)
+        if known not in self._made:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                student = Student(visual.shape[1], self.rank).to(visual.device)
+            self._made[known] = (student, torch.from_numpy(places(layout)).to(visual.device))
+        student, place = self._made[known]
+        with torch.no_grad():
+            return student(visual[None], place[None], text[None])[0]
+
+    def check(self, **use: Any) -> None:
+        """Fit everything."""
 
 
 def profile(layout: TokenLayout, layer: int, vlm: VLM | None = None) -> MeanProfile:

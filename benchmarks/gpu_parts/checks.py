@@ -17,7 +17,6 @@ from benchmarks import inputs
 from biaslab.attention.capture import capture
 from biaslab.models.encoded import Encoded
 from biaslab.models.vlm import VLM
-from biaslab.profiles.lookahead.student import Student, places
 from biaslab.pruning import METHODS, FastV, TokenBatch, TokenContext, budget, make, prune
 
 from .models import LAYER, pictures, sharp
@@ -252,10 +251,13 @@ def _batch_of(device: torch.device, dtype: torch.dtype, counts: tuple[int, ...])
 SELECTION = {"batch selection = one by one": whole_batch, "the same, images of different sizes": whole_batch_uneven}
 
 
-class Slope:
+class Slope(inputs.RandomStudent):
     """A profile for any layout that grows from token to token; as a conditional one, a student of random weights."""
 
     hash = "slope"
+
+    def __init__(self) -> None:
+        super().__init__(rank=16)
 
     def expected(self, layout: Any, layer: int, *, device: Any = None) -> Tensor:
         """Return (1, N) expected attention."""
@@ -264,17 +266,6 @@ class Slope:
     def std(self, layout: Any, layer: int, *, device: Any = None) -> Tensor:
         """Return (1, N) standard deviations."""
         return torch.full((1, layout.n), 0.1, device=device)
-
-    def relevance(self, visual: Tensor, text: Tensor, layout: Any, *, position: bool = False) -> Tensor:
-        """Return the (N,) scores of the real student."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            student = Student(visual.shape[1], rank=16).to(visual.device)
-            place = torch.from_numpy(places(layout)).to(visual.device)
-            return student(visual[None], place[None], text[None])[0]
-
-    def check(self, **asked: Any) -> None:
-        """Fit everything."""
 
 
 def _only(a: Tensor, b: Tensor) -> int:

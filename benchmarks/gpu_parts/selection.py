@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import inputs
-from biaslab.core.layout import TokenLayout
-from biaslab.profiles.lookahead.student import Student, places
 from biaslab.pruning import TokenBatch, TokenContext, budget, make
 
 from .models import LAYER, spec
@@ -38,7 +34,7 @@ def run(plan: Plan, findings: Findings) -> None:
     for batch in plan.batch_sizes:
         images = context(plan, batch)
         n = images[0].n
-        profiles = {"d2pruner": inputs.profile(images[0].layout, LAYER - 1), "lookahead": Foresees(images[0])}
+        profiles = {"d2pruner": inputs.profile(images[0].layout, LAYER - 1), "lookahead": inputs.RandomStudent()}
         tasks = {}
         for keep in KEEPS:
             asked = TokenBatch([_at(ctx, keep) for ctx in images], images.stack, images.starts)
@@ -83,22 +79,3 @@ def context(plan: Plan, batch: int) -> TokenBatch:
 
 def _at(ctx: TokenContext, keep: float) -> TokenContext:
     return replace(ctx, budget=budget(keep, ctx.n))
-
-
-class Foresees:
-    """The student of a conditional profile, with random weights."""
-
-    def __init__(self, image: TokenContext) -> None:
-        assert image.features is not None
-        device = image.features.device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.student = Student(image.features.shape[1]).to(device)
-        self.places = torch.from_numpy(places(image.layout)).to(device)
-
-    def relevance(self, visual: Tensor, text: Tensor, layout: TokenLayout, *, position: bool = False) -> Tensor:
-        """Score as `biaslab.profiles.LookaheadProfile.relevance` does."""
-        return self.student(visual[None], self.places[None], text[None])[0]
-
-    def check(self, **use: Any) -> None:
-        """Fit everything."""

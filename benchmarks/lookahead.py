@@ -1,4 +1,4 @@
-"""Look-ahead against every method at equal cost, on test expressions of the scenes that nothing was chosen on.
+"""Look-ahead against its rivals at equal cost, on test expressions of the scenes that nothing was chosen on.
 
 Three costs are shares of the visual tokens that a decoder layer sees on average (5, 10, 15.6 %), three are FLOPs of the
 prefill (what "5, 10, 20 % before K = 2" cost). Methods that read no attention run before the decoder, the others at
@@ -11,15 +11,18 @@ rivals and costs (max-T).
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import biaslab as bl
 from benchmarks.common import arguments
+from benchmarks.report import Report, Table
 from biaslab.datasets.base import content_hash
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
@@ -32,6 +35,13 @@ BEFORE_2 = (0.05, 0.1, 0.2)
 BLIND = ("uniform", "divprune")
 READING = ("fastv", "relative", "d2pruner", "d2pruner:pivots_suppress=true")
 OURS = "lookahead"
+Columns = dict[str, tuple[str, str]]
+COLUMNS: Columns = {
+    "method": ("method", ""), "layer": ("before layer", "d"), "keep": ("tokens kept", ".1%"),
+    "accuracy": ("Acc@0.5", ""), "kept": ("of the unpruned", ""), "ours_minus_it": ("look-ahead minus it", ""),
+    "p": ("p", ".4f"), "at_other_layers": ("Acc@0.5 at other layers", ""),
+}  # fmt: skip
+_RESAMPLES = 10_000
 
 
 @dataclass
@@ -93,14 +103,14 @@ def measured(vlm: bl.VLM, data: Fresh, costs_: dict, profiles: list, out: Path, 
         names = lines["options_hash"].astype(str).map(results.labels).fillna("none")
         for (method, keep), own in lines.groupby([names, lines["keep"].fillna(1)], sort=False):
             columns.append(own.set_index("id")["hit"].rename((str(method), layer, float(keep))))
-            described = own.set_index("id")[["image_id", "expression_type", "object_size"]]
+    described = lines.drop_duplicates("id").set_index("id")[["image_id", "expression_type", "object_size"]]
     return pd.concat([described, *columns], axis=1)
 
 
 def compared(lines: pd.DataFrame, costs_: dict) -> pd.DataFrame:
     """Compare by cost: of each method the best layer, accuracy, retention, our difference from it and its p-value."""
     images = lines["image_id"].to_numpy(str)
-    bootstrap = ImageBootstrap(images, n_resamples=10_000)
+    bootstrap = ImageBootstrap(images, n_resamples=_RESAMPLES)
     full = lines[("none", 0, 1.0)].to_numpy()
     rows, differences = [], []
     for cost, keeps in costs_.items():
@@ -124,72 +134,76 @@ def compared(lines: pd.DataFrame, costs_: dict) -> pd.DataFrame:
     return pd.DataFrame([{**row, "p": None if row["ours_minus_it"] is None else next(p)} for row in rows])
 
 
-def by_kind(lines: pd.DataFrame, costs_: dict) -> Iterator[str]:
-    """Yield a table of accuracy by kind of expression and size of object: ours, and DivPrune before the decoder."""
-    yield f"| | n | none | {' | '.join(costs_)} |"
-    yield "|---|---|---|" + "---|" * len(costs_)
+def by_kind(lines: pd.DataFrame, costs_: dict) -> list[dict[str, Any]]:
+    """List accuracy by kind of expression and size of object: ours, in brackets DivPrune before the decoder."""
+    rows = []
     for column in ("expression_type", "object_size"):
         for value, own in lines.groupby(column, observed=True):
-            cells = [f"{len(own)}", f"{own['none', 0, 1.0].mean():.1%}"]
-            for keeps in costs_.values():
-                ours, blind = (own[method, 0, float(keeps[0])].mean() for method in (OURS, "divprune"))
-                cells.append(f"{100 * ours:.1f} ({100 * blind:.1f})")
-            yield f"| {value} | {' | '.join(cells)} |"
+            row: dict[str, Any] = {"of": str(value), "n": len(own), "none": 100 * own["none", 0, 1.0].mean()}
+            for cost, keeps in costs_.items():
+                ours, blind = (100 * own[method, 0, float(keeps[0])].mean() for method in (OURS, "divprune"))
+                row[cost] = f"{ours:.1f} ({blind:.1f})"
+            rows.append(row)
+    return rows
+
+
+def report(lines: pd.DataFrame, costs_: dict, options: argparse.Namespace) -> Report:
+    """Lay out a table for each cost, and one by kind."""
+    table = compared(lines, costs_)
+    full = ImageBootstrap(lines["image_id"].to_numpy(str), n_resamples=_RESAMPLES).mean(lines["none", 0, 1.0])
+    kinds: Columns = {"of": ("", ""), "n": ("n", "d"), "none": ("none", ".1f"), **{cost: (cost, "") for cost in costs_}}
+    return Report(
+        name="lookahead",
+        title="Look-ahead at equal cost",
+        settings={"model": "grounder", "split": options.split, "first": options.first + 1, "expressions": len(lines),
+                  "unpruned": _percent(full)},
+        tables=[
+            *(Table(cost, COLUMNS, _cells(own)) for cost, own in table.groupby("cost", sort=False)),
+            Table("look-ahead (DivPrune) before the decoder, by kind and size", kinds, by_kind(lines, costs_)),
+        ],
+        notes=[
+            "percent, with 95 % intervals (bootstrap over pictures, paired)",
+            "of every method the best layer for the cost, taken on these very expressions",
+            "p: family-wise over all lines (max-T)",
+        ],
+    )  # fmt: skip
 
 
 def main() -> None:
-    """Run, and write the tables."""
+    """Run, print and write the tables."""
     parser = arguments("benchmarks.lookahead", __doc__ or "", repeats=1)
     parser.add_argument("--profile", type=Path, required=True, help="conditional profile of the grounder")
     parser.add_argument("--positional", type=Path, required=True, help="positional profile of the grounder")
-    parser.add_argument("--first", type=int, default=3100, help="index of the first test expression")
+    parser.add_argument("--first", type=int, default=3100, help="test expressions before the first one")
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--split", default="test")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs/look-ahead"))
     parser.add_argument("--before-decoder", action="store_true", help="leave out methods that read attention")
-    parser.add_argument("--name", default="lookahead", help="of the table")
     options = parser.parse_args()
     vlm = bl.load("grounder")
     data = Fresh(options.first, options.n, options.split)
     profiles = [bl.load_profile(options.positional), bl.load_profile(options.profile)]
     found = costs(vlm, data, () if options.before_decoder else LAYERS)
     lines = measured(vlm, data, found, profiles, options.runs, options.processes)
-    table = compared(lines, found)
-    full = ImageBootstrap(lines["image_id"].to_numpy(str), n_resamples=10_000).mean(lines["none", 0, 1.0].to_numpy())
-    text = "\n".join([
-        "# Look-ahead at equal cost", "",
-        f"`python -m benchmarks.lookahead --profile {options.profile.name} --positional {options.positional.name}`: "
-        f"scenes, {options.split} expressions {options.first + 1} to {options.first + options.n}, unpruned "
-        f"{_percent(full)}. Percent, 95 % intervals over pictures. Of every method the best layer for the cost on "
-        "these expressions; p is family-wise over all lines.", "",
-        *_markdown(table),
-        "By kind of expression and size of object, look-ahead (DivPrune) before the decoder:", "",
-        *by_kind(lines, found), "",
-    ])  # fmt: skip
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{options.name}.md").write_text(text, encoding="utf-8")
-    print(text)
+    report(lines, found, options).publish(options.out)
+
+
+def _cells(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {
+            "method": row.method, "layer": row.layer, "keep": row.keep, "accuracy": _percent(row.accuracy),
+            "kept": _percent(row.kept), "p": None if row.method == OURS else row.p,
+            "ours_minus_it": None if row.method == OURS else _percent(row.ours_minus_it, "+"),
+            "at_other_layers": ", ".join(f"{k}: {v}" for k, v in row.at_other_layers.items()) or None,
+        }
+        for row in rows.itertuples()
+    ]  # fmt: skip
 
 
 def _percent(interval: tuple[float, float, float], sign: str = "") -> str:
     value, low, high = (100 * x for x in interval)
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
-
-
-def _markdown(table: pd.DataFrame) -> Iterator[str]:
-    for cost, own in table.groupby("cost", sort=False):
-        yield from (f"## {cost}", "")
-        yield "| method | layer | tokens kept | Acc@0.5 | of the unpruned | look-ahead minus it | p | at other layers |"
-        yield "|---|---|---|---|---|---|---|---|"
-        for row in own.itertuples():
-            ours = row.ours_minus_it is None
-            other = ", ".join(f"{layer}: {value}" for layer, value in row.at_other_layers.items())
-            yield (
-                f"| `{row.method}` | {row.layer} | {row.keep:.1%} | {_percent(row.accuracy)} | {_percent(row.kept)} | "
-                f"{'' if ours else _percent(row.ours_minus_it, '+')} | {'' if ours else f'{row.p:.4f}'} | {other} |"
-            )
-        yield ""
 
 
 if __name__ == "__main__":

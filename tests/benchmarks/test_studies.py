@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import asked, estimators, fitting
+from benchmarks import asked, estimators, fitting, lookahead
 from biaslab.core.images import load_image
 from biaslab.datasets.asked import GENERIC
 from biaslab.datasets.prompts import expression_in
@@ -100,3 +100,38 @@ def test_the_study_runs_and_resumes(tmp_path, capsys, monkeypatch):
     assert np.isfinite([side["attention_test"], side["probe_test"], side["relative_test"]]).all()
     estimators.main(small)
     assert json.loads((tmp_path / "estimators.json").read_text())["tables"] == first["tables"]
+
+
+def test_look_ahead_is_compared_at_equal_cost_with_the_best_layer_of_each():
+    found = {"a cost": {0: 0.3, 1: 0.2, 2: 0.1}, "a lower one": {0: 0.1}}
+    # hits of 8 expressions on 4 pictures
+    hits = {
+        ("none", 0, 1.0): "11111111", ("lookahead", 0, 0.3): "11111110", ("lookahead", 0, 0.1): "11111100",
+        ("divprune", 0, 0.3): "11110000", ("divprune", 1, 0.2): "11111000", ("divprune", 2, 0.1): "10000000",
+        ("divprune", 0, 0.1): "11000000", ("fastv", 1, 0.2): "10000000", ("fastv", 2, 0.1): "00000000",
+    }  # fmt: skip
+    lines = pd.DataFrame({key: [float(hit) for hit in said] for key, said in hits.items()})
+    lines.insert(0, "image_id", [f"p{i // 2}" for i in range(8)])
+    table = lookahead.compared(lines, found).set_index(["cost", "method"])
+    assert list(table.index) == [
+        ("a cost", "lookahead"), ("a cost", "divprune"), ("a cost", "fastv"),
+        ("a lower one", "lookahead"), ("a lower one", "divprune"),
+    ]  # fmt: skip
+    rival = table.loc["a cost", "divprune"]
+    assert (rival["layer"], rival["keep"], rival["at_other_layers"]) == (1, 0.2, {0: 50.0, 2: 12.5})
+    assert rival["accuracy"].value == 5 / 8 and rival["ours_minus_it"].value == 2 / 8
+    assert table.loc["a lower one", "lookahead"]["kept"].value == 6 / 8
+    assert table.loc["a cost", "lookahead"]["ours_minus_it"] is None and 0 < rival["p"] <= 1
+
+
+def test_costs_are_the_same_at_every_layer_that_can_have_them(grounder):
+    data = lookahead.Fresh(2, 3)
+    assert [s.id for s in data] == [s.id for s in lookahead.Fresh(0, 5)][2:]
+    found = lookahead.costs(grounder, data)
+    sizes = lookahead.PromptSizes(grounder, data.samples)
+    for name, keeps in found.items():
+        cost = sizes.cost("mean-share" if name.startswith("mean") else "flops")
+        assert [cost(keep, layer) for layer, keep in keeps.items()] == pytest.approx(
+            [cost(keeps[0], 0)] * len(keeps), rel=0.02
+        )
+    assert set(found["mean share 10.0%"]) == {0} and set(found["FLOPs of 20% before K = 2"]) == {0, 1, 2, 3}

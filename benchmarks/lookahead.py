@@ -3,8 +3,8 @@
 Three costs are shares of the visual tokens that a decoder layer sees on average (5, 10, 15.6 %), three are FLOPs of the
 prefill (what "5, 10, 20 % before K = 2" cost). Methods that read no attention run before the decoder, the others at
 every layer that can be had for the cost; of a rival's layers the best is taken on these very expressions, which is in
-its favour. Differences are paired, their intervals by bootstrap over pictures, their p-values family-wise over all
-rivals and costs (max-T).
+its favour; an oracle that knows the target's place is the bound. Differences are paired, their intervals by bootstrap
+over pictures, their p-values family-wise over all rivals and costs (max-T).
 
     python -m benchmarks.lookahead --profile la.safetensors --positional p600.safetensors
 """
@@ -12,18 +12,19 @@ rivals and costs (max-T).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 import biaslab as bl
 from benchmarks.common import arguments
+from benchmarks.oracle import Oracle
 from benchmarks.report import Report, Table
-from biaslab.datasets.base import content_hash
+from benchmarks.scene_pool import Expressions, expressions
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 from biaslab.evaluation.matching import PromptSizes, matched_keeps
@@ -32,9 +33,10 @@ from biaslab.stats.resampling import ImageBootstrap, max_t
 LAYERS = (2, 1, 3)  # of methods that read attention, where the cost can be had
 SHARES = (0.05, 0.1, 0.156)
 BEFORE_2 = (0.05, 0.1, 0.2)
-BLIND = ("uniform", "divprune")
-READING = ("fastv", "relative", "d2pruner", "d2pruner:pivots_suppress=true")
-OURS = "lookahead"
+BLIND = ("uniform", "random", "divprune")
+READING = ("fastv", "relative", "layer_ratio", "d2pruner", "d2pruner:pivots_suppress=true")
+FIRST = {"layer_ratio": 2}  # the lowest layer that a method can be had for, where it is not 1
+OURS, BOUND = "lookahead", "oracle"
 Columns = dict[str, tuple[str, str]]
 COLUMNS: Columns = {
     "method": ("method", ""), "layer": ("before layer", "d"), "keep": ("tokens kept", ".1%"),
@@ -44,32 +46,7 @@ COLUMNS: Columns = {
 _RESAMPLES = 10_000
 
 
-@dataclass
-class Fresh:
-    """Test expressions of the scenes from one index on."""
-
-    first: int
-    n: int
-    split: str = "test"
-    name: str = "scenes"
-    samples: list[Sample] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.samples = list(bl.load_dataset("scenes", split=self.split, n=self.first + self.n))[self.first :]
-
-    @property
-    def hash(self) -> str:
-        """Hash of the content."""
-        return content_hash(self.samples)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self.samples)
-
-
-def costs(vlm: bl.VLM, data: Fresh, layers: Sequence[int] = LAYERS) -> dict[str, dict[int, float | int]]:
+def costs(vlm: bl.VLM, data: Expressions, layers: Sequence[int] = LAYERS) -> dict[str, dict[int, float | int]]:
     """List the costs, each with the keep that every layer has for it, layer 0 first."""
     sizes = PromptSizes(vlm, data.samples)
     found: dict[str, dict[int, float | int]] = {}
@@ -88,23 +65,37 @@ def costs(vlm: bl.VLM, data: Fresh, layers: Sequence[int] = LAYERS) -> dict[str,
     return found
 
 
-def measured(vlm: bl.VLM, data: Fresh, costs_: dict, profiles: list, out: Path, processes: int) -> pd.DataFrame:
+def measured(vlm: bl.VLM, data: Expressions, costs_: dict, profiles: list, options: argparse.Namespace) -> pd.DataFrame:
     """Run what is compared, a folder for each layer, and return hits: expressions x (method, layer, keep)."""
     columns = []
     for layer in dict.fromkeys(layer for keeps in costs_.values() for layer in keeps):
         keeps = list(dict.fromkeys(keeps[layer] for keeps in costs_.values() if layer in keeps))
-        methods = ["none", *BLIND, OURS] if layer == 0 else ["divprune", *READING]
+        reading = [method for method in READING if layer >= FIRST.get(method, 1)]
+        methods = ["none", *BLIND, OURS, Oracle.of(data)] if layer == 0 else ["divprune", *reading]
         results = bl.evaluate(
-            vlm, data, methods=methods, keep=keeps, layer=layer, profile=profiles, out=out / f"layer-{layer}",
-            batch_size=25, processes=processes,
+            vlm, data, methods=methods, keep=keeps, layer=layer, profile=profiles, out=options.runs / f"layer-{layer}",
+            batch_size=options.batch_size, progress=False,
         )  # fmt: skip
         lines = results.samples
         lines["hit"] = lines["hit"].fillna(False).astype(float)  # a failed line is a miss
         names = lines["options_hash"].astype(str).map(results.labels).fillna("none")
+        names = names.where(lines["method"].astype(str) != BOUND, BOUND)  # which is known to no registry
         for (method, keep), own in lines.groupby([names, lines["keep"].fillna(1)], sort=False):
             columns.append(own.set_index("id")["hit"].rename((str(method), layer, float(keep))))
-    described = lines.drop_duplicates("id").set_index("id")[["image_id", "expression_type", "object_size"]]
+    described = pd.DataFrame([_described(sample) for sample in data]).set_index("id")
     return pd.concat([described, *columns], axis=1)
+
+
+def _described(sample: Sample) -> dict[str, Any]:
+    """Say of an expression what accuracy may depend on."""
+    box = sample.box
+    x, y = (box.x0 + box.x1) / 2 / sample.width, (box.y0 + box.y1) / 2 / sample.height
+    third = [min(int(3 * z), 2) for z in (y, x)]
+    place = f"{('top', 'middle', 'bottom')[third[0]]} {('left', 'centre', 'right')[third[1]]}"
+    return {
+        "id": sample.id, "image_id": sample.image_id, "kind": sample.expression_type, "size": sample.object_size,
+        "place": place, "area": box.area / (sample.width * sample.height),
+    }  # fmt: skip
 
 
 def compared(lines: pd.DataFrame, costs_: dict) -> pd.DataFrame:
@@ -115,7 +106,7 @@ def compared(lines: pd.DataFrame, costs_: dict) -> pd.DataFrame:
     rows, differences = [], []
     for cost, keeps in costs_.items():
         ours = lines[OURS, 0, float(keeps[0])].to_numpy()
-        for method in (OURS, *BLIND, *READING):
+        for method in (OURS, BOUND, *BLIND, *READING):
             of_method = [(method, layer, float(keep)) for layer, keep in keeps.items()]
             of_method = [key for key in of_method if key in lines]
             if not of_method:
@@ -125,20 +116,22 @@ def compared(lines: pd.DataFrame, costs_: dict) -> pd.DataFrame:
             rows.append({
                 "cost": cost, "method": method, "layer": best[1], "keep": best[2],
                 "accuracy": bootstrap.mean(hits), "kept": bootstrap.ratio(hits, full),
-                "ours_minus_it": None if method == OURS else bootstrap.difference(ours, hits),
+                "ours_minus_it": None if method in (OURS, BOUND) else bootstrap.difference(ours, hits),
                 "at_other_layers": {key[1]: round(100 * lines[key].mean(), 1) for key in of_method if key != best},
             })  # fmt: skip
-            if method != OURS:
+            if method not in (OURS, BOUND):
                 differences.append(ours - hits)
     p = iter(max_t(np.stack(differences, 1), images).p_adjusted)
     return pd.DataFrame([{**row, "p": None if row["ours_minus_it"] is None else next(p)} for row in rows])
 
 
 def by_kind(lines: pd.DataFrame, costs_: dict) -> list[dict[str, Any]]:
-    """List accuracy by kind of expression and size of object: ours, in brackets DivPrune before the decoder."""
+    """List accuracy by kind of expression, size and place of object: ours, in brackets DivPrune before the decoder."""
+    smallest = lines["area"] <= lines["area"].quantile(0.1)
     rows = []
-    for column in ("expression_type", "object_size"):
-        for value, own in lines.groupby(column, observed=True):
+    for column in ("kind", "size", "smallest", "place"):
+        groups: Any = [("smallest tenth", lines[smallest])] if column == "smallest" else lines.groupby(column)
+        for value, own in groups:
             row: dict[str, Any] = {"of": str(value), "n": len(own), "none": 100 * own["none", 0, 1.0].mean()}
             for cost, keeps in costs_.items():
                 ours, blind = (100 * own[method, 0, float(keeps[0])].mean() for method in (OURS, "divprune"))
@@ -156,15 +149,16 @@ def report(lines: pd.DataFrame, costs_: dict, options: argparse.Namespace) -> Re
         name="lookahead",
         title="Look-ahead at equal cost",
         settings={"model": "grounder", "split": options.split, "first": options.first + 1, "expressions": len(lines),
-                  "unpruned": _percent(full)},
+                  "unpruned": _percent(full), "device": _device(options.device)},
         tables=[
             *(Table(cost, COLUMNS, _cells(own)) for cost, own in table.groupby("cost", sort=False)),
-            Table("look-ahead (DivPrune) before the decoder, by kind and size", kinds, by_kind(lines, costs_)),
+            Table("look-ahead (DivPrune) before the decoder, by kind, size and place", kinds, by_kind(lines, costs_)),
         ],
         notes=[
             "percent, with 95 % intervals (bootstrap over pictures, paired)",
             "of every method the best layer for the cost, taken on these very expressions",
             "p: family-wise over all lines (max-T)",
+            "oracle: knows the target's place, keeps its tokens and those around it, evenly spread: a bound, no method",
         ],
     )  # fmt: skip
 
@@ -177,15 +171,17 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=3100, help="test expressions before the first one")
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=2, help="that render the scenes")
+    parser.add_argument("--batch-size", type=int, default=25)
     parser.add_argument("--runs", type=Path, default=Path("runs/look-ahead"))
     parser.add_argument("--before-decoder", action="store_true", help="leave out methods that read attention")
     options = parser.parse_args()
-    vlm = bl.load("grounder")
-    data = Fresh(options.first, options.n, options.split)
+    data = expressions(options.split, options.first, options.n, options.processes)  # forks: before the model is there
+    vlm = bl.load("grounder", device=options.device, dtype="float32")
     profiles = [bl.load_profile(options.positional), bl.load_profile(options.profile)]
     found = costs(vlm, data, () if options.before_decoder else LAYERS)
-    lines = measured(vlm, data, found, profiles, options.runs, options.processes)
+    lines = measured(vlm, data, found, profiles, options)
     report(lines, found, options).publish(options.out)
 
 
@@ -193,12 +189,16 @@ def _cells(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
             "method": row.method, "layer": row.layer, "keep": row.keep, "accuracy": _percent(row.accuracy),
-            "kept": _percent(row.kept), "p": None if row.method == OURS else row.p,
-            "ours_minus_it": None if row.method == OURS else _percent(row.ours_minus_it, "+"),
+            "kept": _percent(row.kept), "p": row.p if row.ours_minus_it else None,
+            "ours_minus_it": _percent(row.ours_minus_it, "+") if row.ours_minus_it else None,
             "at_other_layers": ", ".join(f"{k}: {v}" for k, v in row.at_other_layers.items()) or None,
         }
         for row in rows.itertuples()
     ]  # fmt: skip
+
+
+def _device(name: str) -> str:
+    return torch.cuda.get_device_name(name) if name.startswith("cuda") else name
 
 
 def _percent(interval: tuple[float, float, float], sign: str = "") -> str:

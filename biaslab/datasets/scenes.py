@@ -63,7 +63,7 @@ class ScenesDataset:
         samples: list[Sample] = []
         numbers = count()
         while len(samples) < self.n:
-            samples += _samples_of(cached_scene(self.split, next(numbers)))
+            samples += samples_of(cached_scene(self.split, next(numbers)))
         return samples[: self.n]
 
     @cached_property
@@ -78,7 +78,14 @@ class ScenesDataset:
         return iter(self._samples)
 
 
-def _samples_of(shown: Scene) -> list[Sample]:
+def samples_of(shown: Scene) -> list[Sample]:
+    """List the referring expressions of one scene, at most one of each type.
+
+    Examples
+    --------
+    >>> [sample.expression for sample in samples_of(scene("test", 0))]
+    ['big elephant left of the sheep', 'eggplant']
+    """
     width, height = shown.image.size
     return [
         Sample(

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import biaslab as bl
 from benchmarks import asked, estimators, fitting, lookahead
+from benchmarks.scene_pool import expressions
 from biaslab.core.images import load_image
 from biaslab.datasets.asked import GENERIC
 from biaslab.datasets.prompts import expression_in
@@ -108,13 +110,14 @@ def test_look_ahead_is_compared_at_equal_cost_with_the_best_layer_of_each():
     hits = {
         ("none", 0, 1.0): "11111111", ("lookahead", 0, 0.3): "11111110", ("lookahead", 0, 0.1): "11111100",
         ("divprune", 0, 0.3): "11110000", ("divprune", 1, 0.2): "11111000", ("divprune", 2, 0.1): "10000000",
+        ("oracle", 0, 0.3): "11111111",
         ("divprune", 0, 0.1): "11000000", ("fastv", 1, 0.2): "10000000", ("fastv", 2, 0.1): "00000000",
     }  # fmt: skip
     lines = pd.DataFrame({key: [float(hit) for hit in said] for key, said in hits.items()})
     lines.insert(0, "image_id", [f"p{i // 2}" for i in range(8)])
     table = lookahead.compared(lines, found).set_index(["cost", "method"])
     assert list(table.index) == [
-        ("a cost", "lookahead"), ("a cost", "divprune"), ("a cost", "fastv"),
+        ("a cost", "lookahead"), ("a cost", "oracle"), ("a cost", "divprune"), ("a cost", "fastv"),
         ("a lower one", "lookahead"), ("a lower one", "divprune"),
     ]  # fmt: skip
     rival = table.loc["a cost", "divprune"]
@@ -125,8 +128,10 @@ def test_look_ahead_is_compared_at_equal_cost_with_the_best_layer_of_each():
 
 
 def test_costs_are_the_same_at_every_layer_that_can_have_them(grounder):
-    data = lookahead.Fresh(2, 3)
-    assert [s.id for s in data] == [s.id for s in lookahead.Fresh(0, 5)][2:]
+    data = expressions("test", 2, 3, 1)
+    named = list(bl.load_dataset("scenes", split="test", n=5))[2:]
+    assert [s.id for s in data] == [s.id for s in named]
+    assert [s.image().tobytes() for s in data] == [s.image().tobytes() for s in named]
     found = lookahead.costs(grounder, data)
     sizes = lookahead.PromptSizes(grounder, data.samples)
     for name, keeps in found.items():

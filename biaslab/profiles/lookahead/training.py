@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softmax
 
+from biaslab._util.ahead import ahead
 from biaslab._util.progress import progress_bar
 from biaslab.errors import InputError
 from biaslab.maps.base import fold_of
@@ -172,14 +173,14 @@ def fit_student(
             student.train()
             order = torch.randperm(len(learned), generator=generator).tolist()
             losses = []
-            for start in range(0, len(order), options.batch_size):
-                batch = lessons.batch([learned[i] for i in order[start : start + options.batch_size]])
-                loss = _losses(student, batch, options.sharpness, device)[0].mean()
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                losses.append(loss.detach())
+            with _read(lessons, [learned[i] for i in order], options.batch_size, device) as batches:
+                for batch in batches:
+                    loss = _losses(student, batch, options.sharpness, device)[0].mean()
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
+                    schedule.step()
+                    losses.append(loss.detach())
             held_out, floor = _held_out(student, lessons, held, options, device)
             rows.append(
                 {"epoch": epoch, "train": float(torch.stack(losses).mean()), "held_out": held_out, "floor": floor}
@@ -224,12 +225,20 @@ def _held_out(
 ) -> tuple[float, float]:
     student.eval()
     cross, floor = [], []
-    for start in range(0, len(held), options.batch_size):
-        batch = lessons.batch(held[start : start + options.batch_size])
-        _, own, least = _losses(student, batch, options.sharpness, device)
-        cross.append(own)
-        floor.append(least)
+    with _read(lessons, held, options.batch_size, device) as batches:
+        for batch in batches:
+            _, own, least = _losses(student, batch, options.sharpness, device)
+            cross.append(own)
+            floor.append(least)
     return float(torch.cat(cross).mean()), float(torch.cat(floor).mean())
+
+
+def _read(
+    lessons: Lessons, indices: Sequence[int], size: int, device: torch.device | str
+) -> AbstractContextManager[Iterator[Batch]]:
+    """Read images in batches; a thread reads on while a GPU works on the last one."""
+    batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+    return ahead(lessons.batch, batches, workers=0 if torch.device(device).type == "cpu" else 1)
 
 
 def _padded(parts: Sequence[np.ndarray], n: int) -> Tensor:

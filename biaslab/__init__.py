@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from biaslab.pruning import Relative as Relative
     from biaslab.pruning import Uniform as Uniform
     from biaslab.pruning.engine.prune import prune as prune
+    from biaslab.pruning.listing import methods as methods
     from biaslab.workflows.bench import bench as bench
     from biaslab.workflows.check import check as check
 
@@ -112,7 +113,7 @@ _HOME = {
     "LookaheadProfile": "profiles",
     "MeanProfile": "profiles", "TileProfile": "profiles", "load_profile": "profiles", "debias": "profiles",
     "variance_explained": "profiles",
-    "prune": "pruning.engine.prune",
+    "prune": "pruning.engine.prune", "methods": "pruning.listing",
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning", "Lookahead": "pruning",
     "ProbeDesign": "diagnostics.probe", "ProbeResult": "diagnostics.probe",

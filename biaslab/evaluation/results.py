@@ -18,12 +18,12 @@ from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.failures import failures, unanswered
 from biaslab.evaluation.line_store import read_store, write_store
 from biaslab.evaluation.paired import Paired
+from biaslab.evaluation.recorded_methods import citations_of, label_of
 from biaslab.evaluation.result_rows import COLUMNS, difference_rows, table_rows
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_frame import keeps, read_samples
 from biaslab.evaluation.schema import KEY_FIELDS, record_key
 from biaslab.evaluation.verdicts import read_verdicts, verdicts_of
-from biaslab.pruning.registry import from_record
 from biaslab.stats.paired_signs import SignFlips
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class Results:
     @property
     def labels(self) -> dict[str, str]:
         """Options hash -> `Method.label`: tells variants of one method apart in figures and tables."""
-        return {c["options_hash"]: _label(c) for c in self._configurations() if c["method"] != UNPRUNED}
+        return {c["options_hash"]: label_of(c) for c in self._configurations() if c["method"] != UNPRUNED}
 
     def summary(self) -> pd.DataFrame:
         """Make the table at a glance: all types of expressions together, the main columns, methods by their label.
@@ -381,6 +381,13 @@ class Results:
             write_coco(as_path("path", path), truth, predictions.items())
         return {"ground_truth": truth, "predictions": predictions}
 
+    def citations(self) -> str:
+        """Give the works to cite with this run, those of its methods as they were configured, as BibTeX.
+
+        Each stands once; none where all is ours. Methods that are not known here any more are left out.
+        """
+        return citations_of(self._configurations())
+
     def log_to(self, run: Any) -> dict[str, float]:
         """Hand the summary to a run of wandb, trackio or another tracker.
 
@@ -436,11 +443,3 @@ class Results:
         values = (self.verdicts if column in self.verdicts else self.samples)[column]
         for value in sorted(value for value in values.dropna().unique() if value):
             yield value, self.verdicts[(values == value).to_numpy(bool)]
-
-
-def _label(config: dict[str, Any]) -> str:
-    """Name a configuration as `Method.label` does; the bare name of a method that is not known here any more."""
-    try:
-        return from_record(config["method"], config["options"]).label
-    except InputError:  # a plug-in that is not installed, or a value that this version refuses
-        return f"{config['method']}:{config['options_hash']}"

@@ -22,6 +22,7 @@ from torch import Tensor
 from biaslab.attention.precision import full_precision
 from biaslab.errors import InputError
 from biaslab.pruning.batch import TokenBatch, ascending, ranked
+from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import ExpectedAttention, Selection, TokenContext, descending, required
 
 __all__ = [
@@ -152,6 +153,13 @@ class Method(ABC):
     image_only: ClassVar[bool] = False
     #: whether the profile it needs is a conditional one (`biaslab.profiles.LookaheadProfile`), not a positional one
     conditional: ClassVar[bool] = False
+    #: the work that the rule is from; None for what is ours or needs no source
+    source: ClassVar[Citation | None] = None
+    #: what a choice of n of N tokens costs beside the forward, in a few words
+    cost: ClassVar[str] = ""
+    #: how well the rule is known to be its source's: "paper" (written from its text), "partly: ..." (what could not be
+    #: verified), "ours"; empty where nobody has said
+    verified: ClassVar[str] = ""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -215,6 +223,17 @@ class Method(ABC):
 
     def validate(self) -> None:  # noqa: B027 (a hook: most methods have nothing to refuse)
         """Refuse, before any work, a method that cannot run as it is configured."""
+
+    def citations(self) -> tuple[Citation, ...]:
+        """List the works to cite with a run of the method as it is configured, that of the rule first.
+
+        Examples
+        --------
+        >>> from biaslab.pruning import FastV
+        >>> [work.key for work in FastV(score="no_rope").citations()]
+        ['fastv2024', 'feather2025']
+        """
+        return () if self.source is None else (self.source,)
 
     # -- what callers use ------------------------------------------------------------------------------------
     def select(self, ctx: TokenContext) -> Selection:

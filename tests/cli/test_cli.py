@@ -32,7 +32,8 @@ def test_help_and_version(capsys):
     assert (status, out.strip()) == (0, __version__)
     status, out, _ = run(capsys, "--help")
     assert status == 0
-    for verb in ("models", "fit-bias", "inspect", "prune", "evaluate", "figures", "bench", "demo", "train-grounder"):
+    verbs = "models methods fit-bias inspect prune evaluate figures bench demo train-grounder"
+    for verb in verbs.split():
         assert verb in out
         status, help_text, _ = run(capsys, verb, "--help")
         assert status == 0 and "Example: biaslab" in help_text
@@ -370,3 +371,15 @@ def test_debug_shows_the_traceback(picture):
 
     with pytest.raises(InputError):
         main(["prune", str(picture), "the cat", "--keep", "0", "--debug"])
+
+
+def test_methods_lists_what_each_reads_and_cites(capsys):
+    status, out, _ = run(capsys, "methods", "--json")
+    rows = {r["method"]: r for r in json.loads(out)["methods"]}
+    assert status == 0 and rows["divprune"]["reads"] == "features" and rows["d2pruner"]["from_layer"] == 1
+    lines = run(capsys, "methods")[1].splitlines()
+    assert max(map(len, lines)) < 90 and len(lines) == len(rows) + 2
+    details = run(capsys, "methods", "--details")[1]
+    assert all(row["cost"] in details and row["verified"] in details for row in rows.values())
+    text = run(capsys, "methods", "--bibtex")[1]
+    assert text.startswith("@") and text.count("@") == len({r["source"] for r in rows.values()} - {""})

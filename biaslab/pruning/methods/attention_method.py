@@ -10,6 +10,8 @@ from torch import Tensor
 from biaslab.attention.scores import SCORES
 from biaslab.errors import InputError
 from biaslab.pruning.base import Method, TokenContext, added_option, choice, required
+from biaslab.pruning.citation import Citation
+from biaslab.pruning.works import FEATHER
 
 __all__ = ["AttentionMethod"]
 
@@ -74,6 +76,10 @@ class AttentionMethod(Method):
             The method cannot be run at this K.
         """
         return (layer - 1,)
+
+    def citations(self) -> tuple[Citation, ...]:
+        """List the works of the rule, and FEATHER where attention without rotary positions is read."""
+        return super().citations() + ((FEATHER,) if self.score == "no_rope" else ())
 
     def per_head(self, ctx: TokenContext, layer: int | None = None) -> Tensor:
         """Average the attention of each head over the query rows: (H, N) float32, of layer K - 1 or an earlier one."""

@@ -111,6 +111,8 @@ class D2Pruner(Relative):
     diagnose: bool = report_option(False, hashed=True)
 
     name: ClassVar[str] = "d2pruner"
+    cost: ClassVar[str] = "one sort, a few rounds over an implicit graph"
+    verified: ClassVar[str] = "partly: the form of the spatial similarity is open"
     nested: ClassVar[bool] = False  # pivots are a share of the budget
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "features", "profile"})
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from biaslab.pruning.algorithms.max_min import max_min_orders
 from biaslab.pruning.base import Method, Picked, TokenContext, choice, required
 from biaslab.pruning.batch import TokenBatch
+from biaslab.pruning.citation import Citation
 from biaslab.pruning.registry import register
 
 __all__ = ["DivPrune"]
@@ -51,6 +52,16 @@ class DivPrune(Method):
     start: str = "isolated"
 
     name: ClassVar[str] = "divprune"
+    source: ClassVar[Citation | None] = Citation(
+        key="divprune2025",
+        title="DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models",
+        year=2025,
+        arxiv="2503.02175",
+        authors=("Saeed Ranjbar Alvar", "Gursimran Singh", "Mohammad Akbari", "Yong Zhang"),
+        venue="CVPR 2025",
+    )
+    cost: ClassVar[str] = "all cosines once, n steps of N"
+    verified: ClassVar[str] = "paper and published code"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     nested: ClassVar[bool] = True
     image_only: ClassVar[bool] = True

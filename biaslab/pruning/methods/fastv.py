@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from biaslab.pruning.base import TokenContext
+from biaslab.pruning.citation import Citation
 from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.registry import register
 
@@ -40,6 +41,18 @@ class FastV(AttentionMethod):
     """
 
     name: ClassVar[str] = "fastv"
+    source: ClassVar[Citation | None] = Citation(
+        key="fastv2024",
+        title="An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference Acceleration for Large "
+        "Vision-Language Models",
+        year=2024,
+        arxiv="2403.06764",
+        authors=(
+            "Liang Chen", "Haozhe Zhao", "Tianyu Liu", "Shuai Bai", "Junyang Lin", "Chang Zhou", "Baobao Chang",
+        ),
+    )  # fmt: skip
+    cost: ClassVar[str] = "one sort"
+    verified: ClassVar[str] = "paper; original positions"
     nested: ClassVar[bool] = True
 
     def importance(self, ctx: TokenContext) -> Tensor:

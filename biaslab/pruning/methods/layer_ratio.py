@@ -52,6 +52,8 @@ class LayerRatio(AttentionMethod):
     eps: float = 1e-7
 
     name: ClassVar[str] = "layer_ratio"
+    cost: ClassVar[str] = "one sort"
+    verified: ClassVar[str] = "partly: known from a reproduction"
     nested: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -17,9 +17,11 @@ from biaslab.pruning.algorithms.mmr import mmr_orders
 from biaslab.pruning.algorithms.proportional import proportional
 from biaslab.pruning.base import Method, Picked, TokenContext, added_option, choice, number, required
 from biaslab.pruning.batch import TokenBatch, ranked
+from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import FittedProfile
 from biaslab.pruning.methods.d2pruner import D2Pruner
 from biaslab.pruning.registry import register
+from biaslab.pruning.works import D2PRUNER, IDPRUNER
 
 __all__ = ["Lookahead"]
 
@@ -128,6 +130,8 @@ class Lookahead(Method):
     pivot_ratio: float = added_option(0.7)
 
     name: ClassVar[str] = "lookahead"
+    cost: ClassVar[str] = "a student of what enters the decoder, then the rule's"
+    verified: ClassVar[str] = "ours"
     conditional: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text", "profile"})
 
@@ -162,6 +166,10 @@ class Lookahead(Method):
         """The layer that its features enter: 0, or the first before which the model's tokens may be dropped."""
         layers = getattr(self.profile, "layers_", None)
         return None if layers is None else layers[0]
+
+    def citations(self) -> tuple[Citation, ...]:
+        """List the work that the rule of choice is from; the others are ours."""
+        return {"graph": (D2PRUNER,), "mmr": (IDPRUNER,)}.get(self.rule, ())
 
     def validate(self) -> None:
         """Refuse to run without the profile."""

@@ -30,6 +30,8 @@ class Random(Method):
     """
 
     name: ClassVar[str] = "random"
+    cost: ClassVar[str] = "a permutation"
+    verified: ClassVar[str] = "ours"
     nested: ClassVar[bool] = True
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:

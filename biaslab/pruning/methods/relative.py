@@ -13,8 +13,10 @@ from biaslab.attention.debiasing import DEBIAS, debias, head_weights, normalised
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.pruning.algorithms.transfer import upload
 from biaslab.pruning.base import ExpectedAttention, TokenContext, added_option, choice, number
+from biaslab.pruning.citation import Citation
 from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.registry import register
+from biaslab.pruning.works import D2PRUNER, PORE
 
 __all__ = ["Relative"]
 
@@ -81,6 +83,9 @@ class Relative(AttentionMethod):
     sinks: float = added_option(0.0)
 
     name: ClassVar[str] = "relative"
+    source: ClassVar[Citation | None] = D2PRUNER
+    cost: ClassVar[str] = "one sort"
+    verified: ClassVar[str] = "ours; ratio as D2Pruner's importance"
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "profile"})
 
@@ -108,6 +113,10 @@ class Relative(AttentionMethod):
     def needs_layout(self) -> bool:
         """A profile is a map over positions, and padding lies outside the image."""
         return self.debias != "none" or self.padding == "drop"
+
+    def citations(self) -> tuple[Citation, ...]:
+        """List D2Pruner, with PoRe where padding is dropped, and what the score is from."""
+        return super().citations() + ((PORE,) if self.padding == "drop" else ())
 
     def validate(self) -> None:
         """Refuse to run without the profile."""

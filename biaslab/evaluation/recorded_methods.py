@@ -1,0 +1,50 @@
+"""The methods that a run names in its configurations, made again: what they are called, what to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from biaslab.errors import InputError
+from biaslab.evaluation.configurations import UNPRUNED
+from biaslab.pruning.citation import bibtex
+from biaslab.pruning.registry import from_record
+
+if TYPE_CHECKING:
+    from biaslab.pruning.base import Method
+
+__all__ = ["citations_of", "label_of"]
+
+
+def label_of(config: Mapping[str, Any]) -> str:
+    """Name a configuration as `Method.label` does; a method that is not known here any more by name and hash.
+
+    Examples
+    --------
+    >>> label_of({"method": "fastv", "options": {"queries": "text"}, "options_hash": "1f"})
+    'fastv:queries=text'
+    >>> label_of({"method": "of_a_plug_in", "options": {}, "options_hash": "1f"})
+    'of_a_plug_in:1f'
+    """
+    method = _method(config)
+    return f"{config['method']}:{config['options_hash']}" if method is None else method.label
+
+
+def citations_of(configs: Iterable[Mapping[str, Any]]) -> str:
+    """Write the works that the methods of configurations are from as BibTeX, each once.
+
+    Examples
+    --------
+    >>> text = citations_of([{"method": "none"}, {"method": "fastv", "options": {"score": "no_rope"}}])
+    >>> [line for line in text.splitlines() if line.startswith("@")]
+    ['@misc{fastv2024,', '@inproceedings{feather2025,']
+    """
+    methods = [_method(config) for config in configs if config["method"] != UNPRUNED]
+    return bibtex([work for method in methods if method is not None for work in method.citations()])
+
+
+def _method(config: Mapping[str, Any]) -> Method | None:
+    try:
+        return from_record(config["method"], config["options"])
+    except InputError:  # a plug-in that is not installed, or a value that this version refuses
+        return None

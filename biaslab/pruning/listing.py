@@ -1,0 +1,82 @@
+"""Every pruning method in a table: what it reads, from which layer on, what it costs, where it is from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from biaslab.errors import InputError
+from biaslab.pruning.registry import METHODS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from biaslab.pruning.base import Method
+
+__all__ = ["methods"]
+
+_COLUMNS = ("method", "reads", "from_layer", "profile", "cost", "source", "verified")
+_DEEPEST = 64  # layers tried for the first K that a method allows
+
+
+def methods() -> pd.DataFrame:
+    """List the registered pruning methods as they are by default, those of plug-ins included.
+
+    Returns
+    -------
+    DataFrame
+        method : str
+            Name on the command line.
+        reads : str
+            What it looks at, joined by "+": attention, features (states of the visual tokens entering layer K), text
+            (those of the tokens behind the image); empty where positions decide alone.
+        from_layer : int
+            Smallest layer K before which it can drop tokens: 0 is before the decoder, which only methods without
+            attention can do.
+        profile : str
+            "positional" or "conditional" where it needs a fitted one, else empty.
+        cost : str
+            What a choice costs beside the forward.
+        source : str
+            Key of the work (:meth:`biaslab.pruning.Method.citations` gives it); empty for what is ours.
+        verified : str
+            How well the rule is known to be its source's.
+
+    Examples
+    --------
+    >>> table = methods().query("method in ['divprune', 'd2pruner']").reset_index(drop=True)
+    >>> table[["method", "reads", "from_layer", "source"]]
+         method               reads  from_layer        source
+    0  d2pruner  attention+features           1  d2pruner2026
+    1  divprune            features           0  divprune2025
+    """
+    import pandas as pd
+
+    return pd.DataFrame([_row(name, cls) for name, cls in METHODS.items()], columns=_COLUMNS)
+
+
+def _row(name: str, cls: type[Method]) -> tuple[str, str, int, str, str, str, str]:
+    kind = "conditional" if cls.conditional else "positional"
+    return (
+        name,
+        "+".join(sorted(cls.needs - {"profile"})),
+        _from_layer(cls),
+        kind if "profile" in cls.needs else "",
+        cls.cost,
+        "" if cls.source is None else cls.source.key,
+        cls.verified,
+    )
+
+
+def _from_layer(cls: type[Method]) -> int:
+    """Find the smallest K at which all that the method reads by default is there."""
+    if "attention" not in cls.needs:
+        return 0
+    read = getattr(cls(), "attention_layers", None)
+    for layer in range(1, _DEEPEST):
+        try:
+            if read is not None:
+                read(layer)
+        except InputError:
+            continue
+        return layer
+    return _DEEPEST

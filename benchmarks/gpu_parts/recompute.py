@@ -38,7 +38,7 @@ def generate_by_steps(
 ) -> tuple[Tensor, Tensor, list[Selection]]:
     """Do as `generate` under pruning, decoding by static steps or graphs; another way than asked for is an error.
 
-    Logits of suppressed tokens are -inf. The selections come third.
+    So is a step behind the answer's end. Logits of suppressed tokens are -inf. The selections come third.
     """
     ids = [getattr(vlm.model.config, name, None) for name in _IMAGE_TOKENS]
     seen: list[Tensor] = []
@@ -59,6 +59,8 @@ def generate_by_steps(
             suppress_tokens=[i for i in ids if i is not None], min_new_tokens=steps,
             **static_options(vlm, way, steps, engine, "original", None),
         )  # fmt: skip
+        if len(seen) != steps:
+            raise RuntimeError(f"{len(seen)} tokens were chosen for an answer of {steps}")
         return out[:, -steps:], torch.stack(seen, 1), list(engine.run.selections)
 
 

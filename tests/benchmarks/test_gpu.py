@@ -11,6 +11,7 @@ import torch
 from benchmarks import gpu, inputs
 from benchmarks.gpu_parts import capture, checks, kernels, models, phases, recompute, roofline, selection, sweep, timing
 from benchmarks.gpu_parts.plan import Findings, Plan
+from biaslab.evaluation.decoding import static_loop
 from biaslab.models import families
 from biaslab.models.offline import stand_in_tokenizer
 from biaslab.models.offline.random_init import build
@@ -65,6 +66,16 @@ def test_checks_see_what_is_wrong(prompts, monkeypatch):
     real = checks.capture
     monkeypatch.setattr(checks, "capture", lambda vlm, **kw: real(vlm, **{**kw, "score": "no_rope"}))
     assert checks.rows(vlm, encoded, torch.float32).verdict == "FAILED"
+
+
+def test_steps_behind_an_answer_are_told(prompts, monkeypatch):
+    """As where a device is asked every eighth step alone and the limit of nine tokens does not count."""
+    vlm, encoded = prompts
+    monkeypatch.setattr(static_loop, "look_every", lambda device: 8)
+    assert checks.by_steps(vlm, encoded, torch.float32).verdict == "ok"
+    monkeypatch.setattr(static_loop.Generation, "most", None)
+    with pytest.raises(RuntimeError, match="16 tokens were chosen for an answer of 9"):
+        checks.by_steps(vlm, encoded, torch.float32)
 
 
 def test_a_check_without_a_control_or_a_number_is_none():

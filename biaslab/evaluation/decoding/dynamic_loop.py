@@ -18,12 +18,17 @@ from biaslab.pruning.engine.short_inputs import ShortInputs
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["LOOK_EVERY", "NARROW_AT", "decode_dynamic"]
+__all__ = ["LOOK_EVERY", "NARROW_AT", "decode_dynamic", "look_every"]
 
 #: share of the rows still answering below which the others are taken out: it costs a copy of the cache
 NARROW_AT = 0.75
 #: steps between two questions to a device how many rows are still answering
 LOOK_EVERY = 8
+
+
+def look_every(device: torch.device) -> int:
+    """Count the steps between two questions how many rows are still answering; a CPU has the answer at once."""
+    return 1 if device.type == "cpu" else LOOK_EVERY
 
 
 def decode_dynamic(
@@ -45,14 +50,16 @@ def decode_dynamic(
     Returns
     -------
     list of R LongTensor (T,)
-        New tokens of each row; behind its end, padding.
+        New tokens of each row; behind its end, padding. On any device no more than the longest of those that ended
+        with it has, and no step is taken behind the limit of new tokens.
     """
-    length, device = generation.ids.shape[1], generation.ids.device
+    length, device, most = generation.ids.shape[1], generation.ids.device, generation.most
     steps = _Steps(vlm.decoder, list(cuts), positions)
     alive = torch.arange(len(generation.ids), device=device)
     going = torch.ones(len(alive), dtype=torch.bool, device=device)
+    spoken = torch.zeros(len(alive), dtype=torch.int64, device=device)  # tokens of each row, its end included
     answers: list[Any] = [None] * len(alive)
-    every = 1 if device.type == "cpu" else LOOK_EVERY
+    every = look_every(device)
     outputs: Any = {}
     with steps.watching():
         for step in range(1, 1 << 30):
@@ -63,17 +70,22 @@ def decode_dynamic(
             if generation.pad is not None:
                 tokens = torch.where(going, tokens, generation.pad)
             generation = generation.grown(tokens, outputs)
+            spoken += going
             going = going & ~generation.criteria(generation.ids, None)
-            if step % every == 0 or step == 1:
+            if step % every == 0 or step in (1, most):  # at the limit all rows have ended, which is known without them
                 n = int(going.sum())
                 if n <= NARROW_AT * len(alive):
                     done = (~going).nonzero()[:, 0]
-                    for row, ids in zip(alive[done].tolist(), generation.ids[done, length:].unbind(), strict=True):
+                    longest = length + int(spoken[done].max())
+                    for row, ids in zip(
+                        alive[done].tolist(), generation.ids[done, length:longest].unbind(), strict=True
+                    ):
                         answers[row] = ids
                     if n == 0:
                         return answers
                     left = going.nonzero()[:, 0]
-                    generation, alive, going = generation.rows(left), alive[left], going[left]
+                    generation = generation.rows(left)
+                    alive, going, spoken = (x[left] for x in (alive, going, spoken))
                     narrowed(kv_cache_of(generation.kwargs), left)
                     steps.narrow(left)
             steps.next()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from biaslab.errors import UnsupportedError
-from biaslab.evaluation.decoding.dynamic_loop import LOOK_EVERY, NARROW_AT
+from biaslab.evaluation.decoding.dynamic_loop import NARROW_AT, look_every
 from biaslab.evaluation.decoding.observed import Observed, observe
 from biaslab.evaluation.decoding.static_state import Rows, StaticState, capacity, seen, widths
 from biaslab.evaluation.decoding.step_graph import GraphedStates
@@ -67,8 +67,7 @@ class StaticDecoding:
             mask = torch.ones_like(ids)
         if mask.ndim != 2 or mask.shape[1] != ids.shape[1]:
             raise UnsupportedError("its padding is not told by a mask of two dimensions")
-        limit = getattr(generation.criteria, "max_length", None)
-        self.most = _GRAPH_ROOM if limit is None else max(1, limit - ids.shape[1])
+        self.most = _GRAPH_ROOM if generation.most is None else generation.most
         real = mask.bool().expand(len(ids), -1)
         real = real if shown is None else seen(shown, real)
         self.observed: Observed = observe(vlm, generation, real, self.most)
@@ -101,7 +100,7 @@ class StaticDecoding:
         going = torch.ones(len(alive), dtype=torch.bool, device=device)
         spoken = torch.zeros(len(alive), dtype=torch.int64, device=device)  # tokens of each row, its end included
         answers: list[Any] = [None] * len(alive)
-        every = 1 if device.type == "cpu" else LOOK_EVERY
+        every, most = look_every(device), generation.most
         state: StaticState | None = None
         take: Callable[[], None]
         scores = logits[:, -1].to(copy=True, dtype=torch.float32, device=device)
@@ -114,7 +113,7 @@ class StaticDecoding:
             all_ids[:, length + step - 1] = tokens
             spoken += going
             going &= ~generation.criteria(all_ids[:, : length + step], None)
-            if step % every == 0 or step == 1:
+            if step % every == 0 or step in (1, most):  # a step behind the limit would outgrow the state as well
                 n = int(going.sum())
                 if n == 0 or (graphs is None and n <= NARROW_AT * len(alive)):
                     done = (~going).nonzero()[:, 0]

@@ -46,6 +46,12 @@ class Generation:
         pad = settings._pad_token_tensor
         return cls(model, ids, kwargs, processors, criteria, None if pad is None else pad.to(ids.device))
 
+    @property
+    def most(self) -> int | None:
+        """New tokens at most behind `ids`, 1 or more; None where no limit is set."""
+        limit = getattr(self.criteria, "max_length", None)
+        return None if limit is None else max(1, limit - self.ids.shape[1])
+
     def padded(self, answers: Sequence[Tensor]) -> Tensor:
         """Put answers of different lengths in one tensor, padding behind them."""
         pad = 0 if self.pad is None else int(self.pad)

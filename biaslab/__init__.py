@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from biaslab.pruning import Lookahead as Lookahead
     from biaslab.pruning import Random as Random
     from biaslab.pruning import Relative as Relative
+    from biaslab.pruning import Stage as Stage
     from biaslab.pruning import Uniform as Uniform
     from biaslab.pruning.engine.prune import prune as prune
     from biaslab.pruning.listing import methods as methods
@@ -115,6 +116,7 @@ _HOME = {
     "variance_explained": "profiles",
     "prune": "pruning.engine.prune", "methods": "pruning.listing",
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
+    "Stage": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning", "Lookahead": "pruning",
     "ProbeDesign": "diagnostics.probe", "ProbeResult": "diagnostics.probe",
     "ProbeDisplay": "figures", "LocationAccuracyDisplay": "figures",

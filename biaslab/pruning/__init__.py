@@ -28,6 +28,7 @@ from biaslab.pruning.methods.random import Random
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.uniform import Uniform
 from biaslab.pruning.registry import METHODS, make, parse, register
+from biaslab.pruning.schedule import Schedule, Stage, parse_schedule
 
 __all__ = [
     "METHODS",
@@ -40,13 +41,16 @@ __all__ = [
     "PruneRun",
     "Random",
     "Relative",
+    "Schedule",
     "Selection",
+    "Stage",
     "TokenBatch",
     "TokenContext",
     "Uniform",
     "budget",
     "make",
     "parse",
+    "parse_schedule",
     "prune",
     "register",
 ]

@@ -37,6 +37,11 @@ class TokenContext:
         Hidden states entering layer K of the tokens behind the image: the question, and what the template puts there.
     earlier : mapping of int to Tensor
         Layer index -> the same as ``attention`` of further layers below K - 1, for methods that read some.
+    survivors : (N,) int64 Tensor, optional
+        Where an earlier stage of a schedule has dropped tokens: positions of these N among all of the image, ascending.
+        ``layout`` is theirs.
+    original : TokenLayout, optional
+        Then the layout of all tokens of the image: what a map over positions is to be evaluated on.
 
     Examples
     --------
@@ -54,6 +59,8 @@ class TokenContext:
     features: Tensor | None = None
     earlier: Mapping[int, Tensor] = field(default_factory=dict)
     text: Tensor | None = None
+    survivors: Tensor | None = None
+    original: TokenLayout | None = None
 
     @property
     def n(self) -> int:
@@ -64,7 +71,25 @@ class TokenContext:
     def device(self) -> torch.device:
         """Where the selection is computed: with the tensors, else on the CPU."""
         tensor = self.attention if self.attention is not None else self.features
+        tensor = self.survivors if tensor is None else tensor
         return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def whole_layout(self) -> TokenLayout:
+        """Layout of all tokens of the image, those that an earlier stage has dropped included."""
+        return self.layout if self.original is None else self.original
+
+    def left(self, values: Tensor) -> Tensor:
+        """Take of a map over all tokens of the image, (..., all), what belongs to those that are left: (..., N).
+
+        Examples
+        --------
+        >>> whole = TokenLayout.raster(1, 4, size=(4, 1), family="toy")
+        >>> some = TokenLayout.raster(1, 2, size=(2, 1), family="toy")
+        >>> TokenContext(some, 1, survivors=torch.tensor([0, 3]), original=whole).left(torch.tensor([5, 6, 7, 8]))
+        tensor([5, 8])
+        """
+        return values if self.survivors is None else values[..., self.survivors.to(values.device)]
 
 
 class FittedProfile(Protocol):
@@ -116,7 +141,8 @@ class Selection:
     scores : (N,) float32 Tensor or None
         Higher is kept first; None for methods without a score.
     info : dict
-        What the method reports about its choice, plain Python values.
+        What the method reports about its choice, plain Python values. A list under a name that ends in ``_indices``
+        holds positions as ``indices`` does.
 
     Examples
     --------

@@ -84,15 +84,16 @@ class StaticGenerate:
         logits = generation.step(first=True).logits[:, -1:]
         engine, cuts, shown = self.engine, [], None
         if engine is not None:
-            cut = engine.cut_of(kv_cache_of(model_kwargs))
+            cuts = [(cut.layer, cut.index) for cut in engine.cuts_of(kv_cache_of(model_kwargs))]
             if engine.layer == 0:  # its hook on the decoder brings masks and positions to what is left
-                shown = cut
+                shown = cuts[0][1] if cuts else None
+                cuts = cuts[1:]
             else:
                 engine.detach()
-                cuts = [] if cut is None else [(engine.layer, cut)]
         static = started(self.vlm, generation, cuts, self.positions, self.way, shown=shown)
         if static is None:
-            tokens = decode_dynamic(self.vlm, generation, logits, cuts, self.positions)
+            # where the hook on the decoder stays, those on the layers do
+            tokens = decode_dynamic(self.vlm, generation, logits, [] if shown else cuts, self.positions)
         else:
             if engine is not None:
                 engine.detach()

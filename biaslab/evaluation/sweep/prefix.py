@@ -18,20 +18,21 @@ from biaslab.evaluation.sweep.image_plan import image_plan
 from biaslab.evaluation.sweep.image_prefix import run_images
 from biaslab.evaluation.sweep.kv_cache import fresh
 from biaslab.evaluation.sweep.layer_input import LayerInput
-from biaslab.evaluation.sweep.recorders import Recorders, RowKey
+from biaslab.evaluation.sweep.recorders import Recorders
 from biaslab.evaluation.sweep.swapped_layers import Stop, logits_of, swapped_layers
 from biaslab.models.prefill import PromptIds
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.pruning.algorithms.transfer import Arriving
 from biaslab.pruning.base import Method
-from biaslab.pruning.engine.checks import attention_method, check_cache
+from biaslab.pruning.engine.checks import check_cache
 from biaslab.pruning.engine.prompt import Prompt, read_prompt
 from biaslab.pruning.engine.recording import check_finite
+from biaslab.pruning.engine.running import RowKey, read_rows, row_keys
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["Prefix", "read_rows", "run_prefix"]
+__all__ = ["Prefix", "run_prefix"]
 
 
 @dataclass(eq=False)
@@ -94,14 +95,9 @@ class Prefix:
         """
         if "attention" not in method.needs:
             return {}
-        keys = {key[0]: key for key in _keys(method, layer)}
-        check_finite({index: self.finite[key] for index, key in keys.items()})
+        keys = {key[0]: key for key in row_keys(method, layer)}
+        check_finite([(index, self.finite[key]) for index, key in keys.items()])
         return {index: self.attention[key] for index, key in keys.items()}
-
-
-def read_rows(method: Method) -> tuple[Any, bool]:
-    """Tell which rows of a prompt a method reads: its query rows, None for none, and whether those of the question."""
-    return getattr(method, "queries", None), "text" in method.needs
 
 
 def run_prefix(vlm: VLM, generation: Generation, configs: Sequence[Config], seed: int) -> Prefix:
@@ -137,7 +133,7 @@ def run_prefix(vlm: VLM, generation: Generation, configs: Sequence[Config], seed
     layers = {layer for _, layer in pruned}
     whole = len(pruned) < len(configs)
     n_layers = len(decoder.layers) if whole else max(layers)
-    wanted = {key for method, layer in pruned for key in _keys(method, layer)}
+    wanted = {key for method, layer in pruned for key in row_keys(method, layer)}
     recorders = Recorders(prefix.prompts, wanted)
     prefix.attention, prefix.finite = recorders.attention, recorders.finite
     with ExitStack() as stack:
@@ -181,13 +177,6 @@ def _prompts(vlm: VLM, methods: Sequence[Method], found: PromptIds, seed: int) -
                 raise UnsupportedError("a prompt without an image")
             prompts[read_rows(method)] = prompt
     return prompts
-
-
-def _keys(method: Method, layer: int) -> list[RowKey]:
-    if "attention" not in method.needs:
-        return []
-    reader = attention_method(method)
-    return [(index, reader.score, read_rows(method)) for index in reader.attention_layers(layer)]
 
 
 def _remember(prefix: Prefix, layer: int, module: nn.Module, length: int) -> Callable:

@@ -11,12 +11,9 @@ from torch import Tensor, nn
 from biaslab.pruning.algorithms.transfer import Arriving
 from biaslab.pruning.engine.prompt import Prompt
 from biaslab.pruning.engine.recording import are_finite, prompt_rows
+from biaslab.pruning.engine.running import RowKey
 
-__all__ = ["Recorders", "RowKey"]
-
-#: layer, score, query rows
-RowKey = tuple[int, str, Any]
-
+__all__ = ["Recorders"]
 
 class Recorders:
     """Keeps the rows of the layers that are read, for every score and kind of query rows.

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from biaslab.evaluation.configurations import Config
-from biaslab.evaluation.sweep.prefix import Prefix, read_rows
+from biaslab.evaluation.sweep.prefix import Prefix
 from biaslab.pruning import Method, Selection, budget
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.checks import check_profile
 from biaslab.pruning.engine.prompt import Prompt
 from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
+from biaslab.pruning.engine.running import read_rows
 from biaslab.pruning.engine.token_batch import Owner, by_row, kept_columns, token_batch
 
 if TYPE_CHECKING:

@@ -1,13 +1,14 @@
 """The forward hooks that prune a model, and what passes between them.
 
 A forward of the whole model shows the token ids: is it a prefill, and with which images? Layer K - 1 yields
-the attention rows, layer K the features, the method its selection; from there on, inputs are cut to the rest.
+the attention rows, layer K the features, the method its selection; from there on, inputs are cut to the rest. With
+several stages the same happens again at the next K, to what is left.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -23,13 +24,13 @@ from biaslab.models.generation import GenerateCall, watched
 from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.pruning.algorithms.transfer import Arriving
-from biaslab.pruning.engine.checks import attention_method, check_cache, check_generate, check_profile
+from biaslab.pruning.engine.checks import check_cache, check_generate, check_profile
+from biaslab.pruning.engine.cut import Cut
 from biaslab.pruning.engine.kv_entries import count_dropped, entries
-from biaslab.pruning.engine.prompt import FIX, Prompt, read_prompt
-from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
-from biaslab.pruning.engine.recording import are_finite, check_finite, prompt_rows
+from biaslab.pruning.engine.prompt import FIX
+from biaslab.pruning.engine.recording import check_finite
+from biaslab.pruning.engine.running import RowKey, RunningPrefill, readers
 from biaslab.pruning.engine.short_inputs import ShortInputs
-from biaslab.pruning.engine.token_batch import by_row, kept_columns, token_batch
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -47,15 +48,16 @@ class Engine:
     def __init__(self, vlm: VLM, run: PruneRun, timed: bool) -> None:
         self.vlm, self.run, self.timed = vlm, run, timed
         self.decoder: Any = vlm.decoder  # for torch's stubs each of its attributes may be a Tensor
-        self.layer = run.layer
+        self.schedule = run.schedule
+        self.layer = self.schedule.layer  # the first before which tokens are dropped
+        self.stages = {stage.layer: number for number, stage in enumerate(self.schedule)}
         self.running = False  # inside a forward of the whole model
-        self.prompt: Prompt | None = None  # of the running prefill
-        self.cut: PrunedIndex | None = None  # of the running forward
-        self.attention: dict[int, Tensor] = {}  # layer -> (B, H, Q, V) of the running prefill
-        self.finite: dict[int, Arriving] = {}  # layer -> whether its rows are finite, of the running prefill
+        self.prefill: RunningPrefill | None = None
+        self.made: Sequence[Cut] = ()  # of the running forward
+        self.finite: list[tuple[int, Arriving]] = []  # layer, whether its rows are finite, of the running prefill
         self.cache: Any = None  # of the running forward
-        self.cuts: WeakKeyDictionary[Any, PrunedIndex | None] = WeakKeyDictionary()  # KV cache -> how it was pruned
-        self.checked: set[str] = set()  # layouts the profile has accepted
+        self.cuts: WeakKeyDictionary[Any, Sequence[Cut]] = WeakKeyDictionary()  # KV cache -> how it was pruned
+        self.checked: set[tuple[int, str]] = set()  # stages and layouts that a profile has accepted
         self.short = ShortInputs(self.decoder, run.positions)
         self._hooks = ExitStack()
 
@@ -75,19 +77,19 @@ class Engine:
             hooks.append(decoder.layers[index].register_forward_pre_hook(before, with_kwargs=True))
         for hook in hooks:
             self._hooks.callback(hook.remove)
-        if "attention" in self.run.method.needs:
-            method = attention_method(self.run.method)
-            recorders = {index: self._recorder(index, method.score) for index in method.attention_layers(self.layer)}
-            self._hooks.enter_context(watch(model, recorders, rope=reads_rope(SCORES[method.score])))
+        if read := readers(self.schedule):
+            recorders = {index: self._recorder(keys) for index, keys in read.items()}
+            rope = any(reads_rope(SCORES[score]) for keys in read.values() for _, score, _ in keys)
+            self._hooks.enter_context(watch(model, recorders, rope=rope))
 
     def detach(self) -> None:
-        """Take the hooks off: from here on whoever runs the model hands each layer what `cut_of` says it sees."""
+        """Take the hooks off: from here on whoever runs the model hands each layer what `cuts_of` says it sees."""
         self._hooks.close()
         self._end()
 
-    def cut_of(self, cache: Any) -> PrunedIndex | None:
-        """Tell how the prompts in a KV cache were pruned; None where nothing was dropped."""
-        return self.cuts.get(cache)
+    def cuts_of(self, cache: Any) -> Sequence[Cut]:
+        """List the cuts of the prompts in a KV cache, one per stage; none where nothing was dropped."""
+        return self.cuts.get(cache, ())
 
     def _check_generate(self, call: GenerateCall) -> None:
         check_generate(call)
@@ -106,7 +108,6 @@ class Engine:
             return
         if cache is not None:
             self.cuts.pop(cache, None)  # of a prompt that was in it before it was emptied
-        method = self.run.method
         if ids is None:
             raise UnsupportedError(f"pruning cannot see the token ids of this forward (inputs_embeds?): {FIX}")
         found = self.vlm.prefill.prompt_in(ids, kwargs.get("attention_mask"))
@@ -117,34 +118,35 @@ class Engine:
             raise UnsupportedError("logits_to_keep counts positions that pruning drops: give a number of last tokens")
         self.vlm.prefill.clear()
         self.run.clear()
-        prompt = read_prompt(self.vlm, method, found, self.run.seed)
-        if prompt is not None and "profile" in method.needs:
-            for layout in (image.layout for row in prompt.images for image in row):
-                if layout is not None and layout.key not in self.checked:
-                    check_profile(self.vlm, method, self.layer, layout)
-                    self.checked.add(layout.key)
-        self.prompt = prompt
+        prefill = RunningPrefill.of(self.vlm, self.schedule, found, self.run.seed)
+        for number, stage in enumerate(self.schedule):
+            if prefill is None or "profile" not in stage.rule.needs:
+                continue
+            for layout in prefill.layouts(number):
+                if (number, layout.key) not in self.checked:
+                    check_profile(self.vlm, stage.rule, stage.layer, layout)
+                    self.checked.add((number, layout.key))
+        self.prefill = prefill
 
     def _check_later(self, cache: Any, ids: Tensor | None, kwargs: dict) -> None:
         """Refuse a decode step or a later turn whose cache does not hold what this block pruned."""
         if cache not in self.cuts:
             raise UnsupportedError(_FOREIGN)
-        cut, several = self.cuts[cache], ids is None or ids.shape[1] > 1
+        cuts, several = self.cuts[cache], ids is None or ids.shape[1] > 1
         if several and ids is not None and bool((ids == self.vlm.image_token_id).any()):
             raise UnsupportedError("an image in a later turn (or chunk of a prompt) is not pruned: start a new prompt")
-        if cut is None:
-            return
-        if self.layer == 0:
+        if cuts and self.layer == 0:
             if several:
                 raise UnsupportedError("a later turn on a cache pruned at K = 0 would misplace its tokens: use K >= 1")
             if kwargs.get("position_ids") is None:
                 raise UnsupportedError("at K = 0 the cache does not tell the position: decode with generate()")
-        elif entries(cache.layers[self.layer]) - cut.kept != cache.get_seq_length(0) - cut.length:
-            raise UnsupportedError("the KV cache was changed since it was pruned: start from an empty cache")
+        for cut in cuts:
+            held, whole = entries(cache.layers[cut.layer]), cache.get_seq_length(0)
+            if cut.layer > 0 and held - cut.index.kept != whole - cut.index.length:
+                raise UnsupportedError("the KV cache was changed since it was pruned: start from an empty cache")
 
     def _end(self, *_: Any) -> None:
-        self.running, self.prompt, self.cut, self.cache = False, None, None, None
-        self.attention.clear()
+        self.running, self.prefill, self.made, self.cache = False, None, (), None
         self.short.clear()
         self.finite.clear()
 
@@ -156,23 +158,23 @@ class Engine:
         check_cache(cache, getattr(decoder.config, "use_cache", None) if use_cache is None else use_cache)
         later = cache is not None and cache.get_seq_length() > 0
         if later:
-            self.cut = self.cuts.get(cache)
-        prompt, cut = self.prompt, self.cut
-        if self.layer > 0 or (prompt is None and cut is None):
+            self.made = self.cuts.get(cache, ())
+        prefill, made = self.prefill, self.made
+        if self.layer > 0 or (prefill is None and not made):
             return None
         if isinstance(kwargs.get("attention_mask"), dict):
             raise UnsupportedError("this model builds its masks before the decoder: prune at K >= 1")
         if later:
-            return None if cut is None else self._short_step(cut, cache, args, dict(kwargs))
-        return None if prompt is None else self._short_prefill(prompt, args, dict(kwargs))
+            return self._short_step(made[0].index, cache, args, dict(kwargs)) if made else None
+        return None if prefill is None else self._short_prefill(prefill, args, dict(kwargs))
 
-    def _short_prefill(self, prompt: Prompt, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _short_prefill(self, prefill: RunningPrefill, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """K = 0: the whole decoder runs on what is left of the prompt."""
         embeds, ids, mask = (kwargs.get(name) for name in ("inputs_embeds", "position_ids", "attention_mask"))
         if embeds is None:
             tokens = kwargs.pop("input_ids") if "input_ids" in kwargs else args[0]
             embeds, args = self.decoder.embed_tokens(tokens), args[1:]
-        cut = self._choose(prompt, embeds)
+        cut = self._choose(prefill, 0, embeds).index
         if ids is None:
             ids = torch.arange(cut.length, device=embeds.device)[None]
         ids = cut.gather(ids, ids.ndim - 1)
@@ -196,7 +198,7 @@ class Engine:
         return args, kwargs
 
     def _after_decoder(self, decoder: nn.Module, args: tuple, output: Any) -> None:
-        finite, self.finite = self.finite, {}
+        finite, self.finite = self.finite, []
         check_finite(finite)
         if self.cache is not None:
             self.run._lengths = [entries(layer) for layer in self.cache.layers]
@@ -213,62 +215,62 @@ class Engine:
         if index == self.layer:
             check_cache(cache, kwargs.get("use_cache"))
             if cache not in self.cuts:  # once per prompt
-                layer, length = self.decoder.layers[index], -1 if self.prompt is None else self.prompt.length
+                layer, length = self.decoder.layers[index], -1 if self.prefill is None else self.prefill.length
                 check_layer_arguments(layer, args, kwargs, length)
             self.cache = cache
         hidden = args[0] if args else kwargs["hidden_states"]
-        if self.prompt is not None and index == self.layer:
-            if self.layer > 0:
-                hidden = self._choose(self.prompt, hidden).gather(hidden, 1)
-            self._remember(cache, self.cut)
+        if self.prefill is not None and index in self.stages:
+            if index > 0:
+                hidden = self._choose(self.prefill, self.stages[index], hidden).local.gather(hidden, 1)
+            if index == self.layer:
+                self._remember(cache, self.made)
         elif index == self.layer and cache not in self.cuts:
-            self._remember(cache, None)  # a prompt without an image
-        cut = self.cut
-        if cut is None or self.layer == 0:
+            self._remember(cache, ())  # a prompt without an image
+        cut = self._seen_by(index)
+        if cut is None or cut.layer == 0:
             return None
-        return self.short.of_layer(index, cut, args, kwargs, hidden, prefill=self.prompt is not None)
+        return self.short.of_layer(index, cut.index, args, kwargs, hidden, prefill=self.prefill is not None)
 
-    def _remember(self, cache: Any, cut: PrunedIndex | None) -> None:
-        """Note how the prompt in a cache was pruned, for later steps."""
-        self.cuts[cache] = cut
+    def _seen_by(self, index: int) -> Cut | None:
+        """Find the cut that has left what a layer sees."""
+        return next((cut for cut in reversed(self.made) if cut.layer <= index), None)
+
+    def _remember(self, cache: Any, cuts: Sequence[Cut]) -> None:
+        """Note how the prompt in a cache was pruned, for later steps; cuts that follow are added."""
+        self.cuts[cache] = cuts
         if self.layer > 0:
-            count_dropped(cache, self.layer, 0 if cut is None else cut.length - cut.kept)
+            count_dropped(cache, self.layer, cuts[0].index.length - cuts[0].index.kept if cuts else 0)
 
     # -- the selection ---------------------------------------------------------------------------------------
-    def _recorder(self, index: int, name: str) -> Callable:
-        """Make the function that keeps the rows of layer ``index`` at the prefill: of the method's score, by name."""
+    def _recorder(self, keys: Sequence[RowKey]) -> Callable:
+        """Make the function that keeps the rows of a layer at the prefill: for each score and kind of query rows."""
 
         def record(module, query, key, value, attention_mask, scaling, **kw: Any) -> None:
-            if self.prompt is None:
+            if self.prefill is None:
                 return
             kw |= {"attention_mask": attention_mask, "scaling": scaling}
             with self._clock("attention_ms", query.device):
-                rows = prompt_rows(name, self.prompt, module, query, key, value, **kw)
-                if rows is not None:
-                    self.attention[index] = rows
+                for name in keys:
+                    self.prefill.record(name, module, query, key, value, **kw)
 
         return record
 
     @torch.no_grad()
-    def _choose(self, prompt: Prompt, hidden: Tensor) -> PrunedIndex:
-        """Select among the visual tokens of every sample of the running prefill, and announce the cut."""
+    def _choose(self, prefill: RunningPrefill, number: int, hidden: Tensor) -> Cut:
+        """Select among the visual tokens that are left of every sample of the running prefill, and announce the cut."""
         run = self.run
-        if hidden.shape[1] != prompt.length:
-            raise UnsupportedError(f"layer {self.layer} sees {hidden.shape[1]} of {prompt.length} prompt tokens")
-        # on their way while the selection is made: nothing waits for them before the decoder is through
-        self.finite = {i: are_finite(rows) for i, rows in self.attention.items()}
         with self._clock("select_ms", hidden.device):
-            batch, owners = token_batch(prompt, run.method, self.layer, hidden, self.attention)
-            chosen = run.method.select_batch(batch)
-        rows = by_row(prompt, owners, chosen)
-        run.selections = [s for row in rows for s in row]
-        run.counts = [image.n for row in prompt.images[:: prompt.repeats] for image in row]
-        run.most = max([run.most, *run.counts])
-        cut = make_index(prompt, [columns for columns in kept_columns(prompt, rows) for _ in range(prompt.repeats)])
-        self.cut = cut
-        self.attention.clear()
-        valid = None if cut.pad is None else ~cut.pad
-        self.vlm.prefill.cut(PrunedSequence(self.layer, cut.keep, valid))
+            chosen, finite = prefill.choose(number, hidden)
+        self.finite += finite
+        if number == 0:
+            run.counts = prefill.counts()
+            run.most = max([run.most, *run.counts])
+        run.stages = [*run.stages, prefill.originals(number, chosen)]
+        run.selections = run.stages[-1]
+        cut = prefill.cut(number, chosen)
+        self.made = prefill.cuts
+        valid = None if cut.local.pad is None else ~cut.local.pad
+        self.vlm.prefill.cut(PrunedSequence(cut.layer, cut.positions, valid))
         return cut
 
     @contextmanager

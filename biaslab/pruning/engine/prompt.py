@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,17 +36,28 @@ class PromptImage:
         Its tokens are the columns ``first .. last - 1`` of ``Prompt.visual``.
     seed : int
         Of its selection.
+    whole : TokenLayout or None
+        Behind a cut: the layout of all its tokens; ``layout`` is that of those that are left.
+    survivors : (n,) int64 Tensor or None
+        Behind a cut: positions of those that are left among all of them.
     """
 
     layout: TokenLayout | None
     first: int
     last: int
     seed: int
+    whole: TokenLayout | None = None
+    survivors: Tensor | None = None
 
     @property
     def n(self) -> int:
         """Number of visual tokens."""
         return self.last - self.first
+
+    @property
+    def total(self) -> int:
+        """Number of visual tokens before any cut."""
+        return self.n if self.whole is None else self.whole.n
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +87,10 @@ class Prompt:
         The images of each row.
     repeats : int
         Consecutive rows that are copies of one sample (beam search).
+    fillers : (B, N) bool Tensor or None
+        Behind a cut: True for what stands there to give all rows one length; None where nothing does.
+    filler_counts : list of int
+        Of each row; empty before any cut.
     """
 
     length: int
@@ -89,6 +104,8 @@ class Prompt:
     text_counts: list[int]
     images: list[list[PromptImage]]
     repeats: int
+    fillers: Tensor | None = None
+    filler_counts: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.counts)

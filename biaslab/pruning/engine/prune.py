@@ -1,21 +1,21 @@
-"""Dropping visual tokens inside an unmodified model, at the prefill, in front of one decoder layer.
+"""Dropping visual tokens inside an unmodified model, at the prefill, in front of one decoder layer or several.
 
 Only forward hooks are used. Layers below K run on the whole prompt and keep its whole KV cache; layer K and
-those after it see text and kept tokens, at their original positions. Nothing changes at decode, where only a
+those after it see text and kept tokens, at their original positions. Further stages drop more at later layers. Nothing changes at decode, where only a
 padding mask, if there is one, has to lose the columns of the dropped tokens: every cache layer knows its own
 length, and the positions of new tokens come from ``generate``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from torch import nn
 
-from biaslab.errors import UnsupportedError
+from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.expected import expect_model
 from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning.base import Method
@@ -24,6 +24,7 @@ from biaslab.pruning.engine.hooks import Engine
 from biaslab.pruning.engine.run import PruneRun
 from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.pruning.registry import parse
+from biaslab.pruning.schedule import Schedule, Stage, is_schedule, parse_schedule
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -36,9 +37,10 @@ _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders that are being pruned
 @contextmanager
 def prune(
     vlm: VLM,
-    method: Method | str,
+    method: Method | str | None = None,
     layer: int | None = None,
     *,
+    schedule: Schedule | Sequence[Stage] | str | None = None,
     positions: str = "original",
     seed: int = 0,
     timed: bool = False,
@@ -55,6 +57,10 @@ def prune(
         K: tokens are dropped just before this decoder layer, -1 the last; 0 drops them before the decoder, which only
         methods without attention can do. Default: from the model's geometry
         (:func:`biaslab.models.prune_layer.default_prune_layer`).
+    schedule : sequence of Stage, or str
+        In the place of method and layer: several cuts in one prefill, each among the tokens that the one before has
+        left, by what the model shows of these. A stage's keep is a share of the image's ORIGINAL tokens. As a word
+        "divprune@0.4@2+d2pruner@0.06@4" (:func:`biaslab.pruning.parse_schedule`).
     positions : "original" or "renumber"
         Kept tokens keep their position ids, or close ranks (in layers >= K; 1-D rotary positions only).
     seed : int
@@ -81,7 +87,9 @@ def prune(
     Notes
     -----
     The selection is made once, at the prefill, for all samples at once; none depends on another. Further turns on the
-    same cache are possible for K >= 1; images in them are refused. Under pruning a forward returns logits for the short
+    same cache are possible for K >= 1; images in them are refused. A later stage reads rows of the short sequence, and of
+    layers below an earlier cut the same rows at the tokens that are left; positional profiles are evaluated on the whole
+    layout. Under pruning a forward returns logits for the short
     sequence only: index the text from the right.
 
     Examples
@@ -96,23 +104,37 @@ def prune(
     >>> lengths = run.kv_lengths()
     >>> lengths[3] - lengths[4]  # layers below 4 keep the whole prompt
     231
+
+    Two stages, half of the tokens before the decoder and a tenth before layer 4:
+
+    >>> with bl.prune(vlm, schedule="divprune@0.5@0+fastv@0.1@4") as run:
+    ...     answers = vlm.generate(encoded)
+    >>> [len(stage[0].indices) for stage in run.stages], run.mean_share()
+    ([128, 25], 0.2586)
     """
-    with engaged(vlm, method, layer, positions=positions, seed=seed, timed=timed) as engine:
+    with engaged(vlm, method, layer, schedule=schedule, positions=positions, seed=seed, timed=timed) as engine:
         run = engine.run
         yield run
     if run.most:
-        warn_of_counts([run.method.keep], run.most, stacklevel=3)  # of the block
+        warn_of_counts([stage.rule.keep for stage in run.schedule], run.most, stacklevel=3)  # of the block
 
 
 @contextmanager
 def engaged(
-    vlm: VLM, method: Method | str, layer: int | None = None, *, positions: str, seed: int, timed: bool = False
+    vlm: VLM,
+    method: Method | str | None = None,
+    layer: int | None = None,
+    *,
+    schedule: Schedule | Sequence[Stage] | str | None = None,
+    positions: str,
+    seed: int,
+    timed: bool = False,
 ) -> Iterator[Engine]:
     """Do as `prune`, for callers whose run is more than this block, who warn of counts and may decode themselves.
 
     Parameters
     ----------
-    vlm, method, layer, positions, seed, timed
+    vlm, method, layer, schedule, positions, seed, timed
         As of `prune`.
 
     Yields
@@ -120,16 +142,33 @@ def engaged(
     Engine
     """
     expect_model(vlm)
-    rule: Any = parse(method) if isinstance(method, str) else method
-    layer = prune_layer(vlm, layer)
-    check_setup(vlm, rule, layer, positions)
-    check_profile(vlm, rule, layer)
+    stages = _stages(vlm, method, layer, schedule, positions)
+    for stage in stages:
+        check_profile(vlm, stage.rule, stage.layer)
     if vlm.decoder in _ACTIVE:
         raise UnsupportedError("this model is being pruned already: leave the outer prune block first")
-    engine = Engine(vlm, PruneRun(rule, layer, positions, seed), timed)
+    engine = Engine(vlm, PruneRun(stages, positions, seed, vlm.n_layers), timed)
     with ExitStack() as stack:
         _ACTIVE.add(vlm.decoder)
         stack.callback(_ACTIVE.discard, vlm.decoder)
         stack.callback(vlm.prefill.clear)
         engine.attach(stack)
         yield engine
+
+
+def _stages(vlm: VLM, method: Any, layer: Any, schedule: Any, positions: str) -> Schedule:
+    """Make the schedule of a block out of one method at one layer, or of what says it all; refuse what cannot be."""
+    if schedule is None and is_schedule(method):
+        schedule, method = method, None
+    if schedule is None:
+        if method is None:
+            raise InputError("prune needs a method, such as bl.FastV(keep=0.1), or schedule=[bl.Stage(...), ...]")
+        rule, layer = parse(method) if isinstance(method, str) else method, prune_layer(vlm, layer)
+        check_setup(vlm, rule, layer, positions)
+        return Schedule([Stage(layer, rule)])
+    if method is not None or layer is not None:
+        raise InputError("a schedule has its own methods and layers: leave out method and layer")
+    stages = parse_schedule(schedule) if isinstance(schedule, str) else Schedule(schedule)
+    for stage in stages:
+        check_setup(vlm, stage.rule, stage.layer, positions)
+    return stages

@@ -13,7 +13,7 @@ from biaslab.attention.hook import is_flash
 from biaslab.errors import UnsupportedError
 from biaslab.pruning.engine.prompt import Prompt
 
-__all__ = ["PrunedIndex", "make_index", "stacked", "whole"]
+__all__ = ["PrunedIndex", "make_index", "short_lengths", "stacked", "whole"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,17 @@ class PrunedIndex:
         """Pick rows of the batch, (R,) int64: as often as they are named, in that order."""
         pad = None if self.pad is None else self.pad[index]
         return PrunedIndex(self.length, self.keep[index], pad, self.n_dropped_before[index], self.n_dropped[index])
+
+    def within(self, earlier: PrunedIndex) -> PrunedIndex:
+        """Of an index into the short sequence of an earlier cut, make the one into what that was cut from."""
+        own = self.to(earlier.keep.device)
+        return PrunedIndex(
+            length=earlier.length,
+            keep=earlier.keep.gather(1, own.keep),
+            pad=own.pad,
+            n_dropped_before=earlier.n_dropped_before.gather(1, own.keep) + own.n_dropped_before,
+            n_dropped=earlier.n_dropped + own.n_dropped,
+        )
 
     def gather(self, x: Tensor, dim: int) -> Tensor:
         """Gather the entries left of ``x`` along ``dim``; the batch (or 1) is the axis before it, or axis 0."""
@@ -173,13 +184,13 @@ def make_index(prompt: Prompt, kept: list[Tensor]) -> PrunedIndex:
         visual = prompt.visual[row, : prompt.counts[row]]
         rank[row, visual] = 2
         rank[row, visual[columns.to(device)]] = 0
-    dropped = [n_visual - len(columns) for n_visual, columns in zip(prompt.counts, kept, strict=True)]
-    spare = [p - min(prompt.pads) for p in prompt.pads]
-    short = max(n - d - s for d, s in zip(dropped, spare, strict=True))
-    keep = rank.argsort(dim=1, stable=True)[:, :short].sort(1).values
-    fillers = any(n - d < short for d in dropped)
-    kept_rank = rank.gather(1, keep)
     is_dropped = rank == 2
+    if prompt.fillers is not None:  # of an earlier cut: they were dropped there
+        rank.masked_fill_(prompt.fillers, 2)
+    short, unwanted = short_lengths(prompt, kept)
+    keep = rank.argsort(dim=1, stable=True)[:, :short].sort(1).values
+    fillers = any(n - d < short for d in unwanted)
+    kept_rank = rank.gather(1, keep)
     return PrunedIndex(
         length=n,
         keep=keep,
@@ -187,6 +198,15 @@ def make_index(prompt: Prompt, kept: list[Tensor]) -> PrunedIndex:
         n_dropped_before=is_dropped.cumsum(1).gather(1, keep),
         n_dropped=is_dropped.sum(1, keepdim=True),
     )
+
+
+def short_lengths(prompt: Prompt, kept: list[Tensor]) -> tuple[int, list[int]]:
+    """Tell how long the short sequence is, and how many tokens of each row are not wanted in it, padding apart."""
+    fillers = prompt.filler_counts or [0] * len(prompt)
+    each = zip(prompt.counts, kept, fillers, strict=True)
+    unwanted = [n_visual - len(columns) + f for n_visual, columns, f in each]
+    spare = [p - min(prompt.pads) for p in prompt.pads]
+    return max(prompt.length - d - s for d, s in zip(unwanted, spare, strict=True)), unwanted
 
 
 def whole(rows: int, length: int, device: torch.device) -> PrunedIndex:

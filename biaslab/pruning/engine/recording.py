@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -52,14 +52,14 @@ def are_finite(rows: Tensor) -> Arriving:
     return Arriving(torch.isfinite(rows).all())
 
 
-def check_finite(flags: Mapping[int, Arriving]) -> None:
-    """Refuse a layer whose rows are not finite; ``flags`` is layer -> what `are_finite` has asked.
+def check_finite(flags: Iterable[tuple[int, Arriving]]) -> None:
+    """Refuse a layer whose rows are not finite; ``flags`` are layers with what `are_finite` has asked.
 
     Raises
     ------
     ModelError
         With the fix.
     """
-    for index, flag in flags.items():
+    for index, flag in flags:
         if not bool(flag.read()):
             raise ModelError(f"attention of layer {index} is not finite: load the model in another dtype")

@@ -61,10 +61,11 @@ def token_batch(
             rows = {index: x[row, :, : prompt.row_counts[row], own] for index, x in moved.items()}
             start = row // step * width + image.first
             features = None if stack is None else stack[start : start + image.n]
-            keep = budget(method.keep, image.n)
+            keep = min(budget(method.keep, image.total), image.n)
             deep = rows.pop(layer - 1, None)
             said = None if words is None else words[row // step, : prompt.text_counts[row]]
-            images.append(TokenContext(image.layout, keep, image.seed, layer, deep, features, rows, said))
+            where = {"survivors": image.survivors, "original": image.whole}
+            images.append(TokenContext(image.layout, keep, image.seed, layer, deep, features, rows, said, **where))
             owners.append((row, i))
             starts.append(start)
     return TokenBatch(images, stack, starts), owners

@@ -158,7 +158,7 @@ class Relative(AttentionMethod):
         return out.mean(0) if weights is None else weights @ out
 
     def _map(self, what: str, ctx: TokenContext, attention: Tensor) -> Tensor:
-        values: Tensor = getattr(self.profile, what)(ctx.layout, ctx.layer - 1, device=attention.device)
+        values = ctx.left(getattr(self.profile, what)(ctx.whole_layout, ctx.layer - 1, device=attention.device))
         if values.shape[0] not in (1, attention.shape[0]) or values.shape[-1] != ctx.n:
             raise ProfileMismatchError(
                 f"the profile's map of shape {tuple(values.shape)} does not fit {attention.shape[0]} head(s) "

@@ -1,0 +1,184 @@
+"""A prefill on its way through the stages of a schedule: what each of them reads, and what the one before has left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from biaslab.core.layout import TokenLayout
+from biaslab.errors import InputError, UnsupportedError
+from biaslab.models.prefill import PromptIds
+from biaslab.pruning.algorithms.transfer import Arriving
+from biaslab.pruning.base import Method, Selection
+from biaslab.pruning.engine.checks import attention_method
+from biaslab.pruning.engine.cut import Cut, gathered, in_original, make_cut, shortened, with_layouts
+from biaslab.pruning.engine.prompt import Prompt, read_prompt
+from biaslab.pruning.engine.recording import are_finite, prompt_rows
+from biaslab.pruning.engine.token_batch import by_row, kept_columns, token_batch
+from biaslab.pruning.schedule import Schedule
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+
+__all__ = ["RowKey", "RunningPrefill", "read_rows", "readers", "row_keys"]
+
+#: layer, score, query rows
+RowKey = tuple[int, str, Any]
+
+
+def read_rows(method: Method) -> tuple[Any, bool]:
+    """Tell which rows of a prompt a method reads: its query rows, None for none, and whether those of the question."""
+    return getattr(method, "queries", None), "text" in method.needs
+
+
+def row_keys(method: Method, layer: int) -> list[RowKey]:
+    """List what a method that drops tokens before ``layer`` reads of which layers."""
+    if "attention" not in method.needs:
+        return []
+    reader = attention_method(method)
+    return [(index, reader.score, read_rows(method)) for index in reader.attention_layers(layer)]
+
+
+class RunningPrefill:
+    """Prompts, attention rows and cuts of one prefill.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    prompts : dict of query rows to Prompt
+        Methods that read the same query rows see the same prompt.
+
+    Attributes
+    ----------
+    cuts : list of Cut
+        Those made so far.
+    """
+
+    def __init__(self, schedule: Schedule, prompts: dict[Any, Prompt]) -> None:
+        self.schedule, self.prompts = schedule, prompts
+        self.rows: dict[RowKey, Tensor] = {}  # (B, H, Q, V) of the visual tokens that are left
+        self.cuts: list[Cut] = []
+        self._survivors: Arriving | None = None
+
+    @classmethod
+    def of(cls, vlm: VLM, schedule: Schedule, found: PromptIds, seed: int) -> RunningPrefill | None:
+        """Read the prompts of a first forward; None if they hold no image.
+
+        Raises
+        ------
+        UnsupportedError
+            As `read_prompt`.
+        InputError
+            A later stage reads the query rows of visual tokens, which may be gone by then.
+        """
+        prompts: dict[Any, Prompt] = {}
+        for rule in sorted((stage.rule for stage in schedule), key=lambda rule: not rule.needs_layout):
+            if read_rows(rule) not in prompts:
+                prompt = read_prompt(vlm, rule, found, seed)
+                if prompt is None:
+                    return None
+                prompts[read_rows(rule)] = prompt
+        for stage in schedule[1:]:
+            _check_rows(stage.rule, prompts[read_rows(stage.rule)])
+        return cls(schedule, prompts)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of the prompt; behind a cut, of what is left."""
+        return next(iter(self.prompts.values())).length
+
+    def layouts(self, number: int) -> list[TokenLayout]:
+        """List the layouts of the images as a stage is to see them, before any cut."""
+        rows = self.prompts[read_rows(self.schedule[number].rule)].images
+        return [image.layout for row in rows for image in row if image.layout is not None]
+
+    def record(self, key: RowKey, module: Any, query: Tensor, *args: Any, **kw: Any) -> None:
+        """Keep the rows of a layer, of the tokens that it sees."""
+        rows = prompt_rows(key[1], self.prompts[key[2]], module, query, *args, **kw)
+        if rows is not None:
+            self.rows[key] = rows
+
+    def choose(self, number: int, hidden: Tensor) -> tuple[list[list[Selection]], list[tuple[int, Arriving]]]:
+        """Select among the visual tokens that are left of every sample.
+
+        Parameters
+        ----------
+        number : int
+            Of the stage; all before it have cut.
+        hidden : (B, M, D) Tensor
+            States entering its layer.
+
+        Returns
+        -------
+        list of list of Selection
+            Of the images of each row that is no copy, positions among what is left.
+        list of (int, Arriving)
+            Layers that were read, and whether their rows are finite: on its way while the selection is made, nothing
+            waits for it before the decoder is through.
+        """
+        stage = self.schedule[number]
+        prompt = self.prompts[read_rows(stage.rule)]
+        if hidden.shape[1] != prompt.length:
+            raise UnsupportedError(f"layer {stage.layer} sees {hidden.shape[1]} of {prompt.length} prompt tokens")
+        if number:
+            known = None if self._survivors is None or not stage.rule.needs_layout else self._survivors.read().numpy()
+            self.prompts[read_rows(stage.rule)] = prompt = with_layouts(prompt, known)
+        attention = {key[0]: self.rows[key] for key in row_keys(stage.rule, stage.layer) if key in self.rows}
+        finite = [(index, are_finite(rows)) for index, rows in attention.items()]
+        batch, owners = token_batch(prompt, stage.rule, stage.layer, hidden, attention)
+        return by_row(prompt, owners, stage.rule.select_batch(batch)), finite
+
+    def cut(self, number: int, chosen: list[list[Selection]]) -> Cut:
+        """Drop what a stage did not choose."""
+        stage, later = self.schedule[number], self.schedule[number + 1 :]
+        prompt = self.prompts[read_rows(stage.rule)]
+        kept = [columns for columns in kept_columns(prompt, chosen) for _ in range(prompt.repeats)]
+        cut = make_cut(stage.layer, prompt, kept, self.cuts[-1] if self.cuts else None)
+        self.cuts.append(cut)
+        if not later:
+            self.rows.clear()
+            return cut
+        read = {key for other in later for key in row_keys(other.rule, other.layer)}
+        self.rows = {key: gathered(rows, kept) for key, rows in self.rows.items() if key in read}
+        wanted = {read_rows(other.rule) for other in later}
+        self.prompts = {key: shortened(p, chosen, kept, cut) for key, p in self.prompts.items() if key in wanted}
+        if any(other.rule.needs_layout for other in later):
+            images = next(iter(self.prompts.values())).images[:: prompt.repeats]
+            self._survivors = Arriving(torch.cat([i.survivors for row in images for i in row if i.survivors is not None]))
+        return cut
+
+    def originals(self, number: int, chosen: Sequence[Sequence[Selection]]) -> list[Selection]:
+        """List what a stage chose, image after image, at positions among all tokens; before `cut` is called."""
+        prompt = self.prompts[read_rows(self.schedule[number].rule)]
+        pairs = zip(prompt.images[:: prompt.repeats], chosen, strict=True)
+        return [in_original(image, own) for row, owns in pairs for image, own in zip(row, owns, strict=True)]
+
+    def counts(self) -> list[int]:
+        """Count the visual tokens of each image before any cut."""
+        prompt = next(iter(self.prompts.values()))
+        return [image.total for row in prompt.images[:: prompt.repeats] for image in row]
+
+
+def _check_rows(method: Method, prompt: Prompt) -> None:
+    """Refuse query positions at visual tokens, for a stage behind another one."""
+    if prompt.rows is None or isinstance(getattr(method, "queries", None), str):
+        return
+    real = torch.arange(prompt.visual.shape[1], device=prompt.visual.device) < prompt.visual.new_tensor(prompt.counts)[:, None]
+    if bool(((prompt.rows[:, :, None] == prompt.visual[:, None]) & real[:, None]).any()):
+        raise InputError(
+            f"queries {getattr(method, 'queries', None)} of {method.name!r} are visual tokens, which an earlier stage "
+            "may drop: choose positions of text"
+        )
+
+
+def readers(schedule: Iterable[Any]) -> dict[int, list[RowKey]]:
+    """List what is read of each layer: layer -> keys, each once."""
+    found: dict[int, list[RowKey]] = {}
+    for stage in schedule:
+        for key in row_keys(stage.rule, stage.layer):
+            if key not in found.setdefault(key[0], []):
+                found[key[0]].append(key)
+    return found

@@ -1,0 +1,251 @@
+"""Schedules: several cuts in one prefill, each among the tokens that the one before has left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any
+
+from biaslab.errors import InputError
+from biaslab.pruning.base import Method, check_keep
+from biaslab.pruning.registry import from_record, parse
+
+__all__ = ["Schedule", "Stage", "is_schedule", "parse_schedule"]
+
+_HOW = "write method@keep@layer, such as divprune@0.4@2+d2pruner@0.06@4"
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One cut of a schedule.
+
+    Parameters
+    ----------
+    layer : int
+        K: tokens are dropped just before this decoder layer; 0 drops them before the decoder.
+    method : Method or str
+        What to keep, a word with options as on the command line ("fastv:score=no_rope").
+    keep : float or int, optional
+        Share of the image's ORIGINAL N tokens in (0, 1], or a count; default: the method's own.
+
+    Raises
+    ------
+    InputError
+        A layer that is no whole number from 0 on, no method, or a bad keep.
+
+    Examples
+    --------
+    >>> Stage(layer=4, method="fastv:score=no_rope", keep=0.06)
+    Stage(fastv:score=no_rope@0.06@4)
+    """
+
+    layer: int
+    method: Method | str
+    keep: float | int | None = None
+
+    def __post_init__(self) -> None:
+        layer: Any = self.layer
+        if isinstance(layer, bool) or not isinstance(layer, Integral) or layer < 0:
+            raise InputError(f"the layer of a stage must be a decoder layer index, 0 or more; got {layer!r}")
+        method = parse(self.method) if isinstance(self.method, str) else self.method
+        if not isinstance(method, Method):
+            raise InputError(f"a stage needs a pruning method such as divprune, got {self.method!r}")
+        keep = method.keep if self.keep is None else check_keep(self.keep)
+        object.__setattr__(self, "layer", int(layer))
+        same = keep == method.keep and type(keep) is type(method.keep)
+        object.__setattr__(self, "method", method if same else method.with_keep(keep))
+        object.__setattr__(self, "keep", keep)
+
+    @property
+    def rule(self) -> Method:
+        """The method, at the stage's keep."""
+        assert isinstance(self.method, Method)
+        return self.method
+
+    @property
+    def label(self) -> str:
+        """The stage as `parse_schedule` reads it."""
+        return f"{self.rule.label}@{json.dumps(self.keep)}@{self.layer}"
+
+    def __repr__(self) -> str:
+        return f"Stage({self.label})"
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule(Sequence[Stage]):
+    """Stages of one prefill, in the order of their layers.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        Layers ascend, keeps do not grow. A count and a share are compared when the picture is known: a stage keeps all
+        that the one before has left where it would keep more.
+
+    Raises
+    ------
+    InputError
+        No stage, layers that do not ascend, keeps that grow, or a method that cannot be behind another.
+
+    Examples
+    --------
+    >>> schedule = Schedule([Stage(2, "divprune", 0.4), Stage(4, "fastv", 0.06)])
+    >>> schedule.label, schedule.name, schedule.keep, schedule.layer
+    ('divprune@0.4@2+fastv@0.06@4', 'divprune+fastv', 0.06, 2)
+    """
+
+    stages: Sequence[Stage]
+
+    def __post_init__(self) -> None:
+        given: Any = self.stages
+        stages = tuple(given) if isinstance(given, (list, tuple, Schedule)) else ()
+        if not stages or not all(isinstance(stage, Stage) for stage in stages):
+            raise InputError(f"a schedule is a list of stages such as bl.pruning.Stage(2, 'divprune', 0.4), got {given!r}")
+        object.__setattr__(self, "stages", stages)
+        for number, stage in enumerate(stages):
+            _check_place(stage, number)
+        for before, after in zip(stages, stages[1:], strict=False):
+            if after.layer <= before.layer:
+                raise InputError(f"layers of a schedule must ascend: {after.label} comes after layer {before.layer}")
+            if type(before.keep) is type(after.keep) and after.keep > before.keep:  # type: ignore[operator]
+                raise InputError(
+                    f"keeps of a schedule are shares of the whole image and cannot grow: {after.label} comes after "
+                    f"keep {before.keep}"
+                )
+
+    @property
+    def name(self) -> str:
+        """Names of the methods, joined by +."""
+        return "+".join(stage.rule.name for stage in self)
+
+    @property
+    def label(self) -> str:
+        """The schedule as one word, which `parse_schedule` reads."""
+        return "+".join(stage.label for stage in self)
+
+    @property
+    def layer(self) -> int:
+        """Layer of the first stage."""
+        return self.stages[0].layer
+
+    @property
+    def keep(self) -> float | int:
+        """Keep of the last stage."""
+        return self.stages[-1].rule.keep
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the methods need together."""
+        return frozenset().union(*(stage.rule.needs for stage in self))
+
+    @property
+    def profiles(self) -> list[Any]:
+        """Profiles that the stages read, each once."""
+        read = [getattr(stage.rule, "profile", None) for stage in self if "profile" in stage.rule.needs]
+        return list({id(profile): profile for profile in read if profile is not None}.values())
+
+    def options(self) -> dict[str, Any]:
+        """Describe the stages as JSON-ready values: what ``run.json`` records and `from_options` reads."""
+        return {
+            "stages": [
+                {"layer": s.layer, "method": s.rule.name, "keep": s.keep, "options": s.rule.options()} for s in self
+            ]
+        }
+
+    @property
+    def options_hash(self) -> str:
+        """12 hex digits over layers, keeps and methods with their options; equal on every machine."""
+        parts = [[stage.layer, stage.keep, stage.rule.name, stage.rule.options_hash] for stage in self]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+    @property
+    def profile_hash(self) -> str:
+        """Hash of the profile that is read, of several one over all of them; empty for none."""
+        hashes = [profile.hash for profile in self.profiles]
+        return hashes[0] if len(hashes) == 1 else _joined(hashes)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Schedule:
+        """Make the schedule that `options` describes; profiles are recorded apart and left out."""
+        made = [
+            Stage(s["layer"], from_record(s["method"], s.get("options", {})), s["keep"]) for s in options["stages"]
+        ]
+        return cls(made)
+
+    def with_methods(self, methods: Sequence[Method]) -> Schedule:
+        """Copy the schedule with other methods, one for each stage."""
+        return Schedule([replace(stage, method=method) for stage, method in zip(self, methods, strict=True)])
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self.stages[index]
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.label})"
+
+
+def is_schedule(word: Any) -> bool:
+    """Whether a word says layers and keeps itself.
+
+    Examples
+    --------
+    >>> is_schedule("divprune@0.4@2"), is_schedule("divprune")
+    (True, False)
+    """
+    return isinstance(word, str) and "@" in word
+
+
+def parse_schedule(word: str) -> Schedule:
+    """Make a schedule from one word, as written on a command line and as `Schedule.label` writes it.
+
+    Parameters
+    ----------
+    word : str
+        Stages joined by +, each ``method[:options]@keep@layer``: "divprune@0.4@2+d2pruner:theta=0.7@0.06@4".
+
+    Returns
+    -------
+    Schedule
+
+    Raises
+    ------
+    InputError
+        What `parse`, `Stage` and `Schedule` refuse, and a stage without keep or layer.
+
+    Examples
+    --------
+    >>> parse_schedule("divprune@0.4@2+fastv:score=no_rope@16@4").stages
+    (Stage(divprune@0.4@2), Stage(fastv:score=no_rope@16@4))
+    """
+    return Schedule([_stage(part, word) for part in re.split(r"(?<=\d)\+(?=[^\d.])", word)])
+
+
+def _stage(part: str, word: str) -> Stage:
+    """Read one stage of a word."""
+    method, *numbers = (piece.strip() for piece in part.split("@"))
+    if len(numbers) != 2:
+        raise InputError(f"stage {part!r} of {word!r} lacks its keep or its layer: {_HOW}")
+    try:
+        keep, layer = (json.loads(number) for number in numbers)
+    except ValueError:
+        raise InputError(f"keep and layer of {part!r} must be numbers: {_HOW}") from None
+    return Stage(layer, method, keep)
+
+
+def _check_place(stage: Stage, number: int) -> None:
+    """Refuse a method behind another stage where it cannot be."""
+    rule = stage.rule
+    if number and rule.conditional:
+        raise InputError(f"{stage.label}: method {rule.name!r} reads the whole picture, make it the first stage")
+
+
+def _joined(hashes: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[: len(hashes[0])] if hashes else ""

@@ -31,7 +31,7 @@ def sub_layout(layout: TokenLayout, indices: np.ndarray) -> TokenLayout:
     --------
     >>> layout = TokenLayout.raster(2, 3, size=(300, 200), family="toy")
     >>> some = sub_layout(layout, np.array([1, 5]))
-    >>> some.n, some.centers_px.tolist()
+    >>> some.n, some.centers_px.round(1).tolist()
     (2, [[150.0, 50.0], [250.0, 150.0]])
     """
     return replace(layout, **{name: getattr(layout, name)[indices] for name in _EACH})

@@ -103,7 +103,7 @@ class Schedule(Sequence[Stage]):
         given: Any = self.stages
         stages = tuple(given) if isinstance(given, (list, tuple, Schedule)) else ()
         if not stages or not all(isinstance(stage, Stage) for stage in stages):
-            raise InputError(f"a schedule is a list of stages such as bl.pruning.Stage(2, 'divprune', 0.4), got {given!r}")
+            raise InputError(f"a schedule is a list of stages such as bl.Stage(2, 'divprune', 0.4), got {given!r}")
         object.__setattr__(self, "stages", stages)
         for number, stage in enumerate(stages):
             _check_place(stage, number)
@@ -170,9 +170,7 @@ class Schedule(Sequence[Stage]):
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Schedule:
         """Make the schedule that `options` describes; profiles are recorded apart and left out."""
-        made = [
-            Stage(s["layer"], from_record(s["method"], s.get("options", {})), s["keep"]) for s in options["stages"]
-        ]
+        made = [Stage(s["layer"], from_record(s["method"], s.get("options", {})), s["keep"]) for s in options["stages"]]
         return cls(made)
 
     def with_methods(self, methods: Sequence[Method]) -> Schedule:

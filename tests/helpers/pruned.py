@@ -100,8 +100,9 @@ def oracle(vlm, inputs, answer, gone, layer, renumber=False):
     """Logits of every answer token from one forward over the whole sequence: no cache, no token removed.
 
     Keys of dropped tokens are hidden from layer ``layer`` on by a full attention mask, built here and handed to
-    every layer; everything else is the stock model.
+    every layer; everything else is the stock model. Of a schedule ``gone`` and ``layer`` are lists, a stage each.
     """
+    gones, layers = (gone, layer) if isinstance(layer, list) else ([gone], [layer])
     model, dec = vlm.model, vlm.decoder
     n, at = inputs["input_ids"].shape[1], prompt_positions(vlm, inputs)
     whole = {k: copy.copy(v) for k, v in inputs.items()}
@@ -112,22 +113,25 @@ def oracle(vlm, inputs, answer, gone, layer, renumber=False):
         if name in inputs:
             whole[name] = torch.cat([inputs[name], torch.full_like(answer, kind)], 1)
     real = whole["attention_mask"].bool()
-    gone = torch.cat([gone, torch.zeros_like(answer, dtype=torch.bool)], 1)
+    gones = [torch.cat([gone, torch.zeros_like(answer, dtype=torch.bool)], 1) for gone in gones]
     order = torch.arange(real.shape[1])
     causal = ((order[None] <= order[:, None]) & real[:, None])[:, None]
     alone = torch.eye(real.shape[1], dtype=torch.bool)  # a hidden row may see itself: no row is empty
 
     def hand_over(index):
+        stage = sum(layer <= index for layer in layers)
+
         def hook(module, args, kwargs):
             given, eager = kwargs.get("attention_mask"), dec.config._attn_implementation == "eager"
             look = causal if given is None else given if given.dtype == torch.bool else given == 0
-            mask = (look & ~gone[:, None, None] if index >= layer else look) | alone
+            mask = (look & ~gones[stage - 1][:, None, None] if stage else look) | alone
             if eager:
                 mask = torch.zeros(mask.shape).masked_fill(~mask, -1e30)
             kwargs = {**kwargs, "attention_mask": mask}
-            if renumber and index >= layer:
+            if renumber and stage:
                 hidden = args[0] if args else kwargs["hidden_states"]
-                kwargs["position_embeddings"] = dec.rotary_emb(hidden, whole["position_ids"] - gone.long().cumsum(1))
+                closed = whole["position_ids"] - gones[stage - 1].long().cumsum(1)
+                kwargs["position_embeddings"] = dec.rotary_emb(hidden, closed)
             return args, kwargs
 
         return hook

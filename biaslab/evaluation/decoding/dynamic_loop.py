@@ -32,7 +32,13 @@ def look_every(device: torch.device) -> int:
 
 
 def decode_dynamic(
-    vlm: VLM, generation: Generation, logits: Tensor, cuts: Sequence[tuple[int, PrunedIndex]], positions: str
+    vlm: VLM,
+    generation: Generation,
+    logits: Tensor,
+    cuts: Sequence[tuple[int, PrunedIndex]],
+    positions: str,
+    *,
+    narrow: Callable[[Any, Tensor], None] | None = None,
 ) -> list[Tensor]:
     """Decode greedily until every row has ended.
 
@@ -46,6 +52,8 @@ def decode_dynamic(
     cuts : sequence of (int, PrunedIndex)
         From which layer on the rows have which short sequence, ascending.
     positions : "original" or "renumber"
+    narrow : callable, optional
+        Hears of the KV cache and the rows that are left, where others are taken out of it.
 
     Returns
     -------
@@ -87,6 +95,8 @@ def decode_dynamic(
                     generation = generation.rows(left)
                     alive, going, spoken = (x[left] for x in (alive, going, spoken))
                     narrowed(kv_cache_of(generation.kwargs), left)
+                    if narrow is not None:
+                        narrow(kv_cache_of(generation.kwargs), left)
                     steps.narrow(left)
             steps.next()
             outputs = generation.step()

@@ -88,12 +88,13 @@ class StaticGenerate:
             if engine.layer == 0:  # its hook on the decoder brings masks and positions to what is left
                 shown = cuts[0][1] if cuts else None
                 cuts = cuts[1:]
+                engine.detach_layers()
             else:
                 engine.detach()
         static = started(self.vlm, generation, cuts, self.positions, self.way, shown=shown)
         if static is None:
-            # where the hook on the decoder stays, those on the layers do
-            tokens = decode_dynamic(self.vlm, generation, logits, [] if shown else cuts, self.positions)
+            narrow = None if engine is None or shown is None else engine.narrow
+            tokens = decode_dynamic(self.vlm, generation, logits, cuts, self.positions, narrow=narrow)
         else:
             if engine is not None:
                 engine.detach()

@@ -15,6 +15,7 @@ from biaslab.pruning.engine.running import RowKey
 
 __all__ = ["Recorders"]
 
+
 class Recorders:
     """Keeps the rows of the layers that are read, for every score and kind of query rows.
 

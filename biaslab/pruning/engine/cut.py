@@ -40,6 +40,11 @@ class Cut:
     local: PrunedIndex
     positions: Tensor
 
+    def rows(self, index: Tensor) -> Cut:
+        """Pick rows of the batch, (R,) int64."""
+        index = index.to(self.positions.device)
+        return Cut(self.layer, self.index.rows(index), self.local.rows(index), self.positions[index])
+
 
 def make_cut(layer: int, prompt: Prompt, kept: list[Tensor], before: Cut | None) -> Cut:
     """Drop what was not selected.

@@ -28,6 +28,7 @@ from biaslab.pruning.engine.checks import check_cache, check_generate, check_pro
 from biaslab.pruning.engine.cut import Cut
 from biaslab.pruning.engine.kv_entries import count_dropped, entries
 from biaslab.pruning.engine.prompt import FIX
+from biaslab.pruning.engine.pruned_index import PrunedIndex
 from biaslab.pruning.engine.recording import check_finite
 from biaslab.pruning.engine.running import RowKey, RunningPrefill, readers
 from biaslab.pruning.engine.short_inputs import ShortInputs
@@ -59,7 +60,7 @@ class Engine:
         self.cuts: WeakKeyDictionary[Any, Sequence[Cut]] = WeakKeyDictionary()  # KV cache -> how it was pruned
         self.checked: set[tuple[int, str]] = set()  # stages and layouts that a profile has accepted
         self.short = ShortInputs(self.decoder, run.positions)
-        self._hooks = ExitStack()
+        self._hooks, self._layer_hooks = ExitStack(), ExitStack()
 
     def attach(self, stack: ExitStack) -> None:
         """Register every hook; ``stack`` removes them."""
@@ -72,24 +73,33 @@ class Engine:
             decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
             decoder.register_forward_hook(self._after_decoder),
         ]
-        for index in range(self.layer, len(decoder.layers)):
-            before = self._layer_hook(index)
-            hooks.append(decoder.layers[index].register_forward_pre_hook(before, with_kwargs=True))
         for hook in hooks:
             self._hooks.callback(hook.remove)
+        for index in range(self.layer, len(decoder.layers)):
+            hook = decoder.layers[index].register_forward_pre_hook(self._layer_hook(index), with_kwargs=True)
+            self._layer_hooks.callback(hook.remove)
         if read := readers(self.schedule):
             recorders = {index: self._recorder(keys) for index, keys in read.items()}
             rope = any(reads_rope(SCORES[score]) for keys in read.values() for _, score, _ in keys)
-            self._hooks.enter_context(watch(model, recorders, rope=rope))
+            self._layer_hooks.enter_context(watch(model, recorders, rope=rope))
 
     def detach(self) -> None:
         """Take the hooks off: from here on whoever runs the model hands each layer what `cuts_of` says it sees."""
+        self.detach_layers()
         self._hooks.close()
         self._end()
+
+    def detach_layers(self) -> None:
+        """Take the hooks off the layers; the one on the decoder goes on bringing masks and positions to a cut there."""
+        self._layer_hooks.close()
 
     def cuts_of(self, cache: Any) -> Sequence[Cut]:
         """List the cuts of the prompts in a KV cache, one per stage; none where nothing was dropped."""
         return self.cuts.get(cache, ())
+
+    def narrow(self, cache: Any, rows: Tensor) -> None:
+        """Go on with some rows of the prompts in a cache, (R,) int64: whoever decodes has taken the others out."""
+        self.cuts[cache] = [cut.rows(rows) for cut in self.cuts[cache]]
 
     def _check_generate(self, call: GenerateCall) -> None:
         check_generate(call)

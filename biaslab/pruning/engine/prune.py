@@ -1,9 +1,9 @@
 """Dropping visual tokens inside an unmodified model, at the prefill, in front of one decoder layer or several.
 
 Only forward hooks are used. Layers below K run on the whole prompt and keep its whole KV cache; layer K and
-those after it see text and kept tokens, at their original positions. Further stages drop more at later layers. Nothing changes at decode, where only a
-padding mask, if there is one, has to lose the columns of the dropped tokens: every cache layer knows its own
-length, and the positions of new tokens come from ``generate``.
+those after it see text and kept tokens, at their original positions; further stages drop more at later layers.
+Nothing changes at decode, where only a padding mask, if there is one, has to lose the columns of the dropped
+tokens: every cache layer knows its own length, and the positions of new tokens come from ``generate``.
 """
 
 from __future__ import annotations
@@ -86,11 +86,10 @@ def prune(
 
     Notes
     -----
-    The selection is made once, at the prefill, for all samples at once; none depends on another. Further turns on the
-    same cache are possible for K >= 1; images in them are refused. A later stage reads rows of the short sequence, and of
-    layers below an earlier cut the same rows at the tokens that are left; positional profiles are evaluated on the whole
-    layout. Under pruning a forward returns logits for the short
-    sequence only: index the text from the right.
+    Selections are made once, at the prefill, for all samples at once; none depends on another. Further turns on the
+    same cache are possible for K >= 1; images in them are refused. A later stage reads the rows of the short sequence,
+    and those of layers below an earlier cut at the tokens that are left; a positional profile is evaluated on the whole
+    layout. Under pruning a forward returns logits for the short sequence only: index the text from the right.
 
     Examples
     --------
@@ -109,7 +108,7 @@ def prune(
 
     >>> with bl.prune(vlm, schedule="divprune@0.5@0+fastv@0.1@4") as run:
     ...     answers = vlm.generate(encoded)
-    >>> [len(stage[0].indices) for stage in run.stages], run.mean_share()
+    >>> [len(stage[0].indices) for stage in run.stages], round(run.mean_share(), 4)
     ([128, 25], 0.2586)
     """
     with engaged(vlm, method, layer, schedule=schedule, positions=positions, seed=seed, timed=timed) as engine:

@@ -83,7 +83,7 @@ class PruneRun:
         ...     _ = vlm.forward(vlm.encode_grounding([sample.image()], [sample.expression]))
         >>> run.kept_per_layer()
         [128.0, 128.0, 128.0, 128.0, 25.0, 25.0, 25.0, 25.0, 25.0, 25.0]
-        >>> run.mean_share()
+        >>> round(run.mean_share(), 4)
         0.2586
         """
         each = [kept for n, kept in self._kept() if n]

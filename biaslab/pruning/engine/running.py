@@ -88,7 +88,11 @@ class RunningPrefill:
     @property
     def length(self) -> int:
         """Number of tokens of the prompt; behind a cut, of what is left."""
-        return next(iter(self.prompts.values())).length
+        return self._any.length
+
+    @property
+    def _any(self) -> Prompt:
+        return next(iter(self.prompts.values()))
 
     def layouts(self, number: int) -> list[TokenLayout]:
         """List the layouts of the images as a stage is to see them, before any cut."""
@@ -146,8 +150,8 @@ class RunningPrefill:
         wanted = {read_rows(other.rule) for other in later}
         self.prompts = {key: shortened(p, chosen, kept, cut) for key, p in self.prompts.items() if key in wanted}
         if any(other.rule.needs_layout for other in later):
-            images = next(iter(self.prompts.values())).images[:: prompt.repeats]
-            self._survivors = Arriving(torch.cat([i.survivors for row in images for i in row if i.survivors is not None]))
+            images = [image for row in self._any.images[:: prompt.repeats] for image in row]
+            self._survivors = Arriving(torch.cat([i.survivors for i in images if i.survivors is not None]))
         return cut
 
     def originals(self, number: int, chosen: Sequence[Sequence[Selection]]) -> list[Selection]:
@@ -158,7 +162,7 @@ class RunningPrefill:
 
     def counts(self) -> list[int]:
         """Count the visual tokens of each image before any cut."""
-        prompt = next(iter(self.prompts.values()))
+        prompt = self._any
         return [image.total for row in prompt.images[:: prompt.repeats] for image in row]
 
 
@@ -166,7 +170,8 @@ def _check_rows(method: Method, prompt: Prompt) -> None:
     """Refuse query positions at visual tokens, for a stage behind another one."""
     if prompt.rows is None or isinstance(getattr(method, "queries", None), str):
         return
-    real = torch.arange(prompt.visual.shape[1], device=prompt.visual.device) < prompt.visual.new_tensor(prompt.counts)[:, None]
+    counts = prompt.visual.new_tensor(prompt.counts)[:, None]
+    real = torch.arange(prompt.visual.shape[1], device=counts.device) < counts
     if bool(((prompt.rows[:, :, None] == prompt.visual[:, None]) & real[:, None]).any()):
         raise InputError(
             f"queries {getattr(method, 'queries', None)} of {method.name!r} are visual tokens, which an earlier stage "

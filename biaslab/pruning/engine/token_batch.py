@@ -64,8 +64,12 @@ def token_batch(
             keep = min(budget(method.keep, image.total), image.n)
             deep = rows.pop(layer - 1, None)
             said = None if words is None else words[row // step, : prompt.text_counts[row]]
-            where = {"survivors": image.survivors, "original": image.whole}
-            images.append(TokenContext(image.layout, keep, image.seed, layer, deep, features, rows, said, **where))
+            images.append(
+                TokenContext(
+                    image.layout, keep, image.seed, layer, deep, features, rows, said,
+                    survivors=image.survivors, original=image.whole,
+                )
+            )  # fmt: skip
             owners.append((row, i))
             starts.append(start)
     return TokenBatch(images, stack, starts), owners

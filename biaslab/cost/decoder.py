@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 from biaslab.errors import InputError, UnsupportedError
@@ -25,7 +27,9 @@ def register_decoder(*model_types: str) -> None:
     DECODERS.update(model_types)
 
 
-def layer_lengths(n_layers: int, n_visual: int, n_text: int, *, keep_n: int | None, layer: int) -> list[int]:
+def layer_lengths(
+    n_layers: int, n_visual: int, n_text: int, *, keep_n: int | Sequence[int] | None, layer: int | Sequence[int]
+) -> list[int]:
     """Count the tokens each decoder layer sees in the prefill: all before layer K, text + kept from K on.
 
     Parameters
@@ -34,10 +38,10 @@ def layer_lengths(n_layers: int, n_visual: int, n_text: int, *, keep_n: int | No
         Decoder layers L.
     n_visual, n_text : int
         Visual and other tokens of the prompt.
-    keep_n : int or None
-        Visual tokens kept; None for no pruning.
-    layer : int
-        K, 0 to L - 1.
+    keep_n : int, sequence of int, or None
+        Visual tokens kept, of a schedule after each stage; None for no pruning.
+    layer : int or sequence of int
+        K, 0 to L - 1; of a schedule that of each stage, ascending.
 
     Returns
     -------
@@ -54,15 +58,19 @@ def layer_lengths(n_layers: int, n_visual: int, n_text: int, *, keep_n: int | No
     >>> from biaslab.cost import layer_lengths
     >>> layer_lengths(4, 576, 64, keep_n=128, layer=2)
     [640, 640, 192, 192]
+    >>> layer_lengths(4, 576, 64, keep_n=[288, 64], layer=[1, 3])
+    [640, 352, 352, 128]
     """
     if n_visual < 0 or n_text < 0 or n_visual + n_text == 0:
         raise InputError(f"token counts must not be negative, and not both 0: got n_visual={n_visual}, n_text={n_text}")
     keep_n = n_visual if keep_n is None else keep_n
-    if not 0 <= keep_n <= n_visual:
-        raise InputError(f"keep_n must be between 0 and the {n_visual} visual tokens, got {keep_n}")
-    if not 0 <= layer < n_layers:
-        raise InputError(f"the prune layer must be between 0 and {n_layers - 1}, got {layer}")
-    return [(n_visual if i < layer else keep_n) + n_text for i in range(n_layers)]
+    left = [n_visual, *(keep_n if isinstance(keep_n, Sequence) else [keep_n])]
+    starts = [*(layer if isinstance(layer, Sequence) else [layer])]
+    if any(not 0 <= n <= before for n, before in zip(left[1:], left, strict=False)):
+        raise InputError(f"keep_n must be between 0 and the {n_visual} visual tokens, and not grow: got {keep_n}")
+    if not all(0 <= k < n_layers for k in starts) or starts != sorted(set(starts)) or len(starts) != len(left) - 1:
+        raise InputError(f"the prune layer must be between 0 and {n_layers - 1}, one for each keep_n: got {layer}")
+    return [left[bisect_right(starts, i)] + n_text for i in range(n_layers)]
 
 
 def decoder_flops(
@@ -70,8 +78,8 @@ def decoder_flops(
     n_visual: int,
     n_text: int,
     *,
-    keep_n: int | None = None,
-    layer: int = 0,
+    keep_n: int | Sequence[int] | None = None,
+    layer: int | Sequence[int] = 0,
     new_tokens: int = 0,
 ) -> tuple[int, int]:
     """Count the FLOPs of the language model.

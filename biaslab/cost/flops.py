@@ -54,8 +54,8 @@ def image_flops(
     n_visual: int,
     n_text: int,
     *,
-    keep_n: int | None = None,
-    layer: int = 0,
+    keep_n: int | Sequence[int] | None = None,
+    layer: int | Sequence[int] = 0,
     new_tokens: int = 0,
     grid: Grid | None = None,
     tiles: int | None = None,
@@ -71,10 +71,10 @@ def image_flops(
         Visual tokens of the image, all tiles and the thumbnail.
     n_text : int
         All other tokens of the prompt: template, separators and newlines included, padding not.
-    keep_n : int, optional
-        Visual tokens kept; None for no pruning.
-    layer : int
-        K, the tokens are dropped just before decoder layer index K.
+    keep_n : int or sequence of int, optional
+        Visual tokens kept, of a schedule after each stage; None for no pruning.
+    layer : int or sequence of int
+        K, the tokens are dropped just before decoder layer index K; of a schedule that of each stage.
     new_tokens : int
         Tokens generated. The first comes out of the prefill, so 0 and 1 cost the same.
     grid, tiles, size
@@ -110,8 +110,8 @@ def prompt_flops(
     images: Sequence[VisionInput],
     n_text: int,
     *,
-    keep_n: int | None = None,
-    layer: int = 0,
+    keep_n: int | Sequence[int] | None = None,
+    layer: int | Sequence[int] = 0,
     new_tokens: int = 0,
 ) -> Flops:
     """Count the FLOPs of answering one prompt about any number of images.
@@ -124,7 +124,7 @@ def prompt_flops(
         ``VisionInput.of(layout)`` makes one from a token layout.
     n_text : int
         All other tokens of the prompt.
-    keep_n : int, optional
+    keep_n : int or sequence of int, optional
         Visual tokens kept of all images together; None for no pruning.
     layer, new_tokens : int
         As in :func:`image_flops`.

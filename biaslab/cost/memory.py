@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +97,8 @@ def kv_entries(
     n_visual: int,
     n_text: int,
     *,
-    keep_n: int | None = None,
-    layer: int = 0,
+    keep_n: int | Sequence[int] | None = None,
+    layer: int | Sequence[int] = 0,
     new_tokens: int = 0,
 ) -> list[int]:
     """Count the tokens in every layer's KV cache once an answer of ``new_tokens`` is complete.
@@ -142,8 +143,8 @@ def kv_bytes(
     n_visual: int,
     n_text: int,
     *,
-    keep_n: int | None = None,
-    layer: int = 0,
+    keep_n: int | Sequence[int] | None = None,
+    layer: int | Sequence[int] = 0,
     new_tokens: int = 0,
     dtype: Any = "bfloat16",
 ) -> int:

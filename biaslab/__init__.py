@@ -87,13 +87,19 @@ if TYPE_CHECKING:
     from biaslab.profiles import debias as debias
     from biaslab.profiles import load_profile as load_profile
     from biaslab.profiles import variance_explained as variance_explained
+    from biaslab.pruning import MMR as MMR
+    from biaslab.pruning import CDPruner as CDPruner
     from biaslab.pruning import D2Pruner as D2Pruner
     from biaslab.pruning import DivPrune as DivPrune
+    from biaslab.pruning import ExternalScore as ExternalScore
     from biaslab.pruning import FastV as FastV
+    from biaslab.pruning import GreedyPrune as GreedyPrune
+    from biaslab.pruning import IDSelection as IDSelection
     from biaslab.pruning import LayerRatio as LayerRatio
     from biaslab.pruning import Lookahead as Lookahead
     from biaslab.pruning import Random as Random
     from biaslab.pruning import Relative as Relative
+    from biaslab.pruning import Scope as Scope
     from biaslab.pruning import Stage as Stage
     from biaslab.pruning import Uniform as Uniform
     from biaslab.pruning.engine.prune import prune as prune
@@ -118,6 +124,8 @@ _HOME = {
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
     "Stage": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning", "Lookahead": "pruning",
+    "MMR": "pruning", "CDPruner": "pruning", "Scope": "pruning", "GreedyPrune": "pruning", "IDSelection": "pruning",
+    "ExternalScore": "pruning",
     "ProbeDesign": "diagnostics.probe", "ProbeResult": "diagnostics.probe",
     "ProbeDisplay": "figures", "LocationAccuracyDisplay": "figures",
     "evaluate": "evaluation", "compare_methods": "evaluation", "merge_runs": "evaluation",

@@ -7,8 +7,8 @@ group ``biaslab.methods``, which names the module that registers them. Methods a
 
 Examples
 --------
->>> list(METHODS)[:8]  # those from outside follow
-['d2pruner', 'divprune', 'fastv', 'layer_ratio', 'lookahead', 'random', 'relative', 'uniform']
+>>> [name for name in METHODS if "prune" in name]  # `biaslab methods` lists all of them
+['cdpruner', 'd2pruner', 'divprune', 'greedyprune']
 >>> METHODS["fastv"].option_names()
 ['keep', 'queries', 'score']
 """
@@ -19,22 +19,33 @@ from typing import Any
 
 from biaslab.pruning.base import Method, Selection, TokenContext, budget
 from biaslab.pruning.batch import TokenBatch
+from biaslab.pruning.external import ExternalScore
+from biaslab.pruning.methods.cdpruner import CDPruner
 from biaslab.pruning.methods.d2pruner import D2Pruner
 from biaslab.pruning.methods.divprune import DivPrune
 from biaslab.pruning.methods.fastv import FastV
+from biaslab.pruning.methods.greedyprune import GreedyPrune
+from biaslab.pruning.methods.idselection import IDSelection
 from biaslab.pruning.methods.layer_ratio import LayerRatio
 from biaslab.pruning.methods.lookahead import Lookahead
+from biaslab.pruning.methods.mmr import MMR
 from biaslab.pruning.methods.random import Random
 from biaslab.pruning.methods.relative import Relative
+from biaslab.pruning.methods.scope import Scope
 from biaslab.pruning.methods.uniform import Uniform
 from biaslab.pruning.registry import METHODS, make, parse, register
 from biaslab.pruning.schedule import Schedule, Stage, parse_schedule
 
 __all__ = [
     "METHODS",
+    "MMR",
+    "CDPruner",
     "D2Pruner",
     "DivPrune",
+    "ExternalScore",
     "FastV",
+    "GreedyPrune",
+    "IDSelection",
     "LayerRatio",
     "Lookahead",
     "Method",
@@ -42,6 +53,7 @@ __all__ = [
     "Random",
     "Relative",
     "Schedule",
+    "Scope",
     "Selection",
     "Stage",
     "TokenBatch",

@@ -224,6 +224,9 @@ class Method(ABC):
     def validate(self) -> None:  # noqa: B027 (a hook: most methods have nothing to refuse)
         """Refuse, before any work, a method that cannot run as it is configured."""
 
+    def check_width(self, width: int) -> None:  # noqa: B027 (a hook: most methods take any features)
+        """Refuse, before any work, a model whose features of so many dimensions the method cannot read."""
+
     def citations(self) -> tuple[Citation, ...]:
         """List the works to cite with a run of the method as it is configured, that of the rule first.
 
@@ -382,9 +385,13 @@ class Method(ABC):
     @property
     def options_hash(self) -> str:
         """12 hex digits over the method's name and :meth:`options`; equal on every machine."""
-        options = {**self.options(), **self._report_options()}
+        options = {**self._hashed_options(), **self._report_options()}
         text = json.dumps([self.name, options], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _hashed_options(self) -> dict[str, Any]:
+        """List what the hash is over: the options, unless some stand for the content of a file."""
+        return self.options()
 
     def _report_options(self) -> dict[str, Any]:
         return {f.name: f.metadata["hashed"] for f in dataclasses.fields(self) if "hashed" in f.metadata}

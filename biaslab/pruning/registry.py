@@ -80,6 +80,17 @@ def from_record(name: str, options: Mapping[str, Any]) -> Method:
     return make(name, **current)
 
 
+def _with_paths(parts: list[str]) -> list[str]:
+    """Put a path back behind the ``external:`` that was split from it."""
+    out: list[str] = []
+    for part in parts:
+        if out and out[-1].partition("=")[2].strip() == "external":
+            out[-1] = f"{out[-1]}:{part}"
+        else:
+            out.append(part)
+    return out
+
+
 def parse(text: str) -> Method | str:
     """Make a method from one word, as written on a command line and as `Method.label` writes it.
 
@@ -87,7 +98,8 @@ def parse(text: str) -> Method | str:
     ----------
     text : str
         "fastv", or with options "d2pruner:theta=0.7:fill=relax:pivots_suppress=true". Values are JSON where they
-        can be read as such, else strings.
+        can be read as such, else strings. What follows ``external:`` up to the next colon is a path:
+        "mmr:by=external:selector.safetensors:lam=0.7".
 
     Returns
     -------
@@ -105,7 +117,7 @@ def parse(text: str) -> Method | str:
     >>> method.theta, method.pivots_suppress
     (0.7, True)
     """
-    name, *assignments = (part.strip() for part in text.split(":"))
+    name, *assignments = _with_paths([part.strip() for part in text.split(":")])
     if not name:
         raise InputError(f"a method without a name in {text!r}: name one, or remove a comma that is too many")
     if name.casefold() == "none" and assignments:

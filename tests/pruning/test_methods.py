@@ -44,13 +44,14 @@ def test_the_same_seed_gives_the_same_tokens(name):
 @pytest.mark.parametrize("name", sorted(name for name, cls in METHODS.items() if cls.needs))
 @LAYOUTS
 def test_planted_target_is_kept(name, kind):
-    """One token draws far more attention than any other and looks like no other: whoever looks, keeps it."""
+    """One token draws far more attention, looks like no other, and is what is asked for: whoever looks, keeps it."""
     layout = layout_of(kind)
     for target in (0, min(17, layout.n // 2), layout.n - 1):
         ctx = context(layout, 0.05)
         ctx.attention[:, :, target] = 50.0
         ctx.features = torch.ones(layout.n, 16) + 0.01 * ctx.features
         ctx.features[target] = -1.0
+        ctx.text = ctx.features[target].repeat(3, 1)
         assert target in build(name, layout, 0.05).select(ctx).indices
 
 

@@ -56,6 +56,7 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
     if "attention" in method.needs:
         attention_method(method).attention_layers(layer)  # refuses a K at which a layer it reads is not there yet
     config: Any = vlm.decoder.config
+    method.check_width(config.hidden_size)
     implementation = getattr(config, "_attn_implementation", None) or ""
     if "flex" in implementation:
         raise UnsupportedError("flex attention masks cannot be cut: load with attn_implementation='sdpa'")

@@ -18,7 +18,7 @@ from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.registry import register
 from biaslab.pruning.works import D2PRUNER, PORE
 
-__all__ = ["Relative"]
+__all__ = ["Relative", "inside"]
 
 _OPS = ("ratio", "log", "subtract", "zscore", "lognormal_rank", "none")
 
@@ -104,10 +104,14 @@ class Relative(AttentionMethod):
         if self.debias == "none" and (self.heads == "weighted" or self.sinks):
             raise InputError("weighted heads and sinks are read from a profile: choose a debias operation")
         number("eps", self.eps, 0, open_low=True)
-        if self.profile is not None and not hasattr(self.profile, "expected"):
-            raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
+        self._check_profile()
         if self.debias == "none":
             object.__setattr__(self, "needs", self.needs - {"profile"})
+
+    def _check_profile(self) -> None:
+        """Refuse what is no profile, as soon as it is given."""
+        if self.profile is not None and not hasattr(self.profile, "expected"):
+            raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
 
     @property
     def needs_layout(self) -> bool:
@@ -137,7 +141,7 @@ class Relative(AttentionMethod):
         if self.heads == "mean":
             attention = attention.mean(0, keepdim=True)
         scores = self._scores(ctx, attention)
-        return scores.masked_fill(~_inside(ctx), -torch.inf) if self.padding == "drop" else scores
+        return scores.masked_fill(~inside(ctx), -torch.inf) if self.padding == "drop" else scores
 
     def _scores(self, ctx: TokenContext, attention: Tensor) -> Tensor:
         """Average the debiased attention over heads, padding not yet put last: (N,)."""
@@ -150,8 +154,8 @@ class Relative(AttentionMethod):
         if weights is not None and len(weights) != attention.shape[0]:
             raise ProfileMismatchError("heads='weighted' needs a profile fitted per head: fit one with --heads all")
         if self.normalise == "mass":
-            inside = _inside(ctx)
-            within = inside & ~sinks(expected, self.sinks) if self.sinks else inside
+            shown = inside(ctx)
+            within = shown & ~sinks(expected, self.sinks) if self.sinks else shown
             std = None if std is None else normalised(std, within=within, by=expected)
             attention, expected = normalised(attention, within=within), normalised(expected, within=within)
         out = debias(attention, expected, std, operation=self.debias, eps=self.eps, strength=self.strength)
@@ -167,6 +171,6 @@ class Relative(AttentionMethod):
         return values
 
 
-def _inside(ctx: TokenContext) -> Tensor:
+def inside(ctx: TokenContext) -> Tensor:
     """Tell which tokens lie in the image: (N,) bool."""
     return upload(np.array(ctx.layout.in_image), ctx.device)

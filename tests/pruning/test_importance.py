@@ -1,0 +1,135 @@
+"""Importances of every kind under one rule: what each reads, what each refuses, and that models run with them."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from foreseen import Foresees
+from methods import RASTER, MapProfile, context, layout_of
+from pruned import lowest_layer
+from torch.nn.functional import cosine_similarity
+
+import biaslab as bl
+from biaslab.errors import InputError, UnsupportedError
+from biaslab.pruning import MMR, CDPruner, FastV, IDSelection, Lookahead, Relative, Scope, make, parse
+from biaslab.pruning.methods.importance_method import IMPORTANCES
+
+KINDS = [kind for kind in IMPORTANCES if kind != "external"]
+
+
+def profile_for(kind):
+    g = torch.Generator().manual_seed(9)
+    positional = MapProfile(torch.rand(1, RASTER.n, generator=g) + 0.5)
+    return {"relative": {"profile": positional}, "lookahead": {"profile": Foresees()}}.get(kind, {})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_what_it_says(kind):
+    ctx, options = context(RASTER, 0.2), profile_for(kind)
+    got = MMR(by=kind, **options).importance(ctx)
+    want = {
+        "attention": lambda: FastV().importance(ctx),
+        "relative": lambda: Relative(**options).importance(ctx),
+        "lookahead": lambda: Lookahead(**options).importance(ctx),
+        "text": lambda: torch.stack([cosine_similarity(ctx.features, t[None]) for t in ctx.text]).mean(0),
+        "last_text": lambda: cosine_similarity(ctx.features, ctx.text[-1:]),
+        "norm": lambda: ctx.features.norm(dim=1),
+    }[kind]()
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
+    assert got.dtype == torch.float32 and got.std() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_says_what_it_reads(kind):
+    method = MMR(by=kind, **profile_for(kind))
+    assert method.needs == IMPORTANCES[kind] | {"features"}
+    assert method.conditional == (kind == "lookahead") and method.image_only == (kind == "norm")
+    assert method.needs_layout == (kind in ("relative", "lookahead"))
+    assert MMR(by="relative", debias="none").needs == {"attention", "features"}
+    assert parse(method.label).needs == method.needs
+
+
+def test_lambda_of_one_is_the_best_by_any_importance():
+    ctx = context(RASTER, 0.2)
+    one = MMR(by="relative", lam=1.0, **profile_for("relative")).select(ctx)
+    assert torch.equal(one.indices, Relative(**profile_for("relative")).select(ctx).indices)
+    assert torch.equal(MMR(lam=1.0, queries="text").select(ctx).indices, FastV(queries="text").select(ctx).indices)
+
+
+def test_mmr_is_the_rule_of_lookahead_too():
+    ctx = context(RASTER, 0.3)
+    one = MMR(by="lookahead", lam=0.4, profile=Foresees()).select(ctx)
+    assert torch.equal(one.indices, Lookahead(rule="mmr", lam=0.4, profile=Foresees()).select(ctx).indices)
+
+
+def test_padding_comes_last_under_any_importance():
+    layout = layout_of("llava")  # a wide picture in a square
+    inside = torch.from_numpy(layout.in_image.copy())
+    assert 2 < inside.sum() < layout.n
+    for name in ("mmr", "cdpruner", "scope", "greedyprune", "idselection"):
+        method = make(name, by="norm", padding="drop")
+        assert method.needs_layout
+        kept = method.select(context(layout, int(inside.sum()))).indices
+        assert torch.equal(kept, inside.nonzero()[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"by": "saliency"},
+            "by must be one of attention, relative, lookahead, text, last_text, norm, or external:PATH",
+        ),
+        ({"by": 3}, "by must be one of"),
+        ({"by": "text", "queries": "text"}, "queries does nothing without by=attention or by=relative"),
+        ({"by": "norm", "score": "no_rope"}, "score does nothing without by=attention or by=relative"),
+        ({"debias": "log"}, "debias does nothing without by=relative: add it, or leave debias out"),
+        ({"by": "lookahead", "heads": "all"}, "heads does nothing without by=relative"),
+        ({"profile": MapProfile(torch.ones(1, 4))}, "profile does nothing without by=relative or by=lookahead"),
+        ({"by": "lookahead", "profile": MapProfile}, None),
+        ({"by": "lookahead", "profile": object()}, "by=lookahead needs a conditional profile: fit one"),
+        ({"by": "relative", "profile": object()}, "profile must be a fitted profile"),
+    ],
+)
+def test_what_does_nothing_or_does_not_fit_is_refused(options, said):
+    if said is None:
+        assert MMR(**options).kind == "lookahead"
+        return
+    with pytest.raises(InputError, match=said):
+        MMR(**options)
+
+
+def test_a_missing_profile_is_asked_for_by_its_kind():
+    with pytest.raises(InputError, match="needs a profile: pass profile=MeanProfile"):
+        MMR(by="relative").validate()
+    with pytest.raises(InputError, match="needs a conditional profile with by=lookahead"):
+        MMR(by="lookahead").validate()
+
+
+def test_before_the_decoder_only_what_reads_no_attention():
+    vlm = bl.load("grounder")
+    with pytest.raises(UnsupportedError, match="at K = 0 there is none"), bl.prune(vlm, MMR(), layer=0):
+        pytest.fail("was not refused")
+    with pytest.raises(UnsupportedError, match="at K = 0 there is none"), bl.prune(vlm, Scope(), layer=0):
+        pytest.fail("was not refused")
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_text_and_norm_run_in_every_family_at_its_lowest_layer(family):
+    vlm = tiny.vlm(family, layers=4)
+    enc, layer = tiny.encoded(vlm, 2), lowest_layer(vlm)
+    for method in (CDPruner(keep=0.3), IDSelection(keep=0.3, by="norm")):
+        with bl.prune(vlm, method, layer) as run:
+            vlm.generate(enc, max_new_tokens=2)
+        assert [len(s.indices) for s in run.selections] == [bl.pruning.budget(0.3, x.n) for x in enc.layouts]
+
+
+@pytest.mark.slow
+def test_a_sweep_over_kinds_keeps_what_each_keeps_alone():
+    vlm, scenes = bl.load("grounder"), bl.load_dataset("scenes", n=2)
+    methods = ["mmr", "mmr:by=text", "scope:by=norm", "cdpruner"]
+    options = {"methods": methods, "keep": [0.1, 0.3], "layer": 2, "progress": False}
+    shared, plain = (bl.evaluate(vlm, scenes, plain=p, **options).samples for p in (False, True))
+    assert not shared["error"].fillna("").any()
+    assert shared["kept"].tolist() == plain["kept"].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -133,15 +134,27 @@ class RandomStudent:
 
     def relevance(self, visual: Tensor, text: Tensor, layout: TokenLayout, *, position: bool = False) -> Tensor:
         """Score as `biaslab.profiles.LookaheadProfile.relevance` does."""
-        known = (visual.shape[1], layout.key, visual.device)
+        return self.relevance_batch(visual[None], [text], [layout])[0]
+
+    def relevance_batch(
+        self, visual: Tensor, texts: Sequence[Tensor], layouts: Sequence[TokenLayout], *, position: bool = False
+    ) -> Tensor:
+        """Score several images of one size as `biaslab.profiles.LookaheadProfile.relevance_batch` does."""
+        made = [self._of(visual.shape[2], layout, visual.device) for layout in layouts]
+        alike = len({layout.key for layout in layouts}) == 1
+        place = made[0][1][None] if alike else torch.stack([place for _, place in made])
+        with torch.no_grad():
+            return made[0][0].relevance(visual, place, texts)
+
+    def _of(self, width: int, layout: TokenLayout, device: torch.device) -> tuple[Student, Tensor]:
+        """Make the student of a width, the same for all layouts, and describe the places of a layout; once."""
+        known = (width, layout.key, device)
         if known not in self._made:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                student = Student(visual.shape[1], self.rank).to(visual.device)
-            self._made[known] = (student, torch.from_numpy(places(layout)).to(visual.device))
-        student, place = self._made[known]
-        with torch.no_grad():
-            return student(visual[None], place[None], text[None])[0]
+                student = Student(width, self.rank).to(device)
+            self._made[known] = (student, torch.from_numpy(places(layout)).to(device))
+        return self._made[known]
 
     def check(self, **use: Any) -> None:
         """Fit everything."""

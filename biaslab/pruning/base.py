@@ -169,6 +169,8 @@ class Method(ABC):
         if {"importance", "pick", "select"} & set(defined):
             own.nested = defined.get("nested", False)
             own.image_only = defined.get("image_only", False)
+        if "importance" in defined and "importance_batch" not in defined:
+            own.importance_batch = Method.importance_batch
         if "pick" in defined and "pick_batch" not in defined:
             own.pick_batch = Method._pick_each
         if "select" in defined and "select_budgets" not in defined:
@@ -191,6 +193,13 @@ class Method(ABC):
     def importance(self, ctx: TokenContext) -> Tensor | None:
         """Score the tokens: (N,) float32, or None where the rule is not a ranking. One score serves every budget."""
         return None
+
+    def importance_batch(self, batch: TokenBatch) -> Sequence[Tensor | None]:
+        """Score the tokens of several images at once, each as `importance` does, up to rounding.
+
+        A method need not define it: one that defines `importance` alone is asked image by image.
+        """
+        return [self.importance(ctx) for ctx in batch]
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         """Choose positions to keep, in any order, and what to report. Default: the best scores, ties by index."""
@@ -330,7 +339,7 @@ class Method(ABC):
         if not any(budgets):
             return [[] for _ in budgets]
         with full_precision():
-            scores = [self.importance(ctx) for ctx in batch]
+            scores = self.importance_batch(batch)
             picked = self.pick_batch(batch, scores, budgets)
             indices = iter(ascending([positions for one in picked for positions, _ in one]))
         pairs = zip(picked, scores, strict=True)

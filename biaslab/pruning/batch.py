@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from biaslab.pruning.context import TokenContext, descending
+from biaslab.pruning.context import TokenContext, descending, required
 
-__all__ = ["TokenBatch", "ascending", "padded", "ranked"]
+__all__ = ["TokenBatch", "alike", "ascending", "padded", "ranked"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,7 @@ class TokenBatch(Sequence[TokenContext]):
 
     Images may differ in tokens and budgets. What is computed for all at once must not make one depend on another:
     sorting, looking up and arithmetic element by element do not; sums and matrix products do, in the last bit, and
-    are made image by image.
+    are made image by image, but for those of a student on a GPU (:meth:`Method.importance_batch`).
 
     Attributes
     ----------
@@ -54,6 +55,28 @@ class TokenBatch(Sequence[TokenContext]):
         starts = [self.starts[i] for i in which] if self.starts else ()
         return TokenBatch([self.images[i] for i in which], self.stack, starts)
 
+    def features_of(self, which: Sequence[int]) -> Tensor:
+        """Put the features of images of one size in one tensor, (B, N, D): a view where they lie at equal distances.
+
+        Examples
+        --------
+        >>> from biaslab.core.layout import TokenLayout
+        >>> layout, stack = TokenLayout.raster(1, 2, size=(2, 1), family="toy"), torch.arange(6.0)[:, None]
+        >>> images = [TokenContext(layout, 1, features=stack[i : i + 2]) for i in (0, 3)]
+        >>> TokenBatch(images, stack, [0, 3]).features_of([0, 1])[..., 0]
+        tensor([[0., 1.],
+                [3., 4.]])
+        """
+        stack = self.stack
+        if stack is not None and stack.is_contiguous() and len(which) > 1:
+            starts = [self.starts[i] for i in which]
+            step, (n, width) = starts[1] - starts[0], (self.images[which[0]].n, stack.shape[1])
+            if step > 0 and all(b - a == step for a, b in pairwise(starts)):
+                offset = stack.storage_offset() + starts[0] * width
+                return stack.as_strided((len(which), n, width), (step * width, width, 1), offset)
+        each = [required(self.images[i].features, "features") for i in which]
+        return each[0][None] if len(each) == 1 else torch.stack(each)
+
     @property
     def device(self) -> torch.device:
         """Where the tensors lie."""
@@ -81,7 +104,7 @@ def padded(rows: Sequence[Tensor], fill: float) -> Tensor:
     lengths = [len(row) for row in rows]
     longest = max(lengths)
     if min(lengths) == longest:
-        return torch.stack(list(rows))
+        return rows[0][None] if len(rows) == 1 else torch.stack(list(rows))
     filler = rows[0].new_full((longest - min(lengths),), fill)
     parts = [part for row, n in zip(rows, lengths, strict=True) for part in (row, filler[: longest - n])]
     return torch.cat(parts).view(len(rows), longest)
@@ -110,6 +133,20 @@ def ranked(scores: Sequence[Tensor]) -> list[Tensor]:
     # the filler stands behind everything of its value, and the sort is stable
     order = torch.sort(padded(scores, -torch.inf), dim=1, descending=True, stable=True).indices
     return [row[: len(own)] for row, own in zip(order, scores, strict=True)]
+
+
+def alike(kinds: Sequence[Hashable]) -> list[list[int]]:
+    """Put the indices of equal values together, in the order of the first of each.
+
+    Examples
+    --------
+    >>> alike([3, 1, 3])
+    [[0, 2], [1]]
+    """
+    found: dict[Hashable, list[int]] = {}
+    for i, kind in enumerate(kinds):
+        found.setdefault(kind, []).append(i)
+    return list(found.values())
 
 
 def ascending(positions: Sequence[Tensor]) -> list[Tensor]:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from planted_lookahead import KINDS, LAYOUT, WIDE, WIDTH, bias, image, stored, words
 
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.maps.stored import load_maps
 from biaslab.profiles import GeometricProfile, LookaheadProfile, load, select_estimator, variance_explained
+from biaslab.profiles.lookahead import student as lookahead_student
 from biaslab.profiles.lookahead.student import PLACES, Student, places
 from biaslab.profiles.lookahead.training import Lessons
 
@@ -252,6 +254,51 @@ def test_scales_and_widths_do_not_matter():
     place = torch.from_numpy(places(LAYOUT))[None]
     want = student(visual, place, text)
     torch.testing.assert_close(student(1e3 * visual + 7, place, 1e-2 * text), want, atol=1e-4, rtol=1e-4)
+
+
+def test_keys_are_of_centred_and_scaled_features():
+    """As the definition says, feature by feature and in float64, of features in any number type."""
+    student, g = Student(WIDTH, 8), torch.Generator().manual_seed(0)
+    place = torch.from_numpy(places(LAYOUT))[None]
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        visual = (torch.randn(2, LAYOUT.n, WIDTH, generator=g) + 3).to(dtype)
+        visual[1] = visual[1, :1]  # an image whose tokens are all alike: nothing is divided by zero
+        centred = visual.double() - visual.double().mean(1, keepdim=True)
+        scaled = torch.nn.functional.normalize(centred, dim=-1) * 0.577 * WIDTH**0.5
+        whole = torch.cat([scaled, place.double().expand(2, -1, -1)], -1)
+        want = whole @ student.key.weight.double().T + student.key.bias.double()
+        got = student.keys(visual, place)
+        assert got.dtype == torch.float32 and got.isfinite().all()
+        torch.testing.assert_close(got[0].double(), want[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize("cells", [1, 2 * LAYOUT.n * WIDTH, 2**27])
+def test_images_are_scored_together_as_each_alone(monkeypatch, cells, reads):
+    """One by one, two at a time and all at once; questions of unequal lengths, places of one layout or of several."""
+    monkeypatch.setattr(lookahead_student, "_CELLS_ON_CPU", cells)
+    student, g = Student(WIDTH, 8, reads=reads).eval(), torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(student.out.weight, generator=g)  # tokens look at each other
+    visual = torch.randn(5, LAYOUT.n, WIDTH, generator=g)
+    texts = [torch.randn(t, WIDTH, generator=g) for t in (4, 9, 4, 1, 9)]
+    several = torch.randn(5, LAYOUT.n, PLACES, generator=g)
+    for place in (several[:1], several):
+        got = student.relevance(visual, place, texts)
+        for i, text in enumerate(texts):
+            alone = student(visual[i][None], place[i % len(place)][None], text[None])[0]
+            torch.testing.assert_close(got[i], alone, atol=1e-5, rtol=1e-5)
+            assert cells > 1 or torch.equal(got[i], alone)
+
+
+@pytest.mark.parametrize("position", [False, True])
+def test_a_profile_scores_images_together(profile, position):
+    other = TokenLayout.raster(LAYOUT.grid[1], LAYOUT.grid[0], size=LAYOUT.size, family=LAYOUT.family)
+    layouts = [LAYOUT, LAYOUT if position else other, LAYOUT]  # the positional part does not transport
+    _, visual, texts = zip(*(asked_for(seed) for seed in range(3)), strict=True)
+    for kinds in (layouts, [LAYOUT] * 3):
+        got = profile.relevance_batch(torch.stack(visual), texts, kinds, position=position)
+        for own, *asked in zip(got, visual, texts, kinds, strict=True):
+            assert torch.equal(own, profile.relevance(*asked, position=position))
 
 
 def test_places_are_those_of_the_image():

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.pruning import METHODS, D2Pruner, DivPrune, FastV, Method, Random, Relative, TokenContext
+from biaslab.pruning import METHODS, D2Pruner, DivPrune, FastV, Lookahead, Method, Random, Relative, TokenContext
 from biaslab.pruning.algorithms import graphs, max_min
 from biaslab.pruning.algorithms.graph import HybridGraph, SpatialPlane
 from biaslab.pruning.algorithms.graphs import HybridGraphs
@@ -178,6 +178,50 @@ def test_a_plug_in_that_nests_is_run_once_at_the_largest_budget():
 
     ((a, b),) = First().select_budgets([context(RASTER, 5)], [[2, 7]])
     assert First.asked == [7] and (len(a.indices), len(b.indices)) == (2, 7)
+
+
+class Together(Foresees):
+    """Scores images of one size at once, and notes how many."""
+
+    def __init__(self):
+        self.asked = []
+
+    def relevance_batch(self, visual, texts, layouts, *, position=False):
+        self.asked.append((len(visual), visual))
+        return torch.stack(
+            [self.relevance(*one, position=position) for one in zip(visual, texts, layouts, strict=True)]
+        )
+
+
+@pytest.mark.parametrize("gap", [0, 3, None])
+def test_a_profile_is_asked_for_images_of_one_size_together(gap):
+    """Of their features as they lie in the batch's tensor, at one distance or at several."""
+    few, many = (TokenLayout.raster(3, n, size=(60, 60), family="toy") for n in (2, 5))
+    layouts, starts, first = [few, many, few, many, many, few], [], 0
+    for i, layout in enumerate(layouts):
+        starts.append(first)
+        first += max(few.n, many.n) + (i * i if gap is None else gap) if gap != 0 else layout.n
+    stack = torch.randn(first, 8, generator=torch.Generator().manual_seed(0))
+    batch = TokenBatch(
+        [
+            TokenContext(layout, 3, features=stack[at : at + layout.n], text=said(5 + i, 8))
+            for i, (layout, at) in enumerate(zip(layouts, starts, strict=True))
+        ],
+        stack,
+        starts,
+    )
+    profile = Together()
+    rule = Lookahead(profile=profile, rule="diverse")
+    found = rule.select_batch(batch)
+    assert [n for n, _ in profile.asked] == [3, 3]
+    even = [batch.starts[i] for i in (1, 3, 4)]
+    shared = profile.asked[1][1].untyped_storage().data_ptr() == stack.untyped_storage().data_ptr()
+    assert shared == (even[1] - even[0] == even[2] - even[1])
+    for got, ctx in zip(found, batch, strict=True):
+        equal(got, rule.select(ctx))
+    only = batch.only([0, 2])
+    assert torch.equal(only.features_of([0, 1])[1], batch[2].features)
+    assert torch.equal(TokenBatch(list(batch)).features_of([1, 4])[1], batch[4].features)
 
 
 def test_whole_numbers_rank_too():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from biaslab.core.curve import curve_order
 from biaslab.core.layout import TokenLayout
-from biaslab.pruning.algorithms.proportional import inclusion, proportional
+from biaslab.pruning.algorithms.proportional import inclusion, proportional, proportional_batch
 
 
 @pytest.mark.parametrize("side", [2, 4, 16])
@@ -76,3 +76,16 @@ def test_half_the_tokens_certain_the_rest_by_density(dtype):
     kept = proportional(density, torch.arange(320), 30)
     assert kept[:20].tolist() == list(range(20)) and len(kept) == 30
     assert (kept[20:].diff() == 30).all()
+
+
+@pytest.mark.parametrize("one_curve", [True, False])
+def test_images_and_budgets_are_chosen_from_together(one_curve):
+    g = torch.Generator().manual_seed(3)
+    density = torch.exp(2 * torch.randn(5, 30, generator=g, dtype=torch.float64))
+    curves = torch.stack([torch.randperm(30, generator=g) for _ in density])
+    order, budgets = (curves[0] if one_curve else curves), [7, 30, 0, 1, 18]
+    found = proportional_batch(density, order, budgets)
+    assert [tuple(rows.shape) for rows in found] == [(5, n) for n in budgets]
+    for n, rows in zip(budgets, found, strict=True):
+        for i, row in enumerate(rows):
+            assert torch.equal(row.sort().values, proportional(density[i], curves[0 if one_curve else i], n))

@@ -272,14 +272,37 @@ class LookaheadProfile(LearnedMaps):
         (N,) float32 Tensor
             On the device of ``visual``; larger is more relevant.
         """
+        return self.relevance_batch(visual[None], [text], [layout], position=position)[0]
+
+    def relevance_batch(
+        self, visual: Tensor, texts: Sequence[Tensor], layouts: Sequence[TokenLayout], *, position: bool = False
+    ) -> Tensor:
+        """Score the visual tokens of several images of one size: of each what `relevance` gives, in fewer steps.
+
+        Parameters
+        ----------
+        visual : (B, N, D) Tensor
+        texts : sequence of (T, D) Tensor
+            One question for each; their lengths may differ.
+        layouts : sequence of TokenLayout
+            Of N tokens each.
+        position : bool
+
+        Returns
+        -------
+        (B, N) float32 Tensor
+            Up to rounding; on a CPU to the last bit. Nothing waits for the device.
+        """
         check_fitted(self)
-        student = self._student(visual.device)
+        device = visual.device
+        kinds = list({layout.key: layout for layout in layouts}.values())
+        parts = kinds if len(kinds) == 1 else layouts
+        place = [self._places(layout, device) for layout in parts]
         with torch.no_grad():
-            scores = student(visual[None], self._places(layout, visual.device)[None], text[None])[0]
+            scores = self._student(device).relevance(visual, _together(place), texts)
         if not position:
             return scores
-        biased = self.teacher.expected_log(layout) / self.scale
-        return scores + torch.from_numpy(biased.astype(np.float32)).to(scores.device)
+        return scores + _together([self._biased(layout, device) for layout in parts])
 
     @property
     def scale(self) -> float:
@@ -381,6 +404,11 @@ class LookaheadProfile(LearnedMaps):
                 self._placed.popitem(last=False)
         return self._placed[key]
 
+    def _biased(self, layout: TokenLayout, device: torch.device) -> Tensor:
+        """(N,) what position alone adds to `relevance`."""
+        biased = self.teacher.expected_log(layout) / self.scale
+        return torch.from_numpy(biased.astype(np.float32)).to(device)
+
     def _expand(self, arrays: Arrays, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
         teacher = self.teacher
         both = []
@@ -395,6 +423,11 @@ class LookaheadProfile(LearnedMaps):
             if name in state:
                 state[name] = type(state[name])()
         return state
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    """Put tensors of one shape under each other, (B, ...); a single one stays where it is."""
+    return parts[0][None] if len(parts) == 1 else torch.stack(list(parts))
 
 
 def explained_table(found: Mapping[str, float]) -> pd.DataFrame:

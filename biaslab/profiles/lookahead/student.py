@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from biaslab.core.layout import TokenLayout
@@ -17,6 +20,10 @@ PLACES = 8
 _WHOLE = 1e-6  # of a cell that is smaller than any
 _HEADS = 4
 _SCALE = 0.577  # root mean square of the features that the first layers see
+_EPSILON = 1e-12  # of norms that are divided by
+# features that are scored at once, for they are centred in float32; a CPU, where nothing is launched, takes images one
+# by one
+_CELLS, _CELLS_ON_CPU = 2**27, 1
 
 
 def places(layout: TokenLayout) -> np.ndarray:
@@ -97,28 +104,79 @@ class Student(nn.Module):
         (B, N) float32 Tensor
             0 for fillers.
         """
-        keys = self.keys(visual, place, shown)
-        query = self.queries(text, said)
-        alone = torch.einsum("bnr,br->bn", keys, query) / keys.shape[-1] ** 0.5
+        return self.match(self.keys(visual, place, shown), self.queries(text, said), shown)
+
+    def match(self, keys: Tensor, query: Tensor, shown: Tensor | None = None) -> Tensor:
+        """Score the (B, N, r) `keys` of visual tokens for the (B, r) `queries`: (B, N), 0 where not ``shown``."""
         matched = keys * query[:, None]
         mask = None if shown is None else shown[:, None, None]
         others = scaled_dot_product_attention(
             _heads(self.asks(keys)), _heads(self.offers(keys)), _heads(self.carried(matched)), attn_mask=mask
         )
         together = matched + others.transpose(1, 2).flatten(2)
-        scores = alone + self.out(gelu(self.wide(together)))[..., 0]
+        told = self.out(gelu(self.wide(together)))[..., 0]
+        scores = torch.add(told, matched.mean(-1), alpha=keys.shape[-1] ** 0.5)  # the mean: what each says by itself
         return scores if shown is None else scores.masked_fill(~shown, 0)
 
+    def relevance(self, visual: Tensor, place: Tensor, texts: Sequence[Tensor]) -> Tensor:
+        """Score images of one size, each for its question, in few steps and bounded memory.
+
+        Parameters
+        ----------
+        visual : (B, N, D) Tensor
+        place : (B or 1, N, 8) Tensor
+        texts : sequence of (T, D) Tensor
+            Their lengths may differ.
+
+        Returns
+        -------
+        (B, N) float32 Tensor
+            Each image's as alone, up to rounding; on a CPU to the last bit.
+        """
+        cells = _CELLS_ON_CPU if visual.device.type == "cpu" else _CELLS
+        step = max(1, cells // visual[0].numel())
+        parts = []
+        for first in range(0, len(visual), step):
+            own = slice(first, first + step)
+            keys = self.keys(visual[own], place if len(place) == 1 else place[own])
+            parts.append(self.match(keys, self._asked(texts[own])))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _asked(self, texts: Sequence[Tensor]) -> Tensor:
+        """Make the queries (B, r) of questions of any lengths; equally long ones are read together.
+
+        Packed, questions of all lengths could be; but cuDNN then takes dozens of kernels for every token in the place
+        of one for all, and rounds otherwise than for a question alone.
+        """
+        alike: defaultdict[int, list[int]] = defaultdict(list)
+        for i, text in enumerate(texts):
+            alike[len(text)].append(i)
+        made: dict[int, Tensor] = {}
+        for which in alike.values():
+            read = self.queries(torch.stack([texts[i] for i in which]) if len(which) > 1 else texts[which[0]][None])
+            if len(alike) == 1:
+                return read
+            made.update(zip(which, read, strict=True))
+        return torch.stack([made[i] for i in range(len(texts))])
+
     def keys(self, visual: Tensor, place: Tensor, shown: Tensor | None = None) -> Tensor:
-        """Make a key of each visual token, whatever is asked: (B, N, r)."""
-        visual = visual.float()
+        """Make a key of each visual token, whatever is asked: (B, N, r).
+
+        Features are read as they are and centred in float32; what they are divided by is left to their products with A,
+        which are a fortieth of their size.
+        """
+        width = visual.shape[-1]
+        if visual.dtype == torch.float64:
+            visual = visual.float()
         if shown is None:
-            centred = visual - visual.mean(1, keepdim=True)
+            centred = visual - visual.mean(1, keepdim=True, dtype=torch.float32)
         else:
-            here = shown[..., None].float()
+            visual, here = visual.float(), shown[..., None].float()
             centred = (visual - (visual * here).sum(1, keepdim=True) / here.sum(1, keepdim=True)) * here
-        scaled = normalize(centred, dim=-1) * (_SCALE * visual.shape[-1] ** 0.5)
-        return self.key(torch.cat([scaled, place.to(scaled).expand(len(scaled), -1, -1)], -1))
+        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True).clamp_min(_EPSILON)
+        where = linear(place.to(centred), self.key.weight[:, width:], self.key.bias)
+        what = linear(centred, self.key.weight[:, :width])
+        return torch.addcdiv(where, what, norm, value=_SCALE * width**0.5)
 
     def queries(self, text: Tensor, said: Tensor | None = None) -> Tensor:
         """Make one query of each question: (B, r)."""
@@ -132,7 +190,8 @@ class Student(nn.Module):
         return self._read(text, said)[2]
 
     def _read(self, text: Tensor, said: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        words = normalize(text.float(), dim=-1) * (_SCALE * text.shape[-1] ** 0.5)
+        norm = torch.linalg.vector_norm(text, dim=-1, keepdim=True, dtype=torch.float32).clamp_min(_EPSILON)
+        words = text / norm * (_SCALE * text.shape[-1] ** 0.5)
         if said is None:
             read, _ = self.reader(words)
         else:

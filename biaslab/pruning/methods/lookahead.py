@@ -14,9 +14,9 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.pruning.algorithms.max_min import max_min_orders
 from biaslab.pruning.algorithms.mmr import mmr_orders
-from biaslab.pruning.algorithms.proportional import proportional
+from biaslab.pruning.algorithms.proportional import proportional_batch
 from biaslab.pruning.base import Method, Picked, TokenContext, added_option, choice, number, required
-from biaslab.pruning.batch import TokenBatch, ranked
+from biaslab.pruning.batch import TokenBatch, alike, padded, ranked
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import FittedProfile
 from biaslab.pruning.methods.d2pruner import D2Pruner
@@ -42,7 +42,10 @@ class ConditionalProfile(FittedProfile, Protocol):
     """What the method uses of a :class:`biaslab.profiles.LookaheadProfile`."""
 
     def relevance(self, visual: Tensor, text: Tensor, layout: TokenLayout, *, position: bool = False) -> Tensor:
-        """Score (N, D) visual tokens for (T, D) tokens behind the image: (N,) float32."""
+        """Score (N, D) visual tokens for (T, D) tokens behind the image: (N,) float32.
+
+        A profile may have a ``relevance_batch`` as :meth:`biaslab.profiles.LookaheadProfile.relevance_batch` as well.
+        """
         ...
 
 
@@ -190,6 +193,19 @@ class Lookahead(Method):
         visual, text = required(ctx.features, "features"), required(ctx.text, "text")
         return self.profile.relevance(visual, text, ctx.layout, position=self.position)
 
+    def importance_batch(self, batch: TokenBatch) -> Sequence[Tensor]:
+        """Foresee the relevance of the tokens of several images; those of one size together."""
+        together = getattr(self.profile, "relevance_batch", None)
+        if together is None:
+            return [self.importance(ctx) for ctx in batch]
+        found: dict[int, Tensor] = {}
+        for which in alike([ctx.n for ctx in batch]):
+            own = [batch[i] for i in which]
+            texts, layouts = [required(ctx.text, "text") for ctx in own], [ctx.layout for ctx in own]
+            scores = together(batch.features_of(which), texts, layouts, position=self.position)
+            found.update(zip(which, scores, strict=True))
+        return [found[i] for i in range(len(batch))]
+
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
         """List tokens in the order of the choice."""
         ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
@@ -203,8 +219,7 @@ class Lookahead(Method):
         if self.rule == "graph":
             return self._graph().pick_batch(batch, known, budgets)
         if self.rule == "proportional":
-            each = zip(batch, known, budgets, strict=True)
-            return [self._proportional(ctx.layout, scores, wanted) for ctx, scores, wanted in each]
+            return self._proportional(batch, known, budgets)
         orders = self._orders(batch, known, [max(wanted, default=0) for wanted in budgets])
         return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
 
@@ -217,10 +232,20 @@ class Lookahead(Method):
         weights = [torch.exp(self.gamma * (s - s.mean()) / (s.std(correction=0) + _LEAST)) for s in scores]
         return max_min_orders(images, most, weights=weights)
 
-    def _proportional(self, layout: TokenLayout, scores: Tensor, budgets: Sequence[int]) -> list[Picked]:
-        density = (scores.float().softmax(0) + max(self.floor, _LEAST) / len(scores)) ** self.power
-        order = self._curve(layout, scores.device)
-        return [(proportional(density, order, n), {}) for n in budgets]
+    def _proportional(
+        self, batch: TokenBatch, scores: Sequence[Tensor], budgets: Sequence[Sequence[int]]
+    ) -> list[list[Picked]]:
+        """Choose for images of one size and the same budgets together."""
+        found: dict[int, list[Picked]] = {}
+        for which in alike([(len(own), *wanted) for own, wanted in zip(scores, budgets, strict=True)]):
+            own = padded([scores[i] for i in which], 0)
+            double = own.dtype if own.device.type == "mps" else torch.float64
+            density = (own.softmax(1, dtype=double) + max(self.floor, _LEAST) / own.shape[1]) ** self.power
+            curves = [self._curve(batch[i].layout, own.device) for i in which]
+            order = curves[0] if len({id(curve) for curve in curves}) == 1 else torch.stack(curves)
+            chosen = proportional_batch(density, order, budgets[which[0]])
+            found.update((i, [(rows[row], {}) for rows in chosen]) for row, i in enumerate(which))
+        return [found[i] for i in range(len(batch))]
 
     def _curve(self, layout: TokenLayout, device: torch.device) -> Tensor:
         curves: dict[tuple[str, torch.device], Tensor] = self.__dict__["_curves"]

@@ -36,6 +36,7 @@ TIMES: Columns = {
     "select": ("selection", ".2f"), "above": ("from K on", ".2f"),
     "decode": ("decode", ".1f"), "answer": ("answer", ".1f"),
     "speedup": ("x faster", ".2f"), "prefill_speedup": ("x faster, prefill", ".2f"), "peak_mb": ("peak MiB", ".0f"),
+    "mallocs": ("cudaMalloc", ".0f"),
     "why": ("remark", ""),
 }  # fmt: skip
 BESIDE: Columns = {
@@ -77,6 +78,10 @@ def run(plan: Plan, findings: Findings) -> None:
         "a CPU). The KV cache of a captured step stays between rounds: it is no part of the peak"
     )
     findings.note(
+        "cudaMalloc: how often an answer had to ask for memory because the caching allocator had no block of a size; "
+        "rounds_ms in gpu.json has it by round, beside the times"
+    )
+    findings.note(
         f"computed for an {H100}; another card has other figures. With graphs a step has no host time. Selection is "
         "not computed"
     )
@@ -101,11 +106,16 @@ def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Tim
             warnings.filterwarnings("error", "decode=")  # another way than asked for is a failure here
             options = GenerationOptions(max_new_tokens=plan.new_tokens, decode=way)
             config = Config(method, method and LAYER)
+            before = segments(plan.device)
             done = run_once(vlm, ready, config, options, full_length=True, timed=True, graphs=graphs)
-        spent[name, way].append({**parts(), "decode": done.timer.decode_ms or 0.0, **done.selection_times})
+        made = segments(plan.device) - before
+        spent[name, way].append(
+            {**parts(), "decode": done.timer.decode_ms or 0.0, **done.selection_times, "mallocs": made}
+        )
         return done
 
-    times = in_turn({f"{name}, {way}": partial(answer, name, way) for name, way in pairs}, plan)
+    # the first rounds still ask the device for memory
+    times = in_turn({f"{name}, {way}": partial(answer, name, way) for name, way in pairs}, plan, plan.rounds + 2)
     graphs.clear()
     full: dict[str, Any] = {}
     wanted: dict[str, Parts] = {}
@@ -115,6 +125,7 @@ def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Tim
         if found.ms:
             mine = spent[name, way][-len(found.ms) :]
             row |= _row(mine, tower, batch) | {"peak_mb": found.peak_mb}
+            row["mallocs"] = statistics.median(one["mallocs"] for one in mine)
             row["rounds_ms"] = {"vision": tower.ms, "batch": mine}
             full = row if name == "none" else full  # of the same way to decode
             if full.get("decoded") == way:
@@ -161,6 +172,11 @@ def _beside(findings: Findings, row: dict[str, Any], want: Parts) -> None:
             **{key: row[key] for key in ("batch", "method", "decoded")}, "part": title, "computed": expected,
             "measured": row[part], "ratio": expected and row[part] / expected, "share": row[part] / row["answer"],
         })  # fmt: skip
+
+
+def segments(device: torch.device) -> int:
+    """Count the pieces of memory that torch has asked a device for so far; 0 where that is no CUDA device."""
+    return torch.cuda.memory_stats(device).get("segment.all.allocated", 0) if device.type == "cuda" else 0
 
 
 @contextmanager

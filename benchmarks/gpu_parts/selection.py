@@ -1,6 +1,8 @@
 """Selection alone: a batch of images as the engine hands them over, features smooth over the picture.
 
-DivPrune, D2Pruner, and look-ahead with the student that foresees: random weights, of the width of the model.
+DivPrune, D2Pruner, and look-ahead with the student that foresees: random weights, of the width of the model. Wall time,
+and beside it what the device itself has to do: in a prefill the host asks for it while the device is still at the work
+before.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch
 from benchmarks import inputs
 from biaslab.pruning import TokenBatch, TokenContext, budget, make
 
+from .device_work import device_work
 from .models import LAYER, spec
 from .plan import Columns, Findings, Plan
 from .timing import free, in_turn
@@ -24,7 +27,9 @@ TEXT = 40  # tokens of a question
 KEEPS = (0.1, 0.5)
 COLUMNS: Columns = {
     "batch": ("B", "d"), "n": ("N", "d"), "method": ("method", ""), "keep": ("keep", ".0%"),
-    "ms": ("ms per batch", ".2f"), "each": ("ms per image", ".2f"), "peak_mb": ("peak MiB", ".0f"),
+    "ms": ("ms per batch", ".2f"), "each": ("ms per image", ".2f"),
+    "device_each": ("device ms per image", ".2f"), "launches_each": ("launches per image", ".0f"),
+    "peak_mb": ("peak MiB", ".0f"),
     "why": ("remark", ""),
 }  # fmt: skip
 
@@ -43,18 +48,23 @@ def run(plan: Plan, findings: Findings) -> None:
                 tasks[f"{name} {keep}"] = partial(method.select_batch, asked)
         with torch.inference_mode():
             times = in_turn(tasks, plan, plan.rounds + 2)
+            work = {name: device_work(task, plan.device) for name, task in tasks.items() if times[name].ms}
         for keep in KEEPS:
             for name in METHODS:
-                found = times[f"{name} {keep}"]
+                found, done = times[f"{name} {keep}"], work.get(f"{name} {keep}", {})
                 findings.add("Selection alone", COLUMNS, {
                     "batch": batch, "n": n, "method": name, "keep": keep, "ms": found.median,
                     "each": found.median and found.median / batch, "peak_mb": found.peak_mb, "why": found.why,
-                    "times_ms": found.ms,
+                    "times_ms": found.ms, **{f"{key.removesuffix('_ms')}_each": x / batch for key, x in done.items()},
                 })  # fmt: skip
                 if found.failed:
                     findings.fail(f"selection, B = {batch}, {name}, keep {keep}: {found.why}")
         del images, tasks
         free(plan.device)
+    findings.note(
+        "device ms: the time of all kernels and copies of one run by torch's profiler, without the gaps in which "
+        "the device waits for the host; launches: how many there were"
+    )
     findings.note("features in bf16, smooth over the picture with a part of their own; hidden states of random weights "
                   "would make another graph")  # fmt: skip
 

@@ -9,7 +9,19 @@ import pytest
 import torch
 
 from benchmarks import gpu, inputs
-from benchmarks.gpu_parts import capture, checks, kernels, models, phases, recompute, roofline, selection, sweep, timing
+from benchmarks.gpu_parts import (
+    capture,
+    checks,
+    device_work,
+    kernels,
+    models,
+    phases,
+    recompute,
+    roofline,
+    selection,
+    sweep,
+    timing,
+)
 from benchmarks.gpu_parts.plan import Findings, Plan
 from biaslab.evaluation.decoding import static_loop
 from biaslab.models import families
@@ -170,6 +182,28 @@ def test_kernels_of_a_device_are_named_with_their_share(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     found = kernels.backends(lambda: None, torch.device("cuda"))
     assert found == {"backends": "2 flash", "kernels": "pytorch_flash::flash_fwd_kernel 30%"}
+
+
+def test_the_device_is_timed_without_the_gaps(monkeypatch):
+    def event(key, on, count, busy):
+        where = getattr(torch.autograd.DeviceType, on)
+        return SimpleNamespace(key=key, count=count, device_type=where, self_device_time_total=busy)
+
+    class Profiler:
+        def __init__(self, activities):
+            assert torch.profiler.ProfilerActivity.CUDA in activities
+
+        __enter__, __exit__ = (lambda self: self), (lambda self, *_: None)
+
+        def key_averages(self):
+            return [event("cudaLaunchKernel", "CPU", 9, 0.0), event("gemm", "CUDA", 2, 900.0),
+                    event("Memcpy HtoD", "CUDA", 1, 100.0)]  # fmt: skip
+
+    monkeypatch.setattr(device_work, "profile", Profiler)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    ran = []
+    assert device_work.device_work(lambda: ran.append(1), torch.device("cuda")) == {"device_ms": 1.0, "launches": 3}
+    assert ran == [1] and device_work.device_work(lambda: pytest.fail("ran"), CPU) == {}
 
 
 @pytest.mark.slow

@@ -75,7 +75,8 @@ class Engine:
         ]
         for hook in hooks:
             self._hooks.callback(hook.remove)
-        for index in range(self.layer, len(decoder.layers)):
+        last = 1 if list(self.stages) == [0] else len(decoder.layers)  # cut at K = 0 alone, the decoder's hook does all
+        for index in range(self.layer, last):
             hook = decoder.layers[index].register_forward_pre_hook(self._layer_hook(index), with_kwargs=True)
             self._layer_hooks.callback(hook.remove)
         if read := readers(self.schedule):
@@ -221,7 +222,7 @@ class Engine:
         return hook
 
     def _before_layer(self, index: int, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        cache = kv_cache_of(kwargs)
+        cache = kv_cache_of(kwargs) if index == self.layer else None  # looked at there alone
         if index == self.layer:
             check_cache(cache, kwargs.get("use_cache"))
             if cache not in self.cuts:  # once per prompt

@@ -52,11 +52,13 @@ class ShortInputs:
         -------
         args, kwargs
         """
+        mask, renumber = kwargs.get("attention_mask"), self.positions == "renumber"
+        if not (prefill or renumber or mask is not None or cut.pad is not None or hidden.shape[1] > 1):
+            return args, kwargs  # a new token that sees all there is: nothing differs from the unpruned model's
         if args:
             args = (hidden, *args[1:])
         else:
             kwargs["hidden_states"] = hidden
-        mask = kwargs.get("attention_mask")
         past = 0 if prefill else entries(kv_cache_of(kwargs).layers[index])
         if mask is not None:
             later = 0 if prefill else past - cut.kept + hidden.shape[1]
@@ -66,7 +68,7 @@ class ShortInputs:
             name = f"mask on {hidden.device}"
             kwargs["attention_mask"] = self._once(name, cut, cut, lambda c: c.build_mask(hidden, implementation, past))
         ids, rope = kwargs.get("position_ids"), kwargs.get("position_embeddings")
-        if self.positions == "renumber":
+        if renumber:
             if ids is None:
                 raise UnsupportedError("this decoder does not tell its layers the positions: use positions='original'")
             renumbered = self._once("rope", cut, ids, lambda i: self._renumbered(cut, hidden, i, prefill))

@@ -93,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     render(chosen, options)
     with ProcessPoolExecutor(options.processes, mp_context=get_context("fork")) as pool:
         run(chosen, pool, options)
-    report(chosen, options).publish(options.out)
+    card = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else ""
+    report(chosen, options, card=card).publish(options.out)
 
 
 def render(chosen: Sequence[Control], options: argparse.Namespace) -> None:
@@ -115,6 +116,7 @@ def run(chosen: Sequence[Control], pool: ProcessPoolExecutor, options: argparse.
     """Collect, fit and evaluate, several at a time; what depends on nothing else does not wait."""
     pool.submit(_ready).result()  # all processes are forked before there are threads
     problems: list[BaseException] = []
+    writing = threading.Lock()
 
     def of_set(name: str) -> None:
         try:
@@ -134,6 +136,8 @@ def run(chosen: Sequence[Control], pool: ProcessPoolExecutor, options: argparse.
         held.result()
         for future in [pool.submit(fit_and_locate, c, options) for c in own]:
             future.result()
+            with writing:
+                so_far(chosen, options)
 
     first: Future = pool.submit(locate_without, options)
     threads = [threading.Thread(target=of_set, args=[name]) for name in dict.fromkeys(c.maps for c in chosen)]
@@ -144,6 +148,13 @@ def run(chosen: Sequence[Control], pool: ProcessPoolExecutor, options: argparse.
     first.result()
     if problems:
         raise problems[0]
+
+
+def so_far(chosen: Sequence[Control], options: argparse.Namespace) -> None:
+    """Write what is known by now."""
+    done = [c for c in chosen if (options.work / c.slug / "results.csv").exists()]
+    if (options.work / "without" / "results.csv").exists() and any(c.name == BASE for c in done):
+        report(done, options).write(options.out)
 
 
 def _ready() -> None:
@@ -228,7 +239,7 @@ def hits_of(out: Path) -> Mapping[tuple[str, float], pd.Series]:
     return {key: own.set_index("id")["hit"] for key, own in lines.groupby("key")}
 
 
-def report(chosen: Sequence[Control], options: argparse.Namespace) -> Report:
+def report(chosen: Sequence[Control], options: argparse.Namespace, card: str = "") -> Report:
     """Compare every control with the fit on 3,000 expressions."""
     data: Expressions = _world["validation"]
     ids = [s.id for s in data]
@@ -285,7 +296,7 @@ def report(chosen: Sequence[Control], options: argparse.Namespace) -> Report:
         name="controls",
         title="Controls of look-ahead",
         settings={"model": "grounder", "expressions": options.n, "split": "validation", "layer": 0,
-                  "device": _device(options.device)},
+                  "device": card or options.device},
         tables=[
             Table(f"{options.n} validation expressions", columns, rows),
             *([Table("Expressions that say a name which was never said in the fit", names, unseen)] if unseen else []),
@@ -301,10 +312,6 @@ def report(chosen: Sequence[Control], options: argparse.Namespace) -> Report:
             f"never said: {', '.join(UNSEEN)}",
         ],
     )  # fmt: skip
-
-
-def _device(name: str) -> str:
-    return torch.cuda.get_device_name(name) if name.startswith("cuda") else name
 
 
 def _percent(interval: Interval, sign: str = "") -> str:

@@ -9,7 +9,8 @@ The parts, each in a process of its own with its own time limit:
     checks      contracts of capture, engine and selection, float32 and bf16
     capture     rows of attention against plain SDPA and eager attention, InternVL2.5-8B's size, 13 tiles
     phases      vision, prefill, selection and decode of an answer, pruned or not, beside what was computed
-    selection   DivPrune and D2Pruner alone
+    selection   DivPrune, D2Pruner and look-ahead alone
+    fit         a conditional profile, at the model's width
     sweep       a sweep with shared work and without
     kernels     which attention kernels SDPA runs
 
@@ -42,7 +43,7 @@ from .gpu_parts.timing import one_line
 from .report import Report, Table
 
 #: part -> seconds, the start of its process included; together less than TOTAL
-PARTS = {"checks": 55, "capture": 85, "phases": 130, "selection": 40, "sweep": 115, "kernels": 45}
+PARTS = {"checks": 50, "capture": 70, "phases": 120, "selection": 30, "fit": 45, "sweep": 115, "kernels": 35}
 TOTAL = 470
 _STATES: Columns = {"part": ("part", ""), "state": ("state", ""), "seconds": ("s", ".0f"), "limit": ("limit s", ".0f")}
 

@@ -28,8 +28,9 @@ from .timing import Clock, Timed, free, in_turn
 __all__ = ["run"]
 
 KEEP = 0.1
-METHODS = ("none", "fastv", "divprune", "d2pruner")
-ALSO = ("none", "d2pruner")  # decoded in a second way as well
+METHODS = ("none", "fastv", "divprune", "d2pruner", "lookahead")
+ALSO = ("none", "d2pruner", "lookahead")  # decoded in a second way as well
+COMPUTED = ("none", "d2pruner")
 TIMES: Columns = {
     "batch": ("B", "d"), "n": ("N", "d"), "method": ("method", ""), "decoded": ("decode by", ""),
     "vision": ("vision", ".1f"), "below": ("below K", ".2f"), "rows": ("of it rows", ".2f"),
@@ -69,8 +70,9 @@ def run(plan: Plan, findings: Findings) -> None:
         del encoded
         free(plan.device)
     findings.note(
-        f"per answer, ms; answers of {plan.new_tokens} tokens, no padding; keep {KEEP:.0%}, K = {LAYER}. Random "
-        "weights make D2Pruner another graph than trained ones"
+        f"per answer, ms; answers of {plan.new_tokens} tokens, no padding; keep {KEEP:.0%}, K = {LAYER}, of look-ahead "
+        "K = 0, with a student of random weights: then every layer sees as few tokens. Random weights make D2Pruner "
+        "another graph than trained ones"
     )
     findings.note(
         "decode by: dynamic is the eager loop of transformers with its DynamicCache; graph repeats a step of fixed "
@@ -94,18 +96,20 @@ def run(plan: Plan, findings: Findings) -> None:
 def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Timed) -> None:
     """Measure every method on one batch whose image features are there."""
     batch, layout = len(ready), ready.layouts[0]
-    profile, second = inputs.profile(layout, LAYER - 1, vlm), "graph" if plan.device.type == "cuda" else "static"
+    profiles = {"d2pruner": inputs.profile(layout, LAYER - 1, vlm), "lookahead": inputs.RandomStudent()}
+    second = "graph" if plan.device.type == "cuda" else "static"
     pairs = [(name, "dynamic") for name in METHODS] + [(name, second) for name in ALSO]
     spent: dict[tuple[str, str], list[dict[str, float]]] = {pair: [] for pair in pairs}
     graphs = GraphedStates(len(ALSO))
 
     def answer(name: str, way: str) -> Any:
-        own = {"profile": profile} if name == "d2pruner" else {}
+        own = {"profile": profiles[name]} if name in profiles else {}
         method = None if name == "none" else make(name, keep=KEEP, **own)
-        with moments(vlm, LAYER, Clock(plan.device)) as parts, warnings.catch_warnings():
+        layer = _layer(name)
+        with moments(vlm, layer, Clock(plan.device)) as parts, warnings.catch_warnings():
             warnings.filterwarnings("error", "decode=")  # another way than asked for is a failure here
             options = GenerationOptions(max_new_tokens=plan.new_tokens, decode=way)
-            config = Config(method, method and LAYER)
+            config = Config(method, None if method is None else layer)
             before = segments(plan.device)
             done = run_once(vlm, ready, config, options, full_length=True, timed=True, graphs=graphs)
         made = segments(plan.device) - before
@@ -124,7 +128,7 @@ def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Tim
         row: dict[str, Any] = {"batch": batch, "n": ready.last + 1, "method": name, "decoded": way, "why": found.why}
         if found.ms:
             mine = spent[name, way][-len(found.ms) :]
-            row |= _row(mine, tower, batch) | {"peak_mb": found.peak_mb}
+            row |= _row(mine, tower, batch, _layer(name)) | {"peak_mb": found.peak_mb}
             row["mallocs"] = statistics.median(one["mallocs"] for one in mine)
             row["rounds_ms"] = {"vision": tower.ms, "batch": mine}
             full = row if name == "none" else full  # of the same way to decode
@@ -134,7 +138,7 @@ def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Tim
         findings.add("An answer by its parts", TIMES, row)
         if found.failed:
             findings.fail(f"phases, B = {batch}, {name}, {way}: {found.why}")
-        if found.ms and name in ALSO:
+        if found.ms and name in COMPUTED:
             kept = None if name == "none" else budget(KEEP, layout.n)
             card = H100 if way != "graph" else replace(H100, step=0.0)
             n_text = ready.last + 1 - layout.n
@@ -150,14 +154,20 @@ def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Tim
                 )  # fmt: skip
 
 
-def _row(rounds: list[dict[str, float]], tower: Timed, batch: int) -> dict[str, float]:
+def _layer(name: str) -> int:
+    return 0 if name == "lookahead" else LAYER
+
+
+def _row(rounds: list[dict[str, float]], tower: Timed, batch: int, layer: int) -> dict[str, float]:
     """Medians over the rounds, per answer."""
     middle = {key: statistics.median(one.get(key, 0.0) for one in rounds) / batch
               for key in ("below", "above", "decode", "attention_ms", "select_ms")}  # fmt: skip
-    above = middle["above"] - middle["select_ms"]  # selected and cut in front of layer K
+    # selected and cut in front of layer K: behind the mark there, before the decoder ahead of it
+    below, above = middle["below"], middle["above"]
+    below, above = (below, above - middle["select_ms"]) if layer else (below - middle["select_ms"], above)
     vision = (tower.median or 0.0) / batch
     prefill = middle["below"] + middle["above"]
-    return {"vision": vision, "below": middle["below"], "rows": middle["attention_ms"], "select": middle["select_ms"],
+    return {"vision": vision, "below": below, "rows": middle["attention_ms"], "select": middle["select_ms"],
             "above": above, "decode": middle["decode"], "prefill": prefill,
             "answer": vision + prefill + middle["decode"]}  # fmt: skip
 

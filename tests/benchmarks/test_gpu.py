@@ -13,6 +13,7 @@ from benchmarks.gpu_parts import (
     capture,
     checks,
     device_work,
+    fit,
     kernels,
     models,
     phases,
@@ -49,6 +50,11 @@ def rows(found, caption):
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------
+def test_a_fit_is_timed_by_the_step():
+    (row,) = rows(run(fit), "Fit of a conditional profile")
+    assert row["width"] == 64 and row["step"] > 0 and row["minutes"] == pytest.approx(row["step"] * 25 * 338 / 60)
+
+
 @pytest.mark.slow
 def test_checks_hold_on_a_cpu():
     found = run(checks)
@@ -125,9 +131,9 @@ def test_phases_add_up_to_an_answer():
         assert row["answer"] == pytest.approx(parts)
         assert (row["select"] > 0) == (row["method"] != "none")
         assert (row["rows"] > 0) == (row["method"] in ("fastv", "d2pruner"))
-    assert table[0]["speedup"] == table[4]["speedup"] == 1
-    assert table[7]["speedup"] == table[6]["answer"] / table[7]["answer"]
-    assert table[11]["speedup"] == table[10]["answer"] / table[11]["answer"]
+    assert table[0]["speedup"] == table[5]["speedup"] == 1
+    assert table[9]["speedup"] == table[8]["answer"] / table[9]["answer"]
+    assert table[14]["speedup"] == table[13]["answer"] / table[14]["answer"]
     beside = rows(found, "Computed")
     assert len(beside) == 2 * 2 * (5 + 6) and all(row["ratio"] > 0 for row in beside if row["part"] != "selection")
     faster = [(row["batch"], row["decoded"]) for row in rows(found, "times faster")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = ["Lessons", "Options", "fit_student"]
 
 _HELD_OUT = 10  # one picture of so many is held out
 _SHAPE = 0.02  # weight of the squared difference of standardised maps beside the cross entropy
+_READERS = 2  # threads that read for a GPU; each holds a batch
 _LEAST = 1e-3  # added to a standard deviation over an image that is divided by
 
 
@@ -46,7 +47,10 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B images with their questions, padded: what `Student.forward` takes, and the teacher's maps (B, N)."""
+    """B images with their questions, padded: what `Student.forward` takes, and the teacher's maps (B, N).
+
+    Features are in half precision, as they are kept: half as much goes to a GPU, where they become float32.
+    """
 
     visual: Tensor
     place: Tensor
@@ -54,6 +58,11 @@ class Batch:
     shown: Tensor
     said: Tensor
     target: Tensor
+
+    def pinned(self) -> Batch:
+        """Copy to memory that a GPU reads by itself, but for what stays on the host."""
+        moved = {f.name: getattr(self, f.name).pin_memory() for f in fields(self) if f.name != "said"}
+        return replace(self, **moved)
 
 
 class Lessons:
@@ -207,8 +216,9 @@ def _new(width: int, options: Options) -> Student:
 
 def _losses(student: Student, batch: Batch, sharpness: float, device: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return of each image the loss, the cross entropy, and the entropy of the teacher: (B,) each."""
-    shown, target = batch.shown.to(device), batch.target.to(device)
-    scores = student(batch.visual.to(device), batch.place.to(device), batch.text.to(device), shown, batch.said)
+    parts = (batch.visual, batch.place, batch.text, batch.shown, batch.target)
+    visual, place, text, shown, target = (part.to(device, non_blocking=True) for part in parts)
+    scores = student(visual, place, text, shown, batch.said)
     wanted = softmax((sharpness * target).masked_fill(~shown, -torch.inf), 1)
     logs = log_softmax(scores.masked_fill(~shown, -torch.inf), 1).masked_fill(~shown, 0)
     cross = -(wanted * logs).sum(1)
@@ -236,14 +246,16 @@ def _held_out(
 def _read(
     lessons: Lessons, indices: Sequence[int], size: int, device: torch.device | str
 ) -> AbstractContextManager[Iterator[Batch]]:
-    """Read images in batches; a thread reads on while a GPU works on the last one."""
+    """Read images in batches; threads read on while a GPU works on the last one."""
     batches = [indices[start : start + size] for start in range(0, len(indices), size)]
-    return ahead(lessons.batch, batches, workers=0 if torch.device(device).type == "cpu" else 1)
+    if torch.device(device).type != "cuda":
+        return ahead(lessons.batch, batches, workers=0)
+    return ahead(lambda some: lessons.batch(some).pinned(), batches, workers=_READERS)
 
 
 def _padded(parts: Sequence[np.ndarray], n: int) -> Tensor:
     """Put arrays of different lengths in one tensor, zeros behind them."""
-    out = np.zeros((len(parts), n, *parts[0].shape[1:]), dtype=np.float32)
+    out = np.zeros((len(parts), n, *parts[0].shape[1:]), dtype=parts[0].dtype)
     for row, part in zip(out, parts, strict=True):
         row[: len(part)] = part
     return torch.from_numpy(out)

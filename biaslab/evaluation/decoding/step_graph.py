@@ -1,7 +1,7 @@
 """A static step that a CUDA graph repeats: warmed up, captured once for its shapes, replayed.
 
-Written from torch's documentation of CUDA graphs, and not yet run on a GPU. What is captured waits for nothing and
-allocates nothing that is used outside it: what a step gives is written into tensors that were there before.
+What is captured waits for nothing and allocates nothing that is used outside it: what a step gives is written into
+tensors that were there before.
 """
 
 from __future__ import annotations

@@ -118,8 +118,8 @@ def answers(plan: Plan, findings: Findings, vlm: VLM, ready: Encoded, tower: Tim
         )
         return done
 
-    # the first rounds still ask the device for memory
-    times = in_turn({f"{name}, {way}": partial(answer, name, way) for name, way in pairs}, plan, plan.rounds + 2)
+    rounds = plan.rounds + 2 * (batch > 1)  # there the first ones took other times than those that follow
+    times = in_turn({f"{name}, {way}": partial(answer, name, way) for name, way in pairs}, plan, rounds)
     graphs.clear()
     full: dict[str, Any] = {}
     wanted: dict[str, Parts] = {}

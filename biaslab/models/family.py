@@ -72,6 +72,8 @@ class Family(OfflineSpec, ABC):
         End-of-turn tokens, added to those of the generation config.
     lowest_layer : int
         Lowest prune layer K that the model's code allows, whatever its configuration.
+    two_way_prefix : bool
+        Whether tokens of the prompt see those behind them: then none has seen the image alone.
     options : frozenset of str
         Preprocessing options `VLM.encode` takes for this family.
     pixel_form : PixelForm or None
@@ -88,6 +90,7 @@ class Family(OfflineSpec, ABC):
     naming_prompt: ClassVar[str] = "List the objects in this picture, separated by commas. Answer with the list alone."
     stop_tokens: ClassVar[tuple[str, ...]] = ()
     lowest_layer: ClassVar[int] = 0
+    two_way_prefix: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
     pixel_form: ClassVar[PixelForm | None] = None
 

@@ -9,6 +9,8 @@ Examples
 --------
 >>> [name for name in METHODS if "prune" in name]  # `biaslab methods` lists all of them
 ['cdpruner', 'd2pruner', 'divprune', 'greedyprune']
+>>> "d2pruner" in METHODS  # in alphabetical order; those from outside follow
+True
 >>> METHODS["fastv"].option_names()
 ['keep', 'queries', 'score']
 """
@@ -29,6 +31,7 @@ from biaslab.pruning.methods.idselection import IDSelection
 from biaslab.pruning.methods.layer_ratio import LayerRatio
 from biaslab.pruning.methods.lookahead import Lookahead
 from biaslab.pruning.methods.mmr import MMR
+from biaslab.pruning.methods.priortr import PriorTR
 from biaslab.pruning.methods.random import Random
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.scope import Scope
@@ -49,6 +52,7 @@ __all__ = [
     "LayerRatio",
     "Lookahead",
     "Method",
+    "PriorTR",
     "PruneRun",
     "Random",
     "Relative",

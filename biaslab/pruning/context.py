@@ -42,6 +42,8 @@ class TokenContext:
         ``layout`` is theirs.
     original : TokenLayout, optional
         Then the layout of all tokens of the image: what a map over positions is to be evaluated on.
+    other_rows : mapping of str or tuple of int to Tensor
+        Kind of query rows -> the same as ``attention`` of them, for methods that read more than one kind.
 
     Examples
     --------
@@ -61,6 +63,7 @@ class TokenContext:
     text: Tensor | None = None
     survivors: Tensor | None = None
     original: TokenLayout | None = None
+    other_rows: Mapping[Any, Tensor] = field(default_factory=dict)
 
     @property
     def n(self) -> int:

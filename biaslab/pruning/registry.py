@@ -98,7 +98,7 @@ def parse(text: str) -> Method | str:
     ----------
     text : str
         "fastv", or with options "d2pruner:theta=0.7:fill=relax:pivots_suppress=true". Values are JSON where they
-        can be read as such, else strings. What follows ``external:`` up to the next colon is a path:
+        can be read as such, else strings; ``null`` is the word, which names query rows. What follows ``external:`` up to the next colon is a path:
         "mmr:by=external:selector.safetensors:lam=0.7".
 
     Returns
@@ -130,7 +130,7 @@ def parse(text: str) -> Method | str:
         if not equals or not value:
             raise InputError(f"option {part!r} of {text!r} has no value: write {name}:{option or 'option'}=value")
         try:
-            options[option] = json.loads(value)
+            options[option] = value if value == "null" else json.loads(value)
         except ValueError:
             options[option] = value
     return make(name, **options)

@@ -50,6 +50,7 @@ def context(layout, keep, seed=0, **given):
     given.setdefault("features", torch.randn(layout.n, 16, generator=g) + 0.7)
     given.setdefault("text", said(seed=seed))
     given.setdefault("earlier", {0: torch.rand(3, 2, layout.n, generator=g).softmax(-1)})
+    given.setdefault("other_rows", {"null": torch.rand(3, 1, layout.n, generator=g).softmax(-1)})
     return TokenContext(layout, budget(keep, layout.n), seed=seed, layer=2, **given)
 
 

@@ -10,6 +10,7 @@ from foreseen import Foresees
 
 from biaslab.errors import ProfileMismatchError, UnsupportedError
 from biaslab.pruning import METHODS, Random, make, prune
+from biaslab.pruning.engine.checks import check_setup
 
 STEPS = 5
 
@@ -68,6 +69,16 @@ def refused(vlm, layer):
         return False
     with pytest.raises(UnsupportedError, match="use K >="), prune(vlm, Random(), layer):
         pytest.fail("was not refused before any work")
+    return True
+
+
+def serves(vlm, method, layer):
+    """Whether a method can be run on a model; if not, that it says why in one line before any work."""
+    try:
+        check_setup(vlm, method, layer, "original")
+    except UnsupportedError as error:
+        assert method.name in str(error) and "\n" not in str(error)
+        return False
     return True
 
 

@@ -49,6 +49,7 @@ class PaliGemma(Family):
     naming_prompt = "answer en what objects are in the image?"
     stop_tokens = ("<eos>",)
     lowest_layer = 1  # its mask, which is not causal, is made for the full prompt
+    two_way_prefix = True
 
     def chat_prompt(self, processor: Any, text: str, n_images: int = 1) -> str:
         """Write image tokens and text, without a chat template; the processor adds ``<bos>`` and the last newline."""

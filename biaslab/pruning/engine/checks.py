@@ -9,6 +9,7 @@ from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.generation import GenerateCall, check_call
 from biaslab.pruning.base import Method
 from biaslab.pruning.context import FittedProfile
+from biaslab.pruning.engine.query_rows import kinds_of
 from biaslab.pruning.methods.attention_method import AttentionMethod
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
             f"method {method.name!r} reads the attention of layer K - 1: at K = 0 there is none, use K >= 1"
         )
     if "attention" in method.needs:
+        if "null" in kinds_of(method) and vlm.family.two_way_prefix:
+            raise UnsupportedError(
+                f"method {method.name!r} reads a row that has not seen the question, and in {vlm.family.name} models "
+                "every token of the prompt has: choose another method or model"
+            )
         attention_method(method).attention_layers(layer)  # refuses a K at which a layer it reads is not there yet
     config: Any = vlm.decoder.config
     method.check_width(config.hidden_size)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
-from biaslab.models.encoded import Encoded, last_token, text_after_image
+from biaslab.models.encoded import Encoded, text_after_image
 from biaslab.models.prefill import PromptIds
 from biaslab.pruning.base import Method
+from biaslab.pruning.engine.query_rows import RowKind, kinds_of, query_rows
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -77,8 +78,7 @@ class Prompt:
     pads : list of int
         Padding tokens of each row.
     rows : (B, Q) int64 Tensor or None
-        Query positions; ``row_counts`` of each row are real. None for methods without attention.
-    row_counts : list of int
+        Query positions of all kinds that are read, `kinds` says which are whose. None for methods without attention.
     text : (B, T) int64 Tensor or None
         Positions of the tokens behind the last image; ``text_counts`` of each row are real. None where no method reads
         them.
@@ -91,6 +91,8 @@ class Prompt:
         Behind a cut: True for what stands there to give all rows one length; None where nothing does.
     filler_counts : list of int
         Of each row; empty before any cut.
+    kinds : list of RowKind
+        Kinds of query rows, that of ``TokenContext.attention`` first.
     """
 
     length: int
@@ -99,13 +101,13 @@ class Prompt:
     padding: Tensor | None
     pads: list[int]
     rows: Tensor | None
-    row_counts: list[int]
     text: Tensor | None
     text_counts: list[int]
     images: list[list[PromptImage]]
     repeats: int
     fillers: Tensor | None = None
     filler_counts: list[int] = field(default_factory=list)
+    kinds: list[RowKind] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -142,7 +144,7 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int) -> Prompt
     real = None if found.padding is None else found.padding.bool()
     encoded = vlm.prefill.encoded
     if encoded is not None:
-        announced = [n for n in _placeholders(encoded) for _ in range(repeats)]
+        announced = [sum(own) for own in _placeholders(encoded) for _ in range(repeats)]
         n_image = is_image.sum(1).tolist()
         if n_image != announced or ids.shape[1] != encoded.last + 1:
             raise UnsupportedError(
@@ -160,7 +162,6 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int) -> Prompt
     counts, pads, text_counts = torch.stack(sums).tolist()
     if text is not None and not all(text_counts):
         raise InputError(f"method {method.name!r} reads the question behind the image: put the image first")
-    rows, row_mask = _query_rows(getattr(method, "queries", None), is_image, real)
     if encoded is not None:
         images = [row for row in _announced(encoded, seed) for _ in range(repeats)]
     else:
@@ -168,6 +169,7 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int) -> Prompt
         layouts = [_guess_layout(vlm, method, n) for n in counts]
         guessed = enumerate(zip(layouts, counts, strict=True))
         images = [[PromptImage(layout, 0, n, sample_seed(seed, str(i // repeats)))] for i, (layout, n) in guessed]
+    rows, kinds = query_rows(kinds_of(method), is_image, real, _per_image(encoded, counts, repeats))
     return Prompt(
         length=ids.shape[1],
         visual=visual,
@@ -175,20 +177,27 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int) -> Prompt
         padding=None if real is None else ~real,
         pads=pads,
         rows=rows,
-        row_counts=[] if row_mask is None else row_mask.sum(1).tolist(),
         text=text,
         text_counts=text_counts,
         images=images,
         repeats=repeats,
+        kinds=kinds,
     )
 
 
-def _placeholders(encoded: Encoded) -> list[int]:
-    """Count the image tokens of every prompt, those that show no place included."""
-    total = [0] * len(encoded)
+def _placeholders(encoded: Encoded) -> list[list[int]]:
+    """Count the image tokens of every image of each prompt, those that show no place included."""
+    each: list[list[int]] = [[] for _ in range(len(encoded))]
     for owner, layout in zip(encoded.owners, encoded.layouts, strict=True):
-        total[owner] += layout.placeholders
-    return total
+        each[owner].append(layout.placeholders)
+    return each
+
+
+def _per_image(encoded: Encoded | None, counts: list[int], repeats: int) -> list[list[int]]:
+    """Count the image tokens of every image of each row; a prompt that nobody announced has one image at most."""
+    if encoded is None:
+        return [[n] if n else [] for n in counts]
+    return [own for own in _placeholders(encoded) for _ in range(repeats)]
 
 
 def _announced(encoded: Encoded, seed: int) -> list[list[PromptImage]]:
@@ -206,30 +215,6 @@ def sample_seed(seed: int, sample_id: str) -> int:
     """Derive the seed of one sample: the same in any batch, on any number of processes, after any interruption."""
     digest = hashlib.blake2b(f"{seed}:{sample_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def _query_rows(queries, is_image: Tensor, real: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Find the absolute positions (B, Q) of the query rows, and which are real."""
-    if queries is None:
-        return None, None
-    if queries == "text":
-        rows, mask = text_after_image(is_image, real)
-        if not bool(mask.any(1).all()):
-            raise InputError("queries='text' needs text after the image in every prompt: put the image first")
-        # fillers repeat a real row: the row of a padding token is undefined
-        return torch.where(mask, rows, rows[:, :1]), mask
-    everywhere = torch.ones_like(is_image) if real is None else real
-    first = everywhere.long().argmax(1, keepdim=True)
-    last = last_token(is_image, real)
-    if queries == "last":
-        return last, torch.ones_like(last, dtype=torch.bool)
-    # counted within each prompt, not within the padded batch: what a row gives must not depend on its batch
-    # mates
-    positions = torch.tensor(queries, device=is_image.device)
-    rows = torch.where(positions < 0, last + 1 + positions, first + positions)
-    if bool(((rows < first) | (rows > last)).any()):
-        raise InputError(f"queries {queries} lie outside a prompt of the batch: choose positions all prompts have")
-    return rows, torch.ones_like(rows, dtype=torch.bool)
 
 
 def _check_single(vlm: VLM, is_image: Tensor) -> None:

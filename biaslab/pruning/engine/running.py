@@ -16,6 +16,7 @@ from biaslab.pruning.base import Method, Selection
 from biaslab.pruning.engine.checks import attention_method
 from biaslab.pruning.engine.cut import Cut, gathered, in_original, make_cut, shortened, with_layouts
 from biaslab.pruning.engine.prompt import Prompt, read_prompt
+from biaslab.pruning.engine.query_rows import kinds_of
 from biaslab.pruning.engine.recording import are_finite, prompt_rows
 from biaslab.pruning.engine.token_batch import by_row, kept_columns, token_batch
 from biaslab.pruning.schedule import Schedule
@@ -30,8 +31,8 @@ RowKey = tuple[int, str, Any]
 
 
 def read_rows(method: Method) -> tuple[Any, bool]:
-    """Tell which rows of a prompt a method reads: its query rows, None for none, and whether those of the question."""
-    return getattr(method, "queries", None), "text" in method.needs
+    """Tell which rows of a prompt a method reads: the kinds of its query rows, and whether those of the question."""
+    return kinds_of(method), "text" in method.needs
 
 
 def row_keys(method: Method, layer: int) -> list[RowKey]:

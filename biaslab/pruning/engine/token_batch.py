@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,22 +58,33 @@ def token_batch(
         for i, image in enumerate(prompt.images[row]):
             if image.n == 0 or image.layout is None:
                 continue
-            own = slice(image.first, image.last)
-            rows = {index: x[row, :, : prompt.row_counts[row], own] for index, x in moved.items()}
+            rows, others = _rows_of(prompt, moved, row, i)
             start = row // step * width + image.first
             features = None if stack is None else stack[start : start + image.n]
             keep = min(budget(method.keep, image.total), image.n)
             deep = rows.pop(layer - 1, None)
             said = None if words is None else words[row // step, : prompt.text_counts[row]]
+            further = {kind: each[layer - 1] for kind, each in others.items()}
             images.append(
                 TokenContext(
                     image.layout, keep, image.seed, layer, deep, features, rows, said,
-                    survivors=image.survivors, original=image.whole,
+                    survivors=image.survivors, original=image.whole, other_rows=further,
                 )
             )  # fmt: skip
             owners.append((row, i))
             starts.append(start)
     return TokenBatch(images, stack, starts), owners
+
+
+def _rows_of(
+    prompt: Prompt, attention: Mapping[int, Tensor], row: int, image: int
+) -> tuple[dict[int, Tensor], dict[Any, dict[int, Tensor]]]:
+    """Cut out what an image is attended by: layer -> (H, Q, N) of the first kind of rows, and of each further kind."""
+    own = slice(prompt.images[row][image].first, prompt.images[row][image].last)
+    kinds = {part.kind: {layer: x[row, :, part.of(row, image), own] for layer, x in attention.items()}
+             for part in prompt.kinds}  # fmt: skip
+    first = kinds.pop(prompt.kinds[0].kind) if prompt.kinds else {}
+    return first, kinds
 
 
 def by_row(prompt: Prompt, owners: Sequence[Owner], chosen: Sequence[Selection]) -> list[list[Selection]]:

@@ -23,8 +23,10 @@ class AttentionMethod(Method):
     Parameters
     ----------
     queries : str or tuple of int
-        "last" (the last prompt token, as FastV and D2Pruner), "text" (all text after the image), or absolute
-        positions in the prompt, negative ones counted from its end. Several rows are averaged.
+        "last" (the last prompt token, as FastV and D2Pruner), "text" (all text after the image), "null" (the first
+        token behind the image, which has seen all of it and nothing of the question: a newline, an end-of-image token;
+        one for each image of a prompt), or absolute positions in the prompt, negative ones counted from its end.
+        Several rows are averaged.
     score : str
         The score that takes the place of attention, a key of :data:`biaslab.attention.scores.SCORES`: "attention"
         (default), "no_rope" (the rotary embedding taken out), "value_norm" (times the norm of the value; its mean
@@ -62,10 +64,15 @@ class AttentionMethod(Method):
                 queries = tuple(int(q) for q in queries)
             except (TypeError, ValueError):
                 queries = ()
-        if queries not in ("last", "text") and (isinstance(queries, str) or not queries):
-            raise InputError(f"queries must be 'last', 'text' or prompt positions; got {self.queries!r}")
+        if queries not in ("last", "text", "null") and (isinstance(queries, str) or not queries):
+            raise InputError(f"queries must be 'last', 'text', 'null' or prompt positions; got {self.queries!r}")
         object.__setattr__(self, "queries", queries)
         choice("score", self.score, tuple(SCORES))
+
+    @property
+    def query_kinds(self) -> tuple[str | tuple[int, ...], ...]:
+        """Kinds of query rows that are read in the one forward; that of `TokenContext.attention` first."""
+        return (self.queries,)
 
     def attention_layers(self, layer: int) -> tuple[int, ...]:
         """List the decoder layers that are read when tokens are dropped before ``layer`` (K): K - 1, then others below.
@@ -81,14 +88,34 @@ class AttentionMethod(Method):
         """List the works of the rule, and FEATHER where attention without rotary positions is read."""
         return super().citations() + ((FEATHER,) if self.score == "no_rope" else ())
 
-    def per_head(self, ctx: TokenContext, layer: int | None = None) -> Tensor:
-        """Average the attention of each head over the query rows: (H, N) float32, of layer K - 1 or an earlier one."""
+    def per_head(self, ctx: TokenContext, layer: int | None = None, queries: Any = None) -> Tensor:
+        """Average the attention of each head over query rows: (H, N) float32.
+
+        Parameters
+        ----------
+        ctx : TokenContext
+        layer : int, optional
+            One below K - 1; by default K - 1.
+        queries : str or tuple of int, optional
+            A further one of the ``query_kinds``; by default the first.
+
+        Returns
+        -------
+        Tensor
+        """
         attention = ctx.attention if layer is None else ctx.earlier.get(layer)
+        attention = attention if queries is None else ctx.other_rows.get(queries)
         rows = required(attention, "attention").float()
         return rows[:, 0] if rows.shape[1] == 1 else rows.mean(1)
 
     def _check(self, ctx: TokenContext) -> None:
         super()._check(ctx)
+        for kind in self.query_kinds[1:]:
+            rows = ctx.other_rows.get(kind)
+            if rows is None:
+                raise InputError(f"method {self.name!r} needs the rows {kind!r}: pass them as other_rows={{...}}")
+            if rows.ndim != 3 or rows.shape[-1] != ctx.n:
+                raise InputError(f"rows {kind!r} of shape {tuple(rows.shape)} do not fit {ctx.n} visual tokens")
         for layer in self.attention_layers(ctx.layer)[1:]:
             attention = ctx.earlier.get(layer)
             if attention is None:

@@ -1,0 +1,174 @@
+"""Which rows of a prompt a method reads: the queries whose attention is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biaslab.errors import InputError
+from biaslab.models.encoded import last_token, text_after_image
+from biaslab.pruning.base import Method
+
+__all__ = ["RowKind", "first_behind", "kinds_of", "query_rows"]
+
+
+@dataclass(frozen=True)
+class RowKind:
+    """Where the rows of one kind stand among all query rows of a prompt.
+
+    Attributes
+    ----------
+    kind : str or tuple of int
+        As in ``AttentionMethod.queries``.
+    start : int
+        First column of ``Prompt.rows``.
+    counts : list of int
+        Rows of each prompt; what stands behind them is filling.
+    per_image : bool
+        Whether image i of a prompt reads row i alone.
+
+    Examples
+    --------
+    >>> RowKind("null", 1, [2], per_image=True).of(0, image=1)
+    slice(2, 3, None)
+    """
+
+    kind: Any
+    start: int
+    counts: list[int]
+    per_image: bool = False
+
+    def of(self, row: int, image: int) -> slice:
+        """Tell which columns an image of a prompt reads."""
+        first = self.start + (image if self.per_image else 0)
+        return slice(first, first + (1 if self.per_image else self.counts[row]))
+
+
+def kinds_of(method: Method) -> tuple[Any, ...]:
+    """List the kinds of query rows that a method reads, that of `TokenContext.attention` first; none for many."""
+    return tuple(getattr(method, "query_kinds", ())) if "attention" in method.needs else ()
+
+
+def query_rows(
+    kinds: Sequence[Any], is_image: Tensor, real: Tensor | None, placeholders: Sequence[Sequence[int]]
+) -> tuple[Tensor | None, list[RowKind]]:
+    """Find the absolute positions of the query rows of all kinds, one kind after the other.
+
+    Parameters
+    ----------
+    kinds : sequence of str or tuple of int
+        "last", "text", "null", or positions counted within each prompt.
+    is_image : (B, N) bool Tensor
+        Image placeholders.
+    real : (B, N) bool Tensor or None
+        False for padding.
+    placeholders : sequence of sequence of int
+        Image placeholders of every image of each prompt.
+
+    Returns
+    -------
+    rows : (B, Q) int64 Tensor or None
+        None without kinds.
+    parts : list of RowKind
+
+    Raises
+    ------
+    InputError
+        A prompt that has no such rows.
+
+    Examples
+    --------
+    >>> is_image = torch.tensor([[False, True, True, False, False, False]])
+    >>> rows, parts = query_rows(["last", "null"], is_image, None, [[2]])
+    >>> rows, [part.kind for part in parts]
+    (tensor([[5, 3]]), ['last', 'null'])
+    """
+    found: list[Tensor] = []
+    parts: list[RowKind] = []
+    for kind in kinds:
+        rows, counts = _of_kind(kind, is_image, real, placeholders)
+        parts.append(RowKind(kind, sum(x.shape[1] for x in found), counts, per_image=kind == "null"))
+        found.append(rows)
+    return (torch.cat(found, 1) if found else None), parts
+
+
+def _of_kind(
+    kind: Any, is_image: Tensor, real: Tensor | None, placeholders: Sequence[Sequence[int]]
+) -> tuple[Tensor, list[int]]:
+    """Find the rows (B, Q) of one kind, and how many of each prompt are real."""
+    batch = len(is_image)
+    if kind == "null":
+        return first_behind(is_image, placeholders), [len(own) for own in placeholders]
+    if kind == "text":
+        rows, mask = text_after_image(is_image, real)
+        counts = mask.sum(1).tolist()
+        if not all(counts):
+            raise InputError("queries='text' needs text after the image in every prompt: put the image first")
+        # fillers repeat a real row: the row of a padding token is undefined
+        return torch.where(mask, rows, rows[:, :1]), counts
+    everywhere = torch.ones_like(is_image) if real is None else real
+    first = everywhere.long().argmax(1, keepdim=True)
+    last = last_token(is_image, real)
+    if kind == "last":
+        return last, [1] * batch
+    # counted within each prompt, not within the padded batch: what a row gives must not depend on its batch
+    # mates
+    positions = torch.tensor(kind, device=is_image.device)
+    rows = torch.where(positions < 0, last + 1 + positions, first + positions)
+    if bool(((rows < first) | (rows > last)).any()):
+        raise InputError(f"queries {kind} lie outside a prompt of the batch: choose positions all prompts have")
+    return rows, [len(kind)] * batch
+
+
+def first_behind(is_image: Tensor, placeholders: Sequence[Sequence[int]]) -> Tensor:
+    """Find the first token behind each image that belongs to no image.
+
+    It closes the picture (a newline, an end-of-image token) and, in a causal decoder, has seen all of it and nothing
+    of a question that follows. Tiles and a thumbnail are one image: what separates them is no end. Of images without
+    anything between them all have the same one.
+
+    Parameters
+    ----------
+    is_image : (B, N) bool Tensor
+    placeholders : sequence of sequence of int
+        Image placeholders of every image of each prompt, those included that show no place.
+
+    Returns
+    -------
+    (B, I) int64 Tensor
+        I the largest number of images; behind a prompt's own its last one is repeated.
+
+    Raises
+    ------
+    InputError
+        A prompt that ends with an image, or holds none.
+
+    Examples
+    --------
+    >>> is_image = torch.tensor([[False, True, True, False, True, False, False]])
+    >>> first_behind(is_image, [[2, 1]])
+    tensor([[3, 5]])
+    """
+    if not all(placeholders):
+        raise InputError("queries='null' needs an image in every prompt: leave out those without")
+    most = max(len(own) for own in placeholders)
+    ends = torch.tensor([[*_sums(own), *([sum(own)] * (most - len(own)))] for own in placeholders])
+    ends = ends.to(is_image.device)
+    seen = is_image.long().cumsum(1)
+    # rank of each image's last placeholder -> tokens that are no image and stand behind it
+    behind = (seen[:, None] >= ends[..., None]) & ~is_image[:, None]
+    if not bool(behind.any(2).all()):
+        raise InputError("queries='null' needs a token behind every image: put the image before the text")
+    return behind.long().argmax(2)
+
+
+def _sums(counts: Sequence[int]) -> list[int]:
+    total, out = 0, []
+    for n in counts:
+        total += n
+        out.append(total)
+    return out

@@ -29,10 +29,13 @@ from biaslab.attention.precision import full_precision
 from biaslab.core.layers import resolve_layer
 from biaslab.errors import UnsupportedError
 
-__all__ = ["attention_rows", "is_flash", "no_rope", "row_options", "watch"]
+__all__ = ["alone", "attention_rows", "is_flash", "no_rope", "row_options", "watch"]
 
 _MAX_SCORES = 2**25  # float32 scores held at once by attention_rows: 128 MiB
 _CALLBACKS: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()  # attention module -> callbacks
+_ALONE: WeakKeyDictionary[nn.Module, list[Callable]] = (
+    WeakKeyDictionary()
+)  # module -> the one heard in the others' place
 _ROPE: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()  # attention module -> (cos, sin) of this call
 _SWITCHED: WeakKeyDictionary[nn.Module, list] = WeakKeyDictionary()  # decoder -> [number of watches, old name]
 _OVERRIDDEN: dict[str, list] = {}  # name of a FlashAttention function -> [number of decoders, the function]
@@ -263,7 +266,7 @@ def _wrap(inner: Callable | None) -> Callable:
         dropout: float = 0.0,
         **kw: Any,
     ) -> Any:
-        callbacks = _CALLBACKS.get(module)
+        callbacks = _ALONE.get(module) or _CALLBACKS.get(module)
         if callbacks:
             options = dict(kw)
             causal = options.pop("is_causal", None)
@@ -376,6 +379,23 @@ def watch(model: Any, callbacks: Mapping[int, Callable], *, rope: bool = False) 
                 undo.callback(module.register_forward_pre_hook(_catch_rope, with_kwargs=True).remove)
                 undo.callback(_ROPE.pop, module, None)
         yield
+
+
+@contextmanager
+def alone(module: nn.Module, callback: Callable) -> Iterator[None]:
+    """Let one callback hear an attention module and no other; inside a `watch` of the model.
+
+    Parameters
+    ----------
+    module : nn.Module
+    callback : callable
+        As of `watch`.
+    """
+    _ALONE[module] = [callback]
+    try:
+        yield
+    finally:
+        del _ALONE[module]
 
 
 def _catch_rope(module: nn.Module, args: tuple, kwargs: dict) -> None:

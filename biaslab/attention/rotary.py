@@ -16,12 +16,24 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from biaslab.models.vlm import VLM
 
-__all__ = ["AXES", "advances", "in_words", "ones_logits", "rotary_of"]
+__all__ = ["AXES", "advances", "frequencies", "in_words", "ones_logits", "rotary_of"]
 
 #: axes of M-RoPE; a frequency of a one-dimensional embedding has axis -1
 AXES = ("time", "height", "width")
+
+
+def frequencies(decoder: Any) -> Tensor | None:
+    """Radians per position that a decoder turns its queries and keys by: (J,).
+
+    None where it has no rotary embedding, or one that depends on the layer.
+    """
+    embedding = getattr(decoder, "rotary_emb", None)
+    theta: Tensor | None = getattr(embedding, "original_inv_freq", getattr(embedding, "inv_freq", None))
+    return theta
 
 
 def rotary_of(vlm: VLM) -> dict[str, Any] | None:
@@ -55,23 +67,23 @@ def rotary_of(vlm: VLM) -> dict[str, Any] | None:
     """
     import torch
 
-    embedding: Any = getattr(vlm.decoder, "rotary_emb", None)
-    frequencies = getattr(embedding, "original_inv_freq", getattr(embedding, "inv_freq", None))
-    if frequencies is None:
+    theta = frequencies(vlm.decoder)
+    if theta is None:
         return None
+    embedding: Any = vlm.decoder.rotary_emb
     axes = None
     if getattr(embedding, "mrope_section", None) is not None:
         # sections are concatenated or interleaved, by class: moving along one axis at a time shows which turn
         with torch.no_grad():
-            step = torch.eye(len(AXES), dtype=torch.long, device=frequencies.device)
-            _, sines = embedding(torch.zeros(1, device=frequencies.device), step[:, None])
-        axes = (sines[0, :, : len(frequencies)] != 0).int().argmax(0).tolist()
+            step = torch.eye(len(AXES), dtype=torch.long, device=theta.device)
+            _, sines = embedding(torch.zeros(1, device=theta.device), step[:, None])
+        axes = (sines[0, :, : len(theta)] != 0).int().argmax(0).tolist()
     config: Any = vlm.decoder.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layers: Any = vlm.decoder.layers
     attention = getattr(layers[0], "self_attn", None)
     return {
-        "inv_freq": frequencies.float().tolist(),
+        "inv_freq": theta.float().tolist(),
         "axes": axes,
         "head_dim": int(width),
         "scaling": float(getattr(attention, "scaling", width**-0.5)),

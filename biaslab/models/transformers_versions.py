@@ -31,6 +31,7 @@ __all__ = [
     "rope_limit",
     "warn_if_untested",
     "with_kv_cache",
+    "without_kv_cache",
 ]
 
 OLDEST, NEWEST_TESTED = "5.20", "5.24"
@@ -54,6 +55,11 @@ def with_kv_cache(kwargs: Mapping[str, Any], cache: Any) -> dict[str, Any]:
     if name is None:
         raise UnsupportedError(f"no KV cache under a known name (but {', '.join(kwargs)}): {_advice()}")
     return {**kwargs, name: cache}
+
+
+def without_kv_cache(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the keyword arguments of a forward, with no KV cache among them."""
+    return {name: value for name, value in kwargs.items() if name not in _CACHE_NAMES}
 
 
 def generation_settings(model: Any, given: Mapping[str, Any]) -> Any:

@@ -43,6 +43,16 @@ __all__ = [
 #: positions in order of choice, and what to report
 Picked = tuple[Tensor, dict[str, Any]]
 
+#: what has one entry per visual token -> on which of how many axes
+_TOKEN_AXES = {
+    "attention": (-1, 3),
+    "features": (0, 2),
+    "keys": (1, 3),
+    "values": (1, 3),
+    "embeddings": (0, 2),
+    "rotary": (1, 2),
+}
+
 _ROUNDING = 1e-9  # far above the error of a float product with n < 1e6, far below one token
 
 
@@ -143,7 +153,8 @@ class Method(ABC):
     keep: float | int = 0.1
 
     name: ClassVar[str]
-    #: what the engine must provide: a subset of {"attention", "features", "text", "profile"}
+    #: what the engine must provide: a subset of {"attention", "features", "text", "profile", "keys", "values",
+    #: "embeddings", "rotary"}; with "text" keys, values and embeddings come of the text as well
     needs: ClassVar[frozenset[str]] = frozenset()
     #: whether `pick` lists positions in an order whose first n are what it would choose at any smaller budget n,
     #: with the same report; a class that defines `importance` or `pick` says so itself, or does not nest
@@ -189,6 +200,10 @@ class Method(ABC):
     def prune_layer(self) -> int | None:
         """The only layer K before which it can drop tokens; None where any will do."""
         return None
+
+    def layer_read(self, layer: int) -> int:
+        """Name the decoder layer whose attention, keys and values are read when tokens are dropped before ``layer``."""
+        return layer - 1
 
     def importance(self, ctx: TokenContext) -> Tensor | None:
         """Score the tokens: (N,) float32, or None where the rule is not a ranking. One score serves every budget."""
@@ -408,14 +423,14 @@ class Method(ABC):
     def _check(self, ctx: TokenContext) -> None:
         if not 1 <= ctx.budget <= ctx.n:
             raise InputError(f"budget must be 1 .. {ctx.n} visual tokens, got {ctx.budget}")
-        for what in ("attention", "features", "text"):
-            tensor = getattr(ctx, what)
-            if what not in self.needs:
-                continue
-            if tensor is None:
+        for what in self.needs - {"profile"}:
+            given = getattr(ctx, what)
+            if given is None:
                 raise InputError(f"method {self.name!r} needs {what}: pass it in the TokenContext")
-            axis, ndim = (-1, 3) if what == "attention" else (0, 2)
-            if what != "text" and (tensor.ndim != ndim or tensor.shape[axis] != ctx.n):
+            if (place := _TOKEN_AXES.get(what)) is None:
+                continue
+            tensor = given.positions if what == "rotary" else given
+            if tensor.ndim != place[1] or tensor.shape[place[0]] != ctx.n:
                 raise InputError(f"{what} of shape {tuple(tensor.shape)} does not fit {ctx.n} visual tokens")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,22 @@ from torch import Tensor
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 
-__all__ = ["ExpectedAttention", "FittedProfile", "Selection", "TokenContext", "descending", "required"]
+__all__ = ["ExpectedAttention", "FittedProfile", "Rotary", "Selection", "TokenContext", "descending", "required"]
+
+
+class Rotary(NamedTuple):
+    """What turns the queries and keys of an image's tokens.
+
+    Attributes
+    ----------
+    theta : (J,) float32 Tensor
+        Radians per position, fastest first.
+    positions : (A, N) int64 Tensor
+        Absolute position of every token on each axis: one, or the time, height and width of M-RoPE.
+    """
+
+    theta: Tensor
+    positions: Tensor
 
 
 @dataclass
@@ -28,7 +43,8 @@ class TokenContext:
     seed : int
         This sample's seed; the same for a sample on any number of processes.
     layer : int
-        K, the decoder layer in front of which tokens are dropped. ``attention`` belongs to layer K - 1.
+        K, the decoder layer in front of which tokens are dropped. ``attention`` belongs to the layer that the method
+        reads (`Method.layer_read`): K - 1, or K itself.
     attention : (H, Q, N) float32 Tensor, optional
         Softmax attention (or the method's other ``score``) of Q query rows.
     features : (N, D) Tensor, optional
@@ -44,6 +60,16 @@ class TokenContext:
         Then the layout of all tokens of the image: what a map over positions is to be evaluated on.
     other_rows : mapping of str or tuple of int to Tensor
         Kind of query rows -> the same as ``attention`` of them, for methods that read more than one kind.
+    keys, values : (Hkv, N, d) Tensor, optional
+        Of the visual tokens at the layer read, keys after rotary embedding, as they stand in the KV cache.
+    text_keys, text_values : (Hkv, T, d) Tensor, optional
+        The same of the tokens of ``text``.
+    embeddings : (N, D) Tensor, optional
+        What the decoder is given for the visual tokens.
+    text_embeddings : (T, D) Tensor, optional
+        The same of the tokens of ``text``.
+    rotary : Rotary, optional
+        Frequencies and positions of the visual tokens.
 
     Examples
     --------
@@ -64,6 +90,13 @@ class TokenContext:
     survivors: Tensor | None = None
     original: TokenLayout | None = None
     other_rows: Mapping[Any, Tensor] = field(default_factory=dict)
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    text_keys: Tensor | None = None
+    text_values: Tensor | None = None
+    embeddings: Tensor | None = None
+    text_embeddings: Tensor | None = None
+    rotary: Rotary | None = None
 
     @property
     def n(self) -> int:
@@ -73,9 +106,8 @@ class TokenContext:
     @property
     def device(self) -> torch.device:
         """Where the selection is computed: with the tensors, else on the CPU."""
-        tensor = self.attention if self.attention is not None else self.features
-        tensor = self.survivors if tensor is None else tensor
-        return torch.device("cpu") if tensor is None else tensor.device
+        tensors = (self.attention, self.features, self.keys, self.values, self.embeddings, self.survivors)
+        return next((tensor.device for tensor in tensors if tensor is not None), torch.device("cpu"))
 
     @property
     def whole_layout(self) -> TokenLayout:

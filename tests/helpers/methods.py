@@ -12,6 +12,7 @@ from foreseen import Foresees, said
 from biaslab.core.layout import TokenLayout
 from biaslab.models import families
 from biaslab.pruning import METHODS, TokenContext, budget, make
+from biaslab.pruning.context import Rotary
 
 RASTER = TokenLayout.raster(8, 12, size=(600, 400), family="toy")
 TILED = TokenLayout.tiled(2, 2, (6, 6), size=(500, 500), family="toy", thumbnail=True)
@@ -44,13 +45,27 @@ class MapProfile(Foresees):
         return self.maps["std"].to(device)
 
 
+def further(layout, seed, features):
+    """What methods may read beside attention of one kind, features and text; seven tokens of text."""
+    g, n, width = torch.Generator().manual_seed(seed + 77), layout.n, 16 if features is None else features.shape[1]
+    return {
+        "other_rows": {"null": torch.rand(3, 1, n, generator=g).softmax(-1)},
+        **{name: torch.randn(3, n, 8, generator=g) for name in ("keys", "values")},
+        **{name: torch.randn(3, 7, 8, generator=g) for name in ("text_keys", "text_values")},
+        "embeddings": torch.randn(n, width, generator=g),
+        "text_embeddings": torch.randn(7, width, generator=g),
+        "rotary": Rotary(10000.0 ** -(torch.arange(4) / 4), torch.arange(5, 5 + n)[None]),
+    }
+
+
 def context(layout, keep, seed=0, **given):
     g = torch.Generator().manual_seed(seed)
     given.setdefault("attention", torch.rand(3, 2, layout.n, generator=g).softmax(-1))
     given.setdefault("features", torch.randn(layout.n, 16, generator=g) + 0.7)
     given.setdefault("text", said(seed=seed))
     given.setdefault("earlier", {0: torch.rand(3, 2, layout.n, generator=g).softmax(-1)})
-    given.setdefault("other_rows", {"null": torch.rand(3, 1, layout.n, generator=g).softmax(-1)})
+    for name, value in further(layout, seed, given["features"]).items():
+        given.setdefault(name, value)
     return TokenContext(layout, budget(keep, layout.n), seed=seed, layer=2, **given)
 
 

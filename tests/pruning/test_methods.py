@@ -79,7 +79,7 @@ def test_options_are_named_checked_and_hashed(name):
 @ALL
 def test_missing_inputs_are_refused(name):
     method = build(name, RASTER)
-    for what in sorted(method.needs & {"attention", "features", "text"}):
+    for what in sorted(method.needs - {"profile"}):
         with pytest.raises(InputError, match=f"needs {what}"):
             method.select(context(RASTER, 0.1, **{what: None}))
         if what == "text":
@@ -94,7 +94,8 @@ def test_missing_inputs_are_refused(name):
 @ALL
 def test_ignores_what_it_does_not_need(name):
     method, ctx = build(name, RASTER, 0.2), context(RASTER, 0.2)
-    bare = {what: None for what in ("attention", "features", "text") if what not in method.needs}
+    sources = ("attention", "features", "text", "keys", "values", "embeddings", "rotary")
+    bare = {what: None for what in sources if what not in method.needs}
     assert torch.equal(method.select(ctx).indices, method.select(dataclasses.replace(ctx, **bare)).indices)
 
 

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from foreseen import said
+from methods import further
 from pruned import method_for
 from torch.nn.functional import normalize
 
@@ -62,6 +63,7 @@ def context(seed, dtype):
         features=features.to(dtype),
         earlier={0: shallow},
         text=said(width=features.shape[1]),
+        **further(layout, seed, features),
     )
 
 

@@ -38,7 +38,9 @@ def test_the_null_row_is_the_token_behind_its_own_image(family):
     maps, rows = eager_attention(vlm, enc)[LAYER - 1], behind(vlm, enc)
     columns = [enc.visual[owner, first:last] for owner, (first, last) in zip(enc.owners, enc.spans, strict=True)]
     want = [maps[owner, :, row, own].mean(0) for owner, row, own in zip(enc.owners, rows, columns, strict=True)]
-    assert all(row > own.max() and attention.sum() > 1e-4 for row, own, attention in zip(rows, columns, want, strict=True))
+    assert all(
+        row > own.max() and attention.sum() > 1e-4 for row, own, attention in zip(rows, columns, want, strict=True)
+    )
     with prune(vlm, FastV(keep=0.4, queries="null"), LAYER) as state:
         run(vlm, enc)
     for selection, attention in zip(state.selections, want, strict=True):

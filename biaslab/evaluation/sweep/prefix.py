@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from biaslab.pruning.engine.checks import check_cache
 from biaslab.pruning.engine.prompt import Prompt, read_prompt
 from biaslab.pruning.engine.recording import check_finite
 from biaslab.pruning.engine.running import RowKey, read_rows, row_keys
+from biaslab.pruning.engine.sources import Sources, layers_read
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -55,7 +56,9 @@ class Prefix:
     logits : (B, 1, vocabulary) Tensor or None
         After all layers; None where only those below the largest K have run.
     embeds : (B, N, D) Tensor or None
-        What the decoder is given; None where nothing is dropped at K = 0.
+        What the decoder is given; None where nothing is dropped at K = 0 and no method reads it.
+    entered : Sources
+        What methods read of the decoder's own arguments.
     begins_as : list of int or None
         For each row the one whose tokens up to the image ran for it; None where whole rows ran.
     """
@@ -68,6 +71,7 @@ class Prefix:
     finite: dict[RowKey, Arriving] = field(default_factory=dict)
     logits: Tensor | None = None
     embeds: Tensor | None = None
+    entered: Sources = field(default_factory=Sources)
     begins_as: list[int] | None = None
 
     def features(self, layer: int) -> Tensor:
@@ -84,6 +88,28 @@ class Prefix:
         if layer == 0:
             return [0] * n
         return list(range(n)) if self.begins_as is None else self.begins_as
+
+    def sources(self, method: Method, layer: int) -> Sources:
+        """Find what else a method reads when tokens are dropped before ``layer``.
+
+        Keys and values are a layer's entries in the KV cache.
+
+        Raises
+        ------
+        UnsupportedError
+            The cache does not hold all of them (a sliding window).
+        """
+        entered, needs = self.entered, method.needs
+        found = Sources(embeds=entered.embeds if "embeddings" in needs else None)
+        if "rotary" in needs:
+            found.theta, found.positions = entered.theta, entered.positions
+        if needs & {"keys", "values"}:
+            held = self.cache.layers[method.layer_read(layer)]
+            length = next(iter(self.prompts.values())).length
+            if held.keys is None or held.keys.shape[2] != length:
+                raise UnsupportedError("the KV cache does not hold all keys of the layer that is read")
+            found.see(method, held.keys, held.values)
+        return found
 
     def rows(self, method: Method, layer: int) -> dict[int, Tensor]:
         """Find the attention that a method reads when tokens are dropped before ``layer``: layer -> rows.
@@ -132,19 +158,23 @@ def run_prefix(vlm: VLM, generation: Generation, configs: Sequence[Config], seed
     prefix = Prefix(_prompts(vlm, [method for method, _ in pruned], found, seed), cache, fresh(cache))
     layers = {layer for _, layer in pruned}
     whole = len(pruned) < len(configs)
-    n_layers = len(decoder.layers) if whole else max(layers)
     wanted = {key for method, layer in pruned for key in row_keys(method, layer)}
+    heard = [index + 1 for method, layer in pruned for index in layers_read(method, layer)]
+    n_layers = len(decoder.layers) if whole else max([*layers, *heard])
     recorders = Recorders(prefix.prompts, wanted)
     prefix.attention, prefix.finite = recorders.attention, recorders.finite
     with ExitStack() as stack:
-        if 0 in layers:
-            stack.callback(decoder.register_forward_pre_hook(_remember_embeds(prefix), with_kwargs=True).remove)
+        needs = {need for method, _ in pruned for need in method.needs}
+        if 0 in layers or needs & {"embeddings", "rotary"}:
+            remember = _remember_arguments(prefix, needs)
+            stack.callback(decoder.register_forward_pre_hook(remember, with_kwargs=True).remove)
         rope = any(reads_rope(SCORES[score]) for _, score, _ in wanted)
         stack.enter_context(watch(vlm.model, recorders.by_layer(), rope=rope))
         plan = image_plan(vlm, generation, prefix.prompts.values(), n_layers)
         states = None if plan is None else run_images(vlm, generation, plan, layers, n_layers, recorders)
         if plan is None or states is None:
             _run_rows(prefix, decoder, generation, layers, n_layers)
+            prefix.logits = prefix.logits if whole else None
             return prefix
     prefix.inputs, prefix.begins_as = states.inputs, plan.stands
     if whole:
@@ -191,8 +221,9 @@ def _remember(prefix: Prefix, layer: int, module: nn.Module, length: int) -> Cal
     return hook
 
 
-def _remember_embeds(prefix: Prefix) -> Callable:
-    def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+def _remember_arguments(prefix: Prefix, needs: Collection[str]) -> Callable:
+    def hook(decoder: nn.Module, args: tuple, kwargs: dict) -> None:
         prefix.embeds = kwargs.get("inputs_embeds")
+        prefix.entered.enter(decoder, needs, kwargs)
 
     return hook

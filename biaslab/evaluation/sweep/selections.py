@@ -70,7 +70,7 @@ class Selecting:
         self._check(first, layer, prompt)
         hidden = self.prefix.features(layer)
         attention = self.prefix.rows(first, layer)
-        batch, owners = token_batch(prompt, first, layer, hidden, attention)
+        batch, owners = token_batch(prompt, first, layer, hidden, attention, self.prefix.sources(first, layer))
         standing = self._standing(first, layer, batch, owners)
         distinct = sorted(set(standing))
         images = batch.only(distinct)

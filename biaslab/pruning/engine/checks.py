@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from biaslab.attention.rotary import frequencies
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.generation import GenerateCall, check_call
@@ -50,9 +51,15 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
     if positions not in POSITIONS:
         raise InputError(f"positions must be one of {', '.join(POSITIONS)}; got {positions!r}")
     method.validate()
-    if layer == 0 and "attention" in method.needs:
+    if method.needs & {"attention", "keys", "values"} and method.layer_read(layer) < 0:
+        own = " or reads_layer='own'" if isinstance(method, AttentionMethod) else ""
         raise UnsupportedError(
-            f"method {method.name!r} reads the attention of layer K - 1: at K = 0 there is none, use K >= 1"
+            f"method {method.name!r} reads the attention of layer K - 1: at K = 0 there is none, use K >= 1{own}"
+        )
+    if "rotary" in method.needs and frequencies(vlm.decoder) is None:
+        raise UnsupportedError(
+            f"method {method.name!r} reads the rotary embedding, and this decoder has none that is the same in all "
+            "layers: choose another method"
         )
     if "attention" in method.needs:
         if "null" in kinds_of(method) and vlm.family.two_way_prefix:

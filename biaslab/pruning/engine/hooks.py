@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from biaslab.attention.hook import watch
+from biaslab.attention.projection import Projected
 from biaslab.attention.scores import SCORES, reads_rope
 from biaslab.errors import UnsupportedError
 from biaslab.models.eval_mode import check_eval_mode
@@ -32,6 +33,7 @@ from biaslab.pruning.engine.pruned_index import PrunedIndex
 from biaslab.pruning.engine.recording import check_finite
 from biaslab.pruning.engine.running import RowKey, RunningPrefill, readers
 from biaslab.pruning.engine.short_inputs import ShortInputs
+from biaslab.pruning.engine.sources import first_projection, own_projection
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -53,6 +55,7 @@ class Engine:
         self.layer = self.schedule.layer  # the first before which tokens are dropped
         self.stages = {stage.layer: number for number, stage in enumerate(self.schedule)}
         self.running = False  # inside a forward of the whole model
+        self.projecting = False  # inside a forward of the decoder that ends at the attention of its first layer
         self.prefill: RunningPrefill | None = None
         self.made: Sequence[Cut] = ()  # of the running forward
         self.finite: list[tuple[int, Arriving]] = []  # layer, whether its rows are finite, of the running prefill
@@ -80,7 +83,7 @@ class Engine:
             hook = decoder.layers[index].register_forward_pre_hook(self._layer_hook(index), with_kwargs=True)
             self._layer_hooks.callback(hook.remove)
         if read := readers(self.schedule):
-            recorders = {index: self._recorder(keys) for index, keys in read.items()}
+            recorders = {index: self._recorder(index, keys) for index, keys in read.items()}
             rope = any(reads_rope(SCORES[score]) for keys in read.values() for _, score, _ in keys)
             self._layer_hooks.enter_context(watch(model, recorders, rope=rope))
 
@@ -158,6 +161,7 @@ class Engine:
 
     def _end(self, *_: Any) -> None:
         self.running, self.prefill, self.made, self.cache = False, None, (), None
+        self.projecting = False
         self.short.clear()
         self.finite.clear()
 
@@ -171,6 +175,8 @@ class Engine:
         if later:
             self.made = self.cuts.get(cache, ())
         prefill, made = self.prefill, self.made
+        if prefill is not None:
+            prefill.enter(decoder, kwargs)
         if self.layer > 0 or (prefill is None and not made):
             return None
         if isinstance(kwargs.get("attention_mask"), dict):
@@ -185,6 +191,11 @@ class Engine:
         if embeds is None:
             tokens = kwargs.pop("input_ids") if "input_ids" in kwargs else args[0]
             embeds, args = self.decoder.embed_tokens(tokens), args[1:]
+        if prefill.reads_own(0):
+            self.projecting = True
+            with self._clock("attention_ms", embeds.device):
+                prefill.project(0, first_projection(self.vlm, args, kwargs, embeds))
+            self.projecting = False
         cut = self._choose(prefill, 0, embeds).index
         if ids is None:
             ids = torch.arange(cut.length, device=embeds.device)[None]
@@ -222,6 +233,8 @@ class Engine:
         return hook
 
     def _before_layer(self, index: int, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if self.projecting:
+            return None
         cache = kv_cache_of(kwargs) if index == self.layer else None  # looked at there alone
         if index == self.layer:
             check_cache(cache, kwargs.get("use_cache"))
@@ -232,6 +245,7 @@ class Engine:
         hidden = args[0] if args else kwargs["hidden_states"]
         if self.prefill is not None and index in self.stages:
             if index > 0:
+                self._read_own(self.prefill, index, args, kwargs, hidden)
                 hidden = self._choose(self.prefill, self.stages[index], hidden).local.gather(hidden, 1)
             if index == self.layer:
                 self._remember(cache, self.made)
@@ -253,8 +267,8 @@ class Engine:
             count_dropped(cache, self.layer, cuts[0].index.length - cuts[0].index.kept if cuts else 0)
 
     # -- the selection ---------------------------------------------------------------------------------------
-    def _recorder(self, keys: Sequence[RowKey]) -> Callable:
-        """Make the function that keeps the rows of a layer at the prefill: for each score and kind of query rows."""
+    def _recorder(self, index: int, keys: Sequence[RowKey]) -> Callable:
+        """Make the function that keeps what is read of a layer at the prefill: for each score and kind of query rows."""
 
         def record(module, query, key, value, attention_mask, scaling, **kw: Any) -> None:
             if self.prefill is None:
@@ -263,8 +277,26 @@ class Engine:
             with self._clock("attention_ms", query.device):
                 for name in keys:
                     self.prefill.record(name, module, query, key, value, **kw)
+            self.prefill.hear(index, key, value)
 
         return record
+
+    def _read_own(self, prompt: Prompt, found: Projected) -> None:
+        """Keep what the method reads of layer K, which has not run."""
+        rows = projected_rows(self.score, prompt, found)
+        if rows is not None:
+            self.attention[self.layer] = rows
+        self.sources.see(self.run.method, found.key, found.value)
+
+    def _read_own(self, prefill: RunningPrefill, index: int, args: tuple, kwargs: dict, hidden: Tensor) -> None:
+        """Let a stage that reads its own layer have what that layer would attend with, were nothing more dropped."""
+        number, cut = self.stages[index], self._seen_by(index)
+        if not prefill.reads_own(number):
+            return
+        if cut is not None and cut.layer > 0:
+            args, kwargs = self.short.of_layer(index, cut.index, args, dict(kwargs), hidden, prefill=True)
+        with self._clock("attention_ms", hidden.device):
+            prefill.project(number, own_projection(self.vlm, index, args, kwargs, hidden))
 
     @torch.no_grad()
     def _choose(self, prefill: RunningPrefill, number: int, hidden: Tensor) -> Cut:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from biaslab.attention.projection import Projected
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.prefill import PromptIds
@@ -18,6 +20,7 @@ from biaslab.pruning.engine.cut import Cut, gathered, in_original, make_cut, sho
 from biaslab.pruning.engine.prompt import Prompt, read_prompt
 from biaslab.pruning.engine.query_rows import kinds_of
 from biaslab.pruning.engine.recording import are_finite, prompt_rows
+from biaslab.pruning.engine.sources import VECTORS, Sources, layers_read, projected_rows
 from biaslab.pruning.engine.token_batch import by_row, kept_columns, token_batch
 from biaslab.pruning.schedule import Schedule
 
@@ -61,6 +64,8 @@ class RunningPrefill:
     def __init__(self, schedule: Schedule, prompts: dict[Any, Prompt]) -> None:
         self.schedule, self.prompts = schedule, prompts
         self.rows: dict[RowKey, Tensor] = {}  # (B, H, Q, V) of the visual tokens that are left
+        self.entered = Sources()  # what is read of the decoder's own arguments, of the whole prompts
+        self.vectors: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> its keys and values, of what it sees
         self.cuts: list[Cut] = []
         self._survivors: Arriving | None = None
 
@@ -106,6 +111,36 @@ class RunningPrefill:
         if rows is not None:
             self.rows[key] = rows
 
+    def enter(self, decoder: Any, kwargs: Mapping[str, Any]) -> None:
+        """Keep what the stages read of what the decoder is called with."""
+        self.entered.enter(decoder, self.schedule.needs, kwargs)
+
+    def hear(self, index: int, key: Tensor, value: Tensor) -> None:
+        """Keep a layer's keys and values where a stage reads them."""
+        if any(stage.rule.layer_read(stage.layer) == index and stage.rule.needs & VECTORS for stage in self.schedule):
+            self.vectors[index] = key, value
+
+    def reads_own(self, number: int) -> bool:
+        """Whether a stage reads the layer before which it drops."""
+        stage = self.schedule[number]
+        return stage.layer in layers_read(stage.rule, stage.layer)
+
+    def project(self, number: int, found: Projected) -> None:
+        """Keep what a stage reads of its own layer, which has not run."""
+        stage = self.schedule[number]
+        for key in row_keys(stage.rule, stage.layer):
+            if key[0] == stage.layer and (rows := projected_rows(key[1], self.prompts[key[2]], found)) is not None:
+                self.rows[key] = rows
+        self.hear(stage.layer, found.key, found.value)
+
+    def _sources(self, method: Method, layer: int) -> Sources:
+        """Put together what a stage reads beside attention rows."""
+        found = self.entered if not self.cuts else self.entered.left(self.cuts[-1].positions)
+        if (held := self.vectors.get(method.layer_read(layer))) is not None:
+            found = replace(found)
+            found.see(method, *held)
+        return found
+
     def choose(self, number: int, hidden: Tensor) -> tuple[list[list[Selection]], list[tuple[int, Arriving]]]:
         """Select among the visual tokens that are left of every sample.
 
@@ -133,7 +168,8 @@ class RunningPrefill:
             self.prompts[read_rows(stage.rule)] = prompt = with_layouts(prompt, known)
         attention = {key[0]: self.rows[key] for key in row_keys(stage.rule, stage.layer) if key in self.rows}
         finite = [(index, are_finite(rows)) for index, rows in attention.items()]
-        batch, owners = token_batch(prompt, stage.rule, stage.layer, hidden, attention)
+        sources = self._sources(stage.rule, stage.layer)
+        batch, owners = token_batch(prompt, stage.rule, stage.layer, hidden, attention, sources)
         return by_row(prompt, owners, stage.rule.select_batch(batch)), finite
 
     def cut(self, number: int, chosen: list[list[Selection]]) -> Cut:
@@ -145,6 +181,8 @@ class RunningPrefill:
         self.cuts.append(cut)
         if not later:
             self.rows.clear()
+            self.vectors.clear()
+            self.entered = Sources()
             return cut
         read = {key for other in later for key in row_keys(other.rule, other.layer)}
         self.rows = {key: gathered(rows, kept) for key, rows in self.rows.items() if key in read}
@@ -181,10 +219,10 @@ def _check_rows(method: Method, prompt: Prompt) -> None:
 
 
 def readers(schedule: Iterable[Any]) -> dict[int, list[RowKey]]:
-    """List what is read of each layer: layer -> keys, each once."""
+    """List what is read of each layer that has run by then: layer -> keys, each once; none where keys are not rows."""
     found: dict[int, list[RowKey]] = {}
     for stage in schedule:
-        for key in row_keys(stage.rule, stage.layer):
-            if key not in found.setdefault(key[0], []):
-                found[key[0]].append(key)
+        for index in layers_read(stage.rule, stage.layer):
+            keys = found.setdefault(index, []) if index < stage.layer else []
+            keys += [key for key in row_keys(stage.rule, stage.layer) if key[0] == index and key not in keys]
     return found

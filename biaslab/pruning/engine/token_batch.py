@@ -11,6 +11,7 @@ from torch import Tensor
 from biaslab.pruning.base import Method, Selection, TokenContext, budget
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.prompt import Prompt
+from biaslab.pruning.engine.sources import Sources
 
 __all__ = ["Owner", "by_row", "kept_columns", "token_batch"]
 
@@ -18,7 +19,12 @@ Owner = tuple[int, int]  # (row, image of that row)
 
 
 def token_batch(
-    prompt: Prompt, method: Method, layer: int, hidden: Tensor, attention: Mapping[int, Tensor]
+    prompt: Prompt,
+    method: Method,
+    layer: int,
+    hidden: Tensor,
+    attention: Mapping[int, Tensor],
+    sources: Sources | None = None,
 ) -> tuple[TokenBatch, list[Owner]]:
     """Make one context per image that has tokens; copies of a row (beam search) count once.
 
@@ -33,7 +39,9 @@ def token_batch(
     hidden : (B, N, D) Tensor
         Hidden states entering layer K.
     attention : mapping of int to (B, H, Q, V) Tensor
-        Rows of layer K - 1 and of others below it.
+        Rows of the layer that is read and of others below it.
+    sources : Sources, optional
+        What else the method reads.
 
     Returns
     -------
@@ -53,6 +61,7 @@ def token_batch(
         text = prompt.text[::step].to(device)
         words = hidden[::step].gather(1, text[..., None].expand(-1, -1, hidden.shape[2]))
     moved = {index: rows.to(device) for index, rows in attention.items()}
+    main = method.layer_read(layer)
     images, owners, starts = [], [], []
     for row in range(0, len(prompt), step):
         for i, image in enumerate(prompt.images[row]):
@@ -62,13 +71,14 @@ def token_batch(
             start = row // step * width + image.first
             features = None if stack is None else stack[start : start + image.n]
             keep = min(budget(method.keep, image.total), image.n)
-            deep = rows.pop(layer - 1, None)
+            deep = rows.pop(main, None)
             said = None if words is None else words[row // step, : prompt.text_counts[row]]
-            further = {kind: each[layer - 1] for kind, each in others.items()}
+            further = {kind: each[main] for kind, each in others.items()}
+            more = {} if sources is None else sources.of_image(prompt, row, i, device)
             images.append(
                 TokenContext(
                     image.layout, keep, image.seed, layer, deep, features, rows, said,
-                    survivors=image.survivors, original=image.whole, other_rows=further,
+                    survivors=image.survivors, original=image.whole, other_rows=further, **more,
                 )
             )  # fmt: skip
             owners.append((row, i))

@@ -18,7 +18,7 @@ __all__ = ["AttentionMethod"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttentionMethod(Method):
-    """A method that reads the attention of query rows to the visual tokens at layer K - 1.
+    """A method that reads the attention of query rows to the visual tokens, of the layer before K or of K itself.
 
     Parameters
     ----------
@@ -31,10 +31,15 @@ class AttentionMethod(Method):
         The score that takes the place of attention, a key of :data:`biaslab.attention.scores.SCORES`: "attention"
         (default), "no_rope" (the rotary embedding taken out), "value_norm" (times the norm of the value; its mean
         over heads leans to heads with long values). A profile must be of the same score.
+    reads_layer : {"previous", "own"}
+        "previous" (default): the attention of layer K - 1, which has run. "own": that of layer K, as it would be were
+        nothing dropped: what enters K goes through the layer's own norm, projections and rotary embedding, and the
+        softmax of the wanted rows over all tokens is taken; PyramidDrop, SparseVLM and VScan read it. It is there at
+        K = 0 as well, where it is the attention of the first layer. A profile must be of the layer that is read.
 
     References
     ----------
-    "no_rope": FEATHER, arXiv 2412.13180.
+    "no_rope": FEATHER, arXiv 2412.13180. "own": PyramidDrop, arXiv 2410.17247.
 
     Examples
     --------
@@ -53,6 +58,7 @@ class AttentionMethod(Method):
 
     queries: str | tuple[int, ...] = "last"
     score: str = added_option("attention")
+    reads_layer: str = added_option("previous")
 
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
 
@@ -68,21 +74,26 @@ class AttentionMethod(Method):
             raise InputError(f"queries must be 'last', 'text', 'null' or prompt positions; got {self.queries!r}")
         object.__setattr__(self, "queries", queries)
         choice("score", self.score, tuple(SCORES))
+        choice("reads_layer", self.reads_layer, ("previous", "own"))
 
     @property
     def query_kinds(self) -> tuple[str | tuple[int, ...], ...]:
         """Kinds of query rows that are read in the one forward; that of `TokenContext.attention` first."""
         return (self.queries,)
 
+    def layer_read(self, layer: int) -> int:
+        """Name the decoder layer whose attention is read when tokens are dropped before ``layer`` (K): K - 1 or K."""
+        return layer if self.reads_layer == "own" else layer - 1
+
     def attention_layers(self, layer: int) -> tuple[int, ...]:
-        """List the decoder layers that are read when tokens are dropped before ``layer`` (K): K - 1, then others below.
+        """List the decoder layers that are read when tokens are dropped before ``layer``: `layer_read`, others below.
 
         Raises
         ------
         InputError
             The method cannot be run at this K.
         """
-        return (layer - 1,)
+        return (self.layer_read(layer),)
 
     def citations(self) -> tuple[Citation, ...]:
         """List the works of the rule, and FEATHER where attention without rotary positions is read."""
@@ -95,7 +106,7 @@ class AttentionMethod(Method):
         ----------
         ctx : TokenContext
         layer : int, optional
-            One below K - 1; by default K - 1.
+            A further one of the ``attention_layers``; by default the first.
         queries : str or tuple of int, optional
             A further one of the ``query_kinds``; by default the first.
 

@@ -70,13 +70,15 @@ class LayerRatio(AttentionMethod):
         return {**super().options(), "over": self.over}
 
     def attention_layers(self, layer: int) -> tuple[int, ...]:
-        """List K - 1 and ``over``, which must lie below it."""
-        if self.over >= layer - 1:
+        """List the layer that is read and ``over``, which must lie below it."""
+        deep = self.layer_read(layer)
+        if self.over >= deep:
+            name, least = ("K - 1", self.over + 2) if deep < layer else ("K", self.over + 1)
             raise InputError(
                 f"method {self.name!r} divides by the attention of layer {self.over}, which must lie below "
-                f"layer K - 1 = {layer - 1}: use K >= {self.over + 2}{' or a smaller over' if self.over else ''}"
+                f"layer {name} = {deep}: use K >= {least}{' or a smaller over' if self.over else ''}"
             )
-        return (layer - 1, self.over)
+        return (deep, self.over)
 
     def importance(self, ctx: TokenContext) -> Tensor:
         """Divide the two layers' attention: (N,)."""

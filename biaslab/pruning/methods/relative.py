@@ -133,7 +133,7 @@ class Relative(AttentionMethod):
     def fits(self, layer: int, n_heads: int) -> dict[str, Any]:
         """List what the profile must have been fitted for, when tokens are dropped before ``layer``."""
         heads = "mean" if self.heads == "mean" else n_heads
-        return {"layer": layer - 1, "queries": self.queries, "score": self.score, "heads": heads}
+        return {"layer": self.layer_read(layer), "queries": self.queries, "score": self.score, "heads": heads}
 
     def importance(self, ctx: TokenContext) -> Tensor:
         """Debias the attention: (N,)."""
@@ -162,7 +162,8 @@ class Relative(AttentionMethod):
         return out.mean(0) if weights is None else weights @ out
 
     def _map(self, what: str, ctx: TokenContext, attention: Tensor) -> Tensor:
-        values = ctx.left(getattr(self.profile, what)(ctx.whole_layout, ctx.layer - 1, device=attention.device))
+        read = getattr(self.profile, what)
+        values = ctx.left(read(ctx.whole_layout, self.layer_read(ctx.layer), device=attention.device))
         if values.shape[0] not in (1, attention.shape[0]) or values.shape[-1] != ctx.n:
             raise ProfileMismatchError(
                 f"the profile's map of shape {tuple(values.shape)} does not fit {attention.shape[0]} head(s) "

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from biaslab.attention.generated import decode_rows
 from biaslab.attention.heads import check_heads
-from biaslab.attention.hook import attention_rows, no_rope, row_options, watch
+from biaslab.attention.hook import attention_rows, row_options, watch
 from biaslab.attention.rows import CapturedRows, Places, PromptPositions, Rows
-from biaslab.attention.scores import reads_rope, resolve, score_name
+from biaslab.attention.scores import no_rope, reads_rope, resolve, score_name
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import last_token, positions, text_after_image
@@ -100,8 +100,8 @@ def capture(
         chosen from, one per token: that of the last prompt token, then at each decode step that of the token before.
         It needs a greedy or sampled ``generate`` with a KV cache; rows behind the end of an answer are fillers.
     score : name of one in `biaslab.attention.scores.SCORES`, or callable
-        "attention", "no_rope", "value_norm"; or ``score(query, key, value, cos, sin, *, rows, cols, scaling,
-        attention_mask, is_causal, sliding_window, softcap) -> (B, H, Q, V) float32``, with the arguments of
+        "attention", "no_rope", "value_norm", "rope_corrected"; or ``score(query, key, value, cos, sin, *, rows, cols,
+        scaling, attention_mask, is_causal, sliding_window, softcap) -> (B, H, Q, V) float32``, with the arguments of
         `attention_rows`, the value before heads are repeated, and the rotary cosines and sines (B or 1, Q, D).
 
     Yields

@@ -29,7 +29,7 @@ from biaslab.attention.precision import full_precision
 from biaslab.core.layers import resolve_layer
 from biaslab.errors import UnsupportedError
 
-__all__ = ["alone", "attention_rows", "is_flash", "no_rope", "row_options", "watch"]
+__all__ = ["alone", "attention_rows", "is_flash", "row_options", "rows_of", "softmax_rows", "watch"]
 
 _MAX_SCORES = 2**25  # float32 scores held at once by attention_rows: 128 MiB
 _CALLBACKS: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()  # attention module -> callbacks
@@ -99,8 +99,8 @@ def attention_rows(
     tensor([[0.2500, 0.2500]])
     """
     rows = rows.expand(len(query), -1) if rows.ndim == 1 else rows
-    return _softmax(
-        _pick(query, rows),
+    return softmax_rows(
+        rows_of(query, rows),
         key,
         rows,
         query.shape[2],
@@ -114,13 +114,13 @@ def attention_rows(
     )
 
 
-def _pick(query: Tensor, rows: Tensor) -> Tensor:
-    """(B, H, R, D) of (B, H, Q, D)."""
+def rows_of(query: Tensor, rows: Tensor) -> Tensor:
+    """Pick query rows: (B, H, R, D) of (B, H, Q, D)."""
     return query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
 
 
 @full_precision()
-def _softmax(
+def softmax_rows(
     picked: Tensor,
     key: Tensor,
     rows: Tensor,
@@ -133,13 +133,18 @@ def _softmax(
     sliding_window: int | None = None,
     softcap: float | None = None,
     max_scores: int = _MAX_SCORES,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """`attention_rows` of query rows that are ``picked`` already: (B, H, R, D), at ``rows`` of ``n_query``."""
+    """Do as `attention_rows` does, of query rows that are ``picked`` already: (B, H, R, D), at ``rows`` of ``n_query``.
+
+    ``bias`` (B, R, N) float32 is added to the logits of every head.
+    """
     batch, heads, _, dim = picked.shape
     kv_heads, n_key = key.shape[1], key.shape[2]
     keys = key.float().transpose(2, 3)
     chunk = max(1, max_scores // (batch * heads * n_key))
     out = []
+    first = 0
     for r, q in zip(rows.split(chunk, dim=1), picked.split(chunk, dim=2), strict=True):
         n = r.shape[1]
         # heads of one group share a key: fold the group into the row axis instead of repeating the keys
@@ -147,6 +152,9 @@ def _softmax(
         scores = scores.reshape(batch, heads, n, n_key) * scaling
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
+        if bias is not None:
+            scores = scores + bias[:, None, first : first + n]
+        first += n
         if attention_mask is not None and attention_mask.ndim == 4:
             mask = attention_mask[..., :n_key].expand(batch, -1, -1, -1)
             mask = mask.gather(2, r[:, None, :, None].expand(batch, mask.shape[1], n, mask.shape[3]))
@@ -171,86 +179,6 @@ def _keep(at: Tensor, n_key: int, padding: Tensor | None, is_causal: bool, windo
     if padding is not None:
         keep = keep & padding[:, None, -n_key:].bool()
     return keep
-
-
-def no_rope(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    *,
-    rows: Tensor,
-    cols: Tensor,
-    scaling: float,
-    attention_mask: Tensor | None = None,
-    **options: Any,
-) -> Tensor:
-    """Attention rows with the rotary embedding taken out: a score for `capture`.
-
-    Query and key arrive rotated; a rotation is undone exactly (up to the rounding of the model's number type)
-    with the same cosines and sines. A length-dependent scale in them (YaRN) is a temperature, not a position:
-    it stays.
-
-    Parameters
-    ----------
-    query, key : Tensor (B, H, Q, D), (B, Hkv, N, D)
-        After rotary embedding, as for `attention_rows`.
-    value : Tensor
-        Not used.
-    cos, sin : Tensor (B or 1, N, D')
-        Of the rotary embedding of all keys; components from D' on are not turned. The queries are the last Q of them.
-    rows, cols : LongTensor (R,) or (B, R), (B, C)
-        Query rows, and key positions to return.
-    scaling : float
-        Factor on the dot product.
-    attention_mask : Tensor, optional
-        As for `attention_rows`.
-    **options
-        The other options of `attention_rows`.
-
-    Returns
-    -------
-    Tensor (B, H, R, C) float32
-        Softmax attention over all keys, never renormalised.
-
-    Raises
-    ------
-    UnsupportedError
-        Keys from a cache: their positions are not at hand.
-
-    Examples
-    --------
-    Where no position is turned (cosines 1, sines 0) it is plain attention:
-
-    >>> query = key = torch.arange(32.0).reshape(1, 1, 4, 8) / 16
-    >>> cos, sin = torch.ones(1, 4, 8), torch.zeros(1, 4, 8)
-    >>> asked = {"rows": torch.tensor([3]), "cols": torch.tensor([[1, 2]]), "scaling": 0.5}
-    >>> bool((no_rope(query, key, key, cos, sin, **asked) == attention_rows(query, key, **asked)).all())
-    True
-
-
-    References
-    ----------
-    FEATHER (arXiv 2412.13180), whose criterion this is; its uniform subset of tokens and its second pruning layer
-    are not part of the score.
-    """
-
-    def undo(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        c, s = cos[:, None].float(), sin[:, None].float()
-        turned, rest = x[..., : c.shape[-1]].float(), x[..., c.shape[-1] :].float()
-        a, b = turned.chunk(2, dim=-1)
-        back = (turned * c - torch.cat([-b, a], -1) * s) / (c.square() + s.square()).sqrt()
-        return torch.cat([back, rest], -1)
-
-    if key.shape[2] != cos.shape[-2]:
-        raise UnsupportedError("no_rope needs the positions of all keys: capture a first prefill, not a cached turn")
-    batch, _, n_query, _ = query.shape
-    rows = rows.expand(batch, -1) if rows.ndim == 1 else rows
-    at = rows[..., None] + (key.shape[2] - n_query)
-    turned = (x.expand(batch, -1, -1).gather(1, at.expand(-1, -1, x.shape[-1])) for x in (cos, sin))
-    picked = undo(_pick(query, rows), *turned)  # a prompt has many queries, of which few are wanted
-    return _softmax(picked, undo(key, cos, sin), rows, n_query, scaling, attention_mask, cols, **options)
 
 
 def _wrap(inner: Callable | None) -> Callable:

@@ -16,10 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from biaslab._util.registry import Registry
-from biaslab.attention.hook import attention_rows, no_rope
+from biaslab.attention.hook import attention_rows
+from biaslab.attention.rotary_scores import no_rope, rope_corrected
 from biaslab.errors import InputError
 
-__all__ = ["SCORES", "attention", "no_rope", "reads_rope", "resolve", "score_name", "value_norm"]
+__all__ = ["SCORES", "attention", "no_rope", "reads_rope", "resolve", "rope_corrected", "score_name", "value_norm"]
 
 
 def attention(
@@ -124,7 +125,7 @@ def value_norm(
 
 #: score name -> callable as `capture` documents it; what is registered here is known everywhere
 SCORES: Registry[Callable[..., Tensor]] = Registry("score")
-for _score in (attention, no_rope, value_norm):
+for _score in (attention, no_rope, value_norm, rope_corrected):
     SCORES.add(_score.__name__, _score)
 
 
@@ -155,9 +156,9 @@ def resolve(score: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
     --------
     >>> resolve("value_norm") is value_norm
     True
-    >>> resolve("cosine")
+    >>> resolve("cosine")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    biaslab.errors.InputError: score must be one of attention, no_rope, value_norm, or a callable; got 'cosine'
+    biaslab.errors.InputError: score must be one of attention, ..., or a callable; got 'cosine'
     """
     if callable(score):
         return score if score in SCORES.values() else _checked(score)

@@ -35,6 +35,7 @@ from biaslab.pruning.methods.priortr import PriorTR
 from biaslab.pruning.methods.random import Random
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.scope import Scope
+from biaslab.pruning.methods.sparsevlm import SparseVLM
 from biaslab.pruning.methods.uniform import Uniform
 from biaslab.pruning.registry import METHODS, make, parse, register
 from biaslab.pruning.schedule import Schedule, Stage, parse_schedule
@@ -60,6 +61,7 @@ __all__ = [
     "Scope",
     "Selection",
     "Stage",
+    "SparseVLM",
     "TokenBatch",
     "TokenContext",
     "Uniform",

@@ -28,7 +28,8 @@ def methods() -> pd.DataFrame:
             Name on the command line.
         reads : str
             What it looks at, joined by "+": attention, features (states of the visual tokens entering layer K), text
-            (those of the tokens behind the image); empty where positions decide alone.
+            (those of the tokens behind the image), keys and values of a layer, embeddings (what the decoder is given),
+            rotary (frequencies and positions); empty where positions decide alone.
         from_layer : int
             Smallest layer K before which it can drop tokens: 0 is before the decoder, which only methods without
             attention can do.
@@ -69,11 +70,14 @@ def _row(name: str, cls: type[Method]) -> tuple[str, str, int, str, str, str, st
 
 def _from_layer(cls: type[Method]) -> int:
     """Find the smallest K at which all that the method reads by default is there."""
-    if "attention" not in cls.needs:
+    if not cls.needs & {"attention", "keys", "values"}:
         return 0
-    read = getattr(cls(), "attention_layers", None)
-    for layer in range(1, _DEEPEST):
+    method = cls()
+    read = getattr(method, "attention_layers", None)
+    for layer in range(_DEEPEST):
         try:
+            if method.layer_read(layer) < 0:
+                continue
             if read is not None:
                 read(layer)
         except InputError:

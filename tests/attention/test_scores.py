@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from functools import partial
 
@@ -16,7 +17,7 @@ from pruned import run
 
 from biaslab.attention.capture import capture, no_rope
 from biaslab.attention.hook import attention_rows
-from biaslab.attention.scores import SCORES, reads_rope, resolve, score_name, value_norm
+from biaslab.attention.scores import SCORES, reads_rope, resolve, rope_corrected, score_name, value_norm
 from biaslab.errors import InputError, ProfileMismatchError, UnsupportedError
 from biaslab.maps.collect import collect
 from biaslab.models.loading import wrap
@@ -373,3 +374,31 @@ def test_hashes_of_older_runs_stay():
     assert {text: parse(text).options_hash for text in known} == known
     assert make("fastv").options() == {"queries": "last"}
     assert parse("relative:strength=1").label == "relative"
+
+
+def test_rope_corrected_is_softmax_of_logits_less_those_of_ones():
+    """By loops over heads, rows and keys, in a partly turned head with grouped keys, a window and padding."""
+    g = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 4, 9, 10, generator=g), torch.randn(2, 2, 9, 10, generator=g)
+    angle = torch.outer(torch.arange(9.0), torch.tensor([1.0, 0.3, 0.1, 0.02])).repeat(1, 2)
+    cos, sin = angle.cos()[None], angle.sin()[None]
+    ones = torch.ones(4)
+    turned = torch.stack([torch.cat([c[:4] * ones - s[:4] * ones, c[4:] * ones + s[4:] * ones, torch.ones(2)])
+                          for c, s in zip(cos[0], sin[0], strict=True)])  # fmt: skip
+    rows, cols = torch.tensor([[8, 4], [5, 8]]), torch.tensor([[0, 2, 4], [1, 3, 5]])
+    padding = torch.ones(2, 9, dtype=torch.bool)
+    padding[1, 0] = False
+    got = rope_corrected(
+        q, k, k, cos, sin, rows=rows, cols=cols, scaling=0.4, attention_mask=padding, sliding_window=6, max_scores=1
+    )
+    for b in range(2):
+        for h in range(4):
+            for i, at in enumerate(rows[b].tolist()):
+                keys = [j for j in range(9) if j <= at and j > at - 6 and padding[b, j]]
+                logits = {j: 0.4 * float(q[b, h, at] @ k[b, h // 2, j] - turned[at] @ turned[j]) for j in keys}
+                total = sum(math.exp(x) for x in logits.values())
+                for n, j in enumerate(cols[b].tolist()):
+                    want = math.exp(logits[j]) / total if j in logits else 0.0
+                    assert abs(float(got[b, h, i, n]) - want) < 1e-5
+    with pytest.raises(UnsupportedError, match="positions of all keys"):
+        rope_corrected(q, k, k, cos[:, 3:], sin[:, 3:], rows=rows, cols=cols, scaling=0.4)

@@ -12,7 +12,8 @@ from biaslab.evaluation.run_once import GenerationOptions, run_once
 
 METHODS = [
     "none", "fastv:queries=null", "priortr", "priortr:queries=text", "fastv:reads_layer=own",
-    "layer_ratio:reads_layer=own:over=1", "priortr:reads_layer=own",
+    "layer_ratio:reads_layer=own:over=1", "priortr:reads_layer=own", "sparsevlm",
+    "sparsevlm:reads_layer=own:heads=top:score=rope_corrected",
 ]  # fmt: skip
 OPTIONS = GenerationOptions(max_new_tokens=4)
 

@@ -60,10 +60,10 @@ def further(layout, seed, features):
 
 def context(layout, keep, seed=0, **given):
     g = torch.Generator().manual_seed(seed)
-    given.setdefault("attention", torch.rand(3, 2, layout.n, generator=g).softmax(-1))
+    given.setdefault("attention", torch.rand(3, 7, layout.n, generator=g).softmax(-1))
     given.setdefault("features", torch.randn(layout.n, 16, generator=g) + 0.7)
     given.setdefault("text", said(seed=seed))
-    given.setdefault("earlier", {0: torch.rand(3, 2, layout.n, generator=g).softmax(-1)})
+    given.setdefault("earlier", {0: torch.rand(3, 7, layout.n, generator=g).softmax(-1)})
     for name, value in further(layout, seed, given["features"]).items():
         given.setdefault(name, value)
     return TokenContext(layout, budget(keep, layout.n), seed=seed, layer=2, **given)

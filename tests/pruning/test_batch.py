@@ -51,13 +51,13 @@ def images(seed, count, dim=24, kind="smooth"):
         if g.random() < 0.3:
             layout = TokenLayout.tiled(2, 1, (int(rows), int(cols)), size=(300, 500), family="toy", thumbnail=True)
         t = torch.Generator().manual_seed(int(g.integers(2**31)))
-        attention = torch.rand(3, 2, layout.n, generator=t)
+        attention = torch.rand(3, 7, layout.n, generator=t)
         features = torch.randn(layout.n, dim, generator=t) + 0.7
         if kind == "ties":
-            attention = torch.randint(0, 3, (3, 2, layout.n), generator=t) / 4
+            attention = torch.randint(0, 3, (3, 7, layout.n), generator=t) / 4
             features = features[torch.randint(0, 1 + layout.n // 3, (layout.n,), generator=t)]
         budget = int(g.integers(1, layout.n + 1))
-        shallow = torch.rand(3, 2, layout.n, generator=t)
+        shallow = torch.rand(3, 7, layout.n, generator=t)
         given = (attention, features, {0: shallow}, said(width=features.shape[1]))
         more = further(layout, budget, features)
         out.append(TokenContext(layout, budget, int(g.integers(2**31)), 2, *given, **more))

@@ -52,8 +52,8 @@ def context(seed, dtype):
     generator = torch.Generator().manual_seed(seed)
     layout = TokenLayout.raster(12, 12, size=(240, 240), family="toy")
     features = torch.randn(1, 48, generator=generator) + 0.1 * torch.randn(layout.n, 48, generator=generator)
-    attention = torch.rand(4, 2, layout.n, generator=generator).softmax(-1)
-    shallow = torch.rand(4, 2, layout.n, generator=generator).softmax(-1)
+    attention = torch.rand(4, 7, layout.n, generator=generator).softmax(-1)
+    shallow = torch.rand(4, 7, layout.n, generator=generator).softmax(-1)
     return TokenContext(
         layout,
         30,

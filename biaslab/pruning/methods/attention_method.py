@@ -30,7 +30,8 @@ class AttentionMethod(Method):
     score : str
         The score that takes the place of attention, a key of :data:`biaslab.attention.scores.SCORES`: "attention"
         (default), "no_rope" (the rotary embedding taken out), "value_norm" (times the norm of the value; its mean
-        over heads leans to heads with long values). A profile must be of the same score.
+        over heads leans to heads with long values), "rope_corrected" (what the rotary embedding gives to all-ones
+        vectors taken off the logits). A profile must be of the same score.
     reads_layer : {"previous", "own"}
         "previous" (default): the attention of layer K - 1, which has run. "own": that of layer K, as it would be were
         nothing dropped: what enters K goes through the layer's own norm, projections and rotary embedding, and the

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from biaslab.errors import InputError
 from biaslab.pruning.base import TokenContext, choice, number
+from biaslab.pruning.citation import Citation
 from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.registry import register
 
@@ -69,6 +70,16 @@ class PriorTR(AttentionMethod):
     eps: float = 1e-10
 
     name: ClassVar[str] = "priortr"
+    source: ClassVar[Citation | None] = Citation(
+        key="priortr2026",
+        title="Accelerating Multimodal Large Language Models with Prior-Corrected Token Reduction",
+        year=2026,
+        arxiv="2606.24156",
+        authors=("Zengjie Chen", "Yuxiang Cai", "Jingcai Guo", "Taotao Cai", "Jianwei Yin", "Zhi Chen"),
+        venue="ECCV 2026",
+    )
+    cost: ClassVar[str] = "one more query row, one sort"
+    verified: ClassVar[str] = "paper and code; the lower layers' cache stays"
     nested: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

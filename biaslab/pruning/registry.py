@@ -98,8 +98,8 @@ def parse(text: str) -> Method | str:
     ----------
     text : str
         "fastv", or with options "d2pruner:theta=0.7:fill=relax:pivots_suppress=true". Values are JSON where they
-        can be read as such, else strings; ``null`` is the word, which names query rows. What follows ``external:`` up to the next colon is a path:
-        "mmr:by=external:selector.safetensors:lam=0.7".
+        can be read as such, else strings; ``null`` is the word, which names query rows. What follows ``external:`` up
+        to the next colon is a path: "mmr:by=external:selector.safetensors:lam=0.7".
 
     Returns
     -------

@@ -12,7 +12,7 @@ from pruned import dropped_positions, oracle, refused, run, serves
 from biaslab.attention.capture import capture
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models import families
-from biaslab.pruning import FastV, LayerRatio, PriorTR, Relative, parse, prune
+from biaslab.pruning import FastV, LayerRatio, PriorTR, Random, Relative, Stage, parse, prune
 
 VARIANTS = [(family, decoder) for family in tiny.FAMILIES for decoder in families()[family].decoders]
 KINDS = ("last", "text", "null")
@@ -131,3 +131,24 @@ def test_as_an_option():
     why = "at K = 0 there is none, use K >= 1 or reads_layer='own'"
     with pytest.raises(UnsupportedError, match=why), prune(vlm, FastV(), 0):
         pytest.fail("was not refused before any work")
+
+
+@pytest.mark.parametrize("family", ["internvl", pytest.param("qwen2_5_vl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_later_stage_reads_what_is_left(family, first):
+    """Behind a cut, the rows of layer K are those of a run with the first cut alone, row by row, padded as they come."""
+    vlm, layer = tiny.vlm(family), 3
+    enc = tiny.encoded(vlm, 3)
+    one, whole = Stage(first, Random(), 0.6), {"score": "no_rope", "reads_layer": "own"}
+    with capture(vlm, [layer], score="no_rope", queries="text") as rows, prune(vlm, schedule=[one]):
+        vlm.forward(enc)
+    for queries in ("last", "null", "text"):
+        stages = [one, Stage(layer, FastV(queries=queries, **whole), 0.3)]
+        with prune(vlm, schedule=stages) as state:
+            vlm.forward(enc)
+        for row, (left, chosen) in enumerate(zip(*state.stages, strict=True)):
+            heard = rows[layer].values[row, :, rows[layer].query_mask[row]][..., rows[layer].mask[row]]
+            part = {"last": heard[:, -1:], "null": heard[:, :1], "text": heard}[queries].mean((0, 1))
+            assert rows[layer].kept[row, rows[layer].mask[row]].tolist() == left.indices.tolist()
+            want = left.indices[part.sort(descending=True, stable=True).indices[: len(chosen.indices)]].sort().values
+            assert chosen.indices.tolist() == want.tolist()

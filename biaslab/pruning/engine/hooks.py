@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from biaslab.attention.hook import watch
-from biaslab.attention.projection import Projected
 from biaslab.attention.scores import SCORES, reads_rope
 from biaslab.errors import UnsupportedError
 from biaslab.models.eval_mode import check_eval_mode
@@ -268,7 +267,7 @@ class Engine:
 
     # -- the selection ---------------------------------------------------------------------------------------
     def _recorder(self, index: int, keys: Sequence[RowKey]) -> Callable:
-        """Make the function that keeps what is read of a layer at the prefill: for each score and kind of query rows."""
+        """Make the function that keeps what is read of a layer at the prefill: rows of each score and kind."""
 
         def record(module, query, key, value, attention_mask, scaling, **kw: Any) -> None:
             if self.prefill is None:
@@ -280,13 +279,6 @@ class Engine:
             self.prefill.hear(index, key, value)
 
         return record
-
-    def _read_own(self, prompt: Prompt, found: Projected) -> None:
-        """Keep what the method reads of layer K, which has not run."""
-        rows = projected_rows(self.score, prompt, found)
-        if rows is not None:
-            self.attention[self.layer] = rows
-        self.sources.see(self.run.method, found.key, found.value)
 
     def _read_own(self, prefill: RunningPrefill, index: int, args: tuple, kwargs: dict, hidden: Tensor) -> None:
         """Let a stage that reads its own layer have what that layer would attend with, were nothing more dropped."""

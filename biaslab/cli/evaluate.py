@@ -41,7 +41,8 @@ def evaluate(
         typer.Option(
             autocompletion=method_names,
             help="Methods separated by commas; options as d2pruner:pivots_suppress=true, fastv:score=no_rope (or "
-            f"value_norm), layer_ratio:over=1. Default: {_METHODS}; without --profile those that need none.",
+            "value_norm), layer_ratio:over=1; several cuts as one word, method@keep@layer joined by +: "
+            f"divprune@0.4@2+fastv@0.06@4. Default: {_METHODS}; without --profile those that need none.",
         ),
     ] = None,
     keep: Annotated[str, typer.Option(help='Keep ratios ("0.1", "10%") or counts ("64").')] = "0.5,0.2,0.1,0.05",
@@ -152,7 +153,7 @@ def evaluate(
     if match is not None and meta is not None and not rehearse:  # a rehearsal has fewer layers
         layers = prune_layers(meta.geometry, where)
         matched_configurations(meta.vlm, take(data, n), chosen, ratios, layers, fitted, match)
-    vlm = model.load(rehearse, max(where or [0]))
+    vlm = model.load(rehearse, max([*(where or [0]), *(stage.layer for config in asked for stage in config.stages)]))
     results = run(
         vlm, data, methods=chosen, keep=ratios, layer=where, out=out, profile=fitted, n=n,
         batch_size=batch_size, seed=seed, workers=workers, processes=processes, engine=engine,

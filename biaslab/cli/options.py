@@ -176,10 +176,11 @@ def methods_without_profile(chosen: list, profiles: list, model: str) -> list:
 
 
 def methods(text: str) -> list:
-    """Read the methods of ``--methods``, options included."""
-    from biaslab.pruning import parse
+    """Read the methods and schedules of ``--methods``, options included."""
+    from biaslab.pruning import parse, parse_schedule
+    from biaslab.pruning.schedule import is_schedule
 
-    return [parse(part) for part in text.split(",")]
+    return [parse_schedule(part.strip()) if is_schedule(part) else parse(part) for part in text.split(",")]
 
 
 def one_keep(text: str) -> float | int:

@@ -28,7 +28,8 @@ def prune(
         str,
         typer.Option(
             autocompletion=method_names,
-            help="Methods separated by commas; options as d2pruner:theta=0.7, fastv:score=no_rope.",
+            help="Methods separated by commas; options as d2pruner:theta=0.7, fastv:score=no_rope; several cuts as one "
+            "word, method@keep@layer joined by +: divprune@0.4@2+fastv@0.06@4.",
         ),
     ] = "none,divprune",
     keep: Annotated[str, typer.Option(help='A keep ratio ("0.1", "10%") or a count of tokens ("64").')] = "0.1",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from biaslab.errors import InputError
 from biaslab.evaluation.schema import record_key
-from biaslab.pruning import Method, parse
+from biaslab.pruning import Method, Schedule, Stage, budget, parse, parse_schedule
+from biaslab.pruning.schedule import is_schedule
 
 if TYPE_CHECKING:
     from biaslab.profiles import Profile
@@ -22,25 +23,68 @@ Profiles: TypeAlias = "Profile | Sequence[Profile] | None"
 
 @dataclass(frozen=True, eq=False)
 class Config:
-    """One way to run the model: a method with its keep, at a layer; ``method=None`` is the unpruned model."""
+    """One way to run the model: a method with its keep, at a layer; ``method=None`` is the unpruned model.
 
-    method: Method | None
+    A schedule stands in the place of the method, with ``layer`` that of its first stage.
+    """
+
+    method: Method | Schedule | None
     layer: int | None
 
     @property
-    def profile(self) -> Profile | None:
-        """Profile that the method reads, or None."""
-        return getattr(self.method, "profile", None) if self.method and "profile" in self.method.needs else None
+    def stages(self) -> tuple[Stage, ...]:
+        """The cuts of a prefill: one of a method, none of the unpruned model, or of a layer that is not known yet."""
+        if isinstance(self.method, Schedule):
+            return tuple(self.method)
+        return () if self.method is None or self.layer is None else (Stage(self.layer, self.method),)
+
+    @property
+    def keeps(self) -> list[float | int]:
+        """What is kept at each cut."""
+        if isinstance(self.method, Schedule):
+            return [stage.rule.keep for stage in self.method]
+        return [] if self.method is None else [self.method.keep]
+
+    @property
+    def label(self) -> str:
+        """Name with options; of a schedule its word."""
+        return UNPRUNED if self.method is None else self.method.label
+
+    @property
+    def profiles(self) -> list[Profile]:
+        """Profiles that are read."""
+        if isinstance(self.method, Schedule):
+            return self.method.profiles
+        if self.method is None or "profile" not in self.method.needs:
+            return []
+        profile = getattr(self.method, "profile", None)
+        return [] if profile is None else [profile]
+
+    @property
+    def engagement(self) -> dict[str, Any]:
+        """What `biaslab.pruning.engine.prune.engaged` is to be given for it, beside model, positions and seed."""
+        if isinstance(self.method, Schedule):
+            return {"schedule": self.method}
+        return {"method": self.method, "layer": self.layer}
+
+    def kept(self, tokens: int) -> list[int]:
+        """Count the visual tokens that each cut leaves of an image's, where methods keep what their keeps say."""
+        if isinstance(self.method, Schedule):
+            return self.method.kept(tokens)
+        return [budget(keep, tokens) for keep in self.keeps]
 
     def describe(self) -> dict[str, Any]:
         """List the fields that name this configuration in every sample line and table row."""
         if self.method is None:
             return {"method": UNPRUNED, "options_hash": "", "profile_hash": "", "keep": 1.0, "layer": None}
-        profile = self.profile
+        if isinstance(self.method, Schedule):
+            read = self.method.profile_hash
+        else:
+            read = "".join(profile.hash for profile in self.profiles)
         return {
             "method": self.method.name,
             "options_hash": self.method.options_hash,
-            "profile_hash": "" if profile is None else profile.hash,
+            "profile_hash": read,
             "keep": self.method.keep,
             "layer": self.layer,
         }
@@ -52,17 +96,18 @@ class Config:
 
 
 def configurations(
-    methods: Sequence[str | Method] | str | Method,
+    methods: Sequence[str | Method | Schedule] | str | Method | Schedule,
     keep: float | int | Sequence[float | int],
     layers: int | Sequence[int | None] | None,
     profile: Profiles = None,
 ) -> list[Config]:
-    """List every method at every layer and keep; ``"none"`` once, and at its own layer what can be run at no other.
+    """List every method at every layer and keep; ``"none"`` and schedules once, and at its own layer what has one.
 
     Parameters
     ----------
-    methods : str, Method or sequence of these
-        Strings as :func:`biaslab.pruning.parse` reads them.
+    methods : str, Method, Schedule or sequence of these
+        Strings as :func:`biaslab.pruning.parse` and :func:`biaslab.pruning.parse_schedule` read them. A schedule has
+        its own keeps and layers; one of a single stage is its method, at that keep and layer.
     keep : float, int or sequence of these
         Ratios in (0, 1] or counts of visual tokens.
     layers : int, sequence of int, or None
@@ -96,23 +141,40 @@ def configurations(
 def _configurations(
     method: Any, keep: list[float | int], layers: list[int | None], profiles: list[Any]
 ) -> Iterable[Config]:
-    method = parse(method) if isinstance(method, str) else method
+    if isinstance(method, str):
+        method = parse_schedule(method) if is_schedule(method) else parse(method)
     if method == UNPRUNED:
         yield Config(None, None)
         return
+    if isinstance(method, Schedule):
+        yield _scheduled(method.map(lambda rule: _with_profile(rule, profiles)))
+        return
     if not isinstance(method, Method):
         raise InputError(f"methods must be names or Method instances, got {method!r}")
-    if "profile" in method.needs and getattr(method, "profile", None) is None:
-        options: dict[str, Any] = {
-            "profile": _profile_for(method, profiles)
-        }  # a field of these methods, not of every one
-        method = dataclasses.replace(method, **options)
+    method = _with_profile(method, profiles)
     method.validate()
     for layer in layers if method.prune_layer is None else [method.prune_layer]:
         if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral)):
             raise InputError(f"layer must be a whole number, got {layer!r}")
         for ratio in keep:
             yield Config(method.with_keep(ratio), None if layer is None else int(layer))
+
+
+def _scheduled(schedule: Schedule) -> Config:
+    """Make the configuration of a schedule."""
+    schedule.validate()
+    if len(schedule) == 1:
+        return Config(schedule[0].rule, schedule.layer)
+    return Config(schedule, schedule.layer)
+
+
+def _with_profile(method: Method, profiles: list[Any]) -> Method:
+    """Give a method that needs a profile and has none the one of its kind."""
+    if "profile" not in method.needs or getattr(method, "profile", None) is not None:
+        return method
+    # a field of these methods, not of every one
+    options: dict[str, Any] = {"profile": _profile_for(method, profiles)}
+    return dataclasses.replace(method, **options)
 
 
 def _profile_for(method: Method, profiles: list[Any]) -> Any:
@@ -132,4 +194,4 @@ def _profile_for(method: Method, profiles: list[Any]) -> Any:
 
 
 def _many(value: Any) -> list:
-    return list(value) if isinstance(value, (list, tuple, range)) else [value]
+    return list(value) if isinstance(value, (list, tuple, range)) else [value]  # a schedule is one thing

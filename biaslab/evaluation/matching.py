@@ -17,7 +17,7 @@ from biaslab.cost import decoder_flops
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.most_tokens import prompt_tokens
-from biaslab.pruning import budget
+from biaslab.pruning import Schedule, budget
 
 if TYPE_CHECKING:
     from biaslab.datasets.sample import Sample
@@ -33,30 +33,36 @@ _STEPS = 10_000  # of a ratio
 _SIZES = 64  # of pictures that are laid out
 
 
-def mean_share(n_layers: int, layer: int, tokens: Any, kept: Any) -> Any:
+def mean_share(n_layers: int, layer: int | Sequence[int], tokens: Any, kept: Any) -> Any:
     """Compute the share of the visual tokens that a decoder layer sees, on average over all layers.
 
     Parameters
     ----------
     n_layers : int
         Decoder layers L.
-    layer : int
-        K, the tokens are dropped just before decoder layer index K.
+    layer : int or sequence of int
+        K, the tokens are dropped just before decoder layer index K; of a schedule that of each stage.
     tokens, kept : float, or arrays of one shape
-        Visual tokens of the picture, and those that are kept.
+        Visual tokens of the picture, and those that are kept; of a schedule a sequence of these, one for each stage.
 
     Returns
     -------
     float or array
-        ``(K N + (L - K) n) / (L N)``.
+        ``(K N + (L - K) n) / (L N)``, and so on for every cut.
 
     Examples
     --------
     >>> from biaslab.evaluation.matching import mean_share
     >>> mean_share(32, 2, 1000, 100), mean_share(32, 16, 1000, 500)
     (0.15625, 0.75)
+    >>> mean_share(32, [8, 16, 24], 1000, [500, 250, 125])  # PyramidDrop
+    0.46875
     """
-    return (layer * tokens + (n_layers - layer) * kept) / (n_layers * tokens)
+    if not isinstance(layer, Sequence):
+        return (layer * tokens + (n_layers - layer) * kept) / (n_layers * tokens)
+    ends = [*layer[1:], n_layers]
+    held = sum((end - start) * left for start, end, left in zip(layer, ends, kept, strict=True))
+    return (layer[0] * tokens + held) / (n_layers * tokens)
 
 
 class PromptSizes:
@@ -144,10 +150,11 @@ def matched_configurations(
     """
     read_match(match)
     asked = configurations(methods, keep, layers, profile)  # refusals come before any picture is laid out
-    where = sorted({config.layer for config in asked if config.layer is not None})
+    single = [config for config in asked if not isinstance(config.method, Schedule)]  # a schedule costs what it says
+    where = sorted({config.layer for config in single if config.layer is not None})
     if not where:
         return asked
-    keeps = list(dict.fromkeys((type(c.method.keep), c.method.keep) for c in asked if c.method is not None))
+    keeps = list(dict.fromkeys((type(c.method.keep), c.method.keep) for c in single if c.method is not None))
     chosen = matched_keeps(PromptSizes(vlm, samples), [value for _, value in keeps], where, match)
     for layer, values in chosen.items():
         logger.info("match %s: layer %d keeps %s", match, layer, ", ".join(f"{value:g}" for value in values))

@@ -9,6 +9,7 @@ from biaslab.errors import InputError
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.pruning.citation import bibtex
 from biaslab.pruning.registry import from_record
+from biaslab.pruning.schedule import Schedule
 
 if TYPE_CHECKING:
     from biaslab.pruning.base import Method
@@ -25,6 +26,9 @@ def label_of(config: Mapping[str, Any]) -> str:
     'fastv:queries=text'
     >>> label_of({"method": "of_a_plug_in", "options": {}, "options_hash": "1f"})
     'of_a_plug_in:1f'
+    >>> stages = [{"layer": 2, "method": "random", "keep": 0.5, "options": {}}]
+    >>> label_of({"method": "random", "options": {"stages": stages}, "options_hash": "1f"})
+    'random@0.5@2'
     """
     method = _method(config)
     return f"{config['method']}:{config['options_hash']}" if method is None else method.label
@@ -43,8 +47,10 @@ def citations_of(configs: Iterable[Mapping[str, Any]]) -> str:
     return bibtex([work for method in methods if method is not None for work in method.citations()])
 
 
-def _method(config: Mapping[str, Any]) -> Method | None:
+def _method(config: Mapping[str, Any]) -> Method | Schedule | None:
     try:
+        if "stages" in config["options"]:
+            return Schedule.from_options(config["options"])
         return from_record(config["method"], config["options"])
     except InputError:  # a plug-in that is not installed, or a value that this version refuses
         return None

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from biaslab.evaluation.configurations import UNPRUNED
-from biaslab.evaluation.matching import mean_share
+from biaslab.evaluation.layer_tokens import mean_share_of
 from biaslab.evaluation.paired import MEANS, MEDIANS, Paired, without_box
 from biaslab.evaluation.schema import KEY_FIELDS
 from biaslab.stats.hit_rate import hit_rate
@@ -49,7 +48,7 @@ def table_rows(
             "errors": paired.errors[i],
             **without_box(lines),
             "miou": lines["iou"].mean(),
-            "mean_share": _mean_share(lines, config["layer"], n_layers),
+            "mean_share": mean_share_of(lines, config, n_layers),
             "p_vs_reference": p_values.get(i, float("nan")),
             **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
             **{name: lines[name].mean() for name in MEANS},
@@ -81,11 +80,3 @@ def difference_rows(paired: Paired, reference: str, expression_type: str) -> Ite
             "n": len(paired.hits),
             **dict(zip(("difference", "difference_lo", "difference_hi", "p"), row, strict=True)),
         }
-
-
-def _mean_share(lines: pd.DataFrame, layer: int | None, n_layers: int | None) -> float:
-    """Average over the samples what share of the visual tokens a decoder layer sees, on average over all layers."""
-    if layer is None or n_layers is None:
-        return 1.0 if layer is None else float("nan")
-    tokens, kept = (lines[name].astype(float) for name in ("tokens", "tokens_kept"))
-    return mean_share(n_layers, layer, tokens, kept).mean()

@@ -16,14 +16,17 @@ from biaslab.errors import InputError
 from biaslab.evaluation.coco import coco_of, write_coco
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.failures import failures, unanswered
+from biaslab.evaluation.layer_tokens import tokens_per_layer
 from biaslab.evaluation.line_store import read_store, write_store
 from biaslab.evaluation.paired import Paired
 from biaslab.evaluation.recorded_methods import citations_of, label_of
 from biaslab.evaluation.result_rows import COLUMNS, difference_rows, table_rows
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_frame import keeps, read_samples
-from biaslab.evaluation.schema import KEY_FIELDS, record_key
+from biaslab.evaluation.schema import record_key
+from biaslab.evaluation.tracking import log_rows
 from biaslab.evaluation.verdicts import read_verdicts, verdicts_of
+from biaslab.pruning.schedule import is_schedule
 from biaslab.stats.paired_signs import SignFlips
 
 if TYPE_CHECKING:
@@ -35,7 +38,6 @@ _SUMMARY = (
     "method", "keep", "layer", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi",
     "retention", "p_vs_reference", "target_auroc", "target_kept",
 )  # fmt: skip
-_LOGGED = tuple(name for name in COLUMNS if name not in (*KEY_FIELDS, *COLUMNS[:4], "seed"))
 
 
 class Results:
@@ -170,9 +172,12 @@ class Results:
         return [self.name_of(c) for c in unanswered(self.verdicts, configs, map(record_key, configs))]
 
     def name_of(self, config: Mapping[Any, Any]) -> str:
-        """Name a configuration of the run, or a row of its table: label, keep and layer."""
+        """Name a configuration of the run, or a row of its table: label, keep and layer; a schedule by its word."""
+        label = self.labels.get(config["options_hash"], config["method"])
+        if is_schedule(label):
+            return label
         where = "" if pd.isna(config["layer"]) else f" layer {config['layer']}"
-        return f"{self.labels.get(config['options_hash'], config['method'])} keep {config['keep']:g}{where}"
+        return f"{label} keep {config['keep']:g}{where}"
 
     @property
     def lacking(self) -> str:
@@ -225,6 +230,12 @@ class Results:
     def labels(self) -> dict[str, str]:
         """Options hash -> `Method.label`: tells variants of one method apart in figures and tables."""
         return {c["options_hash"]: label_of(c) for c in self._configurations() if c["method"] != UNPRUNED}
+
+    def kept_per_layer(self) -> pd.DataFrame:
+        """Average how many visual tokens each decoder layer saw: a row per configuration, a column per layer."""
+        paired, n_layers = self._paired, int(self.run["settings"]["n_layers"])
+        rows = {self.name_of(c): tokens_per_layer(paired.lines(i), c, n_layers) for i, c in enumerate(paired.configs)}
+        return pd.DataFrame.from_dict(rows, orient="index")
 
     def summary(self) -> pd.DataFrame:
         """Make the table at a glance: all types of expressions together, the main columns, methods by their label.
@@ -407,17 +418,8 @@ class Results:
         InputError
             An object without ``log``.
         """
-        if not callable(getattr(run, "log", None)):
-            raise InputError(f"log_to takes a run with a method log, as wandb.init() returns it, got {run!r}")
         rows = self.table[self.table["expression_type"] == ALL].to_dict("records")
-        logged = {
-            f"{column}/{self.name_of(row)}": float(row[column])
-            for row in rows
-            for column in _LOGGED
-            if not pd.isna(row[column])
-        }
-        run.log(logged)
-        return logged
+        return log_rows(run, [(self.name_of(row), row) for row in rows])
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "incomplete"

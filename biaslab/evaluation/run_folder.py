@@ -90,7 +90,7 @@ def run_record(
 
 def profiles_of(configs: Sequence[Config]) -> dict[str, Profile]:
     """Collect the profiles that methods of a run use, by their hash."""
-    return {config.profile.hash: config.profile for config in configs if config.profile is not None}
+    return {profile.hash: profile for config in configs for profile in config.profiles}
 
 
 def profile_file(name: str) -> str:

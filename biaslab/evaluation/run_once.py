@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from biaslab.cost import Flops, VisionInput, prompt_flops
@@ -68,6 +68,8 @@ class OneRun:
         Of the batch, in ms; with ``timed=True``: what the prefill spent on "attention_ms" and "select_ms".
     flops : list of Flops or None
         One per prompt, padding left out; None for a model whose cost is not known.
+    stages : list of list of int
+        Visual tokens of each image that each cut of a schedule leaves; empty without one.
     """
 
     answers: list[str]
@@ -77,6 +79,7 @@ class OneRun:
     timer: GenerationTimer
     selection_times: dict[str, float]
     flops: list[Flops | None]
+    stages: list[list[int]] = field(default_factory=list)
 
 
 def run_once(
@@ -129,10 +132,10 @@ def run_once(
             given |= static_options(vlm, options.decode, new, engine, options.positions, graphs)
         answers = answers_to(vlm, encoded, new, given)
         timer.stop()
-        selections = None if run is None else list(run.selections)
+        chosen = None if run is None else list(run.stages)
     lengths = [new] * len(answers.texts) if full_length else None
     times = {} if run is None else run.times
-    return finished_run(vlm, encoded, config, answers, selections, timer, limit=new, lengths=lengths, times=times)
+    return finished_run(vlm, encoded, config, answers, chosen, timer, limit=new, lengths=lengths, times=times)
 
 
 def finished_run(
@@ -140,7 +143,7 @@ def finished_run(
     encoded: Encoded,
     config: Config,
     answers: Answers,
-    selections: Sequence[Selection] | None,
+    stages: Sequence[Sequence[Selection]] | None,
     timer: GenerationTimer,
     *,
     limit: int,
@@ -155,8 +158,8 @@ def finished_run(
     encoded : Encoded
     config : Config
     answers : Answers
-    selections : sequence of Selection, optional
-        One per image; None for the unpruned model.
+    stages : sequence of sequence of Selection, optional
+        Of each cut, one per image; None for the unpruned model.
     timer : GenerationTimer
     limit : int
         Of new tokens.
@@ -169,15 +172,14 @@ def finished_run(
     -------
     OneRun
     """
-    chosen: list[Selection | None] = [None] * len(encoded.layouts) if selections is None else list(selections)
-    kept = [
-        layout.n if selection is None else len(selection.indices)
-        for selection, layout in zip(chosen, encoded.layouts, strict=True)
-    ]
+    chosen: list[Selection | None] = [None] * len(encoded.layouts) if not stages else list(stages[-1])
+    left = [[len(selection.indices) for selection in stage] for stage in stages or ()]
+    kept = [layout.n for layout in encoded.layouts] if not left else left[-1]
     if lengths is None:  # + 1: the end token
         lengths = [min(_tokens(vlm, text) + 1, limit) for text in answers.texts]
-    flops = _flops(vlm, encoded, config, kept, list(lengths))
-    return OneRun(answers.texts, answers.truncated, chosen, kept, timer, times or {}, flops)
+    flops = _flops(vlm, encoded, config, left or [kept], list(lengths))
+    each = [list(counts) for counts in zip(*left, strict=True)] if len(left) > 1 else []
+    return OneRun(answers.texts, answers.truncated, chosen, kept, timer, times or {}, flops, each)
 
 
 def check_text(vlm: VLM, expression: str) -> None:
@@ -204,24 +206,28 @@ def prompt_lengths(encoded: Encoded) -> list[int]:
 def _pruned(vlm: VLM, config: Config, options: GenerationOptions, timed: bool):
     if config.method is None:
         return nullcontext()
-    return engaged(vlm, config.method, config.layer, positions=options.positions, seed=options.seed, timed=timed)
+    return engaged(vlm, **config.engagement, positions=options.positions, seed=options.seed, timed=timed)
 
 
 def _tokens(vlm: VLM, answer: str) -> int:
     return len(vlm.processor.tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _flops(vlm: VLM, encoded: Encoded, config: Config, kept: list[int], new: list[int]) -> list[Flops | None]:
-    """Count the FLOPs of each prompt: all its images together, its text once."""
+def _flops(
+    vlm: VLM, encoded: Encoded, config: Config, kept: Sequence[Sequence[int]], new: list[int]
+) -> list[Flops | None]:
+    """Count the FLOPs of each prompt: all its images together, its text once; ``kept`` is of each cut, by image."""
+    layers = [stage.layer for stage in config.stages] or [0]
     costs: list[Flops | None] = []
     for row, length in enumerate(prompt_lengths(encoded)):
         images = [i for i, owner in enumerate(encoded.owners) if owner == row]
         layouts = [encoded.layouts[i] for i in images]
         inputs, n_text = [VisionInput.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
-        n_kept = sum(kept[i] for i in images)
+        n_kept = [sum(stage[i] for i in images) for stage in kept]
         try:
-            cut = {"keep_n": n_kept, "layer": config.layer or 0, "new_tokens": new[row]}
-            costs.append(prompt_flops(vlm.model.config, inputs, n_text, **cut))
+            costs.append(
+                prompt_flops(vlm.model.config, inputs, n_text, keep_n=n_kept, layer=layers, new_tokens=new[row])
+            )
         except UnsupportedError:  # a family whose cost nobody has written down yet can still be run
             costs.append(None)
     return costs

@@ -40,7 +40,7 @@ from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.preparing import check_workers, default_workers
 from biaslab.models.prune_layer import prune_layers
-from biaslab.pruning import Method
+from biaslab.pruning import Method, Schedule
 from biaslab.pruning.engine.prune import engaged
 from biaslab.pruning.keep_counts import warn_of_counts
 
@@ -59,8 +59,8 @@ def evaluate(
     vlm: VLM,
     dataset: Dataset,
     *,
-    methods: Sequence[str | Method] | str | Method,
-    keep: float | int | Sequence[float | int],
+    methods: Sequence[str | Method | Schedule] | str | Method | Schedule,
+    keep: float | int | Sequence[float | int] = 0.1,
     layer: int | Sequence[int] | None = None,
     profile: Profiles = None,
     n: int | None = None,
@@ -94,7 +94,9 @@ def evaluate(
     methods : str, Method or sequence of these
         Names (``biaslab.pruning.METHODS``), with options as on the command line
         (``"d2pruner:pivots_suppress=true"``), or instances; their own ``keep`` is replaced. ``"none"`` is the
-        unpruned model, evaluated once; with it the table has retentions.
+        unpruned model, evaluated once; with it the table has retentions. A schedule of several cuts, as one word such
+        as ``"divprune@0.4@2+d2pruner:theta=0.7@0.06@4"`` or a ``bl.pruning.Schedule``, is one configuration with its
+        own keeps and layers, to which ``keep`` and ``layer`` do not apply.
     keep : float, int or sequence of these
         Ratios in (0, 1] or counts of visual tokens.
     layer : int or sequence of int, optional
@@ -365,13 +367,13 @@ def check_configurations(vlm: VLM, configs: Sequence[Config], options: Generatio
     """Let the pruning engine refuse what cannot be right (layer, profile, attention windows), before any work."""
     for config in configs:
         if config.method is not None:
-            with engaged(vlm, config.method, config.layer, positions=options.positions, seed=options.seed):
+            with engaged(vlm, **config.engagement, positions=options.positions, seed=options.seed):
                 pass
 
 
 def _warn_of_counts(vlm: VLM, samples: Sequence[Sample], configs: Sequence[Config]) -> None:
     """Warn, once for the run, of counts of tokens that no picture has."""
-    keeps = [config.method.keep for config in configs if config.method is not None]
+    keeps = [keep for config in configs for keep in config.keeps]
     counts = [keep for keep in keeps if isinstance(keep, int)]
     if counts:
         warn_of_counts(counts, most_tokens(vlm, samples, max(counts)), stacklevel=3)

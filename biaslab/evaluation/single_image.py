@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab._util.arguments import at_least_one, whole_number
 from biaslab.errors import InputError
-from biaslab.evaluation.configurations import UNPRUNED, configurations
+from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions, check_text, run_once
 from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
@@ -68,8 +68,9 @@ def compare_methods(
     image : PIL image, path, or object with ``.image``
     expression : str
         The words, without any prompt.
-    methods : sequence of str or Method
-        Names, with options as on the command line, or instances; ``"none"`` is the unpruned model.
+    methods : sequence of str, Method or Schedule
+        Names, with options as on the command line, or instances; ``"none"`` is the unpruned model. A schedule, as
+        "divprune@0.4@2+fastv@0.06@4", has its own keeps and layers.
     keep : float or int
         Ratio in (0, 1] or count of visual tokens.
     layer : int, optional
@@ -114,11 +115,10 @@ def compare_methods(
     check_text(vlm, expression)
     encoded = vlm.vision(vlm.encode_grounding([image], [expression]))
     (layout,) = encoded.layouts
-    warn_of_counts((config.method.keep for config in configs if config.method is not None), layout.n)
+    warn_of_counts((keep for config in configs for keep in config.keeps), layout.n)
     answers = []
     for config in configs:
         run = run_once(vlm, encoded, config, options)
-        name = UNPRUNED if config.method is None else config.method.label
         (answer,) = vlm.groundings(encoded, run.answers, run.truncated)
-        answers.append(PrunedAnswer(name, answer, run.selections[0], layout, vlm.name))
+        answers.append(PrunedAnswer(config.label, answer, run.selections[0], layout, vlm.name))
     return answers

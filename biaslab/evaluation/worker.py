@@ -188,7 +188,7 @@ class Worker:
         return [
             self._line(task, i)
             | verdict(answers[b], task.sample)
-            | selected(run.selections[b], encoded.layouts[b], task.sample)
+            | selected(run.selections[b], encoded.layouts[b], task.sample, run.stages[b] if run.stages else ())
             | costs(run, b)
             for b, (task, _) in enumerate(ready)
         ]
@@ -230,8 +230,11 @@ def verdict(answer: Grounding, sample: Sample) -> dict[str, Any]:
     }
 
 
-def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[str, Any]:
-    """Describe what a selection did to the target; without one (no pruning) everything is kept."""
+def selected(selection: Selection | None, layout: Any, sample: Sample, stages: Sequence[int] = ()) -> dict[str, Any]:
+    """Describe what a selection did to the target; without one (no pruning) everything is kept.
+
+    ``stages`` are the tokens that each cut of a schedule has left.
+    """
     fields: dict[str, Any] = {
         "target_auroc": None,
         "target_kept": 1.0,
@@ -247,6 +250,8 @@ def selected(selection: Selection | None, layout: Any, sample: Sample) -> dict[s
     if selection.scores is not None:
         fields["target_auroc"] = float(auroc(selection.scores.float().cpu().numpy(), target))
     fields.update(target_kept=kept_share(kept, target), tokens_kept=len(kept), info=dict(selection.info))
+    if stages:
+        fields["info"]["kept_per_stage"] = list(stages)
     fields["kept"] = token_mask(kept, layout.n)
     return fields
 

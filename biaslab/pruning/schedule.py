@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
 from biaslab.errors import InputError
-from biaslab.pruning.base import Method, check_keep
+from biaslab.pruning.base import Method, budget, check_keep
+from biaslab.pruning.citation import Citation
 from biaslab.pruning.registry import from_record, parse
 
 __all__ = ["Schedule", "Stage", "is_schedule", "parse_schedule"]
@@ -65,6 +66,11 @@ class Stage:
         """The method, at the stage's keep."""
         assert isinstance(self.method, Method)
         return self.method
+
+    @property
+    def profile(self) -> Any:
+        """Profile that the method reads, or None."""
+        return getattr(self.rule, "profile", None) if "profile" in self.rule.needs else None
 
     @property
     def label(self) -> str:
@@ -144,16 +150,33 @@ class Schedule(Sequence[Stage]):
     @property
     def profiles(self) -> list[Any]:
         """Profiles that the stages read, each once."""
-        read = [getattr(stage.rule, "profile", None) for stage in self if "profile" in stage.rule.needs]
-        return list({id(profile): profile for profile in read if profile is not None}.values())
+        return list({id(s.profile): s.profile for s in self if s.profile is not None}.values())
+
+    def citations(self) -> tuple[Citation, ...]:
+        """List the works to cite, stage after stage."""
+        return tuple(work for stage in self for work in stage.rule.citations())
+
+    def kept(self, n: int) -> list[int]:
+        """Count the tokens that each stage leaves of an image's ``n``.
+
+        Examples
+        --------
+        >>> Schedule([Stage(2, "random", 0.5), Stage(4, "random", 60)]).kept(100)
+        [50, 50]
+        """
+        counts = [n]
+        for stage in self:
+            counts.append(min(budget(stage.rule.keep, n), counts[-1]))
+        return counts[1:]
 
     def options(self) -> dict[str, Any]:
         """Describe the stages as JSON-ready values: what ``run.json`` records and `from_options` reads."""
-        return {
-            "stages": [
-                {"layer": s.layer, "method": s.rule.name, "keep": s.keep, "options": s.rule.options()} for s in self
-            ]
-        }
+        found = []
+        for stage in self:
+            record = {"layer": stage.layer, "method": stage.rule.name, "keep": stage.keep}
+            own = {} if stage.profile is None else {"profile_hash": stage.profile.hash}
+            found.append({**record, "options": stage.rule.options(), **own})
+        return {"stages": found}
 
     @property
     def options_hash(self) -> str:
@@ -164,8 +187,7 @@ class Schedule(Sequence[Stage]):
     @property
     def profile_hash(self) -> str:
         """Hash of the profile that is read, of several one over all of them; empty for none."""
-        hashes = [profile.hash for profile in self.profiles]
-        return hashes[0] if len(hashes) == 1 else _joined(hashes)
+        return _joined([profile.hash for profile in self.profiles])
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Schedule:
@@ -173,9 +195,14 @@ class Schedule(Sequence[Stage]):
         made = [Stage(s["layer"], from_record(s["method"], s.get("options", {})), s["keep"]) for s in options["stages"]]
         return cls(made)
 
-    def with_methods(self, methods: Sequence[Method]) -> Schedule:
-        """Copy the schedule with other methods, one for each stage."""
-        return Schedule([replace(stage, method=method) for stage, method in zip(self, methods, strict=True)])
+    def map(self, change: Callable[[Method], Method]) -> Schedule:
+        """Copy the schedule with other methods: what ``change`` makes of each."""
+        return Schedule([replace(stage, method=change(stage.rule)) for stage in self])
+
+    def validate(self) -> None:
+        """Refuse, before any work, a method that cannot run as it is configured."""
+        for stage in self:
+            stage.rule.validate()
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         return self.stages[index]
@@ -246,4 +273,7 @@ def _check_place(stage: Stage, number: int) -> None:
 
 
 def _joined(hashes: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[: len(hashes[0])] if hashes else ""
+    """Make one hash of several; that of one, and none of none."""
+    if len(hashes) < 2:
+        return "".join(hashes)
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[: len(hashes[0])]

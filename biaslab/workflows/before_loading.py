@@ -116,17 +116,16 @@ def check_pruning(
     configs = configurations(methods, keep, prune_layers(meta.geometry, layers), profile)
     layouts = _layouts(meta, pictures, text)
     for config in configs:
-        if config.method is None or config.layer is None:
-            continue
-        check_setup(meta.vlm, config.method, config.layer, "original")
-        if not _is_identified(meta):
-            continue
-        check_profile(meta.vlm, config.method, config.layer)
-        if config.profile is not None and layouts and not any(covers(config.profile, each) for each in layouts):
-            check_profile(meta.vlm, config.method, config.layer, layouts[0])
+        for stage in config.stages:
+            check_setup(meta.vlm, stage.rule, stage.layer, "original")
+            if not _is_identified(meta):
+                continue
+            check_profile(meta.vlm, stage.rule, stage.layer)
+            if stage.profile is not None and layouts and not any(covers(stage.profile, each) for each in layouts):
+                check_profile(meta.vlm, stage.rule, stage.layer, layouts[0])
     most = max((layout.n for layout in layouts), default=None)
     if most is not None:
-        warn_of_counts((config.method.keep for config in configs if config.method is not None), most)
+        warn_of_counts((keep for config in configs for keep in config.keeps), most)
 
 
 def check_probe_profile(

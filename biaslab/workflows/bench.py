@@ -26,7 +26,7 @@ from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
 from biaslab.evaluation.runner import check_configurations
 from biaslab.evaluation.stopwatch import GenerationTimer, cuda_devices, extra_peak, interleaved
 from biaslab.models.prune_layer import prune_layers
-from biaslab.pruning import Method, Random
+from biaslab.pruning import Method, Random, Schedule
 from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.workflows.bench_table import bench_latex, bench_table
 
@@ -95,7 +95,7 @@ def bench(
     vlm: VLM,
     images: Calibration,
     *,
-    methods: Sequence[str | Method],
+    methods: Sequence[str | Method | Schedule],
     keep: float | int | Sequence[float | int],
     layer: int | Sequence[int] | None = None,
     profile: Profiles = None,
@@ -116,9 +116,9 @@ def bench(
         The model.
     images : Calibration
         Images with their prompts; see :func:`biaslab.datasets.calibration.calibration`.
-    methods : sequence of str or Method
+    methods : sequence of str, Method or Schedule
         Pruning methods, as in :func:`biaslab.evaluation.runner.evaluate`. The unpruned model is always measured, as
-        the reference of the others.
+        the reference of the others. Limits of a schedule are those of its first layer.
     keep : float, int, or a sequence of them
         Keep ratios in (0, 1], or counts of visual tokens per image.
     layer : int or sequence of int, optional
@@ -186,7 +186,7 @@ def bench(
     check_configurations(vlm, configs, options)
     batches = list(_batches(vlm, images, batch_size))
     most = max((layout.n for encoded in batches for layout in encoded.layouts), default=0)
-    warn_of_counts((config.method.keep for config in configs if config.method is not None), most)
+    warn_of_counts((keep for config in configs for keep in config.keeps), most)
     tasks = [*configs, *_floors(configs)]
     total, runs, costs = len(batches) * (repeats + warmup) * (len(tasks) + 1), [], []
     with progress_bar("bench", total=total, show=progress) as advance:
@@ -228,8 +228,9 @@ def _tried(failed: dict[int, str], which: int, work: Callable[[], Any]) -> Any:
 
 
 def _name(config: Config) -> str:
-    method = config.method
-    return "none" if method is None else f"{method.label} keep {method.keep:g} layer {config.layer}"
+    if config.method is None or len(config.stages) > 1:
+        return config.label
+    return f"{config.label} keep {config.method.keep:g} layer {config.layer}"
 
 
 def _with_unpruned(configs: list[Config]) -> list[Config]:

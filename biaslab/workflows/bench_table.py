@@ -89,7 +89,7 @@ def bench_table(
     for i, config in enumerate(configs):
         part, spent = by_config[i], [batch[i] for batch in costs]
         row: dict[str, Any] = {
-            "method": "none" if config.method is None else config.method.label,
+            "method": config.label,
             **{k: v for k, v in config.describe().items() if k in ("keep", "layer", "profile_hash")},
             "runs": len(part),
             "vision_ms": part["vision_ms"].median(),

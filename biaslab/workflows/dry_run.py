@@ -21,7 +21,6 @@ from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.runner import check_configurations
 from biaslab.evaluation.worker import WIDTH
 from biaslab.models.grounding import MAX_NEW_TOKENS
-from biaslab.pruning import budget
 from biaslab.workflows.meta_model import MetaModel, PromptTokens
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def plan_fit(
     seen = [s for s in surveyed if s is not None]
     text = copy.copy(meta.config.text_config)
     text.num_hidden_layers, text.vocab_size = layers[-1] + 1, 0  # the forward ends behind the last layer asked for
-    row = meta.means(seen, text, keep=None, layer=None, new_tokens=1)
+    row = meta.means(seen, text, new_tokens=1)
     table = pd.DataFrame([{"layers": f"{len(layers)} of {meta.vlm.n_layers}", "images": len(seen), **row}])
     notes = [f"{_several(n, 'image')} cannot be read: skipped"] if (n := sizes.count(None)) else []
     if n := surveyed.count(None) - sizes.count(None):
@@ -203,23 +202,23 @@ def plan_evaluate(
     prompt = meta.family.grounding_prompt
     surveyed = meta.survey(((s.width, s.height), prompt(s.expression)) for s in samples)
     seen = [s for s in surveyed if s is not None]
-    for profile in {id(c.profile): c.profile for c in configs if c.profile is not None}.values():
+    for profile in {id(profile): profile for config in configs for profile in config.profiles}.values():
         for layout in {s.layout.key: s.layout for s in seen}.values():
             profile.check(layout=layout)
     rows = []
     for config in configs:
-        keep = None if config.method is None else config.method.keep
         text = meta.config.text_config
-        row = meta.means(seen, text, keep=keep, layer=config.layer, new_tokens=new_tokens)
+        row = meta.means(seen, text, config=config, new_tokens=new_tokens)
         largest = max(seen, key=lambda s: s.layout.n + s.text)
-        kept = None if keep is None else budget(keep, largest.layout.n)
+        layers = [stage.layer for stage in config.stages]
+        kept = config.kept(largest.layout.n) if layers else None
         cache = kv_bytes(
-            text, largest.layout.n, largest.text, keep_n=kept, layer=config.layer or 0, new_tokens=new_tokens,
+            text, largest.layout.n, largest.text, keep_n=kept, layer=layers or 0, new_tokens=new_tokens,
             dtype=meta.dtype,
         )  # fmt: skip
         rows.append(
             {
-                "method": "none" if config.method is None else config.method.label,
+                "method": config.label,
                 "keep": config.describe()["keep"],
                 "layer": config.layer,
                 **row,

@@ -24,10 +24,10 @@ from biaslab.models.offline.geometry import Geometry, geometry
 from biaslab.models.recipe import LoadRecipe
 from biaslab.models.registry import resolve
 from biaslab.models.vlm import VLM
-from biaslab.pruning import budget
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
+    from biaslab.evaluation.configurations import Config
 
 __all__ = ["PromptTokens", "MetaModel"]
 
@@ -207,7 +207,7 @@ class MetaModel:
         return PromptTokens(layout, inputs["input_ids"].shape[1] - layout.n)
 
     def means(
-        self, seen: Sequence[PromptTokens], text: Any, *, keep: float | int | None, layer: int | None, new_tokens: int
+        self, seen: Sequence[PromptTokens], text: Any, *, config: Config | None = None, new_tokens: int
     ) -> dict[str, float]:
         """Average visual tokens kept and TFLOPs per image.
 
@@ -217,10 +217,8 @@ class MetaModel:
             One per image.
         text : object
             The configuration of the decoder whose FLOPs are counted.
-        keep : float, int or None
-            Keep ratio or count; None for no pruning.
-        layer : int or None
-            Prune layer K; None for no pruning.
+        config : Config, optional
+            What is pruned; by default nothing.
         new_tokens : int
             Length of an answer.
 
@@ -229,15 +227,16 @@ class MetaModel:
         dict
             ``kept``, ``tflops_vision``, ``tflops_projector``, ``tflops_decoder``; NaN where the cost is not known.
         """
-        config = copy.copy(self.config)
-        config.text_config = text
+        whole = copy.copy(self.config)
+        whole.text_config = text
+        layers = [stage.layer for stage in config.stages] if config is not None else []
         sums: defaultdict[str, float] = defaultdict(float)
         for one, times in Counter(seen).items():
-            kept = None if keep is None else budget(keep, one.layout.n)
-            sums["kept"] += times * (one.layout.n if kept is None else kept)
+            kept = config.kept(one.layout.n) if config is not None and layers else [one.layout.n]
+            sums["kept"] += times * kept[-1]
             try:
                 flops = prompt_flops(
-                    config, [VisionInput.of(one.layout)], one.text, keep_n=kept, layer=layer or 0, new_tokens=new_tokens
+                    whole, [VisionInput.of(one.layout)], one.text, keep_n=kept, layer=layers or 0, new_tokens=new_tokens
                 )
             except UnsupportedError:
                 flops = None

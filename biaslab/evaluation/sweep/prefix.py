@@ -149,7 +149,7 @@ def run_prefix(vlm: VLM, generation: Generation, configs: Sequence[Config], seed
         What pruning refuses of a forward, or a prompt without an image.
     """
     decoder: Any = vlm.decoder
-    pruned = [(config.method, config.layer) for config in configs if config.method and config.layer is not None]
+    pruned = [(stage.rule, stage.layer) for config in configs for stage in config.stages]  # of no schedule
     cache = kv_cache_of(generation.kwargs)
     check_cache(cache, generation.kwargs.get("use_cache"))
     if cache is None:

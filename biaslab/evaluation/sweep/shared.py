@@ -29,6 +29,7 @@ from biaslab.evaluation.sweep.short_prefill import run_short
 from biaslab.evaluation.sweep.swapped_layers import logits_of
 from biaslab.models.answering import generation_options
 from biaslab.models.answers import read_answers
+from biaslab.pruning import Schedule
 from biaslab.pruning.engine.checks import check_setup
 from biaslab.pruning.engine.pruned_index import PrunedIndex, stacked, whole
 
@@ -59,6 +60,8 @@ def _is_accepted(vlm: VLM, config: Config, positions: str) -> bool:
     """Whether the engine takes a configuration."""
     if config.method is None:
         return True
+    if isinstance(config.method, Schedule):
+        return False  # what its later stages read depends on what the first one left
     try:
         check_setup(vlm, config.method, config.layer, positions)
     except BiaslabError as error:
@@ -182,10 +185,10 @@ class _Sweep:
         for place, i in enumerate(i for part in parts for i in part.numbers):
             own = tokens[place * batch : (place + 1) * batch]
             ids = self.generation.padded(own)
-            selections = self.chosen[i].selections if i in self.chosen else None
+            stages = [self.chosen[i].selections] if i in self.chosen else None
             answers = read_answers(self.vlm, ids, self.settings)
             limit = self.options.max_new_tokens
-            run = finished_run(self.vlm, self.encoded, self.configs[i], answers, selections, self.timer, limit=limit)
+            run = finished_run(self.vlm, self.encoded, self.configs[i], answers, stages, self.timer, limit=limit)
             self.write(i, run)
 
     def _cuts(self, parts: Sequence[_Part]) -> list[tuple[int, PrunedIndex]]:

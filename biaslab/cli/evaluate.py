@@ -135,7 +135,8 @@ def evaluate(
         from biaslab.models.grounding import MAX_NEW_TOKENS
         from biaslab.workflows.dry_run import plan_evaluate
 
-        configs, limit = configurations(chosen, ratios, where, fitted), max_new_tokens or MAX_NEW_TOKENS
+        configs = configurations(chosen, ratios, where, fitted, model=model.geometry())
+        limit = max_new_tokens or MAX_NEW_TOKENS
         if match is not None and (meta := model.known()) is not None:
             configs = matched_configurations(meta.vlm, take(data, n), chosen, ratios, where, fitted, match)
         plan = plan_evaluate(

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from biaslab.errors import InputError
 from biaslab.evaluation.schema import record_key
 from biaslab.pruning import Method, Schedule, Stage, budget, parse, parse_schedule
-from biaslab.pruning.schedule import is_schedule
+from biaslab.pruning.schedule import is_schedule, schedule_in
 
 if TYPE_CHECKING:
     from biaslab.profiles import Profile
 
 UNPRUNED = "none"
+_DEEP = 32  # layers of a decoder that holds any method's stages
 #: for the methods that need a profile and have none: one, or one of each kind
 Profiles: TypeAlias = "Profile | Sequence[Profile] | None"
 
@@ -100,8 +101,10 @@ def configurations(
     keep: float | int | Sequence[float | int],
     layers: int | Sequence[int | None] | None,
     profile: Profiles = None,
+    *,
+    model: Any = None,
 ) -> list[Config]:
-    """List every method at every layer and keep; ``"none"`` and schedules once, and at its own layer what has one.
+    """List every method at every layer and keep; ``"none"`` and schedules once, and at its own layers what has some.
 
     Parameters
     ----------
@@ -114,6 +117,8 @@ def configurations(
         Prune layers K; None stands for the default of a model that is not known yet.
     profile : Profile or sequence of these, optional
         For the methods that need one and have none: a positional one, a conditional one, or both.
+    model : VLM or Geometry, optional
+        Whose depth the layers of a method with a schedule of its own are scaled to; without one they are not known.
 
     Returns
     -------
@@ -129,7 +134,7 @@ def configurations(
         raise InputError("evaluate needs at least one method, one keep ratio and one layer")
     configs: dict[str, Config] = {}
     for method in methods:
-        for config in _configurations(method, keep, layers, profiles):
+        for config in _configurations(method, keep, layers, profiles, model):
             if config.key in configs:
                 name = config.describe()
                 where = "" if name["layer"] is None else f", layer {name['layer']}"
@@ -139,7 +144,7 @@ def configurations(
 
 
 def _configurations(
-    method: Any, keep: list[float | int], layers: list[int | None], profiles: list[Any]
+    method: Any, keep: list[float | int], layers: list[int | None], profiles: list[Any], model: Any
 ) -> Iterable[Config]:
     if isinstance(method, str):
         method = parse_schedule(method) if is_schedule(method) else parse(method)
@@ -153,11 +158,25 @@ def _configurations(
         raise InputError(f"methods must be names or Method instances, got {method!r}")
     method = _with_profile(method, profiles)
     method.validate()
+    if method.own_stages(_DEEP) is not None:
+        for ratio in keep:
+            yield _by_itself(method.with_keep(ratio), model)
+        return
     for layer in layers if method.prune_layer is None else [method.prune_layer]:
         if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral)):
             raise InputError(f"layer must be a whole number, got {layer!r}")
         for ratio in keep:
             yield Config(method.with_keep(ratio), None if layer is None else int(layer))
+
+
+def _by_itself(method: Method, model: Any) -> Config:
+    """Make the configuration of a method with a schedule of its own."""
+    if model is None:
+        method.own_stages(_DEEP)  # refuses its keep
+        return Config(method, None)
+    schedule = schedule_in(model, method)
+    assert schedule is not None
+    return Config(schedule, schedule.layer)
 
 
 def _scheduled(schedule: Schedule) -> Config:

@@ -149,7 +149,7 @@ def matched_configurations(
         As :func:`~biaslab.evaluation.configurations.configurations` and `matched_keeps` raise.
     """
     read_match(match)
-    asked = configurations(methods, keep, layers, profile)  # refusals come before any picture is laid out
+    asked = configurations(methods, keep, layers, profile, model=vlm)  # refusals come before any picture is laid out
     single = [config for config in asked if not isinstance(config.method, Schedule)]  # a schedule costs what it says
     where = sorted({config.layer for config in single if config.layer is not None})
     if not where:
@@ -161,7 +161,7 @@ def matched_configurations(
     found: dict[str, Config] = {}
     for method in methods if isinstance(methods, (list, tuple)) else [methods]:
         for layer, values in chosen.items():
-            found |= {config.key: config for config in configurations(method, values, layer, profile)}
+            found |= {config.key: config for config in configurations(method, values, layer, profile, model=vlm)}
     return list(found.values())
 
 

@@ -208,7 +208,7 @@ def evaluate(
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
     options = GenerationOptions(whole_number("seed", seed), limit, positions, plain, check_way(decode, vlm.device))
     layers = prune_layers(vlm, layer)
-    configs = configurations(methods, keep, layers, profile)  # refusals come before the samples are looked at
+    configs = configurations(methods, keep, layers, profile, model=vlm)  # refusals come before samples are looked at
     samples = take(dataset, n)
     if match is not None:
         configs = matched_configurations(vlm, samples, methods, keep, layers, profile, match)

@@ -109,7 +109,7 @@ def compare_methods(
     if isinstance(image, (list, tuple)):
         raise InputError("image must be one picture, got a list: compare the methods picture by picture")
     configs, options = (
-        configurations(methods, keep, prune_layer(vlm, layer), profile),
+        configurations(methods, keep, prune_layer(vlm, layer), profile, model=vlm),
         GenerationOptions(whole_number("seed", seed), at_least_one("max_new_tokens", max_new_tokens)),
     )
     check_text(vlm, expression)

@@ -245,6 +245,23 @@ class Method(ABC):
         orders = ranked([required(own, "scores") for own in scores])
         return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
 
+    def own_stages(self, n_layers: int, lowest: int = 0) -> Sequence[tuple[int, Method]] | None:
+        """List the cuts that the method makes where no layer is named, as (K, method at its keep there).
+
+        Parameters
+        ----------
+        n_layers : int
+            Of the decoder.
+        lowest : int
+            First layer before which the model's tokens may be dropped.
+
+        Returns
+        -------
+        sequence of (int, Method) or None
+            None, as of most, for a single cut before any layer.
+        """
+        return None
+
     def validate(self) -> None:  # noqa: B027 (a hook: most methods have nothing to refuse)
         """Refuse, before any work, a method that cannot run as it is configured."""
 

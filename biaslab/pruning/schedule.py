@@ -15,7 +15,7 @@ from biaslab.pruning.base import Method, budget, check_keep
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.registry import from_record, parse
 
-__all__ = ["Schedule", "Stage", "is_schedule", "parse_schedule"]
+__all__ = ["Schedule", "Stage", "is_schedule", "own_schedule", "parse_schedule", "schedule_in"]
 
 _HOW = "write method@keep@layer, such as divprune@0.4@2+d2pruner@0.06@4"
 
@@ -90,6 +90,8 @@ class Schedule(Sequence[Stage]):
     stages : sequence of Stage
         Layers ascend, keeps do not grow. A count and a share are compared when the picture is known: a stage keeps all
         that the one before has left where it would keep more.
+    of : Method, optional
+        The method whose own schedule it is (`own_schedule`), which then gives name and label.
 
     Raises
     ------
@@ -104,6 +106,7 @@ class Schedule(Sequence[Stage]):
     """
 
     stages: Sequence[Stage]
+    of: Method | None = None
 
     def __post_init__(self) -> None:
         given: Any = self.stages
@@ -124,12 +127,17 @@ class Schedule(Sequence[Stage]):
 
     @property
     def name(self) -> str:
-        """Names of the methods, joined by +."""
-        return "+".join(stage.rule.name for stage in self)
+        """Names of the methods, joined by +; that of the method whose own schedule it is."""
+        return self.of.name if self.of is not None else "+".join(stage.rule.name for stage in self)
 
     @property
     def label(self) -> str:
-        """The schedule as one word, which `parse_schedule` reads."""
+        """The schedule as one word, which `parse_schedule` reads; of a method's own schedule the method's."""
+        return self.word if self.of is None else self.of.label
+
+    @property
+    def word(self) -> str:
+        """All stages as one word, which `parse_schedule` reads."""
         return "+".join(stage.label for stage in self)
 
     @property
@@ -176,12 +184,19 @@ class Schedule(Sequence[Stage]):
             record = {"layer": stage.layer, "method": stage.rule.name, "keep": stage.keep}
             own = {} if stage.profile is None else {"profile_hash": stage.profile.hash}
             found.append({**record, "options": stage.rule.options(), **own})
-        return {"stages": found}
+        own = {} if self.of is None else {"of": {"method": self.of.name, "options": self.of.options()}}
+        return {"stages": found, **own}
 
     @property
     def options_hash(self) -> str:
-        """12 hex digits over layers, keeps and methods with their options; equal on every machine."""
-        parts = [[stage.layer, stage.keep, stage.rule.name, stage.rule.options_hash] for stage in self]
+        """12 hex digits over layers, keeps and methods with their options; equal on every machine.
+
+        Of a method's own schedule without the keeps, which follow from the last one: the same at every keep.
+        """
+        parts: list[Any] = [
+            [s.layer, s.keep if self.of is None else None, s.rule.name, s.rule.options_hash] for s in self
+        ]
+        parts += [] if self.of is None else [self.of.name, self.of.options_hash]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     @property
@@ -193,11 +208,14 @@ class Schedule(Sequence[Stage]):
     def from_options(cls, options: Mapping[str, Any]) -> Schedule:
         """Make the schedule that `options` describes; profiles are recorded apart and left out."""
         made = [Stage(s["layer"], from_record(s["method"], s.get("options", {})), s["keep"]) for s in options["stages"]]
-        return cls(made)
+        own = options.get("of")
+        if own is None:
+            return cls(made)
+        return cls(made, from_record(own["method"], own["options"]).with_keep(made[-1].rule.keep))
 
     def map(self, change: Callable[[Method], Method]) -> Schedule:
         """Copy the schedule with other methods: what ``change`` makes of each."""
-        return Schedule([replace(stage, method=change(stage.rule)) for stage in self])
+        return Schedule([replace(stage, method=change(stage.rule)) for stage in self], self.of)
 
     def validate(self) -> None:
         """Refuse, before any work, a method that cannot run as it is configured."""
@@ -214,7 +232,30 @@ class Schedule(Sequence[Stage]):
         return iter(self.stages)
 
     def __repr__(self) -> str:
-        return f"Schedule({self.label})"
+        return f"Schedule({self.word})"
+
+
+def own_schedule(method: Method, n_layers: int, lowest: int = 0) -> Schedule | None:
+    """Make the schedule that a method stands for where no layer is named; None of one that cuts once.
+
+    Examples
+    --------
+    >>> from biaslab.pruning import make
+    >>> own_schedule(make("pyramiddrop", keep=0.125), 32).word
+    'pyramiddrop@0.5@8+pyramiddrop@0.25@16+pyramiddrop@0.125@24'
+    >>> own_schedule(make("fastv"), 32)
+    """
+    stages = method.own_stages(n_layers, lowest)
+    return None if stages is None else Schedule([Stage(layer, rule) for layer, rule in stages], method)
+
+
+def schedule_in(model: Any, method: Method) -> Schedule | None:
+    """Make the schedule that a method stands for in a model (VLM or Geometry) where no layer is named."""
+    from biaslab.models.prune_layer import lowest_prune_layer
+
+    config: Any = getattr(model, "config", None) or model.model.config
+    depth: int = config.get_text_config().num_hidden_layers
+    return own_schedule(method, depth, lowest_prune_layer(config, model.family))
 
 
 def is_schedule(word: Any) -> bool:

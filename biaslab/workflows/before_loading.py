@@ -113,7 +113,7 @@ def check_pruning(
     """
     if meta is None:
         return
-    configs = configurations(methods, keep, prune_layers(meta.geometry, layers), profile)
+    configs = configurations(methods, keep, prune_layers(meta.geometry, layers), profile, model=meta.geometry)
     layouts = _layouts(meta, pictures, text)
     for config in configs:
         for stage in config.stages:

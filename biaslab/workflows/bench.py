@@ -181,7 +181,7 @@ def bench(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
     failed: dict[int, str] = {}
-    configs = _with_unpruned(configurations(methods, keep, prune_layers(vlm, layer), profile))
+    configs = _with_unpruned(configurations(methods, keep, prune_layers(vlm, layer), profile, model=vlm))
     options = GenerationOptions(seed, new_tokens, decode=check_way(decode, vlm.device))
     check_configurations(vlm, configs, options)
     batches = list(_batches(vlm, images, batch_size))

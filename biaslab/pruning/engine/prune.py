@@ -24,7 +24,7 @@ from biaslab.pruning.engine.hooks import Engine
 from biaslab.pruning.engine.run import PruneRun
 from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.pruning.registry import parse
-from biaslab.pruning.schedule import Schedule, Stage, is_schedule, parse_schedule
+from biaslab.pruning.schedule import Schedule, Stage, is_schedule, parse_schedule, schedule_in
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -56,7 +56,8 @@ def prune(
     layer : int, optional
         K: tokens are dropped just before this decoder layer, -1 the last; 0 drops them before the decoder, which only
         methods without attention can do. Default: from the model's geometry
-        (:func:`biaslab.models.prune_layer.default_prune_layer`).
+        (:func:`biaslab.models.prune_layer.default_prune_layer`); a method of several stages, such as "pyramiddrop",
+        then cuts at its own layers, scaled to the depth.
     schedule : sequence of Stage, or str
         In the place of method and layer: several cuts in one prefill, each among the tokens that the one before has
         left, by what the model shows of these. A stage's keep is a share of the image's ORIGINAL tokens. As a word
@@ -162,12 +163,18 @@ def _stages(vlm: VLM, method: Any, layer: Any, schedule: Any, positions: str) ->
     if schedule is None:
         if method is None:
             raise InputError("prune needs a method, such as bl.FastV(keep=0.1), or schedule=[bl.Stage(...), ...]")
-        rule, layer = parse(method) if isinstance(method, str) else method, prune_layer(vlm, layer)
-        check_setup(vlm, rule, layer, positions)
-        return Schedule([Stage(layer, rule)])
+        rule = parse(method) if isinstance(method, str) else method
+        own = schedule_in(vlm, rule) if layer is None and isinstance(rule, Method) else None
+        if own is None:
+            layer = prune_layer(vlm, layer)
+            check_setup(vlm, rule, layer, positions)
+            return Schedule([Stage(layer, rule)])
+        schedule, method = own, None
     if method is not None or layer is not None:
         raise InputError("a schedule has its own methods and layers: leave out method and layer")
-    stages = parse_schedule(schedule) if isinstance(schedule, str) else Schedule(schedule)
+    if not isinstance(schedule, Schedule):
+        schedule = parse_schedule(schedule) if isinstance(schedule, str) else Schedule(schedule)
+    stages: Schedule = schedule
     for stage in stages:
         check_setup(vlm, stage.rule, stage.layer, positions)
     return stages

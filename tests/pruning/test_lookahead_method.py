@@ -276,7 +276,7 @@ def test_each_method_gets_the_profile_of_its_kind(tmp_path):
     assert [(c.method and c.method.name, c.layer) for c in found] == [
         (None, None), *[("lookahead", 0)] * 2, *[("d2pruner", 2)] * 2, *[("d2pruner", 3)] * 2
     ]  # fmt: skip
-    assert {c.profile for c in found if c.profile} == {conditional, positional}
+    assert {profile for c in found for profile in c.profiles} == {conditional, positional}
     for methods, profiles, words in [
         (
             "lookahead",

@@ -395,6 +395,10 @@ class Method(ABC):
         pairs = zip(images, budgets, strict=True)
         return [[self.select(dataclasses.replace(ctx, budget=n)) for n in wanted] for ctx, wanted in pairs]
 
+    def budget_of(self, n: int) -> int:
+        """Count how many of the n visual tokens of an image it keeps: :func:`budget`, unless it rounds otherwise."""
+        return budget(self.keep, n)
+
     def with_keep(self, keep: float | int) -> Method:
         """Copy the method, at another keep ratio or count."""
         return dataclasses.replace(self, keep=keep)

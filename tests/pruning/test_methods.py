@@ -10,6 +10,7 @@ import pytest
 import torch
 from methods import ALL, LAYOUTS, RASTER, TILED, MapProfile, build, context, layout_of
 
+import biaslab as bl
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.pruning import METHODS, D2Pruner, DivPrune, FastV, Random, Relative, TokenContext, budget, make, parse
@@ -411,3 +412,25 @@ def test_names_are_written_as_in_the_papers():
 def test_an_option_that_can_do_nothing_is_refused(options, message):
     with pytest.raises(InputError, match=message):
         D2Pruner(**options)
+
+
+def test_divprune_rounds_as_published_where_asked_and_is_the_same_method_where_not():
+    plain, published = DivPrune(keep=0.1), DivPrune(keep=0.1, rounding="published")
+    for n in (1, 4, 5, 25, 75, 85, 95, 256, 576, 577):
+        assert plain.budget_of(n) == budget(0.1, n) and published.budget_of(n) == max(1, int(round(0.1 * n)))
+    assert [published.with_keep(0.5).budget_of(n) for n in (1, 3, 5, 7)] == [1, 2, 2, 4]  # half to even
+    assert published.with_keep(9).budget_of(5) == 5 and published.with_keep(1.0).budget_of(5) == 5
+    assert plain.options() == {"start": "isolated"} and plain.options_hash != published.options_hash
+    assert parse("divprune:rounding=published").budget_of(577) == 58  # of 57.7
+    with pytest.raises(InputError, match="rounding must be one of down, published"):
+        DivPrune(rounding="up")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_engine_and_the_sweep_keep_as_many_as_the_method_says(plain):
+    results = bl.evaluate(
+        bl.load("grounder"), bl.load_dataset("scenes", n=1), methods=["divprune", "divprune:rounding=published"],
+        keep=0.1, layer=0, plain=plain, progress=False,
+    )  # fmt: skip
+    assert results.samples["tokens_kept"].tolist() == [25, 26]  # of 256

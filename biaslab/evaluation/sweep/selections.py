@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.sweep.prefix import Prefix
-from biaslab.pruning import Method, Selection, budget
+from biaslab.pruning import Method, Selection
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.checks import check_profile
 from biaslab.pruning.engine.prompt import Prompt
@@ -74,7 +74,7 @@ class Selecting:
         standing = self._standing(first, layer, batch, owners)
         distinct = sorted(set(standing))
         images = batch.only(distinct)
-        budgets = [[budget(method.keep, image.n) for method in methods] for image in images]
+        budgets = [[method.budget_of(image.n) for method in methods] for image in images]
         found = dict(zip(distinct, first.select_budgets(images, budgets), strict=True))  # image -> of each method
         each = [[replace(found[i][m], info=dict(found[i][m].info)) for i in standing] for m in range(len(methods))]
         return [_chosen(prompt, by_row(prompt, owners, chosen)) for chosen in each]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biaslab.pruning.base import Method, Selection, TokenContext, budget
+from biaslab.pruning.base import Method, Selection, TokenContext
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.prompt import Prompt
 from biaslab.pruning.engine.sources import Sources
@@ -70,7 +70,7 @@ def token_batch(
             rows, others = _rows_of(prompt, moved, row, i)
             start = row // step * width + image.first
             features = None if stack is None else stack[start : start + image.n]
-            keep = min(budget(method.keep, image.total), image.n)
+            keep = min(method.budget_of(image.total), image.n)
             deep = rows.pop(main, None)
             said = None if words is None else words[row // step, : prompt.text_counts[row]]
             further = {kind: each[main] for kind, each in others.items()}

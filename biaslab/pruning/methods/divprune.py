@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from biaslab.pruning.algorithms.max_min import max_min_orders
-from biaslab.pruning.base import Method, Picked, TokenContext, choice, required
+from biaslab.pruning.base import Method, Picked, TokenContext, added_option, choice, required
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.registry import register
@@ -34,6 +34,17 @@ class DivPrune(Method):
     start : {"isolated", "central"}
         "isolated" (the paper): the token farthest from its nearest neighbour; costs one pass over all pairs, in
         blocks. "central" (ours): the token closest to the mean direction; no pass over pairs.
+    rounding : {"down", "published"}
+        Of a share of the N tokens: "down" (ours) as every method rounds, ``max(1, floor(keep * N))``; "published" as
+        the released code does, to the nearest whole number and from the middle to the even one, ``round(keep * N)``,
+        but at least 1. Counts stay as they are. What is planned (``--dry-run``, costs that are matched) rounds down.
+
+    Notes
+    -----
+    Published before the decoder with a share of 0.098, on projected embeddings: K = 0 here. Differs from the released
+    code: similarities are float32, where it takes the model's precision, so that ties and the start may differ; a
+    chosen token is never chosen again, where exact copies could repeat an index; images of one prompt are chosen from
+    apart; kept tokens stay at their positions, where it renumbers them: ``positions="renumber"`` for parity.
 
     References
     ----------
@@ -50,6 +61,7 @@ class DivPrune(Method):
     """
 
     start: str = "isolated"
+    rounding: str = added_option("down")
 
     name: ClassVar[str] = "divprune"
     source: ClassVar[Citation | None] = Citation(
@@ -69,6 +81,19 @@ class DivPrune(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         choice("start", self.start, ("isolated", "central"))
+        choice("rounding", self.rounding, ("down", "published"))
+
+    def budget_of(self, n: int) -> int:
+        """Count how many of n tokens it keeps.
+
+        Examples
+        --------
+        >>> [DivPrune(keep=0.1, rounding=r).budget_of(75) for r in ("down", "published")]  # 7.5, to the even one
+        [7, 8]
+        """
+        if self.rounding == "down" or isinstance(self.keep, int):
+            return super().budget_of(n)
+        return max(1, round(self.keep * n))
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
         """List tokens in the order of the greedy choice."""

@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from biaslab.pruning import DivPrune as DivPrune
     from biaslab.pruning import ExternalScore as ExternalScore
     from biaslab.pruning import FastV as FastV
+    from biaslab.pruning import FlashVLM as FlashVLM
     from biaslab.pruning import GreedyPrune as GreedyPrune
     from biaslab.pruning import IDSelection as IDSelection
     from biaslab.pruning import LayerRatio as LayerRatio
@@ -125,7 +126,7 @@ _HOME = {
     "Stage": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning", "Lookahead": "pruning",
     "MMR": "pruning", "CDPruner": "pruning", "Scope": "pruning", "GreedyPrune": "pruning", "IDSelection": "pruning",
-    "ExternalScore": "pruning",
+    "FlashVLM": "pruning", "ExternalScore": "pruning",
     "ProbeDesign": "diagnostics.probe", "ProbeResult": "diagnostics.probe",
     "ProbeDisplay": "figures", "LocationAccuracyDisplay": "figures",
     "evaluate": "evaluation", "compare_methods": "evaluation", "merge_runs": "evaluation",

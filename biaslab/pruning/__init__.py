@@ -26,6 +26,7 @@ from biaslab.pruning.methods.cdpruner import CDPruner
 from biaslab.pruning.methods.d2pruner import D2Pruner
 from biaslab.pruning.methods.divprune import DivPrune
 from biaslab.pruning.methods.fastv import FastV
+from biaslab.pruning.methods.flashvlm import FlashVLM
 from biaslab.pruning.methods.greedyprune import GreedyPrune
 from biaslab.pruning.methods.idselection import IDSelection
 from biaslab.pruning.methods.layer_ratio import LayerRatio
@@ -48,6 +49,7 @@ __all__ = [
     "DivPrune",
     "ExternalScore",
     "FastV",
+    "FlashVLM",
     "GreedyPrune",
     "IDSelection",
     "LayerRatio",

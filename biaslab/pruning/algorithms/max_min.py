@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from biaslab.pruning.algorithms.cosine import CELLS, cosines, parts
 from biaslab.pruning.batch import padded
 
-__all__ = ["max_min_diverse", "max_min_orders"]
+__all__ = ["max_min_diverse", "max_min_orders", "max_min_rest"]
 
 _BLOCK = 512
 _NEAREST = 1e-4  # distance of tokens that agree, where they are weighted: of these the more relevant one comes first
@@ -121,6 +121,40 @@ def max_min_diverse(features: Tensor, n: int, start: str = "isolated", weight: T
         nearest = torch.minimum(nearest, distance if weight is None else distance.clamp(min=_NEAREST))
         nearest[latest] = -torch.inf  # kept: never again
         latest = (nearest if weight is None else nearest * weight).argmax().reshape(1)
+    return rows
+
+
+@torch.no_grad()
+def max_min_rest(features: Tensor, kept: Tensor, n: int) -> Tensor:
+    """Choose n more rows than those that are kept, always the one whose nearest kept or chosen row is farthest.
+
+    Parameters
+    ----------
+    features : (N, D) Tensor
+    kept : (M,) int64 Tensor
+        Rows that are kept already, at least one.
+    n : int
+        At most N - M.
+
+    Returns
+    -------
+    (n,) int64 Tensor
+        Rows in the order they were chosen, the lowest index among equals; no step waits for the device.
+
+    Examples
+    --------
+    >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
+    >>> max_min_rest(features, torch.tensor([1]), 2)
+    tensor([3, 2])
+    """
+    unit = normalize(features.float(), dim=1)
+    nearest = 1 - (unit @ unit[kept].T).amax(1)
+    nearest.index_fill_(0, kept, -torch.inf)
+    rows = torch.empty(n, dtype=torch.long, device=unit.device)
+    for i in range(n):
+        latest = torch.argmax(nearest, 0, keepdim=True, out=rows[i : i + 1])
+        nearest = torch.minimum(nearest, 1 - (unit @ unit[latest].T).squeeze(1))
+        nearest[latest] = -torch.inf
     return rows
 
 

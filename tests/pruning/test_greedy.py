@@ -185,7 +185,7 @@ def test_an_image_of_too_many_pairs_goes_alone_and_keeps_the_same(rule, monkeypa
     real = greedy.Cosines
     monkeypatch.setattr(greedy, "Cosines", lambda x, held_=held, **k: held_.append(k["held"]) or real(x, **k))
     monkeypatch.setattr(greedy, "CELLS", 500)
-    monkeypatch.setattr(greedy, "_BLOCK", 8)
+    monkeypatch.setattr(greedy, "CPU_CELLS", 100)
     for got, order in zip(greedy_orders(images, [9, 9, 9], weights, begin, together=together), want, strict=True):
         assert torch.equal(got, order)
     assert held == [True, False, True]
@@ -196,7 +196,7 @@ def test_cosines_are_looked_up_or_computed():
     latest = torch.tensor([[4]])
     for pairs in (Cosines([features]), Cosines([features], held=False)):
         torch.testing.assert_close(pairs.row(latest)[0].double(), cosine(features)[4], atol=1e-6, rtol=0)
-        whole = torch.cat([block for _, block in pairs.blocks()], 2)[0].double()
+        whole = torch.cat(list(pairs.blocks()), 1)[0].double()
         torch.testing.assert_close(whole, cosine(features), atol=1e-6, rtol=0)
 
 

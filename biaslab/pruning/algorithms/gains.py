@@ -122,8 +122,8 @@ class Coverage:
         self.gain = self._gains()
 
     def _gains(self) -> Tensor:
-        covered = self._covered[..., None]
-        added = [(block - covered).clamp_(min=0).sum(1) for _, block in self._pairs.blocks()]
+        covered = self._covered[:, None]
+        added = [(block - covered).clamp_(min=0).sum(2) for block in self._pairs.blocks()]
         return self._scale * torch.cat(added, 1)
 
 

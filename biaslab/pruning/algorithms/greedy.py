@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from biaslab.pruning.algorithms.cosine import CELLS, cosines, parts
+from biaslab.pruning.algorithms.graph import CPU_CELLS
 from biaslab.pruning.batch import padded
 
 __all__ = ["Begin", "Cosines", "Gains", "greedy_orders"]
 
 _LAST = -1e30  # added to the gain of what comes last: finite, so that it still comes before what is chosen
-_BLOCK = 512
+_CELLS = 2**26  # pairs looked at at once where they are not in a CPU's cache: 256 MiB
 
 
 class Cosines:
@@ -53,16 +54,18 @@ class Cosines:
         assert self._unit is not None
         return (self._unit @ self._unit[latest[0]].T).T
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Go through all pairs: (columns, (B, N, columns) cosines)."""
-        n = self._matrix.shape[2] if self._matrix is not None else len(self._unit)  # type: ignore[arg-type]
-        for start in range(0, n, _BLOCK):
-            cut = slice(start, min(start + _BLOCK, n))
+    def blocks(self) -> Iterator[Tensor]:
+        """Go through all pairs, some tokens after the other: (B, tokens, N) cosines with all tokens of their image."""
+        held = self._matrix if self._matrix is not None else self._unit
+        assert held is not None
+        n = held.shape[-2]
+        cells = CPU_CELLS if held.device.type == "cpu" else _CELLS
+        size = max(1, cells // (n * (held.shape[0] if held.ndim == 3 else 1)))
+        for start in range(0, n, size):
             if self._matrix is not None:
-                yield cut, self._matrix[:, :, cut]
+                yield self._matrix[:, start : start + size]
             else:
-                assert self._unit is not None
-                yield cut, (self._unit @ self._unit[cut].T)[None]
+                yield (held[start : start + size] @ held.T)[None]
 
 
 class Gains(Protocol):

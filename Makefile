@@ -30,6 +30,7 @@ compat-floor: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.capture
 	$(BIN)/python -m benchmarks.selection
+	$(BIN)/python -m benchmarks.rules
 	$(BIN)/python -m benchmarks.launches
 	$(BIN)/python -m benchmarks.prefill
 	$(BIN)/python -m benchmarks.real_size

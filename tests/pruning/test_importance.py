@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 import biaslab as bl
 from biaslab.errors import InputError, UnsupportedError
+from biaslab.evaluation.configurations import configurations
 from biaslab.pruning import MMR, CDPruner, FastV, IDSelection, Lookahead, Relative, Scope, make, parse
 from biaslab.pruning.methods.importance_method import IMPORTANCES
 
@@ -105,6 +106,16 @@ def test_a_missing_profile_is_asked_for_by_its_kind():
         MMR(by="relative").validate()
     with pytest.raises(InputError, match="needs a conditional profile with by=lookahead"):
         MMR(by="lookahead").validate()
+
+
+def test_a_run_hands_each_kind_the_profile_it_needs():
+    positional, conditional = profile_for("relative")["profile"], Foresees()
+    positional.hash, conditional.hash, conditional.conditional = "a" * 16, "b" * 16, True
+    methods = ["mmr", "mmr:by=relative", "scope:by=lookahead", "cdpruner"]
+    configs = configurations(methods, 0.1, 4, [positional, conditional])
+    assert [config.profile for config in configs] == [None, positional, conditional, None]
+    with pytest.raises(InputError, match="'scope' needs a conditional profile"):
+        configurations(methods, 0.1, 4, positional)
 
 
 def test_before_the_decoder_only_what_reads_no_attention():

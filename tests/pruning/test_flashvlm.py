@@ -39,7 +39,7 @@ def test_what_the_options_stand_for():
     assert torch.equal(only, descending(relevance)[:12].sort().values)
     assert torch.equal(FlashVLM(beta=1.0, diverse=0.0, temperature=9.0).select(ctx).indices, only)
     norms = descending(ctx.features.norm(dim=1))[:12].sort().values
-    assert torch.equal(FlashVLM(beta=0.0, diverse=0.0).select(ctx).indices, norms)
+    assert torch.equal(FlashVLM(beta=0.0, diverse=0.0, saliency="norm").select(ctx).indices, norms)
     # of a small temperature, relevance decides
     assert torch.equal(FlashVLM(temperature=1e-4, diverse=0.0).select(ctx).indices, only)
     assert not torch.equal(norms, only)
@@ -84,7 +84,7 @@ def test_max_min_rest_goes_on_from_a_set_as_a_loop_does():
         ({"beta": 2}, r"beta must be a number in \[0, 1\]"),
         ({"temperature": 0}, "temperature must be a number above 0"),
         ({"diverse": math.nan}, "diverse must be a number"),
-        ({"saliency": "cls"}, "saliency must be one of norm, distinct"),
+        ({"saliency": "cls"}, "saliency must be one of distinct, norm"),
         ({"pool": "last"}, "pool must be one of mean, max"),
     ],
 )

@@ -231,3 +231,17 @@ def test_features_of_any_precision_are_compared_in_float32(name, dtype):
 def test_options_out_of_range_are_refused(name, options, said):
     with pytest.raises(InputError, match=said):
         make(name, **options)
+
+
+@pytest.mark.parametrize("by", ["attention", "text", "norm"])
+@pytest.mark.parametrize("name", ["mmr", "cdpruner", "scope", "greedyprune", "idselection", "flashvlm"])
+def test_no_value_is_looked_at_on_the_way(name, by):
+    """Tensors without values stand for a device whose values nobody waits for: what would look at one fails."""
+    layout = TokenLayout.raster(4, 5, size=(5, 4), family="toy")
+    given = {"attention": torch.rand(2, 1, 20), "features": torch.randn(20, 6), "text": torch.randn(3, 6)}
+    method = make(name, keep=0.4, **({} if name == "flashvlm" else {"by": by}))
+    contexts = [TokenContext(layout, 8, **{k: v.to("meta") for k, v in given.items()}) for _ in range(3)]
+    for chosen in method.select_budgets(contexts, [[3, 8]] * 3):
+        assert [one.indices.shape for one in chosen] == [(3,), (8,)]
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        bool(contexts[0].features.sum() > 0)

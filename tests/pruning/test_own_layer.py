@@ -136,7 +136,7 @@ def test_as_an_option():
 @pytest.mark.parametrize("family", ["internvl", pytest.param("qwen2_5_vl", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_later_stage_reads_what_is_left(family, first):
-    """Behind a cut, the rows of layer K are those of a run with the first cut alone, row by row, padded as they come."""
+    """Behind a cut, the rows of layer K are those of a run with the first cut alone, row by row, padded."""
     vlm, layer = tiny.vlm(family), 3
     enc = tiny.encoded(vlm, 3)
     one, whole = Stage(first, Random(), 0.6), {"score": "no_rope", "reads_layer": "own"}

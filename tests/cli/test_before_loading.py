@@ -70,6 +70,13 @@ def photo(tmp_path):
         ("evaluate --n 2 --methods divprune --layer 4,-6 --out {folder}/run", "layer 4 is given twice"),
         ("bench --methods divprune,divprune", "given twice"),
         ("evaluate --n 2 --methods none,divprune --reference xx --out {folder}/run", "reference 'xx' is not among"),
+        # -- schedules
+        ("prune {photo} cat --methods divprune@0.4@2+fastv@0.06@99", "0 .. 9, got 99"),
+        ("prune {photo} cat --methods divprune@0.4@2+fastv@0.6@4", "cannot grow: fastv@0.6@4"),
+        ("bench --methods divprune@0.4@4+fastv@0.2@2", "layers of a schedule must ascend"),
+        ("evaluate --n 2 --methods none,divprune@0.4 --out {folder}/run", "write method@keep@layer"),
+        ("evaluate --n 2 --methods random@0.4@1+relative@0.1@4 --out {folder}/run", "needs a profile"),
+        ("evaluate --n 2 --methods pyramiddrop --keep 25 --out {folder}/run", "in 3 stages by shares: give a ratio"),
         # -- texts
         ("prune {photo} {empty}", "empty expression: say what to locate"),
         ("prune {photo} <IMG_CONTEXT>", "must not contain the image token"),

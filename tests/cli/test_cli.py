@@ -122,6 +122,35 @@ def test_prune_prints_boxes_and_draws_what_was_kept(capsys, picture, profile, tm
     assert {f.rsplit(".", 1)[1] for f in record["files"]} == {"pdf", "png", "csv"}
 
 
+def test_schedules_are_words_of_prune_evaluate_and_bench(capsys, picture, tmp_path):
+    word = "divprune@0.5@0+fastv@0.1@4"
+    status, out, err = run(
+        capsys, "prune", picture, "the cat", "--methods", f"none,{word}", "--out", tmp_path / "kept", "--json"
+    )
+    assert status == 0, err
+    assert [(r["method"], r["kept"]) for r in json.loads(out)["results"]] == [("none", 256), (word, 25)]
+    command = (
+        "evaluate", "--n", 2, "--methods", f"none,{word},pyramiddrop", "--keep", 0.1, "--out", tmp_path / "run"
+    )  # fmt: skip
+    status, out, err = run(capsys, *command, "--json")
+    assert status == 0, err
+    rows = {r["method"]: r for r in json.loads(out)["rows"] if r["expression_type"] == "all"}
+    assert rows["divprune+fastv"]["mean_share"] == pytest.approx((4 * 128 + 6 * 25) / 2560)
+    assert (rows["pyramiddrop"]["layer"], rows["pyramiddrop"]["keep"]) == (2, 0.1)
+    status, out, err = run(capsys, *command, "--dry-run", "--json")
+    assert status == 0, err
+    assert [(r["method"], r["kept"]) for r in json.loads(out)["rows"]] == [
+        ("none", 256),
+        (word, 25),
+        ("pyramiddrop", 25),
+    ]
+    status, out, err = run(capsys, "figures", tmp_path / "run")
+    assert status == 0, err
+    status, out, err = run(capsys, "bench", "--methods", word, "--n", 1, "--repeats", 1, "--new-tokens", 2, "--json")
+    assert status == 0, err
+    assert json.loads(out)["rows"][1]["method"] == word
+
+
 def test_prune_without_pruning_answers_and_draws_the_box(capsys, picture, tmp_path):
     status, out, err = run(capsys, "prune", picture, "the cat", "--methods", "none", "--out", tmp_path / "answer")
     assert status == 0, err

@@ -62,6 +62,11 @@ class Config:
         return [] if profile is None else [profile]
 
     @property
+    def profile(self) -> Profile | None:
+        """Profile that the method reads, or None; of a schedule's the first."""
+        return next(iter(self.profiles), None)
+
+    @property
     def engagement(self) -> dict[str, Any]:
         """What `biaslab.pruning.engine.prune.engaged` is to be given for it, beside model, positions and seed."""
         if isinstance(self.method, Schedule):

@@ -78,7 +78,10 @@ def test_bad_arguments_are_refused():
     refused(vlm, Random(), 2, "positions must be", InputError, positions="new")
     refused(vlm, Relative(), 2, "needs a profile", InputError)
     for name in sorted(n for n, cls in METHODS.items() if "attention" in cls.needs):
-        refused(vlm, method_for(name), 0, "at K = 0 there is none")
+        if getattr(cls := METHODS[name], "reads_layer", "previous") == "previous":
+            refused(vlm, method_for(name), 0, "at K = 0 there is none")
+        else:
+            assert cls().attention_layers(0) == (0,)
     refused(vlm, Vague(), 2, "derive its class from AttentionMethod", InputError)
     with prune(vlm, "random", 2):
         refused(vlm, Random(), 2, "already")

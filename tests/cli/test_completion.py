@@ -35,8 +35,8 @@ def _ours(cls: type) -> bool:
     [
         (completion.model_names, "grou", ["grounder"]),
         (completion.method_names, "none,di", ["none,divprune"]),
-        (completion.method_names, "none,fastv:score=no_rope,f", ["none,fastv:score=no_rope,fastv"]),
-        (completion.method_names, "fastv,f", []),  # the same method twice is refused
+        (completion.method_names, "none,fastv:score=no_rope,fas", ["none,fastv:score=no_rope,fastv"]),
+        (completion.method_names, "fastv,fas", []),  # the same method twice is refused
         (completion.estimator_names, "m", ["mean"]),
         (completion.estimator_names, "au", []),
         (completion.dataset_names, "./val", []),

@@ -24,15 +24,20 @@ from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.external import ExternalScore
 from biaslab.pruning.methods.cdpruner import CDPruner
 from biaslab.pruning.methods.d2pruner import D2Pruner
+from biaslab.pruning.methods.dart import DART
+from biaslab.pruning.methods.direction_only import DirectionOnly
 from biaslab.pruning.methods.divprune import DivPrune
 from biaslab.pruning.methods.fastv import FastV
 from biaslab.pruning.methods.flashvlm import FlashVLM
 from biaslab.pruning.methods.greedyprune import GreedyPrune
 from biaslab.pruning.methods.idselection import IDSelection
+from biaslab.pruning.methods.ivc import IVC
 from biaslab.pruning.methods.layer_ratio import LayerRatio
 from biaslab.pruning.methods.lookahead import Lookahead
 from biaslab.pruning.methods.mmr import MMR
 from biaslab.pruning.methods.priortr import PriorTR
+from biaslab.pruning.methods.protected import Protected
+from biaslab.pruning.methods.quota import Quota
 from biaslab.pruning.methods.random import Random
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.scope import Scope
@@ -42,10 +47,13 @@ from biaslab.pruning.registry import METHODS, make, parse, register
 from biaslab.pruning.schedule import Schedule, Stage, parse_schedule
 
 __all__ = [
+    "DART",
+    "IVC",
     "METHODS",
     "MMR",
     "CDPruner",
     "D2Pruner",
+    "DirectionOnly",
     "DivPrune",
     "ExternalScore",
     "FastV",
@@ -56,7 +64,9 @@ __all__ = [
     "Lookahead",
     "Method",
     "PriorTR",
+    "Protected",
     "PruneRun",
+    "Quota",
     "Random",
     "Relative",
     "Schedule",

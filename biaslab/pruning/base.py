@@ -205,6 +205,11 @@ class Method(ABC):
         """Name the decoder layer whose attention, keys and values are read when tokens are dropped before ``layer``."""
         return layer - 1
 
+    @property
+    def raw_values(self) -> bool:
+        """Whether the values it reads are to be projected from hidden states before the layer's norm."""
+        return False
+
     def importance(self, ctx: TokenContext) -> Tensor | None:
         """Score the tokens: (N,) float32, or None where the rule is not a ranking. One score serves every budget."""
         return None

@@ -70,6 +70,8 @@ class TokenContext:
         The same of the tokens of ``text``.
     rotary : Rotary, optional
         Frequencies and positions of the visual tokens.
+    prompt : int
+        Which prompt of the batch the image belongs to: those of several images share a number.
 
     Examples
     --------
@@ -97,6 +99,7 @@ class TokenContext:
     embeddings: Tensor | None = None
     text_embeddings: Tensor | None = None
     rotary: Rotary | None = None
+    prompt: int = 0
 
     @property
     def n(self) -> int:

@@ -99,7 +99,8 @@ def parse(text: str) -> Method | str:
     text : str
         "fastv", or with options "d2pruner:theta=0.7:fill=relax:pivots_suppress=true". Values are JSON where they
         can be read as such, else strings; ``null`` is the word, which names query rows. What follows ``external:`` up
-        to the next colon is a path: "mmr:by=external:selector.safetensors:lam=0.7".
+        to the next colon is a path: "mmr:by=external:selector.safetensors:lam=0.7". What follows ``method=`` to the end
+        is another method, with its options: "protected:share=0.3:method=fastv:score=no_rope".
 
     Returns
     -------
@@ -117,14 +118,15 @@ def parse(text: str) -> Method | str:
     >>> method.theta, method.pivots_suppress
     (0.7, True)
     """
-    name, *assignments = _with_paths([part.strip() for part in text.split(":")])
+    word, wraps, inner = text.partition(":method=")
+    name, *assignments = _with_paths([part.strip() for part in word.split(":")])
     if not name:
         raise InputError(f"a method without a name in {text!r}: name one, or remove a comma that is too many")
     if name.casefold() == "none" and assignments:
         raise InputError(f"{text!r}: none is the unpruned model and takes no options")
     if name.casefold() == "none" and not assignments:
         return "none"
-    options = {}
+    options: dict[str, Any] = {"method": inner} if wraps else {}
     for part in assignments:
         option, equals, value = part.partition("=")
         if not equals or not value:

@@ -52,8 +52,10 @@ def test_planted_target_is_kept(name, kind):
         ctx.attention[:, :, target] = 50.0
         ctx.features = torch.ones(layout.n, 16) + 0.01 * ctx.features
         ctx.features[target] = -1.0
-        ctx.text = ctx.features[target].repeat(3, 1)
-        assert target in build(name, layout, 0.05).select(ctx).indices
+        ctx.keys[:, target] = ctx.values[:, target] = 9.0
+        ctx.text, ctx.text_values = ctx.features[target].repeat(7, 1), torch.ones_like(ctx.text_values)
+        options = {"by": "image"} if name == "quota" else {}  # a tile of few tokens has none to keep
+        assert target in build(name, layout, 0.05, **options).select(ctx).indices
 
 
 @ALL

@@ -63,7 +63,7 @@ def context(seed, dtype):
         features=features.to(dtype),
         earlier={0: shallow},
         text=said(width=features.shape[1]),
-        **further(layout, seed, features),
+        **further(layout, seed, features, kv=2),
     )
 
 

@@ -103,6 +103,8 @@ class Prefix:
         found = Sources(embeds=entered.embeds if "embeddings" in needs else None)
         if "rotary" in needs:
             found.theta, found.positions = entered.theta, entered.positions
+        if method.raw_values:
+            raise UnsupportedError("values that are made without the norm are recorded by the engine alone")
         if needs & {"keys", "values"}:
             held = self.cache.layers[method.layer_read(layer)]
             length = next(iter(self.prompts.values())).length

@@ -93,7 +93,20 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
         )
 
 
-def attention_method(method: Method) -> AttentionMethod:
+@runtime_checkable
+class AttentionReader(Protocol):
+    """A method that tells what it reads of attention: an `AttentionMethod`, or one around it."""
+
+    @property
+    def score(self) -> str: ...
+
+    @property
+    def query_kinds(self) -> tuple[Any, ...]: ...
+
+    def attention_layers(self, layer: int) -> tuple[int, ...]: ...
+
+
+def attention_method(method: Method) -> AttentionReader:
     """Return the method as one that tells which layers, rows and score it reads.
 
     Raises
@@ -101,7 +114,7 @@ def attention_method(method: Method) -> AttentionMethod:
     InputError
         It needs attention and does not tell.
     """
-    if not isinstance(method, AttentionMethod):
+    if not isinstance(method, AttentionReader):
         raise InputError(f"method {method.name!r} needs attention: derive its class from AttentionMethod")
     return method
 

@@ -30,9 +30,9 @@ from biaslab.pruning.engine.kv_entries import count_dropped, entries
 from biaslab.pruning.engine.prompt import FIX
 from biaslab.pruning.engine.pruned_index import PrunedIndex
 from biaslab.pruning.engine.recording import check_finite
-from biaslab.pruning.engine.running import RowKey, RunningPrefill, readers
+from biaslab.pruning.engine.running import RowKey, RunningPrefill, raw_layers, readers
 from biaslab.pruning.engine.short_inputs import ShortInputs
-from biaslab.pruning.engine.sources import first_projection, own_projection
+from biaslab.pruning.engine.sources import first_projection, own_projection, raw_projection
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -80,6 +80,9 @@ class Engine:
         last = 1 if list(self.stages) == [0] else len(decoder.layers)  # cut at K = 0 alone, the decoder's hook does all
         for index in range(self.layer, last):
             hook = decoder.layers[index].register_forward_pre_hook(self._layer_hook(index), with_kwargs=True)
+            self._layer_hooks.callback(hook.remove)
+        for index in raw_layers(self.schedule):  # behind the hook that shortens the layer's input
+            hook = decoder.layers[index].register_forward_pre_hook(self._raw_hook(index), with_kwargs=True)
             self._layer_hooks.callback(hook.remove)
         if read := readers(self.schedule):
             recorders = {index: self._recorder(index, keys) for index, keys in read.items()}
@@ -279,6 +282,16 @@ class Engine:
             self.prefill.hear(index, key, value)
 
         return record
+
+    def _raw_hook(self, index: int) -> Callable:
+        """Make the hook that keeps a layer's values as they would be without its norm."""
+
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if self.prefill is not None and not self.projecting:
+                found = raw_projection(self.vlm, index, args, kwargs)
+                self.prefill.hear_raw(index, found.value)
+
+        return hook
 
     def _read_own(self, prefill: RunningPrefill, index: int, args: tuple, kwargs: dict, hidden: Tensor) -> None:
         """Let a stage that reads its own layer have what that layer would attend with, were nothing more dropped."""

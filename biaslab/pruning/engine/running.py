@@ -27,7 +27,7 @@ from biaslab.pruning.schedule import Schedule
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["RowKey", "RunningPrefill", "read_rows", "readers", "row_keys"]
+__all__ = ["RowKey", "RunningPrefill", "raw_layers", "read_rows", "readers", "row_keys"]
 
 #: layer, score, query rows
 RowKey = tuple[int, str, Any]
@@ -65,6 +65,7 @@ class RunningPrefill:
         self.schedule, self.prompts = schedule, prompts
         self.rows: dict[RowKey, Tensor] = {}  # (B, H, Q, V) of the visual tokens that are left
         self.entered = Sources()  # what is read of the decoder's own arguments, of the whole prompts
+        self.raw: dict[int, Tensor] = {}  # layer -> values that are made without its norm
         self.vectors: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> its keys and values, of what it sees
         self.cuts: list[Cut] = []
         self._survivors: Arriving | None = None
@@ -120,6 +121,10 @@ class RunningPrefill:
         if any(stage.rule.layer_read(stage.layer) == index and stage.rule.needs & VECTORS for stage in self.schedule):
             self.vectors[index] = key, value
 
+    def hear_raw(self, index: int, value: Tensor) -> None:
+        """Keep values of a layer that are made without its norm."""
+        self.raw[index] = value
+
     def reads_own(self, number: int) -> bool:
         """Whether a stage reads the layer before which it drops."""
         stage = self.schedule[number]
@@ -138,7 +143,8 @@ class RunningPrefill:
         found = self.entered if not self.cuts else self.entered.left(self.cuts[-1].positions)
         if (held := self.vectors.get(method.layer_read(layer))) is not None:
             found = replace(found)
-            found.see(method, *held)
+            key, value = held
+            found.see(method, key, self.raw[method.layer_read(layer)] if method.raw_values else value)
         return found
 
     def choose(self, number: int, hidden: Tensor) -> tuple[list[list[Selection]], list[tuple[int, Arriving]]]:
@@ -182,6 +188,7 @@ class RunningPrefill:
         if not later:
             self.rows.clear()
             self.vectors.clear()
+            self.raw.clear()
             self.entered = Sources()
             return cut
         read = {key for other in later for key in row_keys(other.rule, other.layer)}
@@ -226,3 +233,8 @@ def readers(schedule: Iterable[Any]) -> dict[int, list[RowKey]]:
             keys = found.setdefault(index, []) if index < stage.layer else []
             keys += [key for key in row_keys(stage.rule, stage.layer) if key[0] == index and key not in keys]
     return found
+
+
+def raw_layers(schedule: Iterable[Any]) -> set[int]:
+    """List the layers of which a stage reads values that are made without the norm."""
+    return {stage.rule.layer_read(stage.layer) for stage in schedule if stage.rule.raw_values}

@@ -24,7 +24,15 @@ from biaslab.pruning.engine.recording import prompt_rows
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["VECTORS", "Sources", "first_projection", "layers_read", "own_projection", "projected_rows"]
+__all__ = [
+    "VECTORS",
+    "Sources",
+    "first_projection",
+    "layers_read",
+    "own_projection",
+    "projected_rows",
+    "raw_projection",
+]
 
 #: what is read of a layer beside attention rows
 VECTORS = frozenset({"keys", "values"})
@@ -148,6 +156,27 @@ def own_projection(vlm: VLM, index: int, args: tuple, kwargs: dict[str, Any], hi
     given = {k: v for k, v in without_kv_cache(kwargs).items() if k != "hidden_states"}
     # its forward and not itself: hooks on the layer, the engine's among them, belong to its own run
     return project(vlm.model, index, lambda: layer.forward(hidden, *args[1:], **given))
+
+
+def raw_projection(vlm: VLM, index: int, args: tuple, kwargs: dict[str, Any]) -> Projected:
+    """Project what enters decoder layer ``index`` without its norm: as no layer does.
+
+    Parameters
+    ----------
+    vlm : VLM
+    index : int
+    args, kwargs
+        What the layer is given.
+
+    Returns
+    -------
+    Projected
+    """
+    decoder: Any = vlm.decoder
+    attention = decoder.layers[index].self_attn
+    given = {k: v for k, v in without_kv_cache(kwargs).items() if k != "hidden_states"}
+    hidden = args[0] if args else kwargs["hidden_states"]
+    return project(vlm.model, index, lambda: attention(hidden, **given))
 
 
 def first_projection(vlm: VLM, args: tuple, kwargs: dict[str, Any], embeds: Tensor) -> Projected:

@@ -78,7 +78,7 @@ def token_batch(
             images.append(
                 TokenContext(
                     image.layout, keep, image.seed, layer, deep, features, rows, said,
-                    survivors=image.survivors, original=image.whole, other_rows=further, **more,
+                    survivors=image.survivors, original=image.whole, other_rows=further, prompt=row, **more,
                 )
             )  # fmt: skip
             owners.append((row, i))

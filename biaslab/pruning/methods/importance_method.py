@@ -33,8 +33,8 @@ IMPORTANCES = {
 }
 #: kind -> the options of `Relative` that it reads; those of no kind are refused, as they would do nothing
 _OPTIONS = {
-    "relative": ("queries", "score", "debias", "eps", "heads", "strength", "normalise", "sinks"),
-    "attention": ("queries", "score"),
+    "relative": ("queries", "score", "reads_layer", "debias", "eps", "heads", "strength", "normalise", "sinks"),
+    "attention": ("queries", "score", "reads_layer"),
 }
 _EXTERNAL = "external:"
 
@@ -75,7 +75,8 @@ class ImportanceMethod(Relative):
     padding : {"keep", "drop"}
         "drop": tokens whose cell lies outside the image come last, whatever their importance.
     **options
-        For "relative" those of :class:`Relative`, for "attention" ``queries`` and ``score``; refused elsewhere.
+        For "relative" those of :class:`Relative`, for "attention" ``queries``, ``score`` and ``reads_layer``; refused
+        elsewhere.
 
     Examples
     --------

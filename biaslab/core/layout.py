@@ -17,6 +17,7 @@ __all__ = ["TokenLayout"]
 
 _ARRAYS = ("tile", "row", "col", "thumbnail", "boxes", "in_image", "placeholder_index")
 _ARRANGED = ("tile", "row", "col", "thumbnail", "placeholder_index")
+_HEAD = ("grid", "tiles", "size", "family")
 # names in files, where they are older than those of the attributes
 _ON_DISK = {"in_image": "inside", "placeholder_index": "slots"}
 _FROM_DISK = {on_disk: name for name, on_disk in _ON_DISK.items()}
@@ -386,8 +387,11 @@ class TokenLayout:
             A mapping that is not of a layout.
         """
         try:
-            head = (data["grid"], data["tiles"], data["size"], data["family"], tuple(data["region"]))
-            grid, tiles, size, family, region = head
+            if "frames" in data:
+                from biaslab.core.frames import frames_from_dict
+
+                return frames_from_dict(data)
+            grid, tiles, size, family, region = (*(data[k] for k in _HEAD), tuple(data["region"]))
             coverage = data.get("cover", 1.0)
             small: Any = data.get("thumbnail_grid")
             count: Any = data.get("placeholders")
@@ -399,15 +403,9 @@ class TokenLayout:
                 )  # fmt: skip
             if "window" in data:
                 made = cls.unpadded(
-                    tiles,
-                    grid,
-                    size=size,
-                    family=family,
-                    window=data["window"],
-                    region=region,
-                    thumbnail_grid=small,
-                    coverage=coverage,
-                )
+                    tiles, grid, size=size, family=family, window=data["window"], region=region,
+                    thumbnail_grid=small, coverage=coverage,
+                )  # fmt: skip
             else:
                 made = cls._build(tiles, grid, size, family, data["thumbnail"], region, coverage)
             return made if count is None else replace(made, placeholders=count)

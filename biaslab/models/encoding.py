@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from biaslab.core.images import load_image
-from biaslab.errors import InputError
+from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import Encoded
 from biaslab.models.eval_mode import check_eval_mode
 from biaslab.models.lengths import check_length
@@ -19,9 +19,10 @@ from biaslab.models.repeated_pictures import distinct_pictures
 from biaslab.models.shared_cutting import PIXEL_ROWS
 
 if TYPE_CHECKING:
+    from biaslab.models.family import Family
     from biaslab.models.prompted_model import PromptedModel
 
-__all__ = ["check_sent", "prepared_prompts", "sent", "with_features"]
+__all__ = ["check_frames", "check_sent", "prepared_prompts", "sent", "with_features"]
 
 _MASK = "pixel_attention_mask"  # of zeros and ones in 64 bits: larger than the pixels, so that it is sent as bool
 _OF_THE_TOWER = ("last_hidden_state", "hidden_states", "attentions")
@@ -33,6 +34,7 @@ def prepared_prompts(
     texts: Sequence[str],
     sample_ids: Sequence[str] | None,
     options: dict[str, Any],
+    frames: bool = False,
 ) -> Encoded:
     """Make prompts of lists of images (or of groups of them) and texts, on the host; see `VLM.prepare`."""
     if isinstance(texts, str) or isinstance(images, str) or not isinstance(images, Sequence):
@@ -42,11 +44,15 @@ def prepared_prompts(
     groups = [list(image) if isinstance(image, (list, tuple)) else [image] for image in images]
     if not all(groups):
         raise InputError("a prompt without an image: give at least one for every text")
+    family, processor = vlm.family, vlm.processor
+    if frames:
+        check_frames(family, images)
+        options = {**family.frame_options, **options}
     loaded = [[load_image(image) for image in group] for group in groups]
     options = {**vlm.image_options, **options}
-    family, processor = vlm.family, vlm.processor
     as_bytes = {"raw": True} if family.gives_bytes(processor) else {}
-    inputs, layouts, resized = family.encode(processor, loaded, list(texts), options, **as_bytes)
+    as_frames = {"frames": True} if frames else {}
+    inputs, layouts, resized = family.encode(processor, loaded, list(texts), options, **as_bytes, **as_frames)
     ids = None if sample_ids is None else list(sample_ids)
     owners = [b for b, group in enumerate(groups) for _ in group]
     image = vlm.image_token_id
@@ -61,6 +67,22 @@ def prepared_prompts(
     if vlm.device.type == "cuda":  # from such memory the copies to the device wait for nobody
         inputs = _each_tensor(inputs, torch.Tensor.pin_memory)
     return replace(encoded, inputs=inputs, raw=raw)
+
+
+def check_frames(family: Family, images: Iterable[Any] = ()) -> None:
+    """Refuse frames of a video where the family does not take them as images, or what is no list of frames.
+
+    Raises
+    ------
+    UnsupportedError, InputError
+    """
+    if family.frames_refused:
+        raise UnsupportedError(
+            f"frames=True is not for {family.name} models ({family.frames_refused}): leave it out to show the frames as "
+            "other images of one prompt"
+        )
+    if not all(isinstance(group, (list, tuple)) for group in images):
+        raise InputError("frames=True takes a list of frames for every prompt: pass [[first, second, ...]]")
 
 
 def sent(encoded: Encoded, device: torch.device) -> Encoded:

@@ -76,6 +76,10 @@ class Family(OfflineSpec, ABC):
         Whether tokens of the prompt see those behind them: then none has seen the image alone.
     options : frozenset of str
         Preprocessing options `VLM.encode` takes for this family.
+    frames_refused : str
+        Why it takes no frames of a video as images of a prompt; empty where it does.
+    frame_options : dict
+        Preprocessing options of frames, where a call gives no others.
     pixel_form : PixelForm or None
         How pixel values lie, where the processor's last step is to rescale and normalise 8-bit ones: they then go to
         the device as such (:mod:`biaslab.models.pixel_values`). None: they go as the processor makes them.
@@ -92,6 +96,8 @@ class Family(OfflineSpec, ABC):
     lowest_layer: ClassVar[int] = 0
     two_way_prefix: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
+    frames_refused: ClassVar[str] = ""
+    frame_options: ClassVar[dict[str, int]] = {}
     pixel_form: ClassVar[PixelForm | None] = None
 
     def load_processor(self, path: str, **kw: Any) -> Any:
@@ -133,10 +139,46 @@ class Family(OfflineSpec, ABC):
         -------
         str
         """
-        template = processor.chat_template or processor.tokenizer.chat_template
-        if template is None:
+        if self._template(processor) is None:
             return self.plain_prompt(processor, text, n_images)
-        content = [{"type": "image"}] * n_images + [{"type": "text", "text": text}]
+        return self._templated(processor, [None] * n_images + [text])
+
+    def frames_prompt(self, processor: Any, text: str, n_frames: int) -> str:
+        """Write the prompt of one user turn whose images are the frames of a video, as the family's models were taught.
+
+        Default: as other images of one prompt. A family that announces its frames overrides `frame_label`.
+
+        Parameters
+        ----------
+        processor : ProcessorMixin
+        text : str
+        n_frames : int
+
+        Returns
+        -------
+        str
+        """
+        labels = [self.frame_label(k) for k in range(n_frames)]
+        if not any(labels):
+            return self.chat_prompt(processor, text, n_frames)
+        if self._template(processor) is not None:
+            return self._templated(processor, [part for label in labels for part in (label, None)] + [text])
+        # the plain prompt announces nothing: a label goes before each image token, and none stands in the text
+        token = processor.image_token
+        head, *rest = self.plain_prompt(processor, text, n_frames).split(token)
+        return head + "".join(label + token + part for label, part in zip(labels, rest, strict=True))
+
+    def frame_label(self, index: int) -> str:
+        """Tell what stands before frame ``index`` (from 0) of a video."""
+        return ""
+
+    def _template(self, processor: Any) -> Any:
+        return processor.chat_template or processor.tokenizer.chat_template
+
+    def _templated(self, processor: Any, parts: list[str | None]) -> str:
+        """Put a turn into the checkpoint's chat template; None stands for an image."""
+        template = self._template(processor)
+        content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
         return processor.apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=template,
@@ -241,6 +283,7 @@ class Family(OfflineSpec, ABC):
         options: dict[str, Any],
         *,
         raw: bool = False,
+        frames: bool = False,
     ) -> tuple[dict[str, Any], list[TokenLayout], list[tuple[int, int]]]:
         """Run the processor on a batch of prompts.
 
@@ -255,6 +298,8 @@ class Family(OfflineSpec, ABC):
         raw : bool
             Leave pixels as 8-bit values, neither rescaled nor normalised; of a processor that `gives_bytes`. Of a
             picture that comes several times they are there once, and ``pixel_rows`` says which rows stand for each.
+        frames : bool
+            The images of a prompt are frames of a video.
 
         Returns
         -------
@@ -273,7 +318,8 @@ class Family(OfflineSpec, ABC):
         self.check_options(options)
         for text in texts:
             self.check_text(processor, text)
-        prompts = [self.chat_prompt(processor, t, len(several)) for t, several in zip(texts, images, strict=True)]
+        write = self.frames_prompt if frames else self.chat_prompt
+        prompts = [write(processor, t, len(several)) for t, several in zip(texts, images, strict=True)]
         flat = [image for several in images for image in several]
         distinct = {key: self.prepare(processor, image) for key, image in {id(image): image for image in flat}.items()}
         prepared = [[distinct[id(image)] for image in several] for several in images]

@@ -127,6 +127,7 @@ class PromptedModel:
         texts: Sequence[str],
         *,
         sample_ids: Sequence[str] | None = None,
+        frames: bool = False,
         **options: Any,
     ) -> Encoded:
         """Make prompts for one question per image (or group of images), left padded, on the model's device.
@@ -139,6 +140,9 @@ class PromptedModel:
             What the user says, without template or image token.
         sample_ids : sequence of B str, optional
             Names that the prompts carry through pruning and logs.
+        frames : bool
+            The images of each prompt are frames of a video, in order, written as the family writes them (InternVL:
+            "Frame1: " before the first, one tile each); every entry of ``images`` is then a list.
         **options : int
             Preprocessing options of the family, on top of `image_options`.
 
@@ -151,6 +155,8 @@ class PromptedModel:
         InputError
             No lists, lists of unequal length, a prompt without an image, an option the family does not have, a text
             that is no proper Unicode or holds an image token, or a prompt that takes more positions than the model has.
+        UnsupportedError
+            Frames, of a family that takes video in another form.
 
         Examples
         --------
@@ -161,7 +167,7 @@ class PromptedModel:
         >>> len(encoded), tuple(encoded.visual.shape), encoded.layouts[0]
         (2, (2, 256), TokenLayout(internvl/16x16/tiles1x1, n=256, size=224x224))
         """
-        return self.send(self.prepare(images, texts, sample_ids=sample_ids, **options))
+        return self.send(self.prepare(images, texts, sample_ids=sample_ids, frames=frames, **options))
 
     def prepare(
         self,
@@ -169,6 +175,7 @@ class PromptedModel:
         texts: Sequence[str],
         *,
         sample_ids: Sequence[str] | None = None,
+        frames: bool = False,
         **options: Any,
     ) -> Encoded:
         """Do the part of `encode` that needs no device: open, cut and tokenize; `send` does the rest.
@@ -177,7 +184,7 @@ class PromptedModel:
 
         Parameters
         ----------
-        images, texts, sample_ids, **options
+        images, texts, sample_ids, frames, **options
             As in `encode`.
 
         Returns
@@ -194,7 +201,7 @@ class PromptedModel:
         >>> prepared.inputs["pixel_values"].dtype, vlm.send(prepared).inputs["pixel_values"].dtype
         (torch.uint8, torch.float32)
         """
-        return prepared_prompts(self, images, texts, sample_ids, options)
+        return prepared_prompts(self, images, texts, sample_ids, options, frames)
 
     def send(self, encoded: Encoded) -> Encoded:
         """Send prepared prompts to the model's device, rescale and normalise their pixels there.

@@ -60,7 +60,13 @@ class VLM(PromptedModel):
         return answers_to(self, encoded, max_new_tokens, gen_kw).texts
 
     def ask(
-        self, image: Any, text: str | Sequence[str], *, max_new_tokens: int | None = None, **gen_kw: Any
+        self,
+        image: Any,
+        text: str | Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+        frames: bool = False,
+        **gen_kw: Any,
     ) -> str | list[str]:
         """Answer a question about an image; lists (of either) are answered as one batch.
 
@@ -74,6 +80,8 @@ class VLM(PromptedModel):
             The question. A single one is asked of every image, and a single image for every question.
         max_new_tokens : int, optional
             Default: 128.
+        frames : bool
+            The images of each prompt are frames of a video, in order: ``ask([[first, second]], "...", frames=True)``.
         **gen_kw
             As in `generate`.
 
@@ -101,7 +109,7 @@ class VLM(PromptedModel):
             if not t.strip():
                 raise InputError("empty question: say what to ask")
         limit = MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens
-        answers = answers_to(self, self.encode(images, texts), limit, gen_kw)
+        answers = answers_to(self, self.encode(images, texts, frames=frames), limit, gen_kw)
         if max_new_tokens is None:
             warn_cut(answers.truncated, limit)
         return answers.texts[0] if single else answers.texts

@@ -55,6 +55,7 @@ class Idefics3(Family):
     grounding_template = "Please provide the bounding box coordinate of the region this sentence describes: {}"
     stop_tokens = ("<end_of_utterance>",)
     options = frozenset({"longest_edge"})
+    frames_refused = "its prompts for video tell the time of each frame, which images alone do not say"
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
         """Write one turn of Idefics3's chat, start token included."""

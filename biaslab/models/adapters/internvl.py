@@ -49,6 +49,9 @@ class InternVL(Family):
 
     Options: ``max_tiles`` and ``min_tiles`` replace the processor's ``max_patches`` and ``min_patches`` (12
     and 1 in published checkpoints; 6 tiles were used for the published RefCOCO numbers).
+
+    Frames of a video (``frames=True``) are images of one prompt, each announced ("Frame1: ...") and of one tile, as in
+    the published code (github.com/OpenGVLab/InternVL, README, "Multi-round Video Conversation").
     """
 
     name = "internvl"
@@ -69,11 +72,16 @@ class InternVL(Family):
     )
     stop_tokens = ("<|im_end|>",)
     options = frozenset({"max_tiles", "min_tiles"})
+    frame_options = {"max_tiles": 1}  # as published: a video has many
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
         """Write one ChatML turn without a system message."""
         images = f"{processor.image_token}\n" * n_images
         return f"<|im_start|>user\n{images}{text}<|im_end|>\n<|im_start|>assistant\n"
+
+    def frame_label(self, index: int) -> str:
+        """Announce a frame as InternVL's published code does."""
+        return f"Frame{index + 1}: "
 
     def image_kwargs(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Say how many tiles an image may have."""

@@ -46,6 +46,7 @@ class LlavaOnevision(LlavaNext):
     }
     processor_class = "LlavaOnevisionProcessor"
     stop_tokens = ("<|im_end|>",)
+    frames_refused = "it takes a video as video tokens, each frame pooled to a quarter, which are not made here"
 
     def plain_prompt(self, processor: Any, text: str, n_images: int) -> str:
         """Write one ChatML turn as the published template does."""

@@ -42,6 +42,7 @@ class Qwen2VL(Family):
     grounding_template = "Output the bounding box of <|object_ref_start|>{}<|object_ref_end|> in the image."
     stop_tokens = ("<|im_end|>",)
     options = frozenset({"min_pixels", "max_pixels"})
+    frames_refused = "it takes a video as video tokens, two frames in each, which are not made here"
     system = "You are a helpful assistant."
     corners = True  # boxes are written as two corners
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from biaslab.core.frames import FramesLayout
 from biaslab.core.layout import TokenLayout
 
 __all__ = ["sub_layout"]
@@ -34,4 +35,5 @@ def sub_layout(layout: TokenLayout, indices: np.ndarray) -> TokenLayout:
     >>> some.n, some.centers_px.round(1).tolist()
     (2, [[150.0, 50.0], [250.0, 150.0]])
     """
-    return replace(layout, **{name: getattr(layout, name)[indices] for name in _EACH})
+    names = (*_EACH, "frame") if isinstance(layout, FramesLayout) else _EACH
+    return replace(layout, **{name: getattr(layout, name)[indices] for name in names})

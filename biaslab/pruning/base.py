@@ -162,6 +162,8 @@ class Method(ABC):
     #: whether layout and features of the image decide alone: neither attention nor the sample's seed is looked at; said
     #: by the class as `nested` is
     image_only: ClassVar[bool] = False
+    #: whether it chooses among the tokens of all images of a prompt at once (`prune` has the last word)
+    joint: ClassVar[bool] = False
     #: whether the profile it needs is a conditional one (`biaslab.profiles.LookaheadProfile`), not a positional one
     conditional: ClassVar[bool] = False
     #: the work that the rule is from; None for what is ours or needs no source

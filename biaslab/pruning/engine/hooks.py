@@ -134,7 +134,7 @@ class Engine:
             raise UnsupportedError("logits_to_keep counts positions that pruning drops: give a number of last tokens")
         self.vlm.prefill.clear()
         self.run.clear()
-        prefill = RunningPrefill.of(self.vlm, self.schedule, found, self.run.seed)
+        prefill = RunningPrefill.of(self.vlm, self.schedule, found, self.run.seed, joint=self.run.joint)
         for number, stage in enumerate(self.schedule):
             if prefill is None or "profile" not in stage.rule.needs:
                 continue

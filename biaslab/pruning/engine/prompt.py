@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from biaslab.core.frames import frames_layout
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import Encoded, text_after_image
@@ -113,7 +114,7 @@ class Prompt:
         return len(self.counts)
 
 
-def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int) -> Prompt | None:
+def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int, *, joint: bool = False) -> Prompt | None:
     """Read the prompts of a first forward.
 
     Parameters
@@ -126,6 +127,8 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int) -> Prompt
         Token ids, padding and repeats of the forward.
     seed : int
         Of the run.
+    joint : bool
+        Take the images of each prompt as one, of a layout of frames.
 
     Returns
     -------
@@ -163,13 +166,13 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int) -> Prompt
     if text is not None and not all(text_counts):
         raise InputError(f"method {method.name!r} reads the question behind the image: put the image first")
     if encoded is not None:
-        images = [row for row in _announced(encoded, seed) for _ in range(repeats)]
+        images = [row for row in _announced(encoded, seed, joint) for _ in range(repeats)]
     else:
         _check_single(vlm, is_image)
         layouts = [_guess_layout(vlm, method, n) for n in counts]
         guessed = enumerate(zip(layouts, counts, strict=True))
         images = [[PromptImage(layout, 0, n, sample_seed(seed, str(i // repeats)))] for i, (layout, n) in guessed]
-    rows, kinds = query_rows(kinds_of(method), is_image, real, _per_image(encoded, counts, repeats))
+    rows, kinds = query_rows(kinds_of(method), is_image, real, _per_image(encoded, counts, repeats, joint))
     return Prompt(
         length=ids.shape[1],
         visual=visual,
@@ -193,22 +196,27 @@ def _placeholders(encoded: Encoded) -> list[list[int]]:
     return each
 
 
-def _per_image(encoded: Encoded | None, counts: list[int], repeats: int) -> list[list[int]]:
+def _per_image(encoded: Encoded | None, counts: list[int], repeats: int, joint: bool) -> list[list[int]]:
     """Count the image tokens of every image of each row; a prompt that nobody announced has one image at most."""
     if encoded is None:
         return [[n] if n else [] for n in counts]
-    return [own for own in _placeholders(encoded) for _ in range(repeats)]
+    return [[sum(own)] if joint else own for own in _placeholders(encoded) for _ in range(repeats)]
 
 
-def _announced(encoded: Encoded, seed: int) -> list[list[PromptImage]]:
-    """List the images of every prompt."""
+def _announced(encoded: Encoded, seed: int, joint: bool) -> list[list[PromptImage]]:
+    """List the images of every prompt, or the one that they are together."""
     names = encoded.sample_ids or [str(i) for i in range(len(encoded))]
     rows: list[list[PromptImage]] = [[] for _ in range(len(encoded))]
     for owner, layout, (first, last) in zip(encoded.owners, encoded.layouts, encoded.spans, strict=True):
         row, name = rows[owner], names[owner]
         name = f"{name}#{len(row)}" if row else name  # of a prompt with several images
         row.append(PromptImage(layout, first, last, sample_seed(seed, name)))
-    return rows
+    return [[_as_one(row)] if len(row) > 1 else row for row in rows] if joint else rows
+
+
+def _as_one(row: list[PromptImage]) -> PromptImage:
+    layout = frames_layout([image.layout for image in row if image.layout is not None])
+    return PromptImage(layout, row[0].first, row[-1].last, row[0].seed)
 
 
 def sample_seed(seed: int, sample_id: str) -> int:

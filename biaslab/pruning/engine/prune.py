@@ -44,6 +44,7 @@ def prune(
     positions: str = "original",
     seed: int = 0,
     timed: bool = False,
+    budget: str | None = None,
 ) -> Iterator[PruneRun]:
     """Prune the visual tokens of every prompt that ``vlm`` runs inside the block.
 
@@ -68,6 +69,10 @@ def prune(
         Of the run; every sample derives its own from this and its sample id (its row where it has none).
     timed : bool
         Measure scoring and selection; waits for the device.
+    budget : "separate" or "joint", optional
+        Of a prompt with several images (frames of a video): each keeps its own share, or all are one pool, in which
+        tokens of one image stand against those of another; the method then sees a layout of frames
+        (`biaslab.core.frames.FramesLayout`). Default: as the method wants it (`Method.joint`), else "separate".
 
     Yields
     ------
@@ -112,7 +117,8 @@ def prune(
     >>> [len(stage[0].indices) for stage in run.stages], round(run.mean_share(), 4)
     ([128, 25], 0.2586)
     """
-    with engaged(vlm, method, layer, schedule=schedule, positions=positions, seed=seed, timed=timed) as engine:
+    options: Any = {"schedule": schedule, "positions": positions, "seed": seed, "timed": timed, "budget": budget}
+    with engaged(vlm, method, layer, **options) as engine:
         run = engine.run
         yield run
     if run.most:
@@ -129,12 +135,13 @@ def engaged(
     positions: str,
     seed: int,
     timed: bool = False,
+    budget: str | None = None,
 ) -> Iterator[Engine]:
     """Do as `prune`, for callers whose run is more than this block, who warn of counts and may decode themselves.
 
     Parameters
     ----------
-    vlm, method, layer, schedule, positions, seed, timed
+    vlm, method, layer, schedule, positions, seed, timed, budget
         As of `prune`.
 
     Yields
@@ -147,13 +154,20 @@ def engaged(
         check_profile(vlm, stage.rule, stage.layer)
     if vlm.decoder in _ACTIVE:
         raise UnsupportedError("this model is being pruned already: leave the outer prune block first")
-    engine = Engine(vlm, PruneRun(stages, positions, seed, vlm.n_layers), timed)
+    engine = Engine(vlm, PruneRun(stages, positions, seed, vlm.n_layers, _is_joint(stages, budget)), timed)
     with ExitStack() as stack:
         _ACTIVE.add(vlm.decoder)
         stack.callback(_ACTIVE.discard, vlm.decoder)
         stack.callback(vlm.prefill.clear)
         engine.attach(stack)
         yield engine
+
+
+def _is_joint(stages: Schedule, budget: str | None) -> bool:
+    """Tell whether the images of a prompt are one pool, which they then are for every stage."""
+    if budget not in (None, "separate", "joint"):
+        raise InputError(f"budget must be 'separate' or 'joint', got {budget!r}")
+    return budget == "joint" or (budget is None and any(stage.rule.joint for stage in stages))
 
 
 def _stages(vlm: VLM, method: Any, layer: Any, schedule: Any, positions: str) -> Schedule:

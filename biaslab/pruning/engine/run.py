@@ -15,9 +15,12 @@ class PruneRun:
         The stages; one where `prune` was given a method.
     positions, seed
         Arguments of `prune`.
+    joint : bool
+        Whether the images of a prompt have one budget together.
     selections : list of Selection
         One per image of the latest prefill, in the order of the prompts (with one image per prompt: one per
-        sample); empty if it held no image. The budget is each image's own. Of several stages those of the last, at
+        sample); empty if it held no image. The budget is each image's own, unless ``joint``: then an image may keep
+        none, and what a method reports is of all images of the prompt. Of several stages those of the last, at
         positions among all tokens of the image; tokens that an earlier one dropped have the score -inf.
     stages : list of list of Selection
         The same of every stage.
@@ -39,9 +42,9 @@ class PruneRun:
     PruneRun('random', layer=4, kept=[16] of [256])
     """
 
-    def __init__(self, schedule: Schedule, positions: str, seed: int, n_layers: int) -> None:
+    def __init__(self, schedule: Schedule, positions: str, seed: int, n_layers: int, joint: bool = False) -> None:
         self.schedule, self.positions, self.seed = schedule, positions, seed
-        self.n_layers = n_layers
+        self.n_layers, self.joint = n_layers, joint
         self.most = 0
         self.clear()
 

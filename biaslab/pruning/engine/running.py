@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from biaslab.attention.projection import Projected
+from biaslab.core.frames import FramesLayout
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.prefill import PromptIds
@@ -17,6 +18,7 @@ from biaslab.pruning.algorithms.transfer import Arriving
 from biaslab.pruning.base import Method, Selection
 from biaslab.pruning.engine.checks import attention_method
 from biaslab.pruning.engine.cut import Cut, gathered, in_original, make_cut, shortened, with_layouts
+from biaslab.pruning.engine.joint import by_image
 from biaslab.pruning.engine.prompt import Prompt, read_prompt
 from biaslab.pruning.engine.query_rows import kinds_of
 from biaslab.pruning.engine.recording import are_finite, prompt_rows
@@ -71,8 +73,10 @@ class RunningPrefill:
         self._survivors: Arriving | None = None
 
     @classmethod
-    def of(cls, vlm: VLM, schedule: Schedule, found: PromptIds, seed: int) -> RunningPrefill | None:
-        """Read the prompts of a first forward; None if they hold no image.
+    def of(
+        cls, vlm: VLM, schedule: Schedule, found: PromptIds, seed: int, *, joint: bool = False
+    ) -> RunningPrefill | None:
+        """Read the prompts of a first forward, the images of each as one if ``joint``; None if they hold no image.
 
         Raises
         ------
@@ -84,7 +88,7 @@ class RunningPrefill:
         prompts: dict[Any, Prompt] = {}
         for rule in sorted((stage.rule for stage in schedule), key=lambda rule: not rule.needs_layout):
             if read_rows(rule) not in prompts:
-                prompt = read_prompt(vlm, rule, found, seed)
+                prompt = read_prompt(vlm, rule, found, seed, joint=joint)
                 if prompt is None:
                     return None
                 prompts[read_rows(rule)] = prompt
@@ -203,13 +207,17 @@ class RunningPrefill:
     def originals(self, number: int, chosen: Sequence[Sequence[Selection]]) -> list[Selection]:
         """List what a stage chose, image after image, at positions among all tokens; before `cut` is called."""
         prompt = self.prompts[read_rows(self.schedule[number].rule)]
-        pairs = zip(prompt.images[:: prompt.repeats], chosen, strict=True)
-        return [in_original(image, own) for row, owns in pairs for image, own in zip(row, owns, strict=True)]
+        images = [image for row in prompt.images[:: prompt.repeats] for image in row]
+        made = [in_original(image, own) for image, own in zip(images, (s for row in chosen for s in row), strict=True)]
+        return by_image([image.layout if image.whole is None else image.whole for image in images], made)
 
     def counts(self) -> list[int]:
         """Count the visual tokens of each image before any cut."""
-        prompt = self._any
-        return [image.total for row in prompt.images[:: prompt.repeats] for image in row]
+        prompt, counts = self._any, []
+        for image in (image for row in prompt.images[:: prompt.repeats] for image in row):
+            layout = image.layout if image.whole is None else image.whole
+            counts += [part.n for part in layout.parts] if isinstance(layout, FramesLayout) else [image.total]
+        return counts
 
 
 def _check_rows(method: Method, prompt: Prompt) -> None:

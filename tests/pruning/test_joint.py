@@ -1,0 +1,131 @@
+"""One budget for all images of a prompt: the choice is that of a single pool, and the engine stays right."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from pruned import dropped_positions, oracle, run
+
+from biaslab.attention.capture import capture
+from biaslab.core.frames import FramesLayout
+from biaslab.errors import InputError
+from biaslab.pruning import DivPrune, FastV, Random, budget, prune
+from biaslab.pruning.base import Method
+from biaslab.pruning.schedule import Stage
+
+LAYER = 3
+
+
+def encoded(vlm, groups=(2, 1, 3)):
+    pictures = iter(tiny.images(sum(groups), seed=3))
+    batch = [[next(pictures) for _ in range(n)] for n in groups]
+    return vlm.encode(batch, tiny.texts(len(groups)), sample_ids=[f"s{i}" for i in range(len(groups))])
+
+
+@pytest.mark.parametrize("family", tiny.CROSSED)
+def test_the_best_of_all_images_are_kept_and_generation_equals_a_masked_recompute(family):
+    vlm = tiny.vlm(family)
+    enc = encoded(vlm)
+    with capture(vlm, [LAYER - 1], heads="mean") as rows:
+        vlm.forward(enc)
+    with prune(vlm, FastV(keep=0.3), LAYER, budget="joint") as state:
+        answer, logits = run(vlm, enc)
+    assert state.counts == [layout.n for layout in enc.layouts] and len(state.selections) == len(enc.layouts)
+    for row in range(3):
+        mine = [i for i, owner in enumerate(enc.owners) if owner == row]
+        n = sum(enc.layouts[i].n for i in mine)
+        scores = rows[LAYER - 1].values[row, 0, 0, :n]
+        want = scores.topk(budget(0.3, n)).indices.sort().values
+        got = torch.cat([state.selections[i].indices + enc.spans[i][0] for i in mine])
+        assert torch.equal(got, want)
+        for i in mine:
+            first, last = enc.spans[i]
+            torch.testing.assert_close(state.selections[i].scores, scores[first:last], atol=1e-4, rtol=0)
+    want = oracle(vlm, enc.inputs, answer, dropped_positions(enc, state.selections), LAYER)
+    assert (logits - want).abs().max() <= 1e-4
+    lengths = [sum(len(state.selections[i].indices) for i in range(6) if enc.owners[i] == row) for row in range(3)]
+    assert state.kept_per_layer()[-1] == pytest.approx(sum(lengths) / 6)
+
+
+def test_prompts_of_one_image_do_not_notice():
+    vlm = tiny.vlm("internvl")
+    enc = encoded(vlm, (1, 1))
+    for rule in (FastV(keep=0.3), Random(keep=0.3), DivPrune(keep=0.3)):
+        chosen = []
+        for how in ("separate", "joint"):
+            with prune(vlm, rule, LAYER, budget=how) as state:
+                vlm.forward(enc)
+            chosen.append([s.indices.tolist() for s in state.selections])
+        assert chosen[0] == chosen[1]
+
+
+def test_keep_all_changes_nothing_and_a_prompt_does_not_depend_on_its_batch():
+    vlm = tiny.vlm("internvl")
+    enc = encoded(vlm)
+    plain = vlm.forward(enc).logits
+    with prune(vlm, FastV(keep=1.0), LAYER, budget="joint"):
+        assert torch.equal(vlm.forward(enc).logits, plain)
+    with prune(vlm, DivPrune(keep=0.2), 1, budget="joint") as state:
+        vlm.forward(enc)
+        together = [s.indices.tolist() for s in state.selections]
+        vlm.forward(vlm.encode([tiny.images(6, seed=3)[3:]], tiny.texts(3)[2:], sample_ids=["s2"]))
+        assert [s.indices.tolist() for s in state.selections] == together[3:]
+
+
+class Sees(Method):
+    """Keeps the last tokens of the pool and remembers what it was shown."""
+
+    name, joint = "sees", True
+
+    def importance(self, ctx):
+        seen.append(ctx.layout)
+        return torch.arange(ctx.n, device=ctx.device).float()
+
+
+class Placed(Sees):
+    name = "placed"
+
+    @property
+    def needs_layout(self):
+        return True
+
+
+seen: list = []
+
+
+def test_a_method_that_is_joint_sees_the_frames_and_prune_has_the_last_word():
+    vlm = tiny.vlm("internvl")
+    enc = vlm.encode([tiny.images(3)], ["?"], frames=True)
+    n = enc.layouts[0].n
+    seen.clear()
+    with prune(vlm, Sees(keep=0.25), LAYER) as state:
+        vlm.forward(enc)
+    (layout,) = seen
+    assert isinstance(layout, FramesLayout) and layout.parts == tuple(enc.layouts)
+    assert [len(s.indices) for s in state.selections] == [0, 0, 3 * n // 4]
+    with prune(vlm, Sees(keep=0.25), LAYER, budget="separate") as state:
+        vlm.forward(enc)
+    assert [len(s.indices) for s in state.selections] == [n // 4] * 3
+    with pytest.raises(InputError, match="budget must be 'separate' or 'joint', got 'pool'"):
+        prune(vlm, Sees(), LAYER, budget="pool").__enter__()
+
+
+def test_stages_share_the_pool():
+    vlm = tiny.vlm("internvl")
+    enc = vlm.encode([tiny.images(3)], ["?"], frames=True)
+    with prune(vlm, FastV(keep=0.1), 3, budget="joint") as once:
+        vlm.forward(enc)
+    with prune(vlm, schedule="random@1.0@1+fastv@0.1@3", budget="joint") as twice:
+        vlm.forward(enc)
+    assert [s.indices.tolist() for s in once.selections] == [s.indices.tolist() for s in twice.selections]
+    seen.clear()
+    with prune(vlm, schedule=[Stage(1, FastV(keep=0.5)), Stage(3, Placed(keep=0.25))]) as state:
+        vlm.forward(enc)
+    (layout,) = seen  # of the tokens that are left, each in its own frame
+    left = [s.indices for s in state.stages[0]]
+    assert layout.n == sum(map(len, left)) and layout.n_frames == 3
+    assert layout.frame.tolist() == [k for k, own in enumerate(left) for _ in own]
+    pool = torch.cat([own + first for own, (first, _) in zip(left, enc.spans, strict=True)])
+    kept = [s.indices + first for s, (first, _) in zip(state.selections, enc.spans, strict=True)]
+    assert torch.equal(torch.cat(kept), pool[-budget(0.25, enc.spans[-1][1]) :])

@@ -26,17 +26,19 @@ from biaslab._util.progress import progress_bar
 from biaslab.attention.rotary import advances, rotary_of
 from biaslab.attention.rows import PromptPositions
 from biaslab.attention.scores import resolve, score_name
+from biaslab.core.frames import frames_layout
 from biaslab.core.layers import resolve_layers
 from biaslab.datasets.calibration import PROMPT
 from biaslab.errors import InputError
 from biaslab.maps.base import AttentionMaps, ImageRecord
 from biaslab.maps.batch_maps import batch_maps
 from biaslab.maps.checkpointed import ResumableMaps
-from biaslab.maps.image_source import ImageSource, Item, prepare_images
+from biaslab.maps.image_source import ImageSource, Item, prepare_images, prepared
 from biaslab.maps.parts import PartMaps, has_parts
 from biaslab.maps.stored import StoredMaps
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.models.encoded import Encoded
+from biaslab.models.encoding import check_frames
 from biaslab.models.expected import expect_model
 from biaslab.models.preparing import Preparers, check_workers
 from biaslab.models.prune_layer import lowest_prune_layer
@@ -68,6 +70,7 @@ def collect(
     checkpoint: str | Path | None = None,
     launch: Launch | None = None,
     features: bool = False,
+    frames: bool = False,
 ) -> AttentionMaps:
     """Attention from the prompt to the visual tokens, over many images, one prefill each.
 
@@ -80,7 +83,7 @@ def collect(
     images : iterable of PIL images, paths, or objects with ``.image``
         Read one batch at a time. One that cannot be read is skipped: a warning counts them and
         ``maps.failures`` lists them. A list of them is one prompt with several images, each of which
-        becomes a map of its own, "name[0]", "name[1]" ...
+        becomes a map of its own, "name[0]", "name[1]" ... (or, with ``frames``, all together one).
     prompt : str or list of str, optional
         One for all or one per image; by default "Please describe the provided image.".
     layers : int, iterable of int, or None for all
@@ -120,6 +123,11 @@ def collect(
         front of the first layer before which tokens may be dropped. Only with ``out``: ``maps.features`` reads them.
         They take 2 N D bytes, 27 MB for 3,328 tokens of width 4,096, where that is the first layer once for all
         questions on a picture.
+    frames : bool
+        Every entry of ``images`` is a list of frames of a video, in order, written as the family writes them
+        (`VLM.encode`). They become one map over the tokens of all frames, of a layout of frames
+        (`biaslab.core.frames.FramesLayout`): what is centred per image elsewhere is centred per prompt, so that a
+        profile tells how much more one frame draws than another. Frames of one prompt must be laid out alike.
 
     Returns
     -------
@@ -158,14 +166,19 @@ def collect(
     total = len(images) if isinstance(images, Sized) else None
     _check_arguments(vlm, total, queries, prompt, batch_size, workers, ids, folds, score)
     settings = _settings(vlm, layers, queries, prompt, heads, folds, score)
+    if frames:
+        check_frames(vlm.family, images if isinstance(images, (list, tuple)) else ())
+        settings |= {"frames": True, "image_options": {**vlm.image_options, **vlm.family.frame_options}}
     door = None
     if features:
+        if frames:
+            raise InputError("features are kept of single images: leave out features=True with frames=True")
         if out is None or launch is not None:
             raise InputError("features are kept by one process: pass out=folder with features=True, and no launch=")
         door = lowest_prune_layer(vlm.model.config, vlm.family)
         settings["features"] = {"layer": door, "width": vlm.model.config.get_text_config().hidden_size}
     maps = _empty_maps(settings, out, checkpoint, total, launch or Launch())
-    source = ImageSource(images, ids, prompt, maps)
+    source = ImageSource(images, ids, prompt, maps, frames=frames)
     maps.failures = source.failures
     if isinstance(maps, PartMaps):
         total = maps.share_in(source, total, batch_size)
@@ -174,19 +187,23 @@ def collect(
     with ExitStack() as stack:
         stack.enter_context(maps.writing())
         advance = stack.enter_context(progress_bar("collect", total=total, show=progress))
-        entries, work = source.batches(batch_size, advance), partial(prepare_images, preparers)
+        entries, work = source.batches(batch_size, advance), partial(prepare_images, preparers, frames=frames)
         for batch in stack.enter_context(ahead(work, entries, workers=preparers.workers)):
             for name, why in batch.failed:
                 logger.info("skipped %s: %s", name, why)
             source.failures += batch.failed
-            for items, encoded in _encoded(vlm, batch.items, batch.prompts, source.failures) if batch.items else ():
+            ready = _encoded(vlm, batch.items, batch.prompts, source.failures, frames) if batch.items else ()
+            for items, encoded in ready:
                 found = batch_maps(
                     vlm, encoded, layers, queries=queries, heads=heads, score=score, door=door, device=maps.device_for
                 )
                 distances = _query_distances(encoded, found.prompt, settings["rotary"])
                 if found.inputs is not None and isinstance(maps, StoredMaps):
                     _add_features(maps, items, found.inputs.per_image(vlm, encoded))
-                _add(maps, items, found.images, distances, source.failures)
+                attention = found.images
+                if frames:
+                    attention, distances = _of_frames(encoded, attention, distances)
+                _add(maps, items, attention, distances, source.failures)
             if batch.items:
                 maps.checkpoint()
             advance(batch.size)
@@ -286,6 +303,20 @@ def _add_features(maps: StoredMaps, items: list[Item], values: list[tuple[np.nda
             maps.features.add(name, picture, visual, text)
 
 
+def _of_frames(
+    encoded: Encoded, attention: list[tuple[TokenLayout, Tensor]], distances: list[int | None]
+) -> tuple[list[tuple[TokenLayout, Tensor]], list[int | None]]:
+    """Put the maps of the frames of each prompt together; the query is as far as it is from the last of them."""
+    each: list[list[int]] = [[] for _ in range(len(encoded))]
+    for i, owner in enumerate(encoded.owners):
+        each[owner].append(i)
+    joined = [
+        (frames_layout([attention[i][0] for i in own]), torch.cat([attention[i][1] for i in own], dim=-1))
+        for own in each
+    ]
+    return joined, [distances[own[-1]] for own in each]
+
+
 def _add(
     maps: AttentionMaps,
     items: list[Item],
@@ -311,20 +342,20 @@ def _add(
 
 
 def _encoded(
-    vlm: VLM, items: list[Item], prompts: Encoded | InputError | None, failures: list[tuple[str, str]]
+    vlm: VLM, items: list[Item], prompts: Encoded | InputError | None, failures: list[tuple[str, str]], frames: bool
 ) -> Iterator[tuple[list[Item], Encoded]]:
     """Yield the batch as it is, or, where the processor refuses one of its images, those that it takes, one by one."""
     try:
         if isinstance(prompts, InputError):
             raise prompts
-        made = vlm.prepare([i.images for i in items], [i.text for i in items]) if prompts is None else prompts
+        made = prepared(vlm, items, frames=frames) if prompts is None else prompts
         yield items, vlm.send(made)
     except InputError as err:
         if len(items) == 1:
             failures.append((items[0].records[0][0], str(err)))
             return
         for item in items:
-            yield from _encoded(vlm, [item], None, failures)
+            yield from _encoded(vlm, [item], None, failures, frames)
 
 
 def _query_distances(encoded: Encoded, prompt: PromptPositions, rotary: dict[str, Any] | None) -> list[int | None]:

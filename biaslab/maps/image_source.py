@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from biaslab.models.encoded import Encoded
+    from biaslab.models.vlm import VLM
 
 __all__ = ["ImageSource", "Item", "PreparedImages", "asked_digest", "prepare_images"]
 
@@ -26,12 +27,16 @@ __all__ = ["ImageSource", "Item", "PreparedImages", "asked_digest", "prepare_ima
 class Item:
     """One prompt that is still to do.
 
-    ``pictures`` holds a hash of each image's pixels, ``records`` its id and a hash of content and question.
+    ``pictures`` holds a hash of each image's pixels, ``records`` its id and a hash of content and question; frames of a
+    video (several images of one name) have one record.
     """
 
     def __init__(self, names: list[str], images: list[Image.Image], text: str) -> None:
         self.images, self.text = images, text
         self.pictures = [content_hash(image) for image in images]
+        if len(names) < len(images):
+            self.records = [(names[0], asked_digest("+".join(self.pictures), text))]
+            return
         self.records = [(n, asked_digest(picture, text)) for n, picture in zip(names, self.pictures, strict=True)]
 
 
@@ -94,8 +99,10 @@ class ImageSource:
     A batch is the same images whatever was done before and whoever does it, so that maps depend on neither.
     """
 
-    def __init__(self, images: Iterable[Any], ids: list[str] | None, prompt: Any, maps: AttentionMaps) -> None:
-        self.images, self.ids, self.prompt, self.maps = images, ids, prompt, maps
+    def __init__(
+        self, images: Iterable[Any], ids: list[str] | None, prompt: Any, maps: AttentionMaps, *, frames: bool = False
+    ) -> None:
+        self.images, self.ids, self.prompt, self.maps, self.frames = images, ids, prompt, maps, frames
         self.failures: list[tuple[str, str]] = []
         self.prompts: list[tuple[str, list[str]]] = []  # of all so far, other processes' too: its name, its images'
         self.takes: Callable[[int], bool] = lambda batch: True
@@ -131,7 +138,9 @@ class ImageSource:
             else:
                 seen[name] += 1
                 name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            names = [name] if len(group) < 2 else [f"{name}[{k}]" for k in range(len(group))]
+            if self.frames and not isinstance(source, (list, tuple)):
+                problem = "frames=True takes a list of frames for every prompt: pass [[first, second, ...]]"
+            names = [name] if len(group) < 2 or self.frames else [f"{name}[{k}]" for k in range(len(group))]
             self.prompts.append((name, names))
             yield Entry(name, names, group, PROMPT if text is None else text, problem)
 
@@ -144,13 +153,15 @@ class ImageSource:
         return values[i]
 
 
-def prepare_images(preparers: Preparers, batch: list[Entry]) -> PreparedImages:
+def prepare_images(preparers: Preparers, batch: list[Entry], *, frames: bool = False) -> PreparedImages:
     """Open, cut and tokenize a batch, in whatever thread; nothing is raised for a picture that is broken.
 
     Parameters
     ----------
     preparers : Preparers
     batch : list of Entry
+    frames : bool
+        The images of each prompt are frames of a video.
 
     Returns
     -------
@@ -166,10 +177,25 @@ def prepare_images(preparers: Preparers, batch: list[Entry]) -> PreparedImages:
     items = [item for item in each if item is not None]
     with preparers.one() as vlm:
         try:
-            prompts: Encoded | InputError = vlm.prepare([i.images for i in items], [i.text for i in items])
+            prompts: Encoded | InputError = prepared(vlm, items, frames=frames)
         except InputError as error:
             prompts = error
     return PreparedImages(len(batch), items, failed, prompts)
+
+
+def prepared(vlm: VLM, items: list[Item], *, frames: bool) -> Encoded:
+    """Make the prompts of some items, on the host.
+
+    Raises
+    ------
+    InputError
+        An image that the family cannot take, or frames of one prompt that are not laid out alike.
+    """
+    made = vlm.prepare([i.images for i in items], [i.text for i in items], frames=frames)
+    keys = [layout.key for layout in made.layouts]
+    if frames and any(keys[i] != keys[made.owners.index(owner)] for i, owner in enumerate(made.owners)):
+        raise InputError("frames of one prompt are laid out differently: give frames of one size")
+    return made
 
 
 def _opened(entry: Entry, pictures: dict[int, Image.Image], failed: list[tuple[str, str]]) -> Item | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from biaslab.core.frames import FramesLayout
 from biaslab.core.layout import TokenLayout
 
 __all__ = ["neighbours"]
 
 
 def neighbours(layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
-    """List the pairs of tokens that touch, left and right or above and below, in one tile.
+    """List the pairs of tokens that touch, left and right or above and below, in one tile (of one frame).
 
     Parameters
     ----------
@@ -28,7 +29,10 @@ def neighbours(layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
     """
     # a column of its own between tiles and a row of its own below each keep their edges apart
     width, height = int(layout.col.max()) + 2, int(layout.row.max()) + 2
-    place = (layout.tile * height + layout.row) * width + layout.col
+    tile = layout.tile
+    if isinstance(layout, FramesLayout):
+        tile = tile + layout.frame * (int(tile.max()) + 1)
+    place = (tile * height + layout.row) * width + layout.col
     token = np.full(int(place.max()) + width + 1, -1)
     token[place] = np.arange(layout.n)
     pairs = [(np.arange(layout.n), token[place + step]) for step in (1, width)]

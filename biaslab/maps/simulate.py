@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from biaslab.core.frames import FramesLayout, parts_of_frames
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.base import ImageRecord
@@ -73,6 +74,11 @@ class Content:
         -------
         ndarray (n, N)
         """
+        # frames show other content each, as other images do; the level is the prompt's
+        out = np.concatenate([self._of_image(part, n, rng) for part, _ in parts_of_frames(layout)], axis=1)
+        return out + self.level * rng.standard_normal((n, 1))
+
+    def _of_image(self, layout: TokenLayout, n: int, rng: np.random.Generator) -> np.ndarray:
         # white noise smoothed with sigma has correlation exp(-d^2 / 4 sigma^2): 1/e at d = 2 sigma
         sigma = self.correlation / 2 * _CANVAS
         field = gaussian_filter(rng.standard_normal((n, _CANVAS, _CANVAS)), (0, sigma, sigma), mode="wrap")
@@ -83,8 +89,7 @@ class Content:
         # on a torus, as the field is: a blob cut off by the border would make the border draw less
         off = [np.abs(rng.uniform(size=(n, 1)) - c) for c in (x, y)]
         near = sum(np.minimum(d, 1 - d) ** 2 for d in off) / (2 * self.size**2)
-        out += self.target * np.exp(-near) + self.noise * rng.standard_normal(out.shape)
-        return out + self.level * rng.standard_normal((n, 1))
+        return out + self.target * np.exp(-near) + self.noise * rng.standard_normal(out.shape)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,9 @@ class Simulation:
     truth: dict[str, np.ndarray]
 
 
-def planted_bias(kind: str, layout: TokenLayout, *, strength: float = 0.5, trend: str = "end") -> np.ndarray:
+def planted_bias(
+    kind: str, layout: TokenLayout, *, strength: float = 0.5, trend: str = "end", frames: float = 0.0
+) -> np.ndarray:
     """Log bias of each token, mean 0 over the layout.
 
     Parameters
@@ -120,6 +127,9 @@ def planted_bias(kind: str, layout: TokenLayout, *, strength: float = 0.5, trend
     trend : str
         What the place of a tile is counted by in "tile-ordered": tiles after it ("end"), before it ("start"), or the
         share of the tiles passed ("relative").
+    frames : float
+        Of a layout of frames: log attention added to the very end of the video. It falls as ``exp(-4 d)`` with the
+        distance d from there in lengths of the video.
 
     Returns
     -------
@@ -156,7 +166,11 @@ def planted_bias(kind: str, layout: TokenLayout, *, strength: float = 0.5, trend
         order[tiles] = np.unique(layout.tile[tiles], return_inverse=True)[1]
         distance = {"end": count - 1 - order, "start": order, "relative": 6 * (1 - (order + 0.5) / count)}[trend]
         bias = v / 2 + np.where(tiles, 4 * (np.exp(-distance / 3) - 1), 1.5)
-    return strength * (bias - bias.mean())
+    bias = strength * (bias - bias.mean())
+    if frames and isinstance(layout, FramesLayout):
+        late = frames * np.exp(4 * ((layout.frame + 0.5) / layout.n_frames - 1))
+        bias += late - late.mean()
+    return bias
 
 
 def simulate(
@@ -168,6 +182,7 @@ def simulate(
     seed: int = 0,
     strength: float = 0.5,
     trend: str = "end",
+    frames: float = 0.0,
     content: Content | None = None,
     folds: int = 5,
     rotary: Mapping[str, Any] | None = None,
@@ -185,7 +200,7 @@ def simulate(
         How many; each has content of its own: they are independent repetitions.
     seed : int
         Of the random numbers.
-    strength, trend
+    strength, trend, frames
         Of :func:`planted_bias`.
     content : Content, optional
         Statistics of what the images show.
@@ -223,7 +238,7 @@ def simulate(
     maps = StreamedMaps({**settings, "family": pairs[0][0].family if pairs else None, **of_model})
     truth = {}
     for layout, n in pairs:
-        truth[layout.key] = bias = planted_bias(kind, layout, strength=strength, trend=trend)
+        truth[layout.key] = bias = planted_bias(kind, layout, strength=strength, trend=trend, frames=frames)
         logs = content.logs(layout, n * layers * heads, rng) + bias
         attention = np.exp(logs) * (_TOTAL / np.exp(logs).sum(axis=1).mean())
         for i, image in enumerate(attention.reshape(n, layers, heads, layout.n)):

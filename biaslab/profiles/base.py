@@ -25,7 +25,7 @@ from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.parts import Part, logs, parts_of
 from biaslab.profiles.provenance import version
-from biaslab.profiles.registry import ESTIMATORS, Arrays, make, register
+from biaslab.profiles.registry import ESTIMATORS, Arrays, check_frames, make, register
 from biaslab.profiles.sample_size import FEW_IMAGES, few_images_text
 
 __all__ = ["ESTIMATORS", "Arrays", "Part", "Profile", "make", "register"]
@@ -150,6 +150,7 @@ class Profile(LearnedMaps):
         """
         expect_maps(maps)
         layers = resolve_layers(layers, maps.layers, "the maps", "collect")
+        check_frames(self, maps.layouts.values())
         if maps.layouts and (reason := self.refuses(maps.provenance)):
             raise InputError(reason)
         arrays: dict[int, Arrays] = {}

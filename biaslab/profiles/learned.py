@@ -14,6 +14,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from biaslab.core.frames import FramesLayout
 from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
@@ -39,6 +40,8 @@ class LearnedMaps(BaseEstimator, ABC):
     #: things in ``provenance_`` the estimator may be used for without having been fitted for them: {"layout"}
     #: or nothing
     transports: ClassVar[frozenset[str]] = frozenset()
+    #: whether it serves layouts of several frames of one prompt (`biaslab.core.frames.FramesLayout`)
+    frames: ClassVar[bool] = False
     #: heading of its card
     heading: ClassVar[str] = "Positional bias profile"
     #: first words of its card
@@ -287,6 +290,10 @@ class LearnedMaps(BaseEstimator, ABC):
 
     def _check_layout(self, layout: TokenLayout | str) -> None:
         key = layout if isinstance(layout, str) else layout.key
+        if isinstance(layout, FramesLayout) and not self.frames:
+            raise ProfileMismatchError(
+                f"a {self.name!r} profile knows no frames: prune with budget='separate', or fit 'factorised' on frames"
+            )
         if key in self.layouts_:
             return
         if "layout" not in self.transports:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from biaslab._util.registry import Registry
+from biaslab.core.frames import FramesLayout
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,6 +118,18 @@ def positional(estimator: Profile | str) -> Profile:
             f"({', '.join(positional_names())}), or ask its own .explained(maps)"
         )
     return found
+
+
+def check_frames(estimator: Any, layouts: Iterable[TokenLayout]) -> None:
+    """Refuse maps of several frames for an estimator that does not serve them.
+
+    Raises
+    ------
+    InputError
+    """
+    if not estimator.frames and any(isinstance(layout, FramesLayout) for layout in layouts):
+        able = [name for name in positional_names() if ESTIMATORS[name].frames]
+        raise InputError(f"{estimator.name!r} knows no frames: choose among {', '.join(able)}")
 
 
 def positional_names() -> list[str]:

@@ -26,7 +26,7 @@ from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.profiles.asymptotic import asymptotic_share
 from biaslab.profiles.base import Profile
 from biaslab.profiles.parts import Part, logs, merged, parts_of
-from biaslab.profiles.registry import positional
+from biaslab.profiles.registry import check_frames, positional
 from biaslab.stats.jackknife import check_confidence, half_width
 
 __all__ = ["VarianceExplained", "log_folds", "variance_explained", "variance_table"]
@@ -238,6 +238,7 @@ def held_out(folds: list[list[Part]], estimator: Profile) -> Iterator[tuple[Part
     train : list of Part
         Log moments of the other folds.
     """
+    check_frames(estimator, (part.layout for parts in folds for part in parts))
     for f, tested in enumerate(folds):
         train = merged([p for g, parts in enumerate(folds) if g != f for p in parts], pieces=estimator.needs_folds)
         for part in tested:

@@ -44,6 +44,7 @@ class ExponentialProfile(LogProfile):
 
     name = "exponential"
     transports = frozenset({"layout"})
+    frames = True
 
     def _learn(self, parts: list[Part]) -> Arrays:
         along = [_after(p.layout) for p in parts]

@@ -8,9 +8,10 @@ import numpy as np
 from scipy import linalg, sparse
 from threadpoolctl import threadpool_limits
 
+from biaslab.core.frames import FramesLayout, frames_layout
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.profiles.estimators.grids import checked_grid, commonest, gather, grid_of, one_tile, resize
+from biaslab.profiles.estimators.grids import by_frame, checked_grid, commonest, gather, grid_of, one_tile, resize
 from biaslab.profiles.estimators.logspace import LogProfile
 from biaslab.profiles.estimators.trend import ORDERS, Trend, choose_trend
 from biaslab.profiles.parts import Part
@@ -27,6 +28,7 @@ class _Shape(NamedTuple):
     grid: tuple[int, int]
     thumbnail: tuple[int, int] | None
     trend: Trend | None
+    frames: Trend | None = None
 
 
 @register
@@ -50,6 +52,13 @@ class FactorisedProfile(LogProfile):
     ("relative"). Order and penalty are those which, fitted on all layouts but one, predict the levels of the tiles
     and the thumbnail of the layout left out best (every layer for itself, heads together). That needs three layouts of
     several tiles; below that, "relative" and a light penalty are used unless given.
+
+    Of frames of a video (`biaslab.core.frames.FramesLayout`) the level is the prompt's, and every token has a further
+    term f(u), u = (k + 1/2) / F being the place of its frame k of F in the video. f is piecewise linear between 17 knots
+    from 0 to 1, its second differences lightly penalised, and has mean zero over the frames fitted. So a profile
+    transports to any number of frames by relative place: the tenth of ten frames is expected to draw what the last of
+    thirty draws, up to the level. Where it is asked of the first or last frames of a longer video than any fitted, f goes
+    on as a straight line. A single image is a video of one frame; a profile that never saw frames has no f.
 
     It transports to any tiling and grid of its family: the maps are interpolated (bilinear) to the asked grid, s is
     interpolated over t, and continued as a straight line beyond the longest layout fitted, which is a guess. A layout
@@ -81,6 +90,7 @@ class FactorisedProfile(LogProfile):
 
     name = "factorised"
     transports = frozenset({"layout"})
+    frames = True
 
     def __init__(
         self, *, order: str = "auto", strength: float | str = "cv", grid: tuple[int, int] | None = None
@@ -100,22 +110,27 @@ class FactorisedProfile(LogProfile):
     def _solved(self, parts: list[Part]) -> Arrays:
         grid, small = self._grid(parts), _common([p for p in parts if p.layout.thumbnail.any()], True)
         parts = [_regridded(p, grid, small) for p in parts]
-        shape = _Shape(grid, small, None)
+        frames = None
+        if any(isinstance(p.layout, FramesLayout) for p in parts):
+            frames = Trend.over_frames([p.layout for p in parts], [p.n for p in parts])
+        shape = _Shape(grid, small, None, frames)
         trend = None
         if any(_tiles(p.layout) > 1 for p in parts):
-            first = _Shape(grid, small, Trend.over([p.layout for p in parts], "relative", 0.1))
-            maps, thumb, _, _ = _split(_solve(parts, first), first)
+            first = shape._replace(trend=Trend.over([p.layout for p in parts], "relative", 0.1))
+            maps, thumb, *_ = _split(_solve(parts, first), first)
             within = [gather({"tile": maps, "thumbnail": thumb}, p.layout) for p in parts]
             levels = [p._replace(mean=p.mean - w) for p, w in zip(parts, within, strict=True)]
             trend = choose_trend(levels, self.order, self.strength)
         shape = shape._replace(trend=trend)
-        maps, thumb, offset, values = _split(_solve(parts, shape), shape)
+        maps, thumb, offset, values, late = _split(_solve(parts, shape), shape)
         arrays: Arrays = {"tile": {"log": maps}}
         if small is not None:
             arrays["thumbnail"] = {"log": thumb, "offset": offset}
         if trend is not None:
             kind = np.array([ORDERS.index(trend.order), trend.strength])
             arrays["trend"] = {"values": values, "knots": trend.knots, "kind": kind}
+        if frames is not None:
+            arrays["frames"] = {"values": late, "knots": frames.knots}
         return arrays
 
     def _log(self, arrays: Arrays, layout: TokenLayout) -> np.ndarray | None:
@@ -127,6 +142,9 @@ class FactorisedProfile(LogProfile):
             order, strength = arrays["trend"]["kind"]
             trend = Trend(ORDERS[int(order)], arrays["trend"]["knots"].astype(np.float64), float(strength))
             out += (trend.basis(layout) @ arrays["trend"]["values"].T.astype(np.float64)).T
+        if "frames" in arrays:
+            late = Trend("relative", arrays["frames"]["knots"].astype(np.float64), 0.0)
+            out += (late.frames_basis(layout) @ arrays["frames"]["values"].T.astype(np.float64)).T
         return out
 
     def _grid(self, parts: list[Part]) -> tuple[int, int]:
@@ -156,15 +174,18 @@ def _solve(parts: list[Part], shape: _Shape) -> np.ndarray:
         y = p.mean - p.mean.mean(axis=1, keepdims=True)
         product = product + p.n * (design.T @ y.T)
     scale = np.trace(gram) / len(gram)
-    if shape.trend is not None:
-        k = len(shape.trend.knots)
-        gram[-k:, -k:] += shape.trend.penalty(np.trace(gram[-k:, -k:]) / k)
+    end = len(gram)
+    for trend in (shape.frames, shape.trend):  # the last columns first
+        if trend is not None:
+            own = slice(end - len(trend.knots), end)
+            gram[own, own] += trend.penalty(np.trace(gram[own, own]) / len(trend.knots))
+            end = own.start
     gram[np.diag_indices_from(gram)] += _RIDGE * max(scale, 1e-300)
     return linalg.solve(gram, product, assume_a="pos")
 
 
 def _design(layout: TokenLayout, shape: _Shape) -> sparse.csr_array:
-    """(N, P) columns: cells of M, cells of M_thumb, offset, knots of the trend; the layout has the maps' grids."""
+    """(N, P) columns: cells of M, of M_thumb, offset, knots of both trends; the layout has the maps' grids."""
     tiles, rows, blocks = ~layout.thumbnail, np.arange(layout.n), []
     for grid, at in ((shape.grid, tiles), (shape.thumbnail, ~tiles)):
         if grid is not None:
@@ -174,6 +195,8 @@ def _design(layout: TokenLayout, shape: _Shape) -> sparse.csr_array:
         blocks.append(sparse.csr_array(layout.thumbnail[:, None].astype(float)))
     if shape.trend is not None:
         blocks.append(sparse.csr_array(shape.trend.basis(layout)))
+    if shape.frames is not None:
+        blocks.append(sparse.csr_array(shape.frames.frames_basis(layout)))
     return sparse.csr_array(sparse.hstack(blocks, format="csr"))
 
 
@@ -186,6 +209,10 @@ def _regridded(part: Part, grid: tuple[int, int], thumbnail: tuple[int, int] | N
     if layout.grid == grid and (thumbnail in (None, layout.thumbnail_grid) or not layout.thumbnail.any()):
         return part
     small_grid = grid if thumbnail is None else thumbnail
+    if isinstance(layout, FramesLayout):
+        frames = [_regridded(frame, grid, thumbnail) for frame in by_frame(part)]
+        mean = np.concatenate([frame.mean for frame in frames], axis=1)
+        return Part(frames_layout([frame.layout for frame in frames]), part.n, mean, np.zeros_like(mean))
     columns: dict[str, list[np.ndarray]] = {"tile": [], "row": [], "col": [], "thumbnail": []}
     values = []
     for t in np.unique(layout.tile):
@@ -206,8 +233,8 @@ def _regridded(part: Part, grid: tuple[int, int], thumbnail: tuple[int, int] | N
     return Part(other, part.n, np.concatenate(values, axis=1), np.zeros((len(part.mean), other.n)))
 
 
-def _split(solution: np.ndarray, shape: _Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """M (H, rows, cols), M_thumb, offset (H,) and trend (H, K), the constraints imposed.
+def _split(solution: np.ndarray, shape: _Shape) -> tuple[np.ndarray, ...]:
+    """M (H, rows, cols), M_thumb, offset (H,), trend (H, K) and that over frames (H, K'), the constraints imposed.
 
     Shifting the constants changes no prediction beyond the level of the image.
     """
@@ -220,9 +247,12 @@ def _split(solution: np.ndarray, shape: _Shape) -> tuple[np.ndarray, np.ndarray,
         thumb, offset, rest = rest[:n].T, rest[n], rest[n + 1 :]
         offset = offset + thumb.mean(axis=1) - maps.mean(axis=1)
         thumb = (thumb - thumb.mean(axis=1, keepdims=True)).reshape(heads, *shape.thumbnail)
-    values = rest.T
+    late = rest[rest.shape[0] - (0 if shape.frames is None else len(shape.frames.knots)) :].T
+    if shape.frames is not None:
+        late = late - (late @ shape.frames.weights)[:, None]
+    values = rest[: len(rest) - late.shape[1]].T
     if shape.trend is not None:
         level = values @ shape.trend.weights
         values, offset = values - level[:, None], offset - level
     maps = (maps - maps.mean(axis=1, keepdims=True)).reshape(heads, *shape.grid)
-    return maps, thumb, offset, values
+    return maps, thumb, offset, values, late

@@ -37,6 +37,7 @@ class GeometricProfile(LogProfile):
     """
 
     name = "geometric"
+    frames = True
 
     def _learn(self, parts: list[Part]) -> Arrays:
         return {p.layout.key: {"log": p.mean} for p in parts}

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from biaslab.core.frames import FramesLayout, parts_of_frames
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.profiles.parts import Part
 
-__all__ = ["PARTS", "checked_grid", "commonest", "gather", "grid_of", "one_tile", "resize"]
+__all__ = ["PARTS", "by_frame", "checked_grid", "commonest", "gather", "grid_of", "one_tile", "resize"]
 
 PARTS = ("tile", "thumbnail")
 
@@ -55,8 +56,17 @@ def one_tile(part: Part, tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return mean, var, exists
 
 
+def by_frame(part: Part) -> list[Part]:
+    """Take prompts of several frames apart: a part for each frame; of single images the part itself."""
+    if not isinstance(part.layout, FramesLayout):
+        return [part]
+    return [Part(own, part.n, part.mean[:, at], part.var[:, at]) for own, at in parts_of_frames(part.layout)]
+
+
 def gather(maps: dict[str, np.ndarray], layout: TokenLayout) -> np.ndarray:
     """(H, rows, cols) maps -> (H, N) at the cells of a layout, interpolated to its grids."""
+    if isinstance(layout, FramesLayout):
+        return np.concatenate([gather(maps, part) for part in layout.parts], axis=1)
     out = np.empty((maps["tile"].shape[0], layout.n))
     for name, at in zip(PARTS, (~layout.thumbnail, layout.thumbnail), strict=True):
         if at.any():

@@ -40,6 +40,7 @@ class MeanProfile(Profile):
     """
 
     name = "mean"
+    frames = True
 
     def _pool(self, parts: list[Part]) -> Arrays:
         return {

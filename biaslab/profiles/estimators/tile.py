@@ -7,7 +7,7 @@ import numpy as np
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.profiles.base import Profile
-from biaslab.profiles.estimators.grids import PARTS, checked_grid, commonest, gather, grid_of, one_tile, resize
+from biaslab.profiles.estimators.grids import PARTS, by_frame, checked_grid, commonest, gather, grid_of, one_tile, resize
 from biaslab.profiles.parts import Part
 from biaslab.profiles.registry import Arrays, register
 
@@ -34,6 +34,8 @@ class TileProfile(Profile):
     profile that never saw one, gets the tiles' map there too. Images of free resolution are one tile each, so
     any grid can be asked of maps of any other; a map then stands for shares of the image's height and width.
 
+    Frames of a video are images of one tile or more each, all alike: that late frames draw more stays in the score.
+
     ``std`` holds the variance between images *and* between tiles. On a single layout of one tile both maps
     equal `MeanProfile`'s.
 
@@ -59,6 +61,7 @@ class TileProfile(Profile):
 
     name = "tile"
     transports = frozenset({"layout"})
+    frames = True
 
     def __init__(self, *, grid: tuple[int, int] | None = None, thumbnail: str = "apart") -> None:
         self.grid = grid
@@ -98,6 +101,7 @@ class TileProfile(Profile):
         """Mean and variance of the tiles' map, and of the thumbnails' where it is apart and there are any."""
         if self.thumbnail not in ("apart", "shared"):
             raise InputError(f"thumbnail must be 'apart' or 'shared', got {self.thumbnail!r}")
+        parts = [frame for p in parts for frame in by_frame(p)]
         if self.thumbnail == "shared":
             tiles = [(p, t) for p in parts for t in np.unique(p.layout.tile)]
             return {"tile": _average(tiles, self._grid(tiles))}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import linalg
 
+from biaslab.core.frames import FramesLayout
 from biaslab.core.layout import TokenLayout
 from biaslab.profiles.parts import Part
 
@@ -17,6 +18,7 @@ ORDERS = ("start", "end", "relative")
 
 _STRENGTHS = tuple(np.logspace(-3, 3, 7))
 _RELATIVE_KNOTS = 9
+_FRAME_KNOTS = 17
 _LIGHT = 0.1
 _TINY = 1e-8
 
@@ -76,11 +78,34 @@ class Trend:
 
     def basis(self, layout: TokenLayout) -> np.ndarray:
         """(N, K) interpolation weights of every token; zeros in the thumbnail."""
+        if isinstance(layout, FramesLayout):
+            return np.concatenate([self.basis(part) for part in layout.parts])
         out = np.zeros((layout.n, len(self.knots)))
         tiles = ~layout.thumbnail
         order = np.unique(layout.tile[tiles], return_inverse=True)[1]
         out[tiles] = self.at(order, len(_tiles(layout)))
         return out
+
+    @classmethod
+    def over_frames(cls, layouts: list[TokenLayout], counts: list[int]) -> Trend:
+        """Place the knots of a trend over the frames of a video: a frame's place is the share of the video passed.
+
+        Parameters
+        ----------
+        layouts : list of TokenLayout
+            Layouts fitted; a single image is a video of one frame.
+        counts : list of int
+            Images of each layout.
+        """
+        bare = cls("relative", np.linspace(0, 1, _FRAME_KNOTS), _LIGHT)
+        total = sum(n * bare.frames_basis(x).mean(axis=0) for n, x in zip(counts, layouts, strict=True))
+        return cls("relative", bare.knots, _LIGHT, total / total.sum())
+
+    def frames_basis(self, layout: TokenLayout) -> np.ndarray:
+        """(N, K) interpolation weights of every token by its frame; of a single image those of the middle."""
+        if isinstance(layout, FramesLayout):
+            return self.at(layout.frame, layout.n_frames)
+        return self.at(np.zeros(layout.n, dtype=np.int64), 1)
 
     def penalty(self, scale: float) -> np.ndarray:
         """(K, K) quadratic penalty, ``scale`` being the average diagonal of the data's normal equations."""

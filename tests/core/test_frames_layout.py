@@ -9,6 +9,7 @@ import pytest
 
 from biaslab.core.frames import FramesLayout, frames_layout, parts_of_frames
 from biaslab.core.layout import TokenLayout
+from biaslab.core.neighbours import neighbours
 from biaslab.errors import InputError
 
 ONE = TokenLayout.raster(2, 3, size=(30, 20), family="toy")
@@ -59,3 +60,10 @@ def test_frames_of_two_families_or_none_are_refused():
     for parts in ([], [ONE, other]):
         with pytest.raises(InputError, match="at least one, all of one family"):
             frames_layout(parts)
+
+
+def test_cells_of_two_frames_do_not_touch():
+    first, second = neighbours(frames_layout([TILED, TILED]))
+    one = {tuple(pair) for pair in np.stack(neighbours(TILED), 1)}
+    want = one | {(a + TILED.n, b + TILED.n) for a, b in one}
+    assert {tuple(pair) for pair in np.stack([first, second], 1)} == want

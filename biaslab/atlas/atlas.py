@@ -50,9 +50,9 @@ class BiasAtlas(AtlasData):
     layers : list of int
         Decoder layers.
     tables : dict of str to DataFrame
-        "variance", "reliability", "mass", "tile_order", "dependence" (rows "mean" and, where the maps hold them, of
-        each head), "strength" of the profile's maps, and, where passed in, "comparison" (probe against profile),
-        "removal", "controls".
+        "variance", "reliability", "mass", "tile_order", "dependence", of frames "frame_order" and "frame_mass" (rows
+        "mean" and, where the maps hold them, of each head), "strength" of the profile's maps, and, where passed in,
+        "comparison" (probe against profile), "removal", "controls".
     skipped : dict of str to str
         Name -> why it could not be measured or drawn.
     profile : Profile

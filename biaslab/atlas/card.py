@@ -9,6 +9,7 @@ from biaslab._util.cards import card_text
 from biaslab._util.number_text import count_text, list_text
 from biaslab.atlas.layer_text import layer_sentences, layers_text
 from biaslab.atlas.summary_text import summary_paragraphs
+from biaslab.core.frames import FramesLayout
 from biaslab.diagnostics.probe.claims import SLOPE_MARGIN, few_objects_text
 from biaslab.profiles.sample_size import few_images_text
 
@@ -122,6 +123,11 @@ def _limit_sentences(atlas: AtlasData) -> list[str]:
         sentences.append(
             "Images of several tiles: rows and columns are those of a tile, border and ends those of the whole "
             "image; later tiles also lie lower."
+        )
+    if any(isinstance(layout, FramesLayout) for layout in atlas.layouts.values()):
+        sentences.append(
+            "Prompts of several frames count as one image each: rows, columns, border and ends are those of every "
+            "frame, what is centred is centred over all frames of the prompt."
         )
     if len(atlas.layers) > 1 and atlas.maps is not None:
         sentences.append(

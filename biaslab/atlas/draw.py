@@ -9,6 +9,7 @@ from biaslab.figures import (
     AurocDisplay,
     DependenceDisplay,
     Display,
+    FrameMassDisplay,
     HeadsDisplay,
     ProbeDisplay,
     ProfileDisplay,
@@ -43,6 +44,8 @@ def make_displays(atlas: AtlasData) -> dict[str, Display]:
         displays["reliability"] = ReliabilityDisplay.from_table(tables["reliability"])
     if "dependence" in tables:
         displays["dependence"] = DependenceDisplay.from_table(tables["dependence"])
+    if "frame_mass" in tables:
+        displays["frames"] = FrameMassDisplay.from_table(tables["frame_mass"])
     if atlas.probe is not None:
         displays |= _probe_displays(atlas, atlas.probe)
     if "removal" in tables:

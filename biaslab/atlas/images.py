@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.base import clone
 
 from biaslab.core.boxes import Box
+from biaslab.core.frames import FramesLayout
 from biaslab.core.images import content_hash, image_name, load_image
 from biaslab.datasets.data_root import not_there, places, resolve_data_root
 from biaslab.datasets.picture_sources import PictureSource
@@ -143,6 +144,8 @@ def before_and_after(
     """
     if isinstance(maps, StreamedMaps):
         raise InputError(f"before and after needs single images: {_KEEP_IMAGES}")
+    if any(isinstance(layout, FramesLayout) for layout in maps.layouts.values()):
+        raise InputError("before and after shows single images, and these maps are of several frames each")
     whole = cast("StoredMaps", mean_over_heads(maps))  # or a view of some, which is read in the same way
     fold_profiles: dict[int, Profile | None] = {}
     drawn: list[Image.Image] = []

@@ -61,6 +61,7 @@ def layer_sentences(row: Row, *, margin: tuple[float, float] = SLOPE_MARGIN) -> 
         _dependence_sentence(row),
         *(_region_sentence(row, region) for region in _SUBJECTS),
         _tile_sentence(row),
+        _frame_sentence(row),
         _map_sentence(row),
         _probe_sentence(row, margin),
         _removal_sentence(row),
@@ -242,6 +243,18 @@ def _tile_sentence(row: Row) -> str:
     if not side:
         return f"a trend from tile to tile is not shown ({size} per tile in log attention)."
     return f"log attention {'rises' if side > 0 else 'falls'} from tile to tile ({size} per tile)."
+
+
+def _frame_sentence(row: Row) -> str:
+    if not has_values(row, "frame_slope"):
+        return ""
+    size = interval_text(row["frame_slope"], row.get("frame_slope_lo"), row.get("frame_slope_hi"), sign=True)
+    side = side_of_null(row, "frame_slope", 0.0)
+    if side is None:
+        return f"whether log attention has a trend over frames is not known ({size} per video, no interval)."
+    if not side:
+        return f"a trend over frames is not shown ({size} per video in log attention)."
+    return f"log attention {'rises' if side > 0 else 'falls'} from the first frame to the last ({size} per video)."
 
 
 def _map_sentence(row: Row) -> str:

@@ -25,7 +25,8 @@ def summary_table(tables: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> 
     - n; r2*, r2_asymptotic* (variance explained);
     - n_for_target (images for reliability 0.9), reliability*, reliability_n: of the layout of most images;
     - row_eta2*, row_q, row_rho, and likewise col_...;
-    - border*, top*, bottom*, left*, right*, thumbnail* (ratios to uniform attention), tile_slope*;
+    - border*, top*, bottom*, left*, right*, thumbnail* (ratios to uniform attention), tile_slope*,
+      frame_slope*;
     - map_sd_factor (of the profile's map; without maps the ratios are the profile's, without intervals);
     - probe_slope*, probe_r*, probe_reliability, probe_ceiling, probe_r_disattenuated, probe_q, probe_groups;
     - auroc_raw, auroc, gain*, gain_p (adjusted), gain_n, gain_debias.
@@ -36,6 +37,7 @@ def summary_table(tables: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> 
         "dependence": _dependence_columns,
         "mass": _mass_columns,
         "tile_order": _tile_order_columns,
+        "frame_order": _frame_order_columns,
         "strength": _strength_columns,
         "comparison": _comparison_columns,
         "removal": _removal_columns,
@@ -87,6 +89,11 @@ def _tile_order_columns(part: pd.DataFrame) -> dict[str, Any]:
     return {f"tile_slope{end}": row[f"slope{end}"] for end in _ENDS}
 
 
+def _frame_order_columns(part: pd.DataFrame) -> dict[str, Any]:
+    row = rows_of_head(part)[0].iloc[0]
+    return {f"frame_slope{end}": row[f"slope{end}"] for end in _ENDS}
+
+
 def _strength_columns(part: pd.DataFrame) -> dict[str, Any]:
     row = rows_of_head(part)[0].iloc[0]
     return {name: row[name] for name in ("n", "map_sd_factor", *REGIONS) if name in row and pd.notna(row[name])}
@@ -131,6 +138,9 @@ def text_cells(summary: pd.DataFrame) -> pd.DataFrame:
         "column eta2": lambda r: interval_text(r.get("col_eta2"), r.get("col_eta2_lo"), r.get("col_eta2_hi")),
         "border": lambda r: interval_text(r.get("border"), r.get("border_lo"), r.get("border_hi"), null=1),
         "thumbnail": lambda r: interval_text(r.get("thumbnail"), r.get("thumbnail_lo"), r.get("thumbnail_hi"), null=1),
+        "frames' slope": lambda r: interval_text(
+            r.get("frame_slope"), r.get("frame_slope_lo"), r.get("frame_slope_hi"), sign=True
+        ),
         "map's factor": lambda r: "" if has_values(r, "r2") else interval_text(r.get("map_sd_factor")),
         "probe slope": lambda r: interval_text(
             r.get("probe_slope"), r.get("probe_slope_lo"), r.get("probe_slope_hi"), null=1

@@ -45,6 +45,7 @@ def summary_paragraphs(
             _region_sentence(rows, "border"),
             _region_sentence(rows, "thumbnail"),
             _tile_sentence(rows),
+            _frame_sentence(rows),
         ],
         [_head_sentences(tables.get("variance"))],
         ["" if comparison is None or comparison.empty else f"Causal probe: {verdict(comparison, margin=margin)}"],
@@ -165,14 +166,27 @@ def _region_sentence(rows: list[dict], region: str) -> str:
 
 
 def _tile_sentence(rows: list[dict]) -> str:
-    measured = [r for r in rows if has_values(r, "tile_slope")]
     texts = {
         1: "rises from tile to tile in {}",
         -1: "falls from tile to tile in {}",
         0: "is not shown to rise or fall over tiles in {}",
         None: "may rise or fall over tiles in {}, where no interval is known",
     }
-    groups = _by_side(measured, "tile_slope", 0.0)
+    return _slope_sentence(rows, "tile_slope", texts)
+
+
+def _frame_sentence(rows: list[dict]) -> str:
+    texts = {
+        1: "rises from the first frame to the last in {}",
+        -1: "falls from the first frame to the last in {}",
+        0: "is not shown to rise or fall over frames in {}",
+        None: "may rise or fall over frames in {}, where no interval is known",
+    }
+    return _slope_sentence(rows, "frame_slope", texts)
+
+
+def _slope_sentence(rows: list[dict], name: str, texts: Mapping[int | None, str]) -> str:
+    groups = _by_side([r for r in rows if has_values(r, name)], name, 0.0)
     phrases = [text.format(layers_text(groups[side])) for side, text in texts.items() if groups[side]]
     return f"Log attention {'; it '.join(phrases)}." if phrases else ""
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from biaslab._util.registry import Registry
 from biaslab._util.watermark import stamp_table
+from biaslab.core.frames import FramesLayout
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.maps.protocol import Maps, expect_maps
@@ -32,12 +33,15 @@ class Diagnostic:
         ``run(maps, *, layers=None, confidence=0.95)`` -> DataFrame with columns layer and head.
     stored : bool
         Whether it reads single images, so that streamed maps do not suffice.
+    frames : bool
+        Whether it is of prompts of several frames, and nothing of single images.
     """
 
     name: str
     title: str
     run: Callable[..., pd.DataFrame]
     stored: bool = False
+    frames: bool = False
 
 
 #: name -> Diagnostic
@@ -46,7 +50,7 @@ DIAGNOSTICS: Registry[Diagnostic] = Registry(
 )
 
 
-def register(name: str, title: str, stored: bool = False) -> Callable[[Callable], Callable]:
+def register(name: str, title: str, stored: bool = False, frames: bool = False) -> Callable[[Callable], Callable]:
     """Register a function on maps as a diagnostic (a decorator); tables from a rehearsal's maps are stamped.
 
     Parameters
@@ -57,6 +61,8 @@ def register(name: str, title: str, stored: bool = False) -> Callable[[Callable]
         What the diagnostic measures, for headings.
     stored : bool
         Whether it reads single images, so that streamed maps do not suffice.
+    frames : bool
+        Whether it is of prompts of several frames: `diagnose` then leaves it out where there are none.
 
     Returns
     -------
@@ -88,7 +94,7 @@ def register(name: str, title: str, stored: bool = False) -> Callable[[Callable]
         def stamped(maps: Any, *args: Any, **kwargs: Any) -> pd.DataFrame:
             return stamp_table(run(maps, *args, **kwargs), maps.provenance)
 
-        DIAGNOSTICS.add(name, Diagnostic(name, title, stamped, stored), origin=run)
+        DIAGNOSTICS.add(name, Diagnostic(name, title, stamped, stored, frames), origin=run)
         return stamped
 
     return add
@@ -110,7 +116,7 @@ def diagnose(
     layers : int or iterable of int, optional
         Default all that ``maps`` holds.
     names : iterable of str, optional
-        Keys of :data:`DIAGNOSTICS`; default all.
+        Keys of :data:`DIAGNOSTICS`; default all, those of frames only where the maps hold prompts of several.
     confidence : float
         Of the intervals, in (0, 1).
 
@@ -144,6 +150,8 @@ def diagnose(
     """
     expect_maps(maps)
     diagnostics = {name: DIAGNOSTICS.get(name) for name in (DIAGNOSTICS if names is None else names)}
+    if names is None and not any(isinstance(layout, FramesLayout) for layout in maps.layouts.values()):
+        diagnostics = {name: each for name, each in diagnostics.items() if not each.frames}
     layers = resolve_layers(layers, maps.layers, "the maps", "collect")
     tables: dict[str, pd.DataFrame] = {}
     skipped: dict[str, str] = {}

@@ -6,6 +6,7 @@ from biaslab.figures.accuracy_display import AccuracyDisplay
 from biaslab.figures.attention_display import AttentionDisplay
 from biaslab.figures.dependence_display import DependenceDisplay
 from biaslab.figures.display import Display
+from biaslab.figures.frame_mass_display import FrameMassDisplay
 from biaslab.figures.heads_display import HeadsDisplay
 from biaslab.figures.kept_display import KeptTokensDisplay
 from biaslab.figures.learned_places_display import LearnedPlacesDisplay
@@ -26,6 +27,7 @@ __all__ = [
     "AurocDisplay",
     "DependenceDisplay",
     "Display",
+    "FrameMassDisplay",
     "HeadsDisplay",
     "KeptTokensDisplay",
     "LearnedPlacesDisplay",

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from biaslab._util.number_text import count_text
+from biaslab.core.frames import FramesLayout
 from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
@@ -26,7 +27,8 @@ __all__ = ["ProfileDisplay", "raster"]
 class ProfileDisplay(Display):
     """Expected attention of each position relative to uniform attention (1 = all tokens draw alike).
 
-    One panel per layer; a thumbnail gets its own panel. Tiles are drawn where they lie, with their borders.
+    One panel per layer; a thumbnail gets its own panel. Tiles are drawn where they lie, with their borders; frames of a
+    video in reading order.
     The marginals are means over columns and rows. Their bands are an upper bound of the 95 % interval of the
     mean over images: the profile holds the standard deviation of single positions, and the standard error of their mean
     is largest if they move together.
@@ -193,10 +195,10 @@ class ProfileDisplay(Display):
             aspect="equal",
         )
         if not thumbnail:
-            for line in range(1, self.layout.tiles[0]):
-                ax.axhline(line * self.layout.grid[0], color="black", linewidth=0.6)
-            for line in range(1, self.layout.tiles[1]):
-                ax.axvline(line * self.layout.grid[1], color="black", linewidth=0.6)
+            for line in range(self.layout.grid[0], rows, self.layout.grid[0]):
+                ax.axhline(line, color="black", linewidth=0.6)
+            for line in range(self.layout.grid[1], cols, self.layout.grid[1]):
+                ax.axvline(line, color="black", linewidth=0.6)
         ax.spines[:].set_visible(False)
         for axis, count in ((ax.xaxis, cols), (ax.yaxis, rows)):
             axis.set_ticks([0, count], ["1", str(count)])
@@ -260,8 +262,20 @@ def _short(value: float) -> str:
 
 
 def raster(layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
-    """Return row and column of each token in the raster of all tiles; in its own raster for the thumbnail."""
+    """Return row and column of each token in the raster of all tiles; in its own raster for the thumbnail.
+
+    Frames of a video stand in reading order, as many rows of them as columns or one less.
+    """
     down, across = np.divmod(layout.tile, layout.tiles[1])
     row = np.where(layout.thumbnail, layout.row, down * layout.grid[0] + layout.row)
     col = np.where(layout.thumbnail, layout.col, across * layout.grid[1] + layout.col)
+    if isinstance(layout, FramesLayout):
+        below, beside = np.divmod(layout.frame, int(np.ceil(np.sqrt(layout.n_frames))))
+        rows, cols = (np.where(layout.thumbnail, layout.thumbnail_grid[i], _side(layout, i)) for i in (0, 1))
+        row, col = row + below * rows, col + beside * cols
     return row, col
+
+
+def _side(layout: TokenLayout, axis: int) -> int:
+    """Count the rows (0) or columns (1) of the raster of all tiles of one frame."""
+    return layout.tiles[axis] * layout.grid[axis]

@@ -78,8 +78,8 @@ def check_frames(family: Family, images: Iterable[Any] = ()) -> None:
     """
     if family.frames_refused:
         raise UnsupportedError(
-            f"frames=True is not for {family.name} models ({family.frames_refused}): leave it out to show the frames as "
-            "other images of one prompt"
+            f"frames=True is not for {family.name} models ({family.frames_refused}): leave it out to show the frames "
+            "as other images of one prompt"
         )
     if not all(isinstance(group, (list, tuple)) for group in images):
         raise InputError("frames=True takes a list of frames for every prompt: pass [[first, second, ...]]")

@@ -23,7 +23,8 @@ def test_internvl_announces_its_frames_as_published(template):
     before = vlm.processor.chat_template
     if template:  # of the published checkpoints: text as it is, images with a newline behind each
         vlm.processor.chat_template = (
-            "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+            "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
+            "{% if c['type'] == 'image' %}"
             "<IMG_CONTEXT>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
             "{{ '<|im_start|>assistant\n' }}"
         )

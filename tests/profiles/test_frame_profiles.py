@@ -61,7 +61,9 @@ def test_frames_of_several_tiles_have_both_trends():
     np.testing.assert_allclose(by_frame(found, video[6]), by_frame(planted, video[6]), atol=0.15)
     assert np.corrcoef(found, planted)[0, 1] > 0.98
     grid = FactorisedProfile(grid=(2, 2)).fit(made.maps)  # maps on another grid are interpolated frame by frame
-    np.testing.assert_allclose(by_frame(centred_log(grid, video[6])[0], video[6]), by_frame(planted, video[6]), atol=0.15)
+    np.testing.assert_allclose(
+        by_frame(centred_log(grid, video[6])[0], video[6]), by_frame(planted, video[6]), atol=0.15
+    )
 
 
 def test_least_squares_is_that_of_a_dense_design():

@@ -54,11 +54,12 @@ class FactorisedProfile(LogProfile):
     several tiles; below that, "relative" and a light penalty are used unless given.
 
     Of frames of a video (`biaslab.core.frames.FramesLayout`) the level is the prompt's, and every token has a further
-    term f(u), u = (k + 1/2) / F being the place of its frame k of F in the video. f is piecewise linear between 17 knots
-    from 0 to 1, its second differences lightly penalised, and has mean zero over the frames fitted. So a profile
-    transports to any number of frames by relative place: the tenth of ten frames is expected to draw what the last of
-    thirty draws, up to the level. Where it is asked of the first or last frames of a longer video than any fitted, f goes
-    on as a straight line. A single image is a video of one frame; a profile that never saw frames has no f.
+    term f(u), u = (k + 1/2) / F being the place of its frame k (from 0) of F in the video. f is piecewise linear
+    between 17 knots from 0 to 1, its second differences lightly penalised, and has mean zero over the frames fitted.
+    So a profile transports to any number of frames by relative place: the middle of a video of ten is expected to
+    draw what the middle of one of thirty draws, up to the level. Where a longer video than any fitted begins before
+    their first place or ends behind their last, f goes on as a straight line. A single image is a video of one frame;
+    a profile that never saw frames has no f.
 
     It transports to any tiling and grid of its family: the maps are interpolated (bilinear) to the asked grid, s is
     interpolated over t, and continued as a straight line beyond the longest layout fitted, which is a guess. A layout

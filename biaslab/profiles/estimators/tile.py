@@ -7,7 +7,16 @@ import numpy as np
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.profiles.base import Profile
-from biaslab.profiles.estimators.grids import PARTS, by_frame, checked_grid, commonest, gather, grid_of, one_tile, resize
+from biaslab.profiles.estimators.grids import (
+    PARTS,
+    by_frame,
+    checked_grid,
+    commonest,
+    gather,
+    grid_of,
+    one_tile,
+    resize,
+)
 from biaslab.profiles.parts import Part
 from biaslab.profiles.registry import Arrays, register
 

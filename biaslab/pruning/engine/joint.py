@@ -17,8 +17,8 @@ __all__ = ["by_image"]
 def by_image(layouts: Sequence[TokenLayout | None], chosen: Sequence[Selection]) -> list[Selection]:
     """Split the choices that were made for several images together.
 
-    How many tokens each image keeps is not known beforehand: one transfer tells it, for all prompts at once, where there
-    is such a choice at all.
+    How many tokens each image keeps is not known beforehand: one transfer tells it, for all prompts at once, where
+    there is such a choice at all.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from biaslab.core.frames import FramesLayout
 from biaslab.errors import InputError
 from biaslab.pruning import DivPrune, FastV, Random, budget, prune
 from biaslab.pruning.base import Method
+from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.schedule import Stage
 
 LAYER = 3
@@ -129,3 +130,25 @@ def test_stages_share_the_pool():
     pool = torch.cat([own + first for own, (first, _) in zip(left, enc.spans, strict=True)])
     kept = [s.indices + first for s, (first, _) in zip(state.selections, enc.spans, strict=True)]
     assert torch.equal(torch.cat(kept), pool[-budget(0.25, enc.spans[-1][1]) :])
+
+
+def test_the_null_row_of_a_pool_is_behind_its_last_image():
+    vlm = tiny.vlm("internvl")
+    enc = vlm.encode([tiny.images(3)], ["?"], frames=True)
+    with prune(vlm, Remembers(keep=0.25, queries="null"), LAYER):
+        vlm.forward(enc)
+    ids = enc.inputs["input_ids"][0]
+    row = int((ids == vlm.image_token_id).nonzero().max()) + 1
+    with capture(vlm, [LAYER - 1], queries=torch.tensor([row])) as rows:
+        vlm.forward(enc)
+    torch.testing.assert_close(seen[-1][:, 0], rows[LAYER - 1].values[0, :, 0], atol=1e-5, rtol=0)
+
+
+class Remembers(AttentionMethod):
+    """Reads the row of the token behind the picture."""
+
+    name, joint = "remembers", True
+
+    def importance(self, ctx):
+        seen.append(ctx.attention)
+        return self.per_head(ctx).mean(0)

@@ -51,8 +51,8 @@ class BiasAtlas(AtlasData):
         Decoder layers.
     tables : dict of str to DataFrame
         "variance", "reliability", "mass", "tile_order", "dependence", of frames "frame_order" and "frame_mass" (rows
-        "mean" and, where the maps hold them, of each head), "strength" of the profile's maps, and, where passed in,
-        "comparison" (probe against profile), "removal", "controls".
+        "mean" and, where the maps hold them, of each head), "strength" of the profile's maps, "quality" of single
+        heads, where it can be told, and, where passed in, "comparison" (probe against profile), "removal", "controls".
     skipped : dict of str to str
         Name -> why it could not be measured or drawn.
     profile : Profile
@@ -222,6 +222,8 @@ class BiasAtlas(AtlasData):
         check_fitted(profile)
         layers = resolve_layers(layers, profile.layers_, "the profile")
         tables = {"strength": strength_table(profile, layers=layers, over_heads=True)}
+        if len(profile.quality_):
+            tables["quality"] = profile.quality_[profile.quality_["layer"].isin(layers)].reset_index(drop=True)
         if probe is not None:
             tables["comparison"] = _comparison_table(probe, profile, layers, confidence)
         heads = None if profile.provenance_.get("heads") == "mean" else profile

@@ -15,7 +15,7 @@ from biaslab.maps.base import AttentionMaps
 from biaslab.maps.moments import TINY
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.maps.views import mean_over_heads
-from biaslab.profiles import Profile, variance_table
+from biaslab.profiles import Profile, head_quality, variance_table
 
 __all__ = ["REGIONS", "diagnostic_tables", "strength_table"]
 
@@ -27,6 +27,8 @@ def diagnostic_tables(
     maps: AttentionMaps, estimator: Profile, *, layers: Sequence[int], per_head: bool, confidence: float
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Measure variance explained and every diagnostic, of the mean over heads and, where they are held, of each head.
+
+    Of single heads also their quality (:func:`biaslab.profiles.head_quality`).
 
     Parameters
     ----------
@@ -54,6 +56,11 @@ def diagnostic_tables(
         tables["variance"] = _variance_table(maps, estimator, layers, confidence)
     except InputError as error:
         skipped["variance"] = str(error)
+    if maps.heads != "mean":
+        try:
+            tables["quality"] = head_quality(maps, layers=layers, confidence=confidence)
+        except InputError as error:
+            skipped["quality"] = str(error)
     whole = mean_over_heads(maps)
     diagnostics, reasons = diagnose(whole, layers=layers, confidence=confidence)
     if whole is not maps and per_head:

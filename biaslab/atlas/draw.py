@@ -10,6 +10,7 @@ from biaslab.figures import (
     DependenceDisplay,
     Display,
     FrameMassDisplay,
+    HeadRatingDisplay,
     HeadsDisplay,
     ProbeDisplay,
     ProfileDisplay,
@@ -40,6 +41,8 @@ def make_displays(atlas: AtlasData) -> dict[str, Display]:
     displays["profile"] = ProfileDisplay.from_profile(atlas.profile, layers=evenly(atlas.layers, _MAPS))
     if atlas.heads is not None:
         displays["heads"] = HeadsDisplay.from_profile(atlas.heads, layers=atlas.layers, variance=tables.get("variance"))
+    if "quality" in tables and len(tables["quality"]) > 1:
+        displays["quality"] = HeadRatingDisplay.from_table(tables["quality"], provenance=atlas.provenance)
     if "reliability" in tables:
         displays["reliability"] = ReliabilityDisplay.from_table(tables["reliability"])
     if "dependence" in tables:

@@ -11,6 +11,7 @@ from biaslab._util.number_text import has_values, interval_text, list_text, perc
 from biaslab.atlas.layer_text import AXES, layers_text, shape_name, side_of_null
 from biaslab.diagnostics.probe.claims import SLOPE_MARGIN
 from biaslab.diagnostics.probe.verdict import verdict
+from biaslab.profiles.quality_text import quality_sentence
 from biaslab.stats.claims import ALPHA, side_of
 
 __all__ = ["summary_paragraphs"]
@@ -28,7 +29,7 @@ def summary_paragraphs(
     summary : DataFrame
         Of :func:`biaslab.atlas.summary.summary_table`: one row per layer.
     tables : mapping of str to DataFrame
-        The atlas's; "variance", "comparison" and "controls" are read.
+        The atlas's; "variance", "quality", "comparison" and "controls" are read.
     margin : (float, float)
         Slopes of the probe that count as the right amount; see :func:`biaslab.diagnostics.probe.verdict.verdict`.
 
@@ -48,6 +49,7 @@ def summary_paragraphs(
             _frame_sentence(rows),
         ],
         [_head_sentences(tables.get("variance"))],
+        ["" if (quality := tables.get("quality")) is None else quality_sentence(quality)],
         ["" if comparison is None or comparison.empty else f"Causal probe: {verdict(comparison, margin=margin)}"],
         [_removal_sentence(rows)],
         _control_sentences(tables.get("controls")),

@@ -66,7 +66,12 @@ def fit_bias(
             "model's own answer are chosen from). Default: last; answer for lookahead."
         ),
     ] = None,
-    heads: Annotated[str, typer.Option(help="mean, or all for one map per head.")] = "mean",
+    heads: Annotated[
+        str,
+        typer.Option(
+            help="mean, or all for one map per head; with --maps it then tells which heads look at something."
+        ),
+    ] = "mean",
     score: Annotated[
         str, typer.Option(help="attention, no_rope or value_norm; a method takes only a profile of its own score.")
     ] = "attention",
@@ -108,6 +113,7 @@ def fit_bias(
     from biaslab.datasets.naming import check_names_objects
     from biaslab.errors import InputError
     from biaslab.profiles.file import check_replaceable, profile_path
+    from biaslab.profiles.quality_text import quality_sentence
     from biaslab.profiles.sample_size import few_images_text
     from biaslab.workflows.fit_bias import fit_bias as fit
     from biaslab.workflows.fit_bias import unfitted
@@ -175,12 +181,16 @@ def fit_bias(
         return
     explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")
     few = few_images_text(result.profile.counts_, result.variance, transports="layout" in result.profile.transports)
+    looking = quality_sentence(result.profile.quality_)
+    if heads == "all" and maps is None:
+        looking = "which heads look at something is read off single images: keep them with --maps FOLDER"
     text = (
         f"{model.name}, {data.counted(result.maps.n)} ({data.name}), estimator {result.profile.name}\n"
         "share of the variance of log attention (centred per image) this profile explains on held-out images (r2)\n"
         "and that position would explain in the limit of many images (r2_asymptotic):\n"
         + (table(explained) if len(explained) else _NOT_KNOWN)
         + (f"\n{few}" if few else "")
+        + (f"\n{looking}" if looking else "")
     )
     selection = None
     if result.selection is not None:
@@ -189,7 +199,7 @@ def fit_bias(
         selection = {"best": result.selection.best, "criterion": criterion, "table": records(compared)}
     record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures, "asked": data.asked,
               "variance_explained": records(explained), "selection": selection,
-              "notes": [few] if few else []}  # fmt: skip
+              "head_quality": records(result.profile.quality_), "notes": [few] if few else []}  # fmt: skip
     emit(json, record, text, files, vlm)
 
 

@@ -7,6 +7,7 @@ from biaslab.figures.attention_display import AttentionDisplay
 from biaslab.figures.dependence_display import DependenceDisplay
 from biaslab.figures.display import Display
 from biaslab.figures.frame_mass_display import FrameMassDisplay
+from biaslab.figures.head_rating_display import HeadRatingDisplay
 from biaslab.figures.heads_display import HeadsDisplay
 from biaslab.figures.kept_display import KeptTokensDisplay
 from biaslab.figures.learned_places_display import LearnedPlacesDisplay
@@ -28,6 +29,7 @@ __all__ = [
     "DependenceDisplay",
     "Display",
     "FrameMassDisplay",
+    "HeadRatingDisplay",
     "HeadsDisplay",
     "KeptTokensDisplay",
     "LearnedPlacesDisplay",

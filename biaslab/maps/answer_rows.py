@@ -66,7 +66,7 @@ def looking_row(values: Tensor, there: Tensor, left: Tensor, right: Tensor) -> T
     An answer has rows of all kinds: the one that a coordinate is chosen from looks at an edge of the object, the one of
     a bracket at nothing. Of each row, L is the logarithm of its attention, centred over the image; it weighs ``(Moran *
     skewness)**2`` of L, negative factors counting as 0: blobs instead of specks, a few tokens that stick out, upwards
-    (`biaslab.profiles.lookahead.head_quality` rates heads alike). A row that gives the image less than 1 % of its
+    (`biaslab.profiles.head_quality` rates heads alike). A row that gives the image less than 1 % of its
     attention weighs nothing; where no row weighs anything, all weigh alike.
 
     Parameters

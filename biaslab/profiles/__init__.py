@@ -18,6 +18,7 @@ from biaslab.profiles.estimators.rope import RopeProfile
 from biaslab.profiles.estimators.smooth import SmoothProfile
 from biaslab.profiles.estimators.tile import TileProfile
 from biaslab.profiles.file import load, save
+from biaslab.profiles.head_quality import head_quality
 from biaslab.profiles.intervals import MapInterval, map_interval
 from biaslab.profiles.model_selection import EstimatorChoice, select_estimator
 from biaslab.profiles.registry import ESTIMATORS, make, register
@@ -41,6 +42,7 @@ __all__ = [
     "TileProfile",
     "VarianceExplained",
     "debias",
+    "head_quality",
     "load",
     "load_profile",
     "make",

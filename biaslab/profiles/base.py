@@ -18,10 +18,12 @@ from biaslab.core.layers import resolve_layers, shared_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
-from biaslab.maps.protocol import Maps, expect_maps
+from biaslab.maps.protocol import Maps, ReadableMaps, expect_maps
 from biaslab.profiles.asymptotic import share_in_the_limit
+from biaslab.profiles.columns import QUALITY, to_columns
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
+from biaslab.profiles.head_quality import head_quality
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.parts import Part, logs, parts_of
 from biaslab.profiles.provenance import version
@@ -185,6 +187,36 @@ class Profile(LearnedMaps):
         }
         logger.info("fitted %s on %d images, layers %s", self.name, sum(counts.values()), layers)
         return self._restore(arrays, layouts, counts, provenance)
+
+    def rate_heads(self, maps: ReadableMaps, *, n: int = 400) -> Self:
+        """Measure which heads look at something, and keep it with the profile (``quality_``, file and card).
+
+        Parameters
+        ----------
+        maps : StoredMaps, or a view of them
+            Of every head, as the profile's; as a rule those it was fitted to.
+        n : int
+            Images at most.
+
+        Returns
+        -------
+        Profile
+            Itself, with another hash: methods may weigh heads by it.
+
+        Raises
+        ------
+        InputError
+            Not fitted, or maps whose heads cannot be rated (:func:`biaslab.profiles.head_quality`).
+        ProfileMismatchError
+            Maps that the profile does not serve.
+        """
+        check_fitted(self)
+        settings = {k: maps.provenance.get(k) for k in (*SETTINGS, "queries", "score")}
+        self.check(**settings, heads=maps.heads)
+        quality = head_quality(maps, layers=self.layers_, n=n)
+        for layer in self.layers_:
+            self.arrays_[layer][QUALITY] = to_columns(quality[quality["layer"] == layer])
+        return self._restore(self.arrays_, self.layouts_, self.counts_, self.provenance_)
 
     def score(self, maps: Maps, *, layers: int | Iterable[int] | None = None) -> float:
         """Measure the share of the variance of log attention that this profile explains in other maps.

@@ -20,6 +20,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.learned import LearnedMaps
+from biaslab.profiles.quality_text import quality_lines
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make
 from biaslab.profiles.sample_size import few_images_text
 
@@ -219,6 +220,8 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
     layouts = ", ".join(f"{k} ({count_text(n, 'image')})" for k, n in profile.counts_.items())
     lines += table_lines(["", ""], {**p, **in_words(p), "layouts": layouts}.items())
     lines += ["", profile.refusals]
+    if not profile.conditional:  # whose summary tells more of its heads
+        lines += quality_lines(profile.quality_)
     if diagnostics is not None and len(diagnostics):
         lines += ["", "## Variance explained by position (log attention centred per image)", ""]
         lines += table_lines(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
@@ -18,6 +19,8 @@ from biaslab.core.frames import FramesLayout
 from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.profiles.chosen_heads import choose_heads
+from biaslab.profiles.columns import QUALITY, to_table
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.provenance import refuse_others, warn_other_prompt
 from biaslab.profiles.registry import Arrays
@@ -34,6 +37,9 @@ class LearnedMaps(BaseEstimator, ABC):
     ----------
     arrays_, layers_, layouts_, counts_, provenance_
         As :class:`biaslab.profiles.Profile` describes them; ``arrays_`` holds what is learned, by layer.
+    quality_ : DataFrame
+        Which heads look at something (:func:`biaslab.profiles.head_quality`), a row per layer and head; empty where it
+        was not measured.
     """
 
     name: ClassVar[str]
@@ -68,6 +74,7 @@ class LearnedMaps(BaseEstimator, ABC):
         self.layouts_ = dict(layouts)
         self.counts_ = dict(counts)
         self.provenance_ = dict(provenance)
+        self.quality_ = _quality(arrays)
         self._maps: OrderedDict[tuple, Tensor] = OrderedDict()
         self._hash: str | None = None
         return self
@@ -129,6 +136,37 @@ class LearnedMaps(BaseEstimator, ABC):
             Layer or layout the profile was not fitted for.
         """
         return self._map("std", layout, layer, device)
+
+    def head_weights(self, layer: int, *, device: torch.device | str | None = None) -> Tensor:
+        """Weigh the heads of a layer by their quality; those that look at nothing weigh nothing.
+
+        Parameters
+        ----------
+        layer : int
+            Decoder layer.
+        device : torch.device or str, optional
+            Where the tensor lies; default the CPU.
+
+        Returns
+        -------
+        (H,) float32 Tensor
+            Of sum 1: the heads of at least a quarter of the layer's best quality, in proportion to it
+            (:func:`biaslab.profiles.chosen_heads.choose_heads`), 0 for the others. Shared between calls.
+
+        Raises
+        ------
+        InputError
+            The quality of heads was not measured, or no head of the layer looks at anything.
+        ProfileMismatchError
+            Layer the profile was not fitted for.
+        """
+        check_fitted(self)
+        key = ("head_weights", layer, "", torch.device(device or "cpu"))
+        if key not in self._maps:
+            self.check(layer=layer)
+            self._maps[key] = _weights(self.quality_, layer).to(key[-1])
+        self._maps.move_to_end(key)
+        return self._maps[key]
 
     def panel_title(self, layer: int) -> str:
         """Say in a figure what :meth:`expected` of a layer shows."""
@@ -327,3 +365,23 @@ class LearnedMaps(BaseEstimator, ABC):
         if "_maps" in state:  # device copies are rebuilt on demand
             state["_maps"] = OrderedDict()
         return state
+
+
+def _quality(arrays: Mapping[int, Arrays]) -> pd.DataFrame:
+    tables = [to_table(arrays[layer][QUALITY]) for layer in sorted(arrays) if arrays[layer].get(QUALITY)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _weights(quality: pd.DataFrame, layer: int) -> Tensor:
+    own = quality[quality["layer"] == layer] if len(quality) else quality
+    if not len(own):
+        raise InputError(
+            "this profile does not tell the quality of heads: fit one with `biaslab fit-bias --heads all --maps "
+            "FOLDER`, or profile.rate_heads(maps)"
+        )
+    if not own["quality"].max() > 0:
+        raise InputError(f"no head of layer {layer} looks at anything that position does not explain: take another K")
+    weights = torch.zeros(int(own["head"].max()) + 1)
+    for head in choose_heads(own):
+        weights[head.head] = head.weight
+    return weights

@@ -18,6 +18,7 @@ from biaslab.figures import ProfileDisplay, VarianceDisplay, save
 from biaslab.maps.checkpointed import ResumableMaps
 from biaslab.maps.collect import collect
 from biaslab.maps.parts import PartMaps
+from biaslab.maps.stored import StoredMaps
 from biaslab.profiles import Profile, make, select_estimator, variance_table
 from biaslab.profiles.file import check_replaceable, profile_path
 from biaslab.profiles.model_selection import CRITERIA
@@ -62,7 +63,8 @@ def fit_bias(
     layers : iterable of int, optional
         Decoder layers; default all.
     heads : str
-        ``"mean"`` over heads, or ``"all"`` for one map per head.
+        ``"mean"`` over heads, or ``"all"`` for one map per head. With ``maps`` the profile then also tells which heads
+        look at something (``quality_``, :func:`biaslab.profiles.head_quality`), which moments alone do not.
     queries : str, optional
         Query rows, as of :func:`biaslab.maps.collect.collect`: ``"last"`` (prompt token), ``"text"`` (all after the
         image) or ``"answer"``. Default: what the estimator is fitted to, "last" of a positional one.
@@ -166,6 +168,12 @@ def fit_bias(
         profile.provenance_["selected"] = {"by": criterion, "among": sorted(set(selection.table["estimator"]))}
     if calibration.asked is not None:
         profile.provenance_["asked"] = calibration.asked
+    if collected.heads != "mean" and isinstance(collected, StoredMaps):  # of moments alone it cannot be told
+        try:
+            with phase("quality of heads", show=progress):
+                profile.rate_heads(collected)
+        except InputError as error:
+            warnings.warn(str(error), stacklevel=2)
     try:
         with phase("variance explained", show=progress):
             variance = variance_table(collected, estimator=profile)

@@ -27,7 +27,7 @@ from biaslab.maps.image_source import asked_digest
 from biaslab.maps.simulate import simulate
 from biaslab.maps.stored import StoredMaps
 from biaslab.maps.views import WithoutFold, mean_over_heads
-from biaslab.profiles import MeanProfile, variance_table
+from biaslab.profiles import MeanProfile, head_quality, variance_table
 
 pytestmark = pytest.mark.usefixtures("draft_figures")
 
@@ -45,7 +45,8 @@ def atlas(stored):
 
 # -- what is measured ----------------------------------------------------------------------------------------------
 def test_maps_of_heads_give_their_mean_first_then_every_head(stored, atlas):
-    assert set(atlas.tables) == {"variance", "reliability", "mass", "dependence", "strength"}
+    assert set(atlas.tables) == {"variance", "quality", "reliability", "mass", "dependence", "strength"}
+    pd.testing.assert_frame_equal(atlas.tables["quality"], head_quality(stored))
     assert set(atlas.skipped) == {"tile_order"}
     assert list(dict.fromkeys(atlas.tables["variance"]["head"])) == ["mean", "all", "0", "1"]
     for name in ("reliability", "mass", "dependence", "strength"):
@@ -60,6 +61,17 @@ def test_maps_of_heads_give_their_mean_first_then_every_head(stored, atlas):
     view = variance_table(mean_over_heads(stored)).set_index("layer")
     assert list(summary.index) == [1, 4] and summary["r2"].tolist() == pytest.approx(view["r2"].tolist())
     assert not BiasAtlas.from_maps(stored, per_head=False).tables["mass"]["head"].isin(["0", "1"]).any()
+
+
+def test_the_quality_of_heads_is_told_and_drawn_of_maps_and_of_a_profile_that_keeps_it(stored, atlas, tmp_path):
+    assert "heads look at something" in atlas.card() or "None of 4 heads looks" in atlas.card()
+    drawn = atlas.figures()["quality"]
+    assert drawn.data["value"].tolist() == head_quality(stored)["quality"].tolist()
+    profile = MeanProfile().fit(stored)
+    assert "quality" not in BiasAtlas.from_profile(profile).tables
+    alone = BiasAtlas.from_profile(profile.rate_heads(stored), layers=4)
+    assert alone.tables["quality"]["layer"].tolist() == [4, 4] and "quality" in alone.figures()
+    assert (tmp_path / "a" / "tables" / "quality.csv") in alone.save(tmp_path / "a")
 
 
 def test_the_mean_over_heads_is_the_mean_over_heads(stored):
@@ -77,7 +89,7 @@ def test_the_mean_over_heads_is_the_mean_over_heads(stored):
 def test_streamed_maps_say_what_they_cannot_tell(stored):
     maps = streamed(stored)
     atlas = BiasAtlas.from_maps(maps, images={"0-1": Image.new("RGB", (8, 8))})
-    assert set(atlas.skipped) == {"reliability", "dependence", "tile_order", "attention"}
+    assert set(atlas.skipped) == {"quality", "reliability", "dependence", "tile_order", "attention"}
     assert list(dict.fromkeys(atlas.tables["variance"]["head"])) == ["all", "0", "1"]
     assert atlas.tables["mass"]["head"].iloc[0] == "mean"
     text = atlas.card()

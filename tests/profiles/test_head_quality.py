@@ -1,16 +1,20 @@
 """The quality of heads against loops, and on planted heads: blobs that move, specks, a fixed place, no look at all."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from biaslab.core.layout import TokenLayout
 from biaslab.core.neighbours import neighbours
-from biaslab.errors import InputError
+from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.maps.base import ImageRecord, fold_of
 from biaslab.maps.moments import centred_log
+from biaslab.maps.simulate import simulate
 from biaslab.maps.stored import StoredMaps
-from biaslab.profiles.lookahead.head_quality import head_quality
-from biaslab.profiles.lookahead.teacher import choose_heads
+from biaslab.profiles import MeanProfile, load, make
+from biaslab.profiles.chosen_heads import choose_heads
+from biaslab.profiles.head_quality import head_quality
+from biaslab.profiles.registry import positional_names
 
 LAYOUT = TokenLayout.raster(8, 10, size=(100, 80), family="toy")
 TILED = TokenLayout.tiled(1, 2, (4, 4), size=(80, 40), family="toy", thumbnail=True)
@@ -102,3 +106,50 @@ def test_bad_maps_are_refused(maps, tmp_path):
         head_quality(StoredMaps.create(tmp_path / "none", SETTINGS))
     with pytest.raises(InputError, match="no head of these layers looks at anything"):
         choose_heads(head_quality(maps, layers=[4]), share=0.25)
+
+
+def test_a_profile_keeps_the_quality_of_its_heads(maps, tmp_path):
+    plain = MeanProfile().fit(maps)
+    before = plain.hash
+    assert plain.quality_.empty
+    with pytest.raises(InputError, match=r"does not tell the quality of heads: fit one .*--heads all"):
+        plain.head_weights(2)
+    rated = MeanProfile().fit(maps).rate_heads(maps)
+    assert rated.hash != before == MeanProfile().fit(maps).hash  # methods may weigh heads by it
+    pd.testing.assert_frame_equal(rated.quality_, head_quality(maps), check_dtype=False, rtol=1e-6)
+    np.testing.assert_array_equal(rated.predict(LAYOUT, 2), plain.predict(LAYOUT, 2))
+    again = load(rated.save(tmp_path / "rated"))
+    assert again.hash == rated.hash and (again.head_weights(2) == rated.head_weights(2)).all()
+    pd.testing.assert_frame_equal(again.quality_, rated.quality_)
+    card = (tmp_path / "rated.md").read_text()
+    assert "## Heads that look at something" in card and "layer 2 head 0" in card
+    assert "Heads that look" not in plain.save(tmp_path / "plain").with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("name", positional_names())
+def test_profiles_of_every_estimator_keep_it(maps, tmp_path, name):
+    one = make(name)
+    if one.refuses(maps.provenance):
+        pytest.skip("these maps do not tell what it needs")
+    first = one.fit(maps).predict(LAYOUT, 2)
+    one.rate_heads(maps, n=8).save(tmp_path / "one")
+    again = load(tmp_path / "one.safetensors")
+    np.testing.assert_array_equal(again.predict(LAYOUT, 2), first)
+    assert len(again.quality_) == 8 and again.hash == one.hash
+
+
+def test_heads_weigh_as_their_quality_and_those_that_look_at_nothing_not_at_all(maps):
+    rated = MeanProfile().fit(maps).rate_heads(maps)
+    weights, own = rated.head_weights(2), rated.quality_.query("layer == 2")["quality"].to_numpy()
+    wanted = np.where(own >= own.max() / 4, own, 0)
+    assert weights.tolist() == pytest.approx((wanted / wanted.sum()).tolist(), rel=1e-5)
+    with pytest.raises(InputError, match="no head of layer 4 looks at anything"):
+        rated.head_weights(4)
+    with pytest.raises(ProfileMismatchError, match="not 7"):
+        rated.head_weights(7)
+
+
+def test_heads_of_streamed_maps_are_not_rated():
+    streamed = simulate("u-shaped", {LAYOUT: 8}, heads=2).maps
+    with pytest.raises(InputError, match="streamed maps do not keep.*--maps FOLDER"):
+        MeanProfile().fit(streamed).rate_heads(streamed)

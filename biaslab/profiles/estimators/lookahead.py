@@ -20,21 +20,22 @@ from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.maps.protocol import Maps, expect_maps
 from biaslab.maps.stored import StoredMaps
 from biaslab.profiles.base import Profile
+from biaslab.profiles.chosen_heads import SHARE, Head, choose_heads
+from biaslab.profiles.columns import QUALITY, to_columns, to_table
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
+from biaslab.profiles.head_quality import head_quality
 from biaslab.profiles.learned import LearnedMaps
-from biaslab.profiles.lookahead.head_quality import head_quality
 from biaslab.profiles.lookahead.student import PLACES, Student, places
 from biaslab.profiles.lookahead.summary import summary
-from biaslab.profiles.lookahead.tables import to_columns, to_table
-from biaslab.profiles.lookahead.teacher import Head, Teacher, choose_heads
+from biaslab.profiles.lookahead.teacher import Teacher
 from biaslab.profiles.lookahead.training import Lessons, Options, fit_student
 from biaslab.profiles.provenance import version
 from biaslab.profiles.registry import Arrays, make, register
 
 __all__ = ["LookaheadProfile"]
 
-_STUDENT, _HEADS, _POSITION, _CURVE, _QUALITY = "student", "teacher", "position", "curve", "quality"
+_STUDENT, _HEADS, _POSITION, _CURVE = "student", "teacher", "position", "curve"
 _ENOUGH = 20  # images of a layout whose places are averaged by themselves
 _CACHED = 64  # layouts
 
@@ -109,7 +110,7 @@ class LookaheadProfile(LearnedMaps):
         rank: int = 96,
         reads: bool = True,
         heads: str | Sequence[tuple[int, int]] = "quality",
-        share: float = 0.25,
+        share: float = SHARE,
         position: str = "auto",
         debiased: bool = True,
         sharpness: float = 1.5,
@@ -176,7 +177,7 @@ class LookaheadProfile(LearnedMaps):
             scale = explained.pop("scale")
         door = int(maps.provenance["features"]["layer"])
         arrays = _arrays(student, heads, scale, teacher.positional)
-        arrays |= {_CURVE: to_columns(curve), _QUALITY: to_columns(quality)}
+        arrays |= {_CURVE: to_columns(curve), QUALITY: to_columns(quality)}
         provenance = {
             **plain(dict(maps.provenance)),
             "heads": maps.heads,
@@ -382,7 +383,7 @@ class LookaheadProfile(LearnedMaps):
         self._placed: OrderedDict[tuple[str, torch.device], Tensor] = OrderedDict()
         self._teacher = None
         (arrays,) = self.arrays_.values()
-        self.curve_, self.quality_ = (to_table(arrays.get(part, {})) for part in (_CURVE, _QUALITY))
+        self.curve_ = to_table(arrays.get(_CURVE, {}))
         self.seconds_ = None
         return self
 

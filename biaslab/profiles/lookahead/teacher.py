@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from biaslab.core.layout import TokenLayout
-from biaslab.errors import InputError
 from biaslab.maps.moments import centred_log
 from biaslab.maps.protocol import ReadableMaps
 from biaslab.profiles.base import Profile
+from biaslab.profiles.chosen_heads import Head
 
-__all__ = ["Head", "Teacher", "choose_heads"]
+__all__ = ["Teacher"]
 
 _NAMED = 2  # heads in a title
 _LEAST = 1e-3  # added to a standard deviation over an image that is divided by
-
-
-class Head(NamedTuple):
-    """An attention head, and its weight among others."""
-
-    layer: int
-    head: int
-    weight: float
-
-
-def choose_heads(quality: pd.DataFrame, *, share: float) -> list[Head]:
-    """Take the heads whose quality is at least ``share`` of the best one's; they weigh as their quality.
-
-    Parameters
-    ----------
-    quality : DataFrame
-        Of `head_quality`.
-    share : float
-        In (0, 1].
-
-    Returns
-    -------
-    list of Head
-        The best first; weights sum to 1.
-
-    Raises
-    ------
-    InputError
-        No head looks at anything.
-    """
-    best = float(quality["quality"].max())
-    if not best > 0:
-        raise InputError(
-            "no head of these layers looks at anything that position does not explain: collect more layers or images"
-        )
-    chosen = quality[quality["quality"] >= share * best].sort_values("quality", ascending=False, kind="stable")
-    total = float(chosen["quality"].sum())
-    return [Head(int(r.layer), int(r.head), float(r.quality) / total) for r in chosen.itertuples()]  # type: ignore[arg-type]
 
 
 class Teacher:

@@ -19,6 +19,7 @@ from biaslab.stats.jackknife import half_width
 __all__ = ["head_quality"]
 
 _TINY = 1e-9
+_FEWEST = 4  # images
 
 
 def head_quality(
@@ -57,12 +58,28 @@ def head_quality(
     Raises
     ------
     InputError
-        Maps of the mean over heads, of fewer than 4 images, or whose images cannot be read one by one.
+        Maps of the mean over heads, of fewer than 4 images, or whose images cannot be read one by one: D is what is
+        left of an image without the mean of others, which is known only once all have been seen.
+
+    Examples
+    --------
+    >>> from biaslab import TokenLayout
+    >>> from biaslab.maps.simulate import simulate
+    >>> from biaslab.profiles import head_quality
+    >>> layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    >>> head_quality(simulate("u-shaped", {layout: 9}, heads=2).maps)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    biaslab.errors.InputError: the quality of heads is read off single images, which streamed maps do not keep: ...
     """
     if maps.heads == "mean":
         raise InputError("these maps hold the mean over heads: collect them with heads='all'")
-    if maps.n < 4:
-        raise InputError(f"the quality of heads needs at least 4 images, the maps hold {maps.n}")
+    if not hasattr(maps, "record"):
+        raise InputError(
+            "the quality of heads is read off single images, which streamed maps do not keep: collect with "
+            "out='FOLDER' (`biaslab fit-bias --maps FOLDER`)"
+        )
+    if min(n, maps.n) < _FEWEST:
+        raise InputError(f"the quality of heads needs at least {_FEWEST} images, got {min(n, maps.n)}")
     rows = []
     for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
         rows += _of_layer(maps, layer, min(n, maps.n), confidence)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-__all__ = ["to_columns", "to_table"]
+__all__ = ["QUALITY", "to_columns", "to_table"]
+
+QUALITY = "quality"  # part of a layer's arrays that holds the quality of its heads; layout keys hold slashes
 
 _WHOLE = ("epoch", "layer", "head")  # columns of whole numbers
 

@@ -93,8 +93,9 @@ class HeadRatingDisplay(Display):
 
 
 def _draw(panel: Axes, name: str, part: pd.DataFrame) -> None:
-    panel.scatter(part["layer"], part["value"], s=6, color="0.72", linewidths=0)
     best = part.dropna(subset="value").sort_values("value", ascending=False, kind="stable")[:_NAMED]
+    rest = part.drop(best.index)
+    panel.scatter(rest["layer"], rest["value"], s=6, color="0.72", linewidths=0)
     values, ends = best["value"].to_numpy(float), best[["lo", "hi"]].to_numpy(float).T
     bars = np.nan_to_num(np.maximum(np.stack([values - ends[0], ends[1] - values]), 0))
     # the heads of one layer side by side: their bars would hide each other

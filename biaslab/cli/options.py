@@ -81,7 +81,7 @@ ProfileFiles = Annotated[
     typer.Option(
         "--profile",
         "-p",
-        help="A profile file made by `fit-bias`; once more for a conditional one (--estimator lookahead).",
+        help="A profile file made by `fit-bias`; once more for one of another kind (such as --estimator lookahead).",
     ),
 ]
 
@@ -163,9 +163,8 @@ def profiles(files: list[Path] | None) -> list:
 
 def methods_without_profile(chosen: list, profiles: list, model: str) -> list:
     """Leave out, of methods that nobody asked for, those that need a profile where there is none, and say so."""
-    if any(not profile.conditional for profile in profiles):
-        return chosen
-    left_out = [method for method in chosen if "profile" in getattr(method, "needs", ())]
+    kinds = {profile.kind for profile in profiles}
+    left_out = [m for m in chosen if "profile" in getattr(m, "needs", ()) and m.profile_kind not in kinds]
     if left_out:
         names, file = ", ".join(method.label for method in left_out), "profile.safetensors"
         logger.warning(
@@ -180,7 +179,20 @@ def methods(text: str) -> list:
     from biaslab.pruning import parse, parse_schedule
     from biaslab.pruning.schedule import is_schedule
 
-    return [parse_schedule(part.strip()) if is_schedule(part) else parse(part) for part in text.split(",")]
+    words = method_words(text)
+    return [parse_schedule(word.strip()) if is_schedule(word) else parse(word) for word in words]
+
+
+def method_words(text: str) -> list[str]:
+    """Split a list of methods at its commas, but for those of a value such as ``heads=[2,3]``."""
+    words, depth = [""], 0
+    for sign in text:
+        depth += (sign == "[") - (sign == "]")
+        if sign == "," and depth <= 0:
+            words.append("")
+        else:
+            words[-1] += sign
+    return words
 
 
 def one_keep(text: str) -> float | int:

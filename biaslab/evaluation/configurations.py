@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 UNPRUNED = "none"
 _DEEP = 32  # layers of a decoder that holds any method's stages
+_KINDS = {  # of profiles -> its name, how to make one
+    "positional": ("profile", "`biaslab fit-bias`"),
+    "conditional": ("conditional profile", "`biaslab fit-bias --estimator lookahead`"),
+    "heads": ("head profile", "`biaslab fit-bias --estimator localization_heads`"),
+}
 #: for the methods that need a profile and have none: one, or one of each kind
 Profiles: TypeAlias = "Profile | Sequence[Profile] | None"
 
@@ -121,7 +126,8 @@ def configurations(
     layers : int, sequence of int, or None
         Prune layers K; None stands for the default of a model that is not known yet.
     profile : Profile or sequence of these, optional
-        For the methods that need one and have none: a positional one, a conditional one, or both.
+        For the methods that need one and have none: one of each kind (positional, also beside one of single heads,
+        conditional, of heads).
     model : VLM or Geometry, optional
         Whose depth the layers of a method with a schedule of its own are scaled to; without one they are not known.
 
@@ -204,13 +210,17 @@ def _with_profile(method: Method, profiles: list[Any]) -> Method:
 def _profile_for(method: Method, profiles: list[Any]) -> Any:
     """Find the profile of the kind that a method needs."""
     known = [p for p in profiles if p is not None]
-    fitting = [p for p in known if getattr(p, "conditional", False) == method.conditional]
+    fitting = [p for p in known if getattr(p, "kind", "positional") == method.profile_kind]
+    if len(fitting) > 1:  # of the mean over heads, and of single ones
+        per_head = [p for p in fitting if (p.provenance_.get("heads") != "mean") == method.reads_heads]
+        fitting = per_head if len(per_head) == 1 else fitting
     if len(fitting) == 1:
         return fitting[0]
-    kind = "conditional profile" if method.conditional else "profile"
+    kind, how = _KINDS[method.profile_kind]
+    if method.profile_kind == "positional" and method.reads_heads:
+        how = "`biaslab fit-bias --heads all --maps FOLDER`"
     if fitting:
         raise InputError(f"method {method.name!r} needs one {kind}, {len(fitting)} are given: leave out the others")
-    how = "`biaslab fit-bias --estimator lookahead`" if method.conditional else "`biaslab fit-bias`"
     other = " (the one given is of another kind)" if known else ""
     raise InputError(
         f"method {method.name!r} needs a {kind}{other}: pass profile= ({how} makes one), or leave the method out"

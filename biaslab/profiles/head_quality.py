@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from biaslab.errors import InputError
 from biaslab.maps.base import fold_of
 from biaslab.maps.looking import LOOKS, moran_and_skewness
 from biaslab.maps.moments import centred_log
-from biaslab.maps.protocol import ReadableMaps
+from biaslab.maps.protocol import Maps, ReadableMaps
 from biaslab.stats.jackknife import half_width
 
 __all__ = ["head_quality"]
@@ -23,7 +24,7 @@ _FEWEST = 4  # images
 
 
 def head_quality(
-    maps: ReadableMaps, *, layers: Iterable[int] | None = None, n: int = 400, confidence: float = 0.95
+    maps: Maps, *, layers: Iterable[int] | None = None, n: int = 400, confidence: float = 0.95
 ) -> pd.DataFrame:
     """Rate attention heads by what their attention does that position does not explain.
 
@@ -80,9 +81,9 @@ def head_quality(
         )
     if min(n, maps.n) < _FEWEST:
         raise InputError(f"the quality of heads needs at least {_FEWEST} images, got {min(n, maps.n)}")
-    rows = []
+    rows, readable = [], cast("ReadableMaps", maps)
     for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
-        rows += _of_layer(maps, layer, min(n, maps.n), confidence)
+        rows += _of_layer(readable, layer, min(n, maps.n), confidence)
     return pd.DataFrame(rows)
 
 

@@ -54,6 +54,8 @@ class LearnedMaps(BaseEstimator, ABC):
     about: ClassVar[str] = "Expected attention of each visual position"
     #: whether it predicts from what is shown and asked, not from the position alone
     conditional: ClassVar[bool] = False
+    #: what methods ask for: "positional" (expected attention), "conditional", or "heads" (which heads to read)
+    kind: ClassVar[str] = "positional"
     #: query rows that ``fit-bias`` collects for it where none are named
     queries: ClassVar[str] = "last"
 

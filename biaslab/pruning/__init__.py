@@ -13,6 +13,7 @@ Examples
 True
 >>> METHODS["fastv"].option_names()
 ['keep', 'queries', 'score', 'reads_layer']
+['keep', 'queries', 'score', 'heads', 'profile']
 """
 
 from __future__ import annotations

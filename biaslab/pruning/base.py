@@ -166,6 +166,8 @@ class Method(ABC):
     joint: ClassVar[bool] = False
     #: whether the profile it needs is a conditional one (`biaslab.profiles.LookaheadProfile`), not a positional one
     conditional: ClassVar[bool] = False
+    #: kind of the profile it needs: that of `biaslab.profiles.learned.LearnedMaps.kind`
+    profile_kind: ClassVar[str] = "positional"
     #: the work that the rule is from; None for what is ours or needs no source
     source: ClassVar[Citation | None] = None
     #: what a choice of n of N tokens costs beside the forward, in a few words
@@ -196,6 +198,11 @@ class Method(ABC):
     @property
     def needs_layout(self) -> bool:
         """Whether the choice depends on where tokens lie in the image (then a true layout is required)."""
+        return False
+
+    @property
+    def reads_heads(self) -> bool:
+        """Whether the profile it needs must be one of single heads."""
         return False
 
     @property

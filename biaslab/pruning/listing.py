@@ -34,7 +34,7 @@ def methods() -> pd.DataFrame:
             Smallest layer K before which it can drop tokens: 0 is before the decoder, which only methods without
             attention can do.
         profile : str
-            "positional" or "conditional" where it needs a fitted one, else empty.
+            "positional", "conditional" or "heads" where it needs a fitted one, else empty.
         cost : str
             What a choice costs beside the forward.
         source : str
@@ -56,7 +56,7 @@ def methods() -> pd.DataFrame:
 
 
 def _row(name: str, cls: type[Method]) -> tuple[str, str, int, str, str, str, str]:
-    kind = "conditional" if cls.conditional else "positional"
+    kind = cls.profile_kind
     return (
         name,
         "+".join(sorted(cls.needs - {"profile"})),

@@ -121,7 +121,8 @@ def check_pruning(
             if not _is_identified(meta):
                 continue
             check_profile(meta.vlm, stage.rule, stage.layer)
-            if stage.profile is not None and layouts and not any(covers(stage.profile, each) for each in layouts):
+            maps = stage.profile is not None and stage.rule.needs_layout  # of layouts are read
+            if maps and layouts and not any(covers(stage.profile, each) for each in layouts):
                 check_profile(meta.vlm, stage.rule, stage.layer, layouts[0])
     most = max((layout.n for layout in layouts), default=None)
     if most is not None:

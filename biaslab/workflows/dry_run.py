@@ -202,7 +202,8 @@ def plan_evaluate(
     prompt = meta.family.grounding_prompt
     surveyed = meta.survey(((s.width, s.height), prompt(s.expression)) for s in samples)
     seen = [s for s in surveyed if s is not None]
-    for profile in {id(profile): profile for config in configs for profile in config.profiles}.values():
+    read = [stage.profile for config in configs for stage in config.stages if stage.rule.needs_layout]
+    for profile in {id(p): p for p in read if p is not None}.values():
         for layout in {s.layout.key: s.layout for s in seen}.values():
             profile.check(layout=layout)
     rows = []

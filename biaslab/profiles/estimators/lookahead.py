@@ -101,6 +101,7 @@ class LookaheadProfile(LearnedMaps):
     heading: ClassVar[str] = "Conditional profile"
     about: ClassVar[str] = "Attention that a later layer is expected to pay, by position, content and question"
     conditional: ClassVar[bool] = True
+    kind: ClassVar[str] = "conditional"
     queries: ClassVar[str] = "answer"
     transports: ClassVar[frozenset[str]] = frozenset({"layout"})
 

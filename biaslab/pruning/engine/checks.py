@@ -70,6 +70,8 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
         attention_method(method).attention_layers(layer)  # refuses a K at which a layer it reads is not there yet
     config: Any = vlm.decoder.config
     method.check_width(config.hidden_size)
+    if "attention" in method.needs:
+        attention_method(method).check_heads(layer, config.num_attention_heads)
     implementation = getattr(config, "_attn_implementation", None) or ""
     if "flex" in implementation:
         raise UnsupportedError("flex attention masks cannot be cut: load with attn_implementation='sdpa'")
@@ -126,15 +128,14 @@ def check_profile(vlm: VLM, method: Method, layer: int, layout: TokenLayout | No
     if not isinstance(method, ProfileMethod) or method.profile is None:
         raise InputError(f"method {method.name!r} needs a profile: pass profile=MeanProfile().fit(maps)")
     config: Any = vlm.decoder.config
-    each = config.num_attention_heads
-    method.profile.check(
-        model=vlm.name,
-        revision=vlm.revision,
-        fingerprint=vlm.fingerprint,
-        family=vlm.family.name,
-        layout=layout,
-        **method.fits(layer, each),
-    )
+    use: dict[str, Any] = {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "fingerprint": vlm.fingerprint,
+        "family": vlm.family.name,
+        "layout": layout,
+    }
+    method.profile.check(**(use | method.fits(layer, config.num_attention_heads)))
 
 
 def check_generate(call: GenerateCall) -> None:

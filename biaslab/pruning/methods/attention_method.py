@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from biaslab.attention.scores import SCORES
-from biaslab.errors import InputError
+from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.pruning.algorithms.transfer import upload
 from biaslab.pruning.base import Method, TokenContext, added_option, choice, required
 from biaslab.pruning.citation import Citation
+from biaslab.pruning.heads import as_heads, named_weights
 from biaslab.pruning.works import FEATHER
 
 __all__ = ["AttentionMethod"]
@@ -37,6 +39,13 @@ class AttentionMethod(Method):
         nothing dropped: what enters K goes through the layer's own norm, projections and rotary embedding, and the
         softmax of the wanted rows over all tokens is taken; PyramidDrop, SparseVLM and VScan read it. It is there at
         K = 0 as well, where it is the attention of the first layer. A profile must be of the layer that is read.
+    heads : str, or sequence of int or of (int, float)
+        "mean" (default): of all heads of the layer. "quality": of those that look at something, weighted by their
+        quality (:func:`biaslab.profiles.head_quality`), which ``profile`` tells
+        (:meth:`biaslab.profiles.Profile.head_weights`). Or named ones: ``[2, 3]`` alike, ``[[2, 0.7], [3, 0.3]]`` with
+        weights. On a command line ``fastv:heads=quality``, ``fastv:heads=[2,3]``.
+    profile : Profile, optional
+        Fitted per head, for ``heads="quality"``; some methods read more of it.
 
     References
     ----------
@@ -60,7 +69,13 @@ class AttentionMethod(Method):
     queries: str | tuple[int, ...] = "last"
     score: str = added_option("attention")
     reads_layer: str = added_option("previous")
+    heads: Any = added_option("mean")
+    profile: Any = None
 
+    #: what the option ``heads`` may say beside heads by number
+    head_words: ClassVar[tuple[str, ...]] = ("mean", "quality")
+    #: whether it reads more of a profile than the quality of heads
+    takes_profile: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
 
     def __post_init__(self) -> None:
@@ -76,6 +91,13 @@ class AttentionMethod(Method):
         object.__setattr__(self, "queries", queries)
         choice("score", self.score, tuple(SCORES))
         choice("reads_layer", self.reads_layer, ("previous", "own"))
+        object.__setattr__(self, "heads", as_heads(self.heads, self.head_words))
+        if self.heads == "quality":
+            object.__setattr__(self, "needs", self.needs | {"profile"})
+            if self.profile is not None and not hasattr(self.profile, "head_weights"):
+                raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
+        elif self.profile is not None and not self.takes_profile:
+            raise InputError(f"method {self.name!r} reads a profile for heads='quality' alone: leave profile out")
 
     @property
     def query_kinds(self) -> tuple[str | tuple[int, ...], ...]:
@@ -99,6 +121,62 @@ class AttentionMethod(Method):
     def citations(self) -> tuple[Citation, ...]:
         """List the works of the rule, and FEATHER where attention without rotary positions is read."""
         return super().citations() + ((FEATHER,) if self.score == "no_rope" else ())
+
+    @property
+    def reads_heads(self) -> bool:
+        """Whether a profile that it needs must be one of single heads."""
+        return bool(self.heads != "mean")
+
+    def validate(self) -> None:
+        """Refuse to run without the profile that it needs."""
+        if "profile" in self.needs and self.profile is None:
+            raise InputError(
+                f"method {self.name!r} with heads='quality' needs a profile that tells the quality of heads: "
+                "`biaslab fit-bias --heads all --maps FOLDER` makes one"
+            )
+
+    def fits(self, layer: int, n_heads: int) -> dict[str, Any]:
+        """List what the profile must have been fitted for; heads look at things in any layout."""
+        read = self.layer_read(layer)
+        return {"layer": read, "queries": self.queries, "score": self.score, "heads": n_heads, "layout": None}
+
+    def check_heads(self, layer: int, n_heads: int) -> None:
+        """Refuse heads that a layer of ``n_heads`` does not have, or of which the profile knows none.
+
+        Raises
+        ------
+        InputError
+        """
+        named_weights(self.heads, n_heads)
+        if self.heads == "quality" and self.profile is not None:
+            self.profile.head_weights(self.layer_read(layer))
+
+    def head_weights_of(self, ctx: TokenContext, n_heads: int) -> Tensor | None:
+        """Weigh the heads of the layer that is read as ``heads`` says: (H,) float32 of sum 1; None where all count alike."""
+        if self.heads == "quality":
+            self.validate()
+            weights: Tensor = self.profile.head_weights(self.layer_read(ctx.layer), device=ctx.device)
+            if len(weights) != n_heads:
+                raise ProfileMismatchError(
+                    f"the profile tells the quality of {len(weights)} heads, the layer has {n_heads}: fit one for this "
+                    "model with `biaslab fit-bias --heads all --maps FOLDER`"
+                )
+            return weights
+        named = named_weights(self.heads, n_heads)
+        return None if named is None else upload(named, ctx.device)
+
+    def over_heads(self, ctx: TokenContext, each: Tensor | None = None) -> Tensor:
+        """Average over the heads that are read: (N,) float32.
+
+        Parameters
+        ----------
+        ctx : TokenContext
+        each : (H, N) Tensor, optional
+            What is averaged, of the heads of the layer that is read; default `per_head`.
+        """
+        each = self.per_head(ctx) if each is None else each
+        weights = self.head_weights_of(ctx, len(each))
+        return each.mean(0) if weights is None else weights @ each
 
     def per_head(self, ctx: TokenContext, layer: int | None = None, queries: Any = None) -> Tensor:
         """Average the attention of each head over query rows: (H, N) float32.

@@ -95,7 +95,7 @@ class Feather(Staged, AttentionMethod):
     def importance(self, ctx: TokenContext) -> Tensor:
         """Average the attention among the visual tokens over heads and query rows: (N,)."""
         rows = self.per_head(ctx)
-        return (rows / rows.sum(-1, keepdim=True).clamp_min(1e-30)).mean(0)
+        return self.over_heads(ctx, rows / rows.sum(-1, keepdim=True).clamp_min(1e-30))
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
         """Take the grid first, then the best; ``info["grid"]`` counts the tokens taken for the grid."""

@@ -34,7 +34,7 @@ IMPORTANCES = {
 #: kind -> the options of `Relative` that it reads; those of no kind are refused, as they would do nothing
 _OPTIONS = {
     "relative": ("queries", "score", "reads_layer", "debias", "eps", "heads", "strength", "normalise", "sinks"),
-    "attention": ("queries", "score", "reads_layer"),
+    "attention": ("queries", "score", "reads_layer", "heads"),
 }
 _EXTERNAL = "external:"
 
@@ -75,8 +75,8 @@ class ImportanceMethod(Relative):
     padding : {"keep", "drop"}
         "drop": tokens whose cell lies outside the image come last, whatever their importance.
     **options
-        For "relative" those of :class:`Relative`, for "attention" ``queries``, ``score`` and ``reads_layer``; refused
-        elsewhere.
+        For "relative" those of :class:`Relative`, for "attention" ``queries``, ``score``, ``reads_layer`` and
+        ``heads``; refused elsewhere.
 
     Examples
     --------
@@ -115,11 +115,16 @@ class ImportanceMethod(Relative):
             if option not in _OPTIONS.get(kind, ()) and getattr(self, option) != getattr(type(self), option):
                 kinds = " or ".join(f"by={k}" for k in ("attention", "relative") if option in _OPTIONS[k])
                 raise InputError(f"{option} does nothing without {kinds}: add it, or leave {option} out")
+        if kind == "attention" and self.heads in ("all", "weighted"):
+            raise InputError(f"heads={self.heads} does nothing without by=relative: add it, or choose other heads")
         reads = IMPORTANCES[kind] | {"features"}
         if kind == "relative" and self.debias == "none":
             reads -= {"profile"}
+        if self.heads == "quality":
+            reads |= {"profile"}
         object.__setattr__(self, "needs", reads)
         object.__setattr__(self, "conditional", kind == "lookahead")
+        object.__setattr__(self, "profile_kind", "conditional" if kind == "lookahead" else "positional")
         object.__setattr__(self, "image_only", kind in ("norm", "external"))
 
     # -- what the importance decides -------------------------------------------------------------------------------
@@ -138,6 +143,8 @@ class ImportanceMethod(Relative):
         """As the importance does: a profile and a function of the user look at where tokens lie."""
         if self.kind == "relative":
             return super().needs_layout
+        if self.kind == "attention":
+            return self.padding == "drop"
         function = self._scorer is not None and self._scorer.function is not None
         return self.kind == "lookahead" or self.padding == "drop" or function
 
@@ -184,7 +191,7 @@ class ImportanceMethod(Relative):
         return {**super()._hashed_options(), **named}
 
     def _check_profile(self) -> None:
-        if self.profile is None:
+        if self.profile is None or (self.kind == "attention" and self.heads == "quality"):
             return
         if self.kind not in ("relative", "lookahead"):
             raise InputError("profile does nothing without by=relative or by=lookahead: add it, or leave profile out")
@@ -207,7 +214,7 @@ class ImportanceMethod(Relative):
 
     def _of_kind(self, ctx: TokenContext) -> Tensor:
         if self.kind == "attention":
-            return self.per_head(ctx).mean(0)
+            return self.over_heads(ctx)
         features = required(ctx.features, "features")
         if self._scorer is not None:
             return self._scorer(features, ctx.layout)

@@ -33,6 +33,8 @@ class LayerRatio(AttentionMethod):
     ----------
     over : int
         Index of the shallow decoder layer, below K - 1. Default 0, the only one that any K >= 2 allows.
+    heads : str, or sequence of int or of (int, float)
+        As of :class:`AttentionMethod`, of layer K - 1 alone: of the shallow layer always the mean.
     eps : float
         Added to the shallow layer's attention. Where that layer has a sliding window, tokens outside it have no
         attention there, and eps alone decides.
@@ -82,4 +84,4 @@ class LayerRatio(AttentionMethod):
 
     def importance(self, ctx: TokenContext) -> Tensor:
         """Divide the two layers' attention: (N,)."""
-        return self.per_head(ctx).mean(0) / (self.per_head(ctx, self.over).mean(0) + self.eps)
+        return self.over_heads(ctx) / (self.per_head(ctx, self.over).mean(0) + self.eps)

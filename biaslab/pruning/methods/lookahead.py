@@ -136,6 +136,7 @@ class Lookahead(Method):
     cost: ClassVar[str] = "a student of what enters the decoder, then the rule's"
     verified: ClassVar[str] = "ours"
     conditional: ClassVar[bool] = True
+    profile_kind: ClassVar[str] = "conditional"
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text", "profile"})
 
     def __post_init__(self) -> None:

@@ -101,5 +101,5 @@ class PriorTR(AttentionMethod):
         return relative if self.rule == "ratio" else said * relative.log()
 
     def _shares(self, ctx: TokenContext, kind: str | None) -> Tensor:
-        attention = self.per_head(ctx, queries=kind).mean(0)
+        attention = self.over_heads(ctx, self.per_head(ctx, queries=kind))
         return attention / (attention.sum() + self.eps)

@@ -63,4 +63,4 @@ class PyramidDrop(Staged, AttentionMethod):
 
     def importance(self, ctx: TokenContext) -> Tensor:
         """Average the attention over heads and query rows: (N,)."""
-        return self.per_head(ctx).mean(0)
+        return self.over_heads(ctx)

@@ -40,10 +40,11 @@ class Relative(AttentionMethod):
         "ratio" (default), "log", "subtract", "zscore", "lognormal_rank", or "none" for raw attention.
     eps : float
         Added to the expectation; 1e-7 as in a reproduction of D2Pruner.
-    heads : {"mean", "all", "weighted"}
+    heads : {"mean", "all", "weighted", "quality"}, or sequence of int or of (int, float)
         "mean" averages the heads, then debiases (D2Pruner); "all" debiases every head by its own expectation, then
         averages; "weighted" averages with weights that are the larger the less of a head is positional
-        (:func:`biaslab.attention.debiasing.head_weights`). Both need a profile fitted per head.
+        (:func:`biaslab.attention.debiasing.head_weights`); "quality" and named heads, as of :class:`AttentionMethod`,
+        debias each by its own expectation, then average those. All but "mean" need a profile fitted per head.
     strength : float
         Of the removal, in [0, 1]; 1 (default) removes the whole expectation, 0 ranks as raw attention does
         (:func:`biaslab.profiles.strength.choose_strength`). Heads that are averaged weigh as the operation scales them.
@@ -76,7 +77,7 @@ class Relative(AttentionMethod):
     profile: ExpectedAttention | None = None
     debias: str = "ratio"
     eps: float = 1e-7
-    heads: str = "mean"
+    heads: Any = "mean"
     strength: float = added_option(1.0)
     normalise: str = added_option("none")
     padding: str = added_option("keep")
@@ -87,12 +88,13 @@ class Relative(AttentionMethod):
     cost: ClassVar[str] = "one sort"
     verified: ClassVar[str] = "ours; ratio as D2Pruner's importance"
     nested: ClassVar[bool] = True
+    takes_profile: ClassVar[bool] = True
+    head_words: ClassVar[tuple[str, ...]] = ("mean", "all", "weighted", "quality")
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "profile"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choice("debias", self.debias, _OPS)
-        choice("heads", self.heads, ("mean", "all", "weighted"))
         choice("normalise", self.normalise, ("none", "mass"))
         choice("padding", self.padding, ("keep", "drop"))
         number("strength", self.strength, 0, 1)
@@ -105,7 +107,7 @@ class Relative(AttentionMethod):
             raise InputError("weighted heads and sinks are read from a profile: choose a debias operation")
         number("eps", self.eps, 0, open_low=True)
         self._check_profile()
-        if self.debias == "none":
+        if self.debias == "none" and self.heads != "quality":
             object.__setattr__(self, "needs", self.needs - {"profile"})
 
     def _check_profile(self) -> None:
@@ -118,12 +120,21 @@ class Relative(AttentionMethod):
         """A profile is a map over positions, and padding lies outside the image."""
         return self.debias != "none" or self.padding == "drop"
 
+    def options(self) -> dict[str, Any]:
+        """List the hyper-parameters as every method does; ``heads`` stands where earlier labels have it."""
+        options = super().options()
+        heads, names = options.pop("heads"), list(options)
+        after = names.index("eps") + 1
+        return {n: {**options, "heads": heads}[n] for n in [*names[:after], "heads", *names[after:]]}
+
     def citations(self) -> tuple[Citation, ...]:
         """List D2Pruner, with PoRe where padding is dropped, and what the score is from."""
         return super().citations() + ((PORE,) if self.padding == "drop" else ())
 
     def validate(self) -> None:
         """Refuse to run without the profile."""
+        if self.heads == "quality":
+            super().validate()
         if "profile" in self.needs and self.profile is None:
             raise InputError(
                 f"method {self.name!r} needs a profile: pass profile=MeanProfile().fit(maps), "
@@ -145,14 +156,18 @@ class Relative(AttentionMethod):
 
     def _scores(self, ctx: TokenContext, attention: Tensor) -> Tensor:
         """Average the debiased attention over heads, padding not yet put last: (N,)."""
+        weights = None if self.heads in ("mean", "all", "weighted") else self.head_weights_of(ctx, len(attention))
         if self.debias == "none":
-            return attention.mean(0)
+            return attention.mean(0) if weights is None else weights @ attention
         expected = self._map("expected", ctx, attention)
         with_std = DEBIAS[self.debias].needs_std or self.heads == "weighted"
         std = self._map("std", ctx, attention) if with_std else None
-        weights = head_weights(expected, std) if self.heads == "weighted" and std is not None else None
-        if weights is not None and len(weights) != attention.shape[0]:
-            raise ProfileMismatchError("heads='weighted' needs a profile fitted per head: fit one with --heads all")
+        if self.heads == "weighted" and std is not None:
+            weights = head_weights(expected, std)
+        if weights is not None and (len(weights) != len(attention) or len(expected) != len(attention)):
+            raise ProfileMismatchError(
+                f"heads={self.heads!r} needs a profile fitted per head: fit one with --heads all"
+            )
         if self.normalise == "mass":
             shown = inside(ctx)
             within = shown & ~sinks(expected, self.sinks) if self.sinks else shown

@@ -85,6 +85,7 @@ class SparseVLM(AttentionMethod):
     verified: ClassVar[str] = "partly: which rows weigh heads; one stage, no merging, correction in logits"
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "text", "embeddings"})
+    head_words: ClassVar[tuple[str, ...]] = ("all", "top")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from biaslab.models import load as load
     from biaslab.models import wrap as wrap
     from biaslab.models.offline.rehearsal import rehearse as rehearse
+    from biaslab.profiles import LocalizationHeadsProfile as LocalizationHeadsProfile
     from biaslab.profiles import LookaheadProfile as LookaheadProfile
     from biaslab.profiles import MeanProfile as MeanProfile
     from biaslab.profiles import TileProfile as TileProfile
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from biaslab.pruning import GreedyPrune as GreedyPrune
     from biaslab.pruning import IDSelection as IDSelection
     from biaslab.pruning import LayerRatio as LayerRatio
+    from biaslab.pruning import LocalizationHeads as LocalizationHeads
     from biaslab.pruning import Lookahead as Lookahead
     from biaslab.pruning import Random as Random
     from biaslab.pruning import Relative as Relative
@@ -118,7 +120,7 @@ _HOME = {
     "AttentionMaps": "maps.base",
     "Box": "core.boxes",
     "TokenLayout": "core.layout",
-    "LookaheadProfile": "profiles",
+    "LookaheadProfile": "profiles", "LocalizationHeadsProfile": "profiles",
     "MeanProfile": "profiles", "TileProfile": "profiles", "load_profile": "profiles", "debias": "profiles",
     "variance_explained": "profiles",
     "prune": "pruning.engine.prune", "methods": "pruning.listing",
@@ -127,6 +129,7 @@ _HOME = {
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning", "Lookahead": "pruning",
     "MMR": "pruning", "CDPruner": "pruning", "Scope": "pruning", "GreedyPrune": "pruning", "IDSelection": "pruning",
     "FlashVLM": "pruning", "ExternalScore": "pruning",
+    "LocalizationHeads": "pruning",
     "ProbeDesign": "diagnostics.probe", "ProbeResult": "diagnostics.probe",
     "ProbeDisplay": "figures", "LocationAccuracyDisplay": "figures",
     "evaluate": "evaluation", "compare_methods": "evaluation", "merge_runs": "evaluation",

@@ -220,6 +220,8 @@ class BiasAtlas(AtlasData):
         """
         check_confidence(confidence)
         check_fitted(profile)
+        if profile.kind == "heads":
+            raise InputError("a profile of heads has no atlas: its card tells which heads it chose, and why")
         layers = resolve_layers(layers, profile.layers_, "the profile")
         tables = {"strength": strength_table(profile, layers=layers, over_heads=True)}
         if len(profile.quality_):

@@ -54,7 +54,8 @@ def fit_bias(
         typer.Option(
             autocompletion=estimator_names_or_auto,
             help="mean, geometric, smooth, exponential, rope, tile or factorised (the last four also fit other "
-            "tilings); auto: the one that predicts held-out images best; lookahead: by position, content and question.",
+            "tilings); auto: the one that predicts held-out images best; lookahead: by position, content and "
+            "question; localization_heads: which heads to read.",
         ),
     ] = "mean",
     criterion: Annotated[str, typer.Option(help="With auto: r2 (of log attention) or deviance (of attention).")] = "r2",
@@ -177,6 +178,19 @@ def fit_bias(
         )
         record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
                   "asked": data.asked, "teacher": said["teacher"], "explained": records(result.variance)}  # fmt: skip
+        emit(json, record, text, files, vlm)
+        return
+    if result.profile.kind == "heads":
+        best = result.variance.sort_values("frequency", ascending=False, kind="stable")[:10]
+        named = ", ".join(f"({layer}, {head})" for layer, head in result.profile.heads_)
+        text = (
+            f"{model.name}, {data.counted(result.maps.n)} ({data.name}), estimator {result.profile.name}\n"
+            f"heads chosen (layer, head): {named}\n{result.profile.agreement()}\n"
+            f"share of the pictures that vote for a head (frequency), the ten first:\n{table(best)}"
+        )
+        record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
+                  "asked": data.asked, "heads": [list(pair) for pair in result.profile.heads_],
+                  "votes": records(result.variance)}  # fmt: skip
         emit(json, record, text, files, vlm)
         return
     explained = result.variance.drop(columns=["head", "folds", "estimator"], errors="ignore")

@@ -68,6 +68,9 @@ def inspect(
     if wrong := [name for name, value in given.items() if value is not None]:
         raise InputError(f"{wrong[0]} needs a folder of maps, not a profile file: keep maps with `fit-bias --maps`")
     read = load(source)
+    if read.kind == "heads":
+        emit(json, {"hash": read.hash, "heads": [list(pair) for pair in read.heads_]}, card(read, name=source.name))
+        return
     atlas = BiasAtlas.from_profile(read, layers=shown, probe=None if probe is None else ProbeResult.load(probe))
     _say(atlas, out, json, {"hash": read.hash}, card(read, name=source.name))
 

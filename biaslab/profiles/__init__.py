@@ -12,15 +12,16 @@ from biaslab.profiles.base import Profile
 from biaslab.profiles.estimators.exponential import ExponentialProfile
 from biaslab.profiles.estimators.factorised import FactorisedProfile
 from biaslab.profiles.estimators.geometric import GeometricProfile
+from biaslab.profiles.estimators.localization_heads import LocalizationHeadsProfile
 from biaslab.profiles.estimators.lookahead import LookaheadProfile
 from biaslab.profiles.estimators.mean import MeanProfile
 from biaslab.profiles.estimators.rope import RopeProfile
 from biaslab.profiles.estimators.smooth import SmoothProfile
 from biaslab.profiles.estimators.tile import TileProfile
 from biaslab.profiles.file import load, save
-from biaslab.profiles.head_quality import head_quality
 from biaslab.profiles.intervals import MapInterval, map_interval
 from biaslab.profiles.model_selection import EstimatorChoice, select_estimator
+from biaslab.profiles.quality import head_quality
 from biaslab.profiles.registry import ESTIMATORS, make, register
 from biaslab.profiles.variance import VarianceExplained, variance_explained, variance_table
 
@@ -32,6 +33,7 @@ __all__ = [
     "ExponentialProfile",
     "FactorisedProfile",
     "GeometricProfile",
+    "LocalizationHeadsProfile",
     "LookaheadProfile",
     "MapInterval",
     "MeanProfile",

@@ -23,10 +23,10 @@ from biaslab.profiles.asymptotic import share_in_the_limit
 from biaslab.profiles.columns import QUALITY, to_columns
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
-from biaslab.profiles.head_quality import head_quality
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.parts import Part, logs, parts_of
 from biaslab.profiles.provenance import version
+from biaslab.profiles.quality import head_quality
 from biaslab.profiles.registry import ESTIMATORS, Arrays, check_frames, make, register
 from biaslab.profiles.sample_size import FEW_IMAGES, few_images_text
 

@@ -81,7 +81,7 @@ def make(name: str, **params: Any) -> Any:
     >>> make("smooth", strength=10.0)
     SmoothProfile(strength=10.0)
     >>> sorted(ESTIMATORS)
-    ['exponential', 'factorised', 'geometric', 'lookahead', 'mean', 'rope', 'smooth', 'tile']
+    ['exponential', 'factorised', 'geometric', 'localization_heads', 'lookahead', 'mean', 'rope', 'smooth', 'tile']
     """
     cls = ESTIMATORS.get(name)
     try:
@@ -112,6 +112,9 @@ def positional(estimator: Profile | str) -> Profile:
     biaslab.errors.InputError: 'lookahead' predicts from what is shown and asked: name an estimator of position ...
     """
     found: Profile = make(estimator) if isinstance(estimator, str) else estimator
+    if getattr(found, "kind", "positional") == "heads":
+        known = ", ".join(positional_names())
+        raise InputError(f"{found.name!r} chooses heads: name an estimator of position ({known})")
     if getattr(found, "conditional", False):
         raise InputError(
             f"{found.name!r} predicts from what is shown and asked: name an estimator of position "
@@ -134,4 +137,4 @@ def check_frames(estimator: Any, layouts: Iterable[TokenLayout]) -> None:
 
 def positional_names() -> list[str]:
     """List the estimators of position alone, in alphabetical order."""
-    return sorted(name for name, cls in ESTIMATORS.items() if not getattr(cls, "conditional", False))
+    return sorted(name for name, cls in ESTIMATORS.items() if getattr(cls, "kind", "positional") == "positional")

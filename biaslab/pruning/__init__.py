@@ -11,6 +11,8 @@ Examples
 ['cdpruner', 'd2pruner', 'divprune', 'greedyprune']
 >>> "d2pruner" in METHODS  # in alphabetical order; those from outside follow
 True
+>>> list(METHODS)[:8]  # those from outside follow
+['d2pruner', 'divprune', 'fastv', 'layer_ratio', 'localization_heads', 'lookahead', 'random', 'relative']
 >>> METHODS["fastv"].option_names()
 ['keep', 'queries', 'score', 'reads_layer']
 ['keep', 'queries', 'score', 'heads', 'profile']
@@ -34,6 +36,7 @@ from biaslab.pruning.methods.greedyprune import GreedyPrune
 from biaslab.pruning.methods.idselection import IDSelection
 from biaslab.pruning.methods.ivc import IVC
 from biaslab.pruning.methods.layer_ratio import LayerRatio
+from biaslab.pruning.methods.localization_heads import LocalizationHeads
 from biaslab.pruning.methods.lookahead import Lookahead
 from biaslab.pruning.methods.mmr import MMR
 from biaslab.pruning.methods.priortr import PriorTR
@@ -62,6 +65,7 @@ __all__ = [
     "GreedyPrune",
     "IDSelection",
     "LayerRatio",
+    "LocalizationHeads",
     "Lookahead",
     "Method",
     "PriorTR",

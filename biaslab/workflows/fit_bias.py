@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -23,6 +23,7 @@ from biaslab.profiles import Profile, make, select_estimator, variance_table
 from biaslab.profiles.file import check_replaceable, profile_path
 from biaslab.profiles.model_selection import CRITERIA
 from biaslab.workflows.fit_conditional import check_alone, fit_conditional
+from biaslab.workflows.fit_heads import fit_heads
 from biaslab.workflows.fit_result import FitResult
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def fit_bias(
         Name or unfitted instance. With ``"auto"``, :func:`biaslab.profiles.select_estimator` selects one for all layers
         on held-out images, and the profile's provenance records it (``"mean"``, with a warning, where the images are
         too few to hold some out). A conditional one (``"lookahead"``) reads every head and what enters the decoder,
-        which ``maps`` keeps, or a folder beside ``out`` until the profile is written.
+        which ``maps`` keeps, or a folder beside ``out`` until the profile is written. So does one that chooses heads
+        (``"localization_heads"``), of what every head attends to.
     criterion : str
         Criterion of ``"auto"``: ``"r2"`` or ``"deviance"``.
     maps : str or Path, optional
@@ -132,6 +134,12 @@ def fit_bias(
     if profile.conditional:
         return fit_conditional(
             vlm, calibration, profile, layers=layers, queries=queries, score=score, batch_size=batch_size,
+            target=target, progress=progress, maps=maps, workers=workers,
+        )  # fmt: skip
+    if profile.kind == "heads":
+        heads_of: Any = profile
+        return fit_heads(
+            vlm, calibration, heads_of, layers=layers, queries=queries, score=score, batch_size=batch_size,
             target=target, progress=progress, maps=maps, workers=workers,
         )  # fmt: skip
     unfinished = target.with_suffix(".partial") if target is not None and maps is None else None

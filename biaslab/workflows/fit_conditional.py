@@ -27,7 +27,7 @@ __all__ = ["check_alone", "fit_conditional"]
 
 
 def check_alone(profile: Profile, launch: Launch) -> None:
-    """Refuse to fit a conditional profile by several processes.
+    """Refuse to fit a conditional profile, or one that chooses heads, by several processes.
 
     Raises
     ------
@@ -36,6 +36,8 @@ def check_alone(profile: Profile, launch: Launch) -> None:
     """
     if profile.conditional and not launch.alone:
         raise InputError("a conditional profile is fitted by one process: leave out the launcher")
+    if profile.kind == "heads" and not launch.alone:
+        raise InputError("a head profile is fitted by one process: leave out the launcher")
 
 
 def fit_conditional(

@@ -4,7 +4,9 @@ import torch
 
 
 class Foresees:
-    """As `biaslab.profiles.LookaheadProfile` foresees; beside maps, for profiles that serve every method."""
+    """As `biaslab.profiles.LookaheadProfile` foresees, and names heads; beside maps, to serve every method."""
+
+    heads_ = ((0, 1),)
 
     def relevance(self, visual, text, layout, *, position=False):
         assert visual.shape[0] == layout.n and visual.shape[1] == text.shape[1]

@@ -33,6 +33,8 @@ def layout_of(kind):
 class MapProfile(Foresees):
     """A profile with given maps: what methods ask of one, and nothing else."""
 
+    heads_ = ((1, 0), (0, 1))
+
     def __init__(self, expected, std=None):
         self.maps = {"expected": expected, "std": std}
         self.asked = []

@@ -13,7 +13,7 @@ from biaslab.maps.simulate import simulate
 from biaslab.maps.stored import StoredMaps
 from biaslab.profiles import MeanProfile, load, make
 from biaslab.profiles.chosen_heads import choose_heads
-from biaslab.profiles.head_quality import head_quality
+from biaslab.profiles.quality import head_quality
 from biaslab.profiles.registry import positional_names
 
 LAYOUT = TokenLayout.raster(8, 10, size=(100, 80), family="toy")

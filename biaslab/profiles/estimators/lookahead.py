@@ -24,13 +24,13 @@ from biaslab.profiles.chosen_heads import SHARE, Head, choose_heads
 from biaslab.profiles.columns import QUALITY, to_columns, to_table
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
-from biaslab.profiles.head_quality import head_quality
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.lookahead.student import PLACES, Student, places
 from biaslab.profiles.lookahead.summary import summary
 from biaslab.profiles.lookahead.teacher import Teacher
 from biaslab.profiles.lookahead.training import Lessons, Options, fit_student
 from biaslab.profiles.provenance import version
+from biaslab.profiles.quality import head_quality
 from biaslab.profiles.registry import Arrays, make, register
 
 __all__ = ["LookaheadProfile"]

@@ -35,9 +35,9 @@ app = typer.Typer(
 
 _INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
 _INTERRUPTED_WITHOUT_TRACE = "interrupted: nothing is kept, the same command starts anew"
-_RESUMED = {"demo", "evaluate", "fit-bias", "probe", "train-grounder"}
+_RESUMED = {"demo", "evaluate", "fit-bias", "heads", "probe", "train-grounder"}
 # what several ranks would do or write several times
-_ONE_PROCESS = {"bench", "check", "demo", "figures", "merge", "prune", "train-grounder"}
+_ONE_PROCESS = {"bench", "check", "demo", "figures", "heads", "merge", "prune", "train-grounder"}
 _INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "repeat", "streams", "wording"}
 # typer's own errors on a command line, by a name that it exports: the class above its BadParameter
 _UsageError: Any = typer.BadParameter.__mro__[1]

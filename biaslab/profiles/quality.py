@@ -17,7 +17,7 @@ from biaslab.maps.moments import centred_log
 from biaslab.maps.protocol import Maps, ReadableMaps
 from biaslab.stats.jackknife import half_width
 
-__all__ = ["head_quality"]
+__all__ = ["head_quality", "quality_of", "quality_sums"]
 
 _TINY = 1e-9
 _FEWEST = 4  # images
@@ -87,7 +87,8 @@ def head_quality(
     return pd.DataFrame(rows)
 
 
-def _of_layer(maps: ReadableMaps, layer: int, n: int, confidence: float) -> list[dict]:
+def quality_sums(maps: ReadableMaps, layer: int, n: int) -> np.ndarray:
+    """Measure each of the first ``n`` images: (n, 5, H), of which `quality_of` makes the quality of any of them."""
     expected: dict[tuple[str, int], np.ndarray] = {}
     for i in range(n):
         record = maps.record(i)
@@ -96,11 +97,22 @@ def _of_layer(maps: ReadableMaps, layer: int, n: int, confidence: float) -> list
             others = maps.moments(layer, key, exclude_fold=fold)
             # an image alone with its layout has no other ones to say what its places draw
             expected[key, fold] = others.log_mean if others.n else np.zeros_like(others.log_mean)
-    sums = np.stack(
-        [_of_image(maps, layer, i, expected) for i in range(n)]
-    )  # images, (D^2, L^2, Moran, skewness, mass), heads
-    quality, parts = _quality(sums.sum(0), n)
-    left_out = np.stack([_quality(sums.sum(0) - own, n - 1)[0] for own in sums])
+    return np.stack([_of_image(maps, layer, i, expected) for i in range(n)])
+
+
+def quality_of(sums: np.ndarray, n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Rate heads by the sum (5, H) over ``n`` images of `quality_sums`: quality (H,), and what it is made of."""
+    position = 1 - sums[0] / np.maximum(sums[1], _TINY)
+    moran, skewness, mass = sums[2:] / n
+    factors = [np.clip(1 - position, 0, 1), np.clip(moran, 0, 1), np.clip(skewness, 0, None)]
+    quality = np.where(mass >= LOOKS, np.prod(factors, axis=0), 0)
+    return quality, {"position": position, "moran": moran, "skewness": skewness, "mass": mass}
+
+
+def _of_layer(maps: ReadableMaps, layer: int, n: int, confidence: float) -> list[dict]:
+    sums = quality_sums(maps, layer, n)
+    quality, parts = quality_of(sums.sum(0), n)
+    left_out = np.stack([quality_of(sums.sum(0) - own, n - 1)[0] for own in sums])
     half = half_width(left_out, confidence=confidence)
     columns = {"quality": quality, "lo": np.maximum(quality - half, 0), "hi": quality + half, **parts}
     return [
@@ -116,12 +128,5 @@ def _of_image(maps: ReadableMaps, layer: int, index: int, expected: Mapping[tupl
     rest = log - expected[record.layout.key, fold_of(record.id, maps.folds)]
     first, second = neighbours(record.layout)
     moran, skewness = moran_and_skewness(rest - rest.mean(1, keepdims=True), first, second)
+    # D^2, L^2, Moran, skewness, mass
     return np.stack([(rest**2).sum(1), (log**2).sum(1), moran, skewness, attention.sum(1)])
-
-
-def _quality(sums: np.ndarray, n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    position = 1 - sums[0] / np.maximum(sums[1], _TINY)
-    moran, skewness, mass = sums[2:] / n
-    factors = [np.clip(1 - position, 0, 1), np.clip(moran, 0, 1), np.clip(skewness, 0, None)]
-    quality = np.where(mass >= LOOKS, np.prod(factors, axis=0), 0)
-    return quality, {"position": position, "moran": moran, "skewness": skewness, "mass": mass}

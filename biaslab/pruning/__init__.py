@@ -12,7 +12,7 @@ Examples
 >>> "d2pruner" in METHODS  # in alphabetical order; those from outside follow
 True
 >>> list(METHODS)[:8]  # those from outside follow
-['d2pruner', 'divprune', 'fastv', 'layer_ratio', 'localization_heads', 'lookahead', 'random', 'relative']
+['d2pruner', 'divprune', 'fastv', 'layer_ratio', 'localization_heads', 'lookahead', 'pore', 'random']
 >>> METHODS["fastv"].option_names()
 ['keep', 'queries', 'score', 'reads_layer']
 ['keep', 'queries', 'score', 'heads', 'profile']
@@ -42,6 +42,7 @@ from biaslab.pruning.methods.mmr import MMR
 from biaslab.pruning.methods.priortr import PriorTR
 from biaslab.pruning.methods.protected import Protected
 from biaslab.pruning.methods.quota import Quota
+from biaslab.pruning.methods.pore import PoRe
 from biaslab.pruning.methods.random import Random
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.scope import Scope
@@ -70,6 +71,7 @@ __all__ = [
     "Method",
     "PriorTR",
     "Protected",
+    "PoRe",
     "PruneRun",
     "Quota",
     "Random",

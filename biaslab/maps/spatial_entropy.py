@@ -76,7 +76,8 @@ def foreground(attention: np.ndarray, layout: TokenLayout, *, least: float = 1e-
     total = np.bincount(owner, weights=mass, minlength=len(out))
     shares = mass / total[owner]
     entropy = np.bincount(owner, weights=-shares * np.log(shares), minlength=len(out))
-    return Foreground(np.where(total > 0, np.abs(entropy), np.inf), (out[:, _bottom(layout)] > 0).all(1))
+    bottom = np.asarray((out[:, _bottom(layout)] > 0).all(1))
+    return Foreground(np.where(total > 0, np.abs(entropy), np.inf), bottom)
 
 
 def _bottom(layout: TokenLayout) -> np.ndarray:

@@ -39,10 +39,10 @@ from biaslab.pruning.methods.layer_ratio import LayerRatio
 from biaslab.pruning.methods.localization_heads import LocalizationHeads
 from biaslab.pruning.methods.lookahead import Lookahead
 from biaslab.pruning.methods.mmr import MMR
+from biaslab.pruning.methods.pore import PoRe
 from biaslab.pruning.methods.priortr import PriorTR
 from biaslab.pruning.methods.protected import Protected
 from biaslab.pruning.methods.quota import Quota
-from biaslab.pruning.methods.pore import PoRe
 from biaslab.pruning.methods.random import Random
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.scope import Scope

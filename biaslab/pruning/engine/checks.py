@@ -107,6 +107,8 @@ class AttentionReader(Protocol):
 
     def attention_layers(self, layer: int) -> tuple[int, ...]: ...
 
+    def check_heads(self, layer: int, n_heads: int) -> None: ...
+
 
 def attention_method(method: Method) -> AttentionReader:
     """Return the method as one that tells which layers, rows and score it reads.

@@ -54,6 +54,7 @@ class Wrapper(Method):
         object.__setattr__(self, "method", inner)
         object.__setattr__(self, "profile", getattr(inner, "profile", None))
         object.__setattr__(self, "needs", inner.needs | self.own_needs)
+        object.__setattr__(self, "profile_kind", inner.profile_kind)
 
     # -- what a rule defines -----------------------------------------------------------------------------------------
     @property
@@ -103,6 +104,15 @@ class Wrapper(Method):
     def attention_layers(self, layer: int) -> tuple[int, ...]:
         """List the layers whose attention it reads."""
         return self.method.attention_layers(layer)
+
+    @property
+    def reads_heads(self) -> bool:
+        """Whether its profile must be one of single heads."""
+        return self.method.reads_heads
+
+    def check_heads(self, layer: int, n_heads: int) -> None:
+        """Refuse heads that a layer does not have."""
+        self.method.check_heads(layer, n_heads)
 
     def fits(self, layer: int, n_heads: int) -> dict[str, Any]:
         """List what its profile must have been fitted for."""

@@ -152,7 +152,7 @@ class AttentionMethod(Method):
             self.profile.head_weights(self.layer_read(layer))
 
     def head_weights_of(self, ctx: TokenContext, n_heads: int) -> Tensor | None:
-        """Weigh the heads of the layer that is read as ``heads`` says: (H,) float32 of sum 1; None where all are alike."""
+        """Weigh the heads of the layer read as ``heads`` says: (H,) float32 of sum 1; None where all are alike."""
         if self.heads == "quality":
             self.validate()
             weights: Tensor = self.profile.head_weights(self.layer_read(ctx.layer), device=ctx.device)

@@ -75,6 +75,7 @@ class LocalizationHeads(AttentionMethod):
     verified: ClassVar[str] = "partly: heads as in the paper, votes per picture unverified; pruning by them is ours"
     nested: ClassVar[bool] = True
     profile_kind: ClassVar[str] = "heads"
+    takes_profile: ClassVar[bool] = True
     head_words: ClassVar[tuple[str, ...]] = ("mean",)
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "profile"})
 

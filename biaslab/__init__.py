@@ -88,9 +88,12 @@ if TYPE_CHECKING:
     from biaslab.profiles import debias as debias
     from biaslab.profiles import load_profile as load_profile
     from biaslab.profiles import variance_explained as variance_explained
+    from biaslab.pruning import DART as DART
+    from biaslab.pruning import IVC as IVC
     from biaslab.pruning import MMR as MMR
     from biaslab.pruning import CDPruner as CDPruner
     from biaslab.pruning import D2Pruner as D2Pruner
+    from biaslab.pruning import DirectionOnly as DirectionOnly
     from biaslab.pruning import DivPrune as DivPrune
     from biaslab.pruning import ExternalScore as ExternalScore
     from biaslab.pruning import FastV as FastV
@@ -100,9 +103,13 @@ if TYPE_CHECKING:
     from biaslab.pruning import LayerRatio as LayerRatio
     from biaslab.pruning import LocalizationHeads as LocalizationHeads
     from biaslab.pruning import Lookahead as Lookahead
+    from biaslab.pruning import PriorTR as PriorTR
+    from biaslab.pruning import Protected as Protected
+    from biaslab.pruning import Quota as Quota
     from biaslab.pruning import Random as Random
     from biaslab.pruning import Relative as Relative
     from biaslab.pruning import Scope as Scope
+    from biaslab.pruning import SparseVLM as SparseVLM
     from biaslab.pruning import Stage as Stage
     from biaslab.pruning import Uniform as Uniform
     from biaslab.pruning.engine.prune import prune as prune
@@ -130,6 +137,8 @@ _HOME = {
     "MMR": "pruning", "CDPruner": "pruning", "Scope": "pruning", "GreedyPrune": "pruning", "IDSelection": "pruning",
     "FlashVLM": "pruning", "ExternalScore": "pruning",
     "LocalizationHeads": "pruning",
+    "PriorTR": "pruning", "SparseVLM": "pruning", "DirectionOnly": "pruning", "DART": "pruning", "IVC": "pruning",
+    "Protected": "pruning", "Quota": "pruning",
     "ProbeDesign": "diagnostics.probe", "ProbeResult": "diagnostics.probe",
     "ProbeDisplay": "figures", "LocationAccuracyDisplay": "figures",
     "evaluate": "evaluation", "compare_methods": "evaluation", "merge_runs": "evaluation",

@@ -34,7 +34,7 @@ def _ours(cls: type) -> bool:
     ("complete", "incomplete", "names"),
     [
         (completion.model_names, "grou", ["grounder"]),
-        (completion.method_names, "none,di", ["none,divprune"]),
+        (completion.method_names, "none,div", ["none,divprune"]),
         (completion.method_names, "none,fastv:score=no_rope,fas", ["none,fastv:score=no_rope,fastv"]),
         (completion.method_names, "fastv,fas", []),  # the same method twice is refused
         (completion.estimator_names, "m", ["mean"]),

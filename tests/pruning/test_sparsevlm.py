@@ -12,7 +12,7 @@ from methods import RASTER, context
 from pruned import run
 
 from biaslab.errors import InputError
-from biaslab.pruning import SparseVLM, prune
+from biaslab.pruning import SparseVLM, parse_schedule, prune
 from biaslab.pruning.methods.sparsevlm import raters
 
 
@@ -79,3 +79,22 @@ def test_options():
                   {"heads": "top", "head_share": 0}):  # fmt: skip
         with pytest.raises(InputError):
             SparseVLM(**wrong)
+
+
+def test_three_stages_choose_raters_anew_and_for_each_prompt_alone():
+    vlm = tiny.vlm("internvl", layers=6)
+    word = "sparsevlm@0.7@1+sparsevlm:heads=top@0.5@3+sparsevlm:score=rope_corrected@0.3@4"
+    pictures, questions = tiny.images(3), tiny.texts(3)
+
+    def kept(rows):
+        enc = vlm.encode([pictures[i] for i in rows], [questions[i] for i in rows])
+        with prune(vlm, schedule=parse_schedule(word)) as state:
+            run(vlm, enc, steps=1)
+        return dict(zip(rows, zip(*state.stages, strict=True), strict=True))
+
+    together = kept([0, 1, 2])
+    for i in range(3):
+        for ours, alone in zip(together[i], kept([i])[i], strict=True):
+            assert torch.equal(ours.indices, alone.indices)
+        first, _, last = together[i]
+        assert set(last.indices.tolist()) < set(first.indices.tolist())

@@ -217,7 +217,7 @@ def test_a_profile_reaches_the_method():
     with pytest.raises(InputError, match="needs a profile"):
         outer.select(context(RASTER, 0.2))
     (config,) = configurations([outer], 0.2, 2, profile)
-    assert config.method.profile is profile and config.profile is profile and "profile" in config.method.needs
+    assert config.method.profile is profile and "profile" in config.method.needs
     chosen = config.method.select(context(RASTER, 0.2))
     # of every block the map of the whole picture is read
     want = Relative(profile=profile).importance(context(RASTER, 0.2))

@@ -81,4 +81,4 @@ class DirectionOnly(AttentionMethod):
         """Weigh attention by direction: (N,)."""
         attention, values = self.per_head(ctx), required(ctx.values, "values").float()
         apart = 1 - cosine_similarity(values, values.mean(1, keepdim=True), dim=-1)
-        return (attention * apart.repeat_interleave(len(attention) // len(apart), 0)).mean(0)
+        return self.over_heads(ctx, attention * apart.repeat_interleave(len(attention) // len(apart), 0))

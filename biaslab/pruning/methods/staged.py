@@ -48,7 +48,7 @@ class Staged(Method):
                 f"method {self.name!r} drops in {len(self.depths)} stages by shares: give a ratio, or name layers, as "
                 f"in {self.name}@{self.keep}@4"
             )
-        first = max(lowest, 1 if "attention" in self.needs else 0)
+        first = max(lowest, 1 if "attention" in self.needs and self.layer_read(0) < 0 else 0)
         last, layers = n_layers - len(self.depths), list[int]()
         for number, depth in enumerate(self.depths):
             after = layers[-1] + 1 if layers else first

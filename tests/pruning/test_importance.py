@@ -86,7 +86,7 @@ def test_padding_comes_last_under_any_importance():
         ({"by": "text", "queries": "text"}, "queries does nothing without by=attention or by=relative"),
         ({"by": "norm", "score": "no_rope"}, "score does nothing without by=attention or by=relative"),
         ({"debias": "log"}, "debias does nothing without by=relative: add it, or leave debias out"),
-        ({"by": "lookahead", "heads": "all"}, "heads does nothing without by=relative"),
+        ({"by": "lookahead", "heads": "all"}, "heads does nothing without by=attention or by=relative"),
         ({"profile": MapProfile(torch.ones(1, 4))}, "profile does nothing without by=relative or by=lookahead"),
         ({"by": "lookahead", "profile": MapProfile}, None),
         ({"by": "lookahead", "profile": object()}, "by=lookahead needs a conditional profile: fit one"),
@@ -110,10 +110,10 @@ def test_a_missing_profile_is_asked_for_by_its_kind():
 
 def test_a_run_hands_each_kind_the_profile_it_needs():
     positional, conditional = profile_for("relative")["profile"], Foresees()
-    positional.hash, conditional.hash, conditional.conditional = "a" * 16, "b" * 16, True
+    positional.hash, conditional.hash, conditional.kind = "a" * 16, "b" * 16, "conditional"
     methods = ["mmr", "mmr:by=relative", "scope:by=lookahead", "cdpruner"]
     configs = configurations(methods, 0.1, 4, [positional, conditional])
-    assert [config.profile for config in configs] == [None, positional, conditional, None]
+    assert [config.method.profile for config in configs] == [None, positional, conditional, None]
     with pytest.raises(InputError, match="'scope' needs a conditional profile"):
         configurations(methods, 0.1, 4, positional)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from biaslab.errors import InputError
 from biaslab.evaluation.schema import record_key
-from biaslab.pruning import Method, Schedule, Stage, budget, parse, parse_schedule
+from biaslab.pruning import Method, Schedule, Stage, parse, parse_schedule
 from biaslab.pruning.schedule import is_schedule, schedule_in
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Config:
         """Count the visual tokens that each cut leaves of an image's, where methods keep what their keeps say."""
         if isinstance(self.method, Schedule):
             return self.method.kept(tokens)
-        return [budget(keep, tokens) for keep in self.keeps]
+        return [] if self.method is None else [self.method.budget_of(tokens)]
 
     def describe(self) -> dict[str, Any]:
         """List the fields that name this configuration in every sample line and table row."""

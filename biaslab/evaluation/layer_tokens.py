@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from biaslab.evaluation.matching import mean_share
-from biaslab.pruning import budget
+from biaslab.evaluation.recorded_methods import budget_of
 
 __all__ = ["mean_share_of", "tokens_per_layer"]
 
@@ -64,13 +64,13 @@ def _cuts(lines: pd.DataFrame, config: Mapping[str, Any]) -> tuple[Any, list[int
     if stages is None:
         layer = config["layer"]
         return tokens, ([] if layer is None else [layer]), ([] if layer is None else [kept])
-    keeps = [stage["keep"] for stage in stages]
+    counts = [budget_of(stage) for stage in stages]
     # a line holds what the last one left
-    before = [_left(keeps[: i + 1], tokens) for i in range(len(keeps) - 1)]
+    before = [_left(counts[: i + 1], tokens) for i in range(len(counts) - 1)]
     return tokens, [stage["layer"] for stage in stages], [*before, kept]
 
 
-def _left(keeps: Sequence[float | int], tokens: pd.Series) -> pd.Series:
+def _left(stages: Sequence[Callable[[int], int]], tokens: pd.Series) -> pd.Series:
     """Count what some stages leave of each line's tokens."""
-    counts = {n: float(min(budget(keep, int(n)) for keep in keeps)) for n in tokens.unique()}
+    counts = {n: float(min(kept(int(n)) for kept in stages)) for n in tokens.unique()}
     return tokens.map(counts)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import UNPRUNED
+from biaslab.pruning import budget
 from biaslab.pruning.citation import bibtex
 from biaslab.pruning.registry import from_record
 from biaslab.pruning.schedule import Schedule
@@ -14,7 +15,7 @@ from biaslab.pruning.schedule import Schedule
 if TYPE_CHECKING:
     from biaslab.pruning.base import Method
 
-__all__ = ["citations_of", "label_of"]
+__all__ = ["budget_of", "citations_of", "label_of"]
 
 
 def label_of(config: Mapping[str, Any]) -> str:
@@ -45,6 +46,22 @@ def citations_of(configs: Iterable[Mapping[str, Any]]) -> str:
     """
     methods = [_method(config) for config in configs if config["method"] != UNPRUNED]
     return bibtex([work for method in methods if method is not None for work in method.citations()])
+
+
+def budget_of(stage: Mapping[str, Any]) -> Callable[[int], int]:
+    """Tell how a recorded stage of a schedule counts what it keeps of n tokens; a method not known here as most do.
+
+    Examples
+    --------
+    >>> kept = budget_of({"method": "divprune", "keep": 0.1, "options": {"rounding": "published"}})
+    >>> kept(256), budget_of({"method": "of_a_plug_in", "keep": 0.1})(256)
+    (26, 25)
+    """
+    keep = stage["keep"]
+    try:
+        return from_record(stage.get("method", ""), stage.get("options", {})).with_keep(keep).budget_of
+    except InputError:
+        return lambda n: budget(keep, n)
 
 
 def _method(config: Mapping[str, Any]) -> Method | Schedule | None:

@@ -11,7 +11,7 @@ from numbers import Integral
 from typing import Any
 
 from biaslab.errors import InputError
-from biaslab.pruning.base import Method, budget, check_keep
+from biaslab.pruning.base import Method, check_keep
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.registry import from_record, parse
 
@@ -174,7 +174,7 @@ class Schedule(Sequence[Stage]):
         """
         counts = [n]
         for stage in self:
-            counts.append(min(budget(stage.rule.keep, n), counts[-1]))
+            counts.append(min(stage.rule.budget_of(n), counts[-1]))
         return counts[1:]
 
     def options(self) -> dict[str, Any]:

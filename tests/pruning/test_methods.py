@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from methods import ALL, LAYOUTS, RASTER, TILED, MapProfile, build, context, layout_of
@@ -13,10 +14,13 @@ from methods import ALL, LAYOUTS, RASTER, TILED, MapProfile, build, context, lay
 import biaslab as bl
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
+from biaslab.evaluation.configurations import Config
+from biaslab.evaluation.layer_tokens import tokens_per_layer
 from biaslab.pruning import METHODS, D2Pruner, DivPrune, FastV, Random, Relative, TokenContext, budget, make, parse
 from biaslab.pruning.algorithms.max_min import max_min_diverse
 from biaslab.pruning.base import descending
 from biaslab.pruning.methods.uniform import apportion
+from biaslab.pruning.schedule import Schedule, Stage
 
 
 # -- every method --------------------------------------------------------------------------------------------
@@ -436,3 +440,12 @@ def test_the_engine_and_the_sweep_keep_as_many_as_the_method_says(plain):
         keep=0.1, layer=0, plain=plain, progress=False,
     )  # fmt: skip
     assert results.samples["tokens_kept"].tolist() == [25, 26]  # of 256
+
+
+def test_a_schedule_counts_as_its_methods_do():
+    stages = [Stage(0, "divprune:rounding=published", 0.1), Stage(2, "random", 9)]
+    assert Schedule(stages).kept(256) == [26, 9]
+    assert Config(DivPrune(keep=0.1, rounding="published"), 0).kept(256) == [26]
+    lines = pd.DataFrame({"tokens": [256], "tokens_kept": [9]})
+    record = {"layer": 0, "options": Schedule(stages).options()}
+    assert tokens_per_layer(lines, record, 3) == [26, 26, 9]

@@ -37,7 +37,8 @@ class DivPrune(Method):
     rounding : {"down", "published"}
         Of a share of the N tokens: "down" (ours) as every method rounds, ``max(1, floor(keep * N))``; "published" as
         the released code does, to the nearest whole number and from the middle to the even one, ``round(keep * N)``,
-        but at least 1. Counts stay as they are. What is planned (``--dry-run``, costs that are matched) rounds down.
+        but at least 1. Counts stay as they are. Keeps that are matched by cost (``--match``) are chosen as if it
+        rounded down.
 
     Notes
     -----

@@ -44,8 +44,8 @@ class DivPrune(Method):
     -----
     Published before the decoder with a share of 0.098, on projected embeddings: K = 0 here. Differs from the released
     code: similarities are float32, where it takes the model's precision, so that ties and the start may differ; a
-    chosen token is never chosen again, where exact copies could repeat an index; images of one prompt are chosen from
-    apart; kept tokens stay at their positions, where it renumbers them: ``positions="renumber"`` for parity.
+    chosen token is never chosen again, where exact copies could repeat an index; kept tokens stay at their positions,
+    where it renumbers them: ``positions="renumber"`` for parity.
 
     References
     ----------

@@ -45,9 +45,9 @@ class MMR(ImportanceMethod):
 
     Notes
     -----
-    Differs from the published code: images of one prompt are chosen from apart, each with its share of the budget,
-    where the code pools them; similarities are float32; the budget is rounded down, where the code rounds to the
-    nearest. The paper feeds a soft top-k of the scorer's output to the min-max, its code the output itself, as here.
+    Differs from the published code: images of one prompt are chosen from apart unless ``prune(budget="joint")`` pools
+    them, as the code does; similarities are float32; the budget is rounded down, where the code rounds to the nearest.
+    The paper feeds a soft top-k of the scorer's output to the min-max, its code the output itself, as here.
 
     References
     ----------

@@ -1,7 +1,7 @@
 """What a choice costs under every method that needs no profile, as pure tensors: beside DivPrune, in one run.
 
 ``Method.select`` on one picture with features as decoders have them. Methods that need something else than attention,
-features and text are left out.
+features and text, or a profile, are left out and named.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from biaslab.pruning import METHODS, TokenContext, budget, make
+from biaslab.errors import InputError
+from biaslab.pruning import METHODS, Method, TokenContext, budget, make
 
 from . import inputs
 from .common import arguments, measured_clock, numbers, side_by_side
@@ -18,7 +19,6 @@ from .report import Report, Table
 
 SIZES = [256, 1024, 4096]
 WORDS = 20
-READS = {"attention", "features", "text"}
 LAYER = 2
 
 
@@ -36,9 +36,10 @@ def main(argv: list[str] | None = None) -> None:
 def report(sizes: list[int], keep: float, dim: int, repeats: int, threads: int) -> Report:
     """Measure every method at every size."""
     clock = measured_clock(threads)
-    rows: dict[str, dict[str, Any]] = {name: {"method": name, "cost": METHODS[name].cost} for name in _measured()}
+    rows: dict[str, dict[str, Any]] = {}
     for n in sizes:
         for name, (ms, ratio) in measure(n, keep, dim, repeats, clock).items():
+            rows.setdefault(name, {"method": name, "cost": METHODS[name].cost})
             rows[name] |= {f"ms_{n}": ms, f"ratio_{n}": ratio}
     columns = {"method": ("method", ""), "cost": ("cost", "")}
     columns |= {f"ms_{n}": (f"N = {n}, ms", ".1f") for n in sizes}
@@ -48,7 +49,10 @@ def report(sizes: list[int], keep: float, dim: int, repeats: int, threads: int) 
         title="What a choice costs",
         settings={"sizes": sizes, "keep": keep, "dim": dim, "repeats": repeats, "threads": threads},
         tables=[Table(f"Method.select on one picture, {clock} time, median", columns, list(rows.values()))],
-        notes=["times of one size are side by side in one run; the ratio is the median over its rounds"],
+        notes=[
+            "times of one size are side by side in one run; the ratio is the median over its rounds",
+            f"left out, as they need more: {', '.join(sorted(set(METHODS) - set(rows)))}",
+        ],
     )
 
 
@@ -57,16 +61,25 @@ def measure(n: int, keep: float, dim: int, repeats: int, clock: str) -> dict[str
     layout = inputs.layout_of(n)
     features, attention = inputs.features(layout, dim), inputs.attention(layout)
     text = torch.randn(WORDS, dim, generator=torch.Generator().manual_seed(1))
-    earlier = {0: attention.flip(-1)}
-    ctx = TokenContext(layout, budget(keep, n), 0, LAYER, attention, features, earlier, text)
-    methods = {name: make(name, keep=keep) for name in _measured()}
+    others = {0: attention.flip(-1)}
+    ctx = TokenContext(
+        layout, budget(keep, n), layer=LAYER, attention=attention, features=features, text=text, earlier=others,
+        other_rows={"null": others[0]},
+    )  # fmt: skip
     with torch.inference_mode():
+        methods = {name: method for name in METHODS if (method := _served(name, keep, ctx))}
         times = side_by_side({name: lambda m=m: m.select(ctx) for name, m in methods.items()}, repeats)
     return {name: (t.median(clock) * 1e3, t.ratio_to(times["divprune"], clock)) for name, t in times.items()}
 
 
-def _measured() -> list[str]:
-    return [name for name, cls in METHODS.items() if cls.needs and cls.needs <= READS]
+def _served(name: str, keep: float, ctx: TokenContext) -> Method | None:
+    """Make a method; None where the context lacks what it needs."""
+    try:
+        method = make(name, keep=keep)
+        method.select(ctx)
+    except InputError:
+        return None
+    return method
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The option ``heads`` of attention methods: by word, by number, by weight, and by the quality that a profile tells."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -144,7 +146,37 @@ def test_the_profile_is_found_among_several(fitted):
     layout = next(iter(rated.layouts_.values()))
     mean = MeanProfile().fit(simulate("u-shaped", {layout: 30}, layers=4).maps)
     both = configurations(["fastv:heads=quality", "d2pruner"], 0.1, 4, [mean, rated])
-    assert [c.profile for c in both] == [rated, mean]
+    assert [c.profiles for c in both] == [[rated], [mean]]
     with pytest.raises(InputError, match="fit-bias --heads all --maps FOLDER"):
         configurations("fastv:heads=quality", 0.1, 4)
     assert np.isclose(float(rated.head_weights(3).sum()), 1)
+
+
+def test_every_method_that_averages_heads_reads_those_that_are_named():
+    """What is kept by one head alone is what is kept where the others show the same."""
+    ctx = context(RASTER, 0.1)
+    rows = {"null": torch.rand(3, 1, RASTER.n, generator=torch.Generator().manual_seed(4)).softmax(-1)}
+    ctx = dataclasses.replace(ctx, other_rows=rows)
+    alone = dataclasses.replace(
+        ctx, attention=ctx.attention[1:2].expand(3, -1, -1), other_rows={"null": rows["null"][1:2].expand(3, -1, -1)}
+    )
+    for name in ("fastv", "priortr", "feather", "pyramiddrop", "mmr", "pore"):
+        torch.testing.assert_close(make(name, heads=1).select(ctx).scores, make(name).select(alone).scores)
+        assert make(name, heads="quality", profile=Rated([1.0, 0.0, 0.0])).needs >= {"profile"}
+    with pytest.raises(InputError, match="does nothing without by=relative"):
+        make("mmr", heads="all")
+    with pytest.raises(InputError, match="heads must be 'all', 'top'"):
+        make("sparsevlm", heads="mean")
+
+
+def test_the_layer_that_is_read_decides_whose_heads_are_weighed():
+    class Asked(Rated):
+        def head_weights(self, layer, device=None):
+            self.asked.append(layer)
+            return self.weights
+
+    profile = Asked([1.0, 0.0, 0.0])
+    for reads in ("previous", "own"):
+        FastV(heads="quality", profile=profile, reads_layer=reads).importance(context(RASTER, 0.1))
+    assert profile.asked == [1, 2]
+    assert FastV(heads="quality", profile=profile, reads_layer="own").fits(2, 3)["layer"] == 2

@@ -35,7 +35,7 @@ def test_fitted_is_relative_attention_of_the_exponential_profile():
     (config,) = configurations("pore:c=fitted", 0.1, 2, [profile])
     wanted = Relative(profile=profile, eps=1e-12).importance(ctx)
     torch.testing.assert_close(config.method.importance(ctx), wanted, rtol=1e-4, atol=0)
-    assert config.method.label == "pore:c=fitted" and config.profile is profile
+    assert config.method.label == "pore:c=fitted" and config.profiles == [profile]
 
 
 def test_padding_comes_last_where_it_is_dropped():

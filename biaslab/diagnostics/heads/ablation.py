@@ -83,7 +83,7 @@ def by_ablation(
     for layer in layers:
         output_projection(vlm, layer)  # refuses before any work
     rows = []
-    with progress_bar("ablate", total=None, show=progress) as advance:
+    with progress_bar("ablate", total=len(groups), show=progress) as advance:
         for encoded in batches:
             answers = OwnAnswers.of(vlm, vlm.vision(encoded))
             with torch.no_grad():

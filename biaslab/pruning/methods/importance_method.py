@@ -172,7 +172,9 @@ class ImportanceMethod(Relative):
 
     def fits(self, layer: int, n_heads: int) -> dict[str, Any]:
         """List what the profile must have been fitted for, when tokens are dropped before ``layer``."""
-        return {"layer": layer} if self.kind == "lookahead" else super().fits(layer, n_heads)
+        if self.kind == "lookahead":
+            return {"layer": layer}
+        return super().fits(layer, n_heads) | ({"layout": None} if self.kind == "attention" else {})
 
     def citations(self) -> tuple[Citation, ...]:
         """List the work of the rule, and those of the importance."""

@@ -106,22 +106,24 @@ class LocalizationHeads(AttentionMethod):
         return {"layer": None, "queries": self.queries, "score": self.score, "heads": n_heads}
 
     def attention_layers(self, layer: int) -> tuple[int, ...]:
-        """List K - 1, then the other layers of its heads, all of which must lie below K."""
+        """List the layer that every method reads, then the other layers of its heads, which must be there by then."""
+        first = self.layer_read(layer)
         chosen = [] if self.profile is None else self.profile.heads_
-        if deep := [(own, head) for own, head in chosen if own >= layer]:
+        if deep := [(own, head) for own, head in chosen if own > first]:
+            above = layer - first  # 1, or 0 where layer K itself is read
             raise InputError(
                 f"method {self.name!r} reads layer {deep[0][0]} head {deep[0][1]}, which is not there before layer "
-                f"K = {layer}: use K >= {max(own for own, _ in deep) + 1}, or choose heads among the layers below "
-                f"(`biaslab fit-bias --estimator {self.name} --layers 0-{layer - 1}`)"
+                f"K = {layer}: use K >= {max(own for own, _ in deep) + above}, or choose heads among the layers below "
+                f"(`biaslab fit-bias --estimator {self.name} --layers 0-{first}`)"
             )
-        return (layer - 1, *sorted({own for own, _ in chosen} - {layer - 1}))
+        return (first, *sorted({own for own, _ in chosen} - {first}))
 
     def importance(self, ctx: TokenContext) -> Tensor:
         """Sum the attention of the heads: (N,)."""
         self.validate()
         assert self.profile is not None
-        rows = []
+        first, rows = self.layer_read(ctx.layer), []
         for layer in sorted({own for own, _ in self.profile.heads_}):
-            each = self.per_head(ctx, None if layer == ctx.layer - 1 else layer)
+            each = self.per_head(ctx, None if layer == first else layer)
             rows += [each[head] for own, head in self.profile.heads_ if own == layer]
         return torch.stack(rows).sum(0)

@@ -104,7 +104,7 @@ class PoRe(AttentionMethod):
     def fits(self, layer: int, n_heads: int) -> dict[str, Any]:
         """List what the profile must have been fitted for, when tokens are dropped before ``layer``."""
         if self.c == FITTED:
-            return {"layer": layer - 1, "queries": self.queries, "score": self.score, "heads": "mean"}
+            return {"layer": self.layer_read(layer), "queries": self.queries, "score": self.score, "heads": "mean"}
         return super().fits(layer, n_heads)
 
     def importance(self, ctx: TokenContext) -> Tensor:
@@ -112,7 +112,8 @@ class PoRe(AttentionMethod):
         attention = self.over_heads(ctx)
         if self.c == FITTED:
             self.validate()
-            scores = attention / self.profile.expected(ctx.layout, ctx.layer - 1, device=attention.device)[0]
+            read = self.layer_read(ctx.layer)
+            scores = attention / self.profile.expected(ctx.layout, read, device=attention.device)[0]
         else:
             after = ctx.layout.placeholders - 1.0 - ctx.layout.placeholder_index
             rise = self.c * after

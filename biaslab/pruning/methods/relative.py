@@ -144,7 +144,8 @@ class Relative(AttentionMethod):
     def fits(self, layer: int, n_heads: int) -> dict[str, Any]:
         """List what the profile must have been fitted for, when tokens are dropped before ``layer``."""
         heads = "mean" if self.heads == "mean" else n_heads
-        return {"layer": self.layer_read(layer), "queries": self.queries, "score": self.score, "heads": heads}
+        use = {"layer": self.layer_read(layer), "queries": self.queries, "score": self.score, "heads": heads}
+        return use | ({"layout": None} if self.debias == "none" else {})  # then heads alone are read of it
 
     def importance(self, ctx: TokenContext) -> Tensor:
         """Debias the attention: (N,)."""

@@ -12,7 +12,7 @@ Examples
 >>> "d2pruner" in METHODS  # in alphabetical order; those from outside follow
 True
 >>> METHODS["fastv"].option_names()
-['keep', 'queries', 'score', 'reads_layer', 'heads', 'profile']
+['keep', 'queries', 'score', 'reads_layer', 'heads', 'profile', 'sink_dims']
 """
 
 from __future__ import annotations

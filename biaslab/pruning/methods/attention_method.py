@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from biaslab.attention.scores import SCORES
+from biaslab.attention.sink_tokens import sink_tokens
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.pruning.algorithms.transfer import upload
 from biaslab.pruning.base import Method, TokenContext, added_option, choice, required
@@ -46,6 +47,10 @@ class AttentionMethod(Method):
         weights. On a command line ``fastv:heads=quality``, ``fastv:heads=[2,3]``.
     profile : Profile, optional
         Fitted per head, for ``heads="quality"``; some methods read more of it.
+    sink_dims : sequence of int
+        Massive dimensions of the model (:func:`biaslab.diagnostics.sinks.find_sinks`): attention to visual tokens that
+        are sinks before layer K (:func:`biaslab.attention.sink_tokens.sink_tokens`, at its published level) counts as
+        0. Default none.
 
     References
     ----------
@@ -71,6 +76,7 @@ class AttentionMethod(Method):
     reads_layer: str = added_option("previous")
     heads: Any = added_option("mean")
     profile: Any = None
+    sink_dims: tuple[int, ...] = added_option(())
 
     #: what the option ``heads`` may say beside heads by number
     head_words: ClassVar[tuple[str, ...]] = ("mean", "quality")
@@ -92,6 +98,13 @@ class AttentionMethod(Method):
         choice("score", self.score, tuple(SCORES))
         choice("reads_layer", self.reads_layer, ("previous", "own"))
         object.__setattr__(self, "heads", as_heads(self.heads, self.head_words))
+        dims: Any = [self.sink_dims] if isinstance(self.sink_dims, int) else self.sink_dims
+        whole = isinstance(dims, (list, tuple)) and all(type(d) is int and d >= 0 for d in dims)
+        if not whole or len(set(dims)) < len(dims):
+            raise InputError(f"sink_dims must be dimensions of the hidden states, each once; got {self.sink_dims!r}")
+        object.__setattr__(self, "sink_dims", tuple(dims))
+        if dims:
+            object.__setattr__(self, "needs", self.needs | {"features"})
         if self.heads == "quality":
             object.__setattr__(self, "needs", self.needs | {"profile"})
             if self.profile is not None and not hasattr(self.profile, "head_weights"):
@@ -139,6 +152,11 @@ class AttentionMethod(Method):
         """List what the profile must have been fitted for; heads look at things in any layout."""
         read = self.layer_read(layer)
         return {"layer": read, "queries": self.queries, "score": self.score, "heads": n_heads, "layout": None}
+
+    def check_width(self, width: int) -> None:
+        """Refuse a model that does not have the dimensions of ``sink_dims``."""
+        if self.sink_dims and max(self.sink_dims) >= width:
+            raise InputError(f"no dimension {max(self.sink_dims)}: this model's hidden states have 0 .. {width - 1}")
 
     def check_heads(self, layer: int, n_heads: int) -> None:
         """Refuse heads that a layer of ``n_heads`` does not have, or of which the profile knows none.
@@ -196,7 +214,14 @@ class AttentionMethod(Method):
         attention = ctx.attention if layer is None else ctx.earlier.get(layer)
         attention = attention if queries is None else ctx.other_rows.get(queries)
         rows = required(attention, "attention").float()
-        return rows[:, 0] if rows.shape[1] == 1 else rows.mean(1)
+        each = rows[:, 0] if rows.shape[1] == 1 else rows.mean(1)
+        return each if queries is not None else self.without_sinks(ctx, each)
+
+    def without_sinks(self, ctx: TokenContext, each: Tensor) -> Tensor:
+        """Set the attention (H, N) to sinks to 0, where ``sink_dims`` says what they are."""
+        if not self.sink_dims:
+            return each
+        return each.masked_fill(sink_tokens(required(ctx.features, "features"), self.sink_dims), 0)
 
     def _check(self, ctx: TokenContext) -> None:
         super()._check(ctx)

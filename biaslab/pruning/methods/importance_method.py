@@ -32,10 +32,12 @@ IMPORTANCES = {
     "external": frozenset({"features"}),
 }
 #: kind -> the options of `Relative` that it reads; those of no kind are refused, as they would do nothing
-_OPTIONS = {
-    "relative": ("queries", "score", "reads_layer", "debias", "eps", "heads", "strength", "normalise", "sinks"),
-    "attention": ("queries", "score", "reads_layer", "heads"),
-}
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "relative": (
+        "queries", "score", "reads_layer", "debias", "eps", "heads", "strength", "normalise", "sinks", "sink_dims",
+    ),
+    "attention": ("queries", "score", "reads_layer", "heads", "sink_dims"),
+}  # fmt: skip
 _EXTERNAL = "external:"
 
 VISIONSELECTOR = Citation(
@@ -75,8 +77,8 @@ class ImportanceMethod(Relative):
     padding : {"keep", "drop"}
         "drop": tokens whose cell lies outside the image come last, whatever their importance.
     **options
-        For "relative" those of :class:`Relative`, for "attention" ``queries``, ``score``, ``reads_layer`` and
-        ``heads``; refused elsewhere.
+        For "relative" those of :class:`Relative`, for "attention" ``queries``, ``score``, ``reads_layer``,
+        ``heads`` and ``sink_dims``; refused elsewhere.
 
     Examples
     --------
@@ -167,6 +169,7 @@ class ImportanceMethod(Relative):
 
     def check_width(self, width: int) -> None:
         """Refuse a model whose features an external score cannot read."""
+        super().check_width(width)
         if self._scorer is not None:
             self._scorer.check_width(width)
 

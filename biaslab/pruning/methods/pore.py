@@ -113,7 +113,7 @@ class PoRe(AttentionMethod):
         if self.c == FITTED:
             self.validate()
             read = self.layer_read(ctx.layer)
-            scores = attention / self.profile.expected(ctx.layout, read, device=attention.device)[0]
+            scores = attention / ctx.left(self.profile.expected(ctx.whole_layout, read, device=attention.device))[0]
         else:
             after = ctx.layout.placeholders - 1.0 - ctx.layout.placeholder_index
             rise = self.c * after

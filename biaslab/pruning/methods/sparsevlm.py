@@ -106,7 +106,7 @@ class SparseVLM(AttentionMethod):
         """Average the attention of the raters over raters and heads: (N,)."""
         rows = required(ctx.attention, "attention").float()
         rate = self._raters(ctx).to(rows.dtype)
-        per_head = (rows * rate[:, None]).sum(1) / rate.sum()
+        per_head = self.without_sinks(ctx, (rows * rate[:, None]).sum(1) / rate.sum())
         if self.heads == "top":
             n = max(1, round(self.head_share * len(per_head)))
             top = per_head.sum(1).sort(descending=True, stable=True).indices[:n]

@@ -22,6 +22,7 @@ from typing import Any
 from biaslab.pruning.base import Method, Selection, TokenContext, budget
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.external import ExternalScore
+from biaslab.pruning.methods.adatp import AdaTP
 from biaslab.pruning.methods.cdpruner import CDPruner
 from biaslab.pruning.methods.d2pruner import D2Pruner
 from biaslab.pruning.methods.dart import DART
@@ -53,6 +54,7 @@ __all__ = [
     "IVC",
     "METHODS",
     "MMR",
+    "AdaTP",
     "CDPruner",
     "D2Pruner",
     "DirectionOnly",

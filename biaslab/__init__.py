@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     from biaslab.pruning import Scope as Scope
     from biaslab.pruning import SparseVLM as SparseVLM
     from biaslab.pruning import Stage as Stage
+    from biaslab.pruning import Stagewise as Stagewise
     from biaslab.pruning import Uniform as Uniform
     from biaslab.pruning.engine.prune import prune as prune
     from biaslab.pruning.listing import methods as methods
@@ -132,7 +133,7 @@ _HOME = {
     "variance_explained": "profiles",
     "prune": "pruning.engine.prune", "methods": "pruning.listing",
     "Random": "pruning", "Uniform": "pruning", "FastV": "pruning", "Relative": "pruning",
-    "Stage": "pruning",
+    "Stage": "pruning", "Stagewise": "pruning",
     "DivPrune": "pruning", "D2Pruner": "pruning", "LayerRatio": "pruning", "Lookahead": "pruning",
     "MMR": "pruning", "CDPruner": "pruning", "Scope": "pruning", "GreedyPrune": "pruning", "IDSelection": "pruning",
     "FlashVLM": "pruning", "ExternalScore": "pruning",

@@ -45,6 +45,7 @@ from biaslab.pruning.methods.random import Random
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.scope import Scope
 from biaslab.pruning.methods.sparsevlm import SparseVLM
+from biaslab.pruning.methods.stagewise import Stagewise
 from biaslab.pruning.methods.uniform import Uniform
 from biaslab.pruning.registry import METHODS, make, parse, register
 from biaslab.pruning.schedule import Schedule, Stage, parse_schedule
@@ -79,6 +80,7 @@ __all__ = [
     "Scope",
     "Selection",
     "Stage",
+    "Stagewise",
     "SparseVLM",
     "TokenBatch",
     "TokenContext",

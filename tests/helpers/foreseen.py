@@ -1,12 +1,14 @@
 """A conditional profile for tests: what stands out is relevant, and what the question points at a little."""
 
+import pandas as pd
 import torch
 
 
 class Foresees:
-    """As `biaslab.profiles.LookaheadProfile` foresees, and names heads; beside maps, to serve every method."""
+    """As `biaslab.profiles.LookaheadProfile` foresees, and names and rates heads; beside maps, to serve every method."""
 
     heads_ = ((0, 1),)
+    quality_ = pd.DataFrame({"layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "quality": [0.0, 0.6, 1.0, 0.1]})
 
     def relevance(self, visual, text, layout, *, position=False):
         assert visual.shape[0] == layout.n and visual.shape[1] == text.shape[1]

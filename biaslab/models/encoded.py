@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,9 @@ class Encoded:
     raw : RawPixels, optional
         Of prompts from `VLM.prepare` that have not been sent to the model's device: what becomes of their 8-bit pixels
         there.
+    tower : sequence, optional
+        Of prompts whose features have been computed (`VLM.vision`): what was kept of the vision tower, a
+        :class:`biaslab.attention.vision_record.VisionRecord` for each image, for methods that read it.
 
     Examples
     --------
@@ -121,6 +125,7 @@ class Encoded:
     owners: list[int] = _EACH_ITS_OWN
     pictures: list[int] | None = None
     raw: RawPixels | None = None
+    tower: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
         if self.owners is None:

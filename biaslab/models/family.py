@@ -379,6 +379,36 @@ class Family(OfflineSpec, ABC):
         low = options.get(f"min_{what}", min(low, options.get(f"max_{what}", low)))
         return int(low), int(options.get(f"max_{what}", max(low, high)))
 
+    def tower_tokens(
+        self, model: Any, processor: Any, inputs: dict[str, Any], layouts: list[TokenLayout], values: Tensor
+    ) -> list[Tensor]:
+        """Bring what a vision tower shows of patches to the visual tokens of the decoder.
+
+        Several patches of a token are averaged. A family that does not say how is not read.
+
+        Parameters
+        ----------
+        model : PreTrainedModel
+        processor : ProcessorMixin
+        inputs : dict
+            Of the prompts; pixels are not needed.
+        layouts : list of TokenLayout
+            Of every image.
+        values : Tensor (P, C)
+            A row for each patch of all images, as they lie in the tower, CLS tokens left out.
+
+        Returns
+        -------
+        list of Tensor (N, C)
+            Of every image.
+
+        Raises
+        ------
+        UnsupportedError
+            Of a family that does not say, and where the rows are not those of these images.
+        """
+        raise UnsupportedError(f"{self.name} does not say which patches make a token: use another method")
+
     def grounding_prompt(self, expression: str) -> str:
         """Write the user text that asks for the box of an expression."""
         expression = expression.strip()

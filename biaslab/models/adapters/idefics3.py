@@ -10,6 +10,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.pixel_form import PixelForm
+from biaslab.models.towers import folded, split_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,6 +98,14 @@ class Idefics3(Family):
             rows, cols, (side, side), size=size, family=self.name, thumbnail=rows * cols > 1, coverage=coverage
         )
         return layout, (cols * tile, rows * tile)
+
+    def tower_tokens(
+        self, model: Any, processor: Any, inputs: dict[str, Any], layouts: list[TokenLayout], values: Tensor
+    ) -> list[Tensor]:
+        """Average the patches that pixel shuffle puts into one token."""
+        vision, fold = model.config.vision_config, model.config.scale_factor
+        values = folded(values, vision.image_size // vision.patch_size, fold)
+        return split_rows(values, [layout.n for layout in layouts])
 
     @staticmethod
     def _longest_edge(processor: Any, options: dict[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.core.layout import TokenLayout
@@ -10,6 +10,10 @@ from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.pixel_form import PixelForm
 from biaslab.models.processors import image_only
+from biaslab.models.towers import folded, split_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SIZES_25 = ("1b", "2b", "4b", "8b", "26b")
 _SIZES_3 = ("1b", "2b", "8b", "9b", "14b", "38b", "78b")
@@ -112,6 +116,14 @@ class InternVL(Family):
         side = self.square_side(processor.image_seq_length)
         layout = TokenLayout.tiled(rows, cols, (side, side), size=size, family=self.name, thumbnail=rows * cols > 1)
         return layout, (cols * tile["width"], rows * tile["height"])
+
+    def tower_tokens(
+        self, model: Any, processor: Any, inputs: dict[str, Any], layouts: list[TokenLayout], values: Tensor
+    ) -> list[Tensor]:
+        """Average the patches that pixel shuffle puts into one token."""
+        fold = int(1 / model.config.downsample_ratio)
+        side = fold * self.square_side(model.config.image_seq_length)
+        return split_rows(folded(values, side, fold), [layout.n for layout in layouts])
 
     def _tile_range(self, processor: Any, options: dict[str, Any]) -> tuple[int, int]:
         images = processor.image_processor

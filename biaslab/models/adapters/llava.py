@@ -11,9 +11,11 @@ from biaslab.errors import UnsupportedError
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.pixel_form import PixelForm
+from biaslab.models.towers import split_rows
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 CLIP: dict[str, Any] = {
     "vision_hidden": 1024,
@@ -78,6 +80,12 @@ class Llava(Family):
         height, width = inputs["pixel_values"].shape[-2:]
         rows, cols = height // processor.patch_size, width // processor.patch_size
         return TokenLayout.raster(rows, cols, size=size, family=self.name, region=padded_square(size)), (width, height)
+
+    def tower_tokens(
+        self, model: Any, processor: Any, inputs: dict[str, Any], layouts: list[TokenLayout], values: Tensor
+    ) -> list[Tensor]:
+        """Give every patch its token."""
+        return split_rows(values, [layout.n for layout in layouts])
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("llama",)

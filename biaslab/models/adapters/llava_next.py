@@ -11,6 +11,7 @@ from biaslab.models.adapters.llava import CLIP, clip_fields, complete_from_tower
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens
 from biaslab.models.pixel_form import PixelForm
+from biaslab.models.towers import split_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +66,24 @@ class LlavaNext(Family):
         if bool((tiles == pixels.shape[1]).all()):
             return None
         return (torch.arange(pixels.shape[1]) >= tiles[:, None])[..., None, None, None]
+
+    def tower_tokens(
+        self, model: Any, processor: Any, inputs: dict[str, Any], layouts: list[TokenLayout], values: Tensor
+    ) -> list[Tensor]:
+        """Put the tiles together and cut the padding away with the model's own function; newlines show nothing."""
+        vision = model.config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        tiles = [self._tiles(processor, inputs, i, vision.image_size) for i in range(len(layouts))]
+        each = split_rows(values, [n * patches for n in tiles])
+        cut = [rows.view(n, patches, -1) for n, rows in zip(tiles, each, strict=True)]
+        packed = self._packed(model, cut, inputs["image_sizes"], values.new_zeros(values.shape[1]))
+        return [rows[layout.placeholder_index.copy()] for rows, layout in zip(packed, layouts, strict=True)]
+
+    def _packed(self, model: Any, tiles: list[Tensor], sizes: Tensor, newline: Tensor) -> list[Tensor]:
+        """Make of (tiles, patches, C) of each image (placeholders, C)."""
+        strategy = model.config.vision_feature_select_strategy
+        packed, _ = model.model.pack_image_features(tiles, sizes, strategy, image_newline=newline)
+        return list(packed)
 
     def _tiles(self, processor: Any, inputs: dict[str, Any], index: int, tile: int) -> int:
         """Count the tiles of an image, the thumbnail among them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import UnsupportedError
@@ -14,6 +14,9 @@ from biaslab.models.adapters.llava_next import LlavaNext, pinpoints
 from biaslab.models.family import register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_config, tower_fields
 from biaslab.models.processors import image_only
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SIGLIP: dict[str, Any] = {
     "vision_hidden": 1152,
@@ -64,6 +67,11 @@ class LlavaOnevision(LlavaNext):
         processor.vision_feature_select_strategy = strategy
         if processor.num_image_tokens is None:
             processor.num_image_tokens = (tower.image_size // tower.patch_size) ** 2
+
+    def _packed(self, model: Any, tiles: list[Tensor], sizes: Tensor, newline: Tensor) -> list[Tensor]:
+        ratio = model.config.vision_aspect_ratio
+        packed, _ = model.model.pack_image_features(tiles, sizes, image_newline=newline, vision_aspect_ratio=ratio)
+        return list(packed)
 
     def _tiles(self, processor: Any, inputs: dict[str, Any], index: int, tile: int) -> int:
         return 1 if _images_beside(inputs, index) > 1 else super()._tiles(processor, inputs, index, tile)

@@ -12,9 +12,11 @@ from biaslab.cost.vision import VisionInput, patch_count, plain_vit, register_vi
 from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, text_fields, tower_fields
 from biaslab.models.pixel_form import PixelForm
+from biaslab.models.towers import split_rows
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 _LOCATIONS = re.compile(r"<loc(\d{4})>" * 4)
 _STEPS = 1024  # of a location token, over the side of the image
@@ -89,6 +91,12 @@ class PaliGemma(Family):
             return None
         y0, x0, y1, x1 = (int(v) / _STEPS for v in match.groups())
         return self.box_space.read((x0, y0, x1, y1), size=size, resized=resized)
+
+    def tower_tokens(
+        self, model: Any, processor: Any, inputs: dict[str, Any], layouts: list[TokenLayout], values: Tensor
+    ) -> list[Tensor]:
+        """Give every patch its token."""
+        return split_rows(values, [layout.n for layout in layouts])
 
     # ---------------------------------------------------------------------------------- geometry without weights
     decoders = ("gemma",)

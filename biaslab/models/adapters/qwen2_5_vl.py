@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from biaslab.core.boxes import BoxSpace
 from biaslab.models.adapters.qwen2_vl import Qwen2VL
 from biaslab.models.family import register
 from biaslab.models.offline_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from biaslab.core.layout import TokenLayout
 
 _TOWER: dict[str, Any] = {
     "vision_layers": 32,
@@ -40,6 +47,15 @@ class Qwen25VL(Qwen2VL):
         "qwen2.5-vl-7b": ModelSpec("qwen2_5_vl_text", 3584, 28, 28, 4, 18944, **_TOWER, **_PIXELS, vocab=152064),
     }
 
+    def tower_tokens(
+        self, model: Any, processor: Any, inputs: dict[str, Any], layouts: list[TokenLayout], values: Tensor
+    ) -> list[Tensor]:
+        """Average the patches of each token, and undo the order of windows in which the tower sees tokens."""
+        vision = model.config.vision_config
+        side = vision.window_size // vision.spatial_merge_size // vision.patch_size
+        images = super().tower_tokens(model, processor, inputs, layouts, values)
+        return [rows[_places(layout.grid, side)] for rows, layout in zip(images, layouts, strict=True)]
+
     def _vision(self, spec: ModelSpec) -> dict[str, Any]:
         full = (7, 15, 23, 31)  # layers that attend beyond their window
         return {
@@ -48,6 +64,14 @@ class Qwen25VL(Qwen2VL):
             "fullatt_block_indexes": [i for i in full if i < spec.vision_layers] or [spec.vision_layers - 1],
             **spec.vision,
         }
+
+
+def _places(grid: tuple[int, int], side: int) -> np.ndarray:
+    """Find where each token of a raster lies when windows of ``side x side`` tokens follow each other."""
+    rows, cols = np.indices(grid)
+    window = rows // side * -(-grid[1] // side) + cols // side
+    order = window.ravel().argsort(kind="stable")  # tokens as the tower sees them
+    return order.argsort(kind="stable")
 
 
 def merged_tower(spec: ModelSpec) -> dict[str, Any]:

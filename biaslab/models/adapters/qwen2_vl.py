@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from biaslab.core.boxes import Box, BoxSpace, find_box
 from biaslab.core.layout import TokenLayout
@@ -10,6 +10,10 @@ from biaslab.models.family import Family, register
 from biaslab.models.offline_spec import ModelSpec, SpecialTokens, rope_sections, text_fields
 from biaslab.models.pixel_form import PixelForm
 from biaslab.models.processors import image_only
+from biaslab.models.towers import split_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TOWER: dict[str, Any] = {
     "vision_layers": 32,
@@ -78,6 +82,13 @@ class Qwen2VL(Family):
         merge = images.merge_size
         layout = TokenLayout.raster(height // merge, width // merge, size=size, family=self.name)
         return layout, (width * images.patch_size, height * images.patch_size)
+
+    def tower_tokens(
+        self, model: Any, processor: Any, inputs: dict[str, Any], layouts: list[TokenLayout], values: Tensor
+    ) -> list[Tensor]:
+        """Average the patches that are merged into one token: they follow each other."""
+        unit = model.config.vision_config.spatial_merge_size**2
+        return split_rows(values.unflatten(0, (-1, unit)).mean(1), [layout.n for layout in layouts])
 
     def parse_box(self, text: str, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Box | None:
         """Read the first box of an answer in pixels of the original image, or None."""

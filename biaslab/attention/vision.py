@@ -211,7 +211,7 @@ def watch_tower(vlm: VLM, request: VisionRequest, *, announced: bool = True) -> 
     ...     _ = vlm.forward(encoded)
     ...     (record,) = tower.records(encoded)
     >>> record.cls[2].shape, record.received[2].shape  # heads and tokens of the last block
-    (torch.Size([3, 256]), torch.Size([256]))
+    (torch.Size([2, 256]), torch.Size([256]))
     """
     watch = TowerWatch(vlm, request, announced=announced)
     with ExitStack() as stack:

@@ -146,6 +146,11 @@ class VisionRecord:
             return self.cls[resolve_layer(layer, self.cls, "the vision record")].mean(0)
         return self.received[resolve_layer(layer, self.received, "the vision record")]
 
+    def holds(self, request: VisionRequest) -> bool:
+        """Whether everything that is asked for (blocks as `VisionRequest.resolved` gives them) has been recorded."""
+        asked = ((getattr(self, f.name), getattr(request, f.name)) for f in fields(request))
+        return all(held is None or set(layers) <= set(held) for held, layers in asked)
+
     def at(self, index: Tensor) -> VisionRecord:
         """Keep some of the tokens, (M,) int64, in that order."""
         return self._changed(lambda name, x: x.index_select(1 if name == "cls" else 0, index.to(x.device)))

@@ -14,6 +14,7 @@ from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning import Method, Selection
+from biaslab.pruning.engine.vision import with_tower
 from biaslab.pruning.keep_counts import warn_of_counts
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def compare_methods(
         GenerationOptions(whole_number("seed", seed), at_least_one("max_new_tokens", max_new_tokens)),
     )
     check_text(vlm, expression)
-    encoded = vlm.vision(vlm.encode_grounding([image], [expression]))
+    encoded = vlm.encode_grounding([image], [expression])
+    encoded = with_tower(vlm, encoded, [config.method for config in configs])
     (layout,) = encoded.layouts
     warn_of_counts((keep for config in configs for keep in config.keeps), layout.n)
     answers = []

@@ -23,6 +23,7 @@ from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
 from biaslab.evaluation.schema import VERDICT_FIELDS
 from biaslab.models.preparing import Preparers
 from biaslab.pruning import Selection
+from biaslab.pruning.engine.vision import with_tower
 
 if TYPE_CHECKING:
     from biaslab.evaluation.decoding.step_graph import GraphedStates
@@ -176,7 +177,8 @@ class Worker:
         if isinstance(prompts, Exception):
             raise prompts
         encoded = self.vlm.send(prepare(self.vlm, ready) if prompts is None else prompts)
-        return self.vlm.vision(encoded, pictures=[task.sample.image_id for task, _ in ready])
+        methods, pictures = [config.method for config in self.configs], [task.sample.image_id for task, _ in ready]
+        return with_tower(self.vlm, encoded, methods, pictures)
 
     def _answer(self, ready: Ready, encoded: Encoded, i: int) -> list[dict[str, Any]]:
         run = run_once(self.vlm, encoded, self.configs[i], self.options, graphs=self.graphs)

@@ -11,6 +11,8 @@ Examples
 ['cdpruner', 'd2pruner', 'divprune', 'greedyprune']
 >>> "d2pruner" in METHODS  # in alphabetical order; those from outside follow
 True
+>>> list(METHODS)[:8]  # in the order of the alphabet; those from outside follow
+['d2pruner', 'divprune', 'fastv', 'hiprune', 'layer_ratio', 'lookahead', 'random', 'relative']
 >>> METHODS["fastv"].option_names()
 ['keep', 'queries', 'score', 'reads_layer', 'heads', 'profile', 'sink_dims']
 """
@@ -31,6 +33,7 @@ from biaslab.pruning.methods.divprune import DivPrune
 from biaslab.pruning.methods.fastv import FastV
 from biaslab.pruning.methods.flashvlm import FlashVLM
 from biaslab.pruning.methods.greedyprune import GreedyPrune
+from biaslab.pruning.methods.hiprune import HiPrune
 from biaslab.pruning.methods.idselection import IDSelection
 from biaslab.pruning.methods.ivc import IVC
 from biaslab.pruning.methods.layer_ratio import LayerRatio
@@ -47,6 +50,8 @@ from biaslab.pruning.methods.scope import Scope
 from biaslab.pruning.methods.sparsevlm import SparseVLM
 from biaslab.pruning.methods.stagewise import Stagewise
 from biaslab.pruning.methods.uniform import Uniform
+from biaslab.pruning.methods.visionzip import VisionZip
+from biaslab.pruning.methods.vispruner import VisPruner
 from biaslab.pruning.registry import METHODS, make, parse, register
 from biaslab.pruning.schedule import Schedule, Stage, parse_schedule
 
@@ -65,6 +70,7 @@ __all__ = [
     "FlashVLM",
     "GreedyPrune",
     "IDSelection",
+    "HiPrune",
     "LayerRatio",
     "LocalizationHeads",
     "Lookahead",
@@ -85,6 +91,8 @@ __all__ = [
     "TokenBatch",
     "TokenContext",
     "Uniform",
+    "VisPruner",
+    "VisionZip",
     "budget",
     "make",
     "parse",

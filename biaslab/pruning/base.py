@@ -154,7 +154,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     #: what the engine must provide: a subset of {"attention", "features", "text", "profile", "keys", "values",
-    #: "embeddings", "rotary"}; with "text" keys, values and embeddings come of the text as well
+    #: "embeddings", "rotary", "vision"}; with "text" keys, values and embeddings come of the text as well
     needs: ClassVar[frozenset[str]] = frozenset()
     #: whether `pick` lists positions in an order whose first n are what it would choose at any smaller budget n,
     #: with the same report; a class that defines `importance` or `pick` says so itself, or does not nest
@@ -175,6 +175,8 @@ class Method(ABC):
     #: how well the rule is known to be its source's: "paper" (written from its text), "partly: ..." (what could not be
     #: verified), "ours"; empty where nobody has said
     verified: ClassVar[str] = ""
+    #: whether it drops tokens before the decoder (or at the first layer that allows it) unless a layer is given
+    before_decoder: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

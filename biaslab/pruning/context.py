@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from biaslab.attention.vision_record import VisionRecord
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 
@@ -72,6 +73,8 @@ class TokenContext:
         Frequencies and positions of the visual tokens.
     prompt : int
         Which prompt of the batch the image belongs to: those of several images share a number.
+    vision : VisionRecord, optional
+        What the vision tower has shown of these tokens.
 
     Examples
     --------
@@ -100,6 +103,7 @@ class TokenContext:
     text_embeddings: Tensor | None = None
     rotary: Rotary | None = None
     prompt: int = 0
+    vision: VisionRecord | None = None
 
     @property
     def n(self) -> int:
@@ -110,7 +114,8 @@ class TokenContext:
     def device(self) -> torch.device:
         """Where the selection is computed: with the tensors, else on the CPU."""
         tensors = (self.attention, self.features, self.keys, self.values, self.embeddings, self.survivors)
-        return next((tensor.device for tensor in tensors if tensor is not None), torch.device("cpu"))
+        known = (tensor.device for tensor in (*tensors, self.vision) if tensor is not None)
+        return next((device for device in known if device is not None), torch.device("cpu"))
 
     @property
     def whole_layout(self) -> TokenLayout:

@@ -29,7 +29,7 @@ def methods() -> pd.DataFrame:
         reads : str
             What it looks at, joined by "+": attention, features (states of the visual tokens entering layer K), text
             (those of the tokens behind the image), keys and values of a layer, embeddings (what the decoder is given),
-            rotary (frequencies and positions); empty where positions decide alone.
+            rotary (frequencies and positions), vision (the tower); empty where positions decide alone.
         from_layer : int
             Smallest layer K before which it can drop tokens: 0 is before the decoder, which only methods without
             attention can do.

@@ -27,6 +27,7 @@ from biaslab.evaluation.runner import check_configurations
 from biaslab.evaluation.stopwatch import GenerationTimer, cuda_devices, extra_peak, interleaved
 from biaslab.models.prune_layer import prune_layers
 from biaslab.pruning import Method, Random, Schedule
+from biaslab.pruning.engine.vision import with_tower
 from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.workflows.bench_table import bench_latex, bench_table
 
@@ -256,7 +257,7 @@ def _timed(
     advance: Callable[[int], Any], failed: dict[int, str],
 ) -> tuple[list[dict[str, Any]], list[Flops | None]]:  # fmt: skip
     """All rounds of one batch of images: times by round and configuration, FLOPs by configuration."""
-    ready, rows, vision = vlm.vision(encoded), [], {}
+    ready, rows, vision = with_tower(vlm, encoded, [task.method for task in tasks]), [], {}
     graphs = None
     if options.decode == "graph":
         from biaslab.evaluation.decoding.step_graph import GraphedStates  # pulls in transformers
@@ -324,7 +325,9 @@ def _peak(vlm: VLM, encoded: Encoded, config: Config, options: GenerationOptions
     ``extra_mb`` is what it takes over the idle model: on CUDA as the allocator counts, on a CPU the resident memory
     of this process (None where the kernel does not tell). ``peak_mb`` is all that tensors held, on CUDA only.
     """
-    task = partial(run_once, vlm, vlm.vision(encoded), config, options, full_length=True, timed=True)
+    task = partial(
+        run_once, vlm, with_tower(vlm, encoded, [config.method]), config, options, full_length=True, timed=True
+    )
     devices = cuda_devices(vlm.model)
     if not devices:
         return {"extra_mb": extra_peak(task, warm=task), "peak_mb": None}

@@ -9,6 +9,7 @@ import tiny
 import torch
 from foreseen import Foresees, said
 
+from biaslab.attention.vision_record import TowerShape, VisionRecord
 from biaslab.core.layout import TokenLayout
 from biaslab.models import families
 from biaslab.pruning import METHODS, TokenContext, budget, make
@@ -47,10 +48,28 @@ class MapProfile(Foresees):
         return self.maps["std"].to(device)
 
 
+def shown(n, g, few=False):
+    """What a tower of four blocks with a CLS token shows of n tokens; with ``few`` many values are equal."""
+
+    def drawn(*shape):
+        values = torch.randn(*shape, generator=g)
+        return values.round() if few else values
+
+    layers = range(4)
+    return VisionRecord(
+        TowerShape(4, True, tuple(layers)),
+        cls={i: drawn(3, n).softmax(-1) for i in layers},
+        received={i: drawn(n).softmax(-1) for i in layers},
+        features={i: drawn(n, 8) + 0.1 for i in layers},
+        keys={i: drawn(n, 8) + 0.1 for i in layers},
+    )
+
+
 def further(layout, seed, features, kv=3):
     """What methods may read beside attention of one kind, features and text; seven tokens of text."""
     g, n, width = torch.Generator().manual_seed(seed + 77), layout.n, 16 if features is None else features.shape[1]
     return {
+        "vision": shown(n, g),
         "other_rows": {"null": torch.rand(3, 1, n, generator=g).softmax(-1)},
         **{name: torch.randn(kv, n, 8, generator=g) for name in ("keys", "values")},
         **{name: torch.randn(kv, 7, 8, generator=g) for name in ("text_keys", "text_values")},

@@ -10,7 +10,7 @@ import torch
 from foreseen import Foresees, said
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from methods import ALL, RASTER, TILED, MapProfile, build, context, further
+from methods import ALL, RASTER, TILED, MapProfile, build, context, further, shown
 from torch.nn.functional import normalize
 
 from biaslab.core.layout import TokenLayout
@@ -59,7 +59,7 @@ def images(seed, count, dim=24, kind="smooth"):
         budget = int(g.integers(1, layout.n + 1))
         shallow = torch.rand(3, 7, layout.n, generator=t)
         given = (attention, features, {0: shallow}, said(width=features.shape[1]))
-        more = further(layout, budget, features)
+        more = further(layout, budget, features) | {"vision": shown(layout.n, t, few=kind == "ties")}
         out.append(TokenContext(layout, budget, int(g.integers(2**31)), 2, *given, **more))
     return out
 

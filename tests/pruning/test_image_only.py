@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from methods import ALL, TILED, build, context
+from methods import ALL, TILED, build, context, shown
 
 from biaslab.pruning import DivPrune, Method
 
@@ -14,7 +14,8 @@ from biaslab.pruning import DivPrune, Method
 def test_neither_seed_nor_attention_changes_what_they_choose(name):
     method = build(name, TILED, keep=40)
     features = torch.randn(TILED.n, 16, generator=torch.Generator().manual_seed(0))
-    contexts = [context(TILED, 40, seed, features=features) for seed in range(6)]  # attention of its own each
+    vision = shown(TILED.n, torch.Generator().manual_seed(0))
+    contexts = [context(TILED, 40, s, features=features, vision=vision) for s in range(6)]  # each has its own attention
     chosen = {tuple(method.select(ctx).indices.tolist()) for ctx in contexts}
     assert (len(chosen) == 1) == method.image_only
 

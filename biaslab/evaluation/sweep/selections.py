@@ -16,6 +16,7 @@ from biaslab.pruning.engine.prompt import Prompt
 from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
 from biaslab.pruning.engine.running import read_rows
 from biaslab.pruning.engine.token_batch import Owner, by_row, kept_columns, token_batch
+from biaslab.pruning.engine.vision import TowerSource
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -71,6 +72,7 @@ class Selecting:
         hidden = self.prefix.features(layer)
         attention = self.prefix.rows(first, layer)
         batch, owners = token_batch(prompt, first, layer, hidden, attention, self.prefix.sources(first, layer))
+        batch = TowerSource(self.vlm, methods).given(batch, owners, first, repeats=1, device=hidden.device)
         standing = self._standing(first, layer, batch, owners)
         distinct = sorted(set(standing))
         images = batch.only(distinct)

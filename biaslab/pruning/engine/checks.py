@@ -11,6 +11,7 @@ from biaslab.models.generation import GenerateCall, check_call
 from biaslab.pruning.base import Method
 from biaslab.pruning.context import FittedProfile
 from biaslab.pruning.engine.query_rows import kinds_of
+from biaslab.pruning.engine.vision import tower_request
 from biaslab.pruning.methods.attention_method import AttentionMethod
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
                 "every token of the prompt has: choose another method or model"
             )
         attention_method(method).attention_layers(layer)  # refuses a K at which a layer it reads is not there yet
+    tower_request(vlm, [method])  # refuses a block of the vision tower that is not there
     config: Any = vlm.decoder.config
     method.check_width(config.hidden_size)
     if "attention" in method.needs:

@@ -33,6 +33,7 @@ from biaslab.pruning.engine.recording import check_finite
 from biaslab.pruning.engine.running import RowKey, RunningPrefill, raw_layers, readers
 from biaslab.pruning.engine.short_inputs import ShortInputs
 from biaslab.pruning.engine.sources import first_projection, own_projection, raw_projection
+from biaslab.pruning.engine.vision import TowerSource
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -62,6 +63,7 @@ class Engine:
         self.cuts: WeakKeyDictionary[Any, Sequence[Cut]] = WeakKeyDictionary()  # KV cache -> how it was pruned
         self.checked: set[tuple[int, str]] = set()  # stages and layouts that a profile has accepted
         self.short = ShortInputs(self.decoder, run.positions)
+        self.tower = TowerSource(vlm, [stage.rule for stage in self.schedule])
         self._hooks, self._layer_hooks = ExitStack(), ExitStack()
 
     def attach(self, stack: ExitStack) -> None:
@@ -77,6 +79,7 @@ class Engine:
         ]
         for hook in hooks:
             self._hooks.callback(hook.remove)
+        self.tower.attach(self._hooks)
         last = 1 if list(self.stages) == [0] else len(decoder.layers)  # cut at K = 0 alone, the decoder's hook does all
         for index in range(self.layer, last):
             hook = decoder.layers[index].register_forward_pre_hook(self._layer_hook(index), with_kwargs=True)
@@ -165,6 +168,7 @@ class Engine:
         self.running, self.prefill, self.made, self.cache = False, None, (), None
         self.projecting = False
         self.short.clear()
+        self.tower.clear()
         self.finite.clear()
 
     # -- the decoder: K = 0, and the cache's lengths ---------------------------------------------------------
@@ -308,7 +312,7 @@ class Engine:
         """Select among the visual tokens that are left of every sample of the running prefill, and announce the cut."""
         run = self.run
         with self._clock("select_ms", hidden.device):
-            chosen, finite = prefill.choose(number, hidden)
+            chosen, finite = prefill.choose(number, hidden, self.tower)
         self.finite += finite
         if number == 0:
             run.counts = prefill.counts()

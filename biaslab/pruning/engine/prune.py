@@ -17,7 +17,7 @@ from torch import nn
 
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.expected import expect_model
-from biaslab.models.prune_layer import prune_layer
+from biaslab.models.prune_layer import lowest_prune_layer, prune_layer
 from biaslab.pruning.base import Method
 from biaslab.pruning.engine.checks import check_profile, check_setup
 from biaslab.pruning.engine.hooks import Engine
@@ -58,7 +58,8 @@ def prune(
         K: tokens are dropped just before this decoder layer, -1 the last; 0 drops them before the decoder, which only
         methods without attention can do. Default: from the model's geometry
         (:func:`biaslab.models.prune_layer.default_prune_layer`); a method of several stages, such as "pyramiddrop",
-        then cuts at its own layers, scaled to the depth.
+        then cuts at its own layers, scaled to the depth, and one that is made for it before the decoder, or before the
+        first layer that the model allows.
     schedule : sequence of Stage, or str
         In the place of method and layer: several cuts in one prefill, each among the tokens that the one before has
         left, by what the model shows of these. A stage's keep is a share of the image's ORIGINAL tokens. As a word
@@ -180,6 +181,8 @@ def _stages(vlm: VLM, method: Any, layer: Any, schedule: Any, positions: str) ->
         rule = parse(method) if isinstance(method, str) else method
         own = schedule_in(vlm, rule) if layer is None and isinstance(rule, Method) else None
         if own is None:
+            if layer is None and getattr(rule, "before_decoder", False):
+                layer = lowest_prune_layer(vlm.model.config, vlm.family)
             layer = prune_layer(vlm, layer)
             check_setup(vlm, rule, layer, positions)
             return Schedule([Stage(layer, rule)])

@@ -24,6 +24,7 @@ from biaslab.pruning.engine.query_rows import kinds_of
 from biaslab.pruning.engine.recording import are_finite, prompt_rows
 from biaslab.pruning.engine.sources import VECTORS, Sources, layers_read, projected_rows
 from biaslab.pruning.engine.token_batch import by_row, kept_columns, token_batch
+from biaslab.pruning.engine.vision import TowerSource
 from biaslab.pruning.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ class RunningPrefill:
             found.see(method, key, self.raw[method.layer_read(layer)] if method.raw_values else value)
         return found
 
-    def choose(self, number: int, hidden: Tensor) -> tuple[list[list[Selection]], list[tuple[int, Arriving]]]:
+    def choose(
+        self, number: int, hidden: Tensor, tower: TowerSource
+    ) -> tuple[list[list[Selection]], list[tuple[int, Arriving]]]:
         """Select among the visual tokens that are left of every sample.
 
         Parameters
@@ -160,6 +163,8 @@ class RunningPrefill:
             Of the stage; all before it have cut.
         hidden : (B, M, D) Tensor
             States entering its layer.
+        tower : TowerSource
+            What the vision tower has shown.
 
         Returns
         -------
@@ -180,6 +185,7 @@ class RunningPrefill:
         finite = [(index, are_finite(rows)) for index, rows in attention.items()]
         sources = self._sources(stage.rule, stage.layer)
         batch, owners = token_batch(prompt, stage.rule, stage.layer, hidden, attention, sources)
+        batch = tower.given(batch, owners, stage.rule, repeats=prompt.repeats, device=hidden.device)
         return by_row(prompt, owners, stage.rule.select_batch(batch)), finite
 
     def cut(self, number: int, chosen: list[list[Selection]]) -> Cut:

@@ -261,6 +261,29 @@ class Method(ABC):
         orders = ranked([required(own, "scores") for own in scores])
         return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
 
+    @property
+    def merges(self) -> bool:
+        """Whether dropped tokens are merged into kept ones (:meth:`merging`)."""
+        return False
+
+    def merging(self, ctx: TokenContext, indices: Tensor, scores: Tensor | None) -> Tensor | None:
+        """Tell what the kept tokens go on with.
+
+        Parameters
+        ----------
+        ctx : TokenContext
+            Its budget does not count.
+        indices : (budget,) int64 Tensor
+            The kept ones, ascending.
+        scores : (N,) Tensor or None
+
+        Returns
+        -------
+        (budget, N) float32 Tensor or None
+            As `Selection.merge`. Default: None.
+        """
+        return None
+
     def own_stages(self, n_layers: int, lowest: int = 0) -> Sequence[tuple[int, Method]] | None:
         """List the cuts that the method makes where no layer is named, as (K, method at its keep there).
 
@@ -317,7 +340,9 @@ class Method(ABC):
         with full_precision():
             scores = self.importance(ctx)
             positions, info = self.pick(ctx, scores)
-        return Selection(positions.sort().values, scores, info)
+            indices = positions.sort().values
+            merge = self.merging(ctx, indices, scores) if self.merges else None
+        return Selection(indices, scores, info, merge)
 
     def select_batch(self, images: Sequence[TokenContext]) -> list[Selection]:
         """Choose the tokens of several images at once: what :meth:`select` gives for each, in fewer steps.
@@ -391,7 +416,13 @@ class Method(ABC):
             picked = self.pick_batch(batch, scores, budgets)
             indices = iter(ascending([positions for one in picked for positions, _ in one]))
         pairs = zip(picked, scores, strict=True)
-        return [[Selection(next(indices), own, info) for _, info in one] for one, own in pairs]
+        found = [[Selection(next(indices), own, info) for _, info in one] for one, own in pairs]
+        if self.merges:
+            with full_precision():
+                for ctx, each in zip(batch, found, strict=True):
+                    for selection in each:
+                        selection.merge = self.merging(ctx, selection.indices, selection.scores)
+        return found
 
     def _pick_each(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]

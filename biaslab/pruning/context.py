@@ -186,6 +186,9 @@ class Selection:
     info : dict
         What the method reports about its choice, plain Python values. A list under a name that ends in ``_indices``
         holds positions as ``indices`` does.
+    merge : (budget, N) Tensor or None
+        Weights of all tokens in the state that each kept one goes on with, not negative, as a rule of sum 1 in each
+        row; None where kept tokens go on as they are.
 
     Examples
     --------
@@ -196,6 +199,18 @@ class Selection:
     indices: Tensor
     scores: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    merge: Tensor | None = None
+
+    @property
+    def sizes(self) -> Tensor:
+        """(budget,) int64: how many tokens each kept one stands for.
+
+        Examples
+        --------
+        >>> Selection(torch.tensor([0, 2]), merge=torch.tensor([[1.0, 0, 0], [0, 0.5, 0.5]])).sizes
+        tensor([1, 2])
+        """
+        return torch.ones_like(self.indices) if self.merge is None else (self.merge > 0).sum(1)
 
 
 def required(tensor: Tensor | None, what: str) -> Tensor:

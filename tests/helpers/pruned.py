@@ -107,11 +107,13 @@ def prompt_positions(vlm, inputs):
     return found[0].expand(*found[0].shape[:-2], *inputs["input_ids"].shape)
 
 
-def oracle(vlm, inputs, answer, gone, layer, renumber=False):
+def oracle(vlm, inputs, answer, gone, layer, renumber=False, merge=None, places=None):
     """Logits of every answer token from one forward over the whole sequence: no cache, no token removed.
 
     Keys of dropped tokens are hidden from layer ``layer`` on by a full attention mask, built here and handed to
     every layer; everything else is the stock model. Of a schedule ``gone`` and ``layer`` are lists, a stage each.
+    ``merge(hidden)`` changes what enters the last of these; ``places`` (B, N) are the positions of prompt tokens from
+    ``layer`` on.
     """
     gones, layers = (gone, layer) if isinstance(layer, list) else ([gone], [layer])
     model, dec = vlm.model, vlm.decoder
@@ -139,10 +141,15 @@ def oracle(vlm, inputs, answer, gone, layer, renumber=False):
             if eager:
                 mask = torch.zeros(mask.shape).masked_fill(~mask, -1e30)
             kwargs = {**kwargs, "attention_mask": mask}
-            if renumber and stage:
-                hidden = args[0] if args else kwargs["hidden_states"]
-                closed = whole["position_ids"] - gones[stage - 1].long().cumsum(1)
-                kwargs["position_embeddings"] = dec.rotary_emb(hidden, closed)
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if merge is not None and index == layers[-1]:
+                hidden = merge(hidden)
+                args, kwargs = ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
+            if (renumber or places is not None) and stage:
+                moved = whole["position_ids"] - gones[stage - 1].long().cumsum(1) if renumber else whole["position_ids"]
+                if places is not None:
+                    moved = torch.cat([places, moved[..., places.shape[1] :]], -1)
+                kwargs["position_embeddings"] = dec.rotary_emb(hidden, moved)
             return args, kwargs
 
         return hook

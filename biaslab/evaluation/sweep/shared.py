@@ -62,6 +62,9 @@ def _is_accepted(vlm: VLM, config: Config, positions: str) -> bool:
         return True
     if isinstance(config.method, Schedule):
         return False  # what its later stages read depends on what the first one left
+    if config.method.merges:
+        logger.debug("%s goes the plain way: its tokens are merged", config.method.label)
+        return False
     try:
         check_setup(vlm, config.method, config.layer, positions)
     except BiaslabError as error:

@@ -156,7 +156,10 @@ def in_original(image: PromptImage, chosen: Selection) -> Selection:
     scores = chosen.scores
     if scores is not None:
         scores = scores.new_full((image.total,), -torch.inf).scatter(0, kept.to(scores.device), scores)
-    return Selection(kept[chosen.indices], scores, _positions(chosen.info, kept))
+    merge = chosen.merge
+    if merge is not None:
+        merge = merge.new_zeros(len(merge), image.total).index_copy(1, kept.to(merge.device), merge)
+    return Selection(kept[chosen.indices], scores, _positions(chosen.info, kept), merge)
 
 
 def _positions(info: Mapping, kept: Tensor) -> dict:

@@ -202,7 +202,8 @@ class Engine:
             with self._clock("attention_ms", embeds.device):
                 prefill.project(0, first_projection(self.vlm, args, kwargs, embeds))
             self.projecting = False
-        cut = self._choose(prefill, 0, embeds).index
+        made, embeds = self._choose(prefill, 0, embeds)
+        cut = made.index
         if ids is None:
             ids = torch.arange(cut.length, device=embeds.device)[None]
         ids = cut.gather(ids, ids.ndim - 1)
@@ -252,7 +253,8 @@ class Engine:
         if self.prefill is not None and index in self.stages:
             if index > 0:
                 self._read_own(self.prefill, index, args, kwargs, hidden)
-                hidden = self._choose(self.prefill, self.stages[index], hidden).local.gather(hidden, 1)
+                made, hidden = self._choose(self.prefill, self.stages[index], hidden)
+                hidden = made.local.gather(hidden, 1)
             if index == self.layer:
                 self._remember(cache, self.made)
         elif index == self.layer and cache not in self.cuts:
@@ -308,11 +310,15 @@ class Engine:
             prefill.project(number, own_projection(self.vlm, index, args, kwargs, hidden))
 
     @torch.no_grad()
-    def _choose(self, prefill: RunningPrefill, number: int, hidden: Tensor) -> Cut:
-        """Select among the visual tokens that are left of every sample of the running prefill, and announce the cut."""
+    def _choose(self, prefill: RunningPrefill, number: int, hidden: Tensor) -> tuple[Cut, Tensor]:
+        """Select among the visual tokens that are left of every sample of the running prefill, and announce the cut.
+
+        Also returns the states: those of tokens that take up others are merged.
+        """
         run = self.run
         with self._clock("select_ms", hidden.device):
             chosen, finite = prefill.choose(number, hidden, self.tower)
+            hidden = prefill.merged(number, hidden, chosen)
         self.finite += finite
         if number == 0:
             run.counts = prefill.counts()
@@ -323,7 +329,7 @@ class Engine:
         self.made = prefill.cuts
         valid = None if cut.local.pad is None else ~cut.local.pad
         self.vlm.prefill.cut(PrunedSequence(cut.layer, cut.positions, valid))
-        return cut
+        return cut, hidden
 
     @contextmanager
     def _clock(self, name: str, device: torch.device) -> Iterator[None]:

@@ -19,6 +19,7 @@ from biaslab.pruning.base import Method, Selection
 from biaslab.pruning.engine.checks import attention_method
 from biaslab.pruning.engine.cut import Cut, gathered, in_original, make_cut, shortened, with_layouts
 from biaslab.pruning.engine.joint import by_image
+from biaslab.pruning.engine.merging import merged
 from biaslab.pruning.engine.prompt import Prompt, read_prompt
 from biaslab.pruning.engine.query_rows import kinds_of
 from biaslab.pruning.engine.recording import are_finite, prompt_rows
@@ -187,6 +188,10 @@ class RunningPrefill:
         batch, owners = token_batch(prompt, stage.rule, stage.layer, hidden, attention, sources)
         batch = tower.given(batch, owners, stage.rule, repeats=prompt.repeats, device=hidden.device)
         return by_row(prompt, owners, stage.rule.select_batch(batch)), finite
+
+    def merged(self, number: int, hidden: Tensor, chosen: Sequence[Sequence[Selection]]) -> Tensor:
+        """Merge dropped tokens into kept ones, where a stage says how; before `cut` is called."""
+        return merged(hidden, self.prompts[read_rows(self.schedule[number].rule)], chosen)
 
     def cut(self, number: int, chosen: list[list[Selection]]) -> Cut:
         """Drop what a stage did not choose."""

@@ -33,7 +33,7 @@ class GenerationOptions:
     ----------
     seed : int
     max_new_tokens : int
-    positions : "original" or "renumber"
+    positions : "original", "renumber" or "remap"
     plain : bool
         One ``generate`` per configuration, in which nothing is shared: the reference.
     decode : "dynamic", "static" or "graph"

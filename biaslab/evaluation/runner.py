@@ -141,7 +141,7 @@ def evaluate(
     max_new_tokens : int, optional
         Length limit of an answer; default: that of the run in ``out``, 128 for a new one. Answers that are cut there
         before they hold a whole box are misses, counted as ``truncated`` and warned of.
-    positions : {"original", "renumber"}
+    positions : {"original", "renumber", "remap"}
         Position ids of the kept tokens; see :func:`biaslab.pruning.prune`.
     n_resamples : int
         Resamples of the intervals.

@@ -51,7 +51,7 @@ def decode_dynamic(
         Of the first token.
     cuts : sequence of (int, PrunedIndex)
         From which layer on the rows have which short sequence, ascending.
-    positions : "original" or "renumber"
+    positions : "original", "renumber" or "remap"
     narrow : callable, optional
         Hears of the KV cache and the rows that are left, where others are taken out of it.
 

@@ -42,7 +42,7 @@ def decode(
         Of the first token.
     cuts : sequence of (int, PrunedIndex)
         From which layer on the rows have which short sequence, ascending.
-    positions : "original" or "renumber"
+    positions : "original", "renumber" or "remap"
     way : "dynamic", "static" or "graph"
         What a model does not allow is decoded dynamically.
     graphs : GraphedStates, optional

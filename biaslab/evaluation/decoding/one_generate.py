@@ -33,7 +33,7 @@ def static_options(
     max_new_tokens : int
     engine : Engine, optional
         That prunes the prefill.
-    positions : "original" or "renumber"
+    positions : "original", "renumber" or "remap"
     graphs : GraphedStates, optional
         Of earlier batches.
 

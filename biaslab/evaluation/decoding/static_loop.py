@@ -40,7 +40,7 @@ class StaticDecoding:
         R prompts, with the filled KV cache of the R rows.
     cuts : sequence of (int, PrunedIndex)
         From which layer on the rows have which short sequence, ascending.
-    positions : "original" or "renumber"
+    positions : "original", "renumber" or "remap"
     shown : PrunedIndex, optional
         The short sequence of all layers, where a hook on the decoder brings masks and positions to it.
 

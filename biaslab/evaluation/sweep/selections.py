@@ -13,7 +13,7 @@ from biaslab.pruning import Method, Selection
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.checks import check_profile
 from biaslab.pruning.engine.prompt import Prompt
-from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index
+from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index, remapped
 from biaslab.pruning.engine.running import read_rows
 from biaslab.pruning.engine.token_batch import Owner, by_row, kept_columns, token_batch
 from biaslab.pruning.engine.vision import TowerSource
@@ -45,8 +45,8 @@ class Chosen:
 class Selecting:
     """Selects for one configuration after the other; scores and orders that they share are computed once."""
 
-    def __init__(self, vlm: VLM, prefix: Prefix) -> None:
-        self.vlm, self.prefix = vlm, prefix
+    def __init__(self, vlm: VLM, prefix: Prefix, positions: str = "original") -> None:
+        self.vlm, self.prefix, self.positions = vlm, prefix, positions
         self._checked: set[tuple[str, int, Any]] = set()
 
     def of(self, configs: Mapping[int, Config]) -> dict[int, Chosen]:
@@ -79,7 +79,8 @@ class Selecting:
         budgets = [[method.budget_of(image.n) for method in methods] for image in images]
         found = dict(zip(distinct, first.select_budgets(images, budgets), strict=True))  # image -> of each method
         each = [[replace(found[i][m], info=dict(found[i][m].info)) for i in standing] for m in range(len(methods))]
-        return [_chosen(prompt, by_row(prompt, owners, chosen)) for chosen in each]
+        remap = self.positions == "remap"
+        return [_chosen(prompt, by_row(prompt, owners, chosen), remap) for chosen in each]
 
     def _standing(self, method: Method, layer: int, images: TokenBatch, owners: Sequence[Owner]) -> list[int]:
         """Tell for each image the first one that a method sees as the same: it is chosen from once.
@@ -121,6 +122,7 @@ def _alike(configs: Mapping[int, Config]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _chosen(prompt: Prompt, rows: Sequence[Sequence[Selection]]) -> Chosen:
+def _chosen(prompt: Prompt, rows: Sequence[Sequence[Selection]], remap: bool) -> Chosen:
     """Put the selections of a configuration together, a list per prompt."""
-    return Chosen([s for row in rows for s in row], make_index(prompt, kept_columns(prompt, rows)))
+    cut = make_index(prompt, kept_columns(prompt, rows))
+    return Chosen([s for row in rows for s in row], remapped(cut, prompt, rows) if remap else cut)

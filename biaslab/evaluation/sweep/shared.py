@@ -144,7 +144,7 @@ class _Sweep:
         self.generation = Generation.of(model, input_ids, *given)
         self.prefix = run_prefix(self.vlm, self.generation, list(self.configs.values()), self.options.seed)
         pruned = {i: config for i, config in self.configs.items() if config.method is not None}
-        self.chosen = Selecting(self.vlm, self.prefix).of(pruned)
+        self.chosen = Selecting(self.vlm, self.prefix, self.options.positions).of(pruned)
         waiting: list[_Part] = []
         for part in self._parts():
             if waiting and sum(len(p.numbers) for p in (*waiting, part)) > self.per_batch:

@@ -33,7 +33,7 @@ def run_short(vlm: VLM, prefix: Prefix, layer: int, cuts: Sequence[PrunedIndex],
         K.
     cuts : sequence of G PrunedIndex
         Of the B prompts each, all of one length.
-    positions : "original" or "renumber"
+    positions : "original", "renumber" or "remap"
 
     Returns
     -------

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attention_method", "check_cache", "check_generate", "check_profile", "check_setup"]
 
-POSITIONS = ("original", "renumber")
+POSITIONS = ("original", "renumber", "remap")
 
 
 @runtime_checkable
@@ -91,9 +91,10 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
         raise UnsupportedError(
             f"{vlm.family.name} models build their masks before the decoder: use K >= {vlm.family.lowest_layer}"
         )
-    if positions == "renumber" and _has_sections(getattr(config, "rope_parameters", None)):
+    if positions != "original" and _has_sections(getattr(config, "rope_parameters", None)):
+        doing = "renumbering" if positions == "renumber" else "remapping along one axis"
         raise UnsupportedError(
-            "renumbering would destroy the two-dimensional positions of M-RoPE: use positions='original'"
+            f"{doing} would destroy the two-dimensional positions of M-RoPE: use positions='original'"
         )
 
 

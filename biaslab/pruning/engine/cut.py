@@ -14,7 +14,7 @@ from biaslab.core.sub_layout import sub_layout
 from biaslab.pruning.base import Selection
 from biaslab.pruning.batch import padded
 from biaslab.pruning.engine.prompt import Prompt, PromptImage
-from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index, short_lengths
+from biaslab.pruning.engine.pruned_index import PrunedIndex, make_index, remapped, short_lengths
 
 __all__ = ["Cut", "gathered", "in_original", "make_cut", "shortened", "with_layouts"]
 
@@ -46,7 +46,13 @@ class Cut:
         return Cut(self.layer, self.index.rows(index), self.local.rows(index), self.positions[index])
 
 
-def make_cut(layer: int, prompt: Prompt, kept: list[Tensor], before: Cut | None) -> Cut:
+def make_cut(
+    layer: int,
+    prompt: Prompt,
+    kept: list[Tensor],
+    before: Cut | None,
+    remap: Sequence[Sequence[Selection]] | None = None,
+) -> Cut:
     """Drop what was not selected.
 
     Parameters
@@ -59,12 +65,16 @@ def make_cut(layer: int, prompt: Prompt, kept: list[Tensor], before: Cut | None)
         Each row's columns of ``prompt.visual`` that stay.
     before : Cut, optional
         The one before.
+    remap : sequence of sequence of Selection, optional
+        The choice, where positions are to be stretched over the image; of the first cut alone.
 
     Returns
     -------
     Cut
     """
     local = make_index(prompt, kept)
+    if remap is not None:
+        local = remapped(local, prompt, remap)
     if before is None:
         return Cut(layer, local, local, local.keep)
     index = local if before.layer == 0 else local.within(before.index)

@@ -206,7 +206,7 @@ class Engine:
         cut = made.index
         if ids is None:
             ids = torch.arange(cut.length, device=embeds.device)[None]
-        ids = cut.gather(ids, ids.ndim - 1)
+        ids = cut.placed(ids, ids.ndim - 1)
         if mask is None:  # without one, gaps in the positions can be taken for packed sequences
             mask = torch.ones(1, cut.length, dtype=torch.long, device=embeds.device)
         kwargs["inputs_embeds"] = cut.gather(embeds, 1)
@@ -325,7 +325,7 @@ class Engine:
             run.most = max([run.most, *run.counts])
         run.stages = [*run.stages, prefill.originals(number, chosen)]
         run.selections = run.stages[-1]
-        cut = prefill.cut(number, chosen)
+        cut = prefill.cut(number, chosen, remap=run.positions == "remap")
         self.made = prefill.cuts
         valid = None if cut.local.pad is None else ~cut.local.pad
         self.vlm.prefill.cut(PrunedSequence(cut.layer, cut.positions, valid))

@@ -64,8 +64,11 @@ def prune(
         In the place of method and layer: several cuts in one prefill, each among the tokens that the one before has
         left, by what the model shows of these. A stage's keep is a share of the image's ORIGINAL tokens. As a word
         "divprune@0.4@2+d2pruner@0.06@4" (:func:`biaslab.pruning.parse_schedule`).
-    positions : "original" or "renumber"
-        Kept tokens keep their position ids, or close ranks (in layers >= K; 1-D rotary positions only).
+    positions : "original", "renumber" or "remap"
+        Kept tokens keep their position ids; or close ranks, text behind them included; or stretch over the positions
+        that their image had, as Nuwa does: the j-th of m kept ones takes the position of token
+        ``round(j (n - 1) / (m - 1))`` of n. In layers >= K; the last two of 1-D rotary positions alone, the last of
+        one cut.
     seed : int
         Of the run; every sample derives its own from this and its sample id (its row where it has none).
     timed : bool
@@ -192,6 +195,8 @@ def _stages(vlm: VLM, method: Any, layer: Any, schedule: Any, positions: str) ->
     if not isinstance(schedule, Schedule):
         schedule = parse_schedule(schedule) if isinstance(schedule, str) else Schedule(schedule)
     stages: Schedule = schedule
+    if positions == "remap" and len(stages) > 1:
+        raise UnsupportedError("positions are remapped once: use positions='original' for several stages")
     for stage in stages:
         check_setup(vlm, stage.rule, stage.layer, positions)
     return stages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from biaslab.attention.hook import is_flash
 from biaslab.errors import UnsupportedError
+from biaslab.pruning.base import Selection
 from biaslab.pruning.engine.prompt import Prompt
 
-__all__ = ["PrunedIndex", "make_index", "short_lengths", "stacked", "whole"]
+__all__ = ["PrunedIndex", "make_index", "remapped", "short_lengths", "stacked", "whole"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ class PrunedIndex:
         Visual tokens that were dropped before each entry.
     n_dropped : (B, 1) int64 Tensor
         Visual tokens that were dropped in all.
+    places : (B, M) int64 Tensor or None
+        Of which prompt position each entry takes the position id at the prefill (:func:`remapped`); None for its own.
     """
 
     length: int
@@ -40,6 +43,7 @@ class PrunedIndex:
     pad: Tensor | None
     n_dropped_before: Tensor
     n_dropped: Tensor
+    places: Tensor | None = None
     _moved: dict[torch.device, PrunedIndex] = field(default_factory=dict, repr=False)
 
     @property
@@ -52,17 +56,18 @@ class PrunedIndex:
         if self.keep.device == device:
             return self
         if device not in self._moved:
-            pad = None if self.pad is None else self.pad.to(device)
-            moved = PrunedIndex(
-                self.length, self.keep.to(device), pad, self.n_dropped_before.to(device), self.n_dropped.to(device)
-            )
-            self._moved[device] = moved
+            tensors = {
+                name: None if (held := getattr(self, name)) is None else held.to(device)
+                for name in ("keep", "pad", "n_dropped_before", "n_dropped", "places")
+            }
+            self._moved[device] = PrunedIndex(self.length, **tensors)  # type: ignore[arg-type]
         return self._moved[device]
 
     def rows(self, index: Tensor) -> PrunedIndex:
         """Pick rows of the batch, (R,) int64: as often as they are named, in that order."""
-        pad = None if self.pad is None else self.pad[index]
-        return PrunedIndex(self.length, self.keep[index], pad, self.n_dropped_before[index], self.n_dropped[index])
+        pad, places = (None if held is None else held[index] for held in (self.pad, self.places))
+        before = self.n_dropped_before[index]
+        return PrunedIndex(self.length, self.keep[index], pad, before, self.n_dropped[index], places)
 
     def within(self, earlier: PrunedIndex) -> PrunedIndex:
         """Of an index into the short sequence of an earlier cut, make the one into what that was cut from."""
@@ -78,6 +83,11 @@ class PrunedIndex:
     def gather(self, x: Tensor, dim: int) -> Tensor:
         """Gather the entries left of ``x`` along ``dim``; the batch (or 1) is the axis before it, or axis 0."""
         return _gather(x, self.to(x.device).keep, dim)
+
+    def placed(self, x: Tensor, dim: int) -> Tensor:
+        """Gather what belongs to the positions of the entries left (ids, rotary tables), as `gather`."""
+        own = self.to(x.device)
+        return _gather(x, own.keep if own.places is None else own.places, dim)
 
     def mask(self, mask: Tensor | None, prefill: bool, later: int | None = None) -> Tensor | None:
         """Bring an attention mask to the short sequence, its columns continued by whatever came after the prompt.
@@ -200,6 +210,39 @@ def make_index(prompt: Prompt, kept: list[Tensor]) -> PrunedIndex:
     )
 
 
+def remapped(index: PrunedIndex, prompt: Prompt, chosen: Sequence[Sequence[Selection]]) -> PrunedIndex:
+    """Stretch the positions of the kept tokens of each image over all that the image had.
+
+    Of n tokens the j-th of m kept ones takes the position of token ``round(j (n - 1) / (m - 1))``, halves rounded up;
+    a single one keeps its own.
+
+    Parameters
+    ----------
+    index : PrunedIndex
+        Of the choice.
+    prompt : Prompt
+    chosen : sequence of sequence of Selection
+        Of the images of each row that is no copy.
+
+    Returns
+    -------
+    PrunedIndex
+        The same, with ``places``.
+    """
+    device, visual = index.keep.device, prompt.visual.to(index.keep.device)
+    places = torch.arange(prompt.length, device=device).repeat(len(prompt), 1)
+    for first, row in zip(range(0, len(prompt), prompt.repeats), chosen, strict=True):
+        for image, selection in zip(prompt.images[first], row, strict=True):
+            gaps = len(selection.indices) - 1
+            if gaps < 1:
+                continue
+            steps = (2 * torch.arange(gaps + 1, device=device) * (image.n - 1) + gaps) // (2 * gaps)
+            own = visual[first : first + prompt.repeats, image.first : image.last]
+            rows = torch.arange(first, first + prompt.repeats, device=device)[:, None]
+            places[rows, own[:, selection.indices.to(device)]] = own[:, steps]
+    return replace(index, places=places.gather(1, index.keep), _moved={})
+
+
 def short_lengths(prompt: Prompt, kept: list[Tensor]) -> tuple[int, list[int]]:
     """Tell how long the short sequence is, and how many tokens of each row are not wanted in it, padding apart."""
     fillers = prompt.filler_counts or [0] * len(prompt)
@@ -227,6 +270,7 @@ def stacked(parts: Sequence[PrunedIndex]) -> PrunedIndex:
     Returns
     -------
     PrunedIndex
+        For decoding: without ``places``, which only a prefill looks at.
     """
     longest = max(part.kept for part in parts)
 

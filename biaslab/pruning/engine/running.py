@@ -193,12 +193,12 @@ class RunningPrefill:
         """Merge dropped tokens into kept ones, where a stage says how; before `cut` is called."""
         return merged(hidden, self.prompts[read_rows(self.schedule[number].rule)], chosen)
 
-    def cut(self, number: int, chosen: list[list[Selection]]) -> Cut:
-        """Drop what a stage did not choose."""
+    def cut(self, number: int, chosen: list[list[Selection]], *, remap: bool = False) -> Cut:
+        """Drop what a stage did not choose; with ``remap`` stretch positions over the image (:func:`remapped`)."""
         stage, later = self.schedule[number], self.schedule[number + 1 :]
         prompt = self.prompts[read_rows(stage.rule)]
         kept = [columns for columns in kept_columns(prompt, chosen) for _ in range(prompt.repeats)]
-        cut = make_cut(stage.layer, prompt, kept, self.cuts[-1] if self.cuts else None)
+        cut = make_cut(stage.layer, prompt, kept, self.cuts[-1] if self.cuts else None, chosen if remap else None)
         self.cuts.append(cut)
         if not later:
             self.rows.clear()

@@ -21,7 +21,7 @@ class ShortInputs:
     Parameters
     ----------
     decoder : nn.Module
-    positions : "original" or "renumber"
+    positions : "original", "renumber" or "remap"
     """
 
     def __init__(self, decoder: Any, positions: str) -> None:
@@ -74,7 +74,7 @@ class ShortInputs:
             renumbered = self._once("rope", cut, ids, lambda i: self._renumbered(cut, hidden, i, prefill))
             kwargs["position_embeddings"] = renumbered
         elif prefill and rope is not None:
-            short = self._once("rope", cut, rope, lambda r: tuple(cut.gather(x, 1) for x in r))
+            short = self._once("rope", cut, rope, lambda r: tuple(cut.placed(x, 1) for x in r))
             kwargs["position_embeddings"] = short
         if "position_ids" in kwargs:
             kwargs["position_ids"] = None  # only read to recognise packed sequences, which gaps would look like

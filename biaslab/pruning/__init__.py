@@ -53,6 +53,7 @@ from biaslab.pruning.methods.stagewise import Stagewise
 from biaslab.pruning.methods.uniform import Uniform
 from biaslab.pruning.methods.visionzip import VisionZip
 from biaslab.pruning.methods.vispruner import VisPruner
+from biaslab.pruning.methods.vscan import VScan
 from biaslab.pruning.registry import METHODS, make, parse, register
 from biaslab.pruning.schedule import Schedule, Stage, parse_schedule
 
@@ -92,6 +93,7 @@ __all__ = [
     "TokenBatch",
     "TokenContext",
     "Uniform",
+    "VScan",
     "VisPruner",
     "VisionZip",
     "budget",

@@ -15,10 +15,10 @@ from biaslab.attention.vision_record import TowerShape, VisionRequest
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions
-from biaslab.pruning import HiPrune, Method, VisionZip, VisPruner, budget, make, prune
+from biaslab.pruning import HiPrune, Method, VisionZip, VisPruner, VScan, budget, parse, prune
 from biaslab.pruning.engine.vision import with_tower
 
-NAMES = ("hiprune", "visionzip", "vispruner")
+NAMES = ("hiprune", "visionzip", "vispruner", "vscan:merge=false")
 PAIRS = [(family, NAMES[i % len(NAMES)]) for i, family in enumerate(tiny.FAMILIES)]
 PAIRS += [("internvl", name) for name in NAMES if ("internvl", name) not in PAIRS]
 OPTIONS = GenerationOptions(max_new_tokens=4)
@@ -96,6 +96,36 @@ def test_visionzip_keeps_every_so_manyth_of_the_rest():
     assert kept.indices.tolist() == sorted(order[:54] + rest[:: 42 // 10][:10]) and kept.info == {"contextual": 10}
 
 
+@pytest.mark.parametrize("layout", [RASTER, TILED])
+@pytest.mark.parametrize(("n", "local", "side"), [(1, 0.5, 4), (40, 0.5, 4), (63, 1.0, 5), (50, 0.0, 4)])
+def test_vscan_is_its_loop(layout, n, local, side):
+    ctx = context(layout, n)
+    shallow, late = (ctx.vision.cls[i].mean(0).tolist() for i in (1, 2))
+    kept = sorted(range(layout.n), key=lambda i: (-late[i], i))[: n - int(local * n)]
+    windows = {}
+    for i in sorted(range(layout.n), key=lambda i: (-shallow[i], i)):
+        if i not in kept:
+            windows.setdefault((layout.tile[i], layout.row[i] // side, layout.col[i] // side), []).append(i)
+    while len(kept) < n:
+        turn = sorted((w.pop(0) for w in windows.values() if w), key=lambda i: (-shallow[i], i))
+        kept += turn[: n - len(kept)]
+    method = VScan(local=local, window=side)
+    chosen = method.select(ctx)
+    assert chosen.indices.tolist() == sorted(kept) and method.reads(ctx.vision.tower).cls == (1, 2)
+    assert torch.allclose(chosen.merge.sum(1), torch.ones(n)) and chosen.sizes.sum() == layout.n
+    features = ctx.vision.features[2].double()
+    for i in set(range(layout.n)) - set(kept):
+        like = {j: float(cosine_similarity(features[i], features[j], 0)) for j in kept}
+        assert chosen.merge[:, i].nonzero().item() == sorted(kept).index(max(kept, key=like.get))
+
+
+def test_vscan_reads_published_blocks():
+    llava, qwen = TowerShape(24, True, tuple(range(24))), TowerShape(32, False, (7, 15, 23, 31))
+    assert VScan().reads(llava) == VisionRequest(cls=(5, 22), features=(22,))
+    assert VScan(merge=False).reads(qwen) == VisionRequest(received=(7, 31))
+    assert VScan(global_layer=-3, local_layer=0).reads(qwen).received == (0, 29)
+
+
 def test_a_tower_without_a_class_token_is_read_by_what_is_received():
     ctx = context(RASTER, 20)
     record = ctx.vision
@@ -111,6 +141,10 @@ def test_bad_options_and_records_are_refused():
         (lambda: VisionZip(contextual=1.0), "contextual must be a number in"),
         (lambda: HiPrune(alpha=-1), "alpha must be a number in"),
         (lambda: HiPrune(neighbours="near"), "neighbours must be one of grid, flat"),
+        (lambda: VScan(local=2), "local must be a number in"),
+        (lambda: VScan(window=0), "window must be at least 1 token"),
+        (lambda: VScan(window=2.5), "window must be a whole number or None"),
+        (lambda: VScan(merge="added"), "merge must be true or false"),
         (lambda: HiPrune(object_layer="middle"), "object_layer must be a block of the vision tower or None"),
         (lambda: VisPruner().select(context(RASTER, 5, vision=None)), "needs vision"),
         (lambda: VisPruner().select(context(RASTER, 5, vision=context(TILED, 5).vision)), "does not fit 96 visual"),
@@ -127,11 +161,11 @@ def test_contracts(family, name):
     vlm = tiny.vlm(family)
     enc = tiny.encoded(vlm, 3)
     tokens, plain = run(vlm, enc)
-    with prune(vlm, make(name, keep=1.0)) as state:
+    with prune(vlm, parse(name).with_keep(1.0)) as state:
         same = run(vlm, enc)
     layer = lowest_layer(vlm)
     assert state.layer == layer and torch.equal(same[0], tokens) and (same[1] - plain).abs().max() == 0
-    method = make(name, keep=0.4)
+    method = parse(name).with_keep(0.4)
     with prune(vlm, method) as state:
         answer, logits = run(vlm, enc)
     assert [len(s.indices) for s in state.selections] == [budget(0.4, x.n) for x in enc.layouts]
@@ -162,7 +196,7 @@ def ctx_of(record):
 def test_several_images_and_beams(name):
     vlm, pictures = tiny.vlm("internvl"), tiny.images(3)
     both = vlm.encode([pictures[:2], pictures[2:]], tiny.texts(2), sample_ids=["a", "b"])
-    with prune(vlm, make(name, keep=0.4)) as state:
+    with prune(vlm, parse(name).with_keep(0.4)) as state:
         vlm.forward(both)
         together = [s.indices.tolist() for s in state.selections]
         vlm.generate(both, max_new_tokens=2, num_beams=2)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from biaslab.errors import InputError
 from biaslab.evaluation.schema import record_key
+from biaslab.models.prune_layer import DefaultLayer
 from biaslab.pruning import Method, Schedule, Stage, parse, parse_schedule
 from biaslab.pruning.schedule import is_schedule, schedule_in
 
@@ -124,7 +125,8 @@ def configurations(
     keep : float, int or sequence of these
         Ratios in (0, 1] or counts of visual tokens.
     layers : int, sequence of int, or None
-        Prune layers K; None stands for the default of a model that is not known yet.
+        Prune layers K; None stands for the default of a model that is not known yet, a `DefaultLayer` for that of one
+        that is: methods that are made for it then run before the decoder.
     profile : Profile or sequence of these, optional
         For the methods that need one and have none: one of each kind (positional, also beside one of single heads,
         conditional, of heads).
@@ -173,7 +175,8 @@ def _configurations(
         for ratio in keep:
             yield _by_itself(method.with_keep(ratio), model)
         return
-    for layer in layers if method.prune_layer is None else [method.prune_layer]:
+    own = [layer.for_method(method) if isinstance(layer, DefaultLayer) else layer for layer in layers]
+    for layer in own if method.prune_layer is None else [method.prune_layer]:
         if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral)):
             raise InputError(f"layer must be a whole number, got {layer!r}")
         for ratio in keep:

@@ -11,11 +11,41 @@ from biaslab.errors import InputError
 if TYPE_CHECKING:
     from biaslab.models.family import Family
 
-__all__ = ["default_prune_layer", "lowest_prune_layer", "prune_layer", "prune_layers"]
+__all__ = ["DefaultLayer", "default_prune_layer", "lowest_prune_layer", "prune_layer", "prune_layers"]
 
 _PUBLISHED = 2  # of FastV and D2Pruner, on decoders of 24 layers or more
 _SHALLOW = 16  # layers up to which a decoder counts as shallow
 _SHARE = 0.4  # of a shallow decoder's layers: 4 of the grounder's 10, chosen on its validation split
+
+
+class DefaultLayer(int):
+    """The layer K of a model where nobody has asked for one.
+
+    Attributes
+    ----------
+    lowest : int
+        The first that the model allows: where methods drop tokens that are made to do so before the decoder.
+
+    Examples
+    --------
+    >>> from biaslab.models.offline.geometry import geometry
+    >>> layer = prune_layer(geometry("qwen3-vl-4b"), None)
+    >>> layer, layer.lowest
+    (3, 3)
+    """
+
+    lowest: int
+
+    @classmethod
+    def of(cls, config: Any, family: Family) -> DefaultLayer:
+        """Choose it from the geometry of a model."""
+        layer = cls(default_prune_layer(config, family))
+        layer.lowest = lowest_prune_layer(config, family)
+        return layer
+
+    def for_method(self, method: Any) -> int:
+        """Say where a method drops tokens."""
+        return self.lowest if method.before_decoder else int(self)
 
 
 def default_prune_layer(config: Any, family: Family) -> int:
@@ -91,8 +121,8 @@ def prune_layer(model: Any, asked: Any) -> Any:
     Returns
     -------
     int
-        Not negative; what is no whole number or lies beyond the decoder is returned as it is, to be refused with the
-        other arguments.
+        Not negative, the default a `DefaultLayer`; what is no whole number or lies beyond the decoder is returned as it
+        is, to be refused with the other arguments.
 
     Raises
     ------
@@ -101,7 +131,7 @@ def prune_layer(model: Any, asked: Any) -> Any:
     """
     config: Any = getattr(model, "config", None) or model.model.config
     if asked is None:
-        return default_prune_layer(config, model.family)
+        return DefaultLayer.of(config, model.family)
     if isinstance(asked, bool) or not isinstance(asked, Integral) or int(asked) >= 0:
         return asked
     n_layers = config.get_text_config().num_hidden_layers

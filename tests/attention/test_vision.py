@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from flash import NAME
 from meter import brightest, whole_pixels
 from sweeps import untouched
 from towers import attention_meter, eager_tower, grey, recorded
+from transformers import AttentionInterface
 
 from biaslab.attention.received import received_attention
 from biaslab.attention.vision import tower_shape, watch_tower
@@ -149,6 +151,37 @@ def test_generate_runs_the_tower_once_whatever_follows(attn):
         first, second = tower.records(encoded)
     assert (first.n, second.n) == tuple(layout.n for layout in encoded.layouts)
     assert torch.equal(first.received[0], want.received[0])
+
+
+def packed_kernel(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kw):
+    """What FlashAttention computes of sequences that see themselves both ways, one behind the other."""
+    ends = kw.get("cu_seq_lens_q")
+    lengths = [query.shape[2]] if ends is None else ends.diff().tolist()
+    parts = zip(*(x.split(lengths, 2) for x in (query, key, value)), strict=True)
+    out = torch.cat([torch.nn.functional.scaled_dot_product_attention(*p, scale=scaling) for p in parts], 2)
+    return out.transpose(1, 2).contiguous(), None
+
+
+@pytest.mark.parametrize("family", tiny.CROSSED)
+def test_under_flash_attention_it_is_that_under_sdpa(family):
+    """The name stays; towers that pack images hand over the ends of all sequences."""
+    vlm, stock = tiny.vlm(family), AttentionInterface()[NAME]
+    encoded, config = tiny.encoded(vlm, 3), find_tower(vlm.model).module.config
+    want, _ = recorded(vlm, encoded, EVERYTHING)
+    before = config._attn_implementation
+    AttentionInterface.register(NAME, packed_kernel)
+    config._attn_implementation_internal = NAME
+    try:
+        plain = vlm.forward(encoded).logits
+        got, logits = recorded(vlm, encoded, EVERYTHING)
+        assert torch.equal(logits, plain)
+        assert AttentionInterface()[NAME] is packed_kernel and config._attn_implementation == NAME
+    finally:
+        config._attn_implementation_internal = before
+        AttentionInterface.register(NAME, stock)
+    for mine, theirs in zip(got, want, strict=True):
+        for name, values in values_of(theirs).items():
+            torch.testing.assert_close(values_of(mine)[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_only_what_is_asked_is_kept_and_only_of_announced_prompts():

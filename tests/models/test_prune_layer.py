@@ -7,9 +7,10 @@ import tiny
 
 import biaslab as bl
 from biaslab.errors import InputError
+from biaslab.evaluation.configurations import configurations
 from biaslab.models import families
 from biaslab.models.offline.geometry import geometry
-from biaslab.models.prune_layer import default_prune_layer, prune_layer, prune_layers
+from biaslab.models.prune_layer import default_prune_layer, lowest_prune_layer, prune_layer, prune_layers
 
 ALIASES = [alias for family in families().values() for alias in family.specs]
 
@@ -23,6 +24,22 @@ def test_the_default_is_allowed_in_every_family(family):
     with bl.prune(vlm, "fastv", -1) as run:
         pass
     assert run.layer == vlm.n_layers - 1
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_methods_made_for_it_run_before_the_decoder(family):
+    vlm = tiny.vlm(family)
+    lowest = lowest_prune_layer(vlm.model.config, vlm.family)
+    with bl.prune(vlm, "vispruner") as run:
+        pass
+    assert run.layer == lowest
+    with bl.prune(vlm, "vispruner", 3) as run:
+        pass
+    assert run.layer == 3
+    configs = configurations(["fastv", "vispruner"], 0.5, prune_layers(vlm, [None, 3]))
+    default = default_prune_layer(vlm.model.config, vlm.family)
+    want = [("fastv", default), ("fastv", 3), ("vispruner", lowest), ("vispruner", 3)]
+    assert [(c.method.name, c.layer) for c in configs] == want and all(type(c.layer) is int for c in configs)
 
 
 def test_published_models_are_pruned_where_the_papers_do(grounder):

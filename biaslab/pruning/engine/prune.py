@@ -17,7 +17,7 @@ from torch import nn
 
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.expected import expect_model
-from biaslab.models.prune_layer import lowest_prune_layer, prune_layer
+from biaslab.models.prune_layer import DefaultLayer, prune_layer
 from biaslab.pruning.base import Method
 from biaslab.pruning.engine.checks import check_profile, check_setup
 from biaslab.pruning.engine.hooks import Engine
@@ -184,9 +184,9 @@ def _stages(vlm: VLM, method: Any, layer: Any, schedule: Any, positions: str) ->
         rule = parse(method) if isinstance(method, str) else method
         own = schedule_in(vlm, rule) if layer is None and isinstance(rule, Method) else None
         if own is None:
-            if layer is None and getattr(rule, "before_decoder", False):
-                layer = lowest_prune_layer(vlm.model.config, vlm.family)
             layer = prune_layer(vlm, layer)
+            if isinstance(layer, DefaultLayer) and isinstance(rule, Method):
+                layer = layer.for_method(rule)
             check_setup(vlm, rule, layer, positions)
             return Schedule([Stage(layer, rule)])
         schedule, method = own, None

@@ -46,7 +46,7 @@ def merge_weights(indices: Tensor, targets: Tensor, others: Tensor, vectors: Ten
         return weights
     unit = normalize(vectors.float(), dim=1)
     nearest = (unit[others] @ unit[targets].T).argmax(1)
-    weights[torch.searchsorted(indices, targets)[nearest], others] = 1.0
+    weights[torch.searchsorted(indices, targets.contiguous())[nearest], others] = 1.0
     if not added:
         return weights / weights.sum(1, keepdim=True)
     weights = weights / (weights.sum(1, keepdim=True) - 1).clamp_min(1)

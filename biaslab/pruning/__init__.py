@@ -8,7 +8,7 @@ group ``biaslab.methods``, which names the module that registers them. Methods a
 Examples
 --------
 >>> [name for name in METHODS if "prune" in name]  # `biaslab methods` lists all of them
-['cdpruner', 'd2pruner', 'divprune', 'greedyprune']
+['cdpruner', 'd2pruner', 'divprune', 'greedyprune', 'hiprune', 'vispruner']
 >>> "d2pruner" in METHODS  # in alphabetical order; those from outside follow
 True
 ['cdpruner', 'd2pruner', 'divprune', 'greedyprune', 'hiprune', 'vispruner']

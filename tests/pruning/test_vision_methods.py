@@ -15,7 +15,7 @@ from biaslab.attention.vision_record import TowerShape, VisionRequest
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions
-from biaslab.pruning import HiPrune, Method, VisionZip, VisPruner, VScan, budget, parse, prune
+from biaslab.pruning import HiPrune, Method, VisionZip, VisPruner, VScan, budget, parse, parse_schedule, prune
 from biaslab.pruning.engine.vision import with_tower
 
 NAMES = ("hiprune", "visionzip", "vispruner", "vscan:merge=false")
@@ -252,6 +252,29 @@ class Vague(Method):
 
     name = "vague"
     needs = frozenset({"vision"})
+
+
+def test_a_schedule_reads_the_tower_at_what_is_left():
+    """Equal to one stage at the later layer where the first keeps all; records of survivors where it does not."""
+    vlm = tiny.vlm("qwen2_5_vl")
+    enc = tiny.encoded(vlm, 3)
+    answers = []
+    for given in ({"schedule": "hiprune@1.0@0+vispruner@0.3@2"}, {"method": VisPruner(keep=0.3), "layer": 2}):
+        with prune(vlm, **given) as state:
+            answers.append((run(vlm, enc)[1], [s.indices.tolist() for s in state.selections]))
+    assert (answers[0][0] - answers[1][0]).abs().max() <= 1e-5 and answers[0][1] == answers[1][1]
+    word = "random@0.6@0+visionzip:contextual=0@0.3@2"
+    with prune(vlm, schedule=word) as state:
+        vlm.forward(with_tower(vlm, enc, [parse_schedule(word)]))
+        kept = [s.indices.tolist() for s in state.selections]
+        vlm.forward(enc)
+        assert [s.indices.tolist() for s in state.selections] == kept
+    with watch_tower(vlm, VisionRequest(received=(-2,))) as tower:
+        vlm.forward(enc)
+        for record, first, second in zip(tower.records(enc), *state.stages, strict=True):
+            own = record.received[0][first.indices]
+            best = first.indices[own.argsort(descending=True)[: len(second.indices)]]
+            assert second.indices.tolist() == sorted(best.tolist())
 
 
 def test_requests_of_several_methods_are_one():

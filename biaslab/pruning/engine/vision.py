@@ -20,6 +20,7 @@ from biaslab.pruning.base import Method
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.prompt import FIX
 from biaslab.pruning.methods.vision_method import VisionMethod
+from biaslab.pruning.schedule import Schedule
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["TowerSource", "tower_request", "with_tower"]
 
 
-def tower_request(vlm: VLM, methods: Iterable[Method | None]) -> VisionRequest | None:
+def tower_request(vlm: VLM, methods: Iterable[Method | Schedule | None]) -> VisionRequest | None:
     """Tell what some methods read of a model's vision tower; None if none of them reads it.
 
     Raises
@@ -41,7 +42,11 @@ def tower_request(vlm: VLM, methods: Iterable[Method | None]) -> VisionRequest |
     UnsupportedError
         A model whose tower is not known.
     """
-    reading = [method for method in methods if method is not None and "vision" in method.needs]
+    each = (method for method in methods if method is not None)
+    rules = (
+        rule for method in each for rule in ([s.rule for s in method] if isinstance(method, Schedule) else [method])
+    )
+    reading = [rule for rule in rules if "vision" in rule.needs]
     if not reading:
         return None
     shape = tower_shape(vlm.model)
@@ -52,7 +57,7 @@ def tower_request(vlm: VLM, methods: Iterable[Method | None]) -> VisionRequest |
 
 
 def with_tower(
-    vlm: VLM, encoded: Encoded, methods: Iterable[Method | None], pictures: Sequence[Hashable] | None = None
+    vlm: VLM, encoded: Encoded, methods: Iterable[Method | Schedule | None], pictures: Sequence[Hashable] | None = None
 ) -> Encoded:
     """Compute the image features as `VLM.vision` does, and keep of the tower what methods read.
 
@@ -61,7 +66,7 @@ def with_tower(
     vlm : VLM
     encoded : Encoded
         With pixels.
-    methods : iterable of Method or None
+    methods : iterable of Method, Schedule or None
         Those that will be run on the result.
     pictures : sequence, optional
         As of `VLM.vision`.

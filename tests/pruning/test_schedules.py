@@ -12,7 +12,7 @@ from pruned import FlatProfile, dropped_positions, generate, lowest_layer, metho
 from biaslab.attention.capture import capture
 from biaslab.core.sub_layout import sub_layout
 from biaslab.errors import InputError, ProfileMismatchError, UnsupportedError
-from biaslab.pruning import METHODS, FastV, Random, Relative, Schedule, Stage, budget, parse_schedule, prune
+from biaslab.pruning import METHODS, FastV, Random, Relative, Schedule, Stage, budget, make, parse_schedule, prune
 from biaslab.pruning.context import TokenContext
 
 LAYERS = 6
@@ -231,6 +231,22 @@ def test_profiles_are_evaluated_on_the_whole_layout_and_asked_at_every_stage():
     refusing = [Stage(0, "random", 0.5), Stage(1, Relative(profile=FlatProfile()), 0.2)]
     with pytest.raises(ProfileMismatchError), prune(vlm, schedule=refusing):
         pass
+
+
+@pytest.mark.parametrize("kind", ["relative", "pore"])
+def test_every_map_over_positions_is_that_of_the_whole_layout(kind):
+    class Exponential(FlatProfile):
+        name = "exponential"
+
+    profile, whole = Exponential(), RASTER
+    method = Relative(profile=profile) if kind == "relative" else make("pore", c="fitted", profile=profile)
+    attention = torch.rand(1, 1, whole.n, generator=torch.Generator().manual_seed(0))
+    some = torch.arange(0, whole.n, 3)
+    want = method.importance(TokenContext(whole, 5, layer=2, attention=attention))[some]
+    part = TokenContext(
+        sub_layout(whole, some.numpy()), 5, layer=2, attention=attention[..., some], survivors=some, original=whole
+    )
+    torch.testing.assert_close(method.importance(part), want)
 
 
 def test_positions_that_a_method_reports_are_those_of_the_image():

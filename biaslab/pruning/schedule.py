@@ -17,6 +17,7 @@ from biaslab.pruning.registry import from_record, parse
 
 __all__ = ["Schedule", "Stage", "is_schedule", "own_schedule", "parse_schedule", "schedule_in"]
 
+_JOINT = re.compile(r"(?:(?<=@\d)|(?<=@\d\d)|(?<=@\d\d\d))\s*\+")  # behind a layer: options may hold a + too
 _HOW = "write method@keep@layer, such as divprune@0.4@2+d2pruner@0.06@4"
 
 
@@ -263,10 +264,10 @@ def is_schedule(word: Any) -> bool:
 
     Examples
     --------
-    >>> is_schedule("divprune@0.4@2"), is_schedule("divprune")
-    (True, False)
+    >>> is_schedule("divprune@0.4@2"), is_schedule("divprune"), is_schedule("mmr:by=external:a@b.safetensors")
+    (True, False, False)
     """
-    return isinstance(word, str) and "@" in word
+    return isinstance(word, str) and re.search(r"@\s*-?[\d.]+%?\s*$", word) is not None
 
 
 def parse_schedule(word: str) -> Schedule:
@@ -275,7 +276,8 @@ def parse_schedule(word: str) -> Schedule:
     Parameters
     ----------
     word : str
-        Stages joined by +, each ``method[:options]@keep@layer``: "divprune@0.4@2+d2pruner:theta=0.7@0.06@4".
+        Stages joined by +, each ``method[:options]@keep@layer``: "divprune@0.4@2+d2pruner:theta=0.7@0.06@4". A keep is
+        a share ("0.4", "40%") or a count ("64"; "1" is one token).
 
     Returns
     -------
@@ -291,16 +293,16 @@ def parse_schedule(word: str) -> Schedule:
     >>> parse_schedule("divprune@0.4@2+fastv:score=no_rope@16@4").stages
     (Stage(divprune@0.4@2), Stage(fastv:score=no_rope@16@4))
     """
-    return Schedule([_stage(part, word) for part in re.split(r"(?<=\d)\+(?=[^\d.])", word)])
+    return Schedule([_stage(part, word) for part in _JOINT.split(word)])
 
 
 def _stage(part: str, word: str) -> Stage:
     """Read one stage of a word."""
-    method, *numbers = (piece.strip() for piece in part.split("@"))
+    method, *numbers = (piece.strip() for piece in part.rsplit("@", 2))
     if len(numbers) != 2:
         raise InputError(f"stage {part!r} of {word!r} lacks its keep or its layer: {_HOW}")
     try:
-        keep, layer = (json.loads(number) for number in numbers)
+        keep, layer = (float(n[:-1]) / 100 if n.endswith("%") else json.loads(n) for n in numbers)
     except ValueError:
         raise InputError(f"keep and layer of {part!r} must be numbers: {_HOW}") from None
     return Stage(layer, method, keep)

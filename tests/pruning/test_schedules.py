@@ -14,6 +14,7 @@ from biaslab.core.sub_layout import sub_layout
 from biaslab.errors import InputError, ProfileMismatchError, UnsupportedError
 from biaslab.pruning import METHODS, FastV, Random, Relative, Schedule, Stage, budget, make, parse_schedule, prune
 from biaslab.pruning.context import TokenContext
+from biaslab.pruning.schedule import is_schedule
 
 LAYERS = 6
 FAMILIES = [tiny.quick(family) for family in tiny.FAMILIES]
@@ -381,6 +382,10 @@ def test_words_are_read_back():
         again = Schedule.from_options(schedule.options())
         assert (again.label, again.options_hash) == (schedule.label, schedule.options_hash)
     assert parse_schedule("relative:eps=1e+5@0.4@2").stages[0].rule.eps == 1e5
+    assert parse_schedule("random@40%@2 + random@1@31").label == "random@0.4@2+random@1@31"
+    file = "/tmp/no@where+2/weights.safetensors"  # a path may hold what joins stages
+    assert file in parse_schedule(f"random@0.4@2+mmr:by=external:{file}@0.1@4")[1].label
+    assert not is_schedule(f"mmr:by=external:{file}") and is_schedule(f"mmr:by=external:{file}@0.1@4")
     a, b = parse_schedule("divprune@0.4@2+fastv@0.1@4"), parse_schedule("divprune@0.4@2+fastv@0.1@5")
     assert a.options_hash != b.options_hash and a.name == b.name == "divprune+fastv"
     with prune(build("internvl"), "fastv@0.5@2+fastv@0.2@4") as state:

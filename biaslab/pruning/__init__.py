@@ -16,6 +16,8 @@ True
 ['d2pruner', 'divprune', 'fastv', 'hiprune', 'layer_ratio', 'lookahead', 'random', 'relative']
 >>> METHODS["fastv"].option_names()
 ['keep', 'queries', 'score', 'reads_layer', 'heads', 'profile', 'sink_dims']
+>>> METHODS["fastv"].option_names()
+['keep', 'queries', 'score', 'reads_layer', 'heads', 'profile']
 """
 
 from __future__ import annotations

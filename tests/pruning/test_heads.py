@@ -9,12 +9,14 @@ from methods import RASTER, MapProfile, context
 
 import biaslab as bl
 from biaslab.cli.options import methods
+from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
 from biaslab.evaluation.configurations import configurations
 from biaslab.maps.simulate import simulate
 from biaslab.maps.stored import StoredMaps
 from biaslab.profiles import MeanProfile
-from biaslab.pruning import D2Pruner, FastV, LayerRatio, Relative, make, parse
+from biaslab.pruning import METHODS, D2Pruner, FastV, LayerRatio, Relative, TokenContext, make, parse
+from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.registry import from_record
 
 READERS = ("fastv", "layer_ratio", "relative", "d2pruner")
@@ -152,21 +154,41 @@ def test_the_profile_is_found_among_several(fitted):
     assert np.isclose(float(rated.head_weights(3).sum()), 1)
 
 
-def test_every_method_that_averages_heads_reads_those_that_are_named():
+def averaging():
+    """Methods that average the heads of a layer, whatever they do with it."""
+    apart = {"layer_ratio", "localization_heads", "direction_only"}  # tested by themselves
+    for name, cls in sorted(METHODS.items()):
+        reads = issubclass(cls, AttentionMethod) and "mean" in cls.head_words and "profile" not in cls.needs
+        if reads and name not in apart and "attention" in cls.needs:
+            yield name
+
+
+@pytest.mark.parametrize("name", averaging())
+def test_every_method_that_averages_heads_reads_those_that_are_named(name):
     """What is kept by one head alone is what is kept where the others show the same."""
-    ctx = context(RASTER, 0.1)
     rows = {"null": torch.rand(3, 1, RASTER.n, generator=torch.Generator().manual_seed(4)).softmax(-1)}
-    ctx = dataclasses.replace(ctx, other_rows=rows)
+    ctx = dataclasses.replace(context(RASTER, 0.1), other_rows=rows)
     alone = dataclasses.replace(
         ctx, attention=ctx.attention[1:2].expand(3, -1, -1), other_rows={"null": rows["null"][1:2].expand(3, -1, -1)}
     )
-    for name in ("fastv", "priortr", "feather", "pyramiddrop", "mmr", "pore"):
-        torch.testing.assert_close(make(name, heads=1).select(ctx).scores, make(name).select(alone).scores)
-        assert make(name, heads="quality", profile=Rated([1.0, 0.0, 0.0])).needs >= {"profile"}
+    found, wanted = make(name, heads=1).select(ctx), make(name).select(alone)
+    assert torch.equal(found.indices, wanted.indices)
+    torch.testing.assert_close(found.scores, wanted.scores)
+    assert not torch.equal(found.scores, make(name).select(ctx).scores)
+    assert make(name, heads="quality", profile=Rated([1.0, 0.0, 0.0])).needs >= {"profile"}
+
+
+def test_options_of_the_same_name_elsewhere_stay_what_they_are():
     with pytest.raises(InputError, match="does nothing without by=relative"):
         make("mmr", heads="all")
     with pytest.raises(InputError, match="heads must be 'all', 'top'"):
         make("sparsevlm", heads="mean")
+    values = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
+    layout = TokenLayout.raster(2, 3, size=(30, 20), family="toy")
+    attention = torch.rand(2, 1, 6, generator=torch.Generator().manual_seed(1))
+    ctx = TokenContext(layout, budget=2, layer=2, attention=attention, values=values)
+    apart = 1 - torch.nn.functional.cosine_similarity(values[0], values[0].mean(0, keepdim=True), dim=-1)
+    torch.testing.assert_close(make("direction_only", heads=1).importance(ctx), attention[1, 0] * apart)
 
 
 def test_the_layer_that_is_read_decides_whose_heads_are_weighed():

@@ -302,6 +302,8 @@ def _stage(part: str, word: str) -> Stage:
     if len(numbers) != 2:
         raise InputError(f"stage {part!r} of {word!r} lacks its keep or its layer: {_HOW}")
     try:
+        keep: Any
+        layer: Any
         keep, layer = (float(n[:-1]) / 100 if n.endswith("%") else json.loads(n) for n in numbers)
     except ValueError:
         raise InputError(f"keep and layer of {part!r} must be numbers: {_HOW}") from None

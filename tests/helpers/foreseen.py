@@ -5,7 +5,7 @@ import torch
 
 
 class Foresees:
-    """As `biaslab.profiles.LookaheadProfile` foresees, and names and rates heads; beside maps, to serve every method."""
+    """As `biaslab.profiles.LookaheadProfile` foresees; it names and rates heads: beside maps, to serve every method."""
 
     heads_ = ((0, 1),)
     quality_ = pd.DataFrame({"layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "quality": [0.0, 0.6, 1.0, 0.1]})

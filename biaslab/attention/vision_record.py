@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
+import torch
 from torch import Tensor
 
 from biaslab.core.layers import resolve_layer, resolve_layers
 
-__all__ = ["TowerShape", "VisionRecord", "VisionRequest"]
+__all__ = ["TowerShape", "VisionRecord", "VisionRequest", "joined"]
 
 
 @dataclass(frozen=True)
@@ -169,3 +170,25 @@ class VisionRecord:
             return None if held is None else {layer: change(name, x) for layer, x in held.items()}
 
         return VisionRecord(self.tower, of("cls"), of("received"), of("features"), of("keys"))
+
+
+def joined(records: Sequence[VisionRecord]) -> VisionRecord:
+    """Put the tokens of several images of a prompt in one record, image after image.
+
+    Examples
+    --------
+    >>> shape = TowerShape(1, False, (0,))
+    >>> one, two = (VisionRecord(shape, received={0: torch.full((n,), n / 10)}) for n in (1, 2))
+    >>> joined([one, two]).received[0]
+    tensor([0.1000, 0.2000, 0.2000])
+    """
+    if len(records) == 1:
+        return records[0]
+
+    def of(name: str):
+        parts = [getattr(record, name) for record in records]
+        if parts[0] is None:
+            return None
+        return {layer: torch.cat([part[layer] for part in parts], 1 if name == "cls" else 0) for layer in parts[0]}
+
+    return VisionRecord(records[0].tower, of("cls"), of("received"), of("features"), of("keys"))

@@ -11,7 +11,6 @@ Examples
 ['cdpruner', 'd2pruner', 'divprune', 'greedyprune', 'hiprune', 'vispruner']
 >>> "d2pruner" in METHODS  # in alphabetical order; those from outside follow
 True
-['cdpruner', 'd2pruner', 'divprune', 'greedyprune', 'hiprune', 'vispruner']
 >>> list(METHODS)[:8]  # in the order of the alphabet; those from outside follow
 ['d2pruner', 'divprune', 'fastv', 'hiprune', 'layer_ratio', 'lookahead', 'random', 'relative']
 >>> METHODS["fastv"].option_names()

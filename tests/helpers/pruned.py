@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,8 +32,10 @@ class FlatProfile(Foresees):
 
 
 def method_for(name, keep=0.4):
+    """A method ready to run, merging nothing: what the oracle removes is gone."""
     options = {"profile": FlatProfile()} if "profile" in METHODS[name].needs else {}
-    return make(name, keep=keep, **options)
+    method = make(name, keep=keep, **options)
+    return replace(method, merge=False) if method.merges else method
 
 
 def words_only(vlm):

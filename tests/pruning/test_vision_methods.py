@@ -254,6 +254,25 @@ class Vague(Method):
     needs = frozenset({"vision"})
 
 
+@pytest.mark.parametrize("name", [*NAMES, "vscan"])
+def test_images_that_are_one_pool_are_read_one_after_the_other(name):
+    vlm, pictures = tiny.vlm("internvl"), tiny.images(3)
+    enc = vlm.encode([pictures[:2], pictures[2:]], tiny.texts(2))
+    with prune(vlm, parse(name).with_keep(0.4), budget="joint") as state:
+        vlm.forward(enc)
+        counts = [len(s.indices) for s in state.selections]
+    totals = [layout.n for layout in enc.layouts]
+    assert counts[0] + counts[1] == budget(0.4, totals[0] + totals[1]) and counts[2] == budget(0.4, totals[2])
+    with prune(vlm, VisPruner(keep=0.4, important=1), budget="joint") as state:
+        vlm.forward(enc)
+    with watch_tower(vlm, VisionRequest(cls=(0,))) as tower:
+        vlm.forward(enc)
+        first, second, _ = (record.cls[0].mean(0) for record in tower.records(enc))
+    best = torch.cat([first, second]).argsort(descending=True)[: budget(0.4, totals[0] + totals[1])].sort().values
+    assert state.selections[0].indices.tolist() == best[best < totals[0]].tolist()
+    assert state.selections[1].indices.tolist() == (best[best >= totals[0]] - totals[0]).tolist()
+
+
 def test_a_schedule_reads_the_tower_at_what_is_left():
     """Equal to one stage at the later layer where the first keeps all; records of survivors where it does not."""
     vlm = tiny.vlm("qwen2_5_vl")

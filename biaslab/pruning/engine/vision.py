@@ -14,7 +14,8 @@ from operator import or_
 from typing import TYPE_CHECKING
 
 from biaslab.attention.vision import TowerWatch, tower_shape, watch_tower
-from biaslab.attention.vision_record import VisionRecord, VisionRequest
+from biaslab.attention.vision_record import VisionRecord, VisionRequest, joined
+from biaslab.core.frames import FramesLayout
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.pruning.base import Method
 from biaslab.pruning.batch import TokenBatch
@@ -150,17 +151,16 @@ class TowerSource:
             raise UnsupportedError(f"method {method.name!r} must know whose pictures the vision tower sees: {FIX}")
         if not self._records:
             self._records = self._found(encoded, method)
-        seen: list[int] = [0] * len(encoded)
-        places: dict[Owner, int] = {}
-        for place, sample in enumerate(encoded.owners):
-            places[sample, seen[sample]] = place
-            seen[sample] += 1
-        pairs = zip(batch, owners, strict=True)
+        each: dict[int, list[VisionRecord]] = {}
+        for sample, record in zip(encoded.owners, self._records, strict=True):
+            each.setdefault(sample, []).append(record)
+        waiting = {sample: iter(records) for sample, records in each.items()}
         images = []
-        for ctx, (row, i) in pairs:
-            record = self._records[places[row // repeats, i]].to(device)
-            record = record if ctx.survivors is None else record.at(ctx.survivors)
-            images.append(replace(ctx, vision=record))
+        for ctx, (row, _) in zip(batch, owners, strict=True):
+            layout = ctx.whole_layout  # of one image, or of all of a prompt that are one pool
+            n = len(layout.parts) if isinstance(layout, FramesLayout) else 1
+            record = joined([next(waiting[row // repeats]) for _ in range(n)]).to(device)
+            images.append(replace(ctx, vision=record if ctx.survivors is None else record.at(ctx.survivors)))
         return TokenBatch(images, batch.stack, batch.starts)
 
     def _found(self, encoded: Encoded, method: Method) -> Sequence[VisionRecord]:

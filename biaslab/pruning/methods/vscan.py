@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from biaslab.attention.vision_record import TowerShape, VisionRequest
+from biaslab.core.frames import FramesLayout
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.pruning.algorithms.merge_weights import merge_weights
@@ -149,7 +150,8 @@ class VScan(VisionMethod):
 
 def _windows(layout: TokenLayout, side: int) -> Tensor:
     """Say by number in which window every token lies, (N,) int64; each tile has windows of its own."""
-    places = np.stack([layout.tile, layout.row // side, layout.col // side], 1)
+    frame = layout.frame if isinstance(layout, FramesLayout) else np.zeros_like(layout.tile)
+    places = np.stack([frame, layout.tile, layout.row // side, layout.col // side], 1)
     return torch.from_numpy(np.unique(places, axis=0, return_inverse=True)[1].reshape(-1))
 
 

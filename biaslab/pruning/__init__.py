@@ -11,12 +11,8 @@ Examples
 ['cdpruner', 'd2pruner', 'divprune', 'greedyprune', 'hiprune', 'vispruner']
 >>> "d2pruner" in METHODS  # in alphabetical order; those from outside follow
 True
->>> list(METHODS)[:8]  # in the order of the alphabet; those from outside follow
-['d2pruner', 'divprune', 'fastv', 'hiprune', 'layer_ratio', 'lookahead', 'random', 'relative']
 >>> METHODS["fastv"].option_names()
 ['keep', 'queries', 'score', 'reads_layer', 'heads', 'profile', 'sink_dims']
->>> METHODS["fastv"].option_names()
-['keep', 'queries', 'score', 'reads_layer', 'heads', 'profile']
 """
 
 from __future__ import annotations

@@ -69,13 +69,13 @@ def further(layout, seed, features, kv=3):
     """What methods may read beside attention of one kind, features and text; seven tokens of text."""
     g, n, width = torch.Generator().manual_seed(seed + 77), layout.n, 16 if features is None else features.shape[1]
     return {
-        "vision": shown(n, g),
         "other_rows": {"null": torch.rand(3, 1, n, generator=g).softmax(-1)},
         **{name: torch.randn(kv, n, 8, generator=g) for name in ("keys", "values")},
         **{name: torch.randn(kv, 7, 8, generator=g) for name in ("text_keys", "text_values")},
         "embeddings": torch.randn(n, width, generator=g),
         "text_embeddings": torch.randn(7, width, generator=g),
         "rotary": Rotary(10000.0 ** -(torch.arange(4) / 4), torch.arange(5, 5 + n)[None]),
+        "vision": shown(n, torch.Generator().manual_seed(seed + 99)),
     }
 
 

@@ -75,6 +75,8 @@ def subset(ctx: TokenContext, where: np.ndarray, budget: int) -> TokenContext:
     }
     if ctx.rotary is not None:
         fields["rotary"] = Rotary(ctx.rotary.theta, cut(ctx.rotary.positions, 1))
+    if ctx.vision is not None:
+        fields["vision"] = ctx.vision.at(at)
     return replace(
         ctx,
         layout=sub_layout(ctx.layout, where),

@@ -244,3 +244,26 @@ def test_wrapped_random_follows_the_seed():
     ctx = context(RASTER, 0.3)
     one, same = (Quota(by="blocks", method=Random()).select(ctx) for _ in range(2))
     assert torch.equal(one.indices, same.indices)
+
+
+def test_methods_of_the_vision_tower_choose_within_parts_and_those_that_merge_are_refused():
+    vlm = tiny.vlm("internvl")
+    enc = tiny.encoded(vlm, 3)
+    kept = {}
+    for word in ("vispruner", "quota:by=tile:method=vispruner", "protected:share=0.3:method=quota:method=vispruner"):
+        with prune(vlm, parse(word).with_keep(0.5), 2) as state:
+            run(vlm, enc)
+        kept[word] = [s.indices.tolist() for s in state.selections]
+        assert [len(own) for own in kept[word]] == [budget(0.5, x.n) for x in enc.layouts]
+    assert len({str(own) for own in kept.values()}) == 3
+    assert Quota(method="vispruner").before_decoder
+
+    class Merging(FastV):
+        name = "merging"
+
+        @property
+        def merges(self):
+            return True
+
+    with pytest.raises(InputError, match="merges what it drops"):
+        Quota(method=Merging())

@@ -21,6 +21,7 @@ from biaslab.pruning.base import Method
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.prompt import FIX
 from biaslab.pruning.methods.vision_method import VisionMethod
+from biaslab.pruning.methods.wrapper import Wrapper
 from biaslab.pruning.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def tower_request(vlm: VLM, methods: Iterable[Method | Schedule | None]) -> Visi
     rules = (
         rule for method in each for rule in ([s.rule for s in method] if isinstance(method, Schedule) else [method])
     )
-    reading = [rule for rule in rules if "vision" in rule.needs]
+    inside = (rule.innermost if isinstance(rule, Wrapper) else rule for rule in rules)
+    reading = [rule for rule in inside if "vision" in rule.needs]
     if not reading:
         return None
     shape = tower_shape(vlm.model)

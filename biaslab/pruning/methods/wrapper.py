@@ -48,6 +48,10 @@ class Wrapper(Method):
             raise InputError(
                 f"method {inner.name!r} reads the whole picture and cannot choose part of it: name another method"
             )
+        if inner.merges:
+            raise InputError(
+                f"method {inner.name!r} merges what it drops, which it cannot do with part of an image: switch it off"
+            )
         if self.profile is not None and "profile" in inner.needs:
             options: dict[str, Any] = {"profile": self.profile}
             inner = dataclasses.replace(inner, **options)
@@ -55,6 +59,7 @@ class Wrapper(Method):
         object.__setattr__(self, "profile", getattr(inner, "profile", None))
         object.__setattr__(self, "needs", inner.needs | self.own_needs)
         object.__setattr__(self, "profile_kind", inner.profile_kind)
+        object.__setattr__(self, "before_decoder", inner.before_decoder)
 
     # -- what a rule defines -----------------------------------------------------------------------------------------
     @property
@@ -65,6 +70,12 @@ class Wrapper(Method):
     @abstractmethod
     def choose(self, images: Sequence[TokenContext], budgets: Sequence[Sequence[int]]) -> list[list[Selection]]:
         """Choose for several images at several budgets each, as `select_budgets`."""
+
+    @property
+    def innermost(self) -> Method:
+        """The method that chooses, inside all that is around it."""
+        inner = self.method
+        return inner.innermost if isinstance(inner, Wrapper) else inner
 
     # -- what the method decides -------------------------------------------------------------------------------------
     @property

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from devices import spread
 from methods import RASTER
 from pruned import FlatProfile, dropped_positions, generate, lowest_layer, method_for, oracle, run
+from tape import WAITS
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from biaslab.attention.capture import capture
 from biaslab.core.sub_layout import sub_layout
@@ -257,6 +260,51 @@ def test_positions_that_a_method_reports_are_those_of_the_image():
     for selection in state.selections:
         assert selection.info["pivot_indices"]
         assert set(selection.info["pivot_indices"]) <= set(selection.indices.tolist())
+
+
+@pytest.mark.parametrize(("family", "plan"), [("internvl", PLANS[0]), ("llava", PLANS[3]), ("qwen2_5_vl", PLANS[2])])
+@pytest.mark.parametrize("positions", ["original", "renumber"])
+def test_stages_on_several_devices(family, plan, positions):
+    vlm = build(family)
+    if positions == "renumber" and "mrope_section" in (vlm.decoder.config.rope_parameters or {}):
+        return
+    enc = tiny.encoded(vlm, 3)
+    schedule = stages(vlm, plan)
+    with prune(vlm, schedule=schedule, positions=positions) as state:
+        tokens, logits = run(vlm, enc)
+        kept = [[s.indices.tolist() for s in chosen] for chosen in state.stages]
+    with spread(vlm) as devices, prune(vlm, schedule=schedule, positions=positions) as state:
+        got = run(vlm, enc)
+        assert [[s.indices.tolist() for s in chosen] for chosen in state.stages] == kept
+        assert state.selections[0].scores is None or len(state.selections[0].scores) == enc.layouts[0].n
+    assert devices[schedule[1].layer] != devices[schedule[0].layer]
+    assert torch.equal(getattr(got[0], "held", got[0]), tokens)
+    torch.testing.assert_close(getattr(got[1], "held", got[1]), logits, atol=1e-4, rtol=0)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what waits for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += func.name().split("::")[-1].split(".")[0] in WAITS
+        return func(*args, **(kwargs or {}))
+
+
+def test_stages_wait_for_no_layer():
+    """What is asked is asked before the first layer, for each kind of rows, or behind the last: are the rows finite?"""
+    vlm, found = build("internvl"), {}
+    enc = tiny.encoded(vlm, 3)
+    one, two, three = "fastv@0.6@2", "fastv@0.6@2+fastv@0.4@3", "fastv@0.6@2+fastv@0.4@3+divprune@0.2@4"
+    for word in (one, two, three):
+        with prune(vlm, schedule=word), Waits() as waits:
+            vlm.forward(enc)
+        found[word] = waits.n
+    assert found[two] == found[one] + 1  # the second stage's rows
+    assert found[three] == found[two] + 1  # the prompt as a method without rows sees it
 
 
 def test_beams_share_their_sample():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
 
-__all__ = ["SinkReport", "find_sinks", "massive_dimensions"]
+__all__ = ["SinkReport", "check_level", "find_sinks", "massive_dimensions"]
 
 _FEWEST = 4  # pictures
 
@@ -102,6 +102,17 @@ class SinkReport:
         ]
 
 
+def check_level(level: float) -> None:
+    """Refuse a level that is not above 1, the root mean square itself.
+
+    Raises
+    ------
+    InputError
+    """
+    if not level > 1:
+        raise InputError(f"level must be above 1, such as 20; got {level!r}")
+
+
 def massive_dimensions(
     vlm: VLM, batches: Iterable[Encoded], layer: int, *, level: float = LEVEL, least: float = 0.5
 ) -> list[int]:
@@ -169,7 +180,7 @@ def find_sinks(
     Raises
     ------
     InputError
-        A layer that the model does not have, or fewer than 4 pictures.
+        A layer that the model does not have, a level that is not above 1, or fewer than 4 pictures.
 
     References
     ----------
@@ -185,6 +196,7 @@ def find_sinks(
     []
     """
     resolve_layer(layer, range(1, vlm.n_layers), "the decoder")
+    check_level(level)
     found = massive_dimensions(vlm, batches(), layer, level=level, least=least) if dims is None else sorted(dims)
     rows: list[dict[str, Any]] = []
     sums: dict[str, np.ndarray] = {}

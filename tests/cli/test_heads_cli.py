@@ -1,13 +1,15 @@
-"""The verb ``biaslab heads``."""
+"""The verbs ``biaslab heads`` and ``biaslab sinks``."""
 
 import json
 
 from commands import run
 
+from biaslab.core.layout import TokenLayout
+
 
 def test_heads_are_rated_compared_and_written(capsys, tmp_path):
     status, out, _ = run(
-        capsys, "heads", "--model", "grounder", "--n", 9, "--layers", 3, "--criterion", "quality,auroc,ablation",
+        capsys, "heads", "--model", "grounder", "--n", 9, "--layers", 3, "--criterion", "quality,localization,auroc",
         "--out", tmp_path / "heads", "--json",
     )  # fmt: skip
     said = json.loads(out)
@@ -27,3 +29,21 @@ def test_what_cannot_be_rated_is_refused_in_a_line(capsys, tmp_path):
         status, _, err = run(capsys, "heads", "--out", tmp_path / "heads", *arguments)
         assert status == 2 and words in err and len(err.strip().splitlines()) == 1, (arguments, err)
     assert not (tmp_path / "heads").exists()
+
+
+def test_sinks_are_told_of_a_model_and_a_profile(capsys, tmp_path):
+    from biaslab.maps.simulate import simulate
+    from biaslab.profiles import MeanProfile
+
+    status, out, _ = run(capsys, "sinks", "--model", "grounder", "--n", 5, "--layer", 4, "--level", 6, "--json")
+    said = json.loads(out)
+    assert status == 0 and said["layer"] == 4 and len(said["images"]) == 5
+    assert ("sink_dims=" in " ".join(said["sentences"])) == bool(said["dims"])
+    layout = TokenLayout.raster(4, 4, size=(56, 56), family="demo")
+    other = MeanProfile().fit(simulate("u-shaped", {layout: 30}, layers=4).maps).save(tmp_path / "other")
+    for arguments, words in (
+        (["--level", 1], "level must be above 1"), (["--layer", "2,3"], "single layer"), (["--layer", 40], "40"),
+        (["--layer", 4, "--profile", other], "fitted for"), (["--profile", tmp_path / "none"], "no profile at"),
+    ):  # fmt: skip
+        status, _, err = run(capsys, "sinks", "--n", 5, *arguments)
+        assert status in (1, 2) and words in err and len(err.strip().splitlines()) == 1, (arguments, err)

@@ -17,7 +17,7 @@ from biaslab.models import loading
 from biaslab.models import loading as loading_module
 from biaslab.scenes import scene
 
-VERBS = ("bench", "check", "evaluate", "fit-bias", "heads", "probe", "prune")
+VERBS = ("bench", "check", "evaluate", "fit-bias", "heads", "probe", "prune", "sinks")
 OPTIONS = [
     "--model", "--device", "--dtype", "--device-map", "--revision", "--attn", "--load-in", "--adapter", "--model-arg",
     "--image-option",

@@ -175,7 +175,8 @@ def test_every_method_that_averages_heads_reads_those_that_are_named(name):
     assert torch.equal(found.indices, wanted.indices)
     torch.testing.assert_close(found.scores, wanted.scores)
     assert not torch.equal(found.scores, make(name).select(ctx).scores)
-    assert make(name, heads="quality", profile=Rated([1.0, 0.0, 0.0])).needs >= {"profile"}
+    if "quality" in METHODS[name].head_words:
+        assert make(name, heads="quality", profile=Rated([1.0, 0.0, 0.0])).needs >= {"profile"}
 
 
 def test_options_of_the_same_name_elsewhere_stay_what_they_are():

@@ -122,6 +122,8 @@ class AdaTP(AttentionMethod):
     verified: ClassVar[str] = "partly: from abstract, review and notes; similarity, shares and stages are open"
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "text", "embeddings"})
     joint: ClassVar[bool] = True
+    takes_profile: ClassVar[bool] = True
+    head_words: ClassVar[tuple[str, ...]] = ("mean",)  # its profile says what frames draw, not which heads look
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,6 +138,7 @@ class AdaTP(AttentionMethod):
             raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
         needs = {"attention", "embeddings" if self.similar_by == "embeddings" else "features"}
         needs |= {"similarity": {"text"}, "profile": {"profile"}}.get(self.relevance, set())
+        needs |= {"features"} if self.sink_dims else set()
         object.__setattr__(self, "needs", frozenset(needs))
 
     @property
@@ -154,7 +157,7 @@ class AdaTP(AttentionMethod):
 
     def importance(self, ctx: TokenContext) -> Tensor:
         """Average the attention over heads and query rows: (N,)."""
-        return self.per_head(ctx).mean(0)
+        return self.over_heads(ctx)
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
         """Choose by quotas of segments."""

@@ -204,7 +204,9 @@ def test_a_tile_that_is_asked_about_gets_more():
         ({"join": 1.5}, "join must be a number in"),
         ({"local": "row"}, "local must be one of cell, none"),
         ({"similar_by": "clip"}, "similar_by must be one of embeddings, states"),
-        ({"profile": "a path"}, "profile must be a fitted profile"),
+        ({"profile": "a path", "relevance": "profile"}, "profile must be a fitted profile"),
+        ({"profile": MapProfile(torch.ones(1, 4))}, "profile does nothing without relevance=profile or heads=quality"),
+        ({"relevance": "profile", "heads": [1]}, "relevance=profile is of the mean over heads"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused(options, why):

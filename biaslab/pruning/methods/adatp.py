@@ -65,8 +65,8 @@ class AdaTP(AttentionMethod):
     local : {"cell", "none"}
         "none" leaves out step 2: every token is a candidate.
     profile : Profile, optional
-        Expected attention, for ``relevance="profile"`` alone: of several frames one that was fitted on frames, such as
-        `biaslab.FactorisedProfile` of ``collect(..., frames=True)``.
+        Expected attention, for ``relevance="profile"``: of several frames one that was fitted on frames, such as
+        `biaslab.profiles.FactorisedProfile` of ``collect(..., frames=True)``. Or as `AttentionMethod` says, for ``heads``.
     **options
         Those of `AttentionMethod`.
 
@@ -107,7 +107,6 @@ class AdaTP(AttentionMethod):
     temperature: float = 0.1
     similar_by: str = "embeddings"
     local: str = "cell"
-    profile: ExpectedAttention | None = None
 
     name: ClassVar[str] = "adatp"
     source: ClassVar[Citation | None] = Citation(
@@ -123,7 +122,6 @@ class AdaTP(AttentionMethod):
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "text", "embeddings"})
     joint: ClassVar[bool] = True
     takes_profile: ClassVar[bool] = True
-    head_words: ClassVar[tuple[str, ...]] = ("mean",)  # its profile says what frames draw, not which heads look
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,10 +132,18 @@ class AdaTP(AttentionMethod):
         choice("local", self.local, ("cell", "none"))
         if self.relevance != "similarity" and self.temperature != type(self).temperature:
             raise InputError("temperature does nothing without relevance=similarity: add it, or leave temperature out")
-        if self.profile is not None and not hasattr(self.profile, "expected"):
+        reads = {"quality": "head_weights"}.get(str(self.heads))
+        if self.relevance == "profile":
+            if self.heads != "mean":
+                raise InputError("relevance=profile is of the mean over heads: leave heads out")
+            reads = "expected"
+        if self.profile is not None and reads is None:
+            raise InputError("profile does nothing without relevance=profile or heads=quality: leave it out")
+        if self.profile is not None and reads is not None and not hasattr(self.profile, reads):
             raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
         needs = {"attention", "embeddings" if self.similar_by == "embeddings" else "features"}
-        needs |= {"similarity": {"text"}, "profile": {"profile"}}.get(self.relevance, set())
+        needs |= {"text"} if self.relevance == "similarity" else set()
+        needs |= set() if reads is None else {"profile"}
         needs |= {"features"} if self.sink_dims else set()
         object.__setattr__(self, "needs", frozenset(needs))
 
@@ -150,13 +156,16 @@ class AdaTP(AttentionMethod):
         """Refuse to run without the profile that is asked for."""
         if self.relevance == "profile" and self.profile is None:
             raise InputError(_NO_PROFILE)
+        super().validate()
 
     def fits(self, layer: int, n_heads: int) -> dict[str, Any]:
         """List what the profile must have been fitted for, when tokens are dropped before ``layer``."""
+        if self.relevance != "profile":
+            return super().fits(layer, n_heads)
         return {"layer": self.layer_read(layer), "queries": self.queries, "score": self.score, "heads": "mean"}
 
     def importance(self, ctx: TokenContext) -> Tensor:
-        """Average the attention over heads and query rows: (N,)."""
+        """Average the attention over query rows and the heads that are read: (N,)."""
         return self.over_heads(ctx)
 
     def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:

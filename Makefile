@@ -31,6 +31,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.capture
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.rules
+	$(BIN)/python -m benchmarks.frames
 	$(BIN)/python -m benchmarks.launches
 	$(BIN)/python -m benchmarks.prefill
 	$(BIN)/python -m benchmarks.real_size

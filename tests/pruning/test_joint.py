@@ -8,11 +8,13 @@ import torch
 from pruned import dropped_positions, oracle, run
 
 from biaslab.attention.capture import capture
+from biaslab.attention.vision_record import VisionRequest
 from biaslab.core.frames import FramesLayout
 from biaslab.errors import InputError
 from biaslab.pruning import DivPrune, FastV, Random, budget, prune
-from biaslab.pruning.base import Method
+from biaslab.pruning.base import Method, Selection
 from biaslab.pruning.methods.attention_method import AttentionMethod
+from biaslab.pruning.methods.vision_method import VisionMethod
 from biaslab.pruning.schedule import Stage
 
 LAYER = 3
@@ -152,3 +154,53 @@ class Remembers(AttentionMethod):
     def importance(self, ctx):
         seen.append(ctx.attention)
         return self.per_head(ctx).mean(0)
+
+
+@pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
+def test_what_the_tower_shows_of_a_pool_is_what_it_shows_of_each_image(family):
+    vlm = tiny.vlm(family)
+    enc = encoded(vlm, (2, 1))
+    records = []
+    for how in ("separate", "joint"):
+        seen.clear()
+        with prune(vlm, Looks(keep=0.25), LAYER, budget=how):
+            vlm.forward(enc)
+        records.append(list(seen))
+    apart, (pool, alone) = records
+    for name in ("received", "features", "keys"):
+        for layer, held in getattr(pool, name).items():
+            torch.testing.assert_close(held, torch.cat([getattr(apart[i], name)[layer] for i in (0, 1)]))
+    if pool.cls is not None:
+        for layer, held in pool.cls.items():
+            torch.testing.assert_close(held, torch.cat([apart[i].cls[layer] for i in (0, 1)], 1))
+    assert alone.n == enc.layouts[2].n and pool.n == enc.layouts[0].n + enc.layouts[1].n
+
+
+class Looks(VisionMethod):
+    name = "looks"
+
+    def reads(self, tower):
+        return self.salient(tower, -1) | VisionRequest(features=(-1,), keys=(-1,))
+
+    def importance(self, ctx):
+        seen.append(ctx.vision)
+        return ctx.vision.saliency(-1)
+
+
+def test_merging_reaches_over_the_images_of_a_pool():
+    vlm = tiny.vlm("internvl")
+    enc = vlm.encode([tiny.images(2)], ["?"], frames=True)
+    with prune(vlm, Averages(keep=2), LAYER, budget="joint") as state:
+        vlm.forward(enc)
+    total = sum(layout.n for layout in enc.layouts)
+    assert [len(s.indices) for s in state.selections] == [1, 1]
+    assert [s.merge.shape for s in state.selections] == [(1, total)] * 2 and int(state.selections[1].sizes) == total
+
+
+class Averages(Method):
+    """Keeps the first and the last token of a pool, each with the mean of all."""
+
+    name = "averages"
+
+    def select(self, ctx):
+        return Selection(torch.tensor([0, ctx.n - 1]), merge=torch.full((2, ctx.n), 1 / ctx.n))

@@ -30,7 +30,8 @@ def by_image(layouts: Sequence[TokenLayout | None], chosen: Sequence[Selection])
     Returns
     -------
     list of Selection
-        One per image. What a method reports of a choice is reported of each of its images.
+        One per image. What a method reports of a choice is reported of each of its images; weights of a merge stay over
+        the tokens of all of them.
 
     Examples
     --------
@@ -56,6 +57,7 @@ def by_image(layouts: Sequence[TokenLayout | None], chosen: Sequence[Selection])
         for end in at:
             last = next(told)
             scores = None if own.scores is None else own.scores[token:end]
-            out.append(Selection(own.indices[first:last] - token, scores, own.info))
+            merge = None if own.merge is None else own.merge[first:last]
+            out.append(Selection(own.indices[first:last] - token, scores, own.info, merge))
             first, token = last, end
     return out

@@ -66,7 +66,8 @@ class AdaTP(AttentionMethod):
         "none" leaves out step 2: every token is a candidate.
     profile : Profile, optional
         Expected attention, for ``relevance="profile"``: of several frames one that was fitted on frames, such as
-        `biaslab.profiles.FactorisedProfile` of ``collect(..., frames=True)``. Or as `AttentionMethod` says, for ``heads``.
+        `biaslab.profiles.FactorisedProfile` of ``collect(..., frames=True)``. Or as `AttentionMethod` says, for
+        ``heads``.
     **options
         Those of `AttentionMethod`.
 

@@ -10,6 +10,7 @@ from planted_maps import ONE, TILED, planted, streamed, u_shape
 from scipy import stats
 
 from biaslab.cli import main
+from biaslab.core.frames import frames_layout
 from biaslab.core.layout import TokenLayout
 from biaslab.diagnostics import DIAGNOSTICS, control_table, diagnose, location_gaps, location_table, removal_report
 from biaslab.diagnostics.log_maps import log_stacks
@@ -214,12 +215,14 @@ def test_several_layouts_pool_and_thumbnails_are_left_out(tmp_path):
 
 # -- all of them ---------------------------------------------------------------------------------------------------
 def test_every_diagnostic_has_a_row_per_layer_and_head_and_says_why_it_cannot_run(tmp_path):
-    maps = planted(tmp_path, [(TILED, 12)], heads=2, layers=(1, 2))
-    tables, skipped = diagnose(maps)
-    assert set(tables) == set(DIAGNOSTICS) and not skipped
-    for table in tables.values():
-        seen = table.groupby(["layer", "head"]).size()
-        assert len(seen) == 4 and seen.nunique() == 1
+    of_frames = {name for name, diagnostic in DIAGNOSTICS.items() if diagnostic.frames}
+    for layout, missing in ((frames_layout([TILED] * 2), set()), (TILED, of_frames)):
+        maps = planted(tmp_path, [(layout, 12)], heads=2, layers=(1, 2), name=f"of {len(missing)}")
+        tables, skipped = diagnose(maps)
+        assert set(tables) == set(DIAGNOSTICS) - missing and not skipped
+        for table in tables.values():
+            seen = table.groupby(["layer", "head"]).size()
+            assert len(seen) == 4 and seen.nunique() == 1
     tables, skipped = diagnose(streamed(maps), layers=[1])
     assert set(skipped) == {n for n, d in DIAGNOSTICS.items() if d.stored} and "out='FOLDER'" in skipped["dependence"]
     assert set(tables["mass"]["layer"]) == {1}
@@ -252,7 +255,7 @@ def test_heads_read_in_blocks_are_the_same(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_inspect_runs_all_on_a_folder_of_maps(tmp_path, capsys):
-    planted(tmp_path, [(TILED, 12)])
+    planted(tmp_path, [(frames_layout([TILED] * 2), 12)])
     out = tmp_path / "deep" / "atlas"
     for extra in ([], ["--json"]):
         with pytest.raises(SystemExit) as end:

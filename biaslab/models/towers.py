@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from biaslab.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["Tower", "find_tower", "folded", "split_rows"]
 
@@ -69,6 +70,8 @@ def find_tower(model: Any) -> Tower:
     >>> type(tower.module).__name__, len(tower.blocks), tower.class_tokens
     ('Qwen2_5_VisionTransformerPretrainedModel', 3, 0)
     """
+    from torch import nn  # adapters are read where models are listed, without torch
+
     base = getattr(model, "model", model)
     module = next((found for name in _NAMES if (found := getattr(base, name, None)) is not None), None)
     kind = getattr(getattr(module, "config", None), "model_type", None)

@@ -44,6 +44,7 @@ OPTIONS = {
     "divprune": [{}, {"start": "central"}],
     "d2pruner": [{}, {"spatial": "gaussian", "pivots_suppress": True}, {"quota": "tile", "alpha": 1.0}],
     "relative": [{}, {"debias": "log", "normalise": "mass"}],
+    "stagewise": [{"below": 1}],  # the layer that is given beside K - 1
 }
 
 

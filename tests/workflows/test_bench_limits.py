@@ -25,7 +25,9 @@ class Clock:
         self.now = 0.0
         monkeypatch.setattr(GenerationTimer, "now", lambda timer: self.now)
         seen = type(vlm).vision
-        monkeypatch.setattr(type(vlm), "vision", lambda model, encoded: (self.pass_by(VISION), seen(model, encoded))[1])
+        monkeypatch.setattr(
+            type(vlm), "vision", lambda model, *given, **kw: (self.pass_by(VISION), seen(model, *given, **kw))[1]
+        )
         self.hooks = [
             layer.register_forward_hook(lambda *call, index=index: self._layer(index, *call), with_kwargs=True)
             for index, layer in enumerate(vlm.decoder.layers)

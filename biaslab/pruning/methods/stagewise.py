@@ -170,7 +170,7 @@ class Stagewise(AttentionMethod):
     def importance(self, ctx: TokenContext) -> Tensor:
         """Weigh what the heads attend to, each in standard deviations over the tokens that are left: (N,)."""
         self.validate()
-        total = torch.zeros(ctx.n, device=ctx.device)
+        total = torch.zeros(ctx.n, device=ctx.device, dtype=torch.float32)
         for layer in sorted({own for own, _, _ in self.chosen_heads(ctx.layer)}):
             logs = (self.per_head(ctx, None if layer == ctx.layer - 1 else layer) + _LEAST).log()
             if self.debias:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from abc import ABC
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from numbers import Integral, Real
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -22,8 +21,10 @@ from torch import Tensor
 from biaslab.attention.precision import full_precision
 from biaslab.errors import InputError
 from biaslab.pruning.batch import TokenBatch, ascending, ranked
+from biaslab.pruning.budgets import budget, check_keep
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import ExpectedAttention, Selection, TokenContext, descending, required
+from biaslab.pruning.options import added_option, choice, number, report_option
 
 __all__ = [
     "added_option",
@@ -52,75 +53,6 @@ _TOKEN_AXES = {
     "embeddings": (0, 2),
     "rotary": (1, 2),
 }
-
-_ROUNDING = 1e-9  # far above the error of a float product with n < 1e6, far below one token
-
-
-def share(ratio: float, n: int) -> int:
-    """Compute ``floor(ratio * n)`` as it would be in exact decimals: 0.29 * 100 is 29, not 28."""
-    return math.floor(ratio * n + _ROUNDING)
-
-
-def check_keep(keep: Any) -> float | int:
-    """Return ``keep`` as a plain float ratio in (0, 1] or a plain int count >= 1.
-
-    Raises
-    ------
-    InputError
-        Anything else: 0, 1.5, NaN, True, a string.
-    """
-    if isinstance(keep, Integral) and not isinstance(keep, bool) and int(keep) >= 1:
-        return int(keep)
-    if isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < float(keep) <= 1:
-        return float(keep)
-    raise InputError(f"keep must be a ratio in (0, 1] or a count of tokens, such as 0.1 or 64; got {keep!r}")
-
-
-def budget(keep: float | int, n: int) -> int:
-    """Count how many of ``n`` visual tokens to keep.
-
-    Parameters
-    ----------
-    keep : float or int
-        Ratio in (0, 1], or a count.
-    n : int
-        Number of visual tokens, >= 1.
-
-    Returns
-    -------
-    int
-        ``max(1, floor(keep * n))`` for a ratio (guarded against binary rounding: 0.29 of 100 is 29),
-        ``min(keep, n)`` for a count.
-
-    Raises
-    ------
-    InputError
-        ``keep`` is neither a ratio in (0, 1] nor a count >= 1.
-
-    Examples
-    --------
-    >>> budget(0.29, 100), budget(64, 100), budget(0.001, 100)
-    (29, 64, 1)
-    """
-    keep = check_keep(keep)
-    return min(keep, n) if isinstance(keep, int) else max(1, min(share(keep, n), n))
-
-
-def added_option(default: Any) -> Any:
-    """Make the field of an option that came after runs had been recorded.
-
-    `Method.options` leaves it out at its default, so that the hashes of those runs stay.
-    """
-    return field(default=default, metadata={"added": True})
-
-
-def report_option(default: Any, *, hashed: Any) -> Any:
-    """Make the field of an option that decides what a method reports, never what it keeps.
-
-    It is no part of what the method is: `Method.options` and the label leave it out, and the hash always holds
-    ``hashed`` in its place, the value that earlier runs recorded.
-    """
-    return field(default=default, metadata={"hashed": hashed})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -500,31 +432,3 @@ class Method(ABC):
             tensor = given.positions if what == "rotary" else given
             if tensor.ndim != place[1] or tensor.shape[place[0]] != ctx.n:
                 raise InputError(f"{what} of shape {tuple(tensor.shape)} does not fit {ctx.n} visual tokens")
-
-
-def choice(name: str, value: Any, allowed: Collection[Any]) -> None:
-    """Refuse a value that is not one of ``allowed``."""
-    if value not in allowed:
-        raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
-
-
-def number(
-    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False,
-    open_high: bool = False, why: str = "",
-) -> None:  # fmt: skip
-    """Refuse what is not a finite number between two bounds, either of which may be left out of the range.
-
-    Examples
-    --------
-    >>> number("sigma", 0, 0, open_low=True)
-    Traceback (most recent call last):
-    biaslab.errors.InputError: sigma must be a number above 0, got 0
-    """
-    fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if fits and low <= value <= high and not (open_low and value == low) and not (open_high and value == high):
-        return
-    if math.isinf(high):
-        span = "that is finite" if math.isinf(low) else f"above {low:g}" if open_low else f"of at least {low:g}"
-    else:
-        span = f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    raise InputError(f"{name} must be a number {span}, got {value!r}{f': {why}' if why else ''}")

@@ -411,4 +411,5 @@ def test_methods_lists_what_each_reads_and_cites(capsys):
     details = run(capsys, "methods", "--details")[1]
     assert all(row["cost"] in details and row["verified"] in details for row in rows.values())
     text = run(capsys, "methods", "--bibtex")[1]
-    assert text.startswith("@") and text.count("@") == len({w.key for cls in METHODS.values() for w in cls().citations()})
+    works = {work.key for cls in METHODS.values() for work in cls().citations()}
+    assert text.startswith("@") and text.count("@") == len(works)

@@ -25,6 +25,7 @@ from biaslab.profiles.columns import QUALITY, to_columns, to_table
 from biaslab.profiles.file import save as write
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.learned import LearnedMaps
+from biaslab.profiles.lookahead.explained import explained_shares, explained_table
 from biaslab.profiles.lookahead.student import PLACES, Student, places
 from biaslab.profiles.lookahead.summary import summary
 from biaslab.profiles.lookahead.teacher import Teacher
@@ -174,7 +175,7 @@ class LookaheadProfile(LearnedMaps):
             student, curve = fit_student(lessons, self._options(), device=device, show=progress)
             learned, held = lessons.split()
             shown = [len({lessons.picture(i) for i in part}) for part in (learned, held)]
-            explained = _explained(teacher, student, lessons, held)
+            explained = explained_shares(teacher, student, lessons, held)
             scale = explained.pop("scale")
         door = int(maps.provenance["features"]["layer"])
         arrays = _arrays(student, heads, scale, teacher.positional)
@@ -370,7 +371,7 @@ class LookaheadProfile(LearnedMaps):
         """
         check_fitted(self)
         lessons = Lessons(maps, np.zeros(0, np.float32), np.zeros(1, np.int64))
-        found = _explained(self.teacher, self._student(torch.device("cpu")), lessons, range(maps.n))
+        found = explained_shares(self.teacher, self._student(torch.device("cpu")), lessons, range(maps.n))
         return explained_table(found)
 
     def score(self, maps: Any) -> float:
@@ -432,12 +433,6 @@ def _together(parts: Sequence[Tensor]) -> Tensor:
     return parts[0][None] if len(parts) == 1 else torch.stack(list(parts))
 
 
-def explained_table(found: Mapping[str, float]) -> pd.DataFrame:
-    """Make the table of `LookaheadProfile.explained`."""
-    names = ["position", "position, content, question"]
-    return pd.DataFrame({"explained by": names, "r2": [found["position"], found["all"]]})
-
-
 def _arrays(student: Student, heads: list[Head], scale: float, positional: Profile) -> Arrays:
     arrays: Arrays = {
         _STUDENT: {name: value.numpy() for name, value in student.state_dict().items()},
@@ -450,27 +445,3 @@ def _arrays(student: Student, heads: list[Head], scale: float, positional: Profi
         for name, named in parts.items():
             arrays[f"{_POSITION}|{layer}|{name}"] = dict(named)
     return arrays
-
-
-def _explained(teacher: Teacher, student: Student, lessons: Lessons, images: Iterable[int]) -> dict[str, float]:
-    """Shares of the variance of the teacher's log attention; the student's map is scaled once for all images."""
-    total = left = cross = size = 0.0
-    maps = lessons.maps
-    for i in images:
-        record = maps.record(i)
-        rest = teacher.log(maps, i)
-        total += float(rest @ rest)
-        rest = rest - teacher.expected_log(record.layout)
-        left += float(rest @ rest)
-        visual, text = (torch.from_numpy(f(record.id)) for f in (lessons.features.visual, lessons.features.text))
-        with torch.no_grad():
-            scores = (
-                student(visual[None], torch.from_numpy(places(record.layout))[None], text[None])[0].double().numpy()
-            )
-        scores = scores - scores.mean()
-        cross += float(scores @ rest)
-        size += float(scores @ scores)
-    gained, scale = (cross**2 / size, cross / size) if size > 0 else (0.0, 1.0)
-    if not total > 0:
-        return {"position": float("nan"), "all": float("nan"), "scale": 1.0}
-    return {"position": round(1 - left / total, 4), "all": round(1 - (left - gained) / total, 4), "scale": scale}

@@ -15,8 +15,9 @@ from biaslab.pruning.algorithms.graph import GraphForm, HybridGraph, SpatialPlan
 from biaslab.pruning.algorithms.graphs import HybridGraphs
 from biaslab.pruning.algorithms.mis import Walk, block_for, greedy_walk, walk_together
 from biaslab.pruning.algorithms.transfer import upload
-from biaslab.pruning.base import Picked, TokenContext, choice, number, report_option, required, share
+from biaslab.pruning.base import Picked, TokenContext, choice, number, report_option, required
 from biaslab.pruning.batch import TokenBatch, ranked
+from biaslab.pruning.budgets import share
 from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.uniform import apportion
 from biaslab.pruning.registry import register

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from biaslab.pruning.algorithms.max_min import max_min_rest
-from biaslab.pruning.base import Method, Picked, TokenContext, choice, number, required, share
+from biaslab.pruning.base import Method, Picked, TokenContext, choice, number, required
 from biaslab.pruning.batch import TokenBatch, ranked
+from biaslab.pruning.budgets import share
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.registry import register
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from biaslab.errors import InputError
 from biaslab.pruning.algorithms.coordinates import reference_tokens
-from biaslab.pruning.base import Method, TokenContext, choice, descending, number, required, share
+from biaslab.pruning.base import Method, TokenContext, choice, descending, number, required
+from biaslab.pruning.budgets import share
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.registry import register
 

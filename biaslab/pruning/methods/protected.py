@@ -14,7 +14,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.pruning.algorithms.coordinates import reference_tokens
 from biaslab.pruning.base import Selection, TokenContext, number
-from biaslab.pruning.base import share as count_of
+from biaslab.pruning.budgets import share as count_of
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.methods.ivc import IVC_PRUNE
 from biaslab.pruning.methods.wrapper import Wrapper

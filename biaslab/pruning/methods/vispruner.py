@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from biaslab.attention.vision_record import TowerShape, VisionRequest
-from biaslab.pruning.base import Picked, TokenContext, number, required, share
+from biaslab.pruning.base import Picked, TokenContext, number, required
+from biaslab.pruning.budgets import share
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import descending
 from biaslab.pruning.methods.vision_method import VisionMethod

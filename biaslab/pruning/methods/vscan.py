@@ -14,7 +14,8 @@ from biaslab.core.frames import FramesLayout
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.pruning.algorithms.merge_weights import merge_weights
-from biaslab.pruning.base import Picked, TokenContext, number, required, share
+from biaslab.pruning.base import Picked, TokenContext, number, required
+from biaslab.pruning.budgets import share
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import descending
 from biaslab.pruning.methods.vision_method import VisionMethod

@@ -23,6 +23,7 @@ SMALL = {
     "fit-bias": {"--n": "6", "--batch-size": "2"},
     "probe": {"--pairs": "2", "--grid": "2x2", "--scale": "0.4,0.8", "--layers": "1,3"},
     "evaluate": {"--n": "3", "--processes": "1"},
+    "heads": {"--n": "8"},
     "bench": {"--n": "1", "--repeats": "1", "--new-tokens": "2"},
     "train-grounder": {"--processes": "1", "--test": "0"},
 }
@@ -75,7 +76,7 @@ def test_every_command_runs(folder, capsys, monkeypatch):
         status, out, err = run(capsys, *small(words, checkpoint))
         assert status == 0 and out, (words, err)
         ran.append(words[0])
-    verbs = "models fit-bias probe inspect prune evaluate bench figures train-grounder"
+    verbs = "models methods fit-bias heads probe inspect prune evaluate bench figures train-grounder"
     assert set(ran) == set(verbs.split())
     made = [
         "grounder.safetensors", "runs/probe/card.md", "runs/atlas/card.md", "kept.png", "runs/k4/results.csv",

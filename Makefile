@@ -4,7 +4,7 @@ GPU_PYTHON ?= python
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick lint compat compat-floor bench gpu notebook clean
+.PHONY: demo test quick lint compat compat-floor method-pages bench gpu notebook clean
 
 demo: $(STAMP)
 	$(BIN)/biaslab demo --out runs/demo
@@ -26,6 +26,9 @@ compat: $(STAMP)
 
 compat-floor: $(STAMP)
 	$(BIN)/python -m tools.compat floor
+
+method-pages: $(STAMP)
+	$(BIN)/python -m tools.method_pages
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.capture

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from biaslab.pruning import D2Pruner, TokenContext
-from biaslab.pruning.base import descending, share
+from biaslab.pruning.base import descending
+from biaslab.pruning.budgets import share
 
 __all__ = ["WAYS", "Stopwatch", "lazy_d2pruner"]
 

@@ -20,7 +20,8 @@ from biaslab.core.layout import TokenLayout
 from biaslab.pruning import D2Pruner, TokenContext, budget
 from biaslab.pruning.algorithms.graph import HybridGraph, SpatialPlane
 from biaslab.pruning.algorithms.mis import greedy_mis
-from biaslab.pruning.base import descending, share
+from biaslab.pruning.base import descending
+from biaslab.pruning.budgets import share
 
 from . import inputs
 from .common import Timing, arguments, measured_clock, numbers, side_by_side

@@ -29,6 +29,8 @@ __all__ = ["CHECKS", "run"]
 FAMILIES = ("internvl", "qwen2_5_vl")
 DTYPES = (torch.float32, torch.bfloat16)
 KEEP = 0.3
+_GIVEN = {"attention", "features", "text", "profile"}  # what a selection is given here; others read more of the model
+_ASK_MORE = ("stagewise", "priortr")  # the quality of heads; rows of a second kind
 CAPTION = "Contracts on the device"
 COLUMNS: Columns = {
     "check": ("check", ""), "family": ("family", ""), "dtype": ("dtype", ""), "verdict": ("verdict", ""),
@@ -224,7 +226,8 @@ def _batch_of(device: torch.device, dtype: torch.dtype, counts: tuple[int, ...])
     attention = [inputs.attention(x, heads=4, seed=seed).to(device) for seed, x in enumerate(layouts)]
     different = control = 0
     rules = [("lookahead", {"rule": rule}) for rule in ("top", "graph", "mmr")]  # beside its default
-    for name, options in [*((name, {}) for name in METHODS), *rules]:
+    given = [name for name, cls in METHODS.items() if cls.needs <= _GIVEN and cls.profile_kind != "heads"]
+    for name, options in [*((name, {}) for name in given if name not in _ASK_MORE), *rules]:
         own = {"profile": Slope()} if "profile" in METHODS[name].needs else {}
         method = make(name, keep=KEEP, **own, **options)
         images = [

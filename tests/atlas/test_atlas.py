@@ -298,7 +298,7 @@ def test_save_writes_figures_tables_and_card(stored, tmp_path):
     names = {str(f.relative_to(folder)) for f in files}
     drawn = ("variance", "profile", "heads", "reliability", "dependence", "removal", "attention")
     assert {f"figures/{n}.{kind}" for n in drawn for kind in ("pdf", "png", "csv")} <= names
-    tables = ("summary", "variance", "reliability", "mass", "dependence", "strength", "removal", "controls")
+    tables = ("summary", "variance", "reliability", "mass", "dependence", "strength", "quality", "removal", "controls")
     assert {f"tables/{n}.csv" for n in tables} | {"tables/summary.tex", "card.md"} == names - {
         n for n in names if n.startswith("figures/")
     }

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from biaslab.core.frames import FramesLayout, parts_of_frames
-from biaslab.core.layers import resolve_layers
-from biaslab.diagnostics.log_maps import fold_means, head_names
 from biaslab.diagnostics.registry import register
-from biaslab.errors import InputError
-from biaslab.maps.protocol import Maps, expect_maps
-from biaslab.stats.jackknife import jackknife_interval
+from biaslab.diagnostics.slopes import Sums, slope_table, sums_over
+from biaslab.maps.protocol import Maps
 
 __all__ = ["frame_order"]
 
@@ -63,35 +61,15 @@ def frame_order(maps: Maps, *, layers: int | Iterable[int] | None = None, confid
        slope  slope_lo  slope_hi  share   n
     0   1.46      1.32       1.6   0.81  40
     """
-    expect_maps(maps)
-    rows = []
-    for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
-        sums = [totals for layouts in fold_means(maps, layer, log=True) if (totals := _sums(layouts)) is not None]
-        if not sums:
-            raise InputError("frame order needs prompts of several frames: collect with frames=True")
-        cross, power, around = (np.stack([s[k] for s in sums]) for k in range(3))  # (folds, H)
-        slope = cross.sum(0) / power.sum(0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            without = (cross.sum(0) - cross) / (power.sum(0) - power)
-            share = slope**2 * power.sum(0) / around.sum(0)
-        lo, hi = jackknife_interval(slope, without, confidence=confidence)
-        for h, head in enumerate(head_names(maps)):
-            rows.append(
-                {"layer": layer, "head": head, "slope": slope[h], "slope_lo": lo[h], "slope_hi": hi[h],
-                 "per_video": np.exp(slope[h]), "share": share[h], "n": sum(s[3] for s in sums), "folds": len(sums)}
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+    return slope_table(
+        maps, _sums, unit="video", layers=layers, confidence=confidence,
+        refused="frame order needs prompts of several frames: collect with frames=True",
+    )  # fmt: skip
 
 
-def _sums(layouts: list) -> tuple | None:
-    """(H,) products of place and frame means, squares of place, squares of frame means; prompts."""
-    columns = []
-    for layout, n, mean in layouts:
-        if not isinstance(layout, FramesLayout):
-            continue
-        frames = parts_of_frames(layout)
-        level = np.stack([mean[:, at[part.in_image]].mean(1) for part, at in frames], axis=1)  # (H, F)
-        place = (np.arange(len(frames)) + 0.5) / len(frames)
-        x, y = place - place.mean(), level - level.mean(1, keepdims=True)
-        columns.append((n * (y @ x), np.full(len(mean), n * float(x @ x)), n * (y**2).sum(1), n))
-    return tuple(sum(column) for column in zip(*columns, strict=True)) if columns else None
+def _sums(layout: Any, n: int, mean: np.ndarray) -> Sums | None:
+    if not isinstance(layout, FramesLayout):
+        return None
+    frames = parts_of_frames(layout)
+    level = np.stack([mean[:, at[part.in_image]].mean(1) for part, at in frames], axis=1)  # (H, F)
+    return sums_over((np.arange(len(frames)) + 0.5) / len(frames), level, n)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from biaslab.core.layers import resolve_layers
-from biaslab.diagnostics.log_maps import fold_means, head_names
 from biaslab.diagnostics.registry import register
-from biaslab.errors import InputError
-from biaslab.maps.protocol import Maps, expect_maps
-from biaslab.stats.jackknife import jackknife_interval
+from biaslab.diagnostics.slopes import Sums, slope_table, sums_over
+from biaslab.maps.protocol import Maps
 
 __all__ = ["tile_order"]
 
@@ -58,35 +56,15 @@ def tile_order(maps: Maps, *, layers: int | Iterable[int] | None = None, confide
        slope  slope_lo  slope_hi  per_tile   n
     0   0.82      0.74      0.89      2.26  40
     """
-    expect_maps(maps)
-    rows = []
-    for layer in resolve_layers(layers, maps.layers, "the maps", "collect"):
-        sums = [totals for layouts in fold_means(maps, layer, log=True) if (totals := _sums(layouts)) is not None]
-        if not sums:
-            raise InputError("tile order needs pictures of several tiles: these maps have one tile each")
-        cross, power, around = (np.stack([s[k] for s in sums]) for k in range(3))  # (folds, H)
-        slope = cross.sum(0) / power.sum(0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            without = (cross.sum(0) - cross) / (power.sum(0) - power)
-            share = slope**2 * power.sum(0) / around.sum(0)
-        lo, hi = jackknife_interval(slope, without, confidence=confidence)
-        for h, head in enumerate(head_names(maps)):
-            rows.append(
-                {"layer": layer, "head": head, "slope": slope[h], "slope_lo": lo[h], "slope_hi": hi[h],
-                 "per_tile": np.exp(slope[h]), "share": share[h], "n": sum(s[3] for s in sums), "folds": len(sums)}
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+    return slope_table(
+        maps, _sums, unit="tile", layers=layers, confidence=confidence,
+        refused="tile order needs pictures of several tiles: these maps have one tile each",
+    )  # fmt: skip
 
 
-def _sums(layouts: list) -> tuple | None:
-    """(H,) products of order and tile means, squares of order, squares of tile means; images."""
-    columns = []
-    for layout, n, mean in layouts:
-        plane = ~layout.thumbnail & layout.in_image
-        order = np.unique(layout.tile[plane])
-        if len(order) < 2:
-            continue
-        per_tile = np.stack([mean[:, plane & (layout.tile == t)].mean(1) for t in order], axis=1)  # (H, T)
-        x, y = order - order.mean(), per_tile - per_tile.mean(1, keepdims=True)
-        columns.append((n * (y @ x), np.full(len(mean), n * float(x @ x)), n * (y**2).sum(1), n))
-    return tuple(sum(column) for column in zip(*columns, strict=True)) if columns else None
+def _sums(layout: Any, n: int, mean: np.ndarray) -> Sums | None:
+    plane = ~layout.thumbnail & layout.in_image
+    order = np.unique(layout.tile[plane])
+    if len(order) < 2:
+        return None
+    return sums_over(order, np.stack([mean[:, plane & (layout.tile == t)].mean(1) for t in order], axis=1), n)

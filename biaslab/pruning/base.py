@@ -20,7 +20,7 @@ from torch import Tensor
 
 from biaslab.attention.precision import full_precision
 from biaslab.errors import InputError
-from biaslab.pruning.batch import TokenBatch, ascending, ranked
+from biaslab.pruning.batch import TokenBatch, ascending, prefixes, ranked
 from biaslab.pruning.budgets import budget, check_keep
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import ExpectedAttention, Selection, TokenContext, descending, required
@@ -115,13 +115,15 @@ class Method(ABC):
         own: Any = cls
         defined = vars(cls)
         # what a class inherits for batches is not what it defines for one image
-        if {"importance", "pick", "select"} & set(defined):
+        if {"importance", "pick", "pick_batch", "select"} & set(defined):
             own.nested = defined.get("nested", False)
             own.image_only = defined.get("image_only", False)
         if "importance" in defined and "importance_batch" not in defined:
             own.importance_batch = Method.importance_batch
         if "pick" in defined and "pick_batch" not in defined:
             own.pick_batch = Method._pick_each
+        if "pick_batch" in defined and "pick" not in defined:
+            own.pick = Method._pick_alone
         if "select" in defined and "select_budgets" not in defined:
             own.select_budgets = Method._select_each
 
@@ -173,7 +175,8 @@ class Method(ABC):
     ) -> list[list[Picked]]:
         """Choose for several images at once, at several budgets each, exactly what :meth:`pick` would.
 
-        A method need not define it: one that defines `pick` alone is asked image by image.
+        A method need not define it: one that defines `pick` alone is asked image by image. One that defines this alone
+        chooses for a single image as for a batch of one.
 
         Parameters
         ----------
@@ -191,7 +194,7 @@ class Method(ABC):
             sort of all images, ties by index.
         """
         orders = ranked([required(own, "scores") for own in scores])
-        return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
+        return prefixes(orders, budgets)
 
     @property
     def merges(self) -> bool:
@@ -355,6 +358,11 @@ class Method(ABC):
                     for selection in each:
                         selection.merge = self.merging(ctx, selection.indices, selection.scores)
         return found
+
+    def _pick_alone(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
+        """Choose as for a batch of one image."""
+        ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
+        return picked
 
     def _pick_each(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from biaslab.pruning.context import TokenContext, descending, required
 
-__all__ = ["TokenBatch", "alike", "ascending", "padded", "ranked"]
+__all__ = ["TokenBatch", "alike", "ascending", "padded", "prefixes", "ranked"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +134,17 @@ def ranked(scores: Sequence[Tensor]) -> list[Tensor]:
     # the filler stands behind everything of its value, and the sort is stable
     order = torch.sort(padded(scores, -torch.inf), dim=1, descending=True, stable=True).indices
     return [row[: len(own)] for row, own in zip(order, scores, strict=True)]
+
+
+def prefixes(orders: Sequence[Tensor], budgets: Sequence[Sequence[int]]) -> list[list[tuple[Tensor, dict[str, Any]]]]:
+    """Take the first n of each image's order for each of its budgets n, with nothing to report.
+
+    Examples
+    --------
+    >>> prefixes([torch.tensor([2, 0, 1])], [[1, 2]])
+    [[(tensor([2]), {}), (tensor([2, 0]), {})]]
+    """
+    return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
 
 
 def alike(kinds: Sequence[Hashable]) -> list[list[int]]:

@@ -169,11 +169,6 @@ class AdaTP(AttentionMethod):
         """Average the attention over query rows and the heads that are read: (N,)."""
         return self.over_heads(ctx)
 
-    def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
-        """Choose by quotas of segments."""
-        ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
-        return picked
-
     def pick_batch(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
     ) -> list[list[Picked]]:

@@ -155,11 +155,6 @@ class D2Pruner(Relative):
             sigma=self.sigma, radius=self.radius,
         )  # fmt: skip
 
-    def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
-        """Choose pivots, independent set and filling, for all tiles at once or tile by tile."""
-        ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
-        return picked
-
     def pick_batch(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
     ) -> list[list[Picked]]:

@@ -9,8 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from biaslab.pruning.algorithms.max_min import max_min_orders
-from biaslab.pruning.base import Method, Picked, TokenContext, added_option, choice, required
-from biaslab.pruning.batch import TokenBatch
+from biaslab.pruning.base import Method, Picked, added_option, choice, required
+from biaslab.pruning.batch import TokenBatch, prefixes
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.registry import register
 
@@ -53,8 +53,9 @@ class DivPrune(Method):
 
     Examples
     --------
-    >>> from biaslab.core.layout import TokenLayout
     >>> import torch
+    >>> from biaslab.core.layout import TokenLayout
+    >>> from biaslab.pruning import TokenContext
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
     >>> ctx = TokenContext(TokenLayout.raster(2, 2, size=(200, 200), family="toy"), budget=3, features=features)
     >>> DivPrune().select(ctx).indices  # of the two tokens that nearly agree, one
@@ -96,12 +97,6 @@ class DivPrune(Method):
             return super().budget_of(n)
         return max(1, round(self.keep * n))
 
-    def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
-        """List tokens in the order of the greedy choice."""
-        required(ctx.features, "features")
-        ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
-        return picked
-
     def pick_batch(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
     ) -> list[list[Picked]]:
@@ -109,4 +104,4 @@ class DivPrune(Method):
         images = [required(ctx.features, "features") for ctx in batch]
         most = [max(wanted, default=0) for wanted in budgets]
         orders = max_min_orders(images, most, self.start)
-        return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
+        return prefixes(orders, budgets)

@@ -115,11 +115,6 @@ class FlashVLM(Method):
         asked = torch.log_softmax(relevance / self.temperature, 0)
         return self.beta * asked + (1 - self.beta) * (salient / salient.sum()).log()
 
-    def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
-        """Take the best by score, then the diverse rest."""
-        ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
-        return picked
-
     def pick_batch(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
     ) -> list[list[Picked]]:

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from biaslab.errors import InputError
 from biaslab.pruning.base import Picked, TokenContext, required
-from biaslab.pruning.batch import TokenBatch, ranked
+from biaslab.pruning.batch import TokenBatch, prefixes, ranked
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.external import ExternalScore
 from biaslab.pruning.methods.relative import Relative, inside
@@ -252,11 +252,6 @@ class ImportanceMethod(Relative):
         """
         return [order[:n] for order, n in zip(ranked(scores), most, strict=True)]
 
-    def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
-        """List tokens in the order of the greedy choice."""
-        ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
-        return picked
-
     def pick_batch(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
     ) -> list[list[Picked]]:
@@ -264,4 +259,4 @@ class ImportanceMethod(Relative):
         images = [required(ctx.features, "features") for ctx in batch]
         most = [max(wanted, default=0) for wanted in budgets]
         orders = self.orders(images, [required(own, "scores") for own in scores], most)
-        return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
+        return prefixes(orders, budgets)

@@ -16,7 +16,7 @@ from biaslab.pruning.algorithms.max_min import max_min_orders
 from biaslab.pruning.algorithms.mmr import mmr_orders
 from biaslab.pruning.algorithms.proportional import proportional_batch
 from biaslab.pruning.base import Method, Picked, TokenContext, added_option, choice, number, required
-from biaslab.pruning.batch import TokenBatch, alike, padded, ranked
+from biaslab.pruning.batch import TokenBatch, alike, padded, prefixes, ranked
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import FittedProfile
 from biaslab.pruning.methods.d2pruner import D2Pruner
@@ -207,11 +207,6 @@ class Lookahead(Method):
             found.update(zip(which, scores, strict=True))
         return [found[i] for i in range(len(batch))]
 
-    def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
-        """List tokens in the order of the choice."""
-        ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
-        return picked
-
     def pick_batch(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
     ) -> list[list[Picked]]:
@@ -222,7 +217,7 @@ class Lookahead(Method):
         if self.rule == "proportional":
             return self._proportional(batch, known, budgets)
         orders = self._orders(batch, known, [max(wanted, default=0) for wanted in budgets])
-        return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
+        return prefixes(orders, budgets)
 
     def _orders(self, batch: TokenBatch, scores: Sequence[Tensor], most: Sequence[int]) -> list[Tensor]:
         if self.rule == "top":

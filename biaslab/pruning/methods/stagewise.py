@@ -15,7 +15,7 @@ from torch import Tensor
 from biaslab.errors import InputError
 from biaslab.pruning.algorithms.max_min import max_min_orders
 from biaslab.pruning.base import Method, Picked, TokenContext, number, required
-from biaslab.pruning.batch import TokenBatch
+from biaslab.pruning.batch import TokenBatch, prefixes
 from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.methods.divprune import DivPrune
 from biaslab.pruning.registry import register
@@ -88,6 +88,7 @@ class Stagewise(AttentionMethod):
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "features", "profile"})
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_chosen", {})
         if self.heads != "mean":
             raise InputError(f"method {self.name!r} reads the heads that its profile rates: leave heads out")
         super().__post_init__()
@@ -147,8 +148,14 @@ class Stagewise(AttentionMethod):
         """
         if self.profile is None:
             return []
-        self.validate()
         limit = layer if self.below is None else min(layer, self.below)
+        known: dict[int, list[tuple[int, int, float]]] = self.__dict__["_chosen"]
+        if limit not in known:  # once, not in every prefill
+            known[limit] = self._best_below(limit)
+        return known[limit]
+
+    def _best_below(self, limit: int) -> list[tuple[int, int, float]]:
+        self.validate()
         rated = self.profile.quality_
         rated = rated[(rated["layer"] < limit) & (rated["quality"] > 0)]
         if not len(rated):
@@ -171,20 +178,16 @@ class Stagewise(AttentionMethod):
         """Weigh what the heads attend to, each in standard deviations over the tokens that are left: (N,)."""
         self.validate()
         total = torch.zeros(ctx.n, device=ctx.device, dtype=torch.float32)
-        for layer in sorted({own for own, _, _ in self.chosen_heads(ctx.layer)}):
+        heads = self.chosen_heads(ctx.layer)
+        for layer in sorted({own for own, _, _ in heads}):
             logs = (self.per_head(ctx, None if layer == ctx.layer - 1 else layer) + _LEAST).log()
             if self.debias:
                 expected = ctx.left(self.profile.expected(ctx.whole_layout, layer, device=logs.device))
                 logs = logs - (expected + _LEAST).log()
-            for own, head, weight in self.chosen_heads(ctx.layer):
+            for own, head, weight in heads:
                 if own == layer:
                     total = total + weight * _standardised(logs[head])
         return total
-
-    def pick(self, ctx: TokenContext, scores: Tensor | None) -> Picked:
-        """List tokens in the order of the choice."""
-        ((picked,),) = self.pick_batch(TokenBatch([ctx]), [scores], [[ctx.budget]])
-        return picked
 
     def pick_batch(
         self, batch: TokenBatch, scores: Sequence[Tensor | None], budgets: Sequence[Sequence[int]]
@@ -194,7 +197,7 @@ class Stagewise(AttentionMethod):
         weights = [torch.exp(self.gamma * _standardised(required(own, "scores"))) for own in scores]
         most = [max(wanted, default=0) for wanted in budgets]
         orders = max_min_orders(images, most, weights=weights)
-        return [[(order[:n], {}) for n in wanted] for order, wanted in zip(orders, budgets, strict=True)]
+        return prefixes(orders, budgets)
 
     # -- the schedule --------------------------------------------------------------------------------------------------
     def own_stages(self, n_layers: int, lowest: int = 0) -> Sequence[tuple[int, Method]] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from biaslab.maps.collect import collect
 from biaslab.profiles.estimators.lookahead import LookaheadProfile, explained_table
 from biaslab.workflows.fit_result import FitResult
 from biaslab.workflows.learned_figures import draw_learned
+from biaslab.workflows.maps_on_disk import maps_on_disk
 
 if TYPE_CHECKING:
     from biaslab.datasets.calibration import Calibration
@@ -74,35 +74,29 @@ def fit_conditional(
     InputError
         Neither ``target`` nor ``maps``.
     """
-    if maps is not None:
-        folder = Path(maps)
-    elif target is not None:
-        folder = target.with_suffix(".partial-maps")
-    else:
-        raise InputError("a conditional profile is fitted to maps on disk: pass maps=folder, or out=file")
-    if isinstance(calibration.prompts, str) or len(set(calibration.prompts)) == 1:
-        warnings.warn(
-            "every picture is asked the same, so there is no question to learn from: ask for what is in the pictures "
-            "(--prompts named, or --prompts FILE of captions)",
-            stacklevel=2,
-        )
-    collected = collect(
-        vlm, calibration.images, prompt=calibration.prompts, layers=layers, heads="all", queries=queries, score=score,
-        batch_size=batch_size, out=folder, progress=progress, ids=calibration.ids, workers=workers, features=True,
-    )  # fmt: skip
-    with phase("fit the profile", show=progress):
-        profile.fit(collected, device=vlm.device, progress=progress)
-    if calibration.asked is not None:
-        profile.provenance_["asked"] = calibration.asked
-    files: list[Path] = []
-    if target is not None:
-        path = profile.save(target)
-        with phase("draw the figures", show=progress):
-            figure = ProfileDisplay.from_profile(profile, layers=profile.layers_).plot()
-            files = [path, path.with_suffix(".md"), *save(figure, path.with_suffix(""), close=True)]
-            files += _draw_learned(vlm, profile, cast("StoredMaps", collected), calibration, path.with_suffix(""))
-        if maps is None:
-            shutil.rmtree(folder)
+    with maps_on_disk(maps, target, why="a conditional profile is fitted to maps on disk") as folder:
+        if isinstance(calibration.prompts, str) or len(set(calibration.prompts)) == 1:
+            warnings.warn(
+                "every picture is asked the same, so there is no question to learn from: ask for what is in the "
+                "pictures (--prompts named, or --prompts FILE of captions)",
+                stacklevel=2,
+            )
+        collected = collect(
+            vlm, calibration.images, prompt=calibration.prompts, layers=layers, heads="all", queries=queries,
+            score=score, batch_size=batch_size, out=folder, progress=progress, ids=calibration.ids, workers=workers,
+            features=True,
+        )  # fmt: skip
+        with phase("fit the profile", show=progress):
+            profile.fit(collected, device=vlm.device, progress=progress)
+        if calibration.asked is not None:
+            profile.provenance_["asked"] = calibration.asked
+        files: list[Path] = []
+        if target is not None:
+            path = profile.save(target)
+            with phase("draw the figures", show=progress):
+                figure = ProfileDisplay.from_profile(profile, layers=profile.layers_).plot()
+                files = [path, path.with_suffix(".md"), *save(figure, path.with_suffix(""), close=True)]
+                files += _draw_learned(vlm, profile, cast("StoredMaps", collected), calibration, path.with_suffix(""))
     return FitResult(profile, explained_table(profile.provenance_["held_out"]), collected, files)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biaslab._util.progress import phase
-from biaslab.errors import InputError
 from biaslab.figures import HeadRatingDisplay, ProfileDisplay, save
 from biaslab.maps.collect import collect
 from biaslab.profiles.estimators.localization_heads import LocalizationHeadsProfile
 from biaslab.workflows.fit_result import FitResult
+from biaslab.workflows.maps_on_disk import maps_on_disk
 
 if TYPE_CHECKING:
     from biaslab.datasets.calibration import Calibration
@@ -56,30 +55,23 @@ def fit_heads(
     InputError
         Neither ``target`` nor ``maps``.
     """
-    if maps is not None:
-        folder = Path(maps)
-    elif target is not None:
-        folder = target.with_suffix(".partial-maps")
-    else:
-        raise InputError("heads are chosen by maps on disk: pass maps=folder, or out=file")
-    collected = collect(
-        vlm, calibration.images, prompt=calibration.prompts, layers=layers, heads="all", queries=queries, score=score,
-        batch_size=batch_size, out=folder, progress=progress, ids=calibration.ids, workers=workers,
-    )  # fmt: skip
-    with phase("choose the heads", show=progress):
-        profile.fit(collected)
-    if calibration.asked is not None:
-        profile.provenance_["asked"] = calibration.asked
-    files: list[Path] = []
-    if target is not None:
-        path = profile.save(target)
-        stem = path.with_suffix("")
-        with phase("draw the figures", show=progress):
-            figure = ProfileDisplay.from_profile(profile, layers=profile.layers_).plot()
-            files = [path, path.with_suffix(".md"), *save(figure, stem, close=True)]
-            table = profile.votes_.rename(columns={"frequency": "value"}).assign(criterion="share of votes")
-            rated = HeadRatingDisplay.from_table(table, provenance=profile.provenance_).plot()
-            files += save(rated, stem.with_name(f"{stem.name}-votes"), close=True)
-        if maps is None:
-            shutil.rmtree(folder)
+    with maps_on_disk(maps, target, why="heads are chosen by maps on disk") as folder:
+        collected = collect(
+            vlm, calibration.images, prompt=calibration.prompts, layers=layers, heads="all", queries=queries,
+            score=score, batch_size=batch_size, out=folder, progress=progress, ids=calibration.ids, workers=workers,
+        )  # fmt: skip
+        with phase("choose the heads", show=progress):
+            profile.fit(collected)
+        if calibration.asked is not None:
+            profile.provenance_["asked"] = calibration.asked
+        files: list[Path] = []
+        if target is not None:
+            path = profile.save(target)
+            stem = path.with_suffix("")
+            with phase("draw the figures", show=progress):
+                figure = ProfileDisplay.from_profile(profile, layers=profile.layers_).plot()
+                files = [path, path.with_suffix(".md"), *save(figure, stem, close=True)]
+                table = profile.votes_.rename(columns={"frequency": "value"}).assign(criterion="share of votes")
+                rated = HeadRatingDisplay.from_table(table, provenance=profile.provenance_).plot()
+                files += save(rated, stem.with_name(f"{stem.name}-votes"), close=True)
     return FitResult(profile, profile.votes_, collected, files)

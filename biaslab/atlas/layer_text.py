@@ -234,27 +234,23 @@ def _region_sentence(row: Row, region: str) -> str:
 
 
 def _tile_sentence(row: Row) -> str:
-    if not has_values(row, "tile_slope"):
-        return ""
-    size = interval_text(row["tile_slope"], row.get("tile_slope_lo"), row.get("tile_slope_hi"), sign=True)
-    side = side_of_null(row, "tile_slope", 0.0)
-    if side is None:
-        return f"whether log attention has a trend from tile to tile is not known ({size} per tile, no interval)."
-    if not side:
-        return f"a trend from tile to tile is not shown ({size} per tile in log attention)."
-    return f"log attention {'rises' if side > 0 else 'falls'} from tile to tile ({size} per tile)."
+    return _trend_sentence(row, "tile_slope", "tile", "from tile to tile", "from tile to tile")
 
 
 def _frame_sentence(row: Row) -> str:
-    if not has_values(row, "frame_slope"):
+    return _trend_sentence(row, "frame_slope", "video", "over frames", "from the first frame to the last")
+
+
+def _trend_sentence(row: Row, name: str, unit: str, over: str, ends: str) -> str:
+    if not has_values(row, name):
         return ""
-    size = interval_text(row["frame_slope"], row.get("frame_slope_lo"), row.get("frame_slope_hi"), sign=True)
-    side = side_of_null(row, "frame_slope", 0.0)
+    size = interval_text(row[name], row.get(f"{name}_lo"), row.get(f"{name}_hi"), sign=True)
+    side = side_of_null(row, name, 0.0)
     if side is None:
-        return f"whether log attention has a trend over frames is not known ({size} per video, no interval)."
+        return f"whether log attention has a trend {over} is not known ({size} per {unit}, no interval)."
     if not side:
-        return f"a trend over frames is not shown ({size} per video in log attention)."
-    return f"log attention {'rises' if side > 0 else 'falls'} from the first frame to the last ({size} per video)."
+        return f"a trend {over} is not shown ({size} per {unit} in log attention)."
+    return f"log attention {'rises' if side > 0 else 'falls'} {ends} ({size} per {unit})."
 
 
 def _map_sentence(row: Row) -> str:

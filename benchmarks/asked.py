@@ -28,7 +28,7 @@ from biaslab.stats.resampling import ImageBootstrap
 from biaslab.workflows.fit_bias import fit_bias
 
 from .common import RESULTS
-from .report import Report, Table
+from .report import Report, Table, percent
 
 TRUE = "expressions"  # what the others are compared with
 KEEPS = (0.1, 0.156)
@@ -145,10 +145,10 @@ def report(vlm: VLM, options: argparse.Namespace) -> Report:
         }  # fmt: skip
         for keep in KEEPS:
             accuracy = bootstrap.mean(hits[name][keep].to_numpy())
-            row[f"acc{keep}"] = f"{100 * accuracy.value:.1f} [{100 * accuracy.lo:.1f}, {100 * accuracy.hi:.1f}]"
+            row[f"acc{keep}"] = percent(accuracy)
             if name != TRUE:
                 gain = bootstrap.difference(hits[name][keep].to_numpy(), hits[TRUE][keep].to_numpy())
-                row[f"gain{keep}"] = f"{100 * gain.value:+.1f} [{100 * gain.lo:+.1f}, {100 * gain.hi:+.1f}]"
+                row[f"gain{keep}"] = percent(gain, "+")
         types = lines[lines["keep"] == KEEPS[0]].groupby("expression_type")["hit"]
         row |= {kind: 100 * float(hit.astype(float).mean()) for kind, hit in types}
         rows.append(row)

@@ -111,7 +111,6 @@ def fit(control: Control, folder: Path, ids: Collection[str], device: str) -> bl
         student = next(iter(profile.arrays_.values()))["student"]
         for name in ("word.weight", "reader.weight_ih_l0", "reader.weight_ih_l0_reverse"):
             student[name] = np.ascontiguousarray(student[name] @ turn.T)  # (e R) W' = e (R W')
-        profile._students.clear()
     return profile
 
 

@@ -29,12 +29,12 @@ import biaslab as bl
 from biaslab.maps.stored import StoredMaps
 from biaslab.models.vlm import VLM
 from biaslab.scenes.objects import NAMES
-from biaslab.stats.resampling import ImageBootstrap, Interval
+from biaslab.stats.resampling import ImageBootstrap
 
 from .common import RESULTS
 from .control_fits import Control, fit, join, teacher_auroc
 from .oracle import Oracle
-from .report import Report, Table
+from .report import Report, Table, percent
 from .scene_pool import Expressions, Picture, expressions, mentions, pictures
 
 KEEPS = (0.1, 0.156)
@@ -253,7 +253,7 @@ def report(chosen: Sequence[Control], options: argparse.Namespace, card: str = "
         row: dict[str, Any] = {"control": name}
         for keep in KEEPS:
             hits = without[method, 1.0 if method == "none" else keep].reindex(ids).to_numpy()
-            row[f"acc{keep}"] = _percent(ImageBootstrap(images).mean(hits))
+            row[f"acc{keep}"] = percent(ImageBootstrap(images).mean(hits))
         rows.append(row)
     for control in chosen:
         profile = bl.load_profile(options.work / f"{control.slug}.safetensors")
@@ -269,16 +269,16 @@ def report(chosen: Sequence[Control], options: argparse.Namespace, card: str = "
         for keep in KEEPS:
             hits, plain = (x["lookahead", keep].reindex(ids).to_numpy() for x in (own, base))
             bootstrap = ImageBootstrap(images)
-            row[f"acc{keep}"] = _percent(bootstrap.mean(hits))
+            row[f"acc{keep}"] = percent(bootstrap.mean(hits))
             if control.name != BASE:
-                row[f"gain{keep}"] = _percent(bootstrap.difference(hits, plain), "+")
+                row[f"gain{keep}"] = percent(bootstrap.difference(hits, plain), "+")
             if control.without:
                 some = ImageBootstrap(images[of_unseen])
                 there = without["divprune", keep].reindex(ids).to_numpy()
                 unseen.append({
-                    "keep": keep, "n": int(of_unseen.sum()), "never": _percent(some.mean(hits[of_unseen])),
-                    "said": _percent(some.mean(plain[of_unseen])), "divprune": _percent(some.mean(there[of_unseen])),
-                    "difference": _percent(some.difference(hits[of_unseen], plain[of_unseen]), "+"),
+                    "keep": keep, "n": int(of_unseen.sum()), "never": percent(some.mean(hits[of_unseen])),
+                    "said": percent(some.mean(plain[of_unseen])), "divprune": percent(some.mean(there[of_unseen])),
+                    "difference": percent(some.difference(hits[of_unseen], plain[of_unseen]), "+"),
                 })  # fmt: skip
         rows.append(row)
     columns: dict[str, tuple[str, str]] = {"control": ("", ""), "prompts": ("prompts", "d")}
@@ -312,11 +312,6 @@ def report(chosen: Sequence[Control], options: argparse.Namespace, card: str = "
             f"never said: {', '.join(UNSEEN)}",
         ],
     )  # fmt: skip
-
-
-def _percent(interval: Interval, sign: str = "") -> str:
-    value, low, high = (100 * x for x in interval)
-    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 import biaslab as bl
 from benchmarks.common import arguments
 from benchmarks.oracle import Oracle
-from benchmarks.report import Report, Table
+from benchmarks.report import Report, Table, percent
 from benchmarks.scene_pool import Expressions, expressions
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
@@ -149,7 +149,7 @@ def report(lines: pd.DataFrame, costs_: dict, options: argparse.Namespace) -> Re
         name="lookahead",
         title="Look-ahead at equal cost",
         settings={"model": "grounder", "split": options.split, "first": options.first + 1, "expressions": len(lines),
-                  "unpruned": _percent(full), "device": _device(options.device)},
+                  "unpruned": percent(full), "device": _device(options.device)},
         tables=[
             *(Table(cost, COLUMNS, _cells(own)) for cost, own in table.groupby("cost", sort=False)),
             Table("look-ahead (DivPrune) before the decoder, by kind, size and place", kinds, by_kind(lines, costs_)),
@@ -188,9 +188,9 @@ def main() -> None:
 def _cells(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
-            "method": row.method, "layer": row.layer, "keep": row.keep, "accuracy": _percent(row.accuracy),
-            "kept": _percent(row.kept), "p": row.p if row.ours_minus_it else None,
-            "ours_minus_it": _percent(row.ours_minus_it, "+") if row.ours_minus_it else None,
+            "method": row.method, "layer": row.layer, "keep": row.keep, "accuracy": percent(row.accuracy),
+            "kept": percent(row.kept), "p": row.p if row.ours_minus_it else None,
+            "ours_minus_it": percent(row.ours_minus_it, "+") if row.ours_minus_it else None,
             "at_other_layers": ", ".join(f"{k}: {v}" for k, v in row.at_other_layers.items()) or None,
         }
         for row in rows.itertuples()
@@ -199,11 +199,6 @@ def _cells(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _device(name: str) -> str:
     return torch.cuda.get_device_name(name) if name.startswith("cuda") else name
-
-
-def _percent(interval: tuple[float, float, float], sign: str = "") -> str:
-    value, low, high = (100 * x for x in interval)
-    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 if __name__ == "__main__":

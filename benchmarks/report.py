@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Report", "Table", "Target"]
+__all__ = ["Report", "Table", "Target", "percent"]
 
 
 @dataclass
@@ -112,6 +112,18 @@ class Report:
 
     def _command(self) -> str:
         return shlex.join(["python", "-m", f"benchmarks.{self.name}", *sys.argv[1:]])
+
+
+def percent(interval: tuple[float, float, float], sign: str = "") -> str:
+    """Write a share and its interval: "91.4 [89.7, 93.1]", with ``sign="+"`` a difference.
+
+    Examples
+    --------
+    >>> percent((0.5, 0.25, 0.75)), percent((-0.005, -0.02, 0.01), "+")
+    ('50.0 [25.0, 75.0]', '-0.5 [-2.0, +1.0]')
+    """
+    value, low, high = (100 * x for x in interval)
+    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def machine() -> dict[str, Any]:

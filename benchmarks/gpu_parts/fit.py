@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from benchmarks import inputs
 from biaslab.maps.base import ImageRecord
 from biaslab.maps.stored import StoredMaps
 from biaslab.profiles import LookaheadProfile
-from biaslab.profiles.lookahead.training import Lessons, fit_student
+from biaslab.profiles.lookahead.training import Lessons, Options, fit_student
 
 from .models import spec
 from .plan import Columns, Findings, Plan
@@ -34,9 +35,9 @@ def run(plan: Plan, findings: Findings) -> None:
     """Write maps of random features, fit a student for some epochs, and time a step."""
     sizes, layout = spec(plan), inputs.layout_of(256 if plan.tiny else 13 * 256)
     pictures, epochs = (20, 2) if plan.tiny else (PICTURES, 3)
-    # more epochs than are run: the schedule is that of a fit
-    profile = LookaheadProfile(epochs=epochs, **({"batch_size": 8} if plan.tiny else {}))
-    options = profile._options()
+    defaults = LookaheadProfile().get_params()
+    options = Options(**{f.name: defaults[f.name] for f in fields(Options)})
+    options = replace(options, batch_size=8) if plan.tiny else options
     with tempfile.TemporaryDirectory() as folder:
         maps = _maps(Path(folder) / "maps", layout, sizes.hidden, pictures)
         targets = np.random.default_rng(0).normal(size=pictures * layout.n).astype(np.float32)
@@ -50,19 +51,19 @@ def run(plan: Plan, findings: Findings) -> None:
             torch.cuda.reset_peak_memory_stats(plan.device)
         for n in (1, epochs):  # the second without what the first step of a process takes
             started = time.perf_counter()
-            student, _ = fit_student(lessons, profile.set_params(epochs=n)._options(), device=plan.device, show=False)
+            student, _ = fit_student(lessons, replace(options, epochs=n), device=plan.device, show=False)
             times.append(time.perf_counter() - started)
     steps = -(-len(learned) // options.batch_size)
     step = times[1] / (epochs * steps)
     findings.add("Fit of a conditional profile", COLUMNS, {
         "n": layout.n, "width": sizes.hidden, "batch": options.batch_size, "read": read, "step": step,
         "parameters": sum(p.numel() for p in student.parameters()), "seconds": times,
-        "minutes": step * LookaheadProfile().epochs * -(-FITTED * 9 // 10 // options.batch_size) / 60,
+        "minutes": step * options.epochs * -(-FITTED * 9 // 10 // options.batch_size) / 60,
         "peak_mb": torch.cuda.max_memory_allocated(plan.device) / 2**20 if plan.device.type == "cuda" else None,
     })  # fmt: skip
     findings.note(
         f"fit: maps of {pictures} pictures on disk, read from the system's cache; the held-out tenth is judged after "
-        f"each epoch, which counts as part of its steps. Minutes: of all {LookaheadProfile().epochs} epochs, computed "
+        f"each epoch, which counts as part of its steps. Minutes: of all {options.epochs} epochs, computed "
         "from a step"
     )
 

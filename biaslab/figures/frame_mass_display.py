@@ -17,6 +17,7 @@ from biaslab.figures.styling import style
 
 __all__ = ["FrameMassDisplay"]
 
+_ABREAST = 3  # layers in a row of the legend
 _MOST = 6  # lines that can be told apart
 _COLUMNS = ("layer", "frames", "frame", "ratio", "ratio_lo", "ratio_hi", "n")
 
@@ -112,8 +113,9 @@ class FrameMassDisplay(Display):
             panel.minorticks_off()
             panel.set_xlabel("frame")
             panel.set_ylabel("attention relative to even")
-            panel.set_ylim(bottom=0)
+            rows = -(-len(layers) // _ABREAST)
+            panel.set_ylim(0, panel.get_ylim()[1] * (1 + 0.12 * rows))  # room for the legend above the bars
             panel.grid(axis="y")
-            panel.legend(fontsize=6)
+            panel.legend(fontsize=6, loc="upper center", ncols=min(len(layers), _ABREAST))
             panel.set_title(self.title, pad=3)
         return self

@@ -16,6 +16,7 @@ from biaslab.figures.styling import COLORS, ERRORBAR, style
 
 __all__ = ["HeadRatingDisplay"]
 
+_CLOSE = 0.06  # of the spread of all values: names nearer than that would lie on each other
 _NAMED = 5  # heads with name and interval
 _PER_ROW = 2
 _COLUMNS = ("layer", "head", "value", "lo", "hi")
@@ -101,10 +102,24 @@ def _draw(panel: Axes, name: str, part: pd.DataFrame) -> None:
     # the heads of one layer side by side: their bars would hide each other
     at = best["layer"].to_numpy(float) + 0.12 * best.groupby("layer").cumcount().to_numpy()
     panel.errorbar(at, values, yerr=bars, color=COLORS[0], marker="o", linestyle="none", **ERRORBAR)
-    for x, row in zip(at, best.to_dict("records"), strict=True):
-        text = f"L{int(row['layer'])}h{int(row['head'])}"
-        panel.annotate(text, (x, row["value"]), (3, 2), textcoords="offset points", fontsize=5.5)
+    for x, y, text in _labels(at, best, float(np.ptp(part["value"].dropna()))):
+        panel.annotate(text, (x, y), (3, 2), textcoords="offset points", fontsize=5.5)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     panel.set_xlabel("decoder layer")
     panel.set_ylabel(name)
     panel.grid(axis="y")
+
+
+def _labels(at: np.ndarray, best: pd.DataFrame, spread: float) -> list[tuple[float, float, str]]:
+    """Place and text of the names: heads of one layer that lie close share one, which none of them could hide."""
+    found: list[tuple[float, float, str]] = []
+    for _, own in best.assign(at=at).groupby("layer", sort=True):
+        previous = np.inf
+        for row in own.to_dict("records"):  # the highest first
+            if previous - row["value"] < _CLOSE * spread:
+                _, y, text = found.pop()
+                found.append((row["at"], y, f"{text}, h{int(row['head'])}"))
+            else:
+                found.append((row["at"], row["value"], f"L{int(row['layer'])}h{int(row['head'])}"))
+            previous = row["value"]
+    return found

@@ -12,6 +12,7 @@ from biaslab._util.output_place import check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import dataset_names, method_names
+from biaslab.cli.data_set import open_data_set
 from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, summary, table
 from biaslab.cli.repeat import Config, command_of, repeat_earlier
@@ -105,8 +106,7 @@ def evaluate(
     json: opt.Json = False,
 ) -> None:
     """Measure localization accuracy of pruning methods over keep ratios and layers."""
-    from biaslab.datasets.base import DATASETS, check_pictures, take
-    from biaslab.datasets.loading import load_dataset
+    from biaslab.datasets.base import check_pictures, take
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.matching import matched_configurations, read_match
     from biaslab.evaluation.runner import check_reference
@@ -120,8 +120,7 @@ def evaluate(
         opt.way_to_decode(decode)
     ratios, where = opt.keeps(keep), opt.layers(layer)
     chosen = opt.methods(methods or _METHODS)
-    size = n if dataset in DATASETS else None  # a file is read whole, and cut by the evaluation
-    data = load_dataset(dataset, split=split, columns=columns, images=image_root, n=size, data_root=data_root)
+    data = open_data_set(dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root)
     fitted = opt.profiles(profile)
     if methods is None:
         chosen = opt.methods_without_profile(chosen, fitted, model.name)

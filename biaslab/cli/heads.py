@@ -12,6 +12,7 @@ from biaslab._util.output_place import check_output_folder
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import dataset_names
+from biaslab.cli.data_set import open_data_set
 from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
 
@@ -49,7 +50,6 @@ def heads(
     json: opt.Json = False,
 ) -> None:
     """Rank decoder heads on calibration pictures by several criteria, with intervals, and say how far they agree."""
-    from biaslab.datasets import load_dataset
     from biaslab.datasets.base import take
     from biaslab.diagnostics.heads.ratings import groups_of
     from biaslab.errors import InputError
@@ -60,7 +60,7 @@ def heads(
         raise InputError(f"--lam is above 0, got {lam}")
     numbers = model.layers(layers)
     split = split or ("calibration" if dataset == "scenes" else None)
-    data = load_dataset(dataset, split=split, columns=columns, images=image_root, n=n, data_root=data_root)
+    data = open_data_set(dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root)
     samples = take(data, n)
     groups_of([sample.image_id for sample in samples])  # refuses too few pictures
     check_output_folder(out)

@@ -10,6 +10,7 @@ from biaslab._util.jsonable import records
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import dataset_names
+from biaslab.cli.data_set import open_data_set
 from biaslab.cli.model_options import ModelChoice, with_model
 from biaslab.cli.output import emit, table
 
@@ -39,7 +40,6 @@ def sinks(
 ) -> None:
     """Find the massive dimensions of a model, and how much of its attention, and of a profile, falls on sinks."""
     from biaslab.core.images import load_image
-    from biaslab.datasets import load_dataset
     from biaslab.datasets.base import take
     from biaslab.diagnostics.sinks import check_level, find_sinks
     from biaslab.models.prune_layer import prune_layer
@@ -49,7 +49,8 @@ def sinks(
     check_level(level)
     fitted = None if profile is None else load(profile)
     split = split or ("calibration" if dataset == "scenes" else None)
-    samples = take(load_dataset(dataset, split=split, columns=columns, images=image_root, n=n, data_root=data_root), n)
+    data = open_data_set(dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root)
+    samples = take(data, n)
     vlm = model.load(False, at or 0)
     at = prune_layer(vlm, at)
     if fitted is not None:

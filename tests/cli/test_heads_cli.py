@@ -1,10 +1,13 @@
 """The verbs ``biaslab heads`` and ``biaslab sinks``."""
 
 import json
+from pathlib import Path
 
 from commands import run
 
 from biaslab.core.layout import TokenLayout
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_heads_are_rated_compared_and_written(capsys, tmp_path):
@@ -47,3 +50,20 @@ def test_sinks_are_told_of_a_model_and_a_profile(capsys, tmp_path):
     ):  # fmt: skip
         status, _, err = run(capsys, "sinks", "--n", 5, *arguments)
         assert status in (1, 2) and words in err and len(err.strip().splitlines()) == 1, (arguments, err)
+
+
+def test_a_file_of_annotations_is_a_data_set_of_both(capsys, tmp_path):
+    sample = ROOT / "data" / "sample" / "refcoco_sample.jsonl"
+    given = ["--model", "grounder", "--dataset", sample, "--image-root", sample.parent, "--n", 9]
+    status, out, err = run(
+        capsys, "heads", *given, "--layers", 3, "--criterion", "auroc", "--out", tmp_path / "heads", "--json"
+    )
+    assert status == 0, err
+    assert [r["layer"] for r in json.loads(out)["ratings"]] == [3] * 4
+    status, out, err = run(capsys, "sinks", *given, "--layer", 2, "--json")
+    assert status == 0, err
+    assert len(json.loads(out)["images"]) == 9
+    (tmp_path / "bad.jsonl").write_text('{"a": 1}\n')
+    for verb in (["heads", "--out", tmp_path / "no"], ["sinks"]):
+        status, _, err = run(capsys, *verb, "--model", "grounder", "--dataset", tmp_path / "bad.jsonl")
+        assert status == 2 and "bad.jsonl, line 1 has no fields" in err and err.count("\n") == 1

@@ -33,8 +33,8 @@ class HeadRatingDisplay(Display):
     >>> mpl.use("Agg")
     >>> table = pd.DataFrame({"layer": [0, 0, 3, 3], "head": [0, 1, 0, 1], "value": [0.1, 0.0, 0.2, 0.9]})
     >>> display = HeadRatingDisplay.from_table(table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1)).plot()
-    >>> display.ax_.get_xlabel(), display.ax_.texts[0].get_text()
-    ('decoder layer', 'L3h1')
+    >>> display.ax_.get_xlabel(), [text.get_text() for text in display.ax_.texts]
+    ('decoder layer', ['L0h0', 'L0h1', 'L3h1', 'L3h0'])
     >>> plt.close(display.figure_)
     """
 

@@ -11,7 +11,7 @@ from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions, run_once
 
 METHODS = [
-    "none", "fastv:queries=null", "priortr", "priortr:queries=text", "fastv:reads_layer=own",
+    "fastv:queries=null", "priortr", "priortr:queries=text", "fastv:reads_layer=own",
     "layer_ratio:reads_layer=own:over=1", "priortr:reads_layer=own", "sparsevlm",
     "sparsevlm:reads_layer=own:heads=top:score=rope_corrected", "direction_only", "direction_only:reads_layer=own",
     "dart", "ivc", "protected", "quota:by=blocks:block=2:method=divprune",
@@ -25,13 +25,14 @@ def test_whole_rows(family):
     """Pictures of unequal sizes, prompts of unequal lengths: the same to the last bit."""
     vlm = tiny.vlm(family)
     encoded = vlm.vision(tiny.encoded(vlm, 3))
-    check(vlm, encoded, configurations(METHODS, [0.5, 0.2], [3, 2]), OPTIONS)
+    cuts = [f"{method}@{keep}@{layer}" for method in METHODS for layer in (3, 2) for keep in (0.5, 0.2)]
+    check(vlm, encoded, configurations(["none", *cuts], 0.5, None), OPTIONS)
 
 
 @pytest.mark.parametrize("family", ["internvl", pytest.param("qwen2_5_vl", marks=pytest.mark.slow)])
 def test_images_that_run_once(family):
     vlm = tiny.vlm(family)
-    encoded, configs = expressions(vlm), configurations(METHODS[1:], 0.4, 2)
+    encoded, configs = expressions(vlm), configurations([f"{method}@0.4@2" for method in METHODS], 0.5, None)
     runs = shared_runs(vlm, encoded, configs, OPTIONS)
     for i, config in enumerate(configs):
         plain = run_once(vlm, encoded, config, OPTIONS)

@@ -31,6 +31,17 @@ def test_published_layers_and_shares():
     assert (first[1].stride, second[1].stride) == (3, 0) and second[1].keep == 0.034
     shares = [1.0, 0.5, 0.25, 0.125]
     assert sum(shares) / 4 == pytest.approx(0.46875)  # of 576 tokens 270
+    for keep, word in (
+        (118 / 576, "300@3 200@7 118@16"), (60 / 576, "238@3 108@7 60@16"), (20 / 576, "66@3 34@7 20@16"),
+        (10 / 576, "33@3 17@7 10@16"), (1.0, "576@3 576@7 576@16"),
+    ):  # fmt: skip
+        stages = own_schedule(make("sparsevlm", keep=keep), 32)
+        assert " ".join(f"{round(576 * s.keep)}@{s.layer}" for s in stages) == word
+    vscan = own_schedule(make("vscan", keep=1 / 18), 28)
+    assert [(s.layer, s.rule.label) for s in vscan] == [(0, "vscan"), (14, "fastv:reads_layer=own")]
+    assert [s.keep for s in vscan] == pytest.approx([1 / 6, 1 / 18])
+    assert sum(s.keep for s in vscan) / 2 == pytest.approx(1 / 9)  # as published: 11.1 % on average
+    assert own_schedule(make("vscan", keep=0.5), 28)[0].keep == 1
 
 
 @pytest.mark.parametrize("name", STAGED)

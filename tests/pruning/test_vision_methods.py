@@ -161,12 +161,12 @@ def test_contracts(family, name):
     vlm = tiny.vlm(family)
     enc = tiny.encoded(vlm, 3)
     tokens, plain = run(vlm, enc)
-    with prune(vlm, parse(name).with_keep(1.0)) as state:
-        same = run(vlm, enc)
     layer = lowest_layer(vlm)
+    with prune(vlm, parse(name).with_keep(1.0), layer) as state:
+        same = run(vlm, enc)
     assert state.layer == layer and torch.equal(same[0], tokens) and (same[1] - plain).abs().max() == 0
     method = parse(name).with_keep(0.4)
-    with prune(vlm, method) as state:
+    with prune(vlm, method, layer) as state:
         answer, logits = run(vlm, enc)
     assert [len(s.indices) for s in state.selections] == [budget(0.4, x.n) for x in enc.layouts]
     want = oracle(vlm, enc.inputs, answer, dropped_positions(enc, state.selections), layer)
@@ -196,7 +196,7 @@ def ctx_of(record):
 def test_several_images_and_beams(name):
     vlm, pictures = tiny.vlm("internvl"), tiny.images(3)
     both = vlm.encode([pictures[:2], pictures[2:]], tiny.texts(2), sample_ids=["a", "b"])
-    with prune(vlm, parse(name).with_keep(0.4)) as state:
+    with prune(vlm, parse(name).with_keep(0.4), 0) as state:
         vlm.forward(both)
         together = [s.indices.tolist() for s in state.selections]
         vlm.generate(both, max_new_tokens=2, num_beams=2)
@@ -211,7 +211,8 @@ def test_a_sweep_of_repeated_pictures_is_one_run_each(family):
     """Features computed once for each picture, with what the tower shows beside them."""
     vlm = tiny.vlm(family)
     layers = [lowest_layer(vlm), 3]
-    configs = configurations([*NAMES, "none"], [0.5, 0.2], layers)
+    words = [f"{name}@{keep}@{layer}" for name in NAMES for layer in layers for keep in (0.5, 0.2)]
+    configs = configurations([*words, "none"], 0.5, None)
     prompts = expressions(vlm)
     pixels = vlm.encode([tiny.images(3)[i] for i in prompts.pictures], ["?"] * 6, sample_ids=list("abcdef"))
     ready = with_tower(vlm, pixels, [config.method for config in configs], prompts.pictures)
@@ -258,7 +259,7 @@ class Vague(Method):
 def test_images_that_are_one_pool_are_read_one_after_the_other(name):
     vlm, pictures = tiny.vlm("internvl"), tiny.images(3)
     enc = vlm.encode([pictures[:2], pictures[2:]], tiny.texts(2))
-    with prune(vlm, parse(name).with_keep(0.4), budget="joint") as state:
+    with prune(vlm, parse(name).with_keep(0.4), 0, budget="joint") as state:
         vlm.forward(enc)
         counts = [len(s.indices) for s in state.selections]
     totals = [layout.n for layout in enc.layouts]

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from biaslab.errors import InputError
 from biaslab.pruning.base import TokenContext, choice, number, required
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.methods.attention_method import AttentionMethod
+from biaslab.pruning.methods.staged import Staged
 from biaslab.pruning.registry import register
 
 __all__ = ["SparseVLM", "raters"]
 
+_PUBLISHED = np.array([[66, 34, 20], [238, 108, 60], [300, 200, 118]]) / 576  # left by the stages, at three budgets
+
 
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SparseVLM(AttentionMethod):
+class SparseVLM(Staged, AttentionMethod):
     """Keep the tokens that the raters among the words attend to most (arXiv 2410.04417).
 
     *Raters*: of the T tokens behind the image, token t has ``r_t = mean_v softmax_t(h_v . h_t)`` over the visual
     tokens v, h being what the decoder is given; those above the mean of r rate (all, where none is). *Score* of a
     visual token: its attention from the raters, averaged over heads and raters.
 
-    At a layer it is one stage. Published are three, behind layers 2, 6 and 15 of 32 (K = 3, 7 and 16), each from the
-    probabilities of that layer and among what is left: of 576 tokens 300, 200 and 118 (192 on average), 238, 108 and 60
-    (128), 66, 34 and 20 (64) in the second version, which as a schedule is
-    ``sparsevlm@0.521@3+sparsevlm@0.348@7+sparsevlm@0.205@16`` and so on. Behind a cut raters are chosen anew, by the
-    tokens that are left.
+    By itself it cuts behind layers 2, 6 and 15 of 32 (K = 3, 7 and 16, scaled to the depth), each time by the
+    probabilities of that layer and among what is left; behind a cut raters are chosen anew, by the tokens that are
+    left. Published (second version) are, of 576 tokens, 300, 200 and 118 (192 on average), 238, 108 and 60 (128), and
+    66, 34 and 20 (64): these shares at these keeps, between them and up to 1 log-linear in keep, below them in the
+    proportions of the last. At a layer that is named it is one cut.
 
     Parameters
     ----------
@@ -66,6 +71,8 @@ class SparseVLM(AttentionMethod):
     ... )  # fmt: skip
     >>> SparseVLM().select(ctx).indices
     tensor([1])
+    >>> [(layer, round(576 * rule.keep)) for layer, rule in SparseVLM(keep=60 / 576).own_stages(32)]
+    [(3, 238), (7, 108), (16, 60)]
     """
 
     queries: str | tuple[int, ...] = "text"
@@ -89,6 +96,7 @@ class SparseVLM(AttentionMethod):
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "text", "embeddings"})
     head_words: ClassVar[tuple[str, ...]] = ("all", "top")
+    depths: ClassVar[tuple[float, ...]] = (3 / 32, 7 / 32, 0.5)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,6 +109,13 @@ class SparseVLM(AttentionMethod):
             raise InputError("head_share does nothing without heads=top: add it, or leave head_share out")
         if self.rate == "states":
             object.__setattr__(self, "needs", frozenset({"attention", "text", "features"}))
+
+    def stage_keeps(self, keep: float) -> Sequence[float]:
+        """List the published shares of the stages, between the published budgets interpolated."""
+        if keep <= _PUBLISHED[0, -1]:
+            return (keep * _PUBLISHED[0] / _PUBLISHED[0, -1])[:-1].tolist() + [keep]
+        known = np.log(np.vstack([_PUBLISHED, np.ones(3)]))
+        return [float(np.exp(np.interp(np.log(keep), known[:, -1], known[:, stage]))) for stage in range(2)] + [keep]
 
     def importance(self, ctx: TokenContext) -> Tensor:
         """Average the attention of the raters over raters and heads: (N,)."""

@@ -18,7 +18,7 @@ class Staged(Method):
 
     A subclass says where its stages stand (``depths``) and how fast they drop (``powers``): with ``keep`` = r the stage
     j leaves ``r ** powers[j]`` of the tokens, the last one r, so that the published shares come out at the published r.
-    ``keep`` must be a share.
+    Where no power gives them it says them itself (`stage_keeps`). ``keep`` must be a share.
 
     Examples
     --------
@@ -33,7 +33,7 @@ class Staged(Method):
     #: layers K of the stages, as shares of the depth
     depths: ClassVar[tuple[float, ...]]
     #: the stage leaves keep to this power of the tokens
-    powers: ClassVar[tuple[float, ...]]
+    powers: ClassVar[tuple[float, ...]] = ()
 
     def own_stages(self, n_layers: int, lowest: int = 0) -> Sequence[tuple[int, Method]] | None:
         """List the layers K with the rule at its keep there.
@@ -58,8 +58,12 @@ class Staged(Method):
             raise InputError(
                 f"method {self.name!r} has {len(layers)} stages, too many for {n_layers} layers from {first} on"
             )
-        rules = [self.stage_rule(number, float(self.keep**power)) for number, power in enumerate(self.powers)]
+        rules = [self.stage_rule(number, keep) for number, keep in enumerate(self.stage_keeps(float(self.keep)))]
         return list(zip(layers, rules, strict=True))
+
+    def stage_keeps(self, keep: float) -> Sequence[float]:
+        """List the shares of the tokens that the stages leave, the last one ``keep``."""
+        return [float(keep**power) for power in self.powers]
 
     def stage_rule(self, number: int, keep: float) -> Method:
         """Make the rule of a stage."""

@@ -1,7 +1,8 @@
-"""VScan's first half: tokens salient in the image and in its windows, which take up the others (arXiv 2505.22654)."""
+"""VScan: tokens salient in the image and in its windows, then those attended to (arXiv 2505.22654)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,10 +15,12 @@ from biaslab.core.frames import FramesLayout
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.pruning.algorithms.merge_weights import merge_weights
-from biaslab.pruning.base import Picked, TokenContext, number, required
+from biaslab.pruning.base import Method, Picked, TokenContext, number, required
 from biaslab.pruning.budgets import share
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import descending
+from biaslab.pruning.methods.fastv import FastV
+from biaslab.pruning.methods.staged import Staged
 from biaslab.pruning.methods.vision_method import VisionMethod
 from biaslab.pruning.registry import register
 
@@ -26,7 +29,7 @@ __all__ = ["VScan"]
 
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
-class VScan(VisionMethod):
+class VScan(Staged, VisionMethod):
     """Keep tokens that a late block finds salient in the image, and a shallow one in each window (arXiv 2505.22654).
 
     Of n tokens ``n - floor(local * n)`` are those of largest saliency at ``global_layer``: the attention of the CLS
@@ -37,8 +40,13 @@ class VScan(VisionMethod):
 
     Published for LLaVA with the blocks 5 and -2 of CLIP and windows of 6, and for Qwen2.5-VL with the blocks 7 (the
     first with full attention) and the last, windows of 4; half by each. These are the defaults, elsewhere the block at
-    5 / 24 of the depth. The second half, a cut before decoder layer 16 (Qwen: 14) by the attention of layer K itself,
-    is a stage of its own (:class:`biaslab.pruning.Schedule`): published are 16.7 % here and 33.3 % of these there.
+    5 / 24 of the depth.
+
+    By itself it cuts twice: so before the decoder, to three times ``keep``, then to ``keep`` at half of the decoder's
+    depth (K = 16, Qwen2.5-VL 14) by the attention of layer K itself, its last row. Published are 50, 33.3 and 16.7 % of
+    the tokens and a third of these, on average over the layers 33.3, 22.2 and 11.1 %. At a layer that is named it is
+    the first cut alone.
+
     Unverified: whether 6 is the side of a window or the number of windows along a side, how a remainder is spread over
     windows, by what "nearest" is measured, and where states are merged (here: those that enter layer K).
 
@@ -70,6 +78,8 @@ class VScan(VisionMethod):
     >>> ctx.budget = 4
     >>> VScan(local_layer=0, window=2, local=0.75).select(ctx).indices
     tensor([0, 1, 2, 3])
+    >>> [(layer, rule.name, round(rule.keep, 3)) for layer, rule in VScan(keep=1 / 18).own_stages(32)]
+    [(0, 'vscan', 0.167), (16, 'fastv', 0.056)]
     """
 
     local: float = 0.5
@@ -88,6 +98,7 @@ class VScan(VisionMethod):
     cost: ClassVar[str] = "saliency in two blocks of the tower; to merge, cosines of the dropped and the kept"
     verified: ClassVar[str] = "partly: windows, their remainder and the measure of nearness are ours"
     image_only: ClassVar[bool] = True
+    depths: ClassVar[tuple[float, ...]] = (0.0, 0.5)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +121,14 @@ class VScan(VisionMethod):
     def merges(self) -> bool:
         """Whether kept tokens take up others."""
         return self.merge
+
+    def stage_keeps(self, keep: float) -> Sequence[float]:
+        """List three times ``keep``, at most all, and ``keep``."""
+        return [min(1.0, 3 * keep), keep]
+
+    def stage_rule(self, number: int, keep: float) -> Method:
+        """Make the rule of a stage: in the decoder it is attention."""
+        return FastV(keep=keep, reads_layer="own") if number else self.with_keep(keep)
 
     def reads(self, tower: TowerShape) -> VisionRequest:
         """Read saliency at two blocks, and to merge the features of the later one."""

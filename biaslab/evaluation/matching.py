@@ -11,20 +11,30 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from biaslab.cost import decoder_flops
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.most_tokens import prompt_tokens
-from biaslab.pruning import Schedule, budget
+from biaslab.pruning import Method, Schedule, budget
+from biaslab.pruning.schedule import schedule_in
 
 if TYPE_CHECKING:
     from biaslab.datasets.sample import Sample
     from biaslab.evaluation.configurations import Profiles
     from biaslab.models.vlm import VLM
 
-__all__ = ["MATCHES", "PromptSizes", "matched_configurations", "matched_keeps", "mean_share", "read_match"]
+__all__ = [
+    "MATCHES",
+    "PromptSizes",
+    "matched_configurations",
+    "matched_keeps",
+    "matched_share",
+    "mean_share",
+    "read_match",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -99,17 +109,20 @@ class PromptSizes:
 
     def cost(self, match: str) -> Callable[[float | int, int], float]:
         """Return the mean cost of a keep at a layer: a share, or TFLOPs of the decoder's prefill."""
-        total = self.counted.total()
+        return lambda keep, layer: self._mean(match, [layer], lambda n: [budget(keep, n)])
 
-        def one(n: int, text: int, keep: float | int, layer: int) -> float:
-            kept = budget(keep, n)
+    def cost_of_schedule(self, match: str) -> Callable[[Schedule], float]:
+        """Return the mean cost of a schedule."""
+        return lambda schedule: self._mean(match, [stage.layer for stage in schedule], schedule.kept)
+
+    def _mean(self, match: str, layers: list[int], kept: Callable[[int], list[int]]) -> float:
+        costs = 0.0
+        for (n, text), times in self.counted.items():
             if match == "mean-share":
-                return mean_share(self.n_layers, layer, n, kept)
-            return decoder_flops(self.config, n, text, keep_n=kept, layer=layer)[0] / 1e12
-
-        return lambda keep, layer: sum(
-            times * one(n, text, keep, layer) for (n, text), times in self.counted.items()
-        ) / total  # fmt: skip
+                costs += times * mean_share(self.n_layers, layers, n, kept(n))
+            else:
+                costs += times * decoder_flops(self.config, n, text, keep_n=kept(n), layer=layers)[0] / 1e12
+        return costs / self.counted.total()
 
     @property
     def most(self) -> int:
@@ -126,7 +139,9 @@ def matched_configurations(
     profile: Profiles,
     match: str,
 ) -> list[Config]:
-    """List every method at every layer, with keeps at which all layers cost the same; ``"none"`` once.
+    """List every method at every layer, with keeps at which all cost the same; ``"none"`` once.
+
+    A method of several stages costs the same at its own layers; a schedule that says its keeps costs what it says.
 
     Parameters
     ----------
@@ -148,21 +163,72 @@ def matched_configurations(
     InputError
         As :func:`~biaslab.evaluation.configurations.configurations` and `matched_keeps` raise.
     """
-    read_match(match)
+    what, target = read_match(match)
     asked = configurations(methods, keep, layers, profile, model=vlm)  # refusals come before any picture is laid out
-    single = [config for config in asked if not isinstance(config.method, Schedule)]  # a schedule costs what it says
+    single = [config for config in asked if config.method is not None and not isinstance(config.method, Schedule)]
+    staged = [c.method.of for c in asked if isinstance(c.method, Schedule) and c.method.of is not None]
     where = sorted({config.layer for config in single if config.layer is not None})
-    if not where:
+    if not where and (target is None or not staged):
         return asked
-    keeps = list(dict.fromkeys((type(c.method.keep), c.method.keep) for c in single if c.method is not None))
-    chosen = matched_keeps(PromptSizes(vlm, samples), [value for _, value in keeps], where, match)
+    rules = [config.method for config in single if isinstance(config.method, Method)] or staged
+    keeps = [value for _, value in dict.fromkeys((type(rule.keep), rule.keep) for rule in rules)]
+    sizes = PromptSizes(vlm, samples)
+    chosen = matched_keeps(sizes, keeps, where, match) if where else {}
+    aims = [sizes.cost(what)(value, where[0]) for value in keeps] if target is None else [target]
     for layer, values in chosen.items():
         logger.info("match %s: layer %d keeps %s", match, layer, ", ".join(f"{value:g}" for value in values))
     found: dict[str, Config] = {}
     for method in methods if isinstance(methods, (list, tuple)) else [methods]:
-        for layer, values in chosen.items():
-            found |= {config.key: config for config in configurations(method, values, layer, profile, model=vlm)}
+        own = configurations(method, keep, layers, profile, model=vlm)
+        if isinstance(own[0].method, Schedule) and own[0].method.of is not None:
+            shares = dict.fromkeys(matched_share(sizes, vlm, own[0].method.of, aim, what) for aim in aims)
+            own = configurations(method, list(shares), layers, profile, model=vlm)
+        elif own[0].layer is not None and own[0].method is not None and not isinstance(own[0].method, Schedule):
+            own = [
+                config
+                for layer, values in chosen.items()
+                for config in configurations(method, values, layer, profile, model=vlm)
+            ]
+        found |= {config.key: config for config in own}
     return list(found.values())
+
+
+def matched_share(sizes: PromptSizes, model: Any, method: Method, aim: float, what: str) -> float:
+    """Choose the keep at which a method of several stages costs as much as is asked for.
+
+    Parameters
+    ----------
+    sizes : PromptSizes
+        Of the model and the data set.
+    model : VLM or Geometry
+        Whose depth the stages are scaled to.
+    method : Method
+        One that cuts at layers of its own.
+    aim : float
+        The cost.
+    what : {"mean-share", "flops"}
+        Unit of the cost.
+
+    Returns
+    -------
+    float
+        Share of the tokens behind the last stage.
+
+    Raises
+    ------
+    InputError
+        A cost that the method cannot have; the message says what can be had.
+    """
+    cost = sizes.cost_of_schedule(what)
+
+    def of_keep(keep: float | int) -> float:
+        schedule = schedule_in(model, method.with_keep(keep))
+        assert schedule is not None
+        return cost(schedule)
+
+    keep = float(_nearest(of_keep, 1.0, aim, sizes.most, what, method.name))
+    logger.info("match %s: %s keeps %g in the end", what, method.name, keep)
+    return keep
 
 
 def read_match(match: str) -> tuple[str, float | None]:
@@ -225,13 +291,20 @@ def matched_keeps(
     chosen: dict[int, list[float | int]] = {layer: [] for layer in layers}
     for keep, aim in targets:
         for layer in layers:
-            same = target is None and layer == reference
-            chosen[layer].append(keep if same else _nearest(cost, layer, keep, aim, sizes.most, what))
+            if target is None and layer == reference:
+                chosen[layer].append(keep)
+                continue
+            at_layer = partial(_swapped, cost, layer)
+            chosen[layer].append(_nearest(at_layer, keep, aim, sizes.most, what, f"layer {layer}"))
     return chosen
 
 
+def _swapped(cost: Callable[[float | int, int], float], layer: int, keep: float | int) -> float:
+    return cost(keep, layer)
+
+
 def _nearest(
-    cost: Callable[[float | int, int], float], layer: int, like: float | int, aim: float, most: int, what: str
+    cost: Callable[[float | int], float], like: float | int, aim: float, most: int, what: str, who: str
 ) -> float | int:
     """Find the keep whose cost is nearest to the target; it grows with the keep."""
     counts = isinstance(like, int)
@@ -241,18 +314,18 @@ def _nearest(
         return step if counts else step / _STEPS
 
     def at(step: int) -> float:
-        return cost(keep(step), layer)
+        return cost(keep(step))
 
     least, all_of_them = at(1), at(steps)
     unit = "" if what == "mean-share" else " TFLOPs"
     if not least <= aim * (1 + 1e-12) or not aim <= all_of_them * (1 + 1e-12):
         low, high = f"{least:.4g}{unit}", f"{all_of_them:.4g}{unit}"
         problem = (
-            f"costs at least {low}, for the {layer} layers that see every token: leave the layer out, or raise the keep"
+            f"costs at least {low}, with a single token: leave it out, or raise the keep"
             if aim < least
             else f"costs {high} with all tokens: lower the target"
         )
-        raise InputError(f"match {what}: layer {layer} cannot cost {aim:.4g}{unit}: it {problem}")
+        raise InputError(f"match {what}: {who} cannot cost {aim:.4g}{unit}: it {problem}")
     below, above = 1, steps
     while above - below > 1:
         middle = (below + above) // 2

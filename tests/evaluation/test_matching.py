@@ -11,9 +11,17 @@ from commands import run as command
 
 from biaslab.cost import decoder_flops
 from biaslab.errors import InputError
-from biaslab.evaluation.matching import PromptSizes, matched_configurations, matched_keeps, mean_share, read_match
+from biaslab.evaluation.matching import (
+    PromptSizes,
+    matched_configurations,
+    matched_keeps,
+    matched_share,
+    mean_share,
+    read_match,
+)
 from biaslab.models.offline.geometry import geometry
-from biaslab.pruning import budget
+from biaslab.pruning import Schedule, budget, make
+from biaslab.pruning.schedule import parse_schedule, schedule_in
 
 
 @pytest.fixture
@@ -48,7 +56,7 @@ def test_the_chosen_keep_is_the_nearest_of_all(sizes, match, keep):
 
 
 def test_a_layer_whose_prefix_is_dearer_than_the_target_is_refused(sizes):
-    with pytest.raises(InputError, match="layer 16 cannot cost .*at least 0.5.*16 layers that see every token"):
+    with pytest.raises(InputError, match="layer 16 cannot cost .*at least 0.5.*with a single token"):
         matched_keeps(sizes, [0.1], [2, 16], "mean-share")
     with pytest.raises(InputError, match="lower the target"):
         matched_keeps(sizes, [0.1], [2], "flops=1000")
@@ -96,6 +104,36 @@ def test_rows_of_a_run_cost_the_same(tmp_path):
     assert (tmp_path / "run.json").read_bytes() == before  # the same command asks for the same keeps
     configs = matched_configurations(vlm, data.samples, ["none", "random"], 0.5, [1, 2], None, "mean-share")
     assert [c.describe()["layer"] for c in configs] == [None, 1, 2]
+
+
+def test_methods_of_several_stages_cost_what_one_cut_does(sizes):
+    model = geometry("llava-1.5-7b")
+    for what in ("mean-share", "flops"):
+        aim = sizes.cost(what)(0.5, 8)
+        for name in ("pyramiddrop", "feather", "sparsevlm", "vscan"):
+            share = matched_share(sizes, model, make(name), aim, what)
+            cost = {k: sizes.cost_of_schedule(what)(schedule_in(model, make(name, keep=k))) for k in (0.01, share, 1.0)}
+            assert cost[0.01] < cost[share] < cost[1.0] and cost[share] == pytest.approx(aim, rel=5e-3)
+    with pytest.raises(InputError, match="pyramiddrop cannot cost 0.1: it costs at least .*leave it out"):
+        matched_share(sizes, model, make("pyramiddrop"), 0.1, "mean-share")
+    single = sizes.cost("flops")(0.3, 4)
+    assert sizes.cost_of_schedule("flops")(parse_schedule("random@0.3@4")) == pytest.approx(single)
+
+
+@pytest.mark.parametrize(("methods", "match"), [(["none", "fastv", "vscan"], "mean-share"), (["vscan"], "flops=1e-6")])
+def test_stages_and_single_cuts_of_a_run_cost_the_same(methods, match):
+    vlm = tiny.vlm("internvl")
+    data = toy.Toy()
+    if match == "flops=1e-6":
+        match = f"flops={PromptSizes(vlm, data.samples).cost('flops')(0.6, 1)!r}"
+    configs = matched_configurations(vlm, data.samples, methods, [0.6], [1, 2], None, match)
+    configs = [config for config in configs if config.method is not None]
+    sizes = PromptSizes(vlm, data.samples)
+    cost = sizes.cost_of_schedule(match.partition("=")[0])
+    found = [cost(Schedule(config.stages)) for config in configs]
+    assert len(configs) == (3 if "fastv" in methods else 1) and isinstance(configs[-1].method, Schedule)
+    want = sizes.cost(match.partition("=")[0])(0.6, 1)
+    assert found == pytest.approx([want] * len(found), rel=0.03)  # few tokens: one is 2 %
 
 
 def test_one_layer_needs_no_column(tmp_path):

@@ -46,13 +46,19 @@ COLUMNS: Columns = {
 _RESAMPLES = 10_000
 
 
-def costs(vlm: bl.VLM, data: Expressions, layers: Sequence[int] = LAYERS) -> dict[str, dict[int, float | int]]:
+def costs(
+    vlm: bl.VLM,
+    data: Expressions,
+    layers: Sequence[int] = LAYERS,
+    shares: Sequence[float] = SHARES,
+    before: Sequence[float] = BEFORE_2,
+) -> dict[str, dict[int, float | int]]:
     """List the costs, each with the keep that every layer has for it, layer 0 first."""
     sizes = PromptSizes(vlm, data.samples)
     found: dict[str, dict[int, float | int]] = {}
     for name, match, keep, at in [
-        *((f"mean share {share:.1%}", "mean-share", share, 0) for share in SHARES),
-        *((f"FLOPs of {keep:.0%} before K = 2", "flops", keep, 2) for keep in BEFORE_2),
+        *((f"mean share {share:.1%}", "mean-share", share, 0) for share in shares),
+        *((f"FLOPs of {keep:.0%} before K = 2", "flops", keep, 2) for keep in before),
     ]:
         aim = sizes.cost(match)(keep, at)
         found[name] = {}

@@ -34,7 +34,7 @@ from biaslab.errors import BiaslabError, InputError
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.matching import PromptSizes, matched_share
 from biaslab.evaluation.schema import KEY_FIELDS
-from biaslab.pruning import parse
+from biaslab.pruning import Schedule, parse
 from biaslab.pruning.schedule import schedule_in
 
 __all__ = ["Candidate", "candidates", "hits", "published_layer"]
@@ -201,10 +201,7 @@ def _ablation_parts(
 ) -> Iterable[tuple[Ablation, dict[str, pd.DataFrame]]]:
     """Run the ablation: what has the same positions in one run."""
     keeps = next(iter(costs(vlm, data, LAYERS, shares=(), before=(0.1,)).values()))
-    sizes = PromptSizes(vlm, data.samples)
-    aim = sizes.cost("flops")(keeps[0], 0), "flops"
-    own = {word: schedule_in(vlm, parse(word).with_keep(matched_share(sizes, vlm, parse(word), *aim)))
-           for word in ("stagewise", "stagewise:at=1")}  # fmt: skip
+    own = _schedules(vlm, data, keeps[0])
     words = {ablation.name: ablation.words(keeps, own) for ablation in ABLATIONS}
     measured = {}
     for positions in dict.fromkeys(ablation.positions for ablation in ABLATIONS):  # as much at once as can be shared
@@ -216,13 +213,25 @@ def _ablation_parts(
         yield ablation, {name: of_words[word] for name, word in words[ablation.name].items()}
 
 
+def _schedules(vlm: bl.VLM, data: Expressions, keep: float | int) -> dict[str, Schedule]:
+    """Make the schedules of `stagewise` that cost as many FLOPs as a keep before the decoder."""
+    sizes = PromptSizes(vlm, data.samples)
+    aim = sizes.cost("flops")(keep, 0)
+    found = {}
+    for option in OWN["stagewise"]:
+        rule = parse(f"stagewise{option}")
+        schedule = schedule_in(vlm, rule.with_keep(matched_share(sizes, vlm, rule, aim, "flops")))
+        assert schedule is not None
+        found[f"stagewise{option}"] = schedule
+    return found
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run one step."""
     parser = arguments("benchmarks.fair", __doc__ or "", repeats=7)
     parser.add_argument("step", choices=("choose", "time", "test"))
-    parser.add_argument(
-        "--profiles", type=Path, nargs="+", required=True, help="positional, per head, of heads, conditional"
-    )
+    about = "positional, per head with their quality, of localization heads, conditional"
+    parser.add_argument("--profiles", type=Path, nargs="+", default=[], help=about)
     parser.add_argument("--first", type=int, help="expressions of the split before the first one")
     parser.add_argument("--n", type=int)
     parser.add_argument("--device", default="cpu")

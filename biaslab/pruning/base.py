@@ -24,7 +24,7 @@ from biaslab.pruning.batch import TokenBatch, ascending, prefixes, ranked
 from biaslab.pruning.budgets import budget, check_keep
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import ExpectedAttention, Selection, TokenContext, descending, required
-from biaslab.pruning.options import added_option, choice, number, report_option
+from biaslab.pruning.options import added_option, choice, number, report_option, whole_numbers
 
 __all__ = [
     "added_option",
@@ -129,6 +129,7 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", check_keep(self.keep))
+        whole_numbers(self)
 
     # -- what a method defines -------------------------------------------------------------------------------
     @property

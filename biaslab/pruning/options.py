@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import field
-from numbers import Real
+from dataclasses import field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from biaslab.errors import InputError
 
-__all__ = ["added_option", "choice", "number", "report_option"]
+__all__ = ["added_option", "choice", "number", "report_option", "whole_numbers"]
+
+_WHOLE = ("int", "int | None", int, int | None)
 
 
 def added_option(default: Any) -> Any:
@@ -28,6 +30,23 @@ def report_option(default: Any, *, hashed: Any) -> Any:
     ``hashed`` in its place, the value that earlier runs recorded.
     """
     return field(default=default, metadata={"hashed": hashed})
+
+
+def whole_numbers(options: Any) -> None:
+    """Turn 3.0 into 3 in the fields of a dataclass that hold whole numbers: so labels and records write them.
+
+    Examples
+    --------
+    >>> from biaslab.pruning import HiPrune, parse
+    >>> word = HiPrune(object_layer=3).label
+    >>> word, parse(word).object_layer
+    ('hiprune:object_layer=3.0', 3)
+    """
+    for name in (f.name for f in fields(options) if f.type in _WHOLE):
+        value = getattr(options, name)
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if whole or (isinstance(value, float) and value.is_integer()):
+            object.__setattr__(options, name, int(value))
 
 
 def choice(name: str, value: Any, allowed: Collection[Any]) -> None:

@@ -20,6 +20,7 @@ from biaslab.pruning import METHODS, D2Pruner, DivPrune, FastV, Random, Relative
 from biaslab.pruning.algorithms.max_min import max_min_diverse
 from biaslab.pruning.base import descending
 from biaslab.pruning.methods.uniform import apportion
+from biaslab.pruning.registry import from_record
 from biaslab.pruning.schedule import Schedule, Stage
 
 
@@ -123,6 +124,18 @@ def test_methods_are_written_and_read_as_one_word():
     ):  # fmt: skip
         again = parse(method.label)
         assert type(again) is type(method) and again.options_hash == method.options_hash
+    for word in (
+        "hiprune:object_layer=3:last_layer=1", "vscan:window=5:local_layer=0", "vispruner:layer=-1",
+        "visionzip:layer=0", "dart:visual=3", "feather:stride=2",
+        "layer_ratio:over=1", "stagewise:at=2",
+        "quota:by=blocks:block=2:method=hiprune:object_layer=3",
+    ):  # fmt: skip
+        method = parse(word)
+        assert parse(method.label).label == method.label and from_record(method.name, method.options()).keep == 0.1
+        assert parse(method.label).options_hash == method.options_hash == parse(word).options_hash
+    for wrong in ("dart:visual=few", "dart:visual=2.5", "feather:stride=-1", "layer_ratio:over=true"):
+        with pytest.raises(InputError, match="must be"):
+            parse(wrong)
     assert FastV(keep=0.5).label == "fastv"
     assert D2Pruner(pivots_suppress=True, alpha=1).label == "d2pruner:alpha=1.0:pivots_suppress=true"
     assert parse("none") == "none"

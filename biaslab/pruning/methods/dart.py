@@ -83,9 +83,8 @@ class DART(Method):
         choice("by", self.by, ("keys", "features"))
         for name in ("visual", "text"):
             value = getattr(self, name)
-            if isinstance(value, bool) or int(value) != value or value < 0:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InputError(f"{name} must be a number of pivots, 0 or more; got {value!r}")
-            object.__setattr__(self, name, int(value))
         if self.visual + self.text == 0:
             raise InputError("dart needs a pivot: give visual or text 1 or more")
         if self.by == "features":

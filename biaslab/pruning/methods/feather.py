@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -73,11 +72,8 @@ class Feather(Staged, AttentionMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        stride: Any = self.stride
-        whole = isinstance(stride, Integral) or (isinstance(stride, float) and stride.is_integer())
-        if isinstance(stride, bool) or not whole or stride < 0:
-            raise InputError(f"stride must be a whole number, 0 for no grid; got {stride!r}")
-        object.__setattr__(self, "stride", int(stride))
+        if isinstance(self.stride, bool) or not isinstance(self.stride, int) or self.stride < 0:
+            raise InputError(f"stride must be a whole number, 0 for no grid; got {self.stride!r}")
 
     @property
     def needs_layout(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -60,11 +59,8 @@ class LayerRatio(AttentionMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        over: Any = self.over
-        whole = isinstance(over, Integral) or (isinstance(over, float) and over.is_integer())
-        if isinstance(over, bool) or not whole or over < 0:
-            raise InputError(f"over must be the index of a decoder layer, 0 or more; got {over!r}")
-        object.__setattr__(self, "over", int(over))
+        if isinstance(self.over, bool) or not isinstance(self.over, int) or self.over < 0:
+            raise InputError(f"over must be the index of a decoder layer, 0 or more; got {self.over!r}")
         number("eps", self.eps, 0, open_low=True)
 
     def options(self) -> dict[str, Any]:

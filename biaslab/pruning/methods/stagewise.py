@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -102,12 +101,10 @@ class Stagewise(AttentionMethod):
         object.__setattr__(self, "depths", depths)
         for name, least in (("at", 1), ("below", 1)):
             value: Any = getattr(self, name)
-            whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
             if value is None and name == "below":
                 continue
-            if isinstance(value, bool) or not whole or value < least:
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be a decoder layer from {least} on, got {value!r}")
-            object.__setattr__(self, name, int(value))
         if self.profile is not None and not hasattr(self.profile, "quality_"):
             raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
 

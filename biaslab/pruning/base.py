@@ -436,6 +436,8 @@ class Method(ABC):
             given = getattr(ctx, what)
             if given is None:
                 raise InputError(f"method {self.name!r} needs {what}: pass it in the TokenContext")
+            if what == "vision" and given.n != ctx.n:
+                raise InputError(f"a vision record of {given.n} tokens does not fit {ctx.n} visual tokens")
             if (place := _TOKEN_AXES.get(what)) is None:
                 continue
             tensor = given.positions if what == "rotary" else given

@@ -11,9 +11,24 @@ from pruned import lowest_layer
 from torch.nn.functional import cosine_similarity
 
 import biaslab as bl
+from biaslab.attention.vision import watch_tower
+from biaslab.attention.vision_record import TowerShape, VisionRequest
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.evaluation.configurations import configurations
-from biaslab.pruning import MMR, CDPruner, FastV, IDSelection, Lookahead, Relative, Scope, make, parse
+from biaslab.models.prune_layer import prune_layers
+from biaslab.pruning import (
+    MMR,
+    CDPruner,
+    FastV,
+    GreedyPrune,
+    IDSelection,
+    Lookahead,
+    Relative,
+    Scope,
+    VisPruner,
+    make,
+    parse,
+)  # fmt: skip
 from biaslab.pruning.methods.importance_method import IMPORTANCES
 
 KINDS = [kind for kind in IMPORTANCES if kind != "external"]
@@ -36,6 +51,7 @@ def test_each_kind_is_what_it_says(kind):
         "text": lambda: torch.stack([cosine_similarity(ctx.features, t[None]) for t in ctx.text]).mean(0),
         "last_text": lambda: cosine_similarity(ctx.features, ctx.text[-1:]),
         "norm": lambda: ctx.features.norm(dim=1),
+        "vision": lambda: ctx.vision.cls[2].mean(0),  # the last but one of four blocks
     }[kind]()
     torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
     assert got.dtype == torch.float32 and got.std() > 0
@@ -45,7 +61,8 @@ def test_each_kind_is_what_it_says(kind):
 def test_each_kind_says_what_it_reads(kind):
     method = MMR(by=kind, **profile_for(kind))
     assert method.needs == IMPORTANCES[kind] | {"features"}
-    assert method.conditional == (kind == "lookahead") and method.image_only == (kind == "norm")
+    assert method.conditional == (kind == "lookahead") and method.image_only == (kind in ("norm", "vision"))
+    assert method.before_decoder == (kind == "vision")
     assert method.needs_layout == (kind in ("relative", "lookahead"))
     assert MMR(by="relative", debias="none").needs == {"attention", "features"}
     assert parse(method.label).needs == method.needs
@@ -80,7 +97,7 @@ def test_padding_comes_last_under_any_importance():
     [
         (
             {"by": "saliency"},
-            "by must be one of attention, relative, lookahead, text, last_text, norm, or external:PATH",
+            "by must be one of attention, relative, lookahead, text, last_text, norm, vision, or external:PATH",
         ),
         ({"by": 3}, "by must be one of"),
         ({"by": "text", "queries": "text"}, "queries does nothing without by=attention or by=relative"),
@@ -91,6 +108,9 @@ def test_padding_comes_last_under_any_importance():
         ({"by": "lookahead", "profile": MapProfile}, None),
         ({"by": "lookahead", "profile": object()}, "by=lookahead needs a conditional profile: fit one"),
         ({"by": "relative", "profile": object()}, "profile must be a fitted profile"),
+        ({"by": "norm", "vision_layer": -1}, "vision_layer does nothing without by=vision: add it, or leave"),
+        ({"by": "vision", "vision_layer": 1.5}, "vision_layer must be a block of the vision tower, got 1.5"),
+        ({"by": "vision", "queries": "text"}, "queries does nothing without by=attention or by=relative"),
     ],
 )
 def test_what_does_nothing_or_does_not_fit_is_refused(options, said):
@@ -136,10 +156,65 @@ def test_text_and_norm_run_in_every_family_at_its_lowest_layer(family):
         assert [len(s.indices) for s in run.selections] == [bl.pruning.budget(0.3, x.n) for x in enc.layouts]
 
 
+def test_ranked_by_the_tower_they_are_what_ranks_by_the_tower():
+    ctx = context(RASTER, 0.2)
+    top = VisPruner(important=1).select(ctx).indices
+    for method in (MMR(by="vision", lam=1.0), IDSelection(by="vision", gamma=1e6), GreedyPrune(by="vision", tau=1.0)):
+        assert torch.equal(method.select(ctx).indices, top), method.label
+    first, third = (MMR(by="vision", lam=1.0, vision_layer=i).select(ctx).indices for i in (0, -1))
+    assert (
+        not torch.equal(first, top) and third.tolist() == ctx.vision.cls[3].mean(0).topk(19).indices.sort()[0].tolist()
+    )
+
+
+def test_of_a_tower_without_a_class_token_received_attention_is_read():
+    ctx, windows = context(RASTER, 0.2), TowerShape(32, False, (7, 15, 23, 31))
+    ctx.vision.__dict__["cls"] = None
+    assert torch.equal(Scope(by="vision").importance(ctx), ctx.vision.received[2])
+    assert Scope(by="vision").reads(windows) == VisionRequest(received=(-2,))
+    assert Scope(by="vision", vision_layer=5).reads(ctx.vision.tower) == VisionRequest(cls=(5,))
+    assert Scope().reads(windows) == VisionRequest()
+
+
+def test_scope_as_published_is_its_loop():
+    ctx = context(RASTER, 9)
+    unit = torch.nn.functional.normalize(ctx.features.double(), dim=1)
+    cosine, saliency = unit @ unit.T, ctx.vision.cls[2].mean(0).double()
+    covered, kept = torch.zeros(ctx.n).double(), []
+    for _ in range(9):
+        gains = [
+            -1.0 if i in kept else float(saliency[i] * (cosine[i] - covered).clamp(min=0).sum()) for i in range(ctx.n)
+        ]
+        kept.append(max(range(ctx.n), key=gains.__getitem__))
+        covered = torch.maximum(covered, cosine[kept[-1]])
+    assert Scope(by="vision").select(ctx).indices.tolist() == sorted(kept)
+
+
+def test_earlier_hashes_know_nothing_of_the_block():
+    assert "vision_layer" not in Scope().options() and "vision_layer" not in Scope(by="vision").options()
+    again = parse(Scope(by="vision", vision_layer=-1).label)
+    assert again.vision_layer == -1 and isinstance(again.vision_layer, int)
+    assert Scope(by="vision", vision_layer=-1).options_hash != Scope(by="vision").options_hash
+
+
+def test_without_a_layer_the_tower_decides_before_the_decoder():
+    vlm = bl.load("grounder")
+    encoded = vlm.encode([tiny.images(1)[0]], ["Where is the cat?"])
+    with watch_tower(vlm, VisionRequest(cls=(-2,))) as tower, bl.prune(vlm, Scope(by="vision", keep=0.1)) as run:
+        vlm.forward(encoded)
+        (record,) = tower.records(encoded)
+    assert run.layer == 0 and torch.equal(run.selections[0].scores, record.saliency(-2))
+    wanted = {config.layer for config in configurations(["mmr:by=vision"], 0.1, prune_layers(vlm, None), None)}
+    assert wanted == {0}
+    beyond = Scope(by="vision", vision_layer=9)
+    with pytest.raises(InputError, match="the vision tower holds layers 0 to 2, not"), bl.prune(vlm, beyond):
+        pytest.fail("was not refused before any work")
+
+
 @pytest.mark.slow
 def test_a_sweep_over_kinds_keeps_what_each_keeps_alone():
     vlm, scenes = bl.load("grounder"), bl.load_dataset("scenes", n=2)
-    methods = ["mmr", "mmr:by=text", "scope:by=norm", "cdpruner"]
+    methods = ["mmr", "mmr:by=text", "scope:by=norm", "cdpruner", "cdpruner:by=vision"]
     options = {"methods": methods, "keep": [0.1, 0.3], "layer": 2, "progress": False}
     shared, plain = (bl.evaluate(vlm, scenes, plain=p, **options).samples for p in (False, True))
     assert not shared["error"].fillna("").any()

@@ -126,7 +126,7 @@ def test_methods_are_written_and_read_as_one_word():
         assert type(again) is type(method) and again.options_hash == method.options_hash
     for word in (
         "hiprune:object_layer=3:last_layer=1", "vscan:window=5:local_layer=0", "vispruner:layer=-1",
-        "visionzip:layer=0", "dart:visual=3", "feather:stride=2",
+        "visionzip:layer=0", "scope:by=vision:vision_layer=1", "dart:visual=3", "feather:stride=2",
         "layer_ratio:over=1", "stagewise:at=2",
         "quota:by=blocks:block=2:method=hiprune:object_layer=3",
     ):  # fmt: skip

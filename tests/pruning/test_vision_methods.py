@@ -18,7 +18,7 @@ from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.pruning import HiPrune, Method, VisionZip, VisPruner, VScan, budget, parse, parse_schedule, prune
 from biaslab.pruning.engine.vision import with_tower
 
-NAMES = ("hiprune", "visionzip", "vispruner", "vscan:merge=false")
+NAMES = ("hiprune", "visionzip", "vispruner", "vscan:merge=false", "scope:by=vision")
 PAIRS = [(family, NAMES[i % len(NAMES)]) for i, family in enumerate(tiny.FAMILIES)]
 PAIRS += [("internvl", name) for name in NAMES if ("internvl", name) not in PAIRS]
 OPTIONS = GenerationOptions(max_new_tokens=4)

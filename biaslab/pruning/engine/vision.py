@@ -20,7 +20,7 @@ from biaslab.errors import InputError, UnsupportedError
 from biaslab.pruning.base import Method
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.engine.prompt import FIX
-from biaslab.pruning.methods.vision_method import VisionMethod
+from biaslab.pruning.methods.vision_method import ReadsTower
 from biaslab.pruning.methods.wrapper import Wrapper
 from biaslab.pruning.schedule import Schedule
 
@@ -53,10 +53,12 @@ def tower_request(vlm: VLM, methods: Iterable[Method | Schedule | None]) -> Visi
     if not reading:
         return None
     shape = tower_shape(vlm.model)
+    asked = []
     for method in reading:
-        if not isinstance(method, VisionMethod):
+        if not isinstance(method, ReadsTower):
             raise InputError(f"method {method.name!r} needs the vision tower: derive its class from VisionMethod")
-    return reduce(or_, (method.reads(shape).resolved(shape) for method in reading if isinstance(method, VisionMethod)))
+        asked.append(method.reads(shape).resolved(shape))
+    return reduce(or_, asked)
 
 
 def with_tower(

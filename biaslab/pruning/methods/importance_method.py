@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from biaslab.attention.vision_record import TowerShape, VisionRequest
 from biaslab.errors import InputError
-from biaslab.pruning.base import Picked, TokenContext, required
+from biaslab.pruning.base import Picked, TokenContext, added_option, required
 from biaslab.pruning.batch import TokenBatch, prefixes, ranked
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.external import ExternalScore
 from biaslab.pruning.methods.relative import Relative, inside
+from biaslab.pruning.methods.vision_method import VisionMethod, shown_of
 from biaslab.pruning.works import D2PRUNER
 
 __all__ = ["IMPORTANCES", "ImportanceMethod"]
@@ -29,6 +31,7 @@ IMPORTANCES = {
     "text": frozenset({"features", "text"}),
     "last_text": frozenset({"features", "text"}),
     "norm": frozenset({"features"}),
+    "vision": frozenset({"features", "vision"}),
     "external": frozenset({"features"}),
 }
 #: kind -> the options of `Relative` that it reads; those of no kind are refused, as they would do nothing
@@ -66,16 +69,21 @@ class ImportanceMethod(Relative):
         - "text": the cosine of a token's features with those of the tokens behind the image, averaged over these.
         - "last_text": the cosine with the last token behind the image.
         - "norm": the Euclidean norm of the features.
+        - "vision": the saliency of the vision tower: attention of its CLS token, averaged over heads, or, of a tower
+          without one, the attention that a token receives (:class:`~biaslab.attention.vision_record.VisionRecord`).
         - "external:PATH": the weights of a trained scorer in a file; in Python also an
           :class:`~biaslab.pruning.external.ExternalScore`, or a function of features (N, D) and layout that gives
           (N,) scores.
 
-        "text", "last_text", "norm" and external ones read no attention: they work at K = 0. What stands behind the
-        image is the question and what the template puts there.
+        "text", "last_text", "norm", "vision" and external ones read no attention of the decoder: they work at K = 0.
+        "vision" is there by default, or at the first layer that the model allows, as the methods that are made for it.
+        What stands behind the image is the question and what the template puts there.
     profile : Profile, optional
         For "relative" a positional one, for "lookahead" a conditional one. Required there.
     padding : {"keep", "drop"}
         "drop": tokens whose cell lies outside the image come last, whatever their importance.
+    vision_layer : int
+        For "vision", block of the tower, negative ones from the end: the last but one, whose output LLaVA projects.
     **options
         For "relative" those of :class:`Relative`, for "attention" ``queries``, ``score``, ``reads_layer``,
         ``heads`` and ``sink_dims``; refused elsewhere.
@@ -95,6 +103,7 @@ class ImportanceMethod(Relative):
     """
 
     by: Any = "attention"
+    vision_layer: int = added_option(-2)
 
     nested: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"attention", "features"})
@@ -117,6 +126,10 @@ class ImportanceMethod(Relative):
             if option not in _OPTIONS.get(kind, ()) and getattr(self, option) != getattr(type(self), option):
                 kinds = " or ".join(f"by={k}" for k in ("attention", "relative") if option in _OPTIONS[k])
                 raise InputError(f"{option} does nothing without {kinds}: add it, or leave {option} out")
+        if isinstance(self.vision_layer, bool) or not isinstance(self.vision_layer, int):
+            raise InputError(f"vision_layer must be a block of the vision tower, got {self.vision_layer!r}")
+        if kind != "vision" and self.vision_layer != type(self).vision_layer:
+            raise InputError("vision_layer does nothing without by=vision: add it, or leave vision_layer out")
         if kind == "attention" and self.heads in ("all", "weighted"):
             raise InputError(f"heads={self.heads} does nothing without by=relative: add it, or choose other heads")
         reads = IMPORTANCES[kind] | {"features"}
@@ -127,7 +140,8 @@ class ImportanceMethod(Relative):
         object.__setattr__(self, "needs", reads)
         object.__setattr__(self, "conditional", kind == "lookahead")
         object.__setattr__(self, "profile_kind", "conditional" if kind == "lookahead" else "positional")
-        object.__setattr__(self, "image_only", kind in ("norm", "external"))
+        object.__setattr__(self, "image_only", kind in ("norm", "external", "vision"))
+        object.__setattr__(self, "before_decoder", kind == "vision")
 
     # -- what the importance decides -------------------------------------------------------------------------------
     @property
@@ -138,7 +152,9 @@ class ImportanceMethod(Relative):
     @property
     def nonnegative(self) -> bool:
         """Whether the importance is never below 0, so that it can be taken to a power as it is."""
-        return self.kind in ("attention", "norm") or (self.kind == "relative" and self.debias in ("ratio", "none"))
+        return self.kind in ("attention", "norm", "vision") or (
+            self.kind == "relative" and self.debias in ("ratio", "none")
+        )
 
     @property
     def needs_layout(self) -> bool:
@@ -155,6 +171,10 @@ class ImportanceMethod(Relative):
         """The layer that a conditional profile was fitted for; None where any will do."""
         layers = getattr(self.profile, "layers_", None)
         return None if layers is None or self.kind != "lookahead" else layers[0]
+
+    def reads(self, tower: TowerShape) -> VisionRequest:
+        """Read of a vision tower the saliency in one block, or nothing."""
+        return VisionMethod.salient(tower, self.vision_layer) if self.kind == "vision" else VisionRequest()
 
     def validate(self) -> None:
         """Refuse to run without the profile, or without the weights."""
@@ -220,6 +240,8 @@ class ImportanceMethod(Relative):
     def _of_kind(self, ctx: TokenContext) -> Tensor:
         if self.kind == "attention":
             return self.over_heads(ctx)
+        if self.kind == "vision":
+            return shown_of(ctx, self.name).saliency(self.vision_layer)
         features = required(ctx.features, "features")
         if self._scorer is not None:
             return self._scorer(features, ctx.layout)

@@ -45,9 +45,10 @@ class Scope(ImportanceMethod):
 
     Notes
     -----
-    Published before the decoder, with the attention of CLIP's class token in the last layer but one as saliency. That
-    saliency knows nothing of the question; attention of the decoder does. A step compares all pairs of tokens: n N^2
-    operations in all.
+    Published before the decoder, with the attention of CLIP's class token in the last layer but one as saliency:
+    ``by="vision"``, which drops tokens there unless a layer is given. That saliency knows nothing of the question;
+    attention of the decoder, the default, does. Unverified: that the published cosines are those of projected features.
+    A step compares all pairs of tokens: n N^2 operations in all.
 
     References
     ----------
@@ -78,7 +79,7 @@ class Scope(ImportanceMethod):
         authors=("Jinhong Deng", "Wen Li", "Joey Tianyi Zhou", "Yang He"),
     )
     cost: ClassVar[str] = "all cosines once, n steps of N x N"
-    verified: ClassVar[str] = "paper; attention of the decoder in the place of CLIP's"
+    verified: ClassVar[str] = "paper; with by=vision its saliency, by default attention of the decoder"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 from biaslab.attention.vision_record import TowerShape, VisionRecord, VisionRequest
 from biaslab.errors import InputError
 from biaslab.pruning.base import Method, TokenContext
 
-__all__ = ["VisionMethod"]
+__all__ = ["ReadsTower", "VisionMethod", "shown_of"]
+
+
+@runtime_checkable
+class ReadsTower(Protocol):
+    """A method that tells which blocks of the vision tower it reads."""
+
+    name: str
+
+    def reads(self, tower: TowerShape) -> VisionRequest:
+        """Tell what is read of a tower of this shape."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,11 +78,11 @@ class VisionMethod(Method):
         InputError
             There is none.
         """
-        if ctx.vision is None:
-            raise InputError(f"method {self.name!r} needs vision: pass it in the TokenContext")
-        return ctx.vision
+        return shown_of(ctx, self.name)
 
-    def _check(self, ctx: TokenContext) -> None:
-        super()._check(ctx)
-        if (n := self.record(ctx).n) != ctx.n:
-            raise InputError(f"a vision record of {n} tokens does not fit {ctx.n} visual tokens")
+
+def shown_of(ctx: TokenContext, name: str) -> VisionRecord:
+    """Return the record of an image for the method of a name; there being none raises `InputError`."""
+    if ctx.vision is None:
+        raise InputError(f"method {name!r} needs vision: pass it in the TokenContext")
+    return ctx.vision

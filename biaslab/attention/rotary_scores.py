@@ -71,7 +71,6 @@ def no_rope(
     >>> bool((no_rope(query, key, key, cos, sin, **asked) == attention_rows(query, key, **asked)).all())
     True
 
-
     References
     ----------
     FEATHER (arXiv 2412.13180), whose criterion this is; its uniform subset of tokens and its second pruning layer
@@ -85,14 +84,9 @@ def no_rope(
         back = (turned * c - torch.cat([-b, a], -1) * s) / (c.square() + s.square()).sqrt()
         return torch.cat([back, rest], -1)
 
-    if key.shape[2] != cos.shape[-2]:
-        raise UnsupportedError("no_rope needs the positions of all keys: capture a first prefill, not a cached turn")
-    batch, _, n_query, _ = query.shape
-    rows = rows.expand(batch, -1) if rows.ndim == 1 else rows
-    at = rows[..., None] + (key.shape[2] - n_query)
-    turned = (x.expand(batch, -1, -1).gather(1, at.expand(-1, -1, x.shape[-1])) for x in (cos, sin))
+    rows, turned = _at_rows("no_rope", query, key, rows, cos, sin)
     picked = undo(rows_of(query, rows), *turned)  # a prompt has many queries, of which few are wanted
-    return softmax_rows(picked, undo(key, cos, sin), rows, n_query, scaling, attention_mask, cols, **options)
+    return softmax_rows(picked, undo(key, cos, sin), rows, query.shape[2], scaling, attention_mask, cols, **options)
 
 
 @full_precision()
@@ -117,20 +111,10 @@ def rope_corrected(
 
     Parameters
     ----------
-    query, key : Tensor (B, H, Q, D), (B, Hkv, N, D)
-        After rotary embedding, as for `biaslab.attention.hook.attention_rows`.
-    value : Tensor
-        Not used.
-    cos, sin : Tensor (B or 1, N, D')
-        Of the rotary embedding of all keys; components from D' on are not turned.
-    rows, cols : LongTensor (R,) or (B, R), (B, C)
-        Query rows, and key positions to return.
-    scaling : float
-        Factor on the dot product.
-    attention_mask : Tensor, optional
-        As for `attention_rows`.
-    **options
-        The other options of `attention_rows`.
+    query, key, value, cos, sin : Tensor
+        As of `no_rope`.
+    rows, cols, scaling, attention_mask, **options
+        As of `no_rope`.
 
     Returns
     -------
@@ -162,16 +146,20 @@ def rope_corrected(
     >>> rope_corrected(turned, turned, turned, cos, sin, **asked)[0, 0]
     tensor([[0.3333, 0.3333]])
     """
-    if key.shape[2] != cos.shape[-2]:
-        raise UnsupportedError(
-            "rope_corrected needs the positions of all keys: capture a first prefill, not a cached turn"
-        )
+    both = torch.cat([cos, sin], -1).float().expand(len(query), -1, -1)
+    rows, (turned,) = _at_rows("rope_corrected", query, key, rows, both)
+    near = turned @ both.transpose(1, 2)  # (B, R, N)
+    # what is not turned adds the same to every key
+    return softmax_rows(
+        rows_of(query, rows), key, rows, query.shape[2], scaling, attention_mask, cols, bias=near * -scaling, **options
+    )
+
+
+def _at_rows(name: str, query: Tensor, key: Tensor, rows: Tensor, *each: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Give the rows of every sample, (B, R), and of what belongs to all keys, (B or 1, N, D'), what belongs to them."""
+    if any(key.shape[2] != x.shape[-2] for x in each):
+        raise UnsupportedError(f"{name} needs the positions of all keys: capture a first prefill, not a cached turn")
     batch, n_query = len(query), query.shape[2]
     rows = rows.expand(batch, -1) if rows.ndim == 1 else rows
     at = rows[..., None] + (key.shape[2] - n_query)
-    both = torch.cat([cos, sin], -1).float().expand(batch, -1, -1)
-    near = both.gather(1, at.expand(-1, -1, both.shape[-1])) @ both.transpose(1, 2)  # (B, R, N)
-    # what is not turned adds the same to every key
-    return softmax_rows(
-        rows_of(query, rows), key, rows, n_query, scaling, attention_mask, cols, bias=near * -scaling, **options
-    )
+    return rows, [x.expand(batch, -1, -1).gather(1, at.expand(-1, -1, x.shape[-1])) for x in each]

@@ -81,18 +81,10 @@ def value_norm(
 
     Parameters
     ----------
-    query, key, value : Tensor (B, H, Q, D), (B, Hkv, N, D), (B, Hkv, N, D)
-        As for `attention_rows`; values before heads are repeated.
-    cos, sin : Tensor or None
-        Not used.
-    rows, cols : LongTensor (R,) or (B, R), (B, C)
-        Query rows, and key positions to return.
-    scaling : float
-        Factor on the dot product.
-    attention_mask : Tensor, optional
-        As for `attention_rows`.
-    **options
-        The other options of `attention_rows`.
+    query, key, value, cos, sin : Tensor
+        As of `attention`.
+    rows, cols, scaling, attention_mask, **options
+        As of `attention`.
 
     Returns
     -------

@@ -27,19 +27,18 @@ from biaslab.evaluation.runner import check_configurations
 from biaslab.evaluation.stopwatch import GenerationTimer, cuda_devices, extra_peak, interleaved
 from biaslab.models.prune_layer import prune_layers
 from biaslab.pruning import Method, Random, Schedule
-from biaslab.pruning.engine.vision import with_tower
+from biaslab.pruning.engine.vision import tower_request, with_tower
 from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.workflows.bench_table import bench_latex, bench_table
 
 if TYPE_CHECKING:
+    from biaslab.attention.vision_record import VisionRequest
     from biaslab.datasets.calibration import Calibration
     from biaslab.evaluation.configurations import Profiles
     from biaslab.models.encoded import Encoded
     from biaslab.models.vlm import VLM
 
 __all__ = ["BenchResult", "bench"]
-
-_VISION = "vision"
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,8 @@ def bench(
     Notes
     -----
     Prefill is everything up to the first token: attention rows, scoring, selection and cutting included (also
-    reported apart, by the engine's own clock). The vision tower is timed apart, and is the same for all methods.
+    reported apart, by the engine's own clock). The vision tower is timed apart, in every round once as it is and once
+    for each thing that methods read of it: what recording it takes (``record_ms``) is part of these methods' answers.
 
     Beside every speed-up stands its limit, by Amdahl's law: what an answer would gain if the layers from K on took no
     time, and decoding what it takes with one visual token of each image left from layer K on, which is one more run for
@@ -189,10 +189,11 @@ def bench(
     most = max((layout.n for encoded in batches for layout in encoded.layouts), default=0)
     warn_of_counts((keep for config in configs for keep in config.keeps), most)
     tasks = [*configs, *_floors(configs)]
-    total, runs, costs = len(batches) * (repeats + warmup) * (len(tasks) + 1), [], []
+    requests = [tower_request(vlm, [task.method]) for task in tasks]
+    total, runs, costs = len(batches) * (repeats + warmup) * (len(tasks) + len(set(requests))), [], []
     with progress_bar("bench", total=total, show=progress) as advance:
         for number, encoded in enumerate(batches):
-            rows, spent = _timed(vlm, encoded, tasks, options, repeats, warmup, advance, failed)
+            rows, spent = _timed(vlm, encoded, tasks, requests, options, repeats, warmup, advance, failed)
             runs += [{"batch": number} | row for row in _with_layer_times(rows, tasks, len(configs))]
             costs.append(spent)
     longest = max(batches, key=lambda encoded: encoded.last)
@@ -253,11 +254,12 @@ def _batches(vlm: VLM, images: Calibration, size: int) -> Iterator[Encoded]:
 
 
 def _timed(
-    vlm: VLM, encoded: Encoded, tasks: list[Config], options: GenerationOptions, repeats: int, warmup: int,
-    advance: Callable[[int], Any], failed: dict[int, str],
+    vlm: VLM, encoded: Encoded, tasks: list[Config], requests: Sequence[VisionRequest | None],
+    options: GenerationOptions, repeats: int, warmup: int, advance: Callable[[int], Any], failed: dict[int, str],
 ) -> tuple[list[dict[str, Any]], list[Flops | None]]:  # fmt: skip
     """All rounds of one batch of images: times by round and configuration, FLOPs by configuration."""
     ready, rows, vision = with_tower(vlm, encoded, [task.method for task in tasks]), [], {}
+    reading = {request: task.method for request, task in zip(requests, tasks, strict=True)}  # None: nothing is read
     graphs = None
     if options.decode == "graph":
         from biaslab.evaluation.decoding.step_graph import GraphedStates  # pulls in transformers
@@ -265,10 +267,10 @@ def _timed(
         graphs = GraphedStates(most=len(tasks))
     costs: list[Flops | None] = [None] * len(tasks)
     layers = sorted({task.layer for task in tasks if task.layer is not None})
-    for turn, which in interleaved([_VISION, *range(len(tasks))], repeats, warmup):
+    for turn, which in interleaved([*reading, *range(len(tasks))], repeats, warmup):
         advance(1)
-        if which == _VISION:
-            vision[turn] = _vision_ms(vlm, encoded)
+        if not isinstance(which, int):
+            vision[turn, which] = _vision_ms(vlm, encoded, reading[which])
             continue
         marks = layers if tasks[which].method is None else ()
         task = partial(
@@ -279,7 +281,9 @@ def _timed(
             continue
         rows.append({"round": turn, "config": which, **_times(run)})
         costs[which] = _sum(run.flops)  # the same in every round
-    return [row | {"vision_ms": vision[row["round"]]} for row in rows if row["round"] >= 0], costs
+    for row in rows:
+        row["vision_ms"] = vision[row["round"], requests[row["config"]]]
+    return [row for row in rows if row["round"] >= 0], costs
 
 
 def _with_layer_times(rows: list[dict[str, Any]], tasks: Sequence[Config], n: int) -> list[dict[str, Any]]:
@@ -311,11 +315,11 @@ def _sum(flops: Sequence[Flops | None]) -> Flops | None:
     return Flops(*(sum(getattr(f, part) for f in flops) for part in ("vision", "projector", "decoder", "decode")))
 
 
-def _vision_ms(vlm: VLM, encoded: Encoded) -> float:
-    """Time of vision tower and projector."""
+def _vision_ms(vlm: VLM, encoded: Encoded, method: Method | Schedule | None) -> float:
+    """Time of vision tower and projector, and of recording what a method reads of the tower."""
     timer = GenerationTimer(vlm.model, vlm.decoder)
     start = timer.now()
-    vlm.vision(encoded)
+    with_tower(vlm, encoded, [method])
     return 1e3 * (timer.now() - start)
 
 

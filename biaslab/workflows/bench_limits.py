@@ -23,7 +23,7 @@ def answer_shares(runs: pd.DataFrame, selection_ms: float = 0.0) -> dict[str, fl
         ``below_ms``, the prefill before layer K begins; ``floor_decode_ms``, what decoding took in the same round with
         one visual token of each image left from layer K on. The last two are NaN where there is no K.
     selection_ms : float
-        What a method's attention rows, scores and selection take.
+        What a method's attention rows, scores and selection take, and recording the vision tower for it.
 
     Returns
     -------

@@ -27,6 +27,7 @@ _LIMITS = ("prefill", "total", "with_selection")
 _FEWEST_RUNS = 5  # below, a sign test cannot reach .05 even where one is always the faster: (1/2)^5 = .031
 _SHOWN = (
     "method", "keep", "layer", "prefill_ms", "prefill_min", "prefill_max", "decode_ms", "attention_ms", "select_ms",
+    "record_ms",
     "speedup_prefill", "flops_prefill", "limit_prefill", "speedup_decode", "limit_decode", "speedup_total",
     "limit_total", "extra_mb", "verdict",
 )  # fmt: skip
@@ -59,11 +60,12 @@ def bench_table(
     DataFrame
         method (with its options), keep, layer, profile_hash, runs; per batch of images, in ms: medians
         ``vision_ms, prefill_ms, decode_ms, total_ms`` with ``*_min`` and ``*_max`` of prefill and decode, and what
-        the prefill spent on ``attention_ms`` and ``select_ms``; ``speedup_*`` over the unpruned model, the median of
-        the ratios within a round (prefill also ``_min``, ``_max``); ``flops_*``, the speed-up if time followed
-        FLOPs; ``share``, measured over promised prefill speed-up; ``tflops_*`` per batch; ``extra_mb``,
-        ``peak_mb``; ``verdict``. Of an unpruned answer at K: ``share_vision, share_below, share_above, share_decode``,
-        which sum to 1, ``share_decode_visual`` and, beside them, the method's own ``share_selection``;
+        the prefill spent on ``attention_ms`` and ``select_ms``; ``record_ms``, what recording the vision tower for the
+        method adds to ``vision_ms`` (the median within a round, 0 where it is lost in the noise); ``speedup_*`` over
+        the unpruned model, the median of the ratios within a round (prefill also ``_min``, ``_max``); ``flops_*``, the
+        speed-up if time followed FLOPs; ``share``, measured over promised prefill speed-up; ``tflops_*`` per batch;
+        ``extra_mb``, ``peak_mb``; ``verdict``. Of an unpruned answer at K: ``share_vision, share_below, share_above,
+        share_decode``, which sum to 1, ``share_decode_visual`` and, beside them, the method's own ``share_selection``;
         ``limit_prefill, limit_decode, limit_total, limit_with_selection``, the speed-ups that pruning at K cannot
         exceed (:mod:`biaslab.workflows.bench_limits`).
 
@@ -99,6 +101,7 @@ def bench_table(
             if phase != "total":
                 row |= {f"{phase}_min": part[f"{phase}_ms"].min(), f"{phase}_max": part[f"{phase}_ms"].max()}
         row |= {name: part[name].median() for name in ("attention_ms", "select_ms")}
+        row["record_ms"] = max(0.0, float((part["vision_ms"] - by_config[0]["vision_ms"]).median()))
         ratios = {phase: by_config[0][f"{phase}_ms"] / part[f"{phase}_ms"] for phase in _PHASES}
         row |= {f"speedup_{phase}": ratio.median() for phase, ratio in ratios.items()}
         row |= {"speedup_prefill_min": ratios["prefill"].min(), "speedup_prefill_max": ratios["prefill"].max()}
@@ -114,8 +117,13 @@ def bench_table(
 def _shares(unpruned: pd.DataFrame, part: pd.DataFrame, row: Mapping[str, Any]) -> dict[str, float]:
     """Shares of an unpruned answer at the K of a configuration, and limits of its speed-ups."""
     at_layer = part.reindex(index=unpruned.index, columns=["below_ms", "floor_decode_ms"])
-    shares = answer_shares(unpruned.assign(**at_layer), row["attention_ms"] + row["select_ms"])
+    shares = answer_shares(unpruned.assign(**at_layer), selection_ms(row))
     return shares | answer_limits(shares)
+
+
+def selection_ms(row: Mapping[Any, Any]) -> float:
+    """Sum what a method takes for its choice: attention rows, scores and selection, and the tower's recording."""
+    return row["attention_ms"] + row["select_ms"] + row["record_ms"]
 
 
 def _promised(full: Sequence[Flops | None], spent: Sequence[Flops | None]) -> dict[str, float]:
@@ -186,8 +194,9 @@ def _sign_test(k: int, n: int) -> bool:
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Select the columns one looks at first; memory only where it was measured."""
-    return table[[c for c in _SHOWN if c != "extra_mb" or table[c].notna().any()]]
+    """Select the columns one looks at first; memory where it was measured, recording where a tower was read."""
+    unseen = {"extra_mb": table["extra_mb"].isna().all(), "record_ms": not table["record_ms"].any()}
+    return table[[c for c in _SHOWN if not unseen.get(c, False)]]
 
 
 def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
@@ -215,7 +224,7 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
                 "kept": "all" if row["method"] == "none" else f"{100 * keep:g}\\,\\%" if keep <= 1 else f"{keep:g}",
                 "prefill (ms)": _span(row, "prefill"),
                 "decode (ms)": _span(row, "decode"),
-                "selection (ms)": f"{row['attention_ms'] + row['select_ms']:.1f}",
+                "selection (ms)": f"{selection_ms(row):.1f}",
                 "prefill speed-up": f"{row['speedup_prefill']:.2f}",
                 "by FLOPs": "" if pd.isna(row["flops_prefill"]) else f"{row['flops_prefill']:.2f}",
                 "speed-up": f"{row['speedup_total']:.2f}",
@@ -228,9 +237,10 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
     caption = (
         f"Time of one batch of {count_text(settings['batch_size'], 'prompt')} and {settings['new_tokens']} new tokens, "
         f"median [min, max] of {count_text(int(table['runs'].max()), 'run')}; {escape(settings['model'])}, "
-        f"{settings['dtype']}, {escape(settings['device'])}. Prefill includes attention rows and selection; the last "
-        "speed-up includes the vision tower, and its limit is that of an answer in which layers $\\geq K$ and, in "
-        "decoding, attention to visual tokens take no time; memory is the peak over the idle model."
+        f"{settings['dtype']}, {escape(settings['device'])}. Prefill includes attention rows and selection; "
+        "selection is both and recording the vision tower; the last speed-up includes the vision tower, and its limit "
+        "is that of an answer in which layers $\\geq K$ and, in decoding, attention to visual tokens take no time; "
+        "memory is the peak over the idle model."
     )
     return latex_table(frame, settings, caption=caption, columns="ll" + "c" * len(frame.columns))
 

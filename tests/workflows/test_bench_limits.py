@@ -7,12 +7,13 @@ import pytest
 import tiny
 from transformers import Cache
 
+from biaslab.attention.vision import TowerWatch
 from biaslab.datasets.calibration import Calibration
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.stopwatch import GenerationTimer
 from biaslab.workflows.bench import bench
 from biaslab.workflows.bench_limits import SHARES, limit_texts
-from biaslab.workflows.bench_table import bench_latex, bench_table, verdict
+from biaslab.workflows.bench_table import bench_latex, bench_table, shown, verdict
 
 VISION, PREFILL, STEP, ENTRY = 7.0, 3.0, 0.5, 0.01  # seconds, the last three of a layer
 NEW = 4
@@ -112,6 +113,42 @@ def _table(selection=0.0, floor=45.0):
         for i in range(2)
     ]
     return bench_table(pd.DataFrame(runs), configs, costs=[[None, None]], peaks=[{}, {}])
+
+
+def test_what_is_recorded_of_the_tower_counts_for_the_methods_that_read_it(monkeypatch):
+    """Two seconds for each field of each block: of methods that read the same alike, none where nothing is read."""
+    vlm = tiny.vlm("internvl")
+    clock, made = Clock(vlm, monkeypatch), TowerWatch.records
+
+    def records(watch, *given):
+        clock.pass_by(2.0 * sum(len(blocks) for blocks in vars(watch.request).values()))
+        return made(watch, *given)
+
+    monkeypatch.setattr(TowerWatch, "records", records)
+    words = ["random", "scope:by=vision", "vispruner", "vispruner:important=1"]
+    images = Calibration("noise", tiny.images(1), tiny.texts(1), ["a"])
+    found = bench(
+        vlm, images, methods=words, keep=0.5, layer=1, repeats=2, warmup=1, new_tokens=2, memory=False, progress=False
+    )
+    for hook in clock.hooks:
+        hook.remove()
+    rows = found.table.set_index("method")
+    seconds = dict(zip(["none", *words], (0.0, 0.0, 2.0, 4.0, 4.0), strict=True))  # CLS row; and features
+    whole, random = rows.loc["none", "total_ms"], rows.loc["random"]
+    for word, spent in seconds.items():
+        row = rows.loc[next(label for label in rows.index if label.startswith(word))]
+        assert row["vision_ms"] == pytest.approx(1e3 * (VISION + spent))
+        assert row["record_ms"] == pytest.approx(1e3 * spent)
+        assert row["total_ms"] == pytest.approx(row["vision_ms"] + row["prefill_ms"] + row["decode_ms"])
+        assert row["share_vision"] == pytest.approx(1e3 * VISION / whole)  # of the unpruned answer
+        if word != "none":
+            assert row["total_ms"] == pytest.approx(random["total_ms"] + 1e3 * spent)
+            assert row["speedup_total"] == pytest.approx(whole / row["total_ms"])
+            share = 1e3 * spent / whole  # the choice itself, by a clock that runs, is lost beside it
+            assert row["share_selection"] == pytest.approx(share, abs=1e-3)
+            assert row["limit_with_selection"] == pytest.approx(1 / (1 / row["limit_total"] + share), rel=1e-2)
+    assert "record_ms" in shown(found.table) and "record_ms" not in shown(found.table.iloc[:2])
+    assert "& 4000." in bench_latex(found.table, found.settings)
 
 
 def test_a_method_pays_for_its_own_selection():

@@ -14,7 +14,7 @@ METHODS = [
     "fastv:queries=null", "priortr", "priortr:queries=text", "fastv:reads_layer=own",
     "layer_ratio:reads_layer=own:over=1", "priortr:reads_layer=own", "sparsevlm",
     "sparsevlm:reads_layer=own:heads=top:score=rope_corrected", "direction_only", "direction_only:reads_layer=own",
-    "dart", "ivc", "protected", "quota:by=blocks:block=2:method=divprune",
+    "dart", "ivc", "ivc:foreground=thumbnail", "protected", "quota:by=blocks:block=2:method=divprune",
     "quota:by=image:share=relevance:method=protected:rule=uniform3:method=d2pruner:debias=none",
 ]  # fmt: skip
 OPTIONS = GenerationOptions(max_new_tokens=4)

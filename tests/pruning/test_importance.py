@@ -146,6 +146,33 @@ def test_before_the_decoder_only_what_reads_no_attention():
         pytest.fail("was not refused")
 
 
+def test_what_is_foreseen_decides_before_the_decoder_under_every_rule():
+    class Serves(Foresees):
+        hash, layers_ = "a" * 16, (0,)
+
+        def check(self, *, layer, **use):
+            assert layer == 0
+
+    vlm, kept = tiny.vlm("internvl"), {}
+    enc = tiny.encoded(vlm, 2)
+    rules = {
+        "mmr": {"lam": 1.0},
+        "idselection": {"gamma": 1e6},
+        "greedyprune": {"tau": 1.0},
+        "scope": {},
+        "cdpruner": {},
+    }
+    for name, options in rules.items():
+        with bl.prune(vlm, make(name, by="lookahead", profile=Serves(), keep=0.4, **options), 0) as run:
+            vlm.forward(enc)
+        kept[name] = [s.indices.tolist() for s in run.selections]
+    with bl.prune(vlm, Lookahead(profile=Serves(), rule="top", keep=0.4), 0) as run:
+        vlm.forward(enc)
+    top = [s.indices.tolist() for s in run.selections]
+    assert kept["mmr"] == kept["idselection"] == kept["greedyprune"] == top
+    assert kept["scope"] != top and [len(own) for own in kept["cdpruner"]] == [len(own) for own in top]
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_text_and_norm_run_in_every_family_at_its_lowest_layer(family):
     vlm = tiny.vlm(family, layers=4)

@@ -16,7 +16,9 @@ from biaslab.cli.output import emit
 @app.command("figures", epilog="Example: biaslab figures runs/k4 --venue cvpr")
 def figures(
     run: Annotated[Path, typer.Argument(help="Run folder of `evaluate` or `demo`.")],
-    metric: Annotated[str, typer.Option(help="acc50, retention, miou or target_kept.")] = "acc50",
+    metric: Annotated[
+        str | None, typer.Option(help="acc50, retention, miou or target_kept; default: the run's accuracy.")
+    ] = None,
     venue: Annotated[str, typer.Option(help="Whose column width: cvpr, icml, neurips, iclr or aaai.")] = "cvpr",
     json: opt.Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a grounding data set is, and the registry of the ones known by name."""
+"""What a data set is, and the registry of the ones known by name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from biaslab._util.registry import Registry
 from biaslab._util.text import printable, why_unreadable
 from biaslab.datasets.box_forms import check_boxes
+from biaslab.datasets.question import Question, are_questions
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 
@@ -19,7 +20,7 @@ _LOOKED_FOR = 100  # images that are looked for before a data set is refused
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A named split of referring expressions.
+    """A named split of referring expressions, or of questions.
 
     Anything with these members can be evaluated. To be spread over processes its samples must be picklable.
     ``recipe``, if there is one, is a JSON-ready dict of how to open it again, noted in ``run.json``.
@@ -71,7 +72,9 @@ def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Data
 
 
 def content_hash(samples: Iterable[Sample]) -> str:
-    """Hash the ids, image ids, expressions and boxes of samples, in order; images are not read.
+    """Hash the ids, image ids, expressions and boxes (or questions and answers) of samples, in order.
+
+    Images are not read.
 
     Parameters
     ----------
@@ -93,7 +96,11 @@ def content_hash(samples: Iterable[Sample]) -> str:
     """
     digest = hashlib.sha256()
     for sample in samples:
-        row = [sample.id, sample.image_id, sample.expression, [round(v, 3) for v in sample.box.as_tuple()]]
+        row: list[object] = [
+            sample.id, sample.image_id, sample.expression, [round(v, 3) for v in sample.box.as_tuple()],
+        ]  # fmt: skip
+        if isinstance(sample, Question):
+            row += [list(sample.answers), sample.instruction]
         digest.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()[:16]
 
@@ -111,7 +118,7 @@ def take(dataset: Dataset, n: int | None) -> list[Sample]:
     ------
     InputError
         ``n`` below 1, no samples, two with one id (resuming rests on the ids), an expression that no tokenizer can
-        read, or a box that has no area or lies outside its image.
+        read, a box that has no area or lies outside its image, or questions among expressions.
     """
     if n is not None and (isinstance(n, bool) or n < 1):
         raise InputError(f"n must be a whole number >= 1, got {n!r}")
@@ -120,6 +127,7 @@ def take(dataset: Dataset, n: int | None) -> list[Sample]:
         raise InputError("the data set is empty: there is nothing to evaluate")
     if len({sample.id for sample in samples}) < len(samples):
         raise InputError(f"data set {dataset.name!r} has samples with the same id: give every expression its own")
+    are_questions(samples)
     for sample in samples:
         if why := why_unreadable(sample.expression):
             raise InputError(f"sample {printable(sample.id)}: its expression {why}")

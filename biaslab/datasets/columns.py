@@ -1,4 +1,7 @@
-"""Any table, with what its columns mean said by hand: ``image=file,expression=text,box=xywh:bbox``."""
+"""Any table, with what its columns mean said by hand: ``image=file,expression=text,box=xywh:bbox``.
+
+A table of questions: ``image=file,question=text,answer=label``.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,16 @@ from biaslab.errors import InputError
 
 __all__ = ["ColumnReader", "HINT", "image_and_expression"]
 
-HINT = "say what its columns mean: --columns image=COLUMN,expression=COLUMN,box=FORM:COLUMN"
-_KEYS = ("image", "expression", "box", "width", "height", "split", "orientation")
+HINT = (
+    "say what its columns mean: --columns image=COLUMN,expression=COLUMN,box=FORM:COLUMN (of questions "
+    "image=COLUMN,question=COLUMN,answer=COLUMN)"
+)
+_KEYS = ("image", "expression", "box", "question", "answer", "category", "width", "height", "split", "orientation")
+_OF_QUESTIONS = ("question", "answer", "category")
 _EXAMPLE = "image=file_name,expression=sentence,box=xywh:bbox"
 _EXAMPLE_WITHOUT = "image=file_name,expression=sentence"
+_EXAMPLE_OF_QUESTIONS = "image=file_name,question=text,answer=label"
+_NEEDED_OF_QUESTIONS = ("image", "question", "answer")
 
 
 class ColumnReader(Reader):
@@ -25,7 +34,8 @@ class ColumnReader(Reader):
     ----------
     columns : str
         ``image=``, ``expression=`` and ``box=FORM:`` with the names of columns; optionally ``width=``, ``height=``,
-        ``split=``, ``orientation=``. FORM is a name in `biaslab.datasets.box_forms.FORMS`; a box in four columns is
+        ``split=``, ``orientation=``. Of questions ``image=``, ``question=`` and ``answer=``, optionally ``category=``
+        and ``box=``. FORM is a name in `biaslab.datasets.box_forms.FORMS`; a box in four columns is
         ``box=xyxy:x1+y1+x2+y2``. ``image=base64:COLUMN`` is a column of pictures in base64.
 
     Raises
@@ -38,6 +48,8 @@ class ColumnReader(Reader):
     >>> reader = ColumnReader("image=file,expression=text,box=xywh:x+y+w+h")
     >>> reader.box_form, reader.columns
     ('xywh', ('file', 'text', 'x', 'y', 'w', 'h'))
+    >>> ColumnReader("image=file,question=text,answer=label").asks
+    True
     """
 
     name = "table"
@@ -45,19 +57,21 @@ class ColumnReader(Reader):
 
     def __init__(self, columns: str) -> None:
         self.mapping = columns
-        given = _parsed(columns)
+        asks = isinstance(columns, str) and any(part.strip().startswith("question=") for part in columns.split(","))
+        given = _parsed(columns, _EXAMPLE_OF_QUESTIONS, _NEEDED_OF_QUESTIONS) if asks else _parsed(columns)
+        if not asks and (others := [key for key in given if key in _OF_QUESTIONS]):
+            raise InputError(f"--columns has {', '.join(others)} without question=: write {_EXAMPLE_OF_QUESTIONS}")
+        if asks and "expression" in given:
+            raise InputError("--columns takes expression= or question=: drop one")
         self._of = {key: column for key, column in given.items() if key != "box"}
-        form, _, names = given["box"].partition(":")
-        if form not in FORMS or not names:
-            raise InputError(f"--columns box=FORM:COLUMN takes a form of {', '.join(FORMS)}; got box={given['box']}")
-        self._box = names.split("+")
-        if len(self._box) not in (1, 4):
-            raise InputError(f"--columns box takes one column or four, joined by +; got box={given['box']}")
+        form, names = _box_columns(given["box"]) if "box" in given else ("xyxy", "")
+        self._box = names.split("+") if names else []
+        text = "question" if asks else "expression"
         in_row = self._of["image"].startswith("base64:")
         self._of["image"] = self._of["image"].removeprefix("base64:")
         # of this reader alone, where others state them for their class
         vars(self).update(
-            box_form=form, image=self._of["image"], expression=self._of["expression"], box=names,
+            box_form=form, image=self._of["image"], expression=self._of[text], box=names, asks=asks,
             columns=(*dict.fromkeys([*self._of.values(), *self._box]),), pictures=self._of["image"] if in_row else None,
         )  # fmt: skip
 
@@ -73,10 +87,12 @@ class ColumnReader(Reader):
 
     def referrals(self, row: Row) -> Iterable[Referral]:
         """One expression a row."""
-        box = row[self._box[0]] if len(self._box) == 1 else [row[column] for column in self._box]
-        told = {key: row[column] for key, column in self._of.items() if key in ("width", "height", "orientation")}
+        box = row[self._box[0]] if len(self._box) == 1 else [row[column] for column in self._box] or None
+        named = ("width", "height", "orientation", "category")
+        told = {key: row[column] for key, column in self._of.items() if key in named}
         image = None if self.pictures else row[self._of["image"]]
-        yield Referral(image, row[self._of["expression"]], box, **told)
+        answers = row[self._of["answer"]] if self.asks else None
+        yield Referral(image, row[self.expression], box, answers=answers, **told)
 
     def split_of(self, row: Row) -> str | None:
         """Return the column that ``split=`` names."""
@@ -100,6 +116,16 @@ def image_and_expression(columns: str) -> tuple[str, str]:
     if others := [key for key in given if key not in ("image", "expression")]:
         raise InputError(f"captions have no {', '.join(others)}: write --columns {_EXAMPLE_WITHOUT}")
     return given["image"], given["expression"]
+
+
+def _box_columns(given: str) -> tuple[str, str]:
+    """Read the form of a box, and its columns."""
+    form, _, names = given.partition(":")
+    if form not in FORMS or not names:
+        raise InputError(f"--columns box=FORM:COLUMN takes a form of {', '.join(FORMS)}; got box={given}")
+    if len(names.split("+")) not in (1, 4):
+        raise InputError(f"--columns box takes one column or four, joined by +; got box={given}")
+    return form, names
 
 
 def _parsed(

@@ -29,6 +29,8 @@ class Referral:
         Of the picture, in pixels; None where the file does not say.
     orientation
         "stored" or "upright", where the row says which way up its picture is meant.
+    answers, category
+        Of a row that is a question: what is right, a text or a list of them, and its kind.
     """
 
     image: Any
@@ -37,6 +39,8 @@ class Referral:
     width: Any = None
     height: Any = None
     orientation: Any = None
+    answers: Any = None
+    category: Any = None
 
 
 class Reader:
@@ -63,6 +67,8 @@ class Reader:
     stored : bool
         Whether boxes are in pixels of the pictures as they are stored, whatever their EXIF orientation (COCO's
         convention), where the row does not say it.
+    asks : bool
+        Whether rows are questions: their referrals have answers, and a box only where it is known where to look.
     """
 
     name: ClassVar[str]
@@ -76,6 +82,7 @@ class Reader:
     skips: ClassVar[bool] = False
     pictures: ClassVar[str | None] = None
     stored: ClassVar[bool] = False
+    asks: ClassVar[bool] = False
 
     @classmethod
     def matches(cls, columns: Collection[str]) -> bool:

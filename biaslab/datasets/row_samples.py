@@ -20,6 +20,7 @@ from biaslab.datasets.box_forms import FORMS, check_boxes, warn_if_unlikely
 from biaslab.datasets.coco_names import image_id
 from biaslab.datasets.file_kinds import listed
 from biaslab.datasets.picture_places import PicturePlaces, PlacedPicture
+from biaslab.datasets.question import Question
 from biaslab.datasets.reader import Reader, Referral
 from biaslab.datasets.row_image import ORIENTATIONS, RowImage, RowPicture, stated_size
 from biaslab.datasets.sample import Sample, object_size
@@ -67,12 +68,25 @@ class RowSamples:
         if not found:
             raise InputError(f"{self.table.source} holds no expression with a box")
         entries = [self._entry(*one) for one in found]
+        if self.reader.asks:
+            return self._questions(entries)
+        return list(self._expressions(entries))
+
+    def _questions(self, entries: list[_Entry]) -> list[Sample]:
+        """Make questions; of some it is known where to look."""
+        seen = iter(self._expressions([entry for entry in entries if entry.box]))
+        return [entry.question(next(seen).box if entry.box else None) for entry in entries]
+
+    def _expressions(self, entries: list[_Entry]) -> Iterator[Sample]:
+        """Make referring expressions, their boxes held against the form."""
+        if not entries:
+            return
         source, form = self.table.source, self.reader.box_form
         numbers, sizes = [e.box for e in entries], [e.size for e in entries]
         check_boxes(numbers, sizes, [e.where for e in entries], source=source, form=form, field=self.reader.box)
         warn_if_unlikely(numbers, sizes, source=source, form=form)
         corners = FORMS[form].to_pixels(np.asarray(numbers, float), np.asarray(sizes, float)).tolist()
-        return [entry.sample(Box(*box)) for entry, box in zip(entries, corners, strict=True)]
+        yield from (entry.sample(Box(*box)) for entry, box in zip(entries, corners, strict=True))
 
     def _referrals(self, rows: list[TableRow]) -> Iterator[tuple[TableRow, int, Referral]]:
         reader = self.reader
@@ -108,12 +122,13 @@ class RowSamples:
         orientation = referral.orientation or ("stored" if self.stored else None)
         picture, image = self._picture(row, referral, where)
         stated = _size(referral, where)
-        box = _box(referral.box, reader.box, where)
+        box = [] if reader.asks and referral.box is None else _box(referral.box, reader.box, where)
         size = stated or self._size_of(picture, orientation, box, where)
         suffix = f"-{number}" if reader.several else ""
         return _Entry(
             where=row[1], id=f"{self.stem}-{row[0]:06d}{suffix}", image_id=printable(image_id(image)),
             expression=expression.strip(), box=box, size=size, loader=RowImage(picture, stated, orientation),
+            answers=_answers(referral.answers, where) if reader.asks else (), category=str(referral.category or ""),
         )  # fmt: skip
 
     def _picture(self, row: TableRow, referral: Referral, where: str) -> tuple[RowPicture, str]:
@@ -141,6 +156,8 @@ class RowSamples:
                 self._sizes[picture.name] = stated_size(picture, orientation)
             return self._sizes[picture.name]
         except InputError as error:
+            if not box:
+                return 1, 1  # the sample ends in the same error
             form = FORMS[self.reader.box_form]
             corners = form.corners(np.asarray([box], float))[0]
             if form.in_pixels and (corners[2:] >= 1).all():
@@ -153,10 +170,18 @@ class _Entry:
 
     def __init__(
         self, *, where: str, id: str, image_id: str, expression: str, box: list[float], size: tuple[int, int],
-        loader: RowImage,
+        loader: RowImage, answers: tuple[str, ...] = (), category: str = "",
     ) -> None:  # fmt: skip
         self.where, self.id, self.image_id, self.expression = where, id, image_id, expression
         self.box, self.size, self.loader = box, size, loader
+        self.answers, self.category = answers, category
+
+    def question(self, evidence: Box | None) -> Question:
+        """Make the question."""
+        return Question.about(
+            self.loader, self.expression, self.answers, id=self.id, image_id=self.image_id, size=self.size,
+            category=self.category, evidence=evidence,
+        )  # fmt: skip
 
     def sample(self, corners: Box) -> Sample:
         """Make the sample; what lies up to a pixel over the edge is cut off."""
@@ -173,6 +198,15 @@ def _text(value: Any, field: str, where: str) -> str:
             f"{where}: {field} is {'empty' if value == '' else _shown(value)}, not a text that says something"
         )
     return value
+
+
+def _answers(value: Any, where: str) -> tuple[str, ...]:
+    """Read the right answers: a text, a number, or a list of these."""
+    values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
+    told = [str(one) for one in values if isinstance(one, (str, int, float)) and not isinstance(one, bool)]
+    if not told or len(told) < len(values) or not all(text.strip() for text in told):
+        raise InputError(f"{where}: its answer is {_shown(value)}, not a text that says something, or a list of such")
+    return tuple(told)
 
 
 def _size(referral: Referral, where: str) -> tuple[int, int] | None:

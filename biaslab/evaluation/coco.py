@@ -37,6 +37,8 @@ def coco_of(
     results: Results, dataset: Dataset | None = None, choices: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], Iterator[tuple[str, list[dict[str, Any]]]]]:
     """Make the ground truth, and the predictions of each configuration one after the other; see `Results.to_coco`."""
+    if results.accuracy != "acc50":
+        raise InputError("COCO's form is of boxes, and this run asked questions: take results.samples or results.csv")
     configs = _chosen(results, choices or {})
     ids, first = np.unique(results.verdicts["id"].cat.codes.to_numpy(), return_index=True)
     samples = results.verdicts.iloc[np.sort(first)]

@@ -51,13 +51,13 @@ def failures(samples: pd.DataFrame, earlier: Collection[tuple[str, str]] = ()) -
 
 
 def cut_answers(samples: pd.DataFrame, limit: Any) -> str:
-    """Say how many answers were cut before they held a box; empty where none was."""
+    """Say how many answers were cut before they held a box, or an answer; empty where none was."""
     cut = samples["truncated"].fillna(False).astype(bool) & ~samples["parsed"].fillna(True).astype(bool)
     if not cut.any():
         return ""
     return (
-        f"{int(cut.sum())} of {len(samples)} answers were cut at {limit} new tokens before they held a box and count "
-        "as misses: raise --max-new-tokens (max_new_tokens=) in a new run folder"
+        f"{int(cut.sum())} of {len(samples)} answers were cut at {limit} new tokens before they held an answer and "
+        "count as misses: raise --max-new-tokens (max_new_tokens=) in a new run folder"
     )
 
 

@@ -18,6 +18,7 @@ from biaslab.cost import decoder_flops
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import Config, configurations
 from biaslab.evaluation.most_tokens import prompt_tokens
+from biaslab.evaluation.prompts import prompt_of
 from biaslab.pruning import Method, Schedule, budget
 from biaslab.pruning.schedule import schedule_in
 
@@ -90,7 +91,7 @@ class PromptSizes:
         texts: dict[tuple[int, int], str] = {}
         count: Counter[tuple[int, int]] = Counter()
         for sample in samples:
-            texts.setdefault((sample.width, sample.height), sample.expression)
+            texts.setdefault((sample.width, sample.height), prompt_of(vlm.family, sample))
             count[sample.width, sample.height] += 1
         sizes = list(texts)
         sizes = [sizes[i * len(sizes) // min(len(sizes), _SIZES)] for i in range(min(len(sizes), _SIZES))]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from biaslab.errors import InputError
+from biaslab.evaluation.prompts import prompt_of
 
 if TYPE_CHECKING:
     from biaslab.datasets.sample import Sample
@@ -18,8 +19,8 @@ __all__ = ["most_tokens", "prompt_tokens"]
 _SIZES = 64  # of pictures that are laid out
 
 
-def prompt_tokens(vlm: VLM, size: tuple[int, int], expression: str) -> tuple[int, int]:
-    """Count the visual and the text tokens of the prompt for an expression in a picture of a size (width, height).
+def prompt_tokens(vlm: VLM, size: tuple[int, int], prompt: str) -> tuple[int, int]:
+    """Count the visual and the text tokens of a prompt with a picture of a size (width, height).
 
     Raises
     ------
@@ -29,11 +30,10 @@ def prompt_tokens(vlm: VLM, size: tuple[int, int], expression: str) -> tuple[int
     Examples
     --------
     >>> import biaslab as bl
-    >>> prompt_tokens(bl.load("grounder"), (224, 224), "the red cup")[0]
+    >>> prompt_tokens(bl.load("grounder"), (224, 224), "Where is the red cup?")[0]
     256
     """
     picture = Image.new("RGB", size, (128, 128, 128))  # black would be taken for padding by some processors
-    prompt = vlm.family.grounding_prompt(expression)
     inputs, (layout,), _ = vlm.family.encode(vlm.processor, [[picture]], [prompt], vlm.image_options)
     return layout.n, inputs["input_ids"].shape[1] - layout.n
 
@@ -61,7 +61,7 @@ def most_tokens(vlm: VLM, samples: Iterable[Sample], enough: int) -> int:
     >>> most_tokens(bl.load("grounder"), bl.load_dataset("scenes", n=3), 300)
     256
     """
-    texts = {(sample.width, sample.height): sample.expression for sample in samples}
+    texts = {(sample.width, sample.height): prompt_of(vlm.family, sample) for sample in samples}
     most = 0
     for size in sorted(texts, key=lambda size: -size[0] * size[1])[:_SIZES]:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab.core.images import load_image
 from biaslab.datasets.sample import Sample
+from biaslab.evaluation.prompts import prompt_of
 from biaslab.evaluation.run_once import check_text
 from biaslab.models.preparing import Preparers
 
@@ -68,7 +69,7 @@ def prepare_batch(preparers: Preparers, batch: Sequence[WorkItem]) -> PreparedBa
         ready: Ready = []
         for item in opened:
             try:  # found out for each by itself: a text that is too long must not pad its whole batch
-                check_text(vlm, item[0].sample.expression)
+                check_text(vlm, prompt_of(vlm.family, item[0].sample))
                 ready.append(item)
             except Exception as error:
                 failed.append((item[0], error))
@@ -79,9 +80,9 @@ def prepare_batch(preparers: Preparers, batch: Sequence[WorkItem]) -> PreparedBa
 
 
 def prepare(vlm: VLM, ready: Ready) -> Encoded:
-    """Make the grounding prompts of tasks, not yet sent to the device."""
+    """Make the prompts of tasks, not yet sent to the device."""
     samples = [task.sample for task, _ in ready]
-    prompts = [vlm.family.grounding_prompt(sample.expression) for sample in samples]
+    prompts = [prompt_of(vlm.family, sample) for sample in samples]
     return vlm.prepare([image for _, image in ready], prompts, sample_ids=[sample.id for sample in samples])
 
 

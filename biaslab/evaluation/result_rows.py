@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.layer_tokens import mean_share_of
@@ -13,8 +14,17 @@ from biaslab.evaluation.paired import MEANS, MEDIANS, Paired, without_box
 from biaslab.evaluation.schema import KEY_FIELDS
 from biaslab.stats.hit_rate import hit_rate
 from biaslab.stats.paired_hits import paired_hits
+from biaslab.stats.yes_no import YesNo
 
-__all__ = ["COLUMNS", "difference_rows", "table_rows"]
+__all__ = [
+    "COLUMNS",
+    "QUESTION_COLUMNS",
+    "accuracy_column",
+    "columns_of",
+    "difference_rows",
+    "summary_columns",
+    "table_rows",
+]
 
 COLUMNS = [
     "dataset", "split", "expression_type", "model", "method", "options_hash", "profile_hash", "keep", "layer", "seed",
@@ -23,11 +33,52 @@ COLUMNS = [
     "tflops_vision", "tflops_projector", "tflops_decoder", "prefill_ms", "decode_ms", "peak_mb",
 ]  # fmt: skip
 
+_YES_NO = ("yes_f1", "yes_share")
+#: of a run on questions: ``accuracy`` is the share of right answers, and there is no IoU
+QUESTION_COLUMNS = [name.replace("acc50", "accuracy") for name in COLUMNS if name != "miou"]
+QUESTION_COLUMNS = [
+    part for name in QUESTION_COLUMNS for part in ((*_YES_NO, name) if name == "p_vs_reference" else (name,))
+]
+
+_SUMMARY = (
+    "method", "keep", "layer", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi",
+    "accuracy", "accuracy_lo", "accuracy_hi", "yes_f1", "yes_share", "retention", "p_vs_reference", "target_auroc",
+    "target_kept",
+)  # fmt: skip
+
+
+def columns_of(run: Mapping[str, Any]) -> list[str]:
+    """List the columns of a run's table."""
+    return QUESTION_COLUMNS if run["identity"]["dataset"].get("task") == "questions" else COLUMNS
+
+
+def accuracy_column(run: Mapping[str, Any]) -> str:
+    """Name the column of a run's accuracy: ``acc50`` (IoU of at least 0.5), of questions ``accuracy``."""
+    return "accuracy" if columns_of(run) is QUESTION_COLUMNS else "acc50"
+
+
+def summary_columns(table: pd.DataFrame) -> list[str]:
+    """List the main columns of a table; mean_share where there are several layers, of questions those with a value."""
+    columns = [name for name in _SUMMARY if name in table]
+    if "accuracy" in table:
+        said = ("yes_f1", "yes_share", "target_auroc", "target_kept")
+        columns = [name for name in columns if name not in said or table[name].notna().any()]
+    if table["layer"].nunique() > 1:  # a keep is another cost at another layer
+        columns.insert(columns.index("layer") + 1, "mean_share")
+    return columns
+
 
 def table_rows(
-    run: dict[str, Any], expression_type: str, paired: Paired, reference: str | None
+    run: dict[str, Any],
+    expression_type: str,
+    paired: Paired,
+    reference: str | None,
+    yes_no: Callable[[pd.Index], YesNo | None],
 ) -> Iterator[dict[str, Any]]:
-    """Make the rows of one type of expression, one per configuration."""
+    """Make the rows of one type of expression (category of question), one per configuration.
+
+    ``yes_no`` counts the answers in some rows of the samples, where all are to yes/no questions.
+    """
     identity, bootstrap = run["identity"], paired.bootstrap
     n_layers = run["settings"].get("n_layers")  # earlier versions did not note it
     accuracy = hit_rate(paired.hits, paired.images, bootstrap=bootstrap)
@@ -35,14 +86,15 @@ def table_rows(
     retention = None if unpruned is None else bootstrap.ratio(paired.hits, paired.hits[:, [unpruned]])
     pairs = paired.pairs(reference)
     p_values = dict(zip((i for i, _ in pairs), paired.p_values(pairs), strict=True))
+    name = accuracy_column(run)
     for i, config in enumerate(paired.configs):
         lines = paired.lines(i)
-        row = {
+        row: dict[str, Any] = {
             "dataset": identity["dataset"]["name"],
             "split": identity["dataset"]["split"],
             "expression_type": expression_type,
             "model": identity["model"]["name"],
-            **{name: config[name] for name in KEY_FIELDS},
+            **{field: config[field] for field in KEY_FIELDS},
             "seed": identity["options"]["seed"],
             "n": len(lines),
             "errors": paired.errors[i],
@@ -50,9 +102,9 @@ def table_rows(
             "miou": lines["iou"].mean(),
             "mean_share": mean_share_of(lines, config, n_layers),
             "p_vs_reference": p_values.get(i, float("nan")),
-            **dict(zip(("acc50", "acc50_lo", "acc50_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
-            **{name: lines[name].mean() for name in MEANS},
-            **{name: lines[name].median() for name in MEDIANS},
+            **dict(zip((name, f"{name}_lo", f"{name}_hi"), (np.asarray(part)[i] for part in accuracy), strict=True)),
+            **{column: lines[column].mean() for column in MEANS},
+            **{column: lines[column].median() for column in MEDIANS},
             "peak_mb": lines["peak_mb"].max(),
         }
         if retention is not None:
@@ -61,6 +113,8 @@ def table_rows(
                 (np.asarray(part)[i] for part in retention),
                 strict=True,
             )
+        if name == "accuracy" and (counts := yes_no(lines.index)) is not None:
+            row |= {"yes_f1": counts.f1, "yes_share": counts.yes_share}
         yield row
 
 

@@ -19,8 +19,9 @@ from biaslab.evaluation.failures import failures, unanswered
 from biaslab.evaluation.layer_tokens import tokens_per_layer
 from biaslab.evaluation.line_store import read_store, write_store
 from biaslab.evaluation.paired import Paired
+from biaslab.evaluation.question_answers import yes_no_counts
 from biaslab.evaluation.recorded_methods import citations_of, label_of
-from biaslab.evaluation.result_rows import COLUMNS, difference_rows, table_rows
+from biaslab.evaluation.result_rows import accuracy_column, columns_of, difference_rows, summary_columns, table_rows
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_frame import keeps, read_samples
 from biaslab.evaluation.schema import record_key
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 
 TABLE_FILE = "results.csv"
 ALL = "all"
-_SUMMARY = (
-    "method", "keep", "layer", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi",
-    "retention", "p_vs_reference", "target_auroc", "target_kept",
-)  # fmt: skip
 
 
 class Results:
@@ -218,13 +215,22 @@ class Results:
         for value, group in self._groups(column):
             groups.append((str(value), self._pair(group)))
         for name, paired in groups:
-            rows += table_rows(self.run, name, paired, self.reference)
-        table = pd.DataFrame(rows, columns=COLUMNS)
+            rows += table_rows(self.run, name, paired, self.reference, self._yes_no)
+        table = pd.DataFrame(rows, columns=columns_of(self.run))
         return table.assign(
             layer=table["layer"].astype("Int64"),
             truncated=table["truncated"].astype("Int64"),
             keep=keeps(row["keep"] for row in rows),
         )
+
+    @property
+    def accuracy(self) -> str:
+        """Name of the accuracy's column: ``"acc50"``, of a run on questions ``"accuracy"``."""
+        return accuracy_column(self.run)
+
+    def _yes_no(self, rows: pd.Index) -> Any:
+        lines = self.samples.loc[rows]
+        return yes_no_counts(lines["answer"], [info["answers"] for info in lines["info"]])
 
     @property
     def labels(self) -> dict[str, str]:
@@ -244,16 +250,13 @@ class Results:
         -------
         DataFrame
             method, keep, layer, mean_share (where there are several layers), n, errors, unparsed, truncated, acc50,
-            acc50_lo, acc50_hi, retention, p_vs_reference, target_auroc, target_kept and tflops (vision tower,
-            projector and decoder together).
+            acc50_lo, acc50_hi (of questions accuracy, accuracy_lo, accuracy_hi, yes_f1, yes_share), retention,
+            p_vs_reference, target_auroc, target_kept and tflops (vision tower, projector and decoder together).
         """
         table = self.table[self.table["expression_type"] == ALL]
         table = table.assign(method=table["options_hash"].map(self.labels).fillna(table["method"]))
         tflops = table[["tflops_vision", "tflops_projector", "tflops_decoder"]].sum(axis=1, min_count=3)
-        columns = list(_SUMMARY)
-        if table["layer"].nunique() > 1:  # a keep is another cost at another layer
-            columns.insert(columns.index("layer") + 1, "mean_share")
-        return table[columns].assign(tflops=tflops).reset_index(drop=True)
+        return table[summary_columns(table)].assign(tflops=tflops).reset_index(drop=True)
 
     def differences(self, reference: str | None = None, *, expression_type: str = ALL) -> pd.DataFrame:
         """Compare every method in Acc@0.5 with a reference method at the same keep and layer, in pairs.

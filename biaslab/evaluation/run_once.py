@@ -182,19 +182,20 @@ def finished_run(
     return OneRun(answers.texts, answers.truncated, chosen, kept, timer, times or {}, flops, each)
 
 
-def check_text(vlm: VLM, expression: str) -> None:
-    """Refuse a text that alone is too long for the model, or that it cannot take, without encoding an image.
+def check_text(vlm: VLM, prompt: str) -> None:
+    """Refuse a prompt that alone is too long for the model, or that it cannot take, without encoding an image.
 
     Raises
     ------
     InputError
         A text of more tokens than the model has positions, no proper Unicode, or one that holds an image token.
     """
-    prompt = vlm.family.grounding_prompt(expression)
     vlm.family.check_text(vlm.processor, prompt)
     limit, length = position_limit(vlm.model.config), _tokens(vlm, prompt)
     if limit is not None and length > limit:
-        raise InputError(f"the text takes {length} positions, and the model has {limit}: shorten the expression")
+        raise InputError(
+            f"the text takes {length} positions, and the model has {limit}: shorten the expression or question"
+        )
 
 
 def prompt_lengths(encoded: Encoded) -> list[int]:

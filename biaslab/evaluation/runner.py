@@ -21,6 +21,7 @@ from biaslab._util.launch import Launch
 from biaslab._util.progress import progress_bar
 from biaslab._util.seats import party_of, seat, turn
 from biaslab.datasets.base import check_pictures, take
+from biaslab.datasets.question import are_questions
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError, RunFolderError
 from biaslab.evaluation.configurations import Config, configurations
@@ -85,12 +86,14 @@ def evaluate(
 ) -> Results:
     """Measure Acc@0.5 of every method at every keep ratio and layer, on the same samples.
 
+    Of a data set of questions it measures the share of right answers.
+
     Parameters
     ----------
     vlm : VLM
         The model.
     dataset : Dataset
-        Referring expressions; see :mod:`biaslab.datasets`.
+        Referring expressions, or questions (:class:`biaslab.datasets.Question`); see :mod:`biaslab.datasets`.
     methods : str, Method or sequence of these
         Names (``biaslab.pruning.METHODS``), with options as on the command line
         (``"d2pruner:pivots_suppress=true"``), or instances; their own ``keep`` is replaced. ``"none"`` is the
@@ -233,6 +236,8 @@ def evaluate(
         command=command,
     )
     record["n_samples"] = len(samples)
+    if are_questions(samples):
+        record["identity"]["dataset"]["task"] = "questions"
     threads = (
         default_workers(vlm.device, processes=processes or launch.local_world_size) if workers is None else workers
     )

@@ -113,7 +113,7 @@ def compare_methods(
         configurations(methods, keep, prune_layer(vlm, layer), profile, model=vlm),
         GenerationOptions(whole_number("seed", seed), at_least_one("max_new_tokens", max_new_tokens)),
     )
-    check_text(vlm, expression)
+    check_text(vlm, vlm.family.grounding_prompt(expression))
     encoded = vlm.encode_grounding([image], [expression])
     encoded = with_tower(vlm, encoded, [config.method for config in configs])
     (layout,) = encoded.layouts

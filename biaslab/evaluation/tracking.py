@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 
 from biaslab.errors import InputError
-from biaslab.evaluation.result_rows import COLUMNS
+from biaslab.evaluation.result_rows import COLUMNS, QUESTION_COLUMNS
 from biaslab.evaluation.schema import KEY_FIELDS
 
 __all__ = ["log_rows"]
 
-_LOGGED = tuple(name for name in COLUMNS if name not in (*KEY_FIELDS, *COLUMNS[:4], "seed"))
+_NAMES = (*KEY_FIELDS, *COLUMNS[:4], "seed")
+_LOGGED = tuple(name for name in dict.fromkeys([*COLUMNS, *QUESTION_COLUMNS]) if name not in _NAMES)
 
 
 def log_rows(run: Any, rows: Iterable[tuple[str, Mapping[Any, Any]]]) -> dict[str, float]:
@@ -39,7 +40,10 @@ def log_rows(run: Any, rows: Iterable[tuple[str, Mapping[Any, Any]]]) -> dict[st
     if not callable(getattr(run, "log", None)):
         raise InputError(f"log_to takes a run with a method log, as wandb.init() returns it, got {run!r}")
     logged = {
-        f"{column}/{name}": float(row[column]) for name, row in rows for column in _LOGGED if not pd.isna(row[column])
+        f"{column}/{name}": float(row[column])
+        for name, row in rows
+        for column in _LOGGED
+        if not pd.isna(row.get(column))
     }
     run.log(logged)
     return logged

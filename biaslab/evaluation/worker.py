@@ -13,12 +13,14 @@ import torch
 
 from biaslab._util.ahead import ahead
 from biaslab.datasets.base import content_hash
+from biaslab.datasets.question import Question
 from biaslab.datasets.sample import Sample
 from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.metrics import auroc, grounding_iou, is_hit, kept_share, target_tokens
 from biaslab.evaluation.prepared import PreparedBatch, Ready, prepare, prepare_batch
+from biaslab.evaluation.question_answers import is_right
 from biaslab.evaluation.run_once import GenerationOptions, OneRun, run_once
 from biaslab.evaluation.schema import VERDICT_FIELDS
 from biaslab.models.preparing import Preparers
@@ -186,14 +188,20 @@ class Worker:
 
     def lines(self, ready: Ready, encoded: Encoded, i: int, run: OneRun) -> list[dict[str, Any]]:
         """Make the lines of a batch's samples under configuration ``i``."""
-        answers = self.vlm.groundings(encoded, run.answers, run.truncated)
         return [
             self._line(task, i)
-            | verdict(answers[b], task.sample)
+            | judged
             | selected(run.selections[b], encoded.layouts[b], task.sample, run.stages[b] if run.stages else ())
             | costs(run, b)
-            for b, (task, _) in enumerate(ready)
+            for b, ((task, _), judged) in enumerate(zip(ready, self._verdicts(ready, encoded, run), strict=True))
         ]
+
+    def _verdicts(self, ready: Ready, encoded: Encoded, run: OneRun) -> list[dict[str, Any]]:
+        samples = [task.sample for task, _ in ready]
+        if any(isinstance(sample, Question) for sample in samples):  # then all are
+            return [answered(*one) for one in zip(run.answers, samples, run.truncated, strict=True)]
+        answers = self.vlm.groundings(encoded, run.answers, run.truncated)
+        return [verdict(answer, sample) for answer, sample in zip(answers, samples, strict=True)]
 
     def _line(self, task: WorkItem, i: int) -> dict[str, Any]:
         sample = task.sample
@@ -206,7 +214,7 @@ class Worker:
             "object_size": sample.object_size,
             **self.names[i],
             "seed": self.options.seed,
-            "target": list(sample.box.as_tuple()),
+            "target": list(sample.box.as_tuple()) if _has_target(sample) else None,
             "error": None,
             **self.vlm.watermark,
         }
@@ -232,6 +240,17 @@ def verdict(answer: Grounding, sample: Sample) -> dict[str, Any]:
     }
 
 
+def answered(text: str, sample: Sample, truncated: bool) -> dict[str, Any]:
+    """Judge the answer to a question: it has no box and no IoU, a hit is a right answer."""
+    right, parsed = is_right(text, sample.answers) if isinstance(sample, Question) else (False, False)
+    return {"answer": text, "box": None, "iou": None, "hit": right, "parsed": parsed, "truncated": truncated}
+
+
+def _has_target(sample: Sample) -> bool:
+    """Whether it is known where to look: of an expression always, of a question where its evidence is."""
+    return not isinstance(sample, Question) or sample.has_evidence
+
+
 def selected(selection: Selection | None, layout: Any, sample: Sample, stages: Sequence[int] = ()) -> dict[str, Any]:
     """Describe what a selection did to the target; without one (no pruning) everything is kept.
 
@@ -239,19 +258,22 @@ def selected(selection: Selection | None, layout: Any, sample: Sample, stages: S
     """
     fields: dict[str, Any] = {
         "target_auroc": None,
-        "target_kept": 1.0,
+        "target_kept": 1.0 if _has_target(sample) else None,
         "tokens": layout.n,
         "tokens_kept": layout.n,
         "kept": None,
-        "info": {},
+        "info": {"answers": list(sample.answers)} if isinstance(sample, Question) else {},
     }
     if selection is None:
         return fields
-    target = target_tokens(layout, sample.box)
     kept = selection.indices.cpu().numpy()
-    if selection.scores is not None:
-        fields["target_auroc"] = float(auroc(selection.scores.float().cpu().numpy(), target))
-    fields.update(target_kept=kept_share(kept, target), tokens_kept=len(kept), info=dict(selection.info))
+    if _has_target(sample):
+        target = target_tokens(layout, sample.box)
+        if selection.scores is not None:
+            fields["target_auroc"] = float(auroc(selection.scores.float().cpu().numpy(), target))
+        fields["target_kept"] = kept_share(kept, target)
+    fields["tokens_kept"] = len(kept)
+    fields["info"] |= selection.info
     if stages:
         fields["info"]["kept_per_stage"] = list(stages)
     fields["kept"] = token_mask(kept, layout.n)

@@ -12,13 +12,14 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
-from biaslab.figures.frames import UNPRUNED, label_rows, read_results
+from biaslab.figures.frames import UNPRUNED, label_rows, metric_of, read_results
 from biaslab.figures.styling import COLORS, ERRORBAR, MARKERS, style
 
 __all__ = ["AccuracyDisplay"]
 
 _METRICS = {
     "acc50": "Acc@0.5 (%)",
+    "accuracy": "accuracy (%)",
     "retention": "accuracy kept (%)",
     "miou": "mean IoU (%)",
     "target_kept": "target kept (%)",
@@ -59,7 +60,7 @@ class AccuracyDisplay(Display):
         cls,
         results: Any,
         *,
-        metric: str = "acc50",
+        metric: str | None = None,
         layer: int | Sequence[int] | None = None,
         methods: Sequence[str] | None = None,
         labels: Mapping[str, str] | None = None,
@@ -72,8 +73,8 @@ class AccuracyDisplay(Display):
         results : Results, DataFrame, str or Path
             What ``evaluate`` returned, a table with the columns of results.csv, or the path of a run folder or csv
             file.
-        metric : str
-            "acc50", "retention", "miou" or "target_kept".
+        metric : str, optional
+            "acc50", "retention", "miou" or "target_kept"; default the accuracy: "acc50", of questions "accuracy".
         layer : int or sequence of int, optional
             Prune layers; default all.
         methods : sequence of str, optional
@@ -92,11 +93,8 @@ class AccuracyDisplay(Display):
         InputError
             Nothing to draw, unknown metric, or rows that cannot be compared.
         """
-        if metric not in _METRICS:
-            raise InputError(f"unknown metric {metric!r}: choose one of {', '.join(_METRICS)}")
         table = read_results(results, layer=layer, **choices)
-        if metric not in table:
-            raise InputError(f"results have no column {metric!r}: choose one of {[m for m in _METRICS if m in table]}")
+        metric = metric_of(table, metric, _METRICS)
         if methods is not None:
             table = _rows_of_methods(table, methods)
         if (table["method"] == UNPRUNED).all():

@@ -56,6 +56,23 @@ def read_results(results: Any, **choices: Any) -> pd.DataFrame:
     return stamp_table(table, next((name for name in models if is_rehearsal(name)), None))
 
 
+def metric_of(table: pd.DataFrame, metric: str | None, known: Mapping[str, str]) -> str:
+    """Choose the column that is drawn: what is asked for, else the accuracy that the results have.
+
+    Raises
+    ------
+    InputError
+        Unknown, or not among the columns.
+    """
+    if metric is None:
+        metric = "accuracy" if "acc50" not in table and "accuracy" in table else "acc50"
+    if metric not in known:
+        raise InputError(f"unknown metric {metric!r}: choose one of {', '.join(known)}")
+    if metric not in table:
+        raise InputError(f"results have no column {metric!r}: choose one of {[m for m in known if m in table]}")
+    return metric
+
+
 def _rows_with(table: pd.DataFrame, column: str, value: Any) -> pd.DataFrame:
     """Take the rows that have the value, or one of several, in a column."""
     values = list(value) if isinstance(value, list | tuple | set | range) else [value]

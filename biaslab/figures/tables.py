@@ -12,13 +12,13 @@ import pandas as pd
 from biaslab._util.files import writing_to
 from biaslab._util.latex import escape
 from biaslab._util.tables import latex_table, write_table
-from biaslab.errors import InputError
-from biaslab.figures.frames import UNPRUNED, label_rows, read_results
+from biaslab.figures.frames import UNPRUNED, label_rows, metric_of, read_results
 
 __all__ = ["results_latex", "results_table", "save_table"]
 
 _METRICS = {
     "acc50": "Acc@0.5",
+    "accuracy": "accuracy",
     "retention": "accuracy kept",
     "miou": "mean IoU",
     "target_kept": "target kept",
@@ -26,7 +26,7 @@ _METRICS = {
 
 
 def results_table(
-    results: Any, *, metric: str = "acc50", labels: Mapping[str, str] | None = None, **choices: Any
+    results: Any, *, metric: str | None = None, labels: Mapping[str, str] | None = None, **choices: Any
 ) -> pd.DataFrame:
     """Read a long table of one metric from results, a line per cell.
 
@@ -34,8 +34,8 @@ def results_table(
     ----------
     results : Results, DataFrame, str or Path
         What ``evaluate`` returned, a table with the columns of results.csv, or the path of a run folder or csv file.
-    metric : str
-        "acc50", "retention", "miou" or "target_kept".
+    metric : str, optional
+        "acc50", "retention", "miou" or "target_kept"; default the accuracy: "acc50", of a run on questions "accuracy".
     labels : mapping of str, optional
         Method or options hash -> name.
     **choices
@@ -60,11 +60,8 @@ def results_table(
     0    none    none   1.0  300    0.9
     1  random  random   0.5  300    0.8
     """
-    if metric not in _METRICS:
-        raise InputError(f"unknown metric {metric!r}: choose one of {', '.join(_METRICS)}")
     table = read_results(results, **choices)
-    if metric not in table:
-        raise InputError(f"results have no column {metric!r}: choose one of {[m for m in _METRICS if m in table]}")
+    metric = metric_of(table, metric, _METRICS)
     names = {metric: "value", f"{metric}_lo": "lo", f"{metric}_hi": "hi"}
     table = table.assign(label=label_rows(table, labels)).rename(columns=names)
     columns = ["label", "method", "layer", "keep", "n", "errors", "unparsed", "truncated"]
@@ -131,7 +128,7 @@ def results_latex(
     return latex_table(frame, table, caption=caption, columns=alignment, label=label)
 
 
-def save_table(results: Any, path: str | Path, *, metric: str = "acc50", **kwargs: Any) -> list[Path]:
+def save_table(results: Any, path: str | Path, *, metric: str | None = None, **kwargs: Any) -> list[Path]:
     """Write ``path.tex`` and ``path.csv``.
 
     Parameters
@@ -140,8 +137,8 @@ def save_table(results: Any, path: str | Path, *, metric: str = "acc50", **kwarg
         As for :func:`results_table`.
     path : str or Path
         Without extension; one of .tex, .csv is dropped. Missing folders are made.
-    metric : str
-        "acc50", "retention", "miou" or "target_kept".
+    metric : str, optional
+        "acc50", "retention", "miou" or "target_kept"; default the accuracy: "acc50", of a run on questions "accuracy".
     **kwargs
         As of :func:`results_table`, and ``caption``, ``label`` of :func:`results_latex`.
 
@@ -164,6 +161,7 @@ def save_table(results: Any, path: str | Path, *, metric: str = "acc50", **kwarg
     ['main.tex', 'main.csv']
     """
     text = {name: kwargs.pop(name, None) for name in ("caption", "label")}
+    metric = metric_of(read_results(results), metric, _METRICS) if metric is None else metric
     table = results_table(results, metric=metric, **kwargs)
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".tex", ".csv") else path

@@ -17,6 +17,7 @@ from biaslab.core.layers import resolve_layers
 from biaslab.cost import kv_bytes
 from biaslab.datasets.base import take
 from biaslab.errors import InputError
+from biaslab.evaluation.prompts import prompt_of
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.runner import check_configurations
 from biaslab.evaluation.worker import WIDTH
@@ -199,8 +200,7 @@ def plan_evaluate(
     meta = MetaModel.of(model, dtype=dtype, image_options=image_options)
     check_configurations(meta.vlm, configs, GenerationOptions())
     samples = take(dataset, n)
-    prompt = meta.family.grounding_prompt
-    surveyed = meta.survey(((s.width, s.height), prompt(s.expression)) for s in samples)
+    surveyed = meta.survey(((s.width, s.height), prompt_of(meta.family, s)) for s in samples)
     seen = [s for s in surveyed if s is not None]
     read = [stage.profile for config in configs for stage in config.stages if stage.rule.needs_layout]
     for profile in {id(p): p for p in read if p is not None}.values():

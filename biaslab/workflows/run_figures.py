@@ -22,15 +22,15 @@ __all__ = ["draw_kept", "draw_run"]
 _BASELINES = ("random", "divprune", "none")
 
 
-def draw_run(run: str | Path | Results, *, metric: str = "acc50", venue: str | None = None) -> list[Path]:
+def draw_run(run: str | Path | Results, *, metric: str | None = None, venue: str | None = None) -> list[Path]:
     """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table.
 
     Parameters
     ----------
     run : str, Path or Results
         Run folder of an evaluation, or its results.
-    metric : str
-        ``"acc50"``, ``"retention"``, ``"miou"`` or ``"target_kept"``.
+    metric : str, optional
+        ``"acc50"``, ``"retention"``, ``"miou"`` or ``"target_kept"``; default: the accuracy of the run.
     venue : str, optional
         Sets the column width: ``"cvpr"``, ``"icml"``, ``"neurips"``, ``"iclr"`` or ``"aaai"``.
 
@@ -56,6 +56,7 @@ def draw_run(run: str | Path | Results, *, metric: str = "acc50", venue: str | N
     """
     results = run if isinstance(run, Results) else Results.load(run)
     folder, labels = results.folder, results.labels
+    metric = results.accuracy if metric is None else metric
     if folder is None:
         raise InputError("these results have no run folder: evaluate with out=FOLDER")
     if results.verdicts.empty:

@@ -181,12 +181,13 @@ def test(vlm: bl.VLM, options: argparse.Namespace) -> None:
     table["published"] = [_is_published(row.method, row.place, vlm.n_layers) for row in table.itertuples()]
     kept = table[table["best"] | table["published"]].reset_index(drop=True)
     measured = hits(vlm, data, ["none", *kept["word"]], options, options.runs / "test")
-    parts = list(_ablation_parts(vlm, data, options))
     times = options.runs / "times.json"
-    fair_report.report(
-        kept, measured, data, choice["settings"], parts,
-        json.loads(times.read_text(encoding="utf-8")) if times.exists() else {}, options,
-    ).publish(options.out)  # fmt: skip
+    timed = json.loads(times.read_text(encoding="utf-8")) if times.exists() else {}
+    few = Expressions(data.split, data.samples[: options.ablation_n])
+    for parts in ([], _ablation_parts(vlm, few, options)):  # the tables are there before the ablation is
+        found = fair_report.report(kept, measured, data, choice["settings"], list(parts), timed, options)
+        found.write(options.out)
+    print(found.markdown())
 
 
 def _is_published(method: str, place: str, n_layers: int) -> bool:
@@ -234,6 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--profiles", type=Path, nargs="+", default=[], help=about)
     parser.add_argument("--first", type=int, help="expressions of the split before the first one")
     parser.add_argument("--n", type=int)
+    parser.add_argument("--ablation-n", type=int, help="expressions of the ablation, the first ones; default all")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=25)

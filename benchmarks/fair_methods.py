@@ -22,7 +22,7 @@ METHODS: dict[str, str | None] = {
     "quota:by=blocks": None,
     # attention, debiased or diverse
     "relative": None, "relative:heads=quality": None, "d2pruner": "2", "d2pruner:pivots_suppress=true": "2",
-    "mmr": None, "scope": None, "idselection": "2", "ivc": "16", "protected": None,
+    "mmr": None, "scope": None, "scope:by=vision": "0", "idselection": "2", "ivc": "16", "protected": None,
     # the vision tower
     "vispruner": "0", "hiprune": "0", "visionzip": None, "visionzip:merge=added": "0", "vscan": "own",
     # ours

@@ -20,7 +20,7 @@ def prompt_of(family: Family, sample: Sample) -> str:
     --------
     >>> import biaslab as bl
     >>> sample = next(iter(bl.load_dataset("scenes", n=1)))
-    >>> prompt_of(bl.load("grounder").family, sample)
-    'Where is big elephant left of the sheep?'
+    >>> prompt_of(bl.load("grounder").family, sample).split(": ")[1]
+    '<ref>big elephant left of the sheep</ref>'
     """
     return sample.prompt if isinstance(sample, Question) else family.grounding_prompt(sample.expression)

@@ -10,7 +10,8 @@ import pytest
 
 from biaslab._util.jsonl import JsonLines
 from biaslab.errors import InputError, RunFolderError
-from biaslab.evaluation.results import COLUMNS, Results
+from biaslab.evaluation.result_rows import COLUMNS
+from biaslab.evaluation.results import Results
 from biaslab.evaluation.sample_log import log_path
 from biaslab.evaluation.schema import LINE_FIELDS
 from biaslab.stats.hit_rate import hit_rate

@@ -14,7 +14,7 @@ from toy_grounding import Toy, run, same
 from biaslab import capture
 from biaslab.errors import InputError, ProfileMismatchError, UnsupportedError
 from biaslab.evaluation.metrics import auroc, target_tokens
-from biaslab.evaluation.results import COLUMNS
+from biaslab.evaluation.result_rows import COLUMNS
 from biaslab.evaluation.runner import evaluate
 from biaslab.evaluation.single_image import compare_methods
 from biaslab.profiles import MeanProfile

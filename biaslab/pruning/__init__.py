@@ -47,6 +47,7 @@ from biaslab.pruning.methods.relative import Relative
 from biaslab.pruning.methods.scope import Scope
 from biaslab.pruning.methods.sparsevlm import SparseVLM
 from biaslab.pruning.methods.stagewise import Stagewise
+from biaslab.pruning.methods.swiftvlm import SwiftVLM
 from biaslab.pruning.methods.uniform import Uniform
 from biaslab.pruning.methods.visionzip import VisionZip
 from biaslab.pruning.methods.vispruner import VisPruner
@@ -87,6 +88,7 @@ __all__ = [
     "Stage",
     "Stagewise",
     "SparseVLM",
+    "SwiftVLM",
     "TokenBatch",
     "TokenContext",
     "Uniform",

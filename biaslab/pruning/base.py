@@ -202,6 +202,14 @@ class Method(ABC):
         """Whether dropped tokens are merged into kept ones (:meth:`merging`)."""
         return False
 
+    @property
+    def restores(self) -> bool:
+        """Whether, as a later stage, it chooses among all tokens: what was left out comes back (`engine/parking.py`).
+
+        Then all stages of the schedule do so, and none reads a layer but its own.
+        """
+        return False
+
     def merging(self, ctx: TokenContext, indices: Tensor, scores: Tensor | None) -> Tensor | None:
         """Tell what the kept tokens go on with.
 

@@ -117,6 +117,7 @@ class Schedule(Sequence[Stage]):
         object.__setattr__(self, "stages", stages)
         for number, stage in enumerate(stages):
             _check_place(stage, number)
+        _check_restoring(stages)
         for before, after in zip(stages, stages[1:], strict=False):
             if after.layer <= before.layer:
                 raise InputError(f"layers of a schedule must ascend: {after.label} comes after layer {before.layer}")
@@ -315,6 +316,24 @@ def _check_place(stage: Stage, number: int) -> None:
     rule = stage.rule
     if number and rule.conditional:
         raise InputError(f"{stage.label}: method {rule.name!r} reads the whole picture, make it the first stage")
+
+
+def _check_restoring(stages: Sequence[Stage]) -> None:
+    """Refuse schedules in which some tokens would come back and others not, or to where none had been."""
+    names = {stage.rule.name for stage in stages if stage.rule.restores}
+    if len(stages) < 2 or not names:
+        return
+    name = ", ".join(sorted(names))
+    if not all(stage.rule.restores for stage in stages):
+        raise InputError(
+            f"{name} brings back what the stage before it has left out, and other methods drop for good: make every "
+            "stage such a method, or write restore=false"
+        )
+    if stages[0].layer == 0:
+        raise InputError(
+            f"{stages[0].label}: before the decoder nothing can be brought back to: put the first stage of {name} at "
+            "layer 1 or later"
+        )
 
 
 def _joined(hashes: Sequence[str]) -> str:

@@ -110,13 +110,13 @@ def prompt_positions(vlm, inputs):
     return found[0].expand(*found[0].shape[:-2], *inputs["input_ids"].shape)
 
 
-def oracle(vlm, inputs, answer, gone, layer, renumber=False, merge=None, places=None):
+def oracle(vlm, inputs, answer, gone, layer, renumber=False, merge=None, places=None, states=None):
     """Logits of every answer token from one forward over the whole sequence: no cache, no token removed.
 
     Keys of dropped tokens are hidden from layer ``layer`` on by a full attention mask, built here and handed to
     every layer; everything else is the stock model. Of a schedule ``gone`` and ``layer`` are lists, a stage each.
-    ``merge(hidden)`` changes what enters the last of these; ``places`` (B, N) are the positions of prompt tokens from
-    ``layer`` on.
+    ``merge(hidden)`` changes what enters the last of these, ``states(index, hidden)`` what enters any layer; ``places``
+    (B, N) are the positions of prompt tokens from ``layer`` on.
     """
     gones, layers = (gone, layer) if isinstance(layer, list) else ([gone], [layer])
     model, dec = vlm.model, vlm.decoder
@@ -145,8 +145,8 @@ def oracle(vlm, inputs, answer, gone, layer, renumber=False, merge=None, places=
                 mask = torch.zeros(mask.shape).masked_fill(~mask, -1e30)
             kwargs = {**kwargs, "attention_mask": mask}
             hidden = args[0] if args else kwargs["hidden_states"]
-            if merge is not None and index == layers[-1]:
-                hidden = merge(hidden)
+            if states is not None or (merge is not None and index == layers[-1]):
+                hidden = merge(hidden) if states is None else states(index, hidden)
                 args, kwargs = ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
             if (renumber or places is not None) and stage:
                 moved = whole["position_ids"] - gones[stage - 1].long().cumsum(1) if renumber else whole["position_ids"]

@@ -14,6 +14,18 @@ from torch.utils._pytree import tree_leaves
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item", "masked_select", "unique_dim", "_unique2"}
 
 
+class Waits(TorchDispatchMode):
+    """Counts what waits for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += func.name().split("::")[-1].split(".")[0] in WAITS
+        return func(*args, **(kwargs or {}))
+
+
 class Tape(TorchDispatchMode):
     """The operations of one run, in order."""
 

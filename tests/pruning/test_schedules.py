@@ -11,8 +11,7 @@ import torch
 from devices import spread
 from methods import RASTER
 from pruned import FlatProfile, dropped_positions, generate, lowest_layer, method_for, oracle, run
-from tape import WAITS
-from torch.utils._python_dispatch import TorchDispatchMode
+from tape import Waits
 
 from biaslab.attention.capture import capture
 from biaslab.core.sub_layout import sub_layout
@@ -284,18 +283,6 @@ def test_stages_on_several_devices(family, plan, positions):
     torch.testing.assert_close(getattr(got[1], "held", got[1]), logits, atol=1e-4, rtol=0)
 
 
-class Waits(TorchDispatchMode):
-    """Counts what waits for a device."""
-
-    def __init__(self):
-        super().__init__()
-        self.n = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.n += func.name().split("::")[-1].split(".")[0] in WAITS
-        return func(*args, **(kwargs or {}))
-
-
 def test_stages_wait_for_no_layer():
     """What is asked is asked before the first layer, for each kind of rows, or behind the last: are the rows finite?"""
     vlm, found = build("internvl"), {}
@@ -460,6 +447,10 @@ def test_every_method_can_be_a_later_stage_or_says_why_not(name):
         with pytest.raises(InputError, match="first stage"):
             Schedule([Stage(1, "random", 0.6), Stage(4, method, 0.3)])
         return
+    if method.restores:  # tests/pruning/test_parking.py
+        with pytest.raises(InputError, match="write restore=false"):
+            Schedule([Stage(1, "random", 0.6), Stage(4, method, 0.3)])
+        method = replace(method, restore=False)
     if method.merges:  # a recomputation with masks merges nothing
         method = replace(method, merge=False)
     check(vlm, enc, [Stage(1, "random", 0.6), Stage(4, method, 0.3)])

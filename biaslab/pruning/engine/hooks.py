@@ -252,8 +252,10 @@ class Engine:
         hidden = args[0] if args else kwargs["hidden_states"]
         if self.prefill is not None and index in self.stages:
             if index > 0:
-                self._read_own(self.prefill, index, args, kwargs, hidden)
-                made, hidden = self._choose(self.prefill, self.stages[index], hidden)
+                number = self.stages[index]
+                hidden = self.prefill.restored(number, hidden)
+                self._read_own(self.prefill, number, args, kwargs, hidden)
+                made, hidden = self._choose(self.prefill, number, hidden)
                 hidden = made.local.gather(hidden, 1)
             if index == self.layer:
                 self._remember(cache, self.made)
@@ -299,11 +301,11 @@ class Engine:
 
         return hook
 
-    def _read_own(self, prefill: RunningPrefill, index: int, args: tuple, kwargs: dict, hidden: Tensor) -> None:
+    def _read_own(self, prefill: RunningPrefill, number: int, args: tuple, kwargs: dict, hidden: Tensor) -> None:
         """Let a stage that reads its own layer have what that layer would attend with, were nothing more dropped."""
-        number, cut = self.stages[index], self._seen_by(index)
         if not prefill.reads_own(number):
             return
+        index, cut = self.schedule[number].layer, prefill.seen(number)
         if cut is not None and cut.layer > 0:
             args, kwargs = self.short.of_layer(index, cut.index, args, dict(kwargs), hidden, prefill=True)
         with self._clock("attention_ms", hidden.device):

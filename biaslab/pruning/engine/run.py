@@ -21,7 +21,7 @@ class PruneRun:
         One per image of the latest prefill, in the order of the prompts (with one image per prompt: one per
         sample); empty if it held no image. The budget is each image's own, unless ``joint``: then an image may keep
         none, and what a method reports is of all images of the prompt. Of several stages those of the last, at
-        positions among all tokens of the image; tokens that an earlier one dropped have the score -inf.
+        positions among all tokens of the image; tokens that an earlier one dropped for good have the score -inf.
     stages : list of list of Selection
         The same of every stage.
     counts : list of int

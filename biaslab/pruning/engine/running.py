@@ -20,6 +20,7 @@ from biaslab.pruning.engine.checks import attention_method
 from biaslab.pruning.engine.cut import Cut, gathered, in_original, make_cut, shortened, with_layouts
 from biaslab.pruning.engine.joint import by_image
 from biaslab.pruning.engine.merging import merged
+from biaslab.pruning.engine.parking import Parked, parked
 from biaslab.pruning.engine.prompt import Prompt, read_prompt
 from biaslab.pruning.engine.query_rows import kinds_of
 from biaslab.pruning.engine.recording import are_finite, prompt_rows
@@ -73,6 +74,7 @@ class RunningPrefill:
         self.vectors: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> its keys and values, of what it sees
         self.cuts: list[Cut] = []
         self._survivors: Arriving | None = None
+        self._parked: Parked | None = None  # where the next stage brings back what the latest has left out
 
     @classmethod
     def of(
@@ -144,9 +146,20 @@ class RunningPrefill:
                 self.rows[key] = rows
         self.hear(stage.layer, found.key, found.value)
 
-    def _sources(self, method: Method, layer: int) -> Sources:
+    def seen(self, number: int) -> Cut | None:
+        """Find the cut that has left what a stage chooses among; None where that is the whole prompt."""
+        return self.cuts[-1] if self.cuts and not self.schedule[number].rule.restores else None
+
+    def restored(self, number: int, hidden: Tensor) -> Tensor:
+        """Bring back what the stage before has left out, (B, N, D), where a stage does so; else the states as given."""
+        if self._parked is None or self.seen(number) is not None:
+            return hidden
+        held, self._parked = self._parked, None
+        return held.restored(hidden, self.cuts[-1].local)
+
+    def _sources(self, method: Method, layer: int, cut: Cut | None) -> Sources:
         """Put together what a stage reads beside attention rows."""
-        found = self.entered if not self.cuts else self.entered.left(self.cuts[-1].positions)
+        found = self.entered if cut is None else self.entered.left(cut.positions)
         if (held := self.vectors.get(method.layer_read(layer))) is not None:
             found = replace(found)
             key, value = held
@@ -179,32 +192,43 @@ class RunningPrefill:
         prompt = self.prompts[read_rows(stage.rule)]
         if hidden.shape[1] != prompt.length:
             raise UnsupportedError(f"layer {stage.layer} sees {hidden.shape[1]} of {prompt.length} prompt tokens")
-        if number:
+        if (cut := self.seen(number)) is not None:
             known = None if self._survivors is None or not stage.rule.needs_layout else self._survivors.read().numpy()
             self.prompts[read_rows(stage.rule)] = prompt = with_layouts(prompt, known)
         attention = {key[0]: self.rows[key] for key in row_keys(stage.rule, stage.layer) if key in self.rows}
         finite = [(index, are_finite(rows)) for index, rows in attention.items()]
-        sources = self._sources(stage.rule, stage.layer)
+        sources = self._sources(stage.rule, stage.layer, cut)
         batch, owners = token_batch(prompt, stage.rule, stage.layer, hidden, attention, sources)
         batch = tower.given(batch, owners, stage.rule, repeats=prompt.repeats, device=hidden.device)
         return by_row(prompt, owners, stage.rule.select_batch(batch)), finite
 
     def merged(self, number: int, hidden: Tensor, chosen: Sequence[Sequence[Selection]]) -> Tensor:
-        """Merge dropped tokens into kept ones, where a stage says how; before `cut` is called."""
-        return merged(hidden, self.prompts[read_rows(self.schedule[number].rule)], chosen)
+        """Merge dropped tokens into kept ones, where a stage says how, and park them; before `cut` is called."""
+        prompt = self.prompts[read_rows(self.schedule[number].rule)]
+        states = merged(hidden, prompt, chosen)
+        if self._comes_back(number):
+            self._parked = parked(hidden, states, prompt, chosen)
+        return states
+
+    def _comes_back(self, number: int) -> bool:
+        """Whether the next stage brings back what a stage leaves out."""
+        return number + 1 < len(self.schedule) and self.schedule[number + 1].rule.restores
 
     def cut(self, number: int, chosen: list[list[Selection]], *, remap: bool = False) -> Cut:
         """Drop what a stage did not choose; with ``remap`` stretch positions over the image (:func:`remapped`)."""
         stage, later = self.schedule[number], self.schedule[number + 1 :]
         prompt = self.prompts[read_rows(stage.rule)]
         kept = [columns for columns in kept_columns(prompt, chosen) for _ in range(prompt.repeats)]
-        cut = make_cut(stage.layer, prompt, kept, self.cuts[-1] if self.cuts else None, chosen if remap else None)
+        cut = make_cut(stage.layer, prompt, kept, self.seen(number), chosen if remap else None)
         self.cuts.append(cut)
         if not later:
             self.rows.clear()
             self.vectors.clear()
             self.raw.clear()
             self.entered = Sources()
+            return cut
+        if self._comes_back(number):  # the next stage sees the whole prompt again, and reads its own layer
+            self.rows.clear()
             return cut
         read = {key for other in later for key in row_keys(other.rule, other.layer)}
         self.rows = {key: gathered(rows, kept) for key, rows in self.rows.items() if key in read}

@@ -39,7 +39,8 @@ def decode_rows(vlm: VLM, captured: CapturedRows, score_of: Callable, heads: str
     Raises
     ------
     UnsupportedError
-        When ``generate`` is called in a way that has no decode step per token: beams, candidates, no cache.
+        When ``generate`` is called in a way that has no decode step per token: beams, candidates, no cache. At a decode
+        step, for a layer whose KV cache has been trimmed.
     """
     steps = _Steps(vlm, captured)
 
@@ -50,6 +51,11 @@ def decode_rows(vlm: VLM, captured: CapturedRows, score_of: Callable, heads: str
         ) -> None:  # fmt: skip
             if steps.n == 0 or query.shape[2] != 1:
                 return
+            if layer < vlm.prefill.trimmed:
+                raise UnsupportedError(
+                    f"layer {layer} has lost tokens between prompt and answer: capture layers from "
+                    f"{vlm.prefill.trimmed} on, or prune with cache='full'"
+                )
             at, length = captured._seen[layer]
             # a layer with a sliding window keeps the latest keys alone: the columns move to the left, some of them out
             cols = at.cols - max(0, length + steps.n - key.shape[2])

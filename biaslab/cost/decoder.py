@@ -8,7 +8,16 @@ from typing import Any
 
 from biaslab.errors import InputError, UnsupportedError
 
-__all__ = ["DECODERS", "check_decoder", "decoder_flops", "head_dim", "layer_lengths", "register_decoder", "windows"]
+__all__ = [
+    "DECODERS",
+    "check_decoder",
+    "decoder_flops",
+    "head_dim",
+    "held_lengths",
+    "layer_lengths",
+    "register_decoder",
+    "windows",
+]
 
 #: config.text_config.model_type of decoders with grouped-query attention and a gated feed-forward block
 DECODERS = {
@@ -73,6 +82,35 @@ def layer_lengths(
     return [left[bisect_right(starts, i)] + n_text for i in range(n_layers)]
 
 
+def held_lengths(lengths: Sequence[int], cache: str) -> list[int]:
+    """Count the prompt's tokens in the KV cache of every layer once the prefill is through.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Of `layer_lengths`.
+    cache : "full" or "trimmed"
+        Whether layers below the last cut keep what they saw, or what that has left.
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    InputError
+        Neither "full" nor "trimmed".
+
+    Examples
+    --------
+    >>> held_lengths([640, 640, 192, 192], "trimmed")
+    [192, 192, 192, 192]
+    """
+    if cache not in ("full", "trimmed"):
+        raise InputError(f"cache must be 'full' or 'trimmed', got {cache!r}")
+    return list(lengths) if cache == "full" else [lengths[-1]] * len(lengths)
+
+
 def decoder_flops(
     text_config: Any,
     n_visual: int,
@@ -81,6 +119,7 @@ def decoder_flops(
     keep_n: int | Sequence[int] | None = None,
     layer: int | Sequence[int] = 0,
     new_tokens: int = 0,
+    cache: str = "full",
 ) -> tuple[int, int]:
     """Count the FLOPs of the language model.
 
@@ -91,7 +130,7 @@ def decoder_flops(
     ----------
     text_config : PretrainedConfig
         ``config.text_config`` of the model.
-    n_visual, n_text, keep_n, layer, new_tokens
+    n_visual, n_text, keep_n, layer, new_tokens, cache
         As in :func:`biaslab.cost.image_flops`.
 
     Returns
@@ -123,7 +162,7 @@ def decoder_flops(
     head = c.hidden_size * c.vocab_size  # only the last row reaches it
     prefill = head + sum(n * token + n * n * pair for n in lengths)
     steps = max(0, new_tokens - 1)
-    keys = sum(_keys(n, steps, window) for n, window in zip(lengths, windows(c), strict=True))
+    keys = sum(_keys(n, steps, window) for n, window in zip(held_lengths(lengths, cache), windows(c), strict=True))
     decode = steps * (head + len(lengths) * token) + keys * pair
     return 2 * (prefill + decode), 2 * decode
 

@@ -60,6 +60,7 @@ def image_flops(
     grid: Grid | None = None,
     tiles: int | None = None,
     size: tuple[int, int] | None = None,
+    cache: str = "full",
 ) -> Flops:
     """Count the FLOPs of answering one prompt about one image, pruned or not.
 
@@ -80,6 +81,8 @@ def image_flops(
     grid, tiles, size
         How the vision tower saw the image, where ``n_visual`` does not tell; see
         :class:`~biaslab.cost.VisionInput`.
+    cache : "full" or "trimmed"
+        As of :func:`biaslab.pruning.prune`: what layers below K hold of the prompt while tokens are generated.
 
     Returns
     -------
@@ -102,7 +105,7 @@ def image_flops(
     8.91 -> 2.50 TFLOPs
     """
     image = VisionInput(n_visual, grid, tiles, size)
-    return prompt_flops(model_config, [image], n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens)
+    return prompt_flops(model_config, [image], n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens, cache=cache)
 
 
 def prompt_flops(
@@ -113,6 +116,7 @@ def prompt_flops(
     keep_n: int | Sequence[int] | None = None,
     layer: int | Sequence[int] = 0,
     new_tokens: int = 0,
+    cache: str = "full",
 ) -> Flops:
     """Count the FLOPs of answering one prompt about any number of images.
 
@@ -126,7 +130,7 @@ def prompt_flops(
         All other tokens of the prompt.
     keep_n : int or sequence of int, optional
         Visual tokens kept of all images together; None for no pruning.
-    layer, new_tokens : int
+    layer, new_tokens, cache
         As in :func:`image_flops`.
 
     Returns
@@ -153,6 +157,6 @@ def prompt_flops(
     vision, projector = (sum(parts) for parts in zip(*encoded, strict=True)) if encoded else (0, 0)
     n_visual = sum(image.tokens for image in images)
     decoder, decode = decoder_flops(
-        model_config.text_config, n_visual, n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens
+        model_config.text_config, n_visual, n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens, cache=cache
     )
     return Flops(vision, projector, decoder, decode)

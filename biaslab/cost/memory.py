@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from biaslab.cost.decoder import check_decoder, head_dim, layer_lengths, windows
+from biaslab.cost.decoder import check_decoder, head_dim, held_lengths, layer_lengths, windows
 from biaslab.errors import InputError, UnsupportedError
 
 __all__ = ["Parameters", "bytes_of", "kv_bytes", "kv_entries", "parameters"]
@@ -100,6 +100,7 @@ def kv_entries(
     keep_n: int | Sequence[int] | None = None,
     layer: int | Sequence[int] = 0,
     new_tokens: int = 0,
+    cache: str = "full",
 ) -> list[int]:
     """Count the tokens in every layer's KV cache once an answer of ``new_tokens`` is complete.
 
@@ -110,7 +111,7 @@ def kv_entries(
     ----------
     text_config : PretrainedConfig
         ``config.text_config`` of the model.
-    n_visual, n_text, keep_n, layer, new_tokens
+    n_visual, n_text, keep_n, layer, new_tokens, cache
         As in :func:`biaslab.cost.image_flops`.
 
     Returns
@@ -131,11 +132,15 @@ def kv_entries(
     >>> from biaslab.models.offline.geometry import geometry
     >>> kv_entries(geometry("llava-1.5-7b").config.text_config, 576, 64, keep_n=64, layer=2, new_tokens=11)[:4]
     [650, 650, 138, 138]
+    >>> kv_entries(
+    ...     geometry("llava-1.5-7b").config.text_config, 576, 64, keep_n=64, layer=2, new_tokens=11, cache="trimmed"
+    ... )[:4]
+    [138, 138, 138, 138]
     """
     c = check_decoder(text_config)
     lengths = layer_lengths(c.num_hidden_layers, n_visual, n_text, keep_n=keep_n, layer=layer)
-    fed = max(0, new_tokens - 1)
-    return [n + fed if w is None else min(n + fed, w - 1) for n, w in zip(lengths, windows(c), strict=True)]
+    held, fed = held_lengths(lengths, cache), max(0, new_tokens - 1)
+    return [n + fed if w is None else min(n + fed, w - 1) for n, w in zip(held, windows(c), strict=True)]
 
 
 def kv_bytes(
@@ -147,6 +152,7 @@ def kv_bytes(
     layer: int | Sequence[int] = 0,
     new_tokens: int = 0,
     dtype: Any = "bfloat16",
+    cache: str = "full",
 ) -> int:
     """Compute the size of the KV cache of one prompt; see :func:`kv_entries`.
 
@@ -154,7 +160,7 @@ def kv_bytes(
     ----------
     text_config : PretrainedConfig
         ``config.text_config`` of the model.
-    n_visual, n_text, keep_n, layer, new_tokens
+    n_visual, n_text, keep_n, layer, new_tokens, cache
         As in :func:`biaslab.cost.image_flops`.
     dtype : torch.dtype or str
         Of the cache.
@@ -179,7 +185,8 @@ def kv_bytes(
     >>> [kv_bytes(text, 576, 64, keep_n=keep_n, layer=2) // 2**20 for keep_n in (None, 64)]
     [320, 80]
     """
-    entries = kv_entries(text_config, n_visual, n_text, keep_n=keep_n, layer=layer, new_tokens=new_tokens)
+    given: Any = {"keep_n": keep_n, "layer": layer, "new_tokens": new_tokens, "cache": cache}
+    entries = kv_entries(text_config, n_visual, n_text, **given)
     return 2 * sum(entries) * text_config.num_key_value_heads * head_dim(text_config) * bytes_of(dtype)
 
 

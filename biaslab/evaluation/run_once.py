@@ -38,6 +38,8 @@ class GenerationOptions:
         One ``generate`` per configuration, in which nothing is shared: the reference.
     decode : "dynamic", "static" or "graph"
         How the tokens after the first are made (:mod:`biaslab.evaluation.decoding`).
+    cache : "full" or "trimmed"
+        What layers below the last cut hold of the prompt then; see :func:`biaslab.pruning.prune`.
     """
 
     seed: int = 0
@@ -45,6 +47,17 @@ class GenerationOptions:
     positions: str = "original"
     plain: bool = False
     decode: str = "dynamic"
+    cache: str = "full"
+
+    @property
+    def engagement(self) -> dict[str, Any]:
+        """What `biaslab.pruning.engine.prune.engaged` is to be given for it."""
+        return {"positions": self.positions, "seed": self.seed, "cache": self.cache}
+
+    def recorded(self) -> dict[str, Any]:
+        """List what ``run.json`` records as part of a run's identity: what came later, only where it is asked for."""
+        names = ("seed", "max_new_tokens", "positions")
+        return {name: getattr(self, name) for name in names} | ({"cache": self.cache} if self.cache != "full" else {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +148,9 @@ def run_once(
         chosen = None if run is None else list(run.stages)
     lengths = [new] * len(answers.texts) if full_length else None
     times = {} if run is None else run.times
-    return finished_run(vlm, encoded, config, answers, chosen, timer, limit=new, lengths=lengths, times=times)
+    return finished_run(
+        vlm, encoded, config, answers, chosen, timer, limit=new, lengths=lengths, times=times, cache=options.cache
+    )
 
 
 def finished_run(
@@ -149,6 +164,7 @@ def finished_run(
     limit: int,
     lengths: Sequence[int] | None = None,
     times: dict[str, float] | None = None,
+    cache: str = "full",
 ) -> OneRun:
     """Put together what a batch of prompts gave under one configuration, and what it cost.
 
@@ -167,6 +183,7 @@ def finished_run(
         Tokens of each answer; by default those of its text and the end token.
     times : dict of str to float, optional
         What the prefill spent on scoring and selection, in ms.
+    cache : "full" or "trimmed"
 
     Returns
     -------
@@ -177,7 +194,7 @@ def finished_run(
     kept = [layout.n for layout in encoded.layouts] if not left else left[-1]
     if lengths is None:  # + 1: the end token
         lengths = [min(_tokens(vlm, text) + 1, limit) for text in answers.texts]
-    flops = _flops(vlm, encoded, config, left or [kept], list(lengths))
+    flops = _flops(vlm, encoded, config, left or [kept], list(lengths), cache)
     each = [list(counts) for counts in zip(*left, strict=True)] if len(left) > 1 else []
     return OneRun(answers.texts, answers.truncated, chosen, kept, timer, times or {}, flops, each)
 
@@ -207,7 +224,7 @@ def prompt_lengths(encoded: Encoded) -> list[int]:
 def _pruned(vlm: VLM, config: Config, options: GenerationOptions, timed: bool):
     if config.method is None:
         return nullcontext()
-    return engaged(vlm, **config.engagement, positions=options.positions, seed=options.seed, timed=timed)
+    return engaged(vlm, **config.engagement, **options.engagement, timed=timed)
 
 
 def _tokens(vlm: VLM, answer: str) -> int:
@@ -215,7 +232,7 @@ def _tokens(vlm: VLM, answer: str) -> int:
 
 
 def _flops(
-    vlm: VLM, encoded: Encoded, config: Config, kept: Sequence[Sequence[int]], new: list[int]
+    vlm: VLM, encoded: Encoded, config: Config, kept: Sequence[Sequence[int]], new: list[int], cache: str
 ) -> list[Flops | None]:
     """Count the FLOPs of each prompt: all its images together, its text once; ``kept`` is of each cut, by image."""
     layers = [stage.layer for stage in config.stages] or [0]
@@ -226,9 +243,8 @@ def _flops(
         inputs, n_text = [VisionInput.of(layout) for layout in layouts], length - sum(layout.n for layout in layouts)
         n_kept = [sum(stage[i] for i in images) for stage in kept]
         try:
-            costs.append(
-                prompt_flops(vlm.model.config, inputs, n_text, keep_n=n_kept, layer=layers, new_tokens=new[row])
-            )
+            spent: Any = {"keep_n": n_kept, "layer": layers, "new_tokens": new[row], "cache": cache}
+            costs.append(prompt_flops(vlm.model.config, inputs, n_text, **spent))
         except UnsupportedError:  # a family whose cost nobody has written down yet can still be run
             costs.append(None)
     return costs

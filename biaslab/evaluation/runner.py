@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +81,7 @@ def evaluate(
     match: str | None = None,
     plain: bool = False,
     decode: str = "dynamic",
+    cache: str = "full",
     command: Mapping[str, Any] | None = None,
 ) -> Results:
     """Measure Acc@0.5 of every method at every keep ratio and layer, on the same samples.
@@ -159,6 +159,9 @@ def evaluate(
         Run the model once for every configuration instead of sharing what configurations have in common: the
         reference, several times slower (``benchmarks/results/sweep.md``), with the same answers. Only here do the lines
         tell times, ``prefill_ms`` and ``decode_ms``.
+    cache : {"full", "trimmed"}
+        What layers below K hold of the prompt while an answer is generated; see :func:`biaslab.pruning.prune`. With
+        "trimmed" configurations share nothing, as with ``plain``.
     command : mapping, optional
         Noted in ``run.json``; the command line passes its own.
 
@@ -209,7 +212,9 @@ def evaluate(
     _check_engine(engine, gpus_per_process)
     _check_launch(launch, processes, engine, out)
     limit = default_limit(out) if max_new_tokens is None else at_least_one("max_new_tokens", max_new_tokens)
-    options = GenerationOptions(whole_number("seed", seed), limit, positions, plain, check_way(decode, vlm.device))
+    options = GenerationOptions(
+        whole_number("seed", seed), limit, positions, plain, check_way(decode, vlm.device), cache
+    )
     layers = prune_layers(vlm, layer)
     configs = configurations(methods, keep, layers, profile, model=vlm)  # refusals come before samples are looked at
     samples = take(dataset, n)
@@ -217,13 +222,12 @@ def evaluate(
         configs = matched_configurations(vlm, samples, methods, keep, layers, profile, match)
     reference = check_reference(reference, configs, out)
     check_configurations(vlm, configs, options)
-    answers_depend_on = {name: value for name, value in asdict(options).items() if name not in ("plain", "decode")}
     record = run_record(
         vlm,
         dataset,
         configs,
         # `n` under its name in run.json, or earlier runs could not be continued
-        options={**answers_depend_on, "limit": n, "image_options": vlm.image_options},
+        options={**options.recorded(), "limit": n, "image_options": vlm.image_options},
         settings={
             "batch_size": batch_size,
             "processes": processes or launch.world_size,
@@ -372,7 +376,7 @@ def check_configurations(vlm: VLM, configs: Sequence[Config], options: Generatio
     """Let the pruning engine refuse what cannot be right (layer, profile, attention windows), before any work."""
     for config in configs:
         if config.method is not None:
-            with engaged(vlm, **config.engagement, positions=options.positions, seed=options.seed):
+            with engaged(vlm, **config.engagement, **options.engagement):
                 pass
 
 

@@ -64,8 +64,9 @@ class PrefillState:
     -----
     There are three writers. Whoever hands prompts to the model announces them for as long as they run: `VLM.running`
     (and through it ``forward``, ``generate``, ``ask`` and ``locate``) calls `announce`. Whoever drops tokens says so:
-    the pruning engine calls `cut` as a layer gets the short sequence, and `clear` when the next prefill begins and
-    when its block ends. `biaslab.models.generation.watched` tells of the calls of ``generate`` (`generate`). Everyone
+    the pruning engine calls `cut` as a layer gets the short sequence, `trim` as layers lose tokens behind the prefill,
+    and `clear` when the next prefill begins and when its block ends. `biaslab.models.generation.watched` tells of the
+    calls of ``generate`` (`generate`). Everyone
     else, capture above all, only reads.
     """
 
@@ -73,6 +74,7 @@ class PrefillState:
         self._encoded: Encoded | None = None
         self._calls: list[GenerateCall] = []
         self._pruned: list[PrunedSequence] = []
+        self._trimmed = 0
 
     @property
     def encoded(self) -> Encoded | None:
@@ -92,6 +94,11 @@ class PrefillState:
     def seen_by(self, layer: int) -> PrunedSequence | None:
         """Find the short sequence that decoder layer ``layer`` sees; None where it sees the whole prompt."""
         return max((cut for cut in self._pruned if cut.layer <= layer), key=lambda cut: cut.layer, default=None)
+
+    @property
+    def trimmed(self) -> int:
+        """Layers below this one have run the whole prompt and hold what the last cut has left; 0 for none."""
+        return self._trimmed
 
     @contextmanager
     def announce(self, encoded: Encoded) -> Iterator[None]:
@@ -154,6 +161,11 @@ class PrefillState:
         """Say that tokens have been dropped: layers from ``sequence.layer`` on see ``sequence``."""
         self._pruned.append(sequence)
 
+    def trim(self, layer: int) -> None:
+        """Say that the KV cache of layers below ``layer`` has been cut as well, behind the prefill."""
+        self._trimmed = layer
+
     def clear(self) -> None:
         """Forget the cuts; the announced prompts stay until their block ends."""
         self._pruned.clear()
+        self._trimmed = 0

@@ -35,13 +35,13 @@ def _count(function):
     return counter.get_total_flops(), {k: sum(v.values()) for k, v in counter.get_flop_counts().items()}
 
 
-def _generated(vlm, encoded, method=None, layer=0, steps=3):
+def _generated(vlm, encoded, method=None, layer=0, steps=3, cache="full"):
     """A greedy answer of exactly ``steps`` tokens from features made before; returns generate's output."""
     options = {"max_new_tokens": steps, "min_new_tokens": steps, "do_sample": False, "return_dict_in_generate": True}
     if method is None:
         with vlm.running(encoded) as inputs, torch.no_grad():
             return vlm.model.generate(**inputs, **options), None
-    with bl.prune(vlm, method, layer) as run, vlm.running(encoded) as inputs, torch.no_grad():
+    with bl.prune(vlm, method, layer, cache=cache) as run, vlm.running(encoded) as inputs, torch.no_grad():
         return vlm.model.generate(**inputs, **options), run
 
 
@@ -69,6 +69,9 @@ def test_pruned_prefill_and_decode_equal_torchs_counter(vlm, deeper, keep):
     pruned, _ = _count(lambda: _generated(vlm, encoded, Uniform(keep=keep), layer))
     assert cost.decoder_flops(*sizes, new_tokens=3)[0] == full
     assert cost.decoder_flops(*sizes, keep_n=keep, layer=layer, new_tokens=3)[0] == pruned < full
+    trimmed, _ = _count(lambda: _generated(vlm, encoded, Uniform(keep=keep), layer, cache="trimmed"))
+    assert cost.decoder_flops(*sizes, keep_n=keep, layer=layer, new_tokens=3, cache="trimmed")[0] == trimmed
+    assert trimmed < pruned if layer else trimmed == pruned
 
 
 def test_prefill_and_decode_add_up(vlm):
@@ -191,6 +194,8 @@ def test_bad_input_is_refused():
         cost.image_flops(config, n, 5, keep_n=1, layer=4)
     with pytest.raises(InputError, match="whole number of tiles"):
         cost.image_flops(config, n + 1, 5)
+    with pytest.raises(InputError, match="cache must be"):
+        cost.image_flops(config, n, 5, cache="half")
     with pytest.raises(InputError, match="grid"):
         cost.image_flops(tiny.config("qwen2_5_vl"), 15, 5, grid=(4, 4))
     with pytest.raises(UnsupportedError, match="decoder"):
@@ -214,14 +219,15 @@ def test_kv_cache_equals_the_real_one(vlm):
     encoded = vlm.vision(_encoded(vlm))
     n = encoded.layouts[0].n
     sizes = (vlm.model.config.text_config, n, encoded.last + 1 - n)
-    for method, kept in ((None, None), (Uniform(keep=3), 3)):
-        out, run = _generated(vlm, encoded, method, layer)
+    for method, kept, cache in ((None, None, "full"), (Uniform(keep=3), 3, "full"), (Uniform(keep=3), 3, "trimmed")):
+        out, run = _generated(vlm, encoded, method, layer, cache=cache)
         layers = out.past_key_values.layers
-        entries = cost.kv_entries(*sizes, keep_n=kept, layer=layer, new_tokens=3)
+        given = {"keep_n": kept, "layer": layer, "new_tokens": 3, "cache": cache}
+        entries = cost.kv_entries(*sizes, **given)
         assert entries == [x.keys.shape[2] for x in layers]
         assert run is None or entries == run.kv_lengths()
         real = sum(t.numel() * t.element_size() for x in layers for t in (x.keys, x.values))
-        assert cost.kv_bytes(*sizes, keep_n=kept, layer=layer, new_tokens=3, dtype=torch.float32) == real
+        assert cost.kv_bytes(*sizes, **given, dtype=torch.float32) == real
 
 
 def test_published_sizes():

@@ -21,10 +21,11 @@ class Keep(LogitsProcessor):
         return scores
 
 
-def recorded(vlm, enc, method, layer, way, positions="original", steps=pruned.STEPS, graphs=None):
+def recorded(vlm, enc, method, layer, way, positions="original", steps=pruned.STEPS, graphs=None, cache="full"):
     """Tokens, logits and selections of a greedy answer of ``steps`` tokens."""
     keep = Keep()
-    with engaged(vlm, method, layer, positions=positions, seed=0) as engine, vlm.running(enc) as inputs:
+    given = {"positions": positions, "seed": 0, "cache": cache}
+    with engaged(vlm, method, layer, **given) as engine, vlm.running(enc) as inputs:
         options = static_options(vlm, way, steps, engine, positions, graphs)
         with torch.no_grad():
             ids = vlm.model.generate(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 from foreseen import Foresees
 
@@ -110,13 +112,14 @@ def prompt_positions(vlm, inputs):
     return found[0].expand(*found[0].shape[:-2], *inputs["input_ids"].shape)
 
 
-def oracle(vlm, inputs, answer, gone, layer, renumber=False, merge=None, places=None, states=None):
+def oracle(vlm, inputs, answer, gone, layer, renumber=False, merge=None, places=None, states=None, trimmed=False):
     """Logits of every answer token from one forward over the whole sequence: no cache, no token removed.
 
     Keys of dropped tokens are hidden from layer ``layer`` on by a full attention mask, built here and handed to
     every layer; everything else is the stock model. Of a schedule ``gone`` and ``layer`` are lists, a stage each.
     ``merge(hidden)`` changes what enters the last of these, ``states(index, hidden)`` what enters any layer; ``places``
-    (B, N) are the positions of prompt tokens from ``layer`` on.
+    (B, N) are the positions of prompt tokens from ``layer`` on. ``trimmed`` hides what the last stage has dropped from
+    the answer's rows in every layer.
     """
     gones, layers = (gone, layer) if isinstance(layer, list) else ([gone], [layer])
     model, dec = vlm.model, vlm.decoder
@@ -140,7 +143,10 @@ def oracle(vlm, inputs, answer, gone, layer, renumber=False, merge=None, places=
         def hook(module, args, kwargs):
             given, eager = kwargs.get("attention_mask"), dec.config._attn_implementation == "eager"
             look = causal if given is None else given if given.dtype == torch.bool else given == 0
-            mask = (look & ~gones[stage - 1][:, None, None] if stage else look) | alone
+            look = look & ~gones[stage - 1][:, None, None] if stage else look.clone()
+            if trimmed:
+                look[:, :, n:] &= ~gones[-1][:, None, None]
+            mask = look | alone
             if eager:
                 mask = torch.zeros(mask.shape).masked_fill(~mask, -1e30)
             kwargs = {**kwargs, "attention_mask": mask}
@@ -164,6 +170,25 @@ def oracle(vlm, inputs, answer, gone, layer, renumber=False, merge=None, places=
     finally:
         for handle in handles:
             handle.remove()
+
+
+def unpadded(vlm):
+    """Two prompts of one length without padding, of which one drops more: its row is filled up with dropped tokens.
+
+    What `dropped_positions` and the like read of an ``Encoded``: nobody announces these prompts.
+    """
+    enc = vlm.encode(tiny.images(2), ["Where is it?", "x"])
+    a, b = enc.inputs["input_ids"]
+    b = b[enc.inputs["attention_mask"][1] == 1]
+    ids = torch.stack([a, torch.cat([b, a[-6:].repeat(20)[: len(a) - len(b)]])])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": enc.inputs["pixel_values"]}
+    visual = [row.nonzero()[:, 0] for row in ids == vlm.image_token_id]
+    return SimpleNamespace(
+        inputs=inputs,
+        owners=[0, 1],
+        spans=[(0, len(own)) for own in visual],
+        visual=torch.nn.utils.rnn.pad_sequence(visual, batch_first=True),
+    )
 
 
 def second_turn_error(vlm, enc, question, method, layer, steps=3):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
 from decoded import recorded
 from methods import RASTER, TILED, context
-from pruned import dropped_positions, generate, lowest_layer, oracle, run, words_only
+from pruned import dropped_positions, generate, lowest_layer, oracle, run, unpadded, words_only
 from tape import Waits
 from torch.nn.functional import cosine_similarity
 
@@ -221,20 +220,11 @@ def test_a_static_step_is_the_dynamic_one(positions):
 def test_fillers_come_back_as_what_they_were(merge):
     """Rows without padding of which one drops more: what fills it up is a parked token that some layers have run."""
     vlm = build()
-    enc = vlm.encode(tiny.images(2), ["Where is it?", "x"])
-    a, b = enc.inputs["input_ids"]
-    b = b[enc.inputs["attention_mask"][1] == 1]
-    ids = torch.stack([a, torch.cat([b, a[-6:].repeat(20)[: len(a) - len(b)]])])
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": enc.inputs["pixel_values"]}
-    visual = [row.nonzero()[:, 0] for row in ids == vlm.image_token_id]
-    longest = max(map(len, visual))
-    padded = torch.stack([torch.nn.functional.pad(own, (0, longest - len(own))) for own in visual])
-    spans = [(0, len(own)) for own in visual]
-    told = SimpleNamespace(owners=[0, 1], spans=spans, visual=padded, inputs=inputs)
+    told = unpadded(vlm)
     with prune(vlm, schedule=[replace(stage, method=SwiftVLM(merge=merge)) for stage in parse_schedule(WORD)]) as state:
-        answer, logits = generate(vlm, inputs)
+        answer, logits = generate(vlm, told.inputs)
     gone = [dropped_positions(told, chosen) for chosen in state.stages]
-    want = oracle(vlm, inputs, answer, gone, [1, 3, 4], states=Parking(told, state.stages, [1, 3, 4]))
+    want = oracle(vlm, told.inputs, answer, gone, [1, 3, 4], states=Parking(told, state.stages, [1, 3, 4]))
     assert (logits - want).abs().max() <= 1e-4
 
 

@@ -84,7 +84,7 @@ class StaticGenerate:
         logits = generation.step(first=True).logits[:, -1:]
         engine, cuts, shown = self.engine, [], None
         if engine is not None:
-            cuts = [(cut.layer, cut.index) for cut in engine.cuts_of(kv_cache_of(model_kwargs))]
+            cuts = engine.seen_later(kv_cache_of(model_kwargs))
             if engine.layer == 0:  # its hook on the decoder brings masks and positions to what is left
                 shown = cuts[0][1] if cuts else None
                 cuts = cuts[1:]

@@ -52,6 +52,9 @@ def shareable(vlm: VLM, configs: Mapping[int, Config], options: GenerationOption
     if why := not_plain_greedy(vlm, options.max_new_tokens):
         logger.debug("nothing is shared: %s", why)
         return []
+    if options.cache != "full":
+        logger.debug("nothing is shared: the layers of a shared prefix hold what every configuration needs of them")
+        return []
     numbers = [i for i, config in configs.items() if _is_accepted(vlm, config, options.positions)]
     return numbers if len(numbers) > 1 else []
 

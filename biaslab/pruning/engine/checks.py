@@ -17,7 +17,7 @@ from biaslab.pruning.methods.attention_method import AttentionMethod
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["attention_method", "check_cache", "check_generate", "check_profile", "check_setup"]
+__all__ = ["attention_method", "check_cache", "check_generate", "check_profile", "check_setup", "layer_types"]
 
 POSITIONS = ("original", "renumber", "remap")
 
@@ -77,7 +77,7 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
     implementation = getattr(config, "_attn_implementation", None) or ""
     if "flex" in implementation:
         raise UnsupportedError("flex attention masks cannot be cut: load with attn_implementation='sdpa'")
-    if other := set(_layer_types(config, n_layers)[layer:]) - {"full_attention"}:
+    if other := set(layer_types(config)[layer:]) - {"full_attention"}:
         raise UnsupportedError(
             f"layers at or after K = {layer} use {', '.join(sorted(other))}, which would count its window "
             "in the short sequence: choose a K behind them or another model"
@@ -183,12 +183,13 @@ def check_cache(cache: Any, use_cache: Any) -> None:
         )
 
 
-def _layer_types(config: Any, n_layers: int) -> list[str]:
+def layer_types(config: Any) -> list[str]:
+    """List the kind of attention of every decoder layer, as its configuration names it."""
     types = getattr(config, "layer_types", None)
     if types:
         return list(types)
     window = getattr(config, "sliding_window", None)
-    return ["sliding_attention" if window else "full_attention"] * n_layers
+    return ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers
 
 
 def _has_sections(rope: Any) -> bool:

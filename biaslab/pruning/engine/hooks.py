@@ -33,6 +33,7 @@ from biaslab.pruning.engine.recording import check_finite
 from biaslab.pruning.engine.running import RowKey, RunningPrefill, raw_layers, readers
 from biaslab.pruning.engine.short_inputs import ShortInputs
 from biaslab.pruning.engine.sources import first_projection, own_projection, raw_projection
+from biaslab.pruning.engine.trimming import check_kind, check_layers, trim
 from biaslab.pruning.engine.vision import TowerSource
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Engine:
         self.schedule = run.schedule
         self.layer = self.schedule.layer  # the first before which tokens are dropped
         self.stages = {stage.layer: number for number, stage in enumerate(self.schedule)}
+        self.trims = run.cache == "trimmed" and run.layer > 0
         self.running = False  # inside a forward of the whole model
         self.projecting = False  # inside a forward of the decoder that ends at the attention of its first layer
         self.prefill: RunningPrefill | None = None
@@ -81,7 +83,7 @@ class Engine:
             self._hooks.callback(hook.remove)
         self.tower.attach(self._hooks)
         last = 1 if list(self.stages) == [0] else len(decoder.layers)  # cut at K = 0 alone, the decoder's hook does all
-        for index in range(self.layer, last):
+        for index in range(0 if self.trims else self.layer, last):
             hook = decoder.layers[index].register_forward_pre_hook(self._layer_hook(index), with_kwargs=True)
             self._layer_hooks.callback(hook.remove)
         for index in raw_layers(self.schedule):  # behind the hook that shortens the layer's input
@@ -106,12 +108,19 @@ class Engine:
         """List the cuts of the prompts in a KV cache, one per stage; none where nothing was dropped."""
         return self.cuts.get(cache, ())
 
+    def seen_later(self, cache: Any) -> list[tuple[int, PrunedIndex]]:
+        """List from which layer on tokens behind the prompts in a cache see which of these; of equal layers both."""
+        cuts = [(cut.layer, cut.index) for cut in self.cuts_of(cache)]
+        return [*((k, index) for k, index in cuts if k == 0), (0, cuts[-1][1])] if self.trims and cuts else cuts
+
     def narrow(self, cache: Any, rows: Tensor) -> None:
         """Go on with some rows of the prompts in a cache, (R,) int64: whoever decodes has taken the others out."""
         self.cuts[cache] = [cut.rows(rows) for cut in self.cuts[cache]]
 
     def _check_generate(self, call: GenerateCall) -> None:
         check_generate(call)
+        if self.trims:
+            check_kind(getattr(call.settings, "cache_implementation", None) == "offloaded")
         if call.has_filled_cache and call.cache not in self.cuts:
             raise UnsupportedError(_FOREIGN)
 
@@ -159,7 +168,7 @@ class Engine:
                 raise UnsupportedError("a later turn on a cache pruned at K = 0 would misplace its tokens: use K >= 1")
             if kwargs.get("position_ids") is None:
                 raise UnsupportedError("at K = 0 the cache does not tell the position: decode with generate()")
-        for cut in cuts:
+        for cut in cuts[-1:] if self.trims else cuts:
             held, whole = entries(cache.layers[cut.layer]), cache.get_seq_length(0)
             if cut.layer > 0 and held - cut.index.kept != whole - cut.index.length:
                 raise UnsupportedError("the KV cache was changed since it was pruned: start from an empty cache")
@@ -229,6 +238,9 @@ class Engine:
     def _after_decoder(self, decoder: nn.Module, args: tuple, output: Any) -> None:
         finite, self.finite = self.finite, []
         check_finite(finite)
+        if self.trims and self.prefill is not None and self.made:
+            trim(self.cache, self.made)
+            self.vlm.prefill.trim(self.run.layer)
         if self.cache is not None:
             self.run._lengths = [entries(layer) for layer in self.cache.layers]
 
@@ -248,6 +260,8 @@ class Engine:
             if cache not in self.cuts:  # once per prompt
                 layer, length = self.decoder.layers[index], -1 if self.prefill is None else self.prefill.length
                 check_layer_arguments(layer, args, kwargs, length)
+                if self.trims:
+                    check_layers(cache, index)
             self.cache = cache
         hidden = args[0] if args else kwargs["hidden_states"]
         if self.prefill is not None and index in self.stages:
@@ -268,6 +282,8 @@ class Engine:
 
     def _seen_by(self, index: int) -> Cut | None:
         """Find the cut that has left what a layer sees."""
+        if self.trims and self.prefill is None and self.made:
+            return self.made[-1]
         return next((cut for cut in reversed(self.made) if cut.layer <= index), None)
 
     def _remember(self, cache: Any, cuts: Sequence[Cut]) -> None:

@@ -1,9 +1,10 @@
 """Dropping visual tokens inside an unmodified model, at the prefill, in front of one decoder layer or several.
 
-Only forward hooks are used. Layers below K run on the whole prompt and keep its whole KV cache; layer K and
-those after it see text and kept tokens, at their original positions; further stages drop more at later layers.
-Nothing changes at decode, where only a padding mask, if there is one, has to lose the columns of the dropped
-tokens: every cache layer knows its own length, and the positions of new tokens come from ``generate``.
+Only forward hooks are used. Layers below K run on the whole prompt and keep its whole KV cache (or what the last cut
+has left: `biaslab/pruning/engine/trimming.py`); layer K and those after it see text and kept tokens, at their original
+positions; further stages drop more at later layers. Nothing changes at decode, where only a padding mask, if there is
+one, has to lose the columns of the dropped tokens: every cache layer knows its own length, and the positions of new
+tokens come from ``generate``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from biaslab.pruning.base import Method
 from biaslab.pruning.engine.checks import check_profile, check_setup
 from biaslab.pruning.engine.hooks import Engine
 from biaslab.pruning.engine.run import PruneRun
+from biaslab.pruning.engine.trimming import check_trimming
 from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.pruning.registry import parse
 from biaslab.pruning.schedule import Schedule, Stage, is_schedule, parse_schedule, schedule_in
@@ -45,6 +47,7 @@ def prune(
     seed: int = 0,
     timed: bool = False,
     budget: str | None = None,
+    cache: str = "full",
 ) -> Iterator[PruneRun]:
     """Prune the visual tokens of every prompt that ``vlm`` runs inside the block.
 
@@ -77,6 +80,11 @@ def prune(
         Of a prompt with several images (frames of a video): each keeps its own share, or all are one pool, in which
         tokens of one image stand against those of another; the method then sees a layout of frames
         (`biaslab.core.frames.FramesLayout`). Default: as the method wants it (`Method.joint`), else "separate".
+    cache : "full" or "trimmed"
+        Layers below K keep the whole prompt in the KV cache; or, once the prefill is through, what the last cut has
+        left, as PriorTR and IVC-Prune do: the same in every layer. Prompt tokens have seen all there, generated ones
+        then see kept tokens alone, and are made faster. Not with renumbered positions, sliding windows below K, or
+        tokens that come back.
 
     Yields
     ------
@@ -122,7 +130,7 @@ def prune(
     ([128, 25], 0.2586)
     """
     options: Any = {"schedule": schedule, "positions": positions, "seed": seed, "timed": timed, "budget": budget}
-    with engaged(vlm, method, layer, **options) as engine:
+    with engaged(vlm, method, layer, **options, cache=cache) as engine:
         run = engine.run
         yield run
     if run.most:
@@ -140,12 +148,13 @@ def engaged(
     seed: int,
     timed: bool = False,
     budget: str | None = None,
+    cache: str = "full",
 ) -> Iterator[Engine]:
     """Do as `prune`, for callers whose run is more than this block, who warn of counts and may decode themselves.
 
     Parameters
     ----------
-    vlm, method, layer, schedule, positions, seed, timed, budget
+    vlm, method, layer, schedule, positions, seed, timed, budget, cache
         As of `prune`.
 
     Yields
@@ -154,11 +163,13 @@ def engaged(
     """
     expect_model(vlm)
     stages = _stages(vlm, method, layer, schedule, positions)
+    check_trimming(vlm.decoder.config, stages, positions, cache)
     for stage in stages:
         check_profile(vlm, stage.rule, stage.layer)
     if vlm.decoder in _ACTIVE:
         raise UnsupportedError("this model is being pruned already: leave the outer prune block first")
-    engine = Engine(vlm, PruneRun(stages, positions, seed, vlm.n_layers, _is_joint(stages, budget)), timed)
+    run = PruneRun(stages, positions, seed, vlm.n_layers, _is_joint(stages, budget), cache)
+    engine = Engine(vlm, run, timed)
     with ExitStack() as stack:
         _ACTIVE.add(vlm.decoder)
         stack.callback(_ACTIVE.discard, vlm.decoder)

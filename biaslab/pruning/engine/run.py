@@ -17,6 +17,8 @@ class PruneRun:
         Arguments of `prune`.
     joint : bool
         Whether the images of a prompt have one budget together.
+    cache : "full" or "trimmed"
+        Argument of `prune`.
     selections : list of Selection
         One per image of the latest prefill, in the order of the prompts (with one image per prompt: one per
         sample); empty if it held no image. The budget is each image's own, unless ``joint``: then an image may keep
@@ -42,9 +44,17 @@ class PruneRun:
     PruneRun('random', layer=4, kept=[16] of [256])
     """
 
-    def __init__(self, schedule: Schedule, positions: str, seed: int, n_layers: int, joint: bool = False) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        positions: str,
+        seed: int,
+        n_layers: int,
+        joint: bool = False,
+        cache: str = "full",
+    ) -> None:
         self.schedule, self.positions, self.seed = schedule, positions, seed
-        self.n_layers, self.joint = n_layers, joint
+        self.n_layers, self.joint, self.cache = n_layers, joint, cache
         self.most = 0
         self.clear()
 

@@ -78,7 +78,8 @@ class IVC(Method):
     published one for InternVL, with these differences: at half of the tokens 51 places of a tile of 256 are reference
     positions (26 by V, 25 by U; published 26 and 26), and the softmax runs over the tokens of the image (published:
     over all keys of the prompt). At other shares of the tokens the thumbnail's best are that share of it. The cache
-    below K stays. Published layers: 16 (InternVL2.5-8B, Qwen2.5-VL-7B, LLaVA), 22 (Qwen2.5-VL-3B), 2 (Qwen2-VL-7B).
+    below K stays, unless ``prune(cache="trimmed")`` trims it as published. Published layers: 16 (InternVL2.5-8B,
+    Qwen2.5-VL-7B, LLaVA), 22 (Qwen2.5-VL-3B), 2 (Qwen2-VL-7B).
     **Unverified**: the scale of the products before the softmax; of tiles, whether a winner of the thumbnail stands
     for all cells that it covers (as here; then ``cut=position`` leaves nothing of the thumbnail at half of the tokens)
     or for fewer, whether seeds are a share of the thumbnail or of all tokens, and

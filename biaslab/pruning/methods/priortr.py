@@ -46,8 +46,8 @@ class PriorTR(AttentionMethod):
 
     Notes
     -----
-    Differs from the published code in leaving the KV cache of the lower layers whole; it drops after layer index 1
-    (K = 2). Families whose prompt tokens see those behind them (PaliGemma) are refused: they have no such row.
+    Differs from the published code in leaving the KV cache of the lower layers whole, unless ``prune(cache="trimmed")``
+    trims it as there; it drops after layer index 1 (K = 2). Families whose prompt tokens see those behind them (PaliGemma) are refused: they have no such row.
     No RefCOCO figure has been published that we know of.
 
     References
@@ -79,7 +79,7 @@ class PriorTR(AttentionMethod):
         venue="ECCV 2026",
     )
     cost: ClassVar[str] = "one more query row, one sort"
-    verified: ClassVar[str] = "paper and code; the lower layers' cache stays"
+    verified: ClassVar[str] = "paper and code; the lower layers' cache stays by default"
     nested: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -47,7 +47,8 @@ class PriorTR(AttentionMethod):
     Notes
     -----
     Differs from the published code in leaving the KV cache of the lower layers whole, unless ``prune(cache="trimmed")``
-    trims it as there; it drops after layer index 1 (K = 2). Families whose prompt tokens see those behind them (PaliGemma) are refused: they have no such row.
+    trims it as there; it drops after layer index 1 (K = 2). Families whose prompt tokens see those behind them
+    (PaliGemma) are refused: they have no such row.
     No RefCOCO figure has been published that we know of.
 
     References

@@ -100,6 +100,13 @@ def evaluate(
         ),
     ] = False,
     decode: opt.Decode = "dynamic",
+    cache: Annotated[
+        str,
+        typer.Option(
+            help="What layers below K hold of the prompt while an answer is made: full, or trimmed to what the last "
+            "cut has left."
+        ),
+    ] = "full",
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
     config: Config = None,
@@ -118,6 +125,7 @@ def evaluate(
     opt.one_of(dry_run, rehearse)
     if not (dry_run and decode == "graph"):  # which may plan a run of another machine
         opt.way_to_decode(decode)
+    opt.kept_cache(cache)
     ratios, where = opt.keeps(keep), opt.layers(layer)
     chosen = opt.methods(methods or _METHODS)
     data = open_data_set(dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root)
@@ -140,7 +148,7 @@ def evaluate(
             configs = matched_configurations(meta.vlm, take(data, n), chosen, ratios, where, fitted, match)
         plan = plan_evaluate(
             model.geometry(), data, configs, n=n, batch_size=batch_size, dtype=model.dtype,
-            image_options=model.image_options, new_tokens=limit,
+            image_options=model.image_options, new_tokens=limit, cache=cache,
         )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")
         return
@@ -149,7 +157,7 @@ def evaluate(
     check_output_folder(out)
     sizes = ((sample.width, sample.height) for sample in take(data, n))
     meta = model.known(rehearse=rehearse)
-    check_pruning(meta, chosen, ratios, where, fitted, sizes)
+    check_pruning(meta, chosen, ratios, where, fitted, sizes, cache=cache)
     if match is not None and meta is not None and not rehearse:  # a rehearsal has fewer layers
         layers = prune_layers(meta.geometry, where)
         matched_configurations(meta.vlm, take(data, n), chosen, ratios, layers, fitted, match)
@@ -159,7 +167,7 @@ def evaluate(
         batch_size=batch_size, seed=seed, workers=workers, processes=processes, engine=engine,
         gpus_per_process=gpus_per_process, progress=True, reference=reference,
         retry_errors=retry_errors, match=match, max_new_tokens=max_new_tokens, plain=plain,
-        decode=decode, command=command_of(context), launch=(context.obj or {}).get("launch"),
+        decode=decode, cache=cache, command=command_of(context), launch=(context.obj or {}).get("launch"),
     )  # fmt: skip
     if not results.is_main:  # another rank has the table
         return

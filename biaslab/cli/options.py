@@ -101,6 +101,12 @@ def way_to_decode(decode: str) -> None:
     check_way(decode)
 
 
+def kept_cache(cache: str) -> None:
+    """Refuse unknown values of ``--cache``."""
+    if cache not in ("full", "trimmed"):
+        raise InputError(f"--cache is full or trimmed, got {cache!r}")
+
+
 def one_of(dry_run: bool, rehearse: bool) -> None:
     """Refuse the two together."""
     if dry_run and rehearse:

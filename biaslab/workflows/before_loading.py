@@ -21,6 +21,7 @@ from biaslab.models.recipe import LoadRecipe
 from biaslab.models.registry import resolve
 from biaslab.profiles.provenance import covers
 from biaslab.pruning.engine.checks import check_profile, check_setup
+from biaslab.pruning.engine.trimming import check_trimming
 from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.workflows.meta_model import MetaModel
 
@@ -92,6 +93,8 @@ def check_pruning(
     profile: Profiles = None,
     pictures: Iterable[tuple[int, int]] = (),
     text: str = "the object",
+    *,
+    cache: str = "full",
 ) -> None:
     """Refuse what the pruning engine would refuse, and warn of a count of tokens that no picture has.
 
@@ -105,6 +108,8 @@ def check_pruning(
         Sizes of the pictures, as far as they are known.
     text : str
         What is asked about them.
+    cache : "full" or "trimmed"
+        As of :func:`biaslab.pruning.prune`.
 
     Raises
     ------
@@ -116,6 +121,8 @@ def check_pruning(
     configs = configurations(methods, keep, prune_layers(meta.geometry, layers), profile, model=meta.geometry)
     layouts = _layouts(meta, pictures, text)
     for config in configs:
+        if config.stages:
+            check_trimming(meta.vlm.decoder.config, config.stages, "original", cache)
         for stage in config.stages:
             check_setup(meta.vlm, stage.rule, stage.layer, "original")
             if not _is_identified(meta):

@@ -155,6 +155,7 @@ def plan_evaluate(
     dtype: str = "auto",
     new_tokens: int = MAX_NEW_TOKENS,
     image_options: dict[str, Any] | None = None,
+    cache: str = "full",
 ) -> DryRun:
     """Plan a call of :func:`biaslab.evaluation.runner.evaluate`.
 
@@ -176,6 +177,8 @@ def plan_evaluate(
         Length of an answer that the FLOPs are counted with; real answers may be shorter.
     image_options : dict, optional
         How images are cut or resized, e.g. ``{"max_tiles": 6}``.
+    cache : "full" or "trimmed"
+        As of :func:`biaslab.evaluation.runner.evaluate`.
 
     Returns
     -------
@@ -198,7 +201,7 @@ def plan_evaluate(
     [{'method': 'none', 'kept': 256.0}, {'method': 'random', 'kept': 25.0}]
     """
     meta = MetaModel.of(model, dtype=dtype, image_options=image_options)
-    check_configurations(meta.vlm, configs, GenerationOptions())
+    check_configurations(meta.vlm, configs, GenerationOptions(cache=cache))
     samples = take(dataset, n)
     surveyed = meta.survey(((s.width, s.height), prompt_of(meta.family, s)) for s in samples)
     seen = [s for s in surveyed if s is not None]
@@ -209,13 +212,13 @@ def plan_evaluate(
     rows = []
     for config in configs:
         text = meta.config.text_config
-        row = meta.means(seen, text, config=config, new_tokens=new_tokens)
+        row = meta.means(seen, text, config=config, new_tokens=new_tokens, cache=cache)
         largest = max(seen, key=lambda s: s.layout.n + s.text)
         layers = [stage.layer for stage in config.stages]
         kept = config.kept(largest.layout.n) if layers else None
-        cache = kv_bytes(
+        held = kv_bytes(
             text, largest.layout.n, largest.text, keep_n=kept, layer=layers or 0, new_tokens=new_tokens,
-            dtype=meta.dtype,
+            dtype=meta.dtype, cache=cache,
         )  # fmt: skip
         rows.append(
             {
@@ -223,7 +226,7 @@ def plan_evaluate(
                 "keep": config.describe()["keep"],
                 "layer": config.layer,
                 **row,
-                "kv_mib": batch_size * cache / 2**20,
+                "kv_mib": batch_size * held / 2**20,
             }
         )
     table = pd.DataFrame(rows).astype({"layer": "Int64"})

@@ -207,7 +207,13 @@ class MetaModel:
         return PromptTokens(layout, inputs["input_ids"].shape[1] - layout.n)
 
     def means(
-        self, seen: Sequence[PromptTokens], text: Any, *, config: Config | None = None, new_tokens: int
+        self,
+        seen: Sequence[PromptTokens],
+        text: Any,
+        *,
+        config: Config | None = None,
+        new_tokens: int,
+        cache: str = "full",
     ) -> dict[str, float]:
         """Average visual tokens kept and TFLOPs per image.
 
@@ -221,6 +227,7 @@ class MetaModel:
             What is pruned; by default nothing.
         new_tokens : int
             Length of an answer.
+        cache : "full" or "trimmed"
 
         Returns
         -------
@@ -235,9 +242,8 @@ class MetaModel:
             kept = config.kept(one.layout.n) if config is not None and layers else [one.layout.n]
             sums["kept"] += times * kept[-1]
             try:
-                flops = prompt_flops(
-                    whole, [VisionInput.of(one.layout)], one.text, keep_n=kept, layer=layers or 0, new_tokens=new_tokens
-                )
+                spent: Any = {"keep_n": kept, "layer": layers or 0, "new_tokens": new_tokens, "cache": cache}
+                flops = prompt_flops(whole, [VisionInput.of(one.layout)], one.text, **spent)
             except UnsupportedError:
                 flops = None
             for part in ("vision", "projector", "decoder"):

@@ -77,6 +77,9 @@ def photo(tmp_path):
         ("evaluate --n 2 --methods none,divprune@0.4 --out {folder}/run", "write method@keep@layer"),
         ("evaluate --n 2 --methods random@0.4@1+relative@0.1@4 --out {folder}/run", "needs a profile"),
         ("evaluate --n 2 --methods pyramiddrop --keep 25 --out {folder}/run", "in 3 stages by shares: give a ratio"),
+        # -- the cache below K
+        ("evaluate --n 2 --methods fastv --cache half --out {folder}/run", "--cache is full or trimmed, got 'half'"),
+        ("evaluate --n 2 --methods swiftvlm --cache trimmed --out {folder}/run", "such a schedule needs --cache full"),
         # -- texts
         ("prune {photo} {empty}", "empty expression: say what to locate"),
         ("prune {photo} <IMG_CONTEXT>", "must not contain the image token"),

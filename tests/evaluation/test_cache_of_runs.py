@@ -8,9 +8,12 @@ import pytest
 import tiny
 import toy_grounding as toy
 
+import biaslab as bl
 from biaslab import cost
 from biaslab.errors import InputError, RunFolderError, UnsupportedError
+from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions
+from biaslab.workflows.dry_run import plan_evaluate
 
 METHODS = ("none", "fastv", "divprune@0.6@0+fastv@0.2@3")
 
@@ -55,6 +58,13 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path):
         with pytest.raises(error, match=match):
             toy.run(tmp_path / "run", **{"methods": ("fastv",), "keep": 0.3, **options})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_counts_it():
+    data, configs = bl.load_dataset("scenes", n=2), configurations(["none", "random"], 0.1, 4)
+    full, trimmed = (plan_evaluate("grounder", data, configs, cache=cache).table for cache in ("full", "trimmed"))
+    assert full.loc[0].equals(trimmed.loc[0])
+    assert (trimmed.loc[1, ["kv_mib", "tflops_decoder"]] < full.loc[1, ["kv_mib", "tflops_decoder"]]).all()
 
 
 def test_options_are_recorded_only_where_they_are_asked_for():

@@ -69,9 +69,10 @@ def test_pruned_prefill_and_decode_equal_torchs_counter(vlm, deeper, keep):
     pruned, _ = _count(lambda: _generated(vlm, encoded, Uniform(keep=keep), layer))
     assert cost.decoder_flops(*sizes, new_tokens=3)[0] == full
     assert cost.decoder_flops(*sizes, keep_n=keep, layer=layer, new_tokens=3)[0] == pruned < full
-    trimmed, _ = _count(lambda: _generated(vlm, encoded, Uniform(keep=keep), layer, cache="trimmed"))
-    assert cost.decoder_flops(*sizes, keep_n=keep, layer=layer, new_tokens=3, cache="trimmed")[0] == trimmed
-    assert trimmed < pruned if layer else trimmed == pruned
+    if deeper == 1:
+        trimmed, _ = _count(lambda: _generated(vlm, encoded, Uniform(keep=keep), layer, cache="trimmed"))
+        assert cost.decoder_flops(*sizes, keep_n=keep, layer=layer, new_tokens=3, cache="trimmed")[0] == trimmed
+        assert trimmed < pruned
 
 
 def test_prefill_and_decode_add_up(vlm):

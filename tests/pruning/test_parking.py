@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from decoded import recorded
+from devices import spread
 from methods import RASTER, TILED, context
 from pruned import dropped_positions, generate, lowest_layer, oracle, run, unpadded, words_only
 from tape import Waits
@@ -192,6 +193,17 @@ def test_caches_capture_shares_and_later_turns():
     gone = [dropped_positions(enc, chosen) for chosen in state.stages]
     want = oracle(vlm, enc.inputs, question, gone, [1, 3, 4], states=Parking(enc, state.stages, [1, 3, 4]))
     assert (second[:, :-1] - want[:, 1:]).abs().max() <= 1e-4
+
+
+def test_several_devices():
+    vlm = build()
+    enc = tiny.encoded(vlm, 3)
+    with prune(vlm, schedule=WORD):
+        tokens, logits = run(vlm, enc)
+    with spread(vlm), prune(vlm, schedule=WORD):
+        got = run(vlm, enc)
+    assert torch.equal(getattr(got[0], "held", got[0]), tokens)
+    torch.testing.assert_close(getattr(got[1], "held", got[1]), logits, atol=1e-4, rtol=0)
 
 
 def test_bringing_tokens_back_waits_for_no_device():

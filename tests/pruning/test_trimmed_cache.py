@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from decoded import recorded
+from devices import spread
 from pruned import dropped_positions, generate, lowest_layer, method_for, oracle, run, unpadded, words_only
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -88,6 +89,17 @@ def test_keeping_all_changes_nothing(family):
     with prune(vlm, method_for("fastv", 1.0), layer, cache="trimmed"):
         same = run(vlm, enc)
     assert torch.equal(same[0], tokens) and torch.equal(same[1], plain)
+
+
+def test_several_devices():
+    vlm, schedule = build(), "fastv@0.6@2+fastv@0.2@4"
+    enc = tiny.encoded(vlm, 3)
+    with prune(vlm, schedule=schedule, cache="trimmed"):
+        tokens, logits = run(vlm, enc)
+    with spread(vlm), prune(vlm, schedule=schedule, cache="trimmed"):
+        got = run(vlm, enc)
+    assert torch.equal(getattr(got[0], "held", got[0]), tokens)
+    torch.testing.assert_close(getattr(got[1], "held", got[1]), logits, atol=1e-4, rtol=0)
 
 
 def test_before_the_decoder_there_is_nothing_to_trim_and_prompts_without_an_image_pass():

@@ -81,7 +81,7 @@ def test_several_images_and_beams():
         assert vlm.generate(vlm.encode([pictures[2:]], tiny.texts(2)[1:]), max_new_tokens=4, num_beams=3) == both[1:]
 
 
-@pytest.mark.parametrize("family", [tiny.quick(family) for family in tiny.FAMILIES])
+@pytest.mark.parametrize("family", tiny.QUICK)
 def test_keeping_all_changes_nothing(family):
     vlm = build(family)
     enc, layer = tiny.encoded(vlm, 3), max(3, lowest_layer(vlm))

@@ -204,10 +204,7 @@ class Method(ABC):
 
     @property
     def restores(self) -> bool:
-        """Whether, as a later stage, it chooses among all tokens: what was left out comes back (`engine/parking.py`).
-
-        Then all stages of the schedule do so, and none reads a layer but its own.
-        """
+        """Whether, behind a stage of its kind, it chooses among all tokens again (`engine/parking.py` says how)."""
         return False
 
     def merging(self, ctx: TokenContext, indices: Tensor, scores: Tensor | None) -> Tensor | None:

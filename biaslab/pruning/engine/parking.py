@@ -1,4 +1,8 @@
-"""Tokens that a cut leaves out and that come back at the next one, moved as what went on in their place."""
+"""Tokens that a cut leaves out and that come back at the next one, moved as what went on in their place.
+
+Of methods whose `Method.restores` says so: all stages of the schedule are theirs, the first at K >= 1, and none reads a
+layer but its own, as no other has seen all tokens. A stage then cuts the whole prompt, whatever was cut before it.
+"""
 
 from __future__ import annotations
 

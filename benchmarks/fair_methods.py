@@ -18,8 +18,8 @@ METHODS: dict[str, str | None] = {
     "cdpruner": "0", "flashvlm": "0", "greedyprune": None, "dart": "2",
     # attention
     "fastv": "2", "pore": "2", "priortr": "2", "priortr:rule=ratio": None, "layer_ratio": None, "direction_only": None,
-    "sparsevlm": "own", "pyramiddrop": "own", "feather": "own", "localization_heads": None, "adatp": None,
-    "quota:by=blocks": None,
+    "sparsevlm": "own", "pyramiddrop": "own", "feather": "own", "swiftvlm": "own", "localization_heads": None,
+    "adatp": None, "quota:by=blocks": None,
     # attention, debiased or diverse
     "relative": None, "relative:heads=quality": None, "d2pruner": "2", "d2pruner:pivots_suppress=true": "2",
     "mmr": None, "scope": None, "scope:by=vision": "0", "idselection": "2", "ivc": "16", "protected": None,

@@ -129,11 +129,11 @@ def hits(
     vlm: bl.VLM, data: Expressions, words: Iterable[str], options: argparse.Namespace, out: Path, **more: Any
 ) -> dict[str, pd.DataFrame]:
     """Run words (or ``"none"``) and list for each of them hit and overlap of every expression, by id."""
-    words = list(dict.fromkeys(words))
-    configs = [one for word in words for one in configurations(word, 1.0, None, options.loaded, model=vlm)]
+    config_of = {word: configurations(word, 1.0, None, options.loaded, model=vlm)[0] for word in words}
+    once = {config.key: word for word, config in config_of.items()}  # a default may be said or not
     results = bl.evaluate(
-        vlm, data, methods=words, keep=1.0, profile=options.loaded, out=out, batch_size=options.batch_size,
-        progress=True, processes=options.processes, reference=None, **more,
+        vlm, data, methods=list(once.values()), keep=1.0, profile=options.loaded, out=out, reference=None,
+        batch_size=options.batch_size, progress=True, processes=options.processes, **more,
     )  # fmt: skip
     lines = results.samples
     lines["hit"] = lines["hit"].fillna(False).astype(float)  # a failed line is a miss
@@ -144,7 +144,7 @@ def hits(
     order = [sample.id for sample in data]
     return {
         word: groups[_key(config.describe())].set_index("id")[["hit", "iou", "error"]].loc[order]
-        for word, config in zip(words, configs, strict=True)
+        for word, config in config_of.items()
     }
 
 

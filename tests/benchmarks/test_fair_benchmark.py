@@ -114,7 +114,7 @@ def test_what_is_chosen_on_validation_is_measured_on_test(grounder, tmp_path, mo
     monkeypatch.setattr(fair.bl, "load", lambda *_, **__: grounder)
     for name, value in (("BEFORE_2", (0.1,)), ("SHARES", ()), ("METHODS", {name: FEW[name] for name in THREE})):
         monkeypatch.setattr(fair, name, value)
-    words = {"one": "divprune@0.3@0", "other": "uniform@0.3@0"}
+    words = {"one": "divprune@0.3@0", "other": "uniform@0.3@0", "the one again": "divprune:rounding=down@0.3@0"}
     made = (("a thing", "original"), ("it renumbered", "renumber"))
     ablations = [Ablation(name, lambda keeps, own: words, positions) for name, positions in made]
     monkeypatch.setattr(fair, "ABLATIONS", ablations)

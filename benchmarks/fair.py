@@ -203,7 +203,10 @@ def _ablation_parts(
     """Run the ablation: what has the same positions in one run."""
     keeps = next(iter(costs(vlm, data, LAYERS, shares=(), before=(0.1,)).values()))
     own = _schedules(vlm, data, keeps[0])
-    words = {ablation.name: ablation.words(keeps, own) for ablation in ABLATIONS}
+    words = {
+        one.name: {name: word for name, word in one.words(keeps, own).items() if _runs(vlm, word, options.loaded)}
+        for one in ABLATIONS
+    }
     measured = {}
     for positions in dict.fromkeys(ablation.positions for ablation in ABLATIONS):  # as much at once as can be shared
         asked = [w for one in ABLATIONS if one.positions == positions for w in words[one.name].values()]

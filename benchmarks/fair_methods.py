@@ -120,7 +120,7 @@ def _parts(keeps: Keeps, own: Own) -> dict[str, str]:
             f"{name}, no relevance": stages(f"{rule}:gamma=0"),
             f"{name}, next to no diversity": stages(f"{rule}:gamma=20"),
             f"{name}, mean over heads in the place of chosen ones": stages("fastv"),
-            f"{name}, two best heads' sum in their place": stages("localization_heads"),
+            f"{name}, localization heads in their place": stages("localization_heads"),
             f"{name}, random first cut": stages(rule, "random"),
             f"{name}, look-ahead as the first cut": stages(rule, "lookahead"),
             f"{name}, one later cut": f"{_cut('divprune', n0, 0)}+{_cut(rule, between, second.layer)}",

@@ -63,8 +63,9 @@ def fit_bias(
     queries: Annotated[
         str | None,
         typer.Option(
-            help="Query rows: last (prompt token), text (all after the image), or answer (those that the tokens of the "
-            "model's own answer are chosen from). Default: last; answer for lookahead."
+            help="Query rows: last (prompt token), text (all after the image), null (the first token behind the image, "
+            "which has not seen the question), or answer (those that the tokens of the model's own answer are chosen "
+            "from). Default: last; answer for lookahead."
         ),
     ] = None,
     heads: Annotated[
@@ -109,6 +110,7 @@ def fit_bias(
 ) -> None:
     """Fit a positional bias profile, and report the share of the attention's variance it explains in each layer."""
     from biaslab._util.text import why_unreadable
+    from biaslab.attention.query_rows import check_rows_of_family
     from biaslab.attention.scores import resolve
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.datasets.naming import check_names_objects
@@ -125,7 +127,7 @@ def fit_bias(
     if not launch.alone and maps is None:
         raise InputError("ranks share the images in a folder of maps: give --maps FOLDER, where all of them can write")
     resolve(score)  # refusals come before a model is loaded
-    opt.check_rows(heads, queries, ("last", "text", "answer"))
+    opt.check_rows(heads, queries, ("last", "text", "null", "answer"))
     if prompt is not None and (why := why_unreadable(prompt)):
         raise InputError(f"--prompt {why}")
     opt.one_of(dry_run, rehearse)
@@ -143,6 +145,7 @@ def fit_bias(
         from biaslab.workflows.dry_run import plan_fit
 
         sizes = model.geometry()
+        check_rows_of_family(queries, sizes.family, "--queries null")
         planned = calibration(sizes, images, n=n, seed=seed, **asked, **of_dataset)
         plan = plan_fit(
             sizes, planned, layers=numbers, heads=heads, batch_size=batch_size, maps=maps, dtype=model.dtype,
@@ -156,7 +159,9 @@ def fit_bias(
     check_figure_files(profile_path(out).with_suffix(""), inputs=[] if source is None else [source])
     if maps is not None:
         check_output_folder(maps)
-    model.known(rehearse=rehearse)  # refuses
+    known = model.known(rehearse=rehearse)  # refuses
+    if known is not None:
+        check_rows_of_family(queries, known.vlm.family, "--queries null")
     vlm = model.load(rehearse, max(numbers or [0]))
     data = calibration(
         vlm, images, n=n, batch_size=batch_size, seed=seed, progress=True, named=_log_of(out), **asked, **of_dataset

@@ -61,7 +61,9 @@ class Places(NamedTuple):
     row_of: Tensor | None = None
 
     def to(self, device: torch.device) -> Places:
-        return Places(*(t if t is None else t.to(device) for t in self))
+        rows, rows_mask, cols, cols_mask = (t.to(device) for t in self[:4])
+        original, row_of = (t if t is None else t.to(device) for t in self[4:])
+        return Places(rows, rows_mask, cols, cols_mask, original, row_of)
 
 
 @dataclass(frozen=True, eq=False)

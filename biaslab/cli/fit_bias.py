@@ -33,9 +33,11 @@ def fit_bias(
     images: Annotated[
         str,
         typer.Option(
-            help="Calibration images: a folder, .zip or .tar, a data set (as --dataset), or scenes, blank, noise."
+            help="Calibration images: a folder, .zip or .tar, a data set (as --dataset), or scenes, blank, noise. With "
+            "--frames one that holds a folder of pictures for each video."
         ),
     ] = "scenes",
+    frames: opt.Frames = None,
     split: opt.Split = None,
     columns: opt.Columns = None,
     image_root: opt.ImageRoot = None,
@@ -117,13 +119,16 @@ def fit_bias(
     from biaslab.errors import InputError
     from biaslab.profiles.file import check_replaceable, profile_path
     from biaslab.profiles.quality_text import quality_sentence
+    from biaslab.profiles.registry import check_knows_frames
     from biaslab.profiles.sample_size import few_images_text
+    from biaslab.workflows.dry_run import check_longest
     from biaslab.workflows.fit_bias import fit_bias as fit
     from biaslab.workflows.fit_bias import unfitted
     from biaslab.workflows.fit_conditional import check_alone
 
     launch = (context.obj or {}).get("launch", Launch())
-    check_alone(unfitted(estimator, criterion), launch)
+    unfit = unfitted(estimator, criterion)
+    check_alone(unfit, launch)
     if not launch.alone and maps is None:
         raise InputError("ranks share the images in a folder of maps: give --maps FOLDER, where all of them can write")
     resolve(score)  # refusals come before a model is loaded
@@ -133,7 +138,12 @@ def fit_bias(
     opt.one_of(dry_run, rehearse)
     numbers = model.layers(layers, rehearse=rehearse)
     of_dataset: dict[str, Any] = {"split": split, "columns": columns, "images": image_root}
-    asked: dict[str, Any] = {"prompt": prompt, "prompts": prompts, "questions": questions, "data_root": data_root}
+    asked: dict[str, Any] = {
+        "prompt": prompt, "prompts": prompts, "questions": questions, "data_root": data_root,
+        "frames": opt.frames(frames),
+    }  # fmt: skip
+    if frames is not None:
+        check_knows_frames(unfit)
     if prompts == "named":
         check_names_objects(model.name)
         if not launch.alone:
@@ -141,11 +151,17 @@ def fit_bias(
                 "objects are named by one process: leave out the launcher once, then give the file that keeps the "
                 f"names: --prompts {_log_of(out)}"
             )
+
+    def check(family: Any) -> None:
+        check_rows_of_family(queries, family, "--queries null")
+        if frames is not None:
+            opt.check_takes_frames(family, model.image_options)
+
     if dry_run:
         from biaslab.workflows.dry_run import plan_fit
 
         sizes = model.geometry()
-        check_rows_of_family(queries, sizes.family, "--queries null")
+        check(sizes.family)
         planned = calibration(sizes, images, n=n, seed=seed, **asked, **of_dataset)
         plan = plan_fit(
             sizes, planned, layers=numbers, heads=heads, batch_size=batch_size, maps=maps, dtype=model.dtype,
@@ -161,7 +177,9 @@ def fit_bias(
         check_output_folder(maps)
     known = model.known(rehearse=rehearse)  # refuses
     if known is not None:
-        check_rows_of_family(queries, known.vlm.family, "--queries null")
+        check(known.vlm.family)
+        if frames is not None:
+            check_longest(known, calibration(known.geometry, images, n=n, **asked, **of_dataset))
     vlm = model.load(rehearse, max(numbers or [0]))
     data = calibration(
         vlm, images, n=n, batch_size=batch_size, seed=seed, progress=True, named=_log_of(out), **asked, **of_dataset
@@ -203,10 +221,11 @@ def fit_bias(
     looking = quality_sentence(result.profile.quality_)
     if heads == "all" and maps is None:
         looking = "which heads look at something is read off single images: keep them with --maps FOLDER"
+    one = "video" if data.frames else "image"
     text = (
         f"{model.name}, {data.counted(result.maps.n)} ({data.name}), estimator {result.profile.name}\n"
-        "share of the variance of log attention (centred per image) this profile explains on held-out images (r2)\n"
-        "and that position would explain in the limit of many images (r2_asymptotic):\n"
+        f"share of the variance of log attention (centred per {one}) this profile explains on held-out {one}s (r2)\n"
+        f"and that position would explain in the limit of many {one}s (r2_asymptotic):\n"
         + (table(explained) if len(explained) else _NOT_KNOWN)
         + (f"\n{few}" if few else "")
         + (f"\n{looking}" if looking else "")

@@ -42,8 +42,8 @@ class KeptFramesDisplay(Display):
     1   fastv      0      5    1    1
     2  random      0      3    0    3
     3  random      1      6    1    2
-    >>> [ax.get_title() for ax in display.ax_][:2]
-    ['fastv\\nframe 1: 2 of 16', 'frame 2: 0 of 16']
+    >>> [ax.get_title(loc="left") for ax in display.ax_][:2]
+    ['fastv\nframe 1: 2 of 16', 'frame 2: 0 of 16']
     >>> plt.close(display.figure_)
     """
 

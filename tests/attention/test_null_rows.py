@@ -129,12 +129,10 @@ def test_maps_and_profiles_know_their_rows(tmp_path):
     with prune(vlm, Relative(keep=0.3, queries="null", profile=profile), 2) as run:
         vlm.forward(one)
     assert len(run.selections[0].indices) == FastV(keep=0.3).budget_of(one.layouts[0].n)
-    with pytest.raises(ProfileMismatchError, match="fitted for query rule 'null', not 'last'"):
-        with prune(vlm, Relative(keep=0.3, profile=profile), 2):
-            pytest.fail("was not refused before any work")
-    with pytest.raises(ProfileMismatchError, match="fitted for query rule 'last', not 'null'"):
-        other = FactorisedProfile().fit(collect(vlm, groups, layers=[1], progress=False))
-        with prune(vlm, Relative(keep=0.3, queries="null", profile=other), 2):
+    other = FactorisedProfile().fit(collect(vlm, groups, layers=[1], progress=False))
+    for queries, own, said in (("last", profile, "'null', not 'last'"), ("null", other, "'last', not 'null'")):
+        method = Relative(keep=0.3, queries=queries, profile=own)
+        with pytest.raises(ProfileMismatchError, match=f"fitted for query rule {said}"), prune(vlm, method, 2):
             pytest.fail("was not refused before any work")
 
 

@@ -80,7 +80,7 @@ def test_a_dry_run_counts_the_tokens_of_all_frames(capsys, videos):
         ("fit-bias --images {videos} --frames 3 --split test", 2, "videos are no data set"),
         ("fit-bias --images {videos} --frames 3 --model qwen2.5-vl-7b", 1, "--frames is not for qwen2_5_vl models"),
         ("fit-bias --images {videos} --frames 3 --image-option max_tiles=4", 2, "frames have max_tiles=1"),
-        ("fit-bias --images {videos} --frames 3 --model paligemma-3b-mix-224 --queries null", 1, "--queries null reads"),
+        ("fit-bias --images {videos} --frames 3 --model paligemma-3b-mix-224 --queries null", 1, "null reads a row"),
         ("fit-bias --images {long} --frames all", 2, "6 frames take 1605 positions with their question"),
         ("fit-bias --images {long} --frames all --dry-run", 2, "take fewer of them, --frames N"),
         ("prune {long}/clip cat --frames 6 --methods fastv", 2, "take fewer of them, --frames N"),

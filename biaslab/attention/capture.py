@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from biaslab.attention.generated import decode_rows
 from biaslab.attention.heads import check_heads
 from biaslab.attention.hook import attention_rows, row_options, watch
 from biaslab.attention.query_rows import check_queries, check_rows_of_family, null_rows, query_rows
+from biaslab.attention.raters import rater_rows, rating
 from biaslab.attention.rows import CapturedRows, Places, PromptPositions, Rows
 from biaslab.attention.scores import no_rope, reads_rope, resolve, score_name
 from biaslab.core.layers import resolve_layers
@@ -98,11 +100,13 @@ def capture(
         Decoder layers; negative ones count from the end.
     heads : "all" or "mean"
         Keep every head, or their mean.
-    queries : "last", "text", "null", "generated", or LongTensor (Q,) or (B, Q)
+    queries : "last", "text", "null", "raters", "generated", or LongTensor (Q,) or (B, Q)
         The last prompt token; every token after the image (question, end of turn, answer header); or absolute
         positions in the padded prompt (negative: from its end). "null": the first token behind the image (a newline, an
         end-of-image token), which has seen the picture and nothing of the question; of several images behind each its
-        own (row i of the prompt belongs to image i, ``Rows.row_of``), of frames of a video behind the last.
+        own (row i of the prompt belongs to image i, ``Rows.row_of``), of frames of a video behind the last. "raters":
+        those of "text" that the picture speaks to (:func:`biaslab.attention.raters.raters`, by what the decoder is
+        given; others count as fillers), of prompts of one image or of frames.
         "generated": the rows that the tokens of the answer are chosen from, one per token: that of the last prompt
         token, then at each decode step that of the token before. It needs a greedy or sampled ``generate`` with a KV
         cache; rows behind the end of an answer are fillers.
@@ -124,7 +128,7 @@ def capture(
     UnsupportedError
         An attention implementation that cannot be watched, a call without ``input_ids``, a prefill on a filled
         cache, or a way to generate that has no single prefill. "null" of a model in which every token of the prompt
-        sees the question.
+        sees the question, "raters" of a prompt with several images.
 
     Examples
     --------
@@ -216,6 +220,8 @@ def recorded(
         stack.enter_context(watch(vlm.model, {i: record(i) for i in layers}, rope=reads_rope(score_of)))
         stack.callback(vlm.model.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(vlm.model.register_forward_hook(state.end, always_call=True).remove)
+        if state.rates:
+            stack.callback(vlm.decoder.register_forward_pre_hook(state.rate, with_kwargs=True).remove)
         if generated:
             stack.enter_context(decode_rows(vlm, captured, score_of, heads))
         yield captured
@@ -226,6 +232,7 @@ class _State:
 
     def __init__(self, vlm: VLM, queries: str | Tensor, captured: CapturedRows) -> None:
         self.vlm, self.queries, self.captured = vlm, queries, captured
+        self.rates = isinstance(queries, str) and queries == "raters"
         self.running = False
         self.prefill: _Prefill | None = None
 
@@ -249,11 +256,21 @@ class _State:
             return  # a prompt without an image: nothing to record
         if isinstance(self.queries, str) and self.queries == "null":
             asked = null_rows(self.vlm, found.ids, is_image, visual)
+        elif self.rates:
+            asked = rater_rows(self.vlm, is_image, found.padding)
         else:
             asked = query_rows(self.queries, is_image, found.padding)
         prompt = PromptPositions(is_image, visual, visual_mask, *asked)
         self.prefill = _Prefill(prompt, ids.shape[1], cache is not None)
         self.captured._start(prompt)
+
+    def rate(self, decoder: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Before the first layer runs: of the rows behind the image only those that rate are no fillers."""
+        if self.running and self.prefill is not None:
+            before = self.prefill
+            prompt = replace(before.prompt, query_mask=rating(before.prompt, before.length, kwargs))
+            self.prefill = _Prefill(prompt, before.length, before.cached)
+            self.captured._start(prompt)
 
     def end(self, *_: Any) -> None:
         self.running, self.prefill = False, None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["NAMED", "QueryRows", "check_queries", "check_rows_of_family", "null_rows", "query_rows"]
 
 #: query rows by name
-NAMED = ("last", "text", "null", "generated")
+NAMED = ("last", "text", "null", "raters", "generated")
 
 
 class QueryRows(NamedTuple):
@@ -44,8 +44,8 @@ def check_queries(queries: Any, named: tuple[str, ...] = NAMED) -> None:
     --------
     >>> check_queries("first")
     Traceback (most recent call last):
-    biaslab.errors.InputError: queries must be 'last', 'text', 'null', 'generated' or a LongTensor of prompt \
-positions, got 'first'
+    biaslab.errors.InputError: queries must be 'last', 'text', 'null', 'raters', 'generated' or a LongTensor of \
+prompt positions, got 'first'
     """
     if not (isinstance(queries, Tensor) or (isinstance(queries, str) and queries in named)):
         words = ", ".join(repr(name) for name in named)

@@ -66,8 +66,9 @@ def fit_bias(
         str | None,
         typer.Option(
             help="Query rows: last (prompt token), text (all after the image), null (the first token behind the image, "
-            "which has not seen the question), or answer (those that the tokens of the model's own answer are chosen "
-            "from). Default: last; answer for lookahead."
+            "which has not seen the question), raters (those of text that the picture speaks to, as SparseVLM), or "
+            "answer (those that the tokens of the model's own answer are chosen from). Default: last; answer for "
+            "lookahead."
         ),
     ] = None,
     heads: Annotated[
@@ -132,7 +133,7 @@ def fit_bias(
     if not launch.alone and maps is None:
         raise InputError("ranks share the images in a folder of maps: give --maps FOLDER, where all of them can write")
     resolve(score)  # refusals come before a model is loaded
-    opt.check_rows(heads, queries, ("last", "text", "null", "answer"))
+    opt.check_rows(heads, queries, ("last", "text", "null", "raters", "answer"))
     if prompt is not None and (why := why_unreadable(prompt)):
         raise InputError(f"--prompt {why}")
     opt.one_of(dry_run, rehearse)

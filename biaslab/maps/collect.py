@@ -91,7 +91,7 @@ def collect(
         Decoder layers; negative ones count from the end.
     heads : "mean" or "all"
         Keep the mean over heads, as pruning methods score, or every head.
-    queries : "last", "text", "null", "answer", or LongTensor (Q,)
+    queries : "last", "text", "null", "raters", "answer", or LongTensor (Q,)
         As in `capture`; several query rows are averaged, but for "null", of which each image has its own, and frames of
         a video that behind the last. "answer": the model answers the prompt (greedily, 32 tokens at most), and the rows
         that it chose the tokens of its answer from become one map, in which a row weighs by how much it looks at
@@ -239,7 +239,7 @@ def _check_arguments(
     check_workers(workers)
     if isinstance(folds, bool) or not isinstance(folds, Integral) or folds < 2:
         raise InputError(f"folds must be a whole number >= 2, got {folds!r}")
-    check_queries(queries, ("last", "text", "null", "answer"))
+    check_queries(queries, ("last", "text", "null", "raters", "answer"))
     check_rows_of_family(queries, vlm.family)
     if isinstance(queries, Tensor) and queries.ndim != 1:
         raise InputError("collect takes explicit queries of shape (Q,), the same for every image")

@@ -69,8 +69,8 @@ def fit_bias(
         look at something (``quality_``, :func:`biaslab.profiles.head_quality`), which moments alone do not.
     queries : str, optional
         Query rows, as of :func:`biaslab.maps.collect.collect`: ``"last"`` (prompt token), ``"text"`` (all after the
-        image), ``"null"`` (first token behind the image) or ``"answer"``. Default: what the estimator is fitted to,
-        "last" of a positional one.
+        image), ``"null"`` (first token behind the image), ``"raters"`` or ``"answer"``. Default: what the estimator is
+        fitted to, "last" of a positional one.
     score : str or callable
         The quantity that is profiled, as in :func:`biaslab.maps.collect.collect`. A pruning method takes only a profile
         of its own ``score``.

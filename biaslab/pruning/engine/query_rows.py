@@ -61,7 +61,8 @@ def query_rows(
     Parameters
     ----------
     kinds : sequence of str or tuple of int
-        "last", "text", "null", or positions counted within each prompt.
+        "last", "text", "null", "raters" (the rows that these are chosen from: those of "text"), or positions counted
+        within each prompt.
     is_image : (B, N) bool Tensor
         Image placeholders.
     real : (B, N) bool Tensor or None
@@ -103,11 +104,11 @@ def _of_kind(
     batch = len(is_image)
     if kind == "null":
         return first_behind(is_image, placeholders), [len(own) for own in placeholders]
-    if kind == "text":
+    if kind in ("text", "raters"):
         rows, mask = text_after_image(is_image, real)
         counts = mask.sum(1).tolist()
         if not all(counts):
-            raise InputError("queries='text' needs text after the image in every prompt: put the image first")
+            raise InputError(f"queries={kind!r} needs text after the image in every prompt: put the image first")
         # fillers repeat a real row: the row of a padding token is undefined
         return torch.where(mask, rows, rows[:, :1]), counts
     everywhere = torch.ones_like(is_image) if real is None else real

@@ -339,8 +339,8 @@ class LearnedMaps(BaseEstimator, ABC):
         of_frames = all(isinstance(own, FramesLayout) for own in self.layouts_.values())
         if "layout" not in self.transports and of_frames and "/frames" not in key:
             raise ProfileMismatchError(
-                f"this {self.name!r} profile was fitted on frames of videos {sorted(self.layouts_)}, not on single "
-                "images: prune with budget='joint', or fit one on images"
+                f"this {self.name!r} profile was fitted on frames of videos {sorted(self.layouts_)}, not {key!r} of "
+                "one image: prune with budget='joint', or fit one on images"
             )
         if "layout" not in self.transports:
             raise ProfileMismatchError(

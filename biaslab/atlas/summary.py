@@ -99,7 +99,7 @@ def _frame_order_columns(part: pd.DataFrame) -> dict[str, Any]:
 def _frame_top_columns(part: pd.DataFrame) -> dict[str, Any]:
     """Of the videos of the number of frames that most have."""
     rows = rows_of_head(part)[0]
-    rows = rows[rows["frames"] == rows.loc[rows["n"].idxmax(), "frames"]]
+    rows = rows[rows["frames"] == rows["frames"].iloc[int(rows["n"].to_numpy().argmax())]]
     ends = {row["end"]: row for row in rows.to_dict("records")}
     columns = {f"frame_{at}{end}": ends[at][f"share{end}"] for at in ("first", "last") for end in _ENDS}
     return columns | {"frame_even": ends["last"]["even"], "frame_span": int(ends["last"]["span"])}

@@ -19,7 +19,7 @@ from biaslab.attention.generated import decode_rows
 from biaslab.attention.heads import check_heads
 from biaslab.attention.hook import attention_rows, row_options, watch
 from biaslab.attention.query_rows import check_queries, check_rows_of_family, null_rows, query_rows
-from biaslab.attention.raters import rater_rows, rating
+from biaslab.attention.rater_rows import rater_rows, rating
 from biaslab.attention.rows import CapturedRows, Places, PromptPositions, Rows
 from biaslab.attention.scores import no_rope, reads_rope, resolve, score_name
 from biaslab.core.layers import resolve_layers

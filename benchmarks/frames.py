@@ -7,6 +7,8 @@ the second and the third by turns. It was not trained on several images: what is
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 
 import biaslab as bl
 from biaslab.diagnostics.measures.frame_mass import frame_mass
+from biaslab.diagnostics.measures.frame_top import frame_top
 from biaslab.profiles import FactorisedProfile, variance_explained
 from biaslab.pruning import Method, make
 from biaslab.stats.jackknife import jackknife_interval
@@ -40,18 +43,21 @@ def report(prompts: int, layers: list[int], keep: float) -> Report:
     vlm, images, texts, which = asked(prompts)
     ids = [f"video-{i}" for i in range(len(images))]
     read = sorted({layer - 1 for layer in layers})
-    maps = bl.collect(vlm, images, prompt=texts, layers=read, frames=True, ids=ids, progress=False)
     drawn, kept = [], []
-    for layer in layers:
-        rows = frame_mass(maps, layers=layer - 1).to_dict("records")
-        each = {f"frame_{r['frame']}": f"{r['ratio']:.2f} [{r['ratio_lo']:.2f}, {r['ratio_hi']:.2f}]" for r in rows}
-        shares = {
-            name: 100 * variance_explained(maps, estimator=name, layer=layer - 1).r2
-            for name in ("tile", "factorised", "mean")
-        }
-        drawn.append({"layer": layer - 1, **each, **shares})
-        kept += measured(vlm, images, texts, which, maps, layer, keep)
-    columns = {"layer": ("layer", "")} | {f"frame_{k}": (f"frame {k + 1}", "") for k in range(FRAMES)}
+    with TemporaryDirectory() as folder:  # `frame_top` reads single prompts
+        of_rows = {
+            queries: bl.collect(
+                vlm, images, prompt=texts, layers=read, queries=queries, frames=True, ids=ids, progress=False,
+                out=Path(folder) / queries,
+            )
+            for queries in ("last", "null")
+        }  # fmt: skip
+        for layer in layers:
+            drawn += [{"rows": queries, **bias_of(maps, layer - 1)} for queries, maps in of_rows.items()]
+            kept += measured(vlm, images, texts, which, of_rows["last"], layer, keep)
+    columns = {"rows": ("rows", ""), "layer": ("layer", "")}
+    columns |= {f"frame_{k}": (f"frame {k + 1}", "") for k in range(FRAMES)}
+    columns |= {end: (f"of the most attended tenth in the {end} frame, %", "") for end in ("first", "last")}
     columns |= {name: (f"explained by {name}, %", ".1f") for name in ("tile", "factorised", "mean")}
     rules = {"layer": ("K", ""), "rule": ("adatp", ""), "asked": ("kept from the frame asked about, %", "")}
     rules |= {f"kept_{k}": (f"from frame {k + 1}, %", ".0f") for k in range(FRAMES)}
@@ -64,8 +70,28 @@ def report(prompts: int, layers: list[int], keep: float) -> Report:
             Table("Attention of each frame over its even share, and held-out variance explained", columns, drawn),
             Table("Kept tokens by frame; an even share is 33 %", rules, kept),
         ],
-        notes=["95 % intervals over prompts", "the profile is fitted on the prompts that are pruned"],
+        notes=[
+            "95 % intervals over prompts",
+            "rows: the last prompt token, or the first token behind the last frame (null)",
+            "the profile is fitted on the prompts that are pruned",
+        ],
     )
+
+
+def bias_of(maps: Any, layer: int) -> dict[str, Any]:
+    """Tell how much frames draw in a layer, where the most attended tokens lie, and what profiles explain."""
+    mass = frame_mass(maps, layers=layer).to_dict("records")
+    top = frame_top(maps, layers=layer).to_dict("records")
+    ends = {r["end"]: [100 * r[f"share{x}"] for x in ("", "_lo", "_hi")] for r in top}
+    return {
+        "layer": layer,
+        **{f"frame_{r['frame']}": f"{r['ratio']:.2f} [{r['ratio_lo']:.2f}, {r['ratio_hi']:.2f}]" for r in mass},
+        **{end: f"{share:.0f} [{lo:.0f}, {hi:.0f}]" for end, (share, lo, hi) in ends.items()},
+        **{
+            name: 100 * variance_explained(maps, estimator=name, layer=layer).r2
+            for name in ("tile", "factorised", "mean")
+        },
+    }
 
 
 def asked(prompts: int) -> tuple[Any, list[list[Any]], list[str], list[int]]:

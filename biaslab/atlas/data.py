@@ -36,9 +36,10 @@ class AtlasData:
     layers : list of int
         Decoder layers.
     tables : dict of str to DataFrame
-        "variance", "reliability", "mass", "tile_order", "dependence", of frames "frame_order" and "frame_mass" (rows
-        "mean" and, where the maps hold them, of each head), "strength" of the profile's maps, "quality" of single
-        heads, where it can be told, and, where passed in, "comparison" (probe against profile), "removal", "controls".
+        "variance", "reliability", "mass", "tile_order", "dependence", of frames "frame_order", "frame_mass" and
+        "frame_top" (rows "mean" and, where the maps hold them, of each head), "strength" of the profile's maps,
+        "quality" of single heads, where it can be told, and, where passed in, "comparison" (probe against profile),
+        "removal", "controls".
     skipped : dict of str to str
         Name -> why it could not be measured or drawn.
     profile : Profile

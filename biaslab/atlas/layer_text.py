@@ -62,6 +62,7 @@ def layer_sentences(row: Row, *, margin: tuple[float, float] = SLOPE_MARGIN) -> 
         *(_region_sentence(row, region) for region in _SUBJECTS),
         _tile_sentence(row),
         _frame_sentence(row),
+        _frame_top_sentence(row),
         _map_sentence(row),
         _probe_sentence(row, margin),
         _removal_sentence(row),
@@ -239,6 +240,18 @@ def _tile_sentence(row: Row) -> str:
 
 def _frame_sentence(row: Row) -> str:
     return _trend_sentence(row, "frame_slope", "video", "over frames", "from the first frame to the last")
+
+
+def _frame_top_sentence(row: Row) -> str:
+    if not has_values(row, "frame_first", "frame_last", "frame_even", "frame_span"):
+        return ""
+    first, last = (percent_text(row, f"frame_{end}") for end in ("first", "last"))
+    span, even = int(row["frame_span"]), f"{100 * row['frame_even']:.0f} %"
+    where = "frame" if span == 1 else f"{span} frames"
+    return (
+        f"of the tenth of the tokens that draw most, {last} lie in the last {where} and {first} in the first "
+        f"{'' if span == 1 else f'{span} '}(evenly spread: {even})."
+    )
 
 
 def _trend_sentence(row: Row, name: str, unit: str, over: str, ends: str) -> str:

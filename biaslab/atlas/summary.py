@@ -26,7 +26,8 @@ def summary_table(tables: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> 
     - n_for_target (images for reliability 0.9), reliability*, reliability_n: of the layout of most images;
     - row_eta2*, row_q, row_rho, and likewise col_...;
     - border*, top*, bottom*, left*, right*, thumbnail* (ratios to uniform attention), tile_slope*,
-      frame_slope*;
+      frame_slope*; frame_first*, frame_last* (shares of the most attended tokens in the first and last frame_span
+      frames), frame_even;
     - map_sd_factor (of the profile's map; without maps the ratios are the profile's, without intervals);
     - probe_slope*, probe_r*, probe_reliability, probe_ceiling, probe_r_disattenuated, probe_q, probe_groups;
     - auroc_raw, auroc, gain*, gain_p (adjusted), gain_n, gain_debias.
@@ -38,6 +39,7 @@ def summary_table(tables: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> 
         "mass": _mass_columns,
         "tile_order": _tile_order_columns,
         "frame_order": _frame_order_columns,
+        "frame_top": _frame_top_columns,
         "strength": _strength_columns,
         "comparison": _comparison_columns,
         "removal": _removal_columns,
@@ -92,6 +94,15 @@ def _tile_order_columns(part: pd.DataFrame) -> dict[str, Any]:
 def _frame_order_columns(part: pd.DataFrame) -> dict[str, Any]:
     row = rows_of_head(part)[0].iloc[0]
     return {f"frame_slope{end}": row[f"slope{end}"] for end in _ENDS}
+
+
+def _frame_top_columns(part: pd.DataFrame) -> dict[str, Any]:
+    """Of the videos of the number of frames that most have."""
+    rows = rows_of_head(part)[0]
+    rows = rows[rows["frames"] == rows["frames"].iloc[int(rows["n"].to_numpy().argmax())]]
+    ends = {row["end"]: row for row in rows.to_dict("records")}
+    columns = {f"frame_{at}{end}": ends[at][f"share{end}"] for at in ("first", "last") for end in _ENDS}
+    return columns | {"frame_even": ends["last"]["even"], "frame_span": int(ends["last"]["span"])}
 
 
 def _strength_columns(part: pd.DataFrame) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from biaslab.attention.generated import decode_rows
 from biaslab.attention.heads import check_heads
 from biaslab.attention.hook import attention_rows, row_options, watch
+from biaslab.attention.query_rows import check_queries, check_rows_of_family, null_rows, query_rows
+from biaslab.attention.rater_rows import rater_rows, rating
 from biaslab.attention.rows import CapturedRows, Places, PromptPositions, Rows
 from biaslab.attention.scores import no_rope, reads_rope, resolve, score_name
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError, UnsupportedError
-from biaslab.models.encoded import last_token, positions, text_after_image
+from biaslab.models.encoded import positions
 from biaslab.models.eval_mode import check_eval_mode
 from biaslab.models.expected import expect_model
 from biaslab.models.generation import GenerateCall, check_call, watched
@@ -50,7 +53,9 @@ class _Prefill:
         name = (cut, device)
         if name not in self.cache:
             prompt = self.prompt
-            whole = Places(prompt.queries, prompt.query_mask, prompt.visual, prompt.visual_mask, None)
+            whole = Places(
+                prompt.queries, prompt.query_mask, prompt.visual, prompt.visual_mask, None, prompt.row_of
+            )  # fmt: skip
             self.cache[name] = (whole if cut is None else self._short(cut)).to(device)
         return self.cache[name]
 
@@ -67,7 +72,8 @@ class _Prefill:
         rows, cols = short_of.gather(1, prompt.queries), short_of.gather(1, prompt.visual)
         original, mask = positions((cols >= 0) & prompt.visual_mask)
         cols = cols.gather(1, original).masked_fill(~mask, 0)
-        return Places(rows.clamp(min=0), prompt.query_mask & (rows >= 0), cols, mask, original)
+        row_of = None if prompt.row_of is None else prompt.row_of.gather(1, original)
+        return Places(rows.clamp(min=0), prompt.query_mask & (rows >= 0), cols, mask, original, row_of)
 
 
 @contextmanager
@@ -94,11 +100,16 @@ def capture(
         Decoder layers; negative ones count from the end.
     heads : "all" or "mean"
         Keep every head, or their mean.
-    queries : "last", "text", "generated", or LongTensor (Q,) or (B, Q)
+    queries : "last", "text", "null", "raters", "generated", or LongTensor (Q,) or (B, Q)
         The last prompt token; every token after the image (question, end of turn, answer header); or absolute
-        positions in the padded prompt (negative: from its end). "generated": the rows that the tokens of the answer are
-        chosen from, one per token: that of the last prompt token, then at each decode step that of the token before.
-        It needs a greedy or sampled ``generate`` with a KV cache; rows behind the end of an answer are fillers.
+        positions in the padded prompt (negative: from its end). "null": the first token behind the image (a newline, an
+        end-of-image token), which has seen the picture and nothing of the question; of several images behind each its
+        own (row i of the prompt belongs to image i, ``Rows.row_of``), of frames of a video behind the last. "raters":
+        those of "text" that the picture speaks to (:func:`biaslab.attention.raters.raters`, by what the decoder is
+        given; others count as fillers), of prompts of one image or of frames.
+        "generated": the rows that the tokens of the answer are chosen from, one per token: that of the last prompt
+        token, then at each decode step that of the token before. It needs a greedy or sampled ``generate`` with a KV
+        cache; rows behind the end of an answer are fillers.
     score : name of one in `biaslab.attention.scores.SCORES`, or callable
         "attention", "no_rope", "value_norm", "rope_corrected"; or ``score(query, key, value, cos, sin, *, rows, cols,
         scaling, attention_mask, is_causal, sliding_window, softcap) -> (B, H, Q, V) float32``, with the arguments of
@@ -116,7 +127,8 @@ def capture(
         A layer the decoder does not have, or a bad value of ``heads``, ``queries`` or ``score``; before the block runs.
     UnsupportedError
         An attention implementation that cannot be watched, a call without ``input_ids``, a prefill on a filled
-        cache, or a way to generate that has no single prefill.
+        cache, or a way to generate that has no single prefill. "null" of a model in which every token of the prompt
+        sees the question, "raters" of a prompt with several images.
 
     Examples
     --------
@@ -164,7 +176,8 @@ def recorded(
     expect_model(vlm)
     layers = sorted(resolve_layers(layers, vlm.n_layers, "the decoder"))
     check_heads(heads)
-    _check_queries(queries)
+    check_queries(queries)
+    check_rows_of_family(queries, vlm.family)
     score_of = resolve(score)
     captured = CapturedRows(layers)
     generated = isinstance(queries, str) and queries == "generated"
@@ -196,7 +209,7 @@ def recorded(
             values = score_of(query, key, value, kw.get("cos"), kw.get("sin"), **options).float()
             values = values.masked_fill(~(at.rows_mask[:, None, :, None] & at.cols_mask[:, None, None, :]), 0.0)
             values = values.mean(1, keepdim=True) if heads == "mean" else values
-            rows = Rows(values, at.cols_mask, at.rows_mask, at.original)
+            rows = Rows(values, at.cols_mask, at.rows_mask, at.original, at.row_of)
             captured._seen[layer] = (at, query.shape[2])
             captured._rows[layer] = rows if reduce is None else reduce(rows)
 
@@ -207,6 +220,8 @@ def recorded(
         stack.enter_context(watch(vlm.model, {i: record(i) for i in layers}, rope=reads_rope(score_of)))
         stack.callback(vlm.model.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(vlm.model.register_forward_hook(state.end, always_call=True).remove)
+        if state.rates:
+            stack.callback(vlm.decoder.register_forward_pre_hook(state.rate, with_kwargs=True).remove)
         if generated:
             stack.enter_context(decode_rows(vlm, captured, score_of, heads))
         yield captured
@@ -217,6 +232,7 @@ class _State:
 
     def __init__(self, vlm: VLM, queries: str | Tensor, captured: CapturedRows) -> None:
         self.vlm, self.queries, self.captured = vlm, queries, captured
+        self.rates = isinstance(queries, str) and queries == "raters"
         self.running = False
         self.prefill: _Prefill | None = None
 
@@ -238,10 +254,23 @@ class _State:
         visual, visual_mask = self.vlm.visual_tokens(found.ids) if bool(is_image.any()) else positions(is_image)
         if visual.shape[1] == 0:
             return  # a prompt without an image: nothing to record
-        rows, rows_mask = query_rows(self.queries, is_image, found.padding)
-        prompt = PromptPositions(is_image, visual, visual_mask, rows, rows_mask)
+        if isinstance(self.queries, str) and self.queries == "null":
+            asked = null_rows(self.vlm, found.ids, is_image, visual)
+        elif self.rates:
+            asked = rater_rows(self.vlm, is_image, found.padding)
+        else:
+            asked = query_rows(self.queries, is_image, found.padding)
+        prompt = PromptPositions(is_image, visual, visual_mask, *asked)
         self.prefill = _Prefill(prompt, ids.shape[1], cache is not None)
         self.captured._start(prompt)
+
+    def rate(self, decoder: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Before the first layer runs: of the rows behind the image only those that rate are no fillers."""
+        if self.running and self.prefill is not None:
+            before = self.prefill
+            prompt = replace(before.prompt, query_mask=rating(before.prompt, before.length, kwargs))
+            self.prefill = _Prefill(prompt, before.length, before.cached)
+            self.captured._start(prompt)
 
     def end(self, *_: Any) -> None:
         self.running, self.prefill = False, None
@@ -274,55 +303,3 @@ def _check_call(call: GenerateCall) -> None:
     check_call(call)
     if call.has_filled_cache:
         raise UnsupportedError(_FILLED)
-
-
-def _check_queries(queries: str | Tensor) -> None:
-    if not (isinstance(queries, Tensor) or queries in ("last", "text", "generated")):
-        raise InputError(
-            f"queries must be 'last', 'text', 'generated' or a LongTensor of prompt positions, got {queries!r}"
-        )
-    if isinstance(queries, Tensor) and (queries.dtype != torch.long or queries.ndim not in (1, 2)):
-        raise InputError("explicit queries must be a LongTensor of shape (Q,) or (B, Q)")
-
-
-def query_rows(queries: str | Tensor, is_image: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Find the absolute query rows of a padded prompt.
-
-    Parameters
-    ----------
-    queries : "last", "text", or LongTensor (Q,) or (B, Q)
-        As in `capture`.
-    is_image : Tensor (B, N), bool
-        Marks the image tokens.
-    padding : Tensor (B, N) or None
-        The attention mask: 0 where a prompt is padded.
-
-    Returns
-    -------
-    rows, mask : LongTensor (B, Q), bool Tensor (B, Q)
-        Positions, and which of them are no fillers.
-
-    Raises
-    ------
-    InputError
-        Explicit positions outside the prompt, or of another batch.
-
-    Examples
-    --------
-    >>> is_image = torch.tensor([[False, True, True, False, False]])
-    >>> query_rows("last", is_image, None)[0], query_rows("text", is_image, None)[0]
-    (tensor([[4]]), tensor([[3, 4]]))
-    """
-    batch, length = is_image.shape
-    if isinstance(queries, Tensor):
-        if queries.ndim == 2 and queries.shape[0] != batch:
-            raise InputError(f"queries of {queries.shape[0]} samples for a batch of {batch}")
-        if queries.numel() == 0 or int(queries.min()) < -length or int(queries.max()) >= length:
-            raise InputError(f"query positions must lie in -{length} .. {length - 1} of the padded prompt")
-        rows = queries.to(is_image.device).remainder(length).expand(batch, -1)
-        mask = torch.ones_like(rows, dtype=torch.bool)
-        return (rows, mask) if padding is None else (rows, padding.gather(1, rows).bool())
-    if queries == "text":
-        return text_after_image(is_image, padding)
-    rows = last_token(is_image, padding)
-    return rows, torch.ones_like(rows, dtype=torch.bool)

@@ -34,19 +34,23 @@ class Rows:
     kept : (B, V) LongTensor or None
         Where tokens had been pruned before this layer: ordinal of each column among the ORIGINAL visual
         tokens of its sample (an index into its layout). None: column v is visual token v.
+    row_of : (B, V) LongTensor or None
+        Where images of a prompt have query rows of their own: which of the Q belongs to each column. None: all rows
+        belong to all columns.
     """
 
     values: Tensor
     mask: Tensor
     query_mask: Tensor
     kept: Tensor | None = None
+    row_of: Tensor | None = None
 
 
 class Places(NamedTuple):
     """Where a layer has the query rows (B, Q) and the visual columns (B, V), and which of them are no fillers.
 
     ``original`` (B, V) is the ordinal of each column among the sample's original visual tokens; None where no token
-    had been pruned.
+    had been pruned. ``row_of`` (B, V) is the query row of each column, as of `Rows`.
     """
 
     rows: Tensor
@@ -54,10 +58,12 @@ class Places(NamedTuple):
     cols: Tensor
     cols_mask: Tensor
     original: Tensor | None
+    row_of: Tensor | None = None
 
     def to(self, device: torch.device) -> Places:
         rows, rows_mask, cols, cols_mask = (t.to(device) for t in self[:4])
-        return Places(rows, rows_mask, cols, cols_mask, None if self.original is None else self.original.to(device))
+        original, row_of = (t if t is None else t.to(device) for t in self[4:])
+        return Places(rows, rows_mask, cols, cols_mask, original, row_of)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +78,8 @@ class PromptPositions:
         The visual tokens, which are the columns of an unpruned layer, and which of them are no fillers.
     queries, query_mask : (B, Q) LongTensor, bool
         The query rows, and which of them are no fillers.
+    row_of : (B, V) LongTensor or None
+        Which of the query rows belongs to each visual token, where images have their own.
     """
 
     is_image: Tensor
@@ -79,6 +87,7 @@ class PromptPositions:
     visual_mask: Tensor
     queries: Tensor
     query_mask: Tensor
+    row_of: Tensor | None = None
 
 
 class CapturedRows(Mapping):
@@ -150,7 +159,7 @@ class CapturedRows(Mapping):
     def per_image(
         self, encoded: Encoded, layers: Sequence[int] | None = None, *, device: torch.device | str | None = None
     ) -> list[tuple[TokenLayout, Tensor]]:
-        """One map per image: the mean over the query rows of its prompt.
+        """One map per image: the mean over the query rows of its prompt, or its own row where images have their own.
 
         Parameters
         ----------
@@ -203,6 +212,8 @@ _NOTHING = "nothing captured yet: run the model on a prompt with an image inside
 def mean_over_queries(rows: Rows) -> Rows:
     """Rows of a single query, the mean over the query rows; fillers add nothing, because they are 0.
 
+    Where images have rows of their own, each column has that of its image.
+
     Examples
     --------
     >>> values = torch.tensor([[[[0.1, 0.3], [0.3, 0.5], [0.0, 0.0]]]])
@@ -210,6 +221,9 @@ def mean_over_queries(rows: Rows) -> Rows:
     >>> mean_over_queries(rows).values
     tensor([[[[0.2000, 0.4000]]]])
     """
+    if rows.row_of is not None:
+        at = rows.row_of[:, None, None].expand(-1, rows.values.shape[1], 1, -1)
+        return Rows(rows.values.gather(2, at), rows.mask, rows.query_mask.any(1, keepdim=True), rows.kept)
     count = rows.query_mask.sum(1).clamp(min=1)[:, None, None, None]
     mean = rows.values.sum(2, keepdim=True) / count
     return Rows(mean, rows.mask, rows.query_mask.any(1, keepdim=True), rows.kept)

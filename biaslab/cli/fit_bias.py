@@ -33,9 +33,11 @@ def fit_bias(
     images: Annotated[
         str,
         typer.Option(
-            help="Calibration images: a folder, .zip or .tar, a data set (as --dataset), or scenes, blank, noise."
+            help="Calibration images: a folder, .zip or .tar, a data set (as --dataset), or scenes, blank, noise. With "
+            "--frames one that holds a folder of pictures for each video."
         ),
     ] = "scenes",
+    frames: opt.Frames = None,
     split: opt.Split = None,
     columns: opt.Columns = None,
     image_root: opt.ImageRoot = None,
@@ -63,8 +65,10 @@ def fit_bias(
     queries: Annotated[
         str | None,
         typer.Option(
-            help="Query rows: last (prompt token), text (all after the image), or answer (those that the tokens of the "
-            "model's own answer are chosen from). Default: last; answer for lookahead."
+            help="Query rows: last (prompt token), text (all after the image), null (the first token behind the image, "
+            "which has not seen the question), raters (those of text that the picture speaks to, as SparseVLM), or "
+            "answer (those that the tokens of the model's own answer are chosen from). Default: last; answer for "
+            "lookahead."
         ),
     ] = None,
     heads: Annotated[
@@ -109,29 +113,38 @@ def fit_bias(
 ) -> None:
     """Fit a positional bias profile, and report the share of the attention's variance it explains in each layer."""
     from biaslab._util.text import why_unreadable
+    from biaslab.attention.query_rows import check_rows_of_family
     from biaslab.attention.scores import resolve
     from biaslab.datasets.calibration import calibration, source_folder
     from biaslab.datasets.naming import check_names_objects
     from biaslab.errors import InputError
     from biaslab.profiles.file import check_replaceable, profile_path
     from biaslab.profiles.quality_text import quality_sentence
+    from biaslab.profiles.registry import check_knows_frames
     from biaslab.profiles.sample_size import few_images_text
+    from biaslab.workflows.dry_run import check_longest
     from biaslab.workflows.fit_bias import fit_bias as fit
     from biaslab.workflows.fit_bias import unfitted
     from biaslab.workflows.fit_conditional import check_alone
 
     launch = (context.obj or {}).get("launch", Launch())
-    check_alone(unfitted(estimator, criterion), launch)
+    unfit = unfitted(estimator, criterion)
+    check_alone(unfit, launch)
     if not launch.alone and maps is None:
         raise InputError("ranks share the images in a folder of maps: give --maps FOLDER, where all of them can write")
     resolve(score)  # refusals come before a model is loaded
-    opt.check_rows(heads, queries, ("last", "text", "answer"))
+    opt.check_rows(heads, queries, ("last", "text", "null", "raters", "answer"))
     if prompt is not None and (why := why_unreadable(prompt)):
         raise InputError(f"--prompt {why}")
     opt.one_of(dry_run, rehearse)
     numbers = model.layers(layers, rehearse=rehearse)
     of_dataset: dict[str, Any] = {"split": split, "columns": columns, "images": image_root}
-    asked: dict[str, Any] = {"prompt": prompt, "prompts": prompts, "questions": questions, "data_root": data_root}
+    asked: dict[str, Any] = {
+        "prompt": prompt, "prompts": prompts, "questions": questions, "data_root": data_root,
+        "frames": opt.frames(frames),
+    }  # fmt: skip
+    if frames is not None:
+        check_knows_frames(unfit)
     if prompts == "named":
         check_names_objects(model.name)
         if not launch.alone:
@@ -139,10 +152,17 @@ def fit_bias(
                 "objects are named by one process: leave out the launcher once, then give the file that keeps the "
                 f"names: --prompts {_log_of(out)}"
             )
+
+    def check(family: Any) -> None:
+        check_rows_of_family(queries, family, "--queries null")
+        if frames is not None:
+            opt.check_takes_frames(family, model.image_options)
+
     if dry_run:
         from biaslab.workflows.dry_run import plan_fit
 
         sizes = model.geometry()
+        check(sizes.family)
         planned = calibration(sizes, images, n=n, seed=seed, **asked, **of_dataset)
         plan = plan_fit(
             sizes, planned, layers=numbers, heads=heads, batch_size=batch_size, maps=maps, dtype=model.dtype,
@@ -156,7 +176,11 @@ def fit_bias(
     check_figure_files(profile_path(out).with_suffix(""), inputs=[] if source is None else [source])
     if maps is not None:
         check_output_folder(maps)
-    model.known(rehearse=rehearse)  # refuses
+    known = model.known(rehearse=rehearse)  # refuses
+    if known is not None:
+        check(known.vlm.family)
+        if frames is not None:
+            check_longest(known, calibration(known.geometry, images, n=n, **asked, **of_dataset))
     vlm = model.load(rehearse, max(numbers or [0]))
     data = calibration(
         vlm, images, n=n, batch_size=batch_size, seed=seed, progress=True, named=_log_of(out), **asked, **of_dataset
@@ -198,10 +222,11 @@ def fit_bias(
     looking = quality_sentence(result.profile.quality_)
     if heads == "all" and maps is None:
         looking = "which heads look at something is read off single images: keep them with --maps FOLDER"
+    one = "video" if data.frames else "image"
     text = (
         f"{model.name}, {data.counted(result.maps.n)} ({data.name}), estimator {result.profile.name}\n"
-        "share of the variance of log attention (centred per image) this profile explains on held-out images (r2)\n"
-        "and that position would explain in the limit of many images (r2_asymptotic):\n"
+        f"share of the variance of log attention (centred per {one}) this profile explains on held-out {one}s (r2)\n"
+        f"and that position would explain in the limit of many {one}s (r2_asymptotic):\n"
         + (table(explained) if len(explained) else _NOT_KNOWN)
         + (f"\n{few}" if few else "")
         + (f"\n{looking}" if looking else "")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, UnsupportedError
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,13 @@ Columns = Annotated[
     ),
 ]
 ImageRoot = Annotated[Path | None, typer.Option(help="Folder, .zip or .tar of the pictures of a data set.")]
+Frames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all",
+        help="Pictures are frames of videos: so many of each video's, taken evenly, or all of them, are one prompt.",
+    ),
+]
 Decode = Annotated[
     str,
     typer.Option(
@@ -92,6 +99,34 @@ def check_rows(heads: str, queries: str | None, allowed: Sequence[str] = ("last"
         raise InputError(f"--heads is mean or all, got {heads!r}")
     if queries is not None and queries not in allowed:
         raise InputError(f"--queries is {' or '.join([', '.join(allowed[:-1]), allowed[-1]])}, got {queries!r}")
+
+
+def frames(text: str | None) -> int | str | None:
+    """Read ``--frames``: a number of frames, "all", or None where pictures are no frames."""
+    from biaslab.datasets.videos import ALL, check_count
+
+    if text is None or text == ALL:
+        return text
+    try:
+        return check_count(int(text))
+    except ValueError:  # an InputError is one
+        raise InputError(f"--frames is a whole number of frames of each video, or {ALL}; got {text!r}") from None
+
+
+def check_takes_frames(family: Any, image_options: Mapping[str, int]) -> None:
+    """Refuse ``--frames`` of a family that takes no frames, and image options that frames have of their own.
+
+    Raises
+    ------
+    UnsupportedError, InputError
+    """
+    if family.frames_refused:
+        raise UnsupportedError(
+            f"--frames is not for {family.name} models ({family.frames_refused}): choose a model of another family"
+        )
+    if both := sorted(set(image_options) & set(family.frame_options)):
+        fixed = family.frame_options[both[0]]
+        raise InputError(f"frames have {both[0]}={fixed}, as published: leave out --image-option {both[0]}")
 
 
 def way_to_decode(decode: str) -> None:

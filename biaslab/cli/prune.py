@@ -21,9 +21,23 @@ from biaslab.cli.output import emit
 )
 @with_model
 def prune(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
-    expression: Annotated[str, typer.Argument(help="Referring expression: the object to locate.")],
+    image: Annotated[Path, typer.Argument(help="An image file; with --frames a folder of a video's frames.")],
+    expression: Annotated[
+        str, typer.Argument(help="Referring expression: the object to locate. With --frames a question, as it is.")
+    ],
     model: ModelChoice,
+    frames: opt.Frames = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="With --frames: one more frame, in order; as often as you like."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="With --frames: joint, one for all frames, or separate, the same share of each. Default: what the "
+            "method wants."
+        ),
+    ] = None,
     methods: Annotated[
         str,
         typer.Option(
@@ -46,7 +60,10 @@ def prune(
     max_new_tokens: opt.MaxNewTokens = None,
     json: opt.Json = False,
 ) -> None:
-    """Locate an expression in one image with pruned visual tokens; print answers and boxes, draw the tokens kept."""
+    """Locate an expression in one image with pruned visual tokens; print answers and boxes, draw the tokens kept.
+
+    With --frames ask about a video, given as its frames.
+    """
     from biaslab._util.text import why_unreadable
     from biaslab.core.images import load_image
     from biaslab.errors import InputError
@@ -59,6 +76,17 @@ def prune(
 
     ratio, rules, where = opt.one_keep(keep), opt.methods(methods), opt.one_layer(layer)
     fitted = opt.profiles(profile)
+    if frames is not None:
+        from biaslab.cli.prune_video import prune_video
+
+        prune_video(
+            [image, *(images or ())], opt.frames(frames), expression, model, rules, ratio, where, fitted, budget, out,
+            seed=seed, max_new_tokens=max_new_tokens, json=json,
+        )  # fmt: skip
+        return
+    if images or budget is not None:
+        given = "--image" if images else "--budget"
+        raise InputError(f"{given} is of frames of a video: add --frames all, or leave it out")
     if why := why_unreadable(expression):
         raise InputError(f"the expression {why}")
     if not expression.strip():

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from biaslab.errors import InputError
 
-__all__ = ["as_stored", "open_file", "orientation", "suffixes", "upright"]
+__all__ = ["as_stored", "open_file", "orientation", "suffixes", "upright", "video_text"]
 
 _HEIC = frozenset({".heic", ".heif", ".hif"})
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _HEIC_FIX = "a HEIC picture needs a plug-in: pip install pillow-heif, or save it as JPEG"
 # video; and PostScript, which Pillow hands to an external interpreter
 _REFUSED = frozenset({"MPEG", "EPS"})
+_VIDEO = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"})
 # several pictures in these files are views or layers of the first one, no animation
 _FIRST_IS_ALL = frozenset({"MPO", "PSD", "ICO", "ICNS", "CUR"})
 _ORIENTATION = 0x0112
@@ -51,6 +53,27 @@ def suffixes() -> frozenset[str]:
     return _HEIC | {suffix for suffix, name in known if name in formats or name == "MPO"}
 
 
+def video_text(path: Any) -> str:
+    """Say how a video file becomes pictures; nothing of other files.
+
+    Examples
+    --------
+    >>> video_text(Path("runs/clip.mp4"))
+    'runs/clip.mp4 is a video file: cut it into pictures, `mkdir runs/clip && ffmpeg -i runs/clip.mp4 -vf fps=1 \
+runs/clip/%06d.png`, and name that folder'
+    >>> video_text("photo.png")
+    ''
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _VIDEO:
+        return ""
+    into = path.with_suffix("").as_posix()
+    return (
+        f"{path} is a video file: cut it into pictures, `mkdir {into} && ffmpeg -i {path} -vf fps=1 {into}/%06d.png`, "
+        "and name that folder"
+    )
+
+
 def open_file(file: Any, name: str) -> Image.Image:
     """Open a picture file without reading its pixels.
 
@@ -75,6 +98,8 @@ def open_file(file: Any, name: str) -> Image.Image:
     try:
         image: Image.Image = Image.open(file, formats=_formats())
     except UnidentifiedImageError:
+        if isinstance(file, Path) and (said := video_text(file)):
+            raise InputError(said) from None
         if not _is_heic(file):
             raise InputError(f"not a picture that can be read: {name} (no known format)") from None
         image = _open_heic(file, name)

@@ -26,6 +26,7 @@ __all__ = [
     "Picture",
     "PLACES",
     "Questions",
+    "again",
     "ask_of",
     "check_questions",
     "with_places",
@@ -111,6 +112,17 @@ class Questions:
         if not self.is_file:
             return str(self.prompts)
         return f"{self.path.name} ({hashlib.sha256(self.path.read_bytes()).hexdigest()[:12]})"
+
+
+def again(name: str, k: int) -> str:
+    """Name the question k on a picture as `biaslab.collect` names what comes again.
+
+    Examples
+    --------
+    >>> again("a.jpg", 0), again("a.jpg", 1)
+    ('a.jpg', 'a.jpg#2')
+    """
+    return name if k == 0 else f"{name}#{k + 1}"
 
 
 def check_questions(prompts: Any, questions: Any, prompt: Any) -> None:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from biaslab._util.arguments import as_path, at_least_one, whole_number
 from biaslab._util.number_text import count_text
-from biaslab.datasets.asked import CHOICES, INSTEAD, Picture, Questions, ask_of, check_questions
+from biaslab.core.picture_files import video_text
+from biaslab.datasets.asked import CHOICES, INSTEAD, Picture, Questions, again, ask_of, check_questions
+from biaslab.datasets.asked_videos import asked_videos, check_videos
 from biaslab.datasets.base import check_pictures
 from biaslab.datasets.captions import captions_of, read_captions
-from biaslab.datasets.data_root import VARIABLE, not_there, places, resolve_data_root
+from biaslab.datasets.data_root import VARIABLE, find_path, not_there, places, resolve_data_root
 from biaslab.datasets.image_sources import blank, noise, require_images
 from biaslab.datasets.picture_sources import PictureSource
 from biaslab.datasets.scenes import cached_scene
@@ -43,7 +45,8 @@ class Calibration:
     name : str
         What the images are, for people.
     images : sequence
-        PIL images, paths, or objects with ``.image``. The questions on a picture follow each other.
+        PIL images, paths, or objects with ``.image``, of videos lists of them. The questions on a picture follow each
+        other.
     prompts : str or list of str
         One for all, or one per image; user text, without the chat template.
     ids : list of str, optional
@@ -52,6 +55,8 @@ class Calibration:
     asked : dict, optional
         For provenance, where expressions were chosen: ``prompts`` (which), ``questions`` (the most per picture) and
         ``pictures`` (how many).
+    frames : bool
+        Whether every entry of ``images`` is a list of frames of a video.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Calibration:
     prompts: str | list[str]
     ids: list[str] | None = None
     asked: dict[str, Any] | None = None
+    frames: bool = False
 
     def counted(self, n: int) -> str:
         """Write how many of its images are there: "300 images", or "900 questions on 300 pictures".
@@ -70,8 +76,8 @@ class Calibration:
         """
         pictures = len({id(image) if not isinstance(image, (str, Path)) else image for image in self.images})
         if pictures == len(self.images):
-            return count_text(n, "image")
-        return f"{count_text(n, 'question')} on {count_text(pictures, 'picture')}"
+            return count_text(n, "video" if self.frames else "image")
+        return f"{count_text(n, 'question')} on {count_text(pictures, 'video' if self.frames else 'picture')}"
 
 
 def calibration(
@@ -90,6 +96,7 @@ def calibration(
     split: str | None = None,
     columns: str | None = None,
     images: str | Path | None = None,
+    frames: int | str | None = None,
 ) -> Calibration:
     """Make a calibration set by name, or of pictures from anywhere.
 
@@ -128,6 +135,10 @@ def calibration(
         Folder below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
     split, columns, images : optional
         Of a data set, as for :func:`biaslab.load_dataset`.
+    frames : int or "all", optional
+        The source holds videos, a folder of pictures each (:func:`biaslab.datasets.videos.find_videos`): so many of
+        their frames, evenly, are one prompt. They are asked ``prompt``, by default to be described, or what a file says
+        of their folders, word by word.
 
     Returns
     -------
@@ -157,6 +168,13 @@ def calibration(
     n = None if n is None else at_least_one("n", n)
     whole_number("seed", seed)
     check_questions(prompts, questions, prompt)
+    if frames is not None:
+        check_videos(prompts, questions, split=split, columns=columns, images=images)
+        made = asked_videos(
+            source, frames, n=n, prompt=prompt, prompts=prompts, questions=questions, columns=columns,
+            data_root=data_root,
+        )  # fmt: skip
+        return Calibration(*made, frames=True)
     found = _find_source(source, data_root, prompts, split, columns, images)
     _check_asked(source, found, prompt, prompts, questions)
     name, pictures, are_ids = _pictures(source, found, None if _is_file(prompts) else n, seed)
@@ -172,7 +190,7 @@ def calibration(
         name,
         [picture.image for picture, expressions in chosen for _ in expressions],
         [word(expression) for _, expressions in chosen for expression in expressions],
-        [_again(p.name, k) for p, expressions in chosen for k in range(len(expressions))] if are_ids else None,
+        [again(p.name, k) for p, expressions in chosen for k in range(len(expressions))] if are_ids else None,
         {"prompts": asked.about(), "questions": questions, "pictures": len(chosen)},
     )
 
@@ -204,11 +222,6 @@ def _pictures(
     return f"pictures in {source}", [Picture(found.below(file), file) for file in files], False
 
 
-def _again(name: str, k: int) -> str:
-    """Name the question k on a picture as `biaslab.collect` names what comes again."""
-    return name if k == 0 else f"{name}#{k + 1}"
-
-
 def source_folder(
     source: str | Path,
     *,
@@ -231,7 +244,8 @@ def source_folder(
     prompt, prompts, questions
         As for :func:`calibration`.
     **options
-        ``split``, ``columns``, ``images`` of a data set, which is opened, and its first pictures looked for.
+        ``split``, ``columns``, ``images`` of a data set, which is opened, and its first pictures looked for; ``frames``
+        of videos, which are listed.
 
     Returns
     -------
@@ -245,6 +259,13 @@ def source_folder(
         be asked of the pictures.
     """
     check_questions(prompts, questions, prompt)
+    frames = options.pop("frames", None)
+    if frames is not None:
+        check_videos(prompts, questions, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is left out is said where it is used
+            asked_videos(source, frames, prompts=prompts, columns=options.get("columns"), data_root=data_root)
+        return find_path(source, resolve_data_root(data_root))
     found = _find_source(source, data_root, prompts, **options)
     _check_asked(source, found, prompt, prompts, questions)
     if found is None:
@@ -304,6 +325,8 @@ def _find_source(
     root = resolve_data_root(data_root)
     # a file of captions has columns too, and is for pictures that have none
     found = PictureSource(source, root, split, None if _is_file(prompts) else columns, images)
+    if found.path is not None and (said := video_text(found.path)):
+        raise InputError(f"{said} (--frames)")
     if found.path is None and not found.is_dataset:
         fix = (
             f"give a folder or archive of pictures or a data set, itself or below the data root (--data-root, "

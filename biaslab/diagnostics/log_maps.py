@@ -13,7 +13,7 @@ from biaslab.maps.moments import centred_log
 from biaslab.maps.protocol import Maps
 from biaslab.maps.streamed import StreamedMaps
 
-__all__ = ["fold_means", "head_names", "log_stacks"]
+__all__ = ["check_readable", "fold_means", "head_names", "log_stacks", "not_finite"]
 
 _BLOCK_VALUES = 32_000_000  # float64 values held at once: 256 MB
 
@@ -21,6 +21,24 @@ _BLOCK_VALUES = 32_000_000  # float64 values held at once: 256 MB
 def head_names(maps: Maps) -> list[str]:
     """List the labels of the head axis: "mean", or "0", "1" ..."""
     return ["mean"] if maps.heads == "mean" else [str(h) for h in range(int(maps.heads))]
+
+
+def check_readable(maps: Any) -> None:
+    """Refuse streamed maps, which hold no single images, and maps of no image at all.
+
+    Raises
+    ------
+    InputError
+    """
+    if isinstance(maps, StreamedMaps):
+        raise InputError("this diagnostic reads single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
+    if maps.n == 0:
+        raise InputError("the maps hold no images: collect() over at least one image first")
+
+
+def not_finite(layer: int) -> InputError:
+    """Word the error for attention that is not finite."""
+    return InputError(f"attention of layer {layer} is not finite: collect again with the model in another dtype")
 
 
 def log_stacks(maps: Any, layer: int) -> Iterator[tuple[str, dict[str, tuple[TokenLayout, np.ndarray]]]]:
@@ -46,10 +64,7 @@ def log_stacks(maps: Any, layer: int) -> Iterator[tuple[str, dict[str, tuple[Tok
     InputError
         Streamed maps, which hold no single images; no images at all; attention that is not finite.
     """
-    if isinstance(maps, StreamedMaps):
-        raise InputError("this diagnostic reads single images: collect with out='FOLDER' (fit-bias --maps FOLDER)")
-    if maps.n == 0:
-        raise InputError("the maps hold no images: collect() over at least one image first")
+    check_readable(maps)
     names = head_names(maps)
     layouts = [maps.record(i).layout for i in range(maps.n)]
     at_once = max(1, _BLOCK_VALUES // sum(layout.n for layout in layouts))
@@ -60,7 +75,7 @@ def log_stacks(maps: Any, layer: int) -> Iterator[tuple[str, dict[str, tuple[Tok
             of_layout.setdefault(layout.key, []).append(centred_log(maps.image(i, layer)[block]))
         stacked = {key: np.stack(images, axis=1) for key, images in of_layout.items()}  # (heads, n, N)
         if not all(np.isfinite(values).all() for values in stacked.values()):
-            raise InputError(f"attention of layer {layer} is not finite: collect again with the model in another dtype")
+            raise not_finite(layer)
         for h, name in enumerate(names[block]):
             yield name, {key: (maps.layouts[key], values[h]) for key, values in stacked.items()}
 

@@ -10,6 +10,7 @@ from biaslab.figures.frame_mass_display import FrameMassDisplay
 from biaslab.figures.head_rating_display import HeadRatingDisplay
 from biaslab.figures.heads_display import HeadsDisplay
 from biaslab.figures.kept_display import KeptTokensDisplay
+from biaslab.figures.kept_frames_display import KeptFramesDisplay
 from biaslab.figures.learned_places_display import LearnedPlacesDisplay
 from biaslab.figures.learning_curve_display import LearningCurveDisplay
 from biaslab.figures.probe_display import LocationAccuracyDisplay, ProbeDisplay
@@ -31,6 +32,7 @@ __all__ = [
     "FrameMassDisplay",
     "HeadRatingDisplay",
     "HeadsDisplay",
+    "KeptFramesDisplay",
     "KeptTokensDisplay",
     "LearnedPlacesDisplay",
     "LearningCurveDisplay",

@@ -29,13 +29,24 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["IGNORED", "AttentionMaps", "ImageRecord", "fold_of"]
+__all__ = ["IGNORED", "AttentionMaps", "ImageRecord", "fold_of", "picture_of"]
 
 #: settings in which two collections may differ: the rotary embedding is read off the model, which is compared; older
 #: collections lack it, and devices round it
 IGNORED = frozenset({"loading", "rotary"})
 
 _AGAIN = re.compile(r"#\d+(?=(\[\d+\])?$)")  # what `collect` puts behind an id that comes again
+
+
+def picture_of(image_id: str) -> str:
+    """Tell the picture that is shown: an id without what stands behind it where the picture comes again.
+
+    Examples
+    --------
+    >>> picture_of("a.jpg#2"), picture_of("a.jpg"), picture_of("a.jpg#2[1]")
+    ('a.jpg', 'a.jpg', 'a.jpg[1]')
+    """
+    return _AGAIN.sub("", image_id)
 
 
 def fold_of(image_id: str, folds: int) -> int:
@@ -63,7 +74,7 @@ def fold_of(image_id: str, folds: int) -> int:
     >>> fold_of("b.jpg#2", 5) == fold_of("b.jpg", 5)
     True
     """
-    picture = _AGAIN.sub("", image_id)
+    picture = picture_of(image_id)
     return int.from_bytes(hashlib.sha256(picture.encode()).digest()[:8], "big") % folds
 
 

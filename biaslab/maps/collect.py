@@ -23,6 +23,7 @@ from biaslab._util.arguments import as_path, at_least_one
 from biaslab._util.launch import Launch
 from biaslab._util.number_text import count_text
 from biaslab._util.progress import progress_bar
+from biaslab.attention.query_rows import check_queries, check_rows_of_family
 from biaslab.attention.rotary import advances, rotary_of
 from biaslab.attention.rows import PromptPositions
 from biaslab.attention.scores import resolve, score_name
@@ -90,10 +91,11 @@ def collect(
         Decoder layers; negative ones count from the end.
     heads : "mean" or "all"
         Keep the mean over heads, as pruning methods score, or every head.
-    queries : "last", "text", "answer", or LongTensor (Q,)
-        As in `capture`; several query rows are averaged. "answer": the model answers the prompt (greedily, 32 tokens at
-        most), and the rows that it chose the tokens of its answer from become one map, in which a row weighs by how
-        much it looks at something (`biaslab.maps.answer_rows.looking_row`).
+    queries : "last", "text", "null", "raters", "answer", or LongTensor (Q,)
+        As in `capture`; several query rows are averaged, but for "null", of which each image has its own, and frames of
+        a video that behind the last. "answer": the model answers the prompt (greedily, 32 tokens at most), and the rows
+        that it chose the tokens of its answer from become one map, in which a row weighs by how much it looks at
+        something (`biaslab.maps.answer_rows.looking_row`).
     score : str or callable
         As in `capture`. Its name goes into the settings, and from there into a profile, which serves no other score.
     batch_size : int
@@ -237,8 +239,8 @@ def _check_arguments(
     check_workers(workers)
     if isinstance(folds, bool) or not isinstance(folds, Integral) or folds < 2:
         raise InputError(f"folds must be a whole number >= 2, got {folds!r}")
-    if not isinstance(queries, Tensor) and queries not in ("last", "text", "answer"):
-        raise InputError(f"queries must be 'last', 'text', 'answer' or a LongTensor of positions, got {queries!r}")
+    check_queries(queries, ("last", "text", "null", "raters", "answer"))
+    check_rows_of_family(queries, vlm.family)
     if isinstance(queries, Tensor) and queries.ndim != 1:
         raise InputError("collect takes explicit queries of shape (Q,), the same for every image")
     prompts = prompt if isinstance(prompt, list) else [prompt]
@@ -370,8 +372,12 @@ def _query_distances(encoded: Encoded, prompt: PromptPositions, rotary: dict[str
     step[is_image] = torch.from_numpy(np.concatenate(moves))
     at = step.cumsum(1)
     ends = at[is_image][np.cumsum([len(m) for m in moves]) - 1]
-    far = (at.gather(1, queries) * mask).sum(1) / mask.sum(1)
-    return [None if bool(d.isnan()) else round(float(d)) for d in far[encoded.owners] - ends]
+    where = at.gather(1, queries)
+    if prompt.row_of is None:
+        far = ((where * mask).sum(1) / mask.sum(1))[encoded.owners]
+    else:  # each image has its own
+        far = where[encoded.owners, encoded.places].double()
+    return [None if bool(d.isnan()) else round(float(d)) for d in far - ends]
 
 
 def _prompt_name(prompt: str | list[str] | None) -> str:

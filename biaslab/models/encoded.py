@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from biaslab.errors import InputError
 if TYPE_CHECKING:
     from biaslab.models.pixel_values import RawPixels
 
-__all__ = ["Encoded", "last_token", "positions", "text_after_image"]
+__all__ = ["Encoded", "first_behind", "last_token", "positions", "text_after_image"]
 
 
 def positions(flags: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,6 +69,48 @@ def last_token(is_image: Tensor, attention_mask: Tensor | None) -> Tensor:
     return length - 1 - attention_mask.flip(1).long().argmax(1, keepdim=True)
 
 
+def first_behind(is_image: Tensor, placeholders: Sequence[Sequence[int]]) -> Tensor:
+    """Find the first token behind each image that belongs to no image.
+
+    It closes the picture (a newline, an end-of-image token) and, in a causal decoder, has seen all of it and nothing
+    of a question that follows. Tiles and a thumbnail are one image: what separates them is no end. Of images without
+    anything between them all have the same one.
+
+    Parameters
+    ----------
+    is_image : (B, N) bool Tensor
+    placeholders : sequence of sequence of int
+        Image placeholders of every image of each prompt, those included that show no place.
+
+    Returns
+    -------
+    (B, I) int64 Tensor
+        I the largest number of images; behind a prompt's own its last one is repeated.
+
+    Raises
+    ------
+    InputError
+        A prompt that ends with an image, or holds none.
+
+    Examples
+    --------
+    >>> is_image = torch.tensor([[False, True, True, False, True, False, False]])
+    >>> first_behind(is_image, [[2, 1]])
+    tensor([[3, 5]])
+    """
+    if not all(placeholders):
+        raise InputError("queries='null' needs an image in every prompt: leave out those without")
+    most = max(len(own) for own in placeholders)
+    ends = torch.tensor([[*accumulate(own), *([sum(own)] * (most - len(own)))] for own in placeholders])
+    ends = ends.to(is_image.device)
+    seen = is_image.long().cumsum(1)
+    # rank of each image's last placeholder -> tokens that are no image and stand behind it
+    behind = (seen[:, None] >= ends[..., None]) & ~is_image[:, None]
+    if not bool(behind.any(2).all()):
+        raise InputError("queries='null' needs a token behind every image: put the image before the text")
+    return behind.long().argmax(2)
+
+
 _EACH_ITS_OWN: Any = None  # one image per prompt
 
 
@@ -102,6 +145,8 @@ class Encoded:
     tower : sequence, optional
         Of prompts whose features have been computed (`VLM.vision`): what was kept of the vision tower, a
         :class:`biaslab.attention.vision_record.VisionRecord` for each image, for methods that read it.
+    frames : bool
+        Whether the images of each prompt are frames of a video.
 
     Examples
     --------
@@ -126,6 +171,7 @@ class Encoded:
     pictures: list[int] | None = None
     raw: RawPixels | None = None
     tower: Sequence[Any] | None = None
+    frames: bool = False
 
     def __post_init__(self) -> None:
         if self.owners is None:
@@ -189,6 +235,24 @@ class Encoded:
     def device(self) -> torch.device:
         """Where the tensors are."""
         return self.visual.device
+
+    @property
+    def places(self) -> list[int]:
+        """Of each image, its number within its prompt, from 0."""
+        seen = [0] * len(self)
+        out = []
+        for owner in self.owners:
+            out.append(seen[owner])
+            seen[owner] += 1
+        return out
+
+    @property
+    def placeholders(self) -> list[list[int]]:
+        """Of each prompt, the image tokens of every image, those that show no place included."""
+        each: list[list[int]] = [[] for _ in range(len(self))]
+        for owner, layout in zip(self.owners, self.layouts, strict=True):
+            each[owner].append(layout.placeholders)
+        return each
 
     @property
     def spans(self) -> list[tuple[int, int]]:

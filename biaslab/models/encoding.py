@@ -66,7 +66,7 @@ def prepared_prompts(
             inputs[_MASK] = inputs[_MASK].bool()
     if vlm.device.type == "cuda":  # from such memory the copies to the device wait for nobody
         inputs = _each_tensor(inputs, torch.Tensor.pin_memory)
-    return replace(encoded, inputs=inputs, raw=raw)
+    return replace(encoded, inputs=inputs, raw=raw, frames=frames)
 
 
 def check_frames(family: Family, images: Iterable[Any] = ()) -> None:

@@ -271,9 +271,9 @@ class Family(OfflineSpec, ABC):
 
     def run_processor(self, processor: Any, prompts: list[str], images: list[list[Image.Image]], **kw: Any) -> dict:
         """Call the processor; its output as tensors, left padded."""
-        return dict(
-            processor(images=images, text=prompts, return_tensors="pt", padding=True, padding_side="left", **kw)
-        )
+        kw = {"return_tensors": "pt", "padding": True, "padding_side": "left", **kw}
+        # not verbose: a prompt that is too long is refused by its length (`check_length`), in one line
+        return dict(processor(images=images, text=prompts, verbose=False, **kw))
 
     def encode(
         self,

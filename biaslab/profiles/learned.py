@@ -336,6 +336,12 @@ class LearnedMaps(BaseEstimator, ABC):
             )
         if key in self.layouts_:
             return
+        of_frames = all(isinstance(own, FramesLayout) for own in self.layouts_.values())
+        if "layout" not in self.transports and of_frames and "/frames" not in key:
+            raise ProfileMismatchError(
+                f"this {self.name!r} profile was fitted on frames of videos {sorted(self.layouts_)}, not {key!r} of "
+                "one image: prune with budget='joint', or fit one on images"
+            )
         if "layout" not in self.transports:
             raise ProfileMismatchError(
                 f"this {self.name!r} profile was fitted for layouts {sorted(self.layouts_)}, not {key!r}: "

@@ -161,7 +161,8 @@ def select_estimator(
 
 def _named(candidates: Iterable[str | Profile] | None, provenance: Mapping[str, Any]) -> dict[str, Profile]:
     """Label -> estimator; instances of one class are told apart by their parameters."""
-    fitting = (name for name in positional_names() if ESTIMATORS[name].refuses(provenance) is None)
+    able = (name for name in positional_names() if ESTIMATORS[name].frames or not provenance.get("frames"))
+    fitting = (name for name in able if ESTIMATORS[name].refuses(provenance) is None)
     estimators = [positional(c) for c in (fitting if candidates is None else candidates)]
     if not estimators:
         raise InputError(f"no candidates: give some of {', '.join(positional_names())}")

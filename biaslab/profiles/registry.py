@@ -130,7 +130,24 @@ def check_frames(estimator: Any, layouts: Iterable[TokenLayout]) -> None:
     ------
     InputError
     """
-    if not estimator.frames and any(isinstance(layout, FramesLayout) for layout in layouts):
+    if any(isinstance(layout, FramesLayout) for layout in layouts):
+        check_knows_frames(estimator)
+
+
+def check_knows_frames(estimator: Any) -> None:
+    """Refuse an estimator that does not serve layouts of several frames.
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> check_knows_frames(make("smooth"))
+    Traceback (most recent call last):
+    biaslab.errors.InputError: 'smooth' knows no frames: choose among exponential, factorised, geometric, mean, tile
+    """
+    if not estimator.frames:
         able = [name for name in positional_names() if ESTIMATORS[name].frames]
         raise InputError(f"{estimator.name!r} knows no frames: choose among {', '.join(able)}")
 

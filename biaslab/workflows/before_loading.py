@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biaslab._util.watermark import REVISION, is_rehearsal, rehearsal_name
+from biaslab.core.frames import frames_layout
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import configurations
@@ -21,6 +22,7 @@ from biaslab.models.recipe import LoadRecipe
 from biaslab.models.registry import resolve
 from biaslab.profiles.provenance import covers
 from biaslab.pruning.engine.checks import check_profile, check_setup
+from biaslab.pruning.engine.prune import is_joint
 from biaslab.pruning.engine.trimming import check_trimming
 from biaslab.pruning.keep_counts import warn_of_counts
 from biaslab.workflows.meta_model import MetaModel
@@ -95,6 +97,8 @@ def check_pruning(
     text: str = "the object",
     *,
     cache: str = "full",
+    frames: Sequence[TokenLayout] = (),
+    budget: str | None = None,
 ) -> None:
     """Refuse what the pruning engine would refuse, and warn of a count of tokens that no picture has.
 
@@ -110,6 +114,10 @@ def check_pruning(
         What is asked about them.
     cache : "full" or "trimmed"
         As of :func:`biaslab.pruning.prune`.
+    frames : sequence of TokenLayout
+        Instead of pictures: layouts of the frames of the one video that is asked about.
+    budget : str, optional
+        Of the frames, as of `biaslab.prune`.
 
     Raises
     ------
@@ -123,6 +131,8 @@ def check_pruning(
     for config in configs:
         if config.stages:
             check_trimming(meta.vlm.decoder.config, config.stages, "original", cache)
+        if frames:
+            layouts = [frames_layout(frames)] if is_joint(config.stages, budget) else list(frames)
         for stage in config.stages:
             check_setup(meta.vlm, stage.rule, stage.layer, "original")
             if not _is_identified(meta):

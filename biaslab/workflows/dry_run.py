@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from biaslab.models.offline.geometry import Geometry
     from biaslab.models.recipe import LoadRecipe
 
-__all__ = ["DryRun", "plan_evaluate", "plan_fit", "readable_size"]
+__all__ = ["DryRun", "check_longest", "plan_evaluate", "plan_fit", "readable_size"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class DryRun:
             f"{size(m['weights'])} of memory in {m['dtype']}{_quantised(m['load_in'])}",
             f"disk    {size(m['disk'])} ({m['disk_source']})",
             f"data    {d['what']}: {d['count']}",
-            f"tokens  {low} / {middle:g} / {high} visual per image (min / median / max over "
+            f"tokens  {low} / {middle:g} / {high} visual per {d.get('per', 'image')} (min / median / max over "
             f"{_several(d['sizes'], 'image size')}), "
             f"about {d['text']} of text" + (", more than its own tokenizer makes" if m["stand_in"] else ""),
         ]
@@ -125,24 +125,28 @@ def plan_fit(
     """
     meta = MetaModel.of(model, dtype=dtype, image_options=image_options)
     layers = sorted(resolve_layers(layers, meta.vlm.n_layers, "the decoder"))
+    if calibration.frames:
+        check_longest(meta, calibration)
     images, prompts = calibration.images, calibration.prompts
     prompts = prompts if isinstance(prompts, list) else [prompts] * len(images)
-    sizes = [readable_size(image) for image in images]
+    sizes: list[Any] = [_sizes(video) if calibration.frames else readable_size(video) for video in images]
     surveyed = meta.survey(zip(sizes, prompts, strict=True))
     seen = [s for s in surveyed if s is not None]
     text = copy.copy(meta.config.text_config)
     text.num_hidden_layers, text.vocab_size = layers[-1] + 1, 0  # the forward ends behind the last layer asked for
     row = meta.means(seen, text, new_tokens=1)
-    table = pd.DataFrame([{"layers": f"{len(layers)} of {meta.vlm.n_layers}", "images": len(seen), **row}])
-    notes = [f"{_several(n, 'image')} cannot be read: skipped"] if (n := sizes.count(None)) else []
+    one = "video" if calibration.frames else "image"
+    table = pd.DataFrame([{"layers": f"{len(layers)} of {meta.vlm.n_layers}", f"{one}s": len(seen), **row}])
+    notes = [f"{_several(n, one)} cannot be read: skipped"] if (n := sizes.count(None)) else []
     if n := surveyed.count(None) - sizes.count(None):
-        notes.append(f"{_several(n, 'image')} cannot be cut or resized by this model: skipped")
+        notes.append(f"{_several(n, one)} cannot be cut or resized by this model: skipped")
     if maps is not None:
         each = 1 if heads == "mean" else text.num_attention_heads
         stored = 4 * each * len(layers) * sum(s.layout.n for s in seen)
         notes.append(f"the maps folder would take {size(stored)}")
     notes.append(f"the forward runs {layers[-1] + 1} of {meta.vlm.n_layers} layers, in batches of {batch_size}")
-    return DryRun(meta.record(), _data(calibration.name, calibration.counted(len(seen)), seen), table, notes)
+    data = _data(calibration.name, calibration.counted(len(seen)), seen)
+    return DryRun(meta.record(), data | ({"per": one} if calibration.frames else {}), table, notes)
 
 
 def plan_evaluate(
@@ -245,6 +249,19 @@ def plan_evaluate(
     return DryRun(meta.record(), _data(f"{dataset.name} {dataset.split}", count, seen), table, notes)
 
 
+def check_longest(meta: MetaModel, videos: Calibration) -> None:
+    """Refuse videos whose frames take more positions than the model has, by the one that has most.
+
+    Raises
+    ------
+    InputError
+    """
+    prompts = videos.prompts if isinstance(videos.prompts, list) else [videos.prompts] * len(videos.images)
+    frames, text = max(zip(videos.images, prompts, strict=True), key=lambda video: len(video[0]))
+    if (sizes := _sizes(frames)) is not None:  # else it is skipped
+        meta.layouts_of_frames(sizes, text)
+
+
 # -- the data --------------------------------------------------------------------------------------------------
 def readable_size(image: Any) -> tuple[int, int] | None:
     """Width and height, from a file's header; None for an image that cannot be read."""
@@ -252,6 +269,12 @@ def readable_size(image: Any) -> tuple[int, int] | None:
         return image_size(image)
     except InputError:
         return None
+
+
+def _sizes(frames: Sequence[Any]) -> tuple[tuple[int, int], ...] | None:
+    """Width and height of every frame of a video; None where one cannot be read."""
+    sizes = tuple(size for frame in frames if (size := readable_size(frame)) is not None)
+    return sizes if len(sizes) == len(frames) else None
 
 
 def _data(what: str, count: str, seen: Sequence[PromptTokens]) -> dict[str, Any]:

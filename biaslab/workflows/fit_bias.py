@@ -22,6 +22,7 @@ from biaslab.maps.stored import StoredMaps
 from biaslab.profiles import Profile, make, select_estimator, variance_table
 from biaslab.profiles.file import check_replaceable, profile_path
 from biaslab.profiles.model_selection import CRITERIA
+from biaslab.profiles.registry import check_knows_frames
 from biaslab.workflows.fit_conditional import check_alone, fit_conditional
 from biaslab.workflows.fit_heads import fit_heads
 from biaslab.workflows.fit_result import FitResult
@@ -68,7 +69,8 @@ def fit_bias(
         look at something (``quality_``, :func:`biaslab.profiles.head_quality`), which moments alone do not.
     queries : str, optional
         Query rows, as of :func:`biaslab.maps.collect.collect`: ``"last"`` (prompt token), ``"text"`` (all after the
-        image) or ``"answer"``. Default: what the estimator is fitted to, "last" of a positional one.
+        image), ``"null"`` (first token behind the image), ``"raters"`` or ``"answer"``. Default: what the estimator is
+        fitted to, "last" of a positional one.
     score : str or callable
         The quantity that is profiled, as in :func:`biaslab.maps.collect.collect`. A pruning method takes only a profile
         of its own ``score``.
@@ -103,7 +105,8 @@ def fit_bias(
     Raises
     ------
     InputError
-        Unknown estimator or criterion, layers that the model does not have, or several processes without ``maps``.
+        Unknown estimator or criterion, one that knows no frames for videos, layers that the model does not have, or
+        several processes without ``maps``.
     RunFolderError
         ``maps`` cannot be written, is of other settings, or another command is at work there.
 
@@ -130,6 +133,8 @@ def fit_bias(
     if target is not None:
         check_replaceable(target)  # before hours of collecting; saving asks again
     check_alone(profile, launch)
+    if calibration.frames:
+        check_knows_frames(profile)
     queries = profile.queries if queries is None else queries
     if profile.conditional:
         return fit_conditional(
@@ -159,6 +164,7 @@ def fit_bias(
             ids=calibration.ids,
             checkpoint=unfinished,
             launch=launch,
+            frames=calibration.frames,
         )
     if isinstance(collected, PartMaps):
         return FitResult(profile, pd.DataFrame(columns=_NO_VARIANCE), collected, [], is_main=False)

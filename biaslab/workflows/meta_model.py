@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from biaslab.core.frames import frames_layout, parts_of_frames
 from biaslab.cost import Parameters, VisionInput, parameters, prompt_flops
 from biaslab.cost.memory import bytes_of
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.adapter_folder import cached_adapter, check_adapter
 from biaslab.models.checkpoints.files import folder_revision, missing_files
 from biaslab.models.fingerprints import loaded_fingerprint
+from biaslab.models.lengths import position_limit
 from biaslab.models.load_options import quantization
 from biaslab.models.offline.geometry import Geometry, geometry
 from biaslab.models.recipe import LoadRecipe
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptTokens", "MetaModel"]
 
+Sizes = tuple[tuple[int, int], ...]  # (width, height) of each frame of a video
 _QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}  # bytes a weight; in 4 bits, a scale in float32 for every 64
 _GREY = (128, 128, 128)  # black would be taken for padding by some processors
 
@@ -159,13 +162,16 @@ class MetaModel:
         linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
         return round(linear * _QUANTISED[how] + (self.parameters.total - linear) * bytes_of(self.dtype))
 
-    def survey(self, items: Iterable[tuple[tuple[int, int] | None, str]]) -> list[PromptTokens | None]:
+    def survey(
+        self, items: Iterable[tuple[tuple[int, int] | None, str]] | Iterable[tuple[Sizes | None, str]]
+    ) -> list[PromptTokens | None]:
         """Count the tokens of every (image size, text): the layout depends on the size alone, each is tried once.
 
         Parameters
         ----------
         items : iterable of (size, str)
-            ``(width, height)`` of an image, None for one that cannot be read; and the text of the prompt.
+            ``(width, height)`` of an image, or of each frame of a video, None for what cannot be read; and the text of
+            the prompt.
 
         Returns
         -------
@@ -177,7 +183,7 @@ class MetaModel:
         InputError
             No size is left.
         """
-        by_size: dict[tuple[int, int], PromptTokens | None] = {}
+        by_size: dict[Any, PromptTokens | None] = {}
         out: list[PromptTokens | None] = []
         why = "none could be read"
         for dims, text in items:
@@ -194,17 +200,38 @@ class MetaModel:
             raise InputError(f"no image to plan for: {why}")
         return out
 
-    def tokens(self, dims: tuple[int, int], text: str) -> PromptTokens:
-        """Count the tokens of a prompt with one image of this size (width, height).
+    def tokens(self, dims: tuple[int, int] | Sizes, text: str) -> PromptTokens:
+        """Count the tokens of a prompt with one image of this size (width, height), or with frames of these sizes.
 
         Raises
         ------
         InputError
             What the processor refuses.
         """
-        image = Image.new("RGB", dims, _GREY)
-        inputs, (layout,), _ = self.family.encode(self.geometry.processor, [[image]], [text], self.vlm.image_options)
+        sizes: list[Any] = [dims]
+        options, more = self.vlm.image_options, {}
+        if isinstance(dims[0], tuple):
+            sizes, options, more = list(dims), {**options, **self.family.frame_options}, {"frames": True}
+        images = [Image.new("RGB", size, _GREY) for size in sizes]
+        inputs, layouts, _ = self.family.encode(self.geometry.processor, [images], [text], options, **more)
+        layout = frames_layout(layouts)
         return PromptTokens(layout, inputs["input_ids"].shape[1] - layout.n)
+
+    def layouts_of_frames(self, sizes: Sizes, text: str) -> list[TokenLayout]:
+        """Lay out the frames of a video, of these sizes (width, height).
+
+        Raises
+        ------
+        InputError
+            What the processor refuses, or more frames than the model has positions for.
+        """
+        found, limit = self.tokens(sizes, text), position_limit(self.config)
+        if limit is not None and found.layout.n + found.text > limit:
+            raise InputError(
+                f"{len(sizes)} frames take {found.layout.n + found.text} positions with their question, and "
+                f"the model has {limit}: take fewer of them, --frames N"
+            )
+        return [part for part, _ in parts_of_frames(found.layout)]
 
     def means(
         self,
@@ -241,9 +268,10 @@ class MetaModel:
         for one, times in Counter(seen).items():
             kept = config.kept(one.layout.n) if config is not None and layers else [one.layout.n]
             sums["kept"] += times * kept[-1]
+            images = [VisionInput.of(part) for part, _ in parts_of_frames(one.layout)]
             try:
                 spent: Any = {"keep_n": kept, "layer": layers or 0, "new_tokens": new_tokens, "cache": cache}
-                flops = prompt_flops(whole, [VisionInput.of(one.layout)], one.text, **spent)
+                flops = prompt_flops(whole, images, one.text, **spent)
             except UnsupportedError:
                 flops = None
             for part in ("vision", "projector", "decoder"):

@@ -10,9 +10,10 @@ from biaslab._util.tables import write_table
 from biaslab.core.boxes import Box
 from biaslab.errors import InputError
 from biaslab.evaluation.results import Results
-from biaslab.figures import AccuracyDisplay, KeptTokensDisplay, save, save_table, style
+from biaslab.figures import AccuracyDisplay, KeptFramesDisplay, KeptTokensDisplay, save, save_table, style
 
 if TYPE_CHECKING:
+    from biaslab.evaluation.one_video import VideoAnswer
     from biaslab.evaluation.single_image import PrunedAnswer
 
 __all__ = ["draw_kept", "draw_run"]
@@ -136,5 +137,41 @@ def draw_kept(
         answers={answer.method: answer.answer.box for answer, _ in pruned},
         expression=expression,
         model=pruned[0][0].model,
+    )
+    return save(display.plot(), out, close=True)
+
+
+def draw_kept_of_frames(
+    frames: Sequence[Any], answers: Sequence[VideoAnswer], *, question: str, out: str | Path
+) -> list[Path]:
+    """Draw the tokens that each method keeps of every frame of a video.
+
+    Parameters
+    ----------
+    frames : sequence of PIL images, arrays or paths
+    answers : sequence of VideoAnswer
+        Of :func:`biaslab.evaluation.one_video.compare_on_video`; the unpruned answer has a row where there is no other.
+    question : str
+    out : str or Path
+        Figure without extension.
+
+    Returns
+    -------
+    list of Path
+        PDF, PNG and CSV.
+
+    Raises
+    ------
+    InputError
+        No answer.
+    RunFolderError
+        The place cannot be written.
+    """
+    pruned = {answer.method: answer.selections for answer in answers if answer.selections is not None}
+    if not answers:
+        raise InputError("there is no answer to draw: choose at least one method")
+    whole: list[Any] = [range(layout.n) for layout in answers[0].layouts]
+    display = KeptFramesDisplay.from_selections(
+        frames, answers[0].layouts, pruned or {answers[0].method: whole}, question=question, model=answers[0].model
     )
     return save(display.plot(), out, close=True)

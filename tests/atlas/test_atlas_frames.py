@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from planted_maps import planted
 
 from biaslab.atlas import BiasAtlas
 from biaslab.core.frames import frames_layout
@@ -46,6 +47,16 @@ def test_tables_sentences_and_figures_tell_of_frames(atlas, tmp_path):
     text = (tmp_path / "card.md").read_text()
     assert "Log attention rises from the first frame to the last in layers 0 and 1." in text
     assert "Prompts of several frames count as one image each" in text
+
+
+def test_the_most_attended_tokens_are_told_of_stored_maps(tmp_path):
+    bias = lambda layout: 2.0 * (layout.frame == layout.n_frames - 1)  # noqa: E731
+    atlas = BiasAtlas.from_maps(planted(tmp_path, [(VIDEO[10], 24), (VIDEO[3], 12)], bias), estimator="factorised")
+    row = atlas.tables["frame_top"].query("frames == 10 and end == 'last'").iloc[0]
+    assert atlas.summary()["frame_last"].tolist() == [row["share"]]  # of the number of frames that most videos have
+    share, lo, hi = (round(100 * row[f"share{end}"]) for end in ("", "_lo", "_hi"))
+    said = f"Of the tenth of the tokens that draw most, {share} % [{lo}, {hi}] lie in the last frame and "
+    assert said in atlas.card() and "(evenly spread: 10 %)" in atlas.card()
 
 
 def test_the_figure_draws_what_the_table_says(atlas):

@@ -9,8 +9,9 @@ from eager import eager_attention
 from pruned import run
 
 from biaslab.errors import InputError, UnsupportedError
+from biaslab.models.encoded import first_behind
 from biaslab.pruning import FastV, prune
-from biaslab.pruning.engine.query_rows import first_behind, query_rows
+from biaslab.pruning.engine.query_rows import query_rows
 from biaslab.pruning.methods.priortr import PriorTR
 
 LAYER = 2

@@ -11,9 +11,9 @@ from eager import eager_attention
 from methods import RASTER, context
 from pruned import run
 
+from biaslab.attention.raters import raters
 from biaslab.errors import InputError
 from biaslab.pruning import SparseVLM, parse_schedule, prune
-from biaslab.pruning.methods.sparsevlm import raters
 
 
 def slow_raters(visual, text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from biaslab.attention.query_rows import check_rows_of_family
 from biaslab.attention.rotary import frequencies
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
@@ -63,11 +64,8 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
             "layers: choose another method"
         )
     if "attention" in method.needs:
-        if "null" in kinds_of(method) and vlm.family.two_way_prefix:
-            raise UnsupportedError(
-                f"method {method.name!r} reads a row that has not seen the question, and in {vlm.family.name} models "
-                "every token of the prompt has: choose another method or model"
-            )
+        for kind in kinds_of(method):
+            check_rows_of_family(kind, vlm.family, f"method {method.name!r}")
         attention_method(method).attention_layers(layer)  # refuses a K at which a layer it reads is not there yet
     tower_request(vlm, [method])  # refuses a block of the vision tower that is not there
     config: Any = vlm.decoder.config

@@ -21,13 +21,13 @@ from biaslab.attention.scores import SCORES, reads_rope
 from biaslab.errors import UnsupportedError
 from biaslab.models.eval_mode import check_eval_mode
 from biaslab.models.generation import GenerateCall, watched
+from biaslab.models.image_runs import FIX
 from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
 from biaslab.pruning.algorithms.transfer import Arriving
 from biaslab.pruning.engine.checks import check_cache, check_generate, check_profile
 from biaslab.pruning.engine.cut import Cut
 from biaslab.pruning.engine.kv_entries import count_dropped, entries
-from biaslab.pruning.engine.prompt import FIX
 from biaslab.pruning.engine.pruned_index import PrunedIndex
 from biaslab.pruning.engine.recording import check_finite
 from biaslab.pruning.engine.running import RowKey, RunningPrefill, raw_layers, readers

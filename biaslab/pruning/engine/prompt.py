@@ -14,6 +14,7 @@ from biaslab.core.frames import frames_layout
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.encoded import Encoded, text_after_image
+from biaslab.models.image_runs import FIX, check_single
 from biaslab.models.prefill import PromptIds
 from biaslab.pruning.base import Method
 from biaslab.pruning.engine.query_rows import RowKind, kinds_of, query_rows
@@ -21,9 +22,7 @@ from biaslab.pruning.engine.query_rows import RowKind, kinds_of, query_rows
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["FIX", "Prompt", "PromptImage", "read_prompt", "sample_seed"]
-
-FIX = "encode with vlm.encode(...) and run vlm.generate(encoded) or vlm.forward(encoded)"
+__all__ = ["Prompt", "PromptImage", "read_prompt", "sample_seed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +146,7 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int, *, joint:
     real = None if found.padding is None else found.padding.bool()
     encoded = vlm.prefill.encoded
     if encoded is not None:
-        announced = [sum(own) for own in _placeholders(encoded) for _ in range(repeats)]
+        announced = [sum(own) for own in encoded.placeholders for _ in range(repeats)]
         n_image = is_image.sum(1).tolist()
         if n_image != announced or ids.shape[1] != encoded.last + 1:
             raise UnsupportedError(
@@ -168,7 +167,7 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int, *, joint:
     if encoded is not None:
         images = [row for row in _announced(encoded, seed, joint) for _ in range(repeats)]
     else:
-        _check_single(vlm, is_image)
+        check_single(vlm, is_image)
         layouts = [_guess_layout(vlm, method, n) for n in counts]
         guessed = enumerate(zip(layouts, counts, strict=True))
         images = [[PromptImage(layout, 0, n, sample_seed(seed, str(i // repeats)))] for i, (layout, n) in guessed]
@@ -188,19 +187,11 @@ def read_prompt(vlm: VLM, method: Method, found: PromptIds, seed: int, *, joint:
     )
 
 
-def _placeholders(encoded: Encoded) -> list[list[int]]:
-    """Count the image tokens of every image of each prompt, those that show no place included."""
-    each: list[list[int]] = [[] for _ in range(len(encoded))]
-    for owner, layout in zip(encoded.owners, encoded.layouts, strict=True):
-        each[owner].append(layout.placeholders)
-    return each
-
-
 def _per_image(encoded: Encoded | None, counts: list[int], repeats: int, joint: bool) -> list[list[int]]:
     """Count the image tokens of every image of each row; a prompt that nobody announced has one image at most."""
     if encoded is None:
         return [[n] if n else [] for n in counts]
-    return [[sum(own)] if joint else own for own in _placeholders(encoded) for _ in range(repeats)]
+    return [[sum(own)] if joint else own for own in encoded.placeholders for _ in range(repeats)]
 
 
 def _announced(encoded: Encoded, seed: int, joint: bool) -> list[list[PromptImage]]:
@@ -223,18 +214,6 @@ def sample_seed(seed: int, sample_id: str) -> int:
     """Derive the seed of one sample: the same in any batch, on any number of processes, after any interruption."""
     digest = hashlib.blake2b(f"{seed}:{sample_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def _check_single(vlm: VLM, is_image: Tensor) -> None:
-    """Refuse prompts that nobody announced whose image tokens may be several images, or more than visual tokens."""
-    before = torch.nn.functional.pad(is_image, (1, 0))[:, :-1]
-    runs, counts = torch.stack([(is_image & ~before).sum(1), is_image.sum(1)]).tolist()
-    for n_runs, n in zip(runs, counts, strict=True):
-        if n and (n_runs > 1 or not vlm.family.is_one_image(vlm.model.config, n)):
-            raise UnsupportedError(
-                f"the {n} image tokens of a prompt may be several images or hold tokens that show no place, and this "
-                f"forward does not say: {FIX}"
-            )
 
 
 def _guess_layout(vlm: VLM, method: Method, n: int) -> TokenLayout | None:

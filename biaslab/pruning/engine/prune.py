@@ -9,7 +9,7 @@ tokens come from ``generate``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -31,7 +31,7 @@ from biaslab.pruning.schedule import Schedule, Stage, is_schedule, parse_schedul
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["PruneRun", "engaged", "prune"]
+__all__ = ["PruneRun", "engaged", "is_joint", "prune"]
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders that are being pruned
 
@@ -168,7 +168,7 @@ def engaged(
         check_profile(vlm, stage.rule, stage.layer)
     if vlm.decoder in _ACTIVE:
         raise UnsupportedError("this model is being pruned already: leave the outer prune block first")
-    run = PruneRun(stages, positions, seed, vlm.n_layers, _is_joint(stages, budget), cache)
+    run = PruneRun(stages, positions, seed, vlm.n_layers, is_joint(stages, budget), cache)
     engine = Engine(vlm, run, timed)
     with ExitStack() as stack:
         _ACTIVE.add(vlm.decoder)
@@ -178,8 +178,20 @@ def engaged(
         yield engine
 
 
-def _is_joint(stages: Schedule, budget: str | None) -> bool:
-    """Tell whether the images of a prompt are one pool, which they then are for every stage."""
+def is_joint(stages: Iterable[Stage], budget: str | None) -> bool:
+    """Tell whether the images of a prompt are one pool, which they then are for every stage.
+
+    Raises
+    ------
+    InputError
+        ``budget`` is neither "separate" nor "joint" nor None.
+
+    Examples
+    --------
+    >>> from biaslab.pruning import AdaTP
+    >>> is_joint([Stage(2, AdaTP())], None), is_joint([Stage(2, AdaTP())], "separate"), is_joint([], None)
+    (True, False, False)
+    """
     if budget not in (None, "separate", "joint"):
         raise InputError(f"budget must be 'separate' or 'joint', got {budget!r}")
     return budget == "joint" or (budget is None and any(stage.rule.joint for stage in stages))

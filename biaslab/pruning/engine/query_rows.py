@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from biaslab.errors import InputError
-from biaslab.models.encoded import last_token, text_after_image
+from biaslab.models.encoded import first_behind, last_token, text_after_image
 from biaslab.pruning.base import Method
 
-__all__ = ["RowKind", "first_behind", "kinds_of", "query_rows"]
+__all__ = ["RowKind", "kinds_of", "query_rows"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def query_rows(
     Parameters
     ----------
     kinds : sequence of str or tuple of int
-        "last", "text", "null", or positions counted within each prompt.
+        "last", "text", "null", "raters" (the rows that these are chosen from: those of "text"), or positions counted
+        within each prompt.
     is_image : (B, N) bool Tensor
         Image placeholders.
     real : (B, N) bool Tensor or None
@@ -103,11 +104,11 @@ def _of_kind(
     batch = len(is_image)
     if kind == "null":
         return first_behind(is_image, placeholders), [len(own) for own in placeholders]
-    if kind == "text":
+    if kind in ("text", "raters"):
         rows, mask = text_after_image(is_image, real)
         counts = mask.sum(1).tolist()
         if not all(counts):
-            raise InputError("queries='text' needs text after the image in every prompt: put the image first")
+            raise InputError(f"queries={kind!r} needs text after the image in every prompt: put the image first")
         # fillers repeat a real row: the row of a padding token is undefined
         return torch.where(mask, rows, rows[:, :1]), counts
     everywhere = torch.ones_like(is_image) if real is None else real
@@ -122,53 +123,3 @@ def _of_kind(
     if bool(((rows < first) | (rows > last)).any()):
         raise InputError(f"queries {kind} lie outside a prompt of the batch: choose positions all prompts have")
     return rows, [len(kind)] * batch
-
-
-def first_behind(is_image: Tensor, placeholders: Sequence[Sequence[int]]) -> Tensor:
-    """Find the first token behind each image that belongs to no image.
-
-    It closes the picture (a newline, an end-of-image token) and, in a causal decoder, has seen all of it and nothing
-    of a question that follows. Tiles and a thumbnail are one image: what separates them is no end. Of images without
-    anything between them all have the same one.
-
-    Parameters
-    ----------
-    is_image : (B, N) bool Tensor
-    placeholders : sequence of sequence of int
-        Image placeholders of every image of each prompt, those included that show no place.
-
-    Returns
-    -------
-    (B, I) int64 Tensor
-        I the largest number of images; behind a prompt's own its last one is repeated.
-
-    Raises
-    ------
-    InputError
-        A prompt that ends with an image, or holds none.
-
-    Examples
-    --------
-    >>> is_image = torch.tensor([[False, True, True, False, True, False, False]])
-    >>> first_behind(is_image, [[2, 1]])
-    tensor([[3, 5]])
-    """
-    if not all(placeholders):
-        raise InputError("queries='null' needs an image in every prompt: leave out those without")
-    most = max(len(own) for own in placeholders)
-    ends = torch.tensor([[*_sums(own), *([sum(own)] * (most - len(own)))] for own in placeholders])
-    ends = ends.to(is_image.device)
-    seen = is_image.long().cumsum(1)
-    # rank of each image's last placeholder -> tokens that are no image and stand behind it
-    behind = (seen[:, None] >= ends[..., None]) & ~is_image[:, None]
-    if not bool(behind.any(2).all()):
-        raise InputError("queries='null' needs a token behind every image: put the image before the text")
-    return behind.long().argmax(2)
-
-
-def _sums(counts: Sequence[int]) -> list[int]:
-    total, out = 0, []
-    for n in counts:
-        total += n
-        out.append(total)
-    return out

@@ -17,9 +17,9 @@ from biaslab.attention.vision import TowerWatch, tower_shape, watch_tower
 from biaslab.attention.vision_record import VisionRecord, VisionRequest, joined
 from biaslab.core.frames import FramesLayout
 from biaslab.errors import InputError, UnsupportedError
+from biaslab.models.image_runs import FIX
 from biaslab.pruning.base import Method
 from biaslab.pruning.batch import TokenBatch
-from biaslab.pruning.engine.prompt import FIX
 from biaslab.pruning.methods.vision_method import ReadsTower
 from biaslab.pruning.methods.wrapper import Wrapper
 from biaslab.pruning.schedule import Schedule

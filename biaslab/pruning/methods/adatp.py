@@ -142,7 +142,7 @@ class AdaTP(AttentionMethod):
             raise InputError("profile does nothing without relevance=profile or heads=quality: leave it out")
         if self.profile is not None and reads is not None and not hasattr(self.profile, reads):
             raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
-        needs = {"attention", "embeddings" if self.similar_by == "embeddings" else "features"}
+        needs = {"attention", "embeddings" if self.similar_by == "embeddings" else "features", *self.row_needs}
         needs |= {"text"} if self.relevance == "similarity" else set()
         needs |= set() if reads is None else {"profile"}
         needs |= {"features"} if self.sink_dims else set()

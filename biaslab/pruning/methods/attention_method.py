@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from biaslab.attention.raters import raters
 from biaslab.attention.scores import SCORES
 from biaslab.attention.sink_tokens import sink_tokens
 from biaslab.errors import InputError, ProfileMismatchError
@@ -28,8 +29,9 @@ class AttentionMethod(Method):
     queries : str or tuple of int
         "last" (the last prompt token, as FastV and D2Pruner), "text" (all text after the image), "null" (the first
         token behind the image, which has seen all of it and nothing of the question: a newline, an end-of-image token;
-        one for each image of a prompt), or absolute positions in the prompt, negative ones counted from its end.
-        Several rows are averaged.
+        one for each image of a prompt), "raters" (those of "text" that the image speaks to, by what the decoder is
+        given, as SparseVLM chooses them: :func:`biaslab.attention.raters.raters`), or absolute positions in the prompt,
+        negative ones counted from its end. Several rows are averaged.
     score : str
         The score that takes the place of attention, a key of :data:`biaslab.attention.scores.SCORES`: "attention"
         (default), "no_rope" (the rotary embedding taken out), "value_norm" (times the norm of the value; its mean
@@ -92,8 +94,10 @@ class AttentionMethod(Method):
                 queries = tuple(int(q) for q in queries)
             except (TypeError, ValueError):
                 queries = ()
-        if queries not in ("last", "text", "null") and (isinstance(queries, str) or not queries):
-            raise InputError(f"queries must be 'last', 'text', 'null' or prompt positions; got {self.queries!r}")
+        if queries not in ("last", "text", "null", "raters") and (isinstance(queries, str) or not queries):
+            raise InputError(
+                f"queries must be 'last', 'text', 'null', 'raters' or prompt positions; got {self.queries!r}"
+            )
         object.__setattr__(self, "queries", queries)
         choice("score", self.score, tuple(SCORES))
         choice("reads_layer", self.reads_layer, ("previous", "own"))
@@ -103,8 +107,7 @@ class AttentionMethod(Method):
         if not whole or len(set(dims)) < len(dims):
             raise InputError(f"sink_dims must be dimensions of the hidden states, each once; got {self.sink_dims!r}")
         object.__setattr__(self, "sink_dims", tuple(dims))
-        if dims:
-            object.__setattr__(self, "needs", self.needs | {"features"})
+        object.__setattr__(self, "needs", self.needs | self.row_needs | ({"features"} if dims else set()))
         if self.heads == "quality":
             object.__setattr__(self, "needs", self.needs | {"profile"})
             if self.profile is not None and not hasattr(self.profile, "head_weights"):
@@ -116,6 +119,11 @@ class AttentionMethod(Method):
     def query_kinds(self) -> tuple[str | tuple[int, ...], ...]:
         """Kinds of query rows that are read in the one forward; that of `TokenContext.attention` first."""
         return (self.queries,)
+
+    @property
+    def row_needs(self) -> frozenset[str]:
+        """What its query rows are chosen by, beside the attention that is read of them."""
+        return frozenset({"text", "embeddings"} if "raters" in self.query_kinds else ())
 
     def layer_read(self, layer: int) -> int:
         """Name the decoder layer whose attention is read when tokens are dropped before ``layer`` (K): K - 1 or K."""
@@ -214,8 +222,17 @@ class AttentionMethod(Method):
         attention = ctx.attention if layer is None else ctx.earlier.get(layer)
         attention = attention if queries is None else ctx.other_rows.get(queries)
         rows = required(attention, "attention").float()
-        each = rows[:, 0] if rows.shape[1] == 1 else rows.mean(1)
+        if (self.queries if queries is None else queries) == "raters":
+            each = self._of_raters(ctx, rows)
+        else:
+            each = rows[:, 0] if rows.shape[1] == 1 else rows.mean(1)
         return each if queries is not None else self.without_sinks(ctx, each)
+
+    def _of_raters(self, ctx: TokenContext, rows: Tensor) -> Tensor:
+        """Average rows of all words (H, T, N) over those that rate: (H, N)."""
+        embeddings, said = required(ctx.embeddings, "embeddings"), required(ctx.text_embeddings, "text_embeddings")
+        rate = raters(embeddings, said).to(rows.dtype)
+        return (rows * rate[:, None]).sum(1) / rate.sum()
 
     def without_sinks(self, ctx: TokenContext, each: Tensor) -> Tensor:
         """Set the attention (H, N) to sinks to 0, where ``sink_dims`` says what they are."""
@@ -225,6 +242,14 @@ class AttentionMethod(Method):
 
     def _check(self, ctx: TokenContext) -> None:
         super()._check(ctx)
+        if "raters" in self.query_kinds:
+            read = ctx.attention if self.queries == "raters" else ctx.other_rows.get("raters")
+            said = 0 if ctx.text_embeddings is None else len(ctx.text_embeddings)
+            if read is not None and read.shape[1] != said:
+                raise InputError(
+                    f"queries='raters' of {self.name!r} need one row of attention per token of text, got "
+                    f"{read.shape[1]} rows and embeddings of {said} tokens"
+                )
         for kind in self.query_kinds[1:]:
             rows = ctx.other_rows.get(kind)
             if rows is None:

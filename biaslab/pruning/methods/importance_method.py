@@ -137,6 +137,8 @@ class ImportanceMethod(Relative):
             reads -= {"profile"}
         if self.heads == "quality":
             reads |= {"profile"}
+        if kind in ("attention", "relative"):
+            reads |= self.row_needs
         object.__setattr__(self, "needs", reads)
         object.__setattr__(self, "conditional", kind == "lookahead")
         object.__setattr__(self, "profile_kind", "conditional" if kind == "lookahead" else "positional")

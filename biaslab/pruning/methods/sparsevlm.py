@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from biaslab.attention.raters import raters
 from biaslab.errors import InputError
 from biaslab.pruning.base import TokenContext, choice, number, required
 from biaslab.pruning.citation import Citation
@@ -16,7 +17,7 @@ from biaslab.pruning.methods.attention_method import AttentionMethod
 from biaslab.pruning.methods.staged import Staged
 from biaslab.pruning.registry import register
 
-__all__ = ["SparseVLM", "raters"]
+__all__ = ["SparseVLM"]
 
 _PUBLISHED = np.array([[66, 34, 20], [238, 108, 60], [300, 200, 118]]) / 576  # left by the stages, at three budgets
 
@@ -143,28 +144,3 @@ class SparseVLM(Staged, AttentionMethod):
         if self.rate == "states":
             return raters(required(ctx.features, "features"), required(ctx.text, "text"))
         return raters(required(ctx.embeddings, "embeddings"), required(ctx.text_embeddings, "text_embeddings"))
-
-
-def raters(visual: Tensor, text: Tensor) -> Tensor:
-    """Find the words that the picture speaks to.
-
-    Parameters
-    ----------
-    visual : (N, D) Tensor
-    text : (T, D) Tensor
-
-    Returns
-    -------
-    (T,) bool Tensor
-        Where the mean over visual tokens of the softmax over words of the dot products exceeds its mean over words;
-        all True where none does.
-
-    Examples
-    --------
-    >>> import torch
-    >>> raters(torch.ones(5, 2), torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 2.0]]))
-    tensor([ True, False,  True])
-    """
-    share = (visual.float() @ text.float().T).softmax(1).mean(0)
-    above = share > share.mean()
-    return above | ~above.any()

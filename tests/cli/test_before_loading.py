@@ -92,7 +92,7 @@ def photo(tmp_path):
         ("fit-bias --out {folder}/p --prompts {file}", "captions are for a folder or archive of pictures"),
         ("fit-bias --out {folder}/p --images {photos} --prompts {file}", "has no rows"),
         # -- which rows
-        ("fit-bias --out {folder}/p --queries first", "--queries is last, text or answer, got 'first'"),
+        ("fit-bias --out {folder}/p --queries first", "--queries is last, text, null, raters or answer, got 'first'"),
         ("fit-bias --out {folder}/p --heads some", "--heads is mean or all"),
         ("fit-bias --out {folder}/p --score xx", "'xx'"),
         ("probe --out {folder} --queries first", "--queries is last or text"),

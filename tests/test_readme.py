@@ -1,5 +1,6 @@
 """Every command and every block of Python in the README, as it stands, from an empty folder; only sizes are small."""
 
+import json
 import re
 import shlex
 import shutil
@@ -62,6 +63,12 @@ def folder(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "data" / "sample" / "images", home / "coco" / "images")
     shutil.copy(ROOT / "data" / "sample" / "refcoco_sample.jsonl", home / "refcoco_val.jsonl")
     shutil.copy(ROOT / "data" / "sample" / "sample.csv", home / "mine.csv")
+    (home / "videos" / "cat").mkdir(parents=True)
+    for index in range(4):
+        scene("validation", index).image.save(home / "videos" / "cat" / f"{index}.png")
+    picture = sorted((home / "coco" / "images").iterdir())[0].name
+    asked = {"question_id": 1, "image": f"images/{picture}", "text": "Is there a cat in the image?", "label": "yes"}
+    (home / "coco_pope_random.json").write_text(json.dumps(asked))
     monkeypatch.chdir(home)
     return home
 

@@ -82,13 +82,20 @@ Decode = Annotated[
         "shapes; graph, by a CUDA graph of that step. The same answers."
     ),
 ]
-ProfileFile = Annotated[Path | None, typer.Option("--profile", "-p", help="A profile file made by `fit-bias`.")]
+# paths, so that shells complete files; one that names no file may be a repository of the hub
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile", "-p", help="A profile file made by `fit-bias`, or a profile of the hub: owner/name[@revision]."
+    ),
+]
 ProfileFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--profile",
         "-p",
-        help="A profile file made by `fit-bias`; once more for one of another kind (such as --estimator lookahead).",
+        help="A profile file made by `fit-bias`, or a profile of the hub (owner/name, owner/name@revision); once more "
+        "for one of another kind (such as --estimator lookahead).",
     ),
 ]
 
@@ -199,7 +206,12 @@ def profiles(files: list[Path] | None) -> list:
     """Read the profiles of ``--profile``."""
     from biaslab.profiles import load
 
-    return [load(file) for file in files or ()]
+    return [load(str(file)) for file in files or ()]
+
+
+def one_profile(file: Path | None) -> Any:
+    """Read the profile of a verb that takes one at most."""
+    return next(iter(profiles(None if file is None else [file])), None)
 
 
 def methods_without_profile(chosen: list, profiles: list, model: str) -> list:

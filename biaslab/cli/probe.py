@@ -66,7 +66,6 @@ def probe(
     from biaslab.diagnostics.probe import design_for
     from biaslab.diagnostics.probe.stimuli import raster_grid
     from biaslab.errors import InputError
-    from biaslab.profiles import load
     from biaslab.workflows.before_loading import check_probe_profile
     from biaslab.workflows.probe import probe as run
 
@@ -76,7 +75,7 @@ def probe(
     if len(low_high) != 2:
         raise InputError(f"--scale takes two numbers of cells, as in 1.5,2.5, got {scale!r}")
     sides, cells = _two(size, "size"), None if grid is None else _two(grid, "grid")
-    fitted = None if profile is None else load(profile)
+    fitted = opt.one_profile(profile)
     for folder in (objects, backgrounds):
         if folder is not None:
             require_images(folder.expanduser())  # before the model is loaded

@@ -43,11 +43,10 @@ def sinks(
     from biaslab.datasets.base import take
     from biaslab.diagnostics.sinks import check_level, find_sinks
     from biaslab.models.prune_layer import prune_layer
-    from biaslab.profiles import load
 
     at = opt.one_layer(layer)
     check_level(level)
-    fitted = None if profile is None else load(profile)
+    fitted = opt.one_profile(profile)
     split = split or ("calibration" if dataset == "scenes" else None)
     data = open_data_set(dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root)
     samples = take(data, n)

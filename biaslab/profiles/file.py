@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from biaslab.attention.rotary import in_words
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.profiles.fitted import check_fitted
+from biaslab.profiles.hub import PROFILE_FILE, HubName, fetched
 from biaslab.profiles.learned import LearnedMaps
 from biaslab.profiles.quality_text import quality_lines
 from biaslab.profiles.registry import ESTIMATORS, Arrays, make
@@ -27,7 +29,7 @@ from biaslab.profiles.sample_size import few_images_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["card", "check_replaceable", "load", "profile_path", "save"]
+__all__ = ["card", "check_replaceable", "content_of", "load", "profile_path", "save"]
 
 _KEY = "biaslab_profile"  # of the JSON string in the safetensors metadata
 _FORMAT = 1
@@ -65,10 +67,26 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     Traceback (most recent call last):
     biaslab.profiles.fitted.NotFittedError: this MeanProfile is not fitted: call .fit(maps), or load one with ...
     """
-    check_fitted(profile)  # before anything is written
-    digest = profile.hash
+    content = content_of(profile)  # before anything is written
     path = profile_path(path)
     check_replaceable(path)
+    text = card(profile, name=path.name, diagnostics=diagnostics)
+    with writing_to(f"the profile {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, content)  # not save_file(), which lets only the owner read the file
+        atomic_write(path.with_suffix(".md"), text)
+    return path
+
+
+def content_of(profile: LearnedMaps) -> bytes:
+    """Give the bytes of the file that :func:`save` writes.
+
+    Raises
+    ------
+    InputError
+        Profile not fitted.
+    """
+    check_fitted(profile)
     tensors: dict[str, np.ndarray] = {}
     # layout keys hold slashes and may hold anything: tensors are numbered, the names live in the JSON
     index = []
@@ -81,19 +99,13 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
         "format": _FORMAT,
         "estimator": profile.name,
         "params": profile.provenance_["params"],
-        "hash": digest,
+        "hash": profile.hash,
         "provenance": profile.provenance_,
         "layouts": {k: v.to_dict() for k, v in profile.layouts_.items()},
         "counts": profile.counts_,
         "index": index,
     }
-    text = card(profile, name=path.name, diagnostics=diagnostics)
-    with writing_to(f"the profile {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # not save_file(), which lets only the owner read the file
-        atomic_write(path, to_bytes(tensors, metadata={_KEY: json.dumps(head, sort_keys=True)}))
-        atomic_write(path.with_suffix(".md"), text)
-    return path
+    return to_bytes(tensors, metadata={_KEY: json.dumps(head, sort_keys=True)})
 
 
 def profile_path(path: str | Path) -> Path:
@@ -119,13 +131,19 @@ def check_replaceable(path: Path) -> None:
             raise InputError(f"{path} holds tensors that are no profile: name another file as out=")
 
 
-def load(path: str | Path) -> Any:  # the class of its estimator, which may be a plug-in's
-    """Read a profile written by :func:`save` or :meth:`Profile.save`.
+def load(path: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> Any:
+    """Read a profile written by :func:`save` or :meth:`Profile.save`, or one of the hub.
 
     Parameters
     ----------
     path : str or Path
-        Safetensors file.
+        Safetensors file, or a folder that holds ``profile.safetensors``. A text that names neither and reads as
+        ``owner/name`` or ``owner/name@revision`` is a repository of the hub, to which
+        :meth:`Profile.push_to_hub` has pushed.
+    revision : str, optional
+        Branch, tag or commit of a repository; default its main branch.
+    token : str or bool, optional
+        Of the hub; default that of ``hf auth login``.
 
     Returns
     -------
@@ -136,7 +154,9 @@ def load(path: str | Path) -> Any:  # the class of its estimator, which may be a
     ------
     InputError
         Missing file, another format (pickles and checkpoints are never opened), unknown estimator, damaged
-        content.
+        content; a repository or revision that is not there or may not be read, or one without a profile.
+    BiaslabError
+        A repository that is not on this machine while the hub cannot be reached.
 
     Examples
     --------
@@ -150,9 +170,7 @@ def load(path: str | Path) -> Any:  # the class of its estimator, which may be a
     >>> profile.name, profile.layers_, profile.counts_
     ('mean', [0], {'demo/4x4/tiles1x1': 60})
     """
-    path = as_path("path", path)
-    if not path.is_file():
-        raise InputError(f"no profile at {path}: fit one with `biaslab fit-bias`")
+    path = _on_this_machine(path, revision, token)
     try:
         with safe_open(path, framework="numpy") as file:
             meta = (file.metadata() or {}).get(_KEY)
@@ -191,7 +209,13 @@ def load(path: str | Path) -> Any:  # the class of its estimator, which may be a
     return profile
 
 
-def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | None = None) -> str:
+def card(
+    profile: LearnedMaps,
+    *,
+    name: str = "",
+    diagnostics: pd.DataFrame | None = None,
+    use: Sequence[str] = ("Use: `profile = biaslab.profiles.load(path)`.",),
+) -> str:
     """Write the profile's card in Markdown: what it is, what it was fitted on, what it may be used for.
 
     Parameters
@@ -202,6 +226,8 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
         Of the file, for the title.
     diagnostics : DataFrame, optional
         What :func:`~biaslab.profiles.variance_table` returns.
+    use : sequence of str
+        Lines that say how it is used, at the end.
 
     Returns
     -------
@@ -233,8 +259,27 @@ def card(profile: LearnedMaps, *, name: str = "", diagnostics: pd.DataFrame | No
                 for r in diagnostics.itertuples()
             ],
         )  # fmt: skip
-    lines += ["", "Use: `profile = biaslab.profiles.load(path)`.", ""]
+    lines += ["", *use, ""]
     return card_text(f"{profile.heading} {name}", p, lines)
+
+
+def _on_this_machine(path: str | Path, revision: str | None, token: str | bool | None) -> Path:
+    """Find the file that is meant; what lies here goes before what the hub may have."""
+    place = as_path("path", path)
+    if place.is_dir() and (place / PROFILE_FILE).is_file():
+        place /= PROFILE_FILE
+    if place.exists():
+        if revision is not None:
+            raise InputError(f"revision {revision!r} is for repositories of the hub; {place} is on this machine")
+        if place.is_file():
+            return place
+        raise InputError(f"no profile at {place}, a folder without {PROFILE_FILE}: name a profile file")
+    name = HubName.read(path, revision)
+    if name is None:
+        raise InputError(f"no profile at {place}: fit one with `biaslab fit-bias`, or name one of the hub (owner/name)")
+    if profile_path(place).is_file():
+        raise InputError(f"no profile at {place}: did you mean {profile_path(place)}?")
+    return fetched(name, token=token)
 
 
 def _is_card(text: str) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,9 @@ from biaslab.profiles.columns import QUALITY, to_table
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.provenance import refuse_others, warn_other_prompt
 from biaslab.profiles.registry import Arrays
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 __all__ = ["LearnedMaps"]
 
@@ -184,6 +189,46 @@ class LearnedMaps(BaseEstimator, ABC):
         carries = "layout" in self.transports
         other = ", and transports to other tilings and grids." if carries else ", and for any other layout."
         return "It is refused for any other model, layer, query rule or head reduction" + other
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Push the profile to a repository of the hub, with a model card and its picture.
+
+        :func:`biaslab.load_profile` reads it back by the same name.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``owner/name``; it is made where there is none.
+        **options
+            Of :func:`biaslab.workflows.push_profile.push_profile`: ``files`` to push along, ``private``, ``revision``,
+            ``base_model``, ``datasets``, ``license``, ``diagnostics`` or ``card``, ``commit_message``, ``create_pr``,
+            ``token``.
+
+        Returns
+        -------
+        huggingface_hub.CommitInfo
+            ``oid`` is the revision to name in a paper.
+
+        Raises
+        ------
+        InputError
+            Not fitted, no such name, file or option, a repository of something else: before anything is sent.
+        BiaslabError
+            The hub cannot be reached, or refuses.
+
+        Examples
+        --------
+        Skipped as a test, since it needs an account:
+
+        >>> profile.push_to_hub("me/internvl2.5-8b-bias", license="cc-by-4.0")  # doctest: +SKIP
+        >>> bl.load_profile("me/internvl2.5-8b-bias")  # doctest: +SKIP
+        """
+        # it draws and writes, as workflows alone do: called by its name, for no room imports one above it
+        push = import_module("biaslab.workflows.push_profile").push_profile
+        known = set(inspect.signature(push).parameters) - {"profile", "repo_id"}
+        if unknown := sorted(set(options) - known):
+            raise InputError(f"push_to_hub knows no {unknown[0]}: choose among {', '.join(sorted(known))}")
+        return push(self, repo_id, **options)
 
     def layout_of(self, layout: TokenLayout | str | None = None) -> tuple[TokenLayout, int]:
         """Look up a layout, and how many calibration images its map rests on.

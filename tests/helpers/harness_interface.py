@@ -38,7 +38,8 @@ class Base(abc.ABC):
     @abc.abstractmethod
     def generate_until_multi_round(self, requests): ...
 
-    def clean(self) -> None: ...
+    def clean(self) -> None:
+        self.cleaned = True
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Instance:
 
 def published(monkeypatch) -> None:
     """Put the interface where the package would be."""
-    modules = {name: ModuleType(name) for name in (
-        "lmms_eval", "lmms_eval.api", "lmms_eval.api.model", "lmms_eval.models", "lmms_eval.models.registry_v2")}  # fmt: skip
+    names = ["lmms_eval", *(f"lmms_eval.{name}" for name in ("api", "api.model", "models", "models.registry_v2"))]
+    modules = {name: ModuleType(name) for name in names}
     modules["lmms_eval.api.model"].lmms = Base
     modules["lmms_eval.models.registry_v2"].ModelManifest = ModelManifest
     for name, module in modules.items():

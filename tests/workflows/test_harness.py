@@ -86,9 +86,9 @@ def test_unpruned_it_answers_as_the_model_does_and_pruned_as_prune_does(model, d
     images, texts = [d["images"] for d in documents], [d["question"] for d in documents]
     assert ask(model(), documents) == grounder.ask(images, texts, max_new_tokens=24)
     pruned = model(method="divprune@0.05@4", batch_size="3")
-    found = ask(pruned, documents)
+    found, pairs = ask(pruned, documents), list(zip(images, texts, strict=True))
     with bl.prune(grounder, bl.DivPrune(keep=0.05), layer=4):
-        assert found == [grounder.ask([one], [text], max_new_tokens=24)[0] for one, text in zip(images, texts)]  # noqa: B905
+        assert found == [grounder.ask([one], [text], max_new_tokens=24)[0] for one, text in pairs]
     assert (pruned.shown, pruned.tokens, pruned.kept) == (4, 4 * 256, 4 * 12)
     assert "4 images of 256 visual tokens on average, 12 kept" in pruned.summary()
     assert pruned.share / 4 == pytest.approx((4 * 256 + 6 * 12) / (10 * 256))
@@ -246,11 +246,12 @@ def test_a_task_of_two_documents_runs_in_the_harness(tmp_path, documents, caplog
         "metric_list:\n  - metric: starts\n    aggregation: mean\n    higher_is_better: true\n"
     )
     manager = TaskManager(include_path=str(folder))
+    given = {"tasks": ["toy_scenes"], "task_manager": manager, "bootstrap_iters": 0}
     said = {}
     with caplog.at_level(logging.INFO, logger="biaslab"):
         for method in ("none", "divprune@0.1@4"):
             model = cls(pretrained="grounder", method=method, device="cpu", batch_size="2")
-            out = simple_evaluate(model=model, tasks=["toy_scenes"], batch_size=2, task_manager=manager, bootstrap_iters=0)
+            out = simple_evaluate(model=model, batch_size=2, **given)
             said[method] = out["results"]["toy_scenes"]["starts,none"]
             assert (model.shown, model.kept) == (2, 512 if method == "none" else 50)
             answers = [sample["filtered_resps"][0] for sample in out["samples"]["toy_scenes"]]
@@ -259,4 +260,4 @@ def test_a_task_of_two_documents_runs_in_the_harness(tmp_path, documents, caplog
     broken = cls(pretrained="grounder", method="none", device="cpu")
     broken.generate_until = lambda *_: (_ for _ in ()).throw(ValueError("broken on purpose"))
     with pytest.raises(ValueError, match="broken on purpose"):
-        simple_evaluate(model=broken, tasks=["toy_scenes"], batch_size=1, task_manager=manager, bootstrap_iters=0)
+        simple_evaluate(model=broken, batch_size=1, **given)

@@ -8,7 +8,7 @@ __all__ = ["manifest"]
 
 
 def manifest() -> Any:
-    """Tell ``lmms-eval`` of the model ``biaslab``; called by it, and light, for an entry point that fails is passed over.
+    """Tell ``lmms-eval`` of the model ``biaslab``; light, for an entry point that fails is passed over.
 
     Returns
     -------

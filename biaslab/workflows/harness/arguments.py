@@ -101,10 +101,10 @@ class Arguments:
         method = str(unquoted(method))
         if is_schedule(method) and not (keep is None and layer is None):
             raise InputError(f"method={method} says its keeps and layers itself: leave keep and layer out")
-        loading = {name: unquoted(value) for name, value in others.items()}
+        loading = {name: str(unquoted(value)) for name, value in others.items() if value is not None}
         read = cls(
             pretrained=str(unquoted(pretrained)),
-            loading={name: value if name == "revision" and value is None else str(value) for name, value in loading.items()},
+            loading=loading,
             method=method,
             keep=_KEEP if keep is None else unquoted(keep),
             layer=None if layer is None else _whole("layer", layer),

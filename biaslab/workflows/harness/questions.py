@@ -41,11 +41,11 @@ class Question:
     given: dict[str, Any]
 
     def cut(self, answer: str) -> str:
-        """Leave out what stands behind the first end of an answer.
+        r"""Leave out what stands behind the first end of an answer.
 
         Examples
         --------
-        >>> Question("t/test/0", "What?", [], ["\\n", "."], {}, "", {}).cut("A cat. Or two.\\nOr")
+        >>> Question("t/test/0", "What?", [], ["\n", "."], {}, "", {}).cut("A cat. Or two.\nOr")
         'A cat'
         """
         ends = [at for end in self.until if end and (at := answer.find(end)) >= 0]

@@ -131,7 +131,7 @@ class HarnessModel:
     def _pruned(self) -> Any:
         if self.config.method is None:
             return nullcontext()
-        options = {"positions": self.arguments.positions, "seed": self.arguments.seed}
+        options: dict[str, Any] = {"positions": self.arguments.positions, "seed": self.arguments.seed}
         return prune(self._vlm, **self.config.engagement, **options)
 
     def _answered(self, batch: Sequence[Question], run: Any) -> list[str]:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 def inspect(
     source: Annotated[
-        Path, typer.Argument(metavar="PROFILE|MAPS", help="A profile file, or a folder of maps (`fit-bias --maps`).")
+        Path,
+        typer.Argument(
+            metavar="PROFILE|MAPS", help="A profile file or one of the hub (owner/name), or a folder of maps."
+        ),
     ],
     profile: Annotated[
         Path | None,
@@ -50,7 +53,6 @@ def inspect(
     from biaslab.atlas import BiasAtlas
     from biaslab.diagnostics.probe import ProbeResult
     from biaslab.errors import InputError
-    from biaslab.profiles import load
     from biaslab.profiles.file import card
 
     shown = None if layers is None else opt.numbers(layers, "layers", int)
@@ -60,14 +62,14 @@ def inspect(
         check_output_folder(out)
     if source.is_dir():
         measured = None if probe is None else ProbeResult.load(probe)
-        fitted = None if profile is None else load(profile)
+        fitted = opt.one_profile(profile)
         atlas = _of_maps(source, estimator, fitted, measured, images, data_root, shown, heads)
         _say(atlas, out, json, {"n": None if atlas.maps is None else atlas.maps.n})
         return
     given = {"--profile": profile, "--images": images, "--estimator": estimator}
     if wrong := [name for name, value in given.items() if value is not None]:
         raise InputError(f"{wrong[0]} needs a folder of maps, not a profile file: keep maps with `fit-bias --maps`")
-    read = load(source)
+    read = opt.one_profile(source)
     if read.kind == "heads":
         emit(json, {"hash": read.hash, "heads": [list(pair) for pair in read.heads_]}, card(read, name=source.name))
         return

@@ -179,4 +179,6 @@ def test_the_verbs_push_and_read(hub, capsys, tmp_path):
         assert status == 2 and "no such repository on the hub" in err, verb
     status, out, err = run(capsys, "probe", "--out", tmp_path / "probe", "--profile", "me/bias@v9")
     assert status == 2 and "has no revision 'v9'" in err
+    status, out, err = run(capsys, "inspect", "me/bias")
+    assert status == 0 and profile.hash in out, err
     assert np.isfinite(bl.load_profile("me/bias").predict(LAYOUT)).all()

@@ -100,7 +100,7 @@ class HarnessModel:
                 for i, question, answer in zip(places, batch, self._answered(batch, run), strict=True):
                     answers[i] = question.cut(answer)
                     own.cache_hook.add_partial("generate_until", (question.context, question.given), answers[i])
-        logger.info("%s", self.summary())
+        _say(self.summary())
         return answers
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
@@ -153,6 +153,16 @@ class HarnessModel:
         self.share += images * (1.0 if run is None else run.mean_share())
         self.truncated += sum(answers.truncated)
         return answers.texts
+
+
+def _say(text: str) -> None:
+    """Write a line into the log that the harness shows, which is loguru's."""
+    try:
+        from loguru import logger as shown
+    except ImportError:
+        logger.info("%s", text)
+    else:
+        shown.info(text)
 
 
 @cache

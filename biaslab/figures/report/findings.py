@@ -12,10 +12,16 @@ from biaslab.evaluation.results import Results
 from biaslab.stats.claims import ALPHA, is_within, side_of
 from biaslab.stats.multiple_testing import q_values
 
-__all__ = ["MARGIN", "difference_sentences", "findings", "points", "with_q", "worded"]
+__all__ = ["MARGIN", "RULE", "difference_sentences", "findings", "points", "with_q", "worded"]
 
 #: accuracy points within which two methods count as equal, chosen before any run was looked at
 MARGIN = (-0.02, 0.02)
+#: when something is said, for the reader
+RULE = (
+    "Brackets are 95 % intervals over images; differences are paired by sample. Better or worse is said only where the "
+    "interval excludes 0 and q is at most 0.05 over all comparisons with the same reference; as good only where the whole "
+    "interval lies within 2 points."
+)
 _UNPRUNED = "none"
 
 

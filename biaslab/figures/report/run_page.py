@@ -12,18 +12,21 @@ from markupsafe import Markup
 from biaslab._util.number_text import count_text, is_number
 from biaslab._util.watermark import note_of
 from biaslab.evaluation.results import Results
+from biaslab.evaluation.schema import record_key
 from biaslab.figures.report.charts import line_chart, place_map
 from biaslab.figures.report.choosing import hit_table
-from biaslab.figures.report.findings import findings
+from biaslab.figures.report.findings import RULE, findings
 from biaslab.figures.report.page import Block, Page, Section
 from biaslab.figures.report.profile_section import profile_blocks
 from biaslab.figures.report.tables import cost_table, data_link, group_table, main_table, share_cell
 from biaslab.figures.report.viewer_data import Shown, viewer_data
 from biaslab.profiles import Profile
+from biaslab.pruning.schedule import is_schedule
 
 __all__ = ["places_blocks", "provenance_blocks", "run_page"]
 
 _PLACES = 3  # rows and columns of the map of the target's place
+_SMALL = 0.1  # TFLOPs: below, costs are written in GFLOPs
 _MAPS = 12  # configurations that have one: more are no picture
 
 
@@ -59,7 +62,7 @@ def run_page(
     identity = results.run["identity"]
     model, dataset = identity["model"], identity["dataset"]
     sections = [
-        Section("found", "What was found", [Block("sentences", findings(results))]),
+        Section("found", "What was found", [Block("sentences", findings(results)), Block("text", RULE)]),
         Section("accuracy", "Accuracy against cost", _charts(results)),
         Section("table", "Table", [Block("table", main_table(results))]),
         Section("fails", "Where it fails", _failing(results, targets)),
@@ -94,16 +97,16 @@ def _charts(results: Results) -> list[Block]:
     unpruned = next((row for row in rows if row["method"] == "none"), None)
     reference = None if unpruned is None else _point(results, unpruned, name)
     pruned = [row for row in rows if row["method"] != "none"]
-    layers = list(dict.fromkeys(row["layer"] for row in pruned))
-    ratios = sorted({float(row["keep"]) for row in pruned}, reverse=True)
+    single = [row for row in pruned if not is_schedule(_label(results, row))]  # a schedule has several keeps
+    layers = list(dict.fromkeys(row["layer"] for row in single))
+    ratios = sorted({float(row["keep"]) for row in single}, reverse=True)
     drawn = []
     for layer in layers:
-        part = [row for row in pruned if row["layer"] == layer]
+        part = [row for row in single if row["layer"] == layer]
         series: dict[str, list] = {}
         for row in part:
             place = ratios.index(float(row["keep"])) / max(len(ratios) - 1, 1) if len(ratios) > 1 else 0.5
-            label = results.labels.get(row["options_hash"], row["method"])
-            series.setdefault(label, []).append({"x": place, **_point(results, row, name)})
+            series.setdefault(_label(results, row), []).append({"x": place, **_point(results, row, name)})
         ticks = [(i / max(len(ratios) - 1, 1) if len(ratios) > 1 else 0.5, f"{r:g}") for i, r in enumerate(ratios)]
         if series:
             chart = line_chart(
@@ -117,14 +120,20 @@ def _charts(results: Results) -> list[Block]:
         series = {}
         for row in pruned:
             if is_number(row["tflops"]):
-                label = results.labels.get(row["options_hash"], row["method"])
-                label = f"{label} layer {row['layer']}" if len(layers) > 1 and "@" not in label else label
+                label = _label(results, row)
+                if len(layers) > 1 and not is_schedule(label):
+                    label = f"{label} layer {row['layer']}"
                 x = (row["tflops"] - low) / (high - low)
                 series.setdefault(label, []).append({"x": x, **_point(results, row, name)})
-        ticks = [(i / 4, f"{low + i / 4 * (high - low):.3g}") for i in range(5)]
-        chart = line_chart(series, x_label="TFLOPs per sample", y_label=title, ticks=ticks, reference=reference)
+        scale, unit = (1000, "GFLOPs") if high < _SMALL else (1, "TFLOPs")
+        ticks = [(i / 4, f"{scale * (low + i / 4 * (high - low)):.3g}") for i in range(5)]
+        chart = line_chart(series, x_label=f"{unit} per sample", y_label=title, ticks=ticks, reference=reference)
         drawn.append(("Vision tower, projector and decoder together. Markers are set a little apart.", Markup(chart)))
     return [Block("figures", drawn)] if drawn else []
+
+
+def _label(results: Results, row: Mapping[str, Any]) -> str:
+    return results.labels.get(row["options_hash"], row["method"])
 
 
 def _point(results: Results, row: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -155,8 +164,8 @@ def places_blocks(results: Results, targets: Mapping[str, Sequence[float]]) -> l
     cells = np.array([[min(int(_PLACES * targets[name][axis]), _PLACES - 1) for axis in (1, 0)] for name in hits.index])
     drawn = []
     for config in results.run["identity"]["configurations"]:
-        column = next((key for key in hits.columns if key == _key(config)), None)
-        if column is None:
+        column = record_key(config)
+        if column not in hits:
             continue
         verdicts, counts = hits[column].to_numpy(), []
         for row in range(_PLACES):
@@ -170,12 +179,6 @@ def places_blocks(results: Results, targets: Mapping[str, Sequence[float]]) -> l
     if left_out > 0:
         text += f" The first {_MAPS} configurations; {left_out} more are left out."
     return [*blocks, Block("text", text)]
-
-
-def _key(config: Mapping[str, Any]) -> str:
-    from biaslab.evaluation.schema import record_key
-
-    return record_key(config)
 
 
 def _samples(shown: Sequence[Shown], missing: Sequence[str]) -> list[Block]:

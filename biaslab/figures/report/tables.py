@@ -50,13 +50,13 @@ def data_link(name: str, text: str, kind: str = "text/csv") -> dict[str, str]:
     return {"name": name, "href": f"data:{kind};charset=utf-8;base64,{content}"}
 
 
-def share_cell(row: Mapping[Any, Any], name: str) -> str:
-    """Write a share in per cent with its interval: ``"80.0 [70.1, 88.2]"``; "" where it is not known."""
+def share_cell(row: Mapping[Any, Any], name: str, *, sign: str = "") -> str:
+    """Write a share in per cent with its interval: ``"80.0 [70.1, 88.2]"``, with ``sign="+"`` signed; "" if unknown."""
     value, lo, hi = (row.get(f"{name}{end}") for end in ("", "_lo", "_hi"))
     if not is_number(value):
         return ""
-    text = f"{100 * float(value):.1f}"  # type: ignore[arg-type]
-    return text + (f" [{100 * float(lo):.1f}, {100 * float(hi):.1f}]" if is_number(lo) and is_number(hi) else "")  # type: ignore[arg-type]
+    value, lo, hi = (100 * (float("nan") if v is None else float(v)) for v in (value, lo, hi))
+    return f"{value:{sign}.1f}" + (f" [{lo:.1f}, {hi:.1f}]" if is_number(lo) and is_number(hi) else "")
 
 
 def main_table(results: Results) -> Table:
@@ -81,7 +81,7 @@ def main_table(results: Results) -> Table:
         cells = [name, f"{int(row['n']):,}", share_cell(row, accuracy)]
         for found in differences.values():
             other = found.get(name, {})
-            cells += [share_cell(other, "difference"), _number(other.get("q"), 3)]
+            cells += [share_cell(other, "difference", sign="+"), _number(other.get("q"), 3)]
         cells += ["" if not is_number(row[c]) else f"{int(row[c]):,}" for c in counted]
         rows.append([*cells, *(_number(row[e], 2) for e in extra)])
     caption = (

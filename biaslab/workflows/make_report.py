@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biaslab._util.files import atomic_write, writing_to
+from biaslab._util.number_text import is_number
 from biaslab._util.output_place import check_output_file
 from biaslab.core.layout import TokenLayout
 from biaslab.datasets.question import Question
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from biaslab.datasets.base import Dataset
     from biaslab.models.vlm import VLM
 
-__all__ = ["REPORT_FILE", "report"]
+__all__ = ["REPORT_FILE", "report", "samples_shown"]
 
 REPORT_FILE = "report.html"
 
@@ -106,26 +107,46 @@ def report(
     return _written(file, render(_of_two(results, _results(other), dataset, n)))
 
 
-def _of_one(
-    results: Results, dataset: Dataset | None, vlm: VLM | None, layers: Sequence[int] | None, n: int
-) -> Any:
-    why = chosen_samples(hit_table(results.verdicts), n=n)
-    found, missing = _samples(results, dataset)
+def _of_one(results: Results, dataset: Dataset | None, vlm: VLM | None, layers: Sequence[int] | None, n: int) -> Any:
+    shown, found, missing = samples_shown(results, dataset, n=n)
     profiles, unread = profiles_of_run(results)
-    shown, unplaced = _shown([results], why, found)
     expected: dict[str, dict[int, np.ndarray]] = {}
     if vlm is not None:
         from biaslab.workflows.shown_attention import with_attention
 
         shown, expected = with_attention(vlm, results, shown, found, layers=layers, profiles=list(profiles.values()))
     targets = {
-        sample.id: ((sample.box.x0 + sample.box.x1) / 2 / sample.width, (sample.box.y0 + sample.box.y1) / 2 / sample.height)
+        sample.id: _centre(sample)
         for sample in found.values()
         if _has_target(sample) and sample.width and sample.height
     }
-    return run_page(
-        results, shown, targets=targets, profiles=profiles, expected=expected, missing=[*missing, *unread, *unplaced]
-    )
+    return run_page(results, shown, targets=targets, profiles=profiles, expected=expected, missing=[*missing, *unread])
+
+
+def samples_shown(
+    results: Results, dataset: Dataset | None = None, *, n: int = 20
+) -> tuple[list[Shown], dict[str, Sample], list[str]]:
+    """Choose the samples of a run that are shown and open their pictures.
+
+    Parameters
+    ----------
+    results : Results
+    dataset : Dataset, optional
+    n : int
+        As of `report`.
+
+    Returns
+    -------
+    shown : list of Shown
+    samples : dict of str to Sample
+        All of the run, by id.
+    missing : list of str
+        What cannot be shown, and why.
+    """
+    why = chosen_samples(hit_table(results.verdicts), n=n)
+    found, missing = _samples(results, dataset)
+    shown, unplaced = _shown([results], why, found)
+    return shown, found, [*missing, *unplaced]
 
 
 def _of_two(first: Results, second: Results, dataset: Dataset | None, n: int) -> Any:
@@ -146,9 +167,11 @@ def _results(run: str | Path | Results) -> Results:
 
 
 def _place(out: str | Path | None, folder: Path | None) -> Path:
-    if out is None and folder is None:
-        raise InputError("these results have no folder: name the file with out=")
-    return check_output_file(folder / REPORT_FILE if out is None and folder is not None else Path(str(out)), suffix=".html")
+    if out is None:
+        if folder is None:
+            raise InputError("these results have no folder: name the file with out=")
+        out = folder / REPORT_FILE
+    return check_output_file(out, suffix=".html")
 
 
 def _written(file: Path, text: str) -> Path:
@@ -174,7 +197,7 @@ def _shown(
     missing: dict[str, None] = {}
     finders = [_finder(results, missing) for results in runs]
     lines = [lines_of(results, list(why)) for results in runs]
-    tokens = [{name: line["tokens"] for (name, _), line in of.items() if line.get("tokens") == line.get("tokens")} for of in lines]
+    tokens = [{name: line["tokens"] for (name, _), line in of.items() if is_number(line.get("tokens"))} for of in lines]
     shown = []
     for name, reasons in why.items():
         sample = found.get(name)
@@ -227,11 +250,16 @@ def _layout(find: Any, size: tuple[int, int], tokens: Any, missing: dict[str, No
         return None
     if layout.n != int(tokens):
         missing[
-            f"Where tokens lie is not shown for images of {size[0]} x {size[1]} pixels: the run had {int(tokens)}, this "
-            f"version of the processor makes {layout.n}."
+            f"Where tokens lie is not shown for images of {size[0]} x {size[1]} pixels: the run had {int(tokens)}, "
+            f"this version of the processor makes {layout.n}."
         ] = None
         return None
     return layout
+
+
+def _centre(sample: Sample) -> tuple[float, float]:
+    box = sample.box
+    return (box.x0 + box.x1) / 2 / sample.width, (box.y0 + box.y1) / 2 / sample.height
 
 
 def _has_target(sample: Sample) -> bool:

@@ -26,7 +26,7 @@ _GREY = (127, 127, 127)
 
 
 def model_options_of(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell how a run's command line named its model: the options of `ModelChoice`; of a run in Python its name alone."""
+    """Tell how a run's command line named its model, as options of `ModelChoice`; of a run in Python its name alone."""
     commands = [command.get("options", {}) for command in run.get("commands", [])]
     named = next((options for options in reversed(commands) if options.get("name")), None)
     model = run["identity"]["model"]

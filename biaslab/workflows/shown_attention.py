@@ -139,8 +139,9 @@ def _stages(
         key = record_key(config)
         try:
             (asked,) = configurations([label_of(config)], 1.0, 0, profiles or None, model=vlm)
+            schedule: Any = asked.method
             with prune(
-                vlm, schedule=asked.method, seed=options.get("seed", 0), positions=options.get("positions", "original")
+                vlm, schedule=schedule, seed=options.get("seed", 0), positions=options.get("positions", "original")
             ) as run:  # fmt: skip
                 vlm.forward(encoded)
         except BiaslabError:  # a plug-in that is not here, a profile that is gone

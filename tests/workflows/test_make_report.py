@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -26,12 +27,13 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.addresses, self.headings, self.texts, self._open = [], [], [], [], []
-        self.data = None
+        self.data = self.frame = None
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self._open.append((tag, dict(attributes)))
+        self.frame = dict(attributes).get("srcdoc", self.frame)
         self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
 
     def handle_endtag(self, tag):
@@ -70,7 +72,7 @@ def test_a_report_has_its_sections_and_asks_nobody(run, page):
 
 def test_hostile_texts_are_no_markup(page):
     assert page.tags.count("script") == 2
-    assert not {"i", "b"} & set(page.tags) and page.data["samples"][0]["text"].endswith(HOSTILE)
+    assert not {"i", "b"} & set(page.tags) and any(s["text"].endswith(HOSTILE) for s in page.data["samples"])
     shown = [sample["id"] for sample in page.data["samples"]]
     assert "a \"b\" 'c' <i>.jpg" in shown
 
@@ -142,7 +144,7 @@ def test_without_pictures_the_rest_is_shown(run, tmp_path):
 
 def test_samples_of_other_content_are_not_shown_as_those_of_the_run(run, tmp_path):
     other = Hostile()
-    other.samples = [bl.load_dataset("scenes", n=9)._samples[-1].__class__(**{**s.__dict__, "expression": "x"}) for s in other]
+    other.samples = [replace(sample, expression="x") for sample in other]
     with pytest.raises(InputError, match="holds none of the run's samples"):
         report(run, dataset=other, out=tmp_path / "a.html")
 
@@ -153,8 +155,8 @@ def test_two_runs_are_compared_in_pairs(run, grounder, tmp_path):
     assert page.headings == ["What was found", "Table", "Samples", "Provenance of A", "Provenance of B"]
     names = [config["name"] for config in page.data["configs"]]
     assert "A: none keep 1" in names and "B: random keep 0.05 layer 4" in names
-    hits = [{line["id"]: line["hit"] for line in r.samples.to_dict("records") if line["method"] == "random"} for r in (run, second)]
-    mean = np.mean([float(hits[1][name]) - float(hits[0][name]) for name in hits[0]])
+    a, b = (r.samples[r.samples["method"] == "random"].set_index("id")["hit"].astype(float) for r in (run, second))
+    mean = (b - a).mean()
     assert any(f"{100 * mean:+.1f}" in text for text in page.texts)
     fewer = hostile_run(grounder, tmp_path / "third", methods=["uniform"])
     with pytest.raises(InputError, match="no configuration"):
@@ -167,7 +169,8 @@ def test_questions_have_no_boxes(grounder, tmp_path):
 
     data = Hostile()
     data.samples = [
-        Question.about(blank, f"Is it {k}?", "no", id=f"q{k}", image_id=f"i{k}", size=(64, 48), category="c") for k in range(2)
+        Question.about(blank, f"Is it {k}?", "no", id=f"q{k}", image_id=f"i{k}", size=(64, 48), category="c")
+        for k in range(2)
     ]
     results = bl.evaluate(
         grounder, data, methods=["none", "random"], keep=0.1, layer=4, max_new_tokens=4, progress=False,
@@ -198,3 +201,42 @@ def test_the_verb_writes_into_the_run_folder(grounder, tmp_path, capsys):
     app(["report", str(tmp_path / "run"), "--attention", "3"], standalone_mode=False)
     page = Page((tmp_path / "run" / "report.html").read_text())
     assert page.data["images"] and page.data["samples"][0]["attention"]
+
+
+def test_a_probe_and_an_atlas_are_reported_from_what_they_wrote(tmp_path):
+    (tmp_path / "figures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "figures" / "probe.png")
+    (tmp_path / "card.md").write_text("# Probe of <b>\n\nOf **12** places.\n\n- one\n")
+    (tmp_path / "probe.csv").write_text("layer,row\n1,2\n")
+    page = Page(report(tmp_path).read_text())
+    assert page.headings == ["What was found", "Figures", "Tables"] and "b" not in page.tags
+    assert "data:text/csv;charset=utf-8;base64," + base64.b64encode(b"layer,row\n1,2\n").decode() in page.addresses
+    with pytest.raises(InputError, match="report it alone"):
+        report(tmp_path, tmp_path)
+
+
+def test_a_view_holds_its_page_in_a_frame(grounder, tmp_path):
+    sample = next(iter(bl.load_dataset("scenes", n=1)))
+    shown = bl.view(grounder, sample, sample.expression, methods="fastv", layer=4, layers=[3], target=sample.box)
+    source = Page(shown._repr_html_()).frame
+    assert source == shown.html == shown.save(tmp_path / "v.html").read_text()
+    data = Page(source).data
+    assert [config["name"] for config in data["configs"]] == ["no pruning", "fastv"]
+    (one,) = data["samples"]
+    assert "".join(one["words"]).replace(" ", "") == one["runs"][0]["answer"].replace(" ", "")
+    assert len(one["wordAttention"]["3"]["max"]) == len(one["words"]) and one["runs"][0]["hit"] == 1
+    with bl.capture(grounder, layers=[3]) as rows:
+        grounder.locate(sample.image(), sample.expression)
+    last = rows[3].values[0].mean(1)  # of the last prompt token: what the first word was chosen from
+    assert np.allclose(one["attention"]["3"]["max"], last.max(1).values.numpy(), rtol=1e-3)
+
+
+def test_a_view_of_results_is_its_report_s_browser(run):
+    with pytest.raises(InputError, match="takes no picture"):
+        bl.view(run, "a.png")
+    assert len(Page(bl.view(run, n=2).html).data["samples"]) >= 2
+
+
+def test_a_view_says_what_it_lacks(grounder):
+    with pytest.raises(InputError, match="needs a picture"):
+        bl.view(grounder)

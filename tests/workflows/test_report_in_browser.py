@@ -115,10 +115,10 @@ def pixels(page):
     script = """() => {
         const canvas = document.querySelector('[data-part=picture]'), c = canvas.getContext('2d'), out = [];
         for (let r = 0; r < 16; r++) for (let k = 0; k < 16; k++)
-            out.push(...c.getImageData((k + .3) * canvas.width / 16, (r + .3) * canvas.height / 16, 1, 1).data.slice(0, 3));
+            out.push(...c.getImageData((k + .3) * canvas.width / 16, (r + .3) * canvas.height / 16, 1, 1).data);
         return out;
     }"""
-    return np.array(page.evaluate(script)).reshape(256, 3)
+    return np.array(page.evaluate(script)).reshape(256, 4)[:, :3]
 
 
 def test_the_canvas_shows_the_kept_tokens_where_they_lie(page, run):
@@ -180,3 +180,27 @@ def test_it_is_dark_where_people_want_it_dark_and_prints_all_sections(page, tmp_
 def test_no_page_is_wider_than_its_window(page, width):
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_view_lives_in_a_notebook_s_page(chromium, grounder):
+    sample = next(iter(bl.load_dataset("scenes", n=1)))
+    shown = bl.view(grounder, sample, sample.expression, methods=["fastv"], layer=4, layers=[LAYER])
+    page = chromium.new_page(viewport={"width": 900, "height": 900})
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_content(f"<main>{shown._repr_html_()}</main>")
+    frame = page.frame_locator("iframe")
+    frame.locator("#viewer[data-ready]").wait_for()
+    words = frame.locator("[data-part=word-list] button")
+    assert words.count() > 3
+    plain = frame.locator("[data-part=picture]").evaluate("c => c.toDataURL()")
+    words.nth(2).click()
+    assert words.nth(2).get_attribute("aria-pressed") == "true"
+    assert frame.locator("[data-part=shown]").input_value() == "attention"
+    second = frame.locator("[data-part=picture]").evaluate("c => c.toDataURL()")
+    words.nth(4).click()
+    assert len({plain, second, frame.locator("[data-part=picture]").evaluate("c => c.toDataURL()")}) == 3
+    assert said == [] and [url for url in asked if not url.startswith(("data:", "about:"))] == []
+    page.close()

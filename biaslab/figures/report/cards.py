@@ -12,7 +12,7 @@ _BOLD, _CODE = re.compile(r"\*\*(.+?)\*\*"), re.compile(r"`([^`]+)`")
 
 
 def card_html(text: str) -> Markup:
-    """Write a card as HTML; whatever is no mark of ours stays text.
+    r"""Write a card as HTML; whatever is no mark of ours stays text.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def card_html(text: str) -> Markup:
     Examples
     --------
     >>> from biaslab.figures.report.cards import card_html
-    >>> print(card_html("# Mean profile\\n\\nOf **12** images <b>.\\n\\n| a | b |\\n|---|---|\\n| x | 1 |"))
+    >>> print(card_html("# Mean profile\n\nOf **12** images <b>.\n\n| a | b |\n|---|---|\n| x | 1 |"))
     <h4>Mean profile</h4>
     <p>Of <strong>12</strong> images &lt;b&gt;.</p>
     <table><tr><td>a</td><td>b</td></tr><tr><td>x</td><td>1</td></tr></table>
@@ -63,4 +63,8 @@ def _inline(text: str) -> str:
 def _table(lines: list[str]) -> str:
     rows = [[cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]] for line in lines]
     rows = [row for row in rows if not all(re.fullmatch(r":?-+:?", cell) for cell in row) and any(row)]
-    return "<table>" + "".join("<tr>" + "".join(f"<td>{_inline(c)}</td>" for c in row) + "</tr>" for row in rows) + "</table>"
+    return (
+        "<table>"
+        + "".join("<tr>" + "".join(f"<td>{_inline(c)}</td>" for c in row) + "</tr>" for row in rows)
+        + "</table>"
+    )

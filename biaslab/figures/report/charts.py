@@ -29,7 +29,12 @@ _SHAPES = (
 
 
 def line_chart(
-    series: Series, *, x_label: str, y_label: str, ticks: Sequence[tuple[float, str]], reference: Mapping[str, Any] | None
+    series: Series,
+    *,
+    x_label: str,
+    y_label: str,
+    ticks: Sequence[tuple[float, str]],
+    reference: Mapping[str, Any] | None,
 ) -> str:
     """Draw shares with intervals: a line per method, told apart by colour, shape and name.
 
@@ -96,11 +101,11 @@ def line_chart(
     for i, (name, points) in enumerate(series.items()):
         out += _line(name, points, i, len(series), x, y)
         column, row = i % 3, i // 3
-        at = (_LEFT + 8 + column * (_WIDTH - _LEFT) / 3, _HEIGHT + 12 + 18 * row)
+        spot = (_LEFT + 8 + column * (_WIDTH - _LEFT) / 3, _HEIGHT + 12 + 18 * row)
         colour, shape = COLORS[i % len(COLORS)], _SHAPES[i % len(_SHAPES)]
-        out.append(f'<path d="{shape}" fill="{colour}" transform="translate({at[0]:.1f},{at[1] - 4})"/>')
+        out.append(f'<path d="{shape}" fill="{colour}" transform="translate({spot[0]:.1f},{spot[1] - 4})"/>')
         shown = name if len(name) <= 27 else name[:26] + "\N{HORIZONTAL ELLIPSIS}"
-        out.append(f'<text x="{at[0] + 10:.1f}" y="{at[1]}">{escape(shown)}</text>')
+        out.append(f'<text x="{spot[0] + 10:.1f}" y="{spot[1]}">{escape(shown)}</text>')
     return "".join([*out, "</svg>"])
 
 

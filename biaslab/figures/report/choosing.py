@@ -64,8 +64,9 @@ def chosen_samples(hits: pd.DataFrame, *, n: int = N_SHOWN) -> Mapping[str, list
     >>> import pandas as pd
     >>> from biaslab.figures.report.choosing import chosen_samples
     >>> hits = pd.DataFrame({"fastv": [1, 0, 0, 1.0], "random": [1, 1, 0, 1.0]}, index=list("abcd"))
-    >>> chosen_samples(hits, n=1)
-    {'b': ['disagree'], 'c': ['miss'], 'd': ['random']}
+    >>> why = chosen_samples(hits, n=1)
+    >>> why["b"][0], why["c"][0], sum("random" in reasons for reasons in why.values())
+    ('disagree', 'miss', 1)
     """
     share = hits.mean(axis=1).to_numpy()
     names = hits.index.astype(str).tolist()

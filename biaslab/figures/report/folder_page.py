@@ -15,6 +15,7 @@ from biaslab.figures.report.tables import data_link
 __all__ = ["folder_page", "is_measured"]
 
 _CARD = "card.md"
+_TYPES = {".csv": "text/csv", ".tex": "application/x-tex"}
 
 
 def is_measured(folder: str | Path) -> bool:
@@ -41,21 +42,24 @@ def folder_page(folder: Path) -> Page:
     try:
         text = (folder / _CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{folder / _CARD} cannot be read ({error}): run the command that wrote it again") from None
+        raise RunFolderError(
+            f"{folder / _CARD} cannot be read ({error}): run the command that wrote it again"
+        ) from None
     title = next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("# ")), folder.name)
     drawn = [(path.stem, _embedded(path)) for path in sorted((folder / "figures").glob("*.png"))]
-    tables = sorted([*folder.glob("*.csv"), *folder.glob("tables/*.csv"), *folder.glob("tables/*.tex")])
     links = [
-        data_link(path.name, path.read_text(encoding="utf-8", errors="replace"), "text/csv" if path.suffix == ".csv" else "application/x-tex")
-        for path in tables
+        data_link(path.name, path.read_text(encoding="utf-8", errors="replace"), _TYPES[path.suffix])
+        for path in sorted([*folder.glob("*.csv"), *folder.glob("tables/*")])
+        if path.suffix in _TYPES
     ]
-    profile = folder / "profile.md"
+    file = folder / "profile.md"  # of an atlas of a profile
+    profile = [Block("card", card_html(file.read_text(encoding="utf-8")))] if file.is_file() else []
     return Page(
         title=title,
         sections=[
             Section("found", "What was found", [Block("card", card_html(text))]),
             Section("figures", "Figures", [Block("figures", drawn)] if drawn else []),
-            Section("profile", "Profile", [Block("card", card_html(profile.read_text(encoding="utf-8")))] if profile.is_file() else []),
+            Section("profile", "Profile", profile),
             Section("tables", "Tables", [Block("links", links)] if links else []),
         ],
         note="Rehearsal, random weights" if "**Rehearsal, random weights" in text else None,

@@ -73,9 +73,12 @@ def packed_layout(layout: TokenLayout) -> dict[str, Any]:
     --------
     >>> from biaslab import TokenLayout
     >>> from biaslab.figures.report.packing import packed_layout
-    >>> packed_layout(TokenLayout.tiled(1, 2, (1, 1), size=(128, 64), family="demo", thumbnail=True))
-    {'n': 3, 'xs': [0.0, 0.5, 0.0, 1.0, 0.5, 1.0], 'ys': [0.0, 1.0], 'at': 'AAAAAAIAAAABAAAA', 'thumbnail': 'BA==',
-     'tiles': [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]], 'key': 'demo/1x1/tiles1x2+thumb'}
+    >>> layout = TokenLayout.tiled(1, 2, (1, 1), size=(128, 64), family="demo", thumbnail=True)
+    >>> packed = packed_layout(layout)
+    >>> packed["xs"], packed["ys"], packed["at"], packed["thumbnail"]
+    ([0.0, 0.5, 0.0, 1.0, 0.5, 1.0], [0.0, 1.0], 'AAAAAAIAAAABAAAA', 'BA==')
+    >>> packed["tiles"]
+    [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]
     """
     boxes = layout.boxes.round(5)
     columns, column = np.unique(boxes[:, [0, 2]], axis=0, return_inverse=True)

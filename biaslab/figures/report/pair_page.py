@@ -33,7 +33,9 @@ def check_pair(first: Results, second: Results) -> None:
     InputError
     """
     if first.accuracy != second.accuracy:
-        raise InputError("one run is on questions, the other on referring expressions: their accuracies are not of one kind")
+        raise InputError(
+            "one run is on questions, the other on referring expressions: their accuracies are not of one kind"
+        )
     if not _common(first, second):
         raise InputError("the two runs have no configuration (method, keep and layer) in common: nothing can be paired")
 
@@ -80,7 +82,8 @@ def paired_table(first: Results, second: Results) -> tuple[pd.DataFrame, pd.Data
         rows.append(
             {
                 "label": name, "n": len(pair), "a": one.mean(), "b": two.mean(),
-                **dict(zip(("difference", "difference_lo", "difference_hi"), map(float, found), strict=True)), "p": float(p),
+                **dict(zip(("difference", "difference_lo", "difference_hi"), map(float, found), strict=True)),
+                "p": float(p),
             }
         )  # fmt: skip
     hits = pd.concat([a.loc[shared].add_prefix("A: "), b.loc[shared].add_prefix("B: ")], axis=1)
@@ -124,7 +127,7 @@ def pair_page(
     cells = Table(
         ["configuration", "n", "A, %", "B, %", "B minus A, points", "q"],
         rows,
-        "95 % intervals over images in brackets, paired by sample; q: sign-flip test over images, adjusted over all rows.",
+        "95 % intervals over images in brackets, paired by sample; q: sign-flip test over images, adjusted over rows.",
         [link],
     )
     samples: list[Any] = [Block("sentences", list(missing))] if missing else []

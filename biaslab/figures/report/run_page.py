@@ -1,4 +1,4 @@
-"""The report of a run of ``evaluate``: its sections, from results, pictures and profiles that somebody else has opened."""
+"""The report of a run of ``evaluate``: its sections, from results, pictures and profiles that others have opened."""
 
 from __future__ import annotations
 
@@ -72,9 +72,10 @@ def run_page(
         Section("provenance", "Provenance", provenance_blocks(results)),
     ]
     split = f", {dataset['split']}" if dataset.get("split") else ""
+    counts = [(int(dataset["n"]), "sample"), (len(identity["configurations"]), "configuration")]
     return Page(
         title=f"{model['name']} on {dataset['name']}{split}",
-        subtitle=f"{count_text(int(dataset['n']), 'sample')}, {count_text(len(identity['configurations']), 'configuration')}",
+        subtitle=", ".join(count_text(*each) for each in counts),
         sections=sections,
         data=viewer_data({"": results}, shown, expected=expected) if shown else None,
         note=_note(model),
@@ -109,9 +110,7 @@ def _charts(results: Results) -> list[Block]:
             series.setdefault(_label(results, row), []).append({"x": place, **_point(results, row, name)})
         ticks = [(i / max(len(ratios) - 1, 1) if len(ratios) > 1 else 0.5, f"{r:g}") for i, r in enumerate(ratios)]
         if series:
-            chart = line_chart(
-                series, x_label="visual tokens kept", y_label=title, ticks=ticks, reference=reference
-            )
+            chart = line_chart(series, x_label="visual tokens kept", y_label=title, ticks=ticks, reference=reference)
             drawn.append((f"Tokens are dropped before layer {layer}. Whiskers: 95 % intervals over images; "
                           "dashed: no pruning.", Markup(chart)))  # fmt: skip
     costs = [row["tflops"] for row in rows if is_number(row["tflops"])]
@@ -132,11 +131,11 @@ def _charts(results: Results) -> list[Block]:
     return [Block("figures", drawn)] if drawn else []
 
 
-def _label(results: Results, row: Mapping[str, Any]) -> str:
+def _label(results: Results, row: Mapping[Any, Any]) -> str:
     return results.labels.get(row["options_hash"], row["method"])
 
 
-def _point(results: Results, row: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _point(results: Results, row: Mapping[Any, Any], name: str) -> dict[str, Any]:
     return {
         "value": row[name], "lo": row[f"{name}_lo"], "hi": row[f"{name}_hi"],
         "text": f"{results.name_of(row)}: {share_cell(row, name)} %",
@@ -199,7 +198,10 @@ def provenance_blocks(results: Results) -> list[Block]:
     facts = [
         ("model", f"{model['name']}, revision {model.get('revision')}, {model.get('dtype', '')}"),
         ("weights", str(model.get("fingerprint"))),
-        ("data set", f"{dataset['name']}, {dataset.get('split')}, {int(dataset['n']):,} samples, hash {dataset['hash']}"),
+        (
+            "data set",
+            f"{dataset['name']}, {dataset.get('split')}, {int(dataset['n']):,} samples, hash {dataset['hash']}",
+        ),
         ("options", json.dumps(identity["options"])),
         ("reference", str(settings.get("reference"))),
         ("device", str(settings.get("device"))),

@@ -18,6 +18,9 @@ from biaslab.figures.tables import results_latex, results_table
 __all__ = ["Table", "cost_table", "data_link", "group_table", "main_table", "result_links", "share_cell"]
 
 
+_NAMES = {"miou": "mean IoU", "target_kept": "target kept", "mean_share": "mean share"}
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text.
@@ -66,21 +69,21 @@ def main_table(results: Results) -> Table:
     differences: dict[str, dict[str, Mapping[Any, Any]]] = {}
     for reference in dict.fromkeys(("none", results.reference)):
         if reference is not None and reference in set(results.verdicts["method"].unique()):
-            rows = with_q(results.differences(reference)).to_dict("records")
-            differences[reference] = {results.name_of(row): row for row in rows}
+            found = with_q(results.differences(reference)).to_dict("records")
+            differences[reference] = {results.name_of(row): row for row in found}
     title = "accuracy" if accuracy == "accuracy" else "Acc@0.5"
     head = ["configuration", "n", f"{title}, %"]
     for reference in differences:
         head += [f"minus {_called(reference)}, points", "q"]
     counted = [name for name in ("errors", "unparsed", "truncated") if _any(frame, name)]
-    extra = [name for name in ("miou", "target_kept", "mean_share") if name in frame and frame[name].notna().any()]
-    head += [*counted, *({"miou": "mean IoU", "target_kept": "target kept", "mean_share": "mean share"}[e] for e in extra)]
-    rows = []
+    extra = [name for name in _NAMES if name in frame and frame[name].notna().any()]
+    head += [*counted, *(_NAMES[name] for name in extra)]
+    rows: list[list[str]] = []
     for row in frame.to_dict("records"):
         name = results.name_of(row)
         cells = [name, f"{int(row['n']):,}", share_cell(row, accuracy)]
-        for found in differences.values():
-            other = found.get(name, {})
+        for compared in differences.values():
+            other = compared.get(name, {})
             cells += [share_cell(other, "difference", sign="+"), _number(other.get("q"), 3)]
         cells += ["" if not is_number(row[c]) else f"{int(row[c]):,}" for c in counted]
         rows.append([*cells, *(_number(row[e], 2) for e in extra)])
@@ -112,8 +115,11 @@ def group_table(results: Results, column: str, title: str) -> Table | None:
     found: dict[str, dict[str, Mapping[Any, Any]]] = {}
     for row in frame.to_dict("records"):
         found.setdefault(results.name_of(row), {})[str(row["expression_type"])] = row
-    counts = {group: max((int(rows[group]["n"]) for rows in found.values() if group in rows), default=0) for group in groups}
-    rows = [[name, *(share_cell(cells.get(group, {}), results.accuracy) for group in groups)] for name, cells in found.items()]
+    counts = {g: max((int(cells[g]["n"]) for cells in found.values() if g in cells), default=0) for g in groups}
+    rows = [
+        [name, *(share_cell(cells.get(group, {}), results.accuracy) for group in groups)]
+        for name, cells in found.items()
+    ]
     return Table([title, *(f"{group} (n={counts[group]})" for group in groups)], rows, "Accuracy in per cent.")
 
 
@@ -125,11 +131,12 @@ def cost_table(results: Results) -> Table:
         "prefill_ms": "prefill, ms", "decode_ms": "decoding, ms", "peak_mb": "peak memory, MB",
     }  # fmt: skip
     shown = [name for name in columns if frame[name].notna().any()]
-    kept = results.kept_per_layer() if results.run["settings"].get("n_layers") else pd.DataFrame()
+    known = results.run["settings"].get("n_layers") is not None  # earlier versions did not note it
+    kept: Mapping[Any, Any] = results.kept_per_layer().to_dict("index") if known else {}
     rows = []
     for row in frame.to_dict("records"):
         name = results.name_of(row)
-        layers = kept.loc[name].tolist() if name in kept.index else []
+        layers = list(kept.get(name, {}).values())
         tokens = f"{sum(layers) / len(layers):,.0f}" if layers and all(map(is_number, layers)) else ""
         rows.append([name, tokens, *(_significant(row[column]) for column in shown)])
     head = ["configuration", "visual tokens per layer, mean", *(columns[name] for name in shown)]

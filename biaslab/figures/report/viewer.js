@@ -33,11 +33,13 @@
     return image;
   });
 
-  /** One map of attention: head -1 is the mean over heads; divided by what the profile expects if asked. */
-  function attentionOf(sample, layer, head, relative) {
-    const packed = sample.attention[layer];
+  /** One map of attention: head -1 is the mean over heads; of a word of the answer; divided by the profile if asked. */
+  function attentionOf(sample, layer, head, relative, word = -1) {
+    const ofWord = word >= 0 && sample.wordAttention[layer];
+    const packed = ofWord || sample.attention[layer];
     const layout = layouts[sample.layouts[0]];
     if (!packed || !layout) return null;
+    if (ofWord) head = word; // a map per word, each the mean over heads
     const bytes = bytesOf(packed.data);
     const n = layout.n;
     const heads = packed.max.length;
@@ -58,7 +60,7 @@
 
   // ------------------------------------------------------------------ state and filters
 
-  const state = { list: [], at: 0, a: 0, b: -1, shown: "kept", layer: null, head: -1, stage: -1 };
+  const state = { list: [], at: 0, a: 0, b: -1, shown: "kept", layer: null, head: -1, stage: -1, word: -1 };
   const some = (test) => data.samples.some(test);
   const firstPruned = data.configs.findIndex((c) => c.pruned);
   state.a = Math.max(firstPruned, 0);
@@ -169,6 +171,7 @@
 
   function step(by) {
     if (!state.list.length) return;
+    state.word = -1;
     state.at = (state.at + by + state.list.length) % state.list.length;
     draw();
   }
@@ -308,7 +311,7 @@
       if (kept) paintKept(context, layout, kept, part, width, height);
     }
     if (layout && (shown === "attention" || shown === "relative")) {
-      const values = attentionOf(sample, state.layer, state.head, shown === "relative");
+      const values = attentionOf(sample, state.layer, state.head, shown === "relative", state.word);
       if (values) paintAttention(context, layouts[sample.layouts[0]], values, part, width, height);
     }
     if (full && layout && !part && $("tiles").checked) {
@@ -324,11 +327,13 @@
   function verdictText(run) {
     if (!run) return "not run";
     if (run.error) return `failed: ${run.error}`;
-    const parts = [run.hit ? "right" : "wrong"];
+    const parts = [run.hit === null ? "answered" : run.hit ? "right" : "wrong"];
     if (run.note) parts.push(run.note);
     if (run.iou !== undefined && run.box) parts.push(`IoU ${run.iou.toFixed(2)}`);
     return parts.join(", ");
   }
+
+  const colourOf = (run) => (!run || run.hit === null ? "" : run.hit === 1 ? "right" : "wrong");
 
   function keptText(sample, run, layout) {
     if (!run || run.kept === undefined) return "";
@@ -364,10 +369,11 @@
     $("id").textContent = [sample.id, sample.type, sample.objectSize].filter(Boolean).join(" · ");
     $("config").textContent = config.name;
     $("verdict-text").textContent = verdictText(run);
-    $("verdict-text").className = run && run.hit === 1 ? "right" : "wrong";
+    $("verdict-text").className = colourOf(run);
     $("answer").textContent = run && run.answer !== undefined && run.answer !== null ? run.answer : "";
     $("right-answer").textContent = sample.answers.length ? `right: ${sample.answers.join(" / ")}` : "";
     $("kept-text").textContent = keptText(sample, run, layout);
+    drawWords(sample);
     const drawable = sample.image !== null || layout !== null;
     $("stageview").hidden = !drawable;
     if (drawable) {
@@ -381,6 +387,25 @@
     $("live").textContent =
       `Sample ${state.at + 1} of ${state.list.length}: ${sample.text || sample.id}. ` +
       `${config.name}: ${verdictText(run)}. ${keptText(sample, run, layout)}`;
+  }
+
+  /** The tokens of the unpruned answer: choosing one shows where the model looked when it chose that token. */
+  function drawWords(sample) {
+    $("words").hidden = !sample.words.length;
+    const buttons = sample.words.map((text, word) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = text.trim() || "\u2423";
+      button.setAttribute("aria-pressed", String(word === state.word));
+      button.addEventListener("click", () => {
+        state.word = word === state.word ? -1 : word;
+        if (!["attention", "relative"].includes(state.shown)) state.shown = $("shown").value = "attention";
+        draw();
+        $("word-list").children[word].focus();
+      });
+      return button;
+    });
+    $("word-list").replaceChildren(...buttons);
   }
 
   /** All configurations on this sample, small: what each method kept at each ratio. */
@@ -401,7 +426,7 @@
       else canvas.hidden = true;
       name.textContent = config.name;
       verdict.textContent = verdictText(run);
-      verdict.className = run && run.hit === 1 ? "right" : "wrong";
+      verdict.className = colourOf(run);
       strip.children[i].setAttribute("aria-pressed", String(i === state.a));
     });
   }

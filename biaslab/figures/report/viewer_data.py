@@ -16,7 +16,7 @@ from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import record_key
 from biaslab.figures.report.packing import packed_layout, packed_map, packed_mask, picture_uri
 
-__all__ = ["Shown", "lines_of", "viewer_data"]
+__all__ = ["Shown", "lines_of", "packed_samples", "viewer_data"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,10 @@ class Shown:
         Layer -> (heads, N) attention of the unpruned model, of the first run's layout.
     stages : mapping of str
         Key of a configuration of the first run -> masks (N,) of what each stage of its schedule has left.
+    words : sequence of str
+        Tokens of the unpruned answer, as text.
+    word_attention : mapping of int
+        Layer -> (words, N) attention, mean over heads, of the rows that these tokens were chosen from.
     """
 
     id: str
@@ -57,6 +61,8 @@ class Shown:
     answers: Sequence[str] = ()
     attention: Mapping[int, np.ndarray] = field(default_factory=dict)
     stages: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    words: Sequence[str] = ()
+    word_attention: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 def lines_of(results: Results, ids: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -77,7 +83,10 @@ def lines_of(results: Results, ids: Sequence[str]) -> dict[tuple[str, str], dict
 
 
 def viewer_data(
-    runs: Mapping[str, Results], shown: Sequence[Shown], *, expected: Mapping[str, Mapping[int, np.ndarray]] | None = None
+    runs: Mapping[str, Results],
+    shown: Sequence[Shown],
+    *,
+    expected: Mapping[str, Mapping[int, np.ndarray]] | None = None,
 ) -> dict[str, Any]:
     """Gather what the viewer draws.
 
@@ -96,9 +105,10 @@ def viewer_data(
     dict
         JSON-ready: ``configs``, ``samples``, ``images``, ``layouts``, ``expected``.
     """
-    configs, lines = [], []
+    configs: list[dict[str, Any]] = []
+    lines: dict[tuple[int, str, str], Mapping[str, Any]] = {}
     for side, (name, results) in enumerate(runs.items()):
-        lines.append(lines_of(results, [one.id for one in shown]))
+        lines |= {(side, *of): line for of, line in lines_of(results, [one.id for one in shown]).items()}
         for config in results.run["identity"]["configurations"]:
             stages = config.get("options", {}).get("stages") or []
             configs.append(
@@ -110,8 +120,36 @@ def viewer_data(
                     "stages": [f"{stage['method']}, layer {stage['layer']}" for stage in stages],
                 }
             )
+    return packed_samples(configs, lines, shown, expected=expected)
+
+
+def packed_samples(
+    configs: Sequence[Mapping[str, Any]],
+    lines: Mapping[tuple[int, str, str], Mapping[str, Any]],
+    shown: Sequence[Shown],
+    *,
+    expected: Mapping[str, Mapping[int, np.ndarray]] | None = None,
+) -> dict[str, Any]:
+    """Put configurations, their lines and the samples together.
+
+    Parameters
+    ----------
+    configs : sequence of dict
+        ``name``, ``pruned``, ``side`` (number of the run), ``key`` and ``stages`` (names).
+    lines : mapping
+        (side, id of the sample, key) -> sample line.
+    shown, expected
+        As of `viewer_data`.
+
+    Returns
+    -------
+    dict
+        As of `viewer_data`.
+    """
     layouts: dict[str, int] = {}
-    packed, images, pictures = [], [], {}
+    packed: list[dict[str, Any]] = []
+    images: list[str] = []
+    pictures: dict[str, int] = {}
     samples = []
     for one in shown:
         places: list[int | None] = []
@@ -126,7 +164,7 @@ def viewer_data(
                 pictures[one.image_id] = len(images)
                 images.append(picture_uri(one.image))
             picture = pictures[one.image_id]
-        found = [lines[config["side"]].get((one.id, config["key"])) for config in configs]
+        found = [lines.get((config["side"], one.id, config["key"])) for config in configs]
         first = next((line for line in found if line is not None), {})
         samples.append(
             {
@@ -142,12 +180,12 @@ def viewer_data(
                 "objectSize": first.get("object_size") or "",
                 "runs": [_run(line, one, config) for line, config in zip(found, configs, strict=True)],
                 "attention": {str(layer): packed_map(values) for layer, values in one.attention.items()},
+                "words": list(one.words),
+                "wordAttention": {str(layer): packed_map(values) for layer, values in one.word_attention.items()},
             }
         )
-    for config in configs:
-        del config["key"]
     return {
-        "configs": configs,
+        "configs": [{name: value for name, value in config.items() if name != "key"} for config in configs],
         "samples": samples,
         "images": images,
         "layouts": packed,
@@ -164,7 +202,8 @@ def _run(line: Mapping[str, Any] | None, one: Shown, config: Mapping[str, Any]) 
         return None
     if line["error"] is not None:
         return {"error": str(line["error"])}
-    run: dict[str, Any] = {"hit": int(bool(line["hit"])), "answer": line["answer"]}
+    hit = None if line["hit"] is None else int(bool(line["hit"]))  # None: nobody said what is right
+    run: dict[str, Any] = {"hit": hit, "answer": line["answer"]}
     if isinstance(line.get("box"), (list, tuple, np.ndarray)):
         run["box"] = [round(float(v), 1) for v in line["box"]]
     for name, short, digits in (("iou", "iou", 3), ("tokens_kept", "kept", 0), ("target_kept", "target", 3)):

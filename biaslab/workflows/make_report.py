@@ -151,8 +151,8 @@ def samples_shown(
 
 def _of_two(first: Results, second: Results, dataset: Dataset | None, n: int) -> Any:
     check_pair(first, second)
-    table, hits = paired_table(first, second)
-    why = chosen_samples(hits, n=n)
+    table, hits, apart = paired_table(first, second)
+    why = chosen_samples(hits, n=n, apart=apart)
     found, missing = _samples(first, dataset)
     shown, unplaced = _shown([first, second], why, found)
     return pair_page(first, second, table, shown, missing=[*missing, *unplaced])

@@ -14,7 +14,7 @@ class Hostile:
 
     name, split = "sc\"ene's <b>", "test"
 
-    def __init__(self, n=6):
+    def __init__(self, n=4):
         samples = list(bl.load_dataset("scenes", n=n))
         samples[0] = replace(samples[0], id="a \"b\" 'c' <i>.jpg", expression=f"elephant {HOSTILE}")
         self.samples = samples

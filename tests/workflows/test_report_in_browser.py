@@ -10,6 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import tiny
 from hostile_run import HOSTILE, STAGED, Hostile, hostile_run
 
 import biaslab as bl
@@ -203,4 +204,19 @@ def test_a_view_lives_in_a_notebook_s_page(chromium, grounder):
     words.nth(4).click()
     assert len({plain, second, frame.locator("[data-part=picture]").evaluate("c => c.toDataURL()")}) == 3
     assert said == [] and [url for url in asked if not url.startswith(("data:", "about:"))] == []
+    page.close()
+
+
+def test_tiles_and_thumbnail_are_drawn_where_there_are_any(chromium):
+    image = tiny.images(1, [(640, 430)])[0]
+    shown = bl.view(tiny.vlm("internvl"), image, "cat", methods="random", keep=0.3, layer=1, max_new_tokens=4)
+    page = chromium.new_page(viewport={"width": 900, "height": 900})
+    page.set_content(f"<main>{shown._repr_html_()}</main>")
+    frame = page.frame_locator("iframe")
+    frame.locator("#viewer[data-ready]").wait_for()
+    picture = frame.locator("[data-part=picture]")
+    assert frame.locator("[data-part=thumbnail]").is_visible()
+    before = picture.evaluate("c => c.toDataURL()")
+    frame.locator("[data-part=tiles]").check()
+    assert picture.evaluate("c => c.toDataURL()") != before
     page.close()

@@ -41,7 +41,7 @@ def hit_table(verdicts: pd.DataFrame) -> pd.DataFrame:
     return table.droplevel("index")
 
 
-def chosen_samples(hits: pd.DataFrame, *, n: int = N_SHOWN) -> Mapping[str, list[str]]:
+def chosen_samples(hits: pd.DataFrame, *, n: int = N_SHOWN, apart: np.ndarray | None = None) -> Mapping[str, list[str]]:
     """Choose the samples that a report shows.
 
     Parameters
@@ -50,12 +50,14 @@ def chosen_samples(hits: pd.DataFrame, *, n: int = N_SHOWN) -> Mapping[str, list
         Of `hit_table`.
     n : int
         Samples of each choice.
+    apart : (samples,) array, optional
+        How much there is disagreement on each sample; default: h (1 - h), h the share of configurations that hit.
 
     Returns
     -------
     dict of str to list of str
-        Id -> why it is shown, in the order in which they are shown: ``"disagree"`` (the share of configurations that
-        hit is nearest to one half), ``"miss"`` (most configurations miss; of those that do not disagree as much) and
+        Id -> why it is shown, in the order in which they are shown: ``"disagree"`` (the most
+        disagreement), ``"miss"`` (most configurations miss; of those that do not disagree as much) and
         ``"random"`` (drawn from all samples with a fixed seed, so that one sees also what is not remarkable). A sample
         may be shown for several reasons.
 
@@ -70,8 +72,8 @@ def chosen_samples(hits: pd.DataFrame, *, n: int = N_SHOWN) -> Mapping[str, list
     """
     share = hits.mean(axis=1).to_numpy()
     names = hits.index.astype(str).tolist()
-    order = np.argsort(-share * (1 - share), kind="stable")
-    disagree = [i for i in order if 0 < share[i] < 1][:n]
+    apart = share * (1 - share) if apart is None else np.asarray(apart)
+    disagree = [i for i in np.argsort(-apart, kind="stable") if apart[i] > 0][:n]
     missed = [i for i in np.argsort(share, kind="stable") if share[i] < 1 and i not in set(disagree)][:n]
     drawn = sorted(np.random.default_rng(_SEED).permutation(len(names))[:n].tolist())
     why: dict[str, list[str]] = {}

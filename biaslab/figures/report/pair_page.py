@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from biaslab._util.number_text import count_text
@@ -40,7 +41,7 @@ def check_pair(first: Results, second: Results) -> None:
         raise InputError("the two runs have no configuration (method, keep and layer) in common: nothing can be paired")
 
 
-def paired_table(first: Results, second: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+def paired_table(first: Results, second: Results) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
     """Compare two runs by sample: every configuration that both have, B minus A.
 
     Parameters
@@ -55,6 +56,8 @@ def paired_table(first: Results, second: Results) -> tuple[pd.DataFrame, pd.Data
         ``_hi`` (B minus A, on samples with a verdict in both), ``p`` and ``q``.
     hits : DataFrame
         Verdicts of both runs on the samples that they share, a row per sample.
+    apart : (samples,) array
+        Share of the common configurations under which A and B differ.
 
     Raises
     ------
@@ -63,18 +66,19 @@ def paired_table(first: Results, second: Results) -> tuple[pd.DataFrame, pd.Data
     """
     a, b = hit_table(first.verdicts), hit_table(second.verdicts)
     shared = a.index[a.index.isin(b.index)]
-    differ = _other_content(first, second)
-    shared = shared[~shared.isin(list(differ))]
+    shared = shared[~shared.isin(list(_other_content(first, second)))]
     if not len(shared):
         raise InputError("the two runs have no sample in common: run both on the same data set")
     images = dict(zip(first.verdicts["id"].astype(str), first.verdicts["image_id"].astype(str), strict=True))
     rows = []
+    differ = np.zeros(len(shared))
     for name, own, other in _common(first, second):
         if own not in a or other not in b:
             continue
         pair = pd.DataFrame({"a": a.loc[shared, own], "b": b.loc[shared, other]}).dropna()
         if pair.empty:
             continue
+        differ += shared.isin(pair.index[pair["a"] != pair["b"]])
         of = [images[str(sample)] for sample in pair.index]
         one, two = pair["a"].to_numpy(), pair["b"].to_numpy()
         found = paired_hits(two, one, of)
@@ -87,7 +91,7 @@ def paired_table(first: Results, second: Results) -> tuple[pd.DataFrame, pd.Data
             }
         )  # fmt: skip
     hits = pd.concat([a.loc[shared].add_prefix("A: "), b.loc[shared].add_prefix("B: ")], axis=1)
-    return with_q(pd.DataFrame(rows)), hits
+    return with_q(pd.DataFrame(rows)), hits, differ / max(len(rows), 1)
 
 
 def pair_page(

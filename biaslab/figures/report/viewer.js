@@ -65,6 +65,8 @@
   const firstPruned = data.configs.findIndex((c) => c.pruned);
   state.a = Math.max(firstPruned, 0);
   state.b = data.configs.length > 1 ? (state.a === 0 ? 1 : 0) : -1;
+  const twin = data.configs.findIndex((c) => c.side === 1 && c.name.slice(3) === data.configs[state.a].name.slice(3));
+  if (twin >= 0) state.b = twin; // of two runs: the same configuration in the other
   const layers = [...new Set(data.samples.flatMap((s) => Object.keys(s.attention)))].map(Number).sort((x, y) => x - y);
 
   function fill(select, options, chosen) {

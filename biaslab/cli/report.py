@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from biaslab._util.output_place import check_output_file
 from biaslab._util.progress import phase
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.data_set import open_data_set
 from biaslab.cli.output import emit
+from biaslab.errors import InputError
 
 
 @app.command("report", epilog="Example: biaslab report runs/k4")
@@ -54,6 +56,9 @@ def report(
         from biaslab.evaluation.run_folder import read_run
         from biaslab.workflows.run_sources import model_options_of
 
+        if other is not None:
+            raise InputError("--attention is shown of one run: report each of the two alone, or leave it out")
+        check_output_file(run / "report.html" if out is None else out, suffix=".html")
         layers = opt.numbers(attention, "attention", int)
         vlm = ModelChoice(**model_options_of(read_run(run)), device=device).load()
     with phase("write the report"):

@@ -200,6 +200,8 @@ def test_the_verb_writes_into_the_run_folder(grounder, tmp_path, capsys):
     import_verbs()
     app(["report", str(tmp_path / "run"), "--attention", "3"], standalone_mode=False)
     page = Page((tmp_path / "run" / "report.html").read_text())
+    with pytest.raises(InputError, match="--attention is shown of one run"):
+        app(["report", str(tmp_path / "run"), str(tmp_path / "run"), "--attention", "3"], standalone_mode=False)
     assert page.data["images"] and page.data["samples"][0]["attention"]
 
 

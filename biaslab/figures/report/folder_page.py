@@ -46,7 +46,7 @@ def folder_page(folder: Path) -> Page:
             f"{folder / _CARD} cannot be read ({error}): run the command that wrote it again"
         ) from None
     title = next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("# ")), folder.name)
-    drawn = [(path.stem, _embedded(path)) for path in sorted((folder / "figures").glob("*.png"))]
+    drawn = [(path.stem, _embedded(path)) for path in sorted([*folder.glob("*.png"), *folder.glob("figures/*.png")])]
     links = [
         data_link(path.name, path.read_text(encoding="utf-8", errors="replace"), _TYPES[path.suffix])
         for path in sorted([*folder.glob("*.csv"), *folder.glob("tables/*")])

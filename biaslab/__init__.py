@@ -117,12 +117,15 @@ if TYPE_CHECKING:
     from biaslab.pruning.listing import methods as methods
     from biaslab.workflows.bench import bench as bench
     from biaslab.workflows.check import check as check
+    from biaslab.workflows.make_report import report as report
+    from biaslab.workflows.view import view as view
 
 __version__ = "0.1.0"
 
 _HOME = {
     "load": "models", "wrap": "models", "VLM": "models", "rehearse": "models.offline.rehearsal",
     "bench": "workflows.bench", "check": "workflows.check",
+    "report": "workflows.make_report", "view": "workflows.view",
     "capture": "attention.capture",
     "collect": "maps.collect", "load_maps": "maps.stored",
     "AttentionMaps": "maps.base",

@@ -23,6 +23,7 @@ from biaslab.models.vlm import VLM
 from biaslab.profiles import Profile
 from biaslab.pruning import D2Pruner, Method
 from biaslab.workflows.fit_bias import FitResult, fit_bias
+from biaslab.workflows.make_report import report
 from biaslab.workflows.run_figures import draw_kept, draw_run
 
 __all__ = ["KEEPS", "LAYER", "SHARES", "DemoReport", "before_decoder", "demo", "methods"]
@@ -149,6 +150,8 @@ def demo(
     ranking = score_ranking(vlm, data, profile=fitted.profile, batch_size=25, progress=progress)
     files = [*fitted.files, *foreseen.files, out / "results.csv", *draw_run(results)]
     files += [out / "equal-cost" / "results.csv", *draw_run(equal_cost)]
+    files.append(report(results, dataset=data, vlm=vlm, layers=[layer - 1]))
+    files.append(report(equal_cost, dataset=data))
     files += save(AurocDisplay.from_table(ranking).plot(), out / "figures" / "target-auroc", close=True)
     files += _draw_examples(vlm, data, fitted.profile, layer, out / "figures")
     return DemoReport(fitted, ranking, results, equal_cost, files)

@@ -1,0 +1,439 @@
+// The sample browser of a report. Its data lie in a JSON block of the page; nothing is fetched, and what comes from a
+// data set or a model is only ever set as text.
+"use strict";
+
+(function () {
+  const source = document.getElementById("biaslab-data");
+  const root = document.getElementById("viewer");
+  if (!source || !root) return;
+  const data = JSON.parse(source.textContent);
+  const $ = (name) => root.querySelector(`[data-part="${name}"]`);
+
+  // ------------------------------------------------------------------ reading what is packed
+
+  const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const maskOf = (text, n) => {
+    const bytes = bytesOf(text);
+    return Uint8Array.from({ length: n }, (_, i) => (bytes[i >> 3] >> (i & 7)) & 1);
+  };
+  const layouts = data.layouts.map((layout) => {
+    const raw = bytesOf(layout.at);
+    const at = new Uint16Array(raw.buffer, 0, 2 * layout.n);
+    const cells = Array.from({ length: layout.n }, (_, i) => {
+      const [x, y] = [2 * at[2 * i], 2 * at[2 * i + 1]];
+      return [layout.xs[x], layout.ys[y], layout.xs[x + 1], layout.ys[y + 1]];
+    });
+    const thumbnail = layout.thumbnail ? maskOf(layout.thumbnail, layout.n) : new Uint8Array(layout.n);
+    return { ...layout, cells, thumbnail, hasThumbnail: Boolean(layout.thumbnail) };
+  });
+  const pictures = data.images.map((address) => {
+    const image = new Image();
+    image.addEventListener("load", () => draw(), { once: true });
+    image.src = address;
+    return image;
+  });
+
+  /** One map of attention: head -1 is the mean over heads; of a word of the answer; divided by the profile if asked. */
+  function attentionOf(sample, layer, head, relative, word = -1) {
+    const ofWord = word >= 0 && sample.wordAttention[layer];
+    const packed = ofWord || sample.attention[layer];
+    const layout = layouts[sample.layouts[0]];
+    if (!packed || !layout) return null;
+    if (ofWord) head = word; // a map per word, each the mean over heads
+    const bytes = bytesOf(packed.data);
+    const n = layout.n;
+    const heads = packed.max.length;
+    const values = new Float64Array(n);
+    for (let h = 0; h < heads; h++) {
+      if (head >= 0 && h !== head) continue;
+      const scale = packed.max[h] / 255 / (head < 0 ? heads : 1);
+      for (let i = 0; i < n; i++) values[i] += bytes[h * n + i] * scale;
+    }
+    if (relative) {
+      const profile = (data.expected[layout.key] || {})[layer];
+      if (!profile) return null;
+      const expected = bytesOf(profile.data);
+      for (let i = 0; i < n; i++) values[i] /= Math.max((expected[i] * profile.max[0]) / 255, profile.max[0] / 510);
+    }
+    return values;
+  }
+
+  // ------------------------------------------------------------------ state and filters
+
+  const state = { list: [], at: 0, a: 0, b: -1, shown: "kept", layer: null, head: -1, stage: -1, word: -1 };
+  const some = (test) => data.samples.some(test);
+  const firstPruned = data.configs.findIndex((c) => c.pruned);
+  state.a = Math.max(firstPruned, 0);
+  state.b = data.configs.length > 1 ? (state.a === 0 ? 1 : 0) : -1;
+  const twin = data.configs.findIndex((c) => c.side === 1 && c.name.slice(3) === data.configs[state.a].name.slice(3));
+  if (twin >= 0) state.b = twin; // of two runs: the same configuration in the other
+  const layers = [...new Set(data.samples.flatMap((s) => Object.keys(s.attention)))].map(Number).sort((x, y) => x - y);
+
+  function fill(select, options, chosen) {
+    select.replaceChildren(
+      ...options.map(([value, text]) => {
+        const option = document.createElement("option");
+        option.value = String(value);
+        option.textContent = text;
+        option.selected = String(value) === String(chosen);
+        return option;
+      }),
+    );
+    const field = select.closest("label");
+    if (field) field.hidden = options.length < 2;
+  }
+
+  function setUp() {
+    const names = data.configs.map((c, i) => [i, c.name]);
+    fill($("a"), names, state.a);
+    fill($("b"), names, state.b);
+    fill($("why"), [
+      ["", "all shown samples"],
+      ...[
+        ["disagree", "methods disagree most"],
+        ["miss", "misses"],
+        ["random", "at random"],
+      ].filter(([why]) => some((s) => s.why.includes(why))),
+    ]);
+    fill($("verdict"), [
+      ["", "any verdict"],
+      ["hit", "A right"],
+      ["miss", "A wrong"],
+      ...(data.configs.length > 1
+        ? [
+            ["hit-miss", "A right and B wrong"],
+            ["miss-hit", "A wrong and B right"],
+          ]
+        : []),
+      ...(some((s) => s.runs.some((r) => r && r.note)) ? [["note", "A without a whole answer"]] : []),
+      ...(some((s) => s.runs.some((r) => r && r.error)) ? [["error", "A failed"]] : []),
+    ]);
+    for (const name of ["type", "objectSize"]) {
+      const values = [...new Set(data.samples.map((s) => s[name]))].filter(Boolean).sort();
+      fill($(name), [["", "all"], ...(values.length > 1 ? values.map((v) => [v, v]) : [])]);
+    }
+    fill($("shown"), [
+      ["kept", "tokens kept"],
+      ["none", "picture alone"],
+      ...(layers.length ? [["attention", "attention"]] : []),
+      ...(layers.length && Object.keys(data.expected).length ? [["relative", "attention over profile"]] : []),
+    ], state.shown);
+    state.layer = layers.length ? layers[layers.length - 1] : null;
+    fill($("layer"), layers.map((l) => [l, `layer ${l}`]), state.layer);
+    fillHeads();
+    for (const name of ["why", "verdict", "type", "objectSize"]) {
+      $(name).addEventListener("change", () => { filter(); draw(); });
+    }
+    $("a").addEventListener("change", (e) => choose(Number(e.target.value)));
+    $("b").addEventListener("change", (e) => { state.b = Number(e.target.value); filter(); draw(); });
+    $("shown").addEventListener("change", (e) => { state.shown = e.target.value; draw(); });
+    $("layer").addEventListener("change", (e) => { state.layer = Number(e.target.value); fillHeads(); draw(); });
+    $("head").addEventListener("change", (e) => { state.head = Number(e.target.value); draw(); });
+    $("stage").addEventListener("change", (e) => { state.stage = Number(e.target.value); draw(); });
+    $("tiles").addEventListener("change", () => draw());
+    $("previous").addEventListener("click", () => step(-1));
+    $("next").addEventListener("click", () => step(1));
+    if (!layouts.some((l) => l.tiles.length > 1)) $("tiles").closest("label").hidden = true;
+    root.addEventListener("keydown", onKey);
+    new ResizeObserver(() => draw()).observe($("stageview"));
+    filter();
+    draw();
+  }
+
+  function fillHeads() {
+    const sample = data.samples.find((s) => s.attention[state.layer]);
+    const heads = sample ? sample.attention[state.layer].max.length : 0;
+    const each = heads > 1 ? Array.from({ length: heads }, (_, h) => [h, `head ${h}`]) : [];
+    state.head = -1;
+    fill($("head"), [[-1, "mean of heads"], ...each], -1);
+  }
+
+  function passes(sample) {
+    const [a, b] = [sample.runs[state.a], state.b < 0 ? null : sample.runs[state.b]];
+    const why = $("why").value;
+    if (why && !sample.why.includes(why)) return false;
+    if ($("type").value && sample.type !== $("type").value) return false;
+    if ($("objectSize").value && sample.objectSize !== $("objectSize").value) return false;
+    switch ($("verdict").value) {
+      case "hit": return Boolean(a && a.hit === 1);
+      case "miss": return Boolean(a && a.hit === 0);
+      case "hit-miss": return Boolean(a && b && a.hit === 1 && b.hit === 0);
+      case "miss-hit": return Boolean(a && b && a.hit === 0 && b.hit === 1);
+      case "note": return Boolean(a && a.note);
+      case "error": return Boolean(a && a.error);
+      default: return true;
+    }
+  }
+
+  function filter() {
+    const before = state.list[state.at];
+    state.list = data.samples.map((_, i) => i).filter((i) => passes(data.samples[i]));
+    state.at = Math.max(state.list.indexOf(before), 0);
+  }
+
+  function step(by) {
+    if (!state.list.length) return;
+    state.word = -1;
+    state.at = (state.at + by + state.list.length) % state.list.length;
+    draw();
+  }
+
+  function choose(config) {
+    state.a = config;
+    state.stage = -1;
+    $("a").value = String(config);
+    filter();
+    draw();
+  }
+
+  function onKey(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    if (["SELECT", "INPUT", "TEXTAREA"].includes(event.target.tagName)) return;
+    const shown = [...$("shown").options].map((o) => o.value);
+    const act = {
+      ArrowLeft: () => step(-1),
+      ArrowRight: () => step(1),
+      ArrowUp: () => choose((state.a - 1 + data.configs.length) % data.configs.length),
+      ArrowDown: () => choose((state.a + 1) % data.configs.length),
+      Home: () => { state.at = 0; draw(); },
+      End: () => { state.at = Math.max(state.list.length - 1, 0); draw(); },
+      v: () => {
+        state.shown = shown[(shown.indexOf(state.shown) + 1) % shown.length];
+        $("shown").value = state.shown;
+        draw();
+      },
+      t: () => { $("tiles").checked = !$("tiles").checked; draw(); },
+    }[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  }
+
+  // ------------------------------------------------------------------ drawing
+
+  const cssColour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+  /** The mask of a run: of one stage if asked, all tokens where nothing was pruned, null where it is not known. */
+  function keptOf(run, layout, stage) {
+    if (!run || run.error || !layout) return null;
+    if (run.stages && stage >= 0 && stage < run.stages.length) return maskOf(run.stages[stage], layout.n);
+    if (run.mask) return maskOf(run.mask, layout.n);
+    return run.kept === layout.n ? new Uint8Array(layout.n).fill(1) : null;
+  }
+
+  function paintPicture(context, sample, width, height) {
+    const picture = sample.image === null ? null : pictures[sample.image];
+    if (picture && picture.complete && picture.naturalWidth) context.drawImage(picture, 0, 0, width, height);
+    else {
+      context.fillStyle = "#8a8a8a";
+      context.fillRect(0, 0, width, height);
+    }
+  }
+
+  /** Fade what no kept token shows, and outline kept cells; `part` tells tokens of tiles from those of the thumbnail. */
+  function paintKept(context, layout, kept, part, width, height) {
+    context.save();
+    context.beginPath();
+    context.rect(0, 0, width, height);
+    layout.cells.forEach(([x0, y0, x1, y1], i) => {
+      if (kept[i] && layout.thumbnail[i] === part)
+        context.rect(x1 * width, y0 * height, (x0 - x1) * width, (y1 - y0) * height);
+    });
+    context.fillStyle = "rgba(250, 250, 250, 0.8)";
+    context.fill("nonzero"); // cells run the other way round: they stay clear
+    if (!kept.every((value) => value)) {
+      context.strokeStyle = "rgba(20, 20, 20, 0.75)";
+      context.lineWidth = Math.max(width / 448, 0.5);
+      layout.cells.forEach(([x0, y0, x1, y1], i) => {
+        if (kept[i] && layout.thumbnail[i] === part)
+          context.strokeRect(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height);
+      });
+    }
+    context.restore();
+  }
+
+  // light yellow to dark violet: lightness falls steadily, so that it reads without colour too
+  const RAMP = [[255, 247, 188], [254, 196, 79], [236, 112, 20], [153, 52, 4], [63, 0, 60]];
+  function rampColour(share) {
+    const x = Math.min(Math.max(share, 0), 1) * (RAMP.length - 1);
+    const i = Math.min(Math.floor(x), RAMP.length - 2);
+    return RAMP[i].map((c, k) => Math.round(c + (x - i) * (RAMP[i + 1][k] - c)));
+  }
+
+  function paintAttention(context, layout, values, part, width, height) {
+    const mine = values.filter((_, i) => layout.thumbnail[i] === part).sort();
+    const top = mine[Math.floor(0.99 * (mine.length - 1))] || mine[mine.length - 1] || 1; // one sink must not hide the rest
+    layout.cells.forEach(([x0, y0, x1, y1], i) => {
+      if (layout.thumbnail[i] !== part) return;
+      const share = values[i] / top;
+      const [r, g, b] = rampColour(share);
+      context.fillStyle = `rgba(${r}, ${g}, ${b}, ${0.25 + 0.55 * Math.min(share, 1)})`;
+      context.fillRect(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height);
+    });
+  }
+
+  function paintBox(context, box, size, width, height, colour, dashed) {
+    const [x0, y0, x1, y1] = [
+      (box[0] / size[0]) * width, (box[1] / size[1]) * height,
+      (box[2] / size[0]) * width, (box[3] / size[1]) * height,
+    ];
+    const line = Math.max(width / 160, 1.5);
+    context.save();
+    context.lineWidth = line + 2;
+    context.strokeStyle = "white";
+    context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    context.lineWidth = line;
+    context.strokeStyle = colour;
+    if (dashed) context.setLineDash([3 * line, 2 * line]);
+    context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    context.restore();
+  }
+
+  function paint(canvas, sample, config, part, full) {
+    const size = sample.size || [1, 1];
+    const shownWidth = full ? Math.min(canvas.parentElement.clientWidth || 448, part ? 224 : 560) : 104;
+    const limit = full ? 560 : 104;
+    const scale = Math.min(shownWidth / size[0], limit / size[1]);
+    const [width, height] = [Math.max(Math.round(size[0] * scale), 1), Math.max(Math.round(size[1] * scale), 1)];
+    const dense = Math.min(window.devicePixelRatio || 1, 2);
+    canvas.width = width * dense;
+    canvas.height = height * dense;
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+    const context = canvas.getContext("2d");
+    context.scale(dense, dense);
+    paintPicture(context, sample, width, height);
+    const side = data.configs[config].side;
+    const place = sample.layouts[side];
+    const layout = place === null || place === undefined ? null : layouts[place];
+    const run = sample.runs[config];
+    const shown = full ? state.shown : "kept";
+    if (layout && shown === "kept") {
+      const kept = keptOf(run, layout, full ? state.stage : -1);
+      if (kept) paintKept(context, layout, kept, part, width, height);
+    }
+    if (layout && (shown === "attention" || shown === "relative")) {
+      const values = attentionOf(sample, state.layer, state.head, shown === "relative", state.word);
+      if (values) paintAttention(context, layouts[sample.layouts[0]], values, part, width, height);
+    }
+    if (full && layout && !part && $("tiles").checked) {
+      context.strokeStyle = "white";
+      context.lineWidth = 2;
+      layout.tiles.forEach(([x0, y0, x1, y1]) =>
+        context.strokeRect(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height));
+    }
+    if (sample.size && sample.target) paintBox(context, sample.target, size, width, height, cssColour("--target"), false);
+    if (sample.size && run && run.box) paintBox(context, run.box, size, width, height, cssColour("--answer"), true);
+  }
+
+  function verdictText(run) {
+    if (!run) return "not run";
+    if (run.error) return `failed: ${run.error}`;
+    const parts = [run.hit === null ? "answered" : run.hit ? "right" : "wrong"];
+    if (run.note) parts.push(run.note);
+    if (run.iou !== undefined && run.box) parts.push(`IoU ${run.iou.toFixed(2)}`);
+    return parts.join(", ");
+  }
+
+  const colourOf = (run) => (!run || run.hit === null ? "" : run.hit === 1 ? "right" : "wrong");
+
+  function keptText(sample, run, layout) {
+    if (!run || run.kept === undefined) return "";
+    let text = `${run.kept}${layout ? ` of ${layout.n}` : ""} visual tokens kept`;
+    if (run.target !== undefined && sample.target) text += `, ${Math.round(100 * run.target)} % of the target's`;
+    return text;
+  }
+
+  function draw() {
+    const none = !state.list.length;
+    $("empty").hidden = !none;
+    $("body").hidden = none;
+    $("position").textContent = none ? "no sample" : `${state.at + 1} of ${state.list.length}`;
+    if (none) {
+      $("live").textContent = "No sample passes the filters.";
+      return;
+    }
+    const sample = data.samples[state.list[state.at]];
+    const run = sample.runs[state.a];
+    const config = data.configs[state.a];
+    const place = sample.layouts[config.side];
+    const layout = place === null || place === undefined ? null : layouts[place];
+    const stages = run && run.stages ? run.stages : [];
+    if (state.stage >= stages.length) state.stage = -1;
+    fill($("stage"), stages.length > 1
+      ? [[-1, "after the last stage"], ...config.stages.map((name, i) => [i, `after stage ${i + 1}: ${name}`])]
+      : [], state.stage);
+    for (const name of ["layer", "head"]) {
+      const few = $(name).options.length < 2;
+      $(name).closest("label").hidden = few || !["attention", "relative"].includes(state.shown);
+    }
+    $("text").textContent = sample.text || sample.id;
+    $("id").textContent = [sample.id, sample.type, sample.objectSize].filter(Boolean).join(" · ");
+    $("config").textContent = config.name;
+    $("verdict-text").textContent = verdictText(run);
+    $("verdict-text").className = colourOf(run);
+    $("answer").textContent = run && run.answer !== undefined && run.answer !== null ? run.answer : "";
+    $("right-answer").textContent = sample.answers.length ? `right: ${sample.answers.join(" / ")}` : "";
+    $("kept-text").textContent = keptText(sample, run, layout);
+    drawWords(sample);
+    const drawable = sample.image !== null || layout !== null;
+    $("stageview").hidden = !drawable;
+    if (drawable) {
+      paint($("picture"), sample, state.a, 0, true);
+      const says = `${sample.text || sample.id}. ${config.name}: ${verdictText(run)}. ${keptText(sample, run, layout)}`;
+      $("picture").setAttribute("aria-label", says);
+    }
+    $("thumbnail-figure").hidden = !(layout && layout.hasThumbnail && state.shown !== "none");
+    if (!$("thumbnail-figure").hidden) paint($("thumbnail"), sample, state.a, 1, true);
+    drawStrip(sample);
+    $("live").textContent =
+      `Sample ${state.at + 1} of ${state.list.length}: ${sample.text || sample.id}. ` +
+      `${config.name}: ${verdictText(run)}. ${keptText(sample, run, layout)}`;
+  }
+
+  /** The tokens of the unpruned answer: choosing one shows where the model looked when it chose that token. */
+  function drawWords(sample) {
+    $("words").hidden = !sample.words.length;
+    const buttons = sample.words.map((text, word) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = text.trim() || "\u2423";
+      button.setAttribute("aria-pressed", String(word === state.word));
+      button.addEventListener("click", () => {
+        state.word = word === state.word ? -1 : word;
+        if (!["attention", "relative"].includes(state.shown)) state.shown = $("shown").value = "attention";
+        draw();
+        $("word-list").children[word].focus();
+      });
+      return button;
+    });
+    $("word-list").replaceChildren(...buttons);
+  }
+
+  /** All configurations on this sample, small: what each method kept at each ratio. */
+  function drawStrip(sample) {
+    const strip = $("strip");
+    while (strip.children.length < data.configs.length) {
+      const button = document.createElement("button");
+      const at = strip.children.length;
+      button.type = "button";
+      button.append(document.createElement("canvas"), document.createElement("span"), document.createElement("em"));
+      button.addEventListener("click", () => choose(at));
+      strip.append(button);
+    }
+    data.configs.forEach((config, i) => {
+      const [canvas, name, verdict] = strip.children[i].children;
+      const run = sample.runs[i];
+      if (sample.image !== null || sample.layouts.some((l) => l !== null)) paint(canvas, sample, i, 0, false);
+      else canvas.hidden = true;
+      name.textContent = config.name;
+      verdict.textContent = verdictText(run);
+      verdict.className = colourOf(run);
+      strip.children[i].setAttribute("aria-pressed", String(i === state.a));
+    });
+  }
+
+  setUp();
+  root.dataset.ready = "true"; // for whoever waits for it
+  root.biaslab = { state, layouts, keptOf, attentionOf, data }; // for tests and for the console
+})();

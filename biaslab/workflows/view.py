@@ -1,0 +1,189 @@
+"""`view`: the viewer of reports in a notebook, of one picture or of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from biaslab._util.arguments import at_least_one
+from biaslab.attention.capture import capture
+from biaslab.core.boxes import Box
+from biaslab.core.images import load_image
+from biaslab.core.layers import resolve_layers
+from biaslab.errors import InputError
+from biaslab.evaluation.kept_tokens import token_mask
+from biaslab.evaluation.metrics import grounding_iou, is_hit, kept_share, target_tokens
+from biaslab.evaluation.results import Results
+from biaslab.evaluation.single_image import PrunedAnswer, compare_methods
+from biaslab.figures.report.view import View
+from biaslab.figures.report.viewer_data import Shown, packed_samples, viewer_data
+from biaslab.models.answering import generation_options
+from biaslab.models.expected import expect_model
+from biaslab.models.grounding import MAX_NEW_TOKENS
+from biaslab.models.prune_layer import prune_layer
+from biaslab.workflows.shown_attention import expected_maps
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
+    from biaslab.profiles import Profile
+    from biaslab.pruning import Method
+
+__all__ = ["view"]
+
+_ID = "picture"
+
+
+def view(
+    what: VLM | Results,
+    image: Any = None,
+    expression: str = "",
+    *,
+    methods: Sequence[str | Method] | str = (),
+    keep: float | int = 0.1,
+    layer: int | None = None,
+    layers: int | Sequence[int] | None = None,
+    profile: Profile | Sequence[Profile] | None = None,
+    target: Box | None = None,
+    seed: int = 0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    n: int = 20,
+    height: int = 760,
+) -> View:
+    """Look at where a model looks and what methods keep, in a notebook or a file.
+
+    ``bl.view(vlm, image, "the cat")`` shows the attention of each head in some layers, the answer, and for each of its
+    words where the model looked when it chose that word. ``bl.view(results)`` shows the samples of a run as its report
+    does.
+
+    Parameters
+    ----------
+    what : VLM or Results
+    image : PIL image, path, or object with ``.image``
+        With a VLM.
+    expression : str
+        With a VLM: the words, without any prompt.
+    methods : sequence of str, Method or Schedule
+        Shown beside the unpruned model.
+    keep, layer, profile, seed, max_new_tokens
+        As of :func:`biaslab.compare_methods`; attention is also shown divided by the profile.
+    layers : int or sequence of int, optional
+        Whose attention is shown; by default four, evenly over the decoder, and the one that methods read.
+    target : Box, optional
+        The true box, in pixels of the image.
+    n : int
+        With results: samples of each kind (:func:`biaslab.workflows.make_report.report`).
+    height : int
+        Of the frame, in pixels.
+
+    Returns
+    -------
+    View
+        Shown by a notebook; ``save("view.html")`` writes it to a file.
+
+    Raises
+    ------
+    InputError
+        No picture or expression for a model, or either with results.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> sample = next(iter(bl.load_dataset("scenes", n=1)))
+    >>> bl.view(bl.load("grounder"), sample, sample.expression, methods=["fastv"], target=sample.box)
+    <View: "big elephant left of the sheep", grounder, 1 sample>
+    """
+    if isinstance(what, Results):
+        if image is not None or expression:
+            raise InputError("view(results) takes no picture and no expression: its samples have their own")
+        return _view_results(what, at_least_one("n", n), height)
+    expect_model(what)
+    vlm: VLM = what
+    if image is None or not expression:
+        raise InputError("view(vlm, image, expression) needs a picture and an expression")
+    pixels = load_image(image.image() if callable(getattr(image, "image", None)) else image)
+    words_of = [methods] if isinstance(methods, str) else list(methods)
+    answers = compare_methods(
+        vlm, pixels, expression, methods=["none", *(m for m in words_of if m != "none")], keep=keep, layer=layer,
+        profile=profile, seed=seed, max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    at = prune_layer(vlm, layer)
+    wanted = resolve_layers(_spread(vlm.n_layers, at) if layers is None else layers, vlm.n_layers, "the decoder")
+    encoded = vlm.encode_grounding([pixels], [expression])
+    words, maps, of_words = _attention(vlm, encoded, wanted, max_new_tokens)
+    (layout,) = encoded.layouts
+    shown = Shown(
+        id=_ID,
+        image_id=_ID,
+        text=expression,
+        image=pixels,
+        size=pixels.size,
+        layouts=[layout],
+        target=None if target is None else target.as_tuple(),
+        attention=maps,
+        words=words,
+        word_attention=of_words,
+    )
+    configs, lines = [], {}
+    for i, answer in enumerate(answers):
+        name = "no pruning" if answer.selection is None else answer.method
+        configs.append({"name": name, "pruned": answer.selection is not None, "side": 0, "key": str(i), "stages": []})
+        lines[0, _ID, str(i)] = _line(answer, target)
+    profiles: list[Any] = [] if profile is None else list(profile) if isinstance(profile, (list, tuple)) else [profile]
+    expected = expected_maps(profiles, {layout.key: layout}, wanted)
+    data = packed_samples(configs, lines, [shown], expected=expected)
+    return View(data, f'"{expression}", {vlm.name}', model=vlm, height=height)
+
+
+def _view_results(results: Results, n: int, height: int) -> View:
+    from biaslab.workflows.make_report import samples_shown
+
+    shown, _, _ = samples_shown(results, n=n)
+    model = results.run["identity"]["model"]
+    return View(
+        viewer_data({"": results}, shown),
+        f"{model['name']}: {len(results.verdicts):,} lines",
+        model=model,
+        height=height,
+    )
+
+
+def _spread(n_layers: int, layer: int) -> list[int]:
+    evenly = {round(i * (n_layers - 1) / 3) for i in range(4)}
+    return sorted(evenly | ({layer - 1} if layer > 0 else set()))
+
+
+def _attention(vlm: VLM, encoded: Any, layers: list[int], limit: int) -> tuple[list[str], dict, dict]:
+    """Generate once: the answer's words, per layer the heads' maps at the last prompt token, and maps of the words."""
+    settings = generation_options(vlm, limit, {})
+    recording = capture(vlm, layers=layers, heads="all", queries="generated")
+    with recording as rows, vlm.running(encoded) as inputs, torch.no_grad():
+        out = vlm.model.generate(**inputs, **settings)
+    tokens = (out if isinstance(out, torch.Tensor) else out.sequences)[0, encoded.last + 1 :].tolist()
+    ends = set(torch.as_tensor(vlm.model.generation_config.eos_token_id or []).flatten().tolist())
+    shown = [token for token in tokens if token not in ends]
+    words = [vlm.processor.tokenizer.decode([token]) for token in shown]
+    ((first, last),) = encoded.spans
+    maps, of_words = {}, {}
+    for layer in layers:
+        values = rows[layer].values[0, :, :, first:last].cpu().numpy()
+        maps[layer] = values[:, 0]
+        of_words[layer] = values.mean(0)[: len(words)]
+    return words[: len(of_words[layers[0]])], maps, of_words
+
+
+def _line(answer: PrunedAnswer, target: Box | None) -> dict[str, Any]:
+    """Write an answer as a sample line has it."""
+    layout, selection, box = answer.layout, answer.selection, answer.answer.box
+    kept = np.arange(layout.n) if selection is None else selection.indices.cpu().numpy()
+    line: dict[str, Any] = {
+        "error": None, "hit": None, "answer": answer.answer.text, "box": None if box is None else box.as_tuple(),
+        "parsed": answer.answer.parsed, "truncated": answer.answer.truncated, "tokens_kept": len(kept),
+        "kept": None if selection is None else token_mask(kept, layout.n),
+    }  # fmt: skip
+    if target is not None:
+        iou = grounding_iou(box, target)
+        line |= {"hit": is_hit(iou), "iou": iou, "target_kept": kept_share(kept, target_tokens(layout, target))}
+    return line

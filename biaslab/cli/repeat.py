@@ -35,10 +35,10 @@ def command_of(context: typer.Context) -> dict[str, Any]:
 
 def _from_anywhere(model: str) -> str:
     """Return the absolute path of a model that is a folder, and any other name as it is."""
-    from biaslab.models.registry import GROUNDER, resolve
+    from biaslab.models.registry import EMBEDDED, resolve
 
     checkpoint = resolve(model)
-    return model if checkpoint.folder is None or checkpoint.name == GROUNDER else str(checkpoint.folder)
+    return model if checkpoint.folder is None or checkpoint.name in EMBEDDED else str(checkpoint.folder)
 
 
 def _read(context: typer.Context, config: Path | None) -> Path | None:

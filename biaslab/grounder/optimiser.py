@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -38,6 +39,8 @@ class MuonAdamW:
         Length of the cosine schedule and of the linear warm-up before it.
     final_rate : float
         Share of the peak rates that is left at the end.
+    slower : mapping of str to float
+        Parts of names -> factor of both rates, for parameters that are to change more slowly.
     """
 
     def __init__(
@@ -49,17 +52,24 @@ class MuonAdamW:
         steps: int,
         warmup: int,
         final_rate: float,
+        slower: Mapping[str, float] = MappingProxyType({}),
     ):
         self.working = dict(named)
         self.masters = {n: p.detach().float().clone().requires_grad_() for n, p in self.working.items()}
         self._steps, self._warmup, self._final = steps, warmup, final_rate
-        hidden: list[torch.Tensor] = []
-        rest: list[torch.Tensor] = []
+        hidden: dict[float, list[torch.Tensor]] = {}
+        rest: dict[float, list[torch.Tensor]] = {}
         for name, master in self.masters.items():
-            (hidden if master.dim() == 2 and not any(k in name for k in _ADAMW) else rest).append(master)
-        muon = torch.optim.Muon(hidden, lr=muon_rate, momentum=0.95, weight_decay=0.01, ns_steps=5)
-        adamw = torch.optim.AdamW(rest, lr=adamw_rate, betas=(0.9, 0.98), weight_decay=0.0)
-        self._optimisers = ((muon, muon_rate), (adamw, adamw_rate))
+            factor = next((factor for part, factor in slower.items() if part in name), 1.0)
+            kind = hidden if master.dim() == 2 and not any(k in name for k in _ADAMW) else rest
+            kind.setdefault(factor, []).append(master)
+        groups = [
+            [{"params": some, "lr": rate * factor, "peak": rate * factor} for factor, some in kind.items()]
+            for kind, rate in ((hidden, muon_rate), (rest, adamw_rate))
+        ]
+        muon = torch.optim.Muon(groups[0], lr=muon_rate, momentum=0.95, weight_decay=0.01, ns_steps=5)
+        adamw = torch.optim.AdamW(groups[1], lr=adamw_rate, betas=(0.9, 0.98), weight_decay=0.0)
+        self._optimisers = (muon, adamw)
         self.step_number = 0
         self.gradient_norm = 0.0
 
@@ -80,8 +90,9 @@ class MuonAdamW:
             for gradient, part in zip(gradients, flat.split([m.numel() for m in masters]), strict=True):
                 gradient.copy_(part.view_as(gradient))
         self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(masters, clip))
-        for optimiser, rate in self._optimisers:
-            optimiser.param_groups[0]["lr"] = rate * self._schedule()
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * self._schedule()
             optimiser.step()
         with torch.no_grad():
             for working, master in zip(self.working.values(), masters, strict=True):
@@ -98,7 +109,7 @@ class MuonAdamW:
         """All that `restore` needs, tensors and numbers only."""
         return {
             "masters": {n: m.detach().clone() for n, m in self.masters.items()},
-            "optimisers": [o.state_dict() for o, _ in self._optimisers],
+            "optimisers": [o.state_dict() for o in self._optimisers],
             "step": self.step_number,
         }
 
@@ -108,6 +119,9 @@ class MuonAdamW:
             for name, master in self.masters.items():
                 master.copy_(state["masters"][name])
                 self.working[name].copy_(master)
-        for (optimiser, _), saved in zip(self._optimisers, state["optimisers"], strict=True):
+        for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
+            peaks = [group["peak"] for group in optimiser.param_groups]
             optimiser.load_state_dict(saved)
+            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                group["peak"] = peak  # checkpoints of earlier versions do not say it
         self.step_number = state["step"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biaslab.models.checkpoints.files import missing_files
-from biaslab.models.registry import GROUNDER, families, grounder_folder
+from biaslab.models.registry import EMBEDDED, embedded_folder, families
 
 if TYPE_CHECKING:
     from biaslab.models.offline_spec import ModelSpec
@@ -31,7 +31,7 @@ def known_models() -> list[dict[str, Any]]:
     >>> row["alias"], row["layers"], row["most tokens per image"], row["on disk"]
     ('grounder', 10, 256, 'yes')
     """
-    rows = [_row(GROUNDER, "embedded", "internvl", grounder_folder(), None)]
+    rows = [_row(name, "embedded", "internvl", embedded_folder(name), None) for name in EMBEDDED]
     for family in families().values():
         for alias, hub_id in sorted(family.aliases.items()):
             rows.append(_row(alias, hub_id, family.name, _cached(hub_id), family.specs.get(alias)))
@@ -41,7 +41,7 @@ def known_models() -> list[dict[str, Any]]:
 def _row(alias: str, checkpoint: str, family: str, folder: Path | None, spec: ModelSpec | None) -> dict[str, Any]:
     config = _config(folder)
     layers = (config.get("text_config") or config.get("llm_config") or config).get("num_hidden_layers")
-    tokens = config.get("image_seq_length") if alias == GROUNDER else None
+    tokens = _embedded_tokens(config, folder) if alias in EMBEDDED and folder is not None else None
     if spec is not None:
         layers, tokens = layers or spec.layers, families()[family].most_tokens(spec)
     return {"alias": alias, "checkpoint": checkpoint, "family": family, "layers": layers,
@@ -62,10 +62,19 @@ def _on_disk(folder: Path | None) -> str:
     return "partly" if missing_files(folder) else "yes"
 
 
+def _embedded_tokens(config: dict[str, Any], folder: Path) -> int | None:
+    """Count the tokens of the most tiles of a picture, and of the thumbnail beside several."""
+    per_tile = config.get("image_seq_length")
+    tiles = _json(folder / "processor_config.json").get("image_processor", {}).get("max_patches", 1)
+    return None if per_tile is None else per_tile * (tiles + (tiles > 1))
+
+
 def _config(folder: Path | None) -> dict[str, Any]:
-    if folder is None:
-        return {}
+    return {} if folder is None else _json(folder / "config.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}

@@ -15,6 +15,8 @@ from biaslab.models.family import FAMILIES, Family
 __all__ = ["Checkpoint", "aliases", "families", "family_of", "resolve"]
 
 GROUNDER = "grounder"
+#: models that come with the package -> the folder of their checkpoint in it
+EMBEDDED = {GROUNDER: ("grounder", "checkpoint"), "observer": ("grounder", "observer", "checkpoint")}
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
@@ -25,7 +27,8 @@ class Checkpoint:
     Attributes
     ----------
     name : str
-        For provenance: the hub id, "grounder", or the absolute path of the folder, the same from anywhere.
+        For provenance: the hub id, "grounder" or "observer", or the absolute path of the folder, the same from
+        anywhere.
     folder : Path or None
     hub_id : str or None
     """
@@ -84,7 +87,7 @@ def aliases() -> dict[str, str]:
     Returns
     -------
     dict
-        Alias -> hub id (or "embedded" for the grounder).
+        Alias -> hub id (or "embedded" for those that come with the package).
 
     Examples
     --------
@@ -92,15 +95,20 @@ def aliases() -> dict[str, str]:
     >>> aliases()["qwen2-vl-7b"]
     'Qwen/Qwen2-VL-7B-Instruct'
     """
-    table = {GROUNDER: "embedded"}
+    table = dict.fromkeys(EMBEDDED, "embedded")
     for family in families().values():
         table.update(family.aliases)
     return table
 
 
+def embedded_folder(name: str) -> Path:
+    """Name the folder of an embedded model's checkpoint (it need not exist)."""
+    return Path(str(importlib.resources.files("biaslab"))).joinpath(*EMBEDDED[name])
+
+
 def grounder_folder() -> Path:
     """Name the folder of the embedded grounder's checkpoint (it need not exist)."""
-    return Path(str(importlib.resources.files("biaslab"))) / GROUNDER / "checkpoint"
+    return embedded_folder(GROUNDER)
 
 
 def resolve(name: str | Path) -> Checkpoint:
@@ -130,11 +138,11 @@ def resolve(name: str | Path) -> Checkpoint:
     """
     text = str(name).strip()
     table = aliases()
-    if text.lower() == GROUNDER:
-        folder = grounder_folder()
+    if (embedded := text.lower()) in EMBEDDED:
+        folder = embedded_folder(embedded)
         if not folder.is_dir():
-            raise ModelError("the embedded grounder has no weights here: run `biaslab train-grounder`, or reinstall")
-        return Checkpoint(GROUNDER, folder=folder)
+            raise ModelError(f"the embedded {embedded} is not here: run `biaslab train-{embedded}`, or reinstall")
+        return Checkpoint(embedded, folder=folder)
     if text.lower() in table:
         return Checkpoint(table[text.lower()], hub_id=table[text.lower()])
     folder = Path(text).expanduser().absolute()

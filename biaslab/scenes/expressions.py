@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from biaslab.scenes.scene_object import SceneObject
+
+class Referable(Protocol):
+    """What an expression can be about."""
+
+    @property
+    def name(self) -> str:
+        """One English word."""
+        ...
+
+    @property
+    def size(self) -> str | None:
+        """The size word that fits it, if one does."""
+        ...
+
+    @property
+    def colour(self) -> str | None:
+        """The colour word that fits it, if one does."""
+        ...
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Where it is, in fractions of the picture."""
+        ...
+
 
 EXPRESSION_TYPES: tuple[str, ...] = ("attribute", "location", "relation")
 
@@ -34,7 +56,7 @@ class Head:
     def __str__(self) -> str:
         return " ".join(word for word in (self.size, self.colour, self.name) if word)
 
-    def matches(self, other: SceneObject) -> bool:
+    def matches(self, other: Referable) -> bool:
         """Whether the noun phrase is true of an object."""
         return other.name == self.name and self.size in (None, other.size) and self.colour in (None, other.colour)
 
@@ -68,14 +90,14 @@ class Expression:
     head: Head
 
 
-def heads(thing: SceneObject) -> list[Head]:
+def heads(thing: Referable) -> list[Head]:
     """List every true noun phrase for an object, the shortest first."""
     colours = (None, thing.colour) if thing.colour else (None,)
     out = [Head(thing.name, s, c) for s in (None, thing.size) for c in colours]
     return sorted(out, key=lambda head: (head.size is not None) + (head.colour is not None))
 
 
-def _unique_head(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Head | None:
+def _unique_head(rng: np.random.Generator, things: Sequence[Referable], target: int) -> Head | None:
     """Draw a noun phrase that fits this object alone: mostly the shortest, at times a longer one."""
     fit = [h for h in heads(things[target]) if sum(h.matches(o) for o in things) == 1]
     if not fit:
@@ -83,7 +105,7 @@ def _unique_head(rng: np.random.Generator, things: Sequence[SceneObject], target
     return fit[0] if rng.random() < 0.6 else fit[int(rng.integers(len(fit)))]
 
 
-def _shared_head(rng: np.random.Generator, thing: SceneObject) -> Head:
+def _shared_head(rng: np.random.Generator, thing: Referable) -> Head:
     options = heads(thing)
     return options[0] if rng.random() < 0.65 else options[int(rng.integers(len(options)))]
 
@@ -92,13 +114,13 @@ def _the(rng: np.random.Generator, text: str) -> str:
     return f"the {text}" if rng.random() < 0.7 else text
 
 
-def attribute(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:
+def attribute(rng: np.random.Generator, things: Sequence[Referable], target: int) -> Expression | None:
     """Refer by name, size and colour: "the small red car"."""
     head = _unique_head(rng, things, target)
     return None if head is None else Expression(_the(rng, str(head)), "attribute", target, head)
 
 
-def location(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:
+def location(rng: np.random.Generator, things: Sequence[Referable], target: int) -> Expression | None:
     """Refer by the place, where several fit the noun phrase: "the cat on the left", "top right penguin"."""
     head = _shared_head(rng, things[target])
     centres = np.array([o.centre for o in things])
@@ -127,7 +149,7 @@ def location(rng: np.random.Generator, things: Sequence[SceneObject], target: in
     return Expression(_the(rng, text), "location", target, head)
 
 
-def relation(rng: np.random.Generator, things: Sequence[SceneObject], target: int) -> Expression | None:
+def relation(rng: np.random.Generator, things: Sequence[Referable], target: int) -> Expression | None:
     """Refer by a landmark, another object that is unambiguous itself: "the apple left of the bus"."""
     centres = np.array([o.centre for o in things])
     for _ in range(8):
@@ -153,7 +175,7 @@ MAKERS = {"attribute": attribute, "location": location, "relation": relation}
 
 
 def sample(
-    rng: np.random.Generator, things: Sequence[SceneObject], n: int, *, mix: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
+    rng: np.random.Generator, things: Sequence[Referable], n: int, *, mix: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
 ) -> list[Expression]:
     """Draw at most `n` different expressions about a scene, types drawn with probabilities `mix`."""
     expressions: dict[str, Expression] = {}

@@ -20,7 +20,7 @@ from biaslab.diagnostics.check_pictures import check_samples
 from biaslab.errors import InputError
 from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS, Grounding
-from biaslab.models.registry import GROUNDER
+from biaslab.models.registry import EMBEDDED
 
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
@@ -124,7 +124,7 @@ def pictures_for(model: str, images: str | None = None) -> str:
     ('scenes', 'photographs', 'scenes')
     """
     if images is None:
-        return "scenes" if model.strip().lower() == GROUNDER else "photographs"
+        return "scenes" if model.strip().lower() in EMBEDDED else "photographs"
     if images not in IMAGES:
         raise InputError(f"unknown images={images!r}: use {' or '.join(IMAGES)}")
     return images
@@ -154,7 +154,7 @@ def check(
     samples : sequence of Sample, optional
         Expressions of your own, with boxes, on two pictures or more.
     images : "photographs" or "scenes", optional
-        43 expressions on 12 pictures, or on procedural scenes. Default: photographs; scenes for the embedded grounder.
+        43 expressions on 12 pictures, or on procedural scenes. Default: photographs; scenes for the embedded models.
     layer : int, optional
         Prune layer K of the comparison; by default the model's own.
     layers : sequence of int, optional

@@ -23,7 +23,10 @@ def test_names_are_those_of_the_registries():
     assert completion.method_names("") == ["none", *completion.registered("pruning/methods")]
     assert completion.estimator_names_or_auto("") == ["auto", *completion.estimator_names("")]
     assert completion.model_names("") == list(aliases())
-    assert completion.dataset_names("") == ["scenes"]  # refcoco-jsonl needs a path, which --dataset takes in its place
+    assert completion.dataset_names("") == [
+        "gallery",
+        "scenes",
+    ]  # refcoco-jsonl needs a path, which --dataset takes in its place
 
 
 def _ours(cls: type) -> bool:

@@ -28,9 +28,9 @@ def test_listing_models_needs_no_torch():
 
 def test_aliases_resolve():
     table = aliases()
-    assert {"grounder", "internvl3-8b", "internvl2.5-8b-mpo", "llava-1.5-7b", "qwen2.5-vl-3b"} <= set(table)
+    assert {"grounder", "observer", "internvl3-8b", "internvl2.5-8b-mpo", "llava-1.5-7b", "qwen2.5-vl-3b"} <= set(table)
     for name, hub_id in table.items():
-        if name != "grounder":
+        if hub_id != "embedded":
             assert resolve(name).hub_id == hub_id == resolve(hub_id).hub_id
     assert resolve("InternVL3-1B").name == "OpenGVLab/InternVL3-1B-hf"
     assert resolve("internvl2.5").hub_id == resolve("internvl2.5-8b").hub_id == "OpenGVLab/InternVL2_5-8B"

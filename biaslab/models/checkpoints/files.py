@@ -131,6 +131,13 @@ def check_files(folder: Path, checkpoint: Checkpoint) -> None:
         return
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} holds pickled weights only, which are not loaded: convert them to safetensors")
+    from biaslab.models.registry import EMBEDDED  # which imports this room's files
+
+    if checkpoint.name in EMBEDDED:
+        raise ModelError(
+            f"the embedded {checkpoint.name} has no weights here (missing: {', '.join(missing[:5])}): train them with "
+            f"`biaslab train-{checkpoint.name} --out FOLDER` and load FOLDER/model"
+        )
     fix = f"run `hf download {checkpoint.hub_id}`" if checkpoint.hub_id else "copy the whole checkpoint"
     raise ModelError(f"incomplete checkpoint {folder}, missing: {', '.join(missing[:5])}: {fix}")
 

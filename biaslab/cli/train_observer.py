@@ -1,0 +1,48 @@
+"""The verb ``biaslab train-observer``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from biaslab.cli import options as opt
+from biaslab.cli.app import app
+from biaslab.cli.output import emit
+
+
+@app.command(
+    "train-observer",
+    epilog="Example: biaslab train-observer --out runs/observer   (hours on two cores, minutes on a GPU; resumable)",
+)
+def train_observer(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
+    seed: opt.Seed = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that share each step's pictures on a CPU.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw pictures ahead; 0: none.")] = 1,
+    vision_steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of the vision stage. Default: the recipe's.")
+    ] = None,
+    decoder_steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of the decoder stage. Default: the recipe's.")
+    ] = None,
+    json: opt.Json = False,
+) -> None:
+    """Train the second embedded model from scratch on the gallery, write the model's folder and the learning curve.
+
+    Needs torch 2.9 or newer.
+    """
+    from biaslab.grounder.observer.recipe import ObserverRecipe
+    from biaslab.workflows.train_observer import build_observer
+
+    recipe = ObserverRecipe(seed=seed)
+    recipe = replace(
+        recipe,
+        vision_steps=recipe.vision_steps if vision_steps is None else vision_steps,
+        decoder_steps=recipe.decoder_steps if decoder_steps is None else decoder_steps,
+    )
+    report = build_observer(out, recipe=recipe, device=device, threads=threads, workers=workers)
+    emit(json, {"monitor": report.monitor}, report.summary, report.files)

@@ -1,0 +1,173 @@
+"""The pictures of the gallery as data sets: one of referring expressions, one of questions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache, partial
+from itertools import count
+from typing import ClassVar, TypeVar
+
+from PIL import Image
+
+from biaslab.datasets.base import content_hash, register
+from biaslab.datasets.question_sample import QuestionSample
+from biaslab.datasets.sample import Sample
+from biaslab.errors import InputError
+from biaslab.scenes.gallery import Picture, picture
+from biaslab.scenes.gallery.forms import held_out_expression
+
+#: the last 64 pictures are at hand: whoever asks about one shows it next
+cached_picture = lru_cache(maxsize=64)(picture)
+
+FORMS: tuple[str, ...] = ("trained", "held-out")
+T = TypeVar("T")
+
+
+def _image(split: str, index: int, domain: str) -> Image.Image:
+    return cached_picture(split, index, domain=domain).image
+
+
+class _OfGallery:
+    """What both data sets have in common: a split, a domain, forms, and the first n samples."""
+
+    name: str
+
+    def __init__(self, split: str = "test", *, domain: str = "familiar", forms: str = "trained", n: int = 300) -> None:
+        if n < 1:
+            raise InputError(f"{self.name}: n is {n}, give at least 1 sample")
+        if forms not in FORMS:
+            raise InputError(f"{self.name}: unknown forms {forms!r}: choose one of {', '.join(FORMS)}")
+        cached_picture(split, 0, domain=domain)  # refuses an unknown split or domain before any work
+        self.split, self.domain, self.forms, self.n = split, domain, forms, n
+
+    @property
+    def recipe(self) -> dict[str, str | int]:
+        """What makes the same data."""
+        return {"split": self.split, "domain": self.domain, "forms": self.forms, "n": self.n}
+
+    def _first(self, of: Callable[[Picture], list[T]]) -> list[T]:
+        samples: list[T] = []
+        numbers = count()
+        while len(samples) < self.n:
+            samples += of(cached_picture(self.split, next(numbers), domain=self.domain))
+        return samples[: self.n]
+
+    def __len__(self) -> int:
+        return self.n
+
+
+@register("gallery")
+class GalleryDataset(_OfGallery):
+    """Referring expressions of one split of the gallery.
+
+    Parameters
+    ----------
+    split : {"test", "validation", "calibration", "train", "monitor"}
+    domain : {"familiar", "style", "background", "both"}
+        What of the pictures is of the kind that training never shows.
+    forms : {"trained", "held-out"}
+        Whether expressions have the forms of training, or "the cat that is left of the bus".
+    n : int
+        Number of expressions; pictures are taken from the first on, up to three expressions each (one per type), so
+        the first n of a longer data set are the same samples.
+
+    Raises
+    ------
+    InputError
+        For an unknown split, domain or form, or n below 1.
+
+    Examples
+    --------
+    >>> from biaslab.datasets.gallery import GalleryDataset
+    >>> [sample.expression for sample in GalleryDataset("test", n=2)]
+    ['panda', 'the panda left of the broccoli']
+    """
+
+    name = "gallery"
+    box_form: ClassVar[str] = "xyxy"
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        return self._first(partial(expressions_of, forms=self.forms))
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the ids, expressions and boxes."""
+        return content_hash(self._samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
+
+
+class GalleryQuestions(_OfGallery):
+    """Questions of one split of the gallery; parameters as of `GalleryDataset`.
+
+    Up to nine questions a picture, one per category (`biaslab.scenes.gallery.CATEGORIES`).
+
+    Examples
+    --------
+    >>> from biaslab.datasets.gallery import GalleryQuestions
+    >>> [(sample.question, sample.answer) for sample in GalleryQuestions("test", n=2)]
+    [('is there a panda in the image?', 'yes'), ('is there a strawberry in the image?', 'no')]
+    """
+
+    name = "gallery-vqa"
+
+    @cached_property
+    def _samples(self) -> list[QuestionSample]:
+        return self._first(partial(questions_of, forms=self.forms))
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the ids, questions and answers."""
+        digest = hashlib.sha256()
+        for sample in self._samples:
+            row = [sample.id, sample.image_id, sample.question, sample.answer]
+            digest.update(json.dumps(row).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+    def __iter__(self) -> Iterator[QuestionSample]:
+        return iter(self._samples)
+
+
+def expressions_of(shown: Picture, *, forms: str = "trained") -> list[Sample]:
+    """List the referring expressions of one picture, at most one of each type."""
+    out = []
+    for e in shown.expressions:
+        text = e.text if forms == "trained" else held_out_expression(e)
+        if text is None:
+            continue
+        thing = shown.things[e.target]
+        out.append(
+            Sample(
+                id=f"{shown.id}-{e.expression_type}",
+                image_id=shown.id,
+                expression=text,
+                box=thing.box,
+                expression_type=e.expression_type,
+                object_size=thing.object_size,
+                width=shown.image.width,
+                height=shown.image.height,
+                loader=partial(_image, shown.split, shown.index, shown.domain),
+            )
+        )
+    return out
+
+
+def questions_of(shown: Picture, *, forms: str = "trained") -> list[QuestionSample]:
+    """List the questions of one picture, at most one of each category."""
+    return [
+        QuestionSample(
+            id=f"{shown.id}-{question.category}",
+            image_id=shown.id,
+            question=question.text,
+            answer=question.answer,
+            category=question.category,
+            width=shown.image.width,
+            height=shown.image.height,
+            loader=partial(_image, shown.split, shown.index, shown.domain),
+        )
+        for question in shown.questions(held_out=forms == "held-out")
+    ]

@@ -1,0 +1,237 @@
+"""The observer: a small, unmodified InternVL with InternVL's own tiling, trained from scratch on the gallery.
+
+`transformers.InternVLForConditionalGeneration` from a config, a byte-level BPE tokenizer, InternVL's chat format and
+its box format ``[[x1, y1, x2, y2]]`` on 0-1000. A tile of 168 px is 36 visual tokens; a picture has one to six tiles
+and, if it has more than one, a thumbnail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biaslab.grounder.initial import scale_by_fan_in, sincos
+from biaslab.grounder.model import IMAGE_MEAN, IMAGE_STD, PROMPT
+from biaslab.grounder.tokens import ENGLISH, byte_level_bpe
+from biaslab.models.registry import embedded_folder
+from biaslab.scenes import expressions as ex
+from biaslab.scenes.gallery import picture
+from biaslab.scenes.gallery.canvas import MAX_TILES, TILE
+from biaslab.scenes.gallery.forms import FORMS, HELD_OUT, plural, with_article
+from biaslab.scenes.gallery.signs import SIGN
+from biaslab.scenes.objects import COLOURS, NAMES
+
+if TYPE_CHECKING:
+    from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
+
+STEP = 5  # of coordinates, in thousandths: small boxes need it
+COORDINATES: tuple[str, ...] = tuple(str(v) for v in range(0, 1001, STEP))
+#: what a visual token or a noun phrase can be called
+WHATS: tuple[str, ...] = (*NAMES, SIGN)
+
+
+@dataclass(frozen=True)
+class ObserverSize:
+    """The observer's size; a smaller one makes quick tests of the trainer.
+
+    Attributes
+    ----------
+    tile, patch : int
+        Sides of a tile and of a patch, pixels.
+    vision_hidden, vision_layers, vision_heads : int
+        Of the vision tower.
+    hidden, layers, heads, kv_heads, ffn : int
+        Of the decoder; heads share keys and values in groups.
+
+    Examples
+    --------
+    >>> from biaslab.grounder.observer.model import ObserverSize
+    >>> ObserverSize().grid, ObserverSize().tokens
+    (6, 36)
+    """
+
+    tile: int = TILE
+    patch: int = 14
+    vision_hidden: int = 256
+    vision_layers: int = 5
+    vision_heads: int = 4
+    hidden: int = 256
+    layers: int = 12
+    heads: int = 8
+    kv_heads: int = 4
+    ffn: int = 640
+
+    @property
+    def grid(self) -> int:
+        """Visual tokens per side of a tile: the pixel shuffle merges 2 x 2 patches."""
+        return self.tile // self.patch // 2
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of a tile."""
+        return self.grid**2
+
+
+FULL_SIZE = ObserverSize()
+
+
+def box_tokens(box: tuple[float, float, float, float], size: tuple[int, int]) -> list[str]:
+    """Write a box in pixels as answer tokens: ``[[x1, y1, x2, y2]]``, steps of 5 on 0-1000.
+
+    Parameters
+    ----------
+    box : tuple of float
+        x1, y1, x2, y2.
+    size : (int, int)
+        Width and height of the picture.
+
+    Examples
+    --------
+    >>> from biaslab.grounder.observer.model import box_tokens
+    >>> "".join(box_tokens((0, 20, 50, 200), (400, 200))).replace("\u0120", " ")
+    '[[0, 100, 125, 1000]]'
+    """
+    last = len(COORDINATES) - 1
+    shares = (v / size[k % 2] for k, v in enumerate(box))
+    steps = [COORDINATES[int(np.clip(round(share * last), 0, last))] for share in shares]
+    middle = [token for step in steps for token in (step, ",\u0120")][:-1]
+    return ["[[", *middle, "]]"]
+
+
+def _corpus(pictures: int) -> Iterator[str]:
+    yield from [PROMPT.format("")] * 50
+    yield from ["user\n", "assistant\n", "system\n", "yes", "no"] * 50
+    yield from ENGLISH.split("\n") * 20
+    yield from ["Answer the question using a single word or phrase."] * 20
+    yield from [f"the {c} {n}" for n in WHATS for c in ("small", "big", *COLOURS)] * 20
+    yield from [f"{with_article(n)} {plural(n)}" for n in WHATS] * 60
+    yield from [f"[[{v}, {v}]]" for v in COORDINATES] * 400
+    questions = [form for forms in FORMS.values() for form in forms] + list(HELD_OUT.values())
+    yield from [question.replace("{}", "").replace("{a}", "").replace("{b}", "") for question in questions] * 40
+    rng = np.random.default_rng(0)
+    for i in range(pictures):
+        yield from (e.text for e in ex.sample(rng, picture("train", i).things, 9))
+
+
+@cache
+def build_tokenizer(*, vocab_size: int = 1536, pictures: int = 150) -> PreTrainedTokenizerFast:
+    """Train the tokenizer: names, their plurals, colours, coordinates and the words of questions are single tokens.
+
+    Done once, for the folder that `shipped_tokenizer` reads.
+
+    Parameters
+    ----------
+    vocab_size : int
+    pictures : int
+        Training pictures whose expressions are in the corpus.
+
+    Returns
+    -------
+    PreTrainedTokenizerFast
+    """
+    return byte_level_bpe(_corpus(pictures), vocab_size=vocab_size)
+
+
+@cache
+def shipped_tokenizer() -> PreTrainedTokenizerFast:
+    """Load the tokenizer of the embedded checkpoint's folder, which lies there whether weights do or not.
+
+    Returns
+    -------
+    PreTrainedTokenizerFast
+
+    Examples
+    --------
+    >>> from biaslab.grounder.observer.model import shipped_tokenizer
+    >>> shipped_tokenizer().tokenize("<ref>cats</ref>")
+    ['<ref>', 'Ġcats', '</ref>']
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(embedded_folder("observer"), local_files_only=True)
+    return tokenizer
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, *, size: ObserverSize = FULL_SIZE, seed: int = 0
+) -> InternVLForConditionalGeneration:
+    """Build the untrained observer in float32, initialised as the grounder is.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        From `shipped_tokenizer`.
+    size : ObserverSize
+    seed : int
+        Of torch's global generator.
+
+    Returns
+    -------
+    InternVLForConditionalGeneration
+    """
+    import torch
+    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
+
+    vision = InternVLVisionConfig(
+        hidden_size=size.vision_hidden, num_hidden_layers=size.vision_layers, num_attention_heads=size.vision_heads,
+        intermediate_size=4 * size.vision_hidden, image_size=size.tile, patch_size=size.patch,
+        layer_scale_init_value=1.0, use_mean_pooling=True, attention_bias=True, use_qk_norm=False,
+    )  # fmt: skip
+    text = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=size.hidden, intermediate_size=size.ffn,
+        num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.kv_heads,
+        max_position_embeddings=1024, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        tie_word_embeddings=False, use_sliding_window=False, bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, initializer_range=0.04,
+    )  # fmt: skip
+    image_token: Any = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    config = InternVLConfig(
+        vision_config=vision, text_config=text, downsample_ratio=0.5, image_seq_length=size.tokens,
+        image_token_id=image_token, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = InternVLForConditionalGeneration(config)
+    with torch.no_grad():
+        embeddings = model.model.vision_tower.embeddings
+        embeddings.cls_token.normal_(0, 0.02)
+        embeddings.position_embeddings[0, 1:] = 0.5 * sincos(size.vision_hidden, 2 * size.grid)
+        patches = embeddings.patch_embeddings.projection.weight
+        patches.normal_(0, patches[0].numel() ** -0.5)
+        scale_by_fan_in(model.model.vision_tower.encoder, 0.6)
+        scale_by_fan_in(model.model.multi_modal_projector, 1.0)
+        model.model.language_model.embed_tokens.weight.normal_(0, 0.5)
+        model.lm_head.weight.normal_(0, 0.02)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast, *, size: ObserverSize = FULL_SIZE) -> Any:
+    """Build InternVL's processor with tiles of the observer's size: one to six and a thumbnail.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+    size : ObserverSize
+
+    Returns
+    -------
+    InternVLProcessor
+        Without its video half.
+    """
+    import transformers
+
+    from biaslab.models.processors import image_only
+
+    images = transformers.GotOcr2ImageProcessorPil(
+        size={"height": size.tile, "width": size.tile}, crop_to_patches=True, min_patches=1, max_patches=MAX_TILES,
+        image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD),
+    )  # fmt: skip
+    return image_only(transformers.InternVLProcessor)(
+        image_processor=images, tokenizer=tokenizer, video_processor=None, image_seq_length=size.tokens,
+        chat_template=tokenizer.chat_template,
+    )  # fmt: skip

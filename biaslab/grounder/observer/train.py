@@ -1,0 +1,257 @@
+"""The training run of the observer: stages, threads, checkpoints, the learning curve."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from biaslab._util.files import atomic_write, locked, writing_to
+from biaslab._util.identity import differences
+from biaslab._util.jsonl import JsonLines, whole_lines
+from biaslab._util.progress import progress_bar
+from biaslab.errors import InputError, RunFolderError
+from biaslab.grounder.observer.batches import TASKS, Batch, pack
+from biaslab.grounder.observer.network import N_BOXES, TrainingObserver
+from biaslab.grounder.observer.recipe import FULL_RECIPE, ObserverRecipe
+from biaslab.grounder.observer.supply import batches
+from biaslab.grounder.optimiser import MuonAdamW, check_torch
+from biaslab.scenes.gallery import picture
+
+STAGES = ("vision", "decoder")
+
+
+def train_observer(
+    out: str | Path,
+    *,
+    recipe: ObserverRecipe = FULL_RECIPE,
+    device: str | None = None,
+    threads: int = 2,
+    workers: int = 1,
+    progress: bool = True,
+) -> Path:
+    """Train the observer from the recipe's seed, or go on where an interrupted run left off.
+
+    On a CPU each step's pictures are shared by ``threads`` threads of one core each: on small matrices that is faster
+    than products spread over cores, and it bears other work on the machine. How many they are is part of the result
+    (averages are taken over each share), as is the device, to rounding; how many workers draw is not.
+
+    Parameters
+    ----------
+    out : path
+        Folder for ``recipe.json``, ``checkpoint.pt``, ``curve.jsonl`` and, at the end, ``weights.pt`` (float32).
+    recipe : ObserverRecipe
+        All that the weights follow from.
+    device : str, optional
+        ``"cpu"`` or ``"cuda"``; by default CUDA where there is one.
+    threads : int
+        Shares that a step is cut into on a CPU.
+    workers : int
+        Processes that draw pictures ahead; 0 for none.
+    progress : bool
+        Show on stderr how far the training has come.
+
+    Returns
+    -------
+    Path
+        Of the trained float32 weights.
+
+    Raises
+    ------
+    InputError
+        Threads below 1, or workers below 0.
+    RunFolderError
+        If the folder cannot be written, holds a run of another recipe, or another process is training in it.
+    BiaslabError
+        If a worker dies; the same call goes on from the last checkpoint.
+    UnsupportedError
+        If this torch is older than 2.9 (``torch.optim.Muon``).
+
+    Examples
+    --------
+    >>> from biaslab.grounder.observer import ObserverRecipe, train_observer
+    >>> train_observer("runs/observer", recipe=ObserverRecipe(seed=1))  # hours on two cores  # doctest: +SKIP
+    PosixPath('runs/observer/weights.pt')
+    """
+    check_torch()
+    if threads < 1 or workers < 0:
+        raise InputError(f"threads={threads}, workers={workers}: give at least 1 thread and no fewer than 0 workers")
+    out = Path(out)
+    with writing_to(out, "choose another folder with --out"):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out / "recipe.json"):
+        with writing_to(out, "choose another folder with --out"):
+            _claim(out / "recipe.json", recipe)
+        if not (out / "weights.pt").exists():
+            before = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                _Run(recipe, out, device or ("cuda" if torch.cuda.is_available() else "cpu"), threads, workers).train(
+                    progress
+                )
+            finally:
+                torch.set_num_threads(before)
+    return out / "weights.pt"
+
+
+def _claim(path: Path, recipe: ObserverRecipe) -> None:
+    now = json.dumps(asdict(recipe), indent=1)
+    if path.exists() and (others := differences(json.loads(path.read_text()), json.loads(now))):
+        raise RunFolderError(
+            f"{path.parent} holds a run of another recipe ({'; '.join(map(str, others))}): "
+            "choose another folder with --out"
+        )
+    atomic_write(path, now)
+
+
+class _Run:
+    def __init__(self, recipe: ObserverRecipe, out: Path, device: str, threads: int, workers: int):
+        self.recipe, self.out, self.workers = recipe, out, workers
+        self.net = TrainingObserver(recipe, device=device)
+        self.shares = threads if device == "cpu" else 1
+        self.pool = ThreadPoolExecutor(self.shares, thread_name_prefix="biaslab-share")
+        self.sums: dict[str, Any] = {}  # tensors, so that no step waits for a device
+        self.pictures, self.started = 0, time.monotonic()
+
+    def train(self, progress: bool) -> None:
+        """Run the stages that are not done."""
+        r, checkpoint = self.recipe, self._load()
+        self._forget_after(checkpoint)
+        masters: dict[str, torch.Tensor] = {}
+        first = STAGES.index(checkpoint["stage"]) if checkpoint else 0
+        done = (checkpoint["optimiser"]["step"] if checkpoint else 0) + first * r.vision_steps
+        with progress_bar("train", total=r.vision_steps + r.decoder_steps, done=done, show=progress) as advance:
+            for stage in STAGES[first:]:
+                resumed = checkpoint if checkpoint and checkpoint["stage"] == stage else None
+                masters |= self._run_stage(stage, resumed, advance)
+        weights = {n: masters.get(n, p).detach().float().cpu() for n, p in self.net.model.named_parameters()}
+        _save({"model": weights}, self.out / "weights.pt")
+
+    def _run_stage(self, stage: str, resumed: dict | None, advance: Any) -> dict[str, torch.Tensor]:
+        """Train one stage to its end; returns the float32 masters of what it trained."""
+        r = self.recipe
+        vision = stage == "vision"
+        if not vision and resumed is None:
+            self.net.start_words_at_classes()
+        optimiser = MuonAdamW(
+            self.net.named_parameters(stage),
+            muon_rate=r.vision_muon if vision else r.decoder_muon,
+            adamw_rate=r.vision_adamw if vision else r.decoder_adamw,
+            steps=r.vision_steps if vision else r.decoder_steps,
+            warmup=r.warmup,
+            final_rate=r.final_rate,
+            slower={} if vision else {"vision_tower": r.tower_rate, "projector": r.tower_rate},
+        )
+        if resumed:
+            optimiser.restore(resumed["optimiser"])
+            self.pictures = resumed["pictures"]
+        loss = self.net.vision_loss if vision else self.net.decoder_loss
+        with closing(batches(r, stage, start=optimiser.step_number, workers=self.workers)) as supply:
+            for _, batch in supply:
+                self._gradients(loss, batch, list(optimiser.working.values()))
+                optimiser.step()
+                self.pictures += len(batch.grid)
+                self._after_step(stage, optimiser)
+                advance(1)
+        self._checkpoint(stage, optimiser)
+        return optimiser.masters
+
+    def _gradients(self, loss: Any, batch: Batch, parameters: list[torch.nn.Parameter]) -> None:
+        """Set every parameter's gradient to the mean over the shares of the batch."""
+
+        def share(k: int) -> tuple[tuple[torch.Tensor | None, ...], dict[str, torch.Tensor]]:
+            value, measured = loss(batch.part(k, self.shares))
+            return torch.autograd.grad(value, parameters, allow_unused=True), measured | {"loss": value.detach()}
+
+        parts = [share(0)] if self.shares == 1 else list(self.pool.map(share, range(self.shares)))
+        for parameter, gradients in zip(parameters, zip(*(part[0] for part in parts), strict=True), strict=True):
+            given = [g for g in gradients if g is not None]
+            parameter.grad = torch.stack(given).sum(0).div_(self.shares) if given else None
+        for measured in (part[1] for part in parts):
+            for name, value in measured.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value / self.shares
+
+    # ---- bookkeeping ---------------------------------------------------------------------------------------------
+    def _after_step(self, stage: str, optimiser: MuonAdamW) -> None:
+        r, step = self.recipe, optimiser.step_number
+        if step % r.log_every == 0:
+            mean = {name: float(total) / r.log_every for name, total in self.sums.items()}
+            self.sums = {}
+            self._note({"stage": stage, "step": step, "pictures": self.pictures, **mean})
+        if stage == "decoder" and step % r.monitor_every == 0:
+            self._note({"stage": stage, "step": step, "monitor": self._monitor("familiar"),
+                        "unfamiliar": self._monitor("both")})  # fmt: skip
+        if step % r.checkpoint_every == 0:
+            self._checkpoint(stage, optimiser)
+
+    def _monitor(self, domain: str) -> dict[str, float]:
+        """Teacher-forced accuracy by task on the monitor split: boxes with IoU >= 0.5, short answers word for word."""
+        r, net = self.recipe, self.net
+        shown = [picture("monitor", k, domain=domain) for k in range(r.monitor_pictures)]
+        rng = np.random.default_rng([r.seed, 81])
+        counts = torch.zeros(len(TASKS), 2, device=net.device)
+        by_tiles: dict[int, list] = {}
+        for one in shown:
+            by_tiles.setdefault(one.grid[0] * one.grid[1], []).append(one)
+        with torch.no_grad():
+            for some in by_tiles.values():
+                for k in range(0, len(some), 8):
+                    *_, answers = net.forward(pack(r, some[k : k + 8], rng, mix=r.mix))
+                    counts += net.right(*answers)
+        out = {name: round(float(c[0] / c[1]), 4) for name, c in zip(TASKS, counts, strict=True) if c[1]}
+        for name, part in (("boxes", counts[:N_BOXES]), ("questions", counts[N_BOXES:])):
+            out |= {name: round(float(part[:, 0].sum() / part[:, 1].sum().clamp(min=1)), 4)}
+        return out | {"n": int(counts[:, 1].sum())}
+
+    def _note(self, line: dict) -> None:
+        line = {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}
+        with JsonLines(self.out / "curve.jsonl") as curve:
+            curve.append(line | {"seconds": round(time.monotonic() - self.started)})
+
+    def _checkpoint(self, stage: str, optimiser: MuonAdamW) -> None:
+        state = {"stage": stage, "optimiser": optimiser.state(), "pictures": self.pictures,
+                 "model": self.net.model.state_dict(), "heads": self.net.heads.state_dict()}  # fmt: skip
+        _save(state, self.out / "checkpoint.pt")
+
+    def _forget_after(self, checkpoint: dict | None) -> None:
+        """Cut the lines of steps that are made again off the learning curve."""
+        path = self.out / "curve.jsonl"
+        if not path.exists():
+            return
+
+        def place(stage: str, step: int) -> tuple[int, int]:
+            return STAGES.index(stage), step
+
+        last = (0, 0) if checkpoint is None else place(checkpoint["stage"], checkpoint["optimiser"]["step"])
+        kept = 0
+        for line, end in whole_lines(path):
+            if line is None or place(line["stage"], line["step"]) > last:
+                break
+            kept = end
+        with JsonLines(path) as curve:
+            curve.cut(kept)
+
+    def _load(self) -> dict | None:
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            return None
+        checkpoint = torch.load(path, weights_only=True, map_location=self.net.device)
+        self.net.model.load_state_dict(checkpoint["model"])
+        self.net.heads.load_state_dict(checkpoint["heads"])
+        return checkpoint
+
+
+def _save(state: dict, path: Path) -> None:
+    """Write tensors; torch itself, given a file, does not say that a disk is full."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    with writing_to(path):
+        atomic_write(path, content.getvalue())

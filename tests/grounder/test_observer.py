@@ -1,0 +1,309 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from biaslab.errors import InputError, RunFolderError
+from biaslab.grounder.observer import ObserverRecipe, train_observer
+from biaslab.grounder.observer import train as run
+from biaslab.grounder.observer.batches import GRIDS, IGNORE, LETTERS, TASKS, make_batch, pack, tiles_of
+from biaslab.grounder.observer.dialogue import Dialogue
+from biaslab.grounder.observer.model import (
+    COORDINATES,
+    WHATS,
+    ObserverSize,
+    box_tokens,
+    build_processor,
+    shipped_tokenizer,
+)
+from biaslab.grounder.observer.network import TrainingObserver
+from biaslab.grounder.observer.plan import WINDOW, Step, steps_of
+from biaslab.scenes import expressions as ex
+from biaslab.scenes.gallery import grid_of, picture, picture_size, visual_tiles
+from biaslab.scenes.gallery.forms import plural
+from biaslab.scenes.gallery.questions import sample_questions
+from biaslab.scenes.gallery.signs import SIGN, WORDS
+from biaslab.scenes.objects import COLOURS, SIZES
+
+SMALL = ObserverSize(
+    vision_hidden=32, vision_layers=1, vision_heads=2, hidden=48, layers=3, heads=4, kv_heads=2, ffn=64
+)
+RECIPE = ObserverRecipe(
+    size=SMALL, vision_steps=3, vision_pictures=3, decoder_steps=3, pictures_of_tiles=dict.fromkeys((1, 3, 4, 5, 7), 2),
+    expressions=3, questions=3, log_every=1, checkpoint_every=1, monitor_every=3, monitor_pictures=4,
+)  # fmt: skip
+
+
+def one_of(grid, n=0):
+    """The n-th picture of a grid, without drawing the others."""
+    return picture("train", [k for k in range(200) if grid_of(picture_size("train", k)) == grid][n])
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return shipped_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train_observer(tmp_path_factory.mktemp("observer"), recipe=RECIPE, device="cpu", workers=1)
+
+
+def test_words_that_matter_are_single_tokens(tokenizer):
+    vocabulary = tokenizer.get_vocab()
+    words = (*WHATS, *map(plural, WHATS), *SIZES, *COLOURS, "yes", "no")
+    assert {f"\u0120{w}" for w in words} <= vocabulary.keys()
+    assert {*COORDINATES, *LETTERS} <= vocabulary.keys()
+
+
+def test_full_size_is_what_is_said_of_it():
+    from transformers import InternVLForConditionalGeneration
+
+    from biaslab.models.offline.geometry import geometry
+
+    config = geometry("observer").config
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in InternVLForConditionalGeneration(config).parameters())
+    assert weights <= 15_000_000 and 2 * weights <= 30 * 2**20
+    assert config.text_config.num_hidden_layers == 12 and config.image_seq_length == 36
+    assert config.text_config.num_key_value_heads < config.text_config.num_attention_heads
+
+
+def test_answers_read_back(tokenizer):
+    dialogue = Dialogue(tokenizer, SMALL)
+    ids = dialogue.box((0.0, 20.0, 50.0, 200.0), (400, 200))
+    assert tokenizer.decode(ids[:-1]) == "[[0, 100, 125, 1000]]" and ids[-1] == tokenizer.eos_token_id
+    for word in WORDS + ("7", "42", "905"):
+        assert tokenizer.decode(dialogue.answer(word, spelled=True)[:-1]) == word
+    for word in (*WHATS, *SIZES, *COLOURS, "yes", "no", "6"):
+        assert tokenizer.decode(dialogue.answer(word, spelled=False)[:-1]).strip() == word
+    assert "".join(box_tokens((399.0, 0, 400.0, 1.0), (400, 200))).startswith("[[1000,")
+
+
+def test_tiles_equal_the_processors(tokenizer):
+    processor = build_processor(tokenizer)
+    for k in range(6):
+        shown = picture("train", k)
+        ours = tiles_of(shown, ObserverSize())
+        turn = "<|im_start|>user\n<IMG_CONTEXT>\nwhat?<|im_end|>\n"
+        theirs = processor(images=[shown.image], text=[turn], return_tensors="pt")
+        mean, std = (np.array(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        np.testing.assert_allclose((ours.pixels / 255 - mean) / std, theirs["pixel_values"].numpy(), atol=0.01)
+        assert len(ours.pixels) == visual_tiles(shown.grid)
+
+
+def test_visual_tokens_own_what_they_show():
+    shown = one_of((3, 2))
+    tiles, (columns, rows) = tiles_of(shown, SMALL), shown.grid
+    width, height = shown.image.size
+    for tile, cell in np.argwhere(tiles.owned):
+        row, col = divmod(cell, 6)
+        if tile == columns * rows:
+            x, y, w, h, origin, scale = col / 6, row / 6, 1 / 6, 1 / 6, (0, 0), (1, 1)
+        else:
+            origin, scale = (tile % columns, tile // columns), (columns, rows)
+            x, y = (origin[0] + col / 6) / columns, (origin[1] + row / 6) / rows
+            w, h = 1 / 6 / columns, 1 / 6 / rows
+        part = shown.owner[
+            int(y * height) : int(np.ceil((y + h) * height)), int(x * width) : int(np.ceil((x + w) * width))
+        ]
+        thing = shown.things[int(np.bincount(part.ravel(), minlength=2)[1:].argmax())]
+        if WHATS[tiles.what[tile, cell]] != thing.name:
+            continue  # a tie at the border of a cell
+        box = np.array(thing.box.as_tuple()) / (width, height, width, height)
+        want = np.clip(box * (*scale, *scale) - (*origin, *origin), 0, 1)
+        if sum(t.name == thing.name for t in shown.things) == 1:
+            np.testing.assert_allclose(tiles.box[tile, cell], want, atol=1e-5)
+    assert tiles.owned.any()
+
+
+def test_letters_of_a_sign_are_on_its_tokens():
+    shown = next(p for p in (picture("train", k) for k in range(80)) if p.text and p.grid == (1, 1))
+    tiles = tiles_of(shown, SMALL)
+    at = tiles.what[0] == WHATS.index(SIGN)
+    text = "".join(LETTERS[k] for k in tiles.letters[0][at][0] if k < len(LETTERS))
+    assert text == shown.text and (tiles.letters[0][~at] == IGNORE).all()
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 3), (3, 2)])
+def test_packed_branches_compute_what_separate_conversations_do(tokenizer, grid):
+    """Packing must not change any logit: the model sees each branch alone, in the words of the adapter."""
+    from biaslab.models import families
+
+    net = TrainingObserver(RECIPE)
+    net.model.float()
+    shown = [one_of(grid)]
+    batch = pack(RECIPE, shown, np.random.default_rng(0), mix=RECIPE.mix)
+    with torch.no_grad():
+        *_, answers = net.forward(batch)
+        net.model.set_attn_implementation("sdpa")
+        rng = np.random.default_rng(0)
+        said = ex.sample(rng, shown[0].things, 3, mix=RECIPE.mix)
+        asked = sample_questions(rng, shown[0].things, shown[0].counted, shown[0].text, n=3)
+        processor, family = build_processor(tokenizer, size=SMALL), families()["internvl"]
+        size = shown[0].image.size
+        pairs = [
+            (family.grounding_template.format(e.text), net.dialogue.box(shown[0].things[e.target].box.as_tuple(), size))
+            for e in said
+        ]
+        texts = [(q.text, net.dialogue.answer(q.answer, spelled=q.category == "reading")) for q in asked]
+        for group, turns in zip(answers, (pairs, texts), strict=True):
+            at = 0
+            for text, answer in turns:
+                prompt = family.plain_prompt(processor, text, 1)
+                inputs = processor(images=[shown[0].image], text=[prompt], return_tensors="pt")
+                ids = torch.cat([inputs["input_ids"], torch.tensor([answer[:-1]])], 1)
+                out = net.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0]
+                alone = out[inputs["input_ids"].shape[1] - 1 :]
+                assert group.labels[at : at + len(answer)].tolist() == answer
+                torch.testing.assert_close(group.logits[at : at + len(answer)], alone, atol=3e-3, rtol=1e-3)
+                at += len(answer)
+            assert at == len(group.labels) > 0
+
+
+def test_right_answers_are_counted_by_task():
+    net = TrainingObserver(RECIPE)
+    shown = [one_of((2, 2), n) for n in range(2)]
+    *_, (boxes, words) = net.forward(pack(RECIPE, shown, np.random.default_rng(0), mix=RECIPE.mix))
+    for one in (boxes, words):
+        one.logits = torch.nn.functional.one_hot(one.labels, one.logits.shape[1]).float()
+    counts = net.right(boxes, words)
+    assert counts[:, 1].sum() == (boxes.task >= 0).sum() + (words.task >= 0).sum() > 8
+    assert torch.equal(counts[:, 0], counts[:, 1])
+    words.logits = words.logits.roll(1, 1)
+    assert net.right(boxes, words)[3:, 0].sum() == 0
+
+
+def test_steps_are_the_same_whenever_they_begin():
+    recipe = replace(RECIPE, decoder_steps=1200)
+    whole = list(steps_of(recipe, "decoder"))
+    assert len(whole) == 1200 and list(steps_of(recipe, "decoder", start=950)) == whole[950:]
+    used = [k for step in whole for k in step.pictures]
+    assert len(used) == len(set(used))
+    for step in whole[:30]:
+        assert len({visual_tiles(grid_of(picture_size("train", k))) for k in step.pictures}) == 1
+    easy = [step.easy for step in whole]
+    assert 0.15 * 1200 <= sum(easy) < 0.15 * 1200 + WINDOW / 2 and easy == sorted(easy, reverse=True)  # whole windows
+
+
+def test_shares_make_up_the_batch():
+    for stage in run.STAGES:
+        batch = make_batch(RECIPE, next(steps_of(RECIPE, stage)))
+        parts = [batch.part(k, 2) for k in range(2)]
+        assert np.array_equal(np.concatenate([p.tiles.pixels for p in parts]), batch.tiles.pixels)
+        if stage == "decoder":
+            assert np.array_equal(np.concatenate([p.expressions.ids for p in parts]), batch.expressions.ids)
+            per = len(batch.tiles.pixels) // len(batch.grid)
+            assert all(len(p.tiles.pixels) == per * len(p.grid) > 0 for p in parts)
+
+
+def test_threads_take_the_gradients_that_one_after_the_other_would(tmp_path):
+    net_run = run._Run(RECIPE, tmp_path, "cpu", 2, 0)
+    batch = make_batch(RECIPE, next(steps_of(RECIPE, "decoder")))
+    parameters = [p for _, p in net_run.net.named_parameters("decoder")]
+    net_run._gradients(net_run.net.decoder_loss, batch, parameters)
+    together = [None if p.grad is None else p.grad.clone() for p in parameters]
+    parts = []
+    for k in range(2):
+        loss, _ = net_run.net.decoder_loss(batch.part(k, 2))
+        parts.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+    for got, a, b in zip(together, *parts, strict=True):
+        assert got is not None and torch.equal(got, torch.stack([a, b]).sum(0) / 2)
+
+
+def test_an_interrupted_run_ends_at_the_same_weights(trained, tmp_path, monkeypatch):
+    """Without a worker, killed twice, it draws and learns what the other run did with one."""
+
+    class Killed(Exception):
+        pass
+
+    after_step, calls = run._Run._after_step, []
+
+    def dying(self, *args):
+        after_step(self, *args)
+        calls.append(1)
+        if len(calls) in (2, 4):
+            raise Killed
+
+    monkeypatch.setattr(run._Run, "_after_step", dying)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train_observer(tmp_path, recipe=RECIPE, device="cpu", workers=0, progress=False)
+    resumed = train_observer(tmp_path, recipe=RECIPE, device="cpu", workers=0, progress=False)
+    a, b = (torch.load(p, weights_only=True)["model"] for p in (trained, resumed))
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert len(calls) == RECIPE.vision_steps + RECIPE.decoder_steps
+    curves = [
+        [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
+        for path in (trained.parent / "curve.jsonl", tmp_path / "curve.jsonl")
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_learning_curve_and_finished_run(trained):
+    lines = [json.loads(line) for line in (trained.parent / "curve.jsonl").read_text().splitlines()]
+    assert [(x["stage"], x["step"]) for x in lines if "loss" in x] == [
+        (stage, step) for stage in run.STAGES for step in (1, 2, 3)
+    ]
+    monitors = [x for x in lines if "monitor" in x]
+    assert set(monitors[0]["monitor"]) <= {*TASKS, "boxes", "questions", "n"} and monitors[0]["unfamiliar"]["n"] > 0
+    before = trained.stat().st_mtime_ns
+    assert train_observer(trained.parent, recipe=RECIPE, device="cpu").stat().st_mtime_ns == before
+
+
+def test_a_few_steps_on_one_batch_learn_it():
+    """The losses go down together: nothing is wired to the wrong row."""
+    from biaslab.grounder.optimiser import MuonAdamW
+
+    net = TrainingObserver(RECIPE)
+    shown = [one_of((2, 1), n) for n in range(2)]
+    batch = pack(RECIPE, shown, np.random.default_rng(0), mix=RECIPE.mix)
+    optimiser = MuonAdamW(
+        net.named_parameters("decoder"), muon_rate=0.02, adamw_rate=3e-3, steps=30, warmup=3, final_rate=0.1
+    )
+    losses, first = [], {}
+    for _ in range(25):
+        loss, measured = net.decoder_loss(batch)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+        first = first or measured
+    assert losses[-1] < 0.7 * losses[0]
+    for name in ("answer", "gather", "tile", "grid"):
+        assert float(measured[name]) < 0.85 * float(first[name]), name
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"recipe": replace(RECIPE, seed=1)}, RunFolderError, "another recipe"),
+        ({"recipe": RECIPE, "threads": 0}, InputError, "at least 1 thread"),
+        ({"recipe": RECIPE, "workers": -1}, InputError, "no fewer than 0 workers"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(trained, options, error, says):
+    with pytest.raises(error, match=says) as caught:
+        train_observer(trained.parent, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_grid_of_the_gallery_has_a_class():
+    assert {grid_of(picture_size("train", k)) for k in range(300)} == set(GRIDS)
+    assert Step("decoder", 0, (1,)).easy is False
+
+
+def test_exported_folder_loads_with_plain_from_pretrained(trained, tmp_path):
+    from transformers import AutoTokenizer, InternVLForConditionalGeneration
+
+    from biaslab.grounder.observer.export import export_observer
+
+    folder = export_observer(trained, tmp_path / "observer", size=SMALL)
+    model = InternVLForConditionalGeneration.from_pretrained(folder)
+    assert model.dtype == torch.float32
+    state = torch.load(trained, weights_only=True)["model"]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, state[name].half().float(), atol=0, rtol=0)
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == shipped_tokenizer().get_vocab()
+    export_observer(trained.parent / "checkpoint.pt", tmp_path / "on the way", size=SMALL)

@@ -83,7 +83,7 @@ def test_every_command_runs(folder, capsys, monkeypatch):
         status, out, err = run(capsys, *small(words, checkpoint))
         assert status == 0 and out, (words, err)
         ran.append(words[0])
-    verbs = "models methods fit-bias heads probe inspect prune evaluate bench figures train-grounder"
+    verbs = "models methods fit-bias heads probe inspect prune evaluate bench figures report train-grounder"
     assert set(ran) == set(verbs.split())
     made = [
         "grounder.safetensors", "runs/probe/card.md", "runs/atlas/card.md", "kept.png", "runs/k4/results.csv",

@@ -35,10 +35,11 @@ app = typer.Typer(
 
 _INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
 _INTERRUPTED_WITHOUT_TRACE = "interrupted: nothing is kept, the same command starts anew"
-_RESUMED = {"demo", "evaluate", "fit-bias", "heads", "probe", "train-grounder"}
+_RESUMED = {"demo", "evaluate", "fit-bias", "heads", "probe", "train-grounder", "train-observer"}
 # what several ranks would do or write several times
 _ONE_PROCESS = {
     "bench", "check", "demo", "figures", "heads", "merge", "prune", "push", "report", "sinks", "train-grounder",
+    "train-observer",
 }  # fmt: skip
 _INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "repeat", "streams", "wording"}
 # typer's own errors on a command line, by a name that it exports: the class above its BadParameter

@@ -48,7 +48,9 @@ class Dataset(Protocol):
 
 
 #: name -> class, or function that returns a data set
-DATASETS: Registry[Callable[..., Dataset]] = Registry("data set", package="biaslab.datasets", group="biaslab.datasets")
+DATASETS: Registry[Callable[..., Dataset]] = Registry(
+    "data set", package="biaslab.datasets", group="biaslab.datasets", alphabetical=True
+)
 
 
 def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Dataset]]:

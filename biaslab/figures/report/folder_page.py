@@ -45,7 +45,7 @@ def folder_page(folder: Path) -> Page:
         raise RunFolderError(
             f"{folder / _CARD} cannot be read ({error}): run the command that wrote it again"
         ) from None
-    title = next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("# ")), folder.name)
+    title = next((line[2:].strip() for line in text.splitlines() if line[:1] == "#" and line[1:2] == " "), folder.name)
     drawn = [(path.stem, _embedded(path)) for path in sorted([*folder.glob("*.png"), *folder.glob("figures/*.png")])]
     links = [
         data_link(path.name, path.read_text(encoding="utf-8", errors="replace"), _TYPES[path.suffix])

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from biaslab.grounder.model import IMAGE_MEAN, IMAGE_STD, PROMPT, box_tokens
+from biaslab.grounder.internvl import IMAGE_MEAN, IMAGE_STD
+from biaslab.grounder.model import PROMPT, box_tokens
 from biaslab.scenes import expressions as ex
 from biaslab.scenes.backgrounds import CANVAS
 from biaslab.scenes.objects import COLOURS, NAMES, SIZES

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from biaslab.grounder.model import IMAGE_MEAN, IMAGE_STD, Size, build_model, build_tokenizer
+from biaslab.grounder.internvl import tile_processor
+from biaslab.grounder.model import Size, build_model, build_tokenizer
 from biaslab.models.loading import quiet
 from biaslab.scenes.backgrounds import CANVAS
 
@@ -42,20 +43,5 @@ def export(weights: Path, folder: str | Path, *, size: Size = Size()) -> Path:
     for part in parts:
         part.dtype = torch.float32
     model.config.save_pretrained(folder)
-    _processor(tokenizer, size).save_pretrained(folder)
+    tile_processor(tokenizer, size, tile=CANVAS, tiles=1).save_pretrained(folder)
     return folder
-
-
-def _processor(tokenizer: Any, size: Size) -> Any:
-    import transformers
-
-    from biaslab.models.processors import image_only
-
-    images = transformers.GotOcr2ImageProcessorPil(
-        size={"height": CANVAS, "width": CANVAS}, crop_to_patches=False, min_patches=1, max_patches=1,
-        image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD),
-    )  # fmt: skip
-    return image_only(transformers.InternVLProcessor)(
-        image_processor=images, tokenizer=tokenizer, video_processor=None, image_seq_length=size.grid**2,
-        chat_template=tokenizer.chat_template,
-    )  # fmt: skip

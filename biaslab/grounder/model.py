@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biaslab.grounder.initial import scale_by_fan_in, sincos
+from biaslab.grounder.internvl import box_answer, untrained
 from biaslab.grounder.tokens import ENGLISH, byte_level_bpe
 from biaslab.scenes import expressions as ex
 from biaslab.scenes.backgrounds import CANVAS
@@ -23,7 +23,6 @@ from biaslab.scenes.rendering import scene
 if TYPE_CHECKING:
     from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: <ref>{}</ref>"
 COORDINATES: tuple[str, ...] = tuple(str(v) for v in range(0, 1001, 10))
 
@@ -66,8 +65,7 @@ class Size:
 def box_tokens(box: tuple[float, float, float, float]) -> list[str]:
     """Write a box in pixels of a scene as answer tokens: ``[[x1, y1, x2, y2]]``, steps of 10 on 0-1000."""
     steps = [COORDINATES[int(np.clip(round(v / CANVAS * 100), 0, 100))] for v in box]
-    middle = [token for step in steps for token in (step, ",\u0120")][:-1]
-    return ["[[", *middle, "]]"]
+    return box_answer(steps)
 
 
 def _corpus(scenes: int) -> Iterator[str]:
@@ -104,11 +102,7 @@ def build_model(
     size: Size = Size(),
     seed: int = 0,
 ) -> InternVLForConditionalGeneration:
-    """Build the untrained grounder in float32.
-
-    The initialisation differs from the class's default (standard deviation 0.02 throughout), with which a model
-    this small hardly starts to learn: matrices are scaled by their fan-in and the tower's position embeddings
-    start as 2-D sines and cosines.
+    """Build the untrained grounder in float32, initialised so that a model this small starts to learn.
 
     Parameters
     ----------
@@ -122,38 +116,4 @@ def build_model(
     -------
     InternVLForConditionalGeneration
     """
-    import torch
-    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
-
-    vision = InternVLVisionConfig(
-        hidden_size=size.vision_hidden, num_hidden_layers=size.vision_layers, num_attention_heads=size.vision_heads,
-        intermediate_size=4 * size.vision_hidden, image_size=CANVAS, patch_size=size.patch,
-        layer_scale_init_value=1.0, use_mean_pooling=True, attention_bias=True, use_qk_norm=False,
-    )  # fmt: skip
-    text = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=size.hidden, intermediate_size=size.ffn,
-        num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.heads,
-        max_position_embeddings=1024, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        tie_word_embeddings=False, use_sliding_window=False, bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, initializer_range=0.04,
-    )  # fmt: skip
-    image_token: Any = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    config = InternVLConfig(
-        vision_config=vision, text_config=text, downsample_ratio=0.5, image_seq_length=size.grid**2,
-        image_token_id=image_token, tie_word_embeddings=False,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    model = InternVLForConditionalGeneration(config)
-    with torch.no_grad():
-        embeddings = model.model.vision_tower.embeddings
-        embeddings.cls_token.normal_(0, 0.02)
-        embeddings.position_embeddings[0, 1:] = 0.5 * sincos(size.vision_hidden, 2 * size.grid)
-        patches = embeddings.patch_embeddings.projection.weight
-        patches.normal_(0, patches[0].numel() ** -0.5)
-        scale_by_fan_in(model.model.vision_tower.encoder, 0.6)
-        scale_by_fan_in(model.model.multi_modal_projector, 1.0)
-        model.model.language_model.embed_tokens.weight.normal_(0, 0.5)
-        model.lm_head.weight.normal_(0, 0.02)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model
+    return untrained(tokenizer, size, tile=CANVAS, kv_heads=size.heads, seed=seed)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,21 +16,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from biaslab._util.files import atomic_write, locked, writing_to
-from biaslab._util.identity import differences
-from biaslab._util.jsonl import JsonLines, whole_lines
 from biaslab._util.processes import deaf_to_interrupts, end_with_parent
 from biaslab._util.progress import progress_bar
-from biaslab.errors import BiaslabError, InputError, RunFolderError
+from biaslab.errors import BiaslabError, InputError
 from biaslab.grounder.batches import dense_targets, pack, pixels
 from biaslab.grounder.model import build_tokenizer
 from biaslab.grounder.network import TrainingGrounder
 from biaslab.grounder.optimiser import MuonAdamW, check_torch
 from biaslab.grounder.recipe import Recipe
+from biaslab.grounder.training_folder import STAGES, TrainingFolder, claimed
 from biaslab.scenes import expressions as ex
 from biaslab.scenes.rendering import scene
 
-STAGES = ("vision", "decoder")
 # Both stages stream the train split; the decoder stage starts where the vision stage cannot reach.
 _FIRST_SCENE = {"vision": 1_000_000, "decoder": 0}
 _PATIENCE = timedelta(minutes=10)  # of a process with the others, before it gives up
@@ -75,22 +69,17 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe(), progress: bool
     """
     check_torch()
     _check_shares(recipe)
-    out = Path(out)
     steps = recipe.vision_steps + recipe.decoder_steps
-    with writing_to(out, "choose another folder with --out"):
-        out.mkdir(parents=True, exist_ok=True)
-    with locked(out / "recipe.json"):
-        with writing_to(out, "choose another folder with --out"):
-            _claim(out / "recipe.json", recipe)
-        if not (out / "weights.pt").exists():
-            meeting_point = out.resolve() / "rendezvous"
+    with claimed(out, recipe) as folder:
+        if not (folder / "weights.pt").exists():
+            meeting_point = folder.resolve() / "rendezvous"
             meeting_point.unlink(missing_ok=True)  # of a killed run
-            arguments = (recipe, str(out.resolve()), str(meeting_point))
-            done = _steps_made(out / "curve.jsonl", recipe)
+            arguments = (recipe, str(folder.resolve()), str(meeting_point))
+            done = _steps_made(folder / "curve.jsonl", recipe)
             try:
                 with (
                     progress_bar("train", total=steps, done=done, show=progress) as advance,
-                    _following(out / "curve.jsonl", recipe, done, advance),
+                    _following(folder / "curve.jsonl", recipe, done, advance),
                 ):
                     if recipe.processes == 1:
                         _process(0, *arguments)
@@ -98,7 +87,7 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe(), progress: bool
                         _spawn(arguments, recipe.processes)
             finally:
                 meeting_point.unlink(missing_ok=True)
-    return out / "weights.pt"
+    return folder / "weights.pt"
 
 
 def _check_shares(recipe: Recipe) -> None:
@@ -186,16 +175,6 @@ def _steps_made(curve: Path, recipe: Recipe) -> int:
     return line["step"] + (recipe.vision_steps if line["stage"] == "decoder" else 0)
 
 
-def _claim(path: Path, recipe: Recipe) -> None:
-    now = json.dumps(asdict(recipe), indent=1)
-    if path.exists() and (others := differences(json.loads(path.read_text()), json.loads(now))):
-        raise RunFolderError(
-            f"{path.parent} holds a run of another recipe ({'; '.join(map(str, others))}): "
-            "choose another folder with --out"
-        )
-    atomic_write(path, now)
-
-
 def _process(rank: int, recipe: Recipe, out: str, meeting_point: str) -> None:
     end_with_parent()
     threads = torch.get_num_threads()
@@ -212,15 +191,14 @@ def _process(rank: int, recipe: Recipe, out: str, meeting_point: str) -> None:
 
 class _Run:
     def __init__(self, rank: int, recipe: Recipe, out: Path):
-        self.rank, self.recipe, self.out = rank, recipe, out
+        self.rank, self.recipe, self.folder = rank, recipe, TrainingFolder(out)
         torch.manual_seed(recipe.seed)
         self.net = TrainingGrounder(recipe, build_tokenizer())
-        self.started = time.monotonic()
 
     def train(self) -> None:
-        checkpoint = self._load()
+        checkpoint = self.folder.load_checkpoint(self.net)
         if self.rank == 0:
-            self._forget_after(checkpoint)
+            self.folder.forget_after(checkpoint)
         masters: dict[str, torch.Tensor] = {}
         for stage in STAGES:
             if checkpoint and STAGES.index(checkpoint["stage"]) > STAGES.index(stage):
@@ -228,8 +206,7 @@ class _Run:
             resumed = checkpoint if checkpoint and checkpoint["stage"] == stage else None
             masters = self._run_stage(stage, resumed)
         if self.rank == 0:
-            weights = {n: masters.get(n, p).detach().float() for n, p in self.net.model.named_parameters()}
-            _save({"model": weights}, self.out / "weights.pt")
+            self.folder.save_weights(self.net, masters)
 
     def _run_stage(self, stage: str, resumed: dict | None) -> dict[str, torch.Tensor]:
         """Train one stage to its end; returns the float32 masters of what it trained."""
@@ -325,50 +302,11 @@ class _Run:
 
     def _note(self, line: dict) -> None:
         if self.rank == 0:
-            line = {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}
-            with JsonLines(self.out / "curve.jsonl") as curve:
-                curve.append(line | {"seconds": round(time.monotonic() - self.started)})
+            self.folder.note(line)
 
     def _checkpoint(self, stage: str, optimiser: MuonAdamW) -> None:
         if self.rank == 0:
-            state = {"stage": stage, "optimiser": optimiser.state(), "model": self.net.model.state_dict(),
-                     "heads": self.net.heads.state_dict()}  # fmt: skip
-            _save(state, self.out / "checkpoint.pt")
-
-    def _forget_after(self, checkpoint: dict | None) -> None:
-        """Cut the lines of steps that are made again off the learning curve."""
-        path = self.out / "curve.jsonl"
-        if not path.exists():
-            return
-
-        def place(stage: str, step: int) -> tuple[int, int]:
-            return STAGES.index(stage), step
-
-        last = (0, 0) if checkpoint is None else place(checkpoint["stage"], checkpoint["optimiser"]["step"])
-        kept = 0
-        for line, end in whole_lines(path):
-            if line is None or place(line["stage"], line["step"]) > last:
-                break
-            kept = end
-        with JsonLines(path) as curve:
-            curve.cut(kept)
-
-    def _load(self) -> dict | None:
-        path = self.out / "checkpoint.pt"
-        if not path.exists():
-            return None
-        checkpoint = torch.load(path, weights_only=True)
-        self.net.model.load_state_dict(checkpoint["model"])
-        self.net.heads.load_state_dict(checkpoint["heads"])
-        return checkpoint
-
-
-def _save(state: dict, path: Path) -> None:
-    """Write tensors; torch itself, given a file, does not say that a disk is full."""
-    content = io.BytesIO()
-    torch.save(state, content)
-    with writing_to(path):
-        atomic_write(path, content.getvalue())
+            self.folder.save_checkpoint(stage, optimiser, self.net)
 
 
 def _iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from biaslab.grounder.model import COORDINATES, PROMPT, box_tokens, build_tokeni
 from biaslab.grounder.network import TrainingGrounder
 from biaslab.grounder.recipe import Recipe
 from biaslab.grounder.train import train_grounder
+from biaslab.grounder.training_folder import TrainingFolder
 from biaslab.scenes import expressions as ex
 from biaslab.scenes import scene
 from biaslab.scenes.objects import COLOURS, NAMES, SIZES
@@ -113,8 +114,7 @@ def test_an_interrupted_run_ends_at_the_same_weights(trained, tmp_path, monkeypa
 
 
 def test_a_resumed_run_writes_no_step_of_the_curve_twice(tmp_path):
-    job, curve = object.__new__(run._Run), tmp_path / "curve.jsonl"
-    job.out = tmp_path
+    folder, curve = TrainingFolder(tmp_path), tmp_path / "curve.jsonl"
     lines = [{"stage": stage, "step": step} for stage in run.STAGES for step in (1, 2, 3)]
     whole = [json.dumps(line) + "\n" for line in lines]
     for checkpoint, kept in (
@@ -123,7 +123,7 @@ def test_a_resumed_run_writes_no_step_of_the_curve_twice(tmp_path):
         (None, 0),
     ):
         curve.write_text("".join(whole) + '{"stage": "deco')
-        job._forget_after(checkpoint)
+        folder.forget_after(checkpoint)
         assert curve.read_text() == "".join(whole[:kept])
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biaslab.grounder.initial import scale_by_fan_in, sincos
-from biaslab.grounder.model import IMAGE_MEAN, IMAGE_STD, PROMPT
+from biaslab.grounder.internvl import box_answer, tile_processor, untrained
+from biaslab.grounder.model import PROMPT
 from biaslab.grounder.tokens import ENGLISH, byte_level_bpe
 from biaslab.models.registry import embedded_folder
 from biaslab.scenes import expressions as ex
@@ -98,8 +98,7 @@ def box_tokens(box: tuple[float, float, float, float], size: tuple[int, int]) ->
     last = len(COORDINATES) - 1
     shares = (v / size[k % 2] for k, v in enumerate(box))
     steps = [COORDINATES[int(np.clip(round(share * last), 0, last))] for share in shares]
-    middle = [token for step in steps for token in (step, ",\u0120")][:-1]
-    return ["[[", *middle, "]]"]
+    return box_answer(steps)
 
 
 def _corpus(pictures: int) -> Iterator[str]:
@@ -173,41 +172,7 @@ def build_model(
     -------
     InternVLForConditionalGeneration
     """
-    import torch
-    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
-
-    vision = InternVLVisionConfig(
-        hidden_size=size.vision_hidden, num_hidden_layers=size.vision_layers, num_attention_heads=size.vision_heads,
-        intermediate_size=4 * size.vision_hidden, image_size=size.tile, patch_size=size.patch,
-        layer_scale_init_value=1.0, use_mean_pooling=True, attention_bias=True, use_qk_norm=False,
-    )  # fmt: skip
-    text = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=size.hidden, intermediate_size=size.ffn,
-        num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.kv_heads,
-        max_position_embeddings=1024, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        tie_word_embeddings=False, use_sliding_window=False, bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, initializer_range=0.04,
-    )  # fmt: skip
-    image_token: Any = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    config = InternVLConfig(
-        vision_config=vision, text_config=text, downsample_ratio=0.5, image_seq_length=size.tokens,
-        image_token_id=image_token, tie_word_embeddings=False,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    model = InternVLForConditionalGeneration(config)
-    with torch.no_grad():
-        embeddings = model.model.vision_tower.embeddings
-        embeddings.cls_token.normal_(0, 0.02)
-        embeddings.position_embeddings[0, 1:] = 0.5 * sincos(size.vision_hidden, 2 * size.grid)
-        patches = embeddings.patch_embeddings.projection.weight
-        patches.normal_(0, patches[0].numel() ** -0.5)
-        scale_by_fan_in(model.model.vision_tower.encoder, 0.6)
-        scale_by_fan_in(model.model.multi_modal_projector, 1.0)
-        model.model.language_model.embed_tokens.weight.normal_(0, 0.5)
-        model.lm_head.weight.normal_(0, 0.02)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model
+    return untrained(tokenizer, size, tile=size.tile, kv_heads=size.kv_heads, seed=seed)
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast, *, size: ObserverSize = FULL_SIZE) -> Any:
@@ -223,15 +188,4 @@ def build_processor(tokenizer: PreTrainedTokenizerFast, *, size: ObserverSize = 
     InternVLProcessor
         Without its video half.
     """
-    import transformers
-
-    from biaslab.models.processors import image_only
-
-    images = transformers.GotOcr2ImageProcessorPil(
-        size={"height": size.tile, "width": size.tile}, crop_to_patches=True, min_patches=1, max_patches=MAX_TILES,
-        image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD),
-    )  # fmt: skip
-    return image_only(transformers.InternVLProcessor)(
-        image_processor=images, tokenizer=tokenizer, video_processor=None, image_seq_length=size.tokens,
-        chat_template=tokenizer.chat_template,
-    )  # fmt: skip
+    return tile_processor(tokenizer, size, tile=size.tile, tiles=MAX_TILES)

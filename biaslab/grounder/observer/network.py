@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from biaslab.grounder.model import IMAGE_MEAN, IMAGE_STD
+from biaslab.grounder.internvl import IMAGE_MEAN, IMAGE_STD
 from biaslab.grounder.observer.batches import IGNORE, TASKS, Batch, Branches, dialogue_of
 from biaslab.grounder.observer.heads import Heads
 from biaslab.grounder.observer.model import COORDINATES, STEP, WHATS, build_model

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from biaslab._util.files import atomic_write, locked, writing_to
-from biaslab._util.identity import differences
-from biaslab._util.jsonl import JsonLines, whole_lines
 from biaslab._util.progress import progress_bar
-from biaslab.errors import InputError, RunFolderError
+from biaslab.errors import InputError
 from biaslab.grounder.observer.batches import TASKS, Batch, pack
 from biaslab.grounder.observer.network import N_BOXES, TrainingObserver
 from biaslab.grounder.observer.recipe import FULL_RECIPE, ObserverRecipe
 from biaslab.grounder.observer.supply import batches
 from biaslab.grounder.optimiser import MuonAdamW, check_torch
+from biaslab.grounder.training_folder import STAGES, TrainingFolder, claimed
 from biaslab.scenes.gallery import picture
-
-STAGES = ("vision", "decoder")
 
 
 def train_observer(
@@ -84,47 +76,31 @@ def train_observer(
     check_torch()
     if threads < 1 or workers < 0:
         raise InputError(f"threads={threads}, workers={workers}: give at least 1 thread and no fewer than 0 workers")
-    out = Path(out)
-    with writing_to(out, "choose another folder with --out"):
-        out.mkdir(parents=True, exist_ok=True)
-    with locked(out / "recipe.json"):
-        with writing_to(out, "choose another folder with --out"):
-            _claim(out / "recipe.json", recipe)
-        if not (out / "weights.pt").exists():
+    with claimed(out, recipe) as folder:
+        if not (folder / "weights.pt").exists():
             before = torch.get_num_threads()
             torch.set_num_threads(1)
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             try:
-                _Run(recipe, out, device or ("cuda" if torch.cuda.is_available() else "cpu"), threads, workers).train(
-                    progress
-                )
+                _Run(recipe, folder, device, threads, workers).train(progress)
             finally:
                 torch.set_num_threads(before)
-    return out / "weights.pt"
-
-
-def _claim(path: Path, recipe: ObserverRecipe) -> None:
-    now = json.dumps(asdict(recipe), indent=1)
-    if path.exists() and (others := differences(json.loads(path.read_text()), json.loads(now))):
-        raise RunFolderError(
-            f"{path.parent} holds a run of another recipe ({'; '.join(map(str, others))}): "
-            "choose another folder with --out"
-        )
-    atomic_write(path, now)
+    return folder / "weights.pt"
 
 
 class _Run:
     def __init__(self, recipe: ObserverRecipe, out: Path, device: str, threads: int, workers: int):
-        self.recipe, self.out, self.workers = recipe, out, workers
+        self.recipe, self.folder, self.workers = recipe, TrainingFolder(out), workers
         self.net = TrainingObserver(recipe, device=device)
         self.shares = threads if device == "cpu" else 1
         self.pool = ThreadPoolExecutor(self.shares, thread_name_prefix="biaslab-share")
         self.sums: dict[str, Any] = {}  # tensors, so that no step waits for a device
-        self.pictures, self.started = 0, time.monotonic()
+        self.pictures = 0
 
     def train(self, progress: bool) -> None:
         """Run the stages that are not done."""
-        r, checkpoint = self.recipe, self._load()
-        self._forget_after(checkpoint)
+        r, checkpoint = self.recipe, self.folder.load_checkpoint(self.net, self.net.device)
+        self.folder.forget_after(checkpoint)
         masters: dict[str, torch.Tensor] = {}
         first = STAGES.index(checkpoint["stage"]) if checkpoint else 0
         done = (checkpoint["optimiser"]["step"] if checkpoint else 0) + first * r.vision_steps
@@ -132,8 +108,7 @@ class _Run:
             for stage in STAGES[first:]:
                 resumed = checkpoint if checkpoint and checkpoint["stage"] == stage else None
                 masters |= self._run_stage(stage, resumed, advance)
-        weights = {n: masters.get(n, p).detach().float().cpu() for n, p in self.net.model.named_parameters()}
-        _save({"model": weights}, self.out / "weights.pt")
+        self.folder.save_weights(self.net, masters)
 
     def _run_stage(self, stage: str, resumed: dict | None, advance: Any) -> dict[str, torch.Tensor]:
         """Train one stage to its end; returns the float32 masters of what it trained."""
@@ -161,7 +136,7 @@ class _Run:
                 self.pictures += len(batch.grid)
                 self._after_step(stage, optimiser)
                 advance(1)
-        self._checkpoint(stage, optimiser)
+        self.folder.save_checkpoint(stage, optimiser, self.net, pictures=self.pictures)
         return optimiser.masters
 
     def _gradients(self, loss: Any, batch: Batch, parameters: list[torch.nn.Parameter]) -> None:
@@ -185,12 +160,12 @@ class _Run:
         if step % r.log_every == 0:
             mean = {name: float(total) / r.log_every for name, total in self.sums.items()}
             self.sums = {}
-            self._note({"stage": stage, "step": step, "pictures": self.pictures, **mean})
+            self.folder.note({"stage": stage, "step": step, "pictures": self.pictures, **mean})
         if stage == "decoder" and step % r.monitor_every == 0:
-            self._note({"stage": stage, "step": step, "monitor": self._monitor("familiar"),
-                        "unfamiliar": self._monitor("both")})  # fmt: skip
+            monitors = {"monitor": self._monitor("familiar"), "unfamiliar": self._monitor("both")}
+            self.folder.note({"stage": stage, "step": step, **monitors})
         if step % r.checkpoint_every == 0:
-            self._checkpoint(stage, optimiser)
+            self.folder.save_checkpoint(stage, optimiser, self.net, pictures=self.pictures)
 
     def _monitor(self, domain: str) -> dict[str, float]:
         """Teacher-forced accuracy by task on the monitor split: boxes with IoU >= 0.5, short answers word for word."""
@@ -210,48 +185,3 @@ class _Run:
         for name, part in (("boxes", counts[:N_BOXES]), ("questions", counts[N_BOXES:])):
             out |= {name: round(float(part[:, 0].sum() / part[:, 1].sum().clamp(min=1)), 4)}
         return out | {"n": int(counts[:, 1].sum())}
-
-    def _note(self, line: dict) -> None:
-        line = {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}
-        with JsonLines(self.out / "curve.jsonl") as curve:
-            curve.append(line | {"seconds": round(time.monotonic() - self.started)})
-
-    def _checkpoint(self, stage: str, optimiser: MuonAdamW) -> None:
-        state = {"stage": stage, "optimiser": optimiser.state(), "pictures": self.pictures,
-                 "model": self.net.model.state_dict(), "heads": self.net.heads.state_dict()}  # fmt: skip
-        _save(state, self.out / "checkpoint.pt")
-
-    def _forget_after(self, checkpoint: dict | None) -> None:
-        """Cut the lines of steps that are made again off the learning curve."""
-        path = self.out / "curve.jsonl"
-        if not path.exists():
-            return
-
-        def place(stage: str, step: int) -> tuple[int, int]:
-            return STAGES.index(stage), step
-
-        last = (0, 0) if checkpoint is None else place(checkpoint["stage"], checkpoint["optimiser"]["step"])
-        kept = 0
-        for line, end in whole_lines(path):
-            if line is None or place(line["stage"], line["step"]) > last:
-                break
-            kept = end
-        with JsonLines(path) as curve:
-            curve.cut(kept)
-
-    def _load(self) -> dict | None:
-        path = self.out / "checkpoint.pt"
-        if not path.exists():
-            return None
-        checkpoint = torch.load(path, weights_only=True, map_location=self.net.device)
-        self.net.model.load_state_dict(checkpoint["model"])
-        self.net.heads.load_state_dict(checkpoint["heads"])
-        return checkpoint
-
-
-def _save(state: dict, path: Path) -> None:
-    """Write tensors; torch itself, given a file, does not say that a disk is full."""
-    content = io.BytesIO()
-    torch.save(state, content)
-    with writing_to(path):
-        atomic_write(path, content.getvalue())

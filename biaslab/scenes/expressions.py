@@ -187,3 +187,17 @@ def sample(
         if expression is not None:
             expressions.setdefault(expression.text, expression)
     return list(expressions.values())
+
+
+def one_of_each_type(rng: np.random.Generator, things: Sequence[Referable]) -> tuple[Expression, ...]:
+    """Draw at most one expression of each type, about different things where these allow it."""
+    order = rng.permutation(len(things))
+    out: list[Expression] = []
+    for expression_type in (EXPRESSION_TYPES[k] for k in rng.permutation(3)):
+        used = {e.target for e in out}
+        for target in sorted(order, key=lambda t: t in used):
+            expression = MAKERS[expression_type](rng, things, int(target))
+            if expression is not None:
+                out.append(expression)
+                break
+    return tuple(out)

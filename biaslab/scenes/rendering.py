@@ -61,17 +61,7 @@ class Scene:
     @cached_property
     def expressions(self) -> tuple[ex.Expression, ...]:
         """At most one expression of each type, about different objects where the scene allows it."""
-        rng = _rng(self.split, self.index, 1)
-        order = rng.permutation(len(self.objects))
-        out: list[ex.Expression] = []
-        for expression_type in (ex.EXPRESSION_TYPES[k] for k in rng.permutation(3)):
-            used = {e.target for e in out}
-            for target in sorted(order, key=lambda t: t in used):
-                expression = ex.MAKERS[expression_type](rng, self.objects, int(target))
-                if expression is not None:
-                    out.append(expression)
-                    break
-        return tuple(out)
+        return ex.one_of_each_type(_rng(self.split, self.index, 1), self.objects)
 
 
 def _rng(split: str, index: int, stream: int) -> np.random.Generator:

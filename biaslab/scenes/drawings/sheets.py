@@ -8,7 +8,8 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
-from biaslab.scenes.objects.names import COLOURS, NAMES
+from biaslab.scenes.objects.names import NAMES
+from biaslab.scenes.objects.recolouring import recoloured, turned
 
 SIDE, COLUMNS = 144, 10
 
@@ -54,21 +55,9 @@ def drawing(name: str, style: str, colour: str | None = None) -> Image.Image:
     x, y = k % COLUMNS * SIDE, k // COLUMNS * SIDE
     image = _sheet(style).crop((x, y, x + SIDE, y + SIDE))
     image = image.crop(image.getchannel("A").point(lambda v: 255 * (v > 20)).getbbox())
-    return image if colour is None else _recoloured(image, colour)
-
-
-def _recoloured(image: Image.Image, colour: str) -> Image.Image:
-    """Replace the hue of all but the grey and the dark parts; pale ones become fuller."""
-    hue, saturation, value = (np.asarray(c).copy() for c in image.convert("RGB").convert("HSV").split())
-    coloured = (saturation > 38) & (value > 90)
-    hue[coloured] = COLOURS[colour]
-    saturation[coloured] = np.maximum(saturation[coloured], 170)
-    if colour == "yellow":
-        value[coloured] = np.maximum(value[coloured], 200)
-    hsv = Image.merge("HSV", [Image.fromarray(c) for c in (hue, saturation, value)])
-    out = hsv.convert("RGB").convert("RGBA")
-    out.putalpha(image.getchannel("A"))
-    return out
+    if colour is None:
+        return image
+    return recoloured(image, colour, saturation_above=38, value_from=91)  # neither the grey nor the dark parts
 
 
 def placed_drawing(
@@ -90,8 +79,4 @@ def placed_drawing(
     if side < SIDE / 2:
         image = image.copy()
         image.thumbnail((round(2 * side), round(2 * side)), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    image = image.convert("RGBa").rotate(angle, Image.Resampling.BILINEAR, expand=True)
-    image = image.crop(image.getchannel(3).point(lambda v: 255 * (v > 60)).getbbox())
-    scale = side / max(image.size)
-    width, height = (max(4, round(length * scale)) for length in image.size)
-    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0).convert("RGBA")
+    return turned(image, angle, side)

@@ -85,17 +85,7 @@ class Picture:
     @cached_property
     def expressions(self) -> tuple[ex.Expression, ...]:
         """At most one referring expression of each type, about different things where the picture allows it."""
-        rng = self.rng(2)
-        order = rng.permutation(len(self.things))
-        out: list[ex.Expression] = []
-        for expression_type in (ex.EXPRESSION_TYPES[k] for k in rng.permutation(3)):
-            used = {e.target for e in out}
-            for target in sorted(order, key=lambda t: t in used):
-                expression = ex.MAKERS[expression_type](rng, self.things, int(target))
-                if expression is not None:
-                    out.append(expression)
-                    break
-        return tuple(out)
+        return ex.one_of_each_type(self.rng(2), self.things)
 
     def questions(self, *, held_out: bool = False) -> tuple[Question, ...]:
         """Ask at most one question of each category, in forms that training shows, or in the held-out ones."""

@@ -8,7 +8,7 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
-from biaslab.scenes.objects.names import COLOURS
+from biaslab.scenes.objects.recolouring import recoloured, turned
 
 
 @cache
@@ -25,16 +25,7 @@ def tinted(name: str, colour: str | None) -> Image.Image:
     image = object_image(name)
     if colour is None:
         return image
-    hue, saturation, value = (np.asarray(c).copy() for c in image.convert("RGB").convert("HSV").split())
-    coloured = saturation > 70
-    hue[coloured] = COLOURS[colour]
-    saturation[coloured] = np.maximum(saturation[coloured], 170)
-    if colour == "yellow":
-        value[coloured] = np.maximum(value[coloured], 200)
-    hsv = Image.merge("HSV", [Image.fromarray(c) for c in (hue, saturation, value)])
-    out = hsv.convert("RGB").convert("RGBA")
-    out.putalpha(image.getchannel("A"))
-    return out
+    return recoloured(image, colour, saturation_above=70)
 
 
 def sprite(
@@ -45,8 +36,4 @@ def sprite(
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     angle = float(rng.uniform(-turn, turn))
-    image = image.convert("RGBa").rotate(angle, Image.Resampling.BILINEAR, expand=True)
-    image = image.crop(image.getchannel(3).point(lambda v: 255 * (v > 60)).getbbox())
-    scale = side / max(image.size)
-    width, height = (max(4, round(length * scale)) for length in image.size)
-    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0).convert("RGBA")
+    return turned(image, angle, side)

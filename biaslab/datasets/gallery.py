@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache, partial
 from itertools import count
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from PIL import Image
 
 from biaslab.datasets.base import content_hash, register
-from biaslab.datasets.question_sample import QuestionSample
+from biaslab.datasets.question import Question
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 from biaslab.scenes.gallery import Picture, picture
@@ -22,7 +20,6 @@ from biaslab.scenes.gallery.forms import held_out_expression
 cached_picture = lru_cache(maxsize=64)(picture)
 
 FORMS: tuple[str, ...] = ("trained", "held-out")
-T = TypeVar("T")
 
 
 def _image(split: str, index: int, domain: str) -> Image.Image:
@@ -47,12 +44,25 @@ class _OfGallery:
         """What makes the same data."""
         return {"split": self.split, "domain": self.domain, "forms": self.forms, "n": self.n}
 
-    def _first(self, of: Callable[[Picture], list[T]]) -> list[T]:
-        samples: list[T] = []
+    def _of(self, shown: Picture) -> Sequence[Sample]:
+        """List what is asked about one picture."""
+        raise NotImplementedError
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        samples: list[Sample] = []
         numbers = count()
         while len(samples) < self.n:
-            samples += of(cached_picture(self.split, next(numbers), domain=self.domain))
+            samples += self._of(cached_picture(self.split, next(numbers), domain=self.domain))
         return samples[: self.n]
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the content."""
+        return content_hash(self._samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
 
     def __len__(self) -> int:
         return self.n
@@ -88,17 +98,8 @@ class GalleryDataset(_OfGallery):
     name = "gallery"
     box_form: ClassVar[str] = "xyxy"
 
-    @cached_property
-    def _samples(self) -> list[Sample]:
-        return self._first(partial(expressions_of, forms=self.forms))
-
-    @cached_property
-    def hash(self) -> str:
-        """Hash of the ids, expressions and boxes."""
-        return content_hash(self._samples)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self._samples)
+    def _of(self, shown: Picture) -> Sequence[Sample]:
+        return expressions_of(shown, forms=self.forms)
 
 
 class GalleryQuestions(_OfGallery):
@@ -109,27 +110,14 @@ class GalleryQuestions(_OfGallery):
     Examples
     --------
     >>> from biaslab.datasets.gallery import GalleryQuestions
-    >>> [(sample.question, sample.answer) for sample in GalleryQuestions("test", n=2)]
-    [('is there a panda in the image?', 'yes'), ('is there a strawberry in the image?', 'no')]
+    >>> [(sample.expression, sample.answers) for sample in GalleryQuestions("test", n=2)]
+    [('is there a panda in the image?', ('yes',)), ('is there a strawberry in the image?', ('no',))]
     """
 
     name = "gallery-vqa"
 
-    @cached_property
-    def _samples(self) -> list[QuestionSample]:
-        return self._first(partial(questions_of, forms=self.forms))
-
-    @cached_property
-    def hash(self) -> str:
-        """Hash of the ids, questions and answers."""
-        digest = hashlib.sha256()
-        for sample in self._samples:
-            row = [sample.id, sample.image_id, sample.question, sample.answer]
-            digest.update(json.dumps(row).encode() + b"\n")
-        return digest.hexdigest()[:16]
-
-    def __iter__(self) -> Iterator[QuestionSample]:
-        return iter(self._samples)
+    def _of(self, shown: Picture) -> Sequence[Sample]:
+        return questions_of(shown, forms=self.forms)
 
 
 def expressions_of(shown: Picture, *, forms: str = "trained") -> list[Sample]:
@@ -156,18 +144,18 @@ def expressions_of(shown: Picture, *, forms: str = "trained") -> list[Sample]:
     return out
 
 
-def questions_of(shown: Picture, *, forms: str = "trained") -> list[QuestionSample]:
-    """List the questions of one picture, at most one of each category."""
+def questions_of(shown: Picture, *, forms: str = "trained") -> list[Question]:
+    """List the questions of one picture, at most one of each category; they are asked without an instruction."""
     return [
-        QuestionSample(
+        Question.about(
+            partial(_image, shown.split, shown.index, shown.domain),
+            question.text,
+            question.answer,
             id=f"{shown.id}-{question.category}",
             image_id=shown.id,
-            question=question.text,
-            answer=question.answer,
+            size=shown.image.size,
             category=question.category,
-            width=shown.image.width,
-            height=shown.image.height,
-            loader=partial(_image, shown.split, shown.index, shown.domain),
+            instruction="",
         )
         for question in shown.questions(held_out=forms == "held-out")
     ]

@@ -68,7 +68,7 @@ def test_layouts_are_tiles_and_a_thumbnail(observer, samples):
 
 def test_it_is_asked_and_located(observer, samples):
     questions = list(GalleryQuestions("monitor", n=2))
-    answers = observer.ask([q.image() for q in questions], [q.question for q in questions], max_new_tokens=3)
+    answers = observer.ask([q.image() for q in questions], [q.prompt for q in questions], max_new_tokens=3)
     assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers)
     found = observer.locate_answers([s.image() for s in samples], [s.expression for s in samples], max_new_tokens=4)
     assert len(found) == 3

@@ -102,6 +102,11 @@ class Question(Sample):
         )  # fmt: skip
 
     @property
+    def has_target(self) -> bool:
+        """Whether the answer's evidence is known."""
+        return self.has_evidence
+
+    @property
     def prompt(self) -> str:
         """What the model is asked, without any chat template."""
         return f"{self.expression}\n{self.instruction}" if self.instruction else self.expression

@@ -56,6 +56,11 @@ class Sample:
     height: int
     loader: Callable[[], Image.Image] = field(repr=False, compare=False)
 
+    @property
+    def has_target(self) -> bool:
+        """Whether it is known where to look."""
+        return True
+
     def image(self) -> Image.Image:
         """Open the image.
 

@@ -33,13 +33,13 @@ COLUMNS = [
     "tflops_vision", "tflops_projector", "tflops_decoder", "prefill_ms", "decode_ms", "peak_mb",
 ]  # fmt: skip
 
-_YES_NO = ("yes_f1", "yes_share")
 #: of a run on questions: ``accuracy`` is the share of right answers, and there is no IoU
-QUESTION_COLUMNS = [name.replace("acc50", "accuracy") for name in COLUMNS if name != "miou"]
 QUESTION_COLUMNS = [
-    part for name in QUESTION_COLUMNS for part in ((*_YES_NO, name) if name == "p_vs_reference" else (name,))
+    column.replace("acc50", "accuracy")
+    for name in COLUMNS
+    if name != "miou"
+    for column in (["yes_f1", "yes_share"] if name == "p_vs_reference" else []) + [name]
 ]
-
 _SUMMARY = (
     "method", "keep", "layer", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi",
     "accuracy", "accuracy_lo", "accuracy_hi", "yes_f1", "yes_share", "retention", "p_vs_reference", "target_auroc",

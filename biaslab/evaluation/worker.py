@@ -13,7 +13,7 @@ import torch
 
 from biaslab._util.ahead import ahead
 from biaslab.datasets.base import content_hash
-from biaslab.datasets.question import Question
+from biaslab.datasets.question import Question, are_questions
 from biaslab.datasets.sample import Sample
 from biaslab.errors import UnsupportedError
 from biaslab.evaluation.configurations import Config
@@ -198,8 +198,9 @@ class Worker:
 
     def _verdicts(self, ready: Ready, encoded: Encoded, run: OneRun) -> list[dict[str, Any]]:
         samples = [task.sample for task, _ in ready]
-        if any(isinstance(sample, Question) for sample in samples):  # then all are
-            return [answered(*one) for one in zip(run.answers, samples, run.truncated, strict=True)]
+        if are_questions(samples):
+            asked = zip(run.answers, samples, run.truncated, strict=True)
+            return [answered(text, sample, cut) for text, sample, cut in asked if isinstance(sample, Question)]
         answers = self.vlm.groundings(encoded, run.answers, run.truncated)
         return [verdict(answer, sample) for answer, sample in zip(answers, samples, strict=True)]
 
@@ -214,7 +215,7 @@ class Worker:
             "object_size": sample.object_size,
             **self.names[i],
             "seed": self.options.seed,
-            "target": list(sample.box.as_tuple()) if _has_target(sample) else None,
+            "target": list(sample.box.as_tuple()) if sample.has_target else None,
             "error": None,
             **self.vlm.watermark,
         }
@@ -240,15 +241,10 @@ def verdict(answer: Grounding, sample: Sample) -> dict[str, Any]:
     }
 
 
-def answered(text: str, sample: Sample, truncated: bool) -> dict[str, Any]:
+def answered(text: str, question: Question, truncated: bool) -> dict[str, Any]:
     """Judge the answer to a question: it has no box and no IoU, a hit is a right answer."""
-    right, parsed = is_right(text, sample.answers) if isinstance(sample, Question) else (False, False)
+    right, parsed = is_right(text, question.answers)
     return {"answer": text, "box": None, "iou": None, "hit": right, "parsed": parsed, "truncated": truncated}
-
-
-def _has_target(sample: Sample) -> bool:
-    """Whether it is known where to look: of an expression always, of a question where its evidence is."""
-    return not isinstance(sample, Question) or sample.has_evidence
 
 
 def selected(selection: Selection | None, layout: Any, sample: Sample, stages: Sequence[int] = ()) -> dict[str, Any]:
@@ -258,7 +254,7 @@ def selected(selection: Selection | None, layout: Any, sample: Sample, stages: S
     """
     fields: dict[str, Any] = {
         "target_auroc": None,
-        "target_kept": 1.0 if _has_target(sample) else None,
+        "target_kept": 1.0 if sample.has_target else None,
         "tokens": layout.n,
         "tokens_kept": layout.n,
         "kept": None,
@@ -267,7 +263,7 @@ def selected(selection: Selection | None, layout: Any, sample: Sample, stages: S
     if selection is None:
         return fields
     kept = selection.indices.cpu().numpy()
-    if _has_target(sample):
+    if sample.has_target:
         target = target_tokens(layout, sample.box)
         if selection.scores is not None:
             fields["target_auroc"] = float(auroc(selection.scores.float().cpu().numpy(), target))

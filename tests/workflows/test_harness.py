@@ -15,7 +15,7 @@ import biaslab as bl
 from biaslab.errors import BiaslabError, InputError, ProfileMismatchError
 from biaslab.profiles import MeanProfile
 from biaslab.workflows.harness.arguments import Arguments
-from biaslab.workflows.harness.questions import batches, question_of
+from biaslab.workflows.harness.requests import batches, read_request
 
 ROOT = Path(bl.__file__).parents[1]
 
@@ -206,7 +206,7 @@ def test_several_processes_are_refused(model, monkeypatch):
 def test_sampling_is_asked_for_by_temperature_alone():
     def read(**given):
         args = ("ctx", lambda doc: messages({"images": ["i"], "question": "q"}), given, 0, "t", "s")
-        return question_of(interface.Instance(args), {"t": {"s": [None]}}, 128)
+        return read_request(interface.Instance(args), {"t": {"s": [None]}}, 128)
 
     assert read(temperature=0, top_p=0.9, do_sample=False, image_sizes=[]).settings == {"max_new_tokens": 128}
     sampled = {"max_new_tokens": 9, "do_sample": True, "temperature": 0.7, "top_p": 0.9}

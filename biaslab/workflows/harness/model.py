@@ -14,7 +14,7 @@ from biaslab.models import load
 from biaslab.models.answers import answers_to
 from biaslab.pruning.engine.prune import prune
 from biaslab.workflows.harness.arguments import Arguments
-from biaslab.workflows.harness.questions import Question, batches, question_of
+from biaslab.workflows.harness.requests import Request, batches, read_request
 
 __all__ = ["HarnessModel"]
 
@@ -92,7 +92,7 @@ class HarnessModel:
             The method has not pruned what it was shown.
         """
         own: Any = self  # task_dict and cache_hook are of the harness's base class
-        questions = [question_of(r, own.task_dict, self.arguments.max_new_tokens) for r in requests]
+        questions = [read_request(r, own.task_dict, self.arguments.max_new_tokens) for r in requests]
         answers = [""] * len(questions)
         with self._pruned() as run:
             for places in batches(questions, self.batch_size):
@@ -134,7 +134,7 @@ class HarnessModel:
         options: dict[str, Any] = {"positions": self.arguments.positions, "seed": self.arguments.seed}
         return prune(self._vlm, **self.config.engagement, **options)
 
-    def _answered(self, batch: Sequence[Question], run: Any) -> list[str]:
+    def _answered(self, batch: Sequence[Request], run: Any) -> list[str]:
         """Answer one batch, and count what was kept."""
         encoded = self._vlm.encode(
             [question.images for question in batch], [question.text for question in batch],

@@ -8,13 +8,13 @@ from typing import Any
 
 from biaslab.errors import InputError
 
-__all__ = ["Question", "batches", "question_of"]
+__all__ = ["Request", "batches", "read_request"]
 
 _LENGTH, _BEAMS = "max_new_tokens", "num_beams"
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """One request.
 
     Attributes
@@ -45,14 +45,14 @@ class Question:
 
         Examples
         --------
-        >>> Question("t/test/0", "What?", [], ["\n", "."], {}, "", {}).cut("A cat. Or two.\nOr")
+        >>> Request("t/test/0", "What?", [], ["\n", "."], {}, "", {}).cut("A cat. Or two.\nOr")
         'A cat'
         """
         ends = [at for end in self.until if end and (at := answer.find(end)) >= 0]
         return answer[: min(ends)] if ends else answer
 
 
-def question_of(request: Any, documents: Mapping[str, Any], max_new_tokens: int) -> Question:
+def read_request(request: Any, documents: Mapping[str, Any], max_new_tokens: int) -> Request:
     """Read a request of a chat model.
 
     Parameters
@@ -66,7 +66,7 @@ def question_of(request: Any, documents: Mapping[str, Any], max_new_tokens: int)
 
     Returns
     -------
-    Question
+    Request
 
     Raises
     ------
@@ -88,7 +88,7 @@ def question_of(request: Any, documents: Mapping[str, Any], max_new_tokens: int)
     if "text" in kinds[: len(kinds) - kinds[::-1].index("image")]:
         raise InputError(f"{name} has text between or before its images: choose a task that shows them first")
     given = dict(given)
-    return Question(
+    return Request(
         id=name,
         text="".join(part["text"] for part in parts if part["type"] == "text").strip(),
         images=[part["url"] for part in parts if part["type"] == "image"],
@@ -99,7 +99,7 @@ def question_of(request: Any, documents: Mapping[str, Any], max_new_tokens: int)
     )
 
 
-def batches(questions: Sequence[Question], size: int) -> list[list[int]]:
+def batches(questions: Sequence[Request], size: int) -> list[list[int]]:
     """Group questions of like settings and as many images, in batches of ``size``.
 
     Returns

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from biaslab.core.layout import TokenLayout
+from biaslab.evaluation.kept_tokens import token_mask
 
-__all__ = ["packed_layout", "packed_map", "packed_mask", "picture_uri"]
+__all__ = ["packed_layout", "packed_map", "picture_uri"]
 
 #: longest side of a picture in a report, pixels
 SIDE = 448
@@ -90,15 +91,10 @@ def packed_layout(layout: TokenLayout) -> dict[str, Any]:
         "xs": columns.reshape(-1).tolist(),
         "ys": rows.reshape(-1).tolist(),
         "at": base64.b64encode(at.tobytes()).decode("ascii"),
-        "thumbnail": packed_mask(layout.thumbnail) if layout.thumbnail.any() else None,
+        "thumbnail": token_mask(np.flatnonzero(layout.thumbnail), layout.n) if layout.thumbnail.any() else None,
         "tiles": [[*cells[:, :2].min(0).tolist(), *cells[:, 2:].max(0).tolist()] for cells in tiles],
         "key": layout.key,
     }
-
-
-def packed_mask(mask: np.ndarray) -> str:
-    """Write a mask of tokens as sample lines do (:func:`biaslab.evaluation.kept_tokens.token_mask`)."""
-    return base64.b64encode(np.packbits(np.asarray(mask, bool), bitorder="little").tobytes()).decode("ascii")
 
 
 def packed_map(values: np.ndarray) -> dict[str, Any]:

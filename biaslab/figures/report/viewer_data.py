@@ -11,10 +11,11 @@ from PIL import Image
 
 from biaslab._util.number_text import is_number
 from biaslab.core.layout import TokenLayout
+from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import record_key
-from biaslab.figures.report.packing import packed_layout, packed_map, packed_mask, picture_uri
+from biaslab.figures.report.packing import packed_layout, packed_map, picture_uri
 
 __all__ = ["Shown", "lines_of", "packed_samples", "viewer_data"]
 
@@ -214,5 +215,5 @@ def _run(line: Mapping[str, Any] | None, one: Shown, config: Mapping[str, Any]) 
     if not line.get("parsed", True):
         run["note"] = "truncated" if line.get("truncated") is True else "unparsed"
     if config["side"] == 0 and config["key"] in one.stages:
-        run["stages"] = [packed_mask(mask) for mask in one.stages[config["key"]]]
+        run["stages"] = [token_mask(np.flatnonzero(mask), len(mask)) for mask in one.stages[config["key"]]]
     return run

@@ -35,7 +35,7 @@ class ObserverRecipe:
     vision_tiles: int = 3  # of a picture, at most
     vision_muon: float = 0.02
     vision_adamw: float = 3e-3
-    decoder_steps: int = 7500
+    decoder_steps: int = 5000
     pictures_of_tiles: dict[int, int] = field(default_factory=lambda: {1: 24, 3: 16, 4: 14, 5: 12, 7: 10})
     decoder_muon: float = 0.01
     decoder_adamw: float = 2e-3

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from biaslab.datasets.base import content_hash
-from biaslab.datasets.calibration import asked_of
+from biaslab.datasets.drawn import DRAWN
 from biaslab.datasets.sample import Sample
 from biaslab.datasets.scenes import samples_of
 from biaslab.scenes import scene
@@ -93,9 +93,9 @@ def _mapped(make: Any, split: str, n: int, processes: int, start: int = 0) -> li
 def _asked(split: str, indices: range) -> list[Picture]:
     made = []
     for index in indices:
-        shown = scene(split, index)
-        if (asked := asked_of(shown)) is not None:
-            made.append(Picture(shown.id, np.asarray(shown.image), asked.text))
+        if samples := DRAWN["scenes"].samples(split, index):
+            first = samples[0]
+            made.append(Picture(first.image_id, np.asarray(first.image()), first.expression))
     return made
 
 

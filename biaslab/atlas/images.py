@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +15,9 @@ from biaslab.core.boxes import Box
 from biaslab.core.frames import FramesLayout
 from biaslab.core.images import content_hash, image_name, load_image
 from biaslab.datasets.data_root import not_there, places, resolve_data_root
+from biaslab.datasets.drawn import DRAWN, DrawnSource
 from biaslab.datasets.picture_sources import PictureSource
-from biaslab.datasets.scenes import cached_scene
+from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 from biaslab.figures import AttentionDisplay
 from biaslab.maps.base import AttentionMaps, fold_of
@@ -27,7 +27,6 @@ from biaslab.maps.streamed import StreamedMaps
 from biaslab.maps.views import WithoutFold, mean_over_heads
 from biaslab.models import families
 from biaslab.profiles.provenance import covers
-from biaslab.scenes import SPLITS
 
 if TYPE_CHECKING:
     from biaslab.maps.stored import StoredMaps
@@ -38,8 +37,6 @@ __all__ = ["before_and_after", "images_behind"]
 
 _KEEP_IMAGES = "keep them with `biaslab fit-bias --maps FOLDER` or bl.collect(..., out='FOLDER')"
 
-SCENES = "scenes"
-
 
 def images_behind(maps: AttentionMaps, source: str | Path, *, data_root: str | Path | None = None) -> dict[str, Any]:
     """Find the images that stored maps are of.
@@ -49,8 +46,8 @@ def images_behind(maps: AttentionMaps, source: str | Path, *, data_root: str | P
     maps : StoredMaps
         Of one image or more.
     source : str or Path
-        "scenes" for biaslab's own (with the target that they were asked about), or a folder of images, found by their
-        file names.
+        "scenes", "gallery" or "gallery-vqa" for biaslab's own (with the target that they were asked about), or a folder
+        of images, found by their file names.
     data_root : str or Path, optional
         Below which a relative folder is looked up too; default: the environment variable ``BIASLAB_DATA``.
 
@@ -87,10 +84,10 @@ def images_behind(maps: AttentionMaps, source: str | Path, *, data_root: str | P
         raise InputError("the maps hold no images: collect() over at least one image first")
     records = [cast("StoredMaps", maps).record(i) for i in range(maps.n)]
     ids = [record.id for record in records]
-    if str(source) == SCENES:
+    if (drawn := DRAWN.get(str(source))) is not None:
         family = dict(families()).get(maps.settings.get("family", ""))
         images: dict[str, Any] = {
-            r.id: _Scene(m[1], int(m[2]), r.digest, family) for r in records if (m := _scene_id(r.id))
+            r.id: _Drawn(drawn, r.id, r.digest, family) for r in records if drawn.named.fullmatch(r.id)
         }
     else:
         root = resolve_data_root(data_root)
@@ -176,10 +173,6 @@ def before_and_after(
     )
 
 
-def _scene_id(name: str) -> re.Match[str] | None:
-    return re.fullmatch(rf"({'|'.join(SPLITS)})-(\d{{6,}})(?:#\d+)?", name)  # of a further question, too
-
-
 def _fit(estimator: Profile, maps: Any, layer: int) -> Profile | None:
     try:
         return clone(estimator).fit(maps, layers=[layer])
@@ -193,35 +186,34 @@ def _target_box(image: Any) -> Box | None:
 
 
 @dataclass(frozen=True)
-class _Scene:
-    """A scene, rendered when it is looked at."""
+class _Drawn:
+    """One of biaslab's own images, drawn when it is looked at."""
 
-    split: str
-    index: int
+    source: DrawnSource
+    id: str
     digest: str
     family: Family | None
 
     @cached_property
-    def _scene(self) -> Any:
-        return cached_scene(self.split, self.index)
-
-    @property
-    def image(self) -> Image.Image:
-        return self._scene.image
+    def _samples(self) -> list[Sample]:
+        return self.source.behind(self.id) or []
 
     @cached_property
-    def _asked(self) -> Any:
-        """The expression whose grounding prompt the map was collected with; None where it was another text."""
+    def image(self) -> Image.Image:
+        return self._samples[0].image()
+
+    @cached_property
+    def _asked(self) -> Sample | None:
+        """What the map was collected with; None where it was another text."""
         if self.family is None:
             return None
-        picture, word = content_hash(self.image), self.family.grounding_prompt
-        asked = (e for e in self._scene.expressions if asked_digest(picture, word(e.text)) == self.digest)
-        return next(asked, None)
+        picture, word = content_hash(self.image), str if self.source.asks else self.family.grounding_prompt
+        return next((s for s in self._samples if asked_digest(picture, word(s.expression)) == self.digest), None)
 
     @property
     def box(self) -> Box | None:
-        return None if self._asked is None else self._scene.objects[self._asked.target].box
+        return self._asked.box if self._asked is not None and self._asked.has_target else None
 
     @property
     def expression(self) -> str:
-        return "" if self._asked is None else self._asked.text
+        return "" if self._asked is None else self._asked.expression

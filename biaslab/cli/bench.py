@@ -32,7 +32,12 @@ def bench(
     keep: Annotated[str, typer.Option(help='Keep ratios ("0.1", "10%") or counts ("64").')] = "0.1",
     layer: opt.Layers = None,
     profile: opt.ProfileFiles = None,
-    images: Annotated[str, typer.Option(help="A folder of images, or scenes, blank, noise.")] = "scenes",
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder of images, or scenes, gallery, blank, noise. Default: scenes; gallery for the observer."
+        ),
+    ] = None,
     data_root: opt.DataRoot = None,
     n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds per batch of images; methods take turns.")] = 5,
@@ -47,6 +52,7 @@ def bench(
 ) -> None:
     """Time prefill and decoding with and without pruning, and measure peak memory, beside FLOPs and the limit of it."""
     from biaslab.datasets.calibration import calibration, source_folder
+    from biaslab.datasets.drawn import embedded_data
     from biaslab.evaluation.configurations import configurations
     from biaslab.workflows.before_loading import check_pruning
     from biaslab.workflows.bench import bench as run
@@ -58,6 +64,7 @@ def bench(
     ratios, where, rules = opt.keeps(keep), opt.layers(layer), opt.methods(methods)
     fitted = opt.profiles(profile)
     configurations(rules, ratios, where, fitted)  # refusals come before a model is loaded
+    images = embedded_data(model.name) if images is None else images
     source_folder(images, data_root=data_root)
     if out is not None:
         check_output_folder(out)

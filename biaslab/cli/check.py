@@ -20,7 +20,8 @@ def check(
     images: Annotated[
         str | None,
         typer.Option(
-            help="photographs (43 expressions on 12 pictures) or scenes. Default: photographs; scenes for the grounder."
+            help="photographs (43 expressions on 12 images), scenes or gallery. Default: photographs; scenes for the "
+            "grounder, gallery for the observer."
         ),
     ] = None,
     layer: opt.Layers = None,

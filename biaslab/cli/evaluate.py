@@ -50,19 +50,20 @@ def evaluate(
     layer: opt.Layers = None,
     profile: opt.ProfileFiles = None,
     dataset: Annotated[
-        str,
+        str | None,
         typer.Option(
             autocompletion=dataset_names,
-            help="scenes; a file of annotations (RefCOCO jsonl, Shikra, MDETR, REFER, ... told by its columns); an id "
-            "of the hub such as lmms-lab/RefCOCO.",
+            help="scenes, gallery, gallery-vqa (gallery:domain=both); a file of annotations (RefCOCO jsonl, Shikra, "
+            "MDETR, REFER, ... told by its columns); an id of the hub such as lmms-lab/RefCOCO. Default: scenes; "
+            "gallery for the observer.",
         ),
-    ] = "scenes",
+    ] = None,
     split: opt.Split = None,
     columns: opt.Columns = None,
     image_root: opt.ImageRoot = None,
     data_root: opt.DataRoot = None,
     n: Annotated[
-        int | None, typer.Option(min=1, help="First n expressions. Default: 300 of the scenes, all of a file.")
+        int | None, typer.Option(min=1, help="First n expressions. Default: 300 of scenes and gallery, all of a file.")
     ] = None,
     reference: Annotated[str, typer.Option(help="Method that the others are tested against (p-values).")] = "random",
     batch_size: opt.Batch = 16,
@@ -128,7 +129,9 @@ def evaluate(
     opt.kept_cache(cache)
     ratios, where = opt.keeps(keep), opt.layers(layer)
     chosen = opt.methods(methods or _METHODS)
-    data = open_data_set(dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root)
+    data = open_data_set(
+        dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root, model=model.name,
+    )  # fmt: skip
     fitted = opt.profiles(profile)
     if methods is None:
         chosen = opt.methods_without_profile(chosen, fitted, model.name)

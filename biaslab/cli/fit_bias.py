@@ -31,12 +31,13 @@ def fit_bias(
     context: typer.Context,
     model: ModelChoice,
     images: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Calibration images: a folder, .zip or .tar, a data set (as --dataset), or scenes, blank, noise. With "
-            "--frames one that holds a folder of pictures for each video."
+            help="Calibration images: a folder, .zip or .tar, a data set (as --dataset), or scenes, gallery, "
+            "gallery-vqa, blank, noise; with --frames one that holds a folder of images for each video. Default: "
+            "scenes; gallery for the observer."
         ),
-    ] = "scenes",
+    ] = None,
     frames: opt.Frames = None,
     split: opt.Split = None,
     columns: opt.Columns = None,
@@ -116,6 +117,7 @@ def fit_bias(
     from biaslab.attention.query_rows import check_rows_of_family
     from biaslab.attention.scores import resolve
     from biaslab.datasets.calibration import calibration, source_folder
+    from biaslab.datasets.drawn import embedded_data
     from biaslab.datasets.naming import check_names_objects
     from biaslab.errors import InputError
     from biaslab.profiles.file import check_replaceable, profile_path
@@ -138,6 +140,7 @@ def fit_bias(
         raise InputError(f"--prompt {why}")
     opt.one_of(dry_run, rehearse)
     numbers = model.layers(layers, rehearse=rehearse)
+    images = embedded_data(model.name) if images is None else images
     of_dataset: dict[str, Any] = {"split": split, "columns": columns, "images": image_root}
     asked: dict[str, Any] = {
         "prompt": prompt, "prompts": prompts, "questions": questions, "data_root": data_root,

@@ -35,8 +35,9 @@ def heads(
         ),
     ] = "quality,localization,auroc",
     dataset: Annotated[
-        str, typer.Option(autocompletion=dataset_names, help="Pictures, expressions and boxes, as evaluate takes them.")
-    ] = "scenes",
+        str | None,
+        typer.Option(autocompletion=dataset_names, help="Images, expressions and boxes, as evaluate takes them."),
+    ] = None,
     split: opt.Split = None,
     columns: opt.Columns = None,
     image_root: opt.ImageRoot = None,
@@ -59,8 +60,10 @@ def heads(
     if "ippro" in names and not lam > 0:
         raise InputError(f"--lam is above 0, got {lam}")
     numbers = model.layers(layers)
-    split = split or ("calibration" if dataset == "scenes" else None)
-    data = open_data_set(dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root)
+    data = open_data_set(
+        dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root, model=model.name,
+        drawn_split="calibration",
+    )  # fmt: skip
     samples = take(data, n)
     groups_of([sample.image_id for sample in samples])  # refuses too few pictures
     check_output_folder(out)

@@ -22,8 +22,8 @@ def sinks(
     layer: opt.Layers = None,
     profile: opt.ProfileFile = None,
     dataset: Annotated[
-        str, typer.Option(autocompletion=dataset_names, help="Pictures and expressions, as evaluate takes them.")
-    ] = "scenes",
+        str | None, typer.Option(autocompletion=dataset_names, help="Pictures and expressions, as evaluate takes them.")
+    ] = None,
     split: opt.Split = None,
     columns: opt.Columns = None,
     image_root: opt.ImageRoot = None,
@@ -47,8 +47,10 @@ def sinks(
     at = opt.one_layer(layer)
     check_level(level)
     fitted = opt.one_profile(profile)
-    split = split or ("calibration" if dataset == "scenes" else None)
-    data = open_data_set(dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root)
+    data = open_data_set(
+        dataset, n=n, split=split, columns=columns, image_root=image_root, data_root=data_root, model=model.name,
+        drawn_split="calibration",
+    )  # fmt: skip
     samples = take(data, n)
     vlm = model.load(False, at or 0)
     at = prune_layer(vlm, at)

@@ -16,21 +16,18 @@ from biaslab.datasets.asked_videos import asked_videos, check_videos
 from biaslab.datasets.base import check_pictures
 from biaslab.datasets.captions import captions_of, read_captions
 from biaslab.datasets.data_root import VARIABLE, find_path, not_there, places, resolve_data_root
+from biaslab.datasets.drawn import DRAWN, DrawnSource
 from biaslab.datasets.image_sources import blank, noise, require_images
 from biaslab.datasets.picture_sources import PictureSource
-from biaslab.datasets.scenes import cached_scene
 from biaslab.errors import InputError
 from biaslab.models.expected import expect_model
-from biaslab.scenes import EXPRESSION_TYPES, Expression, Scene
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from biaslab.models.offline.geometry import Geometry
     from biaslab.models.vlm import VLM
 
 
-SOURCES = ("scenes", "blank", "noise")
+SOURCES = (*DRAWN, "blank", "noise")
 PROMPT = "Please describe the provided image."
 _DEFAULT_N = 300  # images of a source that never ends
 _NULL_SIZE = (448, 448)  # pixels of null images: one tile or one padded square in every family
@@ -106,7 +103,8 @@ def calibration(
         Model that the set is for: its family words the grounding prompts.
     source : str or Path
         ``"scenes"``: scenes of the calibration split, each with the grounding prompt of one of its expressions
-        (attribute, location and relation in turn); ``"blank"``, ``"noise"``: null images; else a folder, .zip or .tar
+        (attribute, location and relation in turn); ``"gallery"``, ``"gallery-vqa"``: images of the gallery's, with
+        expressions or with questions as they stand; ``"blank"``, ``"noise"``: null images; else a folder, .zip or .tar
         of images, a single one, or a data set as :func:`biaslab.load_dataset` opens it: each picture of it once, with
         the grounding prompt of its first expression.
     n : int, optional
@@ -185,7 +183,7 @@ def calibration(
         prompts or "expressions", questions, columns=columns, log=named, batch_size=batch_size, progress=progress
     )
     chosen = ask_of(pictures, asked, vlm, source=str(source), n=n)
-    word = vlm.family.grounding_prompt
+    word = str if source in DRAWN and DRAWN[str(source)].asks else vlm.family.grounding_prompt
     return Calibration(
         name,
         [picture.image for picture, expressions in chosen for _ in expressions],
@@ -208,8 +206,8 @@ def _pictures(
     source: str | Path, found: PictureSource | None, n: int | None, seed: int
 ) -> tuple[str, list[Picture], bool]:
     """Return what the pictures are, for people, the pictures, and whether their names are to be their ids."""
-    if source == "scenes":
-        return "scenes", list(_scenes(n or _DEFAULT_N)), True
+    if source in DRAWN:
+        return str(source), list(_drawn(DRAWN[str(source)], n or _DEFAULT_N)), True
     if found is None:
         made = (
             blank(n or _DEFAULT_N, _NULL_SIZE) if source == "blank" else noise(n or _DEFAULT_N, _NULL_SIZE, seed=seed)
@@ -292,7 +290,7 @@ def _is_file(prompts: str | Path | None) -> TypeGuard[str | Path]:
 
 
 def _has_expressions(source: str | Path, found: PictureSource | None) -> bool:
-    return source == "scenes" if found is None else found.is_dataset
+    return source in DRAWN if found is None else found.is_dataset
 
 
 def _check_asked(
@@ -336,35 +334,8 @@ def _find_source(
     return found
 
 
-class _SceneImage:
-    """A calibration scene's image, rendered when it is read, so that a thousand are not held in memory."""
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-
-    def image(self) -> Image.Image:
-        return cached_scene("calibration", self._index).image
-
-
-def _scenes(n: int) -> Iterator[Picture]:
-    """Yield those of the first n calibration scenes that have expressions."""
+def _drawn(source: DrawnSource, n: int) -> Iterator[Picture]:
+    """Yield those of the first n calibration images of which something can be asked."""
     for index in range(n):
-        shown = cached_scene("calibration", index)
-        if expressions := _in_turn(shown):
-            yield Picture(shown.id, _SceneImage(index), [expression.text for expression in expressions])
-
-
-def asked_of(shown: Scene) -> Expression | None:
-    """Choose the expression that a calibration scene is asked about: the types take turns where a scene allows it.
-
-    Returns
-    -------
-    Expression or None
-        None where the scene has no expression.
-    """
-    return next(iter(_in_turn(shown)), None)
-
-
-def _in_turn(shown: Scene) -> list[Expression]:
-    preferred = EXPRESSION_TYPES[shown.index % len(EXPRESSION_TYPES)]
-    return sorted(shown.expressions, key=lambda e: e.expression_type != preferred)
+        if samples := source.samples("calibration", index):
+            yield Picture(samples[0].image_id, samples[0], [sample.expression for sample in samples])

@@ -102,6 +102,7 @@ class GalleryDataset(_OfGallery):
         return expressions_of(shown, forms=self.forms)
 
 
+@register("gallery-vqa")
 class GalleryQuestions(_OfGallery):
     """Questions of one split of the gallery; parameters as of `GalleryDataset`.
 

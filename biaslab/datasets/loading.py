@@ -16,7 +16,7 @@ from biaslab.datasets.opening import is_hub_folder, looks_like_hub, open_annotat
 from biaslab.datasets.reader import READERS
 from biaslab.errors import InputError
 
-__all__ = ["load_dataset"]
+__all__ = ["known", "load_dataset"]
 
 
 def load_dataset(name: Any, *, data_root: str | Path | None = None, **options: Any) -> Dataset:
@@ -25,8 +25,9 @@ def load_dataset(name: Any, *, data_root: str | Path | None = None, **options: A
     Parameters
     ----------
     name : str, Path or datasets.Dataset
-        A name in `DATASETS`; the path of a file of any form in `READERS` (told by its columns), of a folder in the
-        hub's layout or of REFER's; an id of the hub ("lmms-lab/RefCOCO") or ``hf://`` path; a ``datasets.Dataset``.
+        A name in `DATASETS`, with its options behind it if need be ("gallery:domain=both:forms=held-out"); the path
+        of a file of any form in `READERS` (told by its columns), of a folder in the hub's layout or of REFER's; an id
+        of the hub ("lmms-lab/RefCOCO") or ``hf://`` path; a ``datasets.Dataset``.
         The hub's need ``pip install biaslab[data]``.
     data_root : str or Path, optional
         Folder below which relative paths are looked up too; default: the environment variable ``BIASLAB_DATA``.
@@ -62,28 +63,59 @@ def load_dataset(name: Any, *, data_root: str | Path | None = None, **options: A
         at_least_one("n", options["n"])
     root = resolve_data_root(data_root)
     options = {key: value for key, value in options.items() if value is not None}
-    if not in_memory and str(name) in DATASETS:
-        return _make(str(name), DATASETS[str(name)], root, options)
+    if not in_memory and known(str(name)) is not None:
+        name, said = _options(str(name), options)
+        return _make(name, DATASETS[name], root, {**said, **options})
+    form = not in_memory and str(name) in READERS
+    path = None if in_memory or form else find_path(name, root)
+    if not (in_memory or form or path is not None or looks_like_hub(str(name))):
+        raise _unknown(str(name), root)
     if "n" in options:
         what = "the data set" if in_memory else name
         raise InputError(f"{what} is read whole: leave n out, and pass it to bl.evaluate, or take list(dataset)[:n]")
-    if not in_memory and str(name) in READERS:
+    if form:
         if "path" not in options:
             raise InputError(f"{name} is a form of annotations, not a data set: give the path of its file")
         return _make(str(name), open_annotations, root, options)
-    path = None if in_memory else find_path(name, root)
     if path is not None:
         path = refer_file(path)
     if path is not None and not is_hub_folder(path):
         return _make(str(name), open_annotations, root, {"path": path, **options})
-    if path is not None or in_memory or looks_like_hub(str(name)):
-        return _make(str(name), open_dataset, root, {"data": str(path) if path else name, **options})
-    names, hint = ", ".join(DATASETS), did_you_mean(str(name), DATASETS.keys())
+    return _make(str(name), open_dataset, root, {"data": str(path) if path else name, **options})
+
+
+def _unknown(name: str, root: Path | None) -> InputError:
+    names, hint = ", ".join(DATASETS), did_you_mean(name.partition(":")[0], DATASETS.keys())
     names += f" ({hint})" if hint else ""
-    raise not_there(
-        f"unknown data set {str(name)!r}: none of {names}, no file, and no id of the hub (owner/name)",
-        places(name, root),
+    return not_there(
+        f"unknown data set {name!r}: none of {names}, no file, and no id of the hub (owner/name)", places(name, root)
     )
+
+
+def known(text: str) -> str | None:
+    """Return which name in `DATASETS` a text names, options or not; None for a file or an id of the hub.
+
+    Examples
+    --------
+    >>> known("gallery:domain=both"), known("lmms-lab/RefCOCO")
+    ('gallery', None)
+    """
+    name = text.partition(":")[0]
+    return name if name in DATASETS else None
+
+
+def _options(text: str, given: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """Take the options off a name: "gallery:domain=both"."""
+    name, *said = text.split(":")
+    options: dict[str, str] = {}
+    for part in said:
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise InputError(f"data set {text!r}: {part!r} is no option, write {name}:NAME=VALUE")
+        if key in options or key in given:
+            raise InputError(f"data set {text!r}: {key} is given twice")
+        options[key] = value
+    return name, options
 
 
 def _make(name: str, factory: Callable[..., Dataset], root: Path | None, options: dict[str, Any]) -> Dataset:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from biaslab._util.arguments import at_least_one
 from biaslab._util.jsonable import plain, records
 from biaslab._util.progress import phase, progress_bar
+from biaslab.datasets.drawn import embedded_data
+from biaslab.datasets.loading import load_dataset
 from biaslab.datasets.sample import Sample
-from biaslab.datasets.scenes import ScenesDataset
 from biaslab.diagnostics.agreement import Agreement, capture_agreement, pruning_agreement
 from biaslab.diagnostics.answer_check import AnswerCheck, answer_check
 from biaslab.diagnostics.check_pictures import check_samples
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["IMAGES", "CheckReport", "check", "pictures_for"]
 
 #: what a model may be checked on
-IMAGES = ("photographs", "scenes")
+IMAGES = ("photographs", "scenes", "gallery")
 _SCENES = 43  # expressions, as many as there are on the photographs
 _SMALL = 224  # pixels a side of the picture that eager attention is computed for
 
@@ -42,7 +43,7 @@ class CheckReport:
     model : dict
         Name, revision, fingerprint, family, dtype and device.
     images : str
-        "photographs", "scenes" or "samples" (the caller's own).
+        "photographs", "scenes", "gallery" or "samples" (the caller's own).
     answers : AnswerCheck
         Of the localization answers.
     agreements : list of Agreement
@@ -110,23 +111,23 @@ class CheckReport:
 
 
 def pictures_for(model: str, images: str | None = None) -> str:
-    """Say what a model is checked on: the grounder, which knows nothing else, on its scenes.
+    """Say what a model is checked on: an embedded one, which knows nothing else, on images of its own kind.
 
     Raises
     ------
     InputError
-        Neither photographs nor scenes.
+        Not one of `IMAGES`.
 
     Examples
     --------
     >>> from biaslab.workflows.check import pictures_for
-    >>> pictures_for("grounder"), pictures_for("internvl2.5"), pictures_for("internvl2.5", "scenes")
-    ('scenes', 'photographs', 'scenes')
+    >>> pictures_for("grounder"), pictures_for("observer"), pictures_for("internvl2.5")
+    ('scenes', 'gallery', 'photographs')
     """
     if images is None:
-        return "scenes" if model.strip().lower() in EMBEDDED else "photographs"
+        return embedded_data(model) if model.strip().lower() in EMBEDDED else "photographs"
     if images not in IMAGES:
-        raise InputError(f"unknown images={images!r}: use {' or '.join(IMAGES)}")
+        raise InputError(f"unknown images={images!r}: choose one of {', '.join(IMAGES)}")
     return images
 
 
@@ -153,8 +154,8 @@ def check(
     vlm : VLM
     samples : sequence of Sample, optional
         Expressions of your own, with boxes, on two pictures or more.
-    images : "photographs" or "scenes", optional
-        43 expressions on 12 pictures, or on procedural scenes. Default: photographs; scenes for the embedded models.
+    images : "photographs", "scenes" or "gallery", optional
+        43 expressions on 12 pictures, or on procedural ones. Default: photographs; of an embedded model its own kind.
     layer : int, optional
         Prune layer K of the comparison; by default the model's own.
     layers : sequence of int, optional
@@ -185,7 +186,7 @@ def check(
     at_least_one("batch_size", batch_size)
     kind = "samples" if samples is not None else pictures_for(vlm.name, images)
     if samples is None:
-        samples = check_samples() if kind == "photographs" else list(ScenesDataset("validation", n=_SCENES))
+        samples = check_samples() if kind == "photographs" else list(load_dataset(kind, split="validation", n=_SCENES))
     samples = list(samples) if isinstance(samples, Iterable) else [samples]
     if not all(isinstance(sample, Sample) for sample in samples):
         raise InputError("samples must be a list of biaslab samples, such as list(bl.load_dataset(...))")

@@ -25,6 +25,7 @@ def test_names_are_those_of_the_registries():
     assert completion.model_names("") == list(aliases())
     assert completion.dataset_names("") == [
         "gallery",
+        "gallery-vqa",
         "scenes",
     ]  # refcoco-jsonl needs a path, which --dataset takes in its place
 

@@ -157,7 +157,7 @@ def test_half_precision_has_its_own_tolerance():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"images": "cats"}, "unknown images='cats': use photographs or scenes"),
+        ({"images": "cats"}, "unknown images='cats': choose one of photographs, scenes, gallery"),
         ({"samples": SAMPLES[:8], "images": "scenes"}, "not both"),
         ({"samples": SAMPLES[:2]}, "on two pictures or more"),
         ({"samples": [5, 6]}, "samples must be a list of biaslab samples"),

@@ -66,15 +66,19 @@ def published_layer(layer: int, n_layers: int) -> int:
     return 0 if layer == 0 else max(1, round(layer * n_layers / _DEPTH))
 
 
-def candidates(vlm: bl.VLM, data: Expressions, profiles: Sequence[Any]) -> list[Candidate]:
+def candidates(
+    vlm: bl.VLM, data: Expressions, profiles: Sequence[Any], *, methods: Iterable[str] | None = None,
+    shares: Sequence[float] | None = None, before: Sequence[float] | None = None,
+) -> list[Candidate]:  # fmt: skip
     """List what every method can be under every cost."""
-    keeps_of = costs(vlm, data, LAYERS, shares=SHARES, before=BEFORE_2)
+    shares, before = SHARES if shares is None else shares, BEFORE_2 if before is None else before
+    keeps_of = costs(vlm, data, LAYERS, shares=shares, before=before)
     sizes = PromptSizes(vlm, data.samples)
     found = []
     for cost, keeps in keeps_of.items():
         what = "flops" if "FLOPs" in cost else "mean-share"
         aim = sizes.cost(what)(keeps[0], 0)
-        for method in METHODS:
+        for method in METHODS if methods is None else methods:
             found += _single(vlm, cost, method, keeps, profiles)
             found += _own(vlm, sizes, cost, method, (aim, what), profiles)
         found += [

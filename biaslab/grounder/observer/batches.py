@@ -24,7 +24,9 @@ IGNORE = -100
 T = TypeVar("T")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 #: what a branch can be about: types of expressions, then categories of questions
-TASKS: tuple[str, ...] = (*ex.EXPRESSION_TYPES, *CATEGORIES)
+# "what is left of the bus?" is a relation as well as "the cat left of the bus"
+N_BOXES = len(ex.EXPRESSION_TYPES)  # tasks below it are answered with a box
+TASKS: tuple[str, ...] = (*ex.EXPRESSION_TYPES, *(f"asked {c}" if c in ex.EXPRESSION_TYPES else c for c in CATEGORIES))
 GRIDS: tuple[tuple[int, int], ...] = ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (2, 2), (2, 3), (3, 2))
 _COLOURS = list(COLOURS)
 _MIN_COVER = 0.1  # share of a cell that an object must show to own it
@@ -175,7 +177,7 @@ def _questions(shown: Picture, dialogue: Dialogue, rng: np.random.Generator, n: 
         answer = dialogue.answer(q.answer, spelled=q.category == "reading")
         head = _head_classes(q.heads[0]) if len(q.heads) == 1 else (IGNORE, IGNORE, IGNORE)
         words = asked.index(dialogue.tokenizer.eos_token_id)
-        out.append(_Branch(asked, words, answer, head, TASKS.index(q.category)))
+        out.append(_Branch(asked, words, answer, head, N_BOXES + CATEGORIES.index(q.category)))
     return out
 
 

@@ -11,14 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from biaslab.grounder.internvl import IMAGE_MEAN, IMAGE_STD
-from biaslab.grounder.observer.batches import IGNORE, TASKS, Batch, Branches, dialogue_of
+from biaslab.grounder.observer.batches import IGNORE, N_BOXES, TASKS, Batch, Branches, dialogue_of
 from biaslab.grounder.observer.heads import Heads
 from biaslab.grounder.observer.model import COORDINATES, STEP, WHATS, build_model
 from biaslab.grounder.observer.recipe import ObserverRecipe
-from biaslab.scenes.expressions import EXPRESSION_TYPES
 
 ATTENTION = "biaslab_observer_training"
-N_BOXES = len(EXPRESSION_TYPES)  # tasks below it are answered with a box
 
 
 @dataclass

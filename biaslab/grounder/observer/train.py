@@ -12,8 +12,8 @@ import torch
 
 from biaslab._util.progress import progress_bar
 from biaslab.errors import InputError
-from biaslab.grounder.observer.batches import TASKS, Batch, pack
-from biaslab.grounder.observer.network import N_BOXES, TrainingObserver
+from biaslab.grounder.observer.batches import N_BOXES, TASKS, Batch, pack
+from biaslab.grounder.observer.network import TrainingObserver
 from biaslab.grounder.observer.recipe import FULL_RECIPE, ObserverRecipe
 from biaslab.grounder.observer.supply import batches
 from biaslab.grounder.optimiser import MuonAdamW, check_torch

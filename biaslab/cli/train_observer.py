@@ -29,9 +29,12 @@ def train_observer(
     decoder_steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps of the decoder stage. Default: the recipe's.")
     ] = None,
+    test: Annotated[
+        int, typer.Option(min=0, help="Test expressions, and questions, to measure accuracy on for the card; 0: none.")
+    ] = 2000,
     json: opt.Json = False,
 ) -> None:
-    """Train the second embedded model from scratch on the gallery, write the model's folder and the learning curve.
+    """Train the second embedded model from scratch on the gallery, measure it, write folder, card and curve.
 
     Needs torch 2.9 or newer.
     """
@@ -44,5 +47,5 @@ def train_observer(
         vision_steps=recipe.vision_steps if vision_steps is None else vision_steps,
         decoder_steps=recipe.decoder_steps if decoder_steps is None else decoder_steps,
     )
-    report = build_observer(out, recipe=recipe, device=device, threads=threads, workers=workers)
-    emit(json, {"monitor": report.monitor}, report.summary, report.files)
+    report = build_observer(out, recipe=recipe, device=device, threads=threads, workers=workers, n_test=test)
+    emit(json, {"accuracy": report.accuracy}, report.summary, report.files)

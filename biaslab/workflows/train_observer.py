@@ -1,16 +1,22 @@
-"""The second embedded model from seed to folder: train, export, say what the learning curve ended at."""
+"""The second embedded model from seed to folder: train, export, measure, write the card."""
 
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
+
+from biaslab._util.jsonable import records
 from biaslab.grounder.observer.export import export_observer
 from biaslab.grounder.observer.recipe import ObserverRecipe
 from biaslab.grounder.observer.train import train_observer
+from biaslab.models import load
+from biaslab.workflows.observer_accuracy import accuracy_markdown, observer_accuracy
 
 __all__ = ["ObserverReport", "build_observer"]
 
@@ -23,9 +29,8 @@ class ObserverReport:
     ----------
     folder : Path
         The exported model.
-    monitor : dict
-        Teacher-forced accuracy by task on the last look at the monitor split: of ``"familiar"`` pictures and of
-        ``"unfamiliar"`` ones (style and background).
+    accuracy : list of dict
+        Rows of `biaslab.workflows.observer_accuracy.observer_accuracy`; empty where it was not measured.
     summary : str
         The same as text.
     files : list of Path
@@ -33,7 +38,7 @@ class ObserverReport:
     """
 
     folder: Path
-    monitor: dict[str, dict[str, float]]
+    accuracy: list[dict]
     summary: str
     files: list[Path]
 
@@ -45,9 +50,11 @@ def build_observer(
     device: str | None = None,
     threads: int = 2,
     workers: int = 1,
+    n_test: int = 2000,
+    weights: Path | None = None,
     progress: bool = True,
 ) -> ObserverReport:
-    """Train the observer (or go on), export it to ``out/model``.
+    """Train the observer (or go on), export it to ``out/model``, measure it unpruned on the test split.
 
     Parameters
     ----------
@@ -57,8 +64,13 @@ def build_observer(
         Sizes, steps and seed.
     device, threads, workers
         As of `biaslab.grounder.observer.train_observer`.
+    n_test : int
+        Test expressions, and questions (:func:`biaslab.workflows.observer_accuracy.observer_accuracy`); 0 leaves the
+        measurement out.
+    weights : Path, optional
+        Trained weights, or a checkpoint, to export instead of training.
     progress : bool
-        Show on stderr how far the training has come.
+        Show on stderr how far the training and the measurement have come.
 
     Returns
     -------
@@ -79,14 +91,34 @@ def build_observer(
     PosixPath('runs/observer/model')
     """
     out = Path(out)
-    weights = train_observer(out, recipe=recipe, device=device, threads=threads, workers=workers, progress=progress)
+    if weights is None:
+        weights = train_observer(out, recipe=recipe, device=device, threads=threads, workers=workers, progress=progress)
     folder = export_observer(weights, out / "model", size=recipe.size)
     files = [folder / "model.safetensors"]
-    monitor: dict[str, Any] = {}
     if (out / "curve.jsonl").exists():
         files.append(Path(shutil.copy(out / "curve.jsonl", folder / "training.jsonl")))
-        for line in map(json.loads, files[-1].read_text(encoding="utf-8").splitlines()):
-            if "monitor" in line:
-                monitor = {"familiar": line["monitor"], "unfamiliar": line["unfamiliar"]}
-    rows = [f"{name}: {', '.join(f'{task} {share}' for task, share in part.items())}" for name, part in monitor.items()]
-    return ObserverReport(folder, monitor, "\n".join(["Monitor split, teacher-forced:", *rows]), files)
+    accuracy, text = pd.DataFrame(), "Not measured."
+    if n_test:
+        vlm = load(str(folder), device=device)
+        processes = threads if vlm.device.type == "cpu" else 1
+        accuracy = observer_accuracy(vlm, n=n_test, out=out / "test", processes=processes, progress=progress)
+        text = accuracy_markdown(accuracy)
+    files.append(_write_card(folder, recipe, text, took=_took(out / "curve.jsonl", device)))
+    return ObserverReport(folder, records(accuracy), f"Accuracy on the test split, no pruning:\n{text}", files)
+
+
+def _write_card(folder: Path, recipe: ObserverRecipe, measured: str, took: str) -> Path:
+    card = folder / "README.md"
+    template = resources.files("biaslab.grounder.observer").joinpath("card_template.md").read_text(encoding="utf-8")
+    card.write_text(template.format(recipe=recipe, size=recipe.size, measured=measured, took=took), encoding="utf-8")
+    return card
+
+
+def _took(curve: Path, device: str | None) -> str:
+    """Say how long the training took: seconds start again where a run goes on, so their falls end a sitting."""
+    if not curve.exists():
+        return ""
+    seconds = [json.loads(line)["seconds"] for line in curve.read_text(encoding="utf-8").splitlines()]
+    ends = [now for now, then in zip(seconds, [*seconds[1:], 0], strict=True) if then < now]
+    where = f"{platform.machine()}, {'CPU' if device in (None, 'cpu') else device}"
+    return f"It took {sum(ends) / 3600:.1f} hours in {len(ends)} sittings ({where})."

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import biaslab as bl
 from biaslab.errors import InputError, RunFolderError
 from biaslab.grounder.observer import ObserverRecipe, train_observer
 from biaslab.grounder.observer import train as run
@@ -307,3 +308,22 @@ def test_exported_folder_loads_with_plain_from_pretrained(trained, tmp_path):
         torch.testing.assert_close(value, state[name].half().float(), atol=0, rtol=0)
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == shipped_tokenizer().get_vocab()
     export_observer(trained.parent / "checkpoint.pt", tmp_path / "on the way", size=SMALL)
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_a_card_that_says_what_was_measured(trained, tmp_path):
+    from biaslab.workflows.observer_accuracy import observer_accuracy
+    from biaslab.workflows.train_observer import build_observer
+
+    report = build_observer(
+        tmp_path, recipe=RECIPE, weights=trained.parent / "weights.pt", n_test=4, threads=1, progress=False
+    )
+    card = (report.folder / "README.md").read_text()
+    assert "{" not in card and f"hidden {SMALL.hidden}," in card and "Not measured" not in card
+    rows = {(row["data"], row["task"], row["part"]): row for row in report.accuracy}
+    assert rows["familiar", "boxes", "all"]["n"] == 4 and rows["both", "questions", "all"]["n"] == 2
+    for data, task in {key[:2] for key in rows}:
+        own = {part: row["n"] for (d, t, part), row in rows.items() if (d, t) == (data, task)}
+        assert own["all"] == sum(n for part, n in own.items() if part.endswith(("tile", "tiles")))
+    again = observer_accuracy(bl.load(str(report.folder)), n=4, out=tmp_path / "test", progress=False)
+    assert again["accuracy"].tolist() == [row["accuracy"] for row in report.accuracy]  # from the logs

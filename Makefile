@@ -4,7 +4,7 @@ GPU_PYTHON ?= python
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick lint compat compat-floor method-pages bench gpu notebook clean
+.PHONY: demo test quick lint compat compat-floor method-pages bench gpu notebook docs clean
 
 demo: $(STAMP)
 	$(BIN)/biaslab demo --out runs/demo
@@ -56,6 +56,14 @@ notebook: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[jupyter]
 	$(BIN)/jupyter lab notebooks
 
+# build/docs/index.html; GALLERY=0 leaves the gallery's scripts unrun, whose pages then have no figures
+GALLERY ?= 1
+docs: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e .[docs]
+	rm -rf docs/api/made build/docs
+	$(BIN)/python -m sphinx -b html -c docs -W --keep-going -q -D plot_gallery=$(GALLERY) . build/docs
+	$(BIN)/python -m tools.check_site build/docs
+
 # torch first and alone: its pinned wheel must be in place before anything else asks for an open range of it.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -64,4 +72,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs .compat
+	rm -rf $(VENV) build dist *.egg-info runs .compat docs/api/made docs/gallery/made

@@ -1,0 +1,105 @@
+"""What the site must have: pages of every error and room, examples of every name, no page that no contents name."""
+
+import ast
+import re
+import shlex
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import typer
+
+import biaslab as bl
+from biaslab import errors
+from biaslab.cli.app import app, import_verbs
+from tools.public_names import public_rooms, shared_names, without_example
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+#: pages whose commands and Python are new users' first
+FIRST = [DOCS / "get-started.md", *sorted((DOCS / "questions").glob("*.md"))]
+
+
+def pages():
+    """Markdown pages below docs, made ones left out."""
+    return [page for page in sorted(DOCS.rglob("*.md")) if "made" not in page.parts]
+
+
+def contents(page):
+    """What the toctrees of a page name: paths below the repository, without suffix, maybe patterns."""
+    for block in TOCTREE.findall(page.read_text(encoding="utf-8")):
+        for line in block.splitlines():
+            if line and not line.startswith(":"):
+                entry = line.partition("<")[2].rstrip(">") or line
+                yield str((page.parent / entry).resolve().relative_to(ROOT))
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_every_page_is_in_the_contents_of_another():
+    named = [entry for page in pages() for entry in contents(page)]
+    lost = [
+        str(page.relative_to(ROOT)) for page in pages()
+        if page != DOCS / "index.md" and not any(fnmatch(str(page.relative_to(ROOT).with_suffix("")), n) for n in named)
+    ]  # fmt: skip
+    assert not lost, f"name them in a toctree, of docs/guide.md say: {lost}"
+
+
+def test_relative_links_lead_to_files():
+    dead = []
+    for page in pages():
+        for link in LINK.findall(page.read_text(encoding="utf-8")):
+            path = link.partition("#")[0]
+            made = "gallery/made/" in path
+            if not path or "://" in path or made:
+                continue
+            if not (page.parent / path).exists():
+                dead.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not dead
+
+
+def test_links_into_the_gallery_name_its_scripts():
+    scripts = {file.stem for file in (DOCS / "gallery").glob("plot_*.py")} | {"index"}
+    assert len(scripts) > 12
+    for page in pages():
+        assert set(re.findall(r"gallery/made/(\w+)", page.read_text(encoding="utf-8"))) <= scripts, page
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_has_a_page_and_an_example(name):
+    text = (DOCS / "errors" / f"{name}.md").read_text(encoding="utf-8")
+    assert f"autoexception:: biaslab.errors.{name}" in text and "## What to do" in text
+    assert f"docs/errors/{name}" in list(contents(DOCS / "errors" / "index.md"))
+    assert ">>>" in getattr(errors, name).__doc__
+
+
+def test_every_room_is_in_the_api():
+    listed = set(re.findall(r"^   (biaslab[\w.]*)$", (DOCS / "api" / "index.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == set(public_rooms()) - {"biaslab.errors"}  # whose names have pages of their own
+    assert {"biaslab.profiles.MeanProfile", "biaslab.errors.BiaslabError"} <= set(shared_names())
+    assert "biaslab.profiles.load" not in shared_names()  # another function than biaslab.load
+
+
+def test_every_public_name_has_an_example():
+    assert not without_example()
+
+
+@pytest.mark.parametrize("page", FIRST, ids=lambda page: page.stem)
+def test_the_first_pages_name_verbs_options_and_names_that_exist(page):
+    import_verbs()
+    verbs = typer.main.get_command(app).commands
+    for block in blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] != ["biaslab"]:
+                continue
+            options = {option for parameter in verbs[words[1]].params for option in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= options, line
+    for block in blocks(page, "python"):
+        used = {node.attr for node in ast.walk(ast.parse(block))
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "bl"}  # fmt: skip
+        assert used <= set(dir(bl)), page

@@ -262,7 +262,7 @@ class BiasAtlas(AtlasData):
         return card(self, margin=margin)
 
     def figures(self) -> dict[str, Display]:
-        """Make the Display of everything that can be drawn; the rest is in :attr:`skipped`.
+        """Make the Display of everything that can be drawn; the rest is in ``skipped``.
 
         Returns
         -------

@@ -32,6 +32,13 @@ class Dataset(Protocol):
     split : str
     hash : str
         Depends on the content alone (`content_hash`), so that a run can refuse to be continued on other data.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> scenes = bl.load_dataset("scenes", split="test", n=2)
+    >>> isinstance(scenes, bl.datasets.Dataset), len(scenes), scenes.split
+    (True, 2, 'test')
     """
 
     name: str
@@ -69,6 +76,16 @@ def register(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Data
     -------
     callable
         The decorator.
+
+    Examples
+    --------
+    >>> from biaslab.datasets import DATASETS, register
+    >>> "scenes" in DATASETS
+    True
+    >>> register("scenes")(lambda **options: None)
+    Traceback (most recent call last):
+    ...
+    biaslab.errors.InputError: a data set named 'scenes' exists already: choose another name
     """
     return DATASETS.register(name)
 

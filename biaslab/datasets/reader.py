@@ -31,6 +31,11 @@ class Referral:
         "stored" or "upright", where the row says which way up its picture is meant.
     answers, category
         Of a row that is a question: what is right, a text or a list of them, and its kind.
+
+    Examples
+    --------
+    >>> Referral("a.jpg", "left bowl", [10, 20, 110, 90], width=640).box
+    [10, 20, 110, 90]
     """
 
     image: Any
@@ -69,6 +74,18 @@ class Reader:
         convention), where the row does not say it.
     asks : bool
         Whether rows are questions: their referrals have answers, and a box only where it is known where to look.
+
+    Examples
+    --------
+    >>> class Corners(Reader):
+    ...     name, what = "corners", "a table of corners"
+    ...     columns, expression, box = ("image", "words", "corners"), "words", "corners"
+    >>> reader = Corners()
+    >>> reader.lacking(["image", "words"])
+    ['corners']
+    >>> [found] = reader.referrals({"image": "a.jpg", "words": "left bowl", "corners": [10, 20, 110, 90]})
+    >>> found.expression, found.box
+    ('left bowl', [10, 20, 110, 90])
     """
 
     name: ClassVar[str]
@@ -134,6 +151,16 @@ def register_reader(reader: type[Reader]) -> type[Reader]:
     -------
     type
         The class.
+
+    Examples
+    --------
+    >>> from biaslab.datasets import READERS, Reader
+    >>> issubclass(READERS["refcoco-jsonl"], Reader)
+    True
+    >>> register_reader(type("Other", (Reader,), {"name": "refcoco-jsonl"}))
+    Traceback (most recent call last):
+    ...
+    biaslab.errors.InputError: a reader of annotations named 'refcoco-jsonl' exists already: choose another name
     """
     return READERS.register(reader)
 

@@ -54,6 +54,20 @@ class ReferringExpressions:
         A row that lacks a field, has no expression, or a box that contradicts the reader's form; the message names the
         row. A missing or damaged image is no error here, unless the box cannot be read without it: it becomes one when
         the sample's image is asked for, so that a run can count it.
+
+    Examples
+    --------
+    >>> import json
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import biaslab as bl
+    >>> row = {"image": "a.png", "sent": "left bowl", "bbox": [10, 20, 50, 60], "width": 64, "height": 64}
+    >>> with TemporaryDirectory() as folder:
+    ...     bl.scenes.scene("test", 0).image.resize((64, 64)).save(Path(folder, "a.png"))
+    ...     written = Path(folder, "refcoco_val.jsonl").write_text(json.dumps(row))
+    ...     data = bl.load_dataset(f"{folder}/refcoco_val.jsonl", images=folder)
+    >>> type(data).__name__, [(sample.expression, sample.box.as_tuple()) for sample in data]
+    ('ReferringExpressions', [('left bowl', (10.0, 20.0, 50.0, 60.0))])
     """
 
     def __init__(

@@ -35,6 +35,13 @@ class Diagnostic:
         Whether it reads single images, so that streamed maps do not suffice.
     frames : bool
         Whether it is of prompts of several frames, and nothing of single images.
+
+    Examples
+    --------
+    >>> from biaslab.diagnostics import DIAGNOSTICS
+    >>> reliability = DIAGNOSTICS["reliability"]
+    >>> reliability.name, reliability.stored
+    ('reliability', True)
     """
 
     name: str

@@ -40,6 +40,16 @@ class PrunedAnswer:
         Where the visual tokens lie.
     model : str
         Name of the model.
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> sample = next(iter(bl.load_dataset("scenes", split="test", n=1)))
+    >>> (found,) = bl.compare_methods(
+    ...     bl.load("grounder"), sample.image(), sample.expression, methods=["divprune"], keep=0.1, layer=4
+    ... )
+    >>> found.method, len(found.selection.indices), found.layout.n, found.model
+    ('divprune', 25, 256, 'grounder')
     """
 
     method: str

@@ -34,7 +34,7 @@ _CANVAS = 448  # pixels of the longer side of images inside figures: enough at c
 
 
 class Display:
-    """Base of the figures: made by a ``from_...`` class method, drawn by :meth:`plot`, which returns self.
+    """Base of the figures: made by a ``from_...`` class method, drawn by ``plot``, which returns self.
 
     Making and drawing are two steps, other than in scikit-learn, whose ``from_...`` draws at once. A display holds the
     numbers of its figure (:attr:`data`), which one may read, save as CSV or hand on without any figure being made;

@@ -132,14 +132,14 @@ def check_replaceable(path: Path) -> None:
 
 
 def load(path: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> Any:
-    """Read a profile written by :func:`save` or :meth:`Profile.save`, or one of the hub.
+    """Read a profile written by :func:`biaslab.profiles.save` or `Profile.save`, or one of the hub.
 
     Parameters
     ----------
     path : str or Path
         Safetensors file, or a folder that holds ``profile.safetensors``. A text that names neither and reads as
         ``owner/name`` or ``owner/name@revision`` is a repository of the hub, to which
-        :meth:`Profile.push_to_hub` has pushed.
+        :meth:`biaslab.profiles.Profile.push_to_hub` has pushed.
     revision : str, optional
         Branch, tag or commit of a repository; default its main branch.
     token : str or bool, optional

@@ -26,6 +26,13 @@ class MapInterval(NamedTuple):
     ----------
     log_map, lo, hi : (H or 1, N) array
         In natural log units, mean 0 over the positions (``log_map``); the ends of the interval.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> interval = MapInterval(np.array([[-0.5, 0.5]]), np.array([[-0.8, 0.2]]), np.array([[-0.2, 0.8]]))
+    >>> (interval.lo > 0) | (interval.hi < 0)  # where the interval excludes the average
+    array([[ True,  True]])
     """
 
     log_map: np.ndarray

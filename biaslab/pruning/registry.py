@@ -25,7 +25,30 @@ METHODS: Registry[type[Method]] = Registry(
 
 
 def register(cls: type[Method]) -> type[Method]:
-    """Make a method known by its ``name``: a class decorator. A name can be taken only once."""
+    """Make a method known by its ``name``: a class decorator. A name can be taken only once.
+
+    Parameters
+    ----------
+    cls : subclass of Method
+
+    Returns
+    -------
+    type
+        The class.
+
+    Raises
+    ------
+    InputError
+        The name is taken.
+
+    Examples
+    --------
+    >>> from biaslab.pruning import FastV, register
+    >>> register(type("Copy", (FastV,), {"name": "fastv"}))
+    Traceback (most recent call last):
+    ...
+    biaslab.errors.InputError: a pruning method named 'fastv' exists already: choose another name
+    """
     return METHODS.register(cls)
 
 

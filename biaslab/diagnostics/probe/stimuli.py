@@ -26,7 +26,28 @@ __all__ = ["ProbeDesign", "Stimulus", "design_for"]
 
 @dataclass(frozen=True, eq=False)
 class Stimulus:
-    """One image of the design; ``box`` is the tight box of the object, in pixels."""
+    """One image of a design: an object at one place.
+
+    Attributes
+    ----------
+    pair, row, col, repetition : int
+        Which object on which background, where, and the how-manyth time.
+    image : PIL image
+    box : Box
+        The tight box of the object, in pixels.
+    name : str
+        Name of the object.
+    expression : str
+        What is asked for.
+
+    Examples
+    --------
+    >>> from biaslab.diagnostics.probe import ProbeDesign
+    >>> design = ProbeDesign(grid=(2, 2), pairs=1, scale=(0.3, 0.5))
+    >>> stimuli = list(design)
+    >>> len(stimuli), stimuli[3].id, stimuli[3].image.size
+    (4, 'p000-r001-c001-0', (224, 224))
+    """
 
     pair: int
     row: int

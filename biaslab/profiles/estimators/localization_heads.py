@@ -84,6 +84,18 @@ class LocalizationHeadsProfile(LearnedMaps):
     ----------
     Kang et al. (2025), Your Large Vision-Language Model Only Needs A Few Attention Heads For Visual Grounding, CVPR,
     arXiv 2503.06287.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import biaslab as bl
+    >>> vlm = bl.load("grounder")
+    >>> scenes = bl.calibration(vlm, "scenes", n=6)
+    >>> with TemporaryDirectory() as folder:
+    ...     maps = bl.collect(vlm, scenes.images, prompt=scenes.prompts, heads="all", out=folder, progress=False)
+    ...     profile = bl.LocalizationHeadsProfile(heads=2).fit(maps, layers=range(4))
+    >>> len(profile.heads_), all(layer < 4 for layer, _ in profile.heads_)
+    (2, True)
     """
 
     name: ClassVar[str] = "localization_heads"

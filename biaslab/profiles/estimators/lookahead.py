@@ -93,6 +93,19 @@ class LookaheadProfile(LearnedMaps):
     Nearest published work: FlexSelect trains a 0.5 B model to repeat the attention ranking of a reference layer, on
     long video; GlimpsePrune trains a glimpse token and a predictor with boxes. Here the pictures need no labels,
     position is a term apart, and the student has a thousandth of their size.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import biaslab as bl
+    >>> vlm = bl.load("grounder")
+    >>> asked = bl.calibration(vlm, "scenes", n=6)
+    >>> rows = {"queries": "answer", "heads": "all", "features": True}  # of answers, with what enters the decoder
+    >>> with TemporaryDirectory() as folder:
+    ...     maps = bl.collect(vlm, asked.images, prompt=asked.prompts, out=folder, progress=False, **rows)
+    ...     profile = bl.LookaheadProfile(epochs=1).fit(maps)
+    >>> profile.layers_  # the K at which what it foresees can be used
+    [0]
     """
 
     _teacher: Teacher | None
@@ -107,22 +120,10 @@ class LookaheadProfile(LearnedMaps):
     transports: ClassVar[frozenset[str]] = frozenset({"layout"})
 
     def __init__(
-        self,
-        *,
-        rank: int = 96,
-        reads: bool = True,
-        heads: str | Sequence[tuple[int, int]] = "quality",
-        share: float = SHARE,
-        position: str = "auto",
-        debiased: bool = True,
-        sharpness: float = 1.5,
-        epochs: int = 25,
-        patience: int = 8,
-        batch_size: int = 64,
-        learning_rate: float = 4e-3,
-        weight_decay: float = 0.05,
-        seed: int = 0,
-    ) -> None:
+        self, *, rank: int = 96, reads: bool = True, heads: str | Sequence[tuple[int, int]] = "quality",
+        share: float = SHARE, position: str = "auto", debiased: bool = True, sharpness: float = 1.5, epochs: int = 25,
+        patience: int = 8, batch_size: int = 64, learning_rate: float = 4e-3, weight_decay: float = 0.05, seed: int = 0,
+    ) -> None:  # fmt: skip
         self.rank, self.reads, self.heads, self.share = rank, reads, heads, share
         self.position, self.debiased, self.sharpness = position, debiased, sharpness
         self.epochs, self.patience, self.batch_size = epochs, patience, batch_size

@@ -60,7 +60,7 @@ notebook: $(STAMP)
 GALLERY ?= 1
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[docs]
-	rm -rf docs/api/made build/docs
+	rm -rf docs/made/api build/docs
 	$(BIN)/python -m sphinx -b html -c docs -W --keep-going -q -D plot_gallery=$(GALLERY) . build/docs
 	$(BIN)/python -m tools.check_site build/docs
 
@@ -72,4 +72,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs .compat docs/api/made docs/gallery/made
+	rm -rf $(VENV) build dist *.egg-info runs .compat docs/made

@@ -41,7 +41,7 @@ include_patterns = [
 ]  # fmt: skip
 exclude_patterns = [
     ".*", "build", "dist", "runs", "maps", "**.ipynb_checkpoints", "**/__pycache__", "docs/_*", "docs/gallery/README.rst",
-    "docs/gallery/made/*.ipynb", "docs/gallery/made/*.py",
+    "docs/made/gallery/*.ipynb", "docs/made/gallery/*.py",
 ]  # fmt: skip
 templates_path = [str(ROOT / "docs" / "_templates")]  # whole: autosummary counts from the source folder, HTML from here
 html_static_path = ["_static"]
@@ -68,7 +68,7 @@ numpydoc_use_plots = False
 # -- the gallery -----------------------------------------------------------------------------------------------------
 sphinx_gallery_conf = {
     "examples_dirs": "docs/gallery",
-    "gallery_dirs": "docs/gallery/made",
+    "gallery_dirs": "docs/made/gallery",
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "write_computation_times": False,

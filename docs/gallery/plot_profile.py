@@ -17,4 +17,4 @@ bl.ProfileDisplay.from_profile(profile).plot()
 
 # %%
 # Red places draw more than uniform attention would give them, blue places less. Layer 3 is nearly flat, layer 9 prefers the left edge.
-# 32 images are enough for layers 1 and 9; how many a layer needs is what :doc:`/docs/gallery/made/plot_reliability` draws.
+# 32 images are enough for layers 1 and 9; how many a layer needs is what :doc:`/docs/made/gallery/plot_reliability` draws.

@@ -54,7 +54,7 @@ def test_relative_links_lead_to_files():
     for page in pages():
         for link in LINK.findall(page.read_text(encoding="utf-8")):
             path = link.partition("#")[0]
-            made = "gallery/made/" in path
+            made = "made/gallery/" in path
             if not path or "://" in path or made:
                 continue
             if not (page.parent / path).exists():
@@ -66,7 +66,7 @@ def test_links_into_the_gallery_name_its_scripts():
     scripts = {file.stem for file in (DOCS / "gallery").glob("plot_*.py")} | {"index"}
     assert len(scripts) > 12
     for page in pages():
-        assert set(re.findall(r"gallery/made/(\w+)", page.read_text(encoding="utf-8"))) <= scripts, page
+        assert set(re.findall(r"made/gallery/(\w+)", page.read_text(encoding="utf-8"))) <= scripts, page
 
 
 @pytest.mark.parametrize("name", errors.__all__)

@@ -39,8 +39,8 @@ class BiaslabError(Exception):
 class InputError(BiaslabError, ValueError):
     """A bad argument (command line exit status 2).
 
-    Raised before any work, and before a model is loaded where that can be known: an unknown name, an option out of range,
-    a file that is not there or cannot be read without guessing, a row of a data set that contradicts its form.
+    Raised before any work, and before a model is loaded where that can be known: an unknown name, an option out of
+    range, a file that is not there or cannot be read without guessing, a row of a data set that contradicts its form.
 
     Examples
     --------
@@ -65,10 +65,11 @@ class UnsupportedError(BiaslabError):
     >>> sample = next(iter(bl.load_dataset("scenes", split="test", n=1)))
     >>> prompt = vlm.encode_grounding([sample.image()], [sample.expression])
     >>> with bl.prune(vlm, bl.DivPrune(keep=0.1), layer=4):
-    ...     vlm.generate(prompt, use_cache=False)
-    Traceback (most recent call last):
-    ...
-    biaslab.errors.UnsupportedError: without a KV cache every step would be a new prefill with a new selection: drop use_cache=False
+    ...     try:
+    ...         vlm.generate(prompt, use_cache=False)
+    ...     except bl.errors.UnsupportedError as error:
+    ...         print(error)
+    without a KV cache every step would be a new prefill with a new selection: drop use_cache=False
     """
 
 
@@ -101,7 +102,8 @@ class ProfileMismatchError(BiaslabError):
     >>> import biaslab as bl
     >>> vlm = bl.load("grounder")
     >>> scenes = bl.calibration(vlm, "scenes", n=4)
-    >>> profile = bl.MeanProfile().fit(bl.collect(vlm, scenes.images, prompt=scenes.prompts, layers=[3], progress=False))
+    >>> maps = bl.collect(vlm, scenes.images, prompt=scenes.prompts, layers=[3], progress=False)
+    >>> profile = bl.MeanProfile().fit(maps)
     >>> with bl.prune(vlm, bl.Relative(keep=0.1, profile=profile), layer=2):  # which reads layer 1
     ...     pass  # doctest: +ELLIPSIS
     Traceback (most recent call last):

@@ -40,8 +40,8 @@ include_patterns = [
     "biaslab/grounder/observer/checkpoint/README.md", "CHANGELOG.md", "CONTRIBUTING.md",
 ]  # fmt: skip
 exclude_patterns = [
-    ".*", "build", "dist", "runs", "maps", "**.ipynb_checkpoints", "**/__pycache__", "docs/_*", "docs/gallery/README.rst",
-    "docs/made/gallery/*.ipynb", "docs/made/gallery/*.py",
+    ".*", "build", "dist", "runs", "maps", "**.ipynb_checkpoints", "**/__pycache__", "docs/_*",
+    "docs/gallery/README.rst", "docs/made/gallery/*.ipynb", "docs/made/gallery/*.py",
 ]  # fmt: skip
 templates_path = [str(ROOT / "docs" / "_templates")]  # whole: autosummary counts from the source folder, HTML from here
 html_static_path = ["_static"]
@@ -54,8 +54,10 @@ myst_heading_anchors = 4
 # -- docstrings ------------------------------------------------------------------------------------------------------
 default_role = "autolink"  # `name` is a link where it is a name
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(abc|collections|typing|enum|torch|numpy|pandas|sklearn|matplotlib|transformers)\b.*")]
-autodoc_default_options = {"exclude-members": "set_fit_request, set_predict_request, set_score_request"}  # scikit-learn's
+others = "abc|collections|typing|enum|torch|numpy|pandas|sklearn|matplotlib|transformers"
+nitpick_ignore_regex = [("py:.*", rf"({others})\b.*")]
+# what scikit-learn adds to every estimator
+autodoc_default_options = {"exclude-members": "set_fit_request, set_predict_request, set_score_request"}
 autodoc_typehints = "none"  # numpydoc says the types
 autodoc_class_signature = "mixed"
 autosummary_generate = True

@@ -2,8 +2,8 @@
 Accuracy against the share of tokens kept
 =========================================
 
-A run over 24 expressions: no pruning and three methods at three budgets. With so few expressions the intervals overlap, and that is what the
-figure is for: to show it.
+A run over 24 expressions: no pruning and three methods at three budgets. With so few expressions the intervals
+overlap, and that is what the figure is for: to show it.
 """
 
 import biaslab as bl
@@ -22,7 +22,8 @@ results = bl.evaluate(
 bl.AccuracyDisplay.from_results(results).plot()
 
 # %%
-# The same numbers as a table: accuracy with its interval over images, and the share of the unpruned accuracy that is kept.
+# The same numbers as a table: accuracy with its interval over images, and the share of the unpruned accuracy that is
+# kept.
 
 shown = ["method", "keep", "n", "acc50", "acc50_lo", "acc50_hi", "retention"]
 results.table.query("expression_type == 'all'")[shown].round(3)

@@ -2,8 +2,8 @@
 One image, before and after division by the profile
 ===================================================
 
-The attention of the prompt's last token over the image, as it is and divided by what the profile expects of each place. The target is
-outlined.
+The attention of the prompt's last token over the image, as it is and divided by what the profile expects of each
+place. The target is outlined.
 """
 
 import biaslab as bl

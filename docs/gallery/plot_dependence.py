@@ -2,8 +2,8 @@
 Rows or columns: where the bias lies
 ====================================
 
-The share of log attention that lies between rows, and between columns, against a null that moves every map: chance that keeps neighbourhoods.
-Filled markers are above it.
+The share of log attention that lies between rows, and between columns, against a null that moves every map: chance
+that keeps neighbourhoods. Filled markers are above it.
 """
 
 import tempfile

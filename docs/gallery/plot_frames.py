@@ -2,7 +2,8 @@
 What is kept of the frames of a video
 =====================================
 
-Frames are images of one prompt, and share one budget. AdaTP gives the segments of the video quotas by what is asked; random choice does not.
+Frames are images of one prompt, and share one budget. AdaTP gives the segments of the video quotas by what is asked;
+random choice does not.
 """
 
 import biaslab as bl

@@ -2,7 +2,8 @@
 A bias that is known, found again
 =================================
 
-Synthetic maps with a planted U: the middle draws less than the border. Two estimators on the same 24 images; the one on the right smooths.
+Synthetic maps with a planted U: the middle draws less than the border. Two estimators on the same 24 images; the one
+on the right smooths.
 """
 
 import matplotlib.pyplot as plt

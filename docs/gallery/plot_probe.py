@@ -2,8 +2,8 @@
 The causal effect of place
 ==========================
 
-The same objects at every place of the image: what changes then is the place alone. Beside it the profile of ordinary scenes. Where both agree the
-profile is bias; where the profile has more, that is content.
+The same objects at every place of the image: what changes then is the place alone. Beside it the profile of ordinary
+scenes. Where both agree the profile is bias; where the profile has more, that is content.
 """
 
 import biaslab as bl

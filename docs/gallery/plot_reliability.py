@@ -2,8 +2,8 @@
 How many images a profile needs
 ===============================
 
-Two profiles from two halves of the images correlate the better the more images each half has. The line is what the Spearman-Brown formula
-predicts from all images.
+Two profiles from two halves of the images correlate the better the more images each half has. The line is what the
+Spearman-Brown formula predicts from all images.
 """
 
 import tempfile

@@ -2,8 +2,9 @@
 Bias of an image cut into tiles
 ===============================
 
-InternVL cuts an image into tiles of 448 pixels and adds a thumbnail. Here the plant grows from tile to tile, as attention that prefers what comes
-late in the sequence does. The profile of layouts of one tiling serves that tiling; ``factorised`` serves others too.
+InternVL cuts an image into tiles of 448 pixels and adds a thumbnail. Here the plant grows from tile to tile, as
+attention that prefers what comes late in the sequence does. The profile of layouts of one tiling serves that tiling;
+``factorised`` serves others too.
 """
 
 import biaslab as bl

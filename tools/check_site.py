@@ -27,7 +27,8 @@ def main() -> int:
 def check(site: Path) -> tuple[int, int, list[str]]:
     """Count pages and links within the site, and list dead links as "page: link"."""
     site = site.resolve()
-    pages = {file: _Page(file) for file in sorted(site.rglob("*.html"))}
+    files = sorted(file for file in site.rglob("*.html") if site / "_static" not in file.parents)  # a theme's templates
+    pages = {file: _Page(file) for file in files}
     links, dead = 0, []
     for file, page in pages.items():
         for link in sorted(page.links):

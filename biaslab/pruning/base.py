@@ -221,7 +221,7 @@ class Method(ABC):
         Returns
         -------
         (budget, N) float32 Tensor or None
-            As `Selection.merge`. Default: None.
+            As ``Selection.merge``. Default: None.
         """
         return None
 

@@ -51,7 +51,7 @@ class ModelChoice:
             "--model", "-m", autocompletion=model_names, help="An alias (see `biaslab models`), a hub id or a folder."
         ),
     ] = "grounder"
-    device: Annotated[str | None, _option(help="cpu, cuda, cuda:1 ... Default: where the model loads.")] = None
+    device: Annotated[str | None, _option(help="cpu, mps, cuda, cuda:1 ... Default: where the model loads.")] = None
     dtype: Annotated[str, _option(help="auto, float32, bfloat16 or float16.")] = "auto"
     device_map: Annotated[str | None, _option(help='Spread the layers over devices, e.g. "auto".')] = None
     revision: Annotated[str | None, _option(help="Branch, tag or commit of a hub model.")] = None

@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from biaslab.pruning.algorithms.transfer import wait_for
+
 __all__ = ["GenerationTimer", "cuda_devices", "extra_peak", "interleaved"]
 
 
 class GenerationTimer:
     """Times the prefill and the decoding of whatever generates inside the block.
 
-    A pre-hook on the decoder notes the first call (prefill begins) and the second (decoding begins); CUDA
-    work is waited for at these two moments and at :meth:`stop`, not per token. Enter it *before* a pruning
+    A pre-hook on the decoder notes the first call (prefill begins) and the second (decoding begins); work
+    on a GPU is waited for at these two moments and at :meth:`stop`, not per token. Enter it *before* a pruning
     block, so that its hook runs before the engine's and the prefill includes capture, scoring and selection. A static
     decoding calls the decoder once, to look at its step, before it runs the layers by itself: the second call too.
 
@@ -31,7 +33,7 @@ class GenerationTimer:
     model, decoder : Module
         The model and its decoder.
     layers : sequence of int
-        Decoder layers whose beginning in the prefill is noted too: CUDA work is waited for there once more, as a
+        Decoder layers whose beginning in the prefill is noted too: work on a GPU is waited for there once more, as a
         pruned prefill waits at K.
 
     Attributes
@@ -49,6 +51,7 @@ class GenerationTimer:
     def __init__(self, model: nn.Module, decoder: nn.Module, *, layers: Sequence[int] = ()) -> None:
         self._decoder, self._layers = decoder, layers
         self._devices = cuda_devices(model)
+        self._awaited = {parameter.device for parameter in model.parameters()}
         self.prefill_ms: float | None = None
         self.decode_ms: float | None = None
         self.below_ms: dict[int, float] = {}
@@ -99,8 +102,8 @@ class GenerationTimer:
 
     def now(self) -> float:
         """Read the clock, in seconds, once the model's devices have done all work given to them."""
-        for device in self._devices:
-            torch.cuda.synchronize(device)
+        for device in self._awaited:
+            wait_for(device)
         return time.perf_counter()
 
 

@@ -19,6 +19,7 @@ from biaslab.models.checkpoints.files import check_files, local_folder, read_con
 from biaslab.models.checkpoints.internvl_chat.config import check, is_original
 from biaslab.models.checkpoints.internvl_chat.model import load_model
 from biaslab.models.checkpoints.internvl_chat.processor import load_processor
+from biaslab.models.devices import chosen_device, chosen_dtype
 from biaslab.models.fingerprints import loaded_fingerprint, memory_fingerprint
 from biaslab.models.load_options import check_arguments, check_attention, check_settings, quantization, with_settings
 from biaslab.models.recipe import LoadRecipe
@@ -54,11 +55,11 @@ def load(
         An alias (``biaslab models`` lists them; "grounder" is embedded and needs no network), a hub id, or a
         folder.
     device : str or torch.device, optional
-        Default: the first CUDA device (under torchrun, accelerate or srun the one of this rank), else the CPU. Leave it
-        out with ``device_map``.
+        Default, and ``"auto"``: the first CUDA device (under torchrun, accelerate or srun the one of this rank), else
+        Apple's GPU (``"mps"``), else the CPU. Leave it out with ``device_map``.
     dtype : str or torch.dtype
         A name such as "bfloat16", a dtype, or "auto": the checkpoint's own, but float32 for float16 on a CPU, where
-        half precision is slow and coarse.
+        half precision is slow and coarse. On ``"mps"`` float32, float16 and bfloat16.
     device_map
         Passed to ``from_pretrained``: "auto" and so on.
     attn_implementation : str
@@ -130,10 +131,10 @@ def load(
     check_files(folder, checkpoint)
     if kw:
         check_settings(kw if original else configured(folder, kw)[1])
-    device = _device(device) if device_map is None else None
+    device = chosen_device(device) if device_map is None else None
     placed = quantized is not None or "quantization_config" in config  # quantised weights are not moved afterwards
     options = {
-        "dtype": _dtype(dtype, folder, device),
+        "dtype": chosen_dtype(dtype, folder, device),
         "device_map": {"": device} if placed and device is not None else device_map,
         "attn_implementation": attn_implementation,
         "local_files_only": True,
@@ -279,36 +280,6 @@ def _model(folder: Path, options: dict[str, Any]) -> Any:
     if missing:  # transformers would go on with random weights
         raise ModelError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}: the checkpoint is incomplete")
     return model
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        launch = Launch.from_environment()  # a task of srun may see its own device alone
-        return torch.device("cuda", launch.local_rank % torch.cuda.device_count())
-    try:
-        parsed = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise InputError(f"unknown device {device!r}: use 'cpu', 'cuda' or 'cuda:0'") from None
-    try:
-        torch.empty(0, device=parsed)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(f"no device {str(parsed)!r} here: use device='cpu'") from None
-    return parsed
-
-
-def _dtype(dtype: str | torch.dtype, folder: Path, device: torch.device | None) -> Any:
-    if dtype == "auto":
-        config = read_config(folder)
-        texts = (config, config.get("text_config") or {})
-        own = next((c[key] for c in texts for key in ("dtype", "torch_dtype") if c.get(key)), None)
-        on_cpu = device is not None and device.type == "cpu"
-        return torch.float32 if on_cpu and own == "float16" else "auto"
-    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
-        raise InputError(f"unknown dtype {dtype!r}: use 'auto', 'float64', 'float32', 'bfloat16' or 'float16'")
-    return parsed
 
 
 def _check_device_map(device_map: Any) -> None:

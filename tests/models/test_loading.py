@@ -14,7 +14,7 @@ import torch
 from biaslab.errors import InputError, ModelError, UnsupportedError
 from biaslab.models import aliases, load, resolve, wrap
 from biaslab.models.checkpoints.files import missing_files
-from biaslab.models.loading import _dtype
+from biaslab.models.devices import chosen_dtype
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 
@@ -228,7 +228,7 @@ def test_half_precision_on_a_cpu(saved, tmp_path):
     assert load(half, device="cpu").model.dtype == torch.float32
     assert load(half, device="cpu", dtype="float16").model.dtype == torch.float16
     assert load(half, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
-    assert _dtype("auto", half, torch.device("cuda")) == "auto", "on a GPU the checkpoint's own type stays"
+    assert chosen_dtype("auto", half, torch.device("cuda")) == "auto", "on a GPU the checkpoint's own type stays"
 
 
 def test_bad_load_arguments(saved):

@@ -7,7 +7,7 @@ import torch
 
 from biaslab.errors import InputError
 from biaslab.models import load
-from biaslab.models.loading import _device
+from biaslab.models.devices import chosen_device
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_each_rank_has_the_device_of_its_place_among_those_it_sees(rank, monkeyp
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     seen = [4, 1, 8]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen[0])
-    assert _device(None) == torch.device("cuda", 0)
+    assert chosen_device(None) == torch.device("cuda", 0)
     rank(RANK="7", WORLD_SIZE="8", LOCAL_RANK="3", LOCAL_WORLD_SIZE="4")
-    assert _device(None) == torch.device("cuda", 3)
+    assert chosen_device(None) == torch.device("cuda", 3)
     seen.pop(0)  # srun --gpus-per-task=1 shows a task its own alone
-    assert _device(None) == torch.device("cuda", 0)
+    assert chosen_device(None) == torch.device("cuda", 0)

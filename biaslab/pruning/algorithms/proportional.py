@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from biaslab.pruning.algorithms.transfer import wide
+
 __all__ = ["inclusion", "proportional", "proportional_batch"]
 
 
@@ -77,8 +79,7 @@ def proportional(density: Tensor, order: Tensor, n: int) -> Tensor:
     >>> proportional(torch.ones(8), line, 4), proportional(torch.tensor([1, 1, 1, 1, 9, 9, 1, 1.0]), line, 4)
     (tensor([0, 2, 4, 6]), tensor([1, 4, 5, 6]))
     """
-    double = density.double() if density.device.type != "mps" else density
-    return proportional_batch(double[None], order, [n])[0][0].sort().values
+    return proportional_batch(wide(density)[None], order, [n])[0][0].sort().values
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Arriving", "upload"]
+__all__ = ["Arriving", "upload", "wait_for", "wide"]
 
 
 def upload(array: np.ndarray, device: torch.device) -> Tensor:
@@ -21,6 +21,25 @@ def upload(array: np.ndarray, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return here.to(device)
     return here.pin_memory().to(device, non_blocking=True)  # an unpinned copy would wait for the device
+
+
+def wide(values: Tensor) -> Tensor:
+    """Widen to float64, on the device that the values lie on; Apple's has none, and keeps them as they are.
+
+    Examples
+    --------
+    >>> wide(torch.ones(2)).dtype
+    torch.float64
+    """
+    return values if values.device.type == "mps" else values.double()
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all work given to it, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 class Arriving:

@@ -24,7 +24,7 @@ from biaslab.models.generation import GenerateCall, watched
 from biaslab.models.image_runs import FIX
 from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import check_layer_arguments, kv_cache_of
-from biaslab.pruning.algorithms.transfer import Arriving
+from biaslab.pruning.algorithms.transfer import Arriving, wait_for
 from biaslab.pruning.engine.checks import check_cache, check_generate, check_profile
 from biaslab.pruning.engine.cut import Cut
 from biaslab.pruning.engine.kv_entries import count_dropped, entries
@@ -354,9 +354,8 @@ class Engine:
         if not self.timed:
             yield
             return
-        wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
-        wait(device)
+        wait_for(device)
         start = time.perf_counter()
         yield
-        wait(device)
+        wait_for(device)
         self.run.times[name] = self.run.times.get(name, 0.0) + (time.perf_counter() - start) * 1e3

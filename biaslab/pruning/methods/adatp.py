@@ -15,7 +15,7 @@ from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.pruning.algorithms.quotas import quotas
 from biaslab.pruning.algorithms.segments import groups_of, joined, one_per_place
-from biaslab.pruning.algorithms.transfer import upload
+from biaslab.pruning.algorithms.transfer import upload, wide
 from biaslab.pruning.base import ExpectedAttention, Picked, TokenContext, choice, number, required
 from biaslab.pruning.batch import TokenBatch
 from biaslab.pruning.citation import Citation
@@ -195,10 +195,10 @@ class AdaTP(AttentionMethod):
         count = int(group.max()) + 1
         members = upload((group == np.arange(count)[:, None]).astype(np.float32), features.device)
         sums = members @ features  # (G, D); a product, because sums by index differ from run to run on a GPU
-        parts = [scores.double(), (sums @ sums.T).double().flatten()]
+        parts = [wide(scores), wide(sums @ sums.T).flatten()]
         if self.relevance == "similarity":
             text = required(ctx.text_embeddings if doored else ctx.text, "text").float().mean(0)
-            parts += [(sums @ text).double(), text.double().norm()[None]]
+            parts += [wide(sums @ text), wide(text).norm()[None]]
         if self.relevance == "profile":
             if isinstance(ctx.whole_layout, FramesLayout) and not _saw_frames(self.profile):
                 raise InputError(
@@ -208,7 +208,7 @@ class AdaTP(AttentionMethod):
             expected = _required_profile(self.profile).expected(
                 ctx.whole_layout, self.layer_read(ctx.layer), device=features.device
             )
-            parts.append(ctx.left(expected).mean(0).double())
+            parts.append(wide(ctx.left(expected).mean(0)))
         return torch.cat([part.to(features.device) for part in parts])
 
     def _of_prompt(

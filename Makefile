@@ -1,10 +1,12 @@
-PYTHON ?= python3.11
+# the first of these that is there and in range, that which CI runs before the others; PYTHON=... names another
+PYTHONS := python3.11 python3.12 python3.13 python3 python
+IN_RANGE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VENV ?= .venv
 GPU_PYTHON ?= python
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick lint compat compat-floor method-pages bench gpu notebook docs clean
+.PHONY: demo test quick lint compat compat-floor method-pages bench gpu notebook notebooks docs clean
 
 demo: $(STAMP)
 	$(BIN)/biaslab demo --out runs/demo
@@ -29,6 +31,9 @@ compat-floor: $(STAMP)
 
 method-pages: $(STAMP)
 	$(BIN)/python -m tools.method_pages
+
+notebooks: $(STAMP)
+	$(BIN)/python -m tools.notebooks
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.capture
@@ -66,7 +71,15 @@ docs: $(STAMP)
 
 # torch first and alone: its pinned wheel must be in place before anything else asks for an open range of it.
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@if [ -z "$(PYTHON)" ] && $(BIN)/python -c '$(IN_RANGE)' 2>/dev/null; then exit 0; fi; \
+	for python in $(or $(PYTHON),$(PYTHONS)); do \
+	    if $$python -c '$(IN_RANGE)' 2>/dev/null; then \
+	        echo "Python: $$(command -v $$python), $$($$python --version)"; \
+	        exec $$python -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "no Python from 3.11 to 3.13 with venv is here (tried $(or $(PYTHON),$(PYTHONS))): install one, or name it: make PYTHON=PATH"; \
+	exit 1
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[dev]
 	touch $@

@@ -4,10 +4,10 @@ It needs the package playwright and a Chromium (Debian's: ``apt-get install chro
 ``BIASLAB_NEEDS_BROWSER=1``, for CI, makes that a failure.
 """
 
-import os
 import shutil
 import subprocess
 
+import browsers
 import numpy as np
 import pytest
 import tiny
@@ -21,25 +21,10 @@ pytestmark = pytest.mark.slow
 LAYER = 3
 
 
-def _lacking(what):
-    if os.environ.get("BIASLAB_NEEDS_BROWSER"):
-        pytest.fail(what)
-    pytest.skip(what)
-
-
 @pytest.fixture(scope="module")
 def chromium():
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        _lacking("no Chromium: apt-get install chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _lacking("no playwright: pip install playwright")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+    with browsers.chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +156,11 @@ def test_it_is_dark_where_people_want_it_dark_and_prints_all_sections(page, tmp_
     assert len(headings) == 7 and all(heading.is_visible() for heading in page.locator("h2").all())
     file = tmp_path / "report.pdf"
     page.pdf(path=file)
-    if shutil.which("pdftotext"):
-        text = subprocess.run(["pdftotext", file, "-"], capture_output=True, text=True, check=True).stdout
-        assert [heading for heading in headings if heading not in text] == []
     assert file.read_bytes()[:4] == b"%PDF"
+    if shutil.which("pdftotext") is None:
+        browsers.lacking("no pdftotext: apt-get install poppler-utils")
+    text = subprocess.run(["pdftotext", file, "-"], capture_output=True, text=True, check=True).stdout
+    assert [heading for heading in headings if heading not in text] == []
 
 
 @pytest.mark.parametrize("width", [360, 800, 1400])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -13,31 +13,27 @@ from biaslab._util.arguments import as_path
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.tables import csv_text
 from biaslab.errors import InputError
-from biaslab.evaluation.coco import coco_of, write_coco
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.evaluation.failures import failures, unanswered
 from biaslab.evaluation.layer_tokens import tokens_per_layer
 from biaslab.evaluation.line_store import read_store, write_store
 from biaslab.evaluation.paired import Paired
 from biaslab.evaluation.question_answers import yes_no_counts
-from biaslab.evaluation.recorded_methods import citations_of, label_of
+from biaslab.evaluation.recorded_methods import label_of
+from biaslab.evaluation.result_exports import ResultExports
 from biaslab.evaluation.result_rows import accuracy_column, columns_of, difference_rows, summary_columns, table_rows
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_frame import keeps, read_samples
 from biaslab.evaluation.schema import record_key
-from biaslab.evaluation.tracking import log_rows
 from biaslab.evaluation.verdicts import read_verdicts, verdicts_of
 from biaslab.pruning.schedule import is_schedule
 from biaslab.stats.paired_signs import SignFlips
-
-if TYPE_CHECKING:
-    from biaslab.datasets import Dataset
 
 TABLE_FILE = "results.csv"
 ALL = "all"
 
 
-class Results:
+class Results(ResultExports):
     """Verdicts of an evaluation on every sample, and the tables made of them.
 
     Parameters
@@ -292,8 +288,9 @@ class Results:
         0  random      none  3         0.0
         """
         reference = reference or self.reference
+        methods = dict.fromkeys(config["method"] for config in self._configurations())
         if reference is None or reference not in set(self.verdicts["method"].unique()):
-            raise InputError(f"no method {reference!r} in this run: choose one of {self._methods()}")
+            raise InputError(f"no method {reference!r} in this run: choose one of {', '.join(methods)}")
         paired = self._paired
         if expression_type != ALL:
             group = self.verdicts[(self.verdicts["expression_type"] == expression_type).to_numpy(bool)]
@@ -345,91 +342,10 @@ class Results:
                 self._store = write_store(folder, self.run, self.verdicts)
         return path
 
-    def to_coco(
-        self,
-        path: str | Path | None = None,
-        *,
-        method: str | None = None,
-        keep: float | int | None = None,
-        layer: int | None = None,
-        dataset: Dataset | None = None,
-    ) -> dict[str, Any]:
-        """Give ground truth and predictions as COCO json; :mod:`biaslab.evaluation.coco` says what is in it.
-
-        Parameters
-        ----------
-        path : str or Path, optional
-            Folder to write to: ``ground-truth.json``, and a ``predictions-....json`` for each configuration.
-        method, keep, layer : str, float or int, and int, optional
-            Configurations of this method, keep ratio or count, prune layer only.
-        dataset : Dataset, optional
-            What was evaluated: gives the images ``width``, ``height`` (FiftyOne needs them) and ``caption``.
-
-        Returns
-        -------
-        dict
-            ``"ground_truth"`` and ``"predictions"``: name of the configuration, as "fastv keep 0.1 layer 2", -> list
-            of results.
-
-        Raises
-        ------
-        InputError
-            No configuration of the run is meant.
-        RunFolderError
-            The folder cannot be written.
-
-        Examples
-        --------
-        >>> import biaslab as bl
-        >>> scenes = bl.load_dataset("scenes", n=1)
-        >>> results = bl.evaluate(
-        ...     bl.load("grounder"), scenes, methods="random", keep=0.5, layer=4, progress=False
-        ... )
-        >>> coco = results.to_coco(dataset=scenes)
-        >>> coco["ground_truth"]["images"][0]["caption"], list(coco["predictions"])
-        ('big elephant left of the sheep', ['random keep 0.5 layer 4'])
-        """
-        truth, found = coco_of(self, dataset, {"method": method, "keep": keep, "layer": layer})
-        predictions = dict(found)
-        if path is not None:
-            write_coco(as_path("path", path), truth, predictions.items())
-        return {"ground_truth": truth, "predictions": predictions}
-
-    def citations(self) -> str:
-        """Give the works to cite with this run, those of its methods as they were configured, as BibTeX.
-
-        Each stands once; none where all is ours. Methods that are not known here any more are left out.
-        """
-        return citations_of(self._configurations())
-
-    def log_to(self, run: Any) -> dict[str, float]:
-        """Hand the summary to a run of wandb, trackio or another tracker.
-
-        Parameters
-        ----------
-        run : object
-            With a method ``log`` that takes a dict, as ``wandb.init()`` returns it.
-
-        Returns
-        -------
-        dict of str to float
-            What was logged, in one call: ``"acc50/fastv keep 0.1 layer 2"`` and so on, for the numbers of the table's
-            rows of all expressions; what is missing is left out.
-
-        Raises
-        ------
-        InputError
-            An object without ``log``.
-        """
-        rows = self.table[self.table["expression_type"] == ALL].to_dict("records")
-        return log_rows(run, [(self.name_of(row), row) for row in rows])
-
     def __repr__(self) -> str:
         state = "complete" if self.complete else "incomplete"
-        return f"<Results: {len(self.verdicts)} lines, methods {self._methods()}, {state}>"
-
-    def _methods(self) -> str:
-        return ", ".join(dict.fromkeys(config["method"] for config in self._configurations()))
+        names = dict.fromkeys(self.labels.get(c["options_hash"], c["method"]) for c in self._configurations())
+        return f"<Results: {len(self.verdicts)} lines, methods {', '.join(names)}, {state}>"
 
     def _configurations(self) -> list[dict[str, Any]]:
         return self.run["identity"]["configurations"]

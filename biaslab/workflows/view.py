@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from biaslab._util.arguments import at_least_one
+from biaslab._util.number_text import count_text
 from biaslab.attention.capture import capture
 from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
@@ -144,7 +145,7 @@ def _view_results(results: Results, n: int, height: int) -> View:
     model = results.run["identity"]["model"]
     return View(
         viewer_data({"": results}, shown),
-        f"{model['name']}: {len(results.verdicts):,} lines",
+        f"{model['name']}: {count_text(len(results.verdicts), 'line')}",
         model=model,
         height=height,
     )

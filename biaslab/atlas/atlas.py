@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["BiasAtlas"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BiasAtlas(AtlasData):
     """Tables, figures and sentences on the positional bias of a model's layers and heads.
 

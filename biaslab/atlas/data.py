@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from biaslab._util.notebook import InNotebooks
 from biaslab._util.watermark import stamp_table
 from biaslab.atlas.images import before_and_after
 from biaslab.atlas.summary import summary_table
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["AtlasData"]
 
 
-@dataclass(frozen=True, eq=False)
-class AtlasData:
+@dataclass(frozen=True, eq=False, repr=False)
+class AtlasData(InNotebooks):
     """What an atlas holds: the tables on a model's layers and heads, and what they were made of.
 
     Attributes
@@ -69,6 +70,10 @@ class AtlasData:
     def __post_init__(self) -> None:
         for table in self.tables.values():
             stamp_table(table, self.provenance)
+
+    def __repr__(self) -> str:
+        about = f"n={self.provenance.get('n')}, layers={self.layers}, tables={list(self.tables)}"
+        return f"{type(self).__name__}({self.provenance.get('model')!r}, {about})"
 
     @property
     def layouts(self) -> dict[str, TokenLayout]:

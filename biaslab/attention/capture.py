@@ -7,7 +7,7 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from biaslab.models.prefill import PrunedSequence
 from biaslab.models.transformers_versions import kv_cache_of
 
 if TYPE_CHECKING:
+    from biaslab.core.seen import SeenImage
     from biaslab.models.vlm import VLM
 
 __all__ = ["CapturedRows", "PromptPositions", "Rows", "attention_rows", "capture", "no_rope", "watch"]
@@ -209,7 +210,7 @@ def recorded(
             values = score_of(query, key, value, kw.get("cos"), kw.get("sin"), **options).float()
             values = values.masked_fill(~(at.rows_mask[:, None, :, None] & at.cols_mask[:, None, None, :]), 0.0)
             values = values.mean(1, keepdim=True) if heads == "mean" else values
-            rows = Rows(values, at.cols_mask, at.rows_mask, at.original, at.row_of)
+            rows = Rows(values, at.cols_mask, at.rows_mask, at.original, at.row_of, state.seen)
             captured._seen[layer] = (at, query.shape[2])
             captured._rows[layer] = rows if reduce is None else reduce(rows)
 
@@ -235,6 +236,7 @@ class _State:
         self.rates = isinstance(queries, str) and queries == "raters"
         self.running = False
         self.prefill: _Prefill | None = None
+        self.seen: Sequence[SeenImage] = ()
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -261,6 +263,8 @@ class _State:
         else:
             asked = query_rows(self.queries, is_image, found.padding)
         prompt = PromptPositions(is_image, visual, visual_mask, *asked)
+        encoded = self.vlm.prefill.encoded
+        self.seen = () if encoded is None else encoded.seen
         self.prefill = _Prefill(prompt, ids.shape[1], cache is not None)
         self.captured._start(prompt)
 

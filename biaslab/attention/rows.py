@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from biaslab._util.notebook import InNotebooks
+from biaslab._util.one_line import OneLine
 from biaslab.errors import InputError
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
+    from biaslab.core.seen import SeenImage
     from biaslab.models.encoded import Encoded
 
 __all__ = ["CapturedRows", "PromptPositions", "Rows", "mean_over_queries"]
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
+@dataclass(frozen=True, eq=False, repr=False)
+class Rows(InNotebooks):
     """Attention rows of one layer in the latest prefill.
 
     Attributes
@@ -37,6 +40,8 @@ class Rows:
     row_of : (B, V) LongTensor or None
         Where images of a prompt have query rows of their own: which of the Q belongs to each column. None: all rows
         belong to all columns.
+    seen : sequence of SeenImage
+        The images of the prompts, for drawing; empty where nobody announced the prompts.
     """
 
     values: Tensor
@@ -44,6 +49,13 @@ class Rows:
     query_mask: Tensor
     kept: Tensor | None = None
     row_of: Tensor | None = None
+    seen: Sequence[SeenImage] = field(default=())
+
+    def __repr__(self) -> str:
+        prompts, heads, queries, tokens = self.values.shape
+        return (
+            f"Rows(prompts={prompts}, heads={heads}, queries={queries}, tokens={tokens}, device={self.values.device})"
+        )
 
 
 class Places(NamedTuple):
@@ -66,8 +78,8 @@ class Places(NamedTuple):
         return Places(rows, rows_mask, cols, cols_mask, original, row_of)
 
 
-@dataclass(frozen=True, eq=False)
-class PromptPositions:
+@dataclass(frozen=True, eq=False, repr=False)
+class PromptPositions(OneLine):
     """Where a prefill has its image tokens and query rows: absolute positions in the padded prompt of N tokens.
 
     Attributes
@@ -90,7 +102,7 @@ class PromptPositions:
     row_of: Tensor | None = None
 
 
-class CapturedRows(Mapping):
+class CapturedRows(InNotebooks, Mapping):
     """Layer index -> `Rows` of the latest prefill.
 
     Attributes
@@ -131,7 +143,8 @@ class CapturedRows(Mapping):
             open_ = torch.stack([own.to(rows.mask.device) for own in self._answered], 1)
             more = rows.query_mask.shape[1] - 1  # steps that were put behind the prefill's row before
             mask = torch.cat([rows.query_mask, open_[:, more : more + len(steps)]], 1)
-            rows = self._rows[layer] = Rows(torch.cat([rows.values, *steps], 2), rows.mask, mask, rows.kept)
+            values = torch.cat([rows.values, *steps], 2)
+            rows = self._rows[layer] = Rows(values, rows.mask, mask, rows.kept, seen=rows.seen)
         return rows
 
     def __iter__(self) -> Iterator[int]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from biaslab._util.notebook import InNotebooks
 from biaslab.errors import InputError
 
 __all__ = ["Box", "BoxSpace", "box_iou", "find_box"]
@@ -26,8 +27,8 @@ _CORNER = rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)"
 _TWO_CORNERS = re.compile(rf"{_CORNER}\s*,\s*{_CORNER}")
 
 
-@dataclass(frozen=True)
-class Box:
+@dataclass(frozen=True, repr=False)
+class Box(InNotebooks):
     """An axis-aligned box in pixels of the original image.
 
     A model may answer corners in the wrong order. Such a box is kept as it is and has area 0, so that it
@@ -69,6 +70,9 @@ class Box:
             if not math.isfinite(value):
                 raise InputError(f"box coordinate {name} is {value}: give finite pixel coordinates")
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return "Box(x0={}, y0={}, x1={}, y1={})".format(*(round(value, 2) for value in self.as_tuple()))
 
     @classmethod
     def from_xywh(cls, x: float, y: float, w: float, h: float) -> Box:

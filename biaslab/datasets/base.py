@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
+from biaslab._util.notebook import InNotebooks
+from biaslab._util.number_text import count_text
 from biaslab._util.registry import Registry
 from biaslab._util.text import printable, why_unreadable
 from biaslab.datasets.box_forms import check_boxes
@@ -52,6 +54,20 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Sample]: ...
+
+
+class ShownDataset(InNotebooks):
+    """What data sets of the house have in common: their line, and their first images in a notebook."""
+
+    name: str
+    split: str
+    unit = "expression"
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, split {self.split}: {count_text(len(self), self.unit)}>"
 
 
 #: name -> class, or function that returns a data set

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from biaslab._util.arguments import as_path, at_least_one, whole_number
+from biaslab._util.notebook import InNotebooks
 from biaslab._util.number_text import count_text
 from biaslab.core.picture_files import video_text
 from biaslab.datasets.asked import CHOICES, INSTEAD, Picture, Questions, again, ask_of, check_questions
@@ -33,8 +34,8 @@ _DEFAULT_N = 300  # images of a source that never ends
 _NULL_SIZE = (448, 448)  # pixels of null images: one tile or one padded square in every family
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(InNotebooks):
     """Calibration images, each with its question; a picture that is asked several times stands there as often.
 
     Attributes
@@ -62,6 +63,9 @@ class Calibration:
     ids: list[str] | None = None
     asked: dict[str, Any] | None = None
     frames: bool = False
+
+    def __repr__(self) -> str:
+        return f"Calibration({self.name!r}, {self.counted(len(self.images))})"
 
     def counted(self, n: int) -> str:
         """Write how many of its images are there: "300 images", or "900 questions on 300 pictures".

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from PIL import Image
 
-from biaslab.datasets.base import content_hash, register
+from biaslab.datasets.base import ShownDataset, content_hash, register
 from biaslab.datasets.question import Question
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
@@ -26,7 +26,7 @@ def _image(split: str, index: int, domain: str) -> Image.Image:
     return cached_picture(split, index, domain=domain).image
 
 
-class _OfGallery:
+class _OfGallery(ShownDataset):
     """What both data sets have in common: a split, a domain, forms, and the first n samples."""
 
     name: str
@@ -116,6 +116,7 @@ class GalleryQuestions(_OfGallery):
     """
 
     name = "gallery-vqa"
+    unit = "question"
 
     def _of(self, shown: Picture) -> Sequence[Sample]:
         return questions_of(shown, forms=self.forms)

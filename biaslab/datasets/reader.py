@@ -88,6 +88,9 @@ class Reader:
     ('left bowl', [10, 20, 110, 90])
     """
 
+    def __repr__(self) -> str:
+        return f"<reader of {self.what}>"
+
     name: ClassVar[str]
     what: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]

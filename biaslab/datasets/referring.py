@@ -9,7 +9,7 @@ from functools import cached_property
 from biaslab._util.text import printable
 from biaslab.datasets.annotation_rows import TableRow
 from biaslab.datasets.annotation_table import AnnotationTable
-from biaslab.datasets.base import content_hash
+from biaslab.datasets.base import ShownDataset, content_hash
 from biaslab.datasets.picture_places import PicturePlaces
 from biaslab.datasets.reader import Reader
 from biaslab.datasets.releases import release_of
@@ -22,7 +22,7 @@ __all__ = ["ReferringExpressions"]
 logger = logging.getLogger(__name__)
 
 
-class ReferringExpressions:
+class ReferringExpressions(ShownDataset):
     """The expressions of a table, one sample each; `biaslab.load_dataset` opens it.
 
     Parameters
@@ -88,6 +88,7 @@ class ReferringExpressions:
         release = release_of(self.name, self.split)
         samples = RowSamples(table, reader, places, self.split, stored=reader.stored or release is not None)
         self._samples = samples.read(reader.complete(rows, table.path))
+        self.unit = "question" if reader.asks else "expression"
         if release is not None:
             found = len(rows) if release.unit == "rows" else len(self)
             if found != release.count:
@@ -112,9 +113,6 @@ class ReferringExpressions:
 
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]
-
-    def __repr__(self) -> str:
-        return f"<{self.name}, split {self.split}: {len(self)} expressions>"
 
 
 def _of_split(reader: Reader, table: AnnotationTable, split: str | None) -> list[TableRow]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from biaslab._util.notebook import InNotebooks
 from biaslab.core.boxes import Box
 
 OBJECT_SIZES = ("small", "medium", "large")
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(InNotebooks):
     """A referring expression: find ``box`` in ``image()`` from ``expression``.
 
     Parameters

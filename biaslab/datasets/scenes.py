@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from PIL import Image
 
-from biaslab.datasets.base import content_hash, register
+from biaslab.datasets.base import ShownDataset, content_hash, register
 from biaslab.datasets.sample import Sample
 from biaslab.errors import InputError
 from biaslab.scenes import Scene, scene
@@ -23,7 +23,7 @@ def _image(split: str, index: int) -> Image.Image:
 
 
 @register("scenes")
-class ScenesDataset:
+class ScenesDataset(ShownDataset):
     """Referring expressions of one split of the procedural scenes.
 
     Parameters

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from biaslab._util.one_line import OneLine
 from biaslab._util.registry import Registry
 from biaslab._util.watermark import stamp_table
 from biaslab.core.frames import FramesLayout
@@ -19,8 +20,8 @@ from biaslab.maps.protocol import Maps, expect_maps
 __all__ = ["DIAGNOSTICS", "Diagnostic", "diagnose", "register"]
 
 
-@dataclass(frozen=True)
-class Diagnostic:
+@dataclass(frozen=True, repr=False)
+class Diagnostic(OneLine):
     """One measure of positional bias in attention maps.
 
     Attributes

@@ -101,6 +101,9 @@ class Display:
         """
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self.data):,} rows of {', '.join(map(str, self.data.columns[:6]))}>"
+
     def _repr_png_(self) -> bytes | None:
         """Show the figure where the display is the value of a notebook's cell; draw it if it was not drawn.
 

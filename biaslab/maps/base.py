@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biaslab._util.notebook import InNotebooks
 from biaslab.attention.heads import check_heads
 from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
@@ -100,7 +101,7 @@ class ImageRecord:
     query_distance: int | None = None
 
 
-class AttentionMaps(ABC):
+class AttentionMaps(InNotebooks, ABC):
     """Attention of visual tokens over many images.
 
     Made by `biaslab.collect`; stored ones are opened by `biaslab.load_maps`.
@@ -283,7 +284,7 @@ class AttentionMaps(ABC):
         """Open the block in which images may be added."""
         yield self
 
-    def checkpoint(self) -> None:  # noqa: B027 (a hook: most maps have nothing to do)
+    def checkpoint(self) -> None:
         """Note that a batch is complete: no image is half added."""
 
     @abstractmethod

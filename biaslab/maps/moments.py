@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from biaslab._util.one_line import OneLine
+
 TINY = 1e-9  # added before the logarithm; attention of a pruned or masked token is exactly 0
 _PART = 2**14  # values of an image that are worked on at a time: what they need stays in the processor's cache
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
+@dataclass(frozen=True, eq=False, repr=False)
+class Moments(OneLine):
     """Mean and population variance over images, float64, ``(H or 1, N)`` each; zeros where ``n`` is 0.
 
     Attributes

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from biaslab.core.layout import TokenLayout
+from biaslab.core.seen import SeenImage
 from biaslab.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def first_behind(is_image: Tensor, placeholders: Sequence[Sequence[int]]) -> Ten
 _EACH_ITS_OWN: Any = None  # one image per prompt
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoded:
     """Left-padded prompts of a batch; made by `VLM.encode`.
 
@@ -147,6 +148,8 @@ class Encoded:
         :class:`biaslab.attention.vision_record.VisionRecord` for each image, for methods that read it.
     frames : bool
         Whether the images of each prompt are frames of a video.
+    references : sequence
+        Weak references of the images, in the order of ``layouts`` (`seen`); empty where they are not known.
 
     Examples
     --------
@@ -172,6 +175,7 @@ class Encoded:
     raw: RawPixels | None = None
     tower: Sequence[Any] | None = None
     frames: bool = False
+    references: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         if self.owners is None:
@@ -262,6 +266,18 @@ class Encoded:
             out.append((used[owner], used[owner] + layout.n))
             used[owner] += layout.n
         return out
+
+    @property
+    def seen(self) -> list[SeenImage]:
+        """The images for whoever draws over them, in the order of ``layouts``."""
+        known = len(self.references) == len(self.layouts)
+        references = self.references if known else [None] * len(self.layouts)
+        each = zip(self.layouts, self.owners, self.spans, references, strict=True)
+        return [SeenImage(*one) for one in each]
+
+    def __repr__(self) -> str:
+        tokens = ", ".join(str(layout.n) for layout in self.layouts[:8]) + (", ..." if len(self.layouts) > 8 else "")
+        return f"Encoded(prompts={len(self)}, visual tokens=[{tokens}], length={self.last + 1}, device={self.device})"
 
     def find(self, ids: Tensor) -> tuple[Tensor, Tensor] | None:
         """Find the visual tokens in a forward of these prompts, each maybe repeated (beam search).

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 
@@ -66,7 +67,8 @@ def prepared_prompts(
             inputs[_MASK] = inputs[_MASK].bool()
     if vlm.device.type == "cuda":  # from such memory the copies to the device wait for nobody
         inputs = _each_tensor(inputs, torch.Tensor.pin_memory)
-    return replace(encoded, inputs=inputs, raw=raw, frames=frames)
+    references = [ref(picture) for group in loaded for picture in group]
+    return replace(encoded, inputs=inputs, raw=raw, frames=frames, references=references)
 
 
 def check_frames(family: Family, images: Iterable[Any] = ()) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
+from biaslab._util.notebook import InNotebooks
 from biaslab._util.watermark import is_rehearsal
 from biaslab.errors import ModelError
 from biaslab.models.encoded import Encoded, positions
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["PromptedModel"]
 
 
-class PromptedModel:
+class PromptedModel(InNotebooks):
     """A multimodal model, its processor and its family adapter: what `VLM` reads answers from, with its attributes."""
 
     def __init__(

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -17,6 +18,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from biaslab._util.notebook import InNotebooks
+from biaslab._util.number_text import count_text
 from biaslab.core.frames import FramesLayout
 from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
@@ -35,7 +38,7 @@ __all__ = ["LearnedMaps"]
 _CACHED_MAPS = 64  # models of free resolution meet hundreds of layouts: keep only the latest maps
 
 
-class LearnedMaps(BaseEstimator, ABC):
+class LearnedMaps(InNotebooks, BaseEstimator, ABC):
     """The state and the use of a fitted profile; :class:`biaslab.profiles.Profile` adds the fitting.
 
     Attributes
@@ -63,6 +66,18 @@ class LearnedMaps(BaseEstimator, ABC):
     kind: ClassVar[str] = "positional"
     #: query rows that ``fit-bias`` collects for it where none are named
     queries: ClassVar[str] = "last"
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "layers_"):
+            return super().__repr__()
+        about = self.provenance_
+        name = PurePath(str(about.get("model", "?"))).name
+        n = sum(self.counts_.values())
+        return f"<{type(self).__name__} of {name}: {count_text(n, 'image')}, layers {self.layers_}, {self.hash[:12]}>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """In the place of scikit-learn's, which lists parameters and arrays."""
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     @abstractmethod
     def _expand(self, arrays: Arrays, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from biaslab._util.one_line import OneLine
 from biaslab._util.watermark import stamp_table
 from biaslab.core.layers import resolve_layer, resolve_layers
 from biaslab.errors import InputError
@@ -34,8 +35,8 @@ __all__ = ["VarianceExplained", "log_folds", "variance_explained", "variance_tab
 _SHARES = ("r2", "r2_lo", "r2_hi", "r2_asymptotic", "r2_asymptotic_lo", "r2_asymptotic_hi")
 
 
-@dataclass(frozen=True)
-class VarianceExplained:
+@dataclass(frozen=True, repr=False)
+class VarianceExplained(OneLine):
     """Share of the variance of centred log attention that position explains on held-out images.
 
     Attributes

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biaslab._util.one_line import OneLine
 from biaslab.pruning.context import TokenContext, descending, required
 
 __all__ = ["TokenBatch", "alike", "ascending", "padded", "prefixes", "ranked"]
 
 
-@dataclass(frozen=True, eq=False)
-class TokenBatch(Sequence[TokenContext]):
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenBatch(OneLine, Sequence[TokenContext]):
     """Several images, and where the features of all of them lie in one tensor.
 
     Images may differ in tokens and budgets. What is computed for all at once must not make one depend on another:

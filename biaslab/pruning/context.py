@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from biaslab._util.notebook import InNotebooks
+from biaslab._util.one_line import OneLine
 from biaslab.attention.vision_record import VisionRecord
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
+
+if TYPE_CHECKING:
+    from biaslab.core.seen import SeenImage
 
 __all__ = ["ExpectedAttention", "FittedProfile", "Rotary", "Selection", "TokenContext", "descending", "required"]
 
@@ -31,8 +36,8 @@ class Rotary(NamedTuple):
     positions: Tensor
 
 
-@dataclass
-class TokenContext:
+@dataclass(repr=False)
+class TokenContext(OneLine):
     """What a method may look at when it chooses among the visual tokens of one image.
 
     Attributes
@@ -173,8 +178,8 @@ class ExpectedAttention(FittedProfile, Protocol):
         ...
 
 
-@dataclass
-class Selection:
+@dataclass(repr=False)
+class Selection(InNotebooks):
     """The kept tokens of one image.
 
     Attributes
@@ -189,6 +194,8 @@ class Selection:
     merge : (budget, N) Tensor or None
         Weights of all tokens in the state that each kept one goes on with, not negative, as a rule of sum 1 in each
         row; None where kept tokens go on as they are.
+    seen : SeenImage or None
+        The image, for drawing; None where it is not known.
 
     Examples
     --------
@@ -200,6 +207,20 @@ class Selection:
     scores: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
     merge: Tensor | None = None
+    seen: SeenImage | None = field(default=None, compare=False)
+
+    @property
+    def total(self) -> int | None:
+        """How many visual tokens the image has; None where nothing here tells."""
+        if self.seen is not None:
+            return self.seen.layout.n
+        if self.scores is not None:
+            return len(self.scores)
+        return None if self.merge is None else self.merge.shape[1]
+
+    def __repr__(self) -> str:
+        of = "" if self.total is None else f" of {self.total}"
+        return f"Selection(kept {len(self.indices)}{of}{', merged' * (self.merge is not None)})"
 
     @property
     def sizes(self) -> Tensor:

@@ -66,6 +66,9 @@ class ExternalScore:
     tensor([5., 1.])
     """
 
+    def __repr__(self) -> str:
+        return f"ExternalScore({self.word!r})"
+
     def __init__(self, score: ScoreFunction | str | Path) -> None:
         self.path = None if callable(score) else Path(score)
         self.function = score if callable(score) else None

@@ -23,7 +23,7 @@ SMALL, BIG = (0.14, 0.235), (0.30, 0.48)  # long side as a fraction of the canva
 MAX_HIDDEN = 0.25  # share of the smaller box that another object may cover
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scene:
     """A rendered scene; `scene` makes it.
 
@@ -52,6 +52,9 @@ class Scene:
     image: Image.Image
     objects: tuple[SceneObject, ...]
     owner: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Scene({self.id!r}, {len(self.objects)} objects)"
 
     @property
     def id(self) -> str:

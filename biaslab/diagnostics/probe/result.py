@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from biaslab._util.jsonl import read_lines
+from biaslab._util.one_line import OneLine
 from biaslab.attention.heads import heads_from_disk
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
@@ -25,8 +26,8 @@ __all__ = ["LOG", "RUN", "ProbeResult", "assemble", "group_means"]
 RUN, LOG = "probe.json", "stimuli.jsonl"
 
 
-@dataclass(frozen=True, eq=False)
-class ProbeResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class ProbeResult(OneLine):
     """Log attention on the object, of P pairs at R x C locations.
 
     Attributes

@@ -57,6 +57,9 @@ class Cutouts:
         for path in self.paths:
             _cutout(path)  # all of them before any work
 
+    def __repr__(self) -> str:
+        return f"<{len(self.paths)} cut-outs: {', '.join(self.names[:3])}{', ...' * (len(self.names) > 3)}>"
+
     def digest(self) -> str:
         """Hash names and contents to 12 hex digits."""
         return files_digest(self.paths)

@@ -343,6 +343,10 @@ class Engine:
             run.most = max([run.most, *run.counts])
         run.stages = [*run.stages, prefill.originals(number, chosen)]
         run.selections = run.stages[-1]
+        announced = self.vlm.prefill.encoded
+        if announced is not None and len(announced.layouts) == len(run.selections):
+            for own, seen in zip(run.selections, announced.seen, strict=True):
+                own.seen = seen
         cut = prefill.cut(number, chosen, remap=run.positions == "remap")
         self.made = prefill.cuts
         valid = None if cut.local.pad is None else ~cut.local.pad

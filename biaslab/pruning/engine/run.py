@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from biaslab._util.notebook import InNotebooks
 from biaslab.pruning.base import Method, Selection
 from biaslab.pruning.schedule import Schedule
 
 
-class PruneRun:
+class PruneRun(InNotebooks):
     """What happened inside a `prune` block; readable after it.
 
     Attributes

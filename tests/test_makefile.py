@@ -41,8 +41,8 @@ def make(tmp_path):
     return run
 
 
-def test_the_newest_in_range_is_taken_and_named(make, tmp_path):
-    done = make(python3_13=OUT_OF_RANGE, python3_12=IN_RANGE, python3_11=IN_RANGE)
+def test_the_first_in_range_is_taken_and_named(make, tmp_path):
+    done = make(python3_11=OUT_OF_RANGE, python3_12=IN_RANGE, python3_13=IN_RANGE)
     assert done.returncode == 0, done.stderr
     assert f"Python: {tmp_path}/bin/python3.12, Python of python3.12" in done.stdout
     assert (tmp_path / ".venv" / ".installed").exists()

@@ -136,7 +136,7 @@ def test_text_lines_end_at_newlines_only(folder):
 def test_registry(folder):
     assert "refcoco-jsonl" in READERS and "scenes" in DATASETS
     assert len(load_dataset("refcoco-jsonl", path=write(folder, ROWS))) == 5
-    with pytest.raises(InputError, match="none of gallery, scenes, no file, and no id of the hub"):
+    with pytest.raises(InputError, match="none of gallery, gallery-vqa, scenes, no file, and no id of the hub"):
         load_dataset("refcocoo")
     with pytest.raises(InputError, match="'root'.*it takes"):
         load_dataset("refcoco-jsonl", path="x", root="y")

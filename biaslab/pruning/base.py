@@ -100,6 +100,8 @@ class Method(ABC):
     conditional: ClassVar[bool] = False
     #: kind of the profile it needs: that of `biaslab.profiles.learned.LearnedMaps.kind`
     profile_kind: ClassVar[str] = "positional"
+    #: what figures and tables call it; empty for the name of the class
+    display_name: ClassVar[str] = ""
     #: the work that the rule is from; None for what is ours or needs no source
     source: ClassVar[Citation | None] = None
     #: what a choice of n of N tokens costs beside the forward, in a few words

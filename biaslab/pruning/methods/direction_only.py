@@ -62,6 +62,7 @@ class DirectionOnly(AttentionMethod):
     """
 
     name: ClassVar[str] = "direction_only"
+    display_name: ClassVar[str] = "direction only"
     source: ClassVar[Citation | None] = None
     cost: ClassVar[str] = "one cosine per head and token, one sort"
     verified: ClassVar[str] = "ours"

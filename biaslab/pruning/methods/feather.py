@@ -64,6 +64,7 @@ class Feather(Staged, AttentionMethod):
     stride: int = 3
 
     name: ClassVar[str] = "feather"
+    display_name: ClassVar[str] = "FEATHER"
     source: ClassVar[Citation | None] = FEATHER
     cost: ClassVar[str] = "one sort a stage"
     verified: ClassVar[str] = "partly: exact budget, shares disagree between paper and code"

@@ -53,6 +53,7 @@ class LayerRatio(AttentionMethod):
     eps: float = 1e-7
 
     name: ClassVar[str] = "layer_ratio"
+    display_name: ClassVar[str] = "layer ratio"
     cost: ClassVar[str] = "one sort"
     verified: ClassVar[str] = "partly: known from a reproduction"
     nested: ClassVar[bool] = True

@@ -63,6 +63,7 @@ class LocalizationHeads(AttentionMethod):
     profile: HeadProfile | None = None
 
     name: ClassVar[str] = "localization_heads"
+    display_name: ClassVar[str] = "localization heads"
     source: ClassVar[Citation | None] = Citation(
         key="localization_heads2025",
         title="Your Large Vision-Language Model Only Needs A Few Attention Heads For Visual Grounding",

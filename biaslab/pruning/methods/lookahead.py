@@ -133,6 +133,7 @@ class Lookahead(Method):
     pivot_ratio: float = added_option(0.7)
 
     name: ClassVar[str] = "lookahead"
+    display_name: ClassVar[str] = "look-ahead"
     cost: ClassVar[str] = "a student of what enters the decoder, then the rule's"
     verified: ClassVar[str] = "ours"
     conditional: ClassVar[bool] = True

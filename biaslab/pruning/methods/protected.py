@@ -71,6 +71,7 @@ class Protected(Wrapper):
     share: float = 0.2
 
     name: ClassVar[str] = "protected"
+    display_name: ClassVar[str] = "protected"
     source: ClassVar[Citation | None] = IVC_PRUNE
     cost: ClassVar[str] = "two sorts, and what the method costs"
     verified: ClassVar[str] = "partly: a share of the budget, published is a share of all tokens"

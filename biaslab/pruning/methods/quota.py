@@ -75,6 +75,7 @@ class Quota(Wrapper):
     temperature: float = 0.1
 
     name: ClassVar[str] = "quota"
+    display_name: ClassVar[str] = "quota"
     source: ClassVar[Citation | None] = None
     cost: ClassVar[str] = "one cosine per group, and what the method costs"
     verified: ClassVar[str] = "ours"

@@ -30,6 +30,7 @@ class Random(Method):
     """
 
     name: ClassVar[str] = "random"
+    display_name: ClassVar[str] = "random"
     cost: ClassVar[str] = "a permutation"
     verified: ClassVar[str] = "ours"
     nested: ClassVar[bool] = True

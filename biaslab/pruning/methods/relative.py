@@ -84,6 +84,7 @@ class Relative(AttentionMethod):
     sinks: float = added_option(0.0)
 
     name: ClassVar[str] = "relative"
+    display_name: ClassVar[str] = "relative attention"
     source: ClassVar[Citation | None] = D2PRUNER
     cost: ClassVar[str] = "one sort"
     verified: ClassVar[str] = "ours; ratio as D2Pruner's importance"

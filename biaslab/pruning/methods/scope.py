@@ -71,6 +71,7 @@ class Scope(ImportanceMethod):
     power: float = 1.0
 
     name: ClassVar[str] = "scope"
+    display_name: ClassVar[str] = "SCOPE"
     source: ClassVar[Citation | None] = Citation(
         key="scope2025",
         title="SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs",

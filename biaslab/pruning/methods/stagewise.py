@@ -79,6 +79,7 @@ class Stagewise(AttentionMethod):
     below: int | None = None
 
     name: ClassVar[str] = "stagewise"
+    display_name: ClassVar[str] = "stagewise"
     cost: ClassVar[str] = "three greedy choices, rows of the layers of its heads"
     verified: ClassVar[str] = "ours"
     nested: ClassVar[bool] = True

@@ -36,6 +36,7 @@ class Uniform(Method):
     """
 
     name: ClassVar[str] = "uniform"
+    display_name: ClassVar[str] = "uniform"
     cost: ClassVar[str] = "arithmetic on the host"
     verified: ClassVar[str] = "ours"
     image_only: ClassVar[bool] = True

@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from biaslab import __version__
+from biaslab._util.command_line import running
 from biaslab._util.files import is_disk_full, why_not_written
 from biaslab._util.launch import Launch
 from biaslab._util.processes import end_with_launcher
@@ -107,7 +108,8 @@ def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
                 return 2, f"{empty} is empty: give a value, or leave it out (is a variable of the shell not set?)"
             own = {"arguments": arguments, "launch": _launched(verb)}
             # typer answers an interruption with the status 130
-            status = app(arguments, prog_name="biaslab", standalone_mode=False, obj=own) or 0
+            with running(arguments):
+                status = app(arguments, prog_name="biaslab", standalone_mode=False, obj=own) or 0
         except KeyboardInterrupt:
             status = 130
         except _UsageError as error:

@@ -24,7 +24,7 @@ from biaslab.errors import InputError
 from biaslab.figures.saving import png_bytes
 from biaslab.figures.styling import figure_width
 
-__all__ = ["ANSWER", "TARGET", "Display", "draw_box", "image_array", "lay_over", "paint", "ratio_ticks"]
+__all__ = ["ANSWER", "TARGET", "Display", "draw_box", "image_array", "lay_over", "model_name", "paint", "ratio_ticks"]
 
 #: one look for the same thing in every figure
 TARGET: dict[str, Any] = {"edgecolor": "#009E73", "linestyle": "-", "label": "target"}
@@ -54,6 +54,8 @@ class Display:
     ----------
     data : DataFrame
         The numbers that are drawn.
+    source : str
+        Model, and of results the data set: what the files' metadata name.
     figure_ : matplotlib Figure
         After :meth:`plot`.
     ax_ : matplotlib Axes or ndarray of Axes
@@ -77,9 +79,34 @@ class Display:
     data: pd.DataFrame
     figure_: Figure | None = None
     ax_: Any = None
+    _own = True  # whether the figure is the display's, not the caller's
 
     def __init__(self, data: pd.DataFrame, provenance: Any) -> None:
         self.data = stamp_table(data, provenance)
+        self.source = _source(provenance)
+
+    def heading(self) -> str:
+        """Say in a line what the figure shows, for the files' metadata: its kind, and the title that it was drawn with.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import matplotlib as mpl, matplotlib.pyplot as plt, pandas as pd
+        >>> mpl.use("Agg")
+        >>> from biaslab.figures import AurocDisplay
+        >>> table = pd.DataFrame({"layer": [0, 1], "score": "raw", "auroc": [0.5, 0.7]})
+        >>> AurocDisplay.from_table(table, model="grounder").heading()
+        'Auroc: grounder'
+        >>> plt.close("all")
+        """
+        kind = "".join(f" {c.lower()}" if c.isupper() else c for c in type(self).__name__.removesuffix("Display"))
+        figure = self._drawn_figure()
+        panels = list(np.ravel(np.array(self.ax_, dtype=object)))
+        said = figure.get_suptitle() or next((ax.get_title() for ax in panels if ax.get_title()), "")
+        return ": ".join(text for text in (kind.strip().capitalize(), " ".join(said.split())) if text)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Display:
         """Draw in the style of the enclosing context.
@@ -144,6 +171,7 @@ class Display:
         the figure. Panels of fixed aspect (images, maps) want ``layout="compressed"``, which closes the
         gaps between them.
         """
+        self._own = ax is None
         if ax is not None:
             own: list[Axes] = [ax] if isinstance(ax, Axes) else list(np.ravel(np.asarray(ax, dtype=object)))
             if len(own) != panels:
@@ -164,6 +192,24 @@ class Display:
             empty.remove()
         self.ax_ = flat[0] if panels == 1 else np.array(flat[:panels], dtype=object)
         return flat[:panels]
+
+
+def _source(provenance: Any) -> str:
+    """Name what the numbers of a figure are from: the model, and of results the data set too."""
+    if isinstance(provenance, str):
+        return provenance
+    if isinstance(provenance, pd.DataFrame):
+        names = [provenance[name].dropna() for name in ("model", "dataset", "split") if name in provenance]
+        return ", ".join(str(values.iloc[0]) for values in names if values.nunique() == 1)
+    if isinstance(provenance, Mapping):
+        return str(provenance.get("model", provenance.get("name", "")))
+    return str(getattr(provenance, "name", "") or "")
+
+
+def model_name(model: Any) -> str:
+    """Name a model as a title does: the last part of a path or hub id; "" where it is not known."""
+    name = model if isinstance(model, str) else _source(model)
+    return name.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _is_open(figure: Figure) -> bool:
@@ -227,10 +273,10 @@ def lay_over(ax: Axes, image: np.ndarray, painted: np.ndarray, cmap: str, norm: 
     AxesImage
         For a colour bar.
     """
-    grey = (0.3 + 0.7 * image.mean(axis=2))[..., None]  # colour then belongs to the values alone
+    grey = (0.15 + 0.85 * image.mean(axis=2))[..., None]  # colour then belongs to the values alone
     ax.imshow(np.repeat(grey, 3, axis=2))
     strength = np.clip(np.abs(np.nan_to_num(painted)) / (norm.vmax or 1.0), 0, 1)
-    return ax.imshow(painted, cmap=cmap, norm=norm, alpha=0.12 + 0.68 * strength)
+    return ax.imshow(painted, cmap=cmap, norm=norm, alpha=0.75 * strength)
 
 
 def draw_box(ax: Axes, box: Box, shape: tuple[int, int], size: tuple[int, int], look: Mapping[str, Any]) -> Rectangle:
@@ -254,14 +300,11 @@ def draw_box(ax: Axes, box: Box, shape: tuple[int, int], size: tuple[int, int], 
     Rectangle
     """
     sx, sy = shape[1] / size[0], shape[0] / size[1]
+    # an answer may lie outside; what lies at the edge is drawn whole
+    x0, x1 = (min(max(x * sx, 0), shape[1]) for x in (box.x0, box.x1))
+    y0, y1 = (min(max(y * sy, 0), shape[0]) for y in (box.y0, box.y1))
     patch = Rectangle(
-        (box.x0 * sx - 0.5, box.y0 * sy - 0.5),
-        box.width * sx,
-        box.height * sy,
-        fill=False,
-        linewidth=1.1,
-        zorder=5,
-        **look,
+        (x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, linewidth=1.1, zorder=5, clip_on=False, **look
     )
     # a white rim: visible on any image
     patch.set_path_effects([Stroke(linewidth=2.2, foreground="white"), Normal()])
@@ -270,7 +313,10 @@ def draw_box(ax: Axes, box: Box, shape: tuple[int, int], size: tuple[int, int], 
 
 
 def ratio_ticks(limit: float) -> tuple[list[float], list[str]]:
-    """Choose at most five ticks of a log2 axis of ratios within +-limit, and labels such as 0.5x or 1/16x."""
+    """Choose at most five ticks of a log2 axis of ratios within +-limit; labels: 1/4x, 1x, 4x, or 0.84x, 1x, 1.19x."""
     step = next((s for s in (0.25, 0.5, 1.0, 2.0, 4.0) if limit / s < 2.5), 8.0)
     ticks = [float(t) for t in np.arange(-np.floor(limit / step), np.floor(limit / step) + 1) * step]
-    return ticks, [(f"1/{2**-t:g}" if t <= -3 else f"{2**t:.3g}") + "\N{MULTIPLICATION SIGN}" for t in ticks]
+    whole = step >= 1  # one notation in a figure: fractions where all are powers of two, else decimals
+    names = [(f"1/{2**-t:g}" if whole and t < 0 else f"{2**t:.3g}" if whole else f"{2**t:.2f}") for t in ticks]
+    names = ["1" if t == 0 else name for t, name in zip(ticks, names, strict=True)]
+    return ticks, [name + "\N{MULTIPLICATION SIGN}" for name in names]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from matplotlib.colors import Colormap, ListedColormap
 
-__all__ = ["depth_colours", "evenly"]
+__all__ = ["depth_colours", "evenly", "full_rows"]
 
 Item = TypeVar("Item")
 
@@ -18,6 +18,22 @@ def evenly(items: Sequence[Item], most: int) -> list[Item]:
     if n <= most:
         return list(items)
     return [items[round(i * (n - 1) / (most - 1))] for i in range(most)] if most > 1 else [items[0]]
+
+
+def full_rows(panels: int, most: int) -> int:
+    """Choose how many panels a row has, up to ``most`` or one more, so that the last row is as full as it can be.
+
+    Examples
+    --------
+    >>> from biaslab.figures.layers import full_rows
+    >>> [full_rows(n, 4) for n in (3, 6, 8, 10, 12)]
+    [3, 3, 4, 5, 4]
+    """
+    if panels <= most:
+        return panels
+    return min(
+        (most, most - 1, most + 1), key=lambda per_row: (-(-panels // per_row) * per_row - panels, per_row != most)
+    )
 
 
 def depth_colours(n: int) -> Colormap:

@@ -82,9 +82,10 @@ def summary(results: Results) -> str:
     text = table(frame.rename(columns={"p_vs_reference": name}))
     if frame["p_vs_reference"].isna().all():
         return text
+    measured = "accuracy" if results.accuracy == "accuracy" else "Acc@0.5"
     return (
-        f"{text}\n{name}: Acc@0.5 against {results.reference} at the same keep and layer, paired sign-flip test over "
-        "images, two-sided, not adjusted for the number of rows"
+        f"{text}\n{name}: {measured} against {results.reference} at the same keep and layer, paired sign-flip test "
+        "over images, two-sided, not adjusted for the number of rows"
     )
 
 

@@ -13,18 +13,73 @@ from biaslab.cli.app import app
 from biaslab.cli.output import emit
 
 
-@app.command("figures", epilog="Example: biaslab figures runs/k4 --venue cvpr")
+@app.command(
+    "figures",
+    epilog="Example: biaslab figures runs/k4 --venue cvpr --methods d2pruner,divprune,fastv "
+    '--label "d2pruner=D2Pruner (ours)"',
+)
 def figures(
-    run: Annotated[Path, typer.Argument(help="Run folder of `evaluate` or `demo`.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders of `evaluate` or `demo`: several of one model and data set are one comparison, others "
+            "stand side by side.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder that gets figures/ and tables/. Default: the run folder; needed for several runs."),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods separated by commas, in the order of the figure. Default: all.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a method in print, as KEY=NAME; as often as you like. KEY as in --methods."),
+    ] = None,
+    keep: Annotated[str | None, typer.Option(help="Keep ratios or counts separated by commas. Default: all.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Prune layers separated by commas. Default: all.")] = None,
     metric: Annotated[
         str | None, typer.Option(help="acc50, retention, miou or target_kept; default: the run's accuracy.")
     ] = None,
-    venue: Annotated[str, typer.Option(help="Whose column width: cvpr, icml, neurips, iclr or aaai.")] = "cvpr",
+    venue: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose widths and font: cvpr, eccv, icml, neurips, iclr, aaai, aistats, uai, acl, colm, tmlr or jmlr. "
+            "Default: the widths of cvpr, without serifs."
+        ),
+    ] = None,
+    font: Annotated[str | None, typer.Option(help="serif, sans, or an installed family. Default: the venue's.")] = None,
+    formats: Annotated[str, typer.Option("--format", help="Of pdf, png and svg, separated by commas.")] = "pdf,png",
     json: opt.Json = False,
 ) -> None:
-    """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table, from a run folder."""
+    """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table, from run folders."""
+    from biaslab.errors import InputError
     from biaslab.workflows.run_figures import draw_run
 
+    labels: dict[str, str] = {}
+    for text in label or ():
+        key, equals, name = text.rpartition("=")
+        if not (equals and key.strip() and name.strip()):
+            raise InputError(f"--label {text!r} is not KEY=NAME: such as --label d2pruner=Ours")
+        labels[key.strip()] = name.strip()
+    chosen = None if methods is None else [word.strip() for word in methods.split(",") if word.strip()]
+    ratios = None if keep is None else opt.keeps(keep)
+    where = None if layer is None else _whole_numbers(layer)
+    kinds = [kind.strip().lower() for kind in formats.split(",") if kind.strip()]
     with phase("draw the figures"):
-        files = draw_run(run, metric=metric, venue=venue)
+        files = draw_run(
+            runs, methods=chosen, keep=ratios, layer=where, metric=metric, labels=labels, venue=venue, font=font,
+            formats=kinds, out=out,
+        )  # fmt: skip
     emit(json, {}, "", files)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    from biaslab.errors import InputError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--layer {text!r}: name prune layers of the run, such as 2,4") from None

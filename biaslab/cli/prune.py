@@ -122,7 +122,7 @@ def prune(
         f"box {r['box']} px  {r['kept']} of {answers[0].layout.n} tokens"
         for r in rows
     )
-    files = draw_kept(pixels, answers, expression=expression, out=out)
+    files = draw_kept(pixels, answers, expression=expression, out=out, keep=ratio)
     if ahead:
         (conditional,) = (own for own in fitted if own.conditional)
         files += draw_foreseen(vlm, conditional, pixels, answers[ahead[0]], expression=expression, out=foreseen)

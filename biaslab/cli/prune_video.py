@@ -42,7 +42,7 @@ def prune_video(
     from biaslab.models.grounding import MAX_NEW_TOKENS
     from biaslab.pruning.engine.prune import is_joint
     from biaslab.workflows.before_loading import check_pruning
-    from biaslab.workflows.run_figures import draw_kept_of_frames
+    from biaslab.workflows.run_figures import draw_kept_of_frames, kept_title
 
     is_joint((), budget)  # refuses before a model is loaded, as all that follows
     if why := why_unreadable(question):
@@ -72,5 +72,5 @@ def prune_video(
         f"{r['kept']} of {total} tokens, by frame {' '.join(map(str, r['kept_per_frame']))}"
         for r in rows
     )
-    files = draw_kept_of_frames(frames, answers, question=question, out=out)
+    files = draw_kept_of_frames(frames, answers, question=question, out=out, title=kept_title(keep, layer))
     emit(json, {"question": question, "frames": len(frames), "results": rows}, text, files)

@@ -40,6 +40,8 @@ class PrunedAnswer:
         Where the visual tokens lie.
     model : str
         Name of the model.
+    layer : int or None
+        Before which tokens are dropped, of a schedule the first; None for the unpruned model.
 
     Examples
     --------
@@ -57,6 +59,7 @@ class PrunedAnswer:
     selection: Selection | None
     layout: TokenLayout
     model: str
+    layer: int | None = None
 
 
 def compare_methods(
@@ -132,5 +135,5 @@ def compare_methods(
     for config in configs:
         run = run_once(vlm, encoded, config, options)
         (answer,) = vlm.groundings(encoded, run.answers, run.truncated)
-        answers.append(PrunedAnswer(config.label, answer, run.selections[0], layout, vlm.name))
+        answers.append(PrunedAnswer(config.label, answer, run.selections[0], layout, vlm.name, config.layer))
     return answers

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.ticker import MaxNLocator
 
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import TARGET, Display, draw_box, image_array, lay_over, paint, ratio_ticks
-from biaslab.figures.styling import DIVERGING, SEQUENTIAL, style
+from biaslab.figures.fitting import inward_ticks, snug, title_above, wrapped
+from biaslab.figures.styling import DIVERGING, SEQUENTIAL, SMALLEST, figure_width, style
 
 if TYPE_CHECKING:
     from biaslab.profiles import Profile
 
 __all__ = ["AttentionDisplay"]
 
-
+_THICK = 0.07  # inches of a colour bar, at least
+_TITLE, _NARROW = 8.0, 1.4  # points of the panels' titles, and inches of panels below which they are smaller
 _UNITS = {
     "ratio": "relative to its position",
     "log": "log ratio to its position",
@@ -31,11 +35,12 @@ _UNITS = {
 
 
 class AttentionDisplay(Display):
-    """A row per image: attention on the left, debiased attention on the right, the target outlined.
+    """Two panels per image: attention on the left, debiased attention on the right, the target outlined.
 
     Attention is drawn relative to uniform attention on a sequential scale from 0 to its 99th percentile; the
     debiased score on a diverging scale centred where a token draws just what its position always draws (1 for
-    a ratio, 0 otherwise; ratios are drawn by their logarithm).
+    a ratio, 0 otherwise; ratios are drawn by their logarithm). Both scales are those of all images, so that images can
+    be compared. Several images stand side by side over the page.
 
     ``data`` has a line per image and token: image, token, tile, row, col, thumbnail, attention, debiased,
     on_target (share of the token's cell that the target box covers).
@@ -105,7 +110,7 @@ class AttentionDisplay(Display):
         targets : Box or sequence of Box, optional
             One per image, in its pixels; None where there is none.
         titles : str or sequence of str, optional
-            One per image, written into its corner.
+            One per image, written below it.
         debias : str
             Debias operation, a key of ``biaslab.profiles.DEBIAS``.
         eps : float
@@ -173,44 +178,103 @@ class AttentionDisplay(Display):
         AttentionDisplay
             Self.
         """
-        ratios = [image.shape[0] / image.shape[1] + 0.2 for image in self.images]
+        count = len(self.images)
+        pairs = 1 if count == 1 else 3 if count % 3 == 0 or count > 4 else 2  # images side by side
+        columns = 1 if count == 1 else 2
         with style():
-            axes = self._axes(ax, 2 * len(self.images), per_row=2, ratio=ratios, extra=0.35, layout="compressed")
+            room = figure_width(columns) / (2 * pairs) - 0.06 if ax is None else np.inf
+            below = [wrapped(title, room, SMALLEST) if title else "" for title in self.titles]
+            tall = [image.shape[0] / image.shape[1] for image in self.images]
+            rows = [max(tall[k : k + pairs]) + 0.3 for k in range(0, count, pairs)]
+            axes = self._axes(
+                ax, 2 * count, per_row=2 * pairs, columns=columns, ratio=rows, extra=0.8, layout="compressed"
+            )
+            scales = self._scales()
             for i, image in enumerate(self.images):
-                self._row(axes[2 * i : 2 * i + 2], i, image, last=i == len(self.images) - 1)
-            axes[0].set_title("attention" + ("" if self.layer is None else f", layer {self.layer}"))
-            axes[1].set_title(f"debiased ({self.debias})")
+                drawn = self._pair(axes[2 * i : 2 * i + 2], i, image, scales)
+                if below[i]:  # under the image: on it, it would cover what the words speak of
+                    axes[2 * i].set_xlabel(below[i], fontsize=SMALLEST, labelpad=2)
+                where = "" if self.layer is None else f", layer {self.layer}"
+                if i < pairs:
+                    size = _TITLE if room > _NARROW else SMALLEST
+                    for panel, name in zip(
+                        axes[2 * i :], (f"attention{where}", f"debiased ({self.debias})"), strict=False
+                    ):
+                        panel.set_title(name if i == 0 or ax is not None else name.split(",")[0], fontsize=size, pad=3)
+            self._bars(axes, drawn, own=ax is None)
+            if ax is None:
+                model = PurePath(self.source).name
+                title_above(self._drawn_figure(), ", ".join(t for t in (model, f"layer {self.layer}") if t))
+                snug(self._drawn_figure(), axes)
         return self
 
-    def _row(self, axes: Sequence[Axes], i: int, image: np.ndarray, last: bool) -> None:
-        layout, target, part = self.layouts[i], self.targets[i], self.data[self.data["image"] == i]
-        shape = image.shape[:2]
-        raw = part["attention"].to_numpy() / part["attention"].mean()
-        after = part["debiased"].to_numpy()
+    def _scales(self) -> tuple[tuple[str, Normalize], tuple[str, Normalize]]:
+        """Choose one scale for the attention of all images and one for their debiased scores."""
+        raw, after = self._values(self.data)
+        top = max(float(np.quantile(raw, 0.99)), 1e-6)
+        limit = max(float(np.quantile(np.abs(after), 0.98)), 1e-6)
+        return (SEQUENTIAL, Normalize(0, top)), (DIVERGING, Normalize(-limit, limit))
+
+    def _values(self, part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Give what is drawn of both: attention relative to its image's mean, and the score, ratios as log2."""
+        mean = part.groupby("image")["attention"].transform("mean").to_numpy()
+        raw, after = part["attention"].to_numpy() / mean, part["debiased"].to_numpy()
         if self.debias == "ratio":
             after = np.log2(np.maximum(after, 1e-6))
         elif self.debias == "subtract":
-            after = after / part["attention"].mean()
-        top = max(float(np.quantile(raw, 0.99)), 1e-6)
-        limit = max(float(np.quantile(np.abs(after), 0.98)), 1e-6)
-        scales = ((raw, SEQUENTIAL, Normalize(0, top)), (after, DIVERGING, Normalize(-limit, limit)))
-        for ax, (values, colours, norm) in zip(axes, scales, strict=True):
-            drawn = lay_over(ax, image, paint(values, layout, shape), colours, norm)
+            after = after / mean
+        return raw, after
+
+    def _pair(self, axes: Sequence[Axes], i: int, image: np.ndarray, scales: Any) -> list[Any]:
+        layout, target, part = self.layouts[i], self.targets[i], self.data[self.data["image"] == i]
+        shape, drawn = image.shape[:2], []
+        for ax, values, (colours, norm) in zip(axes, self._values(part), scales, strict=True):
+            drawn.append(lay_over(ax, image, paint(values, layout, shape), colours, norm))
             if target is not None:
                 draw_box(ax, target, shape, layout.size, TARGET)
-            ax.set_xticks([])
-            ax.set_yticks([])
+            ax.set(xticks=[], yticks=[], xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
             ax.spines[:].set_visible(False)
-            bar = ax.figure.colorbar(drawn, ax=ax, location="bottom", fraction=0.05, pad=0.03, aspect=22)
+        return drawn
+
+    def _bars(self, axes: Sequence[Axes], drawn: Sequence[Any], *, own: bool) -> None:
+        """Draw a colour bar for attention and one for the score, under all panels or under two of the caller's."""
+        fraction, aspect = self._bar_shape(axes) if own else (0.05, 22.0)
+        for k, image in enumerate(drawn):
+            ratio = k == 1 and self.debias == "ratio"
+            last = len(axes) // 2 - 1
+            under = [
+                ax for i, ax in enumerate(axes) if (i % 2 == k if last < 1 or not own else self._half(i, axes) == k)
+            ]
+            bar = axes[0].figure.colorbar(
+                image, ax=under if own else under[-1:], location="bottom", fraction=fraction,
+                pad=0.03 if own else 0.14, aspect=aspect, shrink=0.9,
+            )  # fmt: skip
             bar.outline.set_linewidth(0.4)
-            bar.ax.tick_params(labelsize=6, length=2, pad=1)
-            if colours == DIVERGING and self.debias == "ratio":
-                ticks, labels = ratio_ticks(limit)
-                bar.set_ticks(ticks, labels=labels)
-            if last:
-                bar.set_label(
-                    "relative to uniform attention" if colours == SEQUENTIAL else _UNITS[self.debias], fontsize=7
-                )
-        if self.titles[i]:
-            white = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
-            axes[0].text(0.02, 0.03, self.titles[i], transform=axes[0].transAxes, fontsize=6, bbox=white, zorder=6)
+            ticks, names = ratio_ticks(image.norm.vmax) if ratio else _plain_ticks(image.norm)
+            inward_ticks(bar, ticks, names)
+            bar.set_label("relative to uniform attention" if k == 0 else _UNITS[self.debias], fontsize=7, labelpad=1)
+
+    def _bar_shape(self, axes: Sequence[Axes]) -> tuple[float, float]:
+        """Choose a bar's share of the height and its length over its thickness: low panels would make it short."""
+        per_row = _per_row(axes)
+        width = axes[0].figure.get_figwidth()  # type: ignore[union-attr]
+        tall = [image.shape[0] / image.shape[1] * width / per_row for image in self.images]
+        inches = sum(max(tall[i : i + per_row // 2]) for i in range(0, len(tall), per_row // 2))
+        return max(0.05, _THICK / inches), 0.8 * width / 2 / max(_THICK, 0.05 * inches)
+
+    @staticmethod
+    def _half(i: int, axes: Sequence[Axes]) -> int:
+        """Tell in which half of the figure a panel stands: the bars lie beside each other."""
+        return int(2 * (i % _per_row(axes)) >= _per_row(axes))
+
+
+def _per_row(axes: Sequence[Axes]) -> int:
+    spec = axes[0].get_subplotspec()
+    return spec.get_gridspec().ncols if spec is not None else 2
+
+
+def _plain_ticks(norm: Normalize) -> tuple[list[float], list[str]]:
+    """Choose at most five ticks of a linear scale."""
+    low, high = float(norm.vmin or 0), float(norm.vmax or 1)
+    ticks = [float(t) for t in MaxNLocator(nbins=4, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= t <= high]
+    return ticks, [f"{t:g}" for t in ticks]

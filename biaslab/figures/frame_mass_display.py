@@ -13,7 +13,7 @@ from biaslab.diagnostics.tables import rows_of_head
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
 from biaslab.figures.layers import depth_colours, evenly
-from biaslab.figures.styling import style
+from biaslab.figures.styling import LINES, style
 
 __all__ = ["FrameMassDisplay"]
 
@@ -23,9 +23,9 @@ _COLUMNS = ("layer", "frames", "frame", "ratio", "ratio_lo", "ratio_hi", "n")
 
 
 class FrameMassDisplay(Display):
-    """Attention share of each frame over its even share, a line per layer from shallow (dark) to deep.
+    """Attention share of each frame over that of uniform attention, a line per layer from shallow (dark) to deep.
 
-    Bars are the intervals over prompts. 1 is even attention.
+    Bars are the intervals over prompts. 1 is uniform attention.
 
     ``data`` is the table of :func:`biaslab.diagnostics.measures.frame_mass.frame_mass` of one head and one number of
     frames.
@@ -93,7 +93,8 @@ class FrameMassDisplay(Display):
         FrameMassDisplay
             Self.
         """
-        layers = evenly(sorted(set(self.data["layer"])), _MOST)
+        every = sorted(set(self.data["layer"]))
+        layers = evenly(every, _MOST)
         colours = depth_colours(len(layers))
         with style():
             (panel,) = self._axes(ax, 1, ratio=0.66)
@@ -105,17 +106,18 @@ class FrameMassDisplay(Display):
                 ends = np.maximum(np.stack([y - part["ratio_lo"], part["ratio_hi"] - y]), 0)
                 panel.errorbar(
                     at, y, yerr=ends, color=colours(i), linewidth=0.9, elinewidth=0.5, marker="o", markersize=2.5,
-                    label=f"layer {layer}",
+                    label=f"layer {layer}", linestyle=LINES[i % len(LINES)],
                 )  # fmt: skip
             count = int(self.data["frames"].iloc[0])
             ticks = evenly(range(1, count + 1), 8)
             panel.set_xticks(ticks, [str(k) for k in ticks])
             panel.minorticks_off()
             panel.set_xlabel("frame")
-            panel.set_ylabel("attention relative to even")
+            panel.set_ylabel("attention relative to uniform")
             rows = -(-len(layers) // _ABREAST)
             panel.set_ylim(0, panel.get_ylim()[1] * (1 + 0.12 * rows))  # room for the legend above the bars
             panel.grid(axis="y")
             panel.legend(fontsize=6, loc="upper center", ncols=min(len(layers), _ABREAST))
-            panel.set_title(self.title, pad=3)
+            few = f", {len(layers)} of {len(every)} layers" if len(layers) < len(every) else ""
+            panel.set_title(f"{self.title}{few}", pad=3)
         return self

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
-from biaslab.figures.styling import COLORS, ERRORBAR, style
+from biaslab.figures.styling import COLORS, ERRORBAR, SMALLEST, style
 
 __all__ = ["HeadRatingDisplay"]
 
@@ -103,7 +103,7 @@ def _draw(panel: Axes, name: str, part: pd.DataFrame) -> None:
     at = best["layer"].to_numpy(float) + 0.12 * best.groupby("layer").cumcount().to_numpy()
     panel.errorbar(at, values, yerr=bars, color=COLORS[0], marker="o", linestyle="none", **ERRORBAR)
     for x, y, text in _labels(at, best, float(np.ptp(part["value"].dropna()))):
-        panel.annotate(text, (x, y), (3, 2), textcoords="offset points", fontsize=5.5)
+        panel.annotate(text, (x, y), (3, 2), textcoords="offset points", fontsize=SMALLEST)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     panel.set_xlabel("decoder layer")
     panel.set_ylabel(name)

@@ -14,9 +14,10 @@ from biaslab._util.number_text import count_text
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
+from biaslab.figures.fitting import inward_ticks, snug, title_above
 from biaslab.figures.layers import evenly
 from biaslab.figures.profile_display import raster
-from biaslab.figures.styling import DIVERGING, figure_width, style
+from biaslab.figures.styling import DIVERGING, SMALLEST, figure_width, style
 
 if TYPE_CHECKING:
     from biaslab.core.layout import TokenLayout
@@ -28,7 +29,7 @@ _MOST_LAYERS = 32  # rows of panels that fit on a page
 _NARROW = 8  # heads that fit into one column
 _LABELS = 1.15  # inches beside the panels: layer numbers and the colour bar
 _LOW = 1.8  # inches of all panels together
-_READABLE = 0.18  # inches of a panel from which a number in its corner can be read
+_READABLE = 0.26  # inches of a panel from which a number in its corner leaves room for the map
 
 
 class HeadsDisplay(Display):
@@ -149,7 +150,7 @@ class HeadsDisplay(Display):
         log = np.log2(np.maximum(self.data["relative"], 1e-6))
         log = np.abs(log[np.isfinite(log)])
         # heads differ by orders of magnitude: a scale up to the most extreme would leave the others white
-        limit = float(np.clip(np.quantile(log, 0.9), 0.25, 5.0)) if len(log) else 1.0
+        limit = float(np.clip(np.quantile(log, 0.95), 0.25, 6.0)) if len(log) else 1.0
         with style():
             columns = 1 if len(heads) <= _NARROW else 2
             width = figure_width(columns)
@@ -172,11 +173,16 @@ class HeadsDisplay(Display):
             below: dict[str, Any] = {"location": "bottom", "fraction": 0.05 + 0.05 / height, "aspect": 40}
             bar = self._drawn_figure().colorbar(image, ax=panel, pad=0.02, extend="both", **(below if low else beside))
             ticks, labels = ratio_ticks(limit)
-            bar.set_ticks(ticks, labels=labels)
-            bar.set_label("attention relative to uniform")
+            if low:
+                inward_ticks(bar, ticks, labels, size=7)
+            else:
+                bar.set_ticks(ticks, labels=labels)
+                bar.ax.minorticks_off()
+            bar.set_label("attention relative to uniform attention")
             bar.outline.set_linewidth(0.4)
             if ax is None:
-                self._drawn_figure().suptitle(self.title)
+                title_above(self._drawn_figure(), self.title)
+                snug(self._drawn_figure(), [panel])
             else:
                 panel.set_title(self.title, pad=3)
         return self
@@ -197,22 +203,21 @@ class HeadsDisplay(Display):
         return mosaic, pitch, gap
 
     def _corners(self, ax: Axes, layers: list, heads: list, pitch: tuple[int, int], side: float) -> None:
-        size = float(np.clip(0.24 * 72 * side, 4, 6))
         first = self.data.drop_duplicates(["layer", "head"])
         for row in first[first["variance"].notna()].to_dict("records"):
             ax.text(
                 (heads.index(row["head"]) + 0.04) * pitch[1], (layers.index(row["layer"]) + 0.03) * pitch[0],
-                str(round(100 * row["variance"])), fontsize=size, ha="left", va="top", in_layout=False,
+                str(round(100 * row["variance"])), fontsize=SMALLEST, ha="left", va="top", in_layout=False,
                 bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.4},
             )  # fmt: skip
 
 
 def _numbers(axis: Any, names: list, pitch: int, gap: int, inches: float) -> None:
     """Write the names of rows or columns at their centres, as many as there is room for."""
-    step = max(1, int(np.ceil(0.07 / inches)))
+    step = max(1, int(np.ceil(0.11 / inches)))
     ticked = range(0, len(names), step)
     axis.set_ticks([i * pitch + (pitch - gap) / 2 - 0.5 for i in ticked], [str(names[i]) for i in ticked])
-    axis.set_tick_params(length=0, pad=2, labelsize=float(np.clip(44 * step * inches, 4.5, 7)))
+    axis.set_tick_params(length=0, pad=2, labelsize=float(np.clip(44 * step * inches, SMALLEST, 7)))
 
 
 def _explained(variance: pd.DataFrame | None) -> dict[tuple[int, str], float]:

@@ -14,10 +14,16 @@ from matplotlib.lines import Line2D
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.figures.display import ANSWER, TARGET, Display, draw_box, image_array, paint
-from biaslab.figures.styling import style
+from biaslab.figures.display import ANSWER, TARGET, Display, draw_box, image_array, model_name, paint
+from biaslab.figures.fitting import legend_below, snug, title_above, wrapped
+from biaslab.figures.styling import SMALLEST, figure_width, style
 
-__all__ = ["KEPT", "THUMBNAIL", "KeptTokensDisplay", "cells", "faded", "selected_tokens"]
+__all__ = [
+    "FADED", "KEPT", "THUMBNAIL", "KeptTokensDisplay", "cells", "faded", "outline", "quoted", "selected_tokens",
+]  # fmt: skip
+
+FADED = 0.5  # how far dropped tokens are taken to white
+_TITLE, _NARROW = 7.0, 1.2  # points of the panels' titles, and inches of panels below which they are smaller
 
 _PIVOT: dict[str, Any] = {"edgecolor": "#E69F00", "linewidth": 1.1}
 KEPT: dict[str, Any] = {"edgecolor": "#303030", "linewidth": 0.4}
@@ -27,8 +33,8 @@ THUMBNAIL: dict[str, Any] = {"edgecolor": "#CC79A7", "linewidth": 0.9, "linestyl
 class KeptTokensDisplay(Display):
     """A panel per method: kept tokens in full colour, dropped ones faded; pivots, target and answer outlined.
 
-    Tokens of a thumbnail, which show the same places as the tiles', are outlined with dots and do not lift
-    the fading.
+    The unpruned model's panel, where there is one, is the first and shows the image as it is. Tokens of a thumbnail,
+    which show the same places as the tiles', are outlined with dots and do not lift the fading.
 
     ``data`` has a line per method and kept token: method, token, tile, row, col, thumbnail, pivot, on_target
     (share of the cell that the target covers), and the answer's IoU.
@@ -53,9 +59,11 @@ class KeptTokensDisplay(Display):
 
     def __init__(
         self, data: pd.DataFrame, image: np.ndarray, layout: TokenLayout, target: Box | None,
-        answers: Mapping[str, Box | None], expression: str | None, *, provenance: Any,
+        answers: Mapping[str, Box | None], expression: str | None, title: str | None = None, *,
+        unpruned: Sequence[str] = (), provenance: Any,
     ) -> None:  # fmt: skip
         super().__init__(data, provenance)
+        self.title, self.unpruned = title, list(unpruned)
         self.image, self.layout = image, layout
         self.target, self.answers, self.expression = target, dict(answers), expression
 
@@ -70,6 +78,7 @@ class KeptTokensDisplay(Display):
         answers: Mapping[str, Box | None] | None = None,
         pivots: Mapping[str, Any] | None = None,
         expression: str | None = None,
+        title: str | None = None,
         model: Any = None,
     ) -> KeptTokensDisplay:
         """Take what the methods chose for one image.
@@ -81,7 +90,8 @@ class KeptTokensDisplay(Display):
         layout : TokenLayout
             Of its tokens.
         selections : mapping of str
-            Method name -> Selection, or the indices of the kept tokens; one panel each, in this order.
+            Method name -> Selection, or the indices of the kept tokens; None for the unpruned model, whose panel comes
+            first. One panel each, in this order.
         target : Box, optional
             Of the expression, in pixels of the original image.
         answers : mapping of str to Box, optional
@@ -91,8 +101,10 @@ class KeptTokensDisplay(Display):
             them.
         expression : str, optional
             Shown above the panels.
+        title : str, optional
+            What else is said there, such as "10 % kept before layer 4".
         model : VLM or str, optional
-            The model that was pruned, or its name: the figure of a rehearsal says so.
+            The model that was pruned, or its name, which the title begins with: the figure of a rehearsal says so.
 
         Returns
         -------
@@ -107,7 +119,9 @@ class KeptTokensDisplay(Display):
             raise InputError("no selections to draw: pass at least one method's kept tokens")
         answers, pivots = answers or {}, pivots or {}
         tables = []
-        for name, selection in selections.items():
+        unpruned = [name for name, selection in selections.items() if selection is None]
+        for name in [*unpruned, *(name for name in selections if name not in unpruned)]:
+            selection = range(layout.n) if name in unpruned else selections[name]
             kept = selected_tokens(selection, layout, where=f"{name}: ")
             info = getattr(selection, "info", None) or {}
             marked = _token_numbers(pivots.get(name, info.get("pivot_indices", ())))
@@ -136,6 +150,8 @@ class KeptTokensDisplay(Display):
             target,
             {m: answers.get(m) for m in selections} if answers else {},
             expression,
+            ", ".join(text for text in (model_name(model), title) if text),
+            unpruned=unpruned,
             provenance=model,
         )
 
@@ -156,41 +172,39 @@ class KeptTokensDisplay(Display):
         shape = self.image.shape
         with style():
             wide = len(methods) > 4
-            per_row = min(len(methods), 4 if len(methods) > 6 else 3 if wide or len(methods) == 3 else 2)
-            ratio = shape[0] / shape[1] + (0.12 if wide else 0.19)
-            axes = self._axes(
-                ax,
+            per_row = min(
                 len(methods),
-                per_row,
-                columns=2 if wide else 1,
-                ratio=ratio,
-                extra=0.5,
-                layout="compressed",
+                5 if len(methods) > 8 else 4 if len(methods) > 6 else 3 if wide or len(methods) == 3 else 2,
             )
+            columns = 2 if wide else 1
+            axes = self._axes(
+                ax, len(methods), per_row, columns=columns, ratio=shape[0] / shape[1] + 0.25, extra=0.6,
+                layout="compressed",
+            )  # fmt: skip
+            room = figure_width(columns) / per_row - 0.08 if ax is None else np.inf
             for panel, method in zip(axes, methods, strict=True):
-                self._panel(panel, method, fontsize=7 if wide or per_row < 3 else 6)
-            handles = self._handles()
+                self._panel(panel, method, room)
             if ax is None:
-                if self.expression:
-                    self._drawn_figure().suptitle(
-                        f"\N{LEFT DOUBLE QUOTATION MARK}{self.expression}\N{RIGHT DOUBLE QUOTATION MARK}"
-                    )
-                if handles:
-                    self._drawn_figure().legend(handles=handles, loc="outside lower center", ncols=len(handles))
+                figure, said = self._drawn_figure(), quoted(self.expression)
+                if title := ": ".join(text for text in (said, self.title) if text):
+                    title_above(figure, title)
+                if handles := self._handles():
+                    legend_below(figure, handles, [str(handle.get_label()) for handle in handles])
+                snug(figure, axes)
         return self
 
-    def _panel(self, ax: Axes, method: str, fontsize: float) -> None:
+    def _panel(self, ax: Axes, method: str, room: float) -> None:
         part = self.data[self.data["method"] == method]
         shape, size = self.image.shape[:2], self.layout.size
         tiles = part[~part["thumbnail"]]
-        ax.imshow(faded(self.image, self.layout, tiles["token"].to_numpy()))
-        for rows, look in (
+        whole = method in self.unpruned
+        ax.imshow(self.image if whole else faded(self.image, self.layout, tiles["token"].to_numpy()))
+        for rows, look in () if whole else (
             (tiles[~tiles["pivot"]], KEPT),
             (part[part["thumbnail"] & ~part["pivot"]], THUMBNAIL),
             (part[part["pivot"]], _PIVOT),
-        ):
-            corners = list(cells(self.layout, rows["token"].to_numpy(), shape))
-            ax.add_collection(PolyCollection(corners, facecolor="none", zorder=4, **look))
+        ):  # fmt: skip
+            outline(ax, cells(self.layout, rows["token"].to_numpy(), shape), look)
         if self.target is not None:
             draw_box(ax, self.target, shape, size, TARGET)
         answer = self.answers.get(method)
@@ -198,12 +212,13 @@ class KeptTokensDisplay(Display):
             draw_box(ax, answer, shape, size, ANSWER)
         ax.set(xticks=[], yticks=[], xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
         ax.spines[:].set_visible(False)
-        count = f"{len(part)} of {self.layout.n}"
+        count = f"all {self.layout.n} tokens" if whole else f"{len(part)} of {self.layout.n}"
         if self.answers and answer is None:
             count += ", no box"
         elif len(part) and np.isfinite(part["iou"].iloc[0]):
             count += f", IoU {part['iou'].iloc[0]:.2f}"
-        ax.set_title(f"{method}\n{count}", fontsize=fontsize, pad=2)
+        size_ = _TITLE if room > _NARROW else SMALLEST
+        ax.set_title("\n".join(wrapped(line, room, size_) for line in (method, count)), fontsize=size_, pad=3)
 
     def _handles(self) -> list[Line2D]:
         looks = [(TARGET, "target")] if self.target is not None else []
@@ -223,12 +238,22 @@ class KeptTokensDisplay(Display):
         ]
 
 
+def quoted(text: str | None) -> str:
+    """Put an expression or question into quotation marks; "" where there is none."""
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{text}\N{RIGHT DOUBLE QUOTATION MARK}" if text else ""
+
+
+def outline(ax: Axes, corners: np.ndarray, look: Mapping[str, Any]) -> None:
+    """Outline cells of tokens, whole also where they lie at the image's edge."""
+    ax.add_collection(PolyCollection(list(corners), facecolor="none", zorder=4, clip_on=False, **look))
+
+
 def faded(image: np.ndarray, layout: TokenLayout, kept: np.ndarray) -> np.ndarray:
-    """Fade what no kept token of a tile shows: (rows, cols, 3)."""
+    """Fade what no kept token of a tile shows, so far that objects can still be told: (rows, cols, 3)."""
     here = np.zeros(layout.n)
     here[kept] = 1.0
     lifted = np.nan_to_num(paint(here, layout, image.shape[:2]))[..., None] > 0
-    return np.where(lifted, image, 0.78 + 0.22 * image.mean(axis=2, keepdims=True))
+    return np.where(lifted, image, FADED + (1 - FADED) * image.mean(axis=2, keepdims=True))
 
 
 def cells(layout: TokenLayout, tokens: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

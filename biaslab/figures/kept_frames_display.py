@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, image_array
-from biaslab.figures.kept_display import KEPT, THUMBNAIL, cells, faded, selected_tokens
-from biaslab.figures.styling import style
+from biaslab.figures.fitting import snug, title_above, wrapped
+from biaslab.figures.kept_display import KEPT, THUMBNAIL, cells, faded, outline, quoted, selected_tokens
+from biaslab.figures.styling import SMALLEST, figure_width, style
 
 __all__ = ["KeptFramesDisplay"]
 
@@ -49,9 +49,10 @@ class KeptFramesDisplay(Display):
 
     def __init__(
         self, data: pd.DataFrame, images: list[np.ndarray], layouts: Sequence[TokenLayout], methods: Sequence[str],
-        question: str | None, *, provenance: Any,
+        question: str | None, title: str | None = None, *, provenance: Any,
     ) -> None:  # fmt: skip
         super().__init__(data, provenance)
+        self.title = title
         self.images, self.layouts, self.methods, self.question = images, list(layouts), list(methods), question
 
     @classmethod
@@ -62,6 +63,7 @@ class KeptFramesDisplay(Display):
         selections: Mapping[str, Sequence[Any]],
         *,
         question: str | None = None,
+        title: str | None = None,
         model: Any = None,
     ) -> KeptFramesDisplay:
         """Take what the methods chose of each frame.
@@ -75,6 +77,8 @@ class KeptFramesDisplay(Display):
             Method name -> for each frame a Selection, or the indices of the kept tokens.
         question : str, optional
             Shown above the panels.
+        title : str, optional
+            What else is said there, such as "10 % kept before layer 4".
         model : VLM or str, optional
             The model that was pruned, or its name: the figure of a rehearsal says so.
 
@@ -100,7 +104,7 @@ class KeptFramesDisplay(Display):
                 rows.append(pd.DataFrame({"method": name, "frame": k, "token": kept, **at}))
         data = pd.concat([row for row in rows if len(row)] or rows, ignore_index=True)
         images = [image_array(frame) for frame in frames]
-        return cls(data, images, layouts, list(selections), question, provenance=model)
+        return cls(data, images, layouts, list(selections), question, title, provenance=model)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> KeptFramesDisplay:
         """Draw a panel per method and frame.
@@ -129,22 +133,25 @@ class KeptFramesDisplay(Display):
                 for empty in set(axes) - set(panels):
                     empty.remove()
                 axes, self.ax_ = panels, np.array(panels, dtype=object)
+            room = figure_width(2) / per_row - 0.06 if ax is None else np.inf
             for i, panel in enumerate(axes):
-                self._panel(panel, self.methods[i // count], i % count)
-            if ax is None and self.question:
-                said = f"\N{LEFT DOUBLE QUOTATION MARK}{self.question}\N{RIGHT DOUBLE QUOTATION MARK}"
-                self._drawn_figure().suptitle(said)
+                self._panel(panel, self.methods[i // count], i % count, room)
+            if ax is None:
+                said = ": ".join(text for text in (quoted(self.question), self.title) if text)
+                if said:
+                    title_above(self._drawn_figure(), said)
+                snug(self._drawn_figure(), axes)
         return self
 
-    def _panel(self, ax: Axes, method: str, frame: int) -> None:
+    def _panel(self, ax: Axes, method: str, frame: int, room: float) -> None:
         image, layout = self.images[frame], self.layouts[frame]
         part = self.data[(self.data["method"] == method) & (self.data["frame"] == frame)]
         tiles = part[~part["thumbnail"].astype(bool)]
         ax.imshow(faded(image, layout, tiles["token"].to_numpy()))
         for rows, look in ((tiles, KEPT), (part[part["thumbnail"].astype(bool)], THUMBNAIL)):
-            corners = list(cells(layout, rows["token"].to_numpy(), image.shape[:2]))
-            ax.add_collection(PolyCollection(corners, facecolor="none", zorder=4, **look))
+            outline(ax, cells(layout, rows["token"].to_numpy(), image.shape[:2]), look)
         ax.set(xticks=[], yticks=[], xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
         ax.spines[:].set_visible(False)
         count = f"frame {frame + 1}: {len(part)} of {layout.n}"
-        ax.set_title(count if frame else f"{method}\n{count}", fontsize=6, pad=2, loc="left")
+        said = [wrapped(count, room, SMALLEST)] if frame else [method, wrapped(count, room, SMALLEST)]
+        ax.set_title("\n".join(said), fontsize=SMALLEST, pad=2, loc="left")

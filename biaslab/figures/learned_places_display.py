@@ -14,8 +14,9 @@ from biaslab._util.number_text import count_text
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
+from biaslab.figures.fitting import inward_ticks, snug, title_above, wrapped
 from biaslab.figures.profile_display import raster
-from biaslab.figures.styling import DIVERGING, style
+from biaslab.figures.styling import DIVERGING, SMALLEST, figure_width, style
 
 if TYPE_CHECKING:
     from biaslab.diagnostics.probe import ProbeResult
@@ -122,25 +123,28 @@ class LearnedPlacesDisplay(Display):
                 ax, len(names), columns=2 if len(names) > 2 else 1, ratio=rows / cols + 0.25, extra=0.55,
                 layout="compressed",
             )  # fmt: skip
+            room = figure_width(2 if len(names) > 2 else 1) / len(names) - 0.06 if ax is None else np.inf
             for panel, name in zip(axes, names, strict=True):
                 values = np.full((rows, cols), np.nan)
                 values[self.data["row"], self.data["col"]] = self.data[name] / np.log(2)
                 drawn = panel.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set_visible(False)
-                panel.set_title(_TITLES[name], fontsize=7, pad=3)
-                panel.set_xlabel(self._account(name), fontsize=6, labelpad=2)
+                panel.set_title(wrapped(_TITLES[name], room, 7), fontsize=7, pad=3)
+                panel.set_xlabel(wrapped(self._account(name), room, SMALLEST), fontsize=SMALLEST, labelpad=2)
             figure = self._drawn_figure()
             ticks, labels = ratio_ticks(limit)
             bar = figure.colorbar(
                 drawn, ax=axes, location="bottom", fraction=0.05, pad=0.03 if ax is None else 0.14, aspect=45,
-                shrink=0.8, extend="both", ticks=ticks,
+                shrink=0.8, extend="both",
             )  # fmt: skip
-            bar.ax.set_xticklabels(labels)
-            bar.set_label("attention relative to the mean over places")
+            inward_ticks(bar, ticks, labels, size=7)
+            bar.set_label("attention relative to the mean over places", fontsize=7)
             bar.outline.set_linewidth(0.4)
-            if ax is None and self.title:
-                figure.suptitle(self.title)
+            if ax is None:
+                if self.title:
+                    title_above(figure, self.title)
+                snug(figure, axes)
         return self
 
     def _account(self, name: str) -> str:

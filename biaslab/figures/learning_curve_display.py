@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from biaslab._util.number_text import count_text
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
-from biaslab.figures.styling import COLORS, style
+from biaslab.figures.fitting import wrapped
+from biaslab.figures.styling import COLORS, figure_width, style
 
 if TYPE_CHECKING:
     from biaslab.profiles import LookaheadProfile
@@ -130,5 +131,5 @@ class LearningCurveDisplay(Display):
             panel.grid(axis="y")
             panel.legend()
             if self.title:
-                panel.set_title(self.title)
+                panel.set_title(wrapped(self.title, figure_width() - 0.7, 8))
         return self

@@ -14,7 +14,9 @@ from biaslab._util.number_text import count_text, interval_text
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
-from biaslab.figures.styling import COLORS, DIVERGING, style
+from biaslab.figures.fitting import inward_ticks, snug, title_above, wrapped
+from biaslab.figures.layers import full_rows
+from biaslab.figures.styling import COLORS, DIVERGING, SMALLEST, figure_width, style
 
 if TYPE_CHECKING:
     from biaslab.diagnostics.probe import ProbeResult
@@ -122,6 +124,8 @@ class ProbeDisplay(Display):
         model = PurePath(str(probe.settings["model"])).name
         title = f"{model}, causal probe" + ("" if region == "tiles" else f" ({region})")
         title += ("" if head == "mean" else f", head {head}") + f", n = {count_text(probe.n_groups, 'object')}"
+        if len(layers) < len(probe.layers):
+            title += f", {len(layers)} of {len(probe.layers)} layers"
         return cls(pd.concat(tables, ignore_index=True), title, comparison, provenance=probe.settings)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ProbeDisplay:
@@ -145,27 +149,30 @@ class ProbeDisplay(Display):
         per_layer = 3 if both else 1
         with style():
             wide = len(layers) * per_layer > 3
+            per_row = (6 if both else full_rows(len(layers), 4)) if wide else len(layers) * per_layer
+            small = SMALLEST if both or per_row > 4 else 7
             axes = self._axes(
-                ax, len(layers) * per_layer, per_row=(6 if both else 4) if wide else None, columns=2 if wide else 1,
-                ratio=max(grid[0] / grid[1], 0.7 if both else 0.3) + 0.28, extra=0.75, layout="compressed",
+                ax, len(layers) * per_layer, per_row=per_row, columns=2 if wide else 1,
+                ratio=max(grid[0] / grid[1], 0.7 if both else 0.3) + 0.45, extra=0.75, layout="compressed",
             )  # fmt: skip
+            reach = float(np.abs(log).max()) * 1.05
             for i, layer in enumerate(layers):
                 part = self.data[self.data["layer"] == layer]
                 for k, what in enumerate(columns):
                     panel = axes[i * per_layer + k]
                     image = self._map(panel, part, what, grid, limit)
-                    panel.set_title(f"layer {layer}" if not both else f"layer {layer}: {what}", pad=3)
+                    panel.set_title(f"layer {layer}" if not both else f"layer {layer}: {what}", pad=3, fontsize=small)
                 if both:
-                    self._scatter(axes[i * per_layer + 2], part, layer)
+                    self._scatter(axes[i * per_layer + 2], part, layer, reach, said=i % (per_row // 3) == 0)
             bar = self._drawn_figure().colorbar(
                 image, ax=axes, location="bottom", fraction=0.05, pad=0.03, aspect=45, shrink=0.8, extend="both"
             )
-            ticks, labels = ratio_ticks(limit)
-            bar.set_ticks(ticks, labels=labels)
-            bar.set_label("attention on the object relative to its mean over places")
+            inward_ticks(bar, *ratio_ticks(limit), size=7)
+            bar.set_label("attention on the object relative to its mean over places", fontsize=7)
             bar.outline.set_linewidth(0.4)
             if ax is None:
-                self._drawn_figure().suptitle(self.title)
+                title_above(self._drawn_figure(), self.title)
+                snug(self._drawn_figure(), axes)
         return self
 
     @staticmethod
@@ -175,21 +182,23 @@ class ProbeDisplay(Display):
         _bare(ax)
         return ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
 
-    def _scatter(self, ax: Axes, part: pd.DataFrame, layer: int) -> None:
+    def _scatter(self, ax: Axes, part: pd.DataFrame, layer: int, reach: float, *, said: bool) -> None:
         x, y = part["profile"] / np.log(2), part["probe"] / np.log(2)
-        ends = np.array([min(x.min(), y.min()), max(x.max(), y.max())])
         ax.scatter(x, y, s=2.5, color=COLORS[0], alpha=0.6, linewidths=0)
-        ax.plot(ends, ends, color="black", linewidth=0.5, linestyle=":")
+        ax.plot([-reach, reach], [-reach, reach], color="black", linewidth=0.5, linestyle=":")
         row = None if self.comparison is None or layer not in self.comparison.index else self.comparison.loc[layer]
         if row is not None:
             line = np.array([x.min(), x.max()])
             ax.plot(line, row["slope"] * line, color=COLORS[3], linewidth=0.9)
-            size = {name: interval_text(row[name]) or "not known" for name in ("slope", "r")}
-            ax.set_title(f"slope {size['slope']}, r {size['r']}", pad=3)
+            slope = interval_text(row["slope"], row.get("slope_lo"), row.get("slope_hi")) or "not known"
+            ax.set_title(f"slope {slope}\nr {interval_text(row['r']) or 'not known'}", pad=3, fontsize=SMALLEST)
         ax.set_box_aspect(1)
-        ax.tick_params(labelsize=6, length=1.5, pad=1)
-        ax.set_xlabel("profile (log$_2$)", labelpad=1, fontsize=6)
-        ax.set_ylabel("probe", labelpad=0, fontsize=6)
+        step = max(1, int(reach // 2))  # one range for all layers, ticked alike
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[-step, 0, step], yticks=[-step, 0, step])
+        ax.tick_params(labelsize=SMALLEST, length=1.5, pad=1)
+        ax.set_xlabel("profile (log\N{SUBSCRIPT TWO})", labelpad=1, fontsize=SMALLEST)
+        if said:
+            ax.set_ylabel("probe (log\N{SUBSCRIPT TWO})", labelpad=0, fontsize=SMALLEST)
 
 
 class LocationAccuracyDisplay(Display):
@@ -266,7 +275,7 @@ class LocationAccuracyDisplay(Display):
             (panel,) = self._axes(ax, 1, ratio=0.8 * values.shape[0] / values.shape[1] + 0.2)
             image = panel.imshow(values, cmap="viridis", vmin=0, vmax=100)
             _bare(panel)
-            panel.set_title(self.title, pad=3)
+            panel.set_title(wrapped(self.title, figure_width() - 0.5, 8), pad=3)
             bar = self._drawn_figure().colorbar(image, ax=panel, shrink=0.85)
             bar.set_label(f"Acc@0.5 (%), n = {self.data['n'].iloc[0]} per place")
             bar.outline.set_linewidth(0.4)

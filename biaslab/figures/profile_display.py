@@ -16,6 +16,8 @@ from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures.display import Display, ratio_ticks
+from biaslab.figures.fitting import inward_ticks, snug, title_above, wrapped
+from biaslab.figures.layers import full_rows
 from biaslab.figures.styling import COLORS, DIVERGING, style
 
 if TYPE_CHECKING:
@@ -128,6 +130,10 @@ class ProfileDisplay(Display):
         model = PurePath(str(profile.provenance_.get("model", "model"))).name
         which = "" if head is None else f", head {head}"
         title = f"{model}, {profile.name} profile{which}, n = {count_text(n, 'image')}"
+        if n < (total := sum(profile.counts_.values())):
+            title += f" of this layout, {total:,} in all"
+        if len(layers) < len(profile.layers_):
+            title += f", {len(layers)} of {len(profile.layers_)} layers"
         panels = {layer: profile.panel_title(layer) for layer in layers}
         return cls(pd.concat(tables, ignore_index=True), layout, title, provenance=profile.provenance_, panels=panels)
 
@@ -153,39 +159,41 @@ class ProfileDisplay(Display):
         with style():
             wide = len(panels) > 2
             aspect = max((p["row"].max() + 1) / (p["col"].max() + 1) for _, _, p in panels)
+            per_row = full_rows(len(panels), 4) if wide else 2
             axes = self._axes(
-                ax, len(panels), per_row=4 if wide else 2, columns=2 if wide else 1,
-                ratio=0.72 * aspect + 0.22, extra=1.05, layout="compressed",
+                ax, len(panels), per_row=per_row, columns=2 if wide else 1, ratio=0.8 * aspect + 0.3, extra=1.0,
+                layout="compressed",
             )  # fmt: skip
-            for panel, (layer, thumbnail, part) in zip(axes, panels, strict=True):
-                image = self._panel(panel, part, limit, bool(thumbnail))
+            ends = _ends([part for _, thumbnail, part in panels])
+            for i, (panel, (layer, thumbnail, part)) in enumerate(zip(axes, panels, strict=True)):
+                image = self._panel(panel, part, limit, bool(thumbnail), ends)
                 name = self.panels.get(layer, f"layer {layer}") + (", thumbnail" if thumbnail else "")
-                panel.set_title(name if ax is None else f"{name} ({self.title})", pad=3)
+                # at one height over all maps, above the marginals
+                panel.set_title(
+                    name if ax is None else f"{name} ({self.title})", y=1.24, pad=2, fontsize=7 if wide else 8
+                )
+                if i == 0 or ax is not None:  # said once
+                    panel.set_xlabel("column", labelpad=-5, fontsize=7)
+                    panel.set_ylabel("row", labelpad=-5, fontsize=7)
             ticks, labels = ratio_ticks(limit)
             figure = self._drawn_figure()
             bar = figure.colorbar(
-                image,
-                ax=axes,
-                location="bottom",
-                fraction=0.05,
+                image, ax=axes, location="bottom", fraction=0.05,
                 pad=0.03 if ax is None else 0.14,  # no layout engine makes room in a figure of the caller's
-                aspect=45,
-                shrink=0.8,
-                extend="both",
-                ticks=ticks,
-            )
-            bar.ax.set_xticklabels(labels)
-            bar.set_label("attention relative to uniform")
+                aspect=45, shrink=0.8, extend="both",
+            )  # fmt: skip
+            inward_ticks(bar, ticks, labels, size=7)
+            said = "attention relative to uniform attention; beside the maps means over rows and columns, 1 dotted"
+            bar.set_label(wrapped(said, figure.get_figwidth() - 0.4, 7), fontsize=7)
             bar.outline.set_linewidth(0.4)
             if ax is None:
-                figure.suptitle(self.title)
+                title_above(figure, self.title)
+                snug(figure, axes)
         return self
 
-    def _panel(self, ax: Axes, part: pd.DataFrame, limit: float, thumbnail: bool) -> Any:
+    def _panel(self, ax: Axes, part: pd.DataFrame, limit: float, thumbnail: bool, ends: tuple[float, float]) -> Any:
         rows, cols = int(part["row"].max()) + 1, int(part["col"].max()) + 1
-        value, error = np.full((rows, cols), np.nan), np.full((rows, cols), np.nan)
-        value[part["row"], part["col"]] = part["relative"]
-        error[part["row"], part["col"]] = part["standard_error"]
+        value, error = _grids(part)
         image = ax.imshow(
             np.log2(np.maximum(value, 1e-6)),
             cmap=DIVERGING,
@@ -210,55 +218,62 @@ class ProfileDisplay(Display):
         first, last = ax.get_yticklabels()
         first.set_verticalalignment("top")
         last.set_verticalalignment("bottom")
-        ax.set_xlabel("column", labelpad=-5, fontsize=7)
-        ax.set_ylabel("row", labelpad=-5, fontsize=7)
         # shares of the panel's own axes: marginals keep their thickness whatever the map's shape
         top = ax.inset_axes((0, 1.04, 1, 0.16), sharex=ax)
         right = ax.inset_axes((1.04, 0, 0.16, 1), sharey=ax)
-        _marginal(top, value, error, 0)
-        _marginal(right, value, error, 1)
+        _marginal(top, value, error, 0, ends)
+        _marginal(right, value, error, 1, ends)
         return image
 
 
-def _marginal(ax: Axes, value: np.ndarray, error: np.ndarray, axis: int) -> None:
+def _grids(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Lay the values of a map and their standard errors into arrays of rows and columns."""
+    rows, cols = int(part["row"].max()) + 1, int(part["col"].max()) + 1
+    value, error = np.full((rows, cols), np.nan), np.full((rows, cols), np.nan)
+    value[part["row"], part["col"]] = part["relative"]
+    error[part["row"], part["col"]] = part["standard_error"]
+    return value, error
+
+
+def _means(value: np.ndarray, error: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.nanmean(value, axis=axis), 1.96 * np.nanmean(error, axis=axis)
+
+
+def _ends(parts: Sequence[pd.DataFrame]) -> tuple[float, float]:
+    """Take the lowest and the highest end of all marginals, which share one scale."""
+    bands = [_means(*_grids(part), axis) for part in parts for axis in (0, 1)]
+    return min(1.0, *((m - h).min() for m, h in bands)), max(1.0, *((m + h).max() for m, h in bands))
+
+
+def _marginal(ax: Axes, value: np.ndarray, error: np.ndarray, axis: int, ends: tuple[float, float]) -> None:
     """Draw means over one axis of the map with their band, and uniform attention; axis 0: over rows, along x."""
-    mean, half = np.nanmean(value, axis=axis), 1.96 * np.nanmean(error, axis=axis)
+    mean, half = _means(value, error, axis)
     at = np.arange(len(mean)) + 0.5
-    lo, hi = min(1.0, (mean - half).min()), max(1.0, (mean + half).max())
+    lo, hi = ends
+    lo, hi = lo - 0.08 * (hi - lo), hi + 0.08 * (hi - lo)
+    look: dict[str, Any] = {"color": COLORS[0], "alpha": 0.3, "linewidth": 0}
+    uniform: dict[str, Any] = {"color": "black", "linewidth": 0.5, "linestyle": ":"}
     if axis == 0:
-        ax.fill_between(at, mean - half, mean + half, color=COLORS[0], alpha=0.3, linewidth=0)
+        ax.fill_between(at, mean - half, mean + half, **look)
         ax.plot(at, mean, color=COLORS[0], linewidth=0.9)
-        ax.axhline(1, color="black", linewidth=0.5, linestyle=":")
-        ax.set_yticks([lo, hi], [_short(lo), _short(hi)])
-        ax.set_ylim(lo - 0.25 * (hi - lo), hi + 0.08 * (hi - lo))
-        ax.tick_params(axis="x", length=0, labelbottom=False)
-        ax.tick_params(axis="y", labelsize=5.5, length=1.5, pad=1)
-        ax.spines["bottom"].set_visible(False)
+        ax.axhline(1, **uniform)
+        ax.set_ylim(lo, hi)
     else:
-        ax.fill_betweenx(at, mean - half, mean + half, color=COLORS[0], alpha=0.3, linewidth=0)
+        ax.fill_betweenx(at, mean - half, mean + half, **look)
         ax.plot(mean, at, color=COLORS[0], linewidth=0.9)
-        ax.axvline(1, color="black", linewidth=0.5, linestyle=":")
-        ax.set_xticks([lo, hi], [_short(lo), _short(hi)], rotation=90)
-        ax.set_xlim(lo - 0.15 * (hi - lo), hi + 0.08 * (hi - lo))
-        ax.tick_params(axis="y", length=0, labelleft=False)
-        # the scale goes to the free corner: below stands the last column's number
-        ax.tick_params(
-            axis="x",
-            labelsize=5.5,
-            length=1.5,
-            pad=1,
-            bottom=False,
-            labelbottom=False,
-            top=True,
-            labeltop=True,
-        )
+        ax.axvline(1, **uniform)
+        ax.set_xlim(lo, hi)
+    scale, along = (ax.yaxis, ax.xaxis) if axis == 0 else (ax.xaxis, ax.yaxis)
+    highest = f"{ends[1]:.2g}\N{MULTIPLICATION SIGN}"
+    scale.set_ticks([ends[1]], [highest])
+    scale.set_tick_params(labelsize=6, length=1.5, pad=1)
+    along.set_tick_params(length=0, labelbottom=False, labelleft=False)
+    if axis == 0:
+        ax.spines["bottom"].set_visible(False)
+    else:  # the scale goes to the free corner: below stands the last column's number
+        ax.tick_params(axis="x", bottom=False, labelbottom=False, top=True, labeltop=True)
         ax.spines[["bottom", "left"]].set_visible(False)
         ax.spines["top"].set_visible(True)
-
-
-def _short(value: float) -> str:
-    """Write two digits; next to nothing is 0, which a label has more room for than for an exponent."""
-    return "0" if abs(value) < 0.005 else f"{value:.2g}"
 
 
 def raster(layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 
 from biaslab.core.boxes import Box
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.figures.display import TARGET, Display, draw_box, image_array, lay_over, paint
-from biaslab.figures.kept_display import KEPT, THUMBNAIL, cells, faded, selected_tokens
-from biaslab.figures.styling import SEQUENTIAL, style
+from biaslab.figures.display import TARGET, Display, draw_box, image_array, lay_over, model_name, paint
+from biaslab.figures.fitting import snug, title_above, wrapped
+from biaslab.figures.kept_display import KEPT, THUMBNAIL, cells, faded, outline, quoted, selected_tokens
+from biaslab.figures.styling import SEQUENTIAL, figure_width, style
 
 if TYPE_CHECKING:
     from biaslab.profiles.lookahead.foresight import Foresight
@@ -47,7 +47,7 @@ class RelevanceDisplay(Display):
     ...     expression="the red ball",
     ... ).plot()
     >>> [panel.get_title() for panel in display.ax_]
-    ['picture', 'foreseen\nbefore the decoder', 'attended to later\nr = 0.96', 'kept\n2 of 16 tokens']
+    ['image', 'foreseen\nbefore the decoder', 'attended to later\nr = 0.96', 'kept\n2 of 16 tokens']
     >>> plt.close(display.figure_)
     """
 
@@ -169,7 +169,7 @@ class RelevanceDisplay(Display):
                 ratio=shape[0] / shape[1] + 0.28, extra=0.15 if self.expression else 0.0, layout="compressed",
             )  # fmt: skip
             panels = iter(axes)
-            self._bare(next(panels), self.image, "picture" if self.target is None else "picture\ntarget outlined")
+            self._bare(next(panels), self.image, "image" if self.target is None else "image\ntarget outlined")
             self._map(next(panels), "relevance", "foreseen\nbefore the decoder")
             if later:
                 r = np.corrcoef(self.data["relevance"], self.data["attention"])[0, 1]
@@ -182,24 +182,24 @@ class RelevanceDisplay(Display):
                 title += f"\n{len(tokens)} of {self.layout.n} tokens"
                 self._bare(panel, faded(self.image, self.layout, tokens[~whole]), title)
                 for some, look in ((tokens[~whole], KEPT), (tokens[whole], THUMBNAIL)):
-                    corners = list(cells(self.layout, some, shape))
-                    panel.add_collection(PolyCollection(corners, facecolor="none", zorder=4, **look))
-            if ax is None and self.expression:
-                self._drawn_figure().suptitle(
-                    f"\N{LEFT DOUBLE QUOTATION MARK}{self.expression}\N{RIGHT DOUBLE QUOTATION MARK}"
-                )
+                    outline(panel, cells(self.layout, some, shape), look)
+            if ax is None:
+                if title := ": ".join(t for t in (quoted(self.expression), model_name(self.source)) if t):
+                    title_above(self._drawn_figure(), title)
+                snug(self._drawn_figure(), axes)
         return self
 
     def _map(self, ax: Axes, name: str, title: str) -> None:
         values = self.data[name].to_numpy()
-        top = max(float(np.percentile(values, _TOP)), 1e-6)
+        drawn_maps = self.data[["relevance", "attention"]].dropna(axis=1, how="all")
+        top = max(*(float(np.percentile(drawn_maps[c], _TOP)) for c in drawn_maps), 1e-6)  # one scale for both
         shape = self.image.shape[:2]
         drawn = lay_over(ax, self.image, paint(values.clip(0), self.layout, shape), SEQUENTIAL, Normalize(0, top))
         self._bare(ax, None, title)
         bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((0.0, -0.075, 1.0, 0.035)), orientation="horizontal")
         bar.outline.set_linewidth(0.4)
         bar.ax.tick_params(labelsize=6, length=2, pad=1)
-        bar.set_label("standard deviations above the mean", fontsize=6, labelpad=1)
+        bar.set_label("sd above the mean", fontsize=6, labelpad=1)
 
     def _bare(self, ax: Axes, image: np.ndarray | None, title: str) -> None:
         shape = self.image.shape[:2]
@@ -209,7 +209,10 @@ class RelevanceDisplay(Display):
             draw_box(ax, self.target, shape, self.layout.size, TARGET)
         ax.set(xticks=[], yticks=[], xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
         ax.spines[:].set_visible(False)
-        ax.set_title(title, fontsize=7, pad=3)
+        wide = self.data["attention"].notna().any() or self.data["kept"].any()
+        count = 2 + int(self.data["attention"].notna().any()) + int(self.data["kept"].any())
+        room = figure_width(2 if wide else 1) / count - 0.06 if self._own else np.inf
+        ax.set_title("\n".join(wrapped(line, room, 7) for line in title.split("\n")), fontsize=7, pad=3)
 
 
 def _standardised(values: Any, n: int, name: str) -> np.ndarray:

@@ -8,28 +8,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm
 
 from biaslab.diagnostics.tables import rows_of_head, rows_of_layout
 from biaslab.errors import InputError
-from biaslab.figures.display import Display
+from biaslab.figures.display import Display, model_name
+from biaslab.figures.fitting import beside_each_other, legend_below, text_width, wrapped
 from biaslab.figures.layers import depth_colours, evenly
-from biaslab.figures.styling import style
+from biaslab.figures.styling import MARKERS, style
 
 __all__ = ["ReliabilityDisplay"]
 
 _FEWEST = 4  # images: below, a map has no split halves
-_BANDS = 4  # layers up to which the draws' bands can be told apart
-_TICKED = 10  # layers up to which each has its number beside the colour bar
+_MOST = 6  # layers whose lines can be told apart; of more, so many at even steps
+_ABREAST = 12.0  # points from the first layer's mark to the last's
+_TICK, _GAP = 7.0, 0.06  # points of the tick labels, and inches between two
 
 
 class ReliabilityDisplay(Display):
     """Reliability of the map against the number of images, a colour per layer from shallow (dark) to deep.
 
     Lines follow from the variance components of all images, ``var p / (var p + var e / n)``; they are dashed beyond the
-    images at hand. Points are the mean split-half reliability of random sets of that many images, their bars (bands,
-    where layers are few) the middle 95 % of the draws.
+    images at hand. Points are the mean split-half reliability of random sets of that many images, their bars the
+    middle 95 % of the draws; those of several layers stand beside each other about one size. Of many layers six are
+    drawn, at even steps.
 
     ``data`` is the table of :func:`biaslab.diagnostics.measures.reliability.reliability` of one head and layout.
 
@@ -53,7 +54,13 @@ class ReliabilityDisplay(Display):
 
     @classmethod
     def from_table(
-        cls, table: pd.DataFrame, *, head: str | int | None = None, layout: str | None = None, target: float = 0.9
+        cls,
+        table: pd.DataFrame,
+        *,
+        head: str | int | None = None,
+        layout: str | None = None,
+        target: float = 0.9,
+        model: str | None = None,
     ) -> ReliabilityDisplay:
         """Take the table of the diagnostic ``reliability``.
 
@@ -67,6 +74,8 @@ class ReliabilityDisplay(Display):
             Key; default the one of most images.
         target : float
             Reliability that is marked.
+        model : str, optional
+            Named by the title.
 
         Returns
         -------
@@ -85,9 +94,11 @@ class ReliabilityDisplay(Display):
             raise InputError(f"target must lie between 0 and 1, got {target}: 0.9 is usual")
         rows, name = rows_of_head(table, head)
         rows, key = rows_of_layout(rows, layout)
-        title = [] if name == "mean" else [f"head {name}"]
+        title = [model_name(model)] if model else []
+        title += [] if name == "mean" else [f"head {name}"]
         title += [] if key is None else [key]
-        return cls(rows.reset_index(drop=True), ", ".join(title), target, provenance=table)
+        source = table if model is None else model
+        return cls(rows.reset_index(drop=True), ", ".join(title), target, provenance=source)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> ReliabilityDisplay:
         """Draw one panel.
@@ -102,10 +113,12 @@ class ReliabilityDisplay(Display):
         ReliabilityDisplay
             Self.
         """
-        layers = sorted(set(self.data["layer"]))
+        every = sorted(set(self.data["layer"]))
+        layers = evenly(every, _MOST)
         colours, most = depth_colours(len(layers)), int(self.data["n"].max())
         with style():
-            (panel,) = self._axes(ax, 1, ratio=0.66)
+            (panel,) = self._axes(ax, 1, ratio=0.66, extra=0.25)
+            sizes = sorted({_FEWEST, *self.data["n"]})
             for i, layer in enumerate(layers):
                 part = self.data[self.data["layer"] == layer].sort_values("n")
                 self._line(panel, part, colours(i), most, layers, i)
@@ -115,17 +128,25 @@ class ReliabilityDisplay(Display):
                 textcoords="offset points", ha="left", va="bottom", fontsize=6,
             )  # fmt: skip
             panel.set_xscale("log")
-            sizes = _apart(sorted({_FEWEST, *self.data["n"]}))
-            panel.set_xticks(sizes, [str(n) for n in sizes])
+            room = self._drawn_figure().get_figwidth() - 0.7
+            ticks = _apart(sizes, room)
+            panel.set_xticks(ticks, [str(n) for n in ticks])
             panel.minorticks_off()
             panel.set_ylim(min(0.0, float(self.data["draw_lo"].min())), 1.02)
             panel.set_xlabel("calibration images")
             panel.set_ylabel("reliability of the map")
             panel.grid(axis="y")
+            for n in set(self.data["n"]):  # points of one size stand about one line
+                panel.axvline(n, color="0.88", linewidth=0.4, zorder=0)
             if len(layers) > 1:
-                self._bar(panel, layers, colours)
-            if self.title:
-                panel.set_title(self.title, pad=3)
+                handles, names = panel.get_legend_handles_labels()
+                if ax is None:
+                    legend_below(self._drawn_figure(), handles, names)
+                else:
+                    panel.legend(handles, names)
+            few = f"{len(layers)} of {len(every)} layers" if len(layers) < len(every) else ""
+            if title := ", ".join(text for text in (self.title, few) if text):
+                panel.set_title(wrapped(title, room, 8), pad=3)
         return self
 
     def _line(self, ax: Axes, part: pd.DataFrame, colour: Any, most: int, layers: list[int], i: int) -> None:
@@ -134,33 +155,26 @@ class ReliabilityDisplay(Display):
             if ends[0] < ends[1]:
                 n = np.geomspace(*ends, 60)
                 ax.plot(n, _curve(part, n), style_, color=colour, linewidth=0.9, zorder=2)
-        # beside each other: at equal sizes the bars of the layers would hide each other
-        at = part["n"] * 1.025 ** (i - (len(layers) - 1) / 2)
-        y = part["reliability"]
-        banded = len(layers) <= _BANDS and len(part) > 1
-        if banded:
-            ax.fill_between(part["n"], part["draw_lo"], part["draw_hi"], color=colour, alpha=0.15, linewidth=0)
-        else:
-            ends = np.maximum(np.stack([y - part["draw_lo"], part["draw_hi"] - y]), 0)
-            ax.errorbar(at, y, yerr=ends, fmt="none", ecolor=colour, elinewidth=0.5, alpha=0.5, zorder=2)
-        ax.scatter(part["n"] if banded else at, y, s=7, color=[colour], linewidths=0, zorder=3)
-
-    def _bar(self, ax: Axes, layers: list[int], colours: Any) -> None:
-        norm = BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers))
-        bar = self._drawn_figure().colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02, aspect=25)
-        ticks = evenly(range(len(layers)), _TICKED)
-        bar.set_ticks(ticks, labels=[str(layers[i]) for i in ticks])
-        bar.ax.tick_params(length=0)
-        bar.ax.minorticks_off()
-        bar.set_label("decoder layer")
-        bar.outline.set_linewidth(0.4)
+        y = part["reliability"].to_numpy(float)
+        ends = np.maximum(np.stack([y - part["draw_lo"], part["draw_hi"] - y]), 0)
+        marks: dict[str, Any] = {
+            "marker": MARKERS[i % len(MARKERS)],
+            "markersize": 3,
+            "linestyle": "none",
+            "markeredgewidth": 0,
+        }
+        drawn = ax.errorbar(
+            part["n"], y, yerr=ends, color=colour, elinewidth=0.5, zorder=3, label=f"layer {layers[i]}", **marks
+        )
+        beside_each_other(drawn, ax, i, len(layers), room=_ABREAST)  # bars of one size would hide each other
 
 
-def _apart(sizes: list[int], least: float = 0.09) -> list[int]:
-    """Choose the sizes whose labels do not run into each other on a logarithmic axis; the largest stays."""
-    labelled = [sizes[-1]]
+def _apart(sizes: list[int], inches: float) -> list[int]:
+    """Choose the sizes whose labels do not run into each other on a logarithmic axis so long; the largest stays."""
+    labelled, scale = [sizes[-1]], inches / max(np.log(sizes[-1] / sizes[0]), 1e-9)
     for size in reversed(sizes[:-1]):
-        if np.log(labelled[-1] / size) >= least * np.log(sizes[-1] / sizes[0]):
+        need = (text_width(str(size), _TICK) + text_width(str(labelled[-1]), _TICK)) / 2 + _GAP
+        if scale * np.log(labelled[-1] / size) >= need:
             labelled.append(size)
     return labelled[::-1]
 

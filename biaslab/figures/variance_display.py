@@ -8,13 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from biaslab.errors import InputError
-from biaslab.figures.display import Display
-from biaslab.figures.styling import COLORS, ERRORBAR, MARKERS, style
+from biaslab.figures.display import Display, model_name
+from biaslab.figures.fitting import legend_below
+from biaslab.figures.styling import COLORS, ERRORBAR, LINES, MARKERS, style
 
 __all__ = ["AurocDisplay", "VarianceDisplay"]
+
+_ALPHA = 0.05
+_BESIDE = 0.12  # layers between series: their bars would hide each other
+_SCORES = {"raw": "raw attention", "ratio": "debiased"}
+_RING: dict[str, Any] = {
+    "color": "black", "marker": "o", "markersize": 6.5, "markerfacecolor": "none", "markeredgewidth": 0.6,
+    "linestyle": "none",
+}  # fmt: skip
 
 
 class VarianceDisplay(Display):
@@ -36,17 +46,20 @@ class VarianceDisplay(Display):
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, data: pd.DataFrame, *, provenance: Any) -> None:
+    def __init__(self, data: pd.DataFrame, title: str = "", *, provenance: Any) -> None:
         super().__init__(data, provenance)
+        self.title = title
 
     @classmethod
-    def from_table(cls, table: pd.DataFrame) -> VarianceDisplay:
+    def from_table(cls, table: pd.DataFrame, *, model: str | None = None) -> VarianceDisplay:
         """Take the table of :func:`biaslab.profiles.variance_table`.
 
         Parameters
         ----------
         table : DataFrame
             Columns layer, r2, r2_lo, r2_hi and, if there, head, estimator, n.
+        model : str, optional
+            Named by the title.
 
         Returns
         -------
@@ -58,7 +71,7 @@ class VarianceDisplay(Display):
             Columns are missing, or no rows.
         """
         data = _checked(table, ("layer", "r2", "r2_lo", "r2_hi"), "variance_table(maps)")
-        return cls(data, provenance=table)
+        return cls(data, model_name(model), provenance=table if model is None else model)
 
     @classmethod
     def from_maps(
@@ -97,7 +110,8 @@ class VarianceDisplay(Display):
         """
         from biaslab.profiles import variance_table
 
-        return cls.from_table(variance_table(maps, layers=layers, estimator=estimator, per_head=per_head))
+        table = variance_table(maps, layers=layers, estimator=estimator, per_head=per_head)
+        return cls.from_table(table, model=maps.settings.get("model"))
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> VarianceDisplay:
         """Draw one panel.
@@ -115,7 +129,7 @@ class VarianceDisplay(Display):
         table = self.data
         everything = table["head"].astype(str) == "all" if "head" in table else pd.Series(True, index=table.index)
         with style():
-            (panel,) = self._axes(ax, 1, ratio=0.6)
+            (panel,) = self._axes(ax, 1, ratio=0.6, extra=0.2)
             heads = table[~everything]
             panel.scatter(
                 heads["layer"],
@@ -127,9 +141,14 @@ class VarianceDisplay(Display):
             )
             _series(panel, table[everything], "estimator", "r2", ["r2_lo", "r2_hi"], 100)
             panel.set_ylabel("variance explained\nby position (%)")
-            panel.axhline(0, color="black", linewidth=0.6)
-            panel.set_ylim(top=max(100.0, panel.get_ylim()[1]) if table["r2"].max() > 0.6 else None)
-            _finish(panel, _count(table, " images"))
+            lowest = float(np.nanmin([table["r2"].min(), table["r2_lo"].min()]))
+            if lowest < 0:
+                panel.axhline(0, color="0.5", linewidth=0.5, zorder=1)
+            # from 0 on the axis itself is the line of 0
+            panel.set_ylim(
+                0 if lowest >= 0 else None, max(100.0, panel.get_ylim()[1]) if table["r2"].max() > 0.6 else None
+            )
+            _finish(self, panel, _count(table, " images"))
         return self
 
 
@@ -152,17 +171,20 @@ class AurocDisplay(Display):
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, data: pd.DataFrame, *, provenance: Any) -> None:
+    def __init__(self, data: pd.DataFrame, title: str = "", *, provenance: Any) -> None:
         super().__init__(data, provenance)
+        self.title = title
 
     @classmethod
-    def from_table(cls, table: pd.DataFrame) -> AurocDisplay:
+    def from_table(cls, table: pd.DataFrame, *, model: str | None = None) -> AurocDisplay:
         """Take the table of ``score_ranking``.
 
         Parameters
         ----------
         table : DataFrame
-            What ``score_ranking`` returns, or columns layer, score, auroc and, if there, head, lo, hi, n.
+            What ``score_ranking`` returns, or columns layer, score, auroc and, if there, head, lo, hi, n, p_adjusted.
+        model : str, optional
+            Named by the title.
 
         Returns
         -------
@@ -177,9 +199,9 @@ class AurocDisplay(Display):
         table = table.rename(columns={k: v for k, v in names.items() if v not in table})
         table = _checked(table, ("layer", "score", "auroc"), "what score_ranking() returns")
         table = table.assign(**{c: np.nan for c in ("lo", "hi") if c not in table})
-        columns = ["layer", "score", "head", "auroc", "lo", "hi", "n"]
+        columns = ["layer", "score", "head", "auroc", "lo", "hi", "n", "p_adjusted"]
         data = table[[c for c in columns if c in table]].reset_index(drop=True)
-        return cls(data, provenance=table)
+        return cls(data, model_name(model), provenance=table if model is None else model)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> AurocDisplay:
         """Draw one panel.
@@ -199,20 +221,32 @@ class AurocDisplay(Display):
             heads &= self.data["head"].astype(str) != "mean"
         lines, scores = self.data[~heads], list(dict.fromkeys(self.data["score"]))
         with style():
-            (panel,) = self._axes(ax, 1, ratio=0.6)
+            (panel,) = self._axes(ax, 1, ratio=0.6, extra=0.2)
             for i, score in enumerate(scores):
                 dots = self.data[heads & (self.data["score"] == score)]
-                name = f"{score}, single heads" if len(dots) else None
+                name = f"{_SCORES.get(score, score)}, single heads" if len(dots) else None
                 at = dots["layer"].astype(float) + 0.12 * (i - (len(scores) - 1) / 2)
                 panel.scatter(
                     at, dots["auroc"], s=5, color=COLORS[i % len(COLORS)], alpha=0.5, linewidths=0, label=name
                 )
-            _series(panel, lines, "score", "auroc", ["lo", "hi"], 1)
-            panel.axhline(0.5, color="black", linestyle=":", linewidth=0.8)
-            panel.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6)
+            named = lines.assign(score=lines["score"].map(lambda score: _SCORES.get(score, score)))
+            _series(panel, named, "score", "auroc", ["lo", "hi"], 1)
+            panel.axhline(0.5, color="black", linestyle=":", linewidth=0.8, label="chance", zorder=1)
             panel.set_ylabel("AUROC of target tokens")
-            _finish(panel, _count(self.data, " samples"))
+            _finish(self, panel, _count(self.data, " samples"), _marked(panel, named))
         return self
+
+
+def _marked(ax: Axes, table: pd.DataFrame) -> list[Line2D]:
+    """Ring the scores that differ significantly from raw attention, where the table tells; gives the legend's entry."""
+    if "p_adjusted" not in table or not (table["p_adjusted"] <= _ALPHA).any():
+        return []
+    groups = list(table.groupby("score", sort=False))
+    for i, (_, part) in enumerate(groups):
+        sure = part[part["p_adjusted"] <= _ALPHA]
+        at = sure["layer"].to_numpy(float) + _BESIDE * (i - (len(groups) - 1) / 2)
+        ax.plot(at, sure["auroc"], **_RING)
+    return [Line2D([], [], **_RING, label=f"differs from raw, p \N{LESS-THAN OR EQUAL TO} {_ALPHA:g} (adjusted)")]
 
 
 def _series(ax: Axes, table: pd.DataFrame, by: str, value: str, interval: list[str], scale: float) -> None:
@@ -222,8 +256,7 @@ def _series(ax: Axes, table: pd.DataFrame, by: str, value: str, interval: list[s
         y = scale * part[value].to_numpy(float)
         ends = scale * part[interval].to_numpy(float).T
         bars = np.nan_to_num(np.maximum(np.stack([y - ends[0], ends[1] - y]), 0))
-        # series side by side: their bars would hide each other
-        at = part["layer"].to_numpy(float) + 0.12 * (i - (len(groups) - 1) / 2)
+        at = part["layer"].to_numpy(float) + _BESIDE * (i - (len(groups) - 1) / 2)
         ax.errorbar(
             at,
             y,
@@ -231,16 +264,24 @@ def _series(ax: Axes, table: pd.DataFrame, by: str, value: str, interval: list[s
             label=name if len(groups) > 1 else None,
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i % len(MARKERS)],
+            linestyle=LINES[i % len(LINES)],
             **ERRORBAR,
         )
 
 
-def _finish(ax: Axes, n: str) -> None:
+def _finish(display: Display, ax: Axes, n: str, more: Sequence[Line2D] = ()) -> None:
+    """Name the axes, and put the legend below a figure of the display's own: within, it would hide some layer."""
     ax.set_xlabel(f"decoder layer{n}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     ax.grid(axis="y")
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="best")
+    handles, names = ax.get_legend_handles_labels()
+    handles, names = [*handles, *more], [*names, *(str(line.get_label()) for line in more)]
+    if handles and display._own:
+        legend_below(ax.figure, handles, names)  # type: ignore[arg-type]
+    elif handles:
+        ax.legend(handles, names, loc="best")
+    if title := getattr(display, "title", ""):
+        ax.set_title(title, pad=3)
 
 
 def _count(table: pd.DataFrame, what: str) -> str:

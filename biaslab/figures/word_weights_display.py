@@ -13,6 +13,7 @@ from scipy import stats
 
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
+from biaslab.figures.fitting import wrapped
 from biaslab.figures.styling import COLORS, ERRORBAR, figure_width, style
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class WordWeightsDisplay(Display):
                     color=_LOOKS[i],
                 )  # fmt: skip
             if self.title:
-                panel.set_title(self.title)
+                panel.set_title(wrapped(self.title, figure_width() - 0.7, 8))
         return self
 
     def _half_width(self) -> pd.Series:

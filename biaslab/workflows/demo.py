@@ -152,7 +152,7 @@ def demo(
     files += [out / "equal-cost" / "results.csv", *draw_run(equal_cost)]
     files.append(report(results, dataset=data, vlm=vlm, layers=[layer - 1]))
     files.append(report(equal_cost, dataset=data))
-    files += save(AurocDisplay.from_table(ranking).plot(), out / "figures" / "target-auroc", close=True)
+    files += save(AurocDisplay.from_table(ranking, model=vlm.name).plot(), out / "figures" / "target-auroc", close=True)
     files += _draw_examples(vlm, data, fitted.profile, layer, out / "figures")
     return DemoReport(fitted, ranking, results, equal_cost, files)
 
@@ -174,6 +174,7 @@ def _draw_examples(vlm: VLM, data: ScenesDataset, profile: Profile, layer: int, 
             vlm, image, sample.expression, methods=methods(), keep=_SHOWN_KEEP, layer=layer, profile=profile
         )
         files += draw_kept(
-            image, answers, expression=sample.expression, out=folder / f"kept-{sample.id}", target=sample.box
-        )
+            image, answers, expression=sample.expression, out=folder / f"kept-{sample.id}", target=sample.box,
+            keep=_SHOWN_KEEP,
+        )  # fmt: skip
     return files

@@ -243,7 +243,10 @@ def _draw(profile: Profile, variance: pd.DataFrame, stem: Path) -> list[Path]:
     layers = profile.layers_[:6] if len(variance) <= 6 else _strongest(variance)
     files = save(ProfileDisplay.from_profile(profile, layers=layers).plot(), stem, close=True)
     if len(variance) > 1:
-        files += save(VarianceDisplay.from_table(variance).plot(), stem.with_name(f"{stem.name}-variance"), close=True)
+        files += save(
+            VarianceDisplay.from_table(variance, model=profile.provenance_.get("model")).plot(),
+            stem.with_name(f"{stem.name}-variance"), close=True,
+        )  # fmt: skip
     return files
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,67 +11,130 @@ from biaslab.core.boxes import Box
 from biaslab.errors import InputError
 from biaslab.evaluation.results import Results
 from biaslab.figures import AccuracyDisplay, KeptFramesDisplay, KeptTokensDisplay, save, save_table, style
+from biaslab.figures.saving import check_formats
+from biaslab.pruning.display_names import display_name
 
 if TYPE_CHECKING:
     from biaslab.evaluation.one_video import VideoAnswer
     from biaslab.evaluation.single_image import PrunedAnswer
 
-__all__ = ["draw_kept", "draw_run"]
+__all__ = ["draw_kept", "draw_kept_of_frames", "draw_run", "kept_title"]
 
 
 #: what a pruner has to beat, and what it has to keep up with
 _BASELINES = ("random", "divprune", "none")
 
 
-def draw_run(run: str | Path | Results, *, metric: str | None = None, venue: str | None = None) -> list[Path]:
-    """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table.
+def draw_run(
+    runs: str | Path | Results | Sequence[str | Path | Results],
+    *,
+    methods: Sequence[str] | None = None,
+    keep: float | int | Sequence[float | int] | None = None,
+    layer: int | Sequence[int] | None = None,
+    metric: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    venue: str | None = None,
+    font: str | None = None,
+    formats: Sequence[str] = ("pdf", "png"),
+    out: str | Path | None = None,
+) -> list[Path]:
+    """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table, of one run or of several.
 
     Parameters
     ----------
-    run : str, Path or Results
-        Run folder of an evaluation, or its results.
+    runs : str, Path or Results, or sequence of these
+        Run folders of evaluations, or their results. Several of one model and data set are one comparison, others stand
+        side by side.
+    methods : sequence of str, optional
+        Which, in this order: names, or labels with options; default all.
+    keep, layer : number or sequence of these, optional
+        Keep ratios or counts, and prune layers; default all.
     metric : str, optional
         ``"acc50"``, ``"retention"``, ``"miou"`` or ``"target_kept"``; default: the accuracy of the run.
+    labels : mapping of str, optional
+        Method, its label with options, or options hash -> its name in print.
     venue : str, optional
-        Sets the column width: ``"cvpr"``, ``"icml"``, ``"neurips"``, ``"iclr"`` or ``"aaai"``.
+        Sets widths and font: ``"cvpr"``, ``"eccv"``, ``"icml"``, ... (:func:`biaslab.figures.style`).
+    font : str, optional
+        ``"serif"``, ``"sans"`` or an installed family; default that of the venue.
+    formats : sequence of str
+        Of ``"pdf"``, ``"png"`` and ``"svg"``.
+    out : str or Path, optional
+        Folder that gets ``figures/`` and ``tables/``; default the run folder. Needed where there are several runs.
 
     Returns
     -------
     list of Path
-        Files written, below ``figures/`` and ``tables/`` of the run folder.
+        Files written, below ``figures/`` and ``tables/``.
 
     Raises
     ------
     RunFolderError
-        `run` holds no run, or cannot be written.
+        A folder holds no run, or cannot be written.
     InputError
-        Unknown metric or venue, results without a run folder, or no finished sample to draw.
+        Unknown metric, method, name, format, venue or font, results without a run folder, several without `out`, or no
+        finished sample to draw.
 
     Examples
     --------
     Skipped as a test, since it needs a finished run and draws for seconds:
 
     >>> from biaslab.workflows.run_figures import draw_run
-    >>> draw_run("runs/k4", venue="icml")  # doctest: +SKIP
+    >>> draw_run("runs/k4", venue="icml", labels={"d2pruner": "D2Pruner (ours)"})  # doctest: +SKIP
     [PosixPath('runs/k4/figures/acc50-keep.pdf'), ...]
     """
-    results = run if isinstance(run, Results) else Results.load(run)
-    folder, labels = results.folder, results.labels
-    metric = results.accuracy if metric is None else metric
-    if folder is None:
-        raise InputError("these results have no run folder: evaluate with out=FOLDER")
+    given = [runs] if isinstance(runs, str | Path | Results) else list(runs)
+    formats = check_formats(formats)
+    with style(venue, font=font):
+        if not given:
+            raise InputError("no run to draw: name one or more run folders")
+        if out is None and len(given) > 1:
+            raise InputError(
+                f"{len(given)} runs in one figure belong to none of them: say where it goes with out=FOLDER"
+            )
+        opened = [run if isinstance(run, Results) else Results.load(run) for run in given]
+        for results in opened:
+            _check_drawable(results)
+        folder = opened[0].folder if out is None else Path(out)
+        if folder is None:
+            raise InputError("these results have no run folder: evaluate with out=FOLDER, or pass out=FOLDER here")
+        whole = opened[0] if len(opened) == 1 else opened
+        metric = opened[0].accuracy if metric is None else metric
+        _check_names(opened, labels)
+        choices: dict[str, Any] = {
+            "metric": metric, "layer": layer, "keep": keep, "methods": methods, "labels": labels,
+        }  # fmt: skip
+        written: list[Path] = []
+        known = all(results.table["tflops_decoder"].notna().any() for results in opened)  # not of every family
+        for x in ("keep", "tflops") if known else ("keep",):
+            display = AccuracyDisplay.from_results(whole, **choices).plot(x=x)
+            place = folder / "figures" / f"{metric}-{'flops' if x == 'tflops' else x}"
+            written += save(display, place, formats=formats, close=True)
+        written += save_table(whole, folder / "tables" / metric, **choices)
+    return written + (_differences(opened[0], folder / "tables") if len(opened) == 1 else [])
+
+
+def _check_drawable(results: Results) -> None:
+    folder = results.folder
     if results.verdicts.empty:
-        raise InputError(f"{folder} has no finished sample yet: run `biaslab evaluate --out {folder}` first")
+        where = f"{folder} has" if folder is not None else "these results have"
+        raise InputError(f"{where} no finished sample yet: run `biaslab evaluate --out {folder or 'FOLDER'}` first")
     if results.verdicts["error"].notna().all():
-        raise InputError(f"{folder} has no verdict to draw: {results.failures}")
-    written: list[Path] = []
-    axes = ("keep", "tflops") if results.table["tflops_decoder"].notna().any() else ("keep",)  # of a family without
-    with style(venue):
-        for x in axes:
-            display = AccuracyDisplay.from_results(results, metric=metric, labels=labels).plot(x=x)
-            written += save(display, folder / "figures" / f"{metric}-{x}", close=True)
-        written += save_table(results, folder / "tables" / metric, metric=metric, labels=labels)
-    return written + _differences(results, folder / "tables")
+        raise InputError(f"{folder or 'these results'} has no verdict to draw: {results.failures}")
+
+
+def _check_names(runs: Sequence[Results], labels: Mapping[str, str] | None) -> None:
+    """Refuse a name for a method that no run has: it would be passed over in silence."""
+    known = {"none"}
+    for results in runs:
+        known |= {*results.labels, *results.labels.values(), *results.verdicts["method"].unique()}
+    if unknown := next((key for key in labels or {} if key not in known and not _is_shown(key, known)), None):
+        words = sorted({word for results in runs for word in results.labels.values()})
+        raise InputError(f"no method {unknown!r} to name: choose from none, {', '.join(words)}")
+
+
+def _is_shown(name: str, words: set[str]) -> bool:
+    return any(name == display_name(word) for word in words)
 
 
 def _differences(results: Results, folder: Path) -> list[Path]:
@@ -86,7 +149,13 @@ def _differences(results: Results, folder: Path) -> list[Path]:
 
 
 def draw_kept(
-    image: Any, answers: Sequence[PrunedAnswer], *, expression: str, out: str | Path, target: Box | None = None
+    image: Any,
+    answers: Sequence[PrunedAnswer],
+    *,
+    expression: str,
+    out: str | Path,
+    target: Box | None = None,
+    keep: float | int | None = None,
 ) -> list[Path]:
     """Draw the tokens that each method keeps of one image, with its answer.
 
@@ -95,13 +164,15 @@ def draw_kept(
     image : PIL image, array or path
         The image.
     answers : sequence of PrunedAnswer
-        Of :func:`biaslab.compare_methods`; the unpruned answer has a panel where there is no other.
+        Of :func:`biaslab.compare_methods`; the unpruned answer's panel comes first.
     expression : str
         The referring expression.
     out : str or Path
         Figure without extension.
     target : Box, optional
         The true box, in pixels of the image.
+    keep : float or int, optional
+        What was asked for, which the title says, with the layer where that is one for all.
 
     Returns
     -------
@@ -124,25 +195,48 @@ def draw_kept(
     ...
     biaslab.errors.InputError: there is no answer to draw: choose at least one method
     """
-    pruned: list[tuple[PrunedAnswer, Any]] = [(a, a.selection) for a in answers if a.selection is not None]
-    if not pruned:  # the picture with the unpruned answer's box
-        pruned = [(answer, range(answer.layout.n)) for answer in answers]
-    if not pruned:
+    if not answers:
         raise InputError("there is no answer to draw: choose at least one method")
+    names = [display_name(answer.method) for answer in answers]
     display = KeptTokensDisplay.from_selections(
         image,
-        pruned[0][0].layout,
-        {answer.method: selection for answer, selection in pruned},
+        answers[0].layout,
+        {name: answer.selection for name, answer in zip(names, answers, strict=True)},
         target=target,
-        answers={answer.method: answer.answer.box for answer, _ in pruned},
+        answers={name: answer.answer.box for name, answer in zip(names, answers, strict=True)},
         expression=expression,
-        model=pruned[0][0].model,
+        title=None if keep is None else kept_title(keep, _one_layer(answers)),
+        model=answers[0].model,
     )
     return save(display.plot(), out, close=True)
 
 
+def _one_layer(answers: Sequence[PrunedAnswer]) -> int | None:
+    """Find the layer before which all methods drop tokens; None where they differ."""
+    layers = {answer.layer for answer in answers if answer.selection is not None}
+    return next(iter(layers)) if len(layers) == 1 else None
+
+
+def kept_title(keep: float | int, layer: int | None) -> str:
+    """Say what is kept and from where on, for the title of a figure.
+
+    Examples
+    --------
+    >>> from biaslab.workflows.run_figures import kept_title
+    >>> kept_title(0.1, 4), kept_title(64, None)
+    ('10 % kept before layer 4', '64 tokens kept')
+    """
+    kept = f"{100 * keep:g} % kept" if isinstance(keep, float) and keep <= 1 else f"{keep:g} tokens kept"
+    return kept if layer is None else f"{kept} before layer {layer}"
+
+
 def draw_kept_of_frames(
-    frames: Sequence[Any], answers: Sequence[VideoAnswer], *, question: str, out: str | Path
+    frames: Sequence[Any],
+    answers: Sequence[VideoAnswer],
+    *,
+    question: str,
+    out: str | Path,
+    title: str | None = None,
 ) -> list[Path]:
     """Draw the tokens that each method keeps of every frame of a video.
 
@@ -154,6 +248,8 @@ def draw_kept_of_frames(
     question : str
     out : str or Path
         Figure without extension.
+    title : str, optional
+        What is said of all frames.
 
     Returns
     -------
@@ -167,11 +263,12 @@ def draw_kept_of_frames(
     RunFolderError
         The place cannot be written.
     """
-    pruned = {answer.method: answer.selections for answer in answers if answer.selections is not None}
+    pruned = {display_name(answer.method): answer.selections for answer in answers if answer.selections is not None}
     if not answers:
         raise InputError("there is no answer to draw: choose at least one method")
     whole: list[Any] = [range(layout.n) for layout in answers[0].layouts]
     display = KeptFramesDisplay.from_selections(
-        frames, answers[0].layouts, pruned or {answers[0].method: whole}, question=question, model=answers[0].model
-    )
+        frames, answers[0].layouts, pruned or {display_name(answers[0].method): whole}, question=question, title=title,
+        model=answers[0].model,
+    )  # fmt: skip
     return save(display.plot(), out, close=True)

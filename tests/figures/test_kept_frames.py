@@ -11,6 +11,7 @@ from PIL import Image
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
 from biaslab.figures import KeptFramesDisplay
+from biaslab.figures.kept_display import FADED
 
 mpl.use("Agg")
 
@@ -41,7 +42,7 @@ def test_each_frame_has_its_panel(n):
     image = np.asarray(frames(n)[1], float) / 255
     shown = display.ax_[1].images[0].get_array()
     np.testing.assert_allclose(shown[:16, :16], image[:16, :16])  # token 0 is kept: untouched
-    assert shown[48:, 48:].min() >= 0.78  # token 15 is not: faded
+    assert shown[48:, 48:].min() >= FADED  # token 15 is not: faded
     tops = [ax.get_position().y0 for ax in display.ax_]
     assert len({round(y, 2) for y in tops}) == 2 * (1 if n <= 8 else 2)
 

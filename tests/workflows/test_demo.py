@@ -20,7 +20,7 @@ def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path, monkeypatc
     assert set(cut["method"]) == {"none", *demo.before_decoder()} and (cut["errors"] == 0).all()
     assert set(made.ranking["layer"]) == set(range(10))
     names = {f.relative_to(tmp_path).as_posix() for f in made.files}
-    assert {"profile.safetensors", "results.csv", "figures/acc50-keep.pdf", "figures/acc50-tflops.pdf",
+    assert {"profile.safetensors", "results.csv", "figures/acc50-keep.pdf", "figures/acc50-flops.pdf",
             "figures/attention.png", "figures/target-auroc.pdf", "tables/acc50.tex", "lookahead.safetensors",
             "equal-cost/results.csv"} <= names  # fmt: skip
     scenes = {s.image_id for s in ScenesDataset("test", n=2)}  # the first three of them are drawn

@@ -50,7 +50,7 @@ def text_width(text: str, size: float) -> float:
     >>> from biaslab.figures.styling import style
     >>> with style("cvpr"):
     ...     round(text_width("ten letters", 8), 2)
-    0.5
+    0.43
     """
     if not text:
         return 0.0

@@ -1,4 +1,4 @@
-"""Every command and every block of Python in the README, as it stands, from an empty folder; only sizes are small."""
+"""Every command and every block of Python in README and its two long pages, as it stands; only sizes are small."""
 
 import json
 import re
@@ -16,8 +16,7 @@ from recipes import RECIPE
 from biaslab.scenes import scene
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+README, COMMANDS, PYTHON = (ROOT / name for name in ("README.md", "docs/command-line.md", "docs/python.md"))
 
 #: what makes a line small: added where the line does not say it, put in place of what it says otherwise
 SMALL = {
@@ -30,9 +29,14 @@ SMALL = {
 }
 
 
-def commands():
-    """The words of every command of biaslab in the README, in order."""
-    for language, block in BLOCKS:
+def blocks(page):
+    """The language and the text of every block of code of a page."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(page):
+    """The words of every command of biaslab on a page, in order."""
+    for language, block in blocks(page):
         if language != "bash":
             continue
         for line in block.replace("\\\n", " ").splitlines():
@@ -75,11 +79,20 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("draft_figures")
+def test_every_command_of_the_readme_runs(folder, capsys):
+    for words in commands(README):
+        status, out, err = run(capsys, *small(words, ""))
+        assert status == 0 and out, (words, err)
+    assert (folder / "runs/k4/report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("draft_figures")
 def test_every_command_runs(folder, capsys, monkeypatch):
     checkpoint = str(original.write(folder.parent / "checkpoint", "qwen2"))
     monkeypatch.setattr("biaslab.grounder.recipe.Recipe", lambda **given: replace(RECIPE, **given))
     ran = []
-    for words in commands():
+    for words in commands(COMMANDS):
         status, out, err = run(capsys, *small(words, checkpoint))
         assert status == 0 and out, (words, err)
         ran.append(words[0])
@@ -96,11 +109,11 @@ def test_every_command_runs(folder, capsys, monkeypatch):
 @pytest.mark.usefixtures("draft_figures")
 def test_every_block_of_python_runs(folder):
     """One after the other, as in a session; the sizes written in them are divided."""
-    blocks = [block for language, block in BLOCKS if language == "python"]
+    parts = [block for page in (README, PYTHON) for language, block in blocks(page) if language == "python"]
     names: dict = {}
-    for block in blocks:
+    for block in parts:
         block = re.sub(r"\bn=(\d+)", lambda found: f"n={1 if found[1] == '1' else 6}", block)
         exec(compile(block, "README.md", "exec"), names)  # what a reader types
     plt.close("all")
-    assert len(blocks) == 2 and names["box"] is not None and names["answer"]
+    assert len(parts) == 2 and names["box"] is not None and names["answer"]
     assert (folder / "profile.pdf").exists() and (folder / "runs/atlas/card.md").exists()

@@ -57,4 +57,4 @@ def test_every_name_says_how_long_it_takes_and_an_unknown_one_is_refused(listed)
     heads = [line for line in listed if line.startswith("## ")]
     assert heads and all(re.match(r"## [a-z0-9]+: .*(second|minute|hour|day)", head) for head in heads)
     done = subprocess.run(["bash", SCRIPT, "nothing"], capture_output=True, text=True)
-    assert done.returncode == 2 and "no name 'nothing': choose from profile demo" in done.stderr
+    assert done.returncode == 2 and "no name 'nothing': choose from readme profile" in done.stderr

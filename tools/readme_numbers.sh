@@ -10,20 +10,28 @@ cd "$(dirname "$0")/.."
 
 commands() {
   case "$1" in
-    profile)  # one minute: README (quickstart), docs/profile.png
+    readme)  # two minutes: README (three commands), docs/overview.png
+      cat <<'END'
+biaslab fit-bias --model grounder --n 100 --out runs/readme/grounder.safetensors
+biaslab evaluate --n 60 --layer 4 --keep 0.1 --methods none,random,fastv,divprune,d2pruner --profile runs/readme/grounder.safetensors --out runs/readme/k4-60
+biaslab fit-bias --model grounder --n 300 --out runs/readme/p300.safetensors
+python -m tools.readme_picture --profile runs/readme/p300.safetensors --out docs/overview.png
+END
+      ;;
+    profile)  # one minute: docs/profile.png
       cat <<'END'
 python -c 'import biaslab as bl; v = bl.load("grounder"); s = bl.calibration(v, "scenes", n=100); p = bl.MeanProfile().fit(bl.collect(v, s.images, prompt=s.prompts)); bl.figures.save(bl.ProfileDisplay.from_profile(p, layers=[1, 3, 9]), "runs/readme/profile")'
 cp runs/readme/profile.png docs/profile.png
 END
       ;;
-    demo)  # five minutes: README (results on the embedded grounder), docs/accuracy.png, docs/attention.png
+    demo)  # five minutes: docs/results.md, docs/accuracy.png, docs/attention.png
       cat <<'END'
 biaslab demo --out runs/demo
 cp runs/demo/figures/acc50-keep.png docs/accuracy.png
 cp runs/demo/figures/attention.png docs/attention.png
 END
       ;;
-    k4)  # half an hour: README (1,002 expressions, three prune layers)
+    k4)  # half an hour: docs/results.md (1,002 expressions, three prune layers)
       cat <<'END'
 biaslab fit-bias --model grounder --n 600 --out runs/readme/p600.safetensors
 biaslab evaluate --model grounder --n 1002 --layer 2 --dtype bfloat16 --profile runs/readme/p600.safetensors --methods none,random,uniform,fastv,relative,divprune,d2pruner,d2pruner:pivots_suppress=true --out runs/k2-1002
@@ -32,7 +40,7 @@ biaslab evaluate --model grounder --n 1002 --layer 5 --dtype bfloat16 --profile 
 biaslab figures runs/k2-1002 runs/k4-1002 runs/k5-1002 --out runs/readme/k
 END
       ;;
-    atlas)  # half an hour: README (is it bias?), docs/atlas
+    atlas)  # half an hour: docs/results.md (is it bias?), docs/atlas
       cat <<'END'
 python tools/grounder_atlas.py
 # writes docs/atlas/variance.png docs/atlas/heads.png docs/atlas/profile.png docs/atlas/reliability.png
@@ -52,7 +60,7 @@ biaslab fit-bias --model grounder --n 600 --out runs/readme/p600.safetensors
 python -m benchmarks.lookahead --profile runs/readme/la.safetensors --positional runs/readme/p600.safetensors
 END
       ;;
-    bench)  # an hour: README (what it costs), benchmarks/results
+    bench)  # an hour: docs/costs.md, benchmarks/results
       cat <<'END'
 make bench
 END
@@ -102,7 +110,7 @@ END
   esac
 }
 
-names=(profile demo k4 atlas lookahead bench decisions long fair gpu compat methods)
+names=(readme profile demo k4 atlas lookahead bench decisions long fair gpu compat methods)
 
 if [ $# = 0 ]; then set -- list; fi
 if [ "$1" = list ]; then

@@ -267,7 +267,7 @@ def of_unfamiliar(
                     row[named(task, domain)] = percent(bootstrap.ratio(both.column(task, word), full))
         tables.append(Table(str(cost), *_rows(rows, "method")))
     return Report(
-        name="findings-unfamiliar", title="Unfamiliar images: what is kept of boxes and questions",
+        name="findings-unfamiliar", module="findings", title="Unfamiliar images: what is kept of boxes and questions",
         settings={
             "model": options.model, "split": "test", "images": len(options.images), "device": options.device,
             **{domain: ", ".join(f"{len(data[t])} {t}" for t in TASKS) for domain, (_, data) in found.items()},

@@ -61,7 +61,7 @@ class Target:
 
 @dataclass
 class Report:
-    """Everything one benchmark has to say."""
+    """Everything one benchmark has to say; ``module`` is that which is run, where it is not called as the files."""
 
     name: str
     title: str
@@ -69,6 +69,7 @@ class Report:
     tables: list[Table]
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    module: str = ""
     load: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def markdown(self) -> str:
@@ -111,7 +112,7 @@ class Report:
         (folder / f"{self.name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
     def _command(self) -> str:
-        return shlex.join(["python", "-m", f"benchmarks.{self.name}", *sys.argv[1:]])
+        return shlex.join(["python", "-m", f"benchmarks.{self.module or self.name}", *sys.argv[1:]])
 
 
 def percent(interval: tuple[float, float, float], sign: str = "") -> str:

@@ -1,5 +1,6 @@
 """Boxes and questions under pruning: the same images, gaps that are planted, parts of an image, the steps."""
 
+import doctest
 import json
 import zlib
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import fair, findings, findings_report
+from benchmarks import fair, findings, findings_claims, findings_report, gallery_pool
 from benchmarks.findings_methods import OnlyThumbnail, OnlyTiles, taken_apart
 from benchmarks.findings_report import TwoTasks
 from benchmarks.gallery_pool import TASKS, tasks
@@ -67,6 +68,20 @@ def test_parts_of_an_image(method, kept):
     assert method.select(TokenContext(layout, budget=12)).indices.tolist() == list(kept)
     whole = TokenLayout.raster(2, 2, size=(64, 64), family="internvl")
     assert torch.equal(method.select(TokenContext(whole, budget=4)).indices, torch.arange(4))
+
+
+@pytest.mark.parametrize("module", [findings_claims, gallery_pool])
+def test_examples_run(module):
+    assert doctest.testmod(module).failed == 0
+
+
+def test_orders_agree_where_the_methods_do():
+    rng, images = np.random.default_rng(1), np.repeat(np.arange(200), 2)
+    made = {f"m{k}": (rng.random(400) < 0.3 + 0.06 * k).astype(float) for k in range(8)}
+    turned = {name: 1 - values for name, values in made.items()}
+    value, low, high = findings_claims.order_agreement(made, images, made, images)
+    assert value == 1 and 0.6 < low <= high <= 1
+    assert findings_claims.order_agreement(made, images, turned, images)[0] == -1
 
 
 def test_what_is_taken_apart_costs_the_same():

@@ -56,7 +56,7 @@ class DrawnSource:
         --------
         >>> from biaslab.datasets.drawn import DRAWN
         >>> [sample.expression for sample in DRAWN["scenes"].samples("calibration", 0)]
-        ['the big banana', 'the pear right of the small banana']
+        ['the big banana', 'the pig above the big banana', 'pig at the bottom right']
         """
         first = self.kinds[index % len(self.kinds)]
         return sorted(self._drawn(split, index, **domain), key=lambda sample: sample.expression_type != first)

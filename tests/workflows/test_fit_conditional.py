@@ -19,6 +19,7 @@ from biaslab.models.vlm import VLM
 from biaslab.profiles import LookaheadProfile, load
 from biaslab.profiles.lookahead.training import Lessons
 from biaslab.pruning import Lookahead
+from biaslab.pruning.display_names import UNPRUNED
 from biaslab.scenes import scene
 from biaslab.workflows import learned_figures
 from biaslab.workflows.fit_bias import fit_bias
@@ -158,6 +159,8 @@ def test_on_the_command_line_beside_a_positional_profile(capsys, tmp_path):
     drawn = pd.read_csv(tmp_path / "kept-relevance.csv")
     assert drawn["kept"].sum() == 25 and drawn["attention"].notna().all()
     kept = pd.read_csv(tmp_path / "kept.csv")
+    assert set(kept["method"]) > {UNPRUNED}
+    kept = kept[kept["method"] != UNPRUNED]  # whose panel shows the image as it is
     assert sorted(kept["token"]) == drawn.loc[drawn["kept"], "token"].tolist()
     lines = json.loads((out / "run.json").read_text())["identity"]["configurations"]
     assert {(c["method"], c["layer"]) for c in lines} == {("none", None), ("lookahead", 0), ("relative", 4)}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from biaslab.errors import InputError
 
-__all__ = ["SHARE", "Head", "choose_heads"]
+__all__ = ["SHARE", "Head", "choose_heads", "head_weights"]
 
 SHARE = 0.25  # of the best quality, from which on a head is chosen
 
@@ -49,3 +51,25 @@ def choose_heads(quality: pd.DataFrame, *, share: float = SHARE) -> list[Head]:
     chosen = quality[quality["quality"] >= share * best].sort_values("quality", ascending=False, kind="stable")
     total = float(chosen["quality"].sum())
     return [Head(int(r.layer), int(r.head), float(r.quality) / total) for r in chosen.itertuples()]  # type: ignore[arg-type]
+
+
+def head_weights(quality: pd.DataFrame, layer: int) -> Tensor:
+    """Weigh the heads of a layer by their quality: (heads,) float32, 0 for those that are not chosen.
+
+    Raises
+    ------
+    InputError
+        Their quality was not measured, or none looks at anything.
+    """
+    own = quality[quality["layer"] == layer] if len(quality) else quality
+    if not len(own):
+        raise InputError(
+            "this profile does not tell the quality of heads: fit one with `biaslab fit-bias --heads all --maps "
+            "FOLDER`, or profile.rate_heads(maps)"
+        )
+    if not own["quality"].max() > 0:
+        raise InputError(f"no head of layer {layer} looks at anything that position does not explain: take another K")
+    weights = torch.zeros(int(own["head"].max()) + 1)
+    for head in choose_heads(own):
+        weights[head.head] = head.weight
+    return weights

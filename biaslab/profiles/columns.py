@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-__all__ = ["QUALITY", "to_columns", "to_table"]
+__all__ = ["QUALITY", "quality_table", "to_columns", "to_table"]
 
 QUALITY = "quality"  # part of a layer's arrays that holds the quality of its heads; layout keys hold slashes
 
@@ -36,3 +36,9 @@ def to_table(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """
     table = pd.DataFrame({name: values.astype(float) for name, values in columns.items()})
     return table.astype({name: int for name in _WHOLE if name in table})
+
+
+def quality_table(arrays: Mapping[int, Mapping[str, Mapping[str, np.ndarray]]]) -> pd.DataFrame:
+    """Make the table of heads' quality of what a profile has learned, by layer; empty where it was not measured."""
+    tables = [to_table(arrays[layer][QUALITY]) for layer in sorted(arrays) if arrays[layer].get(QUALITY)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

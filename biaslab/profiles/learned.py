@@ -13,7 +13,6 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
@@ -24,8 +23,8 @@ from biaslab.core.frames import FramesLayout
 from biaslab.core.layers import resolve_layer
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, ProfileMismatchError
-from biaslab.profiles.chosen_heads import choose_heads
-from biaslab.profiles.columns import QUALITY, to_table
+from biaslab.profiles.chosen_heads import head_weights
+from biaslab.profiles.columns import quality_table
 from biaslab.profiles.fitted import check_fitted
 from biaslab.profiles.provenance import refuse_others, warn_other_prompt
 from biaslab.profiles.registry import Arrays
@@ -96,7 +95,7 @@ class LearnedMaps(InNotebooks, BaseEstimator, ABC):
         self.layouts_ = dict(layouts)
         self.counts_ = dict(counts)
         self.provenance_ = dict(provenance)
-        self.quality_ = _quality(arrays)
+        self.quality_ = quality_table(arrays)
         self._maps: OrderedDict[tuple, Tensor] = OrderedDict()
         self._hash: str | None = None
         return self
@@ -186,7 +185,7 @@ class LearnedMaps(InNotebooks, BaseEstimator, ABC):
         key = ("head_weights", layer, "", torch.device(device or "cpu"))
         if key not in self._maps:
             self.check(layer=layer)
-            self._maps[key] = _weights(self.quality_, layer).to(key[-1])
+            self._maps[key] = head_weights(self.quality_, layer).to(key[-1])
         self._maps.move_to_end(key)
         return self._maps[key]
 
@@ -433,23 +432,3 @@ class LearnedMaps(InNotebooks, BaseEstimator, ABC):
         if "_maps" in state:  # device copies are rebuilt on demand
             state["_maps"] = OrderedDict()
         return state
-
-
-def _quality(arrays: Mapping[int, Arrays]) -> pd.DataFrame:
-    tables = [to_table(arrays[layer][QUALITY]) for layer in sorted(arrays) if arrays[layer].get(QUALITY)]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def _weights(quality: pd.DataFrame, layer: int) -> Tensor:
-    own = quality[quality["layer"] == layer] if len(quality) else quality
-    if not len(own):
-        raise InputError(
-            "this profile does not tell the quality of heads: fit one with `biaslab fit-bias --heads all --maps "
-            "FOLDER`, or profile.rate_heads(maps)"
-        )
-    if not own["quality"].max() > 0:
-        raise InputError(f"no head of layer {layer} looks at anything that position does not explain: take another K")
-    weights = torch.zeros(int(own["head"].max()) + 1)
-    for head in choose_heads(own):
-        weights[head.head] = head.weight
-    return weights

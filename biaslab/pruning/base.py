@@ -8,12 +8,9 @@ and must choose the same.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -24,6 +21,7 @@ from biaslab.pruning.batch import TokenBatch, ascending, prefixes, ranked
 from biaslab.pruning.budgets import budget, check_keep
 from biaslab.pruning.citation import Citation
 from biaslab.pruning.context import ExpectedAttention, Selection, TokenContext, descending, required
+from biaslab.pruning.described import Described
 from biaslab.pruning.options import added_option, choice, number, report_option, whole_numbers
 
 __all__ = [
@@ -56,7 +54,7 @@ _TOKEN_AXES = {
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Method(ABC):
+class Method(Described, ABC):
     """A rule that keeps ``budget`` of N visual tokens.
 
     A subclass is a frozen keyword-only dataclass whose fields are its hyper-parameters. It sets ``name`` and
@@ -244,10 +242,10 @@ class Method(ABC):
         """
         return None
 
-    def validate(self) -> None:  # noqa: B027 (a hook: most methods have nothing to refuse)
+    def validate(self) -> None:
         """Refuse, before any work, a method that cannot run as it is configured."""
 
-    def check_width(self, width: int) -> None:  # noqa: B027 (a hook: most methods take any features)
+    def check_width(self, width: int) -> None:
         """Refuse, before any work, a model whose features of so many dimensions the method cannot read."""
 
     def citations(self) -> tuple[Citation, ...]:
@@ -397,44 +395,6 @@ class Method(ABC):
     def with_keep(self, keep: float | int) -> Method:
         """Copy the method, at another keep ratio or count."""
         return dataclasses.replace(self, keep=keep)
-
-    @classmethod
-    def option_names(cls) -> list[str]:
-        """List the names of the hyper-parameters, ``keep`` first."""
-        return [f.name for f in dataclasses.fields(cls) if f.init]
-
-    def options(self) -> dict[str, Any]:
-        """List the hyper-parameters as JSON-ready values, without ``keep`` and the profile (reported apart).
-
-        Those that came as an `added_option` are left out at their defaults, those that only report always.
-        """
-        apart = {"keep", "profile", *self._report_options()}
-        fields = {f.name: f for f in dataclasses.fields(self) if f.init and f.name not in apart}
-        values = {n: getattr(self, n) for n in fields}
-        values = {n: v for n, v in values.items() if v != fields[n].default or "added" not in fields[n].metadata}
-        # 1 and 1.0 are the same option
-        return {n: float(v) if isinstance(v, Integral) and not isinstance(v, bool) else v for n, v in values.items()}
-
-    @property
-    def label(self) -> str:
-        """The name, with the options that are not at their defaults, as `parse` reads it."""
-        default = {f.name: f.default for f in dataclasses.fields(self)}
-        changed = {n: v for n, v in self.options().items() if v != default[n]}
-        return ":".join([self.name, *(f"{n}={v if isinstance(v, str) else json.dumps(v)}" for n, v in changed.items())])
-
-    @property
-    def options_hash(self) -> str:
-        """12 hex digits over the method's name and :meth:`options`; equal on every machine."""
-        options = {**self._hashed_options(), **self._report_options()}
-        text = json.dumps([self.name, options], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def _hashed_options(self) -> dict[str, Any]:
-        """List what the hash is over: the options, unless some stand for the content of a file."""
-        return self.options()
-
-    def _report_options(self) -> dict[str, Any]:
-        return {f.name: f.metadata["hashed"] for f in dataclasses.fields(self) if "hashed" in f.metadata}
 
     def _check(self, ctx: TokenContext) -> None:
         if not 1 <= ctx.budget <= ctx.n:

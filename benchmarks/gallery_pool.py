@@ -24,17 +24,15 @@ def tasks(split: str, images: Iterable[int], *, domain: str = "familiar", each: 
     >>> [len(data) for data in found.values()], len({s.expression_type for s in found["questions"]})
     ([11, 12], 7)
     """
-    numbers, found = list(images), {}
-    for task, name in TASKS.items():
-        samples: list[Sample] = []
-        asked = Counter(dict.fromkeys(DRAWN[name].kinds, 0))
-        for index in numbers:
-            drawn = DRAWN[name].samples(split, index, domain=domain)
-            chosen = sorted(drawn, key=lambda sample, asked=asked: asked[sample.expression_type])[:each]
-            asked.update(sample.expression_type for sample in chosen)
-            samples += chosen
-        found[task] = Expressions(split, samples, name)
-    return found
+    samples: dict[str, list[Sample]] = {task: [] for task in TASKS}
+    asked = {task: Counter(dict.fromkeys(DRAWN[name].kinds, 0)) for task, name in TASKS.items()}
+    for index in images:  # both tasks while the image is at hand
+        for task, name in TASKS.items():
+            drawn, times = DRAWN[name].samples(split, index, domain=domain), asked[task]
+            chosen = sorted(drawn, key=lambda sample, times=times: times[sample.expression_type])[:each]
+            times.update(sample.expression_type for sample in chosen)
+            samples[task] += chosen
+    return {task: Expressions(split, samples[task], name) for task, name in TASKS.items()}
 
 
 def through_tile_border(sample: Sample, grid: tuple[int, int]) -> bool:

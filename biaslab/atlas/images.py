@@ -198,9 +198,9 @@ class _Drawn:
     def _samples(self) -> list[Sample]:
         return self.source.behind(self.id) or []
 
-    @cached_property
+    @property
     def image(self) -> Image.Image:
-        return self._samples[0].image()
+        return self._samples[0].image()  # the latest are at hand; thousands are not held
 
     @cached_property
     def _asked(self) -> Sample | None:

@@ -51,12 +51,13 @@ def observer_accuracy(vlm: VLM, *, n: int, out: str | Path, processes: int = 1, 
     for name, options in data.items():
         for task, source in _TASKS.items():
             count = n if name == "familiar" else max(1, n // 2)
-            samples = list(load_dataset(source, split="test", n=count, **options))
+            asked = load_dataset(source, split="test", n=count, **options)
             results = evaluate(
-                vlm, load_dataset(source, split="test", n=count, **options), methods="none", keep=1.0, layer=1,
+                vlm, asked, methods="none", keep=1.0, layer=1,
                 out=Path(out) / f"{name.replace(' ', '-')}-{task}", batch_size=32, processes=processes, reference=None,
                 max_new_tokens=_LONGEST, progress=progress,
             )  # fmt: skip
+            samples = list(asked)
             lines = results.samples.set_index("id").loc[[sample.id for sample in samples]]
             rows += [{"data": name, "task": task, **row} for row in _rows(samples, lines, task == "boxes")]
     return pd.DataFrame(rows)

@@ -19,6 +19,7 @@ from biaslab.evaluation.stopwatch import extra_peak, interleaved
 __all__ = [
     "Timing",
     "arguments",
+    "evaluation_arguments",
     "extra_peak",
     "in_fresh_process",
     "side_by_side",
@@ -122,6 +123,14 @@ def arguments(module: str, doc: str, repeats: int) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the .json and .md written")
     return parser
+
+
+def evaluation_arguments(parser: argparse.ArgumentParser, *, batch_size: int, runs: Path) -> None:
+    """Add the options of benchmarks that call `evaluate` and go on where they were interrupted."""
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--runs", type=Path, default=runs)
 
 
 def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:

@@ -26,7 +26,7 @@ import torch
 
 import biaslab as bl
 from benchmarks import fair_report, fair_times
-from benchmarks.common import arguments
+from benchmarks.common import arguments, evaluation_arguments
 from benchmarks.fair_methods import ABLATIONS, COMBINED, METHODS, OWN, Ablation
 from benchmarks.lookahead import costs
 from benchmarks.scene_pool import Expressions, expressions
@@ -243,10 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--first", type=int, help="expressions of the split before the first one")
     parser.add_argument("--n", type=int)
     parser.add_argument("--ablation-n", type=int, help="expressions of the ablation, the first ones; default all")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=25)
-    parser.add_argument("--runs", type=Path, default=Path("runs/fair"))
+    evaluation_arguments(parser, batch_size=25, runs=Path("runs/fair"))
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     split, first, n = ("test", 7100, 1000) if options.step == "test" else ("validation", 0, 300)

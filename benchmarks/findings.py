@@ -25,7 +25,7 @@ import torch
 
 import biaslab as bl
 from benchmarks import findings_report
-from benchmarks.common import arguments
+from benchmarks.common import arguments, evaluation_arguments
 from benchmarks.fair import LAYERS, candidates, hits, published_layer
 from benchmarks.fair_methods import METHODS
 from benchmarks.findings_methods import DEPTHS, KEPT_PARTS, LEFT_OUT, UNFAMILIAR, at_depths, taken_apart
@@ -142,10 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--profiles", type=Path, nargs="+", default=[], help=about)
     parser.add_argument("--images", type=int, help="images of the split; default 50, of test 420, unfamiliar 150")
     parser.add_argument("--model", default="observer", help="or the folder of another one that was trained as it")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--runs", type=Path, default=Path("runs/findings"))
+    evaluation_arguments(parser, batch_size=16, runs=Path("runs/findings"))
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     step, n = steps[options.step]

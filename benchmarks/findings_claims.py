@@ -24,7 +24,7 @@ import torch
 from scipy.stats import spearmanr
 
 import biaslab as bl
-from benchmarks.common import arguments
+from benchmarks.common import arguments, evaluation_arguments
 from benchmarks.fair import LAYERS, hits
 from benchmarks.findings import measured
 from benchmarks.findings_methods import taken_apart
@@ -133,10 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=420, help="images of the observer's test split")
     parser.add_argument("--n", type=int, default=1000, help="test expressions of the grounder, from 7,101 on")
     parser.add_argument("--model", default="observer")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--runs", type=Path, default=Path("runs/findings"))
+    evaluation_arguments(parser, batch_size=16, runs=Path("runs/findings"))
     parser.add_argument("--first-runs", type=Path, default=Path("runs/fair"))
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)

@@ -66,20 +66,10 @@ def figures(
         labels[key.strip()] = name.strip()
     chosen = None if methods is None else [word.strip() for word in methods.split(",") if word.strip()]
     ratios = None if keep is None else opt.keeps(keep)
-    where = None if layer is None else _whole_numbers(layer)
     kinds = [kind.strip().lower() for kind in formats.split(",") if kind.strip()]
     with phase("draw the figures"):
         files = draw_run(
-            runs, methods=chosen, keep=ratios, layer=where, metric=metric, labels=labels, venue=venue, font=font,
-            formats=kinds, out=out,
+            runs, methods=chosen, keep=ratios, layer=opt.layers(layer), metric=metric, labels=labels, venue=venue,
+            font=font, formats=kinds, out=out,
         )  # fmt: skip
     emit(json, {}, "", files)
-
-
-def _whole_numbers(text: str) -> list[int]:
-    from biaslab.errors import InputError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"--layer {text!r}: name prune layers of the run, such as 2,4") from None

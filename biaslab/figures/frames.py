@@ -19,6 +19,7 @@ __all__ = [
     "configuration_keys",
     "label_rows",
     "metric_of",
+    "parts_of",
     "read_results",
     "rows_of_methods",
 ]
@@ -191,12 +192,10 @@ def comparable_runs(results: Any, **choices: Any) -> pd.DataFrame:
     InputError
         As :func:`read_results`, or no results.
     """
+    parts = parts_of(results)
     if not isinstance(results, Mapping | list | tuple):
         return read_results(results, **choices).assign(run="")
     named = isinstance(results, Mapping)
-    parts: dict[Any, Any] = dict(results) if isinstance(results, Mapping) else dict(enumerate(results))
-    if not parts:
-        raise InputError("no results to draw: pass what evaluate() returned, or run folders")
     tables = {name: read_results(part, **choices) for name, part in parts.items()}
     differing = [
         c for c in _ONE_OF if c != "expression_type" and len({_one(table, c) for table in tables.values()}) > 1
@@ -212,6 +211,23 @@ def comparable_runs(results: Any, **choices: Any) -> pd.DataFrame:
     whole = whole[~(whole["run"] + "|" + configuration_keys(whole)).duplicated()].reset_index(drop=True)
     whole.attrs.update(note)
     return whole
+
+
+def parts_of(results: Any) -> dict[Any, Any]:
+    """List results, one or several, by the keys of a mapping or else by number.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    if isinstance(results, Mapping):
+        parts = dict(results)
+    else:
+        parts = dict(enumerate(results if isinstance(results, list | tuple) else [results]))
+    if not parts:
+        raise InputError("no results to draw: pass what evaluate() returned, or run folders")
+    return parts
 
 
 def configuration_keys(table: pd.DataFrame) -> pd.Series:

@@ -10,12 +10,12 @@ import pandas as pd
 
 from biaslab._util.files import writing_to
 from biaslab._util.tables import write_table
-from biaslab.errors import InputError
 from biaslab.figures.frames import (
     comparable_runs,
     configuration_keys,
     label_rows,
     metric_of,
+    parts_of,
     read_results,
     rows_of_methods,
 )
@@ -138,11 +138,7 @@ def save_table(results: Any, path: str | Path, *, metric: str | None = None, **k
     """
     text = {name: kwargs.pop(name, None) for name in ("caption", "label")}
     if metric is None:
-        first = next(iter(results.values() if isinstance(results, Mapping) else results), None) if isinstance(
-            results, Mapping | list | tuple
-        ) else results  # fmt: skip
-        if first is None:
-            raise InputError("no results to write: pass what evaluate() returned, or run folders")
+        first, *_ = parts_of(results).values()
         metric = metric_of(read_results(first), metric, _METRICS)
     table = results_table(results, metric=metric, **kwargs)
     path = Path(path)

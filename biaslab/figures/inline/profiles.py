@@ -12,6 +12,7 @@ from markupsafe import Markup
 from biaslab._util.notebook import Drawing, draws
 from biaslab._util.number_text import count_text, list_text
 from biaslab.figures.inline.parts import MOST, drawn, figure, line, png_uri, ratio_png, row
+from biaslab.figures.layers import evenly
 
 
 @draws("LearnedMaps")
@@ -22,7 +23,7 @@ def profile(fitted: Any) -> Drawing:
     layout, _ = fitted.layout_of()
     heads = getattr(fitted, "heads_", None)
     layers = sorted({layer for layer, _ in heads}) if heads else fitted.layers_
-    chosen = _spread(layers)
+    chosen = evenly(layers, MOST)
     maps = [ratio_png(fitted.expected(layout, layer).double().numpy().mean(0), layout) for layer in chosen]
     titles = [fitted.panel_title(layer) for layer in chosen]
     about = fitted.provenance_
@@ -43,7 +44,7 @@ def maps(collected: Any) -> Drawing:
     if not where:
         return drawn(line(*head, f"layers {collected.layers}"))
     ((key, _),) = where.most_common(1)
-    chosen = _spread(collected.layers)
+    chosen = evenly(collected.layers, MOST)
     shown = [
         ratio_png(np.asarray(collected.moments(layer, key).mean).mean(0), collected.layouts[key]) for layer in chosen
     ]
@@ -54,12 +55,6 @@ def maps(collected: Any) -> Drawing:
 
 
 _SCALE = "blue below the mean, red above, up to 4 times"
-
-
-def _spread(layers: list[int]) -> list[int]:
-    """Choose layers evenly, the first and last among them."""
-    at = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), MOST)).round().astype(int))
-    return [layers[i] for i in at] if layers else []
 
 
 def _maps(pngs: list[bytes], titles: list[str]) -> list[Markup]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from biaslab.core.layout import TokenLayout
+from biaslab.figures.layers import evenly
 from biaslab.figures.report.cards import card_html
 from biaslab.figures.report.page import Block
 from biaslab.profiles import Profile
@@ -41,7 +42,7 @@ def profile_blocks(profiles: Mapping[str, Profile]) -> list[Block]:
     for name, profile in profiles.items():
         drawn = []
         key, layout = next(iter(profile.layouts_.items()))
-        for layer in _evenly(profile.layers_) if not profile.conditional else []:
+        for layer in evenly(profile.layers_, _LAYERS) if not profile.conditional else []:
             expected = profile.expected(layout, layer).numpy().mean(0)
             relative = expected / expected.mean()
             where = f"layer {layer}: {relative.min():.2f} to {relative.max():.2f} times uniform attention"
@@ -83,9 +84,3 @@ def heat_image(values: np.ndarray, layout: TokenLayout, *, label: str) -> Markup
     Image.fromarray(colours[..., :3]).save(file, "PNG", optimize=True)
     address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
     return Markup('<img class="heat" alt="{}" src="{}">').format(label, address)
-
-
-def _evenly(layers: list[int]) -> list[int]:
-    if len(layers) <= _LAYERS:
-        return list(layers)
-    return [layers[i] for i in np.linspace(0, len(layers) - 1, _LAYERS).round().astype(int)]

@@ -1,4 +1,4 @@
-"""What calibration pictures are asked, and what that costs the conditional profile.
+"""What calibration images are asked, and what that costs the conditional profile.
 
     python -m benchmarks.asked
     python -m benchmarks.asked --queries last
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def captions(kinds: dict[str, Callable[[Scene], list[str]]], folder: Path, n: int) -> tuple[Path, dict[str, Path]]:
-    """Write the first n calibration scenes as pictures, and a file of captions for each kind of words."""
+    """Write the first n calibration scenes as images, and a file of captions for each kind of words."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     lines: dict[str, list[str]] = {kind: [] for kind in kinds}
@@ -96,7 +96,7 @@ def sets(vlm: VLM, work: Path, n: int) -> dict[str, Calibration]:
     return {
         TRUE: calibration(vlm, "scenes", n=n),
         "3 expressions each": calibration(vlm, "scenes", n=n, questions=3),
-        "a third of the pictures": calibration(vlm, "scenes", n=n // 3),
+        "a third of the images": calibration(vlm, "scenes", n=n // 3),
         "these, 3 expressions each": calibration(vlm, "scenes", n=n // 3, questions=3),
         "the same, through a file": calibration(vlm, pictures, prompts=files["same"]),
         "noun phrase of the target": calibration(vlm, pictures, prompts=files["phrase"]),
@@ -164,13 +164,13 @@ def report(vlm: VLM, options: argparse.Namespace) -> Report:
     }  # fmt: skip
     return Report(
         name="asked",
-        title="What calibration pictures are asked, and what lookahead is worth after it",
+        title="What calibration images are asked, and what lookahead is worth after it",
         settings={"model": "grounder", "pictures": options.calibration, "expressions": options.n, "split": "validation",
                   "layer": 0, "queries": options.queries, "threads": options.threads},
         tables=[Table(f"{options.calibration} calibration scenes, {options.n} validation expressions", columns, rows)],
         notes=[
-            "Acc@0.5 and differences with 95 % intervals (bootstrap over pictures, paired)",
-            "explained: share of the variance of the teacher's log attention on held-out calibration pictures, asked "
+            "Acc@0.5 and differences with 95 % intervals (bootstrap over images, paired)",
+            "explained: share of the variance of the teacher's log attention on held-out calibration images, asked "
             "as the others were: another question for every line",
             "CPU s: collecting and fitting",
         ],

@@ -47,9 +47,9 @@ SETS: dict[str, tuple[str, Any]] = {
 }  # fmt: skip
 HELD = "of validation"
 _ALL = [(layer, head) for layer in range(10) for head in range(4)]
-_PART = 1500  # pictures that one process collects
+_PART = 1500  # images that one process collects
 
-_world: dict[str, Any] = {}  # pictures and expressions, which forked processes share
+_world: dict[str, Any] = {}  # images and expressions, which forked processes share
 
 
 def controls(most: int) -> list[Control]:
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def render(chosen: Sequence[Control], options: argparse.Namespace) -> None:
-    """Make all pictures, before there are other processes: they find them here."""
+    """Make all images, before there are other processes: they find them here."""
     _world["validation"] = expressions("validation", 0, options.n, options.processes)
     for split in {SETS[c.maps][0] for c in chosen}:
         # some scenes have no expression, and some expressions are not to be said
@@ -107,7 +107,7 @@ def render(chosen: Sequence[Control], options: argparse.Namespace) -> None:
 
 
 def ids_of(control: Control, shown: Sequence[Picture]) -> list[str]:
-    """List the pictures that a control is fitted on."""
+    """List the images that a control is fitted on."""
     fitting = [p.id for p in shown if not (control.without and p.mentions(control.without))]
     return fitting[: control.n]
 
@@ -179,7 +179,7 @@ def _collect(shown: Sequence[Any], texts: list[str], ids: list[str], queries: An
 
 
 def collect_part(name: str, start: int, end: int, options: argparse.Namespace) -> Path:
-    """Collect the maps of some pictures."""
+    """Collect the maps of some images."""
     split, queries = SETS[name]
     shown = _world[split][start:end]
     out = options.work / "maps" / f"{name}-{start}"
@@ -302,9 +302,9 @@ def report(chosen: Sequence[Control], options: argparse.Namespace, card: str = "
             *([Table("Expressions that say a name which was never said in the fit", names, unseen)] if unseen else []),
         ],
         notes=[
-            "Acc@0.5 and differences in percent, with 95 % intervals (bootstrap over pictures, paired)",
+            "Acc@0.5 and differences in percent, with 95 % intervals (bootstrap over images, paired)",
             f"against {BASE}: also two fits that differ in nothing but the student's seed, the size of what is chance",
-            "explained: share of the variance of the teacher's log attention on held-out calibration pictures; cross "
+            "explained: share of the variance of the teacher's log attention on held-out calibration images; cross "
             "entropy there, in nats above the teacher's own entropy. Another teacher is another question",
             "AUROC: of the target's tokens against the others, means over the validation expressions; the teacher has "
             "seen the answer being made",

@@ -73,7 +73,7 @@ class Study:
         return bl.collect(self.vlm, images, prompt=prompts, ids=ids, out=self.work / f"maps-{name}")
 
     def attention(self, split: str) -> pd.DataFrame:
-        """Share of log attention that each profile explains on other pictures, per layer, with intervals."""
+        """Share of log attention that each profile explains on other images, per layer, with intervals."""
         samples = list(bl.load_dataset("scenes", split=split, n=self.options.maps))
         prompts = [self.vlm.family.grounding_prompt(s.expression) for s in samples]
         maps = self._maps(split, samples, prompts, [s.id for s in samples])
@@ -171,7 +171,7 @@ def ranking(found: dict[str, dict[str, pd.DataFrame]], layer: int) -> list[dict[
 
 
 METHODS = ("relative", "d2pruner")
-_TIE = 4  # decimals: estimators that coincide on pictures of one tile differ by rounding
+_TIE = 4  # decimals: estimators that coincide on images of one tile differ by rounding
 
 
 def report(study: Study, options: argparse.Namespace) -> Report:
@@ -226,7 +226,7 @@ def _all_layers(attention: pd.DataFrame, probe: pd.DataFrame, layer: int) -> lis
 
 
 CRITERIA = {
-    "attention": "Share of the variance of log attention explained on other pictures",
+    "attention": "Share of the variance of log attention explained on other images",
     "probe": "Share of the causal map's variance that division by the profile takes away",
     "relative": "Acc@0.5 at 10 % kept, debiased attention alone (`relative`)",
     "d2pruner": "Acc@0.5 at 10 % kept, `d2pruner`",

@@ -1,4 +1,4 @@
-"""Several expressions of each picture in a sweep: the tokens up to an image once, against whole rows.
+"""Several expressions of each image in a sweep: the tokens up to the end of the image once, against whole rows.
 
     python -m benchmarks.expressions --expressions 6
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = arguments("benchmarks.expressions", __doc__, repeats=3)
     parser.add_argument("--layer", type=int, default=4, help="K (default 4)")
     parser.add_argument("--batch-sizes", type=numbers(int), default=[12])
-    parser.add_argument("--expressions", type=numbers(int), default=[3, 6], help="of each picture")
+    parser.add_argument("--expressions", type=numbers(int), default=[3, 6], help="of each image")
     parser.add_argument("--methods", type=numbers(str), default=list(sweep.METHODS))
     parser.add_argument("--keep", type=numbers(float), default=list(sweep.KEEPS))
     parser.add_argument("--n", type=int, default=24, help="expressions, at least; a batch at the least (default 24)")
@@ -60,10 +60,10 @@ def report(options: Any) -> Report:
             row = measured(vlm, configs, each, size, max(options.n, size), options.layer, clock, options.repeats)
             rows.append(row)
             targets.append(
-                Target(f"{each} of a picture, batch {size}: answers as of one run for each configuration",
+                Target(f"{each} of an image, batch {size}: answers as of one run for each configuration",
                        row["answers"] / row["lines"], 1.0, least=True)
             )  # fmt: skip
-    columns = {"each": ("of a picture", "d"), "batch": ("batch", "d"), "lines": ("lines", "d")}
+    columns = {"each": ("of an image", "d"), "batch": ("batch", "d"), "lines": ("lines", "d")}
     for part, name in ((BELOW, "layers < K"), (UNPRUNED, "unpruned, layers >= K"), (SELECT, "selection")):
         columns |= {
             f"rows {part}": (f"{name}, {clock} s", ".3f"), f"images {part}": ("images once", ".3f"),
@@ -75,7 +75,7 @@ def report(options: Any) -> Report:
     }  # fmt: skip
     return Report(
         name="expressions",
-        title="Several expressions of each picture in a sweep: images once against whole rows",
+        title="Several expressions of each image in a sweep: images once against whole rows",
         settings={"model": "grounder, 10 layers x 4 heads", "methods": options.methods, "keep": options.keep,
                   "layer": options.layer, "configurations": len(configs), "repeats": options.repeats,
                   "threads": options.threads},
@@ -121,7 +121,7 @@ def value(found: dict[str, Any], key: str) -> float:
 
 
 def expressions_of_scenes(each: int, n: int) -> Iterator[Sample]:
-    """Make ``n`` referring expressions of the test scenes, up to ``each`` of a picture."""
+    """Make ``n`` referring expressions of the test scenes, up to ``each`` of an image."""
     made = 0
     for index in count():
         shown = cached_scene("test", index)

@@ -107,7 +107,7 @@ def report(
     unpruned = ImageBootstrap(images, n_resamples=_RESAMPLES).mean(full)
     timed = times.get("methods", {})
     notes = [
-        "percent, with 95 % intervals (bootstrap over pictures, paired); a failed expression is a miss",
+        "percent, with 95 % intervals (bootstrap over images, paired); a failed expression is a miss",
         "best K: of all places that the cost allows, the best on validation; own: the method's own schedule",
         "published K: layers of 32 scaled to the depth, at this cost; a dash: not to be had for it, or not published",
         "p: family-wise over both differences of all lines of all costs (max-T)",
@@ -120,7 +120,7 @@ def report(
     if timed:
         about = times["settings"]
         notes.append(
-            f"choice: prefill less that with as many tokens at random, a picture, {about['clock']} time, batch of "
+            f"choice: prefill less that with as many tokens at random, an image, {about['clock']} time, batch of "
             f"{about['batch']}, {about['device']}, at FLOPs of 10 % before K = 2; an unpruned prefill "
             f"{about['unpruned_ms']:.1f} ms"
         )

@@ -30,7 +30,7 @@ def as_random(config: Config) -> str:
 
 
 def measure(vlm: bl.VLM, options: argparse.Namespace) -> None:
-    """Time what was chosen at one cost, side by side, and write milliseconds per picture to ``times.json``."""
+    """Time what was chosen at one cost, side by side, and write milliseconds per image to ``times.json``."""
     choice = json.loads((options.runs / "choice.json").read_text(encoding="utf-8"))
     chosen = [one for one in choice["candidates"] if one["best"] and one["cost"] == "FLOPs of 10% before K = 2"]
     samples = options.data.samples[: options.batch_size]

@@ -2,8 +2,8 @@
 
     python -m benchmarks.fitting
 
-Both encode the same pictures and prompts and run the decoder once per image. Fitting also computes the attention rows
-of every layer and head, keeps their moments fold by fold (or every map on disk) and fits the mean profile. Pictures are
+Both encode the same images and prompts and run the decoder once per image. Fitting also computes the attention rows
+of every layer and head, keeps their moments fold by fold (or every map on disk) and fits the mean profile. Images are
 rendered before the clock starts. Peak memory is taken in processes of their own, for two numbers of images.
 """
 
@@ -125,7 +125,7 @@ def run(vlm: VLM, mode: str, images: list[Any], prompts: list[str], batch_size: 
 def peak(mode: str, n: int, batch_size: int) -> dict[str, float | None]:
     """MiB a pass takes, resident and held by Python and NumPy; to be called in a process of its own.
 
-    Pictures are rendered as they are read.
+    Images are rendered as they are read.
     """
     vlm = bl.load("grounder")
     images, prompts = pictures(vlm, n)

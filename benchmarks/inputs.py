@@ -1,4 +1,4 @@
-"""Random inputs with the properties that matter: a mid-size model, prompts, features smooth over the picture."""
+"""Random inputs with the properties that matter: a mid-size model, prompts, features smooth over the image."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def features(
     """(N, dim) hidden states as decoders have them: a direction all share, a smooth field, and noise.
 
     The cosine of two tokens is about ``common + smooth * exp(-d^2 / (2 length^2))``, d their distance as a share of
-    the picture's diagonal; the rest of a token's norm is its own.
+    the image's diagonal; the rest of a token's norm is its own.
     """
     g = torch.Generator().manual_seed(seed)
     points = torch.from_numpy(layout.centers_px / np.hypot(*layout.size)).float()
@@ -62,7 +62,7 @@ def features(
 
 
 def attention(layout: TokenLayout, heads: int = 8, seed: int = 0) -> Tensor:
-    """(heads, 1, N) attention of one query row: smooth over the picture, with a few strong tokens."""
+    """(heads, 1, N) attention of one query row: smooth over the image, with a few strong tokens."""
     g = torch.Generator().manual_seed(seed + 1)
     field = features(layout, 16, seed + 2, smooth=1.0, common=0.0, length=0.2).mean(1) * 4
     logits = field + torch.randn(heads, 1, layout.n, generator=g)

@@ -77,7 +77,7 @@ def report(settings: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
             "launches: operations that compute or copy, a proxy for kernels; block sizes of a GPU for these counts, "
             "those of the CPU for the times",
             "waits: reads of the device's results; uploads: copies to it, which wait as well unless they are pinned",
-            "images: features smooth over the picture, a seed each; the batch lies in one tensor, as in the engine",
+            "images: features smooth over the image, a seed each; the batch lies in one tensor, as in the engine",
             *(["before: the other checkout, in a process of its own just before; same images, same tokens kept"]
               if "ratio" in columns else []),
         ],

@@ -123,5 +123,5 @@ def _line(
 
 def _answer(box: list[float] | None, index: int) -> str:
     if box is None:
-        return "I cannot find it in the picture."
+        return "I cannot find it in the image."
     return f"<ref>the object number {index}</ref><box>[[{', '.join(str(int(v)) for v in box)}]]</box>"

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print and write the report."""
     parser = arguments("benchmarks.logs", __doc__, repeats=1)
     parser.add_argument("--expressions", type=int, default=EXPRESSIONS, help=f"default {EXPRESSIONS}")
-    parser.add_argument("--tokens", type=int, default=256, help="visual tokens of a picture (default 256)")
+    parser.add_argument("--tokens", type=int, default=256, help="visual tokens of an image (default 256)")
     parser.add_argument("--folder", type=Path, help="of the generated run; default: a temporary one")
     parser.add_argument("--probe", choices=PROBES, help="only print the figures of one task, as JSON")
     options = parser.parse_args(argv)

@@ -4,7 +4,7 @@ Three costs are shares of the visual tokens that a decoder layer sees on average
 prefill (what "5, 10, 20 % before K = 2" cost). Methods that read no attention run before the decoder, the others at
 every layer that can be had for the cost; of a rival's layers the best is taken on these very expressions, which is in
 its favour; an oracle that knows the target's place is the bound. Differences are paired, their intervals by bootstrap
-over pictures, their p-values family-wise over all rivals and costs (max-T).
+over images, their p-values family-wise over all rivals and costs (max-T).
 
     python -m benchmarks.lookahead --profile la.safetensors --positional p600.safetensors
 """
@@ -161,7 +161,7 @@ def report(lines: pd.DataFrame, costs_: dict, options: argparse.Namespace) -> Re
             Table("look-ahead (DivPrune) before the decoder, by kind, size and place", kinds, by_kind(lines, costs_)),
         ],
         notes=[
-            "percent, with 95 % intervals (bootstrap over pictures, paired)",
+            "percent, with 95 % intervals (bootstrap over images, paired)",
             "of every method the best layer for the cost, taken on these very expressions",
             "p: family-wise over all lines (max-T)",
             "oracle: knows the target's place, keeps its tokens and those around it, evenly spread: a bound, no method",

@@ -1,8 +1,8 @@
-"""Pictures before the model: what the host does and sends for each, and what threads ahead of the model save.
+"""Images before the model: what the host does and sends for each, and what threads ahead of the model save.
 
     python -m benchmarks.pictures
 
-Host: opened pictures through the processors of InternVL2.5-8B (13 tiles), LLaVA-1.5 and Qwen2.5-VL (640x480 both) with
+Host: opened images through the processors of InternVL2.5-8B (13 tiles), LLaVA-1.5 and Qwen2.5-VL (640x480 both) with
 a stand-in tokenizer, rescaled and normalised by the processor (the way of before) against 8-bit values and a table
 looked up where the model is; here that is the CPU too, on a GPU the look-up is the GPU's. Expressions: six of one
 image, cut once and sent once, against six copies of it. Threads: ``collect`` on photographs of 1600x1200 as JPEG and
@@ -45,7 +45,7 @@ QUESTION = "Where is the red cup?"
 def main(argv: list[str] | None = None) -> None:
     """Measure, print and write the report."""
     parser = arguments("benchmarks.pictures", __doc__, repeats=5)
-    parser.add_argument("--n", type=int, default=16, help="pictures of a run with threads (default 16)")
+    parser.add_argument("--n", type=int, default=16, help="images of a run with threads (default 16)")
     parser.add_argument("--side", type=int, default=1600, help="longer side of its photographs (default 1600)")
     parser.add_argument("--workers", type=numbers(int), default=[0, 1, 2])
     parser.add_argument("--models", type=numbers(str), default=list(CASES))
@@ -58,11 +58,11 @@ def main(argv: list[str] | None = None) -> None:
     threads = with_threads(options.n, options.side, options.workers, max(1, options.repeats - 2))
     Report(
         name="pictures",
-        title="Pictures before the model: the host's work, what is sent, threads ahead",
+        title="Images before the model: the host's work, what is sent, threads ahead",
         settings={"n": options.n, "side": options.side, "expressions": EXPRESSIONS, "repeats": options.repeats,
                   "threads": options.threads},
         tables=[
-            Table("A picture on the host", {
+            Table("An image on the host", {
                 "model": ("model", ""), "tiles": ("tiles or patches", "d"),
                 "plain_ms": (f"normalised by the processor, {clock} ms", ".1f"),
                 "raw_ms": (f"8 bits, {clock} ms", ".1f"), "share": ("of before", ".2f"),
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def one_picture(name: str, case: Geometry, repeats: int, clock: str) -> dict[str, Any]:
-    """One picture both ways: host time, bytes and whether the pixel values are the same."""
+    """One image both ways: host time, bytes and whether the pixel values are the same."""
     images = [[photograph(*CASES[name])]]
     raw_inputs, plain_inputs = (encoded(case, images, raw=raw) for raw in (True, False))
     pixels = raw_inputs["pixel_values"]
@@ -153,7 +153,7 @@ def with_threads(n: int, side: int, workers: list[int], repeats: int) -> list[di
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Make a picture with gradients and grain, as photographs have."""
+    """Make an image with gradients and grain, as photographs have."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     waves = [np.sin(x / (40 + 9 * c) + seed) + np.cos(y / (60 - 7 * c)) for c in range(3)]
@@ -162,7 +162,7 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def encoded(case: Geometry, images: list[list[Image.Image]], *, raw: bool = False) -> dict[str, Any]:
-    """Run the processor on a prompt for each picture."""
+    """Run the processor on a prompt for each image."""
     return case.family.encode(case.processor, images, [QUESTION] * len(images), {}, raw=raw)[0]
 
 

@@ -2,7 +2,7 @@
 
 Attention is made up (biaslab/maps/simulate.py): spatially correlated content and one target object per image, times a
 known profile. Nothing of it was made to fit an estimator: the U shape is drawn on every tile, the heavy bottom on the
-whole picture, and only the tile-ordered bias is of the form that the factorised estimator assumes.
+whole image, and only the tile-ordered bias is of the form that the factorised estimator assumes.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def _names(tilings: Sequence[tuple[int, int]]) -> str:
 
 NOTES = [
     "Everything is in natural-log units; 'none' has nothing to recover, its RMSE is the noise that an estimator adds.",
-    "The heavy bottom is a function of the height in the whole picture: no estimator here that transports can express "
+    "The heavy bottom is a function of the height in the whole image: no estimator here that transports can express "
     "it on other tilings (a map within the tile plus an order of tiles only comes near it).",
     "The true share has an interval of its own (`r2_asymptotic`), from products of different images. The held-out "
     "share estimates what a profile of so few images explains on others, which lies below it by the noise of the "

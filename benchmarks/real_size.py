@@ -26,7 +26,7 @@ import biaslab as bl
 from .common import ROOT
 from .report import Report, Table
 
-SIZES = ((800, 600), (448, 900))  # two pictures, two tilings
+SIZES = ((800, 600), (448, 900))  # two images, two tilings
 VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24,
           "image_size": 448, "patch_size": 14}  # fmt: skip
 DECODER = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_key_value_heads": 2,
@@ -66,7 +66,7 @@ def report(folder: Path, threads: int) -> Report:
         title="InternVL2.5-1B at its real size, random weights, original checkpoint layout",
         settings={"dtype": "bfloat16", "threads": threads},
         tables=[
-            Table("biaslab fit-bias over the pictures, all layers, from the command line", about, [run]),
+            Table("biaslab fit-bias over the images, all layers, from the command line", about, [run]),
             Table("FLOPs of one prefill: predicted from the configuration, counted by FlopCounterMode", flops, rows),
         ],
         targets=[],
@@ -99,7 +99,7 @@ def fit(checkpoint: Path, pictures: Path, out: Path) -> tuple[float, float, dict
 
 
 def count(checkpoint: Path, pictures: Path) -> tuple[list[dict], float]:
-    """Predicted and counted FLOPs per picture, and the MiB of the weights."""
+    """Predicted and counted FLOPs per image, and the MiB of the weights."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 

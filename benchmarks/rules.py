@@ -1,6 +1,6 @@
 """What a choice costs under every method that needs no profile, as pure tensors: beside DivPrune, in one run.
 
-``Method.select`` on one picture with features as decoders have them. Methods that need something else than attention,
+``Method.select`` on one image with features as decoders have them. Methods that need something else than attention,
 features and text, or a profile, are left out and named.
 """
 
@@ -48,7 +48,7 @@ def report(sizes: list[int], keep: float, dim: int, repeats: int, threads: int) 
         name="rules",
         title="What a choice costs",
         settings={"sizes": sizes, "keep": keep, "dim": dim, "repeats": repeats, "threads": threads},
-        tables=[Table(f"Method.select on one picture, {clock} time, median", columns, list(rows.values()))],
+        tables=[Table(f"Method.select on one image, {clock} time, median", columns, list(rows.values()))],
         notes=[
             "times of one size are side by side in one run; the ratio is the median over its rounds",
             f"left out, as they need more: {', '.join(sorted(set(METHODS) - set(rows)))}",
@@ -57,7 +57,7 @@ def report(sizes: list[int], keep: float, dim: int, repeats: int, threads: int) 
 
 
 def measure(n: int, keep: float, dim: int, repeats: int, clock: str) -> dict[str, tuple[float, float]]:
-    """Time all methods on one picture: name -> (milliseconds, ratio to DivPrune)."""
+    """Time all methods on one image: name -> (milliseconds, ratio to DivPrune)."""
     layout = inputs.layout_of(n)
     features, attention = inputs.features(layout, dim), inputs.attention(layout)
     text = torch.randn(WORDS, dim, generator=torch.Generator().manual_seed(1))

@@ -30,7 +30,7 @@ from .report import Report, Table, Target
 
 SIZES = [256, 576, 1024, 2048, 4096]
 KEEPS = [0.1, 0.5]
-#: correlation length of the features, as a share of the picture's diagonal
+#: correlation length of the features, as a share of the image's diagonal
 GRAPHS = {"sparse": 0.04, "dense": 0.15}
 LAYER = 2
 

@@ -88,7 +88,7 @@ def test_maps_images_prompts_and_data_sets(idle):
     for maps in (None, 5, [], "maps", idle):
         refused("maps must be attention maps of bl.collect", bl.MeanProfile().fit, maps)
     for images in (None, 5, "photos", IMAGE):
-        refused("images must be a list of pictures", bl.collect, idle, images)
+        refused("images must be a list of images", bl.collect, idle, images)
     for prompt in (5, b"x", [5]):
         refused("prompt must be a string", bl.collect, idle, [IMAGE], prompt=prompt)
     for queries in (None, 5, [0], -1):
@@ -99,7 +99,7 @@ def test_maps_images_prompts_and_data_sets(idle):
         refused("dataset must be a data set", bl.evaluate, idle, data, methods="none", keep=0.5)
     for text in (None, 5, ["a", "b"]):
         refused("expression must be a string", bl.compare_methods, idle, IMAGE, text, methods="none", keep=0.5)
-    refused("image must be one picture", bl.compare_methods, idle, [IMAGE] * 2, "it", methods="none", keep=0.5)
+    refused("image must be one image", bl.compare_methods, idle, [IMAGE] * 2, "it", methods="none", keep=0.5)
     refused("half a character", idle.locate, IMAGE, "the \ud83d")
 
 

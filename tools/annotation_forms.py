@@ -1,6 +1,6 @@
 """The sample data set's expressions in every form of annotations that biaslab reads, with the real files' fields.
 
-Forms that are text (and REFER's pickle) are part of ``data/sample``; those that hold the pictures themselves are
+Forms that are text (and REFER's pickle) are part of ``data/sample``; those that hold the images themselves are
 written by whoever needs them: `write_tables`.
 """
 
@@ -21,7 +21,7 @@ IMAGES = "images"
 
 @dataclass(frozen=True)
 class Labelled:
-    """An expression with its target: corners in whole pixels; ``target`` numbers the objects of all pictures."""
+    """An expression with its target: corners in whole pixels; ``target`` numbers the objects of all images."""
 
     picture: str
     picture_number: int
@@ -39,7 +39,7 @@ class Labelled:
 
     @property
     def fractions(self) -> list[float]:
-        """Corners in fractions of the picture."""
+        """Corners in fractions of the image."""
         return [v / side for v, side in zip(self.box, (self.width, self.height) * 2, strict=True)]
 
 
@@ -198,7 +198,7 @@ def minigpt4(rows: Rows) -> bytes:
 
 
 def llava(rows: Rows) -> bytes:
-    """LLaVA's conversations: fractions of the padded square, all expressions of a picture in one conversation."""
+    """LLaVA's conversations: fractions of the padded square, all expressions of an image in one conversation."""
     pictures: dict[str, list[Labelled]] = {}
     for row in rows:
         pictures.setdefault(row.picture, []).append(row)
@@ -263,9 +263,9 @@ ANNOTATIONS: dict[str, tuple[str, Callable[[Rows], bytes]]] = {
 }
 
 
-# -- forms that hold pictures, or are binary --------------------------------------------------------------------------
+# -- forms that hold images, or are binary --------------------------------------------------------------------------
 def lmms_lab_rows(rows: Rows, pictures: Path) -> list[dict[str, Any]]:
-    """Rows of ``lmms-lab/RefCOCO``: an object each, with its picture."""
+    """Rows of ``lmms-lab/RefCOCO``: an object each, with its image."""
     return [
         {
             "question_id": str(g[0].target),
@@ -282,7 +282,7 @@ def lmms_lab_rows(rows: Rows, pictures: Path) -> list[dict[str, Any]]:
 
 
 def jxu124_rows(rows: Rows) -> list[dict[str, Any]]:
-    """Rows of ``jxu124/refcoco``: REFER's with COCO's, no pictures."""
+    """Rows of ``jxu124/refcoco``: REFER's with COCO's, no images."""
     boxes = {g[0].target: g[0] for g in objects(rows)}
     found = []
     for row in refer_rows(rows):
@@ -326,7 +326,7 @@ def ref_l4_rows(rows: Rows) -> list[dict[str, Any]]:
 
 
 def vlmevalkit_tsv(rows: Rows, pictures: Path) -> bytes:
-    """VLMEvalKit: one TSV, pictures in base64; a row of a picture that was there before refers to it."""
+    """VLMEvalKit: one TSV, images in base64; a row of an image that was there before refers to it."""
     file, first = io.StringIO(), {}
     writer = csv.writer(file, delimiter="\t", lineterminator="\n")
     writer.writerow(["index", "image", "question", "answer", "category"])
@@ -339,7 +339,7 @@ def vlmevalkit_tsv(rows: Rows, pictures: Path) -> bytes:
 
 
 def write_tables(rows: Rows, pictures: Path, folder: Path) -> dict[str, Path]:
-    """Write the forms that hold pictures, or are Parquet; name of the reader -> file."""
+    """Write the forms that hold images, or are Parquet; name of the reader -> file."""
     import datasets
 
     held = datasets.Dataset.from_list(lmms_lab_rows(rows, pictures)).cast_column("image", datasets.Image())

@@ -1,4 +1,4 @@
-"""Make ``data/sample``: scenes as JPEG pictures, and their expressions in every annotation form that biaslab reads.
+"""Make ``data/sample``: scenes as JPEG images, and their expressions in every annotation form that biaslab reads.
 
 python -m tools.build_sample_data
 
@@ -21,14 +21,14 @@ TARGET = Path(__file__).parents[1] / "data" / "sample"
 
 README = """# The sample data set
 
-{n} pictures of 224 x 224 pixels with {n_expressions} referring expressions ({types}),
+{n} images of 224 x 224 pixels with {n_expressions} referring expressions ({types}),
 to try things on and to test with. They are biaslab's own scenes, the first {n} of the {split} split, as JPEG;
-`python -m tools.build_sample_data` writes this folder again. The object pictures are Microsoft's Fluent Emoji 3D
+`python -m tools.build_sample_data` writes this folder again. The object images are Microsoft's Fluent Emoji 3D
 (MIT, `biaslab/scenes/objects/LICENSE`).
 
 | what | form | entries |
 |---|---|---|
-| `{images}/` | pictures, also a set to calibrate on | {n} |
+| `{images}/` | images, also a set to calibrate on | {n} |
 {rows}
 
 ```bash
@@ -37,7 +37,7 @@ biaslab evaluate --dataset sample/refcoco_sample.jsonl --data-root data \\
 biaslab fit-bias --images data/sample/images --out sample.safetensors
 ```
 
-An accuracy on {n} pictures says that all is in place; its interval is too wide for more.
+An accuracy on {n} images says that all is in place; its interval is too wide for more.
 """
 
 
@@ -61,12 +61,12 @@ def labelled(scenes: Sequence[Scene]) -> list[Labelled]:
 
 
 def picture_name(made: Scene) -> str:
-    """Name a scene's picture file."""
+    """Name a scene's image file."""
     return f"{made.id}.jpg"
 
 
 def jpeg(made: Scene) -> bytes:
-    """Encode the scene's picture as it is written: about 15 kB."""
+    """Encode the scene's image as it is written: about 15 kB."""
     buffer = BytesIO()
     made.image.save(buffer, "JPEG", quality=88, optimize=True)
     return buffer.getvalue()

@@ -23,11 +23,11 @@ from .plan import Columns, Findings, Plan
 __all__ = ["run"]
 
 PICTURES, TEXT = 142, 40  # on disk: enough for some steps; tokens of a question
-FITTED = 3000  # pictures of the fit that is computed from a step
+FITTED = 3000  # images of the fit that is computed from a step
 COLUMNS: Columns = {
     "n": ("N", "d"), "width": ("width", "d"), "batch": ("batch", "d"), "parameters": ("parameters", ",d"),
     "read": ("s to read a batch, one thread", ".2f"), "step": ("s per step", ".2f"),
-    "minutes": (f"min for {FITTED:,} pictures", ".1f"), "peak_mb": ("peak MiB", ".0f"),
+    "minutes": (f"min for {FITTED:,} images", ".1f"), "peak_mb": ("peak MiB", ".0f"),
 }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def run(plan: Plan, findings: Findings) -> None:
         "peak_mb": torch.cuda.max_memory_allocated(plan.device) / 2**20 if plan.device.type == "cuda" else None,
     })  # fmt: skip
     findings.note(
-        f"fit: maps of {pictures} pictures on disk, read from the system's cache; the held-out tenth is judged after "
+        f"fit: maps of {pictures} images on disk, read from the system's cache; the held-out tenth is judged after "
         f"each epoch, which counts as part of its steps. Minutes: of all {options.epochs} epochs, computed "
         "from a step"
     )

@@ -23,7 +23,7 @@ LAYER = 2  # K
 NAME = "internvl2.5-8b"
 #: with the template as many tokens as a usual prompt has in the published tokenizer: 106
 _EXPRESSION = (
-    "the {} near the big blue triangle on the left, the one below the picture frame and next to a chair, not the other"
+    "the {} near the big blue triangle on the left, the one below the image frame and next to a chair, not the other"
 )
 _TINY = {"hidden": 64, "layers": 4, "heads": 4, "kv_heads": 2, "ffn": 128, "vocab": None,
          "vision_hidden": 32, "vision_layers": 2, "vision_heads": 4, "vision_ffn": 64}  # fmt: skip
@@ -66,13 +66,13 @@ def _made(family: str, sizes: ModelSpec, device: torch.device, dtype: torch.dtyp
 
 
 def pictures(n: int, size: tuple[int, int] = (1200, 900), seed: int = 0) -> list[Image.Image]:
-    """Noise pictures; of this size InternVL cuts 3 x 4 tiles and adds a thumbnail."""
+    """Noise images; of this size InternVL cuts 3 x 4 tiles and adds a thumbnail."""
     rng = np.random.default_rng(seed)
     return [Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)) for _ in range(n)]
 
 
 def prompts(vlm: VLM, batch: int, *, padded: bool = False) -> Encoded:
-    """Ask for a box in each of ``batch`` pictures.
+    """Ask for a box in each of ``batch`` images.
 
     All prompts are equally long, as they are where there is one expression; with ``padded`` one is longer.
     """

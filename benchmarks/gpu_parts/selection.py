@@ -1,4 +1,4 @@
-"""Selection alone: a batch of images as the engine hands them over, features smooth over the picture.
+"""Selection alone: a batch of images as the engine hands them over, features smooth over the image.
 
 DivPrune, D2Pruner, and look-ahead with the student that foresees: random weights, of the width of the model. Wall time,
 and beside it what the device itself has to do: in a prefill the host asks for it while the device is still at the work
@@ -65,7 +65,7 @@ def run(plan: Plan, findings: Findings) -> None:
         "device ms: the time of all kernels and copies of one run by torch's profiler, without the gaps in which "
         "the device waits for the host; launches: how many there were"
     )
-    findings.note("features in bf16, smooth over the picture with a part of their own; hidden states of random weights "
+    findings.note("features in bf16, smooth over the image with a part of their own; hidden states of random weights "
                   "would make another graph")  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def run(plan: Plan, findings: Findings) -> None:
     vlm.set_image_options(min_tiles=vlm.processor.image_processor.max_patches)
     both_ways(plan, findings, vlm, large_one)
     findings.note(
-        "wall time of `evaluate`, host work included: pictures are decoded and cut once in both ways; answers of "
+        "wall time of `evaluate`, host work included: images are decoded and cut once in both ways; answers of "
         "random weights run to the limit of new tokens. In float32 all answers must be equal; in bf16 kernels of "
         "other shapes round differently"
     )

@@ -128,9 +128,9 @@ def _variance_sentence(row: Row) -> str:
     elif side < 0:
         text = f"position predicts worse than uniform attention: it explains {percent} {of} (n = {n})"
     else:
-        text = f"position is not shown to explain any part {of} ({percent}, n = {n})"
+        text = f"position explains no significant part {of} ({percent}, n = {n})"
     if has_values(row, "r2_asymptotic"):
-        limit = {1: "", 0: ", not shown to differ from 0", -1: ", below 0", None: ", without an interval"}
+        limit = {1: "", 0: ", not significantly different from 0", -1: ", below 0", None: ", without an interval"}
         text += f"; in the limit of many calibration images, {percent_text(row, 'r2_asymptotic')}"
         text += limit[side_of_null(row, "r2_asymptotic", 0.0)]
     return text + "."
@@ -160,7 +160,7 @@ def _reliability_sentence(row: Row) -> str:
     if side is None:
         return f"whether its map repeats from image to image is not known{size} (n = {n}: no interval)."
     if side <= 0 or not has_values(row, "n_for_target"):
-        return f"its map is not shown to repeat from image to image{size} (n = {n})."
+        return f"its map does not repeat significantly from image to image{size} (n = {n})."
     low, high = images_needed(row)
     images = f"{_count(row['n_for_target'])} image{'s' * (row['n_for_target'] != 1)}"
     images += f" [{_count(low)}, {_count(high)}]" if low < high else ""
@@ -194,7 +194,7 @@ def _dependence_sentence(row: Row) -> str:
         )
     sentences = [
         f"attention depends on {' and on '.join(texts['shown'])}" if texts["shown"] else "",
-        f"dependence on {' and on '.join(texts['none'])} is not shown" if texts["none"] else "",
+        f"dependence on {' and on '.join(texts['none'])} is not significant" if texts["none"] else "",
         f"whether it depends on {' and on '.join(texts['unknown'])} is not known" if texts["unknown"] else "",
     ]
     said = "; ".join(text for text in sentences if text)
@@ -217,7 +217,7 @@ def _shape_text(row: Row, axis: str, kind: str) -> str:
         "falls": f"it falls from {ends[0]} to {ends[1]}", "rises": f"it rises from {ends[0]} to {ends[1]}",
         "first": f"more at the {ends[0]} end and less at the {ends[1]} end",
         "last": f"less at the {ends[0]} end and more at the {ends[1]} end",
-        "other": "of a shape that is not shown: neither a slope nor a U is significant",
+        "other": "of no clear shape: neither a slope nor a U is significant",
     }  # fmt: skip
     return f"{words[kind]}: {numbers}" if numbers else words[kind]
 
@@ -231,7 +231,7 @@ def _region_sentence(row: Row, region: str) -> str:
         return f"{_SUBJECTS[region]} draws an estimated {size} times its share under uniform attention (no interval)."
     if side:
         return f"{_SUBJECTS[region]} draws {size} times as much as under uniform attention."
-    return f"{_SUBJECTS[region]} is not shown to draw more or less than under uniform attention ({size})."
+    return f"{_SUBJECTS[region]} does not draw significantly more or less than under uniform attention ({size})."
 
 
 def _tile_sentence(row: Row) -> str:
@@ -262,7 +262,7 @@ def _trend_sentence(row: Row, name: str, unit: str, over: str, ends: str) -> str
     if side is None:
         return f"whether log attention has a trend {over} is not known ({size} per {unit}, no interval)."
     if not side:
-        return f"a trend {over} is not shown ({size} per {unit} in log attention)."
+        return f"a trend {over} is not significant ({size} per {unit} in log attention)."
     return f"log attention {'rises' if side > 0 else 'falls'} {ends} ({size} per {unit})."
 
 
@@ -302,7 +302,7 @@ def _removal_sentence(row: Row) -> str:
     if side is None:
         return f"whether removal ranks the target better is not known ({size}; {both}; no interval of the difference)."
     if not side:
-        return f"removal is not shown to rank the target better or worse ({size}; {both})."
+        return f"removal does not rank the target significantly better or worse ({size}; {both})."
     if has_values(row, "gain_p") and row["gain_p"] > ALPHA:
         return (
             f"whether removal helps is open: the change of {size} ({both}) does not hold among all tests "

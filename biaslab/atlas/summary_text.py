@@ -92,7 +92,7 @@ def _explained_sentences(rows: list[dict]) -> str:
     if above := groups[1]:
         texts.append(f"The interval on held-out images lies above 0 in {_layers_of(above, measured)}.")
     if groups[0]:
-        texts.append(f"In {layers_text(groups[0])} position is not shown to explain any part (the interval holds 0).")
+        texts.append(f"In {layers_text(groups[0])} position explains no significant part (the interval holds 0).")
     if groups[-1]:
         texts.append(f"In {layers_text(groups[-1])} position predicts worse than uniform attention.")
     if groups[None]:
@@ -139,8 +139,8 @@ def _shape_sentence(rows: list[dict], axis: str) -> str:
         "rises": f"rising from {first} to {last} in {{}}",
         "first": f"more at the {first} end and less at the {last} end in {{}}",
         "last": f"less at the {first} end and more at the {last} end in {{}}",
-        "other": "significant, but of a shape that is not shown, in {}",
-        "none": "not shown in {}",
+        "other": "significant, but of no clear shape, in {}",
+        "none": "not significant in {}",
         "unknown": "not known in {}",
     }
     groups: dict[str, list[int]] = {}
@@ -162,7 +162,7 @@ def _region_sentence(rows: list[dict], region: str) -> str:
         for side, word in ((1, "more"), (-1, "less"))
         if groups[side]
     ]
-    phrases += [f"is not shown to draw more or less in {layers_text(groups[0])}"] if groups[0] else []
+    phrases += [f"does not draw significantly more or less in {layers_text(groups[0])}"] if groups[0] else []
     phrases += [f"has no interval in {layers_text(groups[None])}"] if groups[None] else []
     return f"The {region} {'; it '.join(phrases)}." if phrases else ""
 
@@ -171,7 +171,7 @@ def _tile_sentence(rows: list[dict]) -> str:
     texts = {
         1: "rises from tile to tile in {}",
         -1: "falls from tile to tile in {}",
-        0: "is not shown to rise or fall over tiles in {}",
+        0: "does not rise or fall significantly over tiles in {}",
         None: "may rise or fall over tiles in {}, where no interval is known",
     }
     return _slope_sentence(rows, "tile_slope", texts)
@@ -181,7 +181,7 @@ def _frame_sentence(rows: list[dict]) -> str:
     texts = {
         1: "rises from the first frame to the last in {}",
         -1: "falls from the first frame to the last in {}",
-        0: "is not shown to rise or fall over frames in {}",
+        0: "does not rise or fall significantly over frames in {}",
         None: "may rise or fall over frames in {}, where no interval is known",
     }
     return _slope_sentence(rows, "frame_slope", texts)
@@ -227,7 +227,7 @@ def _removal_sentence(rows: list[dict]) -> str:
     words = {
         1: "ranks {whom} better in {layers}",
         -1: "ranks {whom} worse in {layers}",
-        0: "is not shown to rank {whom} better or worse in {layers}",
+        0: "does not rank {whom} significantly better or worse in {layers}",
         None: "has an effect on {whom} that is not known (no interval) in {layers}",
     }
     phrases: list[str] = []

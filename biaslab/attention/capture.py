@@ -104,9 +104,9 @@ def capture(
     queries : "last", "text", "null", "raters", "generated", or LongTensor (Q,) or (B, Q)
         The last prompt token; every token after the image (question, end of turn, answer header); or absolute
         positions in the padded prompt (negative: from its end). "null": the first token behind the image (a newline, an
-        end-of-image token), which has seen the picture and nothing of the question; of several images behind each its
+        end-of-image token), which has seen the image and nothing of the question; of several images behind each its
         own (row i of the prompt belongs to image i, ``Rows.row_of``), of frames of a video behind the last. "raters":
-        those of "text" that the picture speaks to (:func:`biaslab.attention.raters.raters`, by what the decoder is
+        those of "text" that the image speaks to (:func:`biaslab.attention.raters.raters`, by what the decoder is
         given; others count as fillers), of prompts of one image or of frames.
         "generated": the rows that the tokens of the answer are chosen from, one per token: that of the last prompt
         token, then at each decode step that of the token before. It needs a greedy or sampled ``generate`` with a KV

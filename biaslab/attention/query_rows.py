@@ -55,7 +55,7 @@ prompt positions, got 'first'
 
 
 def check_rows_of_family(queries: Any, family: Family, reader: str = "queries='null'") -> None:
-    """Refuse rows that no prompt of a family has: of a two-way prefix none has seen the picture alone.
+    """Refuse rows that no prompt of a family has: of a two-way prefix none has seen the image alone.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Rater rows of a running prompt: the rows of the words that the picture speaks to."""
+"""Rater rows of a running prompt: the rows of the words that the image speaks to."""
 
 from __future__ import annotations
 

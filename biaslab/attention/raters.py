@@ -1,4 +1,4 @@
-"""Raters: of the words behind the picture those that it speaks to (SparseVLM, arXiv 2410.04417)."""
+"""Raters: of the words behind the image those that it speaks to (SparseVLM, arXiv 2410.04417)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["raters"]
 
 
 def raters(visual: Tensor, text: Tensor) -> Tensor:
-    """Find the words that the picture speaks to.
+    """Find the words that the image speaks to.
 
     Parameters
     ----------

@@ -147,9 +147,9 @@ class TowerWatch:
         Parameters
         ----------
         encoded : Encoded
-            The prompts whose pictures ran.
+            The prompts whose images ran.
         pictures : sequence of int, optional
-            Where each picture ran once: the number of the picture that each image shows.
+            Where each distinct image ran once: for every prompt, the number of the image that it shows.
 
         Returns
         -------

@@ -155,7 +155,7 @@ def evaluate(
         )  # fmt: skip
         emit(json, plan.record(), f"{plan.text()}\n\nper image:\n{table(plan.table)}")
         return
-    if not (out / "run.json").exists():  # a finished run needs no pictures
+    if not (out / "run.json").exists():  # a finished run needs no images
         check_pictures(islice(data, n))
     check_output_folder(out)
     sizes = ((sample.width, sample.height) for sample in take(data, n))

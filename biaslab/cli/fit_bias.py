@@ -46,7 +46,7 @@ def fit_bias(
     n: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of pictures, however many questions each is asked. Default: 300, or all of a folder."
+            min=1, help="Number of images, however many questions each is asked. Default: 300, or all of a folder."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Profile file; card and figures are written beside it.")] = Path(
@@ -67,7 +67,7 @@ def fit_bias(
         str | None,
         typer.Option(
             help="Query rows: last (prompt token), text (all after the image), null (the first token behind the image, "
-            "which has not seen the question), raters (those of text that the picture speaks to, as SparseVLM), or "
+            "which has not seen the question), raters (those of text that the image speaks to, as SparseVLM), or "
             "answer (those that the tokens of the model's own answer are chosen from). Default: last; answer for "
             "lookahead."
         ),
@@ -84,23 +84,21 @@ def fit_bias(
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="One text for every picture. Default: what --prompts says; a folder without it is to be described."
+            help="One text for every image. Default: what --prompts says; a folder without it is to be described."
         ),
     ] = None,
     prompts: Annotated[
         str | None,
         typer.Option(
-            help="What pictures are asked, as grounding prompts: expressions, which scenes and data sets come with "
+            help="What images are asked, as grounding prompts: expressions, which scenes and data sets come with "
             "(their default); generic: the largest object, the object on the left ... in turn; named: objects that "
-            "the model itself names in the picture (kept in OUT.named.jsonl); or, for a folder of pictures, a FILE of "
+            "the model itself names in the image (kept in OUT.named.jsonl); or, for a folder of images, a FILE of "
             "captions: csv, tsv, json, jsonl with columns image and expression (or what --columns says).",
         ),
     ] = None,
     questions: Annotated[
         int,
-        typer.Option(
-            min=1, help="Questions per picture, at most; each is a forward. --n counts pictures, not questions."
-        ),
+        typer.Option(min=1, help="Questions per image, at most; each is a forward. --n counts images, not questions."),
     ] = 1,
     maps: Annotated[
         Path | None, typer.Option(help="Keep every image's attention in this folder; the same command resumes.")
@@ -200,7 +198,7 @@ def fit_bias(
         text = (
             f"{model.name}, {data.counted(result.maps.n)} ({data.name}), estimator {result.profile.name}\n"
             f"taught by (layer, head): {', '.join(f'({layer}, {head})' for layer, head, _ in said['teacher'])}\n"
-            "share of the variance of their log attention (centred per image) that is explained on held-out pictures:\n"
+            "share of the variance of their log attention (centred per image) that is explained on held-out images:\n"
             f"{table(result.variance)}"
         )
         record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
@@ -213,7 +211,7 @@ def fit_bias(
         text = (
             f"{model.name}, {data.counted(result.maps.n)} ({data.name}), estimator {result.profile.name}\n"
             f"heads chosen (layer, head): {named}\n{result.profile.agreement()}\n"
-            f"share of the pictures that vote for a head (frequency), the ten first:\n{table(best)}"
+            f"share of the images that vote for a head (frequency), the ten first:\n{table(best)}"
         )
         record = {"profile": result.profile.hash, "n": result.maps.n, "failures": result.maps.failures,
                   "asked": data.asked, "heads": [list(pair) for pair in result.profile.heads_],

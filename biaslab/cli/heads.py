@@ -50,7 +50,7 @@ def heads(
     workers: opt.Workers = None,
     json: opt.Json = False,
 ) -> None:
-    """Rank decoder heads on calibration pictures by several criteria, with intervals, and say how far they agree."""
+    """Rank decoder heads on calibration images by several criteria, with intervals, and say how far they agree."""
     from biaslab.datasets.base import take
     from biaslab.diagnostics.heads.ratings import groups_of
     from biaslab.errors import InputError
@@ -65,7 +65,7 @@ def heads(
         drawn_split="calibration",
     )  # fmt: skip
     samples = take(data, n)
-    groups_of([sample.image_id for sample in samples])  # refuses too few pictures
+    groups_of([sample.image_id for sample in samples])  # refuses too few images
     check_output_folder(out)
     vlm = model.load(False, max(numbers or [0]))
     found = rank_heads(

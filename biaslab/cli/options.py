@@ -19,7 +19,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Threads that open and cut the next pictures while the model works; 0 for none. Default: up to 4 where "
+        help="Threads that open and cut the next images while the model works; 0 for none. Default: up to 4 where "
         "the model is on a GPU, else 0.",
     ),
 ]
@@ -67,12 +67,12 @@ Columns = Annotated[
         help="What the columns of any table mean: image=file,expression=text,box=xywh:bbox (or box=xyxy:x1+y1+x2+y2)."
     ),
 ]
-ImageRoot = Annotated[Path | None, typer.Option(help="Folder, .zip or .tar of the pictures of a data set.")]
+ImageRoot = Annotated[Path | None, typer.Option(help="Folder, .zip or .tar of the images of a data set.")]
 Frames = Annotated[
     str | None,
     typer.Option(
         metavar="N|all",
-        help="Pictures are frames of videos: so many of each video's, taken evenly, or all of them, are one prompt.",
+        help="Images are frames of videos: so many of each video's, taken evenly, or all of them, are one prompt.",
     ),
 ]
 Decode = Annotated[
@@ -109,7 +109,7 @@ def check_rows(heads: str, queries: str | None, allowed: Sequence[str] = ("last"
 
 
 def frames(text: str | None) -> int | str | None:
-    """Read ``--frames``: a number of frames, "all", or None where pictures are no frames."""
+    """Read ``--frames``: a number of frames, "all", or None where images are no frames."""
     from biaslab.datasets.videos import ALL, check_count
 
     if text is None or text == ALL:

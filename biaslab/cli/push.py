@@ -38,7 +38,7 @@ def push(
     message: Annotated[str | None, typer.Option(help="Message of the commit. Default: the profile's hash.")] = None,
     json: opt.Json = False,
 ) -> None:
-    """Push a profile to the hub, with a model card and its picture; --profile owner/name then names it anywhere."""
+    """Push a profile to the hub, with a model card and its image; --profile owner/name then names it anywhere."""
     from biaslab.profiles.file import load
     from biaslab.workflows.push_profile import push_profile
 

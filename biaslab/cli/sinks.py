@@ -22,7 +22,7 @@ def sinks(
     layer: opt.Layers = None,
     profile: opt.ProfileFile = None,
     dataset: Annotated[
-        str | None, typer.Option(autocompletion=dataset_names, help="Pictures and expressions, as evaluate takes them.")
+        str | None, typer.Option(autocompletion=dataset_names, help="Images and expressions, as evaluate takes them.")
     ] = None,
     split: opt.Split = None,
     columns: opt.Columns = None,

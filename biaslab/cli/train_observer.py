@@ -21,8 +21,8 @@ def train_observer(
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on with an interrupted run.")],
     seed: opt.Seed = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that share each step's pictures on a CPU.")] = 2,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that draw pictures ahead; 0: none.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that share each step's images on a CPU.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw images ahead; 0: none.")] = 1,
     vision_steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps of the vision stage. Default: the recipe's.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Opening images: one place that turns whatever stands for a picture into an upright 8-bit RGB image.
+"""Opening images: one place that turns whatever stands for an image into upright 8-bit RGB.
 
 ``docs/data.md`` says what becomes of every mode, depth, orientation and animation.
 """
@@ -37,7 +37,7 @@ def load_image(source: Any) -> Image.Image:
     ----------
     source : PIL.Image.Image, path, ``file://`` URL, bytes, binary file, array, tensor, or object with ``.image``
         An array is (H, W), (H, W, C) or (C, H, W), as uint8 or as floats in 0..1; ``.image`` is an attribute or a
-        method, as on samples and scenes. Boxes of the picture are in pixels of what is returned.
+        method, as on samples and scenes. Boxes of the image are in pixels of what is returned.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def load_image(source: Any) -> Image.Image:
     Raises
     ------
     InputError
-        One line that names the file when it is missing, truncated, no picture, or not to be read without guessing.
+        One line that names the file when it is missing, truncated, no image, or not to be read without guessing.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def load_rgba(source: Any) -> Image.Image:
 
 
 def image_size(source: Any) -> tuple[int, int]:
-    """Width and height of the upright picture, from a file's header alone.
+    """Width and height of the upright image, from a file's header alone.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def image_size(source: Any) -> tuple[int, int]:
 
 
 def image_orientation(source: str | Path | bytes) -> int:
-    """Read the EXIF orientation (1 to 8) of a picture file, or of its content; 1 where it has none.
+    """Read the EXIF orientation (1 to 8) of an image file, or of its content; 1 where it has none.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def _read(source: Any, convert: Callable[[Image.Image, str], Image.Image]) -> Im
     inner = getattr(source, "image", None)
     if inner is None:
         raise InputError(
-            "expected a picture (PIL image, path, bytes, array or tensor) or an object with .image, "
+            "expected an image (PIL image, path, bytes, array or tensor) or an object with .image, "
             f"got {type(source).__name__}"
         )
     return _read(inner() if callable(inner) else inner, convert)
@@ -155,7 +155,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _of_array(source: Any) -> Image.Image:
-    """Make a picture of an array or tensor; only tensors have their channels first where both would do."""
+    """Make an image of an array or tensor; only tensors have their channels first where both would do."""
     tensor = hasattr(source, "detach")
     name = "the tensor" if tensor else "the array"
 
@@ -175,10 +175,10 @@ def _opened(source: Any) -> Iterator[tuple[Image.Image, str]]:
         file: Any = _path(source)
         name = str(file)
     else:
-        name = "the picture"
+        name = "the image"
         file = source if hasattr(source, "read") else io.BytesIO(source)
         if isinstance(file, io.TextIOBase):
-            raise InputError("the picture's file is open as text: open it with mode 'rb'")
+            raise InputError("the image's file is open as text: open it with mode 'rb'")
     with _guarded(name, lambda: open_file(file, name)) as image:
         yield image, name
 
@@ -191,7 +191,7 @@ def _path(source: str | os.PathLike) -> Path:
     except (OSError, ValueError):  # a name that no file can have
         found = folder = False
     if folder:
-        raise InputError(f"{path} is a folder: give one picture")
+        raise InputError(f"{path} is a folder: give one image")
     if not found:
         raise InputError(f"image not found: {_short(str(path))}")
     return path

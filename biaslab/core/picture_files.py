@@ -1,4 +1,4 @@
-"""Picture files: which formats are opened, under which suffixes, and how a picture is turned upright.
+"""Image files: which formats are opened, under which suffixes, and how an image is turned upright.
 
 One list serves the opening and every reader of folders: the formats of Pillow (and of plug-ins that registered
 themselves with it) that have a suffix and a decoder of their own.
@@ -19,11 +19,11 @@ __all__ = ["as_stored", "open_file", "orientation", "suffixes", "upright", "vide
 
 _HEIC = frozenset({".heic", ".heif", ".hif"})
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_HEIC_FIX = "a HEIC picture needs a plug-in: pip install pillow-heif, or save it as JPEG"
+_HEIC_FIX = "a HEIC image needs a plug-in: pip install pillow-heif, or save it as JPEG"
 # video; and PostScript, which Pillow hands to an external interpreter
 _REFUSED = frozenset({"MPEG", "EPS"})
 _VIDEO = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"})
-# several pictures in these files are views or layers of the first one, no animation
+# several images in these files are views or layers of the first one, no animation
 _FIRST_IS_ALL = frozenset({"MPO", "PSD", "ICO", "ICNS", "CUR"})
 _ORIENTATION = 0x0112
 #: EXIF orientation -> how the stored pixels are turned upright
@@ -41,7 +41,7 @@ _GREY_LEVELS = {"L;2": 85, "L;4": 17}  # grey levels of 8 bits per level of 2 an
 
 
 def suffixes() -> frozenset[str]:
-    """List the suffixes of picture files, in lower case; those of HEIC too, so that such files are never passed over.
+    """List the suffixes of image files, in lower case; those of HEIC too, so that such files are never passed over.
 
     Examples
     --------
@@ -54,12 +54,12 @@ def suffixes() -> frozenset[str]:
 
 
 def video_text(path: Any) -> str:
-    """Say how a video file becomes pictures; nothing of other files.
+    """Say how a video file becomes images; nothing of other files.
 
     Examples
     --------
     >>> video_text(Path("runs/clip.mp4"))
-    'runs/clip.mp4 is a video file: cut it into pictures, `mkdir runs/clip && ffmpeg -i runs/clip.mp4 -vf fps=1 \
+    'runs/clip.mp4 is a video file: cut it into images, `mkdir runs/clip && ffmpeg -i runs/clip.mp4 -vf fps=1 \
 runs/clip/%06d.png`, and name that folder'
     >>> video_text("photo.png")
     ''
@@ -69,13 +69,13 @@ runs/clip/%06d.png`, and name that folder'
         return ""
     into = path.with_suffix("").as_posix()
     return (
-        f"{path} is a video file: cut it into pictures, `mkdir {into} && ffmpeg -i {path} -vf fps=1 {into}/%06d.png`, "
+        f"{path} is a video file: cut it into images, `mkdir {into} && ffmpeg -i {path} -vf fps=1 {into}/%06d.png`, "
         "and name that folder"
     )
 
 
 def open_file(file: Any, name: str) -> Image.Image:
-    """Open a picture file without reading its pixels.
+    """Open an image file without reading its pixels.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def open_file(file: Any, name: str) -> Image.Image:
     Raises
     ------
     InputError
-        No picture, or one that needs a plug-in.
+        No image, or one that needs a plug-in.
     OSError and others
         What Pillow raises for a damaged header.
     """
@@ -101,7 +101,7 @@ def open_file(file: Any, name: str) -> Image.Image:
         if isinstance(file, Path) and (said := video_text(file)):
             raise InputError(said) from None
         if not _is_heic(file):
-            raise InputError(f"not a picture that can be read: {name} (no known format)") from None
+            raise InputError(f"not an image that can be read: {name} (no known format)") from None
         image = _open_heic(file, name)
     rawmode = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
     if rawmode in _GREY_LEVELS and isinstance(image.info.get("transparency"), int):
@@ -110,10 +110,10 @@ def open_file(file: Any, name: str) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation (1 to 8) of an opened picture; 1 where it has none or says nonsense."""
+    """Return the EXIF orientation (1 to 8) of an opened image; 1 where it has none or says nonsense."""
     try:
         tag = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata, which Pillow meets with errors of every class, is no damaged picture
+    except Exception:  # damaged metadata, which Pillow meets with errors of every class, is no damaged image
         return 1
     return tag if isinstance(tag, int) and tag in _TURN else 1
 
@@ -143,7 +143,7 @@ def upright(image: Image.Image, name: str) -> Image.Image:
 
 
 def as_stored(image: Image.Image, tag: int) -> Image.Image:
-    """Turn an upright picture back to how a file with EXIF orientation ``tag`` stores it.
+    """Turn an upright image back to how a file with EXIF orientation ``tag`` stores it.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Pixels of every kind of picture and array as 8-bit RGB. ``docs/data.md`` has the table of what becomes what."""
+"""Pixels of every kind of image and array as 8-bit RGB. ``docs/data.md`` has the table of what becomes what."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rgb(image: Image.Image, name: str) -> Image.Image:
     Raises
     ------
     InputError
-        Values that are no picture (negative, NaN, of unknown scale), or a transparent colour that cannot be told.
+        Values that are no image (negative, NaN, of unknown scale), or a transparent colour that cannot be told.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def rgba(image: Image.Image, name: str) -> Image.Image:
     clear = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:
         raise InputError(
-            f"{name} is a 16-bit picture with a transparent colour, of which Pillow keeps 8 bits: save it as RGBA"
+            f"{name} is a 16-bit image with a transparent colour, of which Pillow keeps 8 bits: save it as RGBA"
         )
     if image.mode.startswith("I"):
         opaque = np.asarray(image) != clear if isinstance(clear, int) else np.ones(image.size[::-1], bool)
@@ -70,12 +70,12 @@ def rgba(image: Image.Image, name: str) -> Image.Image:
 
 
 def array_image(values: Any, name: str, *, channels_first: bool = False) -> Image.Image:
-    """Make a picture of an array.
+    """Make an image of an array.
 
     Parameters
     ----------
     values : ndarray
-        (H, W), (H, W, C) or (C, H, W) with C = 1 (grey), 3 (RGB) or 4 (RGBA); bool, integers as those of a picture of
+        (H, W), (H, W, C) or (C, H, W) with C = 1 (grey), 3 (RGB) or 4 (RGBA); bool, integers as those of an image of
         8, 12 or 16 bits, or floats in 0..1 (whole numbers up to 255 are taken as 8-bit values).
     name : str
         For messages.
@@ -101,11 +101,11 @@ def array_image(values: Any, name: str, *, channels_first: bool = False) -> Imag
     """
     values = np.asarray(values)
     if values.ndim == 4:
-        raise InputError(f"{name} of shape {values.shape} is a batch of pictures: pass them as a list, list(batch)")
+        raise InputError(f"{name} of shape {values.shape} is a batch of images: pass them as a list, list(batch)")
     axis = _channel_axis(values.shape, channels_first)
     if axis is None:
         raise InputError(
-            f"{name} of shape {values.shape} is no picture: give (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4"
+            f"{name} of shape {values.shape} is no image: give (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4"
         )
     if not values.size:
         raise InputError(f"{name} of shape {values.shape} has no pixels")
@@ -117,7 +117,7 @@ def array_image(values: Any, name: str, *, channels_first: bool = False) -> Imag
 
 
 def _channel_axis(shape: tuple[int, ...], channels_first: bool) -> int | None:
-    """Return the axis of the channels, -1 too for a grey picture without; None for what is no picture."""
+    """Return the axis of the channels, -1 too for a grey image without; None for what is no image."""
     if len(shape) == 2:
         return -1
     order = (0, -1) if channels_first else (-1, 0)
@@ -153,14 +153,14 @@ def _from_ints(values: np.ndarray, name: str) -> np.ndarray:
         # without a name, so that a folder of them warns once
         warnings.warn(
             f"16-bit greys that stay below {1 << depth} are read as {depth}-bit ones; if they are dark 16-bit "
-            "pictures, save them with 8 bits",
+            "images, save them with 8 bits",
             stacklevel=5,
         )
     return (values >> (depth - 8)).astype(np.uint8)
 
 
 def _from_floats(values: np.ndarray, name: str) -> np.ndarray:
-    """Scale 0..1 to 0..255; larger values must be whole, as those of an 8-bit picture are."""
+    """Scale 0..1 to 0..255; larger values must be whole, as those of an 8-bit image are."""
     if not np.isfinite(values).all():
         raise InputError(f"{name} has values that are not finite (NaN or infinity): replace them")
     low, high = float(values.min()), float(values.max())

@@ -26,7 +26,7 @@ class SeenImage:
     columns : (first, last + 1)
         Its columns among the visual tokens of that prompt.
     reference : weak reference, or None
-        Of the image: what captured attention holds on to must not keep pictures in memory.
+        Of the image: what captured attention holds on to must not keep images in memory.
     """
 
     layout: TokenLayout

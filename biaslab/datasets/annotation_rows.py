@@ -1,6 +1,6 @@
 """Rows of an annotation file: JSON lines, a JSON array, a COCO object, CSV or TSV, a REFER pickle.
 
-What cannot be read names file and line. Parquet and tables with pictures in them are `hub_tables`' business.
+What cannot be read names file and line. Parquet and tables with images in them are `hub_tables`' business.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def not_rows(path: Path | str, kind: str) -> InputError:
 
 def _content(path: Path) -> bytes:
     if path.is_dir():
-        raise InputError(f"{path} is a folder, not {EXPECTED}: give the annotation file, and its pictures as images")
+        raise InputError(f"{path} is a folder, not {EXPECTED}: give the annotation file, and its images as images")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Rows of annotations, what their columns mean, and the pictures that some of them hold themselves."""
+"""Rows of annotations, what their columns mean, and the images that some of them hold themselves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["AnnotationTable", "HeldPicture", "choose_reader"]
 
 
 class HeldPicture(RowPicture, Protocol):
-    """A picture that lies in the table itself."""
+    """An image that lies in the table itself."""
 
     def digest(self) -> str:
         """Name it by its content."""
@@ -36,9 +36,9 @@ class AnnotationTable:
     path : Path or None
         Of its file.
     rows : list of (index, where, row)
-        Without the pictures.
+        Without the images.
     picture : callable or None
-        Index of a row -> its picture, where the rows hold them.
+        Index of a row -> its image, where the rows hold them.
     """
 
     source: str

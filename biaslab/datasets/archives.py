@@ -1,4 +1,4 @@
-"""Pictures in a .zip or .tar, read without unpacking it."""
+"""Images in a .zip or .tar, read without unpacking it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 @dataclass(frozen=True)
 class ArchivePicture:
-    """One picture in an archive: a plain object, so that it can go to other processes.
+    """One image in an archive: a plain object, so that it can go to other processes.
 
     Attributes
     ----------
@@ -39,11 +39,11 @@ class ArchivePicture:
 
     @property
     def image_id(self) -> str:
-        """The picture's file name, as of a picture in a folder."""
+        """The image's file name, as of an image in a folder."""
         return printable(PurePosixPath(self.member).name)
 
     def image(self) -> bytes:
-        """Read the picture's file."""
+        """Read the image's file."""
         return read_member(self.archive, self.member)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class ArchivePicture:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is an archive that pictures are read from.
+    """Whether a path is an archive that images are read from.
 
     Raises
     ------
@@ -60,14 +60,14 @@ def is_archive(path: Path) -> bool:
     """
     if path.name.lower().endswith(_PACKED) and path.is_file():
         raise InputError(
-            f"{path} is compressed as a whole, so that no picture in it can be read by itself: unpack it, or pack its "
-            "pictures as .zip or .tar"
+            f"{path} is compressed as a whole, so that no image in it can be read by itself: unpack it, or pack its "
+            "images as .zip or .tar"
         )
     return path.suffix.lower() in _SUFFIXES and path.is_file()
 
 
 def archive_pictures(path: Path) -> list[ArchivePicture]:
-    """List the pictures of an archive, by name; what Apple's archiver adds is left out."""
+    """List the images of an archive, by name; what Apple's archiver adds is left out."""
     known = suffixes()
     return [
         ArchivePicture(path, name)

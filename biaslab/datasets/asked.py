@@ -1,4 +1,4 @@
-"""What calibration pictures are asked: the expressions they come with, a file's, generic ones, names of objects."""
+"""What calibration images are asked: the expressions they come with, a file's, generic ones, names of objects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 #: what may be asked, beside the expressions of a file
 CHOICES = ("expressions", "generic", "named")
-#: expressions that say something of nearly every picture; pictures take turns in which come first
+#: expressions that say something of nearly every image; images take turns in which come first
 GENERIC = (
     "the largest object",
     "the object on the left",
@@ -53,12 +53,12 @@ INSTEAD = "say what is asked by prompts (--prompts): generic, named or a file of
 
 @dataclass(frozen=True)
 class Picture:
-    """A calibration picture.
+    """A calibration image.
 
     Attributes
     ----------
     name : str
-        Unique among the pictures: its path below their folder, or its id.
+        Unique among the images: its path below their folder, or its id.
     image : Any
         As `biaslab.collect` takes it; unread.
     expressions : sequence of str
@@ -72,20 +72,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked of pictures.
+    """What is asked of images.
 
     Attributes
     ----------
     prompts : str or Path
         One of :data:`CHOICES`, or a file of captions.
     each : int
-        Questions per picture, at most.
+        Questions per image, at most.
     columns : str, optional
         Of the file (:func:`biaslab.datasets.captions.read_captions`).
     log : Path, optional
         Where names are kept (:func:`biaslab.datasets.naming.name_objects`).
     batch_size : int
-        Pictures that are asked for names at a time.
+        Images that are asked for names at a time.
     progress : bool
         Whether that is shown.
     """
@@ -115,7 +115,7 @@ class Questions:
 
 
 def again(name: str, k: int) -> str:
-    """Name the question k on a picture as `biaslab.collect` names what comes again.
+    """Name the question k on an image as `biaslab.collect` names what comes again.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def again(name: str, k: int) -> str:
 
 
 def check_questions(prompts: Any, questions: Any, prompt: Any) -> None:
-    """Refuse what cannot be asked, whatever the pictures.
+    """Refuse what cannot be asked, whatever the images.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def check_questions(prompts: Any, questions: Any, prompt: Any) -> None:
         As of `biaslab.calibration`.
     questions : int
     prompt : str or None
-        One text for every picture, which leaves no choice.
+        One text for every image, which leaves no choice.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def check_questions(prompts: Any, questions: Any, prompt: Any) -> None:
     at_least_one("questions", questions)
     if prompt is not None and (prompts is not None or questions > 1):
         raise InputError(
-            "prompt (--prompt) is one text for every picture: leave it out, or prompts and questions (--prompts, "
+            "prompt (--prompt) is one text for every image: leave it out, or prompts and questions (--prompts, "
             "--questions)"
         )
     if prompts is None:
@@ -167,7 +167,7 @@ def check_questions(prompts: Any, questions: Any, prompt: Any) -> None:
 def ask_of(
     pictures: Sequence[Picture], asked: Questions, vlm: VLM | Geometry, *, source: str, n: int | None = None
 ) -> list[tuple[Picture, list[str]]]:
-    """Choose the expressions that each picture is asked for.
+    """Choose the expressions that each image is asked for.
 
     Parameters
     ----------
@@ -176,19 +176,19 @@ def ask_of(
     vlm : VLM or Geometry
         Names objects. Of a geometry, which cannot, generic expressions stand for names.
     source : str
-        What the pictures are of, for messages.
+        What the images are of, for messages.
     n : int, optional
-        The first n pictures; of a file of captions those that it speaks of.
+        The first n images; of a file of captions those that it speaks of.
 
     Returns
     -------
     list of (Picture, list of str)
-        Pictures that are asked nothing are left out.
+        Images that are asked nothing are left out.
 
     Raises
     ------
     InputError
-        A file that names none of the pictures, or a model that names nothing.
+        A file that names none of the images, or a model that names nothing.
 
     Examples
     --------
@@ -205,7 +205,7 @@ def ask_of(
         expressions: Sequence[Sequence[str]] = captions_of([p.name for p in pictures], captions, source=source)
         silent = sum(not said for said in expressions)
         if silent and n is None:
-            warnings.warn(f"{count_text(silent, 'picture')} in {source} without a caption: left out", stacklevel=3)
+            warnings.warn(f"{count_text(silent, 'image')} in {source} without a caption: left out", stacklevel=3)
     elif asked.prompts == "expressions":
         expressions = [picture.expressions for picture in pictures]
     elif asked.prompts == "named":
@@ -217,18 +217,18 @@ def ask_of(
 
 
 def _generic(index: int, each: int) -> list[str]:
-    """Take turns: picture i begins where picture i - 1 ended, so that every expression is asked as often."""
+    """Take turns: image i begins where image i - 1 ended, so that every expression is asked as often."""
     return [GENERIC[(index * each + k) % len(GENERIC)] for k in range(each)]
 
 
 def with_places(names: Sequence[str], index: int) -> list[str]:
-    """Make expressions of the names of objects in one picture: every other one has a place of :data:`PLACES` behind it.
+    """Make expressions of the names of objects in one image: every other one has a place of :data:`PLACES` behind it.
 
     Parameters
     ----------
     names : sequence of str
     index : int
-        Number of the picture: pictures take turns in what their first name gets.
+        Number of the image: images take turns in what their first name gets.
 
     Returns
     -------

@@ -41,12 +41,12 @@ def check_videos(
     --------
     >>> check_videos("generic", 1)
     Traceback (most recent call last):
-    biaslab.errors.InputError: prompts 'generic' (--prompts) asks for boxes in one picture: ask videos by prompt \
+    biaslab.errors.InputError: prompts 'generic' (--prompts) asks for boxes in one image: ask videos by prompt \
 (--prompt), or by a file that names their folders
     """
     if prompts is not None and prompts in CHOICES:
         raise InputError(
-            f"prompts {str(prompts)!r} (--prompts) asks for boxes in one picture: ask videos by prompt (--prompt), or "
+            f"prompts {str(prompts)!r} (--prompts) asks for boxes in one image: ask videos by prompt (--prompt), or "
             "by a file that names their folders"
         )
     if prompts is None and questions > 1:

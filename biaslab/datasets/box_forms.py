@@ -1,9 +1,9 @@
 """What the four numbers of a box mean, and the refusal of a file whose numbers say otherwise.
 
 A reader states the form of its numbers (``box_form``); it is never guessed. The numbers are only held against it, over
-the whole file: a box without area, one outside its picture, or one smaller than a pixel in the first pixel cannot be
+the whole file: a box without area, one outside its image, or one smaller than a pixel in the first pixel cannot be
 what the reader says. If another form explains every box, the message names it. What is possible in both forms in every
-row cannot be told: thousandths of pictures larger than 1000 pixels, y before x in square pictures.
+row cannot be told: thousandths of images larger than 1000 pixels, y before x in square images.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class BoxForm:
 
     @property
     def in_pixels(self) -> bool:
-        """Whether the numbers mean pixels, so that they can be read without the picture's size."""
+        """Whether the numbers mean pixels, so that they can be read without the image's size."""
         return self.space is BoxSpace.PIXEL
 
     def to_pixels(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Corners (n, 4) in pixels of pictures whose (n, 2) width and height are ``sizes``."""
+        """Corners (n, 4) in pixels of images whose (n, 2) width and height are ``sizes``."""
         if self.space is BoxSpace.PADDED_SQUARE:
             side = sizes.max(1, keepdims=True)
             return self.corners(boxes) * side - np.tile((side - sizes) // 2, 2)
@@ -82,9 +82,9 @@ _SCALE = "multiply x by width{0} and y by height{0}"
 #: name -> form; the likeliest first, as a message names the first that explains every box
 FORMS: dict[str, BoxForm] = {
     "xyxy": BoxForm("x1, y1, x2, y2 in pixels", BoxSpace.PIXEL, _same, ""),
-    "xyxy_norm1": BoxForm("fractions of the picture (0-1)", BoxSpace.NORM1, _same, _SCALE.format("")),
+    "xyxy_norm1": BoxForm("fractions of the image (0-1)", BoxSpace.NORM1, _same, _SCALE.format("")),
     "xyxy_square1": BoxForm(
-        "fractions of the picture padded to a square (0-1, LLaVA)",
+        "fractions of the image padded to a square (0-1, LLaVA)",
         BoxSpace.PADDED_SQUARE,
         _same,
         "multiply by the longer side and take half of what was padded from x or y",
@@ -103,7 +103,7 @@ FORMS: dict[str, BoxForm] = {
     "cxcywh": BoxForm(
         "cx, cy, w, h in pixels", BoxSpace.PIXEL, _centred, "write [cx - w/2, cy - h/2, cx + w/2, cy + h/2]"
     ),
-    "xyxy_norm1000": BoxForm("thousandths of the picture (0-1000)", BoxSpace.NORM1000, _same, _SCALE.format(" / 1000")),
+    "xyxy_norm1000": BoxForm("thousandths of the image (0-1000)", BoxSpace.NORM1000, _same, _SCALE.format(" / 1000")),
     "xywh_norm1000": BoxForm(
         "thousandths x, y, w, h (0-1000)", BoxSpace.NORM1000, _xywh, _SCALE.format(" / 1000") + ", then add w and h"
     ),
@@ -120,7 +120,7 @@ def check_boxes(
     boxes : array_like
         (n, 4) finite numbers as they stand in the file.
     sizes : array_like
-        (n, 2) width and height of their pictures, in pixels.
+        (n, 2) width and height of their images, in pixels.
     rows : sequence of n str
         Names of the rows, for the message: "line 7".
     source : str
@@ -133,7 +133,7 @@ def check_boxes(
     Raises
     ------
     InputError
-        A box has no area, or lies more than a pixel outside its picture, or is smaller than a pixel in the picture's
+        A box has no area, or lies more than a pixel outside its image, or is smaller than a pixel in the image's
         first pixel; the message names the rows and, if one explains all of them, the likely form.
 
     Examples
@@ -159,7 +159,7 @@ def check_boxes(
 
 
 def _possible(form: BoxForm, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which boxes have an area and lie inside their picture, but for a pixel."""
+    """Which boxes have an area and lie inside their image, but for a pixel."""
     corners = form.to_pixels(boxes, sizes)
     edges = np.tile(sizes, 2)
     inside = ((corners >= -OVERHANG - _TOLERANCE) & (corners <= edges + OVERHANG + _TOLERANCE)).all(1)
@@ -168,7 +168,7 @@ def _possible(form: BoxForm, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray
 
 
 def _below_a_pixel(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which boxes are a part of a larger picture's first pixel, or all of it in a file of nothing but first pixels."""
+    """Which boxes are a part of a larger image's first pixel, or all of it in a file of nothing but first pixels."""
     first = np.asarray(((boxes >= 0) & (boxes <= 1)).all(1) & (sizes > 1).any(1))
     if len(boxes) >= _ENOUGH and first.all():
         return first
@@ -179,16 +179,16 @@ def _fault(form: BoxForm, box: np.ndarray, size: np.ndarray) -> str:
     width, height = (f"{v:.10g}" for v in size)
     x0, y0, x1, y1 = form.to_pixels(box[None], size[None])[0]
     if not (x1 > x0 and y1 > y0):
-        return f"has no area, in a picture of {width}x{height}"
+        return f"has no area, in an image of {width}x{height}"
     if _possible(form, box[None], size[None])[0]:
-        return f"is no larger than the first pixel of its {width}x{height} picture"
-    return f"lies outside its {width}x{height} picture"
+        return f"is no larger than the first pixel of its {width}x{height} image"
+    return f"lies outside its {width}x{height} image"
 
 
 def _likely(boxes: np.ndarray, sizes: np.ndarray, bad: Any, stated: str) -> str:
     """Name the first other form that explains every row; where few rows are bad, they alone may be fractions.
 
-    Pixels of a picture of less than 1000 are possible as thousandths too, so a few bad rows are no evidence.
+    Pixels of an image of less than 1000 are possible as thousandths too, so a few bad rows are no evidence.
     """
     others = {name: form for name, form in FORMS.items() if name != stated}
     if bad.sum() >= _SHARE * len(bad) or len(bad) < _ENOUGH:
@@ -205,7 +205,7 @@ def _likely(boxes: np.ndarray, sizes: np.ndarray, bad: Any, stated: str) -> str:
 
 
 def _by_chance_in_pixels(sizes: np.ndarray) -> float:
-    """Probability that boxes in thousandths of these pictures end inside them if read as pixels."""
+    """Probability that boxes in thousandths of these images end inside them if read as pixels."""
     return float(np.prod(np.minimum(sizes / 1000, 1)))
 
 

@@ -36,22 +36,22 @@ _NULL_SIZE = (448, 448)  # pixels of null images: one tile or one padded square 
 
 @dataclass(frozen=True, repr=False)
 class Calibration(InNotebooks):
-    """Calibration images, each with its question; a picture that is asked several times stands there as often.
+    """Calibration images, each with its question; an image that is asked several times stands there as often.
 
     Attributes
     ----------
     name : str
         What the images are, for people.
     images : sequence
-        PIL images, paths, or objects with ``.image``, of videos lists of them. The questions on a picture follow each
+        PIL images, paths, or objects with ``.image``, of videos lists of them. The questions on an image follow each
         other.
     prompts : str or list of str
         One for all, or one per image; user text, without the chat template.
     ids : list of str, optional
-        One per image; default: ids made from names or pixels. Further questions on a picture have "#2", "#3" behind
+        One per image; default: ids made from names or pixels. Further questions on an image have "#2", "#3" behind
         its id, and are held out together with the first.
     asked : dict, optional
-        For provenance, where expressions were chosen: ``prompts`` (which), ``questions`` (the most per picture) and
+        For provenance, where expressions were chosen: ``prompts`` (which), ``questions`` (the most per image) and
         ``pictures`` (how many).
     frames : bool
         Whether every entry of ``images`` is a list of frames of a video.
@@ -68,17 +68,17 @@ class Calibration(InNotebooks):
         return f"Calibration({self.name!r}, {self.counted(len(self.images))})"
 
     def counted(self, n: int) -> str:
-        """Write how many of its images are there: "300 images", or "900 questions on 300 pictures".
+        """Write how many of its images are there: "300 images", or "900 questions on 300 images".
 
         Examples
         --------
         >>> Calibration("photos", ["a.jpg", "a.jpg", "b.jpg"], ["it", "them", "it"]).counted(3)
-        '3 questions on 2 pictures'
+        '3 questions on 2 images'
         """
         pictures = len({id(image) if not isinstance(image, (str, Path)) else image for image in self.images})
         if pictures == len(self.images):
             return count_text(n, "video" if self.frames else "image")
-        return f"{count_text(n, 'question')} on {count_text(pictures, 'video' if self.frames else 'picture')}"
+        return f"{count_text(n, 'question')} on {count_text(pictures, 'video' if self.frames else 'image')}"
 
 
 def calibration(
@@ -99,7 +99,7 @@ def calibration(
     images: str | Path | None = None,
     frames: int | str | None = None,
 ) -> Calibration:
-    """Make a calibration set by name, or of pictures from anywhere.
+    """Make a calibration set by name, or of images from anywhere.
 
     Parameters
     ----------
@@ -109,12 +109,12 @@ def calibration(
         ``"scenes"``: scenes of the calibration split, each with the grounding prompt of one of its expressions
         (attribute, location and relation in turn); ``"gallery"``, ``"gallery-vqa"``: images of the gallery's, with
         expressions or with questions as they stand; ``"blank"``, ``"noise"``: null images; else a folder, .zip or .tar
-        of images, a single one, or a data set as :func:`biaslab.load_dataset` opens it: each picture of it once, with
+        of images, a single one, or a data set as :func:`biaslab.load_dataset` opens it: each image of it once, with
         the grounding prompt of its first expression.
     n : int, optional
-        Number of pictures, whatever they are asked; default 300, or all of a folder or data set.
+        Number of images, whatever they are asked; default 300, or all of a folder or data set.
     batch_size : int
-        Pictures that the model is asked for names at a time.
+        Images that the model is asked for names at a time.
     seed : int
         Of the noise.
     progress : bool
@@ -125,11 +125,11 @@ def calibration(
         What is asked where ``prompt`` does not say it, in the family's grounding form: ``"expressions"``, those that
         scenes and data sets come with (their default); ``"generic"``, "the largest object", "the object on the left"
         and so on in turn (`biaslab.datasets.asked.GENERIC`); ``"named"``, objects that the model itself names in the
-        picture (:func:`biaslab.datasets.naming.name_objects`), every other one with a place behind its name
+        image (:func:`biaslab.datasets.naming.name_objects`), every other one with a place behind its name
         (:func:`biaslab.datasets.asked.with_places`); or a file of captions, for a folder or archive of
-        pictures (:func:`biaslab.datasets.captions.read_captions`, whose columns ``columns`` may name).
+        images (:func:`biaslab.datasets.captions.read_captions`, whose columns ``columns`` may name).
     questions : int
-        Questions per picture, at most: a picture with fewer expressions has fewer. The first of them are those of a
+        Questions per image, at most: an image with fewer expressions has fewer. The first of them are those of a
         smaller number, for ``"generic"`` with other turns.
     named : path, optional
         File that keeps what the model has named: what is in it is not asked again.
@@ -138,7 +138,7 @@ def calibration(
     split, columns, images : optional
         Of a data set, as for :func:`biaslab.load_dataset`.
     frames : int or "all", optional
-        The source holds videos, a folder of pictures each (:func:`biaslab.datasets.videos.find_videos`): so many of
+        The source holds videos, a folder of images each (:func:`biaslab.datasets.videos.find_videos`): so many of
         their frames, evenly, are one prompt. They are asked ``prompt``, by default to be described, or what a file says
         of their folders, word by word.
 
@@ -149,7 +149,7 @@ def calibration(
     Raises
     ------
     InputError
-        No such folder or source, n < 1, questions that cannot be asked of these pictures, or a model that answers
+        No such folder or source, n < 1, questions that cannot be asked of these images, or a model that answers
         nothing but boxes and is to name objects.
 
     Examples
@@ -200,7 +200,7 @@ def calibration(
 def _check_source(source: Any) -> None:
     if not isinstance(source, (str, Path)):
         raise InputError(
-            f"source must be a folder or one of {', '.join(SOURCES)}, got {type(source).__name__}: pictures that you "
+            f"source must be a folder or one of {', '.join(SOURCES)}, got {type(source).__name__}: images that you "
             "hold go to bl.collect(vlm, images) as they are"
         )
     as_path("source", source)
@@ -209,7 +209,7 @@ def _check_source(source: Any) -> None:
 def _pictures(
     source: str | Path, found: PictureSource | None, n: int | None, seed: int
 ) -> tuple[str, list[Picture], bool]:
-    """Return what the pictures are, for people, the pictures, and whether their names are to be their ids."""
+    """Return what the images are, for people, the images, and whether their names are to be their ids."""
     if source in DRAWN:
         return str(source), list(_drawn(DRAWN[str(source)], n or _DEFAULT_N)), True
     if found is None:
@@ -219,9 +219,9 @@ def _pictures(
         return str(source), [Picture(f"{source}-{i:06d}", image) for i, image in enumerate(made)], True
     if found.is_dataset:
         shown = found.expressions(n)
-        return f"pictures of {source}", [Picture(i, s[0], [x.expression for x in s]) for i, s in shown.items()], False
+        return f"images of {source}", [Picture(i, s[0], [x.expression for x in s]) for i, s in shown.items()], False
     files = found.pictures(n)
-    return f"pictures in {source}", [Picture(found.below(file), file) for file in files], False
+    return f"images in {source}", [Picture(found.below(file), file) for file in files], False
 
 
 def source_folder(
@@ -233,7 +233,7 @@ def source_folder(
     questions: int = 1,
     **options: Any,
 ) -> Path | None:
-    """Look up the folder (or single picture, or archive) that a source names; its images are not read.
+    """Look up the folder (or single image, or archive) that a source names; its images are not read.
 
     What is to be asked is checked as well, as far as no model is needed: a file of captions is read.
 
@@ -246,7 +246,7 @@ def source_folder(
     prompt, prompts, questions
         As for :func:`calibration`.
     **options
-        ``split``, ``columns``, ``images`` of a data set, which is opened, and its first pictures looked for; ``frames``
+        ``split``, ``columns``, ``images`` of a data set, which is opened, and its first images looked for; ``frames``
         of videos, which are listed.
 
     Returns
@@ -257,8 +257,8 @@ def source_folder(
     Raises
     ------
     InputError
-        No such folder or source, a folder without a picture, a data set that cannot be used, or questions that cannot
-        be asked of the pictures.
+        No such folder or source, a folder without an image, a data set that cannot be used, or questions that cannot
+        be asked of the images.
     """
     check_questions(prompts, questions, prompt)
     frames = options.pop("frames", None)
@@ -300,17 +300,17 @@ def _has_expressions(source: str | Path, found: PictureSource | None) -> bool:
 def _check_asked(
     source: str | Path, found: PictureSource | None, prompt: str | None, prompts: str | Path | None, questions: int
 ) -> None:
-    """Refuse questions that pictures of this source do not have."""
+    """Refuse questions that images of this source do not have."""
     if _is_file(prompts) and (found is None or found.is_dataset):
         raise InputError(
-            f"captions are for a folder or archive of pictures: leave the file out of prompts (--prompts), or name the "
-            f"pictures in the place of {source}"
+            f"captions are for a folder or archive of images: leave the file out of prompts (--prompts), or name the "
+            f"images in the place of {source}"
         )
     if prompt is None and not _has_expressions(source, found):
         if prompts == "expressions":
-            raise InputError(f"the pictures of {source} come without expressions: {INSTEAD}")
+            raise InputError(f"the images of {source} come without expressions: {INSTEAD}")
         if prompts is None and questions > 1:
-            raise InputError(f"the pictures of {source} come without expressions to ask several of: {INSTEAD}")
+            raise InputError(f"the images of {source} come without expressions to ask several of: {INSTEAD}")
 
 
 def _find_source(
@@ -325,13 +325,13 @@ def _find_source(
     if source in SOURCES:
         return None
     root = resolve_data_root(data_root)
-    # a file of captions has columns too, and is for pictures that have none
+    # a file of captions has columns too, and is for images that have none
     found = PictureSource(source, root, split, None if _is_file(prompts) else columns, images)
     if found.path is not None and (said := video_text(found.path)):
         raise InputError(f"{said} (--frames)")
     if found.path is None and not found.is_dataset:
         fix = (
-            f"give a folder or archive of pictures or a data set, itself or below the data root (--data-root, "
+            f"give a folder or archive of images or a data set, itself or below the data root (--data-root, "
             f"{VARIABLE}), or one of {', '.join(SOURCES)}"
         )
         raise not_there(f"no calibration source {str(source)!r}", places(source, root), fix)

@@ -1,4 +1,4 @@
-"""What a file says of pictures: one or more expressions or captions under the name of each."""
+"""What a file says of images: one or more expressions or captions under the name of each."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ TEXT = (
 )  # fmt: skip
 _MAPPING = '{"a.jpg": "the red cup", "b.jpg": ["a cat", "the door"]}'
 
-Said = tuple[str, Any, str]  # picture, text or texts, where it stands
+Said = tuple[str, Any, str]  # image, text or texts, where it stands
 
 
 def read_captions(path: str | Path, *, columns: str | None = None) -> dict[str, list[str]]:
-    r"""Read what a file says of pictures.
+    r"""Read what a file says of images.
 
     Parameters
     ----------
     path : str or Path
-        CSV or TSV with a header, JSON lines, a JSON array of objects: a column with the picture's file name
-        (:data:`PICTURE`) and one with a text or a list of texts (:data:`TEXT`); several rows of one picture add up.
+        CSV or TSV with a header, JSON lines, a JSON array of objects: a column with the image's file name
+        (:data:`PICTURE`) and one with a text or a list of texts (:data:`TEXT`); several rows of one image add up.
         Or one JSON object, from file names to a text or a list of texts, or COCO's captions.
     columns : str, optional
         Which columns these are, where they have other names: ``"image=COLUMN,expression=COLUMN"``.
@@ -63,7 +63,7 @@ def read_captions(path: str | Path, *, columns: str | None = None) -> dict[str, 
     found: dict[str, list[str]] = {}
     for picture, said, where in _said(path, columns):
         if not isinstance(picture, str) or not picture.strip():
-            raise InputError(f"{path}, {where} names no picture: give its file name")
+            raise InputError(f"{path}, {where} names no image: give its file name")
         texts = said if isinstance(said, list) else [said]
         if not texts:
             raise InputError(f"{path}, {where} says nothing of {picture}: write something, or leave it out")
@@ -96,7 +96,7 @@ def _said(path: Path, columns: str | None) -> Iterator[Said]:
     for _, where, row in read_rows(path):
         if chosen is None and (chosen := _columns(row)) is None:
             raise InputError(
-                f"{path}, {where} has {listed(row)}: a file of captions has a column with the picture ({PICTURE[0]}, "
+                f"{path}, {where} has {listed(row)}: a file of captions has a column with the image ({PICTURE[0]}, "
                 f"{PICTURE[1]} ...) and one with the text ({TEXT[1]}, {TEXT[3]} ...), or is an object such as "
                 f"{_MAPPING}; for other names write --columns image=COLUMN,expression=COLUMN"
             )
@@ -135,14 +135,14 @@ def _coco(path: Path, whole: Mapping[str, Any]) -> list[Said] | None:
 
 
 def _columns(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Choose the columns of picture and text."""
+    """Choose the columns of image and text."""
     picture = next((name for name in PICTURE if name in row), None)
     text = next((name for name in TEXT if name in row), None)
     return None if picture is None or text is None else (picture, text)
 
 
 def captions_of(pictures: Sequence[str], captions: Mapping[str, list[str]], *, source: str) -> list[list[str]]:
-    """Find what a file says of each picture.
+    """Find what a file says of each image.
 
     Parameters
     ----------
@@ -156,12 +156,12 @@ def captions_of(pictures: Sequence[str], captions: Mapping[str, list[str]], *, s
     Returns
     -------
     list of list of str
-        One per picture, empty where the file says nothing of it. What it says of other pictures is warned of.
+        One per image, empty where the file says nothing of it. What it says of other images is warned of.
 
     Raises
     ------
     InputError
-        None of the pictures is named, or a bare name that two pictures have.
+        None of the images is named, or a bare name that two images have.
 
     Examples
     --------
@@ -178,7 +178,7 @@ def captions_of(pictures: Sequence[str], captions: Mapping[str, list[str]], *, s
         places = _places(printable(name), whole, bare)
         if len(places) > 1:
             raise InputError(
-                f"{name} is the name of {len(places)} pictures in {source} ({listed((pictures[i] for i in places), 3)}"
+                f"{name} is the name of {len(places)} images in {source} ({listed((pictures[i] for i in places), 3)}"
                 "): name them by their paths below it"
             )
         if not places:
@@ -187,19 +187,19 @@ def captions_of(pictures: Sequence[str], captions: Mapping[str, list[str]], *, s
             found[i] += [text for text in texts if text not in found[i]]
     if not any(found):
         raise InputError(
-            f"none of the {count_text(len(captions), 'picture')} named is in {source}: it holds {listed(pictures, 3)}, "
+            f"none of the {count_text(len(captions), 'image')} named is in {source}: it holds {listed(pictures, 3)}, "
             f"the file names {listed(captions, 3)}"
         )
     if unknown:
         warnings.warn(
-            f"{count_text(len(unknown), 'picture')} of the captions not in {source} ({listed(unknown, 3)}): left out",
+            f"{count_text(len(unknown), 'image')} of the captions not in {source} ({listed(unknown, 3)}): left out",
             stacklevel=3,
         )
     return found
 
 
 def _places(name: str, whole: Mapping[str, int], bare: Mapping[str, list[int]]) -> list[int]:
-    """Find the pictures that a name may mean: by its path, else by its file name, in each spelling."""
+    """Find the images that a name may mean: by its path, else by its file name, in each spelling."""
     for spelt in spellings(name.removeprefix("./")):
         if spelt in whole:
             return [whole[spelt]]

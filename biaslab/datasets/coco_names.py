@@ -1,4 +1,4 @@
-"""File names of COCO pictures, which every data set writes in its own way."""
+"""File names of COCO images, which every data set writes in its own way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FOLDERS = ("train2014", "train2017", "val2014", "val2017", "images")
 
 
 def image_id(name: str) -> str:
-    """Name the picture that a row means: COCO's file without the number of an object; other names as they are.
+    """Name the image that a row means: COCO's file without the number of an object; other names as they are.
 
     Examples
     --------
@@ -28,7 +28,7 @@ def image_id(name: str) -> str:
 
 
 def spellings(name: str) -> list[str]:
-    """List the paths under which a picture may lie below a folder: the likeliest first.
+    """List the paths under which an image may lie below a folder: the likeliest first.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def spellings(name: str) -> list[str]:
     Returns
     -------
     list of str
-        The name itself, without the ``data/`` that some files begin with, the bare file name; of a COCO picture also
+        The name itself, without the ``data/`` that some files begin with, the bare file name; of a COCO image also
         with and without its set's name, without the number of an object, and in the folders of COCO.
 
     Examples

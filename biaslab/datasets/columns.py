@@ -36,7 +36,7 @@ class ColumnReader(Reader):
         ``image=``, ``expression=`` and ``box=FORM:`` with the names of columns; optionally ``width=``, ``height=``,
         ``split=``, ``orientation=``. Of questions ``image=``, ``question=`` and ``answer=``, optionally ``category=``
         and ``box=``. FORM is a name in `biaslab.datasets.box_forms.FORMS`; a box in four columns is
-        ``box=xyxy:x1+y1+x2+y2``. ``image=base64:COLUMN`` is a column of pictures in base64.
+        ``box=xyxy:x1+y1+x2+y2``. ``image=base64:COLUMN`` is a column of images in base64.
 
     Raises
     ------
@@ -144,5 +144,5 @@ def _parsed(
     if missing := [key for key in needs if key not in given]:
         raise InputError(f"--columns lacks {', '.join(missing)}: write, for example, {example}")
     if ("width" in given) != ("height" in given):
-        raise InputError("--columns takes width and height together, or neither: the picture has them, too")
+        raise InputError("--columns takes width and height together, or neither: the image has them, too")
     return given

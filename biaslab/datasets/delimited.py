@@ -1,4 +1,4 @@
-"""CSV and TSV tables without pictures in them."""
+"""CSV and TSV tables without images in them."""
 
 from __future__ import annotations
 

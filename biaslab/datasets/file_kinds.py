@@ -27,11 +27,11 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF", "an HDF5 file"),
     (b"SQLite format 3", "an SQLite database"),
     (b"%PDF", "a PDF"),
-    (b"\x89PNG", "a picture"),
-    (b"\xff\xd8\xff", "a picture"),
-    (b"GIF8", "a picture"),
-    (b"II*\0", "a picture"),
-    (b"MM\0*", "a picture"),
+    (b"\x89PNG", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"GIF8", "an image"),
+    (b"II*\0", "an image"),
+    (b"MM\0*", "an image"),
     (b"version https://git-lfs", "the pointer of a Git LFS file, not its content: run git lfs pull"),
 )
 # protocols 2 to 5 begin with their number; 0 and 1 (Python 2, as REFER's refs(unc).p) with a mark, a list or a dict
@@ -81,11 +81,11 @@ def binary_kind(path: Path, head: bytes) -> str | None:
     if head[257:262] == b"ustar":
         return _archive("a tar archive", path, lambda: tarfile.open(path), lambda t: [t.next().name])
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "a picture"
+        return "an image"
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
-    return "a picture" if path.suffix.lower() in suffixes() else None
+    return "an image" if path.suffix.lower() in suffixes() else None
 
 
 def text_kind(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The pictures of the gallery as data sets: one of referring expressions, one of questions."""
+"""The images of the gallery as data sets: one of referring expressions, one of questions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from biaslab.errors import InputError
 from biaslab.scenes.gallery import Picture, picture
 from biaslab.scenes.gallery.forms import held_out_expression
 
-#: the last 64 pictures are at hand: whoever asks about one shows it next
+#: the last 64 images are at hand: whoever asks about one shows it next
 cached_picture = lru_cache(maxsize=64)(picture)
 
 FORMS: tuple[str, ...] = ("trained", "held-out")
@@ -45,7 +45,7 @@ class _OfGallery(ShownDataset):
         return {"split": self.split, "domain": self.domain, "forms": self.forms, "n": self.n}
 
     def _of(self, shown: Picture) -> Sequence[Sample]:
-        """List what is asked about one picture."""
+        """List what is asked about one image."""
         raise NotImplementedError
 
     @cached_property
@@ -76,11 +76,11 @@ class GalleryDataset(_OfGallery):
     ----------
     split : {"test", "validation", "calibration", "train", "monitor"}
     domain : {"familiar", "style", "background", "both"}
-        What of the pictures is of the kind that training never shows.
+        What of the images is of the kind that training never shows.
     forms : {"trained", "held-out"}
         Whether expressions have the forms of training, or "the cat that is left of the bus".
     n : int
-        Number of expressions; pictures are taken from the first on, up to three expressions each (one per type), so
+        Number of expressions; images are taken from the first on, up to three expressions each (one per type), so
         the first n of a longer data set are the same samples.
 
     Raises
@@ -106,7 +106,7 @@ class GalleryDataset(_OfGallery):
 class GalleryQuestions(_OfGallery):
     """Questions of one split of the gallery; parameters as of `GalleryDataset`.
 
-    Up to nine questions a picture, one per category (`biaslab.scenes.gallery.CATEGORIES`).
+    Up to nine questions an image, one per category (`biaslab.scenes.gallery.CATEGORIES`).
 
     Examples
     --------
@@ -123,7 +123,7 @@ class GalleryQuestions(_OfGallery):
 
 
 def expressions_of(shown: Picture, *, forms: str = "trained") -> list[Sample]:
-    """List the referring expressions of one picture, at most one of each type."""
+    """List the referring expressions of one image, at most one of each type."""
     out = []
     for e in shown.expressions:
         text = e.text if forms == "trained" else held_out_expression(e)
@@ -147,7 +147,7 @@ def expressions_of(shown: Picture, *, forms: str = "trained") -> list[Sample]:
 
 
 def questions_of(shown: Picture, *, forms: str = "trained") -> list[Question]:
-    """List the questions of one picture, at most one of each category; they are asked without an instruction."""
+    """List the questions of one image, at most one of each category; they are asked without an instruction."""
     return [
         Question.about(
             partial(_image, shown.split, shown.index, shown.domain),

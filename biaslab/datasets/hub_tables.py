@@ -1,6 +1,6 @@
-"""Tables that hold pictures, and data sets of the hub: through the library `datasets` (`pip install biaslab[data]`).
+"""Tables that hold images, and data sets of the hub: through the library `datasets` (`pip install biaslab[data]`).
 
-Tables are memory-mapped: pictures are read from disk one by one, as they are asked for.
+Tables are memory-mapped: images are read from disk one by one, as they are asked for.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from biaslab.errors import InputError
 __all__ = ["SAVED", "HubPicture", "hub_table", "is_hub_dataset", "open_csv", "open_hub", "open_parquet"]
 
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes into a folder
-_REFERENCE = 64  # characters up to which a picture in base64 is the index of the row that holds it (VLMEvalKit)
+_REFERENCE = 64  # characters up to which an image in base64 is the index of the row that holds it (VLMEvalKit)
 
 
 @dataclass(frozen=True)
 class HubPicture:
-    """The picture of one row; a plain object, so that samples can go to other processes.
+    """The image of one row; a plain object, so that samples can go to other processes.
 
     Attributes
     ----------
     data : datasets.Dataset
     places : mapping
-        Row by index, where pictures in base64 may refer to other rows.
+        Row by index, where images in base64 may refer to other rows.
     row : int
     column : str
     """
@@ -48,13 +48,13 @@ class HubPicture:
         return f"row {self.row + 1} ({self.column})"
 
     def digest(self) -> str:
-        """Name the picture by its content, where the data name no file: rows of one picture share it."""
+        """Name the image by its content, where the data name no file: rows of one image share it."""
         found = self.find()
         content = found.read_bytes() if isinstance(found, Path) else found
         return hashlib.sha256(content).hexdigest()
 
     def find(self) -> Path | bytes:
-        """Return the picture's file, or its path where the table holds that."""
+        """Return the image's file, or its path where the table holds that."""
         value = self.data[self.row][self.column]
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
@@ -63,7 +63,7 @@ class HubPicture:
         if isinstance(value, str):
             return self._decoded(value)
         if not isinstance(value, bytes) or not value:
-            raise InputError(f"{self.name} holds no picture")
+            raise InputError(f"{self.name} holds no image")
         return value
 
     def _decoded(self, text: str) -> bytes:
@@ -131,7 +131,7 @@ def one_split(found: Any, split: str | None, name: str) -> Any:
 
 
 def hub_table(data: Any, source: str, path: Path | None = None, pictures: str | None = None) -> AnnotationTable:
-    """Make a table of a data set: the rows without pictures, which are read when they are asked for.
+    """Make a table of a data set: the rows without images, which are read when they are asked for.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def hub_table(data: Any, source: str, path: Path | None = None, pictures: str | 
     path : Path, optional
         Of its file.
     pictures : str, optional
-        A column of pictures that the data set does not declare as such (base64).
+        A column of images that the data set does not declare as such (base64).
     """
     datasets = _library()
     data = data.with_format(None)  # the user's may give tensors
@@ -165,7 +165,7 @@ def _library() -> Any:
         import datasets
     except ImportError:
         raise InputError(
-            "tables of Parquet, pictures inside tables and data sets of the hub are read by the library datasets: "
+            "tables of Parquet, images inside tables and data sets of the hub are read by the library datasets: "
             "pip install 'biaslab[data]'"
         ) from None
     return datasets

@@ -36,7 +36,7 @@ def find_images(folder: str | Path, *, n: int | None = None) -> list[Path]:
     folder, known = Path(folder).expanduser(), suffixes()
     if folder.is_file():
         if folder.suffix.lower() not in known:
-            raise InputError(f"{folder} is neither a picture nor a folder of pictures: give one of them")
+            raise InputError(f"{folder} is neither an image nor a folder of images: give one of them")
         return [folder]
     if not folder.is_dir():
         raise InputError(f"no such folder of images: {folder}")
@@ -44,12 +44,12 @@ def find_images(folder: str | Path, *, n: int | None = None) -> list[Path]:
     if not paths:
         held = sorted({path.suffix or path.name for path in folder.rglob("*") if path.is_file()})
         holds = ", ".join(held[:5]) or "no file"
-        raise InputError(f"no picture in {folder} (it holds {holds}): give a folder of JPEG, PNG or other pictures")
+        raise InputError(f"no image in {folder} (it holds {holds}): give a folder of JPEG, PNG or other images")
     return paths[:n]
 
 
 def require_images(folder: Path) -> None:
-    """Refuse what holds no picture, as :func:`find_images` does; it looks no further than the first one."""
+    """Refuse what holds no image, as :func:`find_images` does; it looks no further than the first one."""
     if not folder.is_dir() or next(_pictures(folder, suffixes()), None) is None:
         find_images(folder)
 

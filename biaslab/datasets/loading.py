@@ -33,7 +33,7 @@ def load_dataset(name: Any, *, data_root: str | Path | None = None, **options: A
         Folder below which relative paths are looked up too; default: the environment variable ``BIASLAB_DATA``.
         Data sets that read no files do without.
     **options
-        ``split``; ``n`` (size, where it can be of any); ``images`` (folder, .zip or .tar of the pictures); ``columns``
+        ``split``; ``n`` (size, where it can be of any); ``images`` (folder, .zip or .tar of the images); ``columns``
         (what the columns of any other table mean: ``"image=file,expression=text,box=xywh:bbox"``); ``revision`` (of
         the hub). None stands for the default.
 

@@ -1,4 +1,4 @@
-"""The objects that a model itself names in a picture: asked once per picture, kept in a log."""
+"""The objects that a model itself names in an image: asked once per image, kept in a log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["check_names_objects", "name_objects"]
 
 _NEW_TOKENS = 96  # some twenty names
-_ENOUGH = 8  # pictures in which nothing is named: nothing will be
+_ENOUGH = 8  # images in which nothing is named: nothing will be
 _ELSE = "ask something else: prompts (--prompts) generic, or a file of captions"
 
 
@@ -55,7 +55,7 @@ def name_objects(
     log: str | Path | None = None,
     progress: bool = False,
 ) -> dict[str, list[str]]:
-    """Ask a model what is in each picture, greedily, and split its answers into names.
+    """Ask a model what is in each image, greedily, and split its answers into names.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ def name_objects(
     pictures : mapping
         Name -> PIL image, path, or an object with ``.image``.
     batch_size : int
-        Pictures per forward.
+        Images per forward.
     log : path, optional
-        A JSON line per picture, with the answer and its names: pictures that are in it are not asked again. It is a
+        A JSON line per image, with the answer and its names: images that are in it are not asked again. It is a
         file of captions itself (:func:`biaslab.datasets.captions.read_captions`).
     progress : bool
         Whether to show a progress bar.
@@ -73,14 +73,14 @@ def name_objects(
     Returns
     -------
     dict
-        Name of the picture -> names of objects (:func:`biaslab.datasets.object_names.names_in`), in the order of
-        ``pictures``. Pictures that cannot be read, and those in which nothing is named, are missing; a warning counts
+        Name of the image -> names of objects (:func:`biaslab.datasets.object_names.names_in`), in the order of
+        ``pictures``. Images that cannot be read, and those in which nothing is named, are missing; a warning counts
         them.
 
     Raises
     ------
     InputError
-        A model that names nothing in the first 8 pictures or more (it answers boxes), or in any.
+        A model that names nothing in the first 8 images or more (it answers boxes), or in any.
     RunFolderError
         The log is of another model, question or image options, or cannot be written.
     """
@@ -88,7 +88,7 @@ def name_objects(
     by = _settings(vlm)
     known = {} if log is None else _read(Path(log), by)
     names = list(pictures)
-    # a batch is the same pictures however much of it was done before: what padding does to ties is the same, too
+    # a batch is the same images however much of it was done before: what padding does to ties is the same, too
     batches = [batch for batch in _batches(names, batch_size) if not known.keys() >= set(batch)]
     broken: list[tuple[str, str]] = []
     if batches:
@@ -110,7 +110,7 @@ def name_objects(
                         lines.append({"image": name, "expressions": found, "answer": answer, "by": by})
                     if len(known) >= _ENOUGH and not any(known.values()):
                         raise InputError(
-                            f"{vlm.name} names no object in {count_text(len(known), 'picture')} (it answers "
+                            f"{vlm.name} names no object in {count_text(len(known), 'image')} (it answers "
                             f"{answer[:60]!r}): {_ELSE}"
                         )
                 advance(len(batch))
@@ -149,7 +149,7 @@ def _batches(names: Sequence[str], size: int) -> list[list[str]]:
 def _answers(
     vlm: VLM, names: Sequence[str], pictures: Mapping[str, Any], broken: list[tuple[str, str]]
 ) -> Iterator[tuple[str, str, bool]]:
-    """Ask a batch at once, or, where one of its pictures cannot be read, one by one.
+    """Ask a batch at once, or, where one of its images cannot be read, one by one.
 
     Yields
     ------
@@ -185,15 +185,15 @@ def _readable(vlm: VLM, names: Sequence[str]) -> list[str]:
 
 
 def _reported(named: dict[str, list[str] | None], broken: list[tuple[str, str]], vlm: VLM) -> dict[str, list[str]]:
-    """Keep the pictures in which something is named, and say how many are left out."""
+    """Keep the images in which something is named, and say how many are left out."""
     found = {name: names for name, names in named.items() if names}
     if not found:
         why = f", the first: {broken[0][1]}" if broken else ""
-        raise InputError(f"{vlm.name} names no object in any of {count_text(len(named), 'picture')}{why}: {_ELSE}")
+        raise InputError(f"{vlm.name} names no object in any of {count_text(len(named), 'image')}{why}: {_ELSE}")
     if broken:
-        words = f"{count_text(len(broken), 'picture')} left out that cannot be read, the first: {broken[0][1]}"
+        words = f"{count_text(len(broken), 'image')} left out that cannot be read, the first: {broken[0][1]}"
         warnings.warn(words, stacklevel=3)
     if silent := [name for name, names in named.items() if names == []]:
-        words = f"{count_text(len(silent), 'picture')} left out in which the model names nothing, such as {silent[0]}"
+        words = f"{count_text(len(silent), 'image')} left out in which the model names nothing, such as {silent[0]}"
         warnings.warn(words, stacklevel=3)
     return found

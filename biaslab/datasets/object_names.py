@@ -1,4 +1,4 @@
-"""Names of objects out of an answer to "what is in this picture?", however a model writes its list."""
+"""Names of objects out of an answer to "what is in this image?", however a model writes its list."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ _DETAIL = re.compile(
 )
 _NOTHING = frozenset(
     "etc, etc., none, nothing, no, yes, no objects, no object, object, objects, item, items, thing, things, image, "
-    "picture, photo, photograph, scene, more, others, other, so on, other objects, other items, n/a, unknown".split(
-        ", "
-    )
+    "image, photo, photograph, scene, more, others, other, so on, other objects, other items, n/a, unknown".split(", ")
 )
 
 

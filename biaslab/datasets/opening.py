@@ -34,8 +34,8 @@ def open_annotations(
     path : str or Path
         The file. Its form is told by its columns, never by its numbers.
     images : str or Path, optional
-        Folder, .zip or .tar of the pictures, and the only place where they are looked for; default: the folder of the
-        file, then ``data_root``. A picture is found by its path there, by its bare file name, and in COCO's folders
+        Folder, .zip or .tar of the images, and the only place where they are looked for; default: the folder of the
+        file, then ``data_root``. An image is found by its path there, by its bare file name, and in COCO's folders
         and spellings (`biaslab.datasets.coco_names`).
     data_root : str or Path, optional
         Folder below which a relative ``path`` or ``images`` is looked up too.
@@ -139,7 +139,7 @@ def is_hub_folder(path: Path) -> bool:
     if not path.is_dir():
         return False
     saved = any((path / name).is_file() for name in SAVED)
-    # not below: a folder of pictures may hold a hundred thousand files
+    # not below: a folder of images may hold a hundred thousand files
     return saved or any(next(path.glob(pattern), None) is not None for pattern in ("*.parquet", "*/*.parquet"))
 
 
@@ -158,7 +158,7 @@ def refer_file(path: Path) -> Path:
 
 
 def _table(path: Path, columns: str | None) -> tuple[AnnotationTable, Reader]:
-    """Read a file's rows, and find out what its columns mean; pictures inside a table stay on disk."""
+    """Read a file's rows, and find out what its columns mean; images inside a table stay on disk."""
     head = _head(path)
     if head[:4] == b"PAR1":
         data = open_parquet(path)
@@ -188,7 +188,7 @@ def _head(path: Path) -> bytes:
 
 
 def _pictures(images: str | Path | None, root: Path | None, folder: Path) -> tuple[dict[str, Path], tuple[Path, ...]]:
-    """Where pictures are looked for, as the option that says so, and as folders and archives."""
+    """Where images are looked for, as the option that says so, and as folders and archives."""
     if images is None:
         where = {"images": folder} if root is None else {"data_root": root}
         return where, (folder, *([] if root is None else [root]))

@@ -1,4 +1,4 @@
-"""Where the pictures of rows lie: folders and archives, under the names that data sets give them."""
+"""Where the images of rows lie: folders and archives, under the names that data sets give them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["PicturePlaces", "PlacedPicture"]
 
 @dataclass(frozen=True)
 class PicturePlaces:
-    """The folders and archives that pictures are looked for in, in this order."""
+    """The folders and archives that images are looked for in, in this order."""
 
     roots: tuple[Path, ...]
 
     def find(self, name: str) -> Path | bytes:
-        """Find a picture: a file's path, or what an archive holds.
+        """Find an image: a file's path, or what an archive holds.
 
         Raises
         ------
@@ -40,7 +40,7 @@ class PicturePlaces:
 
 @dataclass(frozen=True)
 class PlacedPicture:
-    """The picture of a row that names its file."""
+    """The image of a row that names its file."""
 
     places: PicturePlaces
     name: str

@@ -1,4 +1,4 @@
-"""Pictures from wherever a user has them: a folder, an archive, a data set of referring expressions."""
+"""Images from wherever a user has them: a folder, an archive, a data set of referring expressions."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["PictureSource"]
 
 @dataclass(frozen=True)
 class PictureSource:
-    """What a user names as the source of pictures; nothing is read before it is asked for.
+    """What a user names as the source of images; nothing is read before it is asked for.
 
     Parameters
     ----------
     source : str or Path
-        A folder of pictures, a single one, a .zip or .tar of them (read without unpacking), or any data set that
+        A folder of images, a single one, a .zip or .tar of them (read without unpacking), or any data set that
         `biaslab.load_dataset` opens.
     data_root : Path, optional
         Folder below which a relative source is looked up too.
@@ -51,7 +51,7 @@ class PictureSource:
 
     @cached_property
     def is_dataset(self) -> bool:
-        """Whether it is a data set, and no folder or archive of pictures."""
+        """Whether it is a data set, and no folder or archive of images."""
         path = self.path
         if path is None:
             return looks_like_hub(str(self.source))
@@ -65,12 +65,12 @@ class PictureSource:
         return load_dataset(self.source, data_root=self.data_root, **options)
 
     def expressions(self, n: int | None = None) -> dict[str, list[Sample]]:
-        """List a data set's samples picture by picture, each expression of a picture once.
+        """List a data set's samples image by image, each expression of an image once.
 
         Parameters
         ----------
         n : int, optional
-            The first pictures only.
+            The first images only.
 
         Returns
         -------
@@ -83,20 +83,20 @@ class PictureSource:
         return {image_id: list(samples.values()) for image_id, samples in islice(found.items(), n)}
 
     def check_options(self) -> None:
-        """Refuse, of a folder or archive of pictures, what only data sets have."""
+        """Refuse, of a folder or archive of images, what only data sets have."""
         given = [name for name in ("split", "columns", "images") if getattr(self, name) is not None]
         if given and not self.is_dataset:
             raise InputError(f"{self.source} is no data set: leave {', '.join(given)} out")
 
     def below(self, picture: Any) -> str:
-        """Name a picture of a folder or archive by its path in there."""
+        """Name an image of a folder or archive by its path in there."""
         if isinstance(picture, ArchivePicture):
             return printable(picture.member)
         path = self.path or Path(self.source)
         return printable(picture.relative_to(path).as_posix() if path.is_dir() else picture.name)
 
     def pictures(self, n: int | None = None) -> Sequence[Any]:
-        """List the pictures, each once: paths, pictures in archives, or the first sample of each picture.
+        """List the images, each once: paths, images in archives, or the first sample of each image.
 
         Parameters
         ----------
@@ -115,6 +115,6 @@ class PictureSource:
         if is_archive(path):
             found = archive_pictures(path)
             if not found:
-                raise InputError(f"no picture in {path}: give an archive of JPEG, PNG or other pictures")
+                raise InputError(f"no image in {path}: give an archive of JPEG, PNG or other images")
             return found[:n]
         return find_images(path, n=n)

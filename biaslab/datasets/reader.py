@@ -20,15 +20,15 @@ class Referral:
     Attributes
     ----------
     image
-        Path of the picture; where the picture is in the row itself, its name, or None.
+        Path of the image; where the image is in the row itself, its name, or None.
     expression
         The words.
     box
         Four numbers of the reader's ``box_form``.
     width, height
-        Of the picture, in pixels; None where the file does not say.
+        Of the image, in pixels; None where the file does not say.
     orientation
-        "stored" or "upright", where the row says which way up its picture is meant.
+        "stored" or "upright", where the row says which way up its image is meant.
     answers, category
         Of a row that is a question: what is right, a text or a list of them, and its kind.
 
@@ -68,9 +68,9 @@ class Reader:
     skips : bool
         Whether rows without an expression are passed over; elsewhere they are refused.
     pictures : str or None
-        Column that holds the pictures themselves.
+        Column that holds the images themselves.
     stored : bool
-        Whether boxes are in pixels of the pictures as they are stored, whatever their EXIF orientation (COCO's
+        Whether boxes are in pixels of the images as they are stored, whatever their EXIF orientation (COCO's
         convention), where the row does not say it.
     asks : bool
         Whether rows are questions: their referrals have answers, and a box only where it is known where to look.

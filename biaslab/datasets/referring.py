@@ -31,7 +31,7 @@ class ReferringExpressions(ShownDataset):
     reader : Reader
         What its columns mean.
     places : PicturePlaces
-        Where pictures are looked for.
+        Where images are looked for.
     split : str, optional
         Of a table that holds several.
     label : str, optional

@@ -1,13 +1,13 @@
-"""The picture of a row of a data set, and which way up its box means it.
+"""The image of a row of a data set, and which way up its box means it.
 
-Boxes of COCO and of many tools are in pixels of the picture as it is *stored*; browsers, and annotators who work in
+Boxes of COCO and of many tools are in pixels of the image as it is *stored*; browsers, and annotators who work in
 them, see it *upright*, as its EXIF orientation says. A row tells by its width and height which one is meant:
 
-- They fit the upright picture alone: the picture is upright.
-- They fit the stored picture alone (COCO's convention): the picture stays as it is stored, though it lies on its side,
+- They fit the upright image alone: the image is upright.
+- They fit the stored image alone (COCO's convention): the image stays as it is stored, though it lies on its side,
   and the box fits.
-- They fit both (the orientation mirrors the picture or turns it upside down, or it is square), or the row has none: it
-  may say ``"orientation": "stored"`` or ``"upright"``; forms whose pictures are COCO's, and the published splits of
+- They fit both (the orientation mirrors the image or turns it upside down, or it is square), or the row has none: it
+  may say ``"orientation": "stored"`` or ``"upright"``; forms whose images are COCO's, and the published splits of
   RefCOCO, mean the stored one. Any other sample is an error without verdict, as its box could be anywhere.
 - They fit neither: an error.
 """
@@ -30,7 +30,7 @@ ORIENTATIONS = ("stored", "upright")
 
 
 class RowPicture(Protocol):
-    """A row's picture, found when it is asked for."""
+    """A row's image, found when it is asked for."""
 
     @property
     def name(self) -> str:
@@ -73,14 +73,14 @@ class RowImage:
         self._is_stored(found, image_size(found), image_orientation(found))
 
     def _is_stored(self, found: Path | bytes, upright: tuple[int, int], tag: int) -> bool:
-        """Whether the box is in pixels of the stored picture."""
+        """Whether the box is in pixels of the stored image."""
         name = found if isinstance(found, Path) else self.picture.name
         stored = upright[::-1] if tag >= 5 else upright
         fits = {"upright": self.size in (None, upright), "stored": self.size in (None, stored)}
         if self.size is not None and not any(fits.values()):
             raise InputError(
                 f"image {name} is {upright[0]}x{upright[1]}, its row says {self.size[0]}x{self.size[1]}: the box would "
-                "not fit; use the original picture"
+                "not fit; use the original image"
             )
         if tag == 1:
             return False
@@ -88,18 +88,18 @@ class RowImage:
             which = "has no size" if self.size is None else "'s size fits it upright and as it is stored"
             raise InputError(
                 f"image {name} has EXIF orientation {tag}, and its row{' ' * (self.size is None)}{which}: "
-                'write "orientation": "upright" or "stored" into the row, or save the picture upright'
+                'write "orientation": "upright" or "stored" into the row, or save the image upright'
             )
         return self.orientation == "stored" if all(fits.values()) else fits["stored"]
 
 
 def stated_size(picture: RowPicture, orientation: str | None) -> tuple[int, int]:
-    """Read the size that the box of a row without one refers to, from the picture's header.
+    """Read the size that the box of a row without one refers to, from the image's header.
 
     Raises
     ------
     InputError
-        No such picture, or it cannot be read.
+        No such image, or it cannot be read.
     """
     found = picture.find()
     size = image_size(found)

@@ -41,11 +41,11 @@ class RowSamples:
     reader : Reader
         What its columns mean.
     places : PicturePlaces
-        Where pictures are looked for.
+        Where images are looked for.
     stem : str
         What the ids of the samples begin with.
     stored : bool
-        Whether boxes mean pictures as they are stored, where a row does not say it.
+        Whether boxes mean images as they are stored, where a row does not say it.
     """
 
     table: AnnotationTable
@@ -54,7 +54,7 @@ class RowSamples:
     stem: str
     stored: bool
     _sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _unnamed: dict[str, int] = field(default_factory=dict)  # pictures without a name, by their content
+    _unnamed: dict[str, int] = field(default_factory=dict)  # images without a name, by their content
 
     def read(self, rows: list[TableRow]) -> list[Sample]:
         """Make the samples.
@@ -132,14 +132,14 @@ class RowSamples:
         )  # fmt: skip
 
     def _picture(self, row: TableRow, referral: Referral, where: str) -> tuple[RowPicture, str]:
-        """Return the picture of a row and its name."""
+        """Return the image of a row and its name."""
         reader, table = self.reader, self.table
         if reader.pictures is not None and table.picture is not None:
             held = table.picture(row[0], reader.pictures)
             if isinstance(referral.image, str) and referral.image:
                 return held, referral.image
             number = self._unnamed.setdefault(held.digest(), len(self._unnamed))
-            return held, f"picture-{number:06d}"
+            return held, f"image-{number:06d}"
         name = _text(referral.image, reader.image, where)
         try:
             os.fsencode(name)
@@ -150,7 +150,7 @@ class RowSamples:
         return PlacedPicture(self.places, name), name
 
     def _size_of(self, picture: RowPicture, orientation: str | None, box: list[float], where: str) -> tuple[int, int]:
-        """Read a size that the row does not have; without its picture, pixels still tell where the box is."""
+        """Read a size that the row does not have; without its image, pixels still tell where the box is."""
         try:
             if picture.name not in self._sizes:
                 self._sizes[picture.name] = stated_size(picture, orientation)
@@ -162,7 +162,7 @@ class RowSamples:
             corners = form.corners(np.asarray([box], float))[0]
             if form.in_pixels and (corners[2:] >= 1).all():
                 return math.ceil(corners[2]), math.ceil(corners[3])  # the sample ends in the same error
-            raise InputError(f"{where} has no size of its picture, which its box needs: {error}") from None
+            raise InputError(f"{where} has no size of its image, which its box needs: {error}") from None
 
 
 class _Entry:

@@ -76,12 +76,12 @@ def evenly(frames: Sequence[Any], n: int | None) -> list[Any]:
 
 
 def find_videos(source: str | Path, *, n: int | None = None, data_root: str | Path | None = None) -> list[Video]:
-    """List the videos of a folder or archive: every folder in it that holds pictures is one.
+    """List the videos of a folder or archive: every folder in it that holds images is one.
 
     Parameters
     ----------
     source : str or Path
-        Folder, .zip or .tar. Its own name is no video's: pictures lie in folders below it.
+        Folder, .zip or .tar. Its own name is no video's: images lie in folders below it.
     n : int, optional
         The first videos only.
     data_root : str or Path, optional
@@ -95,7 +95,7 @@ def find_videos(source: str | Path, *, n: int | None = None, data_root: str | Pa
     Raises
     ------
     InputError
-        No such folder, no picture in it, or pictures that lie in no folder of their own.
+        No such folder, no image in it, or images that lie in no folder of their own.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def find_videos(source: str | Path, *, n: int | None = None, data_root: str | Pa
     for picture in find_images(path) if path.is_dir() else found.pictures():
         at = PurePosixPath(found.below(picture))
         if len(at.parts) == 1:
-            raise InputError(f"{path} itself holds pictures ({at.name}): {_FOLDERS}")
+            raise InputError(f"{path} itself holds images ({at.name}): {_FOLDERS}")
         groups.setdefault(str(at.parent), []).append((at.name, picture))
     videos = [
         Video(name, [picture for _, picture in sorted(own, key=lambda frame: natural(frame[0]))])
@@ -136,31 +136,31 @@ def find_videos(source: str | Path, *, n: int | None = None, data_root: str | Pa
 
 
 def frames_of(sources: Sequence[str | Path], n: int | None = None) -> list[Any]:
-    """List the frames of one video: those of its folder, in natural order, or pictures one by one, as given.
+    """List the frames of one video: those of its folder, in natural order, or images one by one, as given.
 
     Parameters
     ----------
     sources : sequence of str or Path
-        One folder or archive that holds the frames, or one picture after the other.
+        One folder or archive that holds the frames, or one image after the other.
     n : int, optional
         So many of them, evenly (`evenly`); default all.
 
     Raises
     ------
     InputError
-        No picture, a folder among several sources, a folder of several videos, or a video file.
+        No image, a folder among several sources, a folder of several videos, or a video file.
     """
     paths = [as_path("image", source).expanduser() for source in sources]
     for path in paths:
         _refuse_file(path)
     if len(paths) > 1:
         if folder := next((path for path in paths if path.is_dir()), None):
-            raise InputError(f"{folder} is a folder: give one folder of frames, or pictures alone")
+            raise InputError(f"{folder} is a folder: give one folder of frames, or images alone")
         return evenly(paths, n)
     (path,) = paths
     if not path.is_dir() and not is_archive(path):
         if path.suffix.lower() in suffixes() and path.is_file():
-            raise InputError(f"{path} is one picture: give the folder of the frames, or further ones as --image")
+            raise InputError(f"{path} is one image: give the folder of the frames, or further ones as --image")
         raise InputError(f"no folder of frames: {path}")
     if path.is_dir() and not _has_picture(path):
         _refuse_videos_in(path)
@@ -170,12 +170,12 @@ def frames_of(sources: Sequence[str | Path], n: int | None = None) -> list[Any]:
     if len(folders) > 1:
         named = ", ".join(folders[:3])
         raise InputError(
-            f"{path} holds {count_text(len(folders), 'folder')} of pictures ({named} ...): name the folder of the video"
+            f"{path} holds {count_text(len(folders), 'folder')} of images ({named} ...): name the folder of the video"
         )
     return evenly([frames[name] for name in sorted(frames, key=natural)], n)
 
 
-_FOLDERS = "give a folder (or .zip, .tar) that holds one folder of pictures, the frames, per video"
+_FOLDERS = "give a folder (or .zip, .tar) that holds one folder of images, the frames, per video"
 
 
 def _has_picture(folder: Path) -> bool:
@@ -189,6 +189,6 @@ def _refuse_file(path: Path) -> None:
 
 
 def _refuse_videos_in(folder: Path) -> None:
-    """Refuse a folder of video files, which hold no picture that could be listed."""
+    """Refuse a folder of video files, which hold no image that could be listed."""
     for path in sorted(folder.rglob("*")):
         _refuse_file(path)

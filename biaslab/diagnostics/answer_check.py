@@ -71,17 +71,17 @@ def answer_check(
     """Read every answer in every space and order of numbers, and say in which it is right.
 
     A reading is named instead of the family's own only where the interval of their difference in mean IoU allows it:
-    paired by expression, over pictures, one-sided at 5 % for all readings together (Bonferroni). Nothing changes how
+    paired by expression, over images, one-sided at 5 % for all readings together (Bonferroni). Nothing changes how
     answers are read.
 
     Parameters
     ----------
     samples : sequence of Sample
-        Expressions with their boxes, of two pictures or more.
+        Expressions with their boxes, of two images or more.
     found : sequence of Grounding
         The answers, read by the family.
     resized : sequence of (width, height)
-        Size of each picture as the model saw it.
+        Size of each image as the model saw it.
     space : BoxSpace
         The family's.
 
@@ -92,7 +92,7 @@ def answer_check(
     Raises
     ------
     InputError
-        Fewer than two pictures.
+        Fewer than two images.
 
     Examples
     --------
@@ -110,11 +110,11 @@ def answer_check(
     ...     found.append(Grounding(str(numbers), box, box is not None))
     >>> check = answer_check(samples, found, [(s.width, s.height) for s in samples], BoxSpace.PIXEL)
     >>> check.verdict  # doctest: +ELLIPSIS
-    "answers fit 0-1000 (43 of 43); read as pixels of the picture, as this family's adapter does, ..."
+    "answers fit 0-1000 (43 of 43); read as pixels of the image, as this family's adapter does, ..."
     """
     images = [sample.image_id for sample in samples]
     if len(set(images)) < 2:
-        raise InputError("a check needs expressions on two pictures or more")
+        raise InputError("a check needs expressions on two images or more")
     numbers = [four_numbers(answer.text) for answer in found]
     own = np.array([_iou(a.box, s) for a, s in zip(found, samples, strict=True)])
     columns, same = [], []
@@ -165,7 +165,7 @@ def _hits(ious: np.ndarray) -> np.ndarray:
 
 
 def _is_right_at_all(hits: np.ndarray, images: Sequence[str]) -> bool:
-    """Whether the hits are more than a few of a few pictures, which boxes at random may have."""
+    """Whether the hits are more than a few of a few images, which boxes at random may have."""
     return bool(paired_hits(hits, np.zeros(len(hits)), images, confidence=_CONFIDENCE).lo > 0)
 
 

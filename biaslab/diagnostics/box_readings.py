@@ -21,8 +21,8 @@ _ANY_FOUR = re.compile(rf"{_NUMBER}[^\d]{{1,12}}?{_NUMBER}[^\d]{{1,12}}?{_NUMBER
 
 #: space -> what it is called
 SPACES = {
-    "pixel": "pixels of the picture",
-    "resized": "pixels of the resized picture",
+    "pixel": "pixels of the image",
+    "resized": "pixels of the resized image",
     "norm1000": "0-1000",
     "norm1": "0-1",
     "norm100": "0-100",
@@ -117,14 +117,14 @@ class Reading:
         values : sequence of 4 floats
             As an answer has them.
         size : (width, height)
-            Of the picture, pixels.
+            Of the image, pixels.
         resized : (width, height), optional
-            Of the picture as the model saw it.
+            Of the image as the model saw it.
 
         Returns
         -------
         Box or None
-            In pixels of the picture.
+            In pixels of the image.
         """
         space, steps = _space(self.space, size)
         return space.read([value / steps for value in _corners(values, self.form)], size=size, resized=resized or size)

@@ -1,4 +1,4 @@
-"""The pictures of ``biaslab check``: eleven photographs and a silhouette, with boxes drawn by hand."""
+"""The images of ``biaslab check``: eleven photographs and a silhouette, with boxes drawn by hand."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["check_samples", "pictures_folder"]
 
 
 def pictures_folder() -> Path:
-    """Name the folder of the pictures; its LICENSE says where they come from."""
+    """Name the folder of the images; its LICENSE says where they come from."""
     return Path(str(importlib.resources.files("biaslab"))) / "diagnostics" / "pictures"
 
 
 def check_samples() -> list[Sample]:
-    """List the expressions, 43 on 12 pictures of at most 640 pixels.
+    """List the expressions, 43 on 12 images of at most 640 pixels.
 
     They are for checking a set-up and are no data set: too few, and too easy, to compare anything by.
 

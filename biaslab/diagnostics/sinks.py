@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SinkReport", "check_level", "find_sinks", "massive_dimensions"]
 
-_FEWEST = 4  # pictures
+_FEWEST = 4  # images
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class SinkReport:
     dims : list of int
         Massive dimensions.
     images : DataFrame
-        A row per picture: layout, tokens, sinks (their number), share (of the attention on the image, last prompt
+        A row per image: layout, tokens, sinks (their number), share (of the attention on the image, last prompt
         token, mean over heads, that falls on them).
     frequency : dict of str to (N,) array
-        Layout key -> share of the pictures in which each token is a sink.
+        Layout key -> share of the images in which each token is a sink.
     layouts : dict of str to TokenLayout
     """
 
@@ -54,7 +54,7 @@ class SinkReport:
     layouts: dict[str, TokenLayout]
 
     def share(self, *, confidence: float = 0.95) -> tuple[float, float, float]:
-        """Mean share of the attention that falls on sinks, with its jackknife interval over pictures."""
+        """Mean share of the attention that falls on sinks, with its jackknife interval over images."""
         values = self.images["share"].to_numpy(float)
         left_out = (values.sum() - values) / (len(values) - 1)
         half = float(half_width(left_out, confidence=confidence))
@@ -71,7 +71,7 @@ class SinkReport:
         Returns
         -------
         DataFrame
-            layout, n (pictures); mass: share of the expected attention that lies where sinks lie, each place counted
+            layout, n (images); mass: share of the expected attention that lies where sinks lie, each place counted
             with the frequency at which it is one; r: correlation over positions of expected attention and that
             frequency (NaN where there are no sinks).
         """
@@ -91,7 +91,7 @@ class SinkReport:
         if not self.dims:
             return [
                 f"No dimension of the hidden states entering layer {self.layer} is massive in at least the share of "
-                "pictures that was asked for: no sinks of this kind are shown."
+                "images that was asked for: no sinks of this kind are shown."
             ]
         share = interval_text(*(100 * value for value in self.share()), decimals=1)
         named = "dimension" if len(self.dims) == 1 else "dimensions"
@@ -165,7 +165,7 @@ def find_sinks(
     vlm : VLM
     batches : callable
         Makes an iterable of Encoded, one image per prompt, anew each time: it is gone through once for the dimensions,
-        unless they are given, and once for the sinks. 4 pictures or more.
+        unless they are given, and once for the sinks. 4 images or more.
     layer : int
         K, 1 or more; published from layer 2 on.
     dims : iterable of int, optional
@@ -180,7 +180,7 @@ def find_sinks(
     Raises
     ------
     InputError
-        A layer that the model does not have, a level that is not above 1, or fewer than 4 pictures.
+        A layer that the model does not have, a level that is not above 1, or fewer than 4 images.
 
     References
     ----------
@@ -218,7 +218,7 @@ def find_sinks(
             rows.append({"layout": layout.key, "tokens": layout.n, "sinks": int(own.sum()),
                          "share": float(drawn[own].sum() / total) if total > 0 else 0.0})  # fmt: skip
     if len(rows) < _FEWEST:
-        raise InputError(f"sinks are measured on at least {_FEWEST} pictures, got {len(rows)}")
+        raise InputError(f"sinks are measured on at least {_FEWEST} images, got {len(rows)}")
     images = pd.DataFrame(rows)
     counts = images["layout"].value_counts()
     return SinkReport(layer, list(found), images, {k: v / counts[k] for k, v in sums.items()}, layouts)

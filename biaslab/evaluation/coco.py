@@ -1,8 +1,8 @@
 """Results as COCO json, for FiftyOne and pycocotools.
 
 As in the COCO-style RefCOCO files, an *expression* is an image of its own with one annotation, both numbered by its
-place in the data set, from 1; ``file_name`` is the id of the picture, ``sample_id`` the expression's. Boxes are
-``[x, y, width, height]`` in pixels of the original picture. There is one category, and a score of 1: a model that
+place in the data set, from 1; ``file_name`` is the id of the image, ``sample_id`` the expression's. Boxes are
+``[x, y, width, height]`` in pixels of the original image. There is one category, and a score of 1: a model that
 writes its box gives none. Answers without a box, and errors, have no prediction. COCO's recall with one detection at
 IoU 0.5 (``maxDets=[1]``) is then Acc@0.5, errors counted as misses.
 """

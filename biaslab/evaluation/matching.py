@@ -1,9 +1,9 @@
 """Keep ratios of equal cost at several prune layers: "50 %" at K = 16 costs five times "10 %" at K = 2.
 
-What a configuration costs is the mean over the data set's pictures, of which up to 64 sizes are laid out before the
+What a configuration costs is the mean over the data set's images, of which up to 64 sizes are laid out before the
 run: their share of visual tokens over all decoder layers, or the FLOPs of the decoder's prefill. The cost of a keep at
 the smallest layer is the target of all others. Ratios are chosen in steps of 0.0001, counts in tokens, so that rows
-differ by no more than one step; every picture keeps ``budget(keep, N)`` tokens as under any keep.
+differ by no more than one step; every image keeps ``budget(keep, N)`` tokens as under any keep.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 MATCHES = ("mean-share", "flops")
 _STEPS = 10_000  # of a ratio
-_SIZES = 64  # of pictures that are laid out
+_SIZES = 64  # of images that are laid out
 
 
 def mean_share(n_layers: int, layer: int | Sequence[int], tokens: Any, kept: Any) -> Any:
@@ -54,7 +54,7 @@ def mean_share(n_layers: int, layer: int | Sequence[int], tokens: Any, kept: Any
     layer : int or sequence of int
         K, the tokens are dropped just before decoder layer index K; of a schedule that of each stage.
     tokens, kept : float, or arrays of one shape
-        Visual tokens of the picture, and those that are kept; of a schedule a sequence of these, one for each stage.
+        Visual tokens of the image, and those that are kept; of a schedule a sequence of these, one for each stage.
 
     Returns
     -------
@@ -84,7 +84,7 @@ class PromptSizes:
     vlm : VLM
         The model; one without weights will do.
     samples : iterable of Sample
-        What is evaluated. Of more than 64 sizes of pictures 64 are laid out, spread evenly over the data set.
+        What is evaluated. Of more than 64 sizes of images 64 are laid out, spread evenly over the data set.
     """
 
     def __init__(self, vlm: VLM, samples: Iterable[Sample]) -> None:
@@ -101,12 +101,12 @@ class PromptSizes:
         for size in sizes:
             try:
                 tokens = prompt_tokens(vlm, size, texts[size])
-            except InputError as error:  # a picture that this model cannot cut: it will be an error of the run
+            except InputError as error:  # an image that this model cannot cut: it will be an error of the run
                 why = str(error)
                 continue
             self.counted[tokens] += count[size]
         if not self.counted:
-            raise InputError(f"match has no picture to count the tokens of: {why}")
+            raise InputError(f"match has no image to count the tokens of: {why}")
 
     def cost(self, match: str) -> Callable[[float | int, int], float]:
         """Return the mean cost of a keep at a layer: a share, or TFLOPs of the decoder's prefill."""
@@ -127,7 +127,7 @@ class PromptSizes:
 
     @property
     def most(self) -> int:
-        """Most visual tokens of a picture."""
+        """Most visual tokens of an image."""
         return max(n for n, _ in self.counted)
 
 
@@ -165,7 +165,7 @@ def matched_configurations(
         As :func:`~biaslab.evaluation.configurations.configurations` and `matched_keeps` raise.
     """
     what, target = read_match(match)
-    asked = configurations(methods, keep, layers, profile, model=vlm)  # refusals come before any picture is laid out
+    asked = configurations(methods, keep, layers, profile, model=vlm)  # refusals come before any image is laid out
     single = [config for config in asked if config.method is not None and not isinstance(config.method, Schedule)]
     staged = [c.method.of for c in asked if isinstance(c.method, Schedule) and c.method.of is not None]
     where = sorted({config.layer for config in single if config.layer is not None})

@@ -1,4 +1,4 @@
-"""How many tokens a data set's pictures have, without opening them."""
+"""How many tokens a data set's images have, without opening them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["most_tokens", "prompt_tokens"]
 
-_SIZES = 64  # of pictures that are laid out
+_SIZES = 64  # of images that are laid out
 
 
 def prompt_tokens(vlm: VLM, size: tuple[int, int], prompt: str) -> tuple[int, int]:
-    """Count the visual and the text tokens of a prompt with a picture of a size (width, height).
+    """Count the visual and the text tokens of a prompt with an image of a size (width, height).
 
     Raises
     ------
     InputError
-        A picture that this model cannot cut.
+        An image that this model cannot cut.
 
     Examples
     --------
@@ -39,7 +39,7 @@ def prompt_tokens(vlm: VLM, size: tuple[int, int], prompt: str) -> tuple[int, in
 
 
 def most_tokens(vlm: VLM, samples: Iterable[Sample], enough: int) -> int:
-    """Count the visual tokens of the largest picture.
+    """Count the visual tokens of the largest image.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def most_tokens(vlm: VLM, samples: Iterable[Sample], enough: int) -> int:
         The model; one without weights will do.
     samples : iterable of Sample
     enough : int
-        Look no further once a picture has as many.
+        Look no further once an image has as many.
 
     Returns
     -------

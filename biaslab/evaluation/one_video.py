@@ -113,7 +113,7 @@ def compare_on_video(
     if not isinstance(question, str) or not question.strip():
         raise InputError("empty question: say what to ask about the video")
     if isinstance(frames, (str, bytes)) or not isinstance(frames, Sequence) or not frames:
-        raise InputError("frames must be a list of at least one picture, in order")
+        raise InputError("frames must be a list of at least one image, in order")
     configs = configurations(methods, keep, prune_layer(vlm, layer), profile, model=vlm)
     whole_number("seed", seed)
     limit = at_least_one("max_new_tokens", max_new_tokens)

@@ -1,4 +1,4 @@
-"""Batches of an evaluation before the model sees them: pictures opened and cut, prompts tokenized, failures kept."""
+"""Batches of an evaluation before the model sees them: images opened and cut, prompts tokenized, failures kept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PreparedBatch:
     Attributes
     ----------
     ready : list of (WorkItem, PIL image)
-        The tasks whose picture could be opened and whose text the model takes.
+        The tasks whose image could be opened and whose text the model takes.
     failed : list of (WorkItem, Exception)
         The others, in the order of their lines.
     prompts : Encoded or Exception
@@ -47,7 +47,7 @@ class PreparedBatch:
 def prepare_batch(preparers: Preparers, batch: Sequence[WorkItem]) -> PreparedBatch:
     """Prepare a batch, in whatever thread; nothing is written and nothing raised for a bad sample.
 
-    Neighbours that show the same picture have it opened once.
+    Neighbours that show the same image have it opened once.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def _picture(sample: Sample, opened: Ready) -> Image.Image:
 
 
 def _same(a: Sample, b: Sample) -> bool:
-    """Whether two samples say that they open the same picture in the same way; a loader need not know an answer."""
+    """Whether two samples say that they open the same image in the same way; a loader need not know an answer."""
     try:
         return bool(_parts(a.loader) == _parts(b.loader))
     except Exception:

@@ -121,8 +121,8 @@ def evaluate(
     progress : bool
         Show a progress bar on stderr.
     workers : int, optional
-        Threads that open and cut the pictures of the next batches while the model works on one, two batches ahead; 0
-        for none. With two or more a data set of your own is asked for several pictures at a time. Default: up to 4
+        Threads that open and cut the images of the next batches while the model works on one, two batches ahead; 0
+        for none. With two or more a data set of your own is asked for several images at a time. Default: up to 4
         where the model is on a GPU, else none; on Ray none. The results are the same.
     processes : int, optional
         Processes on this machine, each with a copy of the model: on the CPU with its share of the cores, where the
@@ -381,7 +381,7 @@ def check_configurations(vlm: VLM, configs: Sequence[Config], options: Generatio
 
 
 def _warn_of_counts(vlm: VLM, samples: Sequence[Sample], configs: Sequence[Config]) -> None:
-    """Warn, once for the run, of counts of tokens that no picture has."""
+    """Warn, once for the run, of counts of tokens that no image has."""
     keeps = [keep for config in configs for keep in config.keeps]
     counts = [keep for keep in keeps if isinstance(keep, int)]
     if counts:

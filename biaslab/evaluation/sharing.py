@@ -38,7 +38,7 @@ class Plan:
     party : str
         Of :func:`biaslab._util.seats.party_of`.
     workers : int, optional
-        Threads of each process that prepare pictures ahead of the model.
+        Threads of each process that prepare images ahead of the model.
     """
 
     configs: Sequence[Config]

@@ -121,7 +121,7 @@ def compare_methods(
     if not isinstance(expression, str):
         raise InputError(f"expression must be a string, got {type(expression).__name__}: one image and one text")
     if isinstance(image, (list, tuple)):
-        raise InputError("image must be one picture, got a list: compare the methods picture by picture")
+        raise InputError("image must be one image, got a list: compare the methods image by image")
     configs, options = (
         configurations(methods, keep, prune_layer(vlm, layer), profile, model=vlm),
         GenerationOptions(whole_number("seed", seed), at_least_one("max_new_tokens", max_new_tokens)),

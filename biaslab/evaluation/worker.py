@@ -53,13 +53,13 @@ class WorkItem:
 class Worker:
     """Evaluates tasks and hands every finished line to ``write``.
 
-    The vision tower runs once per batch and picture. From its features all configurations are answered together, what
+    The vision tower runs once per batch and image. From its features all configurations are answered together, what
     they share computed once (:mod:`biaslab.evaluation.sweep`); those that cannot be, and all of them with
     ``options.plain``, are one ``generate`` each, in which the engine captures, scores, selects and drops. Whatever
     fails in a batch is repeated sample by sample, and of a single sample configuration by configuration, so that an
     exception costs the sample it belongs to, and only that one: its line then has an ``error`` and no verdict.
 
-    Pictures of the next batches are opened and cut by threads in the meantime, ``workers`` of them (default: of
+    Images of the next batches are opened and cut by threads in the meantime, ``workers`` of them (default: of
     :func:`~biaslab.models.preparing.default_workers`); lines are those of none, in their order.
     """
 

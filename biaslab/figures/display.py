@@ -219,7 +219,7 @@ def _is_open(figure: Figure) -> bool:
 
 
 def image_array(image: Any) -> np.ndarray:
-    """Convert a picture of any kind into an RGB array (rows, cols, 3) in 0..1, small enough for a figure."""
+    """Convert an image of any kind into an RGB array (rows, cols, 3) in 0..1, small enough for a figure."""
     image = load_image(image).copy()
     image.thumbnail((_CANVAS, _CANVAS))
     return np.asarray(image, dtype=np.float64) / 255

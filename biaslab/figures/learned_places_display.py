@@ -30,12 +30,12 @@ _TITLES = {"teacher": "teacher's positional profile", "probe": "causal probe of 
 class LearnedPlacesDisplay(Display):
     """What places draw, in one scale: of the heads that taught, by the causal probe, and of the student.
 
-    The student learned from attention without its positional part; how far its mean over many pictures still leans to
-    places is what it took over all the same, or what the pictures have there. Below each map stands the factor by which
+    The student learned from attention without its positional part; how far its mean over many images still leans to
+    places is what it took over all the same, or what the images have there. Below each map stands the factor by which
     it varies (one standard deviation over places), with that of its own noise, and the correlation with the teacher's
     profile.
 
-    ``data`` has a line per token of the tiles: row, col (of the whole raster), teacher, student, se, pictures and, with
+    ``data`` has a line per token of the tiles: row, col (of the whole raster), teacher, student, se, images and, with
     a probe, probe and probe_se (natural logarithms, centred; NaN where the probe put no object).
 
     Examples
@@ -95,7 +95,7 @@ class LearnedPlacesDisplay(Display):
         title = ""
         if profile is not None:
             model = PurePath(str(profile.provenance_.get("model", "model"))).name
-            pictures = count_text(int(data["pictures"].iloc[0]), "picture")
+            pictures = count_text(int(data["pictures"].iloc[0]), "image")
             title = f"{model}, taught by {profile.teacher.names}; student's mean over {pictures}"
         if probe is not None:
             data = data.join(_probe_of(probe, profile, data))

@@ -23,7 +23,7 @@ __all__ = ["LearningCurveDisplay"]
 
 
 class LearningCurveDisplay(Display):
-    """Loss on the prompts a student learns from and cross entropy on held-out pictures, epoch by epoch.
+    """Loss on the prompts a student learns from and cross entropy on held-out images, epoch by epoch.
 
     The dotted line is the entropy of the teacher's own maps, which no student falls below; the ring is the epoch that
     was kept, the best on what was held out.
@@ -117,7 +117,7 @@ class LearningCurveDisplay(Display):
         with style():
             (panel,) = self._axes(ax, 1, ratio=0.62)
             panel.plot(epoch, self.data["train"], color=COLORS[1], linestyle="--", label="learned from (loss)")
-            panel.plot(epoch, self.data["held_out"], color=COLORS[0], label="held-out pictures")
+            panel.plot(epoch, self.data["held_out"], color=COLORS[0], label="held-out images")
             panel.plot(
                 epoch, self.data["floor"], color="black", linewidth=0.8, linestyle=":", label="teacher's entropy"
             )

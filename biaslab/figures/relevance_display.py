@@ -1,4 +1,4 @@
-"""What a conditional profile foresees of one picture and question, what is kept, what the model then attends to."""
+"""What a conditional profile foresees of one image and question, what is kept, what the model then attends to."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _TOP = 99  # percentile of a map that is drawn in the fullest colour
 
 
 class RelevanceDisplay(Display):
-    r"""The picture, the relevance foreseen before the decoder runs, the model's own later attention, the tokens kept.
+    r"""The image, the relevance foreseen before the decoder runs, the model's own later attention, the tokens kept.
 
-    Both maps are in standard deviations above the picture's mean, what lies below it is left blank; above the later
+    Both maps are in standard deviations above the image's mean, what lies below it is left blank; above the later
     attention stands its correlation with what was foreseen. The panel of the later attention is there where it is
     given, that of the kept tokens likewise.
 

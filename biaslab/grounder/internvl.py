@@ -100,7 +100,7 @@ def untrained(
 
 
 def tile_processor(tokenizer: PreTrainedTokenizerFast, size: SizeOfModel, *, tile: int, tiles: int) -> Any:
-    """Build InternVL's processor without its video half; pictures are cut into at most so many tiles.
+    """Build InternVL's processor without its video half; images are cut into at most so many tiles.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def tile_processor(tokenizer: PreTrainedTokenizerFast, size: SizeOfModel, *, til
     tile : int
         Side of a tile, pixels.
     tiles : int
-        1 for pictures that are never cut.
+        1 for images that are never cut.
 
     Returns
     -------

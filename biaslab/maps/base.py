@@ -40,7 +40,7 @@ _AGAIN = re.compile(r"#\d+(?=(\[\d+\])?$)")  # what `collect` puts behind an id 
 
 
 def picture_of(image_id: str) -> str:
-    """Tell the picture that is shown: an id without what stands behind it where the picture comes again.
+    """Tell the image that is shown: an id without what stands behind it where the image comes again.
 
     Examples
     --------
@@ -53,8 +53,8 @@ def picture_of(image_id: str) -> str:
 def fold_of(image_id: str, folds: int) -> int:
     """Cross-fitting fold of an image: a hash of its id, the same in every run and on every machine.
 
-    An id that comes again ("a.jpg#2") is in the fold of the first: several questions on one picture are held out
-    together, or a profile would be tested on pictures that it has seen.
+    An id that comes again ("a.jpg#2") is in the fold of the first: several questions on one image are held out
+    together, or a profile would be tested on images that it has seen.
 
     Parameters
     ----------

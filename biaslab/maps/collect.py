@@ -106,8 +106,8 @@ def collect(
     progress : bool
         Whether to show a progress bar.
     workers : int, optional
-        Threads that open and cut the pictures of the next batches while the model works on one, two batches ahead; 0
-        for none. With two or more, objects of your own are asked for several pictures at a time. Default: up to 4
+        Threads that open and cut the images of the next batches while the model works on one, two batches ahead; 0
+        for none. With two or more, objects of your own are asked for several images at a time. Default: up to 4
         where the model is on a GPU, else none. The maps are the same.
     ids : list of str, optional
         Image ids; by default the file name, the sample's id, or a hash of the pixels. Repeated ids get "#2",
@@ -124,7 +124,7 @@ def collect(
         (`biaslab.profiles.LookaheadProfile`): hidden states of the visual tokens and of the tokens behind the image, in
         front of the first layer before which tokens may be dropped. Only with ``out``: ``maps.features`` reads them.
         They take 2 N D bytes, 27 MB for 3,328 tokens of width 4,096, where that is the first layer once for all
-        questions on a picture.
+        questions on an image.
     frames : bool
         Every entry of ``images`` is a list of frames of a video, in order, written as the family writes them
         (`VLM.encode`). They become one map over the tokens of all frames, of a layout of frames
@@ -160,7 +160,7 @@ def collect(
     expect_model(vlm)
     if isinstance(images, (str, Path)) or not isinstance(images, Iterable):
         raise InputError(
-            f"images must be a list of pictures, got {type(images).__name__}: pass [picture], or the images of "
+            f"images must be a list of images, got {type(images).__name__}: pass [picture], or the images of "
             "bl.calibration(vlm, folder)"
         )
     out = None if out is None else as_path("out", out)

@@ -24,7 +24,7 @@ class Place(NamedTuple):
     Attributes
     ----------
     picture : str
-        Hash of the pixels: questions on one picture share its features.
+        Hash of the pixels: questions on one image share its features.
     visual, text : int
         First row in the two files.
     n, t : int
@@ -51,7 +51,7 @@ class Features:
     width : int
         D, of the decoder's hidden states.
     shared : bool
-        Whether features do not depend on the question, as in front of the first layer: then those of a picture that is
+        Whether features do not depend on the question, as in front of the first layer: then those of an image that is
         asked about several times are kept once.
     """
 
@@ -149,7 +149,7 @@ class Features:
         return len(self._places)
 
     def place(self, name: str) -> Place:
-        """Tell where an image's features lie, and which picture it is of."""
+        """Tell where an image's features lie, and which distinct image it is of."""
         if name not in self._places:
             raise InputError(f"no features of {name!r}: collect the maps with features=True")
         return self._places[name]

@@ -41,13 +41,13 @@ class Item:
 
 
 def asked_digest(picture: str, text: str) -> str:
-    """Hash what a picture (by the hash of its pixels) is asked: the digest of its record."""
+    """Hash what an image (by the hash of its pixels) is asked: the digest of its record."""
     return hashlib.sha256(f"{picture}|{text}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """An entry of the source, its pictures unread.
+    """An entry of the source, its images unread.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ class ImageSource:
 
 
 def prepare_images(preparers: Preparers, batch: list[Entry], *, frames: bool = False) -> PreparedImages:
-    """Open, cut and tokenize a batch, in whatever thread; nothing is raised for a picture that is broken.
+    """Open, cut and tokenize a batch, in whatever thread; nothing is raised for an image that is broken.
 
     Parameters
     ----------

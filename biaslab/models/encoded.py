@@ -73,7 +73,7 @@ def last_token(is_image: Tensor, attention_mask: Tensor | None) -> Tensor:
 def first_behind(is_image: Tensor, placeholders: Sequence[Sequence[int]]) -> Tensor:
     """Find the first token behind each image that belongs to no image.
 
-    It closes the picture (a newline, an end-of-image token) and, in a causal decoder, has seen all of it and nothing
+    It closes the image (a newline, an end-of-image token) and, in a causal decoder, has seen all of it and nothing
     of a question that follows. Tiles and a thumbnail are one image: what separates them is no end. Of images without
     anything between them all have the same one.
 
@@ -138,7 +138,7 @@ class Encoded:
     owners : list of int
         Prompt of each image.
     pictures : list of int, optional
-        Which picture each image shows: images of one number are equal, pixel by pixel, and have the same features. None
+        For every image of the batch, its distinct image: those of one number are equal, pixel by pixel. None
         where nothing is known of it (`VLM.vision` finds out).
     raw : RawPixels, optional
         Of prompts from `VLM.prepare` that have not been sent to the model's device: what becomes of their 8-bit pixels

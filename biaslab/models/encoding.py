@@ -1,4 +1,4 @@
-"""From pictures and words to prompts, and from pixels to features: the work behind `VLM.encode` and `VLM.vision`."""
+"""From images and words to prompts, and from pixels to features: the work behind `VLM.encode` and `VLM.vision`."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Family(OfflineSpec, ABC):
     grounding_template : str
         The family's own grounding prompt, with ``{}`` for the expression.
     naming_prompt : str
-        What asks for the objects in a picture, by name.
+        What asks for the objects in an image, by name.
     user_prefix : str
         What precedes the user's text in the prompt for one image.
     stop_tokens : tuple of str
@@ -297,7 +297,7 @@ class Family(OfflineSpec, ABC):
             Image options.
         raw : bool
             Leave pixels as 8-bit values, neither rescaled nor normalised; of a processor that `gives_bytes`. Of a
-            picture that comes several times they are there once, and ``pixel_rows`` says which rows stand for each.
+            image that comes several times they are there once, and ``pixel_rows`` says which rows stand for each.
         frames : bool
             The images of a prompt are frames of a video.
 
@@ -329,7 +329,7 @@ class Family(OfflineSpec, ABC):
             inputs = self.run_processor(once, prompts, prepared, **kwargs) | apart
         except ValueError as err:  # such as an aspect ratio beyond what the family can cut
             sizes = ", ".join(f"{image.width}x{image.height}" for image in flat)
-            raise InputError(f"{self.name} cannot take one of these pictures ({sizes} px): {err}") from None
+            raise InputError(f"{self.name} cannot take one of these images ({sizes} px): {err}") from None
         if raw:  # a processor that puts 8-bit values into patches or among zeros may have made floats of them
             inputs["pixel_values"] = inputs["pixel_values"].byte()
         placed = [self.layout(processor, image.size, i, inputs, options) for i, image in enumerate(flat)]

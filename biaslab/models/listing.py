@@ -63,7 +63,7 @@ def _on_disk(folder: Path | None) -> str:
 
 
 def _embedded_tokens(config: dict[str, Any], folder: Path) -> int | None:
-    """Count the tokens of the most tiles of a picture, and of the thumbnail beside several."""
+    """Count the tokens of the most tiles of an image, and of the thumbnail beside several."""
     per_tile = config.get("image_seq_length")
     tiles = _json(folder / "processor_config.json").get("image_processor", {}).get("max_patches", 1)
     return None if per_tile is None else per_tile * (tiles + (tiles > 1))

@@ -33,7 +33,7 @@ class RawPixels:
         Broadcastable to the pixel values: entries that show nothing and are 0, such as the tiles that a batch is filled
         up with.
     rows : LongTensor, optional
-        Which pixels stand for each row of the pixel values, where a picture that comes several times is sent once.
+        Which pixels stand for each row of the pixel values, where an image that comes several times is sent once.
     """
 
     table: Tensor

@@ -38,7 +38,7 @@ def check_workers(workers: int | None) -> None:
 
 
 def default_workers(device: torch.device, *, processes: int = 1) -> int:
-    """Choose how many threads prepare pictures for a model on this device.
+    """Choose how many threads prepare images for a model on this device.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`PromptedModel`: a multimodal model that takes prompts of pictures and words, and runs them."""
+"""`PromptedModel`: a multimodal model that takes prompts of images and words, and runs them."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class PromptedModel(InNotebooks):
     ) -> Encoded:
         """Do the part of `encode` that needs no device: open, cut and tokenize; `send` does the rest.
 
-        Where the family allows it, pixels are still the 8-bit values of the pictures.
+        Where the family allows it, pixels are still the 8-bit values of the images.
 
         Parameters
         ----------
@@ -251,7 +251,7 @@ class PromptedModel(InNotebooks):
         ----------
         encoded : Encoded
         pictures : sequence, optional
-            A name of each image's picture. Images of one name whose pixels are equal as well run through the tower
+            A name of each image. Images of one name whose pixels are equal as well run through the tower
             once.
 
         Returns

@@ -1,4 +1,4 @@
-"""Pictures that come several times in a batch, as expressions of one image do: through the vision tower once."""
+"""Images that come several times in a batch, as expressions of one image do: through the vision tower once."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["DistinctPictures", "distinct_pictures"]
 
 @dataclass(frozen=True, eq=False)
 class DistinctPictures:
-    """The pictures of a batch, each once.
+    """The images of a batch, each once.
 
     Attributes
     ----------
     inputs : dict of str to Tensor
         What the vision tower is given for them.
     which : list of int
-        The distinct picture that each image of the batch shows.
+        The distinct image that each image of the batch equals.
     tokens : list of int
-        Image tokens in the prompt of each distinct picture.
+        Image tokens in the prompt of each distinct image.
     """
 
     inputs: dict[str, Tensor]
@@ -34,12 +34,12 @@ class DistinctPictures:
     tokens: list[int]
 
     def repeated(self, features: Mapping[str, Any]) -> dict[str, Any]:
-        """Give every image of the batch its picture's features, in the form in which the model returned them.
+        """Give every image of the batch its distinct image's features, in the form in which the model returned them.
 
         Parameters
         ----------
         features : mapping of str to Tensor, or list or tuple of Tensor
-            Outputs of ``get_image_features`` for the distinct pictures.
+            Outputs of ``get_image_features`` for the distinct images.
 
         Returns
         -------
@@ -54,7 +54,7 @@ class DistinctPictures:
             return type(value)(self._repeated(each) for each in value)  # one for each of several layers of the tower
         if not isinstance(value, Tensor):
             return value
-        flat = value.reshape(-1, value.shape[-1])  # picture after picture, as the prompts' tokens take them
+        flat = value.reshape(-1, value.shape[-1])  # image after image, as the prompts' tokens take them
         features = flat.split(self.tokens)
         return torch.cat([features[i] for i in self.which]).reshape(-1, *value.shape[1:])
 
@@ -65,7 +65,7 @@ class DistinctPictures:
 def distinct_pictures(
     encoded: Encoded, given: Mapping[str, Any], pictures: Sequence[Hashable]
 ) -> DistinctPictures | None:
-    """Find the pictures that come several times.
+    """Find the images that come several times.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ def distinct_pictures(
     given : mapping
         What the vision tower would be given: tensors with an entry per image, or per tile or patch of each.
     pictures : sequence of hashable
-        A name of each image's picture; images of one name are compared pixel by pixel.
+        A name of each image; images of one name are compared pixel by pixel.
 
     Returns
     -------
     DistinctPictures or None
-        None where every picture comes once, or the form of the tensors is not known.
+        None where every image comes once, or the form of the tensors is not known.
     """
     n = len(encoded.layouts)
     if len(set(pictures)) == n or len(pictures) != n or encoded.owners != list(range(n)):
@@ -88,8 +88,8 @@ def distinct_pictures(
     if counts is None or not all(isinstance(v, Tensor) and len(v) in (n, sum(counts)) for v in given.values()):
         return None
     parts = [{k: v.split(1 if len(v) == n else counts)[i] for k, v in given.items()} for i in range(n)]
-    first: dict[Hashable, list[int]] = {}  # name -> distinct pictures of that name
-    kept: list[int] = []  # the image that stands for each distinct picture
+    first: dict[Hashable, list[int]] = {}  # name -> distinct images of that name
+    kept: list[int] = []  # the image that stands for each distinct image
     which = []
     for i, name in enumerate(pictures):
         of_name = first.setdefault(name, [])

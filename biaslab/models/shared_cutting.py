@@ -1,4 +1,4 @@
-"""A picture that several prompts of a batch show is cut once, as expressions of one image do."""
+"""An image that several prompts of a batch show is cut once, as expressions of one image do."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ PIXEL_ROWS = "pixel_rows"
 def cutting_once(
     processor: Any, images: Sequence[Sequence[Image.Image]], *, rows_apart: bool = False
 ) -> tuple[Any, dict[str, Any]]:
-    """Let a processor cut every picture of a batch once.
+    """Let a processor cut every image of a batch once.
 
     Parameters
     ----------
     processor : ProcessorMixin
     images : sequence of sequence of PIL images
-        Of the prompts that it will be called with; the same picture is the same object.
+        Of the prompts that it will be called with; the same image is the same object.
     rows_apart : bool
         Do not repeat the pixel values: this is for the device to do.
 
     Returns
     -------
     processor : ProcessorMixin
-        A copy for this one call, with the same output, or the processor itself where no picture comes twice or a prompt
+        A copy for this one call, with the same output, or the processor itself where no image comes twice or a prompt
         has several.
     apart : dict
-        With ``rows_apart``, and filled by the call: pixel values of the distinct pictures and their `PIXEL_ROWS`, to be
+        With ``rows_apart``, and filled by the call: pixel values of the distinct images and their `PIXEL_ROWS`, to be
         put in the place of those that the processor returns, which have the right shape and no content.
     """
     apart: dict[str, Any] = {}
@@ -52,7 +52,7 @@ def cutting_once(
 
 
 class _Once:
-    """An image processor that is given the distinct pictures alone, and whose output is repeated."""
+    """An image processor that is given the distinct images alone, and whose output is repeated."""
 
     def __init__(self, inner: Any, which: list[int], apart: dict[str, Any] | None) -> None:
         self._inner, self._which, self._apart = inner, which, apart
@@ -71,7 +71,7 @@ class _Once:
         ends = np.cumsum(entries)
         rows = [k for i in self._which for k in range(ends[i] - entries[i], ends[i])]
         if any(not hasattr(value, "__len__") or len(value) not in (n, ends[-1]) for value in made.values()):
-            return self._inner(images, *args, **kwargs)  # something that is neither of pictures nor of their parts
+            return self._inner(images, *args, **kwargs)  # something that is neither of images nor of their parts
         for name, value in made.items():
             of_images = self._which if len(value) == n else rows
             if name == "pixel_values" and self._apart is not None:
@@ -85,7 +85,7 @@ class _Once:
 
 
 def _entries(made: Any, n: int) -> list[int]:
-    """Count what the pixels of each picture hold: patches where a grid says so, tiles where they are counted."""
+    """Count what the pixels of each image hold: patches where a grid says so, tiles where they are counted."""
     if "image_grid_thw" in made:
         return [int(np.prod(np.asarray(grid))) for grid in made["image_grid_thw"]]
     return [int(count) for count in made["num_patches"]] if "num_patches" in made else [1] * n

@@ -30,7 +30,7 @@ class Tower:
     Attributes
     ----------
     module : PreTrainedModel
-        One forward sees the pictures of one batch.
+        One forward sees the images of one batch.
     blocks : list of nn.Module
     attentions : list of nn.Module
         The attention of each block.

@@ -195,7 +195,7 @@ class VLM(PromptedModel):
                 raise InputError("locate_answers needs one expression per image")
             encoded = self.encode_grounding(images, expressions, sample_ids=sample_ids)
         if len(encoded.layouts) != len(encoded):
-            raise InputError("a box belongs to one picture: give one image per expression")
+            raise InputError("a box belongs to one image: give one image per expression")
         answers = answers_to(self, encoded, max_new_tokens, gen_kw)
         return self.groundings(encoded, answers.texts, answers.truncated)
 

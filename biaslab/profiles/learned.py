@@ -205,7 +205,7 @@ class LearnedMaps(InNotebooks, BaseEstimator, ABC):
         return "It is refused for any other model, layer, query rule or head reduction" + other
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Push the profile to a repository of the hub, with a model card and its picture.
+        """Push the profile to a repository of the hub, with a model card and its image.
 
         :func:`biaslab.load_profile` reads it back by the same name.
 

@@ -1,4 +1,4 @@
-"""Which heads localise, by votes of calibration pictures: image mass, elbow, spatial entropy, frequency."""
+"""Which heads localise, by votes of calibration images: image mass, elbow, spatial entropy, frequency."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from biaslab.stats.hit_rate import hit_rate
 __all__ = ["ELBOWS", "Ballot", "votes"]
 
 ELBOWS = ("value", "index")
-_TAIL = 4  # of the heads above the elbow at most one in so many is voted for by a picture
+_TAIL = 4  # of the heads above the elbow at most one in so many is voted for by an image
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """What every picture votes on.
+    """What every image votes on.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Ballot:
 
     @classmethod
     def of(cls, maps: ReadableMaps, layers: Sequence[int], *, n: int | None, least: float, bottom_row: bool) -> Ballot:
-        """Measure the maps of every picture.
+        """Measure the maps of every image.
 
         Parameters
         ----------
@@ -50,11 +50,11 @@ class Ballot:
             Of every head.
         layers : sequence of int
         n : int, optional
-            Pictures at most.
+            Images at most.
         least : float
             As of :func:`biaslab.maps.spatial_entropy.foreground`.
         bottom_row : bool
-            Whether a head may be voted for by a picture in which its whole bottom row stands out.
+            Whether a head may be voted for by an image in which its whole bottom row stands out.
         """
         count = maps.n if n is None else min(n, maps.n)
         shape = (count, len(layers), int(maps.heads))
@@ -77,7 +77,7 @@ class Ballot:
         return mean >= np.sort(mean.ravel())[::-1][rank]
 
     def chosen(self, per_sample: int, rule: str = "value") -> np.ndarray:
-        """(n, L, H) bool: the heads of lowest entropy that each picture votes for, among those above the elbow.
+        """(n, L, H) bool: the heads of lowest entropy that each image votes for, among those above the elbow.
 
         Of equal entropies, as all maps of one component have, that of more mass comes first.
         """
@@ -97,15 +97,15 @@ def votes(ballot: Ballot, *, per_sample: int, rule: str = "value") -> pd.DataFra
     ----------
     ballot : Ballot
     per_sample : int
-        Heads that a picture votes for, at most; never more than a quarter of those above the elbow.
+        Heads that an image votes for, at most; never more than a quarter of those above the elbow.
     rule : str
         One of `ELBOWS`.
 
     Returns
     -------
     DataFrame
-        A row per layer and head: ``layer``, ``head``, ``frequency`` (share of the pictures that vote for it), ``lo``,
-        ``hi`` (over pictures, the elbow being given), ``mass``, ``entropy`` (mean of the pictures where something
+        A row per layer and head: ``layer``, ``head``, ``frequency`` (share of the images that vote for it), ``lo``,
+        ``hi`` (over images, the elbow being given), ``mass``, ``entropy`` (mean of the images where something
         stands out; NaN where nothing does), ``above`` (the elbow: 1 or 0).
     """
     chosen = ballot.chosen(per_sample, rule)

@@ -89,7 +89,7 @@ class Schedule(Sequence[Stage]):
     Parameters
     ----------
     stages : sequence of Stage
-        Layers ascend, keeps do not grow. A count and a share are compared when the picture is known: a stage keeps all
+        Layers ascend, keeps do not grow. A count and a share are compared when the image is known: a stage keeps all
         that the one before has left where it would keep more.
     of : Method, optional
         The method whose own schedule it is (`own_schedule`), which then gives name and label.
@@ -315,7 +315,7 @@ def _check_place(stage: Stage, number: int) -> None:
     """Refuse a method behind another stage where it cannot be."""
     rule = stage.rule
     if number and rule.conditional:
-        raise InputError(f"{stage.label}: method {rule.name!r} reads the whole picture, make it the first stage")
+        raise InputError(f"{stage.label}: method {rule.name!r} reads the whole image, make it the first stage")
 
 
 def _check_restoring(stages: Sequence[Stage]) -> None:

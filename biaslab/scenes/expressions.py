@@ -29,7 +29,7 @@ class Referable(Protocol):
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Where it is, in fractions of the picture."""
+        """Where it is, in fractions of the image."""
         ...
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["check_probe_profile", "check_pruning", "known_model"]
 
 logger = logging.getLogger(__name__)
-_FEW_SIZES = 8  # of pictures that are laid out to be looked at; of more sizes nothing is said
+_FEW_SIZES = 8  # of images that are laid out to be looked at; of more sizes nothing is said
 
 
 def known_model(
@@ -100,7 +100,7 @@ def check_pruning(
     frames: Sequence[TokenLayout] = (),
     budget: str | None = None,
 ) -> None:
-    """Refuse what the pruning engine would refuse, and warn of a count of tokens that no picture has.
+    """Refuse what the pruning engine would refuse, and warn of a count of tokens that no image has.
 
     Parameters
     ----------
@@ -109,20 +109,20 @@ def check_pruning(
     methods, keep, layers, profile
         As of :func:`~biaslab.evaluation.configurations.configurations`; None stands for the model's own layer.
     pictures : iterable of (width, height)
-        Sizes of the pictures, as far as they are known.
+        Sizes of the images, as far as they are known.
     text : str
         What is asked about them.
     cache : "full" or "trimmed"
         As of :func:`biaslab.pruning.prune`.
     frames : sequence of TokenLayout
-        Instead of pictures: layouts of the frames of the one video that is asked about.
+        Instead of images: layouts of the frames of the one video that is asked about.
     budget : str, optional
         Of the frames, as of `biaslab.prune`.
 
     Raises
     ------
     InputError, UnsupportedError, ProfileMismatchError
-        What the run would refuse; of layouts, if the profile fits none of the pictures.
+        What the run would refuse; of layouts, if the profile fits none of the images.
     """
     if meta is None:
         return
@@ -171,7 +171,7 @@ def _is_identified(meta: MetaModel) -> bool:
 
 
 def _layouts(meta: MetaModel, pictures: Iterable[tuple[int, int]], text: str) -> list[TokenLayout]:
-    """Lay out the pictures of a few sizes; none of more."""
+    """Lay out the images of a few sizes; none of more."""
     sizes = list(dict.fromkeys(pictures))
     layouts: list[TokenLayout] = []
     for size in sizes if len(sizes) <= _FEW_SIZES else ():
@@ -179,5 +179,5 @@ def _layouts(meta: MetaModel, pictures: Iterable[tuple[int, int]], text: str) ->
             layouts.append(meta.tokens(size, text).layout)
         except InputError:
             if len(sizes) == 1:
-                raise  # one picture: nothing could be answered
+                raise  # one image: nothing could be answered
     return layouts

@@ -31,7 +31,7 @@ __all__ = ["IMAGES", "CheckReport", "check", "pictures_for"]
 #: what a model may be checked on
 IMAGES = ("photographs", "scenes", "gallery")
 _SCENES = 43  # expressions, as many as there are on the photographs
-_SMALL = 224  # pixels a side of the picture that eager attention is computed for
+_SMALL = 224  # pixels a side of the image that eager attention is computed for
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class CheckReport:
         cut = int((rows["truncated"] & ~rows["parsed"]).sum())
         lines = [
             f"{self.model['name']} ({self.model['family']}, {self.model['dtype']}, {self.model['device']}), "
-            f"{n} expressions on {rows['image'].nunique()} pictures ({self.images})",
+            f"{n} expressions on {rows['image'].nunique()} images ({self.images})",
             f"parsed   {_share(found.parsed)}" + (f", {cut} cut before a box" if cut else ""),
             f"Acc@0.5  {_share(found.accuracy)}, read as {found.own}",
             "",
@@ -147,15 +147,15 @@ def check(
     Its answers to easy expressions are read in every coordinate space, not only in its family's: an adapter, a prompt
     or a checkpoint that do not belong together cost accuracy without a message. Pruning that keeps all tokens must
     leave the logits as they are, and captured rows must be those of eager attention. For diagnosis alone: the
-    pictures are no data set, and the space in which a model's answers are read is never changed.
+    images are no data set, and the space in which a model's answers are read is never changed.
 
     Parameters
     ----------
     vlm : VLM
     samples : sequence of Sample, optional
-        Expressions of your own, with boxes, on two pictures or more.
+        Expressions of your own, with boxes, on two images or more.
     images : "photographs", "scenes" or "gallery", optional
-        43 expressions on 12 pictures, or on procedural ones. Default: photographs; of an embedded model its own kind.
+        43 expressions on 12 images, or on procedural ones. Default: photographs; of an embedded model its own kind.
     layer : int, optional
         Prune layer K of the comparison; by default the model's own.
     layers : sequence of int, optional
@@ -170,12 +170,12 @@ def check(
     Raises
     ------
     InputError
-        Samples and images at once, or fewer than two pictures.
+        Samples and images at once, or fewer than two images.
 
     Examples
     --------
     >>> import biaslab as bl
-    >>> samples = list(bl.load_dataset("scenes", n=4))  # your own, or none: the pictures that come with biaslab
+    >>> samples = list(bl.load_dataset("scenes", n=4))  # your own, or none: the images that come with biaslab
     >>> report = bl.check(bl.load("grounder", device="cpu"), samples, progress=False)
     >>> [each.holds for each in report.agreements]
     [True, True]
@@ -191,7 +191,7 @@ def check(
     if not all(isinstance(sample, Sample) for sample in samples):
         raise InputError("samples must be a list of biaslab samples, such as list(bl.load_dataset(...))")
     if len({sample.image_id for sample in samples}) < 2:
-        raise InputError("a check needs expressions on two pictures or more")
+        raise InputError("a check needs expressions on two images or more")
     found: list[Grounding] = []
     resized: list[tuple[int, int]] = []
     with ExitStack() as stack:
@@ -210,7 +210,7 @@ def check(
 
 
 def _small_prompt(vlm: VLM, samples: Sequence[Sample]) -> Any:
-    """Encode the smallest picture, with as few visual tokens as the family's options allow: eager holds all pairs."""
+    """Encode the smallest image, with as few visual tokens as the family's options allow: eager holds all pairs."""
     sample = min(samples, key=lambda s: s.width * s.height)
     options = {"max_tiles": 1, "max_pixels": _SMALL * _SMALL}
     few: dict[str, Any] = {name: value for name, value in options.items() if name in vlm.family.options}

@@ -33,7 +33,7 @@ LAYER = 4
 KEEPS = (0.5, 0.2, 0.1, 0.05)
 #: of the visual tokens in every layer, where methods that wait for attention cannot come
 SHARES = (0.156, 0.1)
-_QUESTIONS = 3  # on a picture, which the conditional profile learns from
+_QUESTIONS = 3  # on an image, which the conditional profile learns from
 _SHOWN_KEEP = 0.1
 _EXAMPLES = 3
 

@@ -81,7 +81,7 @@ def fit_bias(
     progress : bool
         Show a progress bar.
     workers : int, optional
-        Threads that prepare pictures ahead of the model, as in :func:`biaslab.maps.collect.collect`.
+        Threads that prepare images ahead of the model, as in :func:`biaslab.maps.collect.collect`.
     estimator : str or Profile
         Name or unfitted instance. With ``"auto"``, :func:`biaslab.profiles.select_estimator` selects one for all layers
         on held-out images, and the profile's provenance records it (``"mean"``, with a warning, where the images are

@@ -77,8 +77,8 @@ def fit_conditional(
     with maps_on_disk(maps, target, why="a conditional profile is fitted to maps on disk") as folder:
         if isinstance(calibration.prompts, str) or len(set(calibration.prompts)) == 1:
             warnings.warn(
-                "every picture is asked the same, so there is no question to learn from: ask for what is in the "
-                "pictures (--prompts named, or --prompts FILE of captions)",
+                "every image is asked the same, so there is no question to learn from: ask for what is in the "
+                "images (--prompts named, or --prompts FILE of captions)",
                 stacklevel=2,
             )
         collected = collect(
@@ -107,6 +107,6 @@ def _draw_learned(
     names = [maps.record(i).id for i in range(maps.n)] if calibration.ids is None else calibration.ids
     if isinstance(asked, str):
         asked = [asked] * len(names)
-    # without ids, and where a picture could not be read, it is not known who was asked what
+    # without ids, and where an image could not be read, it is not known who was asked what
     prompts = dict(zip(names, asked, strict=True)) if len(names) == len(asked) else None
     return draw_learned(vlm, profile, maps, prompts=prompts, out=stem)

@@ -25,7 +25,7 @@ class FitResult:
         Fitted on ``maps``.
     variance : DataFrame
         Of a conditional profile, what :meth:`~biaslab.profiles.LookaheadProfile.explained` says of the held-out
-        pictures. Else the share of the variance of log attention that position explains, one row per layer; see
+        images. Else the share of the variance of log attention that position explains, one row per layer; see
         :func:`biaslab.profiles.variance_table`. Empty where the images are too few to hold some out.
     maps : AttentionMaps
         Attention of the calibration images.

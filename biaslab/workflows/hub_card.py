@@ -77,7 +77,7 @@ def hub_card(
     diagnostics: pd.DataFrame | None = None,
     written: str | None = None,
 ) -> str:
-    """Write the text below the front matter: the card that is saved beside a profile, its picture, how it is used.
+    """Write the text below the front matter: the card that is saved beside a profile, its image, how it is used.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def hub_card(
     name : HubName
         Where it is pushed.
     picture : str
-        File of the picture, in the repository.
+        File of the image, in the repository.
     files : sequence of str
         Other files of the repository.
     diagnostics : DataFrame, optional

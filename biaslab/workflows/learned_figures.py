@@ -1,4 +1,4 @@
-"""Figures of what a conditional profile learned, and of what it foresees of one picture."""
+"""Figures of what a conditional profile learned, and of what it foresees of one image."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def draw_learned(
     prompts : mapping of str to str, optional
         Id of a prompt in the maps -> what was asked; without it no words are drawn.
     images : iterable of int, optional
-        Which prompts of the maps; default those on held-out pictures. Places are drawn of the layout that most of them
+        Which prompts of the maps; default those on held-out images. Places are drawn of the layout that most of them
         have.
     probe : ProbeResult, optional
         Of the heads that taught, beside the places.
@@ -104,7 +104,7 @@ def draw_foreseen(
     out: str | Path,
     target: Box | None = None,
 ) -> list[Path]:
-    """Draw the relevance by which one picture was pruned, beside what the model attends to where nothing is pruned.
+    """Draw the relevance by which one image was pruned, beside what the model attends to where nothing is pruned.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def draw_foreseen(
     profile : LookaheadProfile
         By which it was pruned.
     image : PIL image or path
-        The picture.
+        The image.
     answer : PrunedAnswer
         Of the method ``lookahead``, of :func:`biaslab.compare_methods`.
     expression : str

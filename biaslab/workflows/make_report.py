@@ -55,7 +55,7 @@ def report(
         A second run of ``evaluate`` on samples of the same data: both are compared in pairs.
     dataset : Dataset, optional
         Of the run; by default it is opened as ``run.json`` says. Samples whose content is not what the run saw are
-        shown without picture.
+        shown without image.
     vlm : VLM, optional
         The model of the run: the attention of the shown samples is captured, and what each stage of a schedule left.
     layers : sequence of int, optional
@@ -126,7 +126,7 @@ def _of_one(results: Results, dataset: Dataset | None, vlm: VLM | None, layers: 
 def samples_shown(
     results: Results, dataset: Dataset | None = None, *, n: int = 20
 ) -> tuple[list[Shown], dict[str, Sample], list[str]]:
-    """Choose the samples of a run that are shown and open their pictures.
+    """Choose the samples of a run that are shown and open their images.
 
     Parameters
     ----------
@@ -187,13 +187,13 @@ def _samples(results: Results, dataset: Dataset | None) -> tuple[dict[str, Sampl
     except (BiaslabError, OSError) as error:
         if dataset is not None:  # somebody asked for it
             raise
-        return {}, [f"Pictures and expressions are not shown: {error}"]
+        return {}, [f"Images and expressions are not shown: {error}"]
 
 
 def _shown(
     runs: Sequence[Results], why: Mapping[str, Sequence[str]], found: Mapping[str, Sample]
 ) -> tuple[list[Shown], list[str]]:
-    """Open the pictures of the chosen samples and find out where their tokens lie under each run."""
+    """Open the images of the chosen samples and find out where their tokens lie under each run."""
     missing: dict[str, None] = {}
     finders = [_finder(results, missing) for results in runs]
     lines = [lines_of(results, list(why)) for results in runs]
@@ -208,7 +208,7 @@ def _shown(
         try:
             image = sample.image()
         except (BiaslabError, OSError) as error:
-            missing[f"The picture of {name} is not shown: {error}"] = None
+            missing[f"The image of {name} is not shown: {error}"] = None
             image = None
         size = (sample.width, sample.height) if sample.width and sample.height else None
         size = image.size if image is not None else size

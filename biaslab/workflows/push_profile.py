@@ -1,4 +1,4 @@
-"""Push a profile to the hub: the file, a model card, its picture, and whatever else belongs to it."""
+"""Push a profile to the hub: the file, a model card, its image, and whatever else belongs to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rate decoder heads on calibration pictures by several criteria: what ``biaslab heads`` does."""
+"""Rate decoder heads on calibration images by several criteria: what ``biaslab heads`` does."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class HeadRanking:
         Of :func:`biaslab.diagnostics.heads.agreement.compare_ratings`.
     sentences : list of str
     maps : StoredMaps
-        Attention of every head to the pictures.
+        Attention of every head to the images.
     files : list of Path
         Files written.
     """
@@ -95,23 +95,23 @@ def rank_heads(
     ----------
     vlm : VLM
     samples : sequence of Sample
-        Calibration pictures, 4 or more, with an expression and the box of its target, which "auroc" alone reads.
+        Calibration images, 4 or more, with an expression and the box of its target, which "auroc" alone reads.
     out : str or Path
         Folder: ``maps/`` (the same call resumes them), ``ratings.csv``, ``agreement.csv``, ``figure`` as PDF, PNG and
         CSV, ``card.md``.
     criteria : str or sequence of str
         Of :data:`CRITERIA`. "ablation" is a forward per head and batch; "ippro" needs gradients, two forwards and
-        backwards per picture.
+        backwards per image.
     layers : sequence of int, optional
         Layers whose heads are rated; default all.
     batch_size : int
-        Pictures per forward.
+        Images per forward.
     lam : float
         Of "ippro".
     top : int
         Best heads whose overlap between criteria is counted.
     workers : int, optional
-        Threads that prepare pictures ahead of the model, as in :func:`biaslab.maps.collect.collect`.
+        Threads that prepare images ahead of the model, as in :func:`biaslab.maps.collect.collect`.
     progress : bool
         Show progress bars.
 
@@ -122,7 +122,7 @@ def rank_heads(
     Raises
     ------
     InputError
-        Unknown criteria or layers, too few pictures.
+        Unknown criteria or layers, too few images.
     UnsupportedError
         A model that cannot be ablated, or has no gradients, where this is asked for.
 
@@ -190,7 +190,7 @@ def _write(found: HeadRanking, folder: Path, provenance: dict[str, Any]) -> list
 
 
 def _card(found: HeadRanking, provenance: dict[str, Any]) -> str:
-    lines = [f"Heads of {provenance.get('model')}, rated on {count_text(found.maps.n, 'picture')}.", ""]
+    lines = [f"Heads of {provenance.get('model')}, rated on {count_text(found.maps.n, 'image')}.", ""]
     lines += [f"- {sentence}" for sentence in found.sentences]
     for criterion, part in found.ratings.groupby("criterion", sort=False):
         best = part.dropna(subset="value").sort_values("value", ascending=False, kind="stable")[:_LISTED]

@@ -1,4 +1,4 @@
-"""What a run folder names and does not hold: its pictures, where tokens lie in them, its profiles."""
+"""What a run folder names and does not hold: its images, where tokens lie in them, its profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`view`: the viewer of reports in a notebook, of one picture or of a run."""
+"""`view`: the viewer of reports in a notebook, of one image or of a run."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def view(
     Raises
     ------
     InputError
-        No picture or expression for a model, or either with results.
+        No image or expression for a model, or either with results.
 
     Examples
     --------
@@ -98,12 +98,12 @@ def view(
     """
     if isinstance(what, Results):
         if image is not None or expression:
-            raise InputError("view(results) takes no picture and no expression: its samples have their own")
+            raise InputError("view(results) takes no image and no expression: its samples have their own")
         return _view_results(what, at_least_one("n", n), height)
     expect_model(what)
     vlm: VLM = what
     if image is None or not expression:
-        raise InputError("view(vlm, image, expression) needs a picture and an expression")
+        raise InputError("view(vlm, image, expression) needs an image and an expression")
     pixels = load_image(image.image() if callable(getattr(image, "image", None)) else image)
     words_of = [methods] if isinstance(methods, str) else list(methods)
     answers = compare_methods(

@@ -33,18 +33,18 @@ NAN = float("nan")
     [
         (EXPLAINED, "position explains 41 % [38, 44] of the variance of log attention", "significant"),
         (EXPLAINED | {"r2": 0.01, "r2_lo": -0.02},
-         "position is not shown to explain any part of the variance of log attention on held-out images (1 % [-2, 44]",
+         "position explains no significant part of the variance of log attention on held-out images (1 % [-2, 44]",
          "position explains"),
         (EXPLAINED | {"r2": -0.1, "r2_lo": -0.2, "r2_hi": -0.05},
-         "position predicts worse than uniform attention: it explains -10 % [-20, -5]", "not shown"),
+         "position predicts worse than uniform attention: it explains -10 % [-20, -5]", "no significant"),
         (EXPLAINED | {"r2_lo": NAN},
          "an estimated 41 % of the variance of log attention on held-out images (n = 300), which may be noise: too few",
          "["),
         (EXPLAINED | {"r2": NAN}, "the share of variance that position explains is not known.", "%"),
         (LIMIT, "in the limit of many calibration images, 45 % [40, 50].", "nothing"),
-        (LIMIT | {"r2_asymptotic": 0.01, "r2_asymptotic_lo": -0.1}, "1 % [-10, 50], not shown to differ from "
+        (LIMIT | {"r2_asymptotic": 0.01, "r2_asymptotic_lo": -0.1}, "1 % [-10, 50], not significantly different from "
          "0", "below"),
-        (LIMIT | {"r2_asymptotic_lo": NAN}, "45 %, without an interval", "not shown"),
+        (LIMIT | {"r2_asymptotic_lo": NAN}, "45 %, without an interval", "significant"),
         (LIMIT | {"r2_asymptotic": -0.1, "r2_asymptotic_lo": -0.2, "r2_asymptotic_hi": -0.05}, ", below 0.", "not "
          "shown"),
         (IMAGES, "About 30 images [14, 56] suffice for a reliability of 0.9.", "would take"),
@@ -57,19 +57,20 @@ NAN = float("nan")
         (IMAGES | {"n_for_target": 1.0, "reliability_lo": 0.9999, "reliability_hi": 1.0},
          "About 1 image suffices for", "images"),
         (IMAGES | {"n_for_target": np.inf, "reliability": 0.0, "reliability_lo": -0.1, "reliability_hi": 0.1},
-         "its map is not shown to repeat from image to image: reliability 0.00 [-0.10, 0.10] (n = 300)", "suffice"),
-        (IMAGES | {"reliability_lo": -0.1}, "its map is not shown to repeat from image to image", "suffice"),
+         "its map does not repeat significantly from image to image: reliability 0.00 [-0.10, 0.10] (n = 300)",
+         "suffice"),
+        (IMAGES | {"reliability_lo": -0.1}, "its map does not repeat significantly from image to image", "suffice"),
         (IMAGES | {"reliability_lo": NAN}, "whether its map repeats from image to image is not known", "suffice"),
         (DEPENDS | ENDS, "depends on the row (eta2 0.21 [0.18, 0.24], q 0.001; U-shaped", "significant"),
         (DEPENDS | ENDS | {"row_q": 0.2},
-         "dependence on the row (eta2 0.21 [0.18, 0.24], q 0.2) is not shown.", "U-sh"),
+         "dependence on the row (eta2 0.21 [0.18, 0.24], q 0.2) is not significant.", "U-sh"),
         (DEPENDS | ENDS | {"row_eta2_lo": -0.01}, "dependence on the row (eta2 0.21 [-0.01, 0.24], q 0.001) is not",
          "U-sh"),
         (DEPENDS | ENDS | {"row_eta2_lo": NAN}, "whether it depends on the row (eta2 0.21, q 0.001) is not "
          "known.", "U-"),
         (DEPENDS | ENDS | {"row_q": NAN}, "whether it depends on the row (eta2 0.21 [0.18, 0.24], q not known) is not",
          "U-"),
-        (DEPENDS | {"row_q": 1e-7}, "q < 0.0001; of a shape that is not shown", "e-"),
+        (DEPENDS | {"row_q": 1e-7}, "q < 0.0001; of no clear shape", "e-"),
         (DEPENDS | ENDS | {"top_lo": 0.9}, "neither a slope nor a U is significant", "U-shaped"),
         (DEPENDS | ENDS | {"row_rho": 0.8, "top_hi": 0.9, "top_lo": 0.7}, "it rises from top to bottom", "U-shaped"),
         (DEPENDS | ENDS | {"row_rho": -0.8, "bottom_hi": 0.9, "bottom_lo": 0.7}, "it falls from top to bottom", "U"),
@@ -78,30 +79,33 @@ NAN = float("nan")
         (DEPENDS | ENDS | {"row_rho": 0.8, "top_lo": 0.9}, "neither a slope nor a U is significant", "rises"),
         (DEPENDS | ENDS | {"row_rho": -0.8, "top_hi": 0.9, "top_lo": 0.7}, "less at the top end and more", "slope"),
         (BORDER, "The border draws 1.80 [1.60, 2.00] times as much as under uniform attention", "significant"),
-        (BORDER | {"border_lo": 0.9}, "The border is not shown to draw more or less than under uniform attention (1.80",
+        (BORDER | {"border_lo": 0.9}, "The border does not draw significantly more or less than under uniform "
+                                      "attention (1.80",
          "draws 1.80"),
         (BORDER | {"border_lo": NAN}, "The border draws an estimated 1.80 times its share", "times as much"),
-        (PROBE, "agrees with the causal effect of the place beyond chance (r 0.80 [0.70, 0.90]", "not shown"),
+        (PROBE, "agrees with the causal effect of the place beyond chance (r 0.80 [0.70, 0.90]", "significantly"),
         (PROBE, "removes too little (slope 1.30 [1.10, 1.50])", "too much"),
         (PROBE | {"probe_slope_lo": 0.9},
-         "not shown to remove too much or too little, nor the right amount (slope 1.30 [0.90, 1.50], interval width "
+         "removes neither significantly too much nor too little, nor is the right amount established (slope "
+         "1.30 [0.90, 1.50], interval width "
          "0.60)",
-         "removes"),
+         "removes about"),
         (PROBE | {"probe_slope": 1.02, "probe_slope_lo": 0.9, "probe_slope_hi": 1.1},
          "removes about the right amount (slope 1.02 [0.90, 1.10], wholly within 0.8 to 1.25)", "too"),
         (PROBE | {"probe_slope": NAN}, "does not vary over places: no comparison", "agrees"),
         (PROBE | {name: NAN for name in PROBE if name.startswith("probe_")}, "Nothing was measured", "probe"),
         (PROBE | {"probe_slope": 0.5, "probe_slope_lo": 0.3, "probe_slope_hi": 0.7}, "removes too much", "too little"),
-        (PROBE | {"probe_q": 0.3}, "is not shown to agree with the causal effect", "beyond chance"),
+        (PROBE | {"probe_q": 0.3}, "does not agree significantly with the causal effect", "beyond chance"),
         (PROBE | {"probe_r": -0.8, "probe_r_lo": -0.9, "probe_r_hi": -0.7}, "is opposed to the causal effect", "agree"),
         (PROBE | {"probe_r_lo": NAN, "probe_groups": 2},
          "agrees with the causal effect of the place is not known (r 0.80 without an interval, q 0.002): too few "
          "different objects (2): at least 6", "beyond chance"),
-        (PROBE | {"probe_r_disattenuated": NAN, "probe_reliability": -0.1}, "own map is not shown to repeat", "beyond"),
+        (PROBE | {"probe_r_disattenuated": NAN, "probe_reliability": -0.1}, "own map does not repeat "
+            "significantly", "beyond"),
         (PROBE | {"probe_r_disattenuated": NAN, "probe_reliability": NAN}, "place is not known (r 0.80", "beyond"),
         (GAIN, "Removal ranks the target better (+0.050 [+0.020, +0.080]; AUROC 0.600 before", "open"),
         (GAIN | {"gain_p": 0.4}, "whether removal helps is open", "ranks the target better"),
-        (GAIN | {"gain_lo": -0.01}, "is not shown to rank the target better or worse", "target better ("),
+        (GAIN | {"gain_lo": -0.01}, "does not rank the target significantly better or worse", "target better ("),
         (GAIN | {"gain_p": NAN}, "Removal ranks the target better (+0.050 [+0.020, +0.080]; AUROC 0.600 before, 0.650 "
          "after, n = 90, not adjusted for the number of tests)", "open"),
         (GAIN | {"gain_hi": NAN}, "whether removal ranks the target better is not known (+0.050; AUROC", "[+"),
@@ -110,7 +114,7 @@ NAN = float("nan")
         (BASE | {"tile_slope": -0.2, "tile_slope_lo": -0.3, "tile_slope_hi": -0.1},
          "falls from tile to tile", "significant"),
         (BASE | {"tile_slope": -0.2, "tile_slope_lo": -0.5, "tile_slope_hi": 0.1},
-         "a trend from tile to tile is not shown (-0.20 [-0.50, +0.10] per tile", "falls"),
+         "a trend from tile to tile is not significant (-0.20 [-0.50, +0.10] per tile", "falls"),
         (BASE | {"tile_slope": -0.2, "tile_slope_lo": NAN, "tile_slope_hi": NAN},
          "whether log attention has a trend from tile to tile is not known (-0.20 per tile, no interval)", "falls"),
         (BASE | {"map_sd_factor": 1.9, "top": 1.2, "border": 0.8},
@@ -165,33 +169,37 @@ def share(layer, r2, half=0.02):
          "layer 2 the interval is not known (too few images)."),
         ([share(0, 0.1, NAN), share(1, 0.6)], "; without intervals this order may be chance."),
         ([share(0, 0.1, 0.5), share(1, 0.2, 0.5)],
-         "; the two intervals overlap, so that no order of layers is claimed. In layers 0 and 1 position is not shown "
-         "to explain any part (the interval holds 0)."),
+         "; the two intervals overlap, so that no order of layers is claimed. In layers 0 and 1 position explains no "
+         "significant part (the interval holds 0)."),
         ([share(0, -0.3), share(1, -0.2)], "In layers 0 and 1 position predicts worse than uniform attention."),
         ([{"layer": 0, "map_sd_factor": 1.2}, {"layer": 1, "map_sd_factor": 1.8}],
          "Over positions the profile's map varies most in layer 1 (by a factor of 1.80, one standard deviation) and "
          "least in layer 0 (1.20); without intervals this order may be chance."),
         ([DEPENDS | ENDS | {"layer": k, "row_q": q} for k, q in ((0, 0.01), (1, 0.01), (2, 0.01), (5, 0.5), (6, NAN))],
          "Dependence on the row is U-shaped (both ends draw more than under uniform attention) in layers 0 to 2; not "
-         "shown in layer 5; not known in layer 6."),
-        ([DEPENDS | {"layer": 4}], "Dependence on the row is significant, but of a shape that is not shown, in layer "
+         "significant in layer 5; not known in layer 6."),
+        ([DEPENDS | {"layer": 4}], "Dependence on the row is significant, but of no clear shape, in layer "
          "4."),
         ([BORDER | {"layer": 0}, BORDER | {"layer": 1, "border_lo": 0.9}, BORDER | {"layer": 2, "border_lo": NAN}],
-         "The border draws more than under uniform attention in layer 0; it is not shown to draw more or less in "
+         "The border draws more than under uniform attention in layer 0; it does not draw significantly more or "
+         "less in "
          "layer 1; it has no interval in layer 2."),
         ([BORDER | {"border": 0.5, "border_lo": 0.4, "border_hi": 0.6}], "draws less than under uniform attention in"),
         ([{"layer": k, "tile_slope": 0.1, "tile_slope_lo": lo, "tile_slope_hi": hi}
           for k, (lo, hi) in enumerate(((0.05, 0.2), (-0.3, -0.1), (-1, 1), (NAN, NAN)))],
-         "Log attention rises from tile to tile in layer 0; it falls from tile to tile in layer 1; it is not shown to "
-         "rise or fall over tiles in layer 2; it may rise or fall over tiles in layer 3, where no interval is known."),
+         "Log attention rises from tile to tile in layer 0; it falls from tile to tile in layer 1; it does not "
+         "rise or fall significantly over tiles in layer 2; it may rise or fall over tiles in layer 3, where no "
+         "interval is known."),
         ([GAIN | {"layer": 0}, GAIN | {"layer": 1, "gain": 0.09}, GAIN | {"layer": 2, "gain_p": 0.5},
           GAIN | {"layer": 3, "gain": -0.05, "gain_lo": -0.08, "gain_hi": -0.02}, GAIN | {"layer": 4, "gain_lo": NAN}],
          "Removal (ratio) ranks the target's tokens better in layers 0 and 1 (AUROC +0.090 [+0.020, +0.080] in layer "
-         "1, the largest estimate); it ranks them worse in layer 3 (AUROC -0.050 [-0.080, -0.020]); it is not shown to "
-         "rank them better or worse in layer 2; it has an effect on them that is not known (no interval) in layer 4 "
+         "1, the largest estimate); it ranks them worse in layer 3 (AUROC -0.050 [-0.080, -0.020]); it does not "
+         "rank them significantly better or worse in layer 2; it has an effect on them that is not known (no "
+         "interval) in layer 4 "
          "(n = 90 expressions)."),
         ([GAIN | {"gain_p": 0.5, "gain_n": 1}],
-         "Removal (ratio) is not shown to rank the target's tokens better or worse in layer 3 (n = 1 expression)."),
+         "Removal (ratio) does not rank the target's tokens significantly better or worse in layer 3 (n = 1 "
+         "expression)."),
         ([GAIN | {"gain_p": NAN}], "not adjusted for the number of tests in layer 3."),
         ([{"layer": 0, "gain": 0.1, "auroc": 0.6, "auroc_raw": 0.5, "gain_n": 3}], "so that no gain is claimed."),
     ],

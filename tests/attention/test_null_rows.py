@@ -1,4 +1,4 @@
-"""Rows of the first token behind the picture, against eager attention: captured, averaged, collected, in profiles."""
+"""Rows of the first token behind the image, against eager attention: captured, averaged, collected, in profiles."""
 
 from __future__ import annotations
 

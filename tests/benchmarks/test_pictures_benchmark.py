@@ -1,4 +1,4 @@
-"""The benchmark of pictures at toy size: equal pixel values, a quarter of the bytes, equal results with threads."""
+"""The benchmark of images at toy size: equal pixel values, a quarter of the bytes, equal results with threads."""
 
 from __future__ import annotations
 

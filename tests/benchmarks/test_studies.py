@@ -106,7 +106,7 @@ def test_the_study_runs_and_resumes(tmp_path, capsys, monkeypatch):
 
 def test_look_ahead_is_compared_at_equal_cost_with_the_best_layer_of_each():
     found = {"a cost": {0: 0.3, 1: 0.2, 2: 0.1}, "a lower one": {0: 0.1}}
-    # hits of 8 expressions on 4 pictures
+    # hits of 8 expressions on 4 images
     hits = {
         ("none", 0, 1.0): "11111111", ("lookahead", 0, 0.3): "11111110", ("lookahead", 0, 0.1): "11111100",
         ("divprune", 0, 0.3): "11110000", ("divprune", 1, 0.2): "11111000", ("divprune", 2, 0.1): "10000000",

@@ -59,5 +59,5 @@ def test_expressions_of_a_picture_at_toy_size(tmp_path, capsys):
     expressions.main([*options.split(), "--out", str(tmp_path)])
     (row,) = json.loads((tmp_path / "expressions.json").read_text())["tables"][0]["rows"]
     assert row["lines"] == row["answers"] == row["kept"] == 4 * 3
-    for part in (BELOW, UNPRUNED):  # one picture: a quarter of the image tokens, and the text
+    for part in (BELOW, UNPRUNED):  # one image: a quarter of the image tokens, and the text
         assert 0 < row[f"images {part}"] < 0.8 * row[f"rows {part}"]

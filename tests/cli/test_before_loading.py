@@ -87,9 +87,9 @@ def photo(tmp_path):
         ("fit-bias --out {folder}/p --prompts named", "the grounder answers nothing but boxes and names no object"),
         ("fit-bias --out {folder}/p --prompts genric", "no such file, and none of expressions, generic, named"),
         ("fit-bias --out {folder}/p --images {photos} --questions 2", "come without expressions to ask several of"),
-        ("fit-bias --out {folder}/p --prompt What? --questions 2", "is one text for every picture: leave it out"),
+        ("fit-bias --out {folder}/p --prompt What? --questions 2", "is one text for every image: leave it out"),
         ("fit-bias --out {folder}/p --prompts generic --questions 9", "there are 8 generic questions, not 9"),
-        ("fit-bias --out {folder}/p --prompts {file}", "captions are for a folder or archive of pictures"),
+        ("fit-bias --out {folder}/p --prompts {file}", "captions are for a folder or archive of images"),
         ("fit-bias --out {folder}/p --images {photos} --prompts {file}", "has no rows"),
         # -- which rows
         ("fit-bias --out {folder}/p --queries first", "--queries is last, text, null, raters or answer, got 'first'"),
@@ -107,7 +107,7 @@ def photo(tmp_path):
         ("probe --out {folder} --scale 2,90", "do not fit"),
         ("probe --out {folder} --distractors 999", "distractors must be 0 to"),
         ("probe --out {folder} --expression thing", "holds no {} for the object's name"),
-        # -- options of pictures
+        # -- options of images
         ("prune {photo} cat --image-option pixels=3", "has no image option 'pixels'"),
     ],
 )
@@ -214,7 +214,7 @@ def test_more_tokens_than_there_are_are_warned_of(capsys, tmp_path, photo):
     evaluate = ["evaluate", "--n", 2, "--out", tmp_path / "run", "--methods", "divprune"]
     for words in (["prune", photo, "cat"], evaluate, ["bench"]):
         (said,) = is_loaded(capsys, *words, "--keep", "300")
-        assert "keep 300: a picture has 256 visual tokens here, so all are kept" in said
+        assert "keep 300: an image has 256 visual tokens here, so all are kept" in said
         assert is_loaded(capsys, *words, "--keep", "256") == []
 
 

@@ -71,10 +71,10 @@ def test_fit_bias_says_how_many_questions_on_how_many_pictures(capsys, tmp_path)
     out = tmp_path / "p.safetensors"
     fit = ("fit-bias", "--n", 4, "--layers", 1, "--out", out)
     status, text, err = run(capsys, *fit, "--questions", 2)
-    assert status == 0 and "questions on 4 pictures (scenes), estimator mean" in text, err
+    assert status == 0 and "questions on 4 images (scenes), estimator mean" in text, err
     assert '| asked | {"prompts": "expressions", "questions": 2, "pictures": 4} |' in out.with_suffix(".md").read_text()
     status, text, err = run(capsys, *fit, "--prompts", "generic", "--questions", 3, "--dry-run")
-    assert status == 0 and "data    scenes: 12 questions on 4 pictures" in text, err
+    assert status == 0 and "data    scenes: 12 questions on 4 images" in text, err
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def _row(width):
 
 
 def test_a_run_without_a_verdict_fails_and_says_how_to_go_on(capsys, picture, tmp_path):
-    """A cause outside the run (half a picture) is put right; the same command then says what to do."""
+    """A cause outside the run (half an image) is put right; the same command then says what to do."""
     data, scene_file = tmp_path / "mine.jsonl", picture.read_bytes()
     (tmp_path / "a.png").write_bytes(scene_file[: len(scene_file) // 2])
     data.write_text("\n".join(json.dumps(_row(224)) for _ in range(2)))

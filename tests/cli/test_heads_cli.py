@@ -25,7 +25,7 @@ def test_what_cannot_be_rated_is_refused_in_a_line(capsys, tmp_path):
         (["--criterion", "size"], "criteria must be among quality, localization, auroc, ablation, ippro"),
         (["--criterion", "quality,quality"], "each once"),
         (["--criterion", "ippro", "--lam", 0], "--lam is above 0"),
-        (["--n", 4], "at least 4 pictures"),
+        (["--n", 4], "at least 4 images"),
         (["--layers", 40], "40"),
         (["--dataset", tmp_path / "nowhere"], "nowhere"),
     ):

@@ -43,7 +43,7 @@ def test_probe_measures_compares_writes_and_resumes(capsys, profile, tmp_path):
     card = (out / "card.md").read_text()
     for row in comparison.to_dict("records"):
         assert f"- layer {row['layer']}: {comparison_text(row)}." in card
-    assert "18 pictures of 224 x 224" in card and card.strip() in text
+    assert "18 images of 224 x 224" in card and card.strip() in text
     small = "a probe of 3 pairs is so small that its intervals are very wide: show at least 6 pairs"
     assert f"biaslab: warning: {small}\n" in err and f"**A{small[1:]}.**" in card
     assert "The profile rests on 6 images, fewer than 20: take its map for noise" in card

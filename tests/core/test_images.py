@@ -1,4 +1,4 @@
-"""Pictures of every kind, through every door: what comes out is upright 8-bit RGB, or one line says why not.
+"""Images of every kind, through every door: what comes out is upright 8-bit RGB, or one line says why not.
 
 The oracles are numpy's and hand-written: EXIF orientations as array operations, pixel values by the table in
 ``docs/data.md``.
@@ -134,7 +134,7 @@ def test_modes(mode):
     assert got.mode == "RGB" and got.size == (3, 2)
     assert np.abs(np.subtract(got.getpixel((2, 1)), expected)).max() <= (1 if mode in ("La", "RGBa", "LAB") else 0)
     assert load_rgba(image).mode == "RGBA" and load_rgba(image).size == (3, 2)
-    assert image.mode == mode, "the caller's picture was changed"
+    assert image.mode == mode, "the caller's image was changed"
 
 
 def _palette():
@@ -158,7 +158,7 @@ def test_greys_of_more_than_eight_bits_are_scaled_by_their_depth(values, depth):
 
 
 def test_transparent_colours_become_white():
-    """The tRNS chunk of grey and RGB pictures, at every depth; a hidden colour is never shown."""
+    """The tRNS chunk of grey and RGB images, at every depth; a hidden colour is never shown."""
     white, two = [255] * 3, struct.pack
     assert pixels(png(8, 0, bytes([5, 9]), two(">H", 5))) == [white, [9] * 3]
     assert pixels(png(1, 0, bytes([0x40]), two(">H", 0))) == [white, white]
@@ -208,8 +208,8 @@ def test_the_channels_of_an_array_come_last_and_of_a_tensor_first_where_both_wou
     ("values", "words"),
     [
         (np.zeros((2, 4, 4, 3)), "batch"),
-        (np.zeros((5, 5, 2)), "no picture"),
-        (np.zeros(5), "no picture"),
+        (np.zeros((5, 5, 2)), "no image"),
+        (np.zeros(5), "no image"),
         (np.zeros((0, 5)), "no pixels"),
         (np.full((2, 2), np.nan), "NaN"),
         (np.full((2, 2), np.inf), "NaN"),
@@ -265,7 +265,7 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path):
         (tmp_path / "zero.png", "zero.png (no known format)"),
         (tmp_path / "text.png", "text.png (no known format)"),
         (tmp_path / "torn.jpg", "torn.jpg cannot be read"),
-        (whole[: len(whole) // 2], "the picture cannot be read"),
+        (whole[: len(whole) // 2], "the image cannot be read"),
         (bomb, "decompression bomb"),
         (Image.new("RGB", (0, 5)), "is empty"),
         (io.StringIO("x"), "mode 'rb'"),

@@ -1,7 +1,7 @@
-"""Whatever is given as a picture: upright RGB of the right size, or an `InputError` of one line, and nothing else.
+"""Whatever is given as an image: upright RGB of the right size, or an `InputError` of one line, and nothing else.
 
 Each run tries 1,200 inputs: 300 of random bytes behind a format's magic number, 300 real files cut off anywhere, 300
-real files with bytes overwritten, 300 pictures of random mode, size and pixels saved, tagged and opened again. With
+real files with bytes overwritten, 300 images of random mode, size and pixels saved, tagged and opened again. With
 other seeds 60,000 were tried once (15,000 of each kind).
 """
 

@@ -48,7 +48,7 @@ def test_tiled_against_a_walk(tile_rows, tile_cols, rows, cols, thumbnail):
 
 
 def test_raster_of_a_padded_square():
-    # a 300x100 picture in a 300x300 square: it fills the middle third of six rows
+    # a 300x100 image in a 300x300 square: it fills the middle third of six rows
     layout = TokenLayout.raster(6, 6, size=(300, 100), family="llava", region=(0, -1, 1, 2))
     assert layout.in_image.reshape(6, 6).tolist() == [[r in (2, 3)] * 6 for r in range(6)]
     assert layout.centers_px.reshape(6, 6, 2)[2, 0] == pytest.approx([25, 25])

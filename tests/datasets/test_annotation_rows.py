@@ -142,7 +142,7 @@ class Trap:
         ("x.npy", numpy_file(), "a numpy array"),
         ("x.h5", b"\x89HDF\r\n\x1a\n" + bytes(20), "an HDF5 file"),
         ("x.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
-        *((f"x.{k}", picture(k), "FILE is a picture, not") for k in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")),
+        *((f"x.{k}", picture(k), "FILE is an image, not") for k in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")),
     ],
 )  # fmt: skip
 def test_another_file_is_named_as_what_it_is(name, content, words, tmp_path):

@@ -1,4 +1,4 @@
-"""What calibration pictures are asked: several expressions, a file's, generic ones, and what is refused."""
+"""What calibration images are asked: several expressions, a file's, generic ones, and what is refused."""
 
 import json
 import zipfile
@@ -21,7 +21,7 @@ from biaslab.scenes import scene
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Five pictures, one below."""
+    """Five images, one below."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "more").mkdir()
     for name, image in zip(("a", "b", "c", "d", "more/e"), tiny.images(5), strict=True):
@@ -43,7 +43,7 @@ def expressions(vlm, made):
     return [prompt.removeprefix(before).removesuffix(after) for prompt in made.prompts]
 
 
-# -- several expressions of a picture ------------------------------------------------------------------------------
+# -- several expressions of an image ------------------------------------------------------------------------------
 def test_scenes_have_several_expressions_of_which_the_first_is_the_only_one_otherwise(grounder):
     one, two, all_ = (calibration(grounder, "scenes", n=9, questions=k) for k in (1, 2, 9))
     texts = [{e.text for e in scene("calibration", i).expressions} for i in range(9)]
@@ -58,7 +58,7 @@ def test_scenes_have_several_expressions_of_which_the_first_is_the_only_one_othe
         True
     }
     assert all_.asked == {"prompts": "expressions", "questions": 9, "pictures": 9}
-    assert all_.counted(len(all_.images)) == f"{len(all_.images)} questions on 9 pictures"
+    assert all_.counted(len(all_.images)) == f"{len(all_.images)} questions on 9 images"
     assert one.counted(9) == "9 images" and one.images[0] is not one.images[1]
 
 
@@ -89,7 +89,7 @@ def test_data_sets_give_the_different_expressions_of_each_picture(photos, tmp_pa
     assert expressions(vlm, generic) == list(GENERIC[:3])
 
 
-# -- pictures without expressions ------------------------------------------------------------------------------------
+# -- images without expressions ------------------------------------------------------------------------------------
 def test_generic_expressions_take_turns(grounder, photos):
     made = calibration(grounder, photos, prompts="generic", questions=3)
     asked = expressions(grounder, made)
@@ -101,7 +101,7 @@ def test_generic_expressions_take_turns(grounder, photos):
 
 
 def test_a_file_says_what_is_asked_and_n_counts_its_pictures(grounder, photos, file):
-    with pytest.warns(UserWarning, match="2 pictures in .* without a caption: left out"):
+    with pytest.warns(UserWarning, match="2 images in .* without a caption: left out"):
         made = calibration(grounder, photos, prompts=file)
     assert [p.name for p in made.images] == ["a.png", "c.png", "e.png"]
     assert expressions(grounder, made) == ["the cup", "a cat", "the door"]
@@ -122,7 +122,7 @@ def test_archives_and_single_pictures_have_captions_too(grounder, photos, file, 
     with pytest.warns(UserWarning, match="without a caption"):
         made = calibration(grounder, tmp_path / "photos.zip", prompts=file)
     assert [p.member for p in made.images] == ["a.png", "c.png", "more/e.png"]
-    with pytest.warns(UserWarning, match="2 pictures of the captions not in"):
+    with pytest.warns(UserWarning, match="2 images of the captions not in"):
         made = calibration(grounder, photos / "a.png", prompts=file, questions=2)
     assert expressions(grounder, made) == ["the cup", "a dog"]
 
@@ -136,7 +136,7 @@ def test_names_become_grounding_questions(photos, monkeypatch, tmp_path):
 
     monkeypatch.setattr(asked_module, "name_objects", name_objects)
     made = calibration(vlm, photos, prompts="named", questions=2, batch_size=3, named=tmp_path / "log.jsonl")
-    # every other name has a place, and pictures take turns: b.png is number 1, more/e.png number 4
+    # every other name has a place, and images take turns: b.png is number 1, more/e.png number 4
     assert expressions(vlm, made) == ["cup on the left", "cat", "door"] and [p.name for p in made.images] == [
         "b.png",
         "b.png",
@@ -177,11 +177,11 @@ def test_a_plan_takes_generic_words_for_names(photos):
         ({"prompts": 3}, "must be a path"),
         ({"questions": 0}, "questions must be a whole number >= 1"),
         ({"questions": 1.5}, "questions must be a whole number >= 1"),
-        ({"prompt": "What?", "prompts": "generic"}, "one text for every picture"),
-        ({"prompt": "What?", "questions": 2}, "one text for every picture"),
-        ({"source": "scenes", "prompts": "FILE"}, "captions are for a folder or archive of pictures"),
-        ({"source": "noise", "prompts": "FILE"}, "captions are for a folder or archive of pictures"),
-        ({"source": "noise", "prompts": "expressions"}, "the pictures of noise come without expressions"),
+        ({"prompt": "What?", "prompts": "generic"}, "one text for every image"),
+        ({"prompt": "What?", "questions": 2}, "one text for every image"),
+        ({"source": "scenes", "prompts": "FILE"}, "captions are for a folder or archive of images"),
+        ({"source": "noise", "prompts": "FILE"}, "captions are for a folder or archive of images"),
+        ({"source": "noise", "prompts": "expressions"}, "the images of noise come without expressions"),
         ({"columns": "image=a,expression=b"}, "is no data set: leave columns out"),
         ({"prompts": "named"}, "the grounder answers nothing but boxes"),
     ],
@@ -202,8 +202,8 @@ def test_a_file_is_checked_without_a_model(photos, file, tmp_path, recwarn):
     assert source_folder(photos, prompts=file) == photos and not recwarn.list
     (tmp_path / "other.json").write_text('{"z.png": "a cat"}')
     for prompts, why in (
-        (tmp_path / "other.json", "none of the 1 picture named is in"),
-        (photos / "a.png", "is a picture"),
+        (tmp_path / "other.json", "none of the 1 image named is in"),
+        (photos / "a.png", "is an image"),
     ):
         with pytest.raises(InputError, match=why):
             source_folder(photos, prompts=prompts)

@@ -23,7 +23,7 @@ from biaslab.errors import InputError
 SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "refcoco_sample.jsonl"
 ROWS = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
 
-#: form -> a box in corners and pixels of a picture (w, h), written in that form; worked out apart from the library
+#: form -> a box in corners and pixels of an image (w, h), written in that form; worked out apart from the library
 WRITE = {
     "xyxy": lambda x, y, X, Y, w, h: [x, y, X, Y],
     "xywh": lambda x, y, X, Y, w, h: [x, y, X - x, Y - y],
@@ -39,7 +39,7 @@ WRITE = {
     "xywh_norm1000": lambda x, y, X, Y, w, h: [1000 * x / w, 1000 * y / h, 1000 * (X - x) / w, 1000 * (Y - y) / h],
 }
 WRONG = sorted(set(WRITE) - {"xyxy"})
-# in square pictures y before x contradicts nothing, and the padded square is the picture
+# in square images y before x contradicts nothing, and the padded square is the image
 CERTAIN = sorted(set(WRONG) - {"yxyx", "xyxy_square1"})
 
 
@@ -106,7 +106,7 @@ def test_it_is_refused_before_the_model_is_loaded(capsys, tmp_path):
 def test_one_bad_row_is_named_alone():
     boxes, sizes = [row["bbox"] for row in ROWS], [(224, 224)] * len(ROWS)
     for bad, words in [
-        ([5000, 5000, 6000, 6000], "lies outside its 224x224 picture"),
+        ([5000, 5000, 6000, 6000], "lies outside its 224x224 image"),
         ([200, 10, 226, 40], "lies outside"),
         ([-2, 10, 30, 40], "lies outside"),
         ([60, 10, 20, 40], "has no area"),
@@ -130,7 +130,7 @@ def test_a_pixel_over_the_edge_is_cut_off(tmp_path):
 def test_legal_files_that_look_odd_are_accepted():
     assert refused([[0, 0, 1, 1]], [(640, 480)]) is None  # the first pixel
     assert refused([[0, 0, 1, 1], [3, 4, 3.5, 4.2]] * 9, [(640, 480)] * 18) is None  # tiny targets
-    assert refused([[0, 0, 1, 1]] * 9, [(1, 1)] * 9) is None  # pictures of one pixel
+    assert refused([[0, 0, 1, 1]] * 9, [(1, 1)] * 9) is None  # images of one pixel
     assert refused([[0.2, 0.2, 0.9, 0.9]], [(1, 1)]) is None
     assert refused([[0, 0, 1000, 1000], [500, 500, 1000, 1000]] * 9, [(1000, 1000)] * 18) is None  # in thousandths, too
     assert refused([[10, 10, 50, 60]] * 9, [(640, 480)] * 9) is None  # possible as x, y, w, h, too
@@ -160,7 +160,7 @@ def test_any_data_set_is_checked_when_its_samples_are_taken():
         def __iter__(self):
             yield Sample("a", "a", "cat", Box(0.1, 0.1, 0.5, 0.5), "", "large", 64, 48, loader=lambda: None)
 
-    with pytest.raises(InputError, match="data set mine, sample a: box .* fractions of the picture"):
+    with pytest.raises(InputError, match="data set mine, sample a: box .* fractions of the image"):
         take(Mine(), None)
 
 
@@ -193,7 +193,7 @@ def test_a_legal_file_is_never_refused(file):
 
 @st.composite
 def targets(draw):
-    """Five or more whole-pixel targets in pictures of 20 to 490 pixels, one of them in the right or the lower half."""
+    """Five or more whole-pixel targets in images of 20 to 490 pixels, one of them in the right or the lower half."""
     boxes, sizes = [], []
     for i in range(draw(st.integers(5, 12))):
         size = draw(st.integers(20, 490)), draw(st.integers(20, 490))

@@ -1,4 +1,4 @@
-"""Calibration sources: folders of pictures and null images."""
+"""Calibration sources: folders of images and null images."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_images_from_a_folder(tmp_path):
         find_images(tmp_path / "b")
     (tmp_path / "b").mkdir()
     for look in (find_images, require_images):
-        with pytest.raises(InputError, match=r"no picture in .* \(it holds no file\)"):
+        with pytest.raises(InputError, match=r"no image in .* \(it holds no file\)"):
             look(tmp_path / "b")
     (tmp_path / "b" / "rows.jsonl").write_text("{}")
     (tmp_path / "b" / "LICENSE").write_text("")
-    with pytest.raises(InputError, match=r"no picture in .* \(it holds .jsonl, LICENSE\)"):
+    with pytest.raises(InputError, match=r"no image in .* \(it holds .jsonl, LICENSE\)"):
         find_images(tmp_path / "b")
     require_images(tmp_path / "a")
 
@@ -66,7 +66,7 @@ def test_a_folder_without_pictures_is_refused_before_the_model_is_loaded(tmp_pat
         ["probe", *model, "--backgrounds", tmp_path / "empty", "--out", tmp_path / "p"],
     ):
         status, out, err = run(capsys, *command)
-        assert status == 2 and not out and "no picture in" in err and len(err.splitlines()) == 1, (command, err)
+        assert status == 2 and not out and "no image in" in err and len(err.splitlines()) == 1, (command, err)
     status, _, err = run(capsys, "probe", *model, "--objects", tmp_path / "gone", "--out", tmp_path / "p")
     assert status == 2 and "no such folder of images" in err
 

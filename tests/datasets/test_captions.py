@@ -1,4 +1,4 @@
-"""Files of captions: every form of table, COCO's own, what is refused, and which picture a name means."""
+"""Files of captions: every form of table, COCO's own, what is refused, and which image a name means."""
 
 import json
 
@@ -58,8 +58,8 @@ def test_other_columns_are_named(tmp_path):
     ("text", "why"),
     [
         ("image,caption\na.jpg,\n", "row 1, of a.jpg, holds an empty text: write something, or leave it out"),
-        ("image,caption\na.jpg,x\n,y\n", "row 2 names no picture"),
-        ("photo,says\na.jpg,x\n", "has photo, says: a file of captions has a column with the picture"),
+        ("image,caption\na.jpg,x\n,y\n", "row 2 names no image"),
+        ("photo,says\na.jpg,x\n", "has photo, says: a file of captions has a column with the image"),
         ("image,caption\n", "has no rows"),
         ("", "has no rows"),
         ('{"a.jpg": 3}', 'entry "a.jpg", of a.jpg, holds int, not a text'),
@@ -81,7 +81,7 @@ def test_what_is_refused_in_one_line(text, why, tmp_path):
 
 def test_a_picture_is_no_file_of_captions(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="is a picture"):
+    with pytest.raises(InputError, match="is an image"):
         read_captions(tmp_path / "a.png")
 
 
@@ -92,11 +92,11 @@ def test_pictures_are_found_by_path_by_name_and_as_coco_spells_them():
 
 
 def test_an_ambiguous_name_and_strangers():
-    with pytest.raises(InputError, match=r"a.jpg is the name of 2 pictures in photos \(x/a.jpg, y/a.jpg\)"):
+    with pytest.raises(InputError, match=r"a.jpg is the name of 2 images in photos \(x/a.jpg, y/a.jpg\)"):
         captions_of(["x/a.jpg", "y/a.jpg"], {"a.jpg": ["1"]}, source="photos")
     with pytest.raises(
-        InputError, match="none of the 2 pictures named is in photos: it holds c.jpg, the file names a.jpg"
+        InputError, match="none of the 2 images named is in photos: it holds c.jpg, the file names a.jpg"
     ):
         captions_of(["c.jpg"], SAID, source="photos")
-    with pytest.warns(UserWarning, match=r"1 picture of the captions not in photos \(b.jpg\): left out"):
+    with pytest.warns(UserWarning, match=r"1 image of the captions not in photos \(b.jpg\): left out"):
         assert captions_of(["a.jpg", "c.jpg"], SAID, source="photos") == [SAID["a.jpg"], []]

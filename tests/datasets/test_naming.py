@@ -22,7 +22,7 @@ def rubbish(monkeypatch):
 
 @pytest.fixture
 def says(monkeypatch):
-    """What the model answers to each picture, which is known by its width; the calls are counted."""
+    """What the model answers to each image, which is known by its width; the calls are counted."""
     calls = []
 
     def answered(said):
@@ -78,17 +78,17 @@ def test_models_that_answer_boxes_are_refused(says, grounder, tmp_path):
         name_objects(grounder, pictures(50))
     assert len(str(caught.value).splitlines()) == 1
     calls = says(dict.fromkeys(range(50, 90), "[[120, 40, 380, 200]]"))
-    with pytest.raises(InputError, match=r"names no object in 8 pictures \(it answers '\[\[120, 40"):
+    with pytest.raises(InputError, match=r"names no object in 8 images \(it answers '\[\[120, 40"):
         name_objects(tiny.vlm("llava"), pictures(*range(50, 80)), batch_size=4)
     assert calls == [4, 4]  # eight are enough
-    with pytest.raises(InputError, match="names no object in any of 2 pictures"):
+    with pytest.raises(InputError, match="names no object in any of 2 images"):
         name_objects(tiny.vlm("llava"), pictures(50, 51))
 
 
 def test_the_grounder_by_itself_answers_boxes_whatever_it_is_called(grounder):
     shown = {s.id: s for s in bl.load_dataset("scenes", n=20)}
     copy = bl.wrap(grounder.model, grounder.processor, name="mine")
-    with pytest.raises(InputError, match=r"mine names no object in 8 pictures \(it answers '\[\["):
+    with pytest.raises(InputError, match=r"mine names no object in 8 images \(it answers '\[\["):
         name_objects(copy, shown)
 
 
@@ -99,5 +99,5 @@ def test_what_cannot_be_read_and_what_is_not_named_is_left_out_and_said(says, tm
         found = name_objects(tiny.vlm("llava"), shown, batch_size=4)
     assert found == {"p50": ["cat"], "p70": ["door"]}
     words = [str(w.message) for w in said]
-    assert words[0].startswith("1 picture left out that cannot be read, the first: image not found")
-    assert words[1] == "1 picture left out in which the model names nothing, such as p60"
+    assert words[0].startswith("1 image left out that cannot be read, the first: image not found")
+    assert words[1] == "1 image left out in which the model names nothing, such as p60"

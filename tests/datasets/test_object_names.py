@@ -19,14 +19,14 @@ ANSWERS = {
     "1. Cat 2. Dog 3. Laptop": ["cat", "dog", "laptop"],
     "1) cat\n2) dog\n(3) cat": ["cat", "dog"],
     "- 3 chairs\n- table (wooden, round)\n• 1 TV": ["chairs", "table", "TV"],
-    "Sure! Here is a list of the objects in the picture:\n\n- **Dog** – a brown dog lying on the grass\n- Tree": [
+    "Sure! Here is a list of the objects in the image:\n\n- **Dog** – a brown dog lying on the grass\n- Tree": [
         "dog", "tree",
     ],
     "Foreground: man, umbrella\nBackground: building, sky": ["man", "umbrella", "building", "sky"],
     # sentences
     "The image features a man riding a wave, a surfboard and the man.": ["man", "surfboard"],
-    "The objects in the picture are: a dog, a frisbee, grass, and trees.": ["dog", "frisbee", "grass", "trees"],
-    "In this picture, there is a train on the tracks. There are also several people, a bench, and a clock.": [
+    "The objects in the image are: a dog, a frisbee, grass, and trees.": ["dog", "frisbee", "grass", "trees"],
+    "In this image, there is a train on the tracks. There are also several people, a bench, and a clock.": [
         "train", "people", "bench", "clock",
     ],
     "There is a cup on the table and a laptop.": ["cup", "laptop"],

@@ -73,7 +73,7 @@ def test_tables_of_questions_are_told_by_their_columns(folder):
 def test_what_is_no_question_is_refused_in_one_line(folder, row, columns, match):
     with pytest.raises(InputError, match=match) as caught:
         data = load_dataset(written(folder, [row]), columns=columns)
-        next(iter(data)).image()  # a picture that is not there is the run's error
+        next(iter(data)).image()  # an image that is not there is the run's error
     assert "\n" not in str(caught.value)
 
 

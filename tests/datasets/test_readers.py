@@ -54,7 +54,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """The forms that hold pictures, or are Parquet."""
+    """The forms that hold images, or are Parquet."""
     return write_tables(ROWS, TARGET / IMAGES, tmp_path_factory.mktemp("tables"))
 
 
@@ -96,7 +96,7 @@ def test_every_form_gives_the_same_samples(name, tables):
     data = opened(name, tables)
     assert len(data) == len(ROWS) == len({s.id for s in data})
     assert data.box_form == (READERS[name].box_form if name in READERS else "xywh")
-    if name == "vlmevalkit":  # its rows name no picture
+    if name == "vlmevalkit":  # its rows name no image
         assert sorted((s.expression, tuple(round(v, 6) for v in s.box.as_tuple())) for s in data) == sorted(
             (text, box) for _, text, box in WANTED
         )
@@ -289,7 +289,7 @@ def test_columns_by_hand_in_every_container(tmp_path, tables):
         ("image=picture,expression=what,box=left", "takes a form of xyxy"),
         ("image=picture,expression=what,box=ltrb:left+top+wide+high", "takes a form of xyxy"),
         ("image=picture,expression=what,box=xywh:left+top", "one column or four"),
-        ("image=file,expression=what,box=xywh:left+top+wide+high", "has no column file: it has picture, what"),
+        ("image=file,expression=what,box=xywh:left+top+wide+high", "has no column file: it has image, what"),
         ("picture", "takes image, expression, box"),
         ("image=picture,image=what,expression=what,box=xywh:left", "names image twice"),
         ("image=picture,expression=what,box=xywh:left+top+wide+high,width=wide", "width and height together"),
@@ -305,10 +305,10 @@ def test_a_wrong_mapping_is_refused_in_one_line(columns, words):
 def test_a_table_that_no_reader_knows_says_what_to_write():
     with pytest.raises(InputError, match="--columns image=COLUMN,expression=COLUMN,box=FORM:COLUMN") as error:
         load_dataset(TARGET / "sample.csv")
-    assert "it has picture, what, left, top, wide, high" in str(error.value)
+    assert "it has image, what, left, top, wide, high" in str(error.value)
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------------------------
 def coco(folder, names):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -363,11 +363,11 @@ def test_missing_pictures_of_forms_without_sizes(tmp_path):
         shutil.copy(TARGET / name, tmp_path / name)
     data = load_dataset(
         tmp_path / "vlm_r1_sample.json"
-    )  # pixels: the box is known, the picture fails when it is asked for
+    )  # pixels: the box is known, the image fails when it is asked for
     assert data[0].box == Box(*map(float, ROWS[0].box))
     with pytest.raises(InputError, match="image not found"):
         data[0].image()
-    with pytest.raises(InputError, match="has no size of its picture, which its box needs: image not found"):
+    with pytest.raises(InputError, match="has no size of its image, which its box needs: image not found"):
         load_dataset(tmp_path / "llava_sample.json")
 
 

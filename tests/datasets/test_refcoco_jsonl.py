@@ -1,4 +1,4 @@
-"""The RefCOCO jsonl reader: rows, hash, bad rows, missing and damaged pictures."""
+"""The RefCOCO jsonl reader: rows, hash, bad rows, missing and damaged images."""
 
 from __future__ import annotations
 

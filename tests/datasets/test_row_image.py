@@ -1,4 +1,4 @@
-"""Which way up a row means its picture, and data sets without a usable picture."""
+"""Which way up a row means its image, and data sets without a usable one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from biaslab.errors import InputError
 STORED = np.zeros((40, 64, 3), np.uint8)
 STORED[2:12, 3:23] = (250, 0, 0)  # the target, in pixels of what is stored
 BOX = (3, 2, 23, 12)
-#: tag -> the target's box in the upright picture, written out by hand for a stored picture of 64 x 40
+#: tag -> the target's box in the upright image, written out by hand for a stored image of 64 x 40
 UPRIGHT_BOX = {
     1: (3, 2, 23, 12), 2: (41, 2, 61, 12), 3: (41, 28, 61, 38), 4: (3, 28, 23, 38),
     5: (2, 3, 12, 23), 6: (28, 3, 38, 23), 7: (28, 41, 38, 61), 8: (2, 41, 12, 61),
@@ -33,7 +33,7 @@ def data_set(folder, tag, box, size, *, name="phone", array=STORED, **fields):
 
 
 def shows_the_target(sample):
-    """Whether the red pixels of the picture are those of the sample's box."""
+    """Whether the red pixels of the image are those of the sample's box."""
     red = np.asarray(sample.image())[..., 0] > 128
     x0, y0, x1, y1 = map(int, sample.box.as_tuple())
     assert (sample.image().width, sample.image().height) == (sample.width, sample.height)
@@ -56,7 +56,7 @@ def test_where_both_fit_the_row_has_to_say(tag, tmp_path):
         data_set(tmp_path, tag, BOX, (64, 40))[0].image()
     assert shows_the_target(data_set(tmp_path, tag, BOX, (64, 40), orientation="stored")[0])
     assert shows_the_target(data_set(tmp_path, tag, UPRIGHT_BOX[tag], (64, 40), orientation="upright")[0])
-    coco = data_set(tmp_path, tag, BOX, (64, 40), name="refcoco_testB")  # COCO's own pictures
+    coco = data_set(tmp_path, tag, BOX, (64, 40), name="refcoco_testB")  # COCO's own images
     assert shows_the_target(coco[0])
 
 

@@ -22,7 +22,7 @@ def videos(tmp_path):
         (folder / name).mkdir(parents=True)
         for k, image in enumerate(tiny.images(n, sizes=[(60, 60)])):
             image.save(folder / name / f"frame{k + 7}.png")
-    (folder / "clip2" / "notes.txt").write_text("no picture")
+    (folder / "clip2" / "notes.txt").write_text("no image")
     return folder
 
 
@@ -89,24 +89,24 @@ def test_what_holds_no_videos_is_said_in_one_line(videos, tmp_path):
     empty.mkdir()
     one = videos / "clip2" / "frame7.png"
     for call, said in (
-        (lambda: find_videos(videos / "clip2"), "itself holds pictures .frame7.png.: give a folder"),
+        (lambda: find_videos(videos / "clip2"), "itself holds images .frame7.png.: give a folder"),
         (lambda: find_videos("scenes"), "scenes holds no videos: give a folder"),
         (lambda: find_videos(one), "holds no videos"),
         (lambda: find_videos("owner/name"), "holds no videos"),
         (lambda: find_videos("nowhere"), "no videos 'nowhere' .looked at nowhere"),
-        (lambda: find_videos(empty), "no picture in"),
-        (lambda: find_videos(clip), "is a video file: cut it into pictures, `mkdir .*clips/cat && ffmpeg -i .*cat.mp4"),
+        (lambda: find_videos(empty), "no image in"),
+        (lambda: find_videos(clip), "is a video file: cut it into images, `mkdir .*clips/cat && ffmpeg -i .*cat.mp4"),
         (lambda: find_videos(clip.parent), "cat.mp4 is a video file"),
         (lambda: load_image(clip), "cat.mp4 is a video file"),
         (lambda: source_folder(clip), "cat.mp4 is a video file"),
         (lambda: frames_of([clip]), "cat.mp4 is a video file"),
-        (lambda: frames_of([videos]), "holds 3 folders of pictures .clip2, clip10, more/clip1 ....: name the folder"),
-        (lambda: frames_of([one]), "is one picture: give the folder of the frames"),
-        (lambda: frames_of([one, videos / "clip2"]), "is a folder: give one folder of frames, or pictures alone"),
+        (lambda: frames_of([videos]), "holds 3 folders of images .clip2, clip10, more/clip1 ....: name the folder"),
+        (lambda: frames_of([one]), "is one image: give the folder of the frames"),
+        (lambda: frames_of([one, videos / "clip2"]), "is a folder: give one folder of frames, or images alone"),
         (lambda: frames_of([videos / "nowhere"]), "no folder of frames"),
         (lambda: source_folder(videos, frames=0), "frames is a whole number of frames of each video, or 'all'; got 0"),
         (lambda: source_folder(videos, frames="few"), "got 'few'"),
-        (lambda: source_folder(videos, frames=2, prompts="generic"), "asks for boxes in one picture"),
+        (lambda: source_folder(videos, frames=2, prompts="generic"), "asks for boxes in one image"),
         (lambda: source_folder(videos, frames=2, questions=2), "say what is asked by a file"),
         (lambda: source_folder(videos, frames=2, split="test"), "videos are no data set"),
         (lambda: source_folder(videos, frames=2, columns="image=a,expression=b"), "columns are of a file"),

@@ -1,4 +1,4 @@
-"""Answers that are right in one space alone: the verdict names it, and says no more than the pictures allow."""
+"""Answers that are right in one space alone: the verdict names it, and says no more than the images allow."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_verdict_names_the_space_of_the_answers(reading, own):
         assert check.holds and row["is_own"] and check.accuracy.value == check.parsed.value == 1
         assert check.verdict.startswith(f"answers fit {SPACES[own.value]} (43 of 43), as this family's adapter reads")
         return
-    if check.holds:  # 0-1000 and 0-1024 differ by 2 %, of the picture and of its square alike
+    if check.holds:  # 0-1000 and 0-1024 differ by 2 %, of the image and of its square alike
         assert {reading.space, own.value} <= {"norm1000", "norm1024"} and str(reading) in check.verdict
         return
     assert check.holds is False

@@ -1,4 +1,4 @@
-"""Controls and the report after removal, on the grounder and on changed pictures themselves."""
+"""Controls and the report after removal, on the grounder and on changed images themselves."""
 
 import numpy as np
 import pytest

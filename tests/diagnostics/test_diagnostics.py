@@ -78,7 +78,7 @@ def test_parts_are_the_cells_they_say():
     assert region_mask(ONE, "border").sum() == 28 and region_mask(ONE, "corners").sum() == 4
     assert set(ONE.row[region_mask(ONE, "bottom")]) == {7} and set(ONE.col[region_mask(ONE, "left")]) == {0}
     assert region_mask(ONE, "tile_border") is None and region_mask(ONE, "thumbnail") is None
-    # 3 tiles of 4x4 side by side: the picture is 4 x 12
+    # 3 tiles of 4x4 side by side: the image is 4 x 12
     assert region_mask(TILED, "border").sum() == 28 and region_mask(TILED, "tile_border").sum() == 36
     assert region_mask(TILED, "thumbnail").sum() == 16 and not (region_mask(TILED, "top") & TILED.thumbnail).any()
     # padding above and below does not count as border

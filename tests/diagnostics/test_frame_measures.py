@@ -119,7 +119,7 @@ def test_the_most_attended_tokens_are_counted_prompt_by_prompt(tmp_path, top, en
 
 
 def test_a_planted_bias_to_the_last_frames_is_recovered(tmp_path):
-    """Of 32 frames the last four draw most, as published; where that is taken away an even share is left."""
+    """Of 32 frames the last four draw most, as published; where that is taken away a uniform share is left."""
     small = frames_layout([TokenLayout.raster(3, 3, size=(48, 48), family="internvl")] * 32)
     bias = lambda layout: 3.0 * (layout.frame >= 28)  # noqa: E731
     rows = frame_top(videos(tmp_path, [(small, 40)], bias)).set_index("end")

@@ -1,4 +1,4 @@
-"""Where in the picture removal helps: places and gaps between them, against loops, from one run of the model."""
+"""Where in the image removal helps: places and gaps between them, against loops, from one run of the model."""
 
 from __future__ import annotations
 

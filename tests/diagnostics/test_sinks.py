@@ -112,7 +112,7 @@ def test_the_option_keeps_hashes_and_refuses_in_a_line(grounder):
         pass
     with pytest.raises(InputError, match="sink_dims does nothing without"):
         make("mmr", by="norm", sink_dims=[1])
-    with pytest.raises(InputError, match="at least 4 pictures"):
+    with pytest.raises(InputError, match="at least 4 images"):
         find_sinks(grounder, lambda: [], K, dims=[1])
 
 

@@ -49,7 +49,7 @@ def test_a_step_is_the_same_every_time(family):
 
 
 def test_batches_of_the_same_shapes_share_a_graph():
-    """Prompts of other lengths with other pictures; what the cache held before is gone."""
+    """Prompts of other lengths with other images; what the cache held before is gone."""
     vlm = tiny.vlm("internvl")
     graphs, method, lengths = graphed(), pruned.method_for("fastv", 8), set()
     for seed in range(3):

@@ -35,7 +35,7 @@ def test_bad_input_is_refused_before_any_work():
     vlm, frames = tiny.vlm("internvl"), tiny.images(2, sizes=[(60, 60)])
     for changed, said in (
         ({"question": " "}, "empty question"),
-        ({"frames": []}, "frames must be a list of at least one picture"),
+        ({"frames": []}, "frames must be a list of at least one image"),
         ({"frames": "video.mp4"}, "frames must be a list"),
         ({"budget": "both"}, "budget must be 'separate' or 'joint'"),
         ({"max_new_tokens": 0}, "max_new_tokens"),

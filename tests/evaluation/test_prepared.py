@@ -1,4 +1,4 @@
-"""An evaluation whose pictures are prepared ahead: the lines of one that prepares nothing ahead, in their order."""
+"""An evaluation whose images are prepared ahead: the lines of one that prepares nothing ahead, in their order."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def vlm():
 
 
 def broken():
-    """Twelve expressions; a missing picture, one that fails in an unforeseen way, a text that is too long."""
+    """Twelve expressions; a missing image, one that fails in an unforeseen way, a text that is too long."""
     data = Toy(12, missing=(2, 7))
-    object.__setattr__(data.samples[5], "loader", partial(int, "no picture"))
+    object.__setattr__(data.samples[5], "loader", partial(int, "no image"))
     object.__setattr__(data.samples[8], "expression", "cat " * 5000)
     return data
 
@@ -57,7 +57,7 @@ def test_a_batch_that_cannot_be_made_is_tried_one_by_one(vlm, monkeypatch):
 
     def one_at_a_time(self, images, *args, **kw):
         if len(images) > 1:
-            raise MemoryError("too many pictures")
+            raise MemoryError("too many images")
         return made(self, images, *args, **kw)
 
     monkeypatch.setattr(type(vlm), "prepare", one_at_a_time)
@@ -100,12 +100,12 @@ def test_pictures_are_opened_two_batches_ahead_and_no_further(vlm, monkeypatch):
     vision = Worker(vlm, configurations(["none"], [1.0], None, None), GenerationOptions(), lambda _: None, workers=1)
     monkeypatch.setattr(worker, "prepare_batch", lambda *a: seen.append(len(used)) or prepared.prepare_batch(*a))
     vision.run(tasks, 2)
-    assert len(used) == len(seen) == 12 and len(opened) == 12  # two expressions of each picture, opened once
+    assert len(used) == len(seen) == 12 and len(opened) == 12  # two expressions of each image, opened once
     assert all(k - before <= 3 for k, before in enumerate(seen))
 
 
 def test_neighbours_with_one_picture_have_it_opened_once(vlm, monkeypatch):
-    """The same picture by its name and its loader; one of the two alone does not count."""
+    """The same image by its name and its loader; one of the two alone does not count."""
     opened, load = [], prepared.load_image
     monkeypatch.setattr(prepared, "load_image", lambda sample: opened.append(sample.id) or load(sample))
     a, b, c, d = (replace(s, image_id="one", loader=partial(picture, 0)) for s in Toy(4).samples)

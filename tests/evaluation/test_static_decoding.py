@@ -54,7 +54,7 @@ def check_logits(vlm, enc, method, layer, positions="original", tolerance=1e-5, 
 
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_every_family(family):
-    """A padded batch, pictures of unequal sizes, K at the lowest, in the middle and at the last layer."""
+    """A padded batch, images of unequal sizes, K at the lowest, in the middle and at the last layer."""
     vlm = tiny.vlm(family)
     enc = tiny.encoded(vlm, 3)
     lowest = pruned.lowest_layer(vlm)

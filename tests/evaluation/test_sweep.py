@@ -33,7 +33,7 @@ def layers_of(family):
 
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_every_family(family):
-    """Pictures of unequal sizes, prompts of unequal lengths, two K, two keep ratios."""
+    """Images of unequal sizes, prompts of unequal lengths, two K, two keep ratios."""
     vlm = tiny.vlm(family)
     encoded = vlm.vision(tiny.encoded(vlm, 3))
     check(vlm, encoded, configurations(FEW, [0.5, 0.2], layers_of(family)), GenerationOptions(max_new_tokens=5))
@@ -193,7 +193,7 @@ def test_an_evaluation_is_the_plain_one(vlm, no_plain_way, batch_size):
 
 
 def test_expressions_of_an_image_come_together(vlm, monkeypatch):
-    """The tower sees every picture of a batch once; lines, ids and indices are those of the data's order."""
+    """The tower sees every image of a batch once; lines, ids and indices are those of the data's order."""
 
     @dataclass(frozen=True)
     class Apart(Toy):

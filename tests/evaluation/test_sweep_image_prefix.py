@@ -105,7 +105,7 @@ def test_everything_lies_where_whole_rows_have_it(family, monkeypatch, ways):
         torch.testing.assert_close(ours.inputs[layer].hidden[real], given.hidden[real], **close)
         assert ours.inputs[layer].kwargs.keys() == given.kwargs.keys()
         first: dict = {}
-        for row, picture in enumerate(ORDER):  # expressions of a picture have the same states to the last bit
+        for row, picture in enumerate(ORDER):  # expressions of an image have the same states to the last bit
             states = ours.inputs[layer].hidden[row, encoded.visual[row, encoded.visual_mask[row]]]
             assert torch.equal(states, first.setdefault(picture, states))
     for name, rows in whole.attention.items():
@@ -118,7 +118,7 @@ def test_everything_lies_where_whole_rows_have_it(family, monkeypatch, ways):
 
 
 def test_images_run_once(monkeypatch):
-    """Two pictures under seven questions: two rows up to the image, then seven of text, in every layer."""
+    """Two images under seven questions: two rows up to the image, then seven of text, in every layer."""
     vlm, calls = tiny.vlm("internvl"), []
     encoded = expressions(vlm, ORDER)
     handle = vlm.decoder.layers[1].register_forward_pre_hook(

@@ -1,4 +1,4 @@
-"""Selections that look at the image alone: once per picture where expressions have the same states."""
+"""Selections that look at the image alone: once per image where expressions have the same states."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_pictures_are_known_by_their_pixels_not_by_their_names(seen):
         shared_runs(vlm, expressions(vlm, order, names), configs, OPTIONS)
         assert seen == [("divprune", distinct)]
     seen.clear()
-    shared_runs(vlm, tiny.encoded(vlm, 2), configs, OPTIONS)  # nobody has said anything about pictures
+    shared_runs(vlm, tiny.encoded(vlm, 2), configs, OPTIONS)  # nobody has said anything about images
     assert seen == [("divprune", 2)]
 
 

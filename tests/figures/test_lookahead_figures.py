@@ -186,7 +186,7 @@ def test_words_that_are_rare_and_words_that_look_like_formulas_are_drawn_too():
             WordWeightsDisplay.from_words(wrong)
 
 
-# -- one picture -----------------------------------------------------------------------------------------------------
+# -- one image -----------------------------------------------------------------------------------------------------
 def test_one_picture_shows_what_is_foreseen_kept_and_attended_to(profile):
     scores, later = np.arange(16.0), np.arange(16.0) ** 2
     kept = Selection(torch.tensor([3, 15]), torch.from_numpy(scores))
@@ -212,7 +212,7 @@ def test_kept_tokens_of_a_thumbnail_are_outlined_and_lift_no_fading():
     panel = display.ax_[2]
     assert panel.get_title() == f"kept (dotted: thumbnail)\n3 of {WIDE.n} tokens"
     assert [len(own.get_paths()) for own in panel.collections] == [2, 1]
-    shown = (panel.images[0].get_array() < 0.5).all(-1)  # the picture is black, what is faded nearly white
+    shown = (panel.images[0].get_array() < 0.5).all(-1)  # the image is black, what is faded nearly white
     assert shown[:10, :20].all() and not shown[:, 20:].any()
 
 

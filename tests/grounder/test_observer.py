@@ -38,7 +38,7 @@ RECIPE = ObserverRecipe(
 
 
 def one_of(grid, n=0):
-    """The n-th picture of a grid, without drawing the others."""
+    """The n-th image of a grid, without drawing the others."""
     return picture("train", [k for k in range(200) if grid_of(picture_size("train", k)) == grid][n])
 
 

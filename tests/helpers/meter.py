@@ -62,7 +62,7 @@ def seen(model, encoded):
 
 
 def whole_pixels(layout, k):
-    """The largest rectangle of whole pixels inside cell k and the picture, or None."""
+    """The largest rectangle of whole pixels inside cell k and the image, or None."""
     x0, y0, x1, y1 = np.clip(layout.boxes[k], 0, 1) * np.array(layout.size * 2)
     left, top = (int(np.ceil(v - 1e-6)) for v in (x0, y0))
     right, bottom = (int(np.floor(v + 1e-6)) for v in (x1, y1))
@@ -70,7 +70,7 @@ def whole_pixels(layout, k):
 
 
 def lit(size, rectangle):
-    """A black picture with a white rectangle."""
+    """A black image with a white rectangle."""
     image = Image.new("RGB", size)
     image.paste((255, 255, 255), rectangle)
     return image

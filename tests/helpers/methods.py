@@ -24,7 +24,7 @@ ALL = pytest.mark.parametrize("name", sorted(METHODS))
 
 @cache
 def layout_of(kind):
-    """A layout by name: one of two plain ones, or what a family's real processor makes of a wide picture."""
+    """A layout by name: one of two plain ones, or what a family's real processor makes of a wide image."""
     if kind in ("raster", "tiles+thumbnail"):
         return RASTER if kind == "raster" else TILED
     picture = tiny.images(1, [(400, 150)])

@@ -53,7 +53,7 @@ ORDER = (0, 1, 0, 2, 0, 1)
 
 
 def expressions(vlm, order=ORDER, names=None, texts=None):
-    """A batch in which pictures come several times, under questions of different lengths."""
+    """A batch in which images come several times, under questions of different lengths."""
     pictures = tiny.images(3)
     questions = texts or [f"{text} {i}" for i, text in enumerate(tiny.texts(len(order)))]
     ids = [f"s{i}" for i in range(len(order))]

@@ -36,7 +36,7 @@ TILE, PATCH = 56, 14
 
 
 def images(n: int = 1, sizes: list[tuple[int, int]] | None = None, seed: int = 0) -> list[Image.Image]:
-    """Noise pictures of different aspect ratios (width, height)."""
+    """Noise images of different aspect ratios (width, height)."""
     sizes = sizes or [(112, 56), (60, 60), (90, 150), (200, 40)]
     rng = np.random.default_rng(seed)
     shapes = [sizes[i % len(sizes)] for i in range(n)]
@@ -138,7 +138,7 @@ def windowed(kinds: str = "ssff", window: int = 9, family: str = "internvl", att
 
 
 def encoded(model, n: int = 2, seed: int = 0, **options):
-    """A left-padded batch of ``n`` pictures of different shapes with questions of different lengths."""
+    """A left-padded batch of ``n`` images of different shapes with questions of different lengths."""
     ids = [f"s{i}" for i in range(n)]
     return model.encode(images(n, seed=seed), texts(n), sample_ids=ids, **options)
 

@@ -1,4 +1,4 @@
-"""A vision tower whose attention is known, it goes where the picture is bright; and the eager attention of any."""
+"""A vision tower whose attention is known, it goes where the image is bright; and the eager attention of any."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def attention_meter(vlm):
 
 
 def grey(size, rectangle=None):
-    """A grey picture, maybe with a white rectangle."""
+    """A grey image, maybe with a white rectangle."""
     image = Image.new("RGB", size, (200, 200, 200))
     if rectangle is not None:
         image.paste((255, 255, 255), rectangle)

@@ -1,6 +1,6 @@
-"""A small grounding data set of noise pictures, and an evaluation of it, for tests and for the processes they start.
+"""A small grounding data set of noise images, and an evaluation of it, for tests and for the processes they start.
 
-Those processes need the pictures and the methods alone: what evaluates is imported where it is used.
+Those processes need the images and the methods alone: what evaluates is imported where it is used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BOXES = (Box(5, 5, 40, 30), Box(0, 20, 30, 39))
 
 
 def picture(index: int) -> Image.Image:
-    """One of a few noise pictures of different shapes; the negative ones are missing."""
+    """One of a few noise images of different shapes; the negative ones are missing."""
     if index < 0:
         raise InputError("image not found: gone.jpg")
     return tiny.images(index + 1)[index]
@@ -34,7 +34,7 @@ def picture(index: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Toy:
-    """``n`` expressions, two per picture; ``missing`` are indices of samples without a picture."""
+    """``n`` expressions, two per image; ``missing`` are indices of samples without an image."""
 
     n: int = 6
     missing: tuple[int, ...] = ()

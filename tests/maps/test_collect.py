@@ -135,7 +135,7 @@ def save(folder, n=4):
 def test_broken_images_are_reported_not_fatal(tmp_path):
     folder = save(tmp_path / "p")
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:500])
-    (folder / "2.png").write_text("no picture")
+    (folder / "2.png").write_text("no image")
     paths = [*find_images(folder), folder / "absent.png"]
     with pytest.warns(UserWarning, match="3 images skipped, the first: .*1.png cannot be read"):
         maps = collect(tiny.vlm("llava"), paths, layers=[0], out=tmp_path / "m", progress=False)

@@ -1,4 +1,4 @@
-"""What enters the decoder, kept beside the maps: the values, one copy a picture, and what a kill leaves."""
+"""What enters the decoder, kept beside the maps: the values, one copy an image, and what a kill leaves."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ FAMILIES = pytest.mark.parametrize("family", tiny.CROSSED)
 
 
 def gather(vlm, out, n=5, prompt=None, **options):
-    """Two questions on each picture but the last."""
+    """Two questions on each image but the last."""
     pictures = [picture for picture in tiny.images(3) for _ in range(2)][:n]
     ids = [f"i{k}" for k in range(n)]
     prompt = prompt or [f"{text} {k}" for k, text in enumerate(tiny.texts(n))]

@@ -15,7 +15,7 @@ from biaslab.maps.stored import load_maps
 
 
 def pictures(folder):
-    """Eleven, of which two are no pictures, one is too narrow for the family, and one has no name."""
+    """Eleven, of which two are no images, one is too narrow for the family, and one has no name."""
     paths = []
     for i, image in enumerate(tiny.images(10)):
         paths.append(folder / f"{i}.png")

@@ -34,7 +34,7 @@ def rank(index, world):
 
 
 def gather(vlm, folder, launch=None, images=None, **options):
-    """Collect pictures of two layouts with prompts of several lengths: what a map is depends on its batch."""
+    """Collect images of two layouts with prompts of several lengths: what a map is depends on its batch."""
     images = tiny.images(N) if images is None else images
     settings = {"layers": [0, 2], "batch_size": SIZE, "progress": False, "ids": [f"{i}.jpg" for i in range(N)]}
     options.setdefault("prompt", ["Where is it? " * (1 + i % 3) for i in range(N)])

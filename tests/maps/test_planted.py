@@ -142,7 +142,7 @@ def test_factorised_serves_tilings_that_were_not_fitted():
 
 
 def test_pictures_of_free_resolution_are_no_worse_than_averaging_their_tiles():
-    # a map finer than some pictures must not be had by inverting the interpolation, which would grow noise
+    # a map finer than some images must not be had by inverting the interpolation, which would grow noise
     rng = np.random.default_rng(0)
     grids = {(int(a), int(b)) for a, b in rng.integers(8, 18, (30, 2))}
     made = simulate("bottom-heavy", [(TokenLayout.raster(*g, size=(64, 64), family="qwen"), 3) for g in sorted(grids)])

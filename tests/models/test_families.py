@@ -46,7 +46,7 @@ def some_cells(layout, seed, n=3):
 
 
 def check_places(vlm, model, size, seed=0, n=3):
-    """Light up cells of a black picture: the tokens that are said to lie there must see it, and no other most."""
+    """Light up cells of a black image: the tokens that are said to lie there must see it, and no other most."""
     layout = vlm.encode([Image.new("RGB", size)], ["?"]).layouts[0]
     cells = some_cells(layout, seed, n)
     pictures = [Image.new("RGB", size), *(lit(size, r) for _, r in cells)]
@@ -96,7 +96,7 @@ def test_extreme_shapes(family, size):
 
 @cache
 def narrow(family, alias):
-    """The published picture geometry around a vision tower of width 8."""
+    """The published image geometry around a vision tower of width 8."""
     shape = (
         families()[family]
         .specs[alias]
@@ -239,7 +239,7 @@ PROMPTS = {
     "<|im_start|>assistant\n",
     "idefics3": "<|begin_of_text|>User:<image>Where?<end_of_utterance>\nAssistant:",
 }
-ANSWERS = {  # as published, and the box in pixels of a 200 x 100 picture seen at 140 x 84
+ANSWERS = {  # as published, and the box in pixels of a 200 x 100 image seen at 140 x 84
     "internvl": ("<ref>it</ref><box>[[150, 200, 750, 900]]</box>", (30, 20, 150, 90)),
     "llava": ("[0.15, 0.35, 0.75, 0.7]", (30, 20, 150, 90)),
     "llava_next": ("[0.15, 0.2, 0.75, 0.9]", (30, 20, 150, 90)),

@@ -1,4 +1,4 @@
-"""The command line on checkpoints in InternVL2.5's original layout: from pictures to a profile to a table."""
+"""The command line on checkpoints in InternVL2.5's original layout: from images to a profile to a table."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_a_bound_that_is_not_given_gives_way():
 
 
 def test_llava_keeps_the_whole_picture():
-    # centre cropping, as the stock processor does, would lose the left end of a wide picture
+    # centre cropping, as the stock processor does, would lose the left end of a wide image
     image = Image.new("RGB", (300, 100))
     image.paste((255, 0, 0), (0, 0, 60, 100))
     enc = tiny.vlm("llava").encode([image], ["?"])
@@ -219,9 +219,9 @@ def test_images_from_files(tmp_path):
     good, cut, text = tmp_path / "a.png", tmp_path / "cut.png", tmp_path / "notes.jpg"
     image.save(good)
     cut.write_bytes(good.read_bytes()[:600])
-    text.write_text("not a picture")
+    text.write_text("not an image")
     assert vlm.ask(good, "Where?", max_new_tokens=3) == vlm.ask(image, "Where?", max_new_tokens=3)
-    for path, words in ((cut, "cannot be read"), (text, "not a picture"), (tmp_path / "no.png", "not found")):
+    for path, words in ((cut, "cannot be read"), (text, "not an image"), (tmp_path / "no.png", "not found")):
         with pytest.raises(InputError, match=words) as caught:
             vlm.ask(path, "Where?")
         assert path.name in str(caught.value) and "\n" not in str(caught.value)

@@ -38,7 +38,7 @@ def observer():
 
 @pytest.fixture(scope="module")
 def samples():
-    """Expressions on pictures of one tile, of two and of six."""
+    """Expressions on images of one tile, of two and of six."""
     wanted, found = {1, 3, 7}, {}
     for sample in GalleryDataset("monitor", n=90):
         tiles = visual_tiles(_grid(sample))

@@ -18,7 +18,7 @@ SIZES = [(300, 300), (120, 40), (40, 200), (30, 30)]  # in other numbers of tile
 
 
 def pictures():
-    """Pictures of noise, and a black one: its pixels are 0 as those of a filling are, and do not stay it."""
+    """Images of noise, and a black one: its pixels are 0 as those of a filling are, and do not stay it."""
     return [[image] for image in [Image.new("RGB", (200, 90)), *tiny.images(4, SIZES)]]
 
 

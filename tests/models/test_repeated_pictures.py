@@ -1,4 +1,4 @@
-"""Pictures that come several times in a batch: the tower sees each once, the features are those of seeing all."""
+"""Images that come several times in a batch: the tower sees each once, the features are those of seeing all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_family(family, monkeypatch):
 
 
 def test_a_name_alone_is_not_believed(monkeypatch):
-    """Two pictures under one name, and one picture under two names."""
+    """Two images under one name, and one image under two names."""
     vlm = tiny.vlm("internvl")
     encoded, seen, tower = prompts(vlm, [0, 1, 0]), [], vlm.model.get_image_features
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Pictures that come several times in a batch are cut once: what the processor makes of copies, bit by bit."""
+"""Images that come several times in a batch are cut once: what the processor makes of copies, bit by bit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_family(family, raw, monkeypatch):
     assert [len(given) for given in cut] == [3, 6]
     assert resized == resized_of_copies
     assert [a.key for a in layouts] == [b.key for b in layouts_of_copies]
-    if raw:  # the pixels of every picture once, and which of them stand for each
+    if raw:  # the pixels of every image once, and which of them stand for each
         made["pixel_values"] = made["pixel_values"][made.pop("pixel_rows")]
     for name, value in wanted.items():
         assert made[name].dtype == value.dtype and torch.equal(made[name], value), name
@@ -52,7 +52,7 @@ def test_the_device_gets_every_picture_once_and_repeats_it(family):
 
 
 def test_what_is_left_to_the_processor():
-    """No picture twice; prompts with several pictures."""
+    """No image twice; prompts with several images."""
     processor, (images, _) = tiny.processor("internvl"), prompts([0, 1, 2])
     assert cutting_once(processor, [[image] for image in images])[0] is processor
     assert cutting_once(processor, [images[:2], images[:1]])[0] is processor

@@ -46,7 +46,7 @@ def test_it_transports_to_other_numbers_of_frames_by_relative_place():
     for n in (2, 16):
         found, planted = centred_log(profile, VIDEO[n])[0], planted_bias("u-shaped", VIDEO[n], frames=2.0)
         np.testing.assert_allclose(by_frame(found, VIDEO[n]), by_frame(planted, VIDEO[n]), atol=0.15)
-    # a single picture is a video of one frame: its own map, which every frame has
+    # a single image is a video of one frame: its own map, which every frame has
     alone = centred_log(profile, ONE)[0]
     for _, at in parts_of_frames(VIDEO[8]):
         frame = centred_log(profile, VIDEO[8])[0][at]

@@ -36,7 +36,7 @@ def spelled(maps):
 
 
 def test_places_are_means_over_pictures_not_over_prompts(profile, maps):
-    chosen = [0, 1, 2, 5, 8]  # two prompts of the first picture, one each of others
+    chosen = [0, 1, 2, 5, 8]  # two prompts of the first image, one each of others
     found = learned_places(profile, maps, images=chosen)
     each = {}
     for i in chosen:
@@ -94,7 +94,7 @@ def test_refusals(profile, maps):
 
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_of_one_picture_in_every_family(family, tmp_path):
-    """Relevance and later attention are those that the maps of that picture give."""
+    """Relevance and later attention are those that the maps of that image give."""
     vlm, n = tiny.vlm(family), 6
     pictures, prompts = tiny.images(n), tiny.texts(n)
     maps = collect(

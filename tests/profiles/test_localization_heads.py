@@ -150,7 +150,7 @@ def test_bad_maps_are_refused(maps, tmp_path):
         LocalizationHeadsProfile().fit(simulate("u-shaped", {LAYOUT: 8}, heads=2).maps)
     with pytest.raises(InputError, match="heads='all'"):
         LocalizationHeadsProfile().fit(simulate("u-shaped", {LAYOUT: 8}).maps)
-    with pytest.raises(InputError, match="at least 4 pictures"):
+    with pytest.raises(InputError, match="at least 4 images"):
         LocalizationHeadsProfile().fit(StoredMaps.create(tmp_path / "none", SETTINGS))
 
 

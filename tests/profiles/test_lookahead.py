@@ -30,7 +30,7 @@ def profile(maps):
 
 
 def asked_for(seed=5, layout=LAYOUT):
-    """A new picture: its kinds, features, and the question about one of them."""
+    """A new image: its kinds, features, and the question about one of them."""
     rng = np.random.default_rng(seed)
     kinds, visual = image(rng, layout)
     kind = next(k for k in np.unique(kinds) if k)
@@ -61,7 +61,7 @@ def test_what_is_asked_for_is_foreseen_in_new_pictures(profile):
 def test_position_is_a_term_apart(profile, maps):
     positional = profile.teacher.expected_log(LAYOUT)
     assert correlation(positional, bias(LAYOUT)) > 0.97
-    # over many pictures and questions, debiased relevance leans to no place; with the term it does
+    # over many images and questions, debiased relevance leans to no place; with the term it does
     rng = np.random.default_rng(3)
     bare, biased = np.zeros(LAYOUT.n), np.zeros(LAYOUT.n)
     for _ in range(200):
@@ -195,8 +195,8 @@ def test_its_card_says_what_a_reader_wants(profile, tmp_path):
         f"| position, content and question | {100 * p['held_out']['all']:.1f} % |",
         f"| 3 | 1 | 1.00 | {best['quality']:.2f} | {best['lo']:.2f} to {best['hi']:.2f} | ",
         "| tokens are dropped before | layer 0 |",
-        f"| learned from | {p['learned_from']} prompts on {p['pictures']['learned_from']} pictures |",
-        f"| held out | {p['held_out']['images']} prompts on {p['pictures']['held_out']} other pictures |",
+        f"| learned from | {p['learned_from']} prompts on {p['pictures']['learned_from']} images |",
+        f"| held out | {p['held_out']['images']} prompts on {p['pictures']['held_out']} other images |",
         f"| parameters | {p['parameters']:,} (",
         "| time of the fit | ",
     ):
@@ -211,7 +211,7 @@ def test_its_card_says_what_a_reader_wants(profile, tmp_path):
 
 
 def test_a_file_without_the_tables_still_reads(profile, tmp_path):
-    """As earlier versions wrote it: no curve, no quality of heads, no count of pictures."""
+    """As earlier versions wrote it: no curve, no quality of heads, no count of images."""
     (layer,) = profile.layers_
     arrays = {part: named for part, named in profile.arrays_[layer].items() if part not in ("curve", "quality")}
     provenance = {name: value for name, value in profile.provenance_.items() if name != "pictures"}
@@ -316,7 +316,7 @@ def test_what_it_cannot_be_fitted_to(tmp_path, maps):
     with pytest.raises(InputError, match="features=True"):
         LookaheadProfile().fit(simulate("u-shaped", {LAYOUT: 30}).maps)
     lonely = stored(tmp_path / "one", n=1, questions=6)
-    with pytest.raises(InputError, match="several pictures"), warnings.catch_warnings():
+    with pytest.raises(InputError, match="several images"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         LookaheadProfile(**QUICK).fit(lonely)
     with pytest.raises(InputError, match="the maps hold layers"):

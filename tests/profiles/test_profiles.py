@@ -122,7 +122,7 @@ def test_maps_are_cached_per_device_and_the_cache_is_bounded(name):
     maps, _ = make_maps()
     profile = profiles.make(name).fit(maps)
     first = profile.expected(ONE, 1)
-    same_place = TokenLayout.raster(4, 4, size=(640, 480), family="internvl")  # equal key, other picture size
+    same_place = TokenLayout.raster(4, 4, size=(640, 480), family="internvl")  # equal key, other image size
     assert profile.expected(same_place, 1, device=torch.device("cpu")) is first
     assert profile.expected(ONE, 1, device="meta").device.type == "meta"
     if "layout" in profile.transports:

@@ -31,7 +31,7 @@ FAMILIES = pytest.mark.parametrize("family", tiny.FAMILIES)
 
 @cache
 def steep(family, **rope):
-    """A tiny model of low rotary base: every frequency makes a difference between the few tokens of tiny pictures."""
+    """A tiny model of low rotary base: every frequency makes a difference between the few tokens of tiny images."""
     own = tiny.config(family).text_config.rope_parameters
     sections = {k: own[k] for k in ("mrope_section", "mrope_interleaved") if k in own}
     model = tiny.build(family, rope_parameters={"rope_type": "default", "rope_theta": 100.0, **sections, **rope})

@@ -1,4 +1,4 @@
-"""AdaTP: quotas against a loop, a relevant frame that biased attention does not find, and pictures of several tiles."""
+"""AdaTP: quotas against a loop, a relevant frame that biased attention does not find, and images of several tiles."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_alike_frames_are_one_segment_that_keeps_a_place_once():
     assert len(cells) == FRAME.n  # every place once, from whichever frame
 
 
-# -- single pictures -------------------------------------------------------------------------------------------
+# -- single images -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("options", [{}, {"relevance": "even"}, {"relevance": "attention"}, {"local": "none"}])
 @pytest.mark.parametrize("queries", ["last", "text"])
 def test_with_one_frame_of_one_tile_it_is_its_inner_rule(options, queries):

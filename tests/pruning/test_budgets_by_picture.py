@@ -1,4 +1,4 @@
-"""A method may keep fewer tokens than its budget, as many as the picture asks for; what is kept is what is counted."""
+"""A method may keep fewer tokens than its budget, as many as the image asks for; what is kept is what is counted."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_similarity_is_the_definition(layout, spatial, distance):
 
 def test_a_thumbnail_token_compares_by_the_place_it_shows():
     plane = SpatialPlane.of(TILED)
-    last = TILED.n - 16  # first token of the thumbnail: the top left sixteenth of the picture
+    last = TILED.n - 16  # first token of the thumbnail: the top left sixteenth of the image
     shown = TILED.centers_px[last] / TILED.size
     assert np.allclose(shown, [1 / 8, 1 / 8])
     gaps = (plane.points[: TILED.n - 16] - plane.points[last]).norm(dim=1)

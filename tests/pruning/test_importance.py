@@ -82,7 +82,7 @@ def test_mmr_is_the_rule_of_lookahead_too():
 
 
 def test_padding_comes_last_under_any_importance():
-    layout = layout_of("llava")  # a wide picture in a square
+    layout = layout_of("llava")  # a wide image in a square
     inside = torch.from_numpy(layout.in_image.copy())
     assert 2 < inside.sum() < layout.n
     for name in ("mmr", "cdpruner", "scope", "greedyprune", "idselection"):

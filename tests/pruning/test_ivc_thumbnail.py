@@ -1,4 +1,4 @@
-"""The form of IVC for tiled pictures: by hand on a small tiling, by loops, and in models."""
+"""The form of IVC for tiled images: by hand on a small tiling, by loops, and in models."""
 
 from __future__ import annotations
 

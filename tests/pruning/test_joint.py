@@ -147,7 +147,7 @@ def test_the_null_row_of_a_pool_is_behind_its_last_image():
 
 
 class Remembers(AttentionMethod):
-    """Reads the row of the token behind the picture."""
+    """Reads the row of the token behind the image."""
 
     name, joint = "remembers", True
 

@@ -1,4 +1,4 @@
-"""A count of tokens that no picture has is warned of once in a run, whatever the run is."""
+"""A count of tokens that no image has is warned of once in a run, whatever the run is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def said(work):
     return [(str(w.message), w.filename) for w in caught if "so all are kept" in str(w.message)]
 
 
-TEXT = "keep 300: a picture has 256 visual tokens here, so all are kept"
+TEXT = "keep 300: an image has 256 visual tokens here, so all are kept"
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_a_benchmark_and_a_comparison_say_it_once(vlm):
 
 
 def test_a_block_says_it_once_when_it_ends():
-    """Of two prefills, where the larger picture of the second is still too small; at the line of the block."""
+    """Of two prefills, where the larger image of the second is still too small; at the line of the block."""
     vlm = tiny.vlm("internvl")
     small, large = vlm.encode(tiny.images(3)[1:2], ["What is it?"]), tiny.encoded(vlm, 3)
     most = max(layout.n for layout in large.layouts)
@@ -82,7 +82,7 @@ def test_a_block_says_it_once_when_it_ends():
         assert run.most == most
 
     assert said(lambda: block(most + 1)) == [
-        (f"keep {most + 1}: a picture has {most} visual tokens here, so all are kept", __file__)
+        (f"keep {most + 1}: an image has {most} visual tokens here, so all are kept", __file__)
     ]
     assert said(lambda: block(most)) == said(lambda: block(1.0)) == []  # the smaller ones alone keep all
 

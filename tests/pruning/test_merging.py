@@ -68,7 +68,7 @@ def check_merged(vlm, enc, method, layer=None, **options):
 
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_equals_a_stock_model_with_merged_states(family):
-    """Three prompts of different lengths and pictures, cached; K = 0 or the first allowed layer, and a later one."""
+    """Three prompts of different lengths and images, cached; K = 0 or the first allowed layer, and a later one."""
     vlm = tiny.vlm(family)
     enc = tiny.encoded(vlm, 3)
     state = check_merged(vlm, enc, VisionZip(keep=0.4, contextual=0.5, merge=True))

@@ -138,6 +138,6 @@ def test_it_is_a_configuration_of_a_run_by_its_name(name, tmp_path):
 
 
 def test_layers_follow_the_models_lowest():
-    deep = geometry("qwen3-vl-4b")  # adds features of the picture after its first three layers
+    deep = geometry("qwen3-vl-4b")  # adds features of the image after its first three layers
     assert [stage.layer for stage in schedule_in(deep, PyramidDrop(keep=0.1))] == [9, 18, 27]
     assert schedule_in(geometry("grounder"), Feather(keep=0.1)).layer == 2

@@ -1,4 +1,4 @@
-"""The even grid over the true picture."""
+"""The even grid over the true image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_uniform_is_a_regular_grid_where_one_fits():
 
 
 def test_uniform_spacing_follows_the_true_picture():
-    """The same 16 x 16 tokens over a wide picture: fewer rows than columns."""
+    """The same 16 x 16 tokens over a wide image: fewer rows than columns."""
     wide = TokenLayout.raster(16, 16, size=(1600, 400), family="toy")
     kept, rows = uniform_grid(wide, 64)
     assert rows == [4] and len(set(wide.col[kept])) == 16
@@ -29,7 +29,7 @@ def test_uniform_spacing_follows_the_true_picture():
 
 @LAYOUTS
 def test_uniform_leaves_no_hole(kind):
-    """Exact for every budget; no place of the picture is far from a kept token."""
+    """Exact for every budget; no place of the image is far from a kept token."""
     layout = layout_of(kind)
     for n in range(1, layout.n + 1):
         kept, _ = uniform_grid(layout, n)

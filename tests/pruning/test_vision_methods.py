@@ -208,7 +208,7 @@ def test_several_images_and_beams(name):
 
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_a_sweep_of_repeated_pictures_is_one_run_each(family):
-    """Features computed once for each picture, with what the tower shows beside them."""
+    """Features computed once for each image, with what the tower shows beside them."""
     vlm = tiny.vlm(family)
     layers = [lowest_layer(vlm), 3]
     words = [f"{name}@{keep}@{layer}" for name in NAMES for layer in layers for keep in (0.5, 0.2)]
@@ -222,7 +222,7 @@ def test_a_sweep_of_repeated_pictures_is_one_run_each(family):
         if config.method is None:
             continue
         with prune(vlm, config.method, config.layer) as state:
-            vlm.forward(pixels)  # the tower sees every picture of the batch
+            vlm.forward(pixels)  # the tower sees every image of the batch
         for mine, theirs in zip(runs[i].selections, state.selections, strict=True):
             torch.testing.assert_close(mine.scores, theirs.scores, rtol=1e-4, atol=1e-6)
 
@@ -234,7 +234,7 @@ def test_what_does_not_show_the_tower_is_refused():
     with prune(vlm, VisPruner()):
         with pytest.raises(UnsupportedError, match=fix):
             vlm.forward(vlm.vision(enc))
-        with pytest.raises(UnsupportedError, match="must know whose pictures"):
+        with pytest.raises(UnsupportedError, match="must know whose images"):
             vlm.model(**enc.inputs)
         with pytest.raises(UnsupportedError, match=fix):  # kept for another method
             vlm.forward(with_tower(vlm, enc, [HiPrune()]))

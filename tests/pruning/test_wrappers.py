@@ -219,7 +219,7 @@ def test_a_profile_reaches_the_method():
     (config,) = configurations([outer], 0.2, 2, profile)
     assert config.method.profile is profile and "profile" in config.method.needs
     chosen = config.method.select(context(RASTER, 0.2))
-    # of every block the map of the whole picture is read
+    # of every block the map of the whole image is read
     want = Relative(profile=profile).importance(context(RASTER, 0.2))
     torch.testing.assert_close(chosen.scores, want)
 

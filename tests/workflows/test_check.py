@@ -68,11 +68,11 @@ THOUSANDTHS = scaled(lambda w, *_: 1000 / w, lambda w, h, *_: 1000 / h)
 WRITERS = {
     "0-1000": THOUSANDTHS,
     "0-1": scaled(lambda w, *_: 1 / w, lambda w, h, *_: 1 / h),
-    "pixels of the picture": scaled(lambda *_: 1, lambda *_: 1),
-    "pixels of the resized picture": scaled(lambda w, h, rw, rh: rw / w, lambda w, h, rw, rh: rh / h),
+    "pixels of the image": scaled(lambda *_: 1, lambda *_: 1),
+    "pixels of the resized image": scaled(lambda w, h, rw, rh: rw / w, lambda w, h, rw, rh: rh / h),
     "0-1 of the padded square": padded,
 }
-FAMILIES = {"internvl": "0-1000", "qwen2_5_vl": "pixels of the resized picture", "llava": "0-1 of the padded square"}
+FAMILIES = {"internvl": "0-1000", "qwen2_5_vl": "pixels of the resized image", "llava": "0-1 of the padded square"}
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_half_precision_has_its_own_tolerance():
     [
         ({"images": "cats"}, "unknown images='cats': choose one of photographs, scenes, gallery"),
         ({"samples": SAMPLES[:8], "images": "scenes"}, "not both"),
-        ({"samples": SAMPLES[:2]}, "on two pictures or more"),
+        ({"samples": SAMPLES[:2]}, "on two images or more"),
         ({"samples": [5, 6]}, "samples must be a list of biaslab samples"),
         ({"samples": 5}, "samples must be a list of biaslab samples"),
         ({"batch_size": 0}, "batch_size must be a whole number >= 1"),
@@ -175,11 +175,11 @@ def test_the_verb_prints_it_and_its_exit_status_is_1_where_something_does_not_ho
     monkeypatch.setattr(ModelChoice, "load", lambda *_: vlm)
     status, out, err = run(capsys, "check", "--images", "photographs", "--batch-size", 43)
     assert status == 0 and "answers fit 0-1000 (43 of 43)" in out and out.count(": holds (largest difference") == 2
-    vlm.write = WRITERS["pixels of the picture"]
+    vlm.write = WRITERS["pixels of the image"]
     status, out, err = run(capsys, "check", "--images", "photographs", "--batch-size", 43, "--json")
     record = json.loads(out)
     assert status == 1 and "1 of 3 checks do not hold" in err
-    assert record["holds"] is False and record["verdict"].startswith("answers fit pixels of the picture (43 of 43)")
+    assert record["holds"] is False and record["verdict"].startswith("answers fit pixels of the image (43 of 43)")
     assert len(record["readings"]) == 36 and len(record["answers"]) == 43
 
 

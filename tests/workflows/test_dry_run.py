@@ -140,7 +140,7 @@ def test_pictures_are_not_decoded_and_broken_ones_are_counted(tmp_path, no_weigh
 
 
 def test_pictures_the_model_refuses_are_counted(no_weights):
-    """The real run skips or logs such a picture alone, so the plan goes on, too."""
+    """The real run skips or logs such an image alone, so the plan goes on, too."""
     found, narrow = _geometry("qwen2_5_vl"), Image.new("RGB", (2000, 3))
     plan = plan_fit(found, Calibration("x", [*tiny.images(2), narrow], "Where?"), layers=[0])
     assert plan.data["count"] == "2 images" and "1 image cannot be cut or resized by this model" in plan.notes[0]

@@ -79,7 +79,7 @@ def test_several_questions_share_the_features_of_their_picture_and_are_held_out_
     )
     assert fitted.maps.n == len(made.images) > 24 and fitted.profile.provenance_["asked"]["pictures"] == 12
     size = (tmp_path / "maps" / "visual.f16").stat().st_size
-    assert size == 12 * 256 * 192 * 2  # once a picture
+    assert size == 12 * 256 * 192 * 2  # once an image
     said = fitted.profile.provenance_
     assert said["learned_from"] + said["held_out"]["images"] == fitted.maps.n
     held = Lessons(fitted.maps, np.zeros(0, np.float32), np.zeros(1, np.int64)).split()[1]
@@ -107,7 +107,7 @@ def test_a_file_of_captions_asks_what_the_scenes_ask(grounder, scenes, tmp_path)
 
 def test_a_single_question_for_all_pictures_is_warned_of(grounder, scenes, tmp_path):
     same = replace(scenes, prompts="Please describe the provided image.")
-    with pytest.warns(UserWarning, match="every picture is asked the same"):
+    with pytest.warns(UserWarning, match="every image is asked the same"):
         fit_bias(grounder, same, estimator=LookaheadProfile(**BRIEF), maps=tmp_path, progress=False)
 
 

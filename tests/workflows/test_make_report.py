@@ -234,11 +234,11 @@ def test_a_view_holds_its_page_in_a_frame(grounder, tmp_path):
 
 
 def test_a_view_of_results_is_its_report_s_browser(run):
-    with pytest.raises(InputError, match="takes no picture"):
+    with pytest.raises(InputError, match="takes no image"):
         bl.view(run, "a.png")
     assert len(Page(bl.view(run, n=2).html).data["samples"]) >= 2
 
 
 def test_a_view_says_what_it_lacks(grounder):
-    with pytest.raises(InputError, match="needs a picture"):
+    with pytest.raises(InputError, match="needs an image"):
         bl.view(grounder)

@@ -97,7 +97,7 @@ def test_the_keyboard_moves_and_a_screen_reader_is_told(page):
 
 
 def pixels(page):
-    """Colours in the middle of each of the 16 x 16 cells of the picture."""
+    """Colours in the middle of each of the 16 x 16 cells of the image."""
     script = """() => {
         const canvas = document.querySelector('[data-part=picture]'), c = canvas.getContext('2d'), out = [];
         for (let r = 0; r < 16; r++) for (let k = 0; k < 16; k++)

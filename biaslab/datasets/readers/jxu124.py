@@ -1,4 +1,4 @@
-"""``jxu124/refcoco``, ``refcocoplus`` and ``refcocog`` of the hub: REFER's rows with COCO's, without pictures.
+"""``jxu124/refcoco``, ``refcocoplus`` and ``refcocog`` of the hub: REFER's rows with COCO's, without images.
 
 A row is an object, with all its expressions; each becomes a sample::
 

@@ -7,7 +7,7 @@ r"""Conversations of LLaVA in which boxes are asked for, as in its fine-tuning m
                                    "describes: the bus on the left"},
         {"from": "gpt", "value": "[0.12, 0.31, 0.48, 0.92]"}]}]
 
-A box is in fractions of the picture padded to a centred square, as the model sees it. Turns that ask for something else
+A box is in fractions of the image padded to a centred square, as the model sees it. Turns that ask for something else
 (a caption of a box, a question) are passed over; a conversation with none that asks for a box is left out.
 """
 
@@ -28,7 +28,7 @@ _BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*
 
 @register_reader
 class Llava(Reader):
-    """``image, conversations``; corners in fractions of the padded square; sizes from the pictures."""
+    """``image, conversations``; corners in fractions of the padded square; sizes from the images."""
 
     name = "llava"
     what = "conversations of LLaVA"

@@ -1,8 +1,8 @@
-"""``lmms-lab/RefCOCO``, ``RefCOCOplus`` and ``RefCOCOg`` of the hub, the data of lmms-eval, pictures included.
+"""``lmms-lab/RefCOCO``, ``RefCOCOplus`` and ``RefCOCOg`` of the hub, the data of lmms-eval, images included.
 
 A row is an object, with all its expressions; each becomes a sample::
 
-    {"question_id": "...", "image": <picture>, "question": "Please carefully observe ...", "answer": ["left bowl", ...],
+    {"question_id": "...", "image": <image>, "question": "Please carefully observe ...", "answer": ["left bowl", ...],
      "segmentation": [...], "bbox": [x, y, w, h], "iscrowd": 0, "file_name": "COCO_train2014_000000581857_16.jpg"}
 
 ``question`` asks for a caption of the box, as lmms-eval uses the set, and is not read.
@@ -18,7 +18,7 @@ from biaslab.datasets.reader import Reader, Referral, register_reader
 
 @register_reader
 class LmmsLab(Reader):
-    """``question_id, image, answer, bbox, file_name``; x, y, w, h in pixels; sizes from the pictures."""
+    """``question_id, image, answer, bbox, file_name``; x, y, w, h in pixels; sizes from the images."""
 
     name = "lmms-lab"
     what = "a RefCOCO table of lmms-lab"

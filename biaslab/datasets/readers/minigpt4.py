@@ -5,7 +5,7 @@
     [{"img_id": "COCO_train2014_000000515716_1", "sents": "the man in red", "bbox": [x, y, w, h],
       "height": 480, "width": 640}]
 
-``img_id`` is the picture's name without a suffix, with the number of an expression behind it.
+``img_id`` is the image's name without a suffix, with the number of an expression behind it.
 """
 
 from __future__ import annotations

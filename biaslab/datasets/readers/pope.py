@@ -15,7 +15,7 @@ from biaslab.datasets.reader import Reader, Referral, register_reader
 
 @register_reader
 class POPE(Reader):
-    """``question_id, image, text, label``; sizes from the pictures."""
+    """``question_id, image, text, label``; sizes from the images."""
 
     name = "pope"
     what = "questions of POPE"

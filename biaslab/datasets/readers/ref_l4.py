@@ -1,8 +1,8 @@
 """Ref-L4 (Chen et al., "Revisiting Referring Expression Comprehension Evaluation in the Era of LMMs", 2024).
 
-``ref-l4-val.parquet`` and ``ref-l4-test.parquet``, with the pictures of ``images.tar.gz`` beside them::
+``ref-l4-val.parquet`` and ``ref-l4-test.parquet``, with the images of ``images.tar.gz`` beside them::
 
-    {"id": 1, "caption": "Within the central picture frame ...", "bbox": [x, y, w, h], "bbox_id": "o365_527361",
+    {"id": 1, "caption": "Within the central image frame ...", "bbox": [x, y, w, h], "bbox_id": "o365_527361",
      "image_id": "o365_922765", "height": 741, "width": 1024, "file_name": "objects365_v2_00922765.jpg", ...}
 """
 

@@ -5,7 +5,7 @@ One row per expression, the convention of the published tables::
     {"image": "coco/train2014/COCO_train2014_000000000009.jpg", "sent": "left bowl",
      "bbox": [x1, y1, x2, y2], "width": 640, "height": 480}
 
-``bbox`` is in pixels of the original image; width and height say whether of the upright picture or of the stored one
+``bbox`` is in pixels of the original image; width and height say whether of the upright image or of the stored one
 (`biaslab.datasets.row_image`).
 """
 

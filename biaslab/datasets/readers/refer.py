@@ -54,7 +54,7 @@ class Refer(Reader):
         return f"{path.absolute().parent.name} ({by[1]})", split or ""
 
     def complete(self, rows: list[TableRow], path: Path | None) -> list[TableRow]:
-        """Add each object's box and its picture's size."""
+        """Add each object's box and its image's size."""
         if path is None:
             raise InputError(f"references of REFER are read from their file, beside {INSTANCES}")
         listed = [where for _, where, row in rows if row.get("no_target") or isinstance(row["ann_id"], list)]

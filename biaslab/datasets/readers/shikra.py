@@ -13,7 +13,7 @@ from biaslab.datasets.reader import Reader, register_reader
 
 @register_reader
 class Shikra(Reader):
-    """``img_path, expression, bbox, height, width``; corners in pixels of COCO's stored pictures."""
+    """``img_path, expression, bbox, height, width``; corners in pixels of COCO's stored images."""
 
     name = "shikra"
     what = "a Shikra REC jsonl"

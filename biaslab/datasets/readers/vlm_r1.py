@@ -19,7 +19,7 @@ from biaslab.datasets.reader import Reader, Referral, register_reader
 
 @register_reader
 class VlmR1(Reader):
-    """``image, normal_caption`` (or ``problem``), ``solution``; corners in pixels; sizes from the pictures."""
+    """``image, normal_caption`` (or ``problem``), ``solution``; corners in pixels; sizes from the images."""
 
     name = "vlm-r1"
     what = "a VLM-R1 json"

@@ -1,8 +1,8 @@
-"""RefCOCO as VLMEvalKit has it: ``RefCOCO.tsv``, one table of all eight splits, pictures in base64.
+"""RefCOCO as VLMEvalKit has it: ``RefCOCO.tsv``, one table of all eight splits, images in base64.
 
 Columns ``index, image, question, answer, category``: ``answer`` is the box, ``[x1, y1, x2, y2]`` in fractions of the
-picture, ``category`` the split ("RefCOCO testA"), ``question`` the prompt or the expression. An ``image`` of at most 64
-characters is the index of the row that holds the picture.
+image, ``category`` the split ("RefCOCO testA"), ``question`` the prompt or the expression. An ``image`` of at most 64
+characters is the index of the row that holds the image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from biaslab.datasets.reader import Reader, Referral, register_reader
 
 @register_reader
 class VlmEvalKit(Reader):
-    """``index, image, question, answer, category``; corners in fractions; sizes from the pictures."""
+    """``index, image, question, answer, category``; corners in fractions; sizes from the images."""
 
     name = "vlmevalkit"
     what = "a RefCOCO TSV of VLMEvalKit"

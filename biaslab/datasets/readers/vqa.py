@@ -17,7 +17,7 @@ from biaslab.datasets.reader import Reader, Referral, register_reader
 
 @register_reader
 class VQA(Reader):
-    """``image, question, answer``; sizes from the pictures, where width and height are missing."""
+    """``image, question, answer``; sizes from the images, where width and height are missing."""
 
     name = "vqa"
     what = "a table of questions"

@@ -1,4 +1,4 @@
-"""Which heads matter: criteria that rate decoder heads on calibration pictures, and how far they agree.
+"""Which heads matter: criteria that rate decoder heads on calibration images, and how far they agree.
 
 `of_maps.py`: by what heads attend to (quality, localization, auroc). `ablation.py`: by what the model's own answer
 loses without them; `projections.py`: by where a step of its gradient moves them; `own_answers.py` is that answer.

@@ -60,7 +60,7 @@ def by_ablation(
     ----------
     vlm : VLM
     batches : iterable of Encoded
-        Of the pictures, each with its question.
+        Of the images, each with its question.
     layers : sequence of int
         Layers whose heads are rated.
     groups : (n,) int array

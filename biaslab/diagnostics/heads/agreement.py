@@ -22,7 +22,7 @@ def compare_ratings(ratings: Sequence[HeadRatings], *, top: int = 5, confidence:
     Parameters
     ----------
     ratings : sequence of HeadRatings
-        Of the same heads on the same pictures, in the same groups.
+        Of the same heads on the same images, in the same groups.
     top : int
         Best heads of each whose overlap is counted.
     confidence : float
@@ -31,7 +31,7 @@ def compare_ratings(ratings: Sequence[HeadRatings], *, top: int = 5, confidence:
     Returns
     -------
     DataFrame
-        A row per pair: first, second, heads (rated by both), spearman, lo, hi (jackknife over groups of pictures,
+        A row per pair: first, second, heads (rated by both), spearman, lo, hi (jackknife over groups of images,
         within [-1, 1]; NaN where a criterion does not tell heads apart), top, shared (heads among the best of both),
         by_chance (expected of two orders that have nothing to do with each other).
 

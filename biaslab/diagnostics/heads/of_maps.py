@@ -31,7 +31,7 @@ def by_quality(maps: ReadableMaps, layers: Sequence[int], groups: np.ndarray) ->
     -------
     HeadRatings
     """
-    sums = np.stack([quality_sums(maps, layer, maps.n) for layer in layers])  # layers, pictures, 5, heads
+    sums = np.stack([quality_sums(maps, layer, maps.n) for layer in layers])  # layers, images, 5, heads
 
     def statistic(mask: np.ndarray) -> np.ndarray:
         return np.stack([quality_of(own[mask].sum(0), int(mask.sum()))[0] for own in sums])
@@ -49,7 +49,7 @@ def by_localization(
     bottom_row: bool = False,
     elbow: str = "value",
 ) -> HeadRatings:
-    """Rate heads by the share of pictures that vote for them (:class:`biaslab.profiles.LocalizationHeadsProfile`).
+    """Rate heads by the share of images that vote for them (:class:`biaslab.profiles.LocalizationHeadsProfile`).
 
     Parameters
     ----------
@@ -77,17 +77,17 @@ def by_auroc(maps: ReadableMaps, layers: Sequence[int], groups: np.ndarray, targ
     Parameters
     ----------
     maps : StoredMaps, or a view of them
-        Of every head, each picture asked for its target.
+        Of every head, each image asked for its target.
     layers : sequence of int
     groups : (n,) int array
         Of :func:`~biaslab.diagnostics.heads.ratings.groups_of`.
     targets : sequence of Box
-        Of each picture, in its pixels.
+        Of each image, in its pixels.
 
     Returns
     -------
     HeadRatings
-        NaN of heads without a picture in which there is something to rank.
+        NaN of heads without an image in which there is something to rank.
     """
     each = np.full((maps.n, len(layers), int(maps.heads)), np.nan)
     for i, box in enumerate(targets):

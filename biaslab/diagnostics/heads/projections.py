@@ -70,8 +70,8 @@ def by_projection(
 ) -> HeadRatings:
     """Rate heads by ``1000 * (pro - 1)``, the filter of a head being its slice of the output projection (:func:`pro`).
 
-    The loss is the mean cross entropy of the model's own answer (a box). Two forwards and backwards per picture, one
-    picture at a time; the gradients of the output projections of ``layers`` are held twice, in float32.
+    The loss is the mean cross entropy of the model's own answer (a box). Two forwards and backwards per image, one
+    image at a time; the gradients of the output projections of ``layers`` are held twice, in float32.
 
     IPPRO prunes filters of networks and was not made for heads; its text could not be read beyond the abstract and
     public reviews. Unverified: lambda (the reviews dispute its role; where the gradient is small against the weights
@@ -81,7 +81,7 @@ def by_projection(
     ----------
     vlm : VLM
     encode : callable
-        Number of a picture, from 0 -> its prompt, a batch of one.
+        Number of an image, from 0 -> its prompt, a batch of one.
     layers : sequence of int
         Layers whose heads are rated.
     groups : (n,) int array
@@ -113,7 +113,7 @@ def by_projection(
     with _with_gradients(projections) as weights, progress_bar("ippro", total=2 * n, show=progress) as advance:
 
         def gradient(pictures: Iterable[int]) -> list[Tensor]:
-            """Sum of the gradients of some pictures."""
+            """Sum of the gradients of some images."""
             sums = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
             for picture in pictures:
                 for own, each in zip(sums, _gradients(vlm, encode(picture), weights), strict=True):
@@ -162,7 +162,7 @@ def _with_gradients(projections: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 def _gradients(vlm: VLM, encoded: Encoded, weights: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of the loss of a picture, float32."""
+    """Gradients of the loss of an image, float32."""
     answers = OwnAnswers.of(vlm, vlm.vision(encoded))
     with torch.enable_grad():
         gradients = torch.autograd.grad(answers.loss(vlm).sum(), list(weights))

@@ -1,4 +1,4 @@
-"""What a criterion makes of every head, with intervals over pictures."""
+"""What a criterion makes of every head, with intervals over images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from biaslab.stats.jackknife import check_confidence, half_width
 
 __all__ = ["HeadRatings", "groups_of", "ratings_of"]
 
-_GROUPS = 20  # of pictures, of which each is left out once
-_FEWEST = 4  # pictures
+_GROUPS = 20  # of images, of which each is left out once
+_FEWEST = 4  # images
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class HeadRatings:
     values : (L, H) array
         Higher is a head that matters more.
     left_out : (G, L, H) array
-        The same without each of G groups of pictures.
+        The same without each of G groups of images.
     bounds : (float, float)
         Of what values can be; intervals end there.
     """
@@ -51,7 +51,7 @@ class HeadRatings:
         Returns
         -------
         DataFrame
-            criterion, layer, head, value, lo, hi (jackknife over groups of pictures), rank (1 is the best; equal values
+            criterion, layer, head, value, lo, hi (jackknife over groups of images), rank (1 is the best; equal values
             share the mean of their ranks).
         """
         check_confidence(confidence)
@@ -67,12 +67,12 @@ class HeadRatings:
 
 
 def groups_of(pictures: Sequence[str]) -> np.ndarray:
-    """Put prompts into groups that are left out together, those of one picture in the same: numbers from 0.
+    """Put prompts into groups that are left out together, those of one image in the same: numbers from 0.
 
     Parameters
     ----------
     pictures : sequence of n str
-        Which picture each prompt is about.
+        Which image each prompt is about.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def groups_of(pictures: Sequence[str]) -> np.ndarray:
     Raises
     ------
     InputError
-        Fewer than 4 pictures.
+        Fewer than 4 images.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def groups_of(pictures: Sequence[str]) -> np.ndarray:
     """
     number = {name: i for i, name in enumerate(dict.fromkeys(pictures))}
     if len(number) < _FEWEST:
-        raise InputError(f"heads are rated on at least {_FEWEST} pictures, got {len(number)}")
+        raise InputError(f"heads are rated on at least {_FEWEST} images, got {len(number)}")
     return np.array([number[name] for name in pictures]) % min(len(number), _GROUPS)
 
 

@@ -12,7 +12,7 @@ _NAMED = 3
 #: criterion -> what its values are
 UNITS = {
     "quality": "(1 - share explained by position) x Moran x skewness, without labels",
-    "localization": "share of the pictures that vote for the head, by lowest spatial entropy",
+    "localization": "share of the images that vote for the head, by lowest spatial entropy",
     "auroc": "mean AUROC of its raw attention for the target's tokens, with labels",
     "ablation": "rise of the cross entropy of the model's own answer without it, nats per token",
     "ippro": "1000 (PRO - 1) of its slice of the output projection after a step of gradient; unverified",
@@ -53,7 +53,8 @@ def rating_sentences(ratings: pd.DataFrame, compared: pd.DataFrame) -> list[str]
         sure = is_number(row["lo"]) and (row["lo"] > 0 or row["hi"] < 0)
         size = interval_text(row["spearman"], row["lo"], row["hi"])
         sentences.append(
-            f"Rank correlation of {pair}: {size}{'' if sure else ', which is not shown to differ from 0'}; they share "
+            f"Rank correlation of {pair}: "
+            f"{size}{'' if sure else ', which is not significantly different from 0'}; they share "
             f"{row['shared']} of the {row['top']} best heads ({row['by_chance']:.1f} expected by chance)."
         )
     return sentences

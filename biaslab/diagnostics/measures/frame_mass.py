@@ -1,4 +1,4 @@
-"""Attention that each frame of a video draws, relative to an even share."""
+"""Attention that each frame of a video draws, relative to uniform attention."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from biaslab.stats.jackknife import jackknife_interval
 __all__ = ["frame_mass"]
 
 
-@register("frame_mass", "Attention share of each frame over its even share", frames=True)
+@register("frame_mass", "Attention share of each frame over that under uniform attention", frames=True)
 def frame_mass(maps: Maps, *, layers: int | Iterable[int] | None = None, confidence: float = 0.95) -> pd.DataFrame:
     """Measure the share of visual attention that each frame draws, over the share of the tokens that it has.
 

@@ -130,7 +130,7 @@ def frame_top(
 
 
 def _interval(bootstrap: ImageBootstrap, drawn: np.ndarray, even: np.ndarray) -> dict[str, np.ndarray]:
-    """Estimate shares of (n, H) and their ratio to an even share (n,): arrays (H,)."""
+    """Estimate shares of (n, H) and their ratio to the share under uniform attention (n,): arrays (H,)."""
     flat = np.repeat(even[:, None], drawn.shape[1], axis=1)
     share, ratio = bootstrap.mean(drawn), bootstrap.ratio(drawn, flat)
     return {

@@ -58,7 +58,7 @@ def tile_order(maps: Maps, *, layers: int | Iterable[int] | None = None, confide
     """
     return slope_table(
         maps, _sums, unit="tile", layers=layers, confidence=confidence,
-        refused="tile order needs pictures of several tiles: these maps have one tile each",
+        refused="tile order needs images of several tiles: these maps have one tile each",
     )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def _design_sentence(probe: ProbeResult) -> str:
     images = int(pairs * probe.boxes.shape[3] * rows * columns)
     places = f"all {rows} x {columns} places" if rows * columns > 1 else "the only place"
     return (
-        f"{count_text(images, 'picture')} of {design['size'][0]} x {design['size'][1]} pixels: "
+        f"{count_text(images, 'image')} of {design['size'][0]} x {design['size'][1]} pixels: "
         f"{count_text(pairs, 'pair')} of object and background ({count_text(probe.n_groups, 'different object')}), "
         f'each at {places}, asked for as "{design["expression"]}" (prompt: "{settings["prompt"]}"). Attention of the '
         f'query rows "{settings["queries"]}" on the object, in natural logarithms, centred per pair. Extremes of many '

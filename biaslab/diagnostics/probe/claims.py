@@ -134,7 +134,7 @@ def comparison_text(row: Mapping[Any, Any], margin: tuple[float, float] = SLOPE_
         return "the profile or the probe's map does not vary over places: no comparison"
     if agreement == "unreliable":
         return (
-            "the probe's own map is not shown to repeat from object to object (estimated reliability "
+            "the probe's own map does not repeat significantly from object to object (estimated reliability "
             f"{interval_text(row['reliability'])}), so nothing is said of the profile: {remedy_text(row)}"
         )
     r = f"r {interval_text(row['r'], row.get('r_lo'), row.get('r_hi'))}"
@@ -149,7 +149,7 @@ def comparison_text(row: Mapping[Any, Any], margin: tuple[float, float] = SLOPE_
     objects = f", n = {count_text(int(row['groups']), 'object')}" if has_values(row, "groups") else ""
     numbers = f"({r}{possible}, {tests}{objects})"
     if agreement == "open":
-        return f"the profile is not shown to agree with the causal effect of the place {numbers}"
+        return f"the profile does not agree significantly with the causal effect of the place {numbers}"
     if agreement == "opposed":
         return f"the profile is opposed to the causal effect of the place beyond chance {numbers}"
     share = f"{100 * min(row['r_disattenuated'] ** 2, 1.0):.0f}"
@@ -169,7 +169,8 @@ def _amount_text(row: Mapping[Any, Any], margin: tuple[float, float]) -> str:
         )
     if amount == "open":
         return (
-            f"dividing by it is not shown to remove too much or too little, nor the right amount ({slope}, interval "
+            f"dividing by it removes neither significantly too much nor too little, nor is the right amount "
+            f"established ({slope}, interval "
             f"width {hi - lo:.2f})"  # type: ignore[operator]  # an open interval has both ends
         )
     if amount == "right":

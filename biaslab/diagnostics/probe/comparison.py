@@ -105,7 +105,7 @@ def compare(
     check_confidence(confidence)
     layers, read = _reader(probe, other)
     tokens = [read(layer) for layer in layers]
-    # all layers at once: what an object covers is worked out once per picture
+    # all layers at once: what an object covers is worked out once per image
     together = profile_effects(probe, np.concatenate([version for versions in tokens for version in versions]))
     rows, start = [], 0
     for layer, maps in zip(layers, tokens, strict=True):

@@ -274,11 +274,11 @@ def assemble(settings: dict[str, Any], groups: list[str], records: Iterable[dict
         if layout is None:
             log, layout = np.empty((*shape, *np.shape(r["log"]))), r["layout"]
         if r["layout"] != layout:
-            raise RunFolderError("pictures of one probe have different layouts: the model cuts them by content")
+            raise RunFolderError("images of one probe have different layouts: the model cuts them by content")
         at = r["pair"], r["row"], r["col"], r["repetition"]
         log[at], boxes[at], iou[at], seen[at] = r["log"], r["box"], r.get("iou", np.nan), True
     if layout is None or not seen.all():
-        raise RunFolderError(f"{seen.sum()} of {seen.size} pictures are done: run the same probe again to go on")
+        raise RunFolderError(f"{seen.sum()} of {seen.size} images are done: run the same probe again to go on")
     heads: list[str | int] = ["mean"] if settings["heads"] == "mean" else list(range(log.shape[-1]))
     regions = ["tiles", "thumbnail"][: log.shape[-3]]
     located = iou if settings["locate"] else None

@@ -37,7 +37,7 @@ def verdict(table: pd.DataFrame, *, margin: tuple[float, float] = SLOPE_MARGIN) 
         Of :func:`~biaslab.diagnostics.probe.compare`, a line or more.
     margin : (float, float)
         Slopes that count as the right amount: "about the right amount" needs the whole interval inside. An interval
-        that merely holds 1 is "not shown to be too much or too little", and no interval "not known". The default,
+        that merely holds 1 is "not significantly too much or too little", and no interval "not known". The default,
         0.8 to 1.25, leaves at most a quarter of the profile in the attention, or takes at most a fifth off in excess
         (in logarithms).
 
@@ -79,14 +79,16 @@ def verdict(table: pd.DataFrame, *, margin: tuple[float, float] = SLOPE_MARGIN) 
         )
     if uncertain := groups.get("open"):
         texts.append(
-            f"In {_share_of(uncertain, rows)} the two are not shown to agree: whether the profile is the model's or "
-            "the pictures' is open."
+            f"In {_share_of(uncertain, rows)} the two do not agree significantly: whether the profile is the "
+            f"model's or "
+            "the images' is open."
         )
     if unknown := groups.get("unknown"):
         texts.append(f"In {_share_of(unknown, rows)} it is not known whether the two agree: {remedy_text(unknown[0])}.")
     if unreliable := groups.get("unreliable"):
         texts.append(
-            f"In {_share_of(unreliable, rows)} the probe's own map is not shown to repeat from object to object, so "
+            f"In {_share_of(unreliable, rows)} the probe's own map does not repeat significantly from object to "
+            f"object, so "
             f"nothing is said of the profile: {remedy_text(unreliable[0])}."
         )
     if flat := groups.get("flat"):
@@ -133,7 +135,8 @@ def _amounts(agreeing: list[dict], margin: tuple[float, float]) -> str:
         widths = [row["slope_hi"] - row["slope_lo"] for row in uncertain]
         low, high = f"{min(widths):.2f}", f"{max(widths):.2f}"
         sentences.append(
-            f"The amount{_where(uncertain, agreeing)} is not shown to be too much or too little, nor to be right (the "
+            f"The amount{_where(uncertain, agreeing)} is not significantly too much or too little, nor "
+            f"established to be right (the "
             f"interval holds 1 but does not lie wholly {margin_text(margin)}; interval width "
             f"{low if low == high else f'{low} to {high}'})."
         )

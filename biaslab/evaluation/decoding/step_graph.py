@@ -56,7 +56,7 @@ class CudaStepGraph:
         current.wait_stream(self.stream)
 
     def capture(self, step: Callable[[], None]) -> None:
-        """Capture the step; what other threads do meanwhile (pictures on their way) is none of its business."""
+        """Capture the step; what other threads do meanwhile (images on their way) is none of its business."""
         with (
             torch.cuda.stream(torch.cuda.current_stream(self.device)),  # comes back also where the capture fails
             torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"),

@@ -77,7 +77,7 @@ def image_plan(vlm: VLM, generation: Generation, prompts: Iterable[Prompt], n_la
     Parameters
     ----------
     vlm : VLM
-        Its announced prompts say which pictures they show.
+        Its announced prompts say which images they show.
     generation : Generation
     prompts : iterable of Prompt
         With all query rows that are read.
@@ -86,7 +86,7 @@ def image_plan(vlm: VLM, generation: Generation, prompts: Iterable[Prompt], n_la
     Returns
     -------
     ImagePlan or None
-        None where the whole rows have to run: no picture is known to come twice, the family's attention is not causal,
+        None where the whole rows have to run: no image is known to come twice, the family's attention is not causal,
         a layer has a sliding window, a query row precedes the end of an image, or too little would be saved.
     """
     encoded = vlm.prefill.encoded

@@ -1,7 +1,7 @@
 """The layers below K on the tokens up to an image once for all its expressions, then on what follows in each prompt.
 
 In causal attention nothing of the image sees the question: keys, values and hidden states of the tokens up to it are
-those of every expression of the picture. They are put in the columns in which the whole rows would have them, so that
+those of every expression of the image. They are put in the columns in which the whole rows would have them, so that
 whoever reads on sees no difference but that of rounding.
 """
 

@@ -83,7 +83,7 @@ class Prefix:
         return self.embeds  # which a decoder may scale before its first layer
 
     def same_states(self, layer: int) -> list[int]:
-        """Give rows one number whose image tokens enter ``layer`` as one tensor's, if they show one picture."""
+        """Give rows one number whose visual tokens enter ``layer`` as one tensor's, if they show the same image."""
         n = len(next(iter(self.prompts.values())))
         if layer == 0:
             return [0] * n

@@ -85,7 +85,7 @@ class Selecting:
     def _standing(self, method: Method, layer: int, images: TokenBatch, owners: Sequence[Owner]) -> list[int]:
         """Tell for each image the first one that a method sees as the same: it is chosen from once.
 
-        A method that looks at the image alone sees expressions of one picture so where it reads no states, and where
+        A method that looks at the image alone sees expressions of one image so where it reads no states, and where
         their states are equal bit by bit: embeddings, or those of tokens that ran once for all of them. Elsewhere
         states have been computed apart and differ by rounding, which can turn a tie.
         """

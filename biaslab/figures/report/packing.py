@@ -1,4 +1,4 @@
-"""What the viewer reads, in few bytes: pictures, token layouts and maps of attention as text in base64."""
+"""What the viewer reads, in few bytes: images, token layouts and maps of attention as text in base64."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from biaslab.evaluation.kept_tokens import token_mask
 
 __all__ = ["packed_layout", "packed_map", "picture_uri"]
 
-#: longest side of a picture in a report, pixels
+#: longest side of an image in a report, pixels
 SIDE = 448
-#: bytes of a picture in a report, before base64
+#: bytes of an image in a report, before base64
 PICTURE_BYTES = 11_000
 _QUALITIES = (82, 70, 58, 46, 34, 22)
 
 
 def picture_uri(image: Image.Image, *, side: int = SIDE, limit: int = PICTURE_BYTES) -> str:
-    """Write a picture as a ``data:`` address, small enough for a page with many.
+    """Write an image as a ``data:`` address, small enough for a page with many.
 
     Parameters
     ----------
     image : PIL image
     side : int
-        Longest side, pixels; larger pictures are scaled down.
+        Longest side, pixels; larger images are scaled down.
     limit : int
         Bytes; the quality is lowered, then the size, until the file has no more.
 

@@ -54,7 +54,7 @@ def profile_blocks(profiles: Mapping[str, Profile]) -> list[Block]:
 
 
 def heat_image(values: np.ndarray, layout: TokenLayout, *, label: str) -> Markup:
-    """Draw values of tokens where these lie in the image, tiles only, as a picture of few bytes.
+    """Draw values of tokens where these lie in the image, tiles only, as a PNG of few bytes.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The report of a run of ``evaluate``: its sections, from results, pictures and profiles that others have opened."""
+"""The report of a run of ``evaluate``: its sections, from results, images and profiles that others have opened."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["places_blocks", "provenance_blocks", "run_page"]
 
 _PLACES = 3  # rows and columns of the map of the target's place
 _SMALL = 0.1  # TFLOPs: below, costs are written in GFLOPs
-_MAPS = 12  # configurations that have one: more are no picture
+_MAPS = 12  # configurations that have one: more are no image
 
 
 def run_page(

@@ -114,7 +114,7 @@
     }
     fill($("shown"), [
       ["kept", "tokens kept"],
-      ["none", "picture alone"],
+      ["none", "image alone"],
       ...(layers.length ? [["attention", "attention"]] : []),
       ...(layers.length && Object.keys(data.expected).length ? [["relative", "attention over profile"]] : []),
     ], state.shown);

@@ -1,4 +1,4 @@
-"""The data of the sample browser: configurations, samples, pictures and layouts, JSON-ready."""
+"""The data of the sample browser: configurations, samples, images and layouts, JSON-ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as training batches: tiles, dense targets per visual token, packed question-answer branches (numpy only)."""
+"""Images as training batches: tiles, dense targets per visual token, packed question-answer branches (numpy only)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GRIDS: tuple[tuple[int, int], ...] = ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (2
 _COLOURS = list(COLOURS)
 _MIN_COVER = 0.1  # share of a cell that an object must show to own it
 _READABLE = 11  # least height of a sign in pixels of a tile
-_MOST = 32  # things of a picture, and one more
+_MOST = 32  # things of an image, and one more
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Branches:
-    """Question-answer branches of one length behind the pictures of a batch.
+    """Question-answer branches of one length behind the images of a batch.
 
     Attributes
     ----------
-    ids, labels : int array (pictures, branches, length)
+    ids, labels : int array (images, branches, length)
         Tokens, and what each row must answer (or `IGNORE`).
-    gather : bool array (pictures, branches, length)
+    gather : bool array (images, branches, length)
         The rows from the end of the question to the first token of the answer.
-    head : int array (pictures, branches, 3)
+    head : int array (images, branches, 3)
         What, size (2: not said) and colour (5: not said) of the noun phrase; `IGNORE` where there are two or none.
-    task : int array (pictures, branches)
+    task : int array (images, branches)
         Number in `TASKS`; -1 for an empty branch.
     """
 
@@ -90,8 +90,8 @@ class Batch:
     Attributes
     ----------
     tiles : Tiles
-        Of all pictures, one after the other.
-    grid : int array (pictures,)
+        Of all images, one after the other.
+    grid : int array (images,)
         Numbers in `GRIDS`.
     expressions, questions : Branches or None
         None in the vision stage.
@@ -103,7 +103,7 @@ class Batch:
     questions: Branches | None = None
 
     def part(self, k: int, n: int) -> Batch:
-        """Return the k-th of n parts, as equal as can be: of pictures, in the vision stage of tiles."""
+        """Return the k-th of n parts, as equal as can be: of images, in the vision stage of tiles."""
         count = len(self.tiles.pixels if self.expressions is None else self.grid)
         per, rows = len(self.tiles.pixels) // count, slice(k * count // n, (k + 1) * count // n)
         tiles = slice(rows.start * per, rows.stop * per)
@@ -124,7 +124,7 @@ def dialogue_of(size: ObserverSize) -> Dialogue:
 
 
 def make_batch(recipe: ObserverRecipe, step: Step) -> Batch:
-    """Draw the pictures of a step and what is asked about them; depends on nothing but its arguments."""
+    """Draw the images of a step and what is asked about them; depends on nothing but its arguments."""
     shown = [picture("train", index) for index in step.pictures]
     stage = ("vision", "decoder").index(step.stage)
     rng = np.random.default_rng([recipe.seed, 80, stage, step.number])
@@ -134,7 +134,7 @@ def make_batch(recipe: ObserverRecipe, step: Step) -> Batch:
 
 
 def pack(recipe: ObserverRecipe, shown: Sequence[Picture], rng: np.random.Generator, *, mix: Sequence[float]) -> Batch:
-    """Pack expressions and questions behind pictures of one number of visual tiles."""
+    """Pack expressions and questions behind images of one number of visual tiles."""
     dialogue = dialogue_of(recipe.size)
     said, asked = [], []
     for one in shown:
@@ -209,7 +209,7 @@ def _head_classes(head: ex.Head) -> tuple[int, int, int]:
 
 # ---- tiles -------------------------------------------------------------------------------------------------------
 def tiles_of(shown: Picture, size: ObserverSize) -> Tiles:
-    """Cut a picture as InternVL's processor does, and find what each visual token shows.
+    """Cut an image as InternVL's processor does, and find what each visual token shows.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ def _joined(parts: Sequence[Tiles]) -> Tiles:
 
 
 def _single_tiles(recipe: ObserverRecipe, shown: Sequence[Picture], rng: np.random.Generator) -> Batch:
-    """Take a few tiles of each picture: first those with a sign that can be read, then those with any object."""
+    """Take a few tiles of each image: first those with a sign that can be read, then those with any object."""
     parts = []
     for one in shown:
         tiles = tiles_of(one, recipe.size)

@@ -1,4 +1,4 @@
-"""The token ids of the chat format, split where questions branch off from the picture they share."""
+"""The token ids of the chat format, split where questions branch off from the image they share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from biaslab.grounder.observer.model import ObserverSize, box_tokens
 
 
 class Dialogue:
-    """Encodes pictures, questions and answers as the processor and the adapter do.
+    """Encodes images, questions and answers as the processor and the adapter do.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class Dialogue:
     Attributes
     ----------
     stem : list of int
-        What every request for a box starts with, behind the picture.
+        What every request for a box starts with, behind the image.
     image_start : int
         Place of the first visual token.
 
@@ -43,12 +43,12 @@ class Dialogue:
         self.image_start = self.prefix(1).index(self._ids("<IMG_CONTEXT>"))
 
     def prefix(self, tiles: int) -> list[int]:
-        """Encode the turn up to the end of a picture with so many visual tiles."""
+        """Encode the turn up to the end of an image with so many visual tiles."""
         image = "<IMG_CONTEXT>" * (tiles * self._tokens)
         return self.tokenizer(f"<|im_start|>user\n<img>{image}</img>", add_special_tokens=False)["input_ids"]
 
     def _branch(self, text: str) -> list[int]:
-        """Encode all behind the picture up to the answer."""
+        """Encode all behind the image up to the answer."""
         if text not in self._encoded:
             turn = f"<|im_start|>user\n<img><IMG_CONTEXT></img>\n{text}<|im_end|>\n<|im_start|>assistant\n"
             ids = self.tokenizer(turn, add_special_tokens=False)["input_ids"]
@@ -64,7 +64,7 @@ class Dialogue:
         return self._branch(text)
 
     def box(self, box: tuple[float, float, float, float], size: tuple[int, int]) -> list[int]:
-        """Encode the answer for a box in pixels of a picture, end of turn included."""
+        """Encode the answer for a box in pixels of an image, end of turn included."""
         return [*self._ids(box_tokens(box, size)), self.tokenizer.eos_token_id]
 
     def answer(self, text: str, *, spelled: bool) -> list[int]:

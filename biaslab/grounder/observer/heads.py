@@ -22,7 +22,7 @@ class Heads(nn.Module):
     `dense` reads every visual token on the projector's output: owned, what, colour, box in the tile, letters of the
     sign. `text` reads decoder rows behind a question: size and colour of the noun phrase, each with "not said"; what
     it is comes from `dense`'s weights, so that a row must gather the very directions in which the tower writes names.
-    `tile` reads visual tokens in the decoder (the number of their tile), `grid` the token behind the picture (columns
+    `tile` reads visual tokens in the decoder (the number of their tile), `grid` the token behind the image (columns
     and rows).
     """
 

@@ -1,7 +1,7 @@
 """The observer: a small, unmodified InternVL with InternVL's own tiling, trained from scratch on the gallery.
 
 `transformers.InternVLForConditionalGeneration` from a config, a byte-level BPE tokenizer, InternVL's chat format and
-its box format ``[[x1, y1, x2, y2]]`` on 0-1000. A tile of 168 px is 36 visual tokens; a picture has one to six tiles
+its box format ``[[x1, y1, x2, y2]]`` on 0-1000. A tile of 168 px is 36 visual tokens; an image has one to six tiles
 and, if it has more than one, a thumbnail.
 """
 
@@ -87,7 +87,7 @@ def box_tokens(box: tuple[float, float, float, float], size: tuple[int, int]) ->
     box : tuple of float
         x1, y1, x2, y2.
     size : (int, int)
-        Width and height of the picture.
+        Width and height of the image.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def build_tokenizer(*, vocab_size: int = 1536, pictures: int = 150) -> PreTraine
     ----------
     vocab_size : int
     pictures : int
-        Training pictures whose expressions are in the corpus.
+        Training images whose expressions are in the corpus.
 
     Returns
     -------

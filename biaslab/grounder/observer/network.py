@@ -28,8 +28,8 @@ class Answers:
     logits : Tensor (rows, vocabulary)
         float32.
     labels, branch : Tensor (rows,)
-        What they must say, and which branch of the batch (pictures x branches) each belongs to.
-    task : Tensor (pictures * branches,)
+        What they must say, and which branch of the batch (images x branches) each belongs to.
+    task : Tensor (images * branches,)
     """
 
     logits: torch.Tensor
@@ -86,11 +86,11 @@ class TrainingObserver:
         return self.model.model.multi_modal_projector(shuffled.reshape(n, side * side // 4, -1))
 
     def answers(self, visual: torch.Tensor, groups: list[dict[str, torch.Tensor]]) -> list[Answers]:
-        """Run the decoder once over pictures and all their branches.
+        """Run the decoder once over images and all their branches.
 
         Parameters
         ----------
-        visual : Tensor (pictures, visual tokens, hidden)
+        visual : Tensor (images, visual tokens, hidden)
         groups : list of dict of Tensor
             Fields of `Branches`: expressions, whose first tokens (the stem) they share, and questions.
 
@@ -107,7 +107,7 @@ class TrainingObserver:
         embedded = self.model.get_input_embeddings()(ids)
         start = self.dialogue.image_start
         embedded = torch.cat([embedded[:, :start], visual, embedded[:, start + tokens :]], 1)
-        starts = (len(shared), len(prefix))  # an expression stands behind the stem, a question behind the picture
+        starts = (len(shared), len(prefix))  # an expression stands behind the stem, a question behind the image
         positions = [torch.arange(len(shared), device=self.device)]
         for first, group in zip(starts, groups, strict=True):
             branches, length = group["ids"].shape[1:]
@@ -156,7 +156,7 @@ class TrainingObserver:
         return loss, measured
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, dict, list[dict], list[Answers]]:
-        """Run tower and decoder: visual tokens per picture, targets of the tiles, branches, answers."""
+        """Run tower and decoder: visual tokens per image, targets of the tiles, branches, answers."""
         if not (batch.expressions and batch.questions):
             raise ValueError("a batch of the vision stage has nothing to answer")
         tiles = self.tensors(batch.tiles)
@@ -201,7 +201,7 @@ class TrainingObserver:
         return self.heads.gather_loss(torch.cat(rows), torch.cat(heads))
 
     def _place_losses(self, tokens: int, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the losses of visual tokens that miss their tile and of pictures that miss their grid."""
+        """Compute the losses of visual tokens that miss their tile and of images that miss their grid."""
         start, per_tile = self.dialogue.image_start, self.recipe.size.tokens
         states = self._now.kept[self.recipe.tile_layer][:, start : start + tokens]
         number = torch.arange(tokens, device=self.device) // per_tile
@@ -266,17 +266,17 @@ def packed_attention(
 
     Parameters
     ----------
-    query : Tensor (pictures, heads, rows, d)
-        Scaled. Rows: the shared ones (picture, then the stem of expressions), then branch after branch.
-    key, value : Tensor (pictures, key heads, rows, d)
+    query : Tensor (images, heads, rows, d)
+        Scaled. Rows: the shared ones (image, then the stem of expressions), then branch after branch.
+    key, value : Tensor (images, key heads, rows, d)
     prefix, shared : int
-        Rows up to the end of the picture, and up to the end of the stem.
+        Rows up to the end of the image, and up to the end of the stem.
     shapes : tuple of (int, int)
         Branches and their length, of expressions (which see the stem) and of questions (which do not).
 
     Returns
     -------
-    Tensor (pictures, rows, heads, d)
+    Tensor (images, rows, heads, d)
     """
     n, heads, rows, d = query.shape
     kv = key.shape[1]

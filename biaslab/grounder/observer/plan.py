@@ -1,4 +1,4 @@
-"""Which pictures of the stream make up each training step."""
+"""Which images of the stream make up each training step."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from biaslab.grounder.observer.recipe import ObserverRecipe
 from biaslab.scenes.gallery import grid_of, picture_size, visual_tiles
 
-WINDOW = 1024  # pictures of the stream that are put into batches together
+WINDOW = 1024  # images of the stream that are put into batches together
 # Both stages stream the train split; the vision stage starts where the decoder stage cannot reach.
 FIRST_PICTURE = {"vision": 10_000_000, "decoder": 0}
 
 
 @dataclass(frozen=True)
 class Step:
-    """The pictures of one training step.
+    """The images of one training step.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Step:
     number : int
         Of the step in its stage.
     pictures : tuple of int
-        Numbers of pictures of the train split; in the decoder stage all have one number of visual tiles.
+        Numbers of images of the train split; in the decoder stage all have one number of visual tiles.
     easy : bool
         Whether the step lies in the easy share of the decoder stage.
     """
@@ -44,7 +44,7 @@ def steps_of(recipe: ObserverRecipe, stage: str, *, start: int = 0) -> Iterator[
     recipe : ObserverRecipe
     stage : {"vision", "decoder"}
     start : int
-        First step that is wanted; those before it are gone through without drawing a picture.
+        First step that is wanted; those before it are gone through without drawing an image.
 
     Yields
     ------
@@ -76,7 +76,7 @@ def steps_of(recipe: ObserverRecipe, stage: str, *, start: int = 0) -> Iterator[
 
 
 def _batches(recipe: ObserverRecipe, first: int, shares: dict[int, float]) -> list[tuple[int, ...]]:
-    """Put the pictures of one window into batches of one number of tiles each, in random order."""
+    """Put the images of one window into batches of one number of tiles each, in random order."""
     rng = np.random.default_rng([recipe.seed, 79, first])
     kept = rng.random(WINDOW)
     of_tiles: dict[int, list[int]] = {tiles: [] for tiles in recipe.pictures_of_tiles}

@@ -9,17 +9,17 @@ from biaslab.grounder.observer.model import ObserverSize
 
 @dataclass(frozen=True)
 class ObserverRecipe:
-    """Two stages over an endless stream of training pictures, none of which is shown twice within a stage.
+    """Two stages over an endless stream of training images, none of which is shown twice within a stage.
 
     The *vision stage* trains the tower and the projector on single tiles with dense heads on every visual token
     (object or not, name, colour, box in the tile, letters of the sign). The *decoder stage* trains everything on
     packed question-answer pairs, the tower at a lower rate. Auxiliary losses are listed with where they act; none of
     them touches attention.
 
-    Pictures of one number of visual tiles make a batch. ``pictures_of_tiles`` says how many, for 1, 3, 4, 5 and 7
+    Images of one number of visual tiles make a batch. ``pictures_of_tiles`` says how many, for 1, 3, 4, 5 and 7
     tiles (the thumbnail included), so that steps cost about the same. ``shares_at_first`` and ``shares`` are the
-    shares of the stream's pictures that are used, by number of tiles, in the first ``easy_share`` of the decoder
-    stage and after it: most pictures have few tiles at first.
+    shares of the stream's images that are used, by number of tiles, in the first ``easy_share`` of the decoder
+    stage and after it: most images have few tiles at first.
 
     Examples
     --------
@@ -32,7 +32,7 @@ class ObserverRecipe:
     size: ObserverSize = field(default_factory=ObserverSize)
     vision_steps: int = 2500
     vision_pictures: int = 20  # a step
-    vision_tiles: int = 3  # of a picture, at most
+    vision_tiles: int = 3  # of an image, at most
     vision_muon: float = 0.02
     vision_adamw: float = 3e-3
     decoder_steps: int = 5000
@@ -40,9 +40,9 @@ class ObserverRecipe:
     decoder_muon: float = 0.01
     decoder_adamw: float = 2e-3
     tower_rate: float = 0.3  # of the decoder stage's rates, for the tower and the projector
-    expressions: int = 7  # packed behind one picture
+    expressions: int = 7  # packed behind one image
     expression_length: int = 23  # tokens of an expression, what follows it, and its answer
-    questions: int = 8  # packed behind one picture
+    questions: int = 8  # packed behind one image
     question_length: int = 17
     warmup: int = 60
     final_rate: float = 0.03  # of the peak learning rates, at the end of the cosine
@@ -53,7 +53,7 @@ class ObserverRecipe:
     gather_weight: float = 0.5  # rows from the question's end name what it is about, on the output of `gather_layer`
     gather_layer: int = 2
     tile_weight: float = 0.1  # visual tokens know the number of their tile, on the output of `tile_layer`
-    grid_weight: float = 0.2  # the token behind the picture knows columns and rows, on the output of `gather_layer`
+    grid_weight: float = 0.2  # the token behind the image knows columns and rows, on the output of `gather_layer`
     tile_layer: int = 1
     easy_share: float = 0.15
     easy_mix: tuple[float, float, float] = (0.7, 0.2, 0.1)  # of attribute, location, relation in the easy share

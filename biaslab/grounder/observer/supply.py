@@ -67,7 +67,7 @@ def batches(
             yield step, batch
     except BrokenProcessPool:
         raise BiaslabError(
-            "a process that draws pictures died: the same command goes on from the last checkpoint; use fewer workers "
+            "a process that draws images died: the same command goes on from the last checkpoint; use fewer workers "
             "if memory ran out"
         ) from None
     finally:

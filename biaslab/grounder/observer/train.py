@@ -32,7 +32,7 @@ def train_observer(
 ) -> Path:
     """Train the observer from the recipe's seed, or go on where an interrupted run left off.
 
-    On a CPU each step's pictures are shared by ``threads`` threads of one core each: on small matrices that is faster
+    On a CPU each step's images are shared by ``threads`` threads of one core each: on small matrices that is faster
     than products spread over cores, and it bears other work on the machine. How many they are is part of the result
     (averages are taken over each share), as is the device, to rounding; how many workers draw is not.
 
@@ -47,7 +47,7 @@ def train_observer(
     threads : int
         Shares that a step is cut into on a CPU.
     workers : int
-        Processes that draw pictures ahead; 0 for none.
+        Processes that draw images ahead; 0 for none.
     progress : bool
         Show on stderr how far the training has come.
 

@@ -30,18 +30,18 @@ __all__ = ["LocalizationHeadsProfile"]
 
 _VOTES = "votes"
 _LISTED = 10  # heads in the card's table
-_FEWEST = 4  # pictures
+_FEWEST = 4  # images
 
 
 @register
 class LocalizationHeadsProfile(LearnedMaps):
-    """A head profile: which (layer, head) localise, by the votes of calibration pictures.
+    """A head profile: which (layer, head) localise, by the votes of calibration images.
 
-    1. S_lh, the attention that a head gives the image, averaged over the pictures. Heads above the elbow of the sorted
+    1. S_lh, the attention that a head gives the image, averaged over the images. Heads above the elbow of the sorted
        S (largest distance to the chord) go on.
-    2. Of each picture and head, the spatial entropy of what stands out
+    2. Of each image and head, the spatial entropy of what stands out
        (:func:`biaslab.maps.spatial_entropy.foreground`). Heads whose whole bottom row stands out are passed over.
-    3. Each picture votes for the ``per_sample`` heads of lowest entropy (ours: of equal ones, as all single blobs have,
+    3. Each image votes for the ``per_sample`` heads of lowest entropy (ours: of equal ones, as all single blobs have,
        for those of more attention); the ``heads`` most frequent ones are chosen.
 
     The pruning method ``localization_heads`` keeps by the sum of their attention. `expected` is the mean of that sum,
@@ -52,7 +52,7 @@ class LocalizationHeadsProfile(LearnedMaps):
     heads : int
         How many are chosen; 3 as published.
     per_sample : int
-        Heads that a picture votes for. Unverified: the vote is not in the published code. Ours: never more than a
+        Heads that an image votes for. Unverified: the vote is not in the published code. Ours: never more than a
         quarter of the heads above the elbow, or all of a small model would be voted for.
     elbow : {"value", "index"}
         "value": heads whose mass is at least the elbow's, as the paper says; "index": heads whose number, counted layer
@@ -64,14 +64,14 @@ class LocalizationHeadsProfile(LearnedMaps):
         Whether heads of which the whole bottom row stands out may be voted for. Such heads are flagged in the published
         code; that they are passed over (False) is unverified.
     n : int, optional
-        Pictures at most, the first ones; default all. 1,000 of RefCOCO's training split in the paper.
+        Images at most, the first ones; default all. 1,000 of RefCOCO's training split in the paper.
 
     Attributes
     ----------
     heads_ : list of (int, int)
         The chosen (layer, head), the most frequent first.
     votes_ : DataFrame
-        Of :func:`biaslab.profiles.localization.votes`; heads of which nothing stood out in any picture are left out.
+        Of :func:`biaslab.profiles.localization.votes`; heads of which nothing stood out in any image are left out.
     quality_ : DataFrame
         Of :func:`biaslab.profiles.head_quality`, for comparison: it chooses nothing here.
 
@@ -131,7 +131,7 @@ class LocalizationHeadsProfile(LearnedMaps):
         Raises
         ------
         InputError
-            Maps of the mean over heads, of fewer than 4 pictures, or whose images cannot be read one by one; an option
+            Maps of the mean over heads, of fewer than 4 images, or whose images cannot be read one by one; an option
             out of range; no head in which anything stands out.
         """
         expect_maps(maps)
@@ -141,7 +141,7 @@ class LocalizationHeadsProfile(LearnedMaps):
         if not hasattr(maps, "record"):
             raise InputError("heads are chosen by single images: collect the maps with out='FOLDER' (--maps FOLDER)")
         if maps.n < _FEWEST:
-            raise InputError(f"heads are chosen by the votes of at least {_FEWEST} pictures, the maps hold {maps.n}")
+            raise InputError(f"heads are chosen by the votes of at least {_FEWEST} images, the maps hold {maps.n}")
         readable = cast("ReadableMaps", maps)
         searched = resolve_layers(layers, maps.layers, "the maps", "collect")
         ballot = Ballot.of(readable, searched, n=self.n, least=self.least, bottom_row=self.bottom_row)
@@ -227,11 +227,11 @@ class LocalizationHeadsProfile(LearnedMaps):
         return [
             "## Heads",
             "",
-            f"The {len(self.heads_)} heads that most pictures voted for, of {above} above the elbow of attention to "
+            f"The {len(self.heads_)} heads that most images voted for, of {above} above the elbow of attention to "
             f"images. {self.agreement()}",
             "",
             *table_lines(
-                ["layer", "head", "chosen", "share of the pictures that vote for it [95 %]", "share of its attention",
+                ["layer", "head", "chosen", "share of the images that vote for it [95 %]", "share of its attention",
                  "spatial entropy (nats)"],
                 rows,
             ),

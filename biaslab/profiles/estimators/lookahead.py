@@ -60,7 +60,7 @@ class LookaheadProfile(LearnedMaps):
     rank : int
         Width of the student's keys and queries.
     reads : bool
-        False: a student that does not look at the question, the same for all questions on a picture.
+        False: a student that does not look at the question, the same for all questions on an image.
     heads : "quality" or sequence of (layer, head)
         "quality": the heads that look at something (`head_quality`). Named ones weigh alike.
     share : float
@@ -73,7 +73,7 @@ class LookaheadProfile(LearnedMaps):
     sharpness : float
         Of the teacher's softmax: what the best tokens weigh against the others.
     epochs, patience, batch_size, learning_rate, weight_decay
-        Of the fit. ``patience``: epochs without an improvement on held-out pictures after which it stops.
+        Of the fit. ``patience``: epochs without an improvement on held-out images after which it stops.
     seed : int
         Of the student's first weights and of the order of images.
 
@@ -91,7 +91,7 @@ class LookaheadProfile(LearnedMaps):
     Notes
     -----
     Nearest published work: FlexSelect trains a 0.5 B model to repeat the attention ranking of a reference layer, on
-    long video; GlimpsePrune trains a glimpse token and a predictor with boxes. Here the pictures need no labels,
+    long video; GlimpsePrune trains a glimpse token and a predictor with boxes. Here the images need no labels,
     position is a term apart, and the student has a thousandth of their size.
 
     Examples
@@ -159,7 +159,7 @@ class LookaheadProfile(LearnedMaps):
         Raises
         ------
         InputError
-            Maps without features or of the mean over heads, no head that looks at anything, or a single picture.
+            Maps without features or of the mean over heads, no head that looks at anything, or a single image.
         """
         expect_maps(maps)
         layers = resolve_layers(layers, maps.layers, "the maps", "collect")
@@ -362,7 +362,7 @@ class LookaheadProfile(LearnedMaps):
         Parameters
         ----------
         maps : StoredMaps
-            Of other pictures, collected as those of the fit.
+            Of other images, collected as those of the fit.
 
         Returns
         -------

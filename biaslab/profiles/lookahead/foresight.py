@@ -1,4 +1,4 @@
-"""What a conditional profile foresees of one picture, and what its teacher makes of it."""
+"""What a conditional profile foresees of one image, and what its teacher makes of it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["Foresight", "foresee"]
 
 
 class Foresight(NamedTuple):
-    """What a conditional profile foresees of one picture and question, and what came.
+    """What a conditional profile foresees of one image and question, and what came.
 
     Attributes
     ----------
     layout : TokenLayout
-        Of the picture.
+        Of the image.
     relevance : (N,) float32 array
         The student's.
     attention : (N,) float32 array
-        The teacher's: attention of its heads to this picture, weighted, each in standard deviations over the image,
+        The teacher's: attention of its heads to this image, weighted, each in standard deviations over the image,
         without what its place draws.
     """
 
@@ -51,7 +51,7 @@ class _OneImage:
 
 
 def foresee(profile: LookaheadProfile, vlm: VLM, image: Any, prompt: str) -> Foresight:
-    """Ask the student about one picture, and let the model run to see what its teacher makes of it.
+    """Ask the student about one image, and let the model run to see what its teacher makes of it.
 
     Parameters
     ----------

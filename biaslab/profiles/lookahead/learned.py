@@ -25,7 +25,7 @@ _BATCH = 16  # prompts that are encoded at once
 
 
 def held_out(maps: StoredMaps) -> list[int]:
-    """List the prompts of maps from which no student learns, since their pictures are held out.
+    """List the prompts of maps from which no student learns, since their images are held out.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def learned_places(
     profile: LookaheadProfile, maps: StoredMaps, *, images: Iterable[int] | None = None,
     layout: TokenLayout | str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Average what the student says over many pictures, place by place: how it leans, whatever is shown and asked.
+    """Average what the student says over many images, place by place: how it leans, whatever is shown and asked.
 
     Parameters
     ----------
@@ -54,13 +54,13 @@ def learned_places(
     images : iterable of int, optional
         Which of their prompts; default all. Those of `held_out` it did not learn from.
     layout : TokenLayout or str, optional
-        Only pictures of this layout; default the one that most have.
+        Only images of this layout; default the one that most have.
 
     Returns
     -------
     DataFrame
         A row per token: ``tile``, ``row``, ``col``, ``thumbnail``, ``teacher`` (positional profile of the heads that
-        taught), ``student`` (mean over pictures), ``se`` (its standard error) and ``pictures``, their number. Natural
+        taught), ``student`` (mean over images), ``se`` (its standard error) and ``pictures``, their number. Natural
         logarithms of attention, centred over the image; the student's in the teacher's scale.
 
     Raises
@@ -70,7 +70,7 @@ def learned_places(
     """
     chosen = range(maps.n) if images is None else list(images)
     layout, _ = profile.layout_of(layout)
-    sums: dict[str, tuple[np.ndarray, int]] = {}  # picture -> sum over its prompts, their number
+    sums: dict[str, tuple[np.ndarray, int]] = {}  # image -> sum over its prompts, their number
     for i in chosen:
         record = maps.record(i)
         if record.layout.key != layout.key:
@@ -117,7 +117,7 @@ def question_tokens(vlm: VLM, prompts: Sequence[str]) -> list[list[str]]:
     """
     from PIL import Image
 
-    blank = Image.new("RGB", (56, 56))  # which picture is shown does not matter for what stands behind it
+    blank = Image.new("RGB", (56, 56))  # which image is shown does not matter for what stands behind it
     tokenizer = getattr(vlm.processor, "tokenizer", vlm.processor)
     spelled: list[list[str]] = []
     for start in range(0, len(prompts), _BATCH):

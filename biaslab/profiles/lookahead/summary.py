@@ -73,8 +73,8 @@ def _fit_rows(profile: LookaheadProfile) -> list[tuple[str, str | None]]:
     p, curve = profile.provenance_, profile.curve_
     learned, held = count_text(p["learned_from"], "prompt"), count_text(p["held_out"]["images"], "prompt")
     if pictures := p.get("pictures"):
-        learned += f" on {count_text(pictures['learned_from'], 'picture')}"
-        held += f" on {count_text(pictures['held_out'], 'other picture')}"
+        learned += f" on {count_text(pictures['learned_from'], 'image')}"
+        held += f" on {count_text(pictures['held_out'], 'other image')}"
     rows: list[tuple[str, str | None]] = [
         ("tokens are dropped before", f"layer {profile.layers_[0]}"),
         ("asked", p.get("prompt")),

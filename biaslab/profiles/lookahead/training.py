@@ -24,7 +24,7 @@ from biaslab.profiles.lookahead.teacher import Teacher
 
 __all__ = ["Lessons", "Options", "fit_student"]
 
-_HELD_OUT = 10  # one picture of so many is held out
+_HELD_OUT = 10  # one image of so many is held out
 _SHAPE = 0.02  # weight of the squared difference of standardised maps beside the cross entropy
 _READERS = 2  # threads that read for a GPU; each holds a batch
 _LEAST = 1e-3  # added to a standard deviation over an image that is divided by
@@ -102,20 +102,20 @@ class Lessons:
         Raises
         ------
         InputError
-            Fewer than two pictures.
+            Fewer than two images.
         """
         pictures = [self.picture(i) for i in range(self.maps.n)]
         held = {picture for picture in set(pictures) if fold_of(picture, _HELD_OUT) == 0}
         unique = sorted(set(pictures), key=lambda picture: fold_of(picture, 2**64))
         if len(unique) < 2:
-            raise InputError("a conditional profile is checked on held-out pictures: collect maps of several pictures")
+            raise InputError("a conditional profile is checked on held-out images: collect maps of several images")
         if not held or held == set(unique):
             held = {unique[0]}
         learned = [i for i, picture in enumerate(pictures) if picture not in held]
         return learned, [i for i, picture in enumerate(pictures) if picture in held]
 
     def picture(self, index: int) -> str:
-        """Which picture an image shows: a hash of its pixels."""
+        """Identify an image: a hash of its pixels."""
         return self.features.place(self.maps.record(index).id).picture
 
     def batch(self, indices: Sequence[int]) -> Batch:
@@ -143,7 +143,7 @@ class Lessons:
 def fit_student(
     lessons: Lessons, options: Options, *, device: torch.device | str = "cpu", show: bool = True
 ) -> tuple[Student, pd.DataFrame]:
-    """Fit a student by cross entropy with the teacher's maps; the epoch that is best on held-out pictures is kept.
+    """Fit a student by cross entropy with the teacher's maps; the epoch that is best on held-out images is kept.
 
     The loss of an image is the cross entropy between ``softmax(sharpness * z)`` of the teacher's map z and the softmax
     of the student's, and 0.02 times the mean squared difference of the two maps, the student's standardised. AdamW, one

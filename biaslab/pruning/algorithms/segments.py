@@ -11,7 +11,7 @@ __all__ = ["groups_of", "joined", "one_per_place"]
 
 
 def groups_of(layout: TokenLayout) -> np.ndarray:
-    """Give every token the number of its frame, in a single picture of its tile: (N,) int, from 0 without gaps.
+    """Give every token the number of its frame, in a single image of its tile: (N,) int, from 0 without gaps.
 
     Examples
     --------
@@ -50,9 +50,9 @@ def joined(gram: np.ndarray, least: float) -> np.ndarray:
 def one_per_place(layout: TokenLayout, segment: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Choose which token stands for each place.
 
-    Of frames: for every cell of a segment the token with the highest score, ties to the first. Of a single picture with
+    Of frames: for every cell of a segment the token with the highest score, ties to the first. Of a single image with
     a thumbnail: for every cell of the thumbnail its token, or all tokens of tiles whose centre lies in it, whichever
-    hold the highest score; the tiles, where equal. Any other picture shows a place once.
+    hold the highest score; the tiles, where equal. Any other image shows a place once.
 
     Parameters
     ----------

@@ -100,7 +100,7 @@ def prune(
     Warns
     -----
     UserWarning
-        When the block ends, if a count of tokens to keep was more than any of its pictures has.
+        When the block ends, if a count of tokens to keep was more than any of its images has.
 
     Notes
     -----

@@ -152,7 +152,7 @@ class TowerSource:
             return batch
         encoded = self.vlm.prefill.encoded
         if encoded is None:
-            raise UnsupportedError(f"method {method.name!r} must know whose pictures the vision tower sees: {FIX}")
+            raise UnsupportedError(f"method {method.name!r} must know whose images the vision tower sees: {FIX}")
         if not self._records:
             self._records = self._found(encoded, method)
         each: dict[int, list[VisionRecord]] = {}

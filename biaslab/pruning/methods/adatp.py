@@ -46,7 +46,7 @@ class AdaTP(AttentionMethod):
     4. Of each segment the candidates with the largest A, as many as its quota. Where n exceeds all candidates, the best
        of the other tokens follow.
 
-    *Pictures* (ours): a picture of several tiles is treated alike, a tile (or the thumbnail) being a segment. The
+    *Images* (ours): an image of several tiles is treated alike, a tile (or the thumbnail) being a segment. The
     thumbnail shows every place once more: of each of its cells either its token or those of the tiles are candidates,
     whichever hold the larger A (the tiles, where equal). With one frame of one tile nothing is left of it but `FastV`.
 
@@ -74,7 +74,7 @@ class AdaTP(AttentionMethod):
     Notes
     -----
     The paper's method section and code could not be read. From its abstract: two debiasing modules, global and local.
-    From a review and two notes: segments by cosine, 0.95, relevance of a segment by similarity of text and picture in
+    From a review and two notes: segments by cosine, 0.95, relevance of a segment by similarity of text and image in
     the place of attention, one representative for each place, attention of layers 2 to L - 12 of L, in stages.
     Unverified: which encoder gives the similarity (here the model's own embeddings, or states), how it becomes a
     share (here ``exp(. / temperature)``, and 0.1), what a representative is chosen by, the published keeps of the

@@ -50,7 +50,7 @@ class IVC(Method):
     N_t tokens of the thumbnail alone, its best ``floor(n N_t / N)`` (at least one) stay, and with them every cell of a
     tile whose centre lies in the cell of one of these (:func:`biaslab.core.thumbnails.thumbnail_tokens`). Places are
     shared out over the tiles, ``floor(coordinates * n * (1 - N_t / N))`` of them, half to V and half to U in each. What
-    is too much goes by ``cut``; what is missing comes from the thumbnail, and then from tiles in its order. A picture
+    is too much goes by ``cut``; what is missing comes from the thumbnail, and then from tiles in its order. An image
     without a thumbnail (of InternVL, one of a single tile) is treated as by default.
 
     Parameters
@@ -64,7 +64,7 @@ class IVC(Method):
         What values are projected from: what the layer's attention is given, or ("raw") the hidden state before the
         norm, which is what the published code for InternVL does, by reading a slip.
     foreground : {"image", "thumbnail"}
-        Where the foreground is looked for. "thumbnail", as published for InternVL, changes pictures with a thumbnail.
+        Where the foreground is looked for. "thumbnail", as published for InternVL, changes images with a thumbnail.
     cut : {"rank", "position"}
         With "thumbnail", what goes where the parts are more than the budget. "rank": reference positions come first,
         then the thumbnail's best, then cells of tiles by their rank there. "position": the last in the sequence go,
@@ -73,7 +73,7 @@ class IVC(Method):
     Notes
     -----
     At a tenth of the tokens the published two times 10 % do not fit, and its own cut keeps the lowest indices: the top
-    of the picture. Here they are a share of the budget, and what V and U have in common goes to the next best. The form
+    of the image. Here they are a share of the budget, and what V and U have in common goes to the next best. The form
     is by default that for Qwen, with all families; ``ivc:foreground=thumbnail:cut=position:hidden=raw`` is the
     published one for InternVL, with these differences: at half of the tokens 51 places of a tile of 256 are reference
     positions (26 by V, 25 by U; published 26 and 26), and the softmax runs over the tokens of the image (published:

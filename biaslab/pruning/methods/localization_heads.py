@@ -73,7 +73,7 @@ class LocalizationHeads(AttentionMethod):
         venue="CVPR 2025",
     )
     cost: ClassVar[str] = "rows of the layers of its heads, one sort"
-    verified: ClassVar[str] = "partly: heads as in the paper, votes per picture unverified; pruning by them is ours"
+    verified: ClassVar[str] = "partly: heads as in the paper, votes per image unverified; pruning by them is ours"
     nested: ClassVar[bool] = True
     profile_kind: ClassVar[str] = "heads"
     takes_profile: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""PriorTR: what the question adds to what the picture draws by itself (arXiv 2606.24156)."""
+"""PriorTR: what the question adds to what the image draws by itself (arXiv 2606.24156)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PriorTR(AttentionMethod):
     """Keep the tokens whose attention says most beyond a prior from the same forward (arXiv 2606.24156).
 
     The prior Q is the attention of the first token behind the image (``queries="null"``): by causality it has seen
-    the picture and nothing of the question. P is that of the method's own ``queries``. Both are averaged over heads
+    the image and nothing of the question. P is that of the method's own ``queries``. Both are averaged over heads
     and divided by their sum over the image (+ 1e-10). A token scores
 
     - "information" (published): ``P log(P / Q)``, its part of the information that P has over Q;
@@ -31,7 +31,7 @@ class PriorTR(AttentionMethod):
     The published score is no ranking of P / Q: ``x log(x / q)`` falls until x = q / e, is 0 at x = 0 and negative
     below q. Once the tokens with P > Q run out, tokens that draw **nothing** come before tokens just below their prior.
 
-    No calibration is needed. The prior is one picture's: it takes out what is salient in it as well as what its places
+    No calibration is needed. The prior is one image's: it takes out what is salient in it as well as what its places
     draw; a profile takes out places alone.
 
     Parameters
@@ -96,7 +96,7 @@ class PriorTR(AttentionMethod):
         return (self.queries, "null")
 
     def importance(self, ctx: TokenContext) -> Tensor:
-        """Compare what the question draws with what the picture draws by itself: (N,)."""
+        """Compare what the question draws with what the image draws by itself: (N,)."""
         said, prior = (self._shares(ctx, kind) for kind in (None, "null"))
         relative = (said + self.eps) / (prior + self.eps)
         return relative if self.rule == "ratio" else said * relative.log()

@@ -1,4 +1,4 @@
-"""A share of the budget for every tile, image or block of the picture, in which another method chooses."""
+"""A share of the budget for every tile, image or block of the image, in which another method chooses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SparseVLM: what the words that are about the picture look at (arXiv 2410.04417)."""
+"""SparseVLM: what the words that are about the image look at (arXiv 2410.04417)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class SparseVLM(Staged, AttentionMethod):
     --------
     >>> import torch
     >>> from biaslab.core.layout import TokenLayout
-    >>> words = torch.tensor([[3.0, 0.0], [0.0, 0.1]])  # the first is about the picture
+    >>> words = torch.tensor([[3.0, 0.0], [0.0, 0.1]])  # the first is about the image
     >>> attention = torch.tensor([[[0.1, 0.4, 0.1, 0.1], [0.9, 0.0, 0.0, 0.1]]])  # (1 head, 2 query rows, 4 tokens)
     >>> ctx = TokenContext(
     ...     TokenLayout.raster(2, 2, size=(200, 200), family="toy"), budget=1, attention=attention, text=words,

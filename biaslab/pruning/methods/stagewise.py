@@ -159,7 +159,7 @@ class Stagewise(AttentionMethod):
         if not len(rated):
             raise InputError(
                 f"no head of the layers below {limit} looks at anything: drop tokens before a deeper layer, or fit the "
-                "profile on more layers or pictures"
+                "profile on more layers or images"
             )
         rated = rated[rated["quality"] >= self.share * rated["quality"].max()]
         rated = rated.sort_values("quality", ascending=False, kind="stable")

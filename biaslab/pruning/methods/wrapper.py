@@ -46,7 +46,7 @@ class Wrapper(Method):
             raise InputError(f"method must be a pruning method or its name, such as 'fastv'; got {self.method!r}")
         if inner.conditional:
             raise InputError(
-                f"method {inner.name!r} reads the whole picture and cannot choose part of it: name another method"
+                f"method {inner.name!r} reads the whole image and cannot choose part of it: name another method"
             )
         if inner.merges:
             raise InputError(

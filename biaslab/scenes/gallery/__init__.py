@@ -1,4 +1,4 @@
-"""The gallery: pictures of many sizes, styles and backgrounds, with expressions and questions about them."""
+"""The gallery: images of many sizes, styles and backgrounds, with expressions and questions about them."""
 
 from biaslab.scenes.gallery.canvas import TILE, grid_of, picture_size, visual_tiles
 from biaslab.scenes.gallery.pictures import DOMAINS, Picture, picture

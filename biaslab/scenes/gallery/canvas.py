@@ -1,4 +1,4 @@
-"""Sizes of pictures, and the tiles that InternVL cuts each into."""
+"""Sizes of images, and the tiles that InternVL cuts each into."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from biaslab.errors import InputError
 from biaslab.scenes.rendering import SPLITS
 
-#: side of a tile in pixels, and how many a picture may have besides its thumbnail
+#: side of a tile in pixels, and how many an image may have besides its thumbnail
 TILE, MAX_TILES = 168, 6
-#: widest and narrowest pictures: width over height
+#: widest and narrowest images: width over height
 RATIOS = (1 / 3, 3.0)
-_SIDE = (190.0, 470.0)  # square root of a picture's area, pixels
+_SIDE = (190.0, 470.0)  # square root of a image's area, pixels
 _SEED = 20261127
 
 
 def rng_of(split: str, index: int, stream: int) -> np.random.Generator:
-    """Seed the generator of one stream of one picture.
+    """Seed the generator of one stream of one image.
 
     Raises
     ------
@@ -29,12 +29,12 @@ def rng_of(split: str, index: int, stream: int) -> np.random.Generator:
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r} of the gallery: choose one of {', '.join(SPLITS)}")
     if index < 0:
-        raise InputError(f"picture index {index} is negative: pictures are numbered from 0")
+        raise InputError(f"image index {index} is negative: images are numbered from 0")
     return np.random.default_rng([_SEED, SPLITS[split], index, stream])
 
 
 def picture_size(split: str, index: int) -> tuple[int, int]:
-    """Width and height in pixels of a picture that need not be drawn for it.
+    """Width and height in pixels of an image that need not be drawn for it.
 
     Parameters
     ----------
@@ -59,14 +59,14 @@ def picture_size(split: str, index: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=4096)
 def grid_of(size: tuple[int, int], *, tile: int = TILE, max_tiles: int = MAX_TILES) -> tuple[int, int]:
-    """Columns and rows of tiles that InternVL's processor cuts a picture into.
+    """Columns and rows of tiles that InternVL's processor cuts an image into.
 
-    The rule of the processor, written out: drawing a picture needs no transformers.
+    The rule of the processor, written out: drawing an image needs no transformers.
 
     Parameters
     ----------
     size : (int, int)
-        Width and height of the picture.
+        Width and height of the image.
     tile : int
         Side of a tile, pixels.
     max_tiles : int
@@ -86,7 +86,7 @@ def grid_of(size: tuple[int, int], *, tile: int = TILE, max_tiles: int = MAX_TIL
     best, least = (1, 1), math.inf
     for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
         difference = abs(ratio - columns / rows)
-        # of equally good ratios the one with more tiles, unless it would be more than twice the picture's area
+        # of equally good ratios the one with more tiles, unless it would be more than twice the image's area
         if difference < least or (difference == least and area > 0.5 * tile * tile * columns * rows):
             best, least = (columns, rows), difference
     return best

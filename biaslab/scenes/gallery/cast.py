@@ -1,4 +1,4 @@
-"""Which objects a picture shows: their names, sizes, colours and styles."""
+"""Which objects an image shows: their names, sizes, colours and styles."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def _popularity() -> dict[str, float]:
 
 
 POPULARITY = _popularity()
-#: the names that pictures show most, the most frequent first
+#: the names that images show most, the most frequent first
 POPULAR: tuple[str, ...] = tuple(sorted(NAMES, key=lambda name: -POPULARITY[name])[:16])
 
-SMALL, MEDIUM, BIG = (0.05, 0.19), (0.20, 0.29), (0.31, 0.80)  # long side over the side of the picture as a square
+SMALL, MEDIUM, BIG = (0.05, 0.19), (0.20, 0.29), (0.31, 0.80)  # long side over the side of the image as a square
 MOST_COUNTED = 6
 
 
 @dataclass(frozen=True)
 class Role:
-    """An object that is to be placed; ``side`` is its long side over the side of a square as large as the picture."""
+    """An object that is to be placed; ``side`` is its long side over the side of a square as large as the image."""
 
     name: str
     size: str | None
@@ -44,7 +44,7 @@ class Role:
 
 
 def roles(rng: np.random.Generator, *, unfamiliar_style: bool, least: float) -> tuple[list[Role], str | None]:
-    """Draw the objects of a picture and the name that may be counted in it.
+    """Draw the objects of an image and the name that may be counted in it.
 
     Parameters
     ----------
@@ -52,12 +52,12 @@ def roles(rng: np.random.Generator, *, unfamiliar_style: bool, least: float) -> 
     unfamiliar_style : bool
         All in `UNFAMILIAR_STYLE`; else in one of `STYLES` or, three times of ten, each in its own.
     least : float
-        Smallest long side of an object, over the side of the picture as a square.
+        Smallest long side of an object, over the side of the image as a square.
 
     Returns
     -------
     list of Role, str or None
-        Two to nine objects; a name of which one to six are shown, each number as often, in six pictures of ten.
+        Two to nine objects; a name of which one to six are shown, each number as often, in six images of ten.
     """
     theme = THEMES[list(THEMES)[int(rng.integers(4))]] if rng.random() < 0.5 else NAMES
     counted = rng.random() < 0.6
@@ -66,7 +66,7 @@ def roles(rng: np.random.Generator, *, unfamiliar_style: bool, least: float) -> 
     weights = np.array([POPULARITY[name] for name in theme])
     names = [theme[k] for k in rng.choice(len(theme), others + 1, replace=False, p=weights / weights.sum())]
     if rng.random() < 0.45 and not TINTABLE & set(names):
-        names[-1] = sorted(TINTABLE)[int(rng.integers(len(TINTABLE)))]  # else few pictures had a colour to ask for
+        names[-1] = sorted(TINTABLE)[int(rng.integers(len(TINTABLE)))]  # else few images had a colour to ask for
     cast = [names[0]] * multiple + names[1:]
     if others >= 2 and rng.random() < 0.4:
         cast.append(names[1])

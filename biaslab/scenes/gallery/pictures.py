@@ -1,4 +1,4 @@
-"""Seeded pictures: picture i of split s in domain d is always the same, with the same objects and questions."""
+"""Seeded images: image i of split s in domain d is always the same, with the same objects and questions."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from biaslab.scenes.gallery.questions import Question, asked_of
 from biaslab.scenes.gallery.signs import SIGN, sign_image, sign_size, text_of_sign
 from biaslab.scenes.gallery.thing import Thing
 
-#: what of a picture is unfamiliar to a model that was trained on the gallery
+#: what of an image is unfamiliar to a model that was trained on the gallery
 DOMAINS: tuple[str, ...] = ("familiar", "style", "background", "both")
 
 _LEGIBLE, _READABLE = 18.0, 23.0  # least long side of an object, and height of a sign, in pixels of the tiles
 _HIDDEN = 0.25  # share of the smaller box that another object may cover
-_OUTSIDE = 0.2  # share of its side by which an object may stick out of the picture
-_SIGNS = 0.4  # share of pictures with a sign
+_OUTSIDE = 0.2  # share of its side by which an object may stick out of the image
+_SIGNS = 0.4  # share of images with a sign
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn picture; `picture` makes it.
+    """A drawn image; `picture` makes it.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Picture:
 
     @property
     def id(self) -> str:
-        """Name of the picture: split, domain and number."""
+        """Name of the image: split, domain and number."""
         return f"{self.split}-{self.domain}-{self.index:06d}"
 
     @property
@@ -79,12 +79,12 @@ class Picture:
         return grid_of(self.image.size)
 
     def rng(self, stream: int) -> np.random.Generator:
-        """Seed a generator of what is asked about this picture."""
+        """Seed a generator of what is asked about this image."""
         return rng_of(self.split, self.index, stream)
 
     @cached_property
     def expressions(self) -> tuple[ex.Expression, ...]:
-        """At most one referring expression of each type, about different things where the picture allows it."""
+        """At most one referring expression of each type, about different things where the image allows it."""
         return ex.one_of_each_type(self.rng(2), self.things)
 
     def questions(self, *, held_out: bool = False) -> tuple[Question, ...]:
@@ -93,12 +93,12 @@ class Picture:
 
 
 def picture(split: str, index: int, *, domain: str = "familiar") -> Picture:
-    """Draw a picture (about 15 ms).
+    """Draw an image (about 15 ms).
 
     Parameters
     ----------
     split : {"train", "calibration", "validation", "test", "monitor"}
-        No two splits share a picture.
+        No two splits share an image.
     index : int
         Not negative; there is no last one.
     domain : {"familiar", "style", "background", "both"}
@@ -130,7 +130,7 @@ def picture(split: str, index: int, *, domain: str = "familiar") -> Picture:
     other_style = domain in ("style", "both")
     image = background(rng, kind, size)
     side, grid = math.sqrt(size[0] * size[1]), grid_of(size)
-    per_pixel = side / (TILE * math.sqrt(grid[0] * grid[1]))  # pixels of the picture for one of the tiles
+    per_pixel = side / (TILE * math.sqrt(grid[0] * grid[1]))  # pixels of the image for one of the tiles
     cast, counted = roles(rng, unfamiliar_style=other_style, least=_LEGIBLE * per_pixel / side)
     pieces: list[tuple[Thing, Image.Image]] = []
     text = text_of_sign(rng) if rng.random() < _SIGNS else None

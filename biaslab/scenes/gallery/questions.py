@@ -1,4 +1,4 @@
-"""Questions about a picture, each with one short answer that nobody who looks at it would dispute."""
+"""Questions about an image, each with one short answer that nobody who looks at it would dispute."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGER = 1.6  # how many times the area, and 1.25 the long side, the larger of t
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a picture.
+    """A question about an image.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""One object of a picture of the gallery."""
+"""One object of an image of the gallery."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from biaslab.core.boxes import Box
 
 @dataclass(frozen=True)
 class Thing:
-    """An object of a picture.
+    """An object of an image.
 
     Attributes
     ----------
@@ -23,7 +23,7 @@ class Thing:
     box : Box
         Tight box of what is visible of it, pixels.
     picture_size : (int, int)
-        Width and height of the picture.
+        Width and height of the image.
     style : str
         The set that it is drawn in.
 
@@ -45,17 +45,17 @@ class Thing:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Centre of the box in fractions of the picture."""
+        """Centre of the box in fractions of the image."""
         x, y = self.box.center
         return x / self.picture_size[0], y / self.picture_size[1]
 
     @property
     def share_of_side(self) -> float:
-        """Long side of the box over the side of a square as large as the picture."""
+        """Long side of the box over the side of a square as large as the image."""
         return max(self.box.width, self.box.height) / math.sqrt(self.picture_size[0] * self.picture_size[1])
 
     @property
     def object_size(self) -> str:
-        """Size in the table of results, small, medium or large: below 5 %, 5 to 12 %, above 12 % of the picture."""
+        """Size in the table of results, small, medium or large: below 5 %, 5 to 12 %, above 12 % of the image."""
         share = self.box.area / (self.picture_size[0] * self.picture_size[1])
         return "small" if share < 0.05 else "medium" if share < 0.12 else "large"

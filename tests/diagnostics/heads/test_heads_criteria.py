@@ -26,7 +26,7 @@ LAYERS = [2, 3]
 @pytest.fixture(scope="module")
 def scenes():
     every = bl.load_dataset("scenes", split="calibration", n=30)
-    return list({s.image_id: s for s in every}.values())[:6]  # one question a picture
+    return list({s.image_id: s for s in every}.values())[:6]  # one question an image
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_ratings_of_maps_are_those_of_the_profiles_and_of_the_ranking(grounder, 
     quality = by_quality(maps, LAYERS, np.arange(6)).table()
     wanted = head_quality(maps)
     assert quality["value"].tolist() == pytest.approx(wanted["quality"].tolist())
-    assert quality["lo"].tolist() == pytest.approx(wanted["lo"].tolist())  # six pictures: six groups
+    assert quality["lo"].tolist() == pytest.approx(wanted["lo"].tolist())  # six images: six groups
     votes = LocalizationHeadsProfile().fit(maps).votes_.set_index(["layer", "head"])["frequency"]
     found = by_localization(maps, LAYERS, np.arange(6)).table().set_index(["layer", "head"])["value"]
     assert found[votes.index].tolist() == pytest.approx(votes.tolist())
@@ -70,9 +70,9 @@ def test_intervals_leave_out_groups_and_stay_within_bounds():
     bounded = HeadRatings("x", [4], found.values, found.left_out, bounds=(0.0, 0.01)).table()
     assert bounded["lo"].min() >= 0 and bounded["hi"].max() <= 0.01
     assert sorted(found.table()["rank"]) == [1, 2]
-    with pytest.raises(InputError, match="at least 4 pictures"):
+    with pytest.raises(InputError, match="at least 4 images"):
         groups_of(["a", "b", "c", "c"])
-    assert groups_of([f"{i // 2}" for i in range(60)]).tolist()[38:44] == [19, 19, 0, 0, 1, 1]  # with its picture
+    assert groups_of([f"{i // 2}" for i in range(60)]).tolist()[38:44] == [19, 19, 0, 0, 1, 1]  # with its image
 
 
 # -- by the model's own answer -------------------------------------------------------------------------------------

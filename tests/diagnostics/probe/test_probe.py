@@ -1,4 +1,4 @@
-"""The causal probe's pictures and measurement: the crossed design, capture by hand, kills and resumption."""
+"""The causal probe's images and measurement: the crossed design, capture by hand, kills and resumption."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_pair_stands_at_every_place_with_the_same_pixels():
         assert {(s.row, s.col) for s in mine} == {(r, c) for r in range(4) for c in range(5)}
         assert len({(s.box.width, s.box.height) for s in mine}) == 1
         pictures = np.stack([np.asarray(s.image, int) for s in mine])
-        ground = np.median(pictures, axis=0)  # each pixel is covered in a minority of the pictures
+        ground = np.median(pictures, axis=0)  # each pixel is covered in a minority of the images
         for s, picture in zip(mine, pictures, strict=True):
             x0, y0, x1, y1 = (int(v) for v in s.box.as_tuple())
             changed = (picture != ground).any(2)
@@ -242,11 +242,11 @@ def test_a_killed_probe_goes_on(tmp_path, monkeypatch):
         measure(vlm, design, out=tmp_path / "p", **kw)
     log = tmp_path / "p" / "stimuli.jsonl"
     assert len(log.read_text().splitlines()) == 5
-    with pytest.raises(RunFolderError, match="5 of 12 pictures"):
+    with pytest.raises(RunFolderError, match="5 of 12 images"):
         ProbeResult.load(tmp_path / "p")
-    log.write_bytes(log.read_bytes()[:-20])  # torn by the kill: that picture is shown again
+    log.write_bytes(log.read_bytes()[:-20])  # torn by the kill: that image is shown again
     again = measure(vlm, design, out=tmp_path / "p", **kw)
-    assert calls == [5, 5, 5, 5, 2]  # its batch as a whole: a picture is always shown with the same others
+    assert calls == [5, 5, 5, 5, 2]  # its batch as a whole: an image is always shown with the same others
     np.testing.assert_allclose(again.log, whole.log, atol=2e-5)
     np.testing.assert_array_equal(ProbeResult.load(tmp_path / "p").log, again.log)
     assert ProbeResult.load(tmp_path / "p").groups == design.groups

@@ -42,7 +42,7 @@ def test_false_alarms_of_the_null_on_correlated_fields(smooth):
     rng, n = np.random.default_rng(5 + smooth), 400
     pairs = [(field(rng, smooth), field(rng, smooth)) for _ in range(n)]
     alarms = sum(spectral_test(a, b, n_resamples=199, seed=i)[1] <= 0.05 for i, (a, b) in enumerate(pairs))
-    # 99.9 % of the binomial at 5 %, and at the 6.5 % that a slope over half the picture is known to reach
+    # 99.9 % of the binomial at 5 %, and at the 6.5 % that a slope over half the image is known to reach
     assert alarms <= stats.binom.ppf(0.999, n, 0.05 if smooth < 4 else 0.065)
     assert alarms >= stats.binom.ppf(0.001, n, 0.05)  # and it is no test that never rejects
     if smooth >= 2:

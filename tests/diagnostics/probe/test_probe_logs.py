@@ -14,7 +14,7 @@ from biaslab.diagnostics.probe.measuring import measure_share
 from biaslab.errors import InputError, RunFolderError
 from biaslab.workflows.probe import probe
 
-SETTINGS = {"layers": [1, 2], "batch_size": 3, "progress": False}  # of 18 pictures: six batches
+SETTINGS = {"layers": [1, 2], "batch_size": 3, "progress": False}  # of 18 images: six batches
 pytestmark = pytest.mark.filterwarnings("ignore:.*different objects")
 
 

@@ -55,7 +55,8 @@ AGREES = (
         (RIGHT | {"slope": 0.9, "slope_lo": 0.82, "slope_hi": 0.97},
          AGREES + "removes about the right amount, slightly too much (slope 0.90 [0.82, 0.97], wholly within 0.8 to "
           "1.25)"),
-        (WIDE, AGREES + "is not shown to remove too much or too little, nor the right amount (slope 1.02 [0.60, 1.40], "
+        (WIDE, AGREES + "removes neither significantly too much nor too little, nor is the right amount "
+                        "established (slope 1.02 [0.60, 1.40], "
          "interval width 0.80)"),
         (NO_SLOPE, AGREES.removesuffix("dividing by it ") + "whether dividing by it removes the right amount is not "
          "known (slope 1.30 without an interval): more pairs of different objects would tell"),
@@ -69,13 +70,16 @@ AGREES = (
         (LINE | {"reliability": NAN, "r_disattenuated": NAN, "groups": 1},
          "whether the profile agrees with the causal effect of the place is not known (r 0.80 [0.70, 0.90], p 0.001, q "
          "0.002): too few different objects (1): at least 6"),
-        (OPEN, "the profile is not shown to agree with the causal effect of the place (r 0.80 [0.70, 0.90], at most "
+        (OPEN, "the profile does not agree significantly with the causal effect of the place (r 0.80 [0.70, "
+               "0.90], at most "
          "0.90 possible, p 0.001, q 0.3, n = 12 objects)"),
-        (LINE | {"r_lo": -0.1}, "the profile is not shown to agree with the causal effect of the place (r 0.80 [-0.10, "
+        (LINE | {"r_lo": -0.1}, "the profile does not agree significantly with the causal effect of the place "
+                                "(r 0.80 [-0.10, "
          "0.90], at most 0.90 possible, p 0.001, q 0.002, n = 12 objects)"),
         (OPPOSED, "the profile is opposed to the causal effect of the place beyond chance (r -0.80 [-0.90, -0.70], at "
          "most 0.90 possible, p 0.001, q 0.002, n = 12 objects)"),
-        (UNRELIABLE, "the probe's own map is not shown to repeat from object to object (estimated reliability -0.10), "
+        (UNRELIABLE, "the probe's own map does not repeat significantly from object to object (estimated "
+                     "reliability -0.10), "
          "so nothing is said of the profile: more pairs of different objects would tell"),
         (FLAT, "the profile or the probe's map does not vary over places: no comparison"),
     ],
@@ -102,8 +106,9 @@ SHARED = (
         ([RIGHT, RIGHT | {"slope_lo": 1.01}, RIGHT | {"slope_lo": 0.85, "slope_hi": 0.97}],
          ONE + "all 3 maps." + SHARED + "Dividing by it would there remove about the right amount in all 3 (the whole "
          "interval within 0.8 to 1.25, in 1 above 1 and in 1 below 1)."),
-        ([WIDE], ONE + "the one map compared." + SHARED + "The amount is not shown to be too much or too little, nor "
-         "to be right (the interval holds 1 but does not lie wholly within 0.8 to 1.25; interval width 0.80)."),
+        ([WIDE], ONE + "the one map compared." + SHARED + "The amount is not significantly too much or too little, nor "
+         "established to be right (the interval holds 1 but does not lie wholly within 0.8 to 1.25; interval "
+         "width 0.80)."),
         ([NO_SLOPE | {"groups": 4}], ONE + "the one map compared." + SHARED + "Whether division removes the right "
          "amount is not known: too few different objects (4): at least 6."),
         ([LINE | {"layer": 1, "r_disattenuated": 0.5}, MUCH, RIGHT, WIDE, WIDE | {"slope_hi": 2.0}, NO_SLOPE, OPEN,
@@ -111,19 +116,21 @@ SHARED = (
          ONE + "6 of 11 maps. There it shares an estimated 25 to 79 % of its variance with the causal map, once the "
          "probe's noise is allowed for (the highest estimate is of layer 3). Dividing by it would there remove too"
          " much in 1 (slope below 1), too little in 1 (slope above 1) and about the right amount in 1 (the whole "
-         "interval within 0.8 to 1.25). The amount in 2 is not shown to be too much or too little, nor to be right"
+         "interval within 0.8 to 1.25). The amount in 2 is not significantly too much or too little, nor "
+         "established to be right"
          " (the interval holds 1 but does not lie wholly within 0.8 to 1.25; interval width 0.80 to 1.40). Whether"
          " division in 1 removes the right amount is not known: more pairs of different objects would tell. In 1 "
          "of 11 maps the two are opposed beyond chance (interval of r below 0): division would add to the effect "
-         "of the place. In 1 of 11 maps the two are not shown to agree: whether the profile is the model's or the "
-         "pictures' is open. In 1 of 11 maps it is not known whether the two agree: too few different objects (2):"
-         " at least 6. In 1 of 11 maps the probe's own map is not shown to repeat from object to object, so "
+         "of the place. In 1 of 11 maps the two do not agree significantly: whether the profile is the model's or the "
+         "images' is open. In 1 of 11 maps it is not known whether the two agree: too few different objects (2):"
+         " at least 6. In 1 of 11 maps the probe's own map does not repeat significantly from object to object, so "
          "nothing is said of the profile: more pairs of different objects would tell. In 1 of 11 maps the profile "
          "or the probe's map does not vary over places."),
         ([TWO_PAIRS] * 10, "In all 10 maps it is not known whether the two agree: too few different objects (2): at "
          "least 6."),
-        ([OPEN], "In the one map compared the two are not shown to agree: whether the profile is the model's or the "
-         "pictures' is open."),
+        ([OPEN], "In the one map compared the two do not agree significantly: whether the profile is the "
+                 "model's or the "
+         "images' is open."),
     ],
 )  # fmt: skip
 def test_the_verdict_over_all_maps(rows, said):
@@ -133,7 +140,7 @@ def test_the_verdict_over_all_maps(rows, said):
 def test_the_margin_is_a_choice():
     assert SLOPE_MARGIN[0] * SLOPE_MARGIN[1] == 1  # reciprocal
     assert "about the right amount" in verdict(pd.DataFrame([WIDE]), margin=(0.5, 2))
-    assert "not shown to be too much" in verdict(pd.DataFrame([RIGHT]), margin=(0.95, 1.05))
+    assert "not significantly too much" in verdict(pd.DataFrame([RIGHT]), margin=(0.95, 1.05))
     for margin in ((1.1, 1.5), (0.5, 0.9), (0.8,)):
         with pytest.raises(InputError, match="with 1 between them"):
             verdict(pd.DataFrame([LINE]), margin=margin)
@@ -295,7 +302,9 @@ def test_a_whole_card(objects):
             assert f"## Against the profile ({name}, {n} images)" in text
             assert ("**A probe of" in text) == (objects < 6)
             assert ("take its map for noise" in text) == (n == 2)
-            assert ("it is not known whether the two agree" in text) == (objects < 3) or "not shown to repeat" in text
+            assert ("it is not known whether the two agree" in text) == (
+                objects < 3
+            ) or "not repeat significantly" in text
             if objects < 3:
                 assert "the right amount" not in text and "beyond chance" not in text
     assert ("1 pair of object and background (1 different object)" in text) == (objects == 1)
@@ -307,7 +316,7 @@ def test_a_small_probe_is_measured_with_a_warning(grounder):
     kw = {"grid": (1, 1), "scale": (0.2, 0.3)}
     with pytest.warns(UserWarning, match=r"a probe of 1 pair is too small .*at least 6 pairs"):
         found = measure(grounder, ProbeDesign(pairs=1, **kw), layers=[0], progress=False)
-    assert "there is one place only" in card(found, None) and "1 picture of 224 x 224 pixels" in card(found, None)
+    assert "there is one place only" in card(found, None) and "1 image of 224 x 224 pixels" in card(found, None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         measure(grounder, ProbeDesign(pairs=6, **kw), layers=[0], progress=False)

@@ -26,6 +26,12 @@ def train_observer(
     vision_steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps of the vision stage. Default: the recipe's.")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Model folder of an earlier run, or observer: a further leg of the decoder stage from there."
+        ),
+    ] = None,
     decoder_steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps of the decoder stage. Default: the recipe's.")
     ] = None,
@@ -34,7 +40,7 @@ def train_observer(
     ] = 2000,
     json: opt.Json = False,
 ) -> None:
-    """Train the second embedded model from scratch on the gallery, measure it, write folder, card and curve.
+    """Train the second embedded model on the gallery, from scratch or further, measure it, write folder and card.
 
     Needs torch 2.9 or newer.
     """
@@ -47,5 +53,7 @@ def train_observer(
         vision_steps=recipe.vision_steps if vision_steps is None else vision_steps,
         decoder_steps=recipe.decoder_steps if decoder_steps is None else decoder_steps,
     )
-    report = build_observer(out, recipe=recipe, device=device, threads=threads, workers=workers, n_test=test)
+    report = build_observer(
+        out, recipe=recipe, start=start, device=device, threads=threads, workers=workers, n_test=test
+    )
     emit(json, {"accuracy": report.accuracy}, report.summary, report.files)

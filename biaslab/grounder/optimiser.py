@@ -1,4 +1,4 @@
-"""Muon for hidden matrices, AdamW for the rest: float32 masters of bfloat16 working copies, gradients averaged."""
+"""Muon for hidden matrices, AdamW for the rest: float32 masters of the working copies, gradients averaged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from biaslab.errors import UnsupportedError
+from biaslab.grounder.muon import Float32Muon
 
 # Embeddings, heads and the first layer learn better with AdamW (Muon is meant for hidden matrices).
 _ADAMW = ("embed", "lm_head", "heads", "patch", "position", "cls_token")
@@ -26,13 +27,29 @@ def check_torch() -> None:
         raise UnsupportedError(f"training needs torch.optim.Muon: install torch>=2.9 (here: {torch.__version__})")
 
 
+def working_dtype(device: torch.device) -> torch.dtype:
+    """Choose bfloat16 where the device multiplies it in hardware, else float32.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    torch.dtype
+    """
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
+    return torch.bfloat16
+
+
 class MuonAdamW:
-    """Update bfloat16 parameters through float32 masters.
+    """Update parameters through float32 masters.
 
     Parameters
     ----------
     named : iterable of (str, torch.nn.Parameter)
-        The bfloat16 working copies; a missing gradient counts as zero.
+        The working copies, in bfloat16 or (see `working_dtype`) in float32; a missing gradient counts as zero.
     muon_rate, adamw_rate : float
         Peak learning rates.
     steps, warmup : int
@@ -67,7 +84,9 @@ class MuonAdamW:
             [{"params": some, "lr": rate * factor, "peak": rate * factor} for factor, some in kind.items()]
             for kind, rate in ((hidden, muon_rate), (rest, adamw_rate))
         ]
-        muon = torch.optim.Muon(groups[0], lr=muon_rate, momentum=0.95, weight_decay=0.01, ns_steps=5)
+        in_float32 = next(iter(self.working.values())).dtype == torch.float32
+        kind_of_muon = Float32Muon if in_float32 else torch.optim.Muon
+        muon = kind_of_muon(groups[0], lr=muon_rate, momentum=0.95, weight_decay=0.01, ns_steps=5)
         adamw = torch.optim.AdamW(groups[1], lr=adamw_rate, betas=(0.9, 0.98), weight_decay=0.0)
         self._optimisers = (muon, adamw)
         self.step_number = 0

@@ -99,10 +99,11 @@ class TrainingFolder:
         net.heads.load_state_dict(checkpoint["heads"])
         return checkpoint
 
-    def save_weights(self, net: Any, masters: Mapping[str, torch.Tensor]) -> None:
+    def save_weights(self, net: Any, masters: Mapping[str, torch.Tensor], **more: Any) -> None:
         """Write the float32 weights: the masters of what was trained, the parameters of the rest."""
         weights = {n: masters.get(n, p).detach().float().cpu() for n, p in net.model.named_parameters()}
-        _save({"model": weights}, self.out / "weights.pt")
+        heads = {n: masters.get(f"heads.{n}", p).detach().float().cpu() for n, p in net.heads.named_parameters()}
+        _save({"model": weights, "heads": heads, **more}, self.out / "weights.pt")
 
 
 def _save(state: dict[str, Any], path: Path) -> None:

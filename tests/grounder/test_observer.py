@@ -21,6 +21,7 @@ from biaslab.grounder.observer.model import (
 )
 from biaslab.grounder.observer.network import TrainingObserver
 from biaslab.grounder.observer.plan import WINDOW, Step, steps_of
+from biaslab.grounder.training_folder import STAGES
 from biaslab.scenes import expressions as ex
 from biaslab.scenes.gallery import grid_of, picture, picture_size, visual_tiles
 from biaslab.scenes.gallery.forms import plural
@@ -190,7 +191,7 @@ def test_steps_are_the_same_whenever_they_begin():
 
 
 def test_shares_make_up_the_batch():
-    for stage in run.STAGES:
+    for stage in STAGES:
         batch = make_batch(RECIPE, next(steps_of(RECIPE, stage)))
         parts = [batch.part(k, 2) for k in range(2)]
         assert np.array_equal(np.concatenate([p.tiles.pixels for p in parts]), batch.tiles.pixels)
@@ -246,7 +247,7 @@ def test_an_interrupted_run_ends_at_the_same_weights(trained, tmp_path, monkeypa
 def test_learning_curve_and_finished_run(trained):
     lines = [json.loads(line) for line in (trained.parent / "curve.jsonl").read_text().splitlines()]
     assert [(x["stage"], x["step"]) for x in lines if "loss" in x] == [
-        (stage, step) for stage in run.STAGES for step in (1, 2, 3)
+        (stage, step) for stage in STAGES for step in (1, 2, 3)
     ]
     monitors = [x for x in lines if "monitor" in x]
     assert set(monitors[0]["monitor"]) <= {*TASKS, "boxes", "questions", "n"} and monitors[0]["unfamiliar"]["n"] > 0
@@ -282,6 +283,12 @@ def test_a_few_steps_on_one_batch_learn_it():
         ({"recipe": replace(RECIPE, seed=1)}, RunFolderError, "another recipe"),
         ({"recipe": RECIPE, "threads": 0}, InputError, "at least 1 thread"),
         ({"recipe": RECIPE, "workers": -1}, InputError, "no fewer than 0 workers"),
+        (
+            {"recipe": replace(RECIPE, leg=1)},
+            InputError,
+            "leg 1 of the training needs --from a folder of leg 0, none is",
+        ),
+        ({"recipe": RECIPE, "start": "nowhere"}, InputError, "nowhere has no model.safetensors and no probes.safe"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(trained, options, error, says):
@@ -308,6 +315,41 @@ def test_exported_folder_loads_with_plain_from_pretrained(trained, tmp_path):
         torch.testing.assert_close(value, state[name].half().float(), atol=0, rtol=0)
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == shipped_tokenizer().get_vocab()
     export_observer(trained.parent / "checkpoint.pt", tmp_path / "on the way", size=SMALL)
+
+
+def test_a_further_leg_goes_on_from_exported_weights(trained, tmp_path):
+    from biaslab.grounder.observer.export import export_observer
+    from biaslab.grounder.observer.start import start_of
+    from biaslab.workflows.train_observer import build_observer
+
+    first = export_observer(trained, tmp_path / "first", size=SMALL)
+    (first / "training.jsonl").write_text((trained.parent / "curve.jsonl").read_text())
+    options = {"threads": 1, "workers": 0, "n_test": 0, "device": "cpu", "progress": False}
+    second = build_observer(tmp_path / "second", recipe=RECIPE, start=first, **options).folder
+    assert (start_of(first).leg, start_of(second).leg) == (0, 1)
+    lines = [json.loads(line) for line in (second / "training.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line.get("leg") == 1 and "loss" in line] == [1, 2, 3]
+    assert {line["stage"] for line in lines if "leg" not in line} == set(STAGES)  # the curve of the leg before
+    a, b = (bl.load(str(folder)).model.state_dict() for folder in (first, second))
+    assert not any(torch.equal(a[n], b[n]) for n in a if "lm_head" in n)
+    assert all(torch.equal(a[n], b[n]) for n in a if "vision_tower" in n)  # frozen in the decoder stage
+    images = [set(next(steps_of(replace(RECIPE, leg=leg), "decoder")).pictures) for leg in (0, 1)]
+    assert not images[0] & images[1]
+    with pytest.raises(InputError, match="leg 1 of the training needs --from a folder of leg 0, .*is of leg 1"):
+        train_observer(tmp_path / "third", recipe=replace(RECIPE, leg=1), start=second)
+    other = replace(RECIPE, size=replace(SMALL, ffn=32), leg=1)
+    with pytest.raises(InputError, match="another size than the recipe's"):
+        train_observer(tmp_path / "fourth", recipe=other, start=first, device="cpu")
+
+
+def test_a_frozen_tower_gets_no_gradient_and_another_does():
+    batch = make_batch(RECIPE, next(steps_of(RECIPE, "decoder")))
+    for rate, learns in ((0.0, False), (0.3, True)):
+        net = TrainingObserver(replace(RECIPE, tower_rate=rate))
+        net.decoder_loss(batch)[0].backward()
+        tower = [p.grad is not None for n, p in net.model.named_parameters() if "vision_tower.encoder" in n]
+        assert len(tower) > 8 and all(grad is learns for grad in (any(tower), all(tower)))
+        assert any("vision_tower" in n for n, _ in net.named_parameters("decoder")) is learns
 
 
 @pytest.mark.slow

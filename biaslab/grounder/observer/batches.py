@@ -127,7 +127,7 @@ def make_batch(recipe: ObserverRecipe, step: Step) -> Batch:
     """Draw the images of a step and what is asked about them; depends on nothing but its arguments."""
     shown = [picture("train", index) for index in step.pictures]
     stage = ("vision", "decoder").index(step.stage)
-    rng = np.random.default_rng([recipe.seed, 80, stage, step.number])
+    rng = np.random.default_rng([recipe.seed, 80, stage, step.number, *([recipe.leg] if recipe.leg else [])])
     if step.stage == "vision":
         return _single_tiles(recipe, shown, rng)
     return pack(recipe, shown, rng, mix=recipe.easy_mix if step.easy else recipe.mix)

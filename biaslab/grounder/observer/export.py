@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from biaslab.grounder.observer.model import FULL_SIZE, ObserverSize, build_model, build_processor, shipped_tokenizer
+from biaslab.grounder.observer.start import PROBES
 from biaslab.models.loading import quiet
 
 _FORMAT = {"format": "pt"}  # transformers refuses a file that does not say whose tensors they are
@@ -22,7 +23,8 @@ def export_observer(weights: Path, folder: str | Path, *, size: ObserverSize = F
     weights : Path
         ``weights.pt`` (float32) of a training run, or its ``checkpoint.pt`` (bfloat16), to look at a run on the way.
     folder : path
-        Gets ``model.safetensors`` (float16, loaded as float32), configs, tokenizer and processor.
+        Gets ``model.safetensors`` (float16, loaded as float32), configs, tokenizer and processor, and
+        ``probes.safetensors``: the probes of the auxiliary losses, with which a further leg of the training goes on.
     size : ObserverSize
         The size that was trained.
 
@@ -33,9 +35,11 @@ def export_observer(weights: Path, folder: str | Path, *, size: ObserverSize = F
     """
     folder = export_geometry(folder, size=size)
     model = build_model(shipped_tokenizer(), size=size)
-    state = torch.load(weights, weights_only=True, map_location="cpu")["model"]
-    model.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
+    trained = torch.load(weights, weights_only=True, map_location="cpu")
+    model.load_state_dict({name: value.float() for name, value in trained["model"].items()}, strict=True)
     save_file({n: v.half().contiguous() for n, v in model.state_dict().items()}, folder / "model.safetensors", _FORMAT)
+    probes = {n: v.half().contiguous() for n, v in trained["heads"].items()}
+    save_file(probes, folder / PROBES, _FORMAT | {"leg": str(trained.get("leg", 0))})
     return folder
 
 

@@ -56,14 +56,14 @@ class ObserverSize:
 
     tile: int = TILE
     patch: int = 14
-    vision_hidden: int = 256
+    vision_hidden: int = 192
     vision_layers: int = 5
     vision_heads: int = 4
-    hidden: int = 256
+    hidden: int = 192
     layers: int = 12
-    heads: int = 8
-    kv_heads: int = 4
-    ffn: int = 640
+    heads: int = 6
+    kv_heads: int = 3
+    ffn: int = 480
 
     @property
     def grid(self) -> int:

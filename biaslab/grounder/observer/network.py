@@ -15,6 +15,7 @@ from biaslab.grounder.observer.batches import IGNORE, N_BOXES, TASKS, Batch, Bra
 from biaslab.grounder.observer.heads import Heads
 from biaslab.grounder.observer.model import COORDINATES, STEP, WHATS, build_model
 from biaslab.grounder.observer.recipe import ObserverRecipe
+from biaslab.grounder.optimiser import working_dtype
 
 ATTENTION = "biaslab_observer_training"
 
@@ -39,7 +40,7 @@ class Answers:
 
 
 class TrainingObserver:
-    """Model, heads and losses in bfloat16.
+    """Model, heads and losses, in bfloat16 or, where a CPU has no units for it, in float32.
 
     Parameters
     ----------
@@ -49,11 +50,12 @@ class TrainingObserver:
 
     def __init__(self, recipe: ObserverRecipe, *, device: Any = "cpu") -> None:
         self.recipe, self.device = recipe, torch.device(device)
+        self.dtype = working_dtype(self.device)
         self.dialogue = dialogue_of(recipe.size)
         tokenizer = self.dialogue.tokenizer
         model = build_model(tokenizer, size=recipe.size, seed=recipe.seed)
-        self.model: Any = nn.Module.to(model, device=self.device, dtype=torch.bfloat16)
-        self.heads = Heads(recipe.size.hidden).to(device=self.device, dtype=torch.bfloat16)
+        self.model: Any = nn.Module.to(model, device=self.device, dtype=self.dtype)
+        self.heads = Heads(recipe.size.hidden).to(device=self.device, dtype=self.dtype)
         self._now = _OfThread()
         self._register_attention()
         for layer in {recipe.tile_layer, recipe.gather_layer}:
@@ -70,6 +72,8 @@ class TrainingObserver:
         model = list(self.model.named_parameters())
         if stage == "vision":
             model = [(n, p) for n, p in model if "vision_tower" in n or "projector" in n]
+        elif not self.recipe.tower_rate:
+            model = [(n, p) for n, p in model if "vision_tower" not in n]
         return model + [(f"heads.{n}", p) for n, p in self.heads.named_parameters()]
 
     # ---- forward -------------------------------------------------------------------------------------------------
@@ -77,10 +81,14 @@ class TrainingObserver:
         """Move the arrays of a dataclass to the device."""
         return {f.name: torch.from_numpy(getattr(values, f.name)).to(self.device) for f in fields(values)}
 
-    def visual(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Compute visual tokens, (tiles, tokens, hidden), of uint8 tiles, as the model does of the processor's."""
+    def visual(self, pixels: torch.Tensor, *, frozen: bool = False) -> torch.Tensor:
+        """Compute visual tokens, (tiles, tokens, hidden), of uint8 tiles, as the model does of the processor's.
+
+        Through a frozen tower no gradient goes back.
+        """
         values = ((pixels.float() / 255 - self._mean) / self._std).to(self.model.dtype)
-        features = self.model.model.vision_tower(pixel_values=values).last_hidden_state[:, 1:]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            features = self.model.model.vision_tower(pixel_values=values).last_hidden_state[:, 1:]
         n, side = features.shape[0], 2 * self.recipe.size.grid
         shuffled = self.model.model.pixel_shuffle(features.reshape(n, side, side, -1), 0.5)
         return self.model.model.multi_modal_projector(shuffled.reshape(n, side * side // 4, -1))
@@ -115,7 +123,7 @@ class TrainingObserver:
         shapes = tuple((group["ids"].shape[1], group["ids"].shape[2]) for group in groups)
         self._now.groups = (len(prefix), len(shared), shapes)
         out = self.model.get_decoder()(
-            inputs_embeds=embedded, attention_mask=torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16, device=self.device),
+            inputs_embeds=embedded, attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=self.device),
             position_ids=torch.cat(positions).expand(n, -1), use_cache=False,
         )  # fmt: skip
         answers, at = [], len(shared)
@@ -160,7 +168,7 @@ class TrainingObserver:
         if not (batch.expressions and batch.questions):
             raise ValueError("a batch of the vision stage has nothing to answer")
         tiles = self.tensors(batch.tiles)
-        visual = self.visual(tiles["pixels"])
+        visual = self.visual(tiles["pixels"], frozen=not self.recipe.tower_rate)
         n = len(batch.grid)
         visual = visual.reshape(n, -1, visual.shape[-1])
         groups = [self.tensors(part) for part in (batch.expressions, batch.questions)]
@@ -228,7 +236,7 @@ class TrainingObserver:
         return keep
 
     def _register_attention(self) -> None:
-        """Attend by plain bfloat16 products, each branch to what it shares with the others and to its own past.
+        """Attend by plain products, each branch to what it shares with the others and to its own past.
 
         No mask over all rows is ever made: the shared rows are causal, a branch is a small causal block behind them.
         """

@@ -13,6 +13,7 @@ from biaslab.scenes.gallery import grid_of, picture_size, visual_tiles
 WINDOW = 1024  # images of the stream that are put into batches together
 # Both stages stream the train split; the vision stage starts where the decoder stage cannot reach.
 FIRST_PICTURE = {"vision": 10_000_000, "decoder": 0}
+LEG = 1_000_000  # pictures between the starts of two legs of the decoder stage
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def steps_of(recipe: ObserverRecipe, stage: str, *, start: int = 0) -> Iterator[
     >>> [len(step.pictures) for step in steps_of(ObserverRecipe(vision_steps=3), "vision")]
     [20, 20, 20]
     """
-    first = FIRST_PICTURE[stage]
+    first = FIRST_PICTURE[stage] + (recipe.leg * LEG if stage == "decoder" else 0)
     if stage == "vision":
         n = recipe.vision_pictures
         for number in range(start, recipe.vision_steps):

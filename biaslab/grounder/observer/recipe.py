@@ -30,16 +30,18 @@ class ObserverRecipe:
 
     seed: int = 0
     size: ObserverSize = field(default_factory=ObserverSize)
-    vision_steps: int = 2500
+    vision_steps: int = 1000
     vision_pictures: int = 20  # a step
     vision_tiles: int = 3  # of an image, at most
     vision_muon: float = 0.02
     vision_adamw: float = 3e-3
-    decoder_steps: int = 5000
+    decoder_steps: int = 1500
     pictures_of_tiles: dict[int, int] = field(default_factory=lambda: {1: 24, 3: 16, 4: 14, 5: 12, 7: 10})
     decoder_muon: float = 0.01
     decoder_adamw: float = 2e-3
-    tower_rate: float = 0.3  # of the decoder stage's rates, for the tower and the projector
+    tower_rate: float = 0.0  # of the decoder stage's rates, for the tower; 0: it stays as the vision stage left it
+    projector_rate: float = 0.3
+    leg: int = 0  # of the decoder stage: each goes on from the weights of the one before and sees other images
     expressions: int = 7  # packed behind one image
     expression_length: int = 23  # tokens of an expression, what follows it, and its answer
     questions: int = 8  # packed behind one image

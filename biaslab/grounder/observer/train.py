@@ -15,9 +15,10 @@ from biaslab.errors import InputError
 from biaslab.grounder.observer.batches import N_BOXES, TASKS, Batch, pack
 from biaslab.grounder.observer.network import TrainingObserver
 from biaslab.grounder.observer.recipe import FULL_RECIPE, ObserverRecipe
+from biaslab.grounder.observer.start import Start, start_of
 from biaslab.grounder.observer.supply import batches
 from biaslab.grounder.optimiser import MuonAdamW, check_torch
-from biaslab.grounder.training_folder import STAGES, TrainingFolder, claimed
+from biaslab.grounder.training_folder import TrainingFolder, claimed
 from biaslab.scenes.gallery import picture
 
 
@@ -25,6 +26,7 @@ def train_observer(
     out: str | Path,
     *,
     recipe: ObserverRecipe = FULL_RECIPE,
+    start: str | Path | None = None,
     device: str | None = None,
     threads: int = 2,
     workers: int = 1,
@@ -41,7 +43,10 @@ def train_observer(
     out : path
         Folder for ``recipe.json``, ``checkpoint.pt``, ``curve.jsonl`` and, at the end, ``weights.pt`` (float32).
     recipe : ObserverRecipe
-        All that the weights follow from.
+        All that the weights follow from. A `leg` above 0 goes on from given weights.
+    start : path, optional
+        Exported folder of the leg before (or "observer", the embedded one) whose weights a further leg of the decoder
+        stage begins with; the optimiser begins anew, and there is no vision stage.
     device : str, optional
         ``"cpu"`` or ``"cuda"``; by default CUDA where there is one.
     threads : int
@@ -59,7 +64,7 @@ def train_observer(
     Raises
     ------
     InputError
-        Threads below 1, or workers below 0.
+        Threads below 1, workers below 0, or a start that is not of the leg before.
     RunFolderError
         If the folder cannot be written, holds a run of another recipe, or another process is training in it.
     BiaslabError
@@ -76,22 +81,33 @@ def train_observer(
     check_torch()
     if threads < 1 or workers < 0:
         raise InputError(f"threads={threads}, workers={workers}: give at least 1 thread and no fewer than 0 workers")
+    before = None if start is None else start_of(start)
+    if recipe.leg != (0 if before is None else before.leg + 1):
+        raise InputError(
+            f"leg {recipe.leg} of the training needs --from a folder of leg {recipe.leg - 1}"
+            + (", none is given" if before is None else f", {start} is of leg {before.leg}")
+        )
     with claimed(out, recipe) as folder:
         if not (folder / "weights.pt").exists():
-            before = torch.get_num_threads()
+            usual = torch.get_num_threads()
             torch.set_num_threads(1)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             try:
-                _Run(recipe, folder, device, threads, workers).train(progress)
+                _Run(recipe, folder, device, threads, workers, before).train(progress)
             finally:
-                torch.set_num_threads(before)
+                torch.set_num_threads(usual)
     return folder / "weights.pt"
 
 
 class _Run:
-    def __init__(self, recipe: ObserverRecipe, out: Path, device: str, threads: int, workers: int):
+    def __init__(
+        self, recipe: ObserverRecipe, out: Path, device: str, threads: int, workers: int, start: Start | None = None
+    ):
         self.recipe, self.folder, self.workers = recipe, TrainingFolder(out), workers
         self.net = TrainingObserver(recipe, device=device)
+        self.start = start
+        if start is not None:
+            start.load_into(self.net)
         self.shares = threads if device == "cpu" else 1
         self.pool = ThreadPoolExecutor(self.shares, thread_name_prefix="biaslab-share")
         self.sums: dict[str, Any] = {}  # tensors, so that no step waits for a device
@@ -102,19 +118,21 @@ class _Run:
         r, checkpoint = self.recipe, self.folder.load_checkpoint(self.net, self.net.device)
         self.folder.forget_after(checkpoint)
         masters: dict[str, torch.Tensor] = {}
-        first = STAGES.index(checkpoint["stage"]) if checkpoint else 0
-        done = (checkpoint["optimiser"]["step"] if checkpoint else 0) + first * r.vision_steps
-        with progress_bar("train", total=r.vision_steps + r.decoder_steps, done=done, show=progress) as advance:
-            for stage in STAGES[first:]:
+        steps = {"decoder": r.decoder_steps} if r.leg else {"vision": r.vision_steps, "decoder": r.decoder_steps}
+        stages = [*steps]
+        first = stages.index(checkpoint["stage"]) if checkpoint else 0
+        done = (checkpoint["optimiser"]["step"] if checkpoint else 0) + sum(steps[stage] for stage in stages[:first])
+        with progress_bar("train", total=sum(steps.values()), done=done, show=progress) as advance:
+            for stage in stages[first:]:
                 resumed = checkpoint if checkpoint and checkpoint["stage"] == stage else None
                 masters |= self._run_stage(stage, resumed, advance)
-        self.folder.save_weights(self.net, masters)
+        self.folder.save_weights(self.net, masters, leg=r.leg)
 
     def _run_stage(self, stage: str, resumed: dict | None, advance: Any) -> dict[str, torch.Tensor]:
         """Train one stage to its end; returns the float32 masters of what it trained."""
         r = self.recipe
         vision = stage == "vision"
-        if not vision and resumed is None:
+        if not vision and resumed is None and not r.leg:
             self.net.start_words_at_classes()
         optimiser = MuonAdamW(
             self.net.named_parameters(stage),
@@ -123,7 +141,7 @@ class _Run:
             steps=r.vision_steps if vision else r.decoder_steps,
             warmup=r.warmup,
             final_rate=r.final_rate,
-            slower={} if vision else {"vision_tower": r.tower_rate, "projector": r.tower_rate},
+            slower={} if vision else {"vision_tower": r.tower_rate, "projector": r.projector_rate},
         )
         if resumed:
             optimiser.restore(resumed["optimiser"])
@@ -157,13 +175,14 @@ class _Run:
     # ---- bookkeeping ---------------------------------------------------------------------------------------------
     def _after_step(self, stage: str, optimiser: MuonAdamW) -> None:
         r, step = self.recipe, optimiser.step_number
+        leg = {"leg": r.leg} if r.leg else {}
         if step % r.log_every == 0:
             mean = {name: float(total) / r.log_every for name, total in self.sums.items()}
             self.sums = {}
-            self.folder.note({"stage": stage, "step": step, "pictures": self.pictures, **mean})
+            self.folder.note({**leg, "stage": stage, "step": step, "pictures": self.pictures, **mean})
         if stage == "decoder" and step % r.monitor_every == 0:
             monitors = {"monitor": self._monitor("familiar"), "unfamiliar": self._monitor("both")}
-            self.folder.note({"stage": stage, "step": step, **monitors})
+            self.folder.note({**leg, "stage": stage, "step": step, **monitors})
         if step % r.checkpoint_every == 0:
             self.folder.save_checkpoint(stage, optimiser, self.net, pictures=self.pictures)
 

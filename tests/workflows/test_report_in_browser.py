@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from hostile_run import HOSTILE, STAGED, Hostile, hostile_run
+from PIL import Image
 
 import biaslab as bl
 from biaslab.evaluation.kept_tokens import kept_tokens
@@ -55,6 +56,20 @@ def part(page, name):
 def test_it_loads_without_a_word_and_without_a_request(page, run):
     assert page.said == []
     assert [url for url in page.asked if not url.startswith("data:")] == [(run.folder / "report.html").as_uri()]
+
+
+def test_screenshots_fit_their_windows_and_follow_the_reader_s_scheme(chromium, run, tmp_path):
+    from tools.report_screenshots import WIDTHS, screenshots
+
+    *written, printed = screenshots(chromium, run.folder / "report.html", tmp_path)
+    assert printed.read_bytes().startswith(b"%PDF")
+    shades = {}
+    for path in written:
+        with Image.open(path) as image:
+            _, width, scheme = path.stem.split("-")
+            assert image.width == int(width) in WIDTHS
+            shades.setdefault(scheme, []).append(np.asarray(image.convert("L"))[:200].mean())
+    assert min(shades["light"]) > 200 and max(shades["dark"]) < 80
 
 
 def test_hostile_texts_are_shown_and_not_run(page):

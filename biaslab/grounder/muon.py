@@ -17,28 +17,28 @@ class Float32Muon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # it never returns a loss
         """Update every matrix that has a gradient; no closure is taken."""
         if closure is not None:
             raise ValueError("Float32Muon.step takes no closure")
         for group in self.param_groups:
-            of_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
+            of_shape: dict[torch.Size, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    of_shape.setdefault(p.shape, []).append(p)
+                    of_shape.setdefault(p.shape, []).append((p, p.grad))
             for shape, some in of_shape.items():
                 updates = []
-                for p in some:
+                for p, gradient in some:
                     state = self.state[p]
                     if "momentum_buffer" not in state:
-                        state["momentum_buffer"] = torch.zeros_like(p.grad)
-                    momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(momentum, group["momentum"]))
+                        state["momentum_buffer"] = torch.zeros_like(gradient)
+                    momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+                    updates.append(gradient.lerp(momentum, group["momentum"]))
                 rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 orthogonal = _orthogonalised(
                     torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"]
                 )
-                for p, update in zip(some, orthogonal, strict=True):
+                for (p, _), update in zip(some, orthogonal, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
 
 

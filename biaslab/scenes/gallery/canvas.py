@@ -14,7 +14,7 @@ from biaslab.scenes.rendering import SPLITS
 TILE, MAX_TILES = 168, 6
 #: widest and narrowest images: width over height
 RATIOS = (1 / 3, 3.0)
-_SIDE = (190.0, 470.0)  # square root of a image's area, pixels
+_SIDE = (190.0, 470.0)  # square root of an image's area, pixels
 _SEED = 20261127
 
 

@@ -34,10 +34,7 @@ def figures(
     methods: Annotated[
         str | None, typer.Option(help="Methods separated by commas, in the order of the figure. Default: all.")
     ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of a method in print, as KEY=NAME; as often as you like. KEY as in --methods."),
-    ] = None,
+    label: opt.Labels = None,
     keep: Annotated[str | None, typer.Option(help="Keep ratios or counts separated by commas. Default: all.")] = None,
     layer: Annotated[str | None, typer.Option(help="Prune layers separated by commas. Default: all.")] = None,
     metric: Annotated[
@@ -55,21 +52,14 @@ def figures(
     json: opt.Json = False,
 ) -> None:
     """Draw accuracy against keep ratio and against FLOPs, and write the LaTeX table, from run folders."""
-    from biaslab.errors import InputError
     from biaslab.workflows.run_figures import draw_run
 
-    labels: dict[str, str] = {}
-    for text in label or ():
-        key, equals, name = text.rpartition("=")
-        if not (equals and key.strip() and name.strip()):
-            raise InputError(f"--label {text!r} is not KEY=NAME: such as --label d2pruner=Ours")
-        labels[key.strip()] = name.strip()
     chosen = None if methods is None else [word.strip() for word in methods.split(",") if word.strip()]
-    ratios = None if keep is None else opt.keeps(keep)
+    ratios, names = None if keep is None else opt.keeps(keep), opt.labels(label)
     kinds = [kind.strip().lower() for kind in formats.split(",") if kind.strip()]
     with phase("draw the figures"):
         files = draw_run(
-            runs, methods=chosen, keep=ratios, layer=opt.layers(layer), metric=metric, labels=labels, venue=venue,
+            runs, methods=chosen, keep=ratios, layer=opt.layers(layer), metric=metric, labels=names, venue=venue,
             font=font, formats=kinds, out=out,
         )  # fmt: skip
     emit(json, {}, "", files)

@@ -98,6 +98,12 @@ ProfileFiles = Annotated[
         "for one of another kind (such as --estimator lookahead).",
     ),
 ]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label", help="Name of a method in print, as KEY=NAME; as often as you like. KEY as in --methods of evaluate."
+    ),
+]
 
 
 def check_rows(heads: str, queries: str | None, allowed: Sequence[str] = ("last", "text")) -> None:
@@ -185,6 +191,17 @@ def _number(text: str, kind: type) -> float | int:
     if kind is float and text.endswith("%"):
         return float(text[:-1]) / 100
     return float(text) if kind is float and not text.isdigit() else int(text)
+
+
+def labels(texts: Sequence[str] | None) -> dict[str, str]:
+    """Read the names of ``--label``: KEY=NAME, where a key may hold a = of its own ("d2pruner:theta=0.7=Ours")."""
+    found: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, name = text.rpartition("=")
+        if not (equals and key.strip() and name.strip()):
+            raise InputError(f"--label {text!r} is not KEY=NAME: such as --label d2pruner=Ours")
+        found[key.strip()] = name.strip()
+    return found
 
 
 def layers(text: str | None) -> list[int] | None:

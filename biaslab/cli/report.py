@@ -33,6 +33,7 @@ def report(
             "each stage of a schedule has left."
         ),
     ] = None,
+    label: opt.Labels = None,
     device: Annotated[str | None, typer.Option(help="Where the model of --attention loads.")] = None,
     dataset: Annotated[
         str | None, typer.Option(help="The run's data set, where it is not any more where run.json says.")
@@ -47,6 +48,7 @@ def report(
     from biaslab.workflows.make_report import report as write
 
     data = vlm = layers = None
+    labels = opt.labels(label)
     if dataset is not None:
         data = open_data_set(
             dataset, n=None, split=split, columns=columns, image_root=image_root, data_root=data_root
@@ -62,5 +64,5 @@ def report(
         layers = opt.numbers(attention, "attention", int)
         vlm = ModelChoice(**model_options_of(read_run(run)), device=device).load()
     with phase("write the report"):
-        file = write(run, other, dataset=data, vlm=vlm, layers=layers, n=n, out=out)
+        file = write(run, other, dataset=data, vlm=vlm, layers=layers, n=n, labels=labels, out=out)
     emit(json, {}, "", [file])

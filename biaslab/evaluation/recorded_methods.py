@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import UNPRUNED
 from biaslab.pruning import budget
 from biaslab.pruning.citation import bibtex
 from biaslab.pruning.registry import from_record
-from biaslab.pruning.schedule import Schedule
+from biaslab.pruning.schedule import Schedule, is_schedule
 
 if TYPE_CHECKING:
     from biaslab.pruning.base import Method
 
-__all__ = ["budget_of", "citations_of", "label_of"]
+__all__ = ["budget_of", "citations_of", "label_of", "place_of"]
 
 
 def label_of(config: Mapping[str, Any]) -> str:
@@ -33,6 +35,22 @@ def label_of(config: Mapping[str, Any]) -> str:
     """
     method = _method(config)
     return f"{config['method']}:{config['options_hash']}" if method is None else method.label
+
+
+def place_of(config: Mapping[Any, Any], label: str) -> str:
+    """Say how much a configuration keeps and from which layer on; nothing of a schedule, whose label says both.
+
+    Examples
+    --------
+    >>> place_of({"keep": 0.1, "layer": 4}, "fastv"), place_of({"keep": 1.0, "layer": None}, "none")
+    ('keep 0.1 layer 4', 'keep 1')
+    >>> place_of({"keep": 0.06, "layer": 2}, "divprune@0.4@2+fastv@0.06@4")
+    ''
+    """
+    if is_schedule(label):
+        return ""
+    where = "" if pd.isna(config["layer"]) else f" layer {config['layer']}"
+    return f"keep {config['keep']:g}{where}"
 
 
 def citations_of(configs: Iterable[Mapping[str, Any]]) -> str:

@@ -40,13 +40,15 @@ class ResultExports(InNotebooks):
         """Name a configuration of the run, or a row of its table."""
         raise NotImplementedError
 
-    def view(self, *, n: int = 20, height: int = 760) -> Any:
+    def view(self, *, n: int = 20, labels: Mapping[str, str] | None = None, height: int = 760) -> Any:
         """Look at the samples of the run in a notebook, or in a file: :func:`biaslab.view` of these results.
 
         Parameters
         ----------
         n : int
             Samples of each kind: where methods disagree most, that most of them miss, at random.
+        labels : mapping of str, optional
+            Method, its label with options, or options hash -> its name; default as papers name them.
         height : int
             Of the frame, in pixels.
 
@@ -58,7 +60,7 @@ class ResultExports(InNotebooks):
         Raises
         ------
         InputError
-            ``n`` below 1.
+            ``n`` below 1, or a label for a method that the run has not.
 
         Examples
         --------
@@ -69,7 +71,7 @@ class ResultExports(InNotebooks):
         <View: grounder: 1 line, 1 sample>
         """
         # it opens data sets and draws, as workflows alone do: called by its name, for no room imports one above it
-        return import_module("biaslab.workflows.view").view(self, n=n, height=height)
+        return import_module("biaslab.workflows.view").view(self, n=n, labels=labels, height=height)
 
     def to_coco(
         self,

@@ -19,14 +19,13 @@ from biaslab.evaluation.layer_tokens import tokens_per_layer
 from biaslab.evaluation.line_store import read_store, write_store
 from biaslab.evaluation.paired import Paired
 from biaslab.evaluation.question_answers import yes_no_counts
-from biaslab.evaluation.recorded_methods import label_of
+from biaslab.evaluation.recorded_methods import label_of, place_of
 from biaslab.evaluation.result_exports import ResultExports
 from biaslab.evaluation.result_rows import accuracy_column, columns_of, difference_rows, summary_columns, table_rows
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.sample_frame import keeps, read_samples
 from biaslab.evaluation.schema import record_key
 from biaslab.evaluation.verdicts import read_verdicts, verdicts_of
-from biaslab.pruning.schedule import is_schedule
 from biaslab.stats.paired_signs import SignFlips
 
 TABLE_FILE = "results.csv"
@@ -167,10 +166,7 @@ class Results(ResultExports):
     def name_of(self, config: Mapping[Any, Any]) -> str:
         """Name a configuration of the run, or a row of its table: label, keep and layer; a schedule by its word."""
         label = self.labels.get(config["options_hash"], config["method"])
-        if is_schedule(label):
-            return label
-        where = "" if pd.isna(config["layer"]) else f" layer {config['layer']}"
-        return f"{label} keep {config['keep']:g}{where}"
+        return f"{label} {place_of(config, label)}".strip()
 
     @property
     def lacking(self) -> str:

@@ -113,12 +113,14 @@ def _check_comparable(table: pd.DataFrame) -> None:
 def label_rows(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.Series:
     """Name each row for print: as ``labels`` has it by options hash, label or name of the method, else as papers do.
 
-    Variants of a method whose options are not known (a bare CSV) get the beginning of their options hash.
+    Variants of a method whose options are not known (a bare CSV) get the beginning of their options hash. A label given
+    to a method stands for each of its variants and schedules, with what tells them apart behind it.
     """
-    from biaslab.pruning.display_names import display_name  # with torch behind it
+    from biaslab.pruning.display_names import display_names, told_apart  # with torch behind it
+    from biaslab.pruning.schedule import is_schedule
 
     labels = labels or {}
-    shown = {word: display_name(word) for word in table["spelled"].unique()}
+    shown = display_names(table["spelled"])
     code = (
         table["options_hash"].fillna("").astype(str) if "options_hash" in table else table["method"].map(lambda _: "")
     )
@@ -131,6 +133,8 @@ def label_rows(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> 
     ):
         name = shown[spelled]
         behind = f" #{own[:6]}" if hashed else name[name.find(" (") :] if " (" in name else ""
+        if is_schedule(spelled):
+            behind = f" ({name})"
         if own and own in labels:
             names.append(labels[own])
         elif spelled in labels and not (several and spelled == method):
@@ -139,7 +143,8 @@ def label_rows(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> 
             names.append(labels[method] + (behind if several else ""))
         else:
             names.append(labels.get(name, name) + (behind if hashed else ""))
-    return pd.Series(names, index=table.index, dtype=object)
+    apart = told_apart(dict(enumerate(names)), dict(enumerate(table["spelled"])))
+    return pd.Series(list(apart.values()), index=table.index, dtype=object)
 
 
 def rows_of_methods(table: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from biaslab.errors import InputError
 from biaslab.pruning.registry import METHODS, parse
@@ -11,7 +13,7 @@ from biaslab.pruning.schedule import Schedule, is_schedule, parse_schedule
 if TYPE_CHECKING:
     from biaslab.pruning.base import Method
 
-__all__ = ["display_name"]
+__all__ = ["display_name", "display_names", "told_apart"]
 
 UNPRUNED = "no pruning"
 
@@ -49,6 +51,46 @@ def display_name(method: str | Method | Schedule) -> str:
     except InputError:  # a plug-in that is not installed, or an option of another version
         return word
     return word if isinstance(rule, str) else _named(rule)
+
+
+def display_names(methods: Iterable[str]) -> dict[str, str]:
+    """Name methods of one figure: no two of them are called alike.
+
+    Parameters
+    ----------
+    methods : iterable of str
+        Words as on the command line.
+
+    Returns
+    -------
+    dict of str to str
+        Word -> `display_name`; where that of another word is the same, the word itself stands behind it.
+
+    Examples
+    --------
+    >>> from biaslab.pruning.display_names import display_names
+    >>> display_names(["none", "fastv@0.4@2"])
+    {'none': 'no pruning', 'fastv@0.4@2': 'FastV 40 % at 2'}
+    >>> list(display_names(["fastv@0.10000001@2", "fastv@0.1@2"]).values())
+    ['FastV 10 % at 2 (fastv@0.10000001@2)', 'FastV 10 % at 2 (fastv@0.1@2)']
+    """
+    words = list(dict.fromkeys(methods))
+    return told_apart({word: display_name(word) for word in words}, {word: word for word in words})
+
+
+def told_apart(names: Mapping[Any, str], spelled: Mapping[Any, str]) -> dict[Any, str]:
+    """Put how it is spelled behind every name that things of several spellings share.
+
+    Examples
+    --------
+    >>> from biaslab.pruning.display_names import told_apart
+    >>> told_apart({1: "Ours", 2: "Ours", 3: "FastV"}, {1: "fastv", 2: "random", 3: "fastv"})
+    {1: 'Ours (fastv)', 2: 'Ours (random)', 3: 'FastV'}
+    """
+    ways = defaultdict(set)
+    for key, name in names.items():
+        ways[name].add(spelled[key])
+    return {key: f"{name} ({spelled[key]})" if len(ways[name]) > 1 else name for key, name in names.items()}
 
 
 def _named(rule: Method) -> str:

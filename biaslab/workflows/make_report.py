@@ -22,6 +22,7 @@ from biaslab.figures.report.page import render
 from biaslab.figures.report.pair_page import check_pair, pair_page, paired_table
 from biaslab.figures.report.run_page import run_page
 from biaslab.figures.report.viewer_data import Shown, lines_of
+from biaslab.workflows.print_labels import check_labels
 from biaslab.workflows.run_sources import dataset_of, layout_finder, profiles_of_run, samples_of_run
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def report(
     vlm: VLM | None = None,
     layers: Sequence[int] | None = None,
     n: int = 20,
+    labels: Mapping[str, str] | None = None,
     out: str | Path | None = None,
 ) -> Path:
     """Write one HTML file of a run: what was found, charts, tables, samples to click through, cost, provenance.
@@ -62,6 +64,9 @@ def report(
         Whose attention; by default the one that the first pruned configuration reads.
     n : int
         Samples of each kind: where methods disagree, misses, at random.
+    labels : mapping of str, optional
+        Method, its label with options, or options hash -> its name in the report; default as papers name them. How a
+        command line spells it stays in the provenance, in the tables' CSV and where one points at a name.
     out : str or Path, optional
         The file; by default ``report.html`` in the run folder, for two runs in the first one's.
 
@@ -76,7 +81,7 @@ def report(
         `run` is no run, or the place cannot be written.
     InputError
         No verdict in the run, two runs that share no sample or no configuration, results without a folder and no
-        `out`, or another model than the run's.
+        `out`, another model than the run's, or a label for a method that no run has.
 
     Examples
     --------
@@ -96,18 +101,30 @@ def report(
     if not isinstance(run, Results) and is_measured(run):
         if other is not None or vlm is not None:
             raise InputError(f"{run} is no run of evaluate: report it alone")
+        if labels:
+            raise InputError(f"{run} is no run of evaluate and has no methods to name: leave the labels out")
         file = _place(out, Path(run))
         return _written(file, render(folder_page(Path(run))))
     results = _results(run)
     file = _place(out, results.folder)
     if other is None:
-        return _written(file, render(_of_one(results, dataset, vlm, layers, n)))
+        check_labels([results], labels)
+        return _written(file, render(_of_one(results, dataset, vlm, layers, n, labels)))
     if vlm is not None:
         raise InputError("attention is shown of one run: report each of the two alone, or leave the model out")
-    return _written(file, render(_of_two(results, _results(other), dataset, n)))
+    second = _results(other)
+    check_labels([results, second], labels)
+    return _written(file, render(_of_two(results, second, dataset, n, labels)))
 
 
-def _of_one(results: Results, dataset: Dataset | None, vlm: VLM | None, layers: Sequence[int] | None, n: int) -> Any:
+def _of_one(
+    results: Results,
+    dataset: Dataset | None,
+    vlm: VLM | None,
+    layers: Sequence[int] | None,
+    n: int,
+    labels: Mapping[str, str] | None,
+) -> Any:
     shown, found, missing = samples_shown(results, dataset, n=n)
     profiles, unread = profiles_of_run(results)
     expected: dict[str, dict[int, np.ndarray]] = {}
@@ -120,7 +137,10 @@ def _of_one(results: Results, dataset: Dataset | None, vlm: VLM | None, layers: 
         for sample in found.values()
         if _has_target(sample) and sample.width and sample.height
     }
-    return run_page(results, shown, targets=targets, profiles=profiles, expected=expected, missing=[*missing, *unread])
+    return run_page(
+        results, shown, targets=targets, profiles=profiles, expected=expected, missing=[*missing, *unread],
+        labels=labels,
+    )  # fmt: skip
 
 
 def samples_shown(
@@ -149,13 +169,13 @@ def samples_shown(
     return shown, found, [*missing, *unplaced]
 
 
-def _of_two(first: Results, second: Results, dataset: Dataset | None, n: int) -> Any:
+def _of_two(first: Results, second: Results, dataset: Dataset | None, n: int, labels: Mapping[str, str] | None) -> Any:
     check_pair(first, second)
     table, hits, apart = paired_table(first, second)
     why = chosen_samples(hits, n=n, apart=apart)
     found, missing = _samples(first, dataset)
     shown, unplaced = _shown([first, second], why, found)
-    return pair_page(first, second, table, shown, missing=[*missing, *unplaced])
+    return pair_page(first, second, table, shown, missing=[*missing, *unplaced], labels=labels)
 
 
 def _results(run: str | Path | Results) -> Results:

@@ -12,7 +12,8 @@ from biaslab.errors import InputError
 from biaslab.evaluation.results import Results
 from biaslab.figures import AccuracyDisplay, KeptFramesDisplay, KeptTokensDisplay, save, save_table, style
 from biaslab.figures.saving import check_formats
-from biaslab.pruning.display_names import display_name
+from biaslab.pruning.display_names import display_names
+from biaslab.workflows.print_labels import check_labels
 
 if TYPE_CHECKING:
     from biaslab.evaluation.one_video import VideoAnswer
@@ -100,7 +101,7 @@ def draw_run(
             raise InputError("these results have no run folder: evaluate with out=FOLDER, or pass out=FOLDER here")
         whole = opened[0] if len(opened) == 1 else opened
         metric = opened[0].accuracy if metric is None else metric
-        _check_names(opened, labels)
+        check_labels(opened, labels)
         choices: dict[str, Any] = {
             "metric": metric, "layer": layer, "keep": keep, "methods": methods, "labels": labels,
         }  # fmt: skip
@@ -121,20 +122,6 @@ def _check_drawable(results: Results) -> None:
         raise InputError(f"{where} no finished sample yet: run `biaslab evaluate --out {folder or 'FOLDER'}` first")
     if results.verdicts["error"].notna().all():
         raise InputError(f"{folder or 'these results'} has no verdict to draw: {results.failures}")
-
-
-def _check_names(runs: Sequence[Results], labels: Mapping[str, str] | None) -> None:
-    """Refuse a name for a method that no run has: it would be passed over in silence."""
-    known = {"none"}
-    for results in runs:
-        known |= {*results.labels, *results.labels.values(), *results.verdicts["method"].unique()}
-    if unknown := next((key for key in labels or {} if key not in known and not _is_shown(key, known)), None):
-        words = sorted({word for results in runs for word in results.labels.values()})
-        raise InputError(f"no method {unknown!r} to name: choose from none, {', '.join(words)}")
-
-
-def _is_shown(name: str, words: set[str]) -> bool:
-    return any(name == display_name(word) for word in words)
 
 
 def _differences(results: Results, folder: Path) -> list[Path]:
@@ -197,7 +184,8 @@ def draw_kept(
     """
     if not answers:
         raise InputError("there is no answer to draw: choose at least one method")
-    names = [display_name(answer.method) for answer in answers]
+    shown = display_names(answer.method for answer in answers)
+    names = [shown[answer.method] for answer in answers]
     display = KeptTokensDisplay.from_selections(
         image,
         answers[0].layout,
@@ -263,12 +251,13 @@ def draw_kept_of_frames(
     RunFolderError
         The place cannot be written.
     """
-    pruned = {display_name(answer.method): answer.selections for answer in answers if answer.selections is not None}
+    shown = display_names(answer.method for answer in answers)
+    pruned = {shown[answer.method]: answer.selections for answer in answers if answer.selections is not None}
     if not answers:
         raise InputError("there is no answer to draw: choose at least one method")
     whole: list[Any] = [range(layout.n) for layout in answers[0].layouts]
     display = KeptFramesDisplay.from_selections(
-        frames, answers[0].layouts, pruned or {display_name(answers[0].method): whole}, question=question, title=title,
+        frames, answers[0].layouts, pruned or {shown[answers[0].method]: whole}, question=question, title=title,
         model=answers[0].model,
     )  # fmt: skip
     return save(display.plot(), out, close=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +19,14 @@ from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.metrics import grounding_iou, is_hit, kept_share, target_tokens
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.single_image import PrunedAnswer, compare_methods
+from biaslab.figures.report.names import PrintNames
 from biaslab.figures.report.view import View
 from biaslab.figures.report.viewer_data import Shown, packed_samples, viewer_data
 from biaslab.models.answering import generation_options
 from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
+from biaslab.workflows.print_labels import check_labels, print_names
 from biaslab.workflows.shown_attention import expected_maps
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def view(
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
     n: int = 20,
+    labels: Mapping[str, str] | None = None,
     height: int = 760,
 ) -> View:
     """Look at where a model looks and what methods keep, in a notebook or a file.
@@ -76,6 +79,8 @@ def view(
         The true box, in pixels of the image.
     n : int
         With results: samples of each kind (:func:`biaslab.workflows.make_report.report`).
+    labels : mapping of str, optional
+        Method -> its name; default as papers name them. Pointing at a name shows how a command line spells it.
     height : int
         Of the frame, in pixels.
 
@@ -87,7 +92,7 @@ def view(
     Raises
     ------
     InputError
-        No image or expression for a model, or either with results.
+        No image or expression for a model, or either with results; a label for a method that is not there.
 
     Examples
     --------
@@ -99,15 +104,17 @@ def view(
     if isinstance(what, Results):
         if image is not None or expression:
             raise InputError("view(results) takes no image and no expression: its samples have their own")
-        return _view_results(what, at_least_one("n", n), height)
+        return _view_results(what, at_least_one("n", n), labels, height)
     expect_model(what)
     vlm: VLM = what
     if image is None or not expression:
         raise InputError("view(vlm, image, expression) needs an image and an expression")
     pixels = load_image(image.image() if callable(getattr(image, "image", None)) else image)
     words_of = [methods] if isinstance(methods, str) else list(methods)
+    asked = ["none", *(m for m in words_of if m != "none")]
+    called = print_names(asked, labels)
     answers = compare_methods(
-        vlm, pixels, expression, methods=["none", *(m for m in words_of if m != "none")], keep=keep, layer=layer,
+        vlm, pixels, expression, methods=asked, keep=keep, layer=layer,
         profile=profile, seed=seed, max_new_tokens=max_new_tokens,
     )  # fmt: skip
     at = prune_layer(vlm, layer)
@@ -129,8 +136,16 @@ def view(
     )
     configs, lines = [], {}
     for i, answer in enumerate(answers):
-        name = "no pruning" if answer.selection is None else answer.method
-        configs.append({"name": name, "pruned": answer.selection is not None, "side": 0, "key": str(i), "stages": []})
+        configs.append(
+            {
+                "name": called[answer.method],
+                "spelled": answer.method,
+                "pruned": answer.selection is not None,
+                "side": 0,
+                "key": str(i),
+                "stages": [],
+            }
+        )
         lines[0, _ID, str(i)] = _line(answer, target)
     profiles: list[Any] = [] if profile is None else list(profile) if isinstance(profile, (list, tuple)) else [profile]
     expected = expected_maps(profiles, {layout.key: layout}, wanted)
@@ -138,13 +153,14 @@ def view(
     return View(data, f'"{expression}", {vlm.name}', model=vlm, height=height)
 
 
-def _view_results(results: Results, n: int, height: int) -> View:
+def _view_results(results: Results, n: int, labels: Mapping[str, str] | None, height: int) -> View:
     from biaslab.workflows.make_report import samples_shown
 
+    check_labels([results], labels)
     shown, _, _ = samples_shown(results, n=n)
     model = results.run["identity"]["model"]
     return View(
-        viewer_data({"": results}, shown),
+        viewer_data({"": results}, shown, PrintNames(results, labels=labels)),
         f"{model['name']}: {count_text(len(results.verdicts), 'line')}",
         model=model,
         height=height,

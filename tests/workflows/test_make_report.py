@@ -79,7 +79,7 @@ def test_hostile_texts_are_no_markup(page):
 
 def test_the_data_are_those_of_the_run(run, page):
     lines = {(line["id"], run.name_of(line)): line for line in run.samples.to_dict("records")}
-    names = [config["name"] for config in page.data["configs"]]
+    names = [config["spelled"] for config in page.data["configs"]]
     assert names == ["none keep 1", "random keep 0.05 layer 4", "fastv keep 0.05 layer 4", STAGED]
     for sample in page.data["samples"]:
         layout = page.data["layouts"][sample["layouts"][0]]
@@ -154,7 +154,7 @@ def test_two_runs_are_compared_in_pairs(run, grounder, tmp_path):
     page = Page(report(run, second, dataset=Hostile(), out=tmp_path / "ab.html").read_text())
     assert page.headings == ["What was found", "Table", "Samples", "Provenance of A", "Provenance of B"]
     names = [config["name"] for config in page.data["configs"]]
-    assert "A: none keep 1" in names and "B: random keep 0.05 layer 4" in names
+    assert "A: no pruning" in names and "B: random keep 0.05 layer 4" in names
     a, b = (r.samples[r.samples["method"] == "random"].set_index("id")["hit"].astype(float) for r in (run, second))
     mean = (b - a).mean()
     assert any(f"{100 * mean:+.1f}" in text for text in page.texts)
@@ -223,7 +223,7 @@ def test_a_view_holds_its_page_in_a_frame(grounder, tmp_path):
     source = Page(shown._repr_html_()).frame
     assert source == shown.html == shown.save(tmp_path / "v.html").read_text()
     data = Page(source).data
-    assert [config["name"] for config in data["configs"]] == ["no pruning", "fastv"]
+    assert [config["name"] for config in data["configs"]] == ["no pruning", "FastV"]
     (one,) = data["samples"]
     assert "".join(one["words"]).replace(" ", "") == one["runs"][0]["answer"].replace(" ", "")
     assert len(one["wordAttention"]["3"]["max"]) == len(one["words"]) and one["runs"][0]["hit"] == 1

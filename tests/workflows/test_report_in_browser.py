@@ -11,7 +11,7 @@ import browsers
 import numpy as np
 import pytest
 import tiny
-from hostile_run import HOSTILE, STAGED, Hostile, hostile_run
+from hostile_run import HOSTILE, Hostile, hostile_run
 from PIL import Image
 
 import biaslab as bl
@@ -85,7 +85,7 @@ def test_filters_choose_what_the_run_says(page, run):
     lines = run.samples
     hit = {name: lines[lines["method"] == name].set_index("id")["hit"].astype(bool) for name in ("none", "random")}
     for verdict, right in (("hit-miss", hit["none"] & ~hit["random"]), ("hit", hit["none"]), ("miss", ~hit["none"])):
-        part(page, "a").select_option(label="none keep 1")
+        part(page, "a").select_option(label="no pruning")
         part(page, "b").select_option(label="random keep 0.05 layer 4")
         part(page, "verdict").select_option(verdict)
         count = int(right.sum())
@@ -123,7 +123,7 @@ def pixels(page):
 
 
 def test_the_canvas_shows_the_kept_tokens_where_they_lie(page, run):
-    part(page, "a").select_option(label="fastv keep 0.05 layer 4")
+    part(page, "a").select_option(label="FastV keep 0.05 layer 4")
     identity = part(page, "id").text_content()
     lines = run.samples[run.samples["method"] == "fastv"]
     (line,) = [line for line in lines.to_dict("records") if identity.startswith(line["id"])]
@@ -138,7 +138,7 @@ def test_the_canvas_shows_the_kept_tokens_where_they_lie(page, run):
 
 
 def test_stages_follow_one_another_and_attention_is_that_of_the_model(page, grounder):
-    part(page, "a").select_option(label=STAGED)
+    part(page, "a").select_option(label="DivPrune 40 % at 2 + FastV 6 % at 4")
     counts = []
     for stage in ("0", "1"):
         part(page, "stage").select_option(stage)
@@ -182,6 +182,24 @@ def test_it_is_dark_where_people_want_it_dark_and_prints_all_sections(page, tmp_
 def test_no_page_is_wider_than_its_window(page, width):
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_labels_are_text_of_any_length_and_pointing_at_them_shows_the_spelling(chromium, run, tmp_path):
+    long = "x" * 300
+    file = report(run, dataset=Hostile(), labels={"fastv": HOSTILE, "random": long}, out=tmp_path / "named.html")
+    page = chromium.new_page(viewport={"width": 360, "height": 800})
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(file.as_uri())
+    page.wait_for_selector("#viewer[data-ready]")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    part(page, "a").select_option(label=f"{HOSTILE} keep 0.05 layer 4")
+    shown = [part(page, "config"), part(page, "strip").locator("button").nth(2), page.locator("tbody th").nth(2)]
+    assert [element.get_attribute("title") for element in shown] == ["fastv keep 0.05 layer 4"] * 3
+    assert part(page, "config").text_content() == f"{HOSTILE} keep 0.05 layer 4"
+    assert said == [] and page.title() != "run"
+    page.close()
 
 
 def test_a_view_lives_in_a_notebook_s_page(chromium, grounder):

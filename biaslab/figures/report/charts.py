@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 from biaslab._util.number_text import is_number
@@ -15,6 +16,7 @@ __all__ = ["Series", "line_chart", "place_map"]
 Series = Mapping[str, Sequence[Mapping[str, Any]]]
 _WIDTH, _HEIGHT = 560, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
+_LINE, _LETTER = 13, 5.8  # height of a line of the legend, mean width of its letters
 _DODGE = 7  # pixels between methods of one place, so that their intervals do not hide each other
 _SHAPES = (
     "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0Z",
@@ -35,6 +37,7 @@ def line_chart(
     y_label: str,
     ticks: Sequence[tuple[float, str]],
     reference: Mapping[str, Any] | None,
+    spelled: Mapping[str, str] | None = None,
 ) -> str:
     """Draw shares with intervals: a line per method, told apart by colour, shape and name.
 
@@ -48,22 +51,23 @@ def line_chart(
         Of the x axis.
     reference : mapping, optional
         ``value``, ``lo``, ``hi`` and ``text`` of the unpruned model: a dashed line with its interval.
+    spelled : mapping of str, optional
+        Label -> how a command line spells it: what pointing at the legend shows.
 
     Returns
     -------
     str
-        ``<svg>``, with a title for every point; the legend is part of it.
+        ``<svg>``, with a title for every point; the legend is part of it, and holds every name whole.
 
     Examples
     --------
     >>> from biaslab.figures.report.charts import line_chart
-    >>> points = [{"x": 0.5, "value": 0.8, "lo": 0.7, "hi": 0.9, "text": "fastv keep 0.1: 80 %"}]
-    >>> svg = line_chart({"fastv": points}, x_label="keep", y_label="accuracy", ticks=[(0.5, "0.1")], reference=None)
+    >>> points = [{"x": 0.5, "value": 0.8, "lo": 0.7, "hi": 0.9, "text": "FastV keep 0.1: 80 %"}]
+    >>> svg = line_chart({"FastV": points}, x_label="keep", y_label="accuracy", ticks=[(0.5, "0.1")], reference=None)
     >>> svg[:4], svg.count("<title>")
     ('<svg', 1)
     """
-    rows = -(-len(series) // 3)
-    height = _HEIGHT + 18 * rows
+    legend, height = _legend(list(series), spelled or {})
     values = [p[end] for points in series.values() for p in points for end in ("lo", "value") if is_number(p[end])]
     if reference is not None:
         values += [reference[end] for end in ("lo", "value") if is_number(reference[end])]
@@ -100,13 +104,36 @@ def line_chart(
         )
     for i, (name, points) in enumerate(series.items()):
         out += _line(name, points, i, len(series), x, y)
-        column, row = i % 3, i // 3
-        spot = (_LEFT + 8 + column * (_WIDTH - _LEFT) / 3, _HEIGHT + 12 + 18 * row)
-        colour, shape = COLORS[i % len(COLORS)], _SHAPES[i % len(_SHAPES)]
-        out.append(f'<path d="{shape}" fill="{colour}" transform="translate({spot[0]:.1f},{spot[1] - 4})"/>')
-        shown = name if len(name) <= 27 else name[:26] + "\N{HORIZONTAL ELLIPSIS}"
-        out.append(f'<text x="{spot[0] + 10:.1f}" y="{spot[1]}">{escape(shown)}</text>')
-    return "".join([*out, "</svg>"])
+    return "".join([*out, *legend, "</svg>"])
+
+
+def _legend(names: Sequence[str], spelled: Mapping[str, str]) -> tuple[list[str], float]:
+    """Write the legend below the chart, and say how high the whole is: as many columns as names of that length leave.
+
+    A name is broken into lines and never cut, since what tells schedules apart stands at their ends.
+    """
+    longest = max((len(name) for name in names), default=0)
+    columns = next((n for n in (3, 2) if longest <= _letters(n)), 1)
+    out, top = [], float(_HEIGHT)
+    for first in range(0, len(names), columns):
+        group = [wrap(name, _letters(columns)) or [""] for name in names[first : first + columns]]
+        for column, lines in enumerate(group):
+            i = first + column
+            x, y = _LEFT + 8 + column * (_WIDTH - _LEFT) / columns, top + 12
+            colour, shape = COLORS[i % len(COLORS)], _SHAPES[i % len(_SHAPES)]
+            title = f"<title>{escape(spelled[names[i]])}</title>" if names[i] in spelled else ""
+            text = "".join(
+                f'<tspan x="{x + 10:.1f}" y="{y + _LINE * k:g}">{escape(part)}</tspan>' for k, part in enumerate(lines)
+            )
+            mark = f'<path d="{shape}" fill="{colour}" transform="translate({x:.1f},{y - 4:g})"/>'
+            out.append(f"<g>{title}{mark}<text>{text}</text></g>")
+        top += 18 + _LINE * (max(map(len, group)) - 1)
+    return out, top
+
+
+def _letters(columns: int) -> int:
+    """Count the letters that have room in a column of the legend."""
+    return int(((_WIDTH - _LEFT) / columns - 18) / _LETTER)
 
 
 def _line(name: str, points: Sequence[Mapping[str, Any]], i: int, n: int, x: Any, y: Any) -> list[str]:
@@ -136,7 +163,7 @@ def place_map(hits: Sequence[Sequence[tuple[int, int]]], *, label: str) -> str:
     hits : (rows, columns) of (hits, n)
         Top left first.
     label : str
-        What it is of, for screen readers.
+        What it is of, for screen readers and for who points at it.
 
     Returns
     -------
@@ -146,12 +173,13 @@ def place_map(hits: Sequence[Sequence[tuple[int, int]]], *, label: str) -> str:
     Examples
     --------
     >>> from biaslab.figures.report.charts import place_map
-    >>> place_map([[(3, 4), (0, 0)]], label="fastv").count("<rect")
+    >>> place_map([[(3, 4), (0, 0)]], label="FastV").count("<rect")
     2
     """
     side, rows, columns = 46, len(hits), len(hits[0])
     size = f"{side * columns} {side * rows}"
     out = [f'<svg class="places" viewBox="0 0 {size}" role="img" aria-label="{escape(label)}">']
+    out.append(f"<title>{escape(label)}</title>")
     for row, cells in enumerate(hits):
         for column, (n_hits, n) in enumerate(cells):
             share = n_hits / n if n else 0.0

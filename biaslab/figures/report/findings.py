@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from biaslab._util.number_text import count_text, is_number, list_text
 from biaslab.evaluation.results import Results
+from biaslab.figures.report.names import PrintNames
 from biaslab.stats.claims import ALPHA, is_within, side_of
 from biaslab.stats.multiple_testing import q_values
 
@@ -25,12 +26,14 @@ RULE = (
 _UNPRUNED = "none"
 
 
-def findings(results: Results) -> list[str]:
+def findings(results: Results, names: PrintNames | None = None) -> list[str]:
     """Say what a run of ``evaluate`` shows.
 
     Parameters
     ----------
     results : Results
+    names : PrintNames, optional
+        What methods are called; default as papers name them.
 
     Returns
     -------
@@ -52,6 +55,7 @@ def findings(results: Results) -> list[str]:
     >>> findings(results)[2].split(" (")[0]
     'Compared with no pruning, at keep 0.1 layer 4: the run does not tell whether random'
     """
+    names = PrintNames(results) if names is None else names
     said = []
     table = results.table[results.table["expression_type"] == "all"]
     if results.lacking:
@@ -70,11 +74,11 @@ def findings(results: Results) -> list[str]:
     verb = "answers" if questions else "locates"
     for row in table[table["method"] == _UNPRUNED].to_dict("records"):
         said.append(f"Without pruning {model['name']} {verb} {_share(row, results.accuracy)}.")
-    for reference, name in ((_UNPRUNED, "no pruning"), (results.reference, results.reference)):
+    for reference in (_UNPRUNED, results.reference):
         if reference is not None and reference in set(results.verdicts["method"].unique()):
             found = with_q(results.differences(reference))
-            said += difference_sentences(found, str(name), results.name_of, results.labels)
-    said += _losses(table, results)
+            said += difference_sentences(found, names.reference(reference), names)
+    said += _losses(table, names)
     return said
 
 
@@ -83,12 +87,7 @@ def with_q(differences: pd.DataFrame) -> pd.DataFrame:
     return differences if differences.empty else differences.assign(q=q_values(differences["p"]))
 
 
-def difference_sentences(
-    differences: pd.DataFrame,
-    reference: str,
-    name_of: Callable[[Mapping[Any, Any]], str],
-    labels: Mapping[str, str],
-) -> list[str]:
+def difference_sentences(differences: pd.DataFrame, reference: str, names: PrintNames) -> list[str]:
     """Word paired differences, a sentence per keep and layer.
 
     Parameters
@@ -97,10 +96,8 @@ def difference_sentences(
         Of `Results.differences`, with ``q``.
     reference : str
         What the methods are compared with, as it is called.
-    name_of : callable
-        Names a row: label, keep and layer.
-    labels : mapping of str
-        Options hash -> label.
+    names : PrintNames
+        What methods are called.
 
     Returns
     -------
@@ -110,9 +107,7 @@ def difference_sentences(
     rows = [row for row in differences.to_dict("records") if row["method"] != _UNPRUNED]
     groups: dict[str, list[dict]] = {}
     for row in rows:
-        label = labels.get(row["options_hash"], row["method"])
-        where = name_of(row).removeprefix(label).strip()
-        groups.setdefault(where, []).append({**row, "label": label})
+        groups.setdefault(names.place(row), []).append({**row, "label": names.method(row)})
     for where, group in groups.items():
         begin = f"Compared with {reference}" + (f", at {where}" if where else "")
         said.append(f"{begin}: {worded(group)}.")
@@ -136,11 +131,11 @@ def worded(rows: Sequence[Mapping[Any, Any]]) -> str:
     --------
     >>> from biaslab.figures.report.findings import worded
     >>> names = ("label", "difference", "difference_lo", "difference_hi", "q")
-    >>> rows = [("fastv", 0.1, 0.05, 0.15, 0.001), ("mmr", 0.1, 0.01, 0.19, 0.2)]
+    >>> rows = [("FastV", 0.1, 0.05, 0.15, 0.001), ("MMR", 0.1, 0.01, 0.19, 0.2)]
     >>> worded([dict(zip(names, row)) for row in rows[:1]])
-    'fastv (+10.0 points [5.0, 15.0]) hits more often'
+    'FastV (+10.0 points [5.0, 15.0]) hits more often'
     >>> worded([dict(zip(names, row)) for row in rows[1:]])
-    'the run does not tell whether mmr (+10.0 points [1.0, 19.0]) differs'
+    'the run does not tell whether MMR (+10.0 points [1.0, 19.0]) differs'
     """
     kinds: dict[str, list[str]] = {"more": [], "less": [], "equal": [], "open": []}
     for row in rows:
@@ -179,7 +174,7 @@ def _share(row: Mapping[Any, Any], name: str) -> str:
     return text + (f" [{100 * lo:.1f}, {100 * hi:.1f}]" if is_number(lo) and is_number(hi) else "")
 
 
-def _losses(table: pd.DataFrame, results: Results) -> list[str]:
+def _losses(table: pd.DataFrame, names: PrintNames) -> list[str]:
     """Count what is a miss or no verdict for another reason than a wrong box."""
     said = []
     for column, what in (
@@ -191,5 +186,5 @@ def _losses(table: pd.DataFrame, results: Results) -> list[str]:
         if rows:
             worst = max(rows, key=lambda row: row[column])
             total = sum(int(row[column]) for row in rows)
-            said.append(f"{total:,} {what}; most under {results.name_of(worst)} ({int(worst[column]):,}).")
+            said.append(f"{total:,} {what}; most under {names.configuration(worst)} ({int(worst[column]):,}).")
     return said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from biaslab.evaluation.results import Results
 from biaslab.evaluation.schema import record_key
 from biaslab.figures.report.choosing import hit_table
 from biaslab.figures.report.findings import points, with_q, worded
+from biaslab.figures.report.names import PrintNames
 from biaslab.figures.report.page import Block, Page, Section
 from biaslab.figures.report.run_page import provenance_blocks
 from biaslab.figures.report.tables import Table, data_link
@@ -52,8 +53,8 @@ def paired_table(first: Results, second: Results) -> tuple[pd.DataFrame, pd.Data
     Returns
     -------
     differences : DataFrame
-        ``label`` (name of the configuration), ``n``, ``a`` and ``b`` (accuracies), ``difference`` with ``_lo`` and
-        ``_hi`` (B minus A, on samples with a verdict in both), ``p`` and ``q``.
+        ``label`` (the configuration as it is spelled), ``n``, ``a`` and ``b`` (accuracies), ``difference`` with ``_lo``
+        and ``_hi`` (B minus A, on samples with a verdict in both), ``p`` and ``q``.
     hits : DataFrame
         Verdicts of both runs on the samples that they share, a row per sample.
     apart : (samples,) array
@@ -95,7 +96,13 @@ def paired_table(first: Results, second: Results) -> tuple[pd.DataFrame, pd.Data
 
 
 def pair_page(
-    first: Results, second: Results, table: pd.DataFrame, shown: Sequence[Shown], *, missing: Sequence[str] = ()
+    first: Results,
+    second: Results,
+    table: pd.DataFrame,
+    shown: Sequence[Shown],
+    *,
+    missing: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
 ) -> Page:
     """Put together the report of two runs.
 
@@ -109,23 +116,28 @@ def pair_page(
         With a layout for each run.
     missing : sequence of str
         What cannot be shown, and why.
+    labels : mapping of str, optional
+        As of :class:`biaslab.figures.report.names.PrintNames`.
 
     Returns
     -------
     Page
     """
-    names = [_title(first), _title(second)]
-    said = [f"A is {names[0]}; B is {names[1]}."]
+    names = PrintNames(first, second, labels=labels)
+    called = {names.spelled(config): names.configuration(config) for config in first.run["identity"]["configurations"]}
+    differences = table.to_dict("records")
+    titles = [_title(first), _title(second)]
+    said = [f"A is {titles[0]}; B is {titles[1]}."]
     if not table.empty:
         said.append(f"Both have a verdict on {count_text(int(table['n'].max()), 'sample')}. B compared with A, paired: "
-                    f"{worded(table.to_dict('records'))}.")  # fmt: skip
+                    f"{worded([row | {'label': called[row['label']]} for row in differences])}.")  # fmt: skip
     else:
         said.append("No configuration has a verdict on the same sample in both runs.")
     said += [f"{letter} is unfinished: {r.lacking}." for letter, r in (("A", first), ("B", second)) if r.lacking]
     rows = [
-        [r["label"], f"{r['n']:,}", f"{100 * r['a']:.1f}", f"{100 * r['b']:.1f}", points(r).replace(" points", ""),
-         f"{r['q']:.3f}" if r["q"] >= 0.001 else "<0.001"]
-        for r in table.to_dict("records")
+        [called[r["label"]], f"{r['n']:,}", f"{100 * r['a']:.1f}", f"{100 * r['b']:.1f}",
+         points(r).replace(" points", ""), f"{r['q']:.3f}" if r["q"] >= 0.001 else "<0.001"]
+        for r in differences
     ]  # fmt: skip
     link = data_link("differences.csv", csv_text(table, first.run["identity"]["model"]))
     cells = Table(
@@ -133,20 +145,21 @@ def pair_page(
         rows,
         "95 % intervals over images in brackets, paired by sample; q: sign-flip test over images, adjusted over rows.",
         [link],
+        [row["label"] for row in differences],
     )
     samples: list[Any] = [Block("sentences", list(missing))] if missing else []
     samples += [Block("viewer")] if shown else []
     note = note_of(first.run["identity"]["model"]) or note_of(second.run["identity"]["model"])
     return Page(
-        title=f"A: {names[0]}, B: {names[1]}",
+        title=f"A: {titles[0]}, B: {titles[1]}",
         sections=[
             Section("found", "What was found", [Block("sentences", said)]),
             Section("table", "Table", [Block("table", cells)] if rows else []),
             Section("samples", "Samples", samples),
-            Section("provenance-a", "Provenance of A", provenance_blocks(first)),
-            Section("provenance-b", "Provenance of B", provenance_blocks(second)),
+            Section("provenance-a", "Provenance of A", provenance_blocks(first, names)),
+            Section("provenance-b", "Provenance of B", provenance_blocks(second, names)),
         ],
-        data=viewer_data({"A": first, "B": second}, shown) if shown else None,
+        data=viewer_data({"A": first, "B": second}, shown, names) if shown else None,
         note=None if note is None else note.capitalize(),
     )
 

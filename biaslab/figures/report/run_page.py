@@ -16,6 +16,7 @@ from biaslab.evaluation.schema import record_key
 from biaslab.figures.report.charts import line_chart, place_map
 from biaslab.figures.report.choosing import hit_table
 from biaslab.figures.report.findings import RULE, findings
+from biaslab.figures.report.names import PrintNames
 from biaslab.figures.report.page import Block, Page, Section
 from biaslab.figures.report.profile_section import profile_blocks
 from biaslab.figures.report.tables import cost_table, data_link, group_table, main_table, share_cell
@@ -38,6 +39,7 @@ def run_page(
     profiles: Mapping[str, Profile] | None = None,
     expected: Mapping[str, Mapping[int, np.ndarray]] | None = None,
     missing: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
 ) -> Page:
     """Put together the report of a run.
 
@@ -54,6 +56,8 @@ def run_page(
         As of :func:`biaslab.figures.report.viewer_data.viewer_data`.
     missing : sequence of str
         What cannot be shown, and why, in sentences.
+    labels : mapping of str, optional
+        As of :class:`biaslab.figures.report.names.PrintNames`.
 
     Returns
     -------
@@ -61,15 +65,16 @@ def run_page(
     """
     identity = results.run["identity"]
     model, dataset = identity["model"], identity["dataset"]
+    names = PrintNames(results, labels=labels)
     sections = [
-        Section("found", "What was found", [Block("sentences", findings(results)), Block("text", RULE)]),
-        Section("accuracy", "Accuracy against cost", _charts(results)),
-        Section("table", "Table", [Block("table", main_table(results))]),
-        Section("fails", "Where it fails", _failing(results, targets)),
+        Section("found", "What was found", [Block("sentences", findings(results, names)), Block("text", RULE)]),
+        Section("accuracy", "Accuracy against cost", _charts(results, names)),
+        Section("table", "Table", [Block("table", main_table(results, names))]),
+        Section("fails", "Where it fails", _failing(results, names, targets)),
         Section("samples", "Samples", _samples(shown, missing)),
         Section("profile", "Profile", profile_blocks(profiles or {})),
-        Section("cost", "Cost", [Block("table", cost_table(results))]),
-        Section("provenance", "Provenance", provenance_blocks(results)),
+        Section("cost", "Cost", [Block("table", cost_table(results, names))]),
+        Section("provenance", "Provenance", provenance_blocks(results, names)),
     ]
     split = f", {dataset['split']}" if dataset.get("split") else ""
     counts = [(int(dataset["n"]), "sample"), (len(identity["configurations"]), "configuration")]
@@ -77,7 +82,7 @@ def run_page(
         title=f"{model['name']} on {dataset['name']}{split}",
         subtitle=", ".join(count_text(*each) for each in counts),
         sections=sections,
-        data=viewer_data({"": results}, shown, expected=expected) if shown else None,
+        data=viewer_data({"": results}, shown, names, expected=expected) if shown else None,
         note=_note(model),
     )
 
@@ -87,7 +92,7 @@ def _note(model: Mapping[str, Any]) -> str | None:
     return None if note is None else note.capitalize()
 
 
-def _charts(results: Results) -> list[Block]:
+def _charts(results: Results, names: PrintNames) -> list[Block]:
     frame = results.table[results.table["expression_type"] == "all"]
     name = results.accuracy
     title = "accuracy" if name == "accuracy" else "Acc@0.5"
@@ -96,65 +101,68 @@ def _charts(results: Results) -> list[Block]:
         for row in frame.to_dict("records")
     ]
     unpruned = next((row for row in rows if row["method"] == "none"), None)
-    reference = None if unpruned is None else _point(results, unpruned, name)
+    reference = None if unpruned is None else _point(names, unpruned, name)
     pruned = [row for row in rows if row["method"] != "none"]
-    single = [row for row in pruned if not is_schedule(_label(results, row))]  # a schedule has several keeps
+    single = [row for row in pruned if not is_schedule(names.word(row))]  # a schedule has several keeps
     layers = list(dict.fromkeys(row["layer"] for row in single))
     ratios = sorted({float(row["keep"]) for row in single}, reverse=True)
     drawn = []
     for layer in layers:
         part = [row for row in single if row["layer"] == layer]
         series: dict[str, list] = {}
+        spelled: dict[str, str] = {}
         for row in part:
             place = ratios.index(float(row["keep"])) / max(len(ratios) - 1, 1) if len(ratios) > 1 else 0.5
-            series.setdefault(_label(results, row), []).append({"x": place, **_point(results, row, name)})
+            series.setdefault(names.method(row), []).append({"x": place, **_point(names, row, name)})
+            spelled[names.method(row)] = names.word(row)
         ticks = [(i / max(len(ratios) - 1, 1) if len(ratios) > 1 else 0.5, f"{r:g}") for i, r in enumerate(ratios)]
         if series:
-            chart = line_chart(series, x_label="visual tokens kept", y_label=title, ticks=ticks, reference=reference)
+            chart = line_chart(
+                series, x_label="visual tokens kept", y_label=title, ticks=ticks, reference=reference, spelled=spelled
+            )  # fmt: skip
             drawn.append((f"Tokens are dropped before layer {layer}. Whiskers: 95 % intervals over images; "
                           "dashed: no pruning.", Markup(chart)))  # fmt: skip
     costs = [row["tflops"] for row in rows if is_number(row["tflops"])]
     if costs and min(costs) < max(costs):
         low, high = min(costs), max(costs)
-        series = {}
+        series, spelled = {}, {}
         for row in pruned:
             if is_number(row["tflops"]):
-                label = _label(results, row)
-                if len(layers) > 1 and not is_schedule(label):
-                    label = f"{label} layer {row['layer']}"
+                label, word = names.method(row), names.word(row)
+                if len(layers) > 1 and not is_schedule(word):
+                    label, word = (f"{text} layer {row['layer']}" for text in (label, word))
                 x = (row["tflops"] - low) / (high - low)
-                series.setdefault(label, []).append({"x": x, **_point(results, row, name)})
+                series.setdefault(label, []).append({"x": x, **_point(names, row, name)})
+                spelled[label] = word
         scale, unit = (1000, "GFLOPs") if high < _SMALL else (1, "TFLOPs")
         ticks = [(i / 4, f"{scale * (low + i / 4 * (high - low)):.3g}") for i in range(5)]
-        chart = line_chart(series, x_label=f"{unit} per sample", y_label=title, ticks=ticks, reference=reference)
+        chart = line_chart(
+            series, x_label=f"{unit} per sample", y_label=title, ticks=ticks, reference=reference, spelled=spelled
+        )  # fmt: skip
         drawn.append(("Vision tower, projector and decoder together. Markers are set a little apart.", Markup(chart)))
     return [Block("figures", drawn)] if drawn else []
 
 
-def _label(results: Results, row: Mapping[Any, Any]) -> str:
-    return results.labels.get(row["options_hash"], row["method"])
-
-
-def _point(results: Results, row: Mapping[Any, Any], name: str) -> dict[str, Any]:
+def _point(names: PrintNames, row: Mapping[Any, Any], name: str) -> dict[str, Any]:
     return {
         "value": row[name], "lo": row[f"{name}_lo"], "hi": row[f"{name}_hi"],
-        "text": f"{results.name_of(row)}: {share_cell(row, name)} %",
+        "text": f"{names.both(row)}: {share_cell(row, name)} %",
     }  # fmt: skip
 
 
-def _failing(results: Results, targets: Mapping[str, Sequence[float]]) -> list[Block]:
-    blocks = places_blocks(results, targets)
+def _failing(results: Results, names: PrintNames, targets: Mapping[str, Sequence[float]]) -> list[Block]:
+    blocks = places_blocks(results, names, targets)
     questions = results.accuracy == "accuracy"
     for column, title in (
         ("expression_type", "Category of question" if questions else "Type of expression"),
         ("object_size", "Size of the target"),
     ):
-        if (table := group_table(results, column, "configuration")) is not None:
+        if (table := group_table(results, names, column, "configuration")) is not None:
             blocks.append(Block("table", table, title))
     return blocks
 
 
-def places_blocks(results: Results, targets: Mapping[str, Sequence[float]]) -> list[Block]:
+def places_blocks(results: Results, names: PrintNames, targets: Mapping[str, Sequence[float]]) -> list[Block]:
     """Map the accuracy over the place of the target, for the first configurations."""
     hits = hit_table(results.verdicts)
     hits = hits[hits.index.isin(list(targets))]
@@ -170,8 +178,8 @@ def places_blocks(results: Results, targets: Mapping[str, Sequence[float]]) -> l
         for row in range(_PLACES):
             inside = [verdicts[(cells == (row, col)).all(1) & ~np.isnan(verdicts)] for col in range(_PLACES)]
             counts.append([(int(values.sum()), len(values)) for values in inside])
-        name = results.name_of(config)
-        drawn.append((name, Markup(place_map(counts, label=f"accuracy by place of the target, {name}"))))
+        label = f"accuracy by place of the target, {names.both(config)}"
+        drawn.append((names.configuration(config), Markup(place_map(counts, label=label))))
     left_out = len(drawn) - _MAPS
     blocks = [Block("figures", drawn[:_MAPS], "Place of the target")]
     text = "Accuracy in per cent by where the centre of the target lies in the image, as seen; n samples in each cell."
@@ -190,8 +198,8 @@ def _samples(shown: Sequence[Shown], missing: Sequence[str]) -> list[Block]:
     return [*blocks, Block("text", f"{count_text(len(shown), 'sample')}: {text}."), Block("viewer")]
 
 
-def provenance_blocks(results: Results) -> list[Block]:
-    """Say where the numbers come from: commands, versions, hashes, seeds, works to cite."""
+def provenance_blocks(results: Results, names: PrintNames) -> list[Block]:
+    """Say where the numbers come from: methods as they are spelled, commands, versions, hashes, works to cite."""
     run = results.run
     identity, settings = run["identity"], run["settings"]
     model, dataset = identity["model"], identity["dataset"]
@@ -202,6 +210,7 @@ def provenance_blocks(results: Results) -> list[Block]:
             "data set",
             f"{dataset['name']}, {dataset.get('split')}, {int(dataset['n']):,} samples, hash {dataset['hash']}",
         ),
+        *((f"method {name}", word) for name, word in names.spellings(results).items()),
         ("options", json.dumps(identity["options"])),
         ("reference", str(settings.get("reference"))),
         ("device", str(settings.get("device"))),

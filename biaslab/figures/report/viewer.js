@@ -65,16 +65,17 @@
   const firstPruned = data.configs.findIndex((c) => c.pruned);
   state.a = Math.max(firstPruned, 0);
   state.b = data.configs.length > 1 ? (state.a === 0 ? 1 : 0) : -1;
-  const twin = data.configs.findIndex((c) => c.side === 1 && c.name.slice(3) === data.configs[state.a].name.slice(3));
+  const twin = data.configs.findIndex((c) => c.side === 1 && c.spelled === data.configs[state.a].spelled);
   if (twin >= 0) state.b = twin; // of two runs: the same configuration in the other
   const layers = [...new Set(data.samples.flatMap((s) => Object.keys(s.attention)))].map(Number).sort((x, y) => x - y);
 
   function fill(select, options, chosen) {
     select.replaceChildren(
-      ...options.map(([value, text]) => {
+      ...options.map(([value, text, title]) => {
         const option = document.createElement("option");
         option.value = String(value);
         option.textContent = text;
+        if (title) option.title = title;
         option.selected = String(value) === String(chosen);
         return option;
       }),
@@ -84,7 +85,7 @@
   }
 
   function setUp() {
-    const names = data.configs.map((c, i) => [i, c.name]);
+    const names = data.configs.map((c, i) => [i, c.name, c.spelled]);
     fill($("a"), names, state.a);
     fill($("b"), names, state.b);
     fill($("why"), [
@@ -370,6 +371,7 @@
     $("text").textContent = sample.text || sample.id;
     $("id").textContent = [sample.id, sample.type, sample.objectSize].filter(Boolean).join(" · ");
     $("config").textContent = config.name;
+    $("config").title = config.spelled;
     $("verdict-text").textContent = verdictText(run);
     $("verdict-text").className = colourOf(run);
     $("answer").textContent = run && run.answer !== undefined && run.answer !== null ? run.answer : "";
@@ -427,6 +429,7 @@
       if (sample.image !== null || sample.layouts.some((l) => l !== null)) paint(canvas, sample, i, 0, false);
       else canvas.hidden = true;
       name.textContent = config.name;
+      strip.children[i].title = config.spelled;
       verdict.textContent = verdictText(run);
       verdict.className = colourOf(run);
       strip.children[i].setAttribute("aria-pressed", String(i === state.a));

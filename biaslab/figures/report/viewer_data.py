@@ -15,6 +15,7 @@ from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import record_key
+from biaslab.figures.report.names import PrintNames
 from biaslab.figures.report.packing import packed_layout, packed_map, picture_uri
 
 __all__ = ["Shown", "lines_of", "packed_samples", "viewer_data"]
@@ -86,6 +87,7 @@ def lines_of(results: Results, ids: Sequence[str]) -> dict[tuple[str, str], dict
 def viewer_data(
     runs: Mapping[str, Results],
     shown: Sequence[Shown],
+    names: PrintNames,
     *,
     expected: Mapping[str, Mapping[int, np.ndarray]] | None = None,
 ) -> dict[str, Any]:
@@ -97,6 +99,8 @@ def viewer_data(
         One run under the name ``""``, or two as ``"A"`` and ``"B"``.
     shown : sequence of Shown
         The samples, in the order in which they are shown.
+    names : PrintNames
+        Of these runs.
     expected : mapping, optional
         Key of a layout -> layer -> (N,) attention that a profile expects, mean over heads: attention is then shown
         divided by it too.
@@ -108,17 +112,18 @@ def viewer_data(
     """
     configs: list[dict[str, Any]] = []
     lines: dict[tuple[int, str, str], Mapping[str, Any]] = {}
-    for side, (name, results) in enumerate(runs.items()):
+    for side, (letter, results) in enumerate(runs.items()):
         lines |= {(side, *of): line for of, line in lines_of(results, [one.id for one in shown]).items()}
         for config in results.run["identity"]["configurations"]:
             stages = config.get("options", {}).get("stages") or []
             configs.append(
                 {
-                    "name": f"{name}: {results.name_of(config)}" if name else results.name_of(config),
+                    "name": f"{letter}: {names.configuration(config)}" if letter else names.configuration(config),
+                    "spelled": names.spelled(config),
                     "pruned": config["method"] != "none",
                     "side": side,
                     "key": record_key(config),
-                    "stages": [f"{stage['method']}, layer {stage['layer']}" for stage in stages],
+                    "stages": [names.stage(stage) for stage in stages],
                 }
             )
     return packed_samples(configs, lines, shown, expected=expected)
@@ -136,7 +141,8 @@ def packed_samples(
     Parameters
     ----------
     configs : sequence of dict
-        ``name``, ``pruned``, ``side`` (number of the run), ``key`` and ``stages`` (names).
+        ``name``, ``spelled`` (as on a command line), ``pruned``, ``side`` (number of the run), ``key`` and ``stages``
+        (names).
     lines : mapping
         (side, id of the sample, key) -> sample line.
     shown, expected

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["WordWeightsDisplay"]
 
 _PER_BAR = 0.125  # inches
+_BLANK = "blank"  # what a token of white space is called
 _GROUPS = ("weigh most", "draw most of the rest", "occur most")
 _LOOKS = (COLORS[0], COLORS[3], COLORS[6])
 
@@ -129,12 +130,12 @@ class WordWeightsDisplay(Display):
                 xerr=ends, error_kw={**ERRORBAR, "capsize": 0},
             )  # fmt: skip
             panel.axvline(self.data["even"].mean(), color="black", linewidth=0.7, linestyle=":")
-            labels = [f"{row.token} ({row.n:,})" for row in self.data.itertuples()]
+            labels = [f"{row.token or _BLANK} ({row.n:,})" for row in self.data.itertuples()]
             panel.set_yticks(at, labels, fontsize=6, parse_math=False)
             panel.tick_params(axis="y", length=0)
             panel.set_ylim(at.max() + 0.6, -1.3)
             panel.set_xlim(0, min(1.0, 1.05 * float((weight + half).max())))
-            panel.set_xlabel("mean weight of the token (occurrences in brackets)")
+            panel.set_xlabel("mean weight (occurrences in brackets)")
             panel.grid(axis="x")
             for i, name in enumerate(dict.fromkeys(self.data["group"])):
                 panel.text(

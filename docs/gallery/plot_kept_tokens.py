@@ -6,6 +6,7 @@ A tenth of the visual tokens, chosen before layer 4 by five methods, the target 
 """
 
 import biaslab as bl
+from biaslab.pruning.display_names import display_name
 
 vlm = bl.load("grounder")
 scenes = bl.calibration(vlm, "scenes", n=32)
@@ -25,8 +26,8 @@ found = bl.compare_methods(
 bl.KeptTokensDisplay.from_selections(
     sample.image(),
     found[0].layout,
-    {answer.method: answer.selection for answer in found},
+    {display_name(answer.method): answer.selection for answer in found},
     target=sample.box,
-    answers={answer.method: answer.answer.box for answer in found},
+    answers={display_name(answer.method): answer.answer.box for answer in found},
     expression=sample.expression,
 ).plot()

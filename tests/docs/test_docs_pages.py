@@ -1,6 +1,8 @@
 """What the site must have: pages of every error and room, examples of every name, no page that no contents name."""
 
 import ast
+import importlib
+import pkgutil
 import re
 import shlex
 from fnmatch import fnmatch
@@ -10,7 +12,7 @@ import pytest
 import typer
 
 import biaslab as bl
-from biaslab import errors
+from biaslab import errors, figures
 from biaslab.cli.app import app, import_verbs
 from tools.public_names import public_rooms, shared_names, without_example
 
@@ -67,6 +69,27 @@ def test_links_into_the_gallery_name_its_scripts():
     assert len(scripts) > 12
     for page in pages():
         assert set(re.findall(r"made/gallery/(\w+)", page.read_text(encoding="utf-8"))) <= scripts, page
+
+
+def drawn_in(script):
+    """Displays that a script makes by ``from_...`` and plots."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "plot":
+            made = node.func.value.func if isinstance(node.func.value, ast.Call) else None
+            if isinstance(made, ast.Attribute) and made.attr.startswith("from_"):
+                yield made.value.attr if isinstance(made.value, ast.Attribute) else made.value.id
+
+
+def test_every_display_is_in_the_gallery():
+    public = {name for name in figures.__all__ if name.endswith("Display")} - {"Display"}
+    rooms = {module.name for module in pkgutil.iter_modules(figures.__path__) if module.name.endswith("_display")}
+    found = {
+        name for room in rooms for name, made in vars(importlib.import_module(f"biaslab.figures.{room}")).items()
+        if isinstance(made, type) and issubclass(made, figures.Display) and made is not figures.Display
+    }  # fmt: skip
+    assert found == public
+    shown = {name for script in (DOCS / "gallery").glob("plot_*.py") for name in drawn_in(script)}
+    assert shown == public, f"give it a script in docs/gallery: {sorted(public - shown)}"
 
 
 @pytest.mark.parametrize("name", errors.__all__)

@@ -165,7 +165,8 @@ def bias_displays() -> dict[str, figures.Display]:
     heads = heads.assign(value=rng.random(24)).assign(lo=lambda t: t["value"] - 0.1, hi=lambda t: t["value"] + 0.1)
     places = pd.DataFrame({"thumbnail": False, "teacher": np.linspace(-1, 1, 64), "student": 0.1, "se": 0.1})
     curve = pd.DataFrame({"epoch": range(5), "train": [4.0, 3.6, 3.4, 3.2, 3.1], "held_out": [3.9, 3.6, 3.5, 3.4, 3.5]})
-    words = pd.DataFrame({"token": [f"word{i}" for i in range(20)], "n": range(3, 23), "weight": 0.3, "share": 0.1})
+    tokens = [f"word{i}" for i in range(18)] + ["", "<|end_of_sentence|>"]
+    words = pd.DataFrame({"token": tokens, "n": range(3, 23), "weight": 0.3, "share": 0.1})
     return {
         "profile": figures.ProfileDisplay.from_profile(fitted),
         "profile-one": figures.ProfileDisplay.from_profile(fitted, layers=3),

@@ -50,6 +50,7 @@ def test_every_command_line_parses(listed):
 def test_every_image_of_the_docs_is_made_by_it(listed):
     text = "\n".join(listed)
     images = [image.relative_to(ROOT).as_posix() for image in (ROOT / "docs").rglob("*.png")]
+    images = [image for image in images if not image.startswith("docs/made/")]  # the site's, where it was built
     assert len(images) > 10 and [image for image in images if image not in text] == []
 
 

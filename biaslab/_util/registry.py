@@ -47,7 +47,7 @@ class Registry(Generic[T]):
     '#ff0000'
     >>> colours["rad"]
     Traceback (most recent call last):
-    biaslab.errors.InputError: unknown colour 'rad': choose one of red (did you mean red?)
+    biaslab.errors.InputError: unknown colour 'rad' (did you mean red?): choose one of red
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Registry(Generic[T]):
             return default
         hint = did_you_mean(name, self._entries)
         raise InputError(
-            f"unknown {self.kind} {name!r}: choose one of {', '.join(self._entries)}" + (f" ({hint})" if hint else "")
+            f"unknown {self.kind} {name!r}{f' ({hint})' if hint else ''}: choose one of {', '.join(self._entries)}"
         )
 
     def __getitem__(self, name: str) -> T:

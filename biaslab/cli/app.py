@@ -21,6 +21,7 @@ from biaslab._util.command_line import running
 from biaslab._util.files import is_disk_full, why_not_written
 from biaslab._util.launch import Launch
 from biaslab._util.processes import end_with_launcher
+from biaslab.cli.help_page import Verb
 from biaslab.cli.logs import Verbosity, logging_as_asked, name_rank, one_line
 from biaslab.cli.streams import drop_output
 from biaslab.cli.wording import empty_option, in_options, options_of, shortened
@@ -42,7 +43,9 @@ _ONE_PROCESS = {
     "bench", "check", "demo", "figures", "heads", "merge", "prune", "push", "report", "sinks", "train-grounder",
     "train-observer",
 }  # fmt: skip
-_INFRASTRUCTURE = {"app", "completion", "logs", "model_options", "options", "output", "repeat", "streams", "wording"}
+_INFRASTRUCTURE = {
+    "app", "completion", "help_page", "logs", "model_options", "options", "output", "repeat", "streams", "wording",
+}  # fmt: skip
 # typer's own errors on a command line, by a name that it exports: the class above its BadParameter
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -96,6 +99,8 @@ def import_verbs() -> None:
     for module in iter_modules(package.__path__):
         if module.name not in _INFRASTRUCTURE:
             import_module(f"{__package__}.{module.name}")
+    for verb in app.registered_commands:
+        verb.cls = Verb
 
 
 def _run(arguments: list[str], *, debug: bool) -> tuple[int, str]:
@@ -170,7 +175,10 @@ def _usage(error: Any) -> str:
         error.show()
         return ""
     verb = error.ctx.command_path if error.ctx is not None else "biaslab"
-    return f"{one_line(error.format_message()).rstrip('.')} (see `{verb} --help`)"
+    said = one_line(error.format_message()).rstrip(".")
+    if "unexpected extra argument" in said:
+        said += ": put what has several words in quotes"
+    return f"{said} (see `{verb} --help`)"
 
 
 @contextmanager

@@ -43,7 +43,8 @@ def evaluate(
             autocompletion=method_names,
             help="Methods separated by commas; options as d2pruner:pivots_suppress=true, fastv:score=no_rope (or "
             "value_norm), layer_ratio:over=1; several cuts as one word, method@keep@layer joined by +: "
-            f"divprune@0.4@2+fastv@0.06@4. Default: {_METHODS}; without --profile those that need none.",
+            f"divprune@0.4@2+fastv@0.06@4. Default: {_METHODS.replace(',', ', ')}; without --profile those that need "
+            "none.",
         ),
     ] = None,
     keep: Annotated[str, typer.Option(help='Keep ratios ("0.1", "10%") or counts ("64").')] = "0.5,0.2,0.1,0.05",
@@ -77,7 +78,7 @@ def evaluate(
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="Where they run: local, or ray (a cluster of Ray; needs biaslab\\[ray]).")
+        str, typer.Option(help="Where they run: local, or ray (a cluster of Ray; needs biaslab[ray]).")
     ] = "local",
     gpus_per_process: Annotated[
         float | None, typer.Option(help="GPUs of a process on Ray, such as 0.5. Default: 1 if there are any.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,11 @@ def inspect(
         raise InputError("--images draws images: say where to with --out FOLDER")
     if out is not None:
         check_output_folder(out)
+    if (guess_type(source.name)[0] or "").startswith("image/"):
+        raise InputError(
+            f'{source} is an image: `biaslab prune {source} "the cat" --view view.html` shows where a model looks in '
+            "it; inspect takes a profile or a folder of maps"
+        )
     if source.is_dir():
         measured = None if probe is None else ProbeResult.load(probe)
         fitted = opt.one_profile(profile)

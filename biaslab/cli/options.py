@@ -269,7 +269,7 @@ def one_keep(text: str) -> float | int:
     """Read the keep ratio or count of a verb that takes a single one."""
     values = keeps(text)
     if len(values) != 1:
-        raise InputError(f"--keep takes a single ratio or count here, got {text!r}")
+        raise InputError(f"--keep takes a single ratio or count here, such as 0.1 or 64; got {text!r}")
     return values[0]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from biaslab._util.output_place import check_figure_files
+from biaslab._util.output_place import check_figure_files, check_output_file
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import method_names
@@ -56,11 +56,22 @@ def prune(
             "foresees beside what the model attends to."
         ),
     ] = Path("kept"),
+    viewer: Annotated[
+        Path | None,
+        typer.Option(
+            "--view",
+            metavar="FILE.html",
+            help="Write a page to click through as well: where each head looks and where the model looked for each "
+            "word of its answer, over the profile if there is one; what each method keeps.",
+        ),
+    ] = None,
     seed: opt.Seed = 0,
     max_new_tokens: opt.MaxNewTokens = None,
     json: opt.Json = False,
 ) -> None:
     """Locate an expression in one image with pruned visual tokens; print answers and boxes, draw the tokens kept.
+
+    With --view write a page that shows where the model looks, too.
 
     With --frames ask about a video, given as its frames.
     """
@@ -77,6 +88,8 @@ def prune(
     ratio, rules, where = opt.one_keep(keep), opt.methods(methods), opt.one_layer(layer)
     fitted = opt.profiles(profile)
     if frames is not None:
+        if viewer is not None:
+            raise InputError("--view shows a single image: leave it out, or --frames")
         from biaslab.cli.prune_video import prune_video
 
         prune_video(
@@ -102,6 +115,10 @@ def prune(
     ahead = [i for i, rule in enumerate(rules) if getattr(rule, "conditional", False)]
     if ahead:
         check_figure_files(foreseen, inputs=[image])
+    if viewer is not None:
+        if viewer.suffix != ".html":
+            raise InputError(f"--view writes a page: name a file that ends in .html, not {viewer}")
+        check_output_file(viewer, suffix=".html")
     vlm = model.load()
     answers = compare_methods(
         vlm, pixels, expression, methods=rules, keep=ratio, layer=where, profile=fitted, seed=seed,
@@ -126,4 +143,17 @@ def prune(
     if ahead:
         (conditional,) = (own for own in fitted if own.conditional)
         files += draw_foreseen(vlm, conditional, pixels, answers[ahead[0]], expression=expression, out=foreseen)
+    if viewer is not None:
+        from biaslab.workflows.view import view_of_answers
+
+        page = view_of_answers(
+            vlm,
+            pixels,
+            expression,
+            answers,
+            layer=where,
+            profile=fitted,
+            max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+        )
+        files.append(page.save(viewer))
     emit(json, {"expression": expression, "results": rows}, text, files)

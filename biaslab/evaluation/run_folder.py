@@ -185,9 +185,10 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunFolderError(f"{folder} is no run folder (it has no {RUN_FILE}): pass what evaluate wrote") from None
+        raise RunFolderError(_no_run(Path(folder))) from None
     except NotADirectoryError:
-        raise RunFolderError(f"{folder} is a file, no run folder: pass the folder that evaluate wrote") from None
+        shown = "; `biaslab inspect` shows a profile" if path.parent.suffix == ".safetensors" else ""
+        raise RunFolderError(f"{folder} is a file, no run folder: pass the folder that evaluate wrote{shown}") from None
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read ({error}): restore it, or choose another folder") from error
     identity = record.get("identity") if isinstance(record, dict) else None
@@ -195,6 +196,14 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     if missing:
         raise RunFolderError(f"{path} lacks {', '.join(sorted(missing))}: restore it, or choose another folder")
     return record
+
+
+def _no_run(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder} does not exist: pass the run folder that evaluate wrote"
+    below = sorted(str(file.parent) for pattern in ("*", "*/*") for file in folder.glob(f"{pattern}/{RUN_FILE}"))
+    meant = f" (did you mean {' or '.join(below[:3])}?)" if below else ""
+    return f"{folder} is no run folder (it has no {RUN_FILE}): pass what evaluate wrote{meant}"
 
 
 def _environment() -> dict[str, str]:

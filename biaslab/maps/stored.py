@@ -298,8 +298,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / "run.json").exists():
+            raise RunFolderError(f"{folder} is a run, no maps: `biaslab report {folder}` shows it") from None
         raise RunFolderError(
-            f"no attention maps in {folder}: collect some with out={str(folder)!r} (fit-bias --maps {folder})"
+            f"no attention maps in {folder}: collect some by `biaslab fit-bias --maps FOLDER`"
         ) from None
     except (OSError, ValueError) as err:
         raise RunFolderError(f"{path} cannot be read ({err}): restore it, or collect in another folder") from None

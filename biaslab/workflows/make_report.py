@@ -98,6 +98,11 @@ def report(
     """
     if n < 1:
         raise InputError(f"n must be a whole number >= 1, got {n!r}")
+    for given in (run, other):
+        if given is not None and not isinstance(given, (str, Path, Results)):
+            raise InputError(
+                f"a report is of a run folder or of results, not of {type(given).__name__}: pass one of those"
+            )
     if not isinstance(run, Results) and is_measured(run):
         if other is not None or vlm is not None:
             raise InputError(f"{run} is no run of evaluate: report it alone")

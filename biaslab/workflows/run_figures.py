@@ -186,6 +186,7 @@ def draw_kept(
         raise InputError("there is no answer to draw: choose at least one method")
     shown = display_names(answer.method for answer in answers)
     names = [shown[answer.method] for answer in answers]
+    pruned = any(answer.selection is not None for answer in answers)
     display = KeptTokensDisplay.from_selections(
         image,
         answers[0].layout,
@@ -193,7 +194,7 @@ def draw_kept(
         target=target,
         answers={name: answer.answer.box for name, answer in zip(names, answers, strict=True)},
         expression=expression,
-        title=None if keep is None else kept_title(keep, _one_layer(answers)),
+        title=kept_title(keep, _one_layer(answers)) if keep is not None and pruned else None,
         model=answers[0].model,
     )
     return save(display.plot(), out, close=True)

@@ -26,17 +26,20 @@ from biaslab.models.answering import generation_options
 from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
+from biaslab.pruning.display_names import display_names
 from biaslab.workflows.print_labels import check_labels, print_names
 from biaslab.workflows.shown_attention import expected_maps
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
     from biaslab.pruning import Method
 
-__all__ = ["view"]
+__all__ = ["view", "view_of_answers"]
 
-_ID = "picture"
+_ID = ""  # a line of its own for a name would say nothing
 
 
 def view(
@@ -92,7 +95,8 @@ def view(
     Raises
     ------
     InputError
-        No image or expression for a model, or either with results; a label for a method that is not there.
+        No image or expression for a model, or either with results; a label for a method that is not there; a target
+        that is no Box.
 
     Examples
     --------
@@ -109,6 +113,10 @@ def view(
     vlm: VLM = what
     if image is None or not expression:
         raise InputError("view(vlm, image, expression) needs an image and an expression")
+    if not isinstance(target, Box | None):
+        raise InputError(f"target must be a Box in pixels, such as biaslab.Box(10, 20, 110, 90); got {target!r}")
+    if layers is not None:
+        resolve_layers(layers, vlm.n_layers, "the decoder")  # refuses before the model runs
     pixels = load_image(image.image() if callable(getattr(image, "image", None)) else image)
     words_of = [methods] if isinstance(methods, str) else list(methods)
     asked = ["none", *(m for m in words_of if m != "none")]
@@ -117,6 +125,53 @@ def view(
         vlm, pixels, expression, methods=asked, keep=keep, layer=layer,
         profile=profile, seed=seed, max_new_tokens=max_new_tokens,
     )  # fmt: skip
+    return view_of_answers(
+        vlm, pixels, expression, answers, layer=layer, layers=layers, profile=profile, target=target,
+        max_new_tokens=max_new_tokens, names=called, height=height,
+    )  # fmt: skip
+
+
+def view_of_answers(
+    vlm: VLM,
+    pixels: Image.Image,
+    expression: str,
+    answers: Sequence[PrunedAnswer],
+    *,
+    layer: int | None = None,
+    layers: int | Sequence[int] | None = None,
+    profile: Profile | Sequence[Profile] | None = None,
+    target: Box | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    names: Mapping[str, str] | None = None,
+    height: int = 760,
+) -> View:
+    """Look at answers that :func:`biaslab.compare_methods` has given, and at where the unpruned model looks.
+
+    Parameters
+    ----------
+    vlm : VLM
+    pixels : PIL image
+    expression : str
+    answers : sequence of PrunedAnswer
+        To that image and expression.
+    layer, layers, profile, target, max_new_tokens, height
+        As of :func:`view`.
+    names : mapping of str, optional
+        Method as the answers have it -> its name; default as papers name them.
+
+    Returns
+    -------
+    View
+
+    Examples
+    --------
+    >>> import biaslab as bl
+    >>> vlm, sample = bl.load("grounder"), next(iter(bl.load_dataset("scenes", n=1)))
+    >>> pixels = sample.image()
+    >>> answers = bl.compare_methods(vlm, pixels, sample.expression, methods=["divprune"], keep=0.1)
+    >>> view_of_answers(vlm, pixels, sample.expression, answers, layers=[3])
+    <View: "big elephant left of the sheep", grounder, 1 sample>
+    """
     at = prune_layer(vlm, layer)
     wanted = resolve_layers(_spread(vlm.n_layers, at) if layers is None else layers, vlm.n_layers, "the decoder")
     encoded = vlm.encode_grounding([pixels], [expression])
@@ -134,6 +189,7 @@ def view(
         words=words,
         word_attention=of_words,
     )
+    called = display_names(answer.method for answer in answers) if names is None else names
     configs, lines = [], {}
     for i, answer in enumerate(answers):
         configs.append(

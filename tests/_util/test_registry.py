@@ -38,7 +38,7 @@ def test_it_reads_like_a_mapping(colours):
 def test_unknown_names_are_refused_in_one_line(colours):
     with pytest.raises(InputError) as caught:
         colours["gren"]
-    assert str(caught.value) == "unknown colour 'gren': choose one of red, green (did you mean green?)"
+    assert str(caught.value) == "unknown colour 'gren' (did you mean green?): choose one of red, green"
     with pytest.raises(InputError, match="unknown colour 'xyz': choose one of red, green$"):
         colours.get("xyz")
     assert did_you_mean("GREEN", colours.keys()) == "did you mean green?" and did_you_mean("xyz", ["a"]) == ""

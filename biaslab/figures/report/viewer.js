@@ -68,6 +68,9 @@
   const twin = data.configs.findIndex((c) => c.side === 1 && c.spelled === data.configs[state.a].spelled);
   if (twin >= 0) state.b = twin; // of two runs: the same configuration in the other
   const layers = [...new Set(data.samples.flatMap((s) => Object.keys(s.attention)))].map(Number).sort((x, y) => x - y);
+  const ofAttention = () => ["attention", "relative"].includes(state.shown);
+  if (firstPruned < 0 && layers.length) state.shown = "attention"; // all tokens are kept: there is nothing to see of that
+  const browsed = data.samples.length > 1; // of one sample there is nothing to choose
 
   function fill(select, options, chosen) {
     select.replaceChildren(
@@ -87,7 +90,7 @@
   function setUp() {
     const names = data.configs.map((c, i) => [i, c.name, c.spelled]);
     fill($("a"), names, state.a);
-    fill($("b"), names, state.b);
+    fill($("b"), browsed ? names : [], state.b); // what it is for: to choose samples by both
     fill($("why"), [
       ["", "all shown samples"],
       ...[
@@ -96,7 +99,7 @@
         ["random", "at random"],
       ].filter(([why]) => some((s) => s.why.includes(why))),
     ]);
-    fill($("verdict"), [
+    fill($("verdict"), !browsed || !some((s) => s.runs.some((r) => r && (r.hit !== null || r.note || r.error))) ? [] : [
       ["", "any verdict"],
       ["hit", "A right"],
       ["miss", "A wrong"],
@@ -132,6 +135,7 @@
     $("head").addEventListener("change", (e) => { state.head = Number(e.target.value); draw(); });
     $("stage").addEventListener("change", (e) => { state.stage = Number(e.target.value); draw(); });
     $("tiles").addEventListener("change", () => draw());
+    for (const name of ["previous", "position", "next", "sample-keys"]) $(name).hidden = !browsed;
     $("previous").addEventListener("click", () => step(-1));
     $("next").addEventListener("click", () => step(1));
     if (!layouts.some((l) => l.tiles.length > 1)) $("tiles").closest("label").hidden = true;
@@ -313,7 +317,7 @@
       const kept = keptOf(run, layout, full ? state.stage : -1);
       if (kept) paintKept(context, layout, kept, part, width, height);
     }
-    if (layout && (shown === "attention" || shown === "relative")) {
+    if (layout && full && ofAttention()) {
       const values = attentionOf(sample, state.layer, state.head, shown === "relative", state.word);
       if (values) paintAttention(context, layouts[sample.layouts[0]], values, part, width, height);
     }
@@ -366,8 +370,11 @@
       : [], state.stage);
     for (const name of ["layer", "head"]) {
       const few = $(name).options.length < 2;
-      $(name).closest("label").hidden = few || !["attention", "relative"].includes(state.shown);
+      $(name).closest("label").hidden = few || !ofAttention();
     }
+    $("target-legend").hidden = !sample.target;
+    $("dropped-legend").hidden = state.shown !== "kept" || firstPruned < 0;
+    $("attention-legend").hidden = !ofAttention();
     $("text").textContent = sample.text || sample.id;
     $("id").textContent = [sample.id, sample.type, sample.objectSize].filter(Boolean).join(" · ");
     $("config").textContent = config.name;
@@ -403,7 +410,7 @@
       button.setAttribute("aria-pressed", String(word === state.word));
       button.addEventListener("click", () => {
         state.word = word === state.word ? -1 : word;
-        if (!["attention", "relative"].includes(state.shown)) state.shown = $("shown").value = "attention";
+        if (!ofAttention()) state.shown = $("shown").value = "attention";
         draw();
         $("word-list").children[word].focus();
       });

@@ -141,7 +141,7 @@ class AdaTP(AttentionMethod):
         if self.profile is not None and reads is None:
             raise InputError("profile does nothing without relevance=profile or heads=quality: leave it out")
         if self.profile is not None and reads is not None and not hasattr(self.profile, reads):
-            raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
+            raise InputError("profile must be a fitted profile: load one with biaslab.load_profile(path)")
         needs = {"attention", "embeddings" if self.similar_by == "embeddings" else "features", *self.row_needs}
         needs |= {"text"} if self.relevance == "similarity" else set()
         needs |= set() if reads is None else {"profile"}

@@ -111,7 +111,7 @@ class AttentionMethod(Method):
         if self.heads == "quality":
             object.__setattr__(self, "needs", self.needs | {"profile"})
             if self.profile is not None and not hasattr(self.profile, "head_weights"):
-                raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
+                raise InputError("profile must be a fitted profile: load one with biaslab.load_profile(path)")
         elif self.profile is not None and not self.takes_profile:
             raise InputError(f"method {self.name!r} reads a profile for heads='quality' alone: leave profile out")
 

@@ -114,7 +114,7 @@ class Relative(AttentionMethod):
     def _check_profile(self) -> None:
         """Refuse what is no profile, as soon as it is given."""
         if self.profile is not None and not hasattr(self.profile, "expected"):
-            raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
+            raise InputError("profile must be a fitted profile: load one with biaslab.load_profile(path)")
 
     @property
     def needs_layout(self) -> bool:

@@ -107,7 +107,7 @@ class Stagewise(AttentionMethod):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be a decoder layer from {least} on, got {value!r}")
         if self.profile is not None and not hasattr(self.profile, "quality_"):
-            raise InputError("profile must be a fitted profile: load one with biaslab.profiles.load(path)")
+            raise InputError("profile must be a fitted profile: load one with biaslab.load_profile(path)")
 
     def options(self) -> dict[str, Any]:
         """List the hyper-parameters as every method does; layers stay whole numbers."""

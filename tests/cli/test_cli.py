@@ -349,7 +349,7 @@ def _bad(tmp_path, picture, profile):
         "run folder": ([*evaluate, "--out", blocked / "run"], 1, "run"),
         "no run": (["figures", tmp_path], 1, "run.json"),
         "no folder": (["fit-bias", "--images", tmp_path / "nowhere"], 2, "nowhere"),
-        "empty folder": (["fit-bias", "--images", profile.parent / ".."], 2, "picture"),
+        "empty folder": (["fit-bias", "--images", profile.parent / ".."], 2, "no image in"),
     }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def test_the_page_holds_attention_words_and_what_each_method_keeps(capsys, photo
     assert status == 0 and f"wrote {page}" in out, err
     data = data_of(page)
     (sample,) = data["samples"]
-    assert [c["name"] for c in data["configs"]] == ["no pruning", "divprune"]
+    assert [c["name"] for c in data["configs"]] == ["no pruning", "DivPrune"]
     assert [r["answer"] for r in sample["runs"]] == re.findall(r"'(\[\[.*?\]\])'", out)
     assert "".join(sample["words"]) and {"0", "3", "9"} <= set(sample["attention"])
 

@@ -114,4 +114,5 @@ def accuracy_markdown(table: pd.DataFrame) -> str:
 
 
 def _cell(row: Any) -> str:
-    return f"{100 * row['accuracy']:.1f} [{100 * row['lo']:.1f}, {100 * row['hi']:.1f}] ({row['n']})"
+    interval = "" if np.isnan(row["lo"]) else f" [{100 * row['lo']:.1f}, {100 * row['hi']:.1f}]"  # of too few images
+    return f"{100 * row['accuracy']:.1f}{interval} ({row['n']})"

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -369,3 +370,25 @@ def test_a_run_ends_with_a_card_that_says_what_was_measured(trained, tmp_path):
         assert own["all"] == sum(n for part, n in own.items() if part.endswith(("tile", "tiles")))
     again = observer_accuracy(bl.load(str(report.folder)), n=4, out=tmp_path / "test", progress=False)
     assert again["accuracy"].tolist() == [row["accuracy"] for row in report.accuracy]  # from the logs
+
+
+def test_the_committed_leg_is_of_the_recipe_s_size_and_answers_in_its_form():
+    from pathlib import Path
+
+    from biaslab.grounder.observer.start import start_of
+
+    folder = Path(__file__).parents[2] / "data" / "observer"
+    start_of(folder).load_into(TrainingObserver(ObserverRecipe()))  # refuses another size
+    assert start_of(folder).leg == 0
+    vlm = bl.load(str(folder))
+    sample = next(iter(bl.load_dataset("gallery", n=1)))
+    (answer,) = bl.compare_methods(vlm, sample.image(), sample.expression, methods=["none"], keep=1.0)
+    assert answer.answer.box is not None and answer.answer.text.startswith("[[")
+
+
+def test_an_accuracy_of_too_few_images_has_no_interval():
+    from biaslab.workflows.observer_accuracy import accuracy_markdown
+
+    row = {"data": "familiar", "task": "questions", "part": "all", "n": 4, "accuracy": 0.5, "unparsed": 0, "errors": 0}
+    assert "| all | 50.0 (4) |" in accuracy_markdown(pd.DataFrame([row | {"lo": np.nan, "hi": np.nan}]))
+    assert "| all | 50.0 [20.0, 80.0] (4) |" in accuracy_markdown(pd.DataFrame([row | {"lo": 0.2, "hi": 0.8}]))

@@ -130,7 +130,8 @@ class WordWeightsDisplay(Display):
                 xerr=ends, error_kw={**ERRORBAR, "capsize": 0},
             )  # fmt: skip
             panel.axvline(self.data["even"].mean(), color="black", linewidth=0.7, linestyle=":")
-            labels = [f"{row.token or _BLANK} ({row.n:,})" for row in self.data.itertuples()]
+            names = zip(self.data["token"], self.data["n"], strict=True)
+            labels = [f"{token or _BLANK} ({n:,})" for token, n in names]
             panel.set_yticks(at, labels, fontsize=6, parse_math=False)
             panel.tick_params(axis="y", length=0)
             panel.set_ylim(at.max() + 0.6, -1.3)

@@ -34,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+_VERBS = app.registered_commands  # grows as verbs are imported
 
 _INTERRUPTED = "interrupted: what was finished is kept, the same command goes on from there"
 _INTERRUPTED_WITHOUT_TRACE = "interrupted: nothing is kept, the same command starts anew"
@@ -99,7 +100,7 @@ def import_verbs() -> None:
     for module in iter_modules(package.__path__):
         if module.name not in _INFRASTRUCTURE:
             import_module(f"{__package__}.{module.name}")
-    for verb in app.registered_commands:
+    for verb in _VERBS:
         verb.cls = Verb
 
 

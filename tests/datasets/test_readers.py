@@ -289,7 +289,7 @@ def test_columns_by_hand_in_every_container(tmp_path, tables):
         ("image=picture,expression=what,box=left", "takes a form of xyxy"),
         ("image=picture,expression=what,box=ltrb:left+top+wide+high", "takes a form of xyxy"),
         ("image=picture,expression=what,box=xywh:left+top", "one column or four"),
-        ("image=file,expression=what,box=xywh:left+top+wide+high", "has no column file: it has image, what"),
+        ("image=file,expression=what,box=xywh:left+top+wide+high", "has no column file: it has picture, what"),
         ("picture", "takes image, expression, box"),
         ("image=picture,image=what,expression=what,box=xywh:left", "names image twice"),
         ("image=picture,expression=what,box=xywh:left+top+wide+high,width=wide", "width and height together"),
@@ -305,7 +305,7 @@ def test_a_wrong_mapping_is_refused_in_one_line(columns, words):
 def test_a_table_that_no_reader_knows_says_what_to_write():
     with pytest.raises(InputError, match="--columns image=COLUMN,expression=COLUMN,box=FORM:COLUMN") as error:
         load_dataset(TARGET / "sample.csv")
-    assert "it has image, what, left, top, wide, high" in str(error.value)
+    assert "it has picture, what, left, top, wide, high" in str(error.value)
 
 
 # -- images ----------------------------------------------------------------------------------------------------------

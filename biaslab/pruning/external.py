@@ -161,7 +161,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             names = {_own(name): name for name in file.keys()}  # noqa: SIM118 (it is no dict)
-            found = {part: file.get_tensor(names[part]).float() for part in _PARTS if part in names}
+            # copies: a mapped file's tensors lie where its header ends, and products of some CPUs round by alignment
+            found = {part: file.get_tensor(names[part]).float().clone() for part in _PARTS if part in names}
     except FileNotFoundError:
         raise InputError(f"no score in {path}: the file does not exist") from None
     except (SafetensorError, OSError) as error:

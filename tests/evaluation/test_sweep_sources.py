@@ -22,7 +22,7 @@ OPTIONS = GenerationOptions(max_new_tokens=4)
 
 @pytest.mark.parametrize("family", ["internvl", pytest.param("qwen2_5_vl", marks=pytest.mark.slow)])
 def test_whole_rows(family):
-    """Images of unequal sizes, prompts of unequal lengths: the same."""
+    """Images of unequal sizes, prompts of unequal lengths: the same to the last bit."""
     vlm = tiny.vlm(family)
     encoded = vlm.vision(tiny.encoded(vlm, 3))
     cuts = [f"{method}@{keep}@{layer}" for method in METHODS for layer in (3, 2) for keep in (0.5, 0.2)]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -36,16 +35,12 @@ class Start:
     def load_into(self, net: Any) -> None:
         """Copy the weights into the model and the probes of a training; they must be of its size."""
         for module, name in ((net.model, "model.safetensors"), (net.heads, PROBES)):
-            state = load_file(self.folder / name)
-            if {n: tuple(v.shape) for n, v in state.items()} != {
-                n: tuple(v.shape) for n, v in module.state_dict().items()
-            }:
-                raise InputError(f"{self.folder} holds a model of another size than the recipe's: give one of its size")
-            with torch.no_grad():
-                for own, value in zip(
-                    module.state_dict().values(), (state[n] for n in module.state_dict()), strict=True
-                ):
-                    own.copy_(value)
+            try:
+                module.load_state_dict(load_file(self.folder / name))
+            except RuntimeError:  # torch lists every tensor whose shape or name is another
+                raise InputError(
+                    f"{self.folder} holds a model of another size than the recipe's: give one of its size"
+                ) from None
 
 
 def start_of(folder: str | Path) -> Start:

@@ -30,12 +30,12 @@ class ObserverRecipe:
 
     seed: int = 0
     size: ObserverSize = field(default_factory=ObserverSize)
-    vision_steps: int = 1000
+    vision_steps: int = 1500
     vision_pictures: int = 20  # a step
     vision_tiles: int = 3  # of an image, at most
     vision_muon: float = 0.02
     vision_adamw: float = 3e-3
-    decoder_steps: int = 1500
+    decoder_steps: int = 850
     pictures_of_tiles: dict[int, int] = field(default_factory=lambda: {1: 24, 3: 16, 4: 14, 5: 12, 7: 10})
     decoder_muon: float = 0.01
     decoder_adamw: float = 2e-3

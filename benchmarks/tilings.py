@@ -24,6 +24,7 @@ from benchmarks.gallery_pool import tasks
 from benchmarks.report import Report, Table, percent
 from benchmarks.scene_pool import Expressions
 from biaslab.datasets.calibration import Calibration, calibration
+from biaslab.datasets.sample import Sample
 from biaslab.diagnostics.measures.mass import attention_mass
 from biaslab.diagnostics.measures.tile_order import tile_order
 from biaslab.diagnostics.probe import compare, design_for, measure
@@ -31,6 +32,7 @@ from biaslab.maps.protocol import Maps
 from biaslab.profiles import Profile, make
 from biaslab.profiles.parts import Part, merged
 from biaslab.profiles.variance import held_out, log_folds
+from biaslab.scenes.gallery import grid_of
 from biaslab.stats.resampling import ImageBootstrap
 
 TRANSPORTED = ("tile", "factorised")  # what predicts a layout that it was not fitted on
@@ -38,7 +40,7 @@ SEEN = ("mean", *TRANSPORTED)
 MANY = 4  # tiles of the unseen tilings, or more
 PROBE_SIDE = 336  # pixels: cut into two by two tiles
 KEPT = 0.2
-METHODS = {"relative": bl.Relative, "d2pruner": bl.D2Pruner}
+METHODS = (bl.Relative, bl.D2Pruner)
 
 
 class Study:
@@ -58,14 +60,9 @@ class Study:
 
     def _collected(self, name: str, few: bool) -> Maps:
         asked: Calibration = self.asked
-        chosen = [i for i, image in enumerate(asked.images) if not few or self.tiles(image) < MANY]
+        chosen = [i for i, image in enumerate(asked.images) if not few or _tiles(image) < MANY]
         images, prompts, ids = ([values[i] for i in chosen] for values in (asked.images, asked.prompts, asked.ids))
         return bl.collect(self.vlm, images, prompt=prompts, ids=ids, out=self.work / f"maps-{name}")
-
-    def tiles(self, image: Any) -> int:
-        """Count the tiles that an image is cut into, without the thumbnail."""
-        layout = self.vlm.encode([image], ["x"]).layouts[0]
-        return int(np.prod(layout.tiles))
 
     @cached_property
     def maps(self) -> Maps:
@@ -133,9 +130,9 @@ class Study:
     def pruned(self) -> list[dict[str, Any]]:
         """Acc@0.5 on images of many tiles: methods that divide by a profile, with each of the profiles."""
         data = tasks("test", range(self.options.images))["boxes"]
-        samples = [sample for sample in data if self.tiles(sample) >= MANY]
+        samples = [sample for sample in data if _tiles(sample) >= MANY]
         variants: list[Any] = ["divprune", "fastv"]
-        variants += [method(profile=p) for method in METHODS.values() for p in self.profiles.values()]
+        variants += [method(profile=p) for method in METHODS for p in self.profiles.values()]
         results = bl.evaluate(
             self.vlm, Expressions("test", samples, "gallery"), methods=["none", *variants], keep=KEPT,
             layer=self.options.layer, out=self.work / "accuracy", processes=self.options.processes, batch_size=16,
@@ -181,6 +178,12 @@ def _squares(part: Part, predicted: np.ndarray | None) -> np.ndarray:
         return np.array([np.nan, np.nan])
     residual = part.n * (part.var + (part.mean - predicted) ** 2).sum()
     return np.array([residual, part.n * (part.var + part.mean**2).sum()])
+
+
+def _tiles(sample: Sample) -> int:
+    """Count the tiles that an image is cut into, without the thumbnail."""
+    columns, rows = grid_of((sample.width, sample.height))
+    return columns * rows
 
 
 def _tiling(layout: Any) -> str:

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 WIDTHS = (390, 820, 1440)  # a phone, a tablet, a screen
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu"]
+
+
+def chromium() -> str | None:
+    """Find the Chromium that the system has."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def screenshots(browser: Any, report: Path, out: Path) -> list[Path]:
@@ -45,13 +50,13 @@ def main() -> None:
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
-    chromium = next(filter(None, map(shutil.which, CHROMIUMS)), None)
-    if chromium is None:
+    path = chromium()
+    if path is None:
         raise SystemExit("no Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        for path in screenshots(browser, options.report, options.out):
-            print(path)
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_OPTIONS)
+        for written in screenshots(browser, options.report, options.out):
+            print(written)
         browser.close()
 
 

@@ -1,10 +1,11 @@
 """A headless Chromium for tests, skipped with the reason where there is none."""
 
 import os
-import shutil
 from contextlib import contextmanager
 
 import pytest
+
+from tools import report_screenshots
 
 
 def lacking(what):
@@ -17,7 +18,7 @@ def lacking(what):
 @contextmanager
 def chromium():
     """A browser of playwright's, of the Chromium that the system has."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    path = report_screenshots.chromium()
     if path is None:
         lacking("no Chromium: apt-get install chromium")
     try:
@@ -25,6 +26,6 @@ def chromium():
     except ImportError:
         lacking("no playwright: pip install playwright")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=path, args=report_screenshots.CHROMIUM_OPTIONS)
         yield browser
         browser.close()

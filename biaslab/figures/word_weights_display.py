@@ -131,7 +131,7 @@ class WordWeightsDisplay(Display):
             )  # fmt: skip
             panel.axvline(self.data["even"].mean(), color="black", linewidth=0.7, linestyle=":")
             names = zip(self.data["token"], self.data["n"], strict=True)
-            labels = [f"{token or _BLANK} ({n:,})" for token, n in names]
+            labels = [f"{token.strip() or _BLANK} ({n:,})" for token, n in names]
             panel.set_yticks(at, labels, fontsize=6, parse_math=False)
             panel.tick_params(axis="y", length=0)
             panel.set_ylim(at.max() + 0.6, -1.3)

@@ -176,6 +176,13 @@ def test_words_are_those_that_weigh_then_those_that_are_shared_then_the_frequent
     assert [label.get_text() for label in display.ax_.get_yticklabels()][:2] == ["word2 (3)", "word3 (4)"]
 
 
+def test_tokens_of_white_space_have_a_name():
+    table = words(3).assign(n=9, token=["", " ", "cup"])
+    display = WordWeightsDisplay.from_words(table).plot()
+    names = [label.get_text() for label in display.ax_.get_yticklabels()]
+    assert names == ["blank (9)", "blank (9)", "cup (9)"]
+
+
 def test_words_that_are_rare_and_words_that_look_like_formulas_are_drawn_too():
     table = words(3).assign(n=1, se=np.nan, token=["$x", "a_b$", "<|im_end|>"])
     display = WordWeightsDisplay.from_words(table).plot()

@@ -51,6 +51,27 @@ def test_every_page_is_in_the_contents_of_another():
     assert not lost, f"name them in a toctree, of docs/guide.md say: {lost}"
 
 
+def site_pages():
+    """Markdown files that docs/conf.py makes pages of, those below docs and those elsewhere."""
+    tree = ast.parse((DOCS / "conf.py").read_text(encoding="utf-8"))
+    (patterns,) = [
+        ast.literal_eval(node.value) for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "include_patterns"
+    ]  # fmt: skip
+    return pages() + [page for p in patterns if p.endswith(".md") for page in sorted(ROOT.glob(p))]
+
+
+def test_links_between_markdown_files_lead_to_pages_of_the_site():
+    known = {page.resolve() for page in site_pages()}
+    missing = [
+        f"{page.relative_to(ROOT)}: {link}" for page in site_pages()
+        for link in LINK.findall(page.read_text(encoding="utf-8"))
+        if "://" not in link and link.partition("#")[0].endswith(".md")
+        and (page.parent / link.partition("#")[0]).resolve() not in known
+    ]  # fmt: skip
+    assert not missing, f"name their targets in include_patterns of docs/conf.py: {missing}"
+
+
 def test_relative_links_lead_to_files():
     dead = []
     for page in pages():

@@ -170,7 +170,11 @@ class Profile(LearnedMaps):
             counts = {p.layout.key: p.n for p in parts}
         if "layout" not in self.transports and min(counts.values(), default=0) < 2:
             single = [key for key, images in counts.items() if images < 2]
-            warnings.warn(f"std is 0 for layouts seen in one image only: {', '.join(single)}", stacklevel=2)
+            warnings.warn(
+                f"std is 0, not measured, for tile layouts of which only one image was seen: {', '.join(single)}; "
+                "collect more images of their shape, or do not use std there",
+                stacklevel=2,
+            )
         # not for a part of the images, such as all folds but one
         if few and sum(counts.values()) == n:
             table = pd.DataFrame({"layer": list(shares), "r2_asymptotic": list(shares.values())})

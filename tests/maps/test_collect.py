@@ -27,7 +27,7 @@ NAMES = ("mean", "var", "log_mean", "log_var")
 
 
 # ------------------------------------------------------------------------------------------ collect
-@pytest.mark.filterwarnings("ignore:std is 0 for layouts seen in one image only")
+@pytest.mark.filterwarnings("ignore:std is 0, not measured, for tile layouts")
 @pytest.mark.parametrize("family", tiny.CROSSED)
 @pytest.mark.parametrize("heads", ["mean", "all"])
 def test_collect_equals_one_capture_per_image(family, heads, tmp_path):

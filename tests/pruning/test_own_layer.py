@@ -128,7 +128,7 @@ def test_as_an_option():
         FastV(reads_layer="next")
     vlm = tiny.vlm("internvl")
     assert serves(vlm, FastV(reads_layer="own"), 0)
-    why = "at K = 0 there is none, use K >= 1 or reads_layer='own'"
+    why = "at K = 0 there is none, use K >= 1 or the option reads_layer=own"
     with pytest.raises(UnsupportedError, match=why), prune(vlm, FastV(), 0):
         pytest.fail("was not refused before any work")
 

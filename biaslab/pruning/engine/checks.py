@@ -54,7 +54,7 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
         raise InputError(f"positions must be one of {', '.join(POSITIONS)}; got {positions!r}")
     method.validate()
     if method.needs & {"attention", "keys", "values"} and method.layer_read(layer) < 0:
-        own = " or reads_layer='own'" if isinstance(method, AttentionMethod) else ""
+        own = " or the option reads_layer=own" if isinstance(method, AttentionMethod) else ""
         raise UnsupportedError(
             f"method {method.name!r} reads the attention of layer K - 1: at K = 0 there is none, use K >= 1{own}"
         )

@@ -35,7 +35,7 @@ SMALL = ObserverSize(
 )
 RECIPE = ObserverRecipe(
     size=SMALL, vision_steps=3, vision_pictures=3, decoder_steps=3, pictures_of_tiles=dict.fromkeys((1, 3, 4, 5, 7), 2),
-    expressions=3, questions=3, log_every=1, checkpoint_every=1, monitor_every=3, monitor_pictures=4,
+    expressions=3, questions=3, log_every=1, checkpoint_every=1, monitor_every=3, monitor_pictures=4, aim_layer=2,
 )  # fmt: skip
 
 
@@ -274,8 +274,24 @@ def test_a_few_steps_on_one_batch_learn_it():
         losses.append(float(loss.detach()))
         first = first or measured
     assert losses[-1] < 0.7 * losses[0]
-    for name in ("answer", "gather", "tile", "grid"):
+    for name in ("answer", "gather", "aim", "tile", "grid"):
         assert float(measured[name]) < 0.85 * float(first[name]), name
+
+
+def test_rows_that_are_to_know_the_target_are_compared_with_its_box():
+    net = TrainingObserver(RECIPE)
+    batch = pack(RECIPE, [one_of((2, 1), n) for n in range(2)], np.random.default_rng(0), mix=RECIPE.mix)
+    torch.nn.init.zeros_(net.heads.aim.weight)
+    torch.nn.init.zeros_(net.heads.aim.bias)  # a probe that says 0 errs by the box itself
+    said = batch.expressions
+    words = net.dialogue.tokenizer.convert_ids_to_tokens
+    errors = []
+    for image, branch in np.argwhere(said.task >= 0):
+        answer = [words(int(t)) for t in said.labels[image, branch] if t >= 0]
+        box = [int(w) / 1000 for w in answer if w.isdigit()]
+        assert len(box) == 4
+        errors += [np.mean(box)] * said.gather[image, branch].sum()
+    assert float(net.decoder_loss(batch)[1]["aim"]) == pytest.approx(np.mean(errors), rel=1e-5)
 
 
 @pytest.mark.parametrize(

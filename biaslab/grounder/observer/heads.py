@@ -22,6 +22,7 @@ class Heads(nn.Module):
     `dense` reads every visual token on the projector's output: owned, what, colour, box in the tile, letters of the
     sign. `text` reads decoder rows behind a question: size and colour of the noun phrase, each with "not said"; what
     it is comes from `dense`'s weights, so that a row must gather the very directions in which the tower writes names.
+    `aim` reads such rows of expressions further up: the target's box.
     `tile` reads visual tokens in the decoder (the number of their tile), `grid` the token behind the image (columns
     and rows).
     """
@@ -30,6 +31,7 @@ class Heads(nn.Module):
         super().__init__()
         self.dense = nn.Linear(hidden, sum(_DENSE))
         self.text = nn.Linear(hidden, N_SIZES + 1 + N_COLOURS + 1)
+        self.aim = nn.Linear(hidden, 4)
         self.tile = nn.Linear(hidden, MAX_TILES + 1)
         self.grid = nn.Linear(hidden, len(GRIDS))
 
@@ -75,10 +77,18 @@ class Heads(nn.Module):
 
     def gather_loss(self, rows: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         """Compute the loss of rows behind questions, (rows, hidden), that do not name what they are about."""
-        rows = rows / rows.float().pow(2).mean(-1, keepdim=True).sqrt().to(rows.dtype)
+        rows = _normed(rows)
         what = F.linear(rows, self.what_weights).float()
         size, colour = self.text(rows).float().split([N_SIZES + 1, N_COLOURS + 1], -1)
         return sum((_cross_entropy(out, head[:, k]) for k, out in enumerate((what, size, colour))), torch.zeros(()))
+
+    def aim_loss(self, rows: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+        """Compute the mean error of the target's sides, (rows, 4) in fractions of the image, as rows know them."""
+        return (self.aim(_normed(rows)).float() - box).abs().mean()
+
+
+def _normed(rows: torch.Tensor) -> torch.Tensor:
+    return rows / rows.float().pow(2).mean(-1, keepdim=True).sqrt().to(rows.dtype)
 
 
 def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ class TrainingObserver:
         self.heads = Heads(recipe.size.hidden).to(device=self.device, dtype=self.dtype)
         self._now = _OfThread()
         self._register_attention()
-        for layer in {recipe.tile_layer, recipe.gather_layer}:
+        for layer in {recipe.tile_layer, recipe.gather_layer, recipe.aim_layer}:
             self.model.get_decoder().layers[layer].register_forward_hook(self._keeper(layer))
         self._coordinates = torch.tensor(tokenizer.convert_tokens_to_ids(list(COORDINATES)), device=self.device)
         self._smoothed = _gaussian_rows(len(COORDINATES), recipe.coordinate_sigma).to(self.device)
@@ -149,12 +149,13 @@ class TrainingObserver:
         r, (visual, tiles, groups, answers) = self.recipe, self.forward(batch)
         boxes, words = answers
         loss = self.box_loss(boxes) + r.question_weight * F.cross_entropy(words.logits, words.labels)
-        gather = self._gather_loss(groups)
+        gather, aim = self._gather_loss(groups), self._aim_loss(groups[0])
         tile, grid = self._place_losses(visual.shape[1], self.tensors(_Grid(batch.grid))["grid"])
         dense, measured = self.heads.dense_loss(visual.reshape(-1, r.size.tokens, visual.shape[-1]), tiles)
         measured = {name: measured[name] for name in ("what", "letters")}
-        measured |= {"answer": loss.detach(), "gather": gather.detach(), "tile": tile.detach(), "grid": grid.detach()}
-        loss = loss + r.dense_weight * dense + r.gather_weight * gather
+        parts = {"answer": loss, "gather": gather, "aim": aim, "tile": tile, "grid": grid}
+        measured |= {name: value.detach() for name, value in parts.items()}
+        loss = loss + r.dense_weight * dense + r.gather_weight * gather + r.aim_weight * aim
         loss = loss + r.tile_weight * tile + r.grid_weight * grid
         with torch.no_grad():
             right = self.right(boxes, words)
@@ -207,6 +208,17 @@ class TrainingObserver:
             heads.append(group["head"][:, :, None].expand(*shape, 3)[group["gather"]])
             at += group["gather"][0].numel()
         return self.heads.gather_loss(torch.cat(rows), torch.cat(heads))
+
+    def _aim_loss(self, expressions: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Compute the error of the target's box as the rows know it that the gather loss reads further down."""
+        labels, gather, at = expressions["labels"], expressions["gather"], self._now.groups[1]
+        states = self._now.kept[self.recipe.aim_layer][:, at : at + labels[0].numel()]
+        place = self._place[labels.clamp(min=0)].masked_fill(labels == IGNORE, -1)
+        given, branch = place >= 0, expressions["task"] >= 0
+        box = torch.zeros(*branch.shape, 4, device=self.device)
+        box[branch] = place[given].view(-1, 4) * (STEP / 1000)
+        rows = states.reshape(*labels.shape, -1)[gather]
+        return self.heads.aim_loss(rows, box[:, :, None].expand(*labels.shape, 4)[gather])
 
     def _place_losses(self, tokens: int, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the losses of visual tokens that miss their tile and of images that miss their grid."""

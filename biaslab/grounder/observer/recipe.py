@@ -54,6 +54,8 @@ class ObserverRecipe:
     dense_weight: float = 0.3  # the dense heads on the projector's output, in the decoder stage
     gather_weight: float = 0.5  # rows from the question's end name what it is about, on the output of `gather_layer`
     gather_layer: int = 2
+    aim_weight: float = 8.0  # the same rows of expressions know the target's box, on the output of `aim_layer`
+    aim_layer: int = 7
     tile_weight: float = 0.1  # visual tokens know the number of their tile, on the output of `tile_layer`
     grid_weight: float = 0.2  # the token behind the image knows columns and rows, on the output of `gather_layer`
     tile_layer: int = 1

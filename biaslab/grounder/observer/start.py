@@ -33,10 +33,14 @@ class Start:
     leg: int
 
     def load_into(self, net: Any) -> None:
-        """Copy the weights into the model and the probes of a training; they must be of its size."""
-        for module, name in ((net.model, "model.safetensors"), (net.heads, PROBES)):
+        """Copy the weights into the model and the probes of a training; they must be of its size.
+
+        A probe that the leg before did not have yet begins anew.
+        """
+        probes = net.heads.state_dict() | load_file(self.folder / PROBES)
+        for module, weights in ((net.model, load_file(self.folder / "model.safetensors")), (net.heads, probes)):
             try:
-                module.load_state_dict(load_file(self.folder / name))
+                module.load_state_dict(weights)
             except RuntimeError:  # torch lists every tensor whose shape or name is another
                 raise InputError(
                     f"{self.folder} holds a model of another size than the recipe's: give one of its size"

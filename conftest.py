@@ -11,6 +11,13 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def threads_as_they_were():
+    """What computes on more threads gives them back: all tests behind it would be slower."""
+    yield
+    assert torch.get_num_threads() == 1
+
+
 @pytest.fixture(scope="session")
 def grounder():
     """The embedded grounder, loaded once per process."""

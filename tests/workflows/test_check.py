@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import pytest
 import tiny
-import torch
 from commands import run
 
 import biaslab as bl
@@ -197,7 +196,6 @@ def test_refusals_come_before_the_model_is_loaded(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_grounder_on_its_scenes(capsys):
-    torch.set_num_threads(2)
     status, out, _ = run(capsys, "check", "--json", "--device", "cpu")
     record = json.loads(out)
     assert status == 0 and record["holds"] and record["images"] == "scenes" and record["n"] == 43

@@ -96,10 +96,11 @@ def test_charts_and_cards_escape():
     drawings = [
         line_chart({"<u>": [point]}, x_label="<b>", y_label="<b>", ticks=ticks, reference=point),
         place_map([[(1, 2)]], label='"<b>'),
-        str(card_html("# <b>\n\n**<i>** `<u>`\n\n| <s> |\n")),
+        str(card_html("# <b>\n\n**<i>** `<u>`\n\n| <s> |\n|---|\n| <a> |\n")),
+        str(card_html("<s>\n\n[a](javascript:alert) ![b](https://b.example) <https://c.example>\n")),
     ]
     for drawing in drawings:
-        assert not any(tag in drawing for tag in ("<b>", "<i>", "<u>", "<s>"))
+        assert not any(tag in drawing for tag in ("<b>", "<i>", "<u>", "<s>", "<a", "<img"))
 
 
 def test_a_chart_leaves_out_what_is_not_known():

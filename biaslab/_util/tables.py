@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from biaslab._util.files import atomic_write
-from biaslab._util.watermark import note_of, with_note
+from biaslab._util.watermark import with_note
 
-__all__ = ["csv_text", "latex_table", "write_table"]
+__all__ = ["csv_text", "write_table"]
 
 
 def csv_text(frame: pd.DataFrame, provenance: Any) -> str:
@@ -39,40 +39,6 @@ def csv_text(frame: pd.DataFrame, provenance: Any) -> str:
     return with_note(frame, provenance).to_csv(index=False)
 
 
-def latex_table(
-    frame: pd.DataFrame, provenance: Any, *, caption: str, columns: str, label: str | None = None, index: bool = True
-) -> str:
-    r"""Write a booktabs ``table``, centred at the top of a page; needs ``\usepackage{booktabs}``.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Cells, headings and index as LaTeX: raw text goes through :func:`biaslab._util.latex.escape` before.
-    provenance : Any
-        What :func:`~biaslab._util.watermark.is_rehearsal` takes; a rehearsal's table begins with a comment that says
-        so.
-    caption : str
-        LaTeX.
-    columns : str
-        Of ``tabular``, such as "lcc".
-    label : str, optional
-        For ``\ref``.
-    index : bool
-        Whether the index is printed.
-
-    Returns
-    -------
-    str
-        LaTeX.
-    """
-    style = frame.style if index else frame.style.hide(axis="index")
-    note = note_of(frame) or note_of(provenance)
-    return (f"% {note}: these numbers mean nothing\n" if note else "") + style.to_latex(
-        hrules=True, position="t", position_float="centering", caption=caption, label=label, column_format=columns,
-        multirow_align="naive",
-    )  # fmt: skip
-
-
 def write_table(frame: pd.DataFrame, path: str | Path, provenance: Any, *, latex: str | None = None) -> list[Path]:
     """Write ``path.csv`` and, where its text is given, ``path.tex``; missing folders are made.
 
@@ -85,7 +51,7 @@ def write_table(frame: pd.DataFrame, path: str | Path, provenance: Any, *, latex
     provenance : Any
         Where they come from: settings, a model or its name, or a table that is stamped.
     latex : str, optional
-        Text of :func:`latex_table`.
+        Text of :func:`biaslab.figures.latex_table.latex_table`.
 
     Returns
     -------

@@ -10,11 +10,12 @@ import pandas as pd
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.latex import escape
 from biaslab._util.number_text import count_text
-from biaslab._util.tables import latex_table, write_table
+from biaslab._util.tables import write_table
 from biaslab.atlas.card import card
 from biaslab.atlas.draw import make_displays
 from biaslab.atlas.summary import text_cells
 from biaslab.figures import save
+from biaslab.figures.latex_table import Cell, latex_table
 from biaslab.profiles.file import card as profile_card
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["summary_latex", "write"]
 
-_HEADINGS = {"row eta2": r"$\eta^2$ row", "column eta2": r"$\eta^2$ column"}
+_HEADINGS = {
+    "explained, %": "explained,\n\\%", "row eta2": "$\\eta^2$\nrow", "column eta2": "$\\eta^2$\ncolumn",
+    "probe slope": "probe\nslope", "AUROC gain": "AUROC\ngain", "frames' slope": "frames'\nslope",
+    "map's factor": "map's\nfactor",
+}  # fmt: skip
 
 
 def write(atlas: AtlasData, folder: Path) -> list[Path]:
@@ -64,9 +69,8 @@ def write(atlas: AtlasData, folder: Path) -> list[Path]:
 
 def summary_latex(atlas: AtlasData, summary: pd.DataFrame) -> str:
     r"""Write a booktabs ``table`` with a row per layer; needs ``\usepackage{booktabs}``."""
-    frame = text_cells(summary).map(_small)
-    frame.columns = [_HEADINGS.get(name, escape(name)) for name in frame.columns]
-    model = str(atlas.provenance.get("model", "the model"))
+    frame = text_cells(summary)
+    model = str(atlas.provenance.get("model", "the model")).rstrip("/").rsplit("/", 1)[-1]
     n = sum(atlas.counts.values())
     caption = (
         f"Positional bias of {escape(model)} by decoder layer, n = {count_text(n, 'image')}, with "
@@ -74,11 +78,11 @@ def summary_latex(atlas: AtlasData, summary: pd.DataFrame) -> str:
         "Explained: share of the variance of log attention on held-out images; images: estimated number for a "
         "reliability of 0.9; border, thumbnail: attention relative to uniform attention."
     )
-    columns = "l" + "c" * (len(frame.columns) - 1)
-    return latex_table(frame, atlas.provenance, caption=caption, columns=columns, label="tab:atlas", index=False)
+    headings = [_HEADINGS.get(name, escape(name)) for name in frame.columns]
+    rows = [[_cell(text) for text in row] for row in frame.itertuples(index=False)]
+    return latex_table(headings, rows, atlas.provenance, caption=caption, label="tab:atlas")
 
 
-def _small(text: str) -> str:
-    """Set the interval in smaller type."""
-    value, _, ends = text.partition(" ")
-    return f"{value} {{\\scriptsize {ends}}}" if ends else value
+def _cell(text: str) -> Cell:
+    value, _, interval = text.partition(" ")
+    return (value, interval) if interval else value

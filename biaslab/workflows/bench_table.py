@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from scipy import stats
 
 from biaslab._util.latex import escape
 from biaslab._util.number_text import count_text
-from biaslab._util.tables import latex_table
+from biaslab.figures.latex_table import Cell, latex_table
+from biaslab.pruning.display_names import display_names
 from biaslab.stats.claims import ALPHA
-from biaslab.workflows.bench_limits import SHARES, answer_limits, answer_shares, limit_word
+from biaslab.workflows.bench_limits import answer_limits, answer_shares, limit_word
 
 if TYPE_CHECKING:
     from biaslab.cost import Flops
@@ -200,7 +201,10 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
-    r"""Write the table in LaTeX; needs ``\usepackage{booktabs}``.
+    r"""Write what a paper shows of the table in LaTeX, no wider than its place; needs ``\usepackage{booktabs}``.
+
+    Methods have their names for print. What is the same in all rows (the layer, the parts of the unpruned answer)
+    stands in the caption; what was not measured or is not known (memory, FLOPs) has no column.
 
     Parameters
     ----------
@@ -212,45 +216,50 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
     Returns
     -------
     str
-        A ``table`` environment.
+        A ``table`` or ``table*`` environment.
     """
-    rows = []
-    for row in table.to_dict("records"):
-        keep = row["keep"]
-        rows.append(
-            {
-                "$K$": "" if pd.isna(row["layer"]) else str(row["layer"]),
-                "method": "no pruning" if row["method"] == "none" else escape(row["method"]),
-                "kept": "all" if row["method"] == "none" else f"{100 * keep:g}\\,\\%" if keep <= 1 else f"{keep:g}",
-                "prefill (ms)": _span(row, "prefill"),
-                "decode (ms)": _span(row, "decode"),
-                "selection (ms)": f"{selection_ms(row):.1f}",
-                "prefill speed-up": f"{row['speedup_prefill']:.2f}",
-                "by FLOPs": "" if pd.isna(row["flops_prefill"]) else f"{row['flops_prefill']:.2f}",
-                "speed-up": f"{row['speedup_total']:.2f}",
-                "limit": "" if pd.isna(row["limit_total"]) else f"{row['limit_total']:.2f}",
-                "unpruned: vision, $<K$, $\\geq K$, decode (\\%)": _percents(row),
-                "memory (MiB)": "not measured" if pd.isna(row["extra_mb"]) else f"{row['extra_mb']:.0f}",
-            }
-        )
-    frame = pd.DataFrame(rows).set_index(["$K$", "method"])
+    pruned = table[table["method"] != "none"]
+    layers = list(pruned["layer"].dropna().unique())
+    names = display_names(table["method"])
+    columns: dict[str, Callable[[Mapping[Any, Any]], Cell]] = {
+        "$K$": lambda row: "" if pd.isna(row["layer"]) else str(int(row["layer"])),
+        "method": lambda row: escape(names[row["method"]]),
+        "kept": lambda row: "all" if row["method"] == "none" else _kept(row["keep"]),
+        "prefill\n(ms)": lambda row: _span(row, "prefill"),
+        "decode\n(ms)": lambda row: _span(row, "decode"),
+        "selection\n(ms)": lambda row: f"{selection_ms(row):.1f}",
+        "prefill\nspeed-up": lambda row: f"{row['speedup_prefill']:.2f}",
+        "by\nFLOPs": lambda row: "" if pd.isna(row["flops_prefill"]) else f"{row['flops_prefill']:.2f}",
+        "whole\nspeed-up": lambda row: f"{row['speedup_total']:.2f}",
+        "its\nlimit": lambda row: "" if pd.isna(row["limit_total"]) else f"{row['limit_total']:.2f}",
+        "memory\n(MiB)": lambda row: "" if pd.isna(row["extra_mb"]) else f"{row['extra_mb']:.0f}",
+    }
+    if len(layers) < 2:
+        del columns["$K$"]
+    cells = {heading: [write(row) for row in table.to_dict("records")] for heading, write in columns.items()}
+    cells = {heading: column for heading, column in cells.items() if any(column)}  # what was not measured is left out
+    rows = [list(row) for row in zip(*cells.values(), strict=True)]
+    whole = table.iloc[0]
+    parts = [f"{100 * whole[name]:.0f}\\,\\%" for name in ("share_vision", "share_prefill", "share_decode")]
     caption = (
         f"Time of one batch of {count_text(settings['batch_size'], 'prompt')} and {settings['new_tokens']} new tokens, "
-        f"median [min, max] of {count_text(int(table['runs'].max()), 'run')}; {escape(settings['model'])}, "
-        f"{settings['dtype']}, {escape(settings['device'])}. Prefill includes attention rows and selection; "
-        "selection is both and recording the vision tower; the last speed-up includes the vision tower, and its limit "
-        "is that of an answer in which layers $\\geq K$ and, in decoding, attention to visual tokens take no time; "
-        "memory is the peak over the idle model."
+        f"median and [min, max] of {count_text(int(table['runs'].max()), 'run')}; "
+        f"{escape(str(settings['model']).rstrip('/').rsplit('/', 1)[-1])}, {settings['dtype']}, "
+        f"{escape(settings['device'])}"
+        + (f"; tokens are dropped before decoder layer $K = {int(layers[0])}$. " if len(layers) == 1 else ". ")
+        + f"Of the unpruned answer the vision tower takes {parts[0]}, the prefill {parts[1]}, decoding {parts[2]}. "
+        "Prefill includes attention rows and selection; selection is both and recording the vision tower. The whole "
+        "speed-up includes the vision tower; its limit is that of an answer in which layers $\\geq K$ and, in "
+        "decoding, attention to visual tokens take no time."
+        + (" Memory: peak over the idle model." if "memory\n(MiB)" in cells else "")
     )
-    return latex_table(frame, settings, caption=caption, columns="ll" + "c" * len(frame.columns))
+    return latex_table([*cells], rows, settings, caption=caption, label="tab:bench", left=1 + (len(layers) > 1))
 
 
-def _percents(row: Mapping[Any, Any]) -> str:
-    """Write the parts of an unpruned answer's time."""
-    names = ("share_vision", "share_prefill", "share_decode") if pd.isna(row["layer"]) else SHARES
-    return ", ".join(f"{100 * row[name]:.0f}" for name in names)
+def _kept(keep: float) -> str:
+    return f"{100 * keep:g}\\,\\%" if keep <= 1 else f"{keep:g}"
 
 
-def _span(row: Mapping[Any, Any], phase: str) -> str:
+def _span(row: Mapping[Any, Any], phase: str) -> Cell:
     low, high = row[f"{phase}_min"], row[f"{phase}_max"]
-    return f"{row[f'{phase}_ms']:.0f} {{\\scriptsize [{low:.0f}, {high:.0f}]}}"
+    return f"{row[f'{phase}_ms']:.0f}", f"[{low:.0f}, {high:.0f}]"

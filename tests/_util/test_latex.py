@@ -27,9 +27,8 @@ def test_nothing_is_escaped_twice_and_spaces_stay():
 
 
 def test_escaped_text_goes_through_tables_as_it_is():
-    from biaslab._util.tables import latex_table
+    from biaslab.figures.latex_table import latex_table
 
     name = "d2pruner:theta=0.7 ~^\\&%$#_{}"
-    frame = pd.DataFrame({escape("10 %"): ["1.0"]}, index=[escape(name)])
-    latex = latex_table(frame, "model", caption=escape(name), columns="lc")
+    latex = latex_table(["", escape("10 %")], [[escape(name), "1.0"]], "model", caption=escape(name), label="tab:t")
     assert latex.count(escape(name)) == 2 and f" & {escape('10 %')} \\\\" in latex

@@ -13,7 +13,7 @@ from made_runs import coins, made_run
 
 from biaslab.evaluation.results import Results
 from biaslab.figures import results_latex, results_table, save_table, style
-from biaslab.figures.latex_layout import latex_widths
+from biaslab.figures.latex_forms import latex_widths
 from biaslab.figures.styling import VENUES
 
 _TIMES = Path(mpl.get_data_path()) / "fonts" / "afm" / "ptmr8a.afm"

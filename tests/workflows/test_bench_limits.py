@@ -100,7 +100,7 @@ def test_the_limits_are_said_in_words_and_written(planted, tmp_path):
     table, *_ = found.save(tmp_path)
     pd.testing.assert_series_equal(pd.read_csv(table)["limit_total"], found.table["limit_total"])
     tex = bench_latex(found.table, found.settings)
-    assert f"& {found.table['limit_total'][2]:.2f} &" in tex and r"$\geq K$" in tex
+    assert f"& {found.table['limit_total'][2]:.2f} \\\\" in tex and r"$\geq K$" in tex
 
 
 def _table(selection=0.0, floor=45.0):
@@ -148,7 +148,7 @@ def test_what_is_recorded_of_the_tower_counts_for_the_methods_that_read_it(monke
             assert row["share_selection"] == pytest.approx(share, abs=1e-3)
             assert row["limit_with_selection"] == pytest.approx(1 / (1 / row["limit_total"] + share), rel=1e-2)
     assert "record_ms" in shown(found.table) and "record_ms" not in shown(found.table.iloc[:2])
-    assert "& 4000." in bench_latex(found.table, found.settings)
+    assert re.search(r"& 4\d{3}\.\d &", bench_latex(found.table, found.settings))  # and the choice itself
 
 
 def test_a_method_pays_for_its_own_selection():

@@ -22,7 +22,7 @@ from biaslab.evaluation.results import Results, read_samples
 from biaslab.evaluation.run_folder import read_run
 from biaslab.evaluation.verdicts import read_verdicts, verdicts_of
 
-EXPRESSIONS, IMAGES = 640, 420  # some 330 have an expression: percentile intervals too
+EXPRESSIONS, IMAGES = 240, 160  # some 120 have an expression: percentile intervals too
 
 
 @pytest.fixture(scope="module")

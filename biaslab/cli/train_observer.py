@@ -35,6 +35,14 @@ def train_observer(
     decoder_steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps of the decoder stage. Default: the recipe's.")
     ] = None,
+    rates: Annotated[
+        float,
+        typer.Option(
+            min=1e-6,
+            help="Peak learning rates of the decoder stage, in parts of the recipe's: a leg that "
+            "follows a whole one wants less.",
+        ),
+    ] = 1.0,
     test: Annotated[
         int, typer.Option(min=0, help="Test expressions, and questions, to measure accuracy on for the card; 0: none.")
     ] = 2000,
@@ -52,6 +60,8 @@ def train_observer(
         recipe,
         vision_steps=recipe.vision_steps if vision_steps is None else vision_steps,
         decoder_steps=recipe.decoder_steps if decoder_steps is None else decoder_steps,
+        decoder_muon=rates * recipe.decoder_muon,
+        decoder_adamw=rates * recipe.decoder_adamw,
     )
     report = build_observer(
         out, recipe=recipe, start=start, device=device, threads=threads, workers=workers, n_test=test

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import run as run_verb
 
 import biaslab as bl
 from biaslab.errors import InputError, RunFolderError
@@ -189,6 +190,7 @@ def test_steps_are_the_same_whenever_they_begin():
         assert len({visual_tiles(grid_of(picture_size("train", k))) for k in step.pictures}) == 1
     easy = [step.easy for step in whole]
     assert 0.15 * 1200 <= sum(easy) < 0.15 * 1200 + WINDOW / 2 and easy == sorted(easy, reverse=True)  # whole windows
+    assert not any(step.easy for step in steps_of(replace(RECIPE, leg=1), "decoder"))
 
 
 def test_shares_make_up_the_batch():
@@ -408,3 +410,21 @@ def test_an_accuracy_of_too_few_images_has_no_interval():
     row = {"data": "familiar", "task": "questions", "part": "all", "n": 4, "accuracy": 0.5, "unparsed": 0, "errors": 0}
     assert "| all | 50.0 (4) |" in accuracy_markdown(pd.DataFrame([row | {"lo": np.nan, "hi": np.nan}]))
     assert "| all | 50.0 [20.0, 80.0] (4) |" in accuracy_markdown(pd.DataFrame([row | {"lo": 0.2, "hi": 0.8}]))
+
+
+def test_the_verb_hands_on_the_recipe_that_it_is_told(capsys, monkeypatch, tmp_path):
+    from biaslab.workflows import train_observer as workflow
+
+    calls = []
+    report = workflow.ObserverReport(tmp_path, [], "", [])
+    monkeypatch.setattr(workflow, "build_observer", lambda out, **given: calls.append(given) or report)
+    status, *_ = run_verb(
+        capsys, "train-observer", "--out", tmp_path, "--from", "x", "--decoder-steps", 7, "--rates", 0.5
+    )
+    usual, recipe = ObserverRecipe(), calls[0]["recipe"]
+    assert status == 0 and calls[0]["start"] == "x"
+    assert recipe == replace(
+        usual, decoder_steps=7, decoder_muon=usual.decoder_muon / 2, decoder_adamw=usual.decoder_adamw / 2
+    )
+    status, _, err = run_verb(capsys, "train-observer", "--out", tmp_path, "--rates", 0)
+    assert status == 2 and "--rates" in err and len(calls) == 1

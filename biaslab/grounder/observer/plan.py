@@ -66,7 +66,7 @@ def steps_of(recipe: ObserverRecipe, stage: str, *, start: int = 0) -> Iterator[
         return
     number, window = 0, 0
     while number < recipe.decoder_steps:
-        easy = number < recipe.easy_share * recipe.decoder_steps
+        easy = recipe.leg == 0 and number < recipe.easy_share * recipe.decoder_steps
         for pictures in _batches(recipe, first + window * WINDOW, recipe.shares_at_first if easy else recipe.shares):
             if number >= recipe.decoder_steps:
                 return

@@ -19,7 +19,7 @@ class ObserverRecipe:
     Images of one number of visual tiles make a batch. ``pictures_of_tiles`` says how many, for 1, 3, 4, 5 and 7
     tiles (the thumbnail included), so that steps cost about the same. ``shares_at_first`` and ``shares`` are the
     shares of the stream's images that are used, by number of tiles, in the first ``easy_share`` of the decoder
-    stage and after it: most images have few tiles at first.
+    stage's first leg and after it: most images have few tiles at first.
 
     Examples
     --------

@@ -247,6 +247,31 @@ def test_an_interrupted_run_ends_at_the_same_weights(trained, tmp_path, monkeypa
     assert curves[0] == curves[1]
 
 
+def test_a_line_of_the_curve_is_the_mean_of_the_steps_behind_the_line_before(trained, tmp_path, monkeypatch):
+    """Where a run goes on between two lines, and at the end."""
+    single = [json.loads(line) for line in (trained.parent / "curve.jsonl").read_text().splitlines()]
+    loss = {(x["stage"], x["step"]): x["loss"] for x in single if "loss" in x}
+    after_step, recipe = run._Run._after_step, replace(RECIPE, log_every=2)
+
+    def dying(self, *args):
+        after_step(self, *args)
+        if args[0] == "vision" and args[1].step_number == 1:
+            raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run._Run, "_after_step", dying)
+        with pytest.raises(InterruptedError):
+            train_observer(tmp_path, recipe=recipe, device="cpu", workers=0, progress=False)
+    train_observer(tmp_path, recipe=recipe, device="cpu", workers=0, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    found = {(x["stage"], x["step"]): x["loss"] for x in lines if "loss" in x}
+    first, second = loss["decoder", 1], loss["decoder", 2]
+    assert found == {
+        ("vision", 2): loss["vision", 2], ("vision", 3): loss["vision", 3], ("decoder", 3): loss["decoder", 3],
+        ("decoder", 2): pytest.approx((first + second) / 2, abs=1e-5),
+    }  # fmt: skip
+
+
 def test_learning_curve_and_finished_run(trained):
     lines = [json.loads(line) for line in (trained.parent / "curve.jsonl").read_text().splitlines()]
     assert [(x["stage"], x["step"]) for x in lines if "loss" in x] == [
@@ -397,7 +422,8 @@ def test_the_committed_leg_is_of_the_recipe_s_size_and_answers_in_its_form():
 
     folder = Path(__file__).parents[2] / "data" / "observer"
     start_of(folder).load_into(TrainingObserver(ObserverRecipe()))  # refuses another size
-    assert start_of(folder).leg == 0
+    *_, last = (folder / "training.jsonl").read_text().splitlines()
+    assert start_of(folder).leg == json.loads(last)["leg"] > 0
     vlm = bl.load(str(folder))
     sample = next(iter(bl.load_dataset("gallery", n=1)))
     (answer,) = bl.compare_methods(vlm, sample.image(), sample.expression, methods=["none"], keep=1.0)

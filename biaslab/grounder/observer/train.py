@@ -111,6 +111,7 @@ class _Run:
         self.shares = threads if device == "cpu" else 1
         self.pool = ThreadPoolExecutor(self.shares, thread_name_prefix="biaslab-share")
         self.sums: dict[str, Any] = {}  # tensors, so that no step waits for a device
+        self.summed = 0  # steps: fewer than between two lines where a run goes on, or ends
         self.pictures = 0
 
     def train(self, progress: bool) -> None:
@@ -168,6 +169,7 @@ class _Run:
         for parameter, gradients in zip(parameters, zip(*(part[0] for part in parts), strict=True), strict=True):
             given = [g for g in gradients if g is not None]
             parameter.grad = torch.stack(given).sum(0).div_(self.shares) if given else None
+        self.summed += 1
         for measured in (part[1] for part in parts):
             for name, value in measured.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value / self.shares
@@ -176,9 +178,10 @@ class _Run:
     def _after_step(self, stage: str, optimiser: MuonAdamW) -> None:
         r, step = self.recipe, optimiser.step_number
         leg = {"leg": r.leg} if r.leg else {}
-        if step % r.log_every == 0:
-            mean = {name: float(total) / r.log_every for name, total in self.sums.items()}
-            self.sums = {}
+        last = r.vision_steps if stage == "vision" else r.decoder_steps
+        if step % r.log_every == 0 or step == last:
+            mean = {name: float(total) / self.summed for name, total in self.sums.items()}
+            self.sums, self.summed = {}, 0
             self.folder.note({**leg, "stage": stage, "step": step, "pictures": self.pictures, **mean})
         if stage == "decoder" and step % r.monitor_every == 0:
             monitors = {"monitor": self._monitor("familiar"), "unfamiliar": self._monitor("both")}

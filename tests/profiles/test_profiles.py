@@ -331,7 +331,7 @@ def test_fit_takes_some_layers_and_refuses_missing_ones():
         MeanProfile().fit(maps, layers=[2, 3])
     with pytest.raises(InputError, match="no images"):
         MeanProfile().fit(StreamedMaps(SETTINGS))
-    with pytest.warns(UserWarning, match="one image only"):
+    with pytest.warns(UserWarning, match="only one image"):
         MeanProfile().fit(make_maps([(ONE, 1)])[0])
 
 

@@ -15,7 +15,8 @@ from biaslab.atlas.card import card
 from biaslab.atlas.draw import make_displays
 from biaslab.atlas.summary import text_cells
 from biaslab.figures import save
-from biaslab.figures.latex_table import Cell, latex_table
+from biaslab.figures.display import model_name
+from biaslab.figures.latex_table import latex_table
 from biaslab.profiles.file import card as profile_card
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def write(atlas: AtlasData, folder: Path) -> list[Path]:
 def summary_latex(atlas: AtlasData, summary: pd.DataFrame) -> str:
     r"""Write a booktabs ``table`` with a row per layer; needs ``\usepackage{booktabs}``."""
     frame = text_cells(summary)
-    model = str(atlas.provenance.get("model", "the model")).rstrip("/").rsplit("/", 1)[-1]
+    model = model_name(atlas.provenance) or "the model"
     n = sum(atlas.counts.values())
     caption = (
         f"Positional bias of {escape(model)} by decoder layer, n = {count_text(n, 'image')}, with "
@@ -79,10 +80,10 @@ def summary_latex(atlas: AtlasData, summary: pd.DataFrame) -> str:
         "reliability of 0.9; border, thumbnail: attention relative to uniform attention."
     )
     headings = [_HEADINGS.get(name, escape(name)) for name in frame.columns]
-    rows = [[_cell(text) for text in row] for row in frame.itertuples(index=False)]
+    rows = [[_value_and_interval(text) for text in row] for row in frame.itertuples(index=False)]
     return latex_table(headings, rows, atlas.provenance, caption=caption, label="tab:atlas")
 
 
-def _cell(text: str) -> Cell:
+def _value_and_interval(text: str) -> tuple[str, str]:
     value, _, interval = text.partition(" ")
-    return (value, interval) if interval else value
+    return value, interval

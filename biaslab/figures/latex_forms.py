@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from biaslab.figures.fitting import text_width
 from biaslab.figures.styling import figure_width, style
 
-__all__ = ["FORMS", "MARK", "Form", "environment", "first_that_fits", "latex_widths"]
+__all__ = ["FORMS", "MARK", "Form", "environment", "first_that_fits", "keep_text", "latex_widths"]
 
 MARK = r"$^{\dagger}$"
 _SCRIPT = 7.0  # points of \scriptsize at 10 and at 9 points
@@ -39,6 +41,11 @@ FORMS = tuple(
         (8, r"\footnotesize", 3, "below"), (8, r"\footnotesize", 3, "half"),
     )
 ) + (Form(_SCRIPT, r"\scriptsize", 2, "below", True), Form(_SCRIPT, r"\scriptsize", 2, "half", True))  # fmt: skip
+
+
+def keep_text(keep: float | int) -> str:
+    r"""Write what is kept: a ratio as "20\,\%", a count (an int, or above 1) as it is."""
+    return f"{100 * keep:g}\\,\\%" if keep <= 1 and not isinstance(keep, int | np.integer) else f"{keep:g}"
 
 
 def first_that_fits(bodies: Sequence[tuple[Form, list[str]]]) -> tuple[Form, list[str]]:

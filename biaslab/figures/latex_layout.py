@@ -11,7 +11,7 @@ import pandas as pd
 from biaslab._util.latex import escape
 from biaslab._util.watermark import note_of
 from biaslab.figures.frames import UNPRUNED
-from biaslab.figures.latex_forms import FORMS, MARK, Form, environment, first_that_fits
+from biaslab.figures.latex_forms import FORMS, MARK, Form, environment, first_that_fits, keep_text
 
 __all__ = ["results_latex"]
 
@@ -68,7 +68,7 @@ def results_latex(
     \bottomrule
     """
     keeps = _keeps(table)
-    head = " & ".join(["tokens kept", *map(_keep, keeps)]) + r" \\"
+    head = " & ".join(["tokens kept", *map(keep_text, keeps)]) + r" \\"
     bodies = [(form, [head, *(_row(row, len(keeps)) for row in _rows(table, keeps, form))]) for form in FORMS]
     form, body = first_that_fits(bodies)
     return environment(
@@ -134,10 +134,6 @@ def _row(row: _Row, columns: int) -> str:
 
 def _keeps(table: pd.DataFrame) -> list[Any]:
     return sorted(table.loc[table["method"] != UNPRUNED, "keep"].unique(), reverse=True)
-
-
-def _keep(keep: float | int) -> str:
-    return f"{100 * keep:g}\\,\\%" if keep <= 1 and not isinstance(keep, int | np.integer) else f"{keep:g}"
 
 
 def _value(row: Mapping[Any, Any], best: float | None = None) -> str:

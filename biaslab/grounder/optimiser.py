@@ -73,7 +73,7 @@ class MuonAdamW:
     ):
         self.working = dict(named)
         self.masters = {n: p.detach().float().clone().requires_grad_() for n, p in self.working.items()}
-        self._steps, self._warmup, self._final = steps, warmup, final_rate
+        self.steps, self._warmup, self._final = steps, warmup, final_rate
         hidden: dict[float, list[torch.Tensor]] = {}
         rest: dict[float, list[torch.Tensor]] = {}
         for name, master in self.masters.items():
@@ -121,7 +121,7 @@ class MuonAdamW:
 
     def _schedule(self) -> float:
         warm = min(1.0, (self.step_number + 1) / self._warmup)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step_number / self._steps)))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step_number / self.steps)))
         return warm * (self._final + (1 - self._final) * cosine)
 
     def state(self) -> dict:

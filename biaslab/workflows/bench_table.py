@@ -11,6 +11,8 @@ from scipy import stats
 
 from biaslab._util.latex import escape
 from biaslab._util.number_text import count_text
+from biaslab.figures.display import model_name
+from biaslab.figures.latex_forms import keep_text
 from biaslab.figures.latex_table import Cell, latex_table
 from biaslab.pruning.display_names import display_names
 from biaslab.stats.claims import ALPHA
@@ -224,7 +226,7 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
     columns: dict[str, Callable[[Mapping[Any, Any]], Cell]] = {
         "$K$": lambda row: "" if pd.isna(row["layer"]) else str(int(row["layer"])),
         "method": lambda row: escape(names[row["method"]]),
-        "kept": lambda row: "all" if row["method"] == "none" else _kept(row["keep"]),
+        "kept": lambda row: "all" if row["method"] == "none" else keep_text(row["keep"]),
         "prefill\n(ms)": lambda row: _span(row, "prefill"),
         "decode\n(ms)": lambda row: _span(row, "decode"),
         "selection\n(ms)": lambda row: f"{selection_ms(row):.1f}",
@@ -244,7 +246,7 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
     caption = (
         f"Time of one batch of {count_text(settings['batch_size'], 'prompt')} and {settings['new_tokens']} new tokens, "
         f"median and [min, max] of {count_text(int(table['runs'].max()), 'run')}; "
-        f"{escape(str(settings['model']).rstrip('/').rsplit('/', 1)[-1])}, {settings['dtype']}, "
+        f"{escape(model_name(settings))}, {settings['dtype']}, "
         f"{escape(settings['device'])}"
         + (f"; tokens are dropped before decoder layer $K = {int(layers[0])}$. " if len(layers) == 1 else ". ")
         + f"Of the unpruned answer the vision tower takes {parts[0]}, the prefill {parts[1]}, decoding {parts[2]}. "
@@ -254,10 +256,6 @@ def bench_latex(table: pd.DataFrame, settings: dict[str, Any]) -> str:
         + (" Memory: peak over the idle model." if "memory\n(MiB)" in cells else "")
     )
     return latex_table([*cells], rows, settings, caption=caption, label="tab:bench", left=1 + (len(layers) > 1))
-
-
-def _kept(keep: float) -> str:
-    return f"{100 * keep:g}\\,\\%" if keep <= 1 else f"{keep:g}"
 
 
 def _span(row: Mapping[Any, Any], phase: str) -> Cell:

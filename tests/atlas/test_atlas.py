@@ -306,7 +306,12 @@ def test_save_writes_figures_tables_and_card(stored, tmp_path):
     read = pd.read_csv(folder / "tables" / "summary.csv")
     np.testing.assert_allclose(read["r2"], atlas.summary()["r2"])
     tex = (folder / "tables" / "summary.tex").read_text()
-    assert tex.count(r"\toprule") == 1 and "& explained, &" in tex and "+0.050 {\\scriptsize [+0.020, +0.080]}" in tex
+    assert (
+        tex.count(r"\toprule") == 1
+        and "& explained, &" in tex
+        and r"layer & \% &" in tex
+        and "+0.050 {\\scriptsize [+0.020, +0.080]}" in tex
+    )
     assert tex.split(r"\toprule")[1].split(r"\midrule")[0].strip().splitlines()[1].startswith("layer &")
     blocked = tmp_path / "file"
     blocked.write_text("")

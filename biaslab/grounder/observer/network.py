@@ -199,26 +199,27 @@ class TrainingObserver:
         return counts.index_add_(0, task, torch.stack([right, torch.ones_like(right)], 1))
 
     def _gather_loss(self, groups: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        states, at = self._now.kept[self.recipe.gather_layer], self._now.groups[1]
-        rows, heads = [], []
+        at, rows, heads = self._now.groups[1], [], []
         for group in groups:
-            shape = group["gather"].shape
-            part = states[:, at : at + group["gather"][0].numel()].reshape(*shape, -1)
-            rows.append(part[group["gather"]])
-            heads.append(group["head"][:, :, None].expand(*shape, 3)[group["gather"]])
-            at += group["gather"][0].numel()
+            gather = group["gather"]
+            rows.append(self._gathering(group, at, self.recipe.gather_layer))
+            heads.append(group["head"][:, :, None].expand(*gather.shape, 3)[gather])
+            at += gather[0].numel()
         return self.heads.gather_loss(torch.cat(rows), torch.cat(heads))
 
     def _aim_loss(self, expressions: dict[str, torch.Tensor]) -> torch.Tensor:
         """Compute the error of the target's box as the rows know it that the gather loss reads further down."""
-        labels, gather, at = expressions["labels"], expressions["gather"], self._now.groups[1]
-        states = self._now.kept[self.recipe.aim_layer][:, at : at + labels[0].numel()]
+        labels, gather, branch = expressions["labels"], expressions["gather"], expressions["task"] >= 0
         place = self._place[labels.clamp(min=0)].masked_fill(labels == IGNORE, -1)
-        given, branch = place >= 0, expressions["task"] >= 0
         box = torch.zeros(*branch.shape, 4, device=self.device)
-        box[branch] = place[given].view(-1, 4) * (STEP / 1000)
-        rows = states.reshape(*labels.shape, -1)[gather]
-        return self.heads.aim_loss(rows, box[:, :, None].expand(*labels.shape, 4)[gather])
+        box[branch] = place[place >= 0].view(-1, 4) * (STEP / 1000)
+        rows = self._gathering(expressions, self._now.groups[1], self.recipe.aim_layer)
+        return self.heads.aim_loss(rows, box[:, :, None].expand(*gather.shape, 4)[gather])
+
+    def _gathering(self, group: dict[str, torch.Tensor], at: int, layer: int) -> torch.Tensor:
+        """Read the rows that gather, of a group whose first row is ``at``, off the output of a layer."""
+        gather = group["gather"]
+        return self._now.kept[layer][:, at : at + gather[0].numel()].reshape(*gather.shape, -1)[gather]
 
     def _place_losses(self, tokens: int, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the losses of visual tokens that miss their tile and of images that miss their grid."""

@@ -178,8 +178,7 @@ class _Run:
     def _after_step(self, stage: str, optimiser: MuonAdamW) -> None:
         r, step = self.recipe, optimiser.step_number
         leg = {"leg": r.leg} if r.leg else {}
-        last = r.vision_steps if stage == "vision" else r.decoder_steps
-        if step % r.log_every == 0 or step == last:
+        if step % r.log_every == 0 or step == optimiser.steps:
             mean = {name: float(total) / self.summed for name, total in self.sums.items()}
             self.sums, self.summed = {}, 0
             self.folder.note({**leg, "stage": stage, "step": step, "pictures": self.pictures, **mean})

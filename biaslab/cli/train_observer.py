@@ -43,6 +43,14 @@ def train_observer(
             "follows a whole one wants less.",
         ),
     ] = 1.0,
+    tower_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Rates of the vision tower in the decoder stage, in parts of the others'; 0: it stays as it is, and "
+            "steps are a third cheaper. Default: the recipe's.",
+        ),
+    ] = None,
     test: Annotated[
         int, typer.Option(min=0, help="Test expressions, and questions, to measure accuracy on for the card; 0: none.")
     ] = 2000,
@@ -62,6 +70,7 @@ def train_observer(
         decoder_steps=recipe.decoder_steps if decoder_steps is None else decoder_steps,
         decoder_muon=rates * recipe.decoder_muon,
         decoder_adamw=rates * recipe.decoder_adamw,
+        tower_rate=recipe.tower_rate if tower_rate is None else tower_rate,
     )
     report = build_observer(
         out, recipe=recipe, start=start, device=device, threads=threads, workers=workers, n_test=test

@@ -444,13 +444,13 @@ def test_the_verb_hands_on_the_recipe_that_it_is_told(capsys, monkeypatch, tmp_p
     calls = []
     report = workflow.ObserverReport(tmp_path, [], "", [])
     monkeypatch.setattr(workflow, "build_observer", lambda out, **given: calls.append(given) or report)
-    status, *_ = run_verb(
-        capsys, "train-observer", "--out", tmp_path, "--from", "x", "--decoder-steps", 7, "--rates", 0.5
-    )
+    told = ("--from", "x", "--decoder-steps", 7, "--rates", 0.5, "--tower-rate", 0.25)
+    status, *_ = run_verb(capsys, "train-observer", "--out", tmp_path, *told)
     usual, recipe = ObserverRecipe(), calls[0]["recipe"]
     assert status == 0 and calls[0]["start"] == "x"
-    assert recipe == replace(
-        usual, decoder_steps=7, decoder_muon=usual.decoder_muon / 2, decoder_adamw=usual.decoder_adamw / 2
-    )
+    halved = {"decoder_muon": usual.decoder_muon / 2, "decoder_adamw": usual.decoder_adamw / 2}
+    assert recipe == replace(usual, decoder_steps=7, tower_rate=0.25, **halved)
     status, _, err = run_verb(capsys, "train-observer", "--out", tmp_path, "--rates", 0)
     assert status == 2 and "--rates" in err and len(calls) == 1
+    status, _, err = run_verb(capsys, "train-observer", "--out", tmp_path, "--tower-rate", -1)
+    assert status == 2 and "--tower-rate" in err and len(calls) == 1

@@ -5,8 +5,8 @@
 
 Pairs of words that differ in one thing (`benchmarks.findings_methods.taken_apart`) run at equal FLOPs on both models:
 the grounder on the test expressions of `benchmarks.fair`, the observer on the expressions and questions of
-`benchmarks.findings test`, whose run is gone on with. The order of the methods is compared where `benchmarks.fair` and
-`benchmarks.findings` have chosen their places.
+`benchmarks.findings test`, whose run is gone on with. The order of the methods is compared where `benchmarks.fair`
+(its committed results say where) and `benchmarks.findings` have chosen their places.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from scipy.stats import spearmanr
 
 import biaslab as bl
-from benchmarks.common import arguments, evaluation_arguments
+from benchmarks.common import RESULTS, arguments, evaluation_arguments
 from benchmarks.fair import LAYERS, hits
 from benchmarks.findings import measured
 from benchmarks.findings_methods import taken_apart
@@ -114,11 +114,25 @@ def order_agreement(
     return float(value), float(low), float(high)
 
 
-def _best(folder: Path) -> dict[str, str]:
-    """Read where every method was chosen to stand: method -> word."""
-    table = pd.DataFrame(json.loads((folder / "choice.json").read_text(encoding="utf-8"))["candidates"])
+def _best(choice: Path) -> dict[str, str]:
+    """Read where `benchmarks.findings choose` has every method stand: method -> word."""
+    table = pd.DataFrame(json.loads(choice.read_text(encoding="utf-8"))["candidates"])
     best = table[table["best"] & (table["cost"] == COST)]
     return dict(zip(best["method"], best["word"], strict=True))
+
+
+def best_of_fair(results: Path) -> dict[str, str]:
+    """Read where `benchmarks.fair` has every method stand: method -> word.
+
+    Examples
+    --------
+    >>> words = best_of_fair(RESULTS / "fair.json")
+    >>> words["divprune"], words["d2pruner"]
+    ('divprune@0.3046@0', 'd2pruner@0.2149@1')
+    """
+    tables = json.loads(results.read_text(encoding="utf-8"))["tables"]
+    rows = next(table["rows"] for table in tables if table["caption"] == COST)
+    return {row["method"]: row["word"] for row in rows}
 
 
 def _hits(lines: Mapping[str, pd.DataFrame], words: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -134,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=1000, help="test expressions of the grounder, from 7,101 on")
     parser.add_argument("--model", default="observer")
     evaluation_arguments(parser, batch_size=16, runs=Path("runs/findings"))
-    parser.add_argument("--first-runs", type=Path, default=Path("runs/fair"))
+    parser.add_argument("--fair", type=Path, default=RESULTS / "fair.json", help="results of benchmarks.fair")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     first_data = expressions("test", 7100, options.n, options.processes)
@@ -143,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     vlm = bl.load(options.model, device=options.device, dtype="float32")
     options.loaded = [bl.load_profile(path) for path in options.profiles]
     data = tasks("test", range(options.images))
-    pairs, best = _pairs(vlm, data["boxes"]), _best(options.runs)
+    pairs, best = _pairs(vlm, data["boxes"]), _best(options.runs / "choice.json")
     words = [*(word for pair in pairs.values() for word in pair), *best.values()]
     lines = measured(vlm, data, words, options, "test")
     both = TwoTasks.from_lines(lines, data)
@@ -184,7 +198,7 @@ def _first(data: Any, images: np.ndarray, options: argparse.Namespace) -> tuple[
     own = copy(options)
     own.loaded = [bl.load_profile(path) for path in options.first_profiles]
     vlm = bl.load("grounder", device=options.device, dtype="float32")
-    pairs, best = _pairs(vlm, data), _best(options.first_runs)
+    pairs, best = _pairs(vlm, data), best_of_fair(options.fair)
     words: Sequence[str] = ["none", *(word for pair in pairs.values() for word in pair), *best.values()]
     lines = hits(vlm, data, list(dict.fromkeys(words)), own, options.runs / "first")
     of = {what: (_hits(lines, {"a": a})["a"], _hits(lines, {"b": b})["b"]) for what, (a, b) in pairs.items()}

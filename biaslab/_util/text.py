@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["first_line", "printable", "why_unreadable"]
+__all__ = ["first_line", "last_part", "printable", "why_unreadable"]
 
 
 def first_line(error: Exception) -> str:
@@ -15,6 +15,17 @@ def first_line(error: Exception) -> str:
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1]))
+
+
+def last_part(name: str) -> str:
+    """Return the last part of a path or hub id, by which titles call a model or a data set.
+
+    Examples
+    --------
+    >>> last_part("OpenGVLab/InternVL2_5-8B-hf"), last_part("runs/model/"), last_part("grounder")
+    ('InternVL2_5-8B-hf', 'model', 'grounder')
+    """
+    return name.rstrip("/").rsplit("/", 1)[-1]
 
 
 def printable(text: str) -> str:

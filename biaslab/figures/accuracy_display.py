@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from biaslab._util.text import last_part
 from biaslab.errors import InputError
 from biaslab.figures.display import Display
 from biaslab.figures.fitting import abreast, beside_each_other, legend_below, title_above
@@ -252,9 +253,7 @@ class AccuracyDisplay(Display):
 def _title(table: pd.DataFrame) -> str:
     """Name model and data set where there is one of each."""
     model, dataset, split = (
-        str(values[0]).rstrip("/").rsplit("/", 1)[-1]
-        if column in table and len(values := table[column].dropna().unique()) == 1
-        else ""
+        last_part(str(values[0])) if column in table and len(values := table[column].dropna().unique()) == 1 else ""
         for column in ("model", "dataset", "split")
     )
     return ", ".join(text for text in (model, " ".join(t for t in (dataset, split) if t)) if text)

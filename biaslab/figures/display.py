@@ -16,6 +16,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from biaslab._util.text import last_part
 from biaslab._util.watermark import note_of, stamp_table
 from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
@@ -209,7 +210,7 @@ def _source(provenance: Any) -> str:
 def model_name(model: Any) -> str:
     """Name a model as a title does: the last part of a path or hub id; "" where it is not known."""
     name = model if isinstance(model, str) else _source(model)
-    return name.rstrip("/").rsplit("/", 1)[-1]
+    return last_part(name)
 
 
 def _is_open(figure: Figure) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biaslab._util.text import last_part
 from biaslab._util.watermark import is_rehearsal, stamp_table
 from biaslab.errors import InputError
 from biaslab.evaluation.schema import current_name
@@ -248,7 +249,7 @@ def configuration_keys(table: pd.DataFrame) -> pd.Series:
 
 def _one(table: pd.DataFrame, column: str) -> str:
     values = list(table[column].dropna()) if column in table else []
-    return str(values[0]).rstrip("/").rsplit("/", 1)[-1] if len(values) else ""
+    return last_part(str(values[0])) if len(values) else ""
 
 
 def _load(results: Any) -> tuple[pd.DataFrame, dict[str, str]]:

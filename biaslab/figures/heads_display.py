@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from biaslab._util.number_text import count_text
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
-from biaslab.figures.display import Display, ratio_ticks
+from biaslab.figures.display import Display, model_name, ratio_ticks
 from biaslab.figures.fitting import inward_ticks, snug, title_above
 from biaslab.figures.layers import evenly
 from biaslab.figures.profile_display import raster
@@ -124,7 +123,7 @@ class HeadsDisplay(Display):
                     "layer": layer, "head": head, "row": row, "col": col, "relative": values,
                     "variance": explained.get((layer, head), np.nan),
                 }))  # fmt: skip
-        model = PurePath(str(profile.provenance_.get("model", "model"))).name
+        model = model_name(profile.provenance_) or "model"
         title = f"{model}, {profile.name} profile, n = {count_text(n, 'image')}" + (", thumbnail" if thumbnail else "")
         if len(drawn) < len(layers):
             title += f"; {len(drawn)} of {len(layers)} layers, evenly chosen"

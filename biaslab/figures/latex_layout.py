@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from biaslab._util.latex import escape
+from biaslab._util.text import last_part
 from biaslab._util.watermark import note_of
 from biaslab.figures.frames import UNPRUNED
 from biaslab.figures.latex_forms import FORMS, MARK, Form, environment, first_that_fits, keep_text
@@ -193,4 +194,4 @@ def _caption(table: pd.DataFrame, metric: str, form: Form) -> str:
 
 def _single(table: pd.DataFrame, column: str) -> str:
     values = list(table[column].dropna().unique()) if column in table else []
-    return escape(str(values[0]).rstrip("/").rsplit("/", 1)[-1]) if len(values) == 1 else ""
+    return escape(last_part(str(values[0]))) if len(values) == 1 else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from biaslab._util.number_text import count_text
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.figures.display import Display, ratio_ticks
+from biaslab.figures.display import Display, model_name, ratio_ticks
 from biaslab.figures.fitting import inward_ticks, snug, title_above, wrapped
 from biaslab.figures.profile_display import raster
 from biaslab.figures.styling import DIVERGING, SMALLEST, figure_width, style
@@ -94,7 +93,7 @@ class LearnedPlacesDisplay(Display):
         data = data.reset_index(drop=True)
         title = ""
         if profile is not None:
-            model = PurePath(str(profile.provenance_.get("model", "model"))).name
+            model = model_name(profile.provenance_) or "model"
             pictures = count_text(int(data["pictures"].iloc[0]), "image")
             title = f"{model}, taught by {profile.teacher.names}; student's mean over {pictures}"
         if probe is not None:

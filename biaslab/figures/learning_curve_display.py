@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from biaslab._util.number_text import count_text
 from biaslab.errors import InputError
-from biaslab.figures.display import Display
+from biaslab.figures.display import Display, model_name
 from biaslab.figures.fitting import wrapped
 from biaslab.figures.styling import COLORS, figure_width, style
 
@@ -66,7 +65,7 @@ class LearningCurveDisplay(Display):
         if curve is None or not len(curve):
             raise InputError("this profile has no learning curve: fit a conditional one (LookaheadProfile)")
         p = profile.provenance_
-        model = PurePath(str(p.get("model", "model"))).name
+        model = model_name(p) or "model"
         learned = f"learned from {count_text(p['learned_from'], 'prompt')}"
         return cls(curve, f"{model}, {profile.name} profile, {learned}", provenance=p)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from biaslab._util.number_text import count_text, interval_text
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import InputError
-from biaslab.figures.display import Display, ratio_ticks
+from biaslab.figures.display import Display, model_name, ratio_ticks
 from biaslab.figures.fitting import inward_ticks, snug, title_above, wrapped
 from biaslab.figures.layers import full_rows
 from biaslab.figures.styling import COLORS, DIVERGING, SMALLEST, figure_width, style
@@ -121,7 +120,7 @@ class ProbeDisplay(Display):
         if comparison is not None:
             rows = (comparison["head"] == head) & (comparison["region"] == region)
             comparison = comparison[rows].set_index("layer")
-        model = PurePath(str(probe.settings["model"])).name
+        model = model_name(probe.settings)
         title = f"{model}, causal probe" + ("" if region == "tiles" else f" ({region})")
         title += ("" if head == "mean" else f", head {head}") + f", n = {count_text(probe.n_groups, 'object')}"
         if len(layers) < len(probe.layers):
@@ -245,7 +244,7 @@ class LocationAccuracyDisplay(Display):
         """
         data = probe.accuracy()
         share = 100 * data["acc50"].mean()
-        name = PurePath(str(probe.settings["model"])).name
+        name = model_name(probe.settings)
         title = f"{name}, Acc@0.5 by place, {share:.0f} % of {data['n'].sum():,}"
         return cls(data, title, provenance=probe.settings)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from biaslab.core.frames import FramesLayout
 from biaslab.core.layers import resolve_layers
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
-from biaslab.figures.display import Display, ratio_ticks
+from biaslab.figures.display import Display, model_name, ratio_ticks
 from biaslab.figures.fitting import inward_ticks, snug, title_above, wrapped
 from biaslab.figures.layers import full_rows
 from biaslab.figures.styling import COLORS, DIVERGING, style
@@ -127,7 +126,7 @@ class ProfileDisplay(Display):
                     }
                 )
             )
-        model = PurePath(str(profile.provenance_.get("model", "model"))).name
+        model = model_name(profile.provenance_) or "model"
         which = "" if head is None else f", head {head}"
         title = f"{model}, {profile.name} profile{which}, n = {count_text(n, 'image')}"
         if n < (total := sum(profile.counts_.values())):

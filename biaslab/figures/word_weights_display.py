@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from biaslab.errors import InputError
-from biaslab.figures.display import Display
+from biaslab.figures.display import Display, model_name
 from biaslab.figures.fitting import wrapped
 from biaslab.figures.styling import COLORS, ERRORBAR, figure_width, style
 
@@ -102,7 +101,7 @@ class WordWeightsDisplay(Display):
         data = pd.concat(parts, ignore_index=True)
         title = ""
         if profile is not None:
-            model = PurePath(str(profile.provenance_.get("model", "model"))).name
+            model = model_name(profile.provenance_) or "model"
             title = f"{model}, words that weigh"
         return cls(data, title, provenance=None if profile is None else profile.provenance_)
 

@@ -72,6 +72,7 @@ class ColumnReader(Reader):
         # of this reader alone, where others state them for their class
         vars(self).update(
             box_form=form, image=self._of["image"], expression=self._of[text], box=names, asks=asks,
+            answer=self._of.get("answer", "answer"),
             columns=(*dict.fromkeys([*self._of.values(), *self._box]),), pictures=self._of["image"] if in_row else None,
         )  # fmt: skip
 

@@ -61,7 +61,7 @@ class Reader:
         Those that every row has: by them alone a file is recognised, never by its numbers.
     box_form : str
         What the numbers of a box are: a name in `biaslab.datasets.box_forms.FORMS`.
-    image, expression, box : str
+    image, expression, box, answer : str
         Names of these columns.
     several : bool
         Whether a row may hold several expressions; each becomes a sample.
@@ -98,6 +98,7 @@ class Reader:
     image: ClassVar[str] = "image"
     expression: ClassVar[str] = "expression"
     box: ClassVar[str] = "bbox"
+    answer: ClassVar[str] = "answer"
     several: ClassVar[bool] = False
     skips: ClassVar[bool] = False
     pictures: ClassVar[str | None] = None

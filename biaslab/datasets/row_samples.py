@@ -16,6 +16,7 @@ from biaslab._util.text import printable, why_unreadable
 from biaslab.core.boxes import Box
 from biaslab.datasets.annotation_rows import TableRow
 from biaslab.datasets.annotation_table import AnnotationTable
+from biaslab.datasets.answer_values import category_of, right_answers
 from biaslab.datasets.box_forms import FORMS, check_boxes, warn_if_unlikely
 from biaslab.datasets.coco_names import image_id
 from biaslab.datasets.file_kinds import listed
@@ -96,7 +97,7 @@ class RowSamples:
             if missing := reader.lacking(row[2].keys() | held):
                 raise InputError(
                     f"{where} has no field{'s' * (len(missing) > 1)} {', '.join(missing)}: it has {listed(row[2])}; "
-                    f"{reader.what} has {', '.join(reader.columns)}"
+                    f"{reader.what} has {', '.join(reader.columns)}; a file holds rows of one form: split it by form"
                 )
             try:
                 referrals = list(reader.referrals(row[2]))
@@ -122,13 +123,15 @@ class RowSamples:
         orientation = referral.orientation or ("stored" if self.stored else None)
         picture, image = self._picture(row, referral, where)
         stated = _size(referral, where)
-        box = [] if reader.asks and referral.box is None else _box(referral.box, reader.box, where)
+        no_evidence = reader.asks and (referral.box is None or len(referral.box) == 0)
+        box = [] if no_evidence else _box(referral.box, reader.box, where)
         size = stated or self._size_of(picture, orientation, box, where)
         suffix = f"-{number}" if reader.several else ""
         return _Entry(
             where=row[1], id=f"{self.stem}-{row[0]:06d}{suffix}", image_id=printable(image_id(image)),
             expression=expression.strip(), box=box, size=size, loader=RowImage(picture, stated, orientation),
-            answers=_answers(referral.answers, where) if reader.asks else (), category=str(referral.category or ""),
+            answers=right_answers(referral.answers, reader.answer, where) if reader.asks else (),
+            category=category_of(referral.category, where),
         )  # fmt: skip
 
     def _picture(self, row: TableRow, referral: Referral, where: str) -> tuple[RowPicture, str]:
@@ -198,15 +201,6 @@ def _text(value: Any, field: str, where: str) -> str:
             f"{where}: {field} is {'empty' if value == '' else _shown(value)}, not a text that says something"
         )
     return value
-
-
-def _answers(value: Any, where: str) -> tuple[str, ...]:
-    """Read the right answers: a text, a number, or a list of these."""
-    values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
-    told = [str(one) for one in values if isinstance(one, (str, int, float)) and not isinstance(one, bool)]
-    if not told or len(told) < len(values) or not all(text.strip() for text in told):
-        raise InputError(f"{where}: its answer is {_shown(value)}, not a text that says something, or a list of such")
-    return tuple(told)
 
 
 def _size(referral: Referral, where: str) -> tuple[int, int] | None:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
-from biaslab.stats.yes_no import YesNo
-
-__all__ = ["is_right", "normalised", "said_yes", "yes_no_counts"]
+__all__ = ["is_right", "normalised", "said_yes", "yes_no_answers"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NUMBERS = ("none", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {"none": "0", **{word: str(i) for i, word in enumerate(_NUMBERS[1:])}}
-_APART = re.compile(r"(?<!\d)[.,](?!\d)|[;/\[\]\"{}()=+\\_\-><@`?!:*]")
-_WORDS = re.compile(r"[a-z0-9]+")
+_APART = re.compile(r"(?<!\d),|,(?!\d)|[;/\[\]\"{}()=+\\_\-><@`?!:*]")
+_FULL_STOPS = re.compile(r"(?<!\d)\.|\.(?!\d)")
+_WORDS = re.compile(r"[\w']+")
+_YES, _NO = frozenset({"yes", "yeah", "yep"}), frozenset({"no", "not", "none", "nope", "nothing", "cannot"})
 
 
 def normalised(answer: str) -> str:
     """Bring a short answer into the form in which it is compared.
 
     As VQA v2's evaluation does: lower case, no articles, no punctuation but within numbers, the numbers up to ten as
-    digits. Apostrophes are dropped, which makes one of a contraction with and without its own.
+    digits. Apostrophes are dropped, which makes one of a contraction with and without its own. Before that, Unicode's
+    compatible forms and quotation marks become plain ones, which the evaluation leaves apart. What would be nothing,
+    as the answer "A" or "?", stays as it is.
 
     Parameters
     ----------
@@ -38,27 +41,45 @@ def normalised(answer: str) -> str:
     --------
     >>> normalised("The Cat."), normalised("two"), normalised("1,000.5 m"), normalised("T-shirt"), normalised("don't")
     ('cat', '2', '1000.5 m', 't shirt', 'dont')
+    >>> normalised("U.S."), normalised("A"), normalised("\u201cred\u201d")
+    ('us', 'a', 'red')
     """
-    text = answer.lower().replace("'", "").replace("\N{RIGHT SINGLE QUOTATION MARK}", "")
-    text = re.sub(r"(?<=\d),(?=\d)", "", text)
-    text = _ARTICLES.sub(" ", _APART.sub(" ", text))
-    return " ".join(_DIGITS.get(word, word) for word in text.split())
+    plain = _plain(answer)
+    text = re.sub(r"(?<=\d),(?=\d)", "", plain.replace("'", ""))
+    text = _ARTICLES.sub(" ", _APART.sub(" ", _FULL_STOPS.sub("", text)))
+    words = " ".join(_DIGITS.get(word, word) for word in text.split())
+    return words or " ".join(plain.split())
+
+
+def _plain(answer: str) -> str:
+    """Write a text in lower case, with ASCII apostrophes and a blank for other punctuation that is not ASCII."""
+    text = unicodedata.normalize("NFKC", answer).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    return "".join(
+        " " if character > "\x7f" and unicodedata.category(character).startswith("P") else character
+        for character in text
+    )
 
 
 def said_yes(answer: str) -> bool | None:
-    """Tell whether an answer says yes or no, by the first of these words; None where it says neither.
+    """Tell whether an answer says yes or no, by the first word that says either; None where there is none.
 
-    Differs from POPE's evaluation, which takes every answer without "no" or "not" in its first sentence for a yes:
-    here what says neither is an unparsed miss.
+    No is said by "no", "not", "none", "nope", "nothing", "cannot" and contractions with "n't", yes by "yes", "yeah" and
+    "yep". Differs from POPE's evaluation, which takes every answer without "no" or "not" in its first sentence for a
+    yes: here what says neither is an unparsed miss.
 
     Examples
     --------
     >>> said_yes("Yes, there is."), said_yes("There is no cat, yes."), said_yes("A cat.")
     (True, False, None)
+    >>> said_yes("There isn't any."), said_yes("Note the cat"), said_yes("Yeah")
+    (False, None, True)
     """
-    for word in _WORDS.findall(answer.lower()):
-        if word in ("yes", "no", "not"):
-            return word == "yes"
+    for word in _WORDS.findall(_plain(answer)):
+        bare = word.strip("'")
+        if bare in _YES:
+            return True
+        if bare in _NO or bare.endswith("n't"):
+            return False
     return None
 
 
@@ -87,11 +108,13 @@ def is_right(answer: str, answers: Sequence[str]) -> tuple[bool, bool]:
         said = said_yes(answer)
         return said is not None and ("yes" if said else "no") in known, said is not None
     found = normalised(answer)
-    return found in known, bool(found)
+    return bool(found) and found in known, bool(found)
 
 
-def yes_no_counts(answers: Iterable[str], truths: Iterable[Sequence[str]]) -> YesNo | None:
-    """Count answers to yes/no questions; None where there are none, or not all are.
+def yes_no_answers(
+    answers: Iterable[str], truths: Iterable[Sequence[str]]
+) -> tuple[list[bool | None], list[bool]] | None:
+    """Read answers to yes/no questions; None where there are none, or not all are.
 
     Parameters
     ----------
@@ -102,21 +125,21 @@ def yes_no_counts(answers: Iterable[str], truths: Iterable[Sequence[str]]) -> Ye
 
     Returns
     -------
-    YesNo or None
+    said, right : list of bool
+        Whether the model said yes (None: it said neither), and whether yes is right; or None.
 
     Examples
     --------
-    >>> counts = yes_no_counts(["Yes", "yes", "No"], [["yes"], ["no"], ["no"]])
-    >>> counts.f1, counts.yes_share
-    (0.6666666666666666, 0.6666666666666666)
-    >>> yes_no_counts(["red"], [["red"]]) is None
+    >>> yes_no_answers(["Yes", "yes", "well"], [["yes"], ["no"], ["no"]])
+    ([True, True, None], [True, False, False])
+    >>> yes_no_answers(["red"], [["red"]]) is None
     True
     """
-    said, wanted = [], []
+    said, right = [], []
     for answer, truth in zip(answers, truths, strict=True):
         known = {normalised(one) for one in truth}
         if known not in ({"yes"}, {"no"}):
             return None
-        wanted.append(known == {"yes"})
+        right.append(known == {"yes"})
         said.append(said_yes(answer))
-    return YesNo.of(said, wanted) if wanted else None
+    return (said, right) if right else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from biaslab.evaluation.paired import MEANS, MEDIANS, Paired, without_box
 from biaslab.evaluation.schema import KEY_FIELDS
 from biaslab.stats.hit_rate import hit_rate
 from biaslab.stats.paired_hits import paired_hits
+from biaslab.stats.resampling import ImageBootstrap
 from biaslab.stats.yes_no import YesNo
 
 __all__ = [
@@ -33,12 +34,13 @@ COLUMNS = [
     "tflops_vision", "tflops_projector", "tflops_decoder", "prefill_ms", "decode_ms", "peak_mb",
 ]  # fmt: skip
 
+_YES_NO = ("yes_precision", "yes_recall", "yes_f1", "yes_f1_lo", "yes_f1_hi", "yes_share")
 #: of a run on questions: ``accuracy`` is the share of right answers, and there is no IoU
 QUESTION_COLUMNS = [
     column.replace("acc50", "accuracy")
     for name in COLUMNS
     if name != "miou"
-    for column in (["yes_f1", "yes_share"] if name == "p_vs_reference" else []) + [name]
+    for column in (list(_YES_NO) if name == "p_vs_reference" else []) + [name]
 ]
 _SUMMARY = (
     "method", "keep", "layer", "n", "errors", "unparsed", "truncated", "acc50", "acc50_lo", "acc50_hi",
@@ -73,11 +75,11 @@ def table_rows(
     expression_type: str,
     paired: Paired,
     reference: str | None,
-    yes_no: Callable[[pd.Index], YesNo | None],
+    yes_no: Callable[[pd.Index], tuple[Sequence[bool | None], Sequence[bool]] | None],
 ) -> Iterator[dict[str, Any]]:
     """Make the rows of one type of expression (category of question), one per configuration.
 
-    ``yes_no`` counts the answers in some rows of the samples, where all are to yes/no questions.
+    ``yes_no`` tells of some rows of the samples, where all are yes/no questions, what was said and what is right.
     """
     identity, bootstrap = run["identity"], paired.bootstrap
     n_layers = run["settings"].get("n_layers")  # earlier versions did not note it
@@ -113,9 +115,18 @@ def table_rows(
                 (np.asarray(part)[i] for part in retention),
                 strict=True,
             )
-        if name == "accuracy" and (counts := yes_no(lines.index)) is not None:
-            row |= {"yes_f1": counts.f1, "yes_share": counts.yes_share}
+        if name == "accuracy" and (answers := yes_no(lines.index)) is not None:
+            row |= _yes_no_row(*answers, bootstrap)
         yield row
+
+
+def _yes_no_row(said: Sequence[bool | None], right: Sequence[bool], bootstrap: ImageBootstrap) -> dict[str, Any]:
+    counts = YesNo.of(said, right)
+    f1 = bootstrap.ratio(*YesNo.f1_parts(said, right))
+    return {
+        "yes_precision": counts.precision, "yes_recall": counts.recall, "yes_share": counts.yes_share,
+        **dict(zip(("yes_f1", "yes_f1_lo", "yes_f1_hi"), f1, strict=True)),
+    }  # fmt: skip
 
 
 def difference_rows(paired: Paired, reference: str, expression_type: str) -> Iterator[dict[str, Any]]:

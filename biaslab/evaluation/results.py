@@ -18,7 +18,7 @@ from biaslab.evaluation.failures import failures, unanswered
 from biaslab.evaluation.layer_tokens import tokens_per_layer
 from biaslab.evaluation.line_store import read_store, write_store
 from biaslab.evaluation.paired import Paired
-from biaslab.evaluation.question_answers import yes_no_counts
+from biaslab.evaluation.question_answers import yes_no_answers
 from biaslab.evaluation.recorded_methods import label_of, place_of
 from biaslab.evaluation.result_exports import ResultExports
 from biaslab.evaluation.result_rows import accuracy_column, columns_of, difference_rows, summary_columns, table_rows
@@ -222,7 +222,7 @@ class Results(ResultExports):
 
     def _yes_no(self, rows: pd.Index) -> Any:
         lines = self.samples.loc[rows]
-        return yes_no_counts(lines["answer"], [info["answers"] for info in lines["info"]])
+        return yes_no_answers(lines["answer"], [info["answers"] for info in lines["info"]])
 
     @property
     def labels(self) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 __all__ = ["YesNo"]
 
 
@@ -43,6 +45,25 @@ class YesNo:
             misses=sum(mine is not True and truth for mine, truth in pairs),
             n=len(pairs),
         )
+
+    @staticmethod
+    def f1_parts(said: Sequence[bool | None], right: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+        """Split F1 into questions, for intervals: it is the sum of the first array over that of the second.
+
+        Returns
+        -------
+        hit_twice, counted : (n,) arrays
+            2 where yes was said and is right; how often an answer counts below the line: 2 for these, 1 for a false
+            alarm or a miss, 0 where yes is neither said nor right.
+
+        Examples
+        --------
+        >>> hit_twice, counted = YesNo.f1_parts([True, True, False, None], [True, False, True, True])
+        >>> float(hit_twice.sum() / counted.sum())
+        0.4
+        """
+        mine, truth = np.array([one is True for one in said]), np.asarray(right, bool)
+        return 2.0 * (mine & truth), mine.astype(float) + truth
 
     @property
     def precision(self) -> float:

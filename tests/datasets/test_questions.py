@@ -48,6 +48,13 @@ def test_tables_of_questions_are_told_by_their_columns(folder):
     assert data[0].prompt == "What is it?\nAnswer the question using a single word or phrase."
     several = load_dataset(written(folder, [{"image": PICTURE, "question": "?", "answers": ["a cat", "cat"]}]))
     assert several.name == "vqa-answers" and several[0].answers == ("a cat", "cat")
+    rows = [
+        {"image": PICTURE, "question": "?", "answer": 2.0, "category": 0, "bbox": []},
+        {"image": PICTURE, "question": "?", "answer": 0.5, "category": None, "bbox": None},
+        {"image": PICTURE, "question": "?", "answer": [{"answer": "net", "answer_id": 1}, {"answer": "a net"}]},
+    ]
+    told = [(s.answers, s.expression_type, s.has_evidence) for s in load_dataset(written(folder, rows))]
+    assert told == [(("2",), "0", False), (("0.5",), "", False), (("net", "a net"), "", False)]
     row = {"question_id": 1, "image": PICTURE, "text": "Is there a cat in the image?", "label": "no"}
     pope = load_dataset(written(folder, [row], "coco_pope_random.json"))
     assert (pope.name, pope.split, pope[0].answers) == ("pope", "coco_pope_random", ("no",))
@@ -59,10 +66,15 @@ def test_tables_of_questions_are_told_by_their_columns(folder):
 @pytest.mark.parametrize(
     ("row", "columns", "match"),
     [
-        ({"image": PICTURE, "question": "?", "answer": ""}, None, "line 1: its answer is"),
-        ({"image": PICTURE, "question": "?", "answer": None}, None, "line 1: its answer is null"),
+        ({"image": PICTURE, "question": "?", "answer": ""}, None, "line 1: answer is"),
+        ({"image": PICTURE, "question": "?", "answer": None}, None, "line 1: answer is null"),
+        ({"image": PICTURE, "question": "?", "answer": float("nan")}, None, "line 1: answer is NaN"),
+        ({"image": PICTURE, "question": "?", "answer": True}, None, 'write "yes" or "no"'),
+        ({"image": PICTURE, "question": "?", "answers": ["a", {"text": "b"}]}, None, "line 1: answers is"),
+        ({"image": PICTURE, "question": "?", "answer": "a", "category": ["x"]}, None, "category is"),
+        ({"question_id": 1, "image": PICTURE, "text": "?", "label": "maybe"}, None, "label is .maybe.: POPE's is yes"),
         ({"image": PICTURE, "question": " ", "answer": "a"}, None, "line 1: question is"),
-        ({"image": PICTURE, "question": "?", "answers": []}, None, "line 1: its answer is"),
+        ({"image": PICTURE, "question": "?", "answers": []}, None, "line 1: answers is empty"),
         ({"image": PICTURE, "question": "?", "answer": "a", "bbox": [1, 2, 300, 4]}, None, "bbox"),
         ({"image": "gone.jpg", "question": "?", "answer": "a"}, None, "gone.jpg"),
         ({"f": PICTURE, "q": "?", "a": "b"}, "image=f,question=q", "lacks answer"),
@@ -98,7 +110,11 @@ def ask(name, answers, **more):
         ("1,000", ["1000"], True), ("red", ["blue", "red"], True), ("dark red", ["red"], False), ("No.", ["no"], True),
         ("No, there is no cat, yes", ["no"], True), ("There is not", ["yes"], False), ("I see a cat", ["no"], False),
         ("do not walk", ["don't walk"], False), ("dont walk", ["don't walk"], True), ("yes", ["yes", "no"], True),
-        ("STOP!", ["stop"], True), ("", ["stop"], False),
+        ("STOP!", ["stop"], True), ("", ["stop"], False), ("A", ["A"], True), ("B.", ["A"], False), ("", ["A"], False),
+        ("the", ["A"], False), ("US", ["U.S."], True), ("10 a.m.", ["10 am"], True), ("\u201cred\u201d", ["red"], True),
+        ("cafe\u0301", ["caf\u00e9"], True), ("2.", ["2"], True),
+        ("There isn't one", ["no"], True), ("Nope", ["no"], True),
+        ("Yeah", ["yes"], True), ("Not\u00e9", ["no"], False), ("", ["yes"], False), ("?", ["-"], False),
     ],
 )  # fmt: skip
 def test_a_right_answer_is_equal_after_the_usual_normalisation(answer, answers, right):
@@ -113,7 +129,9 @@ def test_f1_is_that_of_plain_counting():
     counts = YesNo.of(said, right)
     assert (counts.precision, counts.recall) == (precision, recall) and counts.yes_share == 0.5
     assert counts.f1 == pytest.approx(2 * precision * recall / (precision + recall))
-    assert question_answers.yes_no_counts(["yes", "red"], [["yes"], ["red"]]) is None
+    hit_twice, counted = YesNo.f1_parts(said, right)
+    assert hit_twice.sum() / counted.sum() == pytest.approx(counts.f1)
+    assert question_answers.yes_no_answers(["yes", "red"], [["yes"], ["red"]]) is None
 
 
 # -- a run ----------------------------------------------------------------------------------------------------
@@ -156,7 +174,10 @@ def test_a_run_on_questions_counts_right_answers(tmp_path, monkeypatch):
     assert rows.loc[("all", "random"), "accuracy"] == pytest.approx(3 / 6)
     assert rows.loc[("all", "random"), "retention"] == pytest.approx(3 / 6)
     assert rows.loc[("all", "none"), "yes_f1"] == 1 and rows.loc[("all", "none"), "yes_share"] == 0.5
-    assert rows.loc[("all", "random"), "yes_f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 2))
+    random = rows.loc[("all", "random")]
+    assert random["yes_f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 2))
+    assert (random["yes_precision"], random["yes_recall"]) == pytest.approx((1 / 2, 1 / 3))
+    assert 0 <= random["yes_f1_lo"] <= random["yes_f1"] <= random["yes_f1_hi"] <= 1
     assert list(run.summary()["accuracy"]) == [1.0, 0.5] and len(run.differences("none")) == 1
     with pytest.raises(InputError, match="this run asked questions"):
         results.to_coco()

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from biaslab.datasets.annotation_rows import Row
@@ -21,8 +22,11 @@ class POPE(Reader):
     what = "questions of POPE"
     columns = ("question_id", "image", "text", "label")
     expression = "text"
+    answer = "label"
     asks = True
 
     def referrals(self, row: Row) -> Iterable[Referral]:
         """Take the question of a row."""
+        if str(row["label"]).strip().lower() not in ("yes", "no"):
+            raise ValueError(f"label is {json.dumps(row['label'], default=str)[:60]}: POPE's is yes or no")
         yield Referral(row["image"], row["text"], None, answers=row["label"], category=row.get("category"))

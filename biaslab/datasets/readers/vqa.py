@@ -29,4 +29,4 @@ class VQA(Reader):
     def referrals(self, row: Row) -> Iterable[Referral]:
         """Take the question of a row."""
         told = {name: row.get(name) for name in ("width", "height", "orientation", "category")}
-        yield Referral(row.get("image"), row["question"], row.get("bbox"), answers=row[self.columns[2]], **told)
+        yield Referral(row.get("image"), row["question"], row.get("bbox"), answers=row[self.answer], **told)

@@ -18,3 +18,4 @@ class VQAAnswers(VQA):
     name = "vqa-answers"
     what = "a table of questions with several answers"
     columns = ("image", "question", "answers")
+    answer = "answers"

@@ -68,17 +68,24 @@ def published_layer(layer: int, n_layers: int) -> int:
 
 def candidates(
     vlm: bl.VLM, data: Expressions, profiles: Sequence[Any], *, methods: Iterable[str] | None = None,
-    shares: Sequence[float] | None = None, before: Sequence[float] | None = None,
+    shares: Sequence[float] | None = None, before: Sequence[float] | None = None, layers: Sequence[int] = LAYERS,
 ) -> list[Candidate]:  # fmt: skip
-    """List what every method can be under every cost."""
+    """List what every method can be under every cost.
+
+    Raises
+    ------
+    InputError
+        A method can be nowhere under any cost, and why: a profile is missing, or is another model's.
+    """
     shares, before = SHARES if shares is None else shares, BEFORE_2 if before is None else before
-    keeps_of = costs(vlm, data, LAYERS, shares=shares, before=before)
+    keeps_of = costs(vlm, data, layers, shares=shares, before=before)
     sizes = PromptSizes(vlm, data.samples)
-    found = []
+    found: list[Candidate] = []
+    methods = list(METHODS if methods is None else methods)
     for cost, keeps in keeps_of.items():
         what = "flops" if "FLOPs" in cost else "mean-share"
         aim = sizes.cost(what)(keeps[0], 0)
-        for method in METHODS if methods is None else methods:
+        for method in methods:
             found += _single(vlm, cost, method, keeps, profiles)
             found += _own(vlm, sizes, cost, method, (aim, what), profiles)
         found += [
@@ -86,6 +93,9 @@ def candidates(
             for name, (method, change) in COMBINED.items()
             for candidate in _own(vlm, sizes, cost, method, (aim, what), profiles, name=name, change=change)
         ]
+    if missing := [method for method in methods if method not in {candidate.method for candidate in found}]:
+        word = f"{missing[0]}@0.5@2"
+        raise InputError(f"{', '.join(missing)} can stand nowhere: {_why_not(vlm, word, profiles) or 'too dear'}")
     return found
 
 
@@ -95,9 +105,8 @@ def _single(
     """Make a method's single cuts, wherever it can stand."""
     for layer, keep in keeps.items():
         word = f"{method}@{json.dumps(keep)}@{layer}"
-        if not _runs(vlm, word, profiles):
-            continue
-        yield Candidate(cost, method, str(layer), word)
+        if _why_not(vlm, word, profiles) is None:
+            yield Candidate(cost, method, str(layer), word)
 
 
 def _own(
@@ -115,39 +124,38 @@ def _own(
             word = schedule.word if change is None else change(schedule)
         except InputError:
             continue  # its layers before the first cut cost more
-        if _runs(vlm, word, profiles):
+        if _why_not(vlm, word, profiles) is None:
             yield Candidate(cost, name or method, f"own{option}", word)
 
 
-def _runs(vlm: bl.VLM, word: str, profiles: Sequence[Any]) -> bool:
-    """Whether a method can stand where a word puts it: no layer before the one it reads, none but its profile's."""
-    (config,) = configurations(word, 1.0, None, profiles, model=vlm)
+def _why_not(vlm: bl.VLM, word: str, profiles: Sequence[Any]) -> str | None:
+    """Say why a method cannot stand where a word puts it (the layer it reads, its profile); None where it can."""
     try:
+        (config,) = configurations(word, 1.0, None, profiles, model=vlm)
         with bl.prune(vlm, **config.engagement):
-            return True
-    except BiaslabError:
-        return False
+            return None
+    except BiaslabError as error:
+        return str(error)
 
 
 def hits(
     vlm: bl.VLM, data: Expressions, words: Iterable[str], options: argparse.Namespace, out: Path, **more: Any
 ) -> dict[str, pd.DataFrame]:
-    """Run words (or ``"none"``) and list for each of them hit and overlap of every expression, by id."""
+    """Run words (or ``"none"``) and list for each of them hit, overlap and AUROC of every sample, by id."""
     config_of = {word: configurations(word, 1.0, None, options.loaded, model=vlm)[0] for word in words}
     once = {config.key: word for word, config in config_of.items()}  # a default may be said or not
     results = bl.evaluate(
         vlm, data, methods=list(once.values()), keep=1.0, profile=options.loaded, out=out, reference=None,
-        batch_size=options.batch_size, progress=True, processes=options.processes, **more,
+        batch_size=options.batch_size, progress=True, processes=options.processes, retry_errors=True, **more,
     )  # fmt: skip
-    lines = results.samples
+    lines = results.verdicts.astype({"id": str})
     lines["hit"] = lines["hit"].fillna(False).astype(float)  # a failed line is a miss
     lines["iou"] = lines["iou"].fillna(0.0)
-    groups = {
-        _key(dict(zip(KEY_FIELDS, key, strict=True))): own for key, own in lines.groupby(list(KEY_FIELDS), dropna=False)
-    }
+    by = lines.groupby(list(KEY_FIELDS), dropna=False, observed=True)
+    groups = {_key(dict(zip(KEY_FIELDS, key, strict=True))): own for key, own in by}
     order = [sample.id for sample in data]
     return {
-        word: groups[_key(config.describe())].set_index("id")[["hit", "iou", "error"]].loc[order]
+        word: groups[_key(config.describe())].set_index("id")[["hit", "iou", "error", "target_auroc"]].loc[order]
         for word, config in config_of.items()
     }
 
@@ -208,7 +216,9 @@ def _ablation_parts(
     keeps = next(iter(costs(vlm, data, LAYERS, shares=(), before=(0.1,)).values()))
     own = _schedules(vlm, data, keeps[0])
     words = {
-        one.name: {name: word for name, word in one.words(keeps, own).items() if _runs(vlm, word, options.loaded)}
+        one.name: {
+            name: word for name, word in one.words(keeps, own).items() if _why_not(vlm, word, options.loaded) is None
+        }
         for one in ABLATIONS
     }
     measured = {}

@@ -2,13 +2,17 @@
 
 Each step goes on where it was interrupted:
 
-    python -m benchmarks.findings choose --profiles positional.safetensors heads.safetensors ahead.safetensors
-    python -m benchmarks.findings test --profiles ...
-    python -m benchmarks.findings unfamiliar --profiles ...
+    python -m benchmarks.findings fit
+    python -m benchmarks.findings choose
+    python -m benchmarks.findings test
+    python -m benchmarks.findings unfamiliar
 
-Costs, places and what is chosen on validation are as in `benchmarks.fair`; the best place of a method is that where it
-keeps most of both tasks' accuracy on average. ``unfamiliar`` runs some methods, at their places of ``test``, on images
-whose drawings and backgrounds training never shows.
+``fit`` fits the profiles on images of the calibration split, half of them asked for objects, half asked questions.
+Costs, places and what is chosen on validation are as in `benchmarks.fair`, FLOPs alone, with a mild budget more; the
+best place of a method is that where it keeps most of both tasks' accuracy on average, and of a task alone. ``test``
+runs what was chosen once, on test images that no card has been measured on. ``unfamiliar`` runs some methods, at their
+places of ``test``, on images whose drawings and backgrounds training never shows. What was chosen for other weights or
+other profiles is refused.
 """
 
 from __future__ import annotations
@@ -26,78 +30,107 @@ import torch
 import biaslab as bl
 from benchmarks import findings_report
 from benchmarks.common import arguments, evaluation_arguments
-from benchmarks.fair import LAYERS, candidates, hits, published_layer
-from benchmarks.fair_methods import METHODS
-from benchmarks.findings_methods import DEPTHS, KEPT_PARTS, LEFT_OUT, UNFAMILIAR, at_depths, taken_apart
+from benchmarks.fair import candidates, hits
+from benchmarks.findings_fit import PROFILES, check_tilings, explained, fit_profiles, loaded
+from benchmarks.findings_methods import ALL_METHODS, DEPTHS, FLOOR, KEPT_PARTS, SHOWN, at_depths, taken_apart
+from benchmarks.findings_report import MIDDLE
 from benchmarks.gallery_pool import TASKS, tasks
 from benchmarks.lookahead import costs
+from biaslab.errors import BiaslabError, InputError
 
 __all__ = ["measured", "with_best"]
 
-SHARES = (0.156,)
-BEFORE_2 = (0.1, 0.2)
+LAYERS = (1, 2, 3, 4, 6)
+BEFORE_2 = (0.1, 0.2, 0.5)
+#: test images before this one were looked at while the model was trained
+FIRST = {"choose": 0, "test": 200, "unfamiliar": 200}
+#: an answer has at most 14 tokens
+_TOKENS = 32
 
 
 def measured(
     vlm: bl.VLM, data: Mapping, words: Iterable[str], options: argparse.Namespace, folder: str, **more: Any
 ) -> dict[str, dict[str, pd.DataFrame]]:
-    """Run words on every task: task -> word -> hit, overlap and error of every sample."""
+    """Run words on every task: task -> word -> hit, overlap, AUROC and error of every sample.
+
+    Raises
+    ------
+    BiaslabError
+        A sample failed: as a miss it would be held against the method. The same call tries it again.
+    """
     words = list(dict.fromkeys(["none", *words]))
-    return {task: hits(vlm, data[task], words, options, options.runs / f"{folder}-{task}", **more) for task in TASKS}
+    found = {
+        task: hits(vlm, data[task], words, options, options.runs / f"{folder}-{task}", max_new_tokens=_TOKENS, **more)
+        for task in TASKS
+    }
+    for by_word in found.values():
+        for word, lines in by_word.items():
+            if (failed := lines["error"].dropna()).size:
+                raise BiaslabError(f"{len(failed)} samples failed under {word}, the first: {failed.iloc[0]}")
+    return found
 
 
 def with_best(table: pd.DataFrame, by_task: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
-    """Add to rows cost, method, place, word what is kept of each task, and which place of a method is its best."""
+    """Add to rows cost, method, place, word what is kept of each task, and which place of a method is its best.
+
+    ``best`` is that of both tasks on average, ``best_boxes`` and ``best_questions`` that of a task.
+    """
     table = table.copy()
     for task, by_word in by_task.items():
         full = by_word["none"]["hit"].mean()
         table[task] = [by_word[word]["hit"].mean() / full for word in table["word"]]
     table["kept"] = table[list(by_task)].mean(axis=1)
     table["iou"] = [by_task["boxes"][word]["iou"].mean() for word in table["word"]]
-    order = table.sort_values(["kept", "iou"], ascending=False, kind="stable")
-    table["best"] = table.index.isin(order.drop_duplicates(["cost", "method"]).index)
+    for name, by in {"best": "kept", **{f"best_{task}": task for task in by_task}}.items():
+        order = table.sort_values([by, "kept", "iou"], ascending=False, kind="stable")
+        table[name] = table.index.isin(order.drop_duplicates(["cost", "method"]).index)
     return table
+
+
+def fit(vlm: bl.VLM, options: argparse.Namespace) -> None:
+    """Fit the profiles that are missing."""
+    sizes = dict.fromkeys(PROFILES, options.calibration) | {"look-ahead": options.look_ahead}
+    fit_profiles(vlm, options.runs / "profiles", sizes)
 
 
 def choose(vlm: bl.VLM, options: argparse.Namespace) -> None:
     """Run all candidates on validation and write down the best place of every method under every cost."""
-    data = tasks("validation", options.images)
-    methods = [method for method in METHODS if method not in LEFT_OUT]
-    found = candidates(vlm, data["boxes"], options.loaded, methods=methods, shares=SHARES, before=BEFORE_2)
+    data = _data("validation", options)
+    found = candidates(
+        vlm, data["boxes"], options.loaded, methods=ALL_METHODS, shares=(), before=BEFORE_2, layers=LAYERS
+    )
     by_task = measured(vlm, data, (c.word for c in found), options, "choose")
     table = with_best(pd.DataFrame([asdict(c) for c in found]), by_task)
-    table["published"] = [_is_published(row.method, row.place, vlm.n_layers) for row in table.itertuples()]
+    keeps = costs(vlm, data["boxes"], LAYERS, shares=(), before=BEFORE_2)
     settings = {
-        "split": "validation", "images": len(options.images),
+        "split": "validation", "images": len(options.images), **options.stamp,
         **{task: {"n": len(data[task]), "none": float(by_task[task]["none"]["hit"].mean())} for task in TASKS},
     }  # fmt: skip
-    text = json.dumps({"settings": settings, "candidates": table.to_dict("records")}, indent=1)
-    (options.runs / "choice.json").write_text(text, encoding="utf-8")
-
-
-def _is_published(method: str, place: str, n_layers: int) -> bool:
-    at = METHODS.get(method)
-    if at is None:
-        return False
-    return place.startswith("own") if at == "own" else place == str(published_layer(int(at), n_layers))
+    chosen = {"settings": settings, "keeps": keeps, "candidates": table.to_dict("records")}
+    (options.runs / "choice.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
 
 
 def test(vlm: bl.VLM, options: argparse.Namespace) -> None:
-    """Run on test what was chosen and what is published, and what takes the comparison apart; write the tables."""
-    table = _choice(options)
-    kept = table[table["best"] | table["published"]].reset_index(drop=True)
-    data = tasks("test", options.images)
-    keeps = next(iter(costs(vlm, data["boxes"], LAYERS, shares=(), before=BEFORE_2[:1]).values()))
+    """Run on test what was chosen, and what takes the comparison apart; write the tables."""
+    table, keeps = chosen(options.runs, options.stamp)
+    middle = table["cost"] == MIDDLE
+    kept = table[table["best"] | (middle & (table["best_boxes"] | table["best_questions"]))].reset_index(drop=True)
+    data = _data("test", options)
     taken = taken_apart(keeps)
     depths = [word for method in ("fastv", "relative", "divprune") for word in at_depths(method).values()]
-    words = [*kept["word"], *(word for pair in taken.values() for word in pair), *depths]
+    words = [FLOOR, *kept["word"], *(word for pair in taken.values() for word in pair), *depths]
     by_task = measured(vlm, data, words, options, "test")
-    again = [f"{method}@{json.dumps(keeps[0])}@0" for method in ("divprune", "lookahead")]
     more = {
-        "renumbered": measured(vlm, data, again, options, "renumbered", positions="renumber"),
+        "renumbered": measured(vlm, data, renumbered(keeps), options, "renumbered", positions="renumber"),
         "parts": parts(vlm, data, options),
     }
-    findings_report.of_test(kept, by_task, data, taken, more, options).publish(options.out)
+    biased = explained(vlm, "gallery", options.runs / "profiles" / "variance.csv")
+    findings_report.of_test(kept, by_task, data, taken, more, biased, options).publish(options.out)
+
+
+def renumbered(keeps: Mapping[int, float]) -> list[str]:
+    """List the words that are run with the kept tokens' positions renumbered."""
+    return [f"{method}@{json.dumps(keeps[0])}@0" for method in ("divprune", "lookahead")]
 
 
 def parts(vlm: bl.VLM, data: Mapping, options: argparse.Namespace) -> dict[str, dict[str, pd.DataFrame]]:
@@ -107,49 +140,80 @@ def parts(vlm: bl.VLM, data: Mapping, options: argparse.Namespace) -> dict[str, 
         results = bl.evaluate(
             vlm, data[task], methods=list(KEPT_PARTS), keep=1.0, layer=[0, *DEPTHS], reference=None, progress=True,
             out=options.runs / f"parts-{task}", batch_size=options.batch_size, processes=options.processes,
+            retry_errors=True, max_new_tokens=_TOKENS,
         )  # fmt: skip
-        lines = results.samples
-        lines["hit"] = lines["hit"].fillna(False).astype(float)
+        lines = results.verdicts.astype({"id": str, "method": str})
+        if (failed := lines["error"].dropna()).size:
+            raise BiaslabError(f"{len(failed)} samples failed with parts of the image, the first: {failed.iloc[0]}")
+        lines["hit"] = lines["hit"].astype(float)
         order = [sample.id for sample in data[task]]
         found[task] = {
             f"{method}@{int(layer)}": own.set_index("id").loc[order]
-            for (method, layer), own in lines.groupby([lines["method"].astype(str), "layer"])
+            for (method, layer), own in lines.groupby(["method", "layer"])
         }
     return found
 
 
 def unfamiliar(vlm: bl.VLM, options: argparse.Namespace) -> None:
     """Run some methods on unfamiliar images, at the places that were chosen on familiar ones."""
-    table = _choice(options)
-    kept = table[table["best"] & table["method"].isin(UNFAMILIAR)].reset_index(drop=True)
+    table, _ = chosen(options.runs, options.stamp)
+    kept = table[table["best"] & table["method"].isin(SHOWN) & (table["cost"] == MIDDLE)].reset_index(drop=True)
     found = {}
     for domain in ("style", "background", "both"):
-        data = tasks("test", options.images, domain=domain)
+        data = _data("test", options, domain=domain)
         found[domain] = (measured(vlm, data, kept["word"], options, f"unfamiliar-{domain}"), data)
     findings_report.of_unfamiliar(kept, found, options).publish(options.out)
 
 
-def _choice(options: argparse.Namespace) -> pd.DataFrame:
-    return pd.DataFrame(json.loads((options.runs / "choice.json").read_text(encoding="utf-8"))["candidates"])
+def _data(split: str, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    data = tasks(split, options.images, **more)
+    check_tilings(data, options.loaded)
+    return data
+
+
+def chosen(runs: Path, stamp: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[int, float]]:
+    """Read what `choose` wrote: the candidates, and the keep of every layer at the middle cost.
+
+    Raises
+    ------
+    InputError
+        It was chosen for other weights or profiles.
+    """
+    path = runs / "choice.json"
+    if not path.exists():
+        raise InputError(f"{path} is not there: run the step choose first")
+    choice = json.loads(path.read_text(encoding="utf-8"))
+    if other := {name: choice["settings"].get(name) for name in stamp if choice["settings"].get(name) != stamp[name]}:
+        raise InputError(f"{path} was chosen for other {', '.join(other)}: move it away and run choose again")
+    return pd.DataFrame(choice["candidates"]), {int(k): v for k, v in choice["keeps"][MIDDLE].items()}
+
+
+def stamp_of(vlm: bl.VLM, profiles: list[Any]) -> dict[str, Any]:
+    """Say which weights and which profiles were at work."""
+    return {"weights": vlm.fingerprint, "profiles": {name: p.hash for name, p in zip(PROFILES, profiles, strict=True)}}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run one step."""
-    steps = {"choose": (choose, 50), "test": (test, 420), "unfamiliar": (unfamiliar, 150)}
+    steps = {"fit": (fit, 0), "choose": (choose, 120), "test": (test, 420), "unfamiliar": (unfamiliar, 150)}
     parser = arguments("benchmarks.findings", __doc__ or "", repeats=1)
     parser.add_argument("step", choices=tuple(steps))
-    about = "positional, per head with their quality, conditional"
-    parser.add_argument("--profiles", type=Path, nargs="+", default=[], help=about)
-    parser.add_argument("--images", type=int, help="images of the split; default 50, of test 420, unfamiliar 150")
+    parser.add_argument("--images", type=int, help="images of the split; default 120, of test 420, unfamiliar 150")
+    parser.add_argument("--first", type=int, help="the first of them; default 0, of test and unfamiliar 200")
+    parser.add_argument("--calibration", type=int, default=1200, help="images of a profile")
+    parser.add_argument("--look-ahead", type=int, default=10_000, help="images of the look-ahead profile")
     parser.add_argument("--model", default="observer", help="or the folder of another one that was trained as it")
     evaluation_arguments(parser, batch_size=16, runs=Path("runs/findings"))
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     step, n = steps[options.step]
-    options.images = range(n if options.images is None else options.images)
+    first = FIRST.get(options.step, 0) if options.first is None else options.first
+    options.images = range(first, first + (n if options.images is None else options.images))
     options.runs.mkdir(parents=True, exist_ok=True)
     vlm = bl.load(options.model, device=options.device, dtype="float32")
-    options.loaded = [bl.load_profile(path) for path in options.profiles]
+    if options.step != "fit":
+        options.loaded = loaded(vlm, options.runs / "profiles")
+        options.stamp = stamp_of(vlm, options.loaded)
     step(vlm, options)
 
 

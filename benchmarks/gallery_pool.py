@@ -35,8 +35,10 @@ def tasks(split: str, images: Iterable[int], *, domain: str = "familiar", each: 
     return {task: Expressions(split, samples[task], name) for task, name in TASKS.items()}
 
 
-def through_tile_border(sample: Sample, grid: tuple[int, int]) -> bool:
+def through_tile_border(sample: Sample, grid: tuple[int, int], *, share: float = 0.0) -> bool:
     """Whether the border between two tiles (columns, rows) cuts a sample's box.
+
+    ``share`` of the box's side must lie on either side of the border; 0: any part.
 
     Examples
     --------
@@ -45,7 +47,13 @@ def through_tile_border(sample: Sample, grid: tuple[int, int]) -> bool:
     (248, 640, (70, 319, 245, 439))
     >>> through_tile_border(sample, (1, 1)), through_tile_border(sample, (1, 3))
     (False, True)
+    >>> through_tile_border(sample, (1, 3), share=0.5)
+    False
     """
     box = sample.box
     spans = ((box.x0, box.x1, sample.width, grid[0]), (box.y0, box.y1, sample.height, grid[1]))
-    return any(low < k * side / n < high for low, high, side, n in spans for k in range(1, n))
+    return any(
+        min(k * side / n - low, high - k * side / n) > share * (high - low)
+        for low, high, side, n in spans
+        for k in range(1, n)
+    )

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 import biaslab as bl
-from benchmarks.common import RESULTS
-from benchmarks.gallery_pool import tasks
+from benchmarks.common import RESULTS, numbers
+from benchmarks.gallery_pool import TASKS, tasks
 from benchmarks.report import Report, Table, percent
 from benchmarks.scene_pool import Expressions
 from biaslab.datasets.calibration import Calibration, calibration
@@ -33,13 +34,14 @@ from biaslab.profiles import Profile, make
 from biaslab.profiles.parts import Part, merged
 from biaslab.profiles.variance import held_out, log_folds
 from biaslab.scenes.gallery import grid_of
-from biaslab.stats.resampling import ImageBootstrap
+from biaslab.stats.resampling import ImageBootstrap, max_t
 
 TRANSPORTED = ("tile", "factorised")  # what predicts a layout that it was not fitted on
 SEEN = ("mean", *TRANSPORTED)
 MANY = 4  # tiles of the unseen tilings, or more
 PROBE_SIDE = 336  # pixels: cut into two by two tiles
 KEPT = 0.2
+SEEN_BY_MEAN = "mean, seen"
 METHODS = (bl.Relative, bl.D2Pruner)
 
 
@@ -56,7 +58,7 @@ class Study:
 
     def __init__(self, vlm: bl.VLM, options: argparse.Namespace) -> None:
         self.vlm, self.options, self.work = vlm, options, Path(options.work)
-        self.asked = calibration(vlm, "gallery", n=options.calibration)
+        self.asked = calibration(vlm, options.ask, n=options.calibration)
 
     def _collected(self, name: str, few: bool) -> Maps:
         asked: Calibration = self.asked
@@ -100,8 +102,9 @@ class Study:
             | {name: 1 - both[0] / both[1] for name, both in own.items()}
             for key, own in sums.items()
         ]
-        every = {name: sum(own[name] for own in sums.values() if name in own) for name in next(iter(sums.values()))}
-        total = {name: 1 - both[0] / both[1] for name, both in every.items()}
+        every = {name for own in sums.values() for name in own}
+        shared = [own for own in sums.values() if all(np.isfinite(own.get(name, np.nan)).all() for name in every)]
+        total = {name: float(1 - np.divide(*sum(own[name] for own in shared))) for name in every} if shared else {}
         return [*rows, {"layer": layer, "tiling": "all", "n": sum(images.values()), **total}]
 
     def probed(self) -> list[dict[str, Any]]:
@@ -128,36 +131,34 @@ class Study:
         return rows
 
     def pruned(self) -> list[dict[str, Any]]:
-        """Acc@0.5 on images of many tiles: methods that divide by a profile, with each of the profiles."""
+        """Acc@0.5 on images of many tiles: methods that divide by a profile, with each of the profiles.
+
+        Differences from the profile that has seen every tiling are tested family-wise over all lines (max-T).
+        """
         data = tasks("test", range(self.options.images))["boxes"]
         samples = [sample for sample in data if _tiles(sample) >= MANY]
         variants: list[Any] = ["divprune", "fastv"]
         variants += [method(profile=p) for method in METHODS for p in self.profiles.values()]
         results = bl.evaluate(
             self.vlm, Expressions("test", samples, "gallery"), methods=["none", *variants], keep=KEPT,
-            layer=self.options.layer, out=self.work / "accuracy", processes=self.options.processes, batch_size=16,
-            reference=None, progress=True,
+            layer=self.options.layers, out=self.work / "accuracy", processes=self.options.processes, batch_size=16,
+            reference=None, progress=True, retry_errors=True,
         )  # fmt: skip
         names = {profile.hash: name for name, profile in self.profiles.items()}
-        lines = results.samples
+        lines = results.verdicts.astype({"id": str, "method": str, "profile_hash": str})
         lines = lines.assign(
-            profile=lines["profile_hash"].map(names).fillna("-"), hit=lines["hit"].fillna(False).astype(float)
-        )
-        hits = lines.pivot(index="id", columns=["method", "profile"], values="hit").loc[[s.id for s in samples]]
-        bootstrap = ImageBootstrap([sample.image_id for sample in samples])
-        rows = []
-        for method, profile in hits.columns:
-            own = hits[method, profile].to_numpy()
-            row = {"method": method, "profile": profile, "n": len(own), "accuracy": percent(bootstrap.mean(own))}
-            if profile != "-" and profile != "mean, seen":
-                row["gain"] = percent(bootstrap.difference(own, hits[method, "mean, seen"].to_numpy()), "+")
-            rows.append(row)
-        return rows
+            profile=lines["profile_hash"].map(names).fillna("-"), hit=lines["hit"].fillna(False).astype(float),
+            layer=lines["layer"].fillna(0).astype(int),
+        )  # fmt: skip
+        hits = lines.pivot(index="id", columns=["layer", "method", "profile"], values="hit")
+        return pruned_rows(hits.loc[[s.id for s in samples]].sort_index(axis=1), [s.image_id for s in samples])
 
     def regions(self) -> list[dict[str, Any]]:
         """Attention of regions relative to uniform attention, and the trend from tile to tile, per layer."""
         mass = attention_mass(self.maps)
         trend = tile_order(self.maps).set_index("layer")
+        one_row: Any = OneRow(self.maps)
+        flat = tile_order(one_row).set_index("layer") if one_row.layouts else None
         rows = []
         for layer in self.maps.layers:
             own = mass[mass["layer"] == layer].set_index("region")
@@ -166,10 +167,48 @@ class Study:
                 if region in own.index:
                     at = own.loc[region]
                     row[region] = f"{at['ratio']:.2f} [{at['ratio_lo']:.2f}, {at['ratio_hi']:.2f}]"
-            at = trend.loc[layer]
-            row["trend"] = f"{at['slope']:+.3f} [{at['slope_lo']:+.3f}, {at['slope_hi']:+.3f}]"
+            for name, table in (("trend", trend), ("flat", flat)):
+                if table is not None:
+                    at = table.loc[layer]
+                    row[name] = f"{at['slope']:+.3f} [{at['slope_lo']:+.3f}, {at['slope_hi']:+.3f}]"
             rows.append(row)
         return rows
+
+
+class OneRow:
+    """Maps of the images that are cut into one row of tiles, where later tiles do not lie lower."""
+
+    def __init__(self, maps: Maps) -> None:
+        self.maps = maps
+        self.layouts = {key: one for key, one in maps.layouts.items() if one.tiles[0] == 1 < one.tiles[1]}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.maps, name)
+
+
+def pruned_rows(hits: pd.DataFrame, images: Sequence[str]) -> list[dict[str, Any]]:
+    """List accuracies of the columns (layer, method, profile), each profile against that of all tilings.
+
+    Parameters
+    ----------
+    hits : (samples, columns) DataFrame
+    images : (samples,) sequence
+        Whose sample is whose.
+    """
+    bootstrap, rows, differences = ImageBootstrap(images), [], []
+    for layer, method, profile in hits.columns:
+        own = hits[layer, method, profile].to_numpy()
+        row: dict[str, Any] = {"layer": layer, "method": method, "profile": profile, "n": len(own)}
+        row["accuracy"] = percent(bootstrap.mean(own))
+        if profile not in ("-", SEEN_BY_MEAN):
+            difference = own - hits[layer, method, SEEN_BY_MEAN].to_numpy()
+            row["gain"] = percent(bootstrap.mean(difference), "+")
+            differences.append((row, difference))
+        rows.append(row)
+    p = max_t(np.stack([difference for _, difference in differences], 1), images).p_adjusted if differences else []
+    for (row, _), value in zip(differences, p, strict=True):
+        row["p"] = float(value)
+    return rows
 
 
 def _squares(part: Part, predicted: np.ndarray | None) -> np.ndarray:
@@ -196,11 +235,12 @@ def report(study: Study) -> Report:
     names = [f"{name}, unseen" for name in TRANSPORTED] + [f"{name}, seen" for name in SEEN]
     explained = [row for layer in study.maps.layers for row in study.explained(layer)]
     shares = {name: (name, ".3f") for name in names}
-    middle = study.options.layer - 1
+    middle = study.options.layers[len(study.options.layers) // 2] - 1
     tables = [
         Table("Attention over that under uniform attention, and the slope of log attention per tile, 95 % intervals",
               {"layer": ("layer", "d"), "thumbnail": ("thumbnail", ""), "tile_border": ("border of tiles", ""),
-               "border": ("border of image", ""), "trend": ("per tile", "")}, study.regions()),
+               "border": ("border of image", ""), "trend": ("per tile", ""),
+               "flat": ("per tile, one row of tiles", "")}, study.regions()),
         Table("Share of log attention explained on other images, all tilings",
               {"layer": ("layer", "d"), "n": ("n", "d"), **shares}, [r for r in explained if r["tiling"] == "all"]),
         Table(f"The same by tiling (columns x rows), layer {middle}",
@@ -211,9 +251,9 @@ def report(study: Study) -> Report:
                "r_hi": ("hi", ".2f"), "slope": ("slope", ".2f"), "slope_lo": ("lo", ".2f"),
                "slope_hi": ("hi", ".2f"), "ceiling": ("most possible r", ".2f")},
               sorted(study.probed(), key=lambda row: row["layer"])),
-        Table(f"Acc@0.5 on images of four and six tiles, {KEPT:.0%} kept before layer {study.options.layer}",
-              {"method": ("method", ""), "profile": ("profile", ""), "n": ("n", "d"), "accuracy": ("Acc@0.5", ""),
-               "gain": ("minus mean, seen", "")}, study.pruned()),
+        Table(f"Acc@0.5 on images of four and six tiles, {KEPT:.0%} kept before layer K",
+              {"layer": ("K", "d"), "method": ("method", ""), "profile": ("profile", ""), "n": ("n", "d"),
+               "accuracy": ("Acc@0.5", ""), "gain": ("minus mean, seen", ""), "p": ("p", ".4f")}, study.pruned()),
     ]  # fmt: skip
     settings = {key: value for key, value in vars(study.options).items() if key not in ("work", "out")}
     return Report(
@@ -221,7 +261,9 @@ def report(study: Study) -> Report:
         tables=tables, targets=[], notes=[
             "unseen: profiles of images of other tilings (by tiling: of all others; probe and pruning: of images of "
             "up to three tiles). seen: of other images of all tilings.",
-            "thumbnail, borders: 1 is uniform attention. Slope: the thumbnail left out; later tiles also lie lower.",
+            "thumbnail, borders: 1 is uniform attention. Slope: the thumbnail left out; later tiles also lie lower, "
+            "but for images that are cut into one row of tiles.",
+            "all tilings: those that every profile predicts. p: family-wise over the lines (max-T).",
         ],
     )  # fmt: skip
 
@@ -234,13 +276,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=12, help="probe pairs")
     parser.add_argument("--cells", type=int, default=6, help="places of the probe along the side of a tile")
     parser.add_argument("--images", type=int, default=420, help="test images, of which those of many tiles are used")
-    parser.add_argument("--layer", type=int, default=4, help="prune before this layer")
+    parser.add_argument("--layers", type=numbers(int), default=[1, 2, 4, 6], help="prune before these layers")
+    parser.add_argument("--ask", default="gallery", choices=tuple(TASKS.values()), help="what calibration asks")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/tilings"), help="folder that the work is kept in")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.processes)
-    report(Study(bl.load(options.model), options)).publish(options.out)
+    report(Study(bl.load(options.model, dtype="float32"), options)).publish(options.out)
 
 
 if __name__ == "__main__":

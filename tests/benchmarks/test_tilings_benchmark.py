@@ -3,9 +3,10 @@
 import argparse
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks.tilings import SEEN, TRANSPORTED, Study
+from benchmarks.tilings import SEEN, SEEN_BY_MEAN, TRANSPORTED, OneRow, Study, pruned_rows
 from biaslab import TokenLayout
 from biaslab.maps.simulate import simulate
 
@@ -17,7 +18,7 @@ def study():
         for rows, columns in ((1, 2), (1, 3), (2, 2))
     }
     study = Study.__new__(Study)
-    study.options = argparse.Namespace(layer=1)
+    study.options = argparse.Namespace(layers=[1])
     study.maps = simulate("tile-ordered", layouts, strength=1.5).maps
     return study
 
@@ -57,3 +58,21 @@ def test_regions_and_trend_of_planted_tiles(study):
     low = float(rows[0]["trend"].split("[")[1].split(",")[0])
     assert low > 0.2 and {"thumbnail", "tile_border", "border"} <= rows[0].keys()
     assert np.isfinite(float(rows[0]["thumbnail"].split()[0]))
+
+
+def test_a_trend_of_the_sequence_is_seen_in_one_row_of_tiles(study):
+    assert sorted(layout.tiles for layout in OneRow(study.maps).layouts.values()) == [(1, 2), (1, 3)]
+    assert OneRow(study.maps).layers == study.maps.layers
+    low = float(study.regions()[0]["flat"].split("[")[1].split(",")[0])
+    assert low > 0.2
+
+
+def test_profiles_are_held_against_that_of_all_tilings():
+    rng = np.random.default_rng(0)
+    good, bad = (rng.random(300) < 0.9).astype(float), (rng.random(300) < 0.5).astype(float)
+    columns = {(k, "relative", name): good for k in (1, 4) for name in (SEEN_BY_MEAN, "tile, seen")}
+    columns |= {(1, "relative", "tile, unseen"): bad, (1, "fastv", "-"): bad}
+    rows = pruned_rows(pd.DataFrame(columns), [str(i) for i in range(300)])
+    p = {(row["layer"], row["profile"]): row.get("p") for row in rows}
+    assert p[1, "tile, unseen"] < 0.01 and p[4, "tile, seen"] == 1
+    assert p[1, "-"] is None and p[1, SEEN_BY_MEAN] is None

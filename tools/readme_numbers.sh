@@ -1,5 +1,5 @@
 #!/bin/bash
-# Make every number and image of README.md and docs/ again, each with the command line that it is from.
+# Make every measured number and image of README.md and docs/ again, each with the command line that it is from.
 #
 #   tools/readme_numbers.sh list           every name with its commands, and how long they take on two CPU cores
 #   tools/readme_numbers.sh NAME [NAME..]  run them, from the root of the repository, with biaslab installed (make demo)
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 commands() {
   case "$1" in
-    readme)  # two minutes: README (three commands), docs/overview.png
+    readme)  # two minutes: README (three commands), docs/questions/does-my-pruner-survive.md, docs/overview.png
       cat <<'END'
 biaslab fit-bias --model grounder --n 100 --out runs/readme/grounder.safetensors
 biaslab evaluate --n 60 --layer 4 --keep 0.1 --methods none,random,fastv,divprune,d2pruner --profile runs/readme/grounder.safetensors --out runs/readme/k4-60
@@ -40,7 +40,7 @@ biaslab evaluate --model grounder --n 1002 --layer 5 --dtype bfloat16 --profile 
 biaslab figures runs/k2-1002 runs/k4-1002 runs/k5-1002 --out runs/readme/k
 END
       ;;
-    atlas)  # half an hour: docs/results.md (is it bias?), docs/atlas
+    atlas)  # half an hour: docs/results.md (is it bias?), docs/questions/is-my-model-biased.md, docs/atlas/README.md, docs/atlas/card.md
       cat <<'END'
 python tools/grounder_atlas.py
 # writes docs/atlas/variance.png docs/atlas/heads.png docs/atlas/profile.png docs/atlas/reliability.png
@@ -65,7 +65,71 @@ END
 make bench
 END
       ;;
-    decisions)  # hours: docs/rules.md, schedules.md, frames.md, look-ahead.md (questions), atlas (controls)
+    pages)  # an hour, of make bench: docs/decoding.md, docs/pictures.md, docs/sweeps.md, docs/questions/what-does-it-save.md
+      cat <<'END'
+python -m benchmarks.decode
+python -m benchmarks.pictures
+python -m benchmarks.sweep
+python -m benchmarks.expressions
+END
+      ;;
+    observer)  # a minute: docs/observer.md (photographs; of both embedded models), data/observer/README.md says its own
+      cat <<'END'
+biaslab evaluate --model data/observer --dataset biaslab/diagnostics/pictures/expressions.jsonl --columns image=image,expression=expression,box=xyxy:box --methods none --out runs/photographs
+biaslab evaluate --model grounder --dataset biaslab/diagnostics/pictures/expressions.jsonl --columns image=image,expression=expression,box=xyxy:box --methods none --out runs/photographs-grounder
+END
+      ;;
+    heads)  # ten minutes: docs/heads.md
+      cat <<'END'
+biaslab heads --model grounder --criterion quality,localization,auroc,ablation,ippro --n 120 --batch-size 16 --out runs/readme/heads
+biaslab fit-bias --model grounder --heads all --n 60 --maps runs/readme/heads-maps --out runs/readme/heads.safetensors
+biaslab fit-bias --model grounder --estimator localization_heads --layers 0-3 --n 100 --out runs/readme/localization.safetensors
+biaslab evaluate --model grounder --methods none,fastv,fastv:heads=quality,relative:heads=quality,localization_heads --keep 0.1 --layer 4 --split validation --n 300 --profile runs/readme/heads.safetensors --profile runs/readme/localization.safetensors --out runs/readme/heads
+END
+      ;;
+    tower)  # ten minutes: docs/vision-tower.md
+      cat <<'END'
+biaslab bench --methods random,scope:by=vision,vispruner,hiprune --keep 0.1 --layer 0 --n 2 --repeats 21 --new-tokens 2
+biaslab evaluate --model grounder --dataset scenes --split validation --keep 77 --layer 0 --n 150 --methods none,divprune,vispruner,hiprune,vscan,visionzip,visionzip:merge=true,visionzip:merge=added --out runs/readme/tower
+END
+      ;;
+    check)  # seconds: docs/checking-a-model.md, docs/questions/is-my-prompt-right.md
+      cat <<'END'
+biaslab check --model grounder
+END
+      ;;
+    reports)  # minutes: docs/reports.md (bytes, of a run of the same shape: 80 scenes, 14 configurations), docs/sharing.md
+      cat <<'END'
+biaslab fit-bias --model grounder --layers 3,5 --n 60 --out runs/readme/two-layers.safetensors
+biaslab evaluate --model grounder --n 80 --layer 4 --keep 0.1 --methods none,random,uniform,fastv,fastv:score=no_rope,relative,divprune,d2pruner,d2pruner:pivots_suppress=true,mmr,cdpruner,scope,greedyprune,idselection --profile runs/readme/two-layers.safetensors --out runs/readme/report
+biaslab report runs/readme/report --n 50 --out runs/readme/plain.html
+biaslab report runs/readme/report --n 50 --attention 3,5 --out runs/readme/attention.html
+python -c 'from pathlib import Path; [print(p, Path("runs/readme", p).stat().st_size) for p in ("two-layers.safetensors", "plain.html", "attention.html")]'
+END
+      ;;
+    processes)  # a minute: docs/many-gpus.md (CPU seconds of one process and of two, shares that a hash gives)
+      cat <<'END'
+time biaslab evaluate --model grounder --n 4 --layer 4 --methods none --out runs/readme/one-process
+time biaslab evaluate --model grounder --n 4 --layer 4 --methods none --processes 2 --out runs/readme/two-processes
+END
+      ;;
+    findings)  # days: what pruning costs on two tasks of the observer, and which conclusions of the grounder it shares
+      cat <<'END'
+biaslab fit-bias --model grounder --n 600 --out runs/fair/positional.safetensors
+biaslab fit-bias --model grounder --heads all --n 300 --maps runs/fair/maps --out runs/fair/heads.safetensors
+python -m benchmarks.findings fit --model data/observer
+python -m benchmarks.findings choose --model data/observer
+python -m benchmarks.findings test --model data/observer
+python -m benchmarks.findings unfamiliar --model data/observer
+python -m benchmarks.findings_claims --model data/observer --first-profiles runs/fair/positional.safetensors runs/fair/heads.safetensors
+END
+      ;;
+    tilings)  # hours: bias of tiles and thumbnail, and which profiles carry over to other tilings
+      cat <<'END'
+python -m benchmarks.tilings --model data/observer
+END
+      ;;
+    decisions)  # hours: docs/rules.md, docs/schedules.md, docs/frames.md, docs/look-ahead.md (questions), docs/questions/model-or-images.md
       cat <<'END'
 python -m benchmarks.rules
 python -m benchmarks.schedules
@@ -74,7 +138,7 @@ python -m benchmarks.asked
 python -m benchmarks.controls
 END
       ;;
-    long)  # an hour: docs/long-runs.md (kills and logs)
+    long)  # an hour: docs/long-runs.md, docs/command-line.md (kills and logs)
       cat <<'END'
 python -m benchmarks.kills
 python -m benchmarks.logs
@@ -110,7 +174,7 @@ END
   esac
 }
 
-names=(readme profile demo k4 atlas lookahead bench decisions long fair gpu compat methods)
+names=(readme profile demo k4 atlas lookahead bench pages observer heads tower check reports processes findings tilings decisions long fair gpu compat methods)
 
 if [ $# = 0 ]; then set -- list; fi
 if [ "$1" = list ]; then

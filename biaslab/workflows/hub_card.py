@@ -104,7 +104,7 @@ def hub_card(
         "## Use", "", "```python", "import biaslab as bl", "",
         f'profile = bl.load_profile("{name.repo}"{revision})', "```", "",
         f"or `--profile {name}` of `biaslab evaluate`, `bench`, `prune`, `probe` and `sinks`.", "",
-        "## Picture", "", f"![The profile as a map over the image]({picture})",
+        "## Image", "", f"![The profile as a map over the image]({picture})",
     ]  # fmt: skip
     if files:
         use += ["", "## Files", "", *(f"- [{file}](<{file}>)" for file in files)]

@@ -148,3 +148,30 @@ def test_the_first_pages_name_verbs_options_and_names_that_exist(page):
         parts = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Attribute)]
         used = {node.attr for node in parts if isinstance(node.value, ast.Name) and node.value.id == "bl"}
         assert used <= set(dir(bl)), page
+
+
+PATH = re.compile(r"`([\w./-]+\.(?:py|js|css|jinja|md|sh|toml)|biaslab/[\w./-]+)`")
+#: what the page says of files that a run writes, or that whoever reads it is to write
+OF_NOBODY = re.compile(r"NAME|^my_|^(?:tables|figures)/")
+
+
+def lost_paths(text):
+    """Paths in backticks that do not exist: from the root, from biaslab/, or beside a whole path of the same line."""
+    lost = []
+    for line in text.splitlines():
+        paths = [path for path in PATH.findall(line) if not OF_NOBODY.search(path)]
+        whole = [ROOT / path for path in paths if path.startswith("biaslab/")]
+        rooms = [path if path.is_dir() else path.parent for path in whole]
+        beside = [ROOT, ROOT / "biaslab", *rooms, *(room.parent for room in rooms)]
+        for path in paths:
+            there = any((folder / path).exists() for folder in beside)
+            # a line of the floors names its room by a word, not by a path
+            if not there and (whole or not list((ROOT / "biaslab").rglob(path))):
+                lost.append(path)
+    return lost
+
+
+def test_every_path_that_the_architecture_names_exists():
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    assert len(PATH.findall(text)) > 150 and lost_paths(text) == []
+    assert lost_paths("| x | `biaslab/workflows/harness/`: `arguments.py`, `questions.py` |") == ["questions.py"]

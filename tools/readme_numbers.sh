@@ -111,6 +111,7 @@ END
       cat <<'END'
 time biaslab evaluate --model grounder --n 4 --layer 4 --methods none --out runs/readme/one-process
 time biaslab evaluate --model grounder --n 4 --layer 4 --methods none --processes 2 --out runs/readme/two-processes
+python -c 'from biaslab.evaluation import Launch; [print(n, max(sum(Launch(rank=r, world_size=n).takes(str(i)) for i in range(9900)) for r in range(n)) * n / 9900 - 1) for n in (8, 16)]'
 END
       ;;
     findings)  # days: what pruning costs on two tasks of the observer, and which conclusions of the grounder it shares

@@ -1,4 +1,4 @@
-"""The atlas on disk: figures, tables, the LaTeX table and the card."""
+"""The atlas on disk: figures, tables, the LaTeX table, the card and where it all comes from."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from biaslab._util.tables import write_table
 from biaslab.atlas.card import card
 from biaslab.atlas.draw import make_displays
 from biaslab.atlas.summary import text_cells
+from biaslab.evaluation.provenance_file import write_provenance
 from biaslab.figures import save
 from biaslab.figures.display import model_name
 from biaslab.figures.latex_table import latex_table
@@ -65,6 +66,7 @@ def write(atlas: AtlasData, folder: Path) -> list[Path]:
         for name, text in texts.items():
             files.append(folder / name)
             atomic_write(files[-1], text)
+    files.append(write_provenance(folder, atlas.provenance, profile=atlas.profile))
     return files
 
 

@@ -82,7 +82,7 @@ def run_record(
             },
             "profiles": profiles,
             "commands": [] if command is None else [dict(command)],
-            "environment": _environment(),
+            "environment": environment(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
@@ -206,7 +206,8 @@ def _no_run(folder: Path) -> str:
     return f"{folder} is no run folder (it has no {RUN_FILE}): pass what evaluate wrote{meant}"
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Give the versions of what runs here, and the machine."""
     versions = {"python": platform.python_version(), "machine": platform.platform()}
     for package in ("biaslab", "torch", "transformers", "numpy"):
         try:

@@ -19,6 +19,7 @@ from biaslab.diagnostics.probe.comparison import compare
 from biaslab.diagnostics.probe.measuring import measure_share
 from biaslab.diagnostics.probe.result import ProbeResult
 from biaslab.diagnostics.probe.stimuli import ProbeDesign
+from biaslab.evaluation.provenance_file import write_provenance
 from biaslab.evaluation.sharing import share_of_cores
 from biaslab.figures import LocationAccuracyDisplay, ProbeDisplay, save
 from biaslab.figures.layers import evenly
@@ -89,8 +90,8 @@ def probe(
     batch_size : int
         Images per forward.
     out : str or Path, optional
-        Folder for probe.csv (the map of every layer), comparison.csv, accuracy.csv, card.md and figures/. The same
-        call goes on with an interrupted one.
+        Folder for probe.csv (the map of every layer), comparison.csv, accuracy.csv, card.md, provenance.json and
+        figures/. The same call goes on with an interrupted one.
     progress : bool
         Show a progress bar.
     workers : int, optional
@@ -157,7 +158,7 @@ def write(
     text: str,
     profile: Profile | AttentionMaps | None,
 ) -> list[Path]:
-    """Write tables, card and figures of a probe.
+    """Write tables, card, provenance and figures of a probe.
 
     Parameters
     ----------
@@ -193,6 +194,7 @@ def write(
                 files += write_table(table, folder / name, result.settings)
         files.append(folder / "card.md")
         atomic_write(files[-1], text)
+    files.append(write_provenance(folder, result.settings, profile=profile if isinstance(profile, Profile) else None))
     layers = evenly(result.layers, _DRAWN)
     for region in result.regions:
         name = "probe" if region == "tiles" else f"probe-{region}"

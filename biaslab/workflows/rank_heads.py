@@ -23,6 +23,7 @@ from biaslab.diagnostics.heads.projections import LAMBDA, by_projection
 from biaslab.diagnostics.heads.ratings import HeadRatings, groups_of
 from biaslab.diagnostics.heads.summary import UNITS, rating_sentences
 from biaslab.errors import InputError
+from biaslab.evaluation.provenance_file import write_provenance
 from biaslab.figures import HeadRatingDisplay, save
 from biaslab.maps.collect import collect
 from biaslab.maps.stored import StoredMaps
@@ -98,7 +99,7 @@ def rank_heads(
         Calibration images, 4 or more, with an expression and the box of its target, which "auroc" alone reads.
     out : str or Path
         Folder: ``maps/`` (the same call resumes them), ``ratings.csv``, ``agreement.csv``, ``figure`` as PDF, PNG and
-        CSV, ``card.md``.
+        CSV, ``card.md``, ``provenance.json``.
     criteria : str or sequence of str
         Of :data:`CRITERIA`. "ablation" is a forward per head and batch; "ippro" needs gradients, two forwards and
         backwards per image.
@@ -186,6 +187,7 @@ def _write(found: HeadRanking, folder: Path, provenance: dict[str, Any]) -> list
             files += write_table(table, folder / name, provenance)
         files.append(folder / "card.md")
         atomic_write(files[-1], _card(found, provenance))
+    files.append(write_provenance(folder, provenance))
     return files
 
 

@@ -1,13 +1,17 @@
-"""The report of a folder that ``probe`` or an atlas has written: its card, figures and tables in one file."""
+"""The report of a folder that ``probe`` or an atlas has written: its card, figures, tables and origin in one file."""
 
 from __future__ import annotations
 
 import base64
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from biaslab.errors import RunFolderError
+from biaslab.evaluation.provenance_file import PROVENANCE_FILE
 from biaslab.figures.report.cards import card_html
 from biaslab.figures.report.page import Block, Page, Section
 from biaslab.figures.report.tables import data_link
@@ -15,6 +19,7 @@ from biaslab.figures.report.tables import data_link
 __all__ = ["folder_page", "is_measured"]
 
 _CARD = "card.md"
+_LONG = 400  # characters of a setting on the page
 _TYPES = {".csv": "text/csv", ".tex": "application/x-tex"}
 
 
@@ -37,14 +42,9 @@ def folder_page(folder: Path) -> Page:
     Raises
     ------
     RunFolderError
-        The card cannot be read.
+        The card or the provenance cannot be read.
     """
-    try:
-        text = (folder / _CARD).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunFolderError(
-            f"{folder / _CARD} cannot be read ({error}): run the command that wrote it again"
-        ) from None
+    text = _read(folder / _CARD)
     title = next((line[2:].strip() for line in text.splitlines() if line[:1] == "#" and line[1:2] == " "), folder.name)
     drawn = [(path.stem, _embedded(path)) for path in sorted([*folder.glob("*.png"), *folder.glob("figures/*.png")])]
     links = [
@@ -61,9 +61,52 @@ def folder_page(folder: Path) -> Page:
             Section("figures", "Figures", [Block("figures", drawn)] if drawn else []),
             Section("profile", "Profile", profile),
             Section("tables", "Tables", [Block("links", links)] if links else []),
+            Section("provenance", "Provenance", _provenance(folder / PROVENANCE_FILE)),
         ],
         note="Rehearsal, random weights" if "**Rehearsal, random weights" in text else None,
     )
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, why: Any) -> RunFolderError:
+    return RunFolderError(f"{file} cannot be read ({why}): run the command that wrote it again")
+
+
+def _provenance(file: Path) -> list[Block]:
+    """Say where the numbers come from, as the report of a run does."""
+    if not file.is_file():
+        text = f"The folder has no {file.name}: an earlier version wrote it, and the same command writes one now."
+        return [Block("text", text)]
+    record = _read(file)
+    try:
+        known = json.loads(record)
+        facts = [*_facts("", known["settings"]), ("made", str(known["created"]))]
+        own = {k: v for k, v in (known["profile"] or {}).items() if known["settings"].get(k) != v}
+        facts += _facts("profile: ", own)
+        facts += [(f"version of {name}", str(value)) for name, value in known["environment"].items()]
+        command, cited = known["command"], str(known["bibtex"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(file, " ".join(str(error).split()) or type(error).__name__) from None
+    made = Block("text", "Made in Python: no command line is known.")
+    return [
+        Block("facts", facts),
+        made if command is None else Block("code", str(command), "Command"),
+        Block("code", cited, "Works to cite"),
+        Block("links", [data_link("citations.bib", cited, "application/x-bibtex"),
+                        data_link(file.name, record, "application/json")]),
+    ]  # fmt: skip
+
+
+def _facts(before: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List settings as text; what is long is whole in the file itself."""
+    texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in settings.items()}
+    return [(f"{before}{k}", v if len(v) <= _LONG else f"{v[:_LONG]}...") for k, v in texts.items()]
 
 
 def _embedded(path: Path) -> Markup:

@@ -81,9 +81,10 @@ def prune(
     from biaslab.evaluation.configurations import configurations
     from biaslab.evaluation.single_image import compare_methods
     from biaslab.models.grounding import MAX_NEW_TOKENS
-    from biaslab.workflows.before_loading import check_pruning
+    from biaslab.workflows.before_loading import check_pruning, is_identified
     from biaslab.workflows.learned_figures import draw_foreseen
     from biaslab.workflows.run_figures import draw_kept
+    from biaslab.workflows.shown_profiles import check_shown_profiles
 
     ratio, rules, where = opt.one_keep(keep), opt.methods(methods), opt.one_layer(layer)
     fitted = opt.profiles(profile)
@@ -105,11 +106,14 @@ def prune(
     if not expression.strip():
         raise InputError("empty expression: say what to locate")
     pixels = load_image(image)
-    configurations(rules, ratio, where, fitted)  # refuses before a model is loaded
+    configs = configurations(rules, ratio, where, fitted)  # refuses before a model is loaded
+    read = [profile for config in configs for profile in config.profiles]
     known = model.known()
     if known is not None:
         question = known.family.grounding_prompt(expression)
         check_pruning(known, rules, ratio, where, fitted, [pixels.size], question)
+        if viewer is not None and is_identified(known):
+            check_shown_profiles(known.vlm, fitted, read)
     stem = check_figure_files(out, inputs=[image])
     foreseen = stem.with_name(f"{stem.name}-relevance")
     ahead = [i for i, rule in enumerate(rules) if getattr(rule, "conditional", False)]
@@ -120,6 +124,8 @@ def prune(
             raise InputError(f"--view writes a page: name a file that ends in .html, not {viewer}")
         check_output_file(viewer, suffix=".html")
     vlm = model.load()
+    if viewer is not None:
+        check_shown_profiles(vlm, fitted, read)
     answers = compare_methods(
         vlm, pixels, expression, methods=rules, keep=ratio, layer=where, profile=fitted, seed=seed,
         max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from biaslab.profiles import Profile
     from biaslab.pruning import Method
 
-__all__ = ["check_probe_profile", "check_pruning", "known_model"]
+__all__ = ["check_probe_profile", "check_pruning", "is_identified", "known_model"]
 
 logger = logging.getLogger(__name__)
 _FEW_SIZES = 8  # of images that are laid out to be looked at; of more sizes nothing is said
@@ -135,7 +135,7 @@ def check_pruning(
             layouts = [frames_layout(frames)] if is_joint(config.stages, budget) else list(frames)
         for stage in config.stages:
             check_setup(meta.vlm, stage.rule, stage.layer, "original")
-            if not _is_identified(meta):
+            if not is_identified(meta):
                 continue
             check_profile(meta.vlm, stage.rule, stage.layer)
             maps = stage.profile is not None and stage.rule.needs_layout  # of layouts are read
@@ -158,14 +158,14 @@ def check_probe_profile(
     """
     resolve_layers(layers, profile.layers_, "the profile", "fit")
     use: dict[str, Any] = {"score": "attention", "queries": queries}
-    if meta is not None and _is_identified(meta):
+    if meta is not None and is_identified(meta):
         vlm = meta.vlm
         use |= {"model": vlm.name, "revision": vlm.revision, "fingerprint": vlm.fingerprint, "family": vlm.family.name}
         use["heads"] = "mean" if heads == "mean" else meta.config.get_text_config().num_attention_heads
     profile.check(**use)
 
 
-def _is_identified(meta: MetaModel) -> bool:
+def is_identified(meta: MetaModel) -> bool:
     """Whether it is known which weights will be loaded; by a name alone, a copy would be refused."""
     return meta.vlm.fingerprint is not None or is_rehearsal(meta.vlm)
 

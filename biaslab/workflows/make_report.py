@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biaslab._util.files import atomic_write, writing_to
-from biaslab._util.number_text import is_number
+from biaslab._util.number_text import count_text, is_number
 from biaslab._util.output_place import check_output_file
 from biaslab.core.layout import TokenLayout
 from biaslab.datasets.question import Question
@@ -133,17 +133,20 @@ def _of_one(
     shown, found, missing = samples_shown(results, dataset, n=n)
     profiles, unread = profiles_of_run(results)
     expected: dict[str, dict[int, np.ndarray]] = {}
+    undivided: list[str] = []
     if vlm is not None:
         from biaslab.workflows.shown_attention import with_attention
 
-        shown, expected = with_attention(vlm, results, shown, found, layers=layers, profiles=list(profiles.values()))
+        shown, expected, undivided = with_attention(
+            vlm, results, shown, found, layers=layers, profiles=list(profiles.values())
+        )
     targets = {
         sample.id: _centre(sample)
         for sample in found.values()
         if _has_target(sample) and sample.width and sample.height
     }
     return run_page(
-        results, shown, targets=targets, profiles=profiles, expected=expected, missing=[*missing, *unread],
+        results, shown, targets=targets, profiles=profiles, expected=expected, missing=[*missing, *unread, *undivided],
         labels=labels,
     )  # fmt: skip
 
@@ -169,8 +172,8 @@ def samples_shown(
         What cannot be shown, and why.
     """
     why = chosen_samples(hit_table(results.verdicts), n=n)
-    found, missing = _samples(results, dataset)
-    shown, unplaced = _shown([results], why, found)
+    found, changed, missing = _samples(results, dataset)
+    shown, unplaced = _shown([results], why, found, changed)
     return shown, found, [*missing, *unplaced]
 
 
@@ -178,8 +181,8 @@ def _of_two(first: Results, second: Results, dataset: Dataset | None, n: int, la
     check_pair(first, second)
     table, hits, apart = paired_table(first, second)
     why = chosen_samples(hits, n=n, apart=apart)
-    found, missing = _samples(first, dataset)
-    shown, unplaced = _shown([first, second], why, found)
+    found, changed, missing = _samples(first, dataset)
+    shown, unplaced = _shown([first, second], why, found, changed)
     return pair_page(first, second, table, shown, missing=[*missing, *unplaced], labels=labels)
 
 
@@ -205,21 +208,22 @@ def _written(file: Path, text: str) -> Path:
     return file
 
 
-def _samples(results: Results, dataset: Dataset | None) -> tuple[dict[str, Sample], list[str]]:
+def _samples(results: Results, dataset: Dataset | None) -> tuple[dict[str, Sample], set[str], list[str]]:
     """Open what the run looked at; where that cannot be had, a sentence says so and the rest is shown."""
     try:
-        return samples_of_run(results, dataset_of(results.run) if dataset is None else dataset), []
+        return *samples_of_run(results, dataset_of(results.run) if dataset is None else dataset), []
     except (BiaslabError, OSError) as error:
         if dataset is not None:  # somebody asked for it
             raise
-        return {}, [f"Images and expressions are not shown: {error}"]
+        return {}, set(), [f"Images and expressions are not shown: {error}"]
 
 
 def _shown(
-    runs: Sequence[Results], why: Mapping[str, Sequence[str]], found: Mapping[str, Sample]
+    runs: Sequence[Results], why: Mapping[str, Sequence[str]], found: Mapping[str, Sample], changed: set[str]
 ) -> tuple[list[Shown], list[str]]:
     """Open the images of the chosen samples and find out where their tokens lie under each run."""
-    missing: dict[str, None] = {}
+    missing = _without_content(why, found, changed)
+    unopened: list[str] = []
     finders = [_finder(results, missing) for results in runs]
     lines = [lines_of(results, list(why)) for results in runs]
     tokens = [{name: line["tokens"] for (name, _), line in of.items() if is_number(line.get("tokens"))} for of in lines]
@@ -233,7 +237,7 @@ def _shown(
         try:
             image = sample.image()
         except (BiaslabError, OSError) as error:
-            missing[f"The image of {name} is not shown: {error}"] = None
+            unopened.append(f"{name}: {error}")
             image = None
         size = (sample.width, sample.height) if sample.width and sample.height else None
         size = image.size if image is not None else size
@@ -254,7 +258,25 @@ def _shown(
                 answers=sample.answers if isinstance(sample, Question) else (),
             )
         )
+    if unopened:
+        these = f"The images of {len(unopened)} of {count_text(len(why), 'sample')} cannot be opened"
+        missing[f"{these}; the first is {unopened[0]}"] = None
     return shown, list(missing)
+
+
+def _without_content(why: Mapping[str, Any], found: Mapping[str, Sample], changed: set[str]) -> dict[str, None]:
+    """Say which of the chosen samples have neither image nor expression, where others of the run have."""
+    lacking = [name for name in why if name not in found]
+    if not found or not lacking:
+        return {}
+    others = sum(name in changed for name in lacking)
+    gone = len(lacking) - others
+    reasons = [f"the content of {others} is not what the run saw"] if others else []
+    reasons += [f"{gone} {'is' if gone == 1 else 'are'} not in the data set"] if gone else []
+    return {
+        f"Shown without image and expression: {len(lacking)} of {count_text(len(why), 'sample')} "
+        f"({', '.join(reasons)}). Name the data set of the run with --dataset.": None
+    }
 
 
 def _finder(results: Results, missing: dict[str, None]) -> Callable[[tuple[int, int]], TokenLayout] | None:

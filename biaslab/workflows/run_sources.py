@@ -54,8 +54,15 @@ def dataset_of(run: Mapping[str, Any]) -> Dataset:
     return load_dataset(name, **recipe)
 
 
-def samples_of_run(results: Results, dataset: Dataset) -> dict[str, Sample]:
-    """Find the samples of a run in a data set: id -> sample, those whose content is what the run saw.
+def samples_of_run(results: Results, dataset: Dataset) -> tuple[dict[str, Sample], set[str]]:
+    """Find the samples of a run in a data set.
+
+    Returns
+    -------
+    found : dict of str to Sample
+        By id: those whose content is what the run saw.
+    changed : set of str
+        Ids of those whose content is another.
 
     Raises
     ------
@@ -70,14 +77,17 @@ def samples_of_run(results: Results, dataset: Dataset) -> dict[str, Sample]:
 
         for line in sample_lines(results.folder):
             hashes.setdefault(line["id"], line.get("sample_hash"))
-    found = {
-        sample.id: sample
-        for sample in take(dataset, None)
-        if sample.id in hashes and hashes[sample.id] in (None, content_hash([sample]))
-    }
+    found: dict[str, Sample] = {}
+    changed = set()
+    for sample in take(dataset, None):
+        if sample.id in hashes:
+            if hashes[sample.id] in (None, content_hash([sample])):
+                found[sample.id] = sample
+            else:
+                changed.add(sample.id)
     if not found:
         raise InputError(f"the data set {dataset.name} holds none of the run's samples: name another with --dataset")
-    return found
+    return found, changed - set(found)
 
 
 def layout_finder(run: Mapping[str, Any]) -> Callable[[tuple[int, int]], TokenLayout]:

@@ -18,6 +18,7 @@ from biaslab.evaluation.recorded_methods import label_of
 from biaslab.evaluation.schema import record_key
 from biaslab.figures.report.viewer_data import Shown, lines_of
 from biaslab.pruning.engine.prune import prune
+from biaslab.workflows.shown_profiles import expected_maps
 
 if TYPE_CHECKING:
     from biaslab.datasets.sample import Sample
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
 
-__all__ = ["check_model", "expected_maps", "with_attention"]
+__all__ = ["check_model", "with_attention"]
 
 _BATCH = 8
 
@@ -38,7 +39,7 @@ def with_attention(
     *,
     layers: Sequence[int] | None = None,
     profiles: Sequence[Profile] = (),
-) -> tuple[list[Shown], dict[str, dict[int, np.ndarray]]]:
+) -> tuple[list[Shown], dict[str, dict[int, np.ndarray]], list[str]]:
     """Capture the attention of the unpruned model for the shown samples, and repeat the stages of schedules.
 
     Parameters
@@ -60,6 +61,8 @@ def with_attention(
         With ``attention`` and ``stages``; the stages of a line only where the last one left what the run recorded.
     expected : dict
         Of `biaslab.figures.report.viewer_data.viewer_data`.
+    undivided : list of str
+        Why attention is divided by none of the profiles, in sentences.
 
     Raises
     ------
@@ -87,7 +90,7 @@ def with_attention(
                 stages=left,
             )
     layouts = {layout.key: layout for one in out.values() for layout in one.layouts if layout is not None}
-    return list(out.values()), expected_maps(profiles, layouts, wanted)
+    return list(out.values()), *expected_maps(vlm, profiles, layouts, wanted)
 
 
 def check_model(vlm: VLM, results: Results) -> None:
@@ -101,24 +104,6 @@ def check_model(vlm: VLM, results: Results) -> None:
     mine, other = (vlm.fingerprint, known.get("fingerprint")) if known.get("fingerprint") else (vlm.name, known["name"])
     if mine is not None and mine != other:
         raise InputError(f"the model {vlm.name} ({mine}) is not the run's, {known['name']} ({other}): load that one")
-
-
-def expected_maps(
-    profiles: Sequence[Profile], layouts: Mapping[str, Any], layers: Sequence[int]
-) -> dict[str, dict[int, np.ndarray]]:
-    """Expand the first profile that serves a layout and layer: key of the layout -> layer -> (N,), mean over heads."""
-    expected: dict[str, dict[int, np.ndarray]] = {}
-    for key, layout in layouts.items():
-        for layer in layers:
-            for profile in profiles:
-                if profile.conditional or layer not in profile.layers_:
-                    continue
-                try:
-                    expected.setdefault(key, {})[layer] = profile.expected(layout, layer).numpy().mean(0)
-                    break
-                except BiaslabError:  # of another layout
-                    continue
-    return {key: maps for key, maps in expected.items() if maps}
 
 
 def _default(results: Results) -> list[int]:

@@ -14,11 +14,13 @@ from biaslab.attention.capture import capture
 from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
 from biaslab.core.layers import resolve_layers
-from biaslab.errors import InputError
+from biaslab.errors import BiaslabError, InputError
+from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.metrics import grounding_iou, is_hit, kept_share, target_tokens
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.single_image import PrunedAnswer, compare_methods
+from biaslab.figures.report.attention_packing import VIEW_BYTES
 from biaslab.figures.report.names import PrintNames
 from biaslab.figures.report.view import View
 from biaslab.figures.report.viewer_data import Shown, packed_samples, viewer_data
@@ -28,7 +30,7 @@ from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning.display_names import display_names
 from biaslab.workflows.print_labels import check_labels, print_names
-from biaslab.workflows.shown_attention import expected_maps
+from biaslab.workflows.shown_profiles import check_division, check_shown_profiles, expected_maps
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,9 +77,12 @@ def view(
     methods : sequence of str, Method or Schedule
         Shown beside the unpruned model.
     keep, layer, profile, seed, max_new_tokens
-        As of :func:`biaslab.compare_methods`; attention is also shown divided by the profile.
+        As of :func:`biaslab.compare_methods`; attention is also shown divided by a profile of the last prompt token's
+        attention, each head by its own where the profile is of single heads. One that only methods can use, as one of
+        other rows, is named as such.
     layers : int or sequence of int, optional
-        Whose attention is shown; by default four, evenly over the decoder, and the one that methods read.
+        Whose attention is shown; by default four, evenly over the decoder, the one that methods read, and the
+        profile's last where it holds none of these.
     target : Box, optional
         The true box, in pixels of the image.
     n : int
@@ -97,6 +102,9 @@ def view(
     InputError
         No image or expression for a model, or either with results; a label for a method that is not there; a target
         that is no Box.
+    ProfileMismatchError
+        A profile that no method reads and attention cannot be divided by: of another model, of other rows, of none of
+        the layers. Of one for other layouts the page says that it does not serve.
 
     Examples
     --------
@@ -115,18 +123,20 @@ def view(
         raise InputError("view(vlm, image, expression) needs an image and an expression")
     if not isinstance(target, Box | None):
         raise InputError(f"target must be a Box in pixels, such as biaslab.Box(10, 20, 110, 90); got {target!r}")
-    if layers is not None:
-        resolve_layers(layers, vlm.n_layers, "the decoder")  # refuses before the model runs
+    wanted = None if layers is None else resolve_layers(layers, vlm.n_layers, "the decoder")
     pixels = load_image(image.image() if callable(getattr(image, "image", None)) else image)
     words_of = [methods] if isinstance(methods, str) else list(methods)
     asked = ["none", *(m for m in words_of if m != "none")]
     called = print_names(asked, labels)
+    profiles = _many(profile)
+    read = [own for c in configurations(asked, keep, prune_layer(vlm, layer), profile, model=vlm) for own in c.profiles]
+    check_shown_profiles(vlm, profiles, read, layers=wanted)
     answers = compare_methods(
         vlm, pixels, expression, methods=asked, keep=keep, layer=layer,
         profile=profile, seed=seed, max_new_tokens=max_new_tokens,
     )  # fmt: skip
     return view_of_answers(
-        vlm, pixels, expression, answers, layer=layer, layers=layers, profile=profile, target=target,
+        vlm, pixels, expression, answers, layer=layer, layers=layers, profile=profiles, target=target,
         max_new_tokens=max_new_tokens, names=called, height=height,
     )  # fmt: skip
 
@@ -154,8 +164,10 @@ def view_of_answers(
     expression : str
     answers : sequence of PrunedAnswer
         To that image and expression.
-    layer, layers, profile, target, max_new_tokens, height
+    layer, layers, target, max_new_tokens, height
         As of :func:`view`.
+    profile : Profile or sequence of these, optional
+        Attention is also shown divided by the first that serves; where none does, the page says why.
     names : mapping of str, optional
         Method as the answers have it -> its name; default as papers name them.
 
@@ -172,8 +184,9 @@ def view_of_answers(
     >>> view_of_answers(vlm, pixels, sample.expression, answers, layers=[3])
     <View: "big elephant left of the sheep", grounder, 1 sample>
     """
-    at = prune_layer(vlm, layer)
-    wanted = resolve_layers(_spread(vlm.n_layers, at) if layers is None else layers, vlm.n_layers, "the decoder")
+    profiles = _many(profile)
+    chosen = _default(vlm, prune_layer(vlm, layer), profiles) if layers is None else layers
+    wanted = resolve_layers(chosen, vlm.n_layers, "the decoder")
     encoded = vlm.encode_grounding([pixels], [expression])
     words, maps, of_words = _attention(vlm, encoded, wanted, max_new_tokens)
     (layout,) = encoded.layouts
@@ -203,10 +216,9 @@ def view_of_answers(
             }
         )
         lines[0, _ID, str(i)] = _line(answer, target)
-    profiles: list[Any] = [] if profile is None else list(profile) if isinstance(profile, (list, tuple)) else [profile]
-    expected = expected_maps(profiles, {layout.key: layout}, wanted)
-    data = packed_samples(configs, lines, [shown], expected=expected)
-    return View(data, f'"{expression}", {vlm.name}', model=vlm, height=height)
+    expected, undivided = expected_maps(vlm, profiles, {layout.key: layout}, wanted)
+    data = packed_samples(configs, lines, [shown], expected=expected, budget=VIEW_BYTES)
+    return View(data, f'"{expression}", {vlm.name}', model=vlm, height=height, notes=undivided)
 
 
 def _view_results(results: Results, n: int, labels: Mapping[str, str] | None, height: int) -> View:
@@ -223,9 +235,20 @@ def _view_results(results: Results, n: int, labels: Mapping[str, str] | None, he
     )
 
 
-def _spread(n_layers: int, layer: int) -> list[int]:
-    evenly = {round(i * (n_layers - 1) / 3) for i in range(4)}
-    return sorted(evenly | ({layer - 1} if layer > 0 else set()))
+def _many(profile: Profile | Sequence[Profile] | None) -> list[Any]:
+    return [] if profile is None else list(profile) if isinstance(profile, (list, tuple)) else [profile]
+
+
+def _default(vlm: VLM, layer: int, profiles: Sequence[Profile]) -> list[int]:
+    chosen = {round(i * (vlm.n_layers - 1) / 3) for i in range(4)} | ({layer - 1} if layer > 0 else set())
+    for profile in profiles:
+        try:
+            check_division(vlm, profile)
+        except BiaslabError:  # what becomes of it is said where it is used
+            continue
+        if not chosen & set(profile.layers_):
+            chosen.add(profile.layers_[-1])
+    return sorted(chosen)
 
 
 def _attention(vlm: VLM, encoded: Any, layers: list[int], limit: int) -> tuple[list[str], dict, dict]:

@@ -95,7 +95,7 @@ def render(page: Page) -> str:
     (True, True)
     """
     template = _environment().get_template("page.html.jinja")
-    style, script = _source("report.css"), _source("viewer.js")
+    style, script = _source("report.css"), _source("viewer_drawing.js") + _source("viewer.js")
     return template.render(
         page=page.__class__(**{**page.__dict__, "sections": [s for s in page.sections if s.blocks]}),
         style=Markup(style),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ class View:
         Where it comes from: the frame of a rehearsal says so.
     height : int
         Of the frame, in pixels.
+    notes : sequence of str
+        Sentences above the viewer.
 
     Attributes
     ----------
@@ -34,9 +36,18 @@ class View:
         The whole page.
     """
 
-    def __init__(self, data: Mapping[str, Any], title: str, *, model: Any = None, height: int = 760) -> None:
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        title: str,
+        *,
+        model: Any = None,
+        height: int = 760,
+        notes: Sequence[str] = (),
+    ) -> None:
         note = note_of(model)
         blocks = [Block("text", f"{note.capitalize()}: the numbers mean nothing.")] if note else []
+        blocks += [Block("sentences", list(notes))] if notes else []
         section = Section("samples", "", [*blocks, Block("viewer")])
         self.title, self.height = title, height
         self.n = len(data["samples"])
@@ -71,4 +82,5 @@ class View:
         )
 
     def __repr__(self) -> str:
-        return f"<View: {self.title}, {self.n} sample{'' if self.n == 1 else 's'}>"
+        title = " ".join(self.title.split())  # an expression may be of several lines
+        return f"<View: {title}, {self.n} sample{'' if self.n == 1 else 's'}>"

@@ -1,5 +1,5 @@
 // The sample browser of a report. Its data lie in a JSON block of the page; nothing is fetched, and what comes from a
-// data set or a model is only ever set as text.
+// data set or a model is only ever set as text. What it draws is in viewer_drawing.js.
 "use strict";
 
 (function () {
@@ -7,6 +7,7 @@
   const root = document.getElementById("viewer");
   if (!source || !root) return;
   const data = JSON.parse(source.textContent);
+  const { paintKept, paintAttention, paintBox } = biaslabDrawing;
   const $ = (name) => root.querySelector(`[data-part="${name}"]`);
 
   // ------------------------------------------------------------------ reading what is packed
@@ -33,29 +34,42 @@
     return image;
   });
 
-  /** One map of attention: head -1 is the mean over heads; of a word of the answer; divided by the profile if asked. */
+  /** One map of several: head -1 is the mean over heads; null where a head is not packed, or not known. */
+  function mapOf(packed, n, head) {
+    const ids = packed.heads ? [-1, ...packed.heads] : packed.max.map((_, h) => h);
+    const wanted = head < 0 && !packed.heads ? ids : [head];
+    const bytes = bytesOf(packed.data);
+    const values = new Float64Array(n);
+    for (const id of wanted) {
+      const at = ids.indexOf(id);
+      if (at < 0) return null;
+      const scale = packed.max[at] / 255 / wanted.length;
+      for (let i = 0; i < n; i++) values[i] += bytes[at * n + i] * scale;
+    }
+    return values;
+  }
+
+  const profileOf = (sample, layer) => {
+    const layout = layouts[sample.layouts[0]];
+    return layout && (data.expected[layout.key] || {})[layer];
+  };
+
+  /**
+   * One map of attention: head -1 is the mean over heads; of a word of the answer; divided by the profile if asked, head
+   * by head. Words are not: their rows are not what the profile was fitted on.
+   */
   function attentionOf(sample, layer, head, relative, word = -1) {
     const ofWord = word >= 0 && sample.wordAttention[layer];
     const packed = ofWord || sample.attention[layer];
     const layout = layouts[sample.layouts[0]];
     if (!packed || !layout) return null;
-    if (ofWord) head = word; // a map per word, each the mean over heads
-    const bytes = bytesOf(packed.data);
-    const n = layout.n;
-    const heads = packed.max.length;
-    const values = new Float64Array(n);
-    for (let h = 0; h < heads; h++) {
-      if (head >= 0 && h !== head) continue;
-      const scale = packed.max[h] / 255 / (head < 0 ? heads : 1);
-      for (let i = 0; i < n; i++) values[i] += bytes[h * n + i] * scale;
-    }
-    if (relative) {
-      const profile = (data.expected[layout.key] || {})[layer];
-      if (!profile) return null;
-      const expected = bytesOf(profile.data);
-      for (let i = 0; i < n; i++) values[i] /= Math.max((expected[i] * profile.max[0]) / 255, profile.max[0] / 510);
-    }
-    return values;
+    const values = mapOf(packed, layout.n, ofWord ? word : head); // a map per word, each the mean over heads
+    if (!relative || !values) return values;
+    const profile = profileOf(sample, layer);
+    const expected = profile && !ofWord && mapOf(profile, layout.n, head);
+    if (!expected) return null;
+    const least = expected.reduce((a, b) => Math.max(a, b), 0) / 510; // half a step of what is packed
+    return values.map((value, i) => value / Math.max(expected[i], least));
   }
 
   // ------------------------------------------------------------------ state and filters
@@ -78,6 +92,7 @@
         const option = document.createElement("option");
         option.value = String(value);
         option.textContent = text;
+        option.dir = "auto"; // kinds and labels are a user's
         if (title) option.title = title;
         option.selected = String(value) === String(chosen);
         return option;
@@ -120,18 +135,19 @@
       ["kept", "tokens kept"],
       ["none", "image alone"],
       ...(layers.length ? [["attention", "attention"]] : []),
-      ...(layers.length && Object.keys(data.expected).length ? [["relative", "attention over profile"]] : []),
+      ...(layers.length && Object.keys(data.expected).length
+        ? [["relative", "attention over profile", "of the last prompt token: words of the answer have none"]]
+        : []),
     ], state.shown);
     state.layer = layers.length ? layers[layers.length - 1] : null;
     fill($("layer"), layers.map((l) => [l, `layer ${l}`]), state.layer);
-    fillHeads();
     for (const name of ["why", "verdict", "type", "objectSize"]) {
       $(name).addEventListener("change", () => { filter(); draw(); });
     }
     $("a").addEventListener("change", (e) => choose(Number(e.target.value)));
     $("b").addEventListener("change", (e) => { state.b = Number(e.target.value); filter(); draw(); });
-    $("shown").addEventListener("change", (e) => { state.shown = e.target.value; draw(); });
-    $("layer").addEventListener("change", (e) => { state.layer = Number(e.target.value); fillHeads(); draw(); });
+    $("shown").addEventListener("change", (e) => show(e.target.value));
+    $("layer").addEventListener("change", (e) => { state.layer = Number(e.target.value); state.head = -1; draw(); });
     $("head").addEventListener("change", (e) => { state.head = Number(e.target.value); draw(); });
     $("stage").addEventListener("change", (e) => { state.stage = Number(e.target.value); draw(); });
     $("tiles").addEventListener("change", () => draw());
@@ -145,12 +161,30 @@
     draw();
   }
 
-  function fillHeads() {
-    const sample = data.samples.find((s) => s.attention[state.layer]);
-    const heads = sample ? sample.attention[state.layer].max.length : 0;
-    const each = heads > 1 ? Array.from({ length: heads }, (_, h) => [h, `head ${h}`]) : [];
-    state.head = -1;
-    fill($("head"), [[-1, "mean of heads"], ...each], -1);
+  function show(what) {
+    state.shown = $("shown").value = what;
+    if (what === "relative") state.word = -1;
+    draw();
+  }
+
+  /** The heads that can be chosen of this sample, and what is said where these are not all, or not divided. */
+  function fillHeads(sample) {
+    const packed = sample.attention[state.layer];
+    const profile = state.shown === "relative" && packed ? profileOf(sample, state.layer) : null;
+    const all = packed ? (packed.heads || packed.max.map((_, h) => h)) : [];
+    const heads = profile && profile.heads ? all.filter((h) => profile.heads.includes(h)) : all;
+    if (!heads.includes(state.head)) state.head = -1;
+    const chosen = heads.length > (packed && packed.heads ? 0 : 1) ? heads : [];
+    fill($("head"), [[-1, "mean of heads"], ...[...chosen].sort((a, b) => a - b).map((h) => [h, `head ${h}`])], state.head);
+    const says = [];
+    if (ofAttention() && packed && packed.heads)
+      says.push(all.length
+        ? `Of ${packed.of} heads: their mean, and the ${all.length} with most attention to the images (${all.join(", ")}).`
+        : `Of ${packed.of} heads their mean alone: single heads would make the file too large.`);
+    if (state.shown === "relative" && packed && !profile) says.push("The profile holds no map of this layer and layout.");
+    if (profile && all.length > heads.length && packed.max.length > 1)
+      says.push("The profile is of the mean over heads: single heads are not divided by it.");
+    $("heads-note").textContent = says.join(" ");
   }
 
   function passes(sample) {
@@ -196,19 +230,15 @@
     if (["SELECT", "INPUT", "TEXTAREA"].includes(event.target.tagName)) return;
     const shown = [...$("shown").options].map((o) => o.value);
     const act = {
-      ArrowLeft: () => step(-1),
-      ArrowRight: () => step(1),
-      ArrowUp: () => choose((state.a - 1 + data.configs.length) % data.configs.length),
-      ArrowDown: () => choose((state.a + 1) % data.configs.length),
-      Home: () => { state.at = 0; draw(); },
-      End: () => { state.at = Math.max(state.list.length - 1, 0); draw(); },
-      v: () => {
-        state.shown = shown[(shown.indexOf(state.shown) + 1) % shown.length];
-        $("shown").value = state.shown;
-        draw();
-      },
+      arrowleft: () => step(-1),
+      arrowright: () => step(1),
+      arrowup: () => choose((state.a - 1 + data.configs.length) % data.configs.length),
+      arrowdown: () => choose((state.a + 1) % data.configs.length),
+      home: () => { state.at = 0; draw(); },
+      end: () => { state.at = Math.max(state.list.length - 1, 0); draw(); },
+      v: () => show(shown[(shown.indexOf(state.shown) + 1) % shown.length]),
       t: () => { $("tiles").checked = !$("tiles").checked; draw(); },
-    }[event.key];
+    }[event.key.toLowerCase()]; // with shift and caps lock too
     if (!act) return;
     event.preventDefault();
     act();
@@ -233,65 +263,6 @@
       context.fillStyle = "#8a8a8a";
       context.fillRect(0, 0, width, height);
     }
-  }
-
-  /** Fade what no kept token shows, and outline kept cells; `part` tells tokens of tiles from those of the thumbnail. */
-  function paintKept(context, layout, kept, part, width, height) {
-    context.save();
-    context.beginPath();
-    context.rect(0, 0, width, height);
-    layout.cells.forEach(([x0, y0, x1, y1], i) => {
-      if (kept[i] && layout.thumbnail[i] === part)
-        context.rect(x1 * width, y0 * height, (x0 - x1) * width, (y1 - y0) * height);
-    });
-    context.fillStyle = "rgba(250, 250, 250, 0.8)";
-    context.fill("nonzero"); // cells run the other way round: they stay clear
-    if (!kept.every((value) => value)) {
-      context.strokeStyle = "rgba(20, 20, 20, 0.75)";
-      context.lineWidth = Math.max(width / 448, 0.5);
-      layout.cells.forEach(([x0, y0, x1, y1], i) => {
-        if (kept[i] && layout.thumbnail[i] === part)
-          context.strokeRect(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height);
-      });
-    }
-    context.restore();
-  }
-
-  // light yellow to dark violet: lightness falls steadily, so that it reads without colour too
-  const RAMP = [[255, 247, 188], [254, 196, 79], [236, 112, 20], [153, 52, 4], [63, 0, 60]];
-  function rampColour(share) {
-    const x = Math.min(Math.max(share, 0), 1) * (RAMP.length - 1);
-    const i = Math.min(Math.floor(x), RAMP.length - 2);
-    return RAMP[i].map((c, k) => Math.round(c + (x - i) * (RAMP[i + 1][k] - c)));
-  }
-
-  function paintAttention(context, layout, values, part, width, height) {
-    const mine = values.filter((_, i) => layout.thumbnail[i] === part).sort();
-    const top = mine[Math.floor(0.99 * (mine.length - 1))] || mine[mine.length - 1] || 1; // one sink must not hide the rest
-    layout.cells.forEach(([x0, y0, x1, y1], i) => {
-      if (layout.thumbnail[i] !== part) return;
-      const share = values[i] / top;
-      const [r, g, b] = rampColour(share);
-      context.fillStyle = `rgba(${r}, ${g}, ${b}, ${0.25 + 0.55 * Math.min(share, 1)})`;
-      context.fillRect(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height);
-    });
-  }
-
-  function paintBox(context, box, size, width, height, colour, dashed) {
-    const [x0, y0, x1, y1] = [
-      (box[0] / size[0]) * width, (box[1] / size[1]) * height,
-      (box[2] / size[0]) * width, (box[3] / size[1]) * height,
-    ];
-    const line = Math.max(width / 160, 1.5);
-    context.save();
-    context.lineWidth = line + 2;
-    context.strokeStyle = "white";
-    context.strokeRect(x0, y0, x1 - x0, y1 - y0);
-    context.lineWidth = line;
-    context.strokeStyle = colour;
-    if (dashed) context.setLineDash([3 * line, 2 * line]);
-    context.strokeRect(x0, y0, x1 - x0, y1 - y0);
-    context.restore();
   }
 
   function paint(canvas, sample, config, part, full) {
@@ -368,9 +339,10 @@
     fill($("stage"), stages.length > 1
       ? [[-1, "after the last stage"], ...config.stages.map((name, i) => [i, `after stage ${i + 1}: ${name}`])]
       : [], state.stage);
+    fillHeads(sample);
     for (const name of ["layer", "head"]) {
       const few = $(name).options.length < 2;
-      $(name).closest("label").hidden = few || !ofAttention();
+      $(name).closest("label").hidden = few || !ofAttention() || (name === "head" && state.word >= 0); // a mean of heads
     }
     $("target-legend").hidden = !sample.target;
     $("dropped-legend").hidden = state.shown !== "kept" || firstPruned < 0;
@@ -382,7 +354,8 @@
     $("verdict-text").textContent = verdictText(run);
     $("verdict-text").className = colourOf(run);
     $("answer").textContent = run && run.answer !== undefined && run.answer !== null ? run.answer : "";
-    $("right-answer").textContent = sample.answers.length ? `right: ${sample.answers.join(" / ")}` : "";
+    $("right-answer").textContent = sample.answers.join(" / ");
+    $("right-label").hidden = !sample.answers.length;
     $("kept-text").textContent = keptText(sample, run, layout);
     drawWords(sample);
     const drawable = sample.image !== null || layout !== null;
@@ -403,14 +376,18 @@
   /** The tokens of the unpruned answer: choosing one shows where the model looked when it chose that token. */
   function drawWords(sample) {
     $("words").hidden = !sample.words.length;
-    const buttons = sample.words.map((text, word) => {
+    const packed = sample.wordAttention[state.layer];
+    const drawn = packed ? packed.max.length : 0;
+    $("words-left").hidden = drawn === sample.words.length;
+    $("words-left").textContent = `Words without a map, which would make the file too large: ${sample.words.length - drawn}.`;
+    const buttons = sample.words.slice(0, drawn).map((text, word) => {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = text.trim() || "\u2423";
       button.setAttribute("aria-pressed", String(word === state.word));
       button.addEventListener("click", () => {
         state.word = word === state.word ? -1 : word;
-        if (!ofAttention()) state.shown = $("shown").value = "attention";
+        if (state.word >= 0 || !ofAttention()) state.shown = $("shown").value = "attention";
         draw();
         $("word-list").children[word].focus();
       });
@@ -427,14 +404,15 @@
       const at = strip.children.length;
       button.type = "button";
       button.append(document.createElement("canvas"), document.createElement("span"), document.createElement("em"));
+      button.children[1].dir = "auto"; // a label may be of any script
       button.addEventListener("click", () => choose(at));
       strip.append(button);
     }
     data.configs.forEach((config, i) => {
       const [canvas, name, verdict] = strip.children[i].children;
       const run = sample.runs[i];
-      if (sample.image !== null || sample.layouts.some((l) => l !== null)) paint(canvas, sample, i, 0, false);
-      else canvas.hidden = true;
+      canvas.hidden = sample.image === null && sample.layouts.every((l) => l === null);
+      if (!canvas.hidden) paint(canvas, sample, i, 0, false);
       name.textContent = config.name;
       strip.children[i].title = config.spelled;
       verdict.textContent = verdictText(run);

@@ -15,8 +15,9 @@ from biaslab.evaluation.kept_tokens import token_mask
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import record_key
+from biaslab.figures.report.attention_packing import SAMPLE_BYTES, put_images_and_attention
 from biaslab.figures.report.names import PrintNames
-from biaslab.figures.report.packing import packed_layout, packed_map, picture_uri
+from biaslab.figures.report.packing import packed_layout
 
 __all__ = ["Shown", "lines_of", "packed_samples", "viewer_data"]
 
@@ -102,8 +103,8 @@ def viewer_data(
     names : PrintNames
         Of these runs.
     expected : mapping, optional
-        Key of a layout -> layer -> (N,) attention that a profile expects, mean over heads: attention is then shown
-        divided by it too.
+        Key of a layout -> layer -> (heads or 1, N) attention that a profile expects: attention is then shown divided by
+        it too, head by head where it is of every head, else the mean over heads alone.
 
     Returns
     -------
@@ -135,6 +136,7 @@ def packed_samples(
     shown: Sequence[Shown],
     *,
     expected: Mapping[str, Mapping[int, np.ndarray]] | None = None,
+    budget: int = SAMPLE_BYTES,
 ) -> dict[str, Any]:
     """Put configurations, their lines and the samples together.
 
@@ -147,6 +149,8 @@ def packed_samples(
         (side, id of the sample, key) -> sample line.
     shown, expected
         As of `viewer_data`.
+    budget : int
+        Bytes of a sample, within which it has attention (`biaslab.figures.report.attention_packing.attention_plan`).
 
     Returns
     -------
@@ -155,9 +159,7 @@ def packed_samples(
     """
     layouts: dict[str, int] = {}
     packed: list[dict[str, Any]] = []
-    images: list[str] = []
-    pictures: dict[str, int] = {}
-    samples = []
+    samples: list[dict[str, Any]] = []
     for one in shown:
         places: list[int | None] = []
         for layout in one.layouts:
@@ -165,12 +167,6 @@ def packed_samples(
                 layouts[name] = len(packed)
                 packed.append(packed_layout(layout))
             places.append(None if layout is None else layouts[name])
-        picture = None
-        if one.image is not None:
-            if one.image_id not in pictures or not one.image_id:
-                pictures[one.image_id] = len(images)
-                images.append(picture_uri(one.image))
-            picture = pictures[one.image_id]
         found = [lines.get((config["side"], one.id, config["key"])) for config in configs]
         first = next((line for line in found if line is not None), {})
         samples.append(
@@ -178,7 +174,7 @@ def packed_samples(
                 "id": one.id,
                 "text": one.text,
                 "why": list(one.why),
-                "image": picture,
+                "image": None,
                 "size": list(one.size) if one.size else None,
                 "layouts": places,
                 "target": None if one.target is None else [round(float(v), 1) for v in one.target],
@@ -186,20 +182,18 @@ def packed_samples(
                 "type": first.get("expression_type") or "",
                 "objectSize": first.get("object_size") or "",
                 "runs": [_run(line, one, config) for line, config in zip(found, configs, strict=True)],
-                "attention": {str(layer): packed_map(values) for layer, values in one.attention.items()},
+                "attention": {},
                 "words": list(one.words),
-                "wordAttention": {str(layer): packed_map(values) for layer, values in one.word_attention.items()},
+                "wordAttention": {},
             }
         )
+    images, expected_by_key = put_images_and_attention(samples, shown, expected or {}, budget)
     return {
         "configs": [{name: value for name, value in config.items() if name != "key"} for config in configs],
         "samples": samples,
         "images": images,
         "layouts": packed,
-        "expected": {
-            key: {str(layer): packed_map(np.asarray(values)[None]) for layer, values in maps.items()}
-            for key, maps in (expected or {}).items()
-        },
+        "expected": expected_by_key,
     }
 
 

@@ -27,6 +27,7 @@ __all__ = [
 
 UNPRUNED = "none"  # name of the run without pruning
 _ONE_OF = ("dataset", "split", "expression_type", "model", "seed")  # rows that differ here do not belong in one curve
+_CHOICES = (*_ONE_OF, "layer", "keep", "method", "options_hash", "profile_hash")  # what results have to choose rows by
 _TFLOPS = ["tflops_vision", "tflops_projector", "tflops_decoder"]
 
 
@@ -51,7 +52,8 @@ def read_results(results: Any, **choices: Any) -> pd.DataFrame:
     Raises
     ------
     InputError
-        No rows left, or several data sets, splits, expression types or models left: the message says what to choose.
+        A choice of no column of the results, no rows left, or several data sets, splits, expression types or models
+        left: the message says what to choose.
     """
     table, labels = _load(results)
     if missing := [c for c in ("method", "keep") if c not in table]:
@@ -59,7 +61,10 @@ def read_results(results: Any, **choices: Any) -> pd.DataFrame:
     if choices.get("expression_type") is None and "expression_type" in table and "all" in set(table["expression_type"]):
         choices["expression_type"] = "all"
     for column, value in choices.items():
-        if value is not None and column in table:
+        if column not in table and (value is not None or column not in _CHOICES):
+            there = ", ".join(name for name in _CHOICES if name in table)
+            raise InputError(f"results cannot be filtered by {column!r}: choose of {there}")
+        if value is not None:
             table = _rows_with(table, column, value)
     _check_comparable(table)
     table = table.reset_index(drop=True)

@@ -163,9 +163,9 @@ def _two_lines(name: str) -> tuple[str, str]:
 def _caption(table: pd.DataFrame, metric: str, form: Form) -> str:
     """Say all that a reader needs who sees nothing but the table."""
     several = "run" in table
-    model, dataset, split = ("" if several else _single(table, c) for c in ("model", "dataset", "split"))
+    model, dataset, split = (_single(table, c) for c in ("model", "dataset", "split"))
     what = f"{_METRICS[metric]} (\\%)" + (f" of {model}" if model else "")
-    what += (f" on {dataset}" if dataset else "") + (f" ({split})" if dataset and split else "")
+    what += (f" on {dataset}" if dataset else "") + (f" ({split})" if split else "")
     low, high = int(table["n"].min()), int(table["n"].max())
     thing = "questions" if metric == "accuracy" else "expressions"
     sentences = [
@@ -182,14 +182,35 @@ def _caption(table: pd.DataFrame, metric: str, form: Form) -> str:
             ("$\\pm$: half the widths of" if form.intervals == "half" else "Brackets:")
             + " 95\\,\\% intervals over images (bootstrap; Wilson's of fewer than 50 images)"
         )
-    sentences.append("Bold: best of its column" + (" and layer" if len(layers) > 1 else ""))
+    beside = [*(["run"] if several else []), *(["layer"] if len(layers) > 1 else [])]
+    place = " and ".join([", ".join(["its column", *beside[:-1]]), *beside[-1:]])
+    sentences.append(f"Bold: best of {place}")
     if "p_vs_best" in table and table["p_vs_best"].notna().any():
         count = int(table["p_vs_best"].notna().sum())
         sentences[-1] += (
-            f"; {MARK}: not significantly different from it (paired sign-flip test over images, two-sided, "
-            f"Holm-adjusted over the table's {count} comparisons, $p > {_ALPHA:g}$)"
+            f"; {MARK}: not significantly different from it (paired sign-flip test over images"
+            f"{' of a run' if several else ''}, two-sided, Holm-adjusted over the table's {count} comparisons, "
+            f"$p > {_ALPHA:g}$)"
         )
+        if untested := _untested(pruned, len(layers) > 1):
+            sentences.append(f"Not tested: {', '.join(untested)}")
     return ". ".join(sentences) + "."
+
+
+def _untested(pruned: pd.DataFrame, named: bool) -> list[str]:
+    """Name the columns, with run and layer, in which methods stand beside each other and no pair was tested.
+
+    No dagger means a significant difference only where there was a test.
+    """
+    columns = [*(["run"] if "run" in pruned else []), *(["layer"] if named else []), "keep"]
+    out = []
+    for place, rows in pruned.groupby(columns, sort=False, dropna=False):
+        if len(rows) > 1 and rows["p_vs_best"].isna().all():
+            said = dict(zip(columns, place, strict=True))
+            words = [escape(str(said["run"]))] if said.get("run") else []
+            words += [f"layer {int(said['layer'])}"] if pd.notna(said.get("layer", np.nan)) else []
+            out.append(" ".join([*words, f"at {keep_text(said['keep'])}"]))
+    return out
 
 
 def _single(table: pd.DataFrame, column: str) -> str:

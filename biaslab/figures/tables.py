@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from biaslab._util.files import writing_to
 from biaslab._util.tables import write_table
 from biaslab.figures.frames import (
+    UNPRUNED,
     comparable_runs,
     configuration_keys,
     label_rows,
@@ -56,12 +58,14 @@ def results_table(
         Columns label, method, layer, keep, n, errors, unparsed, truncated, value, lo, hi, tflops, model, dataset,
         split, where the results have them; values are shares in 0..1. Of results with their samples (not of a bare
         CSV) also p_vs_best: whether the accuracy differs from the best at that layer and keep
-        (:func:`biaslab.evaluation.best.against_best`), adjusted over the table. ``run`` where there are several.
+        (:func:`biaslab.evaluation.best.against_best`), adjusted over the whole table (Holm). Pairs are of one run: at a
+        layer and keep whose methods come from several run folders nothing is tested. ``run`` where results differ in
+        model, data set or seed.
 
     Raises
     ------
     InputError
-        Unknown metric or method, or rows that cannot be compared.
+        Unknown metric, method or choice, or rows that cannot be compared.
 
     Examples
     --------
@@ -77,8 +81,8 @@ def results_table(
     table["label"] = label_rows(table, labels)
     if methods is not None:
         table = rows_of_methods(table, methods)
-    if metric in _TESTED and not table["run"].any():
-        table = _tested(table, results, choices.get("expression_type"))
+    if metric in _TESTED and choices.get("expression_type") in (None, "all"):
+        table = _tested(table, results)
     columns = ["label", "method", "layer", "keep", "n", "errors", "unparsed", "truncated"]
     columns += ["value", "lo", "hi", "tflops", "model", "dataset", "split", "p_vs_best"]
     columns += ["run"] if table["run"].any() else []
@@ -86,22 +90,34 @@ def results_table(
     return table[[c for c in columns if c in table]].reset_index(drop=True)
 
 
-def _tested(table: pd.DataFrame, results: Any, expression_type: str | None) -> pd.DataFrame:
+def _tested(table: pd.DataFrame, results: Any) -> pd.DataFrame:
     """Add whether accuracies differ from the best beside them, where the samples are there to tell."""
     from biaslab.evaluation.best import against_best
-    from biaslab.evaluation.results import Results
     from biaslab.evaluation.schema import KEY_FIELDS
+    from biaslab.stats.multiple_testing import holm
+
+    part = table["part"] if "part" in table else pd.Series(0, index=table.index)
+    pruned = table["method"] != UNPRUNED
+    place = [table[name].astype(str) for name in ("run", "layer", "keep") if name in table]
+    alone = part.where(pruned).groupby(place, dropna=False).transform("nunique") == 1
+    keys, p = configuration_keys(table), pd.Series(np.nan, index=table.index)
+    for i, one in enumerate(parts_of(results).values()):
+        samples, mine = _with_samples(one), alone & pruned & (part == i)
+        if samples is None or not set(KEY_FIELDS) <= set(table) or not mine.any():
+            continue
+        rows = samples.table[samples.table["expression_type"] == "all"]
+        tested = against_best(samples, rows[configuration_keys(rows).isin(set(keys[mine]))])
+        p[mine] = keys[mine].map(dict(zip(configuration_keys(tested), tested["p"], strict=True)))
+    return table.assign(p_vs_best=holm(p.to_numpy(float))) if p.notna().any() else table
+
+
+def _with_samples(results: Any) -> Any:
+    """Take results that have their samples, or open their run folder; None of a bare table."""
+    from biaslab.evaluation.results import Results
 
     if isinstance(results, str | Path) and (Path(results) / "run.json").exists():
         results = Results.load(results)
-    keys = list(KEY_FIELDS)
-    if not isinstance(results, Results) or expression_type not in (None, "all") or not set(keys) <= set(table):
-        return table
-    own = results.table[results.table["expression_type"] == "all"]
-    drawn = own[configuration_keys(own).isin(set(configuration_keys(table)))]
-    tested = against_best(results, drawn)
-    p = dict(zip(configuration_keys(tested), tested["p_adjusted"], strict=True))
-    return table.assign(p_vs_best=configuration_keys(table).map(p))
+    return results if isinstance(results, Results) else None
 
 
 def save_table(results: Any, path: str | Path, *, metric: str | None = None, **kwargs: Any) -> list[Path]:

@@ -362,6 +362,25 @@ def test_latex_table_is_booktabs_with_intervals_and_the_best_in_bold(tmp_path):
     assert {"label", "layer", "keep", "n", "errors", "unparsed", "value", "lo", "hi"} <= set(table) and len(table) == 9
 
 
+def test_a_choice_that_results_do_not_have_is_refused_not_ignored(tmp_path):
+    frame = results_frame()
+    refused = r"cannot be filtered by 'modle': choose of dataset, split, expression_type, model, .*layer, keep, method"
+    for read in (figures.AccuracyDisplay.from_results, figures.results_table):
+        for results in (frame, [frame, frame], {"a": frame}):
+            with pytest.raises(InputError, match=refused):
+                read(results, modle="x")
+            with pytest.raises(InputError, match=refused):
+                read(results, modle=None)
+        with pytest.raises(InputError, match="filtered by 'x'"):
+            read(frame, x="flops")  # of plot
+        with pytest.raises(InputError, match=r"filtered by 'split': choose of dataset"):
+            read(frame.drop(columns="split"), split="test")
+    with pytest.raises(InputError, match="filtered by 'captoin'"):
+        figures.save_table(frame, tmp_path / "t", captoin="Accuracy")
+    assert not list(tmp_path.iterdir())
+    assert len(figures.results_table(frame, model=None, split=None)) == len(figures.results_table(frame))
+
+
 def test_variance_and_auroc_displays_draw_their_tables(maps):
     table = pd.concat([variance_table(maps), variance_table(maps, estimator="tile")])
     ax = figures.VarianceDisplay.from_table(table).plot().ax_

@@ -11,10 +11,12 @@ import pytest
 from figure_gallery import SEVEN, Labelled, results_frame
 from made_runs import coins, made_run
 
+from biaslab.evaluation.best import against_best
 from biaslab.evaluation.results import Results
 from biaslab.figures import results_latex, results_table, save_table, style
 from biaslab.figures.latex_forms import latex_widths
 from biaslab.figures.styling import VENUES
+from biaslab.stats.multiple_testing import holm
 
 _TIMES = Path(mpl.get_data_path()) / "fonts" / "afm" / "ptmr8a.afm"
 _WIDTHS = {
@@ -111,6 +113,48 @@ def test_a_dagger_marks_what_does_not_differ_from_the_best(tmp_path):
         for said in ("InternVL2\\_5-8B", "scenes (test)", "n = 120 expressions", "layer 4", "paired sign-flip test",
                      "Holm-adjusted", "2 comparisons", r"\label{tab:acc50}"):  # fmt: skip
             assert said in text, said
+
+
+def hits_at(layer):
+    """Hits of three methods on 120 samples: one far off, two alike."""
+    random, fastv, divprune = coins(0.2, 120, layer), coins(0.85, 120, 21), coins(0.9, 120, 22)
+    none = {"none": {1.0: coins(0.97, 120, 0)}}
+    return none | {"random": {0.1: random}, "fastv": {0.1: fastv}, "divprune": {0.1: divprune}}
+
+
+def test_several_runs_are_tested_each_in_pairs_of_its_own_and_adjusted_together(tmp_path):
+    runs = [made_run(tmp_path / f"k{layer}", hits_at(layer), layer=layer) for layer in (2, 4)]
+    table = results_table(runs)
+    raw = np.concatenate([against_best(Results.load(run))["p"].dropna() for run in runs])
+    assert len(raw) == 4 and sorted(table["p_vs_best"].dropna()) == sorted(holm(raw))
+    latex = results_latex(table)
+    assert latex.count(r"$^{\dagger}$") == 3 and latex.count("FastV") == 2  # two cells and the caption
+    assert all("dagger" in line for line in latex.splitlines() if line.startswith("FastV"))
+    for said in ("of InternVL2\\_5-8B on scenes (test), n = 120 expressions", "the table's 4 comparisons",
+                 "Bold: best of its column and layer", "test over images, two-sided"):  # fmt: skip
+        assert said in latex, said
+    named = results_latex(results_table({"early": runs[0], "late": Results.load(runs[1])}))
+    assert named.count(r"$^{\dagger}$") == 3 and "of InternVL2\\_5-8B on scenes (test)" in named
+    assert "best of its column, run and layer" in named and "over images of a run" in named
+
+
+def test_a_table_of_two_models_names_the_data_set_that_they_share(tmp_path):
+    runs = [made_run(tmp_path / name, hits_at(4), model=f"org/{name}") for name in ("a", "b")]
+    latex = results_latex(results_table(runs))
+    assert "Acc@0.5 (\\%) on scenes (test), n = 120" in latex and "best of its column and run" in latex
+    assert r"\emph{a}" in latex and r"\emph{b}" in latex and latex.count(r"$^{\dagger}$") == 3
+
+
+def test_where_methods_of_one_column_are_of_several_runs_the_caption_says_that_nothing_was_tested(tmp_path):
+    hits = hits_at(4)
+    one = made_run(tmp_path / "one", {name: hits[name] for name in ("none", "random", "fastv")})
+    two = made_run(tmp_path / "two", {name: hits[name] for name in ("none", "divprune")})
+    other = made_run(tmp_path / "other", hits_at(2), layer=2)
+    assert "p_vs_best" not in results_table([one, two])
+    latex = results_latex(results_table([one, two, other]))
+    assert latex.count(r"$^{\dagger}$") == 2 and r"Not tested: layer 4 at 10\,\%." in latex
+    bare = results_latex(results_table([one, other / "results.csv"]))  # a table without its samples beside it
+    assert r"Not tested: layer 2 at 10\,\%." in bare
 
 
 def test_no_dagger_where_nothing_was_tested():

@@ -61,13 +61,16 @@ class ReferringExpressions(ShownDataset):
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> import biaslab as bl
+    >>> from biaslab.datasets import ReferringExpressions
     >>> row = {"image": "a.png", "sent": "left bowl", "bbox": [10, 20, 50, 60], "width": 64, "height": 64}
     >>> with TemporaryDirectory() as folder:
     ...     bl.scenes.scene("test", 0).image.resize((64, 64)).save(Path(folder, "a.png"))
     ...     written = Path(folder, "refcoco_val.jsonl").write_text(json.dumps(row))
     ...     data = bl.load_dataset(f"{folder}/refcoco_val.jsonl", images=folder)
-    >>> type(data).__name__, [(sample.expression, sample.box.as_tuple()) for sample in data]
-    ('ReferringExpressions', [('left bowl', (10.0, 20.0, 50.0, 60.0))])
+    >>> isinstance(data, ReferringExpressions)
+    True
+    >>> [(sample.expression, sample.box.as_tuple()) for sample in data]
+    [('left bowl', (10.0, 20.0, 50.0, 60.0))]
     """
 
     def __init__(

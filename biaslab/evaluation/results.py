@@ -94,6 +94,9 @@ class Results(ResultExports):
     3           large  random  2
     4          medium    none  1
     5          medium  random  1
+    >>> bl.Results(results.samples, results.run, reference="none").differences()[["method", "difference"]]
+       method  difference
+    0  random         0.0
     """
 
     def __init__(

@@ -66,6 +66,12 @@ def train_grounder(out: str | Path, *, recipe: Recipe = Recipe(), progress: bool
     >>> from biaslab.grounder import Recipe, train_grounder
     >>> train_grounder("runs/grounder", recipe=Recipe(seed=1))  # hours on two cores  # doctest: +SKIP
     PosixPath('runs/grounder/weights.pt')
+
+    What cannot be trained is refused before anything is written:
+
+    >>> train_grounder("runs/grounder", recipe=Recipe(processes=3))
+    Traceback (most recent call last):
+    biaslab.errors.InputError: processes=3 cannot share batches of 16 and 8 scenes: choose one of 1, 2, 4, 8
     """
     check_torch()
     _check_shares(recipe)

@@ -154,9 +154,12 @@ class Encoded:
     Examples
     --------
     >>> import biaslab as bl
+    >>> from biaslab.models import Encoded
     >>> from biaslab.scenes import scene
     >>> vlm = bl.load("grounder")
     >>> encoded = vlm.encode([scene("test", 0).image], ["Where is the cat?"], sample_ids=["cat"])
+    >>> isinstance(encoded, Encoded)
+    True
     >>> encoded.sample_ids, encoded.spans, encoded.owners, encoded.resized
     (['cat'], [(0, 256)], [0], [(224, 224)])
     >>> int(encoded.inputs["input_ids"][0, encoded.visual[0, 0]]) == vlm.image_token_id

@@ -38,6 +38,7 @@ class Grounding:
     Examples
     --------
     >>> import biaslab as bl
+    >>> from biaslab.models import Grounding
     >>> from biaslab.scenes import scene
     >>> vlm, image = bl.load("grounder"), scene("test", 0).image
     >>> encoded = vlm.encode_grounding([image, image], ["sheep", "cat"])
@@ -45,6 +46,8 @@ class Grounding:
     ...     print(grounding.box, grounding.parsed)
     Box(x0=112.0, y0=56.0, x1=168.0, y1=112.0) True
     None False
+    >>> grounding == Grounding("There is none.", None, False)
+    True
     """
 
     text: str

@@ -38,6 +38,8 @@ class VLM(PromptedModel):
     >>> vlm = bl.load("grounder", device="cpu")
     >>> vlm
     VLM('grounder', family='internvl', layers=10, device=cpu)
+    >>> isinstance(bl.wrap(vlm.model, vlm.processor), bl.VLM)  # of a model that you have loaded yourself
+    True
     """
 
     def generate(self, encoded: Encoded, *, max_new_tokens: int = MAX_NEW_TOKENS, **gen_kw: Any) -> list[str]:

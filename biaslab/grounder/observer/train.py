@@ -77,6 +77,12 @@ def train_observer(
     >>> from biaslab.grounder.observer import ObserverRecipe, train_observer
     >>> train_observer("runs/observer", recipe=ObserverRecipe(seed=1))  # hours on two cores  # doctest: +SKIP
     PosixPath('runs/observer/weights.pt')
+
+    What cannot be trained is refused before anything is written:
+
+    >>> train_observer("runs/observer", threads=0)
+    Traceback (most recent call last):
+    biaslab.errors.InputError: threads=0, workers=1: give at least 1 thread and no fewer than 0 workers
     """
     check_torch()
     if threads < 1 or workers < 0:

@@ -220,7 +220,9 @@ class Profile(LearnedMaps):
         quality = head_quality(maps, layers=self.layers_, n=n)
         for layer in self.layers_:
             self.arrays_[layer][QUALITY] = to_columns(quality[quality["layer"] == layer])
-        return self._restore(self.arrays_, self.layouts_, self.counts_, self.provenance_)
+        return self._restore(
+            self.arrays_, self.layouts_, self.counts_, self.provenance_, variance=self.variance_
+        )  # fmt: skip
 
     def score(self, maps: Maps, *, layers: int | Iterable[int] | None = None) -> float:
         """Measure the share of the variance of log attention that this profile explains in other maps.
@@ -299,7 +301,7 @@ class Profile(LearnedMaps):
         path : str or Path
             File; ``.safetensors`` is added if missing.
         diagnostics : DataFrame, optional
-            What :func:`~biaslab.profiles.variance_table` returns, for the card.
+            What :func:`~biaslab.profiles.variance_table` returns, for the file and its card; default ``variance_``.
 
         Returns
         -------

@@ -15,6 +15,7 @@ from safetensors.numpy import save as to_bytes
 from biaslab._util.arguments import as_path
 from biaslab._util.cards import card_text, table_lines
 from biaslab._util.files import atomic_write, writing_to
+from biaslab._util.jsonable import records
 from biaslab._util.number_text import count_text, is_number
 from biaslab.attention.rotary import in_words
 from biaslab.core.layout import TokenLayout
@@ -46,7 +47,7 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     path : str or Path
         File; ``.safetensors`` is added if missing.
     diagnostics : DataFrame, optional
-        What :func:`~biaslab.profiles.variance_table` returns, for the card.
+        What :func:`~biaslab.profiles.variance_table` returns, for the card; default ``variance_``.
 
     Returns
     -------
@@ -67,7 +68,7 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     Traceback (most recent call last):
     biaslab.profiles.fitted.NotFittedError: this MeanProfile is not fitted: call .fit(maps), or load one with ...
     """
-    content = content_of(profile)  # before anything is written
+    content = content_of(profile, diagnostics=diagnostics)  # before anything is written
     path = profile_path(path)
     check_replaceable(path)
     text = card(profile, name=path.name, diagnostics=diagnostics)
@@ -78,8 +79,8 @@ def save(profile: LearnedMaps, path: str | Path, *, diagnostics: pd.DataFrame | 
     return path
 
 
-def content_of(profile: LearnedMaps) -> bytes:
-    """Give the bytes of the file that :func:`save` writes.
+def content_of(profile: LearnedMaps, *, diagnostics: pd.DataFrame | None = None) -> bytes:
+    """Give the bytes of the file that :func:`save` writes, with the variance that position explains where it is known.
 
     Raises
     ------
@@ -95,7 +96,7 @@ def content_of(profile: LearnedMaps) -> bytes:
             for name, values in named.items():
                 index.append([layer, part, name])
                 tensors[f"t{len(index) - 1}"] = np.ascontiguousarray(values, dtype=np.float32)
-    head = {
+    head: dict[str, Any] = {
         "format": _FORMAT,
         "estimator": profile.name,
         "params": profile.provenance_["params"],
@@ -105,6 +106,10 @@ def content_of(profile: LearnedMaps) -> bytes:
         "counts": profile.counts_,
         "index": index,
     }
+    variance = profile.variance_ if diagnostics is None else diagnostics
+    if len(variance):
+        rows = [list(row.values()) for row in records(variance)]
+        head["variance"] = {"columns": list(variance), "rows": rows}  # no part of the hash: it changes no score
     return to_bytes(tensors, metadata={_KEY: json.dumps(head, sort_keys=True)})
 
 
@@ -200,7 +205,7 @@ def load(path: str | Path, *, revision: str | None = None, token: str | bool | N
             arrays.setdefault(int(layer), {}).setdefault(part, {})[array] = values
         layouts = {k: TokenLayout.from_dict(v) for k, v in head["layouts"].items()}
         profile = make(name, **head["params"])
-        profile._restore(arrays, layouts, head["counts"], head["provenance"])
+        profile._restore(arrays, layouts, head["counts"], head["provenance"], variance=_variance(head))
         intact = profile.hash == head["hash"] and all(k == v.key for k, v in layouts.items())
     except (KeyError, TypeError, AttributeError, ValueError) as err:
         raise _damaged(path, err) from None
@@ -225,7 +230,7 @@ def card(
     name : str
         Of the file, for the title.
     diagnostics : DataFrame, optional
-        What :func:`~biaslab.profiles.variance_table` returns.
+        What :func:`~biaslab.profiles.variance_table` returns; default the profile's ``variance_``.
     use : sequence of str
         Lines that say how it is used, at the end.
 
@@ -235,6 +240,8 @@ def card(
         Markdown text.
     """
     p = profile.provenance_
+    if diagnostics is None and len(profile.variance_):
+        diagnostics = profile.variance_
     lines = [
         f"{profile.about} ({profile.name} estimator), hash `{profile.hash}`. It "
         "describes the calibration images as much as the model: what they have in common is in it too.",
@@ -280,6 +287,16 @@ def _on_this_machine(path: str | Path, revision: str | None, token: str | bool |
     if profile_path(place).is_file():
         raise InputError(f"no profile at {place}: did you mean {profile_path(place)}?")
     return fetched(name, token=token)
+
+
+def _variance(head: dict[str, Any]) -> pd.DataFrame:
+    """Read the table of variance explained, if the file holds one: what was not known is NaN again."""
+    import pandas as pd
+
+    known = head.get("variance", {"columns": [], "rows": []})
+    table = pd.DataFrame(known["rows"], columns=known["columns"])
+    shares = {name: "float64" for name in table if str(name).startswith("r2")}
+    return table.astype(shares)
 
 
 def _is_card(text: str) -> bool:

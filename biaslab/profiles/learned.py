@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
@@ -47,6 +48,9 @@ class LearnedMaps(InNotebooks, BaseEstimator, ABC):
     quality_ : DataFrame
         Which heads look at something (:func:`biaslab.profiles.head_quality`), a row per layer and head; empty where it
         was not measured.
+    variance_ : DataFrame
+        How much of the variance of attention position explains, as :func:`biaslab.profiles.variance_table` returned it
+        of held-out images; empty where it was not measured.
     """
 
     name: ClassVar[str]
@@ -88,6 +92,8 @@ class LearnedMaps(InNotebooks, BaseEstimator, ABC):
         layouts: Mapping[str, TokenLayout],
         counts: Mapping[str, int],
         provenance: Mapping[str, Any],
+        *,
+        variance: pd.DataFrame | None = None,
     ) -> Self:
         """Set the learned state (also used by ``profiles.load``)."""
         self.arrays_ = arrays
@@ -96,6 +102,7 @@ class LearnedMaps(InNotebooks, BaseEstimator, ABC):
         self.counts_ = dict(counts)
         self.provenance_ = dict(provenance)
         self.quality_ = quality_table(arrays)
+        self.variance_ = pd.DataFrame() if variance is None else variance
         self._maps: OrderedDict[tuple, Tensor] = OrderedDict()
         self._hash: str | None = None
         return self

@@ -194,9 +194,10 @@ def fit_bias(
     except InputError as error:  # too few images to hold some out: no reason to lose the profile
         warnings.warn(str(error), stacklevel=2)
         variance = pd.DataFrame(columns=_NO_VARIANCE)
+    profile.variance_ = variance
     files: list[Path] = []
     if target is not None:
-        path = profile.save(target, diagnostics=variance)
+        path = profile.save(target)
         with phase("draw the figures", show=progress):
             files = [path, path.with_suffix(".md"), *_draw(profile, variance, path.with_suffix(""))]
         if isinstance(collected, ResumableMaps):

@@ -14,6 +14,9 @@ from biaslab.figures.report.choosing import chosen_samples
 from biaslab.figures.report.findings import worded
 from biaslab.figures.report.packing import PICTURE_BYTES, packed_layout, packed_map, picture_uri
 from biaslab.figures.report.page import Block, Page, Section, render
+from biaslab.figures.report.profile_section import profile_blocks
+from biaslab.maps.simulate import simulate
+from biaslab.profiles import MeanProfile, load, variance_table
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -109,3 +112,23 @@ def test_a_chart_leaves_out_what_is_not_known():
     alone = {"x": 1.0, "value": 0.5, "lo": nan, "hi": nan, "text": "one"}
     svg = line_chart({"a": [unknown, alone]}, x_label="x", y_label="y", ticks=[], reference=None)
     assert "nan" not in svg and svg.count("<title>") == 1 and "whisker" not in svg
+
+
+def test_the_profiles_of_a_run_are_on_one_scale_with_what_they_explain(tmp_path):
+    layouts = [TokenLayout.raster(2, n, size=(20 * n, 40), family="demo") for n in (2, 3, 4, 5)]
+    maps = simulate("bottom-heavy", {layout: 20 + 10 * i for i, layout in enumerate(layouts)}, layers=14).maps
+    profile = MeanProfile().fit(maps)
+    *drawn, scale, said, lacking, _ = profile_blocks({"h": profile})
+    assert [block.title.rpartition("layout ")[2] for block in drawn] == [
+        f"{layout.key}, {20 + 10 * i} images" for i, layout in reversed(list(enumerate(layouts))[1:])
+    ]
+    assert {len(block.content) for block in drawn} == {12} and "or more" in str(scale.content)
+    assert said.content == "Drawn: 12 of 14 layers, 3 of 4 layouts. Layouts are those of the most calibration images."
+    assert "`biaslab fit-bias` measures it" in lacking.content
+    variance = variance_table(maps, estimator=profile)
+    again = load(profile.save(tmp_path / "bias", diagnostics=variance))
+    pd.testing.assert_frame_equal(again.variance_, variance, check_dtype=False)
+    assert again.hash == profile.hash and load(again.save(tmp_path / "copy")).variance_.equals(again.variance_)
+    *_, before, card = profile_blocks({"h": again})
+    assert before.content == said.content and "Variance explained by position" in str(card.content)
+    assert "Variance explained" in (tmp_path / "copy.md").read_text()

@@ -13,6 +13,7 @@ import biaslab as bl
 from biaslab.errors import InputError
 from biaslab.figures.frames import label_rows
 from biaslab.figures.report.charts import line_chart
+from biaslab.figures.report.findings import findings
 from biaslab.figures.report.names import PrintNames
 from biaslab.pruning.display_names import display_names
 from biaslab.workflows.make_report import report
@@ -35,7 +36,7 @@ class Shown(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.head, self.rows, self.facts, self.titles, self.links = [], [], {}, {}, [], {}
-        self.legends, self.sentences, self._open, self._term = [], [], [], ""
+        self.legends, self.sentences, self.paragraphs, self._open, self._term = [], [], [], [], ""
         self.data = None
         self.feed(text)
 
@@ -63,6 +64,8 @@ class Shown(HTMLParser):
             self.legends.append(data)
         elif tag == "li":
             self.sentences.append(data)
+        elif tag == "p":
+            self.paragraphs.append(data)
         elif tag == "dt":
             self._term = data
         elif tag == "dd":
@@ -109,6 +112,26 @@ def test_labels_name_methods_everywhere_and_schedules_stay_apart(run, tmp_path):
     assert "minus full model, points" in page.head and "minus chance, points" in page.head
     assert any(text.startswith("Compared with full model") for text in page.sentences)
     assert "Ours" in page.links["acc50.tex"] and "Ours" not in page.links["results.csv"]
+
+
+def test_sentences_say_what_is_true_of_questions_and_of_few_misses(tmp_path):
+    hits = {"none": {1.0: coins(1.0, N, 0)}, "random": {0.1: coins(1.0, N, 0)}, "fastv": {0.1: coins(0.2, N, 4)}}
+    folder = made_run(tmp_path / "run", hits, model="grounder")
+    results = bl.Results.load(folder)
+    missed = [part for part in shown(folder, tmp_path).paragraphs if "at random" in part]
+    assert len(missed) == 1 and "2 that at least one method misses; " in missed[0]
+    assert "most methods miss" not in missed[0]
+    lines = results.samples.assign(parsed=False, truncated=True, info=[{"answers": ["two"]}] * len(results.samples))
+    record = json.loads((folder / "run.json").read_text())
+    record["settings"]["reference"] = None
+    record["identity"]["configurations"] = record["identity"]["configurations"][2:]
+    alone = bl.Results(lines[lines["method"] == "fastv"], record)
+    said = findings(alone)
+    assert said[1].startswith("FastV keep 0.1 layer 4 locates ") and "cut before they held a box" in said[-1]
+    record["identity"]["dataset"]["task"] = "questions"
+    said = findings(bl.Results(lines[lines["method"] == "fastv"], record))
+    assert said[1].startswith("FastV keep 0.1 layer 4 answers ") and "cut before they held an answer" in said[-1]
+    assert not any("box" in sentence for sentence in said)
 
 
 def test_hostile_labels_are_text(run, tmp_path):

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["chosen_samples", "hit_table"]
+__all__ = ["MOST", "chosen_samples", "hit_table"]
 
 #: of each of the three choices
 N_SHOWN = 20
+#: share of the configurations that hit, below which most of them miss
+MOST = 0.5
 _SEED = 0
 
 
@@ -56,10 +58,10 @@ def chosen_samples(hits: pd.DataFrame, *, n: int = N_SHOWN, apart: np.ndarray | 
     Returns
     -------
     dict of str to list of str
-        Id -> why it is shown, in the order in which they are shown: ``"disagree"`` (the most
-        disagreement), ``"miss"`` (most configurations miss; of those that do not disagree as much) and
-        ``"random"`` (drawn from all samples with a fixed seed, so that one sees also what is not remarkable). A sample
-        may be shown for several reasons.
+        Id -> why it is shown, in the order in which they are shown: ``"disagree"`` (the most disagreement), ``"miss"``
+        (missed by most configurations, those first, or else by at least one; of those that do not disagree as much)
+        and ``"random"`` (drawn from all samples with a fixed seed, so that one sees also what is not remarkable). A
+        sample may be shown for several reasons.
 
     Examples
     --------

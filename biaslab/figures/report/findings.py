@@ -24,6 +24,7 @@ RULE = (
     "whole interval lies within 2 points."
 )
 _UNPRUNED = "none"
+_ALONE = 8  # configurations without a comparison whose accuracy is a sentence: the table has the others
 
 
 def findings(results: Results, names: PrintNames | None = None) -> list[str]:
@@ -74,11 +75,19 @@ def findings(results: Results, names: PrintNames | None = None) -> list[str]:
     verb = "answers" if questions else "locates"
     for row in table[table["method"] == _UNPRUNED].to_dict("records"):
         said.append(f"Without pruning {model['name']} {verb} {_share(row, results.accuracy)}.")
-    for reference in (_UNPRUNED, results.reference):
+    compared: set[str] = set()
+    for reference in dict.fromkeys((_UNPRUNED, results.reference)):
         if reference is not None and reference in set(results.verdicts["method"].unique()):
             found = with_q(results.differences(reference))
             said += difference_sentences(found, names.reference(reference), names)
-    said += _losses(table, names)
+            compared |= {names.spelled(row) for row in found.to_dict("records")}
+    alone = [row for row in table.to_dict("records") if row["method"] != _UNPRUNED and row["n"]]
+    alone = [row for row in alone if names.spelled(row) not in compared]
+    said += [f"{names.configuration(row)} {verb} {_share(row, results.accuracy)}." for row in alone[:_ALONE]]
+    if len(alone) > _ALONE:
+        more = count_text(len(alone) - _ALONE, "further configuration")
+        said.append(f"The table has the accuracy of {more} without a comparison.")
+    said += _losses(table, names, "an answer" if questions else "a box")
     return said
 
 
@@ -174,12 +183,12 @@ def _share(row: Mapping[Any, Any], name: str) -> str:
     return text + (f" [{100 * lo:.1f}, {100 * hi:.1f}]" if is_number(lo) and is_number(hi) else "")
 
 
-def _losses(table: pd.DataFrame, names: PrintNames) -> list[str]:
-    """Count what is a miss or no verdict for another reason than a wrong box."""
+def _losses(table: pd.DataFrame, names: PrintNames, whole: str) -> list[str]:
+    """Count what is a miss or no verdict for another reason than that a whole answer, such as a box, is wrong."""
     said = []
     for column, what in (
-        ("unparsed", "answers ended without a box and count as misses"),
-        ("truncated", "answers were cut before they held a box and count as misses"),
+        ("unparsed", f"answers ended without {whole} and count as misses"),
+        ("truncated", f"answers were cut before they held {whole} and count as misses"),
         ("errors", "sample runs failed and count neither way"),
     ):
         rows = [row for row in table.to_dict("records") if is_number(row[column]) and row[column] > 0]

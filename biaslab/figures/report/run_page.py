@@ -14,7 +14,7 @@ from biaslab._util.watermark import note_of
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.schema import record_key
 from biaslab.figures.report.charts import line_chart, place_map
-from biaslab.figures.report.choosing import hit_table
+from biaslab.figures.report.choosing import MOST, hit_table
 from biaslab.figures.report.findings import RULE, findings
 from biaslab.figures.report.names import PrintNames
 from biaslab.figures.report.page import Block, Page, Section
@@ -71,7 +71,7 @@ def run_page(
         Section("accuracy", "Accuracy against cost", _charts(results, names)),
         Section("table", "Table", [Block("table", main_table(results, names))]),
         Section("fails", "Where it fails", _failing(results, names, targets)),
-        Section("samples", "Samples", _samples(shown, missing)),
+        Section("samples", "Samples", _samples(results, shown, missing)),
         Section("profile", "Profile", profile_blocks(profiles or {})),
         Section("cost", "Cost", [Block("table", cost_table(results, names))]),
         Section("provenance", "Provenance", provenance_blocks(results, names)),
@@ -188,13 +188,19 @@ def places_blocks(results: Results, names: PrintNames, targets: Mapping[str, Seq
     return [*blocks, Block("text", text)]
 
 
-def _samples(shown: Sequence[Shown], missing: Sequence[str]) -> list[Block]:
+def _samples(results: Results, shown: Sequence[Shown], missing: Sequence[str]) -> list[Block]:
     blocks = [Block("sentences", list(missing))] if missing else []
     if not shown:
         return blocks
-    reasons = {"disagree": "where methods disagree most", "miss": "that most methods miss", "random": "at random"}
-    counts = {name: sum(name in one.why for one in shown) for name in reasons}
-    text = "; ".join(f"{counts[name]} {reasons[name]}" for name in reasons if counts[name])
+    share = hit_table(results.verdicts).mean(axis=1)
+    missed = [share[one.id] < MOST for one in shown if "miss" in one.why]
+    counts = {
+        "where methods disagree most": sum("disagree" in one.why for one in shown),
+        "that most methods miss": sum(missed),
+        "that at least one method misses": len(missed) - sum(missed),
+        "at random": sum("random" in one.why for one in shown),
+    }
+    text = "; ".join(f"{n} {reason}" for reason, n in counts.items() if n)
     return [*blocks, Block("text", f"{count_text(len(shown), 'sample')}: {text}."), Block("viewer")]
 
 

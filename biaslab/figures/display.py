@@ -22,6 +22,7 @@ from biaslab.core.boxes import Box
 from biaslab.core.images import load_image
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError
+from biaslab.figures.letters import lacking_is_said_once
 from biaslab.figures.saving import png_bytes
 from biaslab.figures.styling import figure_width
 
@@ -85,6 +86,11 @@ class Display:
     def __init__(self, data: pd.DataFrame, provenance: Any) -> None:
         self.data = stamp_table(data, provenance)
         self.source = _source(provenance)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "plot" in vars(cls):
+            cls.plot = lacking_is_said_once(cls.plot)  # type: ignore[method-assign]
 
     def heading(self) -> str:
         """Say in a line what the figure shows, for the files' metadata: its kind, and the title that it was drawn with.

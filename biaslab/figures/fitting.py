@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -12,6 +13,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
 from matplotlib.textpath import text_to_path
 from matplotlib.transforms import ScaledTranslation
+
+from biaslab.figures.letters import borrow_letters, families_with
 
 __all__ = [
     "abreast",
@@ -54,7 +57,9 @@ def text_width(text: str, size: float) -> float:
     """
     if not text:
         return 0.0
-    return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0] / 72
+    families, _ = families_with(text, mpl.rcParams["font.family"])
+    font = FontProperties(size=size, family=families)
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
 
 def wrapped(text: str, inches: float, size: float) -> str:
@@ -130,6 +135,7 @@ def legend_below(
     for columns in range(min(most, len(names)), 0, -1):
         columns = -(-len(names) // -(-len(names) // columns))  # the last line as full as the others
         legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=size)
+        borrow_letters(legend)  # before it is measured
         if columns == 1 or legend.get_window_extent().width / figure.dpi <= room:
             break
         legend.remove()

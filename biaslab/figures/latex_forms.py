@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from biaslab._util.latex import not_for_pdflatex
 from biaslab.figures.fitting import text_width
 from biaslab.figures.styling import figure_width, style
 
@@ -90,6 +93,10 @@ def environment(form: Form, body: Sequence[str], *, columns: str, caption: str, 
     """
     name = "table*" if form.wide else "table"
     lines = [f"% {note}: these numbers mean nothing"] if note else []
+    if letters := not_for_pdflatex("".join([caption, *body])):
+        said = f"pdflatex cannot set {letters}: use lualatex or xelatex with a font that has them"
+        warnings.warn(f"{label}: {said}, or give other names with labels= or --label", stacklevel=3)
+        lines += [rf"% {said}, such as \setmainfont{{...}} of the package fontspec"]
     lines += [rf"\begin{{{name}}}[t]", r"\centering"]
     lines += [form.name] if form.name else []
     lines += [rf"\setlength{{\tabcolsep}}{{{form.gap:g}pt}}"] if form.gap != 6 else []
@@ -148,7 +155,7 @@ def latex_widths(latex: str, measure: Any) -> float:
 
 def _cell_width(cell: str, size: float, measure: Any) -> float:
     small = re.findall(r"\{\\scriptsize ([^{}]*)\}", cell)
-    rest = re.sub(r"\{\\scriptsize [^{}]*\}", "", cell)
+    rest = _plain(re.sub(r"\{\\scriptsize [^{}]*\}", "", cell))
     daggers = rest.count(MARK)
     rest = re.sub(r"\\(?:textbf|emph)\{([^{}]*)\}", r"\1", rest.replace(MARK, ""))
     rest = re.sub(r"(?<!\\)\$(.*?)(?<!\\)\$", lambda m: re.sub(r"\\[a-z]+", "m", m[1]).replace("^", ""), rest)
@@ -158,3 +165,14 @@ def _cell_width(cell: str, size: float, measure: Any) -> float:
     indent = size if r"\quad" in rest else 0.0
     rest = rest.replace(r"\quad", "").strip()
     return measure(rest, size) + space + sum(measure(t, _SCRIPT) for t in small) + daggers * 0.4 * size + indent
+
+
+def _plain(latex: str) -> str:
+    r"""Write what `escape` made of letters beyond ASCII as plain letters of about their width."""
+    latex = latex.replace(r"{\fontencoding{T1}\selectfont", "{")
+    latex = re.sub(r"\\(?:[`'^~=.\"]|[uvHrcdbk](?=\{))\{([A-Za-z])\}", r"\1", latex)
+    latex = re.sub(r"\\(?:acute|grave|hat|bar|breve|dot|ddot|mathring|check|tilde|mathrm)(?=\{)", "", latex)
+    latex = re.sub(r"\\(?!text(?:ascii|back))[A-Za-z]+\{\}", "m", latex)
+    for _ in range(3):  # an accent over an accent over a letter
+        latex = re.sub(r"\{([A-Za-z])\}", r"\1", latex)
+    return "".join("M" if unicodedata.east_asian_width(char) in "WF" else char for char in latex)

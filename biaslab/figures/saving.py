@@ -19,6 +19,7 @@ from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.tables import write_table
 from biaslab._util.watermark import note_of
 from biaslab.errors import InputError
+from biaslab.figures.letters import without_glyph_warnings
 from biaslab.figures.styling import style
 
 __all__ = ["FORMATS", "check_formats", "png_bytes", "save"]
@@ -89,7 +90,7 @@ def save(
         figure, note = display.figure_, note_of(display.data)
         facts = _facts(display, note, current_command() if command is None else command)
         try:
-            with _settled(figure), _stamped(figure, note):
+            with without_glyph_warnings(), _settled(figure), _stamped(figure, note):
                 frame, drawn = _frame(figure), [BytesIO() for _ in formats]
                 for kind, buffer in zip(formats, drawn, strict=True):  # a file is whole or not there
                     figure.savefig(buffer, format=kind, bbox_inches=frame, metadata=_METADATA[kind](facts))
@@ -154,7 +155,7 @@ FORMATS = tuple(_METADATA)
 def png_bytes(figure: Figure, note: str | None) -> bytes:
     """Draw a figure as PNG at its own resolution, framed and stamped as :func:`save` does."""
     buffer = BytesIO()
-    with style(), _settled(figure), _stamped(figure, note):
+    with style(), without_glyph_warnings(), _settled(figure), _stamped(figure, note):
         figure.savefig(buffer, format="png", dpi="figure", bbox_inches=_frame(figure))
     return buffer.getvalue()
 

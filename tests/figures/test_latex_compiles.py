@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import unicodedata
+import warnings
 
 import pandas as pd
 import pytest
 from figure_gallery import Labelled, results_frame
 
+from biaslab._util.latex import escape, not_for_pdflatex
 from biaslab.atlas import BiasAtlas
 from biaslab.atlas.write import summary_latex
 from biaslab.evaluation.configurations import Config, configurations
@@ -19,6 +22,12 @@ from biaslab.figures.styling import VENUES
 from biaslab.workflows.bench_table import bench_latex, bench_table
 
 HOSTILE = "org_1/a&b_50%#{x}~^\\y$z$"
+#: all letters that pdflatex can set: of Latin, of Greek, common signs
+LETTERS = "".join(
+    char
+    for char in map(chr, [*range(0xA1, 0x180), *range(0x370, 0x400), *range(0x1E00, 0x2300)])
+    if unicodedata.name(char, "") and not not_for_pdflatex(char)
+)
 needs_tex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
 
 
@@ -89,6 +98,47 @@ def test_a_benchmark_names_methods_as_papers_do_and_says_once_what_is_the_same_i
         assert "$K$ & method" in bench_tex((2, 4)) and "memory" in bench_tex()
 
 
+def typeset(folder, main, program="pdflatex"):
+    (folder / "main.tex").write_text(main, encoding="utf-8")
+    return subprocess.run(
+        [program, "-interaction=nonstopmode", "-halt-on-error", "main.tex"], cwd=folder, capture_output=True, text=True,
+        errors="replace",
+    )  # fmt: skip
+
+
+@needs_tex
+def test_pdflatex_sets_every_letter_that_is_said_to_be_for_it(tmp_path):
+    assert len(LETTERS) > 500 and set("éőąđØßαΩώ±×–—“”…µ²½→≤€№") <= set(LETTERS)
+    lines = "\n\n".join(f"{escape(char)} \\textbf{{{escape(char)}}}" for char in LETTERS)
+    done = typeset(tmp_path, rf"\documentclass{{article}}\usepackage{{times}}\begin{{document}}{lines}\end{{document}}")
+    assert done.returncode == 0 and "Missing character" not in done.stdout, done.stdout[-2000:]
+
+
+@needs_tex
+@pytest.mark.parametrize(
+    "label", ["Müller’s λ = 0.7 (±0.1 – “ours” …)", "Naïve Łódź, đ, ế, ½ m², 5 °C → 6", "D²Pruner×2"]
+)
+def test_names_with_accents_greek_and_signs_are_set_in_their_column(label, tmp_path):
+    frame = results_frame().assign(model=f"org/{label}", dataset=label)
+    with style("cvpr"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tex = results_latex(results_table(Labelled(frame), labels={"fastv": label}))
+    assert tex.isascii() and "lualatex" not in tex
+    page = r"\usepackage{booktabs,times}\usepackage[textwidth=495pt,columnsep=27pt]{geometry}"
+    done = typeset(tmp_path, rf"\documentclass[twocolumn]{{article}}{page}\begin{{document}}{tex}\end{{document}}")
+    assert done.returncode == 0 and "Overfull" not in done.stdout, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("label", ["שלי", "我的方法", "Мой"])
+def test_a_table_that_pdflatex_cannot_set_says_so_in_itself_and_in_one_warning(label):
+    with pytest.warns(UserWarning) as caught:
+        tex = results_latex(results_table(Labelled(results_frame()), labels={"fastv": label}))
+    (warned,) = [str(entry.message) for entry in caught]
+    assert warned.startswith("tab:acc50: pdflatex cannot set ") and "--label" in warned and "\n" not in warned
+    assert tex.startswith(f"% pdflatex cannot set {''.join(dict.fromkeys(label))}: use lualatex or xelatex")
+    assert f"\n{label} & " in tex
+
+
 @needs_tex
 @pytest.mark.parametrize("venue", ["cvpr", "acl", "jmlr"])
 def test_tex_takes_them(tables, venue, tmp_path):
@@ -97,15 +147,12 @@ def test_tex_takes_them(tables, venue, tmp_path):
             (tmp_path / f"{name}.tex").write_text(write())
         page, column = (72.27 * inches for inches in (widths.page, widths.column))
         columns, between = ("twocolumn", page - 2 * column) if column < page else ("onecolumn", 10)
-        (tmp_path / "main.tex").write_text(
+        done = typeset(
+            tmp_path,
             rf"""\documentclass[10pt,{columns}]{{article}}
             \usepackage{{booktabs,times}}
             \usepackage[paperwidth=9in,textwidth={page}pt,columnsep={between}pt]{{geometry}}
-            \begin{{document}}Text.\input{{{name}}}\end{{document}}"""
+            \begin{{document}}Text.\input{{{name}}}\end{{document}}""",
         )
-        done = subprocess.run(
-            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True,
-            text=True,
-        )  # fmt: skip
         assert done.returncode == 0, f"{name}: " + done.stdout[-2000:]
         assert not re.findall(r"Overfull.*", done.stdout), name

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from made_runs import made_run
 
 import biaslab as bl
 from biaslab import profiles
@@ -101,6 +102,35 @@ def test_maps_images_prompts_and_data_sets(idle):
         refused("expression must be a string", bl.compare_methods, idle, IMAGE, text, methods="none", keep=0.5)
     refused("image must be one image", bl.compare_methods, idle, [IMAGE] * 2, "it", methods="none", keep=0.5)
     refused("half a character", idle.locate, IMAGE, "the \ud83d")
+
+
+def test_what_is_looked_at(idle, tmp_path):
+    def view(**options):
+        return bl.view(idle, IMAGE, "it", **options)
+
+    for methods in (3, None, [3]):
+        refused("methods must be names or Method instances", view, methods=methods)
+    for methods in ((), ["fastv"], ["d2pruner"]):
+        for profile in ("x", ["x"]):
+            refused("profile must be a fitted profile", view, methods=methods, profile=profile)
+        for layer in (99, "a", 1.5):
+            refused("layer must be 0 .. 9, or -10 .. -1 from the end; got", view, methods=methods, layer=layer)
+    for height in ("a", 0, None):
+        refused("height must be a whole number >= 1", view, height=height)
+    refused("labels must map methods to names", view, labels=3)
+    refused("are of view(results)", view, dataset=bl.load_dataset("scenes", n=1))
+    refused('bl.Results.load("runs/a").view() shows a run', bl.view, "runs/a")
+    refused("name a file that ends in .html, not ", bl.report, _run_of_one(tmp_path / "run"), out=tmp_path / "x.txt")
+    refused("dataset must be a data set", bl.report, tmp_path / "run", dataset="scenes")
+    refused("vlm must be a model", bl.report, tmp_path / "run", vlm="grounder")
+    refused("layers are of the attention", bl.report, tmp_path / "run", layers=[3])
+    refused("n must be a whole number", bl.report, tmp_path / "run", n="a")
+    refused("out must be a path", bl.report, tmp_path / "run", out=3)
+    refused("labels must map methods to names", bl.report, tmp_path / "run", labels=3)
+
+
+def _run_of_one(folder):
+    return made_run(folder, {"fastv": {0.1: np.array([True, False])}}, model="grounder")
 
 
 @pytest.mark.parametrize("value", ["foo", {}, 1.5, ["cpu"]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from biaslab.errors import InputError
 
 @app.command("report", epilog="Example: biaslab report runs/k4")
 def report(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="Run folder of `evaluate`, `demo` or `probe`, or an atlas.")],
     other: Annotated[
         Path | None, typer.Argument(help="A second run of `evaluate` on the same samples: the two in pairs.")
@@ -45,17 +46,34 @@ def report(
     json: opt.Json = False,
 ) -> None:
     """Write one HTML file of a run: findings, charts, tables, samples to click through; it needs no network."""
+    from biaslab.evaluation.run_folder import read_run
+    from biaslab.figures.report.folder_page import is_measured
     from biaslab.workflows.make_report import report as write
+    from biaslab.workflows.moved_data import moved_dataset
 
     data = vlm = layers = None
     labels = opt.labels(label)
+    if out is not None and out.suffix != ".html" and not out.is_dir():
+        raise InputError(f"--out is a page: name a file that ends in .html, not {out}")
+    if device is not None and attention is None:
+        raise InputError("--device is where the model of --attention loads: add --attention LAYERS, or leave it out")
+    given: dict[str, Any] = {"--dataset": dataset, "--split": split, "--columns": columns, "--image-root": image_root}
+    source = context.get_parameter_source("data_root")
+    if source is not None and source.name == "COMMANDLINE":  # BIASLAB_DATA is for all verbs
+        given["--data-root"] = data_root
+    named = [option for option, value in {**given, "--attention": attention}.items() if value is not None]
+    if named and is_measured(run):
+        raise InputError(f"{run} is no run of evaluate and shows no samples: leave out {named[0]}")
     if dataset is not None:
         data = open_data_set(
             dataset, n=None, split=split, columns=columns, image_root=image_root, data_root=data_root
         )  # fmt: skip
+    elif any(value is not None for value in given.values()):
+        data = moved_dataset(
+            read_run(run), split=split, columns=columns, images=image_root, data_root=given.get("--data-root")
+        )
     if attention is not None:
         from biaslab.cli.model_options import ModelChoice
-        from biaslab.evaluation.run_folder import read_run
         from biaslab.workflows.run_sources import model_options_of
 
         if other is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -40,17 +40,32 @@ class ResultExports(InNotebooks):
         """Name a configuration of the run, or a row of its table."""
         raise NotImplementedError
 
-    def view(self, *, n: int = 20, labels: Mapping[str, str] | None = None, height: int = 760) -> Any:
+    def view(
+        self,
+        *,
+        layers: Sequence[int] | None = None,
+        n: int = 20,
+        labels: Mapping[str, str] | None = None,
+        height: int = 760,
+        dataset: Any = None,
+        vlm: Any = None,
+    ) -> Any:
         """Look at the samples of the run in a notebook, or in a file: :func:`biaslab.view` of these results.
 
         Parameters
         ----------
+        layers : sequence of int, optional
+            With ``vlm``: whose attention is shown.
         n : int
             Samples of each kind: where methods disagree most, that most of them miss, at random.
         labels : mapping of str, optional
             Method, its label with options, or options hash -> its name; default as papers name them.
         height : int
             Of the frame, in pixels.
+        dataset : Dataset, optional
+            Of the run, where it is not any more where ``run.json`` says, or was made in Python.
+        vlm : VLM, optional
+            The model of the run: shows attention, and what each stage of a schedule left.
 
         Returns
         -------
@@ -71,7 +86,9 @@ class ResultExports(InNotebooks):
         <View: grounder: 1 line, 1 sample>
         """
         # it opens data sets and draws, as workflows alone do: called by its name, for no room imports one above it
-        return import_module("biaslab.workflows.view").view(self, n=n, labels=labels, height=height)
+        return import_module("biaslab.workflows.view").view(
+            self, layers=layers, n=n, labels=labels, height=height, dataset=dataset, vlm=vlm
+        )  # fmt: skip
 
     def to_coco(
         self,

@@ -83,6 +83,8 @@ class OneRun:
         One per prompt, padding left out; None for a model whose cost is not known.
     stages : list of list of int
         Visual tokens of each image that each cut of a schedule leaves; empty without one.
+    cuts : sequence of sequence of Selection
+        Of each cut, one per image; empty for the unpruned model.
     """
 
     answers: list[str]
@@ -93,6 +95,7 @@ class OneRun:
     selection_times: dict[str, float]
     flops: list[Flops | None]
     stages: list[list[int]] = field(default_factory=list)
+    cuts: Sequence[Sequence[Selection]] = ()
 
 
 def run_once(
@@ -196,7 +199,7 @@ def finished_run(
         lengths = [min(_tokens(vlm, text) + 1, limit) for text in answers.texts]
     flops = _flops(vlm, encoded, config, left or [kept], list(lengths), cache)
     each = [list(counts) for counts in zip(*left, strict=True)] if len(left) > 1 else []
-    return OneRun(answers.texts, answers.truncated, chosen, kept, timer, times or {}, flops, each)
+    return OneRun(answers.texts, answers.truncated, chosen, kept, timer, times or {}, flops, each, stages or ())
 
 
 def check_text(vlm: VLM, prompt: str) -> None:

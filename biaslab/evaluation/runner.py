@@ -203,7 +203,7 @@ def evaluate(
     """
     launch = Launch.from_environment() if launch is None else launch
     expect_model(vlm)
-    _expect_dataset(dataset)
+    expect_dataset(dataset)
     out = None if out is None else as_path("out", out)
     n = None if n is None else at_least_one("n", n)
     at_least_one("batch_size", batch_size)
@@ -363,7 +363,7 @@ def _saved(results: Results, launch: Launch, *, had_work: bool) -> bool:
         return path.stat().st_mtime_ns != before or (not had_work and launch.rank == 0)
 
 
-def _expect_dataset(dataset: Any) -> None:
+def expect_dataset(dataset: Any) -> None:
     """Refuse what is no data set, such as a path or a list of samples."""
     if missing := [name for name in ("name", "split", "hash", "__len__", "__iter__") if not hasattr(dataset, name)]:
         raise InputError(

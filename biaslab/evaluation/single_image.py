@@ -13,7 +13,7 @@ from biaslab.evaluation.run_once import GenerationOptions, check_text, run_once
 from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
-from biaslab.pruning import Method, Selection
+from biaslab.pruning import Method, Selection, Stage
 from biaslab.pruning.engine.vision import with_tower
 from biaslab.pruning.keep_counts import warn_of_counts
 
@@ -42,6 +42,8 @@ class PrunedAnswer:
         Name of the model.
     layer : int or None
         Before which tokens are dropped, of a schedule the first; None for the unpruned model.
+    stages : tuple of (Stage, Selection)
+        What each cut of a schedule has left, in order; the last is ``selection``. Empty without a schedule.
 
     Examples
     --------
@@ -60,6 +62,7 @@ class PrunedAnswer:
     layout: TokenLayout
     model: str
     layer: int | None = None
+    stages: tuple[tuple[Stage, Selection], ...] = ()
 
 
 def compare_methods(
@@ -135,5 +138,7 @@ def compare_methods(
     for config in configs:
         run = run_once(vlm, encoded, config, options)
         (answer,) = vlm.groundings(encoded, run.answers, run.truncated)
-        answers.append(PrunedAnswer(config.label, answer, run.selections[0], layout, vlm.name, config.layer))
+        left = [selection for (selection,) in run.cuts]
+        stages = tuple(zip(config.stages, left, strict=True)) if len(left) > 1 else ()
+        answers.append(PrunedAnswer(config.label, answer, run.selections[0], layout, vlm.name, config.layer, stages))
     return answers

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biaslab._util.arguments import as_path, at_least_one
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.number_text import count_text, is_number
 from biaslab._util.output_place import check_output_file
@@ -16,12 +18,15 @@ from biaslab.datasets.question import Question
 from biaslab.datasets.sample import Sample
 from biaslab.errors import BiaslabError, InputError
 from biaslab.evaluation.results import Results
+from biaslab.evaluation.runner import expect_dataset
 from biaslab.figures.report.choosing import chosen_samples, hit_table
 from biaslab.figures.report.folder_page import folder_page, is_measured
 from biaslab.figures.report.page import render
 from biaslab.figures.report.pair_page import check_pair, pair_page, paired_table
 from biaslab.figures.report.run_page import run_page
 from biaslab.figures.report.viewer_data import Shown, lines_of
+from biaslab.models.expected import expect_model
+from biaslab.profiles import Profile
 from biaslab.workflows.print_labels import check_labels
 from biaslab.workflows.run_sources import dataset_of, layout_finder, profiles_of_run, samples_of_run
 
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
     from biaslab.datasets.base import Dataset
     from biaslab.models.vlm import VLM
 
-__all__ = ["REPORT_FILE", "report", "samples_shown"]
+__all__ = ["REPORT_FILE", "report", "samples_shown", "samples_with_attention"]
 
 REPORT_FILE = "report.html"
 
@@ -96,15 +101,14 @@ def report(
     ...     "<h2>What was found</h2>" in report(folder).read_text()
     True
     """
-    if n < 1:
-        raise InputError(f"n must be a whole number >= 1, got {n!r}")
+    at_least_one("n", n)
     for given in (run, other):
         if given is not None and not isinstance(given, (str, Path, Results)):
             raise InputError(
                 f"a report is of a run folder or of results, not of {type(given).__name__}: pass one of those"
             )
     if not isinstance(run, Results) and is_measured(run):
-        if other is not None or vlm is not None:
+        if any(given is not None for given in (other, dataset, vlm, layers)):
             raise InputError(f"{run} is no run of evaluate: report it alone")
         if labels:
             raise InputError(f"{run} is no run of evaluate and has no methods to name: leave the labels out")
@@ -130,6 +134,58 @@ def _of_one(
     n: int,
     labels: Mapping[str, str] | None,
 ) -> Any:
+    seen = samples_with_attention(results, dataset, vlm, layers, n=n)
+    targets = {
+        sample.id: _centre(sample)
+        for sample in seen.samples.values()
+        if _has_target(sample) and sample.width and sample.height
+    }
+    return run_page(
+        results, seen.shown, targets=targets, profiles=seen.profiles, expected=seen.expected, missing=seen.missing,
+        labels=labels,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is shown of a run's samples.
+
+    Attributes
+    ----------
+    shown : list of Shown
+    samples : dict of str to Sample
+        All of the run, by id.
+    profiles : dict of str to Profile
+        Of the run, by hash.
+    expected : dict
+        Of `biaslab.figures.report.viewer_data.viewer_data`.
+    missing : list of str
+        What cannot be shown, and why.
+    """
+
+    shown: list[Shown]
+    samples: dict[str, Sample]
+    profiles: dict[str, Profile]
+    expected: dict[str, dict[int, np.ndarray]]
+    missing: list[str]
+
+
+def samples_with_attention(
+    results: Results, dataset: Dataset | None, vlm: VLM | None, layers: Sequence[int] | None, *, n: int
+) -> Seen:
+    """Choose the samples of a run that are shown, and look at them with its model where that is at hand.
+
+    Raises
+    ------
+    InputError
+        As of `report`, or layers without a model.
+    """
+    if dataset is not None:
+        expect_dataset(dataset)
+    if vlm is not None:
+        expect_model(vlm)
+    elif layers is not None:
+        raise InputError("layers are of the attention that a model is asked for: give vlm= too, or leave them out")
     shown, found, missing = samples_shown(results, dataset, n=n)
     profiles, unread = profiles_of_run(results)
     expected: dict[str, dict[int, np.ndarray]] = {}
@@ -140,15 +196,7 @@ def _of_one(
         shown, expected, undivided = with_attention(
             vlm, results, shown, found, layers=layers, profiles=list(profiles.values())
         )
-    targets = {
-        sample.id: _centre(sample)
-        for sample in found.values()
-        if _has_target(sample) and sample.width and sample.height
-    }
-    return run_page(
-        results, shown, targets=targets, profiles=profiles, expected=expected, missing=[*missing, *unread, *undivided],
-        labels=labels,
-    )  # fmt: skip
+    return Seen(shown, found, profiles, expected, [*missing, *unread, *undivided])
 
 
 def samples_shown(
@@ -179,6 +227,8 @@ def samples_shown(
 
 def _of_two(first: Results, second: Results, dataset: Dataset | None, n: int, labels: Mapping[str, str] | None) -> Any:
     check_pair(first, second)
+    if dataset is not None:
+        expect_dataset(dataset)
     table, hits, apart = paired_table(first, second)
     why = chosen_samples(hits, n=n, apart=apart)
     found, changed, missing = _samples(first, dataset)
@@ -199,7 +249,10 @@ def _place(out: str | Path | None, folder: Path | None) -> Path:
         if folder is None:
             raise InputError("these results have no folder: name the file with out=")
         out = folder / REPORT_FILE
-    return check_output_file(out, suffix=".html")
+    file = as_path("out", out)
+    if file.suffix != ".html" and not file.is_dir():
+        raise InputError(f"a report is a page: name a file that ends in .html, not {file}")
+    return check_output_file(file, suffix=".html")
 
 
 def _written(file: Path, text: str) -> Path:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from biaslab.errors import InputError
 from biaslab.evaluation.results import Results
+from biaslab.pruning.base import Method
 from biaslab.pruning.display_names import display_name, display_names, told_apart
 from biaslab.pruning.registry import parse
-from biaslab.pruning.schedule import is_schedule, parse_schedule
-
-if TYPE_CHECKING:
-    from biaslab.pruning.base import Method
-    from biaslab.pruning.schedule import Schedule
+from biaslab.pruning.schedule import Schedule, is_schedule, parse_schedule
 
 __all__ = ["check_labels", "print_names"]
 
@@ -45,6 +41,8 @@ def _refuse_unknown(labels: Mapping[str, str] | None, words: Iterable[str], othe
     ------
     InputError
     """
+    if labels is not None and not isinstance(labels, Mapping):
+        raise InputError(f"labels must map methods to names, such as {{'fastv': 'FastV'}}; got {labels!r}")
     for key, name in (labels or {}).items():
         if not isinstance(name, str) or not name.strip() or not _is_unicode(name):
             raise InputError(f"the name of {key!r} in print must be a text of Unicode characters, got {name!r}")
@@ -69,10 +67,11 @@ def print_names(methods: Iterable[str | Method | Schedule], labels: Mapping[str,
     >>> print_names(["none", "fastv", "d2pruner"], {"d2pruner": "Ours"})
     {'none': 'no pruning', 'fastv': 'FastV', 'd2pruner': 'Ours'}
     """
-    given, wanted = list(methods), dict(labels or {})
+    given = list(methods)
     words = [_label(method) for method in given]
     shown = display_names(words)
     _refuse_unknown(labels, words, [method for method in given if isinstance(method, str)])
+    wanted = dict(labels or {})
     named = {}
     for method, word in zip(given, words, strict=True):  # a word may say an option that is the default, its label not
         keys = [key for key in (method, word, shown[word]) if isinstance(key, str) and key in wanted]
@@ -83,6 +82,8 @@ def print_names(methods: Iterable[str | Method | Schedule], labels: Mapping[str,
 def _label(method: str | Method | Schedule) -> str:
     if isinstance(method, str):
         method = parse_schedule(method) if is_schedule(method) else parse(method)
+    if not isinstance(method, (str, Method, Schedule)):
+        raise InputError(f"methods must be names or Method instances, got {method!r}")
     return method if isinstance(method, str) else method.label
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,16 +31,17 @@ from biaslab.models.answering import generation_options
 from biaslab.models.expected import expect_model
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
-from biaslab.pruning.display_names import display_names
+from biaslab.pruning.display_names import display_name, display_names
 from biaslab.workflows.print_labels import check_labels, print_names
 from biaslab.workflows.shown_profiles import check_division, check_shown_profiles, expected_maps
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from biaslab.datasets.base import Dataset
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
-    from biaslab.pruning import Method
+    from biaslab.pruning import Method, Selection
 
 __all__ = ["view", "view_of_answers"]
 
@@ -60,6 +64,8 @@ def view(
     n: int = 20,
     labels: Mapping[str, str] | None = None,
     height: int = 760,
+    dataset: Dataset | None = None,
+    vlm: VLM | None = None,
 ) -> View:
     """Look at where a model looks and what methods keep, in a notebook or a file.
 
@@ -91,6 +97,10 @@ def view(
         Method -> its name; default as papers name them. Pointing at a name shows how a command line spells it.
     height : int
         Of the frame, in pixels.
+    dataset : Dataset, optional
+        With results: the data set of the run, where it is not any more where ``run.json`` says.
+    vlm : VLM, optional
+        With results: the model of the run, whose attention in ``layers`` and the stages of schedules are then shown.
 
     Returns
     -------
@@ -113,22 +123,35 @@ def view(
     >>> bl.view(bl.load("grounder"), sample, sample.expression, methods=["fastv"], target=sample.box)
     <View: "big elephant left of the sheep", grounder, 1 sample>
     """
+    at_least_one("height", height)
     if isinstance(what, Results):
         if image is not None or expression:
             raise InputError("view(results) takes no image and no expression: its samples have their own")
-        return _view_results(what, at_least_one("n", n), labels, height)
+        own = {"methods": methods or None, "layer": layer, "profile": profile, "target": target}
+        if wrong := [name for name, value in own.items() if value is not None]:
+            raise InputError(f"view(results) shows the {wrong[0]} of the run: leave {wrong[0]} out")
+        return _view_results(what, at_least_one("n", n), labels, height, dataset, vlm, layers)
+    if isinstance(what, (str, Path)):
+        name = json.dumps(str(what))
+        raise InputError(
+            f"view is of a model or of a run, not of a name: bl.Results.load({name}).view() shows a run, "
+            f"bl.view(bl.load({name}), image, expression) a model"
+        )
+    if dataset is not None or vlm is not None:
+        raise InputError("dataset and vlm are of view(results): leave them out")
     expect_model(what)
-    vlm: VLM = what
+    vlm = what
     if image is None or not expression:
         raise InputError("view(vlm, image, expression) needs an image and an expression")
     if not isinstance(target, Box | None):
         raise InputError(f"target must be a Box in pixels, such as biaslab.Box(10, 20, 110, 90); got {target!r}")
     wanted = None if layers is None else resolve_layers(layers, vlm.n_layers, "the decoder")
     pixels = load_image(image.image() if callable(getattr(image, "image", None)) else image)
-    words_of = [methods] if isinstance(methods, str) else list(methods)
+    words_of = list(methods) if isinstance(methods, (list, tuple)) else [methods]
     asked = ["none", *(m for m in words_of if m != "none")]
     called = print_names(asked, labels)
     profiles = _many(profile)
+    _check_layer(vlm, layer)
     read = [own for c in configurations(asked, keep, prune_layer(vlm, layer), profile, model=vlm) for own in c.profiles]
     check_shown_profiles(vlm, profiles, read, layers=wanted)
     answers = compare_methods(
@@ -190,6 +213,7 @@ def view_of_answers(
     encoded = vlm.encode_grounding([pixels], [expression])
     words, maps, of_words = _attention(vlm, encoded, wanted, max_new_tokens)
     (layout,) = encoded.layouts
+    called = display_names(answer.method for answer in answers) if names is None else names
     shown = Shown(
         id=_ID,
         image_id=_ID,
@@ -201,10 +225,11 @@ def view_of_answers(
         attention=maps,
         words=words,
         word_attention=of_words,
+        stages={str(i): [_mask(left, layout.n) for _, left in a.stages] for i, a in enumerate(answers) if a.stages},
     )
-    called = display_names(answer.method for answer in answers) if names is None else names
     configs, lines = [], {}
     for i, answer in enumerate(answers):
+        stages = [(stage.layer, called.get(stage.rule.label) or display_name(stage.rule)) for stage, _ in answer.stages]
         configs.append(
             {
                 "name": called[answer.method],
@@ -212,7 +237,7 @@ def view_of_answers(
                 "pruned": answer.selection is not None,
                 "side": 0,
                 "key": str(i),
-                "stages": [],
+                "stages": [f"{name}, layer {before}" for before, name in stages],
             }
         )
         lines[0, _ID, str(i)] = _line(answer, target)
@@ -221,18 +246,34 @@ def view_of_answers(
     return View(data, f'"{expression}", {vlm.name}', model=vlm, height=height, notes=undivided)
 
 
-def _view_results(results: Results, n: int, labels: Mapping[str, str] | None, height: int) -> View:
-    from biaslab.workflows.make_report import samples_shown
+def _view_results(
+    results: Results,
+    n: int,
+    labels: Mapping[str, str] | None,
+    height: int,
+    dataset: Dataset | None,
+    vlm: VLM | None,
+    layers: int | Sequence[int] | None,
+) -> View:
+    from biaslab.workflows.make_report import samples_with_attention
 
     check_labels([results], labels)
-    shown, _, _ = samples_shown(results, n=n)
+    seen = samples_with_attention(results, dataset, vlm, [layers] if isinstance(layers, int) else layers, n=n)
     model = results.run["identity"]["model"]
     return View(
-        viewer_data({"": results}, shown, PrintNames(results, labels=labels)),
+        viewer_data({"": results}, seen.shown, PrintNames(results, labels=labels), expected=seen.expected),
         f"{model['name']}: {count_text(len(results.verdicts), 'line')}",
         model=model,
         height=height,
+        notes=seen.missing,
     )
+
+
+def _check_layer(vlm: VLM, layer: int | None) -> None:
+    """Refuse a prune layer that the model does not have, also where nothing is pruned."""
+    at, n = prune_layer(vlm, layer), vlm.n_layers
+    if isinstance(at, bool) or not isinstance(at, Integral) or at >= n:
+        raise InputError(f"layer must be 0 .. {n - 1}, or -{n} .. -1 from the end; got {layer!r}")
 
 
 def _many(profile: Profile | Sequence[Profile] | None) -> list[Any]:
@@ -268,6 +309,12 @@ def _attention(vlm: VLM, encoded: Any, layers: list[int], limit: int) -> tuple[l
         maps[layer] = values[:, 0]
         of_words[layer] = values.mean(0)[: len(words)]
     return words[: len(of_words[layers[0]])], maps, of_words
+
+
+def _mask(selection: Selection, n: int) -> np.ndarray:
+    mask = np.zeros(n, bool)
+    mask[selection.indices.cpu().numpy()] = True
+    return mask
 
 
 def _line(answer: PrunedAnswer, target: Box | None) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def test_a_probe_and_an_atlas_are_reported_from_what_they_wrote(tmp_path):
     (tmp_path / "card.md").write_text("# Probe of <b>\n\nOf **12** places.\n\n- one\n")
     (tmp_path / "probe.csv").write_text("layer,row\n1,2\n")
     page = Page(report(tmp_path).read_text())
-    assert page.headings == ["What was found", "Figures", "Tables"] and "b" not in page.tags
+    assert page.headings == ["What was found", "Figures", "Tables", "Provenance"] and "b" not in page.tags
     assert "data:text/csv;charset=utf-8;base64," + base64.b64encode(b"layer,row\n1,2\n").decode() in page.addresses
     with pytest.raises(InputError, match="report it alone"):
         report(tmp_path, tmp_path)

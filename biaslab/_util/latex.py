@@ -129,7 +129,7 @@ def _in_t1(command: str) -> str:
 
 def _greek(char: str) -> str:
     """Set Greek letters in formulas, whose fonts every LaTeX has."""
-    base, *marks = unicodedata.normalize("NFD", char)
+    base, *marks = list(unicodedata.normalize("NFD", char))
     script, size, *rest = unicodedata.name(base, "").split() + [""]
     if base in _GREEK_FORMS:
         math = _GREEK_FORMS[base]
@@ -144,7 +144,7 @@ def _greek(char: str) -> str:
 
 
 def _accented(char: str) -> str:
-    base, *marks = unicodedata.normalize("NFD", char)
+    base, *marks = list(unicodedata.normalize("NFD", char))
     names = [unicodedata.name(mark, "").removeprefix("COMBINING ") for mark in marks]
     if not marks or not (base.isascii() and base.isalpha()) or not set(names) <= set(_ACCENTS):
         return ""

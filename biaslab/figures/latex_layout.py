@@ -206,7 +206,7 @@ def _untested(pruned: pd.DataFrame, named: bool) -> list[str]:
     out = []
     for place, rows in pruned.groupby(columns, sort=False, dropna=False):
         if len(rows) > 1 and rows["p_vs_best"].isna().all():
-            said = dict(zip(columns, place, strict=True))
+            said: dict[str, Any] = dict(zip(columns, place, strict=True))
             words = [escape(str(said["run"]))] if said.get("run") else []
             words += [f"layer {int(said['layer'])}"] if pd.notna(said.get("layer", np.nan)) else []
             out.append(" ".join([*words, f"at {keep_text(said['keep'])}"]))

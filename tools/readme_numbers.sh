@@ -114,15 +114,17 @@ time biaslab evaluate --model grounder --n 4 --layer 4 --methods none --processe
 python -c 'from biaslab.evaluation import Launch; [print(n, max(sum(Launch(rank=r, world_size=n).takes(str(i)) for i in range(9900)) for r in range(n)) * n / 9900 - 1) for n in (8, 16)]'
 END
       ;;
-    findings)  # days: what pruning costs on two tasks of the observer, and which conclusions of the grounder it shares
+    findings)  # a day: what pruning costs on two tasks of the observer, and which conclusions of the grounder it shares
       cat <<'END'
 biaslab fit-bias --model grounder --n 600 --out runs/fair/positional.safetensors
 biaslab fit-bias --model grounder --heads all --n 300 --maps runs/fair/maps --out runs/fair/heads.safetensors
+biaslab fit-bias --model grounder --estimator localization_heads --layers 0-1 --n 600 --out runs/fair/localization-heads.safetensors
+biaslab fit-bias --model grounder --estimator lookahead --n 10000 --out runs/fair/look-ahead.safetensors
 python -m benchmarks.findings fit --model data/observer
 python -m benchmarks.findings choose --model data/observer
 python -m benchmarks.findings test --model data/observer
 python -m benchmarks.findings unfamiliar --model data/observer
-python -m benchmarks.findings_claims --model data/observer --first-profiles runs/fair/positional.safetensors runs/fair/heads.safetensors
+python -m benchmarks.findings_claims --model data/observer --first-profiles runs/fair/positional.safetensors runs/fair/heads.safetensors runs/fair/localization-heads.safetensors runs/fair/look-ahead.safetensors
 END
       ;;
     tilings)  # hours: bias of tiles and thumbnail, and which profiles carry over to other tilings

@@ -76,5 +76,5 @@ def category_of(value: Any, where: str) -> str:
     if not isinstance(value, (str, Real)):
         raise InputError(f"{where}: category is {json.dumps(value, default=str)[:60]}, not a text: name one category")
     if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
-        return str(int(value))
+        return str(int(float(value)))
     return str(value)

@@ -147,7 +147,7 @@ def view(
         raise InputError(f"target must be a Box in pixels, such as biaslab.Box(10, 20, 110, 90); got {target!r}")
     wanted = None if layers is None else resolve_layers(layers, vlm.n_layers, "the decoder")
     pixels = load_image(image.image() if callable(getattr(image, "image", None)) else image)
-    words_of = list(methods) if isinstance(methods, (list, tuple)) else [methods]
+    words_of: list[Any] = list(methods) if isinstance(methods, (list, tuple)) else [methods]
     asked = ["none", *(m for m in words_of if m != "none")]
     called = print_names(asked, labels)
     profiles = _many(profile)
@@ -272,7 +272,7 @@ def _view_results(
 def _check_layer(vlm: VLM, layer: int | None) -> None:
     """Refuse a prune layer that the model does not have, also where nothing is pruned."""
     at, n = prune_layer(vlm, layer), vlm.n_layers
-    if isinstance(at, bool) or not isinstance(at, Integral) or at >= n:
+    if isinstance(at, bool) or not isinstance(at, Integral) or int(at) >= n:
         raise InputError(f"layer must be 0 .. {n - 1}, or -{n} .. -1 from the end; got {layer!r}")
 
 

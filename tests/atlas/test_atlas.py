@@ -299,7 +299,7 @@ def test_save_writes_figures_tables_and_card(stored, tmp_path):
     drawn = ("variance", "profile", "heads", "reliability", "dependence", "removal", "attention")
     assert {f"figures/{n}.{kind}" for n in drawn for kind in ("pdf", "png", "csv")} <= names
     tables = ("summary", "variance", "reliability", "mass", "dependence", "strength", "quality", "removal", "controls")
-    assert {f"tables/{n}.csv" for n in tables} | {"tables/summary.tex", "card.md"} == names - {
+    assert {f"tables/{n}.csv" for n in tables} | {"tables/summary.tex", "card.md", "provenance.json"} == names - {
         n for n in names if n.startswith("figures/")
     }
     assert all(f.stat().st_size for f in files) and (folder / "card.md").read_text() == atlas.card()

@@ -124,7 +124,7 @@ def test(vlm: bl.VLM, options: argparse.Namespace) -> None:
         "renumbered": measured(vlm, data, renumbered(keeps), options, "renumbered", positions="renumber"),
         "parts": parts(vlm, data, options),
     }
-    biased = explained(vlm, "gallery", options.runs / "profiles" / "variance.csv")
+    biased = explained(options.loaded)
     findings_report.of_test(kept, by_task, data, taken, more, biased, options).publish(options.out)
 
 

@@ -165,7 +165,7 @@ def _first(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "rows": paired_rows(both, images), "images": images, "n": len(data),
         "hits": {method: hit[word] for method, word in best.items()},
-        "depth": _depth("grounder", lines, images, explained(vlm, "scenes", options.runs / "first-variance.csv")),
+        "depth": _depth("grounder", lines, images, explained(own.loaded)),
     }  # fmt: skip
 
 
@@ -212,11 +212,10 @@ def _second(options: argparse.Namespace) -> dict[str, Any]:
     for word in renumbered(keeps):
         taken[_kept_positions(word)] = tuple(side.column(task, word) for task in TASKS for side in (both, again))
     images = {task: both.images[both.of[task]] for task in TASKS}
-    biased = explained(vlm, "gallery", options.runs / "profiles" / "variance.csv")
     return {
         "rows": {row["what"]: row for row in pair_rows(taken, both)}, "images": images, "data": data,
         "hits": {task: {method: both.hits[task][word] for method, word in best.items()} for task in TASKS},
-        "depth": _depth("observer", lines["boxes"], images["boxes"], biased),
+        "depth": _depth("observer", lines["boxes"], images["boxes"], explained(options.loaded)),
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,13 @@ def asked_both_ways(vlm: bl.VLM, n: int) -> Calibration:
 
 
 def fit_profiles(vlm: bl.VLM, folder: Path, sizes: Mapping[str, int]) -> None:
-    """Fit what is missing of `PROFILES`, each on so many images, and keep how much of attention position explains."""
+    """Fit what is missing of `PROFILES`, each on so many images."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, how in PROFILES.items():
         target = folder / f"{name}.safetensors"
         if not target.exists():
             asked = asked_both_ways(vlm, sizes[name])
-            result = fit_bias(vlm, asked, out=target, maps=folder / f"{name}-maps", batch_size=16, **how)
-            if name == "positional":
-                result.variance.to_csv(folder / "variance.csv", index=False)
+            fit_bias(vlm, asked, out=target, maps=folder / f"{name}-maps", batch_size=16, **how)
 
 
 def loaded(vlm: bl.VLM, folder: Path) -> list[Any]:
@@ -78,15 +76,18 @@ def loaded(vlm: bl.VLM, folder: Path) -> list[Any]:
     return profiles
 
 
-def explained(vlm: bl.VLM, source: str, path: Path, *, n: int = 600) -> pd.Series:
-    """Tell how much of the variance of log attention position explains: layer -> share; kept in a table.
+def explained(profiles: Sequence[Any]) -> pd.Series:
+    """Tell how much of the variance of log attention position explains: layer -> share, of the positional profile.
 
-    Of the profiles' own images where ``path`` was written by `fit_profiles`.
+    Raises
+    ------
+    InputError
+        No profile of the mean knows it: it was fitted by an earlier version.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fit_bias(vlm, bl.calibration(vlm, source, n=n)).variance.to_csv(path, index=False)
-    return pd.read_csv(path).set_index("layer")["r2"]
+    for profile in profiles:
+        if profile.name == "mean" and profile.provenance_["heads"] == "mean" and len(profile.variance_):
+            return profile.variance_.set_index("layer")["r2"]
+    raise InputError("no positional profile that knows what position explains: fit it again (biaslab fit-bias)")
 
 
 def check_tilings(data: Mapping[str, Any], profiles: list[Any]) -> None:

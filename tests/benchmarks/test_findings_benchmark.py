@@ -188,6 +188,19 @@ def test_profiles_know_both_tasks_and_their_tilings(grounder, tmp_path):
         findings_fit.check_tilings(data, [profile()])
 
 
+def test_what_position_explains_is_that_of_the_positional_profile():
+    table = pd.DataFrame({"layer": [0, 1], "r2": [0.1, 0.2]})
+    made = [("mean", "mean", pd.DataFrame()), ("mean", 4, table * 2), ("lookahead", "mean", table * 3)]
+    of = {"name": 0, "provenance_": 1, "variance_": 2}
+    profiles = [
+        type("Profile", (), {key: {"heads": one[k]} if key == "provenance_" else one[k] for key, k in of.items()})()
+        for one in [*made, ("mean", "mean", table)]
+    ]
+    assert findings_fit.explained(profiles).to_dict() == {0: 0.1, 1: 0.2}
+    with pytest.raises(InputError, match="fit it again"):
+        findings_fit.explained(profiles[:3])
+
+
 def test_a_failed_sample_is_told_not_counted(monkeypatch, tmp_path):
     broken = lines(["a", "b"], 0.0).assign(error=["out of memory", None])
     monkeypatch.setattr(findings, "hits", lambda *_, **__: {"divprune@0.1@0": broken})

@@ -40,7 +40,7 @@ MaxNewTokens = Annotated[
     typer.Option(
         min=1,
         help="Length limit of an answer. Default: 128 (an evaluation that goes on keeps its own). Answers that are cut "
-        "before they hold a box are counted as truncated.",
+        "before they hold a box, or an answer, are counted as truncated.",
     ),
 ]
 Layers = Annotated[

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["view", "view_of_answers"]
 
+_KEEP = 0.1
 _ID = ""  # a line of its own for a name would say nothing
 
 
@@ -54,7 +55,7 @@ def view(
     expression: str = "",
     *,
     methods: Sequence[str | Method] | str = (),
-    keep: float | int = 0.1,
+    keep: float | int = _KEEP,
     layer: int | None = None,
     layers: int | Sequence[int] | None = None,
     profile: Profile | Sequence[Profile] | None = None,
@@ -127,7 +128,10 @@ def view(
     if isinstance(what, Results):
         if image is not None or expression:
             raise InputError("view(results) takes no image and no expression: its samples have their own")
-        own = {"methods": methods or None, "layer": layer, "profile": profile, "target": target}
+        own = {
+            "methods": methods or None, "keep": None if keep == _KEEP else keep, "layer": layer, "profile": profile,
+            "target": target, "seed": seed or None,
+        }  # fmt: skip
         if wrong := [name for name, value in own.items() if value is not None]:
             raise InputError(f"view(results) shows the {wrong[0]} of the run: leave {wrong[0]} out")
         return _view_results(what, at_least_one("n", n), labels, height, dataset, vlm, layers)

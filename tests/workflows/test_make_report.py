@@ -236,6 +236,9 @@ def test_a_view_holds_its_page_in_a_frame(grounder, tmp_path):
 def test_a_view_of_results_is_its_report_s_browser(run):
     with pytest.raises(InputError, match="takes no image"):
         bl.view(run, "a.png")
+    for other in ({"keep": 0.2}, {"seed": 1}, {"layer": 2}):
+        with pytest.raises(InputError, match=f"shows the {next(iter(other))} of the run"):
+            bl.view(run, **other)
     assert len(Page(bl.view(run, n=2).html).data["samples"]) >= 2
 
 

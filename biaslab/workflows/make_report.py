@@ -186,7 +186,7 @@ def samples_with_attention(
         expect_model(vlm)
     elif layers is not None:
         raise InputError("layers are of the attention that a model is asked for: give vlm= too, or leave them out")
-    shown, found, missing = samples_shown(results, dataset, n=n)
+    shown, found, missing = samples_shown(results, dataset, n=n, vlm=vlm)
     profiles, unread = profiles_of_run(results)
     expected: dict[str, dict[int, np.ndarray]] = {}
     undivided: list[str] = []
@@ -200,7 +200,7 @@ def samples_with_attention(
 
 
 def samples_shown(
-    results: Results, dataset: Dataset | None = None, *, n: int = 20
+    results: Results, dataset: Dataset | None = None, *, n: int = 20, vlm: VLM | None = None
 ) -> tuple[list[Shown], dict[str, Sample], list[str]]:
     """Choose the samples of a run that are shown and open their images.
 
@@ -210,6 +210,8 @@ def samples_shown(
     dataset : Dataset, optional
     n : int
         As of `report`.
+    vlm : VLM, optional
+        The run's model, by which it is known where tokens lie.
 
     Returns
     -------
@@ -221,7 +223,7 @@ def samples_shown(
     """
     why = chosen_samples(hit_table(results.verdicts), n=n)
     found, changed, missing = _samples(results, dataset)
-    shown, unplaced = _shown([results], why, found, changed)
+    shown, unplaced = _shown([results], why, found, changed, vlm)
     return shown, found, [*missing, *unplaced]
 
 
@@ -272,12 +274,16 @@ def _samples(results: Results, dataset: Dataset | None) -> tuple[dict[str, Sampl
 
 
 def _shown(
-    runs: Sequence[Results], why: Mapping[str, Sequence[str]], found: Mapping[str, Sample], changed: set[str]
+    runs: Sequence[Results],
+    why: Mapping[str, Sequence[str]],
+    found: Mapping[str, Sample],
+    changed: set[str],
+    vlm: VLM | None = None,
 ) -> tuple[list[Shown], list[str]]:
     """Open the images of the chosen samples and find out where their tokens lie under each run."""
     missing = _without_content(why, found, changed)
     unopened: list[str] = []
-    finders = [_finder(results, missing) for results in runs]
+    finders = [_finder(results, vlm, missing) for results in runs]
     lines = [lines_of(results, list(why)) for results in runs]
     tokens = [{name: line["tokens"] for (name, _), line in of.items() if is_number(line.get("tokens"))} for of in lines]
     shown = []
@@ -332,11 +338,13 @@ def _without_content(why: Mapping[str, Any], found: Mapping[str, Sample], change
     }
 
 
-def _finder(results: Results, missing: dict[str, None]) -> Callable[[tuple[int, int]], TokenLayout] | None:
+def _finder(
+    results: Results, vlm: VLM | None, missing: dict[str, None]
+) -> Callable[[tuple[int, int]], TokenLayout] | None:
     try:
-        return layout_finder(results.run)
+        return layout_finder(results.run, vlm)
     except (BiaslabError, OSError, ValueError) as error:
-        missing[f"Where tokens lie is not shown: {error}"] = None
+        missing[f"Where tokens lie is not shown: {error}; in Python results.view(vlm=model) shows it"] = None
         return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -19,6 +19,9 @@ from biaslab.evaluation.results import Results
 from biaslab.models.offline.geometry import geometry
 from biaslab.models.recipe import LoadRecipe
 from biaslab.profiles import Profile, load
+
+if TYPE_CHECKING:
+    from biaslab.models.vlm import VLM
 
 __all__ = ["dataset_of", "layout_finder", "model_options_of", "profiles_of_run", "samples_of_run"]
 
@@ -90,17 +93,20 @@ def samples_of_run(results: Results, dataset: Dataset) -> tuple[dict[str, Sample
     return found, changed - set(found)
 
 
-def layout_finder(run: Mapping[str, Any]) -> Callable[[tuple[int, int]], TokenLayout]:
+def layout_finder(run: Mapping[str, Any], vlm: VLM | None = None) -> Callable[[tuple[int, int]], TokenLayout]:
     """Make a function from the size of an image to where its visual tokens lie, without the model's weights.
+
+    By ``vlm`` where the run's model is at hand; one that was wrapped is known by no name.
 
     Raises
     ------
     BiaslabError
         The model's configuration and processor are not on this machine.
     """
-    options = model_options_of(run)
-    arguments = LoadRecipe(name=options["name"], revision=options.get("revision"))
-    found = geometry(arguments)
+    found: Any = vlm
+    if vlm is None:
+        options = model_options_of(run)
+        found = geometry(LoadRecipe(name=options["name"], revision=options.get("revision")))
     image_options = dict(run["identity"]["options"].get("image_options") or {})
 
     @cache

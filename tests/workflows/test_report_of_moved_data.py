@@ -92,3 +92,14 @@ def test_a_view_of_an_image_shows_the_stages_of_a_schedule(grounder):
     runs = data["samples"][0]["runs"]
     assert [len(each.get("stages", [])) for each in runs] == [0, 2, len(own["stages"]), 0]
     assert all(runs[i]["stages"][-1] == runs[i]["mask"] for i in (1, 2))
+
+
+def test_a_wrapped_model_tells_where_its_tokens_lie(grounder):
+    own = bl.wrap(grounder.model, grounder.processor, name="my fine-tuned model")  # no folder and no hub id
+    data = bl.load_dataset("scenes", n=2)
+    results = bl.evaluate(own, data, methods=["none", "random"], keep=0.2, layer=4, progress=False)
+    seen = samples_with_attention(results, data, None, None, n=2)
+    (sentence,) = seen.missing
+    assert "results.view(vlm=model) shows it" in sentence and all(one.layouts == [None] for one in seen.shown)
+    seen = samples_with_attention(results, data, own, None, n=2)
+    assert not seen.missing and all(one.layouts[0].n == 256 for one in seen.shown)

@@ -106,8 +106,8 @@ def choose(vlm: bl.VLM, options: argparse.Namespace) -> None:
         "split": "validation", "images": len(options.images), **options.stamp,
         **{task: {"n": len(data[task]), "none": float(by_task[task]["none"]["hit"].mean())} for task in TASKS},
     }  # fmt: skip
-    chosen = {"settings": settings, "keeps": keeps, "candidates": table.to_dict("records")}
-    (options.runs / "choice.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
+    choice = {"settings": settings, "keeps": keeps, "candidates": table.to_dict("records")}
+    (options.runs / "choice.json").write_text(json.dumps(choice, indent=1), encoding="utf-8")
 
 
 def test(vlm: bl.VLM, options: argparse.Namespace) -> None:

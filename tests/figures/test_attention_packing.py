@@ -39,7 +39,7 @@ def size(value):
 
 
 @pytest.mark.parametrize(
-    ("n", "layers", "of_profile"), [(60, LAYERS[:1], HEADS), (3, LAYERS, HEADS), (3, LAYERS, 1), (3, LAYERS[:1], 0)]
+    ("n", "layers", "of_profile"), [(60, LAYERS[:1], HEADS), (60, LAYERS, HEADS), (60, LAYERS, 1), (3, LAYERS[:1], 0)]
 )
 def test_samples_of_many_heads_and_tokens_keep_their_bytes(n, layers, of_profile):
     samples = shown(n, layers, noise())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,9 +66,10 @@ def killed_worker(folder, verb, pattern, world):
 
 
 def contents(folder):
-    """All that is no lock, figure or watermark of the time."""
+    """All that is no lock, figure or time."""
     paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in paths if p.suffix not in (".png", ".pdf")}
+    paths = [path for path in paths if path.suffix not in (".png", ".pdf")]
+    return {str(p.relative_to(folder)): re.sub(rb'"created": "[^"]*"', b"", p.read_bytes()) for p in paths}
 
 
 def is_that_of_one(folder, out, err, verb):

@@ -19,7 +19,7 @@ SHORT = "Answer the question using a single word or phrase."
 
 @dataclass(frozen=True)
 class Question(Sample):
-    """A question about an image: `evaluate` holds the answer against ``answers``, not against a box.
+    """A question about an image: :func:`biaslab.evaluate` holds the answer against ``answers``, not a box.
 
     It is a `Sample` whose ``expression`` is the question and whose ``expression_type`` is its category. Where no
     evidence is known ``box`` is the whole image and nothing is said of the target's tokens.

@@ -65,9 +65,13 @@ def measured(
     }
     for by_word in found.values():
         for word, lines in by_word.items():
-            if (failed := lines["error"].dropna()).size:
-                raise BiaslabError(f"{len(failed)} samples failed under {word}, the first: {failed.iloc[0]}")
+            _refuse_failures(lines, word)
     return found
+
+
+def _refuse_failures(lines: pd.DataFrame, word: str) -> None:
+    if (failed := lines["error"].dropna()).size:
+        raise BiaslabError(f"{len(failed)} samples failed under {word}, the first: {failed.iloc[0]}")
 
 
 def with_best(table: pd.DataFrame, by_task: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
@@ -143,8 +147,7 @@ def parts(vlm: bl.VLM, data: Mapping, options: argparse.Namespace) -> dict[str, 
             retry_errors=True, max_new_tokens=_TOKENS,
         )  # fmt: skip
         lines = results.verdicts.astype({"id": str, "method": str})
-        if (failed := lines["error"].dropna()).size:
-            raise BiaslabError(f"{len(failed)} samples failed with parts of the image, the first: {failed.iloc[0]}")
+        _refuse_failures(lines, "parts of the image")
         lines["hit"] = lines["hit"].astype(float)
         order = [sample.id for sample in data[task]]
         found[task] = {

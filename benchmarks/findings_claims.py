@@ -34,6 +34,7 @@ from benchmarks.findings_report import MIDDLE
 from benchmarks.findings_rows import TwoTasks, pair_rows
 from benchmarks.gallery_pool import TASKS, tasks
 from benchmarks.lookahead import costs
+from benchmarks.paired import paired_differences
 from benchmarks.report import Report, Table, percent
 from benchmarks.scene_pool import expressions
 from biaslab.stats.resampling import ImageBootstrap, max_t
@@ -55,12 +56,11 @@ _DEPTH: dict[str, tuple[str, str]] = {
 def paired_rows(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], images: np.ndarray) -> list[dict[str, Any]]:
     """List differences of accuracy with intervals and p, family-wise over the pairs (max-T)."""
     bootstrap = ImageBootstrap(images, n_resamples=_RESAMPLES)
-    p = max_t(np.stack([with_ - without for with_, without in pairs.values()], 1), images).p_adjusted
+    found = paired_differences([with_ - without for with_, without in pairs.values()], images, bootstrap)
     return [
-        {"what": what, "first": percent(bootstrap.difference(*pair), "+"), "p_first": float(value),
-         "first_value": float(np.mean(pair[0] - pair[1]))}
-        for (what, pair), value in zip(pairs.items(), p, strict=True)
-    ]  # fmt: skip
+        {"what": what, "first": one.text, "p_first": one.p, "first_value": one.value}
+        for what, one in zip(pairs, found, strict=True)
+    ]
 
 
 def verdict(first: float, p_first: float, second: float, p_second: float) -> str:
@@ -184,12 +184,10 @@ def _depth(
     fastv, relative = at_depths("fastv"), at_depths("relative")
     bootstrap = ImageBootstrap(images, n_resamples=_RESAMPLES)
     differences = [(lines[relative[k]]["hit"] - lines[fastv[k]]["hit"]).to_numpy(float) for k in DEPTHS]
-    p = max_t(np.stack(differences, 1), images).p_adjusted
     return [
-        {"model": model, "k": k, "explained": float(biased[k - 1]), "p": float(value),
-         "auroc": percent(bootstrap.mean(lines[fastv[k]]["target_auroc"].to_numpy(float))),
-         "gain": percent(bootstrap.mean(difference), "+")}
-        for k, difference, value in zip(DEPTHS, differences, p, strict=True)
+        {"model": model, "k": k, "explained": float(biased[k - 1]), "p": found.p, "gain": found.text,
+         "auroc": percent(bootstrap.mean(lines[fastv[k]]["target_auroc"].to_numpy(float)))}
+        for k, found in zip(DEPTHS, paired_differences(differences, images, bootstrap), strict=True)
     ]  # fmt: skip
 
 

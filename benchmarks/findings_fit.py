@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +39,25 @@ def asked_both_ways(vlm: bl.VLM, n: int) -> Calibration:
     >>> len(both.images), len(set(both.ids)), both.prompts[0] == both.prompts[2]
     (4, 4, False)
     """
-    first, second = (bl.calibration(vlm, source, n=n) for source in TASKS.values())
     half = n // 2
-    parts = [(list(values[:half]), list(others[half:])) for values, others in (
-        (first.images, second.images), (first.prompts, second.prompts), (first.ids, second.ids),
-    )]  # fmt: skip
-    images, prompts, ids = (boxes + questions for boxes, questions in parts)
+    first, second = (bl.calibration(vlm, source, n=k) for source, k in zip(TASKS.values(), (half, n), strict=True))
+    images, prompts, ids = (
+        [*boxes, *questions[half:]]
+        for boxes, questions in (
+            (first.images, second.images), (first.prompts, second.prompts), (first.ids, second.ids),
+        )
+    )  # fmt: skip
     return replace(first, name=" and ".join(TASKS.values()), images=images, prompts=prompts, ids=ids, asked=None)
 
 
 def fit_profiles(vlm: bl.VLM, folder: Path, sizes: Mapping[str, int]) -> None:
     """Fit what is missing of `PROFILES`, each on so many images."""
     folder.mkdir(parents=True, exist_ok=True)
+    asked = cache(partial(asked_both_ways, vlm))  # several profiles are of the same images
     for name, how in PROFILES.items():
         target = folder / f"{name}.safetensors"
         if not target.exists():
-            asked = asked_both_ways(vlm, sizes[name])
-            fit_bias(vlm, asked, out=target, maps=folder / f"{name}-maps", batch_size=16, **how)
+            fit_bias(vlm, asked(sizes[name]), out=target, maps=folder / f"{name}-maps", batch_size=16, **how)
 
 
 def loaded(vlm: bl.VLM, folder: Path) -> list[Any]:

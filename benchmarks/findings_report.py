@@ -23,7 +23,6 @@ from benchmarks.findings_rows import (
 from benchmarks.gallery_pool import TASKS
 from benchmarks.report import Report, Table, percent
 from biaslab.scenes.gallery import grid_of
-from biaslab.stats.resampling import max_t
 
 __all__ = ["MIDDLE", "of_test", "of_unfamiliar"]
 
@@ -158,8 +157,14 @@ def of_unfamiliar(
             rows[0][f"{task}, {name}"] = percent(bootstrap.mean(both.column(task, "none")))
             for row, word in zip(rows[1:], words.values(), strict=True):
                 row[f"{task}, {name}"] = percent(bootstrap.ratio(*both.parts(task, word)))
-            if name == "all":
-                _against_divprune(rows[1:], words, both, task)
+    pairs = {
+        method: _pair(pooled, word, pooled, words["divprune"]) for method, word in words.items() if method != "divprune"
+    }
+    against = {pair["what"]: pair for pair in pair_rows(pairs, pooled)}
+    for row in rows:
+        pair = against.get(row["method"], {})
+        for task in TASKS if pair else ():
+            row |= {f"{task} minus DivPrune": pair[task], f"p, {task}": f"{pair[f'p_{task}']:.4f}"}
     return Report(
         name="findings-unfamiliar", module="findings", title="Unfamiliar images: what is kept of boxes and questions",
         settings={
@@ -173,16 +178,6 @@ def of_unfamiliar(
             "minus DivPrune: points of accuracy, all domains; p: family-wise over the lines of a task (max-T)",
         ],
     )  # fmt: skip
-
-
-def _against_divprune(rows: Sequence[dict[str, Any]], words: Mapping[str, str], both: TwoTasks, task: str) -> None:
-    reference, span = both.column(task, words["divprune"]), both.of[task]
-    others = [(row, word) for row, word in zip(rows, words.values(), strict=True) if row["method"] != "divprune"]
-    differences = [both.column(task, word) - reference for _, word in others]
-    p = max_t(np.stack([d[span] for d in differences], 1), both.images[span]).p_adjusted
-    for (row, _), difference, value in zip(others, differences, p, strict=True):
-        row[f"{task} minus DivPrune"] = percent(both.bootstrap().mean(difference), "+")
-        row[f"p, {task}"] = f"{value:.4f}"
 
 
 def _pooled(runs: Sequence[tuple[Mapping, Mapping[str, Any]]]) -> tuple[dict[str, dict], dict[str, list]]:

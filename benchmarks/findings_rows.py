@@ -11,9 +11,10 @@ import pandas as pd
 
 from benchmarks.findings_methods import DEPTHS, FLOOR, SHOWN, at_depths
 from benchmarks.gallery_pool import TASKS, through_tile_border
+from benchmarks.paired import paired_differences
 from benchmarks.report import percent
 from biaslab.scenes.gallery import grid_of
-from biaslab.stats.resampling import ImageBootstrap, max_t
+from biaslab.stats.resampling import ImageBootstrap
 
 __all__ = [
     "TwoTasks", "border_rows", "category_rows", "depth_rows", "gap_rows", "pair_rows", "part_rows", "place_rows",
@@ -109,8 +110,7 @@ def gap_rows(kept: pd.DataFrame, both: TwoTasks) -> list[dict[str, Any]]:
     """
     bootstrap, strict = both.bootstrap(), both.bootstrap(1 - 0.05 / len(kept))
     rows: list[dict[str, Any]] = []
-    differences: dict[str, list[np.ndarray]] = {task: [] for task in TASKS}
-    compared: list[int] = []
+    against: dict[str, tuple[np.ndarray, ...]] = {}  # number of a row -> it and DivPrune
     for cost, own in kept.groupby("cost", sort=False):
         reference = own[own["method"] == "divprune"].iloc[0]
         for line in own.to_dict("records"):
@@ -123,16 +123,12 @@ def gap_rows(kept: pd.DataFrame, both: TwoTasks) -> list[dict[str, Any]]:
             _, low, high = strict.ratio_contrast(*sides["questions"], *sides["boxes"])
             row["significant"] = "yes" if low > 0 or high < 0 else "no"
             if line["method"] != "divprune":
-                compared.append(len(rows))
-                for task in TASKS:
-                    other = both.column(task, reference[task])
-                    row[f"minus_{task}"] = percent(bootstrap.difference(both.column(task, line[task]), other), "+")
-                    differences[task].append((both.column(task, line[task]) - other)[both.of[task]])
+                words = [(task, side[task]) for task in TASKS for side in (line, reference)]
+                against[str(len(rows))] = tuple(both.column(*word) for word in words)
             rows.append(row)
-    for task in TASKS if compared else ():
-        p = max_t(np.stack(differences[task], 1), both.images[both.of[task]]).p_adjusted
-        for number, value in zip(compared, p, strict=True):
-            rows[number][f"p_{task}"] = float(value)
+    for found in pair_rows(against, both):
+        named = {task: f"minus_{task}" for task in TASKS} | {f"p_{task}": f"p_{task}" for task in TASKS}
+        rows[int(found["what"])] |= {name: found[key] for key, name in named.items()}
     return sorted(rows, key=lambda row: -row["value"])
 
 
@@ -140,12 +136,9 @@ def pair_rows(pairs: Mapping[str, tuple[np.ndarray, ...]], both: TwoTasks) -> li
     """List differences of accuracy on both tasks: what -> (boxes with, without, questions with, without)."""
     bootstrap, rows = both.bootstrap(), [{"what": what} for what in pairs]
     for k, task in enumerate(TASKS):
-        span = both.of[task]
         differences = [parts[2 * k] - parts[2 * k + 1] for parts in pairs.values()]
-        p = max_t(np.stack([d[span] for d in differences], 1), both.images[span]).p_adjusted
-        for row, difference, value in zip(rows, differences, p, strict=True):
-            interval = bootstrap.mean(difference)
-            row |= {task: percent(interval, "+"), f"p_{task}": float(value), f"{task}_value": float(interval[0])}
+        for row, found in zip(rows, paired_differences(differences, both.images, bootstrap), strict=True):
+            row |= {task: found.text, f"p_{task}": found.p, f"{task}_value": found.value}
     return rows
 
 

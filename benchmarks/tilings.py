@@ -22,6 +22,7 @@ import torch
 import biaslab as bl
 from benchmarks.common import RESULTS, numbers
 from benchmarks.gallery_pool import TASKS, tasks
+from benchmarks.paired import paired_differences
 from benchmarks.report import Report, Table, percent
 from benchmarks.scene_pool import Expressions
 from biaslab.datasets.calibration import Calibration, calibration
@@ -34,7 +35,7 @@ from biaslab.profiles import Profile, make
 from biaslab.profiles.parts import Part, merged
 from biaslab.profiles.variance import held_out, log_folds
 from biaslab.scenes.gallery import grid_of
-from biaslab.stats.resampling import ImageBootstrap, max_t
+from biaslab.stats.resampling import ImageBootstrap
 
 TRANSPORTED = ("tile", "factorised")  # what predicts a layout that it was not fitted on
 SEEN = ("mean", *TRANSPORTED)
@@ -195,19 +196,18 @@ def pruned_rows(hits: pd.DataFrame, images: Sequence[str]) -> list[dict[str, Any
     images : (samples,) sequence
         Whose sample is whose.
     """
-    bootstrap, rows, differences = ImageBootstrap(images), [], []
+    bootstrap, rows = ImageBootstrap(images), []
+    compared: list[tuple[dict[str, Any], np.ndarray]] = []
     for layer, method, profile in hits.columns:
         own = hits[layer, method, profile].to_numpy()
         row: dict[str, Any] = {"layer": layer, "method": method, "profile": profile, "n": len(own)}
         row["accuracy"] = percent(bootstrap.mean(own))
         if profile not in ("-", SEEN_BY_MEAN):
-            difference = own - hits[layer, method, SEEN_BY_MEAN].to_numpy()
-            row["gain"] = percent(bootstrap.mean(difference), "+")
-            differences.append((row, difference))
+            compared.append((row, own - hits[layer, method, SEEN_BY_MEAN].to_numpy()))
         rows.append(row)
-    p = max_t(np.stack([difference for _, difference in differences], 1), images).p_adjusted if differences else []
-    for (row, _), value in zip(differences, p, strict=True):
-        row["p"] = float(value)
+    found = paired_differences([difference for _, difference in compared], images, bootstrap)
+    for (row, _), one in zip(compared, found, strict=True):
+        row |= {"gain": one.text, "p": one.p}
     return rows
 
 

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["first_line", "last_part", "printable", "why_unreadable"]
+import json
+from typing import Any
+
+__all__ = ["as_written", "first_line", "last_part", "printable", "why_unreadable"]
+
+
+def as_written(value: Any) -> str:
+    """Write a value of a row as a JSON file does, shortened to 60 characters.
+
+    Examples
+    --------
+    >>> as_written(None), as_written(["a"]), as_written("a" * 99)[-5:]
+    ('null', '["a"]', 'aa...')
+    """
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def first_line(error: Exception) -> str:

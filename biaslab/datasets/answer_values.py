@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from biaslab._util.text import as_written
 from biaslab.errors import InputError
 
 __all__ = ["category_of", "right_answers"]
@@ -50,15 +50,13 @@ def right_answers(value: Any, field: str, where: str) -> tuple[str, ...]:
 
 def _told(value: Any, field: str, where: str) -> str:
     if isinstance(value, (bool, np.bool_)):
-        raise InputError(f'{where}: {field} is {json.dumps(bool(value))}: write "yes" or "no"')
+        raise InputError(f'{where}: {field} is {as_written(bool(value))}: write "yes" or "no"')
     if isinstance(value, Real) and np.isfinite(float(value)):
         number = float(value)
         return str(int(number)) if number.is_integer() else str(value)
     if not isinstance(value, str) or not value.strip():
-        shown = json.dumps(value, default=str)
         raise InputError(
-            f"{where}: {field} is {shown if len(shown) <= 60 else f'{shown[:60]}...'}, not a text that says something, "
-            "a number, or a list of such"
+            f"{where}: {field} is {as_written(value)}, not a text that says something, a number, or a list of such"
         )
     return value
 
@@ -74,7 +72,7 @@ def category_of(value: Any, where: str) -> str:
     if value is None or (isinstance(value, Real) and not np.isfinite(float(value))):
         return ""
     if not isinstance(value, (str, Real)):
-        raise InputError(f"{where}: category is {json.dumps(value, default=str)[:60]}, not a text: name one category")
+        raise InputError(f"{where}: category is {as_written(value)}, not a text: name one category")
     if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
         return str(int(float(value)))
     return str(value)

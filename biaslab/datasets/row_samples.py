@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from biaslab._util.text import printable, why_unreadable
+from biaslab._util.text import as_written, printable, why_unreadable
 from biaslab.core.boxes import Box
 from biaslab.datasets.annotation_rows import TableRow
 from biaslab.datasets.annotation_table import AnnotationTable
@@ -117,8 +116,8 @@ class RowSamples:
             raise InputError(f"{where}: {reader.expression} {why}")
         if referral.orientation not in (None, *ORIENTATIONS):
             raise InputError(
-                f"{where}: orientation is {_shown(referral.orientation)}: write {' or '.join(ORIENTATIONS)}, or leave "
-                "it out"
+                f"{where}: orientation is {as_written(referral.orientation)}: write {' or '.join(ORIENTATIONS)}, or "
+                "leave it out"
             )
         orientation = referral.orientation or ("stored" if self.stored else None)
         picture, image = self._picture(row, referral, where)
@@ -148,7 +147,7 @@ class RowSamples:
             os.fsencode(name)
         except UnicodeEncodeError:
             raise InputError(
-                f"{where}: {reader.image} holds half a character ({_shown(name)}): no file has that name"
+                f"{where}: {reader.image} holds half a character ({as_written(name)}): no file has that name"
             ) from None
         return PlacedPicture(self.places, name), name
 
@@ -198,7 +197,7 @@ class _Entry:
 def _text(value: Any, field: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InputError(
-            f"{where}: {field} is {'empty' if value == '' else _shown(value)}, not a text that says something"
+            f"{where}: {field} is {'empty' if value == '' else as_written(value)}, not a text that says something"
         )
     return value
 
@@ -210,7 +209,7 @@ def _size(referral: Referral, where: str) -> tuple[int, int] | None:
     sizes = [_number(value, name, where) for value, name in zip(values, ("width", "height"), strict=True)]
     for name, size, value in zip(("width", "height"), sizes, values, strict=True):
         if size < 1 or size % 1:
-            raise InputError(f"{where}: {name} is {_shown(value)}, not a whole number of pixels above 0")
+            raise InputError(f"{where}: {name} is {as_written(value)}, not a whole number of pixels above 0")
     return int(sizes[0]), int(sizes[1])
 
 
@@ -221,9 +220,9 @@ def _box(value: Any, field: str, where: str) -> list[float]:
     if isinstance(value, (tuple, np.ndarray)):
         value = list(value)
     if value is None or value == []:
-        raise InputError(f"{where}: {field} is {_shown(value)}: the expression has no target; leave it out")
+        raise InputError(f"{where}: {field} is {as_written(value)}: the expression has no target; leave it out")
     if not isinstance(value, list):
-        raise InputError(f"{where}: {field} is {_shown(value)}, not a list [x1, y1, x2, y2]")
+        raise InputError(f"{where}: {field} is {as_written(value)}, not a list [x1, y1, x2, y2]")
     if all(isinstance(inner, (list, tuple)) for inner in value):
         if len(value) != 1:
             raise InputError(f"{where}: {field} holds {len(value)} boxes: an expression has one target; leave it out")
@@ -240,11 +239,5 @@ def _number(value: Any, field: str, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{where}: {field} holds {_shown(value)}, which is no finite number")
+        raise InputError(f"{where}: {field} holds {as_written(value)}, which is no finite number")
     return number
-
-
-def _shown(value: Any) -> str:
-    """Write a value of a row as its file does, shortened."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:60]}..."

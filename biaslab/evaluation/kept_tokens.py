@@ -12,7 +12,21 @@ import pandas as pd
 
 from biaslab.errors import InputError
 
-__all__ = ["kept_tokens", "token_mask"]
+__all__ = ["kept_tokens", "mask_of", "token_mask"]
+
+
+def mask_of(kept: np.ndarray, n: int) -> np.ndarray:
+    """Mark kept visual tokens among ``n``: (n,) bool.
+
+    Examples
+    --------
+    >>> from biaslab.evaluation.kept_tokens import mask_of
+    >>> mask_of([0, 3], 4).tolist()
+    [True, False, False, True]
+    """
+    mask = np.zeros(n, bool)
+    mask[np.asarray(kept, dtype=int)] = True
+    return mask
 
 
 def token_mask(kept: np.ndarray, n: int) -> str:
@@ -37,9 +51,7 @@ def token_mask(kept: np.ndarray, n: int) -> str:
     >>> token_mask([0, 3, 9], 12)
     'CQI='
     """
-    mask = np.zeros(n, bool)
-    mask[np.asarray(kept, dtype=int)] = True
-    return base64.b64encode(np.packbits(mask, bitorder="little").tobytes()).decode("ascii")
+    return base64.b64encode(np.packbits(mask_of(kept, n), bitorder="little").tobytes()).decode("ascii")
 
 
 def kept_tokens(line: Mapping[str, Any]) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from biaslab.attention.capture import capture
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import BiaslabError, InputError
 from biaslab.evaluation.configurations import UNPRUNED, configurations
-from biaslab.evaluation.kept_tokens import kept_tokens
+from biaslab.evaluation.kept_tokens import kept_tokens, mask_of
 from biaslab.evaluation.prompts import prompt_of
 from biaslab.evaluation.recorded_methods import label_of
 from biaslab.evaluation.schema import record_key
@@ -132,11 +132,7 @@ def _stages(
         except BiaslabError:  # a plug-in that is not here, a profile that is gone
             continue
         for i, (name, layout) in enumerate(zip(ids, encoded.layouts, strict=True)):
-            masks = []
-            for stage in run.stages:
-                mask = np.zeros(layout.n, bool)
-                mask[stage[i].indices.cpu().numpy()] = True
-                masks.append(mask)
+            masks = [mask_of(stage[i].indices.cpu().numpy(), layout.n) for stage in run.stages]
             line = lines.get((name, key))
             recorded = None if line is None or line["error"] is not None else kept_tokens(line)
             if recorded is not None and masks and np.array_equal(recorded, masks[-1]):

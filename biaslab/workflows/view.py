@@ -19,7 +19,7 @@ from biaslab.core.images import load_image
 from biaslab.core.layers import resolve_layers
 from biaslab.errors import BiaslabError, InputError
 from biaslab.evaluation.configurations import configurations
-from biaslab.evaluation.kept_tokens import token_mask
+from biaslab.evaluation.kept_tokens import mask_of, token_mask
 from biaslab.evaluation.metrics import grounding_iou, is_hit, kept_share, target_tokens
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.single_image import PrunedAnswer, compare_methods
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from biaslab.datasets.base import Dataset
     from biaslab.models.vlm import VLM
     from biaslab.profiles import Profile
-    from biaslab.pruning import Method, Selection
+    from biaslab.pruning import Method
 
 __all__ = ["view", "view_of_answers"]
 
@@ -229,7 +229,11 @@ def view_of_answers(
         attention=maps,
         words=words,
         word_attention=of_words,
-        stages={str(i): [_mask(left, layout.n) for _, left in a.stages] for i, a in enumerate(answers) if a.stages},
+        stages={
+            str(i): [mask_of(left.indices.cpu().numpy(), layout.n) for _, left in answer.stages]
+            for i, answer in enumerate(answers)
+            if answer.stages
+        },
     )
     configs, lines = [], {}
     for i, answer in enumerate(answers):
@@ -313,12 +317,6 @@ def _attention(vlm: VLM, encoded: Any, layers: list[int], limit: int) -> tuple[l
         maps[layer] = values[:, 0]
         of_words[layer] = values.mean(0)[: len(words)]
     return words[: len(of_words[layers[0]])], maps, of_words
-
-
-def _mask(selection: Selection, n: int) -> np.ndarray:
-    mask = np.zeros(n, bool)
-    mask[selection.indices.cpu().numpy()] = True
-    return mask
 
 
 def _line(answer: PrunedAnswer, target: Box | None) -> dict[str, Any]:

@@ -9,7 +9,16 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import fair, findings, findings_claims, findings_fit, findings_methods, findings_rows, gallery_pool
+from benchmarks import (
+    fair,
+    findings,
+    findings_claims,
+    findings_fit,
+    findings_methods,
+    findings_rows,
+    gallery_pool,
+    paired,
+)
 from benchmarks.findings_methods import (
     DEPTHS,
     FLOOR,
@@ -135,7 +144,7 @@ def test_as_many_tokens_at_random_as_a_part_has():
         assert {len(tokens) for tokens in kept} == {n} and len({tuple(tokens) for tokens in kept}) > 5
 
 
-@pytest.mark.parametrize("module", [findings_claims, findings_fit, gallery_pool])
+@pytest.mark.parametrize("module", [findings_claims, findings_fit, gallery_pool, paired])
 def test_examples_run(module):
     assert doctest.testmod(module).failed == 0
 

@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
+from biaslab._util.text import as_written
 from biaslab.datasets.annotation_rows import Row
 from biaslab.datasets.reader import Reader, Referral, register_reader
 
@@ -28,5 +28,5 @@ class POPE(Reader):
     def referrals(self, row: Row) -> Iterable[Referral]:
         """Take the question of a row."""
         if str(row["label"]).strip().lower() not in ("yes", "no"):
-            raise ValueError(f"label is {json.dumps(row['label'], default=str)[:60]}: POPE's is yes or no")
+            raise ValueError(f"label is {as_written(row['label'])}: POPE's is yes or no")
         yield Referral(row["image"], row["text"], None, answers=row["label"], category=row.get("category"))

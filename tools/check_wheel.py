@@ -3,7 +3,7 @@
     python -m tools.check_wheel
 
 Every file below biaslab/ must be inside (what package data leaves out is missing nowhere but there), the whole at most
-50 MB, the grounder must answer and `bl.view` write its page. Dependencies are those of the running environment.
+50 MB, both embedded models must answer and `bl.view` write its page. Dependencies are those of the running environment.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import biaslab as bl
 assert Path(bl.__file__).is_relative_to(sys.argv[1]), f"another biaslab was imported: {bl.__file__}"
 vlm, image = bl.load("grounder"), bl.scenes.scene("test", 0).image
 assert vlm.locate(image, "eggplant") is not None
+(sample,) = bl.load_dataset("gallery", n=1)
+assert bl.load("observer").locate(sample.image(), sample.expression) is not None
 bl.view(vlm, image, "the eggplant", methods=["divprune"], keep=0.1).save("view.html")
 assert Path("view.html").stat().st_size > 50_000
 """

@@ -73,9 +73,9 @@ python -m benchmarks.sweep
 python -m benchmarks.expressions
 END
       ;;
-    observer)  # a minute: docs/observer.md (photographs; of both embedded models), data/observer/README.md says its own
+    observer)  # a minute: docs/observer.md (photographs; of both embedded models)
       cat <<'END'
-biaslab evaluate --model data/observer --dataset biaslab/diagnostics/pictures/expressions.jsonl --columns image=image,expression=expression,box=xyxy:box --methods none --out runs/photographs
+biaslab evaluate --model observer --dataset biaslab/diagnostics/pictures/expressions.jsonl --columns image=image,expression=expression,box=xyxy:box --methods none --out runs/photographs
 biaslab evaluate --model grounder --dataset biaslab/diagnostics/pictures/expressions.jsonl --columns image=image,expression=expression,box=xyxy:box --methods none --out runs/photographs-grounder
 END
       ;;
@@ -120,16 +120,16 @@ biaslab fit-bias --model grounder --n 600 --out runs/fair/positional.safetensors
 biaslab fit-bias --model grounder --heads all --n 300 --maps runs/fair/maps --out runs/fair/heads.safetensors
 biaslab fit-bias --model grounder --estimator localization_heads --layers 0-1 --n 600 --out runs/fair/localization-heads.safetensors
 biaslab fit-bias --model grounder --estimator lookahead --n 10000 --out runs/fair/look-ahead.safetensors
-python -m benchmarks.findings fit --model data/observer
-python -m benchmarks.findings choose --model data/observer
-python -m benchmarks.findings test --model data/observer
-python -m benchmarks.findings unfamiliar --model data/observer
-python -m benchmarks.findings_claims --model data/observer --first-profiles runs/fair/positional.safetensors runs/fair/heads.safetensors runs/fair/localization-heads.safetensors runs/fair/look-ahead.safetensors
+python -m benchmarks.findings fit
+python -m benchmarks.findings choose
+python -m benchmarks.findings test
+python -m benchmarks.findings unfamiliar
+python -m benchmarks.findings_claims --first-profiles runs/fair/positional.safetensors runs/fair/heads.safetensors runs/fair/localization-heads.safetensors runs/fair/look-ahead.safetensors
 END
       ;;
     tilings)  # hours: bias of tiles and thumbnail, and which profiles carry over to other tilings
       cat <<'END'
-python -m benchmarks.tilings --model data/observer
+python -m benchmarks.tilings
 END
       ;;
     decisions)  # hours: docs/rules.md, docs/schedules.md, docs/frames.md, docs/look-ahead.md (questions), docs/questions/model-or-images.md

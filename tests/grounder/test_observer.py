@@ -24,6 +24,7 @@ from biaslab.grounder.observer.model import (
 from biaslab.grounder.observer.network import TrainingObserver
 from biaslab.grounder.observer.plan import WINDOW, Step, steps_of
 from biaslab.grounder.training_folder import STAGES
+from biaslab.models.registry import embedded_folder
 from biaslab.scenes import expressions as ex
 from biaslab.scenes.gallery import grid_of, picture, picture_size, visual_tiles
 from biaslab.scenes.gallery.forms import plural
@@ -415,16 +416,14 @@ def test_a_run_ends_with_a_card_that_says_what_was_measured(trained, tmp_path):
     assert again["accuracy"].tolist() == [row["accuracy"] for row in report.accuracy]  # from the logs
 
 
-def test_the_committed_leg_is_of_the_recipe_s_size_and_answers_in_its_form():
-    from pathlib import Path
-
+def test_what_ships_is_of_the_recipe_s_size_and_answers_in_its_form():
     from biaslab.grounder.observer.start import start_of
 
-    folder = Path(__file__).parents[2] / "data" / "observer"
-    start_of(folder).load_into(TrainingObserver(ObserverRecipe()))  # refuses another size
+    folder = embedded_folder("observer")
+    start_of("observer").load_into(TrainingObserver(ObserverRecipe()))  # refuses another size
     *_, last = (folder / "training.jsonl").read_text().splitlines()
     assert start_of(folder).leg == json.loads(last)["leg"] > 0
-    vlm = bl.load(str(folder))
+    vlm = bl.load("observer")
     sample = next(iter(bl.load_dataset("gallery", n=1)))
     (answer,) = bl.compare_methods(vlm, sample.image(), sample.expression, methods=["none"], keep=1.0)
     assert answer.answer.box is not None and answer.answer.text.startswith("[[")

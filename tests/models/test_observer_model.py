@@ -118,12 +118,21 @@ def test_geometry_is_at_hand_without_weights():
     assert (row["layers"], row["most tokens per image"]) == (12, 252)
 
 
-def test_a_model_without_weights_says_what_to_do():
-    if (embedded_folder("observer") / "model.safetensors").exists():
-        pytest.skip("the weights are there")
+def test_a_model_without_weights_says_what_to_do(monkeypatch, tmp_path):
+    bare = export_geometry(tmp_path, tokenizer=shipped_tokenizer())
+    monkeypatch.setattr("biaslab.models.registry.embedded_folder", lambda name: bare)
     with pytest.raises(ModelError, match="biaslab train-observer") as caught:
         bl.load("observer")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("gallery", 0.5), ("gallery-vqa", 0.62)])
+def test_what_ships_answers_about_as_often_as_its_card_says(name, least, tmp_path):
+    """66 % of the boxes and 77 % of the questions; less than the bound comes by chance once in some thousand times."""
+    data = bl.load_dataset(name, split="test", n=90)
+    results = evaluate(bl.load("observer"), data, methods=["none"], out=tmp_path, batch_size=16, progress=False)
+    assert results.verdicts["hit"].astype(float).mean() > least
 
 
 @pytest.mark.slow

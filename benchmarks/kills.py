@@ -84,19 +84,17 @@ class Run:
     def kill(self, process: subprocess.Popen, after: int, whom: str, choose: random.Random | None = None) -> bool:
         """Kill a process of the command ("worker", "launcher" or "nobody") once so many new lines are there.
 
-        Returns False where the command ended before.
+        Waits for a worker where there is none at this moment: they are started again. Returns False where the command
+        ended before.
         """
         until = self.count() + after
         while process.poll() is None:
-            if self.count() >= until:
-                workers = descendants(process.pid, MARKS.get(self.engine, ""))
+            workers = descendants(process.pid, MARKS.get(self.engine, ""))
+            if self.count() >= until and (workers or self.starts[-1] == 1):
                 if whom == "nobody":
                     return True
                 if whom == "launcher" or self.starts[-1] == 1:
                     process.kill()
-                elif not workers:
-                    time.sleep(_POLL_SECONDS)
-                    continue
                 else:
                     os.kill((choose or random.Random(0)).choice(workers), signal.SIGKILL)
                 self.killed.append(whom)

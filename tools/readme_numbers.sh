@@ -73,8 +73,9 @@ python -m benchmarks.sweep
 python -m benchmarks.expressions
 END
       ;;
-    observer)  # a minute: docs/observer.md (photographs; of both embedded models)
+    observer)  # a minute: docs/observer.md (photographs of both embedded models, docs/observer-curve.png)
       cat <<'END'
+python -m tools.observer_curve
 biaslab evaluate --model observer --dataset biaslab/diagnostics/pictures/expressions.jsonl --columns image=image,expression=expression,box=xyxy:box --methods none --out runs/photographs
 biaslab evaluate --model grounder --dataset biaslab/diagnostics/pictures/expressions.jsonl --columns image=image,expression=expression,box=xyxy:box --methods none --out runs/photographs-grounder
 END

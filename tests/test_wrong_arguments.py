@@ -104,6 +104,23 @@ def test_maps_images_prompts_and_data_sets(idle):
     refused("half a character", idle.locate, IMAGE, "the \ud83d")
 
 
+@pytest.mark.parametrize("methods", ["none", "random", "divprune@0.4@2+random@0.1@4"])
+def test_keeps_and_layers_are_read_where_no_method_takes_them(methods, idle, tmp_path):
+    def compare(**options):
+        return bl.compare_methods(idle, IMAGE, "it", methods=[methods], **{"keep": 0.5, **options})
+
+    def evaluate(**options):
+        data = bl.load_dataset("scenes", n=1)
+        return bl.evaluate(idle, data, methods=[methods], out=tmp_path, **{"keep": 0.5, **options})
+
+    for call in (compare, evaluate):
+        for keep in (7.5, 0, -1, "x", None):
+            refused("keep must be a ratio in (0, 1] or a count of tokens", call, keep=keep)
+        for layer in ("a", 1.5, True):
+            refused("layer must be a whole number", call, layer=layer)
+        refused("layer must be a decoder layer index 0 .. 9, got 10", call, layer=10)
+
+
 def test_what_is_looked_at(idle, tmp_path):
     def view(**options):
         return bl.view(idle, IMAGE, "it", **options)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from biaslab.errors import InputError
 from biaslab.evaluation.schema import record_key
-from biaslab.models.prune_layer import DefaultLayer
+from biaslab.models.prune_layer import DefaultLayer, check_layer, layer_count
 from biaslab.pruning import Method, Schedule, Stage, parse, parse_schedule
+from biaslab.pruning.budgets import check_keep
 from biaslab.pruning.schedule import is_schedule, schedule_in
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def configurations(
     methods, keep, layers, profiles = (_many(value) for value in (methods, keep, layers, profile))
     if not methods or not keep or not layers:
         raise InputError("evaluate needs at least one method, one keep ratio and one layer")
+    _check_grid(keep, layers, model)
     configs: dict[str, Config] = {}
     for method in methods:
         for config in _configurations(method, keep, layers, profiles, model):
@@ -154,6 +156,19 @@ def configurations(
                 raise InputError(f"{name['method']} at keep {name['keep']}{where} is given twice: drop one")
             configs[config.key] = config
     return list(configs.values())
+
+
+def _check_grid(keep: list[float | int], layers: list[int | None], model: Any) -> None:
+    """Refuse bad keeps and layers even where no method takes them: `none` and schedules run without."""
+    for ratio in keep:
+        check_keep(ratio)
+    for layer in layers:
+        if layer is None:
+            continue
+        if isinstance(layer, bool) or not isinstance(layer, Integral):
+            raise InputError(f"layer must be a whole number, got {layer!r}")
+        if model is not None:
+            check_layer(layer, layer_count(model))
 
 
 def _configurations(
@@ -177,8 +192,6 @@ def _configurations(
         return
     own = [layer.for_method(method) if isinstance(layer, DefaultLayer) else layer for layer in layers]
     for layer in own if method.prune_layer is None else [method.prune_layer]:
-        if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral)):
-            raise InputError(f"layer must be a whole number, got {layer!r}")
         for ratio in keep:
             yield Config(method.with_keep(ratio), None if layer is None else int(layer))
 

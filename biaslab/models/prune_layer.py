@@ -11,7 +11,10 @@ from biaslab.errors import InputError
 if TYPE_CHECKING:
     from biaslab.models.family import Family
 
-__all__ = ["DefaultLayer", "default_prune_layer", "lowest_prune_layer", "prune_layer", "prune_layers"]
+__all__ = [
+    "DefaultLayer", "check_layer", "default_prune_layer", "layer_count", "lowest_prune_layer", "prune_layer",
+    "prune_layers",
+]  # fmt: skip
 
 _PUBLISHED = 2  # of FastV and D2Pruner, on decoders of 24 layers or more
 _SHALLOW = 16  # layers up to which a decoder counts as shallow
@@ -109,6 +112,34 @@ def lowest_prune_layer(config: Any, family: Family) -> int:
     return max(family.lowest_layer, len(deepstack), *windows[-1:])
 
 
+def layer_count(model: Any) -> int:
+    """Count the decoder layers of a VLM or Geometry."""
+    return int(_config(model).get_text_config().num_hidden_layers)
+
+
+def _config(model: Any) -> Any:
+    return getattr(model, "config", None) or model.model.config
+
+
+def check_layer(layer: Any, n_layers: int) -> None:
+    """Refuse what is no decoder layer, counted from the first.
+
+    Raises
+    ------
+    InputError
+        No whole number, negative, or beyond the decoder.
+
+    Examples
+    --------
+    >>> check_layer(9, 10)
+    >>> check_layer(10, 10)
+    Traceback (most recent call last):
+    biaslab.errors.InputError: layer must be a decoder layer index 0 .. 9, got 10
+    """
+    if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= int(layer) < n_layers:
+        raise InputError(f"layer must be a decoder layer index 0 .. {n_layers - 1}, got {layer!r}")
+
+
 def prune_layer(model: Any, asked: Any) -> Any:
     """Say which decoder layer is meant: None is the model's default, -1 the last.
 
@@ -129,12 +160,11 @@ def prune_layer(model: Any, asked: Any) -> Any:
     InputError
         A negative layer below the first.
     """
-    config: Any = getattr(model, "config", None) or model.model.config
     if asked is None:
-        return DefaultLayer.of(config, model.family)
+        return DefaultLayer.of(_config(model), model.family)
     if isinstance(asked, bool) or not isinstance(asked, Integral) or int(asked) >= 0:
         return asked
-    n_layers = config.get_text_config().num_hidden_layers
+    n_layers = layer_count(model)
     if int(asked) < -n_layers:
         raise InputError(f"layer must be 0 .. {n_layers - 1}, or -{n_layers} .. -1 from the end; got {asked}")
     return n_layers + int(asked)

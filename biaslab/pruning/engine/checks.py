@@ -9,6 +9,7 @@ from biaslab.attention.rotary import frequencies
 from biaslab.core.layout import TokenLayout
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.models.generation import GenerateCall, check_call
+from biaslab.models.prune_layer import check_layer
 from biaslab.pruning.base import Method
 from biaslab.pruning.context import FittedProfile
 from biaslab.pruning.engine.query_rows import kinds_of
@@ -47,9 +48,7 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
     """
     if not isinstance(method, Method):
         raise InputError(f"method must be a pruning method such as bl.FastV(keep=0.1), got {method!r}")
-    n_layers = vlm.n_layers
-    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n_layers:
-        raise InputError(f"layer must be a decoder layer index 0 .. {n_layers - 1}, got {layer!r}")
+    check_layer(layer, vlm.n_layers)
     if positions not in POSITIONS:
         raise InputError(f"positions must be one of {', '.join(POSITIONS)}; got {positions!r}")
     method.validate()

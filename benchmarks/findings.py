@@ -7,7 +7,8 @@ Each step goes on where it was interrupted:
     python -m benchmarks.findings test
     python -m benchmarks.findings unfamiliar
 
-``fit`` fits the profiles on images of the calibration split, half of them asked for objects, half asked questions.
+``fit`` fits the profiles on images of the calibration split, half of them asked for objects, half asked questions
+(``--profiles data/observer`` has those of the embedded weights).
 Costs, places and what is chosen on validation are as in `benchmarks.fair`, FLOPs alone, with a mild budget more; the
 best place of a method is that where it keeps most of both tasks' accuracy on average, and of a task alone. ``test``
 runs what was chosen once, on test images that no card has been measured on. ``unfamiliar`` runs some methods, at their
@@ -31,7 +32,7 @@ import biaslab as bl
 from benchmarks import findings_report
 from benchmarks.common import arguments, evaluation_arguments
 from benchmarks.fair import candidates, hits
-from benchmarks.findings_fit import PROFILES, check_tilings, explained, fit_profiles, loaded
+from benchmarks.findings_fit import PROFILES, check_tilings, explained, fit_profiles, folder_of_profiles, loaded
 from benchmarks.findings_methods import ALL_METHODS, DEPTHS, FLOOR, KEPT_PARTS, SHOWN, at_depths, taken_apart
 from benchmarks.findings_report import MIDDLE
 from benchmarks.gallery_pool import TASKS, tasks
@@ -94,7 +95,7 @@ def with_best(table: pd.DataFrame, by_task: Mapping[str, Mapping[str, pd.DataFra
 def fit(vlm: bl.VLM, options: argparse.Namespace) -> None:
     """Fit the profiles that are missing."""
     sizes = dict.fromkeys(PROFILES, options.calibration) | {"look-ahead": options.look_ahead}
-    fit_profiles(vlm, options.runs / "profiles", sizes)
+    fit_profiles(vlm, folder_of_profiles(options), sizes)
 
 
 def choose(vlm: bl.VLM, options: argparse.Namespace) -> None:
@@ -198,13 +199,14 @@ def stamp_of(vlm: bl.VLM, profiles: list[Any]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one step."""
-    steps = {"fit": (fit, 0), "choose": (choose, 120), "test": (test, 420), "unfamiliar": (unfamiliar, 150)}
+    steps = {"fit": (fit, 0), "choose": (choose, 72), "test": (test, 420), "unfamiliar": (unfamiliar, 150)}
     parser = arguments("benchmarks.findings", __doc__ or "", repeats=1)
     parser.add_argument("step", choices=tuple(steps))
-    parser.add_argument("--images", type=int, help="images of the split; default 120, of test 420, unfamiliar 150")
+    parser.add_argument("--images", type=int, help="images of the split; default 72, of test 420, unfamiliar 150")
     parser.add_argument("--first", type=int, help="the first of them; default 0, of test and unfamiliar 200")
     parser.add_argument("--calibration", type=int, default=1200, help="images of a profile")
     parser.add_argument("--look-ahead", type=int, default=10_000, help="images of the look-ahead profile")
+    parser.add_argument("--profiles", type=Path, help="folder of the profiles; default profiles in --runs")
     parser.add_argument("--model", default="observer", help="or the folder of another one that was trained as it")
     evaluation_arguments(parser, batch_size=16, runs=Path("runs/findings"))
     options = parser.parse_args(argv)
@@ -215,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
     options.runs.mkdir(parents=True, exist_ok=True)
     vlm = bl.load(options.model, device=options.device, dtype="float32")
     if options.step != "fit":
-        options.loaded = loaded(vlm, options.runs / "profiles")
+        options.loaded = loaded(vlm, folder_of_profiles(options))
         options.stamp = stamp_of(vlm, options.loaded)
     step(vlm, options)
 

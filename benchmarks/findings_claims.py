@@ -28,7 +28,7 @@ import biaslab as bl
 from benchmarks.common import RESULTS, arguments, evaluation_arguments
 from benchmarks.fair import LAYERS, hits
 from benchmarks.findings import FIRST, chosen, measured, renumbered, stamp_of
-from benchmarks.findings_fit import explained, loaded
+from benchmarks.findings_fit import explained, folder_of_profiles, loaded
 from benchmarks.findings_methods import DEPTHS, at_depths, chosen_pairs, taken_apart
 from benchmarks.findings_report import MIDDLE
 from benchmarks.findings_rows import TwoTasks, pair_rows
@@ -194,7 +194,7 @@ def _depth(
 def _second(options: argparse.Namespace) -> dict[str, Any]:
     """Run on the observer what `benchmarks.findings test` has not, boxes and questions."""
     vlm = bl.load(options.model, device=options.device, dtype="float32")
-    options.loaded = loaded(vlm, options.runs / "profiles")
+    options.loaded = loaded(vlm, folder_of_profiles(options))
     table, keeps = chosen(options.runs, stamp_of(vlm, options.loaded))
     own = table[table["best"] & (table["cost"] == MIDDLE)]
     best = dict(zip(own["method"], own["word"], strict=True))
@@ -239,6 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=420, help="images of the observer's test split")
     parser.add_argument("--n", type=int, default=1000, help="test expressions of the grounder, from 7,101 on")
     parser.add_argument("--model", default="observer")
+    parser.add_argument("--profiles", type=Path, help="of the observer: folder; default profiles in --runs")
     evaluation_arguments(parser, batch_size=16, runs=Path("runs/findings"))
     parser.add_argument("--fair", type=Path, default=RESULTS / "fair.json", help="results of benchmarks.fair")
     options = parser.parse_args(argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -17,7 +18,9 @@ from biaslab.errors import InputError
 from biaslab.scenes.gallery import grid_of
 from biaslab.workflows.fit_bias import fit_bias
 
-__all__ = ["PROFILES", "asked_both_ways", "check_tilings", "explained", "fit_profiles", "loaded"]
+__all__ = [
+    "PROFILES", "asked_both_ways", "check_tilings", "explained", "fit_profiles", "folder_of_profiles", "loaded",
+]  # fmt: skip
 
 #: name of the file -> options of the fit, as for the grounder (`benchmarks.fair`)
 PROFILES: dict[str, dict[str, Any]] = {
@@ -58,6 +61,11 @@ def fit_profiles(vlm: bl.VLM, folder: Path, sizes: Mapping[str, int]) -> None:
         target = folder / f"{name}.safetensors"
         if not target.exists():
             fit_bias(vlm, asked(sizes[name]), out=target, maps=folder / f"{name}-maps", batch_size=16, **how)
+
+
+def folder_of_profiles(options: argparse.Namespace) -> Path:
+    """Name the folder of the profiles: the one that is asked for, else that which ``fit`` writes."""
+    return options.profiles or options.runs / "profiles"
 
 
 def loaded(vlm: bl.VLM, folder: Path) -> list[Any]:

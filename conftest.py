@@ -1,4 +1,5 @@
 import os
+import sys
 
 # One thread per process: tiny tensors' threads would only wait for each other, and xdist runs several processes.
 # The variable is for the processes that tests start: notebook kernels, workers of an evaluation. It stands at the
@@ -38,17 +39,20 @@ def grounder_at_hand(monkeypatch, grounder):
         monkeypatch.setattr(f"{module}.load", load)
 
 
-@pytest.fixture
-def draft_figures(monkeypatch):
+@pytest.fixture(autouse=True)
+def draft_figures(request, monkeypatch):
     """Figures in files at screen resolution and without subsets of TrueType fonts, which take half of the writing.
 
-    For tests that write many and look at none; `tests/figures` looks at files as users get them.
+    Most tests write figures and look at none; `tests/figures` and what is marked `final_figures` have them as users do.
     """
-    from biaslab.figures.styling import _RC
-
-    monkeypatch.setitem(_RC, "pdf.fonttype", 3)
-    monkeypatch.setitem(_RC, "ps.fonttype", 3)  # matplotlib's PDF backend reads this one, too
-    monkeypatch.setitem(_RC, "savefig.dpi", 75)
+    if "tests/figures" in request.node.nodeid or request.node.get_closest_marker("final_figures"):
+        return
+    styling = sys.modules.get("biaslab.figures.styling")
+    if styling is None:  # a test of a room that draws nothing, or one that imports it for the first time
+        return
+    monkeypatch.setitem(styling._RC, "pdf.fonttype", 3)
+    monkeypatch.setitem(styling._RC, "ps.fonttype", 3)  # matplotlib's PDF backend reads this one, too
+    monkeypatch.setitem(styling._RC, "savefig.dpi", 75)
 
 
 @pytest.fixture(scope="module")

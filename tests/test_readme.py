@@ -78,7 +78,6 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("draft_figures")
 def test_every_command_of_the_readme_runs(folder, capsys):
     for words in commands(README):
         status, out, err = run(capsys, *small(words, ""))
@@ -87,7 +86,6 @@ def test_every_command_of_the_readme_runs(folder, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("draft_figures")
 def test_every_command_runs(folder, capsys, monkeypatch):
     checkpoint = str(original.write(folder.parent / "checkpoint", "qwen2"))
     monkeypatch.setattr("biaslab.grounder.recipe.Recipe", lambda **given: replace(RECIPE, **given))
@@ -106,7 +104,6 @@ def test_every_command_runs(folder, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("draft_figures")
 def test_every_block_of_python_runs(folder):
     """One after the other, as in a session; the sizes written in them are divided."""
     parts = [block for page in (README, PYTHON) for language, block in blocks(page) if language == "python"]

@@ -29,8 +29,6 @@ from biaslab.maps.stored import StoredMaps
 from biaslab.maps.views import WithoutFold, mean_over_heads
 from biaslab.profiles import MeanProfile, head_quality, variance_table
 
-pytestmark = pytest.mark.usefixtures("draft_figures")
-
 
 @pytest.fixture(autouse=True)
 def _close():

@@ -27,7 +27,7 @@ def profile(grounder, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("draft_figures", "grounder_at_hand")
+@pytest.mark.usefixtures("grounder_at_hand")
 @pytest.mark.filterwarnings("default:a probe of")
 def test_probe_measures_compares_writes_and_resumes(capsys, profile, tmp_path):
     out = tmp_path / "probe"

@@ -128,7 +128,7 @@ def photographs(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("draft_figures", "grounder_at_hand")
+@pytest.mark.usefixtures("grounder_at_hand")
 def test_fit_bias_auto_goes_on_after_interrupts_and_skips_a_broken_picture(capsys, photographs, tmp_path, monkeypatch):
     arguments = ["fit-bias", "--images", photographs, "--estimator", "auto", "--batch-size", 1, "--json"]
     arguments += ["--layers", "1,3"]

@@ -72,7 +72,7 @@ def test_a_layout_seen_once_among_enough_images_is_no_matter_of_few_images(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default:The profile rests on")
-def test_the_command_and_the_card_say_it(capsys, tmp_path, draft_figures):
+def test_the_command_and_the_card_say_it(capsys, tmp_path):
     (pictures := tmp_path / "pictures").mkdir()
     for i in range(5):
         scene("validation", i).image.save(pictures / f"{i}.png")

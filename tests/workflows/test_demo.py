@@ -7,7 +7,7 @@ from biaslab.workflows.train_grounder import build_grounder
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("draft_figures", "grounder_at_hand")
+@pytest.mark.usefixtures("grounder_at_hand")
 def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "KEEPS", (0.2, 0.1))  # two are a curve, too
     made = demo.demo(tmp_path, n_calibration=6, n_pictures=8, n_test=2, layer=3, processes=1, progress=False)

@@ -21,7 +21,7 @@ LAYOUT = bl.TokenLayout.raster(4, 4, size=(56, 56), family="demo")
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch, draft_figures):
+def hub(tmp_path, monkeypatch):
     hub = fake_hub.FakeHub(tmp_path / "hub")
     with fake_hub.serving(hub) as address:
         fake_hub.use(hub, address, monkeypatch, tmp_path / "cache")

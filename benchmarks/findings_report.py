@@ -80,7 +80,7 @@ def of_test(
     boxes = list(data["boxes"])
     tables = [
         Table(str(cost), _GAPS, [row for row in rows if row["cost"] == cost])
-        for cost in dict.fromkeys(row["cost"] for row in rows)
+        for cost in dict.fromkeys(best["cost"])
     ]
     tables += [
         Table(f"by type and category, {MIDDLE}", *_rows(category_rows(middle, both, kinds), "method")),

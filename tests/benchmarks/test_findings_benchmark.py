@@ -265,6 +265,8 @@ def test_what_is_chosen_on_validation_is_read_on_test(steps):
     steps("test", 12)
     found = json.loads((folder / "out" / "findings.json").read_text())
     best = table[table["best"]]
+    captions = [part["caption"] for part in found["tables"]]
+    assert captions[: best["cost"].nunique()] == list(dict.fromkeys(best["cost"]))  # from the lowest cost up
     rows = [row for part in found["tables"] if part["caption"] in set(table["cost"]) for row in part["rows"]]
     alone = {(row["method"], row["place"]) for row in rows if "," not in row["method"]}
     assert alone == set(zip(best["method"], best["place"], strict=True))

@@ -69,8 +69,8 @@ def test_every_family_and_method(family, ways):
     vlm = tiny.vlm(family)
     encoded = expressions(vlm, ORDER)
     layers = [3] if family == "qwen3_vl" else [3, 2]
-    equals_plain(vlm, encoded, configurations(READING, [0.5, 7], layers))
-    equals_plain(vlm, encoded, configurations(READING[1:], 0.2, 3))  # only layers below K run
+    equals_plain(vlm, encoded, configurations(READING, 0.5, layers))
+    equals_plain(vlm, encoded, configurations(READING[1:], 7, 3))  # only layers below K run
     assert set(ways) == {None if family == "paligemma" else True}  # its prompt attends both ways
 
 

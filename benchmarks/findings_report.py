@@ -24,10 +24,12 @@ from benchmarks.gallery_pool import TASKS
 from benchmarks.report import Report, Table, percent
 from biaslab.scenes.gallery import grid_of
 
-__all__ = ["MIDDLE", "of_test", "of_unfamiliar"]
+__all__ = ["MIDDLE", "MILD", "of_test", "of_unfamiliar"]
 
 #: cost of the tables that show one
 MIDDLE = "FLOPs of 10% before K = 2"
+#: cost of the tables that show some methods
+MILD = "FLOPs of 50% before K = 2"
 _GAPS: dict[str, tuple[str, str]] = {
     "method": ("method", ""), "place": ("best K", ""), "boxes": ("boxes kept", ""), "questions": ("questions kept", ""),
     "gap": ("questions minus boxes", ""), "seen_boxes": ("boxes above the floor", ""),
@@ -79,8 +81,7 @@ def of_test(
     }  # fmt: skip
     boxes = list(data["boxes"])
     tables = [
-        Table(str(cost), _GAPS, [row for row in rows if row["cost"] == cost])
-        for cost in dict.fromkeys(best["cost"])
+        Table(str(cost), _GAPS, [row for row in rows if row["cost"] == cost]) for cost in dict.fromkeys(best["cost"])
     ]
     tables += [
         Table(f"by type and category, {MIDDLE}", *_rows(category_rows(middle, both, kinds), "method")),

@@ -36,7 +36,7 @@ extensions = [
 root_doc = "docs/index"
 include_patterns = [
     "docs/**", "notebooks/*.ipynb", "benchmarks/results/*.md", "tests/README.md", "data/README.md",
-    "data/grounder/*.md", "data/sample/README.md", "biaslab/grounder/checkpoint/README.md",
+    "data/grounder/*.md", "data/observer/*.md", "data/sample/README.md", "biaslab/grounder/checkpoint/README.md",
     "biaslab/grounder/observer/checkpoint/README.md", "CHANGELOG.md", "CONTRIBUTING.md",
 ]  # fmt: skip
 exclude_patterns = [

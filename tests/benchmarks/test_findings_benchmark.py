@@ -3,12 +3,14 @@
 import doctest
 import json
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+import biaslab as bl
 from benchmarks import (
     fair,
     findings,
@@ -195,6 +197,14 @@ def test_profiles_know_both_tasks_and_their_tilings(grounder, tmp_path):
     profile = type("Profile", (), {"name": "mean", "layouts_": {"a": kinds()}})
     with pytest.raises(InputError, match="the mean profile holds no image of 1 x 2, "):
         findings_fit.check_tilings(data, [profile()])
+
+
+def test_the_committed_profiles_are_of_the_embedded_observer():
+    folder = Path(__file__).parents[2] / "data" / "observer"
+    profiles = findings_fit.loaded(bl.load("observer"), folder)
+    findings_fit.check_tilings(tasks("test", range(200, 240)), profiles)
+    assert [profile.provenance_["n"] >= 1200 for profile in profiles] == [True] * 4
+    assert 0.02 < findings_fit.explained(profiles).min() < findings_fit.explained(profiles).max() < 0.5
 
 
 def test_what_position_explains_is_that_of_the_positional_profile():

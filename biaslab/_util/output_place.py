@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from biaslab._util.files import is_disk_full
 from biaslab.errors import InputError, RunFolderError
 
-__all__ = ["check_figure_files", "check_output_file", "check_output_folder"]
+__all__ = ["check_figure_files", "check_output_file", "check_output_folder", "check_page_name"]
 
 
 def check_output_folder(folder: str | Path) -> Path:
@@ -145,3 +145,29 @@ def check_figure_files(out: str | Path, *, inputs: Iterable[str | Path] = ()) ->
 def _holds(given: Path, file: Path) -> bool:
     """Whether an input is this file, or a folder that it lies in."""
     return given.exists() and (given.samefile(file) or given.resolve() in file.resolve().parents)
+
+
+def check_page_name(what: str, file: Path) -> None:
+    """Refuse a name that no browser takes for a page; a folder is refused as one elsewhere.
+
+    Parameters
+    ----------
+    what : str
+        What the page is called in the message.
+    file : Path
+
+    Raises
+    ------
+    InputError
+        The name does not end in .html.
+
+    Examples
+    --------
+    >>> from biaslab._util.output_place import check_page_name
+    >>> check_page_name("--out", Path("run.html"))
+    >>> check_page_name("--out", Path("run.pdf"))
+    Traceback (most recent call last):
+    biaslab.errors.InputError: --out is a page: name a file that ends in .html, not run.pdf
+    """
+    if file.suffix != ".html" and not file.is_dir():
+        raise InputError(f"{what} is a page: name a file that ends in .html, not {file}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from biaslab._util.output_place import check_figure_files, check_output_file
+from biaslab._util.output_place import check_figure_files, check_output_file, check_page_name
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
 from biaslab.cli.completion import method_names
@@ -120,8 +120,7 @@ def prune(
     if ahead:
         check_figure_files(foreseen, inputs=[image])
     if viewer is not None:
-        if viewer.suffix != ".html":
-            raise InputError(f"--view writes a page: name a file that ends in .html, not {viewer}")
+        check_page_name("--view", viewer)
         check_output_file(viewer, suffix=".html")
     vlm = model.load()
     if viewer is not None:

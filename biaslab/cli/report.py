@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from biaslab._util.output_place import check_output_file
+from biaslab._util.output_place import check_output_file, check_page_name
 from biaslab._util.progress import phase
 from biaslab.cli import options as opt
 from biaslab.cli.app import app
@@ -53,8 +53,8 @@ def report(
 
     data = vlm = layers = None
     labels = opt.labels(label)
-    if out is not None and out.suffix != ".html" and not out.is_dir():
-        raise InputError(f"--out is a page: name a file that ends in .html, not {out}")
+    if out is not None:
+        check_page_name("--out", out)
     if device is not None and attention is None:
         raise InputError("--device is where the model of --attention loads: add --attention LAYERS, or leave it out")
     given: dict[str, Any] = {"--dataset": dataset, "--split": split, "--columns": columns, "--image-root": image_root}

@@ -12,7 +12,7 @@ import numpy as np
 from biaslab._util.arguments import as_path, at_least_one
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.number_text import count_text, is_number
-from biaslab._util.output_place import check_output_file
+from biaslab._util.output_place import check_output_file, check_page_name
 from biaslab.core.layout import TokenLayout
 from biaslab.datasets.question import Question
 from biaslab.datasets.sample import Sample
@@ -252,8 +252,7 @@ def _place(out: str | Path | None, folder: Path | None) -> Path:
             raise InputError("these results have no folder: name the file with out=")
         out = folder / REPORT_FILE
     file = as_path("out", out)
-    if file.suffix != ".html" and not file.is_dir():
-        raise InputError(f"a report is a page: name a file that ends in .html, not {file}")
+    check_page_name("a report", file)
     return check_output_file(file, suffix=".html")
 
 

@@ -233,9 +233,12 @@ def one_profile(file: Path | None) -> Any:
 
 def methods_without_profile(chosen: list, profiles: list, model: str) -> list:
     """Leave out, of methods that nobody asked for, those that need a profile where there is none, and say so."""
+    from biaslab.models.registry import resolve
+
     kinds = {profile.kind for profile in profiles}
     left_out = [m for m in chosen if "profile" in getattr(m, "needs", ()) and m.profile_kind not in kinds]
     if left_out:
+        resolve(model)  # a name that nothing has is refused before it stands in a command
         names, file = ", ".join(method.label for method in left_out), "profile.safetensors"
         logger.warning(
             "%s need a profile and are left out; to add them: biaslab fit-bias --model %s --out %s, then the same "

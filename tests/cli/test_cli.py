@@ -321,6 +321,7 @@ def _bad(tmp_path, picture, profile):
         "keep 1.5": ([*evaluate, "--keep", 1.5, "--out", tmp_path / "a"], 2, "keep"),
         "keep is a word": ([*evaluate, "--keep", "half", "--out", tmp_path / "a"], 2, "--keep"),
         "unknown model": (["fit-bias", "--model", "groundr"], 2, "grounder"),
+        "unknown model of evaluate": (["evaluate", "--model", "groundr", "--out", tmp_path / "a"], 2, "grounder"),
         "model not here": (["fit-bias", "--model", "internvl3-1b", "--n", 2], 1, "hf download"),
         "unknown method": (["prune", picture, "the cat", "--methods", "fastvv"], 2, "fastv"),
         "unknown score": (["prune", picture, "the cat", "--methods", "fastv:score=cosine"], 2, "value_norm"),

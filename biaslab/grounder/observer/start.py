@@ -68,7 +68,8 @@ def start_of(folder: str | Path) -> Start:
     missing = [name for name in ("model.safetensors", PROBES) if not (path / name).is_file()]
     if missing:
         raise InputError(
-            f"{folder} has no {' and no '.join(missing)}: give the model folder that biaslab train-observer wrote, or observer"
+            f"{folder} has no {' and no '.join(missing)}: give the model folder that biaslab train-observer wrote, or "
+            "observer"
         )
     with safe_open(path / PROBES, "pt") as file:
         return Start(path, int(file.metadata()["leg"]))

@@ -41,7 +41,7 @@ def grounder_at_hand(monkeypatch, grounder):
 
 @pytest.fixture(autouse=True)
 def draft_figures(request, monkeypatch):
-    """Figures in files at screen resolution and without subsets of TrueType fonts, which take half of the writing.
+    """Figures in files at screen resolution and without subsets of TrueType fonts, which are dear to write.
 
     Most tests write figures and look at none; `tests/figures` and what is marked `final_figures` have them as users do.
     """

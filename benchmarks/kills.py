@@ -89,17 +89,19 @@ class Run:
         """
         until = self.count() + after
         while process.poll() is None:
-            workers = descendants(process.pid, MARKS.get(self.engine, ""))
-            if self.count() >= until and (workers or self.starts[-1] == 1):
-                if whom == "nobody":
-                    return True
-                if whom == "launcher" or self.starts[-1] == 1:
-                    process.kill()
-                else:
-                    os.kill((choose or random.Random(0)).choice(workers), signal.SIGKILL)
-                self.killed.append(whom)
+            alone, there = self.starts[-1] == 1, self.count() >= until
+            workers = descendants(process.pid, MARKS.get(self.engine, "")) if there and not alone else []
+            if not there or not (workers or alone):
+                time.sleep(_POLL_SECONDS)
+                continue
+            if whom == "nobody":
                 return True
-            time.sleep(_POLL_SECONDS)
+            if whom == "launcher" or alone:
+                process.kill()
+            else:
+                os.kill((choose or random.Random(0)).choice(workers), signal.SIGKILL)
+            self.killed.append(whom)
+            return True
         return False
 
     def wait_for_the_dead(self, workers: list[int], seconds: float = 60.0) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Report", "Table", "Target", "percent"]
+__all__ = ["Report", "Table", "Target", "interval", "percent"]
+
+_CELL = re.compile(r"^([-+]?[\d.]+) \[([-+]?[\d.]+), ([-+]?[\d.]+)\]$")
 
 
 @dataclass
@@ -125,6 +128,26 @@ def percent(interval: tuple[float, float, float], sign: str = "") -> str:
     """
     value, low, high = (100 * x for x in interval)
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def interval(cell: str) -> tuple[float, float, float]:
+    """Read what `percent` wrote: value, lower and upper end, in percent.
+
+    Raises
+    ------
+    ValueError
+        It is no value with an interval.
+
+    Examples
+    --------
+    >>> interval("-0.5 [-2.0, +1.0]")
+    (-0.5, -2.0, 1.0)
+    """
+    found = _CELL.match(cell)
+    if found is None:
+        raise ValueError(f"{cell!r} is no value with an interval")
+    value, low, high = map(float, found.groups())
+    return value, low, high
 
 
 def machine() -> dict[str, Any]:

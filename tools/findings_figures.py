@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.common import RESULTS
+from benchmarks.findings_report import MIDDLE
+from benchmarks.report import interval
 from biaslab.figures.styling import COLORS, ERRORBAR, MARKERS, style
 
 __all__ = ["claims_figure", "depth_figure", "gap_figure"]
 
-_CELL = re.compile(r"^([-+]?[\d.]+) \[([-+]?[\d.]+), ([-+]?[\d.]+)\]$")
-_MIDDLE = "FLOPs of 10% before K = 2"
 _DEPTH = "debiasing by layer"
 _QUESTIONS_DEPTH = "10% kept before layer K"
 _CLAIMS = "what is worth how much"
@@ -34,21 +33,6 @@ _CLAIMS = "what is worth how much"
 def rows_of(results: Mapping[str, Any], caption: str) -> list[dict[str, Any]]:
     """Find the table whose caption begins so."""
     return next(table["rows"] for table in results["tables"] if table["caption"].startswith(caption))
-
-
-def interval(cell: str) -> tuple[float, float, float]:
-    """Read "91.4 [89.7, 93.1]" as value, lower and upper end.
-
-    Examples
-    --------
-    >>> interval("-0.5 [-2.0, +1.0]")
-    (-0.5, -2.0, 1.0)
-    """
-    found = _CELL.match(cell)
-    if found is None:
-        raise ValueError(f"{cell!r} is no value with an interval")
-    value, low, high = map(float, found.groups())
-    return value, low, high
 
 
 def _bars(axis: Axes, at: Sequence[float], cells: Sequence[str], series: int, label: str, *, across: bool) -> None:
@@ -64,7 +48,7 @@ def _bars(axis: Axes, at: Sequence[float], cells: Sequence[str], series: int, la
 
 def gap_figure(results: Mapping[str, Any]) -> Figure:
     """Draw what each method keeps of both tasks at the middle cost, in the order of both together."""
-    rows = [row for row in rows_of(results, _MIDDLE) if not row["method"].endswith("each task")][::-1]
+    rows = [row for row in rows_of(results, MIDDLE) if not row["method"].endswith("each task")][::-1]
     at = np.arange(len(rows))
     with style():
         figure, axis = plt.subplots(figsize=(6.9, 0.8 + 0.17 * len(rows)), layout="constrained")

@@ -42,8 +42,8 @@ def steps(curve: pd.DataFrame) -> pd.DataFrame:
     """
     curve = curve.assign(leg=curve["leg"].fillna(0).astype(int))
     ends = curve.groupby(["stage", "leg"])["step"].max()
-    before = ends.groupby("stage").cumsum() - ends
-    return curve.assign(at=curve["step"] + before.loc[list(zip(curve["stage"], curve["leg"], strict=True))].to_numpy())
+    before = (ends.groupby("stage").cumsum() - ends).rename("before")
+    return curve.assign(at=curve["step"] + curve.join(before, on=["stage", "leg"])["before"])
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from tools.findings_figures import claims_figure, depth_figure, gap_figure, interval
+from benchmarks.report import interval
+from tools.findings_figures import claims_figure, depth_figure, gap_figure
 
 CELL = "{:+.1f} [{:+.1f}, {:+.1f}]"
 

@@ -129,7 +129,7 @@ def test_a_model_without_weights_says_what_to_do(monkeypatch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("gallery", 0.5), ("gallery-vqa", 0.62)])
 def test_what_ships_answers_about_as_often_as_its_card_says(name, least, tmp_path):
-    """66 % of the boxes and 77 % of the questions; less than the bound comes by chance once in some thousand times."""
+    """66 % of the boxes and 77 % of the questions; the bounds lie three standard errors of 90 samples below."""
     data = bl.load_dataset(name, split="test", n=90)
     results = evaluate(bl.load("observer"), data, methods=["none"], out=tmp_path, batch_size=16, progress=False)
     assert results.verdicts["hit"].astype(float).mean() > least

@@ -81,7 +81,7 @@ def depth_figure(results: Mapping[str, Any], claims: Mapping[str, Any]) -> Figur
         axes[2].axhline(0, color="black", linewidth=0.6)
         labels = ("explained by position, %", "AUROC of the target, %", "debiasing, points")
         for axis, label in zip(axes, labels, strict=True):
-            axis.set(xlabel="pruned before layer K", ylabel=label)
+            axis.set(xlabel="pruned before layer K", ylabel=label, xticks=[row["k"] for row in asked])
             axis.legend()
     return figure
 

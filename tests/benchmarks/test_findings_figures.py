@@ -52,6 +52,7 @@ def test_what_is_kept_stands_in_the_order_of_the_table_from_the_top(results):
 
 def test_depths_and_claims_of_both_models(results, claims):
     explained, auroc, gain = depth_figure(results, claims).axes
+    assert list(gain.get_xticks()) == [1, 2]  # layers are whole
     assert [list(line.get_ydata()) for line in explained.lines] == [[10, 20], [10, 20]]
     assert drawn(auroc, 1) == {"grounder": [51, 52], "observer": [51, 52]}
     assert drawn(gain, 1)["observer, questions"] == [1, 2] and drawn(gain, 1)["grounder, boxes"] == [-1, -2]

@@ -47,6 +47,7 @@ def bench(
     ] = None,
     batch_size: opt.Batch = 1,
     decode: opt.Decode = "dynamic",
+    cache: opt.KeptCache = "full",
     seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
@@ -61,6 +62,7 @@ def bench(
     from biaslab.workflows.dry_run import readable_size
 
     opt.way_to_decode(decode)
+    opt.kept_cache(cache)
     ratios, where, rules = opt.keeps(keep), opt.layers(layer), opt.methods(methods)
     fitted = opt.profiles(profile)
     configurations(rules, ratios, where, fitted)  # refusals come before a model is loaded
@@ -72,12 +74,13 @@ def bench(
     if known is not None:
         pictures = calibration(known.geometry, images, n=n, seed=seed, data_root=data_root).images
         sizes = (size for size in map(readable_size, pictures) if size is not None)
-        check_pruning(known, rules, ratios, where, fitted, sizes)
+        check_pruning(known, rules, ratios, where, fitted, sizes, cache=cache)
     vlm = model.load()
     data = calibration(vlm, images, n=n, seed=seed, data_root=data_root)
     result = run(
         vlm, data, methods=rules, profile=fitted, keep=ratios, layer=where, batch_size=batch_size, seed=seed,
         progress=True, repeats=repeats, new_tokens=new_tokens, decode=decode,
+        cache=cache,
     )  # fmt: skip
     files: list[Path] = []
     unsaved: RunFolderError | None = None

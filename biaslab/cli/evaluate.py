@@ -102,13 +102,7 @@ def evaluate(
         ),
     ] = False,
     decode: opt.Decode = "dynamic",
-    cache: Annotated[
-        str,
-        typer.Option(
-            help="What layers below K hold of the prompt while an answer is made: full, or trimmed to what the last "
-            "cut has left."
-        ),
-    ] = "full",
+    cache: opt.KeptCache = "full",
     dry_run: opt.DryRun = False,
     rehearse: opt.Rehearse = False,
     config: Config = None,

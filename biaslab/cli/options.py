@@ -82,6 +82,14 @@ Decode = Annotated[
         "shapes; graph, by a CUDA graph of that step. The same answers."
     ),
 ]
+KeptCache = Annotated[
+    str,
+    typer.Option(
+        "--cache",
+        help="What layers below K hold of the prompt while an answer is made: full, or trimmed to what the last "
+        "cut has left.",
+    ),
+]
 # paths, so that shells complete files; one that names no file may be a repository of the hub
 ProfileFile = Annotated[
     Path | None,

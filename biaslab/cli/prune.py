@@ -65,6 +65,7 @@ def prune(
             "word of its answer, over the profile if there is one; what each method keeps.",
         ),
     ] = None,
+    cache: opt.KeptCache = "full",
     seed: opt.Seed = 0,
     max_new_tokens: opt.MaxNewTokens = None,
     json: opt.Json = False,
@@ -86,6 +87,7 @@ def prune(
     from biaslab.workflows.run_figures import draw_kept
     from biaslab.workflows.shown_profiles import check_shown_profiles
 
+    opt.kept_cache(cache)
     ratio, rules, where = opt.one_keep(keep), opt.methods(methods), opt.one_layer(layer)
     fitted = opt.profiles(profile)
     if frames is not None:
@@ -95,7 +97,7 @@ def prune(
 
         prune_video(
             [image, *(images or ())], opt.frames(frames), expression, model, rules, ratio, where, fitted, budget, out,
-            seed=seed, max_new_tokens=max_new_tokens, json=json,
+            cache=cache, seed=seed, max_new_tokens=max_new_tokens, json=json,
         )  # fmt: skip
         return
     if images or budget is not None:
@@ -111,7 +113,7 @@ def prune(
     known = model.known()
     if known is not None:
         question = known.family.grounding_prompt(expression)
-        check_pruning(known, rules, ratio, where, fitted, [pixels.size], question)
+        check_pruning(known, rules, ratio, where, fitted, [pixels.size], question, cache=cache)
         if viewer is not None and is_identified(known):
             check_shown_profiles(known.vlm, fitted, read)
     stem = check_figure_files(out, inputs=[image])
@@ -127,7 +129,7 @@ def prune(
         check_shown_profiles(vlm, fitted, read)
     answers = compare_methods(
         vlm, pixels, expression, methods=rules, keep=ratio, layer=where, profile=fitted, seed=seed,
-        max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+        max_new_tokens=max_new_tokens or MAX_NEW_TOKENS, cache=cache,
     )  # fmt: skip
     rows = [
         {

@@ -28,6 +28,7 @@ def prune_video(
     budget: str | None,
     out: Path,
     *,
+    cache: str,
     seed: int,
     max_new_tokens: int | None,
     json: bool,
@@ -55,12 +56,12 @@ def prune_video(
     if known is not None:
         opt.check_takes_frames(known.vlm.family, model.image_options)
         layouts = known.layouts_of_frames(tuple(frame.size for frame in frames), question)
-        check_pruning(known, methods, keep, layer, profiles, frames=layouts, budget=budget)
+        check_pruning(known, methods, keep, layer, profiles, cache=cache, frames=layouts, budget=budget)
     check_figure_files(out, inputs=list(sources))
     vlm = model.load()
     answers = compare_on_video(
         vlm, frames, question, methods=methods, keep=keep, layer=layer, profile=profiles, budget=budget, seed=seed,
-        max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+        max_new_tokens=max_new_tokens or MAX_NEW_TOKENS, cache=cache,
     )  # fmt: skip
     total = sum(layout.n for layout in answers[0].layouts)
     rows: list[dict[str, Any]] = [

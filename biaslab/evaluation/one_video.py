@@ -17,6 +17,7 @@ from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning import Method, Selection
 from biaslab.pruning.engine.prune import engaged, is_joint
+from biaslab.pruning.engine.trimming import check_kept
 from biaslab.pruning.engine.vision import with_tower
 from biaslab.pruning.keep_counts import warn_of_counts
 
@@ -74,6 +75,7 @@ def compare_on_video(
     budget: str | None = None,
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    cache: str = "full",
 ) -> list[VideoAnswer]:
     """Ask about one video under each method.
 
@@ -84,7 +86,7 @@ def compare_on_video(
         In order.
     question : str
         As it is asked.
-    methods, keep, layer, profile, seed, max_new_tokens
+    methods, keep, layer, profile, seed, max_new_tokens, cache
         As of `biaslab.compare_methods`; a ratio is one of all tokens of the video or, with separate budgets, of each
         frame's.
     budget : "separate" or "joint", optional
@@ -116,6 +118,7 @@ def compare_on_video(
         raise InputError("frames must be a list of at least one image, in order")
     configs = configurations(methods, keep, prune_layer(vlm, layer), profile, model=vlm)
     whole_number("seed", seed)
+    check_kept(cache)
     limit = at_least_one("max_new_tokens", max_new_tokens)
     for config in configs:
         is_joint(config.stages, budget)  # refuses
@@ -129,7 +132,7 @@ def compare_on_video(
     for config in configs:
         pruned: Any = nullcontext()
         if config.method is not None:
-            pruned = engaged(vlm, **config.engagement, positions="original", seed=seed, budget=budget)
+            pruned = engaged(vlm, **config.engagement, positions="original", seed=seed, budget=budget, cache=cache)
         with pruned as engine:
             said = answers_to(vlm, encoded, limit, {})
             chosen = None if engine is None else list(engine.run.selections)

@@ -15,7 +15,9 @@ from biaslab.models.answers import Answers, answers_to
 from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.lengths import position_limit
 from biaslab.pruning import Selection
+from biaslab.pruning.engine.checks import check_positions
 from biaslab.pruning.engine.prune import engaged
+from biaslab.pruning.engine.trimming import check_kept
 
 if TYPE_CHECKING:
     from biaslab.evaluation.decoding.step_graph import GraphedStates
@@ -48,6 +50,11 @@ class GenerationOptions:
     plain: bool = False
     decode: str = "dynamic"
     cache: str = "full"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown words, also where no method reads them."""
+        check_positions(self.positions)
+        check_kept(self.cache)
 
     @property
     def engagement(self) -> dict[str, Any]:

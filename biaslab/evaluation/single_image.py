@@ -76,6 +76,7 @@ def compare_methods(
     profile: Profiles = None,
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    cache: str = "full",
 ) -> list[PrunedAnswer]:
     """Locate an expression in one image under each method.
 
@@ -97,6 +98,8 @@ def compare_methods(
     seed : int
     max_new_tokens : int
         Length limit of an answer.
+    cache : {"full", "trimmed"}
+        What layers below K hold of the prompt while an answer is generated; see :func:`biaslab.pruning.prune`.
 
     Returns
     -------
@@ -127,7 +130,7 @@ def compare_methods(
         raise InputError("image must be one image, got a list: compare the methods image by image")
     configs, options = (
         configurations(methods, keep, prune_layer(vlm, layer), profile, model=vlm),
-        GenerationOptions(whole_number("seed", seed), at_least_one("max_new_tokens", max_new_tokens)),
+        GenerationOptions(whole_number("seed", seed), at_least_one("max_new_tokens", max_new_tokens), cache=cache),
     )
     check_text(vlm, vlm.family.grounding_prompt(expression))
     encoded = vlm.encode_grounding([image], [expression])

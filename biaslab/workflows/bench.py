@@ -107,6 +107,7 @@ def bench(
     new_tokens: int = 16,
     memory: bool = True,
     decode: str = "dynamic",
+    cache: str = "full",
 ) -> BenchResult:
     """Time every method on the same prompts, taking turns.
 
@@ -140,6 +141,8 @@ def bench(
     decode : {"dynamic", "static", "graph"}
         How the tokens after the first are made, as in :func:`biaslab.evaluation.runner.evaluate`. A configuration's
         graph is captured at its fourth step and used again in later rounds: let a round with as many tokens warm up.
+    cache : {"full", "trimmed"}
+        What layers below K hold of the prompt while an answer is generated; see :func:`biaslab.pruning.prune`.
 
     Returns
     -------
@@ -183,7 +186,7 @@ def bench(
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
     failed: dict[int, str] = {}
     configs = _with_unpruned(configurations(methods, keep, prune_layers(vlm, layer), profile, model=vlm))
-    options = GenerationOptions(seed, new_tokens, decode=check_way(decode, vlm.device))
+    options = GenerationOptions(seed, new_tokens, decode=check_way(decode, vlm.device), cache=cache)
     check_configurations(vlm, configs, options)
     batches = list(_batches(vlm, images, batch_size))
     most = max((layout.n for encoded in batches for layout in encoded.layouts), default=0)
@@ -361,6 +364,7 @@ def _settings(
         "batch_size": batch_size,
         "new_tokens": options.max_new_tokens,
         "decode": options.decode,
+        "cache": options.cache,
         "repeats": repeats,
         "seed": options.seed,
         "torch": torch.__version__,

@@ -80,6 +80,10 @@ def photo(tmp_path):
         # -- the cache below K
         ("evaluate --n 2 --methods fastv --cache half --out {folder}/run", "--cache is full or trimmed, got 'half'"),
         ("evaluate --n 2 --methods swiftvlm --cache trimmed --out {folder}/run", "such a schedule needs --cache full"),
+        ("bench --methods fastv --cache half", "--cache is full or trimmed, got 'half'"),
+        ("bench --methods swiftvlm --layer 2 --cache trimmed", "such a schedule needs --cache full"),
+        ("prune {photo} cat --cache half", "--cache is full or trimmed, got 'half'"),
+        ("prune {photo} cat --methods swiftvlm --layer 2 --cache trimmed", "such a schedule needs --cache full"),
         # -- texts
         ("prune {photo} {empty}", "empty expression: say what to locate"),
         ("prune {photo} <IMG_CONTEXT>", "must not contain the image token"),

@@ -10,8 +10,10 @@ import toy_grounding as toy
 
 import biaslab as bl
 from biaslab import cost
+from biaslab.datasets.calibration import Calibration
 from biaslab.errors import InputError, RunFolderError, UnsupportedError
 from biaslab.evaluation.configurations import configurations
+from biaslab.evaluation.one_video import compare_on_video
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.workflows.dry_run import plan_evaluate
 
@@ -52,12 +54,40 @@ def test_ways_to_decode_and_the_plain_path_give_the_same(decode):
 def test_what_cannot_be_is_refused_before_any_work(tmp_path):
     for options, error, match in (
         ({"cache": "half"}, InputError, "cache must be 'full' or 'trimmed'"),
+        ({"cache": "half", "methods": ("none",)}, InputError, "cache must be 'full' or 'trimmed'"),
+        ({"positions": "half", "methods": ("none",)}, InputError, "positions must be one of"),
         ({"cache": "trimmed", "positions": "renumber"}, UnsupportedError, "renumbered positions"),
         ({"cache": "trimmed", "methods": ("swiftvlm",)}, UnsupportedError, "tokens that come back"),
     ):
         with pytest.raises(error, match=match):
             toy.run(tmp_path / "run", **{"methods": ("fastv",), "keep": 0.3, **options})
     assert not (tmp_path / "run").exists()
+
+
+def test_single_images_videos_and_benchmarks_have_it():
+    vlm, (image,), new = tiny.vlm("internvl"), tiny.images(1), 4
+    asked = {"methods": ["none", "fastv"], "keep": 0.2, "layer": 3}
+    for cache in ("full", "trimmed"):
+        with bl.prune(vlm, bl.FastV(keep=0.2), layer=3, cache=cache):
+            want = vlm.ask([image], vlm.family.grounding_prompt("the cat"), max_new_tokens=new)
+            told = vlm.ask([[image]], "What?", frames=True, max_new_tokens=new)
+        answers = bl.compare_methods(vlm, image, "the cat", **asked, max_new_tokens=new, cache=cache)
+        assert [answers[1].answer.text] == want
+        answers = compare_on_video(vlm, [image], "What?", **asked, max_new_tokens=new, cache=cache)
+        assert [answers[1].text] == told
+    images = Calibration("noise", [image], "What?", ["a"])
+    once = {"repeats": 1, "warmup": 0, "new_tokens": 9, "memory": False, "progress": False}
+    full, trimmed = (bl.bench(vlm, images, **asked, **once, cache=cache) for cache in ("full", "trimmed"))
+    assert (full.settings["cache"], trimmed.settings["cache"]) == ("full", "trimmed")
+    spent = [found.table.set_index("method")["tflops_decode"] for found in (full, trimmed)]
+    assert spent[0]["none"] == spent[1]["none"] and spent[0]["fastv"] > spent[1]["fastv"]
+    for run in (
+        lambda **options: bl.compare_methods(vlm, image, "the cat", **options),
+        lambda **options: compare_on_video(vlm, [image], "What?", **options),
+        lambda **options: bl.bench(vlm, images, **options),
+    ):
+        with pytest.raises(InputError, match="cache must be 'full' or 'trimmed'"):
+            run(methods=["none"], keep=0.2, cache="half")
 
 
 def test_a_dry_run_counts_it():

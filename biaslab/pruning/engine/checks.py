@@ -19,7 +19,10 @@ from biaslab.pruning.methods.attention_method import AttentionMethod
 if TYPE_CHECKING:
     from biaslab.models.vlm import VLM
 
-__all__ = ["attention_method", "check_cache", "check_generate", "check_profile", "check_setup", "layer_types"]
+__all__ = [
+    "attention_method", "check_cache", "check_generate", "check_positions", "check_profile", "check_setup",
+    "layer_types",
+]  # fmt: skip
 
 POSITIONS = ("original", "renumber", "remap")
 
@@ -36,6 +39,12 @@ class ProfileMethod(Protocol):
         ...
 
 
+def check_positions(positions: str) -> None:
+    """Refuse a word that says nothing of where kept tokens stand."""
+    if positions not in POSITIONS:
+        raise InputError(f"positions must be one of {', '.join(POSITIONS)}; got {positions!r}")
+
+
 def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
     """Refuse, before any work, a model, method and layer that do not go together.
 
@@ -49,8 +58,7 @@ def check_setup(vlm: VLM, method: Any, layer: Any, positions: str) -> None:
     if not isinstance(method, Method):
         raise InputError(f"method must be a pruning method such as bl.FastV(keep=0.1), got {method!r}")
     check_layer(layer, vlm.n_layers)
-    if positions not in POSITIONS:
-        raise InputError(f"positions must be one of {', '.join(POSITIONS)}; got {positions!r}")
+    check_positions(positions)
     method.validate()
     if method.needs & {"attention", "keys", "values"} and method.layer_read(layer) < 0:
         own = " or the option reads_layer=own" if isinstance(method, AttentionMethod) else ""

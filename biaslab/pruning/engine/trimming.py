@@ -13,9 +13,15 @@ from biaslab.pruning.engine.checks import layer_types
 from biaslab.pruning.engine.counting_layer import CountingLayer
 from biaslab.pruning.engine.cut import Cut
 
-__all__ = ["CACHES", "check_kind", "check_layers", "check_trimming", "trim"]
+__all__ = ["CACHES", "check_kept", "check_kind", "check_layers", "check_trimming", "trim"]
 
 CACHES = ("full", "trimmed")
+
+
+def check_kept(cache: str) -> None:
+    """Refuse a word that says nothing of what a cache keeps."""
+    if cache not in CACHES:
+        raise InputError(f"cache must be 'full' or 'trimmed', got {cache!r}")
 
 
 def check_trimming(config: Any, stages: Iterable[Any], positions: str, cache: str) -> None:
@@ -36,8 +42,7 @@ def check_trimming(config: Any, stages: Iterable[Any], positions: str, cache: st
     UnsupportedError
         With the reason and what to do.
     """
-    if cache not in CACHES:
-        raise InputError(f"cache must be 'full' or 'trimmed', got {cache!r}")
+    check_kept(cache)
     if cache == "full":
         return
     stages = list(stages)

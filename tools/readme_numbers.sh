@@ -115,7 +115,7 @@ time biaslab evaluate --model grounder --n 4 --layer 4 --methods none --processe
 python -c 'from biaslab.evaluation import Launch; [print(n, max(sum(Launch(rank=r, world_size=n).takes(str(i)) for i in range(9900)) for r in range(n)) * n / 9900 - 1) for n in (8, 16)]'
 END
       ;;
-    findings)  # a day: what pruning costs on two tasks of the observer, and which conclusions of the grounder it shares
+    findings)  # a day: docs/findings.md, docs/findings/gap.png, docs/findings/depth.png, docs/findings/claims.png
       cat <<'END'
 biaslab fit-bias --model grounder --n 600 --out runs/fair/positional.safetensors
 biaslab fit-bias --model grounder --heads all --n 300 --maps runs/fair/maps --out runs/fair/heads.safetensors
@@ -126,9 +126,10 @@ python -m benchmarks.findings choose
 python -m benchmarks.findings test
 python -m benchmarks.findings unfamiliar
 python -m benchmarks.findings_claims --first-profiles runs/fair/positional.safetensors runs/fair/heads.safetensors runs/fair/localization-heads.safetensors runs/fair/look-ahead.safetensors
+python -m tools.findings_figures
 END
       ;;
-    tilings)  # hours: bias of tiles and thumbnail, and which profiles carry over to other tilings
+    tilings)  # two hours: docs/findings.md (tiles and thumbnail)
       cat <<'END'
 python -m benchmarks.tilings
 END

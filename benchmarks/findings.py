@@ -52,7 +52,7 @@ _TOKENS = 32
 def measured(
     vlm: bl.VLM, data: Mapping, words: Iterable[str], options: argparse.Namespace, folder: str, **more: Any
 ) -> dict[str, dict[str, pd.DataFrame]]:
-    """Run words on every task: task -> word -> hit, overlap, AUROC and error of every sample.
+    """Run words on every task of the data: task -> word -> hit, overlap, AUROC and error of every sample.
 
     Raises
     ------
@@ -61,8 +61,8 @@ def measured(
     """
     words = list(dict.fromkeys(["none", *words]))
     found = {
-        task: hits(vlm, data[task], words, options, options.runs / f"{folder}-{task}", max_new_tokens=_TOKENS, **more)
-        for task in TASKS
+        task: hits(vlm, samples, words, options, options.runs / f"{folder}-{task}", max_new_tokens=_TOKENS, **more)
+        for task, samples in data.items()
     }
     for by_word in found.values():
         for word, lines in by_word.items():

@@ -1,0 +1,119 @@
+"""What a profile is worth that was asked what the task asks, beside one that was asked both for objects and questions.
+
+    python -m benchmarks.findings_asked
+
+`benchmarks.findings` has one profile for two tasks. Here each task gets its own, fitted on as many calibration images
+that are asked as it asks, and the methods that divide by it run at the keeps of the middle cost. The work is kept and
+goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import biaslab as bl
+from benchmarks.common import arguments, evaluation_arguments
+from benchmarks.findings import FIRST, chosen, measured, stamp_of
+from benchmarks.findings_fit import explained, folder_of_profiles, loaded
+from benchmarks.findings_report import MIDDLE
+from benchmarks.findings_rows import TwoTasks, pair_rows
+from benchmarks.gallery_pool import TASKS, tasks
+from benchmarks.report import Report, Table, percent
+from biaslab.datasets.calibration import calibration
+from biaslab.workflows.fit_bias import fit_bias
+
+__all__ = ["own_profiles", "report"]
+
+#: what reads a positional profile of the mean over heads
+METHODS = ("relative", "direction_only", "d2pruner")
+LAYERS = (1, 2)
+_COLUMNS: dict[str, tuple[str, str]] = {
+    "what": ("", ""),
+    **{
+        f"{task}{name}": (f"{task}{title}", spec)
+        for task in TASKS
+        for name, title, spec in (
+            ("_both", " kept, asked both", ""), ("_own", f" kept, asked for {task}", ""), ("", ": difference", ""),
+            ("_p", ": p", ".4f"),
+        )
+    },
+}  # fmt: skip
+
+
+def own_profiles(vlm: bl.VLM, folder: Path, n: int) -> dict[str, Any]:
+    """Fit what is missing: task -> positional profile of n calibration images that are asked as it asks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, source in TASKS.items():
+        target = folder / f"{task}.safetensors"
+        if not target.exists():
+            fit_bias(vlm, calibration(vlm, source, n=n), out=target, maps=folder / f"{task}-maps", batch_size=16)
+    return {task: bl.load_profile(folder / f"{task}.safetensors") for task in TASKS}
+
+
+def report(vlm: bl.VLM, options: argparse.Namespace) -> Report:
+    """Run the methods with both kinds of profiles and lay it out."""
+    both = loaded(vlm, folder_of_profiles(options))
+    own = own_profiles(vlm, options.runs / "asked", options.calibration)
+    _, keeps = chosen(options.runs, stamp_of(vlm, both))
+    words = {f"`{method}`, K = {k}": f"{method}@{keeps[k]}@{k}" for method in METHODS for k in LAYERS}
+    data = tasks("test", range(FIRST["test"], FIRST["test"] + options.images))
+    lines: dict[str, dict[str, Any]] = {"both": {}, "own": {}}
+    for task in TASKS:
+        for kind, profiles in (("both", both), ("own", [own[task]])):
+            one = copy(options)
+            one.loaded = profiles
+            lines[kind][task] = measured(vlm, {task: data[task]}, words.values(), one, f"asked-{kind}")[task]
+    found = {kind: TwoTasks.from_lines(by_task, data) for kind, by_task in lines.items()}
+    pairs = {
+        what: tuple(found[kind].column(task, word) for task in TASKS for kind in ("own", "both"))
+        for what, word in words.items()
+    }
+    rows: list[dict[str, Any]] = []
+    for row in pair_rows(pairs, found["both"]):
+        word = words[row["what"]]
+        kept = {
+            f"{task}_{kind}": percent(side.bootstrap().ratio(*side.parts(task, word)))
+            for kind, side in found.items()
+            for task in TASKS
+        }
+        rows.append(row | kept | {f"{task}_p": row[f"p_{task}"] for task in TASKS})
+    shares = {"both": explained(both), **{task: explained([profile]) for task, profile in own.items()}}
+    layers = [
+        {"layer": int(layer), **{asked: float(share[layer]) for asked, share in shares.items()}}
+        for layer in shares["both"].index
+    ]
+    return Report(
+        name="findings-asked", module="findings_asked", title="Profiles asked both ways, and as the task asks",
+        settings={"model": options.model, "split": "test", "images": options.images, "calibration": options.calibration,
+                  "cost": MIDDLE, "device": options.device, **stamp_of(vlm, both)},
+        tables=[
+            Table(f"{MIDDLE}: kept of the accuracy, and the difference in points", _COLUMNS, rows),
+            Table("log attention explained by position on other images, asked alike",
+                  {"layer": ("layer", "d"), "both": ("asked both", ".3f"),
+                   **{task: (f"asked for {task}", ".3f") for task in TASKS}}, layers),
+        ],
+        notes=["percent of the unpruned accuracy with 95 % intervals (bootstrap over images); p: family-wise over the "
+               "lines of a task (max-T)"],
+    )  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print and write the report."""
+    parser = arguments("benchmarks.findings_asked", __doc__ or "", repeats=1)
+    parser.add_argument("--images", type=int, default=420, help="images of the test split")
+    parser.add_argument("--calibration", type=int, default=1200, help="images of a profile")
+    parser.add_argument("--profiles", type=Path, help="folder of those asked both ways; default profiles in --runs")
+    parser.add_argument("--model", default="observer")
+    evaluation_arguments(parser, batch_size=16, runs=Path("runs/findings"))
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    report(bl.load(options.model, device=options.device, dtype="float32"), options).publish(options.out)
+
+
+if __name__ == "__main__":
+    main()

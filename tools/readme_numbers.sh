@@ -125,6 +125,7 @@ python -m benchmarks.findings fit
 python -m benchmarks.findings choose
 python -m benchmarks.findings test
 python -m benchmarks.findings unfamiliar
+python -m benchmarks.findings_asked
 python -m benchmarks.findings_claims --first-profiles runs/fair/positional.safetensors runs/fair/heads.safetensors runs/fair/localization-heads.safetensors runs/fair/look-ahead.safetensors
 python -m tools.findings_figures
 END

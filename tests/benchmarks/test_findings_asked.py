@@ -35,7 +35,9 @@ def run(monkeypatch, grounder, tmp_path):
     named = {task: SimpleNamespace(name=task) for task in TASKS}
     for name, value in {
         "measured": measured, "loaded": lambda *_: [SimpleNamespace(name="both")], "own_profiles": lambda *_: named,
-        "explained": lambda profiles: pd.Series({0: {"both": 0.1, "boxes": 0.2, "questions": 0.3}[profiles[0].name]}),
+        "explained": lambda profiles: pd.Series(
+            {"both": 0.1, "boxes": 0.2, "questions": 0.3}[profiles[0].name], index=range(12)
+        ),
         "chosen": lambda *_: (None, {0: 0.3, 1: 0.2, 2: 0.1}), "stamp_of": lambda *_: {"weights": "w"},
     }.items():  # fmt: skip
         monkeypatch.setattr(findings_asked, name, value)
@@ -47,16 +49,22 @@ def run(monkeypatch, grounder, tmp_path):
 def test_each_task_meets_its_own_profile(run):
     found, met = run
     assert met == [
-        (task, f"asked-{kind}", [task if kind == "own" else "both"]) for task in TASKS for kind in ("both", "own")
+        (task, folder, [task if folder == "asked-own" else "both"])
+        for folder in ("asked-both", "asked-own", "test")
+        for task in TASKS
     ]
-    gains, shares = (table["rows"] for table in found["tables"])
+    gains, depths, shares = (table["rows"] for table in found["tables"])
     assert [row["what"] for row in gains] == [f"`{m}`, K = {k}" for m in findings_asked.METHODS for k in (1, 2)]
     for row in gains:
         helped = row["what"].endswith("2")
         assert (row["boxes_p"] < 0.01) == helped and row["questions_p"] == 1
         assert row["boxes"].startswith("+0.0") != helped and not row["boxes"].startswith("-")
         assert row["questions_own"] == row["questions_both"]
-    assert shares == [{"layer": 0, "both": 0.1, "boxes": 0.2, "questions": 0.3}]
+    assert [row["k"] for row in depths] == list(findings_asked.DEPTHS)
+    assert [(row["explained_both"], row["boxes_explained"]) for row in depths] == [(0.1, 0.2)] * len(depths)
+    assert [row["k"] for row in depths if row["boxes_p"] < 0.01 and row["boxes"].startswith("+")] == [2]
+    assert all(row["boxes_both"] == row["boxes_fastv"] and row["questions_p"] == 1 for row in depths)
+    assert shares[0] == {"layer": 0, "both": 0.1, "boxes": 0.2, "questions": 0.3}
 
 
 def test_profiles_are_fitted_once(grounder, tmp_path):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ("findings", "findings-unfamiliar", "findings_claims", "tilings")
+RESULTS = ("findings", "findings-unfamiliar", "findings-asked", "findings_claims", "tilings")
 INTERVAL = re.compile(r"\[([-+]?[\d.]+),\s+([-+]?[\d.]+)\]")
 
 

@@ -1,4 +1,4 @@
-"""Write the figures of docs/findings.md from the results of `benchmarks.findings` and `benchmarks.findings_claims`.
+"""Write the figures of docs/findings.md from the results of `benchmarks.findings` and what goes on with them.
 
     python -m tools.findings_figures
 
@@ -26,7 +26,7 @@ from biaslab.figures.styling import COLORS, ERRORBAR, MARKERS, style
 __all__ = ["claims_figure", "depth_figure", "gap_figure"]
 
 _DEPTH = "debiasing by layer"
-_QUESTIONS_DEPTH = "10% kept before layer K"
+_ASKED_DEPTH = "10% kept before layer K"
 _CLAIMS = "what is worth how much"
 
 
@@ -59,30 +59,42 @@ def gap_figure(results: Mapping[str, Any]) -> Figure:
         names = [f"{row['method']} ({row['place']})" for row in rows]
         axis.set(yticks=at, yticklabels=names, xlabel="kept of the unpruned accuracy, %", ylim=(-0.7, len(rows) - 0.3))
         axis.grid(axis="y", linewidth=0.3)
-        axis.legend(loc="lower right")
+        axis.legend(loc="lower center")
     return figure
 
 
-def depth_figure(results: Mapping[str, Any], claims: Mapping[str, Any]) -> Figure:
-    """Draw by layer K of both models how biased attention is, what it knows, and what debiasing is worth."""
+def depth_figure(asked: Mapping[str, Any], claims: Mapping[str, Any]) -> Figure:
+    """Draw by layer K of both models how biased attention is, what it knows, and what debiasing is worth.
+
+    Of the observer, bias and debiasing are by profiles that were asked what the task asks.
+    """
     by_model = {m: [row for row in rows_of(claims, _DEPTH) if row["model"] == m] for m in ("grounder", "observer")}
+    own = rows_of(asked, _ASKED_DEPTH)
+    explained = [
+        ("grounder, boxes", [row["explained"] for row in by_model["grounder"]]),
+        *((f"observer, {task}", [row[f"{task}_explained"] for row in own]) for task in ("boxes", "questions")),
+    ]
+    gains = [
+        ("grounder, boxes", [row["gain"] for row in by_model["grounder"]]),
+        *((f"observer, {task}", [row[task] for row in own]) for task in ("boxes", "questions")),
+    ]
+    layers = np.array([row["k"] for row in own])
     with style():
         figure, axes = plt.subplots(1, 3, figsize=(6.9, 2.4), layout="constrained")
+        for series, (label, shares) in enumerate(explained):
+            look = {"color": COLORS[series], "marker": MARKERS[series], "markersize": 3.5, "label": label}
+            axes[0].plot(layers, [100 * share for share in shares], **look)
         for series, (model, rows) in enumerate(by_model.items()):
-            k = np.array([row["k"] for row in rows]) + 0.08 * (2 * series - 1)
-            look = {"color": COLORS[series], "marker": MARKERS[series], "markersize": 3.5, "label": model}
-            axes[0].plot(k, [100 * row["explained"] for row in rows], **look)
-            _bars(axes[1], k, [row["auroc"] for row in rows], series, model, across=False)
-            _bars(axes[2], k, [row["gain"] for row in rows], series, f"{model}, boxes", across=False)
-        asked = rows_of(results, _QUESTIONS_DEPTH)
-        _bars(axes[2], [row["k"] + 0.24 for row in asked], [row["questions"] for row in asked], 2,
-              "observer, questions", across=False)  # fmt: skip
+            _bars(axes[1], layers + 0.08 * (2 * series - 1), [row["auroc"] for row in rows], series, f"{model}, boxes",
+                  across=False)  # fmt: skip
+        for series, (label, cells) in enumerate(gains):
+            _bars(axes[2], layers + 0.16 * (series - 1), cells, series, label, across=False)
         axes[1].axhline(50, color="black", linewidth=0.6)
         axes[2].axhline(0, color="black", linewidth=0.6)
         labels = ("explained by position, %", "AUROC of the target, %", "debiasing, points")
         for axis, label in zip(axes, labels, strict=True):
-            axis.set(xlabel="pruned before layer K", ylabel=label, xticks=[row["k"] for row in asked])
-            axis.legend()
+            axis.set(xlabel="pruned before layer K", ylabel=label, xticks=layers)
+        figure.legend(*axes[2].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure
 
 
@@ -108,13 +120,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=Path("docs/findings"))
     options = parser.parse_args()
-    results, claims = (
+    results, asked, claims = (
         json.loads((options.results / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("findings", "findings_claims")
+        for name in ("findings", "findings-asked", "findings_claims")
     )
     options.out.mkdir(parents=True, exist_ok=True)
     figures = {
-        "gap": gap_figure(results), "depth": depth_figure(results, claims), "claims": claims_figure(claims),
+        "gap": gap_figure(results), "depth": depth_figure(asked, claims), "claims": claims_figure(claims),
     }  # fmt: skip
     for name, figure in figures.items():
         figure.savefig(options.out / f"{name}.png", dpi=150)

@@ -20,7 +20,10 @@ def results():
         {"method": "fastv", "place": "1", "boxes": cell(40), "questions": cell(95)},
         {"method": "fastv, each task", "place": "1, 2", "boxes": cell(50), "questions": cell(96)},
     ]
-    depth = [{"k": k, "questions": cell(k)} for k in (1, 2)]
+    depth = [
+        {"k": k, "boxes": cell(3), "questions": cell(k), "boxes_explained": 0.3, "questions_explained": 0.4}
+        for k in (1, 2)
+    ]
     tables = {"FLOPs of 10% before K = 2": gap, "10% kept before layer K: kept": depth}
     return {"tables": [{"caption": caption, "rows": rows} for caption, rows in tables.items()]}
 
@@ -53,9 +56,10 @@ def test_what_is_kept_stands_in_the_order_of_the_table_from_the_top(results):
 def test_depths_and_claims_of_both_models(results, claims):
     explained, auroc, gain = depth_figure(results, claims).axes
     assert list(gain.get_xticks()) == [1, 2]  # layers are whole
-    assert [list(line.get_ydata()) for line in explained.lines] == [[10, 20], [10, 20]]
-    assert drawn(auroc, 1) == {"grounder": [51, 52], "observer": [51, 52]}
-    assert drawn(gain, 1)["observer, questions"] == [1, 2] and drawn(gain, 1)["grounder, boxes"] == [-1, -2]
+    assert [list(line.get_ydata()) for line in explained.lines] == [[10, 20], [30, 30], [40, 40]]
+    assert drawn(auroc, 1) == {"grounder, boxes": [51, 52], "observer, boxes": [51, 52]}
+    of_task = {"grounder, boxes": [-1, -2], "observer, boxes": [3, 3], "observer, questions": [1, 2]}
+    assert drawn(gain, 1) == of_task
     (axis,) = claims_figure(claims).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "a"]
     assert drawn(axis, 0)["observer, boxes"] == [-5, -5]

@@ -79,8 +79,7 @@ def bench(
     data = calibration(vlm, images, n=n, seed=seed, data_root=data_root)
     result = run(
         vlm, data, methods=rules, profile=fitted, keep=ratios, layer=where, batch_size=batch_size, seed=seed,
-        progress=True, repeats=repeats, new_tokens=new_tokens, decode=decode,
-        cache=cache,
+        progress=True, repeats=repeats, new_tokens=new_tokens, decode=decode, cache=cache,
     )  # fmt: skip
     files: list[Path] = []
     unsaved: RunFolderError | None = None

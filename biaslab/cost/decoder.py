@@ -9,8 +9,10 @@ from typing import Any
 from biaslab.errors import InputError, UnsupportedError
 
 __all__ = [
+    "CACHES",
     "DECODERS",
     "check_decoder",
+    "check_kept",
     "decoder_flops",
     "head_dim",
     "held_lengths",
@@ -23,6 +25,9 @@ __all__ = [
 DECODERS = {
     "llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
 }  # fmt: skip
+
+#: what layers below the last cut hold of the prompt once the prefill is through: all of it, or what the cut has left
+CACHES = ("full", "trimmed")
 
 
 def register_decoder(*model_types: str) -> None:
@@ -82,6 +87,12 @@ def layer_lengths(
     return [left[bisect_right(starts, i)] + n_text for i in range(n_layers)]
 
 
+def check_kept(cache: str) -> None:
+    """Refuse a word that says nothing of what a cache keeps."""
+    if cache not in CACHES:
+        raise InputError(f"cache must be 'full' or 'trimmed', got {cache!r}")
+
+
 def held_lengths(lengths: Sequence[int], cache: str) -> list[int]:
     """Count the prompt's tokens in the KV cache of every layer once the prefill is through.
 
@@ -106,8 +117,7 @@ def held_lengths(lengths: Sequence[int], cache: str) -> list[int]:
     >>> held_lengths([640, 640, 192, 192], "trimmed")
     [192, 192, 192, 192]
     """
-    if cache not in ("full", "trimmed"):
-        raise InputError(f"cache must be 'full' or 'trimmed', got {cache!r}")
+    check_kept(cache)
     return list(lengths) if cache == "full" else [lengths[-1]] * len(lengths)
 
 

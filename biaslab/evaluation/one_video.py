@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab._util.arguments import at_least_one, whole_number
 from biaslab.core.frames import frames_layout
+from biaslab.cost.decoder import check_kept
 from biaslab.errors import InputError
 from biaslab.evaluation.configurations import configurations
 from biaslab.models.answers import answers_to
@@ -17,7 +18,6 @@ from biaslab.models.grounding import MAX_NEW_TOKENS
 from biaslab.models.prune_layer import prune_layer
 from biaslab.pruning import Method, Selection
 from biaslab.pruning.engine.prune import engaged, is_joint
-from biaslab.pruning.engine.trimming import check_kept
 from biaslab.pruning.engine.vision import with_tower
 from biaslab.pruning.keep_counts import warn_of_counts
 

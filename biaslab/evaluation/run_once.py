@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from biaslab.cost import Flops, VisionInput, prompt_flops
+from biaslab.cost.decoder import check_kept
 from biaslab.errors import InputError, UnsupportedError
 from biaslab.evaluation.configurations import Config
 from biaslab.evaluation.stopwatch import GenerationTimer
@@ -17,7 +18,6 @@ from biaslab.models.lengths import position_limit
 from biaslab.pruning import Selection
 from biaslab.pruning.engine.checks import check_positions
 from biaslab.pruning.engine.prune import engaged
-from biaslab.pruning.engine.trimming import check_kept
 
 if TYPE_CHECKING:
     from biaslab.evaluation.decoding.step_graph import GraphedStates

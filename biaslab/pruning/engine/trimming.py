@@ -8,20 +8,13 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from biaslab.errors import InputError, UnsupportedError
+from biaslab.cost.decoder import check_kept
+from biaslab.errors import UnsupportedError
 from biaslab.pruning.engine.checks import layer_types
 from biaslab.pruning.engine.counting_layer import CountingLayer
 from biaslab.pruning.engine.cut import Cut
 
-__all__ = ["CACHES", "check_kept", "check_kind", "check_layers", "check_trimming", "trim"]
-
-CACHES = ("full", "trimmed")
-
-
-def check_kept(cache: str) -> None:
-    """Refuse a word that says nothing of what a cache keeps."""
-    if cache not in CACHES:
-        raise InputError(f"cache must be 'full' or 'trimmed', got {cache!r}")
+__all__ = ["check_kind", "check_layers", "check_trimming", "trim"]
 
 
 def check_trimming(config: Any, stages: Iterable[Any], positions: str, cache: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,58 +21,54 @@ import torch
 import biaslab as bl
 from benchmarks.common import arguments, evaluation_arguments
 from benchmarks.findings import FIRST, chosen, measured, stamp_of
-from benchmarks.findings_fit import explained, folder_of_profiles, loaded
+from benchmarks.findings_fit import explained, fit_missing, folder_of_profiles, loaded
 from benchmarks.findings_methods import DEPTHS, at_depths
 from benchmarks.findings_report import MIDDLE
 from benchmarks.findings_rows import TwoTasks, pair_rows
 from benchmarks.gallery_pool import TASKS, tasks
 from benchmarks.report import Report, Table, percent
 from biaslab.datasets.calibration import calibration
-from biaslab.workflows.fit_bias import fit_bias
 
 __all__ = ["own_profiles", "report"]
 
 #: what reads a positional profile of the mean over heads
 METHODS = ("relative", "d2pruner")
 LAYERS = (1, 2)
-_COLUMNS: dict[str, tuple[str, str]] = {
-    "what": ("", ""),
-    **{
-        f"{task}{name}": (f"{task}{title}", spec)
-        for task in TASKS
-        for name, title, spec in (
-            ("_both", " kept, asked both", ""), ("_own", f" kept, asked for {task}", ""), ("", ": difference", ""),
-            ("_p", ": p", ".4f"),
-        )
-    },
-}  # fmt: skip
 
 
-_DEPTH: dict[str, tuple[str, str]] = {
-    "k": ("K", "d"), "explained_both": ("explained, asked both", ".2f"),
-    **{
-        f"{task}{name}": (f"{task}{title}", spec)
+def _columns(shared: dict[str, tuple[str, str]], of_task: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Lay out columns that both tasks share, and behind them those of each: "{task}" stands for its name."""
+    return shared | {
+        key.format(task=task): (title.format(task=task), spec)
         for task in TASKS
-        for name, title, spec in (
-            ("_explained", ": explained", ".2f"), ("_fastv", ": fastv kept", ""), ("_both", ": asked both", ""),
-            ("_own", ": asked alike", ""), ("", ": asked alike minus fastv, points", ""), ("_p", ": p", ".4f"),
-        )
-    },
-}  # fmt: skip
+        for key, (title, spec) in of_task.items()
+    }
+
+
+_AT_EQUAL_COST = _columns(
+    {"what": ("", "")},
+    {"{task}_both": ("{task} kept, asked both", ""), "{task}_own": ("{task} kept, asked for {task}", ""),
+     "{task}": ("{task}: difference", ""), "p_{task}": ("{task}: p", ".4f")},
+)  # fmt: skip
+_BY_DEPTH = _columns(
+    {"k": ("K", "d"), "explained_both": ("explained, asked both", ".2f")},
+    {"{task}_explained": ("{task}: explained", ".2f"), "{task}_fastv": ("{task}: fastv kept", ""),
+     "{task}_both": ("{task}: asked both", ""), "{task}_own": ("{task}: asked alike", ""),
+     "{task}": ("{task}: asked alike minus fastv, points", ""), "p_{task}": ("{task}: p", ".4f")},
+)  # fmt: skip
+_EXPLAINED = _columns({"layer": ("layer", "d"), "both": ("asked both", ".3f")}, {"{task}": ("asked for {task}", ".3f")})
 
 
 def own_profiles(vlm: bl.VLM, folder: Path, n: int) -> dict[str, Any]:
     """Fit what is missing: task -> positional profile of n calibration images that are asked as it asks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for task, source in TASKS.items():
-        target = folder / f"{task}.safetensors"
-        if not target.exists():
-            fit_bias(vlm, calibration(vlm, source, n=n), out=target, maps=folder / f"{task}-maps", batch_size=16)
-    return {task: bl.load_profile(folder / f"{task}.safetensors") for task in TASKS}
+    return {
+        task: bl.load_profile(fit_missing(vlm, folder, task, partial(calibration, vlm, source, n=n)))
+        for task, source in TASKS.items()
+    }
 
 
 def report(vlm: bl.VLM, options: argparse.Namespace) -> Report:
-    """Run the methods with both kinds of profiles and lay it out."""
+    """Run the methods with both kinds of profiles and lay it out; those asked both ways go on with the run of test."""
     both = loaded(vlm, folder_of_profiles(options))
     own = own_profiles(vlm, options.runs / "asked", options.calibration)
     _, keeps = chosen(options.runs, stamp_of(vlm, both))
@@ -87,36 +84,32 @@ def report(vlm: bl.VLM, options: argparse.Namespace) -> Report:
             lines[task] = measured(vlm, {task: data[task]}, chosen_words, one, folder)[task]
         return TwoTasks.from_lines(lines, data)
 
-    of_both = dict.fromkeys(TASKS, both)
-    found = {
-        "both": run("asked-both", of_both, words.values()),
-        "own": run("asked-own", {task: [own[task]] for task in TASKS}, [*words.values(), *relative.values()]),
-    }
-    before = run("test", of_both, [*fastv.values(), *relative.values()])
-    rows = _rows({what: {kind: (side, words[what]) for kind, side in found.items()} for what in words}, "both")
+    alike = [*words.values(), *relative.values()]
+    with_both = run("test", dict.fromkeys(TASKS, both), [*alike, *fastv.values()])
+    with_own = run("asked-own", {task: [own[task]] for task in TASKS}, alike)
+    rows = _rows({what: {"both": (with_both, word), "own": (with_own, word)} for what, word in words.items()}, "both")
     at_depth = {
-        k: {"fastv": (before, fastv[k]), "both": (before, relative[k]), "own": (found["own"], relative[k])}
+        k: {"fastv": (with_both, fastv[k]), "both": (with_both, relative[k]), "own": (with_own, relative[k])}
         for k in DEPTHS
     }
     depths = _rows(at_depth, "fastv")
     shares = {"both": explained(both), **{task: explained([profile]) for task, profile in own.items()}}
-    for row in depths:
-        row |= {"k": row["what"], "explained_both": float(shares["both"][row["what"] - 1])}
-        row |= {f"{task}_explained": float(shares[task][row["what"] - 1]) for task in TASKS}
     layers = [
         {"layer": int(layer), **{asked: float(share[layer]) for asked, share in shares.items()}}
         for layer in shares["both"].index
     ]
+    for row in depths:
+        row["k"] = row["what"]
+        row |= {f"{task}_explained": float(shares[task][row["k"] - 1]) for task in TASKS}
+        row["explained_both"] = float(shares["both"][row["k"] - 1])
     return Report(
         name="findings-asked", module="findings_asked", title="Profiles asked both ways, and as the task asks",
         settings={"model": options.model, "split": "test", "images": options.images, "calibration": options.calibration,
                   "cost": MIDDLE, "device": options.device, **stamp_of(vlm, both)},
         tables=[
-            Table(f"{MIDDLE}: kept of the accuracy, and the difference in points", _COLUMNS, rows),
-            Table("10% kept before layer K: kept of the accuracy, and what debiasing is worth", _DEPTH, depths),
-            Table("log attention explained by position on other images, asked alike",
-                  {"layer": ("layer", "d"), "both": ("asked both", ".3f"),
-                   **{task: (f"asked for {task}", ".3f") for task in TASKS}}, layers),
+            Table(f"{MIDDLE}: kept of the accuracy, and the difference in points", _AT_EQUAL_COST, rows),
+            Table("10% kept before layer K: kept of the accuracy, and what debiasing is worth", _BY_DEPTH, depths),
+            Table("log attention explained by position on other images, asked alike", _EXPLAINED, layers),
         ],
         notes=["percent of the unpruned accuracy with 95 % intervals (bootstrap over images); p: family-wise over the "
                "lines of a task (max-T)"],
@@ -125,17 +118,16 @@ def report(vlm: bl.VLM, options: argparse.Namespace) -> Report:
 
 def _rows(sides: Mapping[Any, Mapping[str, tuple[TwoTasks, str]]], against: str) -> list[dict[str, Any]]:
     """List what each side keeps of both tasks, and by how many points the own profile beats one of them."""
-    one = next(iter(sides.values()))[against][0]
+    samples = next(iter(sides.values()))[against][0]  # all sides are of the same
+    bootstrap = samples.bootstrap()
     pairs = {
         what: tuple(side.column(task, word) for task in TASKS for side, word in (of["own"], of[against]))
         for what, of in sides.items()
     }
-    rows = pair_rows(pairs, one)
+    rows = pair_rows(pairs, samples)
     for row in rows:
         for kind, (side, word) in sides[row["what"]].items():
-            bootstrap = side.bootstrap()
             row |= {f"{task}_{kind}": percent(bootstrap.ratio(*side.parts(task, word))) for task in TASKS}
-        row |= {f"{task}_p": row[f"p_{task}"] for task in TASKS}
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,7 +19,8 @@ from biaslab.scenes.gallery import grid_of
 from biaslab.workflows.fit_bias import fit_bias
 
 __all__ = [
-    "PROFILES", "asked_both_ways", "check_tilings", "explained", "fit_profiles", "folder_of_profiles", "loaded",
+    "PROFILES", "asked_both_ways", "check_tilings", "explained", "fit_missing", "fit_profiles", "folder_of_profiles",
+    "loaded",
 ]  # fmt: skip
 
 #: name of the file -> options of the fit, as for the grounder (`benchmarks.fair`)
@@ -55,12 +56,18 @@ def asked_both_ways(vlm: bl.VLM, n: int) -> Calibration:
 
 def fit_profiles(vlm: bl.VLM, folder: Path, sizes: Mapping[str, int]) -> None:
     """Fit what is missing of `PROFILES`, each on so many images."""
-    folder.mkdir(parents=True, exist_ok=True)
     asked = cache(partial(asked_both_ways, vlm))  # several profiles are of the same images
     for name, how in PROFILES.items():
-        target = folder / f"{name}.safetensors"
-        if not target.exists():
-            fit_bias(vlm, asked(sizes[name]), out=target, maps=folder / f"{name}-maps", batch_size=16, **how)
+        fit_missing(vlm, folder, name, partial(asked, sizes[name]), **how)
+
+
+def fit_missing(vlm: bl.VLM, folder: Path, name: str, asked: Callable[[], Calibration], **how: Any) -> Path:
+    """Fit a profile on what ``asked()`` gives, unless its file is there; its maps lie beside it and resume."""
+    target = folder / f"{name}.safetensors"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        fit_bias(vlm, asked(), out=target, maps=folder / f"{name}-maps", batch_size=16, **how)
+    return target
 
 
 def folder_of_profiles(options: argparse.Namespace) -> Path:

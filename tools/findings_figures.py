@@ -70,25 +70,20 @@ def depth_figure(asked: Mapping[str, Any], claims: Mapping[str, Any]) -> Figure:
     """
     by_model = {m: [row for row in rows_of(claims, _DEPTH) if row["model"] == m] for m in ("grounder", "observer")}
     own = rows_of(asked, _ASKED_DEPTH)
-    explained = [
-        ("grounder, boxes", [row["explained"] for row in by_model["grounder"]]),
-        *((f"observer, {task}", [row[f"{task}_explained"] for row in own]) for task in ("boxes", "questions")),
-    ]
-    gains = [
-        ("grounder, boxes", [row["gain"] for row in by_model["grounder"]]),
-        *((f"observer, {task}", [row[task] for row in own]) for task in ("boxes", "questions")),
+    drawn = [
+        ("grounder, boxes", by_model["grounder"], "explained", "gain"),
+        *((f"observer, {task}", own, f"{task}_explained", task) for task in ("boxes", "questions")),
     ]
     layers = np.array([row["k"] for row in own])
     with style():
         figure, axes = plt.subplots(1, 3, figsize=(6.9, 2.4), layout="constrained")
-        for series, (label, shares) in enumerate(explained):
+        for series, (label, rows, explained, gain) in enumerate(drawn):
             look = {"color": COLORS[series], "marker": MARKERS[series], "markersize": 3.5, "label": label}
-            axes[0].plot(layers, [100 * share for share in shares], **look)
+            axes[0].plot(layers, [100 * row[explained] for row in rows], **look)
+            _bars(axes[2], layers + 0.16 * (series - 1), [row[gain] for row in rows], series, label, across=False)
         for series, (model, rows) in enumerate(by_model.items()):
             _bars(axes[1], layers + 0.08 * (2 * series - 1), [row["auroc"] for row in rows], series, f"{model}, boxes",
                   across=False)  # fmt: skip
-        for series, (label, cells) in enumerate(gains):
-            _bars(axes[2], layers + 0.16 * (series - 1), cells, series, label, across=False)
         axes[1].axhline(50, color="black", linewidth=0.6)
         axes[2].axhline(0, color="black", linewidth=0.6)
         labels = ("explained by position, %", "AUROC of the target, %", "debiasing, points")

@@ -111,6 +111,22 @@ def test_the_keyboard_moves_and_a_screen_reader_is_told(page):
     assert part(page, "position").text_content().startswith(f"{n} of") or part(page, "verdict").input_value() != ""
 
 
+def test_keys_are_the_viewer_s_while_it_is_in_sight_and_scroll_as_ever(page):
+    page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
+    first, a = part(page, "position").text_content(), part(page, "a").input_value()
+    page.keyboard.press("ArrowRight")
+    assert part(page, "position").text_content() == first  # it lies below the window
+    part(page, "picture").scroll_into_view_if_needed()
+    page.keyboard.press("ArrowRight")
+    assert part(page, "position").text_content() != first
+    page.keyboard.press("ArrowDown")
+    assert part(page, "a").input_value() == a
+    page.locator(".wide").first.focus()  # a table that scrolls has its own arrows
+    shown = part(page, "shown").input_value()
+    page.keyboard.press("v")
+    assert part(page, "shown").input_value() == shown
+
+
 def pixels(page):
     """Colours in the middle of each of the 16 x 16 cells of the image."""
     script = """() => {

@@ -97,6 +97,15 @@ def test_letters_work_with_shift_and_caps_lock(opened):
     assert part(page, "position").text_content() == "2 of 2"
 
 
+def test_keys_need_no_click_on_a_page_of_its_own(opened):
+    page = opened([sample("a"), sample("b")])
+    before = [part(page, name).input_value() for name in ("shown", "a")]
+    for key in ("v", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    assert part(page, "position").text_content() == "2 of 2"
+    assert all(part(page, name).input_value() != old for name, old in zip(("shown", "a"), before, strict=True))
+
+
 def test_texts_run_as_their_script_does(opened):
     page = opened([sample("a", answers=[HEBREW]), sample("b")])
     for name in ("text", "answer", "right-answer"):

@@ -155,7 +155,7 @@
     $("previous").addEventListener("click", () => step(-1));
     $("next").addEventListener("click", () => step(1));
     if (!layouts.some((l) => l.tiles.length > 1)) $("tiles").closest("label").hidden = true;
-    root.addEventListener("keydown", onKey);
+    document.addEventListener("keydown", onKey);
     new ResizeObserver(() => draw()).observe($("stageview"));
     filter();
     draw();
@@ -225,8 +225,20 @@
     draw();
   }
 
+  /**
+   * Whether a key is the viewer's: if nothing else has the focus, those that would scroll the page only where the
+   * viewer is all there is, and others while it is in sight.
+   */
+  function isMeant(event) {
+    if (root.contains(event.target)) return true;
+    if (event.target !== document.body) return false;
+    if (document.body.classList.contains("view")) return true;
+    const { top, bottom } = root.getBoundingClientRect();
+    return top < window.innerHeight && bottom > 0 && !["ArrowUp", "ArrowDown", "Home", "End"].includes(event.key);
+  }
+
   function onKey(event) {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || !isMeant(event)) return;
     if (["SELECT", "INPUT", "TEXTAREA"].includes(event.target.tagName)) return;
     const shown = [...$("shown").options].map((o) => o.value);
     const act = {

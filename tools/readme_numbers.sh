@@ -53,8 +53,8 @@ biaslab fit-bias --model grounder --estimator lookahead --n 3000 --maps runs/rea
 cp runs/readme/la-curve.png docs/look-ahead/curve.png
 cp runs/readme/la-places.png docs/look-ahead/places.png
 cp runs/readme/la-words.png docs/look-ahead/words.png
-python -c 'from biaslab.scenes import scene; scene("validation", 18).image.save("runs/readme/sheep.png")'
-biaslab prune runs/readme/sheep.png "the rightmost sheep" --model grounder --methods none,lookahead --keep 0.1 --profile runs/readme/la.safetensors --out runs/readme/sheep
+python -c 'from biaslab.scenes import scene; scene("validation", 18).image.save("runs/readme/three-sheep.png")'
+biaslab prune runs/readme/three-sheep.png "the rightmost sheep" --model grounder --methods none,lookahead --keep 0.1 --profile runs/readme/la.safetensors --out runs/readme/sheep
 cp runs/readme/sheep-relevance.png docs/look-ahead/relevance.png
 biaslab fit-bias --model grounder --n 600 --out runs/readme/p600.safetensors
 python -m benchmarks.lookahead --profile runs/readme/la.safetensors --positional runs/readme/p600.safetensors

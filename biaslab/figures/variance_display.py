@@ -139,7 +139,8 @@ class VarianceDisplay(Display):
                 linewidths=0,
                 label="single heads" if len(heads) else None,
             )
-            _series(panel, table[everything], "estimator", "r2", ["r2_lo", "r2_hi"], 100)
+            alone = "mean over heads" if len(heads) else None  # beside dots a line has to be named
+            _series(panel, table[everything], "estimator", "r2", ["r2_lo", "r2_hi"], 100, alone)
             panel.set_ylabel("variance explained\nby position (%)")
             lowest = float(np.nanmin([table["r2"].min(), table["r2_lo"].min()]))
             if lowest < 0:
@@ -230,7 +231,7 @@ class AurocDisplay(Display):
                     at, dots["auroc"], s=5, color=COLORS[i % len(COLORS)], alpha=0.5, linewidths=0, label=name
                 )
             named = lines.assign(score=lines["score"].map(lambda score: _SCORES.get(score, score)))
-            _series(panel, named, "score", "auroc", ["lo", "hi"], 1)
+            _series(panel, named, "score", "auroc", ["lo", "hi"], 1, None)
             panel.axhline(0.5, color="black", linestyle=":", linewidth=0.8, label="chance", zorder=1)
             panel.set_ylabel("AUROC of target tokens")
             _finish(self, panel, _count(self.data, " samples"), _marked(panel, named))
@@ -249,7 +250,10 @@ def _marked(ax: Axes, table: pd.DataFrame) -> list[Line2D]:
     return [Line2D([], [], **_RING, label=f"differs from raw, p \N{LESS-THAN OR EQUAL TO} {_ALPHA:g} (adjusted)")]
 
 
-def _series(ax: Axes, table: pd.DataFrame, by: str, value: str, interval: list[str], scale: float) -> None:
+def _series(
+    ax: Axes, table: pd.DataFrame, by: str, value: str, interval: list[str], scale: float, alone: str | None
+) -> None:
+    """Draw a line with intervals per group, named by it; the only one is called ``alone``."""
     groups: Sequence = list(table.groupby(by, sort=False)) if by in table else [(None, table)]
     for i, (name, part) in enumerate(groups):
         part = part.sort_values("layer")
@@ -261,7 +265,7 @@ def _series(ax: Axes, table: pd.DataFrame, by: str, value: str, interval: list[s
             at,
             y,
             yerr=bars,
-            label=name if len(groups) > 1 else None,
+            label=name if len(groups) > 1 else alone,
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i % len(MARKERS)],
             linestyle=LINES[i % len(LINES)],
@@ -277,7 +281,7 @@ def _finish(display: Display, ax: Axes, n: str, more: Sequence[Line2D] = ()) -> 
     handles, names = ax.get_legend_handles_labels()
     handles, names = [*handles, *more], [*names, *(str(line.get_label()) for line in more)]
     if handles and display._own:
-        legend_below(ax.figure, handles, names)  # type: ignore[arg-type]
+        legend_below(ax.figure, handles, names, grow=True)  # type: ignore[arg-type]
     elif handles:
         ax.legend(handles, names, loc="best")
     if title := getattr(display, "title", ""):

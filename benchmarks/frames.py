@@ -67,8 +67,10 @@ def report(prompts: int, layers: list[int], keep: float) -> Report:
         title="Frames of a video",
         settings={"prompts": len(images), "layers": layers, "keep": keep},
         tables=[
-            Table("Attention of each frame over its even share, and held-out variance explained", columns, drawn),
-            Table("Kept tokens by frame; an even share is 33 %", rules, kept),
+            Table(
+                "Attention of each frame relative to uniform attention, and held-out variance explained", columns, drawn
+            ),
+            Table("Kept tokens by frame; equal parts are 33 %", rules, kept),
         ],
         notes=[
             "95 % intervals over prompts",

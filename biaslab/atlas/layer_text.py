@@ -77,7 +77,7 @@ def shape_name(row: Row, axis: str) -> str | None:
     Returns
     -------
     str or None
-        "none" (no dependence is shown), "unknown" (no interval or q), "u" (both ends draw more than under uniform
+        "none" (no significant dependence), "unknown" (no interval or q), "u" (both ends draw more than under uniform
         attention), "arch" (both less), "falls" or "rises" (from the first end to the last: the rank correlation says so
         and the intervals of the two ends part in this direction), "first" or "last" (only this end draws more, the
         other less), "other"; None where nothing was measured.

@@ -91,7 +91,7 @@ class SinkReport:
         if not self.dims:
             return [
                 f"No dimension of the hidden states entering layer {self.layer} is massive in at least the share of "
-                "images that was asked for: no sinks of this kind are shown."
+                "images that was asked for: no sinks of this kind were found."
             ]
         share = interval_text(*(100 * value for value in self.share()), decimals=1)
         named = "dimension" if len(self.dims) == 1 else "dimensions"

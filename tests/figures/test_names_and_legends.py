@@ -36,7 +36,7 @@ def test_a_legend_of_many_lines_takes_no_room_from_the_panel():
         (legend,) = display.figure_.legends
         heights.append((len(legend.get_texts()), display.ax_.get_window_extent().height))
         label = display.ax_.yaxis.label.get_window_extent()
-        assert 0 <= label.y0 and label.y1 <= display.figure_.bbox.y1
+        assert label.y0 >= 0 and label.y1 <= display.figure_.bbox.y1
     (few, high), (many, low) = heights
     assert few == 1 and many == 4 and low == pytest.approx(high, rel=0.02)
     plt.close("all")

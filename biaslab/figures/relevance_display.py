@@ -173,8 +173,8 @@ class RelevanceDisplay(Display):
             self._map(next(panels), "relevance", "foreseen\nbefore the decoder")
             if later:
                 r = np.corrcoef(self.data["relevance"], self.data["attention"])[0, 1]
-                title = "attended to later" + (f" ({self.heads})" if self.heads else "")
-                self._map(next(panels), "attention", f"{title}\nr = {r:.2f}")
+                heads = f", r = {r:.2f}\n{self.heads}" if self.heads else f"\nr = {r:.2f}"
+                self._map(next(panels), "attention", f"attended to later{heads}")
             if chosen:
                 panel, tokens = next(panels), np.flatnonzero(self.data["kept"])
                 whole = self.layout.thumbnail[tokens]

@@ -1,6 +1,7 @@
 """Figures of a conditional profile: what is drawn is what was measured, in any axes, saved as PDF, PNG and CSV."""
 
 import re
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd

@@ -1,6 +1,8 @@
 """The parts of a report that need no model: packing, choosing, sentences, charts, cards, escaping."""
 
 import base64
+import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,10 +10,12 @@ import pytest
 from PIL import Image
 
 from biaslab import TokenLayout
+from biaslab.figures import VarianceDisplay, save
 from biaslab.figures.report.cards import card_html
 from biaslab.figures.report.charts import line_chart, place_map
 from biaslab.figures.report.choosing import chosen_samples
 from biaslab.figures.report.findings import worded
+from biaslab.figures.report.folder_page import folder_page
 from biaslab.figures.report.packing import PICTURE_BYTES, packed_layout, packed_map, picture_uri
 from biaslab.figures.report.page import Block, Page, Section, render
 from biaslab.figures.report.profile_section import profile_blocks
@@ -132,3 +136,18 @@ def test_the_profiles_of_a_run_are_on_one_scale_with_what_they_explain(tmp_path)
     *_, before, card = profile_blocks({"h": again})
     assert before.content == said.content and "Variance explained by position" in str(card.content)
     assert "Variance explained" in (tmp_path / "copy.md").read_text()
+
+
+def test_figures_of_a_folder_are_embedded_whole_and_in_fewer_bytes(tmp_path):
+    (tmp_path / "card.md").write_text("# Probe")
+    maps = simulate("u-shaped", {TokenLayout.raster(8, 8, size=(80, 80), family="demo"): 12}, layers=3).maps
+    save(VarianceDisplay.from_maps(maps), tmp_path / "variance")
+    Image.new("L", (20_000, 2)).save(tmp_path / "wide.png")  # wider than WebP allows
+    (tmp_path / "xtorn.png").write_bytes(b"no image")
+    page = render(folder_page(tmp_path))
+    found = re.findall(r'<img alt="(\w+)" src="data:image/(\w+);base64,([^"]+)"', page)
+    assert [(name, kind) for name, kind, _ in found] == [("variance", "webp"), ("wide", "png"), ("xtorn", "png")]
+    (variance, wide, torn), drawn = (base64.b64decode(data) for *_, data in found), tmp_path / "variance.png"
+    assert len(variance) < drawn.stat().st_size / 2
+    np.testing.assert_array_equal(Image.open(io.BytesIO(variance)).convert("RGBA"), Image.open(drawn).convert("RGBA"))
+    assert wide == (tmp_path / "wide.png").read_bytes() and torn == b"no image"

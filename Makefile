@@ -6,16 +6,20 @@ GPU_PYTHON ?= python
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick lint compat compat-floor method-pages bench gpu notebook notebooks docs clean
+.PHONY: demo test long quick lint compat compat-floor method-pages bench gpu notebook notebooks docs clean
 
 demo: $(STAMP)
 	$(BIN)/biaslab demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=600
+	$(BIN)/python -m pytest -q -n 2 -m "not long" tests biaslab
+
+# what `make test` leaves out; both together are every test there is
+long: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 -m long --nbmake --nbmake-timeout=600 tests notebooks
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long" tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -12,6 +12,13 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Notebooks, which are collected under ``--nbmake`` alone, are long; they cannot say so themselves."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("long")
+
+
 @pytest.fixture(autouse=True)
 def threads_as_they_were():
     """What computes on more threads gives them back: all tests behind it would be slower."""

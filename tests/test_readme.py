@@ -77,7 +77,7 @@ def folder(tmp_path, monkeypatch):
     return home
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_command_of_the_readme_runs(folder, capsys):
     for words in commands(README):
         status, out, err = run(capsys, *small(words, ""))
@@ -85,7 +85,7 @@ def test_every_command_of_the_readme_runs(folder, capsys):
     assert (folder / "runs/k4/report.html").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_command_runs(folder, capsys, monkeypatch):
     checkpoint = str(original.write(folder.parent / "checkpoint", "qwen2"))
     monkeypatch.setattr("biaslab.grounder.recipe.Recipe", lambda **given: replace(RECIPE, **given))
@@ -103,7 +103,7 @@ def test_every_command_runs(folder, capsys, monkeypatch):
     assert all((folder / name).exists() for name in made)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_block_of_python_runs(folder):
     """One after the other, as in a session; the sizes written in them are divided."""
     parts = [block for page in (README, PYTHON) for language, block in blocks(page) if language == "python"]

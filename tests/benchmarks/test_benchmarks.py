@@ -101,7 +101,7 @@ def test_the_lazy_greedy_keeps_what_d2pruner_keeps(kind, keep, suppress):
         assert torch.equal(lazy_d2pruner(method, context, way), want.indices)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_selection_reports_both_and_where_time_goes(monkeypatch):
     found = selection.report([256], [0.5], dim=32, repeats=1, threads=1)
     assert [(row["graph"], row["suppress"]) for row in found.tables[0].rows] == [

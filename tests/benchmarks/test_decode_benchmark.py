@@ -9,7 +9,7 @@ import pytest
 from benchmarks import decode
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_report_at_toy_size(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(decode, "SWEEP", ("none", "random"))
     decode.main(["--batch-sizes", "1,2", "--new-tokens", "4", "--n", "2", "--repeats", "1", "--out", str(tmp_path)])

@@ -108,7 +108,7 @@ def test_differences_are_paired_and_to_the_best_places():
     assert "p" not in lines[0] and lines[1]["minus_first"].startswith("+25.0")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("few_methods")
 def test_what_is_chosen_on_validation_is_measured_on_test(grounder, tmp_path, monkeypatch):
     monkeypatch.setattr(fair.bl, "load", lambda *_, **__: grounder)

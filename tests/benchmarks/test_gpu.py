@@ -55,7 +55,7 @@ def test_a_fit_is_timed_by_the_step():
     assert row["width"] == 64 and row["step"] > 0 and row["minutes"] == pytest.approx(row["step"] * 25 * 338 / 60)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_checks_hold_on_a_cpu():
     found = run(checks)
     table = rows(found, "Contracts")
@@ -110,7 +110,7 @@ def test_a_check_that_raises_is_a_row_and_a_failure():
     assert found.failures == ["x, y: ZeroDivisionError: division by zero"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_capture_compares_every_mode_with_plain_attention():
     table = rows(run(capture), "attention rows")
     assert [row["batch"] for row in table] == [1, 1, 1, 1, 2, 2, 2]  # eager for one prompt alone
@@ -118,7 +118,7 @@ def test_capture_compares_every_mode_with_plain_attention():
     assert table[0]["ratio"] == table[4]["ratio"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_phases_add_up_to_an_answer():
     found = run(phases)
     table = rows(found, "An answer")
@@ -149,7 +149,7 @@ def test_selection_is_timed_on_images_that_differ():
     assert len(table) == 12 and all(row["each"] == row["ms"] / row["batch"] > 0 for row in table)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kernels_tell_what_sdpa_runs():
     found = run(kernels)
     told = {row["what"]: row for row in rows(found, "Attention under SDPA")}
@@ -212,7 +212,7 @@ def test_the_device_is_timed_without_the_gaps(monkeypatch):
     assert ran == [1] and device_work.device_work(lambda: pytest.fail("ran"), CPU) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_sweep_is_measured_both_ways(monkeypatch, grounder):
     monkeypatch.setattr("biaslab.load", lambda name, device, dtype: grounder)
     found = run(sweep)
@@ -276,7 +276,7 @@ def test_rounds_are_timed_by_the_median():
     assert found.median >= 20 and found.peak_mb is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_round_begins_when_the_time_is_over(monkeypatch):
     moments = iter(range(100))  # one for each look at the clock
     monkeypatch.setattr("benchmarks.gpu_parts.plan.time", SimpleNamespace(monotonic=lambda: next(moments)))
@@ -371,14 +371,14 @@ def test_a_part_that_raises_keeps_its_rows(monkeypatch, tmp_path):
     assert rows(found, "Times") == [{"ms": 2.0}]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_that_hangs_is_ended(tmp_path):
     start = time.monotonic()
     assert gpu._in_own_process("checks", TINY, tmp_path / "found.json", 0.5).startswith("out of time")
     assert time.monotonic() - start < 10 and Findings.read(tmp_path / "found.json").tables == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_runs_in_a_process_of_its_own(tmp_path, capfd):
     assert gpu.main(["--tiny", "--device", "cpu", "--parts", "selection", "--out", str(tmp_path)]) == 0
     data = json.loads((tmp_path / "gpu.json").read_text())

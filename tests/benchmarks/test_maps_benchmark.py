@@ -22,7 +22,7 @@ def test_live_bytes_are_those_of_what_is_alive():
     assert live.peak == 6000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("grounder_at_hand")
 def test_the_report_at_toy_size(tmp_path, capsys):
     small = ["--n", "3", "--layers", "2", "--heads", "2", "--tokens", "12,16", "--repeats", "1"]

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import pictures
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("grounder_at_hand")
 def test_the_report_at_toy_size(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "CASES", {"llava-1.5-7b": (80, 60), "qwen2.5-vl-7b": (120, 90)})

@@ -15,7 +15,7 @@ from biaslab.datasets.asked import GENERIC
 from biaslab.datasets.prompts import expression_in
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("grounder_at_hand")
 def test_fitting_reports_throughput_and_memory_side_by_side(tmp_path, monkeypatch, capsys):
     asked = []
@@ -88,7 +88,7 @@ def test_rankings_choose_on_validation_and_rank_on_test():
     assert [rows[n]["relative_test"] for n in "abc"] == [0.3, 0.2, 0.1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("grounder_at_hand")
 def test_the_study_runs_and_resumes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(estimators, "ESTIMATORS", ("factorised", "mean", "rope"))  # each costs 4 rounds of answers

@@ -34,7 +34,7 @@ def test_a_moment_counts_for_the_innermost_part():
     assert parts.seconds["inner"] == 5.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_report_at_toy_size(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "METHODS", ("none", "random", "relative"))
     monkeypatch.setattr(sweep, "KEEPS", (0.2, 0.1))
@@ -53,7 +53,7 @@ def test_the_report_at_toy_size(tmp_path, monkeypatch, capsys):
         assert below[f"shared {row['batch']}"] < 0.6 * below[f"plain {row['batch']}"]  # one of five prefills
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_expressions_of_a_picture_at_toy_size(tmp_path, capsys):
     options = "--batch-sizes 4 --n 4 --expressions 4 --calibration 4 --repeats 1 --methods none,random,fastv --keep 0.2"
     expressions.main([*options.split(), "--out", str(tmp_path)])

@@ -19,7 +19,7 @@ from biaslab.evaluation import local_processes
 from biaslab.evaluation.sample_log import log_files
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
 ]
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")

@@ -220,7 +220,7 @@ input()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_of_another_program_is_left_to_it(monkeypatch):
     """It would end with that program, and this evaluation with it."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -39,7 +39,7 @@ def test_every_family(family):
     check(vlm, encoded, configurations(FEW, [0.5, 0.2], layers_of(family)), GenerationOptions(max_new_tokens=5))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("n", [1, 8])
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_every_method_in_every_family(family, n):

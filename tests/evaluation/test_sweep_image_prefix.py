@@ -63,7 +63,7 @@ def equals_plain(vlm, encoded, configs, options=OPTIONS):
     assert untouched(vlm)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_every_family_and_method(family, ways):
     vlm = tiny.vlm(family)

@@ -397,7 +397,7 @@ def test_a_frozen_tower_gets_no_gradient_and_another_does():
         assert any("vision_tower" in n for n, _ in net.named_parameters("decoder")) is learns
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_ends_with_a_card_that_says_what_was_measured(trained, tmp_path):
     from biaslab.workflows.observer_accuracy import observer_accuracy
     from biaslab.workflows.train_observer import build_observer

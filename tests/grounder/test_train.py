@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
     return train_grounder(tmp_path_factory.mktemp("run"), recipe=RECIPE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_words_that_matter_are_single_tokens_and_any_text_has_tokens(tokenizer):
     vocabulary = tokenizer.get_vocab()
     assert {f"\u0120{w}" for w in (*NAMES, *SIZES, *COLOURS)} <= vocabulary.keys()
@@ -127,7 +127,7 @@ def test_a_resumed_run_writes_no_step_of_the_curve_twice(tmp_path):
         assert curve.read_text() == "".join(whole[:kept])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_fails_is_named_in_one_line(tmp_path):
     with pytest.raises(BiaslabError) as caught:
         run._spawn(("no recipe", str(tmp_path), str(tmp_path / "rendezvous")), 1)
@@ -140,7 +140,7 @@ def test_one_training_at_a_time_in_a_folder(tmp_path):
     assert not (tmp_path / "recipe.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_meet_in_a_relative_folder(tmp_path, monkeypatch):
     """``--out runs/grounder``, as one types it: an address made of it would name a host that never answers."""
     monkeypatch.chdir(tmp_path)

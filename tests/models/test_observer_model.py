@@ -102,7 +102,7 @@ def test_pruned_generation_equals_masked_recompute(observer, samples, name, laye
     assert (logits - want).abs().max() <= 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_evaluated_on_the_gallery(observer, tmp_path):
     data = GalleryDataset("monitor", n=2)
     results = evaluate(
@@ -126,7 +126,7 @@ def test_a_model_without_weights_says_what_to_do(monkeypatch, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "least"), [("gallery", 0.5), ("gallery-vqa", 0.62)])
 def test_what_ships_answers_about_as_often_as_its_card_says(name, least, tmp_path):
     """66 % of the boxes and 77 % of the questions; the bounds lie three standard errors of 90 samples below."""
@@ -135,7 +135,7 @@ def test_what_ships_answers_about_as_often_as_its_card_says(name, least, tmp_pat
     assert results.verdicts["hit"].astype(float).mean() > least
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shipped_folder_is_what_export_writes(tmp_path):
     """A changed corpus would renumber the tokens under trained weights."""
     folder, shipped = export_geometry(tmp_path, tokenizer=build_tokenizer()), embedded_folder("observer")

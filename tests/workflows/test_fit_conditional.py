@@ -136,7 +136,7 @@ def test_ranks_are_refused_before_a_model_is_loaded(capsys, monkeypatch, tmp_pat
     assert done.value.code == 2 and "fitted by one process" in said and len(said.strip().splitlines()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_the_command_line_beside_a_positional_profile(capsys, tmp_path):
     def run(*arguments):
         with pytest.raises(SystemExit) as done:

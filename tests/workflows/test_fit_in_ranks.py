@@ -14,7 +14,7 @@ import pytest
 from benchmarks.kills import descendants
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
 ]
 

@@ -232,7 +232,7 @@ def locks_of_the_harness(monkeypatch):
     monkeypatch.setattr(meta, "__call__", meta.__call__)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("locks_of_the_harness")
 @pytest.mark.skipif(not interface.INSTALLED, reason="lmms-eval is not installed")
 def test_a_task_of_two_documents_runs_in_the_harness(tmp_path, documents, caplog):

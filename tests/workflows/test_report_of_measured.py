@@ -10,7 +10,7 @@ from commands import run
 from biaslab.errors import RunFolderError
 from biaslab.workflows.make_report import report
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -200,6 +200,19 @@ def test_no_page_is_wider_than_its_window(page, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", [360, 1400])
+def test_a_wide_table_of_a_card_scrolls_by_itself(chromium, tmp_path, width):
+    names = "layer", "head", "by this profile, on held-out images", *["95 % interval, of many images"] * 5
+    rows = [names, ["---"] * len(names), *[["0.284 to 0.359"] * len(names)] * 3]
+    (tmp_path / "card.md").write_text("# Probe\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+    page = chromium.new_page(viewport={"width": width, "height": 800})
+    page.goto(report(tmp_path).as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    scrolls = page.locator(".card .wide").evaluate("e => e.scrollWidth > e.clientWidth")
+    assert scrolls == (width == 360) and page.locator(".card td").count() == 3 * len(names)
+    page.close()
+
+
 def test_labels_are_text_of_any_length_and_pointing_at_them_shows_the_spelling(chromium, run, tmp_path):
     long = "x" * 300
     file = report(run, dataset=Hostile(), labels={"fastv": HOSTILE, "random": long}, out=tmp_path / "named.html")

@@ -10,6 +10,11 @@ __all__ = ["card_html"]
 # no tags of the text's own, and nothing that leads out of a report
 _LEADING = ["link", "image", "autolink", "reference"]
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable(_LEADING)
+# as every table of a report: one that is wider than the page scrolls by itself
+_MARKDOWN.add_render_rule(
+    "table_open", lambda *_: '<div class="wide" role="region" tabindex="0" aria-label="table"><table>\n'
+)
+_MARKDOWN.add_render_rule("table_close", lambda *_: "</table></div>\n")
 
 
 def card_html(text: str) -> Markup:

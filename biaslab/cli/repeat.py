@@ -61,7 +61,8 @@ def _read(context: typer.Context, config: Path | None) -> Path | None:
             "write the command line anew"
         )
     if not commands:
-        raise InputError(f"--config {config} holds no command line: the run was made in Python; repeat that call")
+        made = f"by `{record['made_by']}`; run that" if record.get("made_by") else "in Python; repeat that call"
+        raise InputError(f"--config {config} holds no command line of evaluate: the run was made {made}")
     context.default_map = commands[-1]
     context.meta["earlier"] = commands[:-1]
     return config

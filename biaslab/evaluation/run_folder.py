@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biaslab._util.command_line import current_command
 from biaslab._util.files import atomic_write, writing_to
 from biaslab._util.jsonable import plain
 from biaslab.datasets.base import content_hash
@@ -82,6 +83,8 @@ def run_record(
             },
             "profiles": profiles,
             "commands": [] if command is None else [dict(command)],
+            # of another verb, such as demo, which no --config of evaluate repeats
+            **({} if command is not None or (made_by := current_command()) is None else {"made_by": made_by}),
             "environment": environment(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }

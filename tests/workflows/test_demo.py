@@ -1,7 +1,12 @@
+import re
+
 import pytest
 from recipes import RECIPE, SMALL
 
+from biaslab._util.command_line import running
+from biaslab.cli.repeat import _read
 from biaslab.datasets.scenes import ScenesDataset
+from biaslab.errors import InputError
 from biaslab.workflows import demo
 from biaslab.workflows.train_grounder import build_grounder
 
@@ -10,7 +15,8 @@ from biaslab.workflows.train_grounder import build_grounder
 @pytest.mark.usefixtures("grounder_at_hand")
 def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "KEEPS", (0.2, 0.1))  # two are a curve, too
-    made = demo.demo(tmp_path, n_calibration=6, n_pictures=8, n_test=2, layer=3, processes=1, progress=False)
+    with running(["demo", "--out", "runs/demo"]):
+        made = demo.demo(tmp_path, n_calibration=6, n_pictures=8, n_test=2, layer=3, processes=1, progress=False)
     table = made.results.table.query("expression_type == 'all'")
     assert (table["method"] == "none").sum() == 1
     assert len(table) == 1 + (len(demo.methods()) - 1) * len(demo.KEEPS)
@@ -26,6 +32,13 @@ def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path, monkeypatc
     scenes = {s.image_id for s in ScenesDataset("test", n=2)}  # the first three of them are drawn
     assert sum("figures/kept-" in n and n.endswith(".png") for n in names) == min(len(scenes), 3)
     assert all(f.stat().st_size > 0 for f in made.files)
+    page = (tmp_path / "report.html").read_text()
+    assert "biaslab demo --out runs/demo" in page and "made in Python" not in page
+    assert "Drawn are those that keep least; 7 configurations more are left out." in page
+    mapped = re.findall(r'aria-label="accuracy by place of the target, ([^"]*)"', page)
+    assert mapped[0] == "no pruning (none)" and len(mapped) == 8 and all("keep 0.1 layer 3" in name for name in mapped[1:])
+    with pytest.raises(InputError, match="made by `biaslab demo --out runs/demo`; run that"):
+        _read(None, tmp_path)
 
 
 @pytest.mark.slow

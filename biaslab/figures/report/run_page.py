@@ -13,6 +13,7 @@ from biaslab._util.number_text import count_text, is_number
 from biaslab._util.watermark import note_of
 from biaslab.evaluation.results import Results
 from biaslab.evaluation.schema import record_key
+from biaslab.figures.frames import UNPRUNED
 from biaslab.figures.report.charts import line_chart, place_map
 from biaslab.figures.report.choosing import MOST, hit_table
 from biaslab.figures.report.findings import RULE, findings
@@ -163,29 +164,45 @@ def _failing(results: Results, names: PrintNames, targets: Mapping[str, Sequence
 
 
 def places_blocks(results: Results, names: PrintNames, targets: Mapping[str, Sequence[float]]) -> list[Block]:
-    """Map the accuracy over the place of the target, for the first configurations."""
+    """Map the accuracy over the place of the target; of many configurations for those that keep least."""
     hits = hit_table(results.verdicts)
     hits = hits[hits.index.isin(list(targets))]
     if hits.empty:
         return []
     cells = np.array([[min(int(_PLACES * targets[name][axis]), _PLACES - 1) for axis in (1, 0)] for name in hits.index])
+    known = [config for config in results.run["identity"]["configurations"] if record_key(config) in hits]
+    mapped = _mapped(known, names)
     drawn = []
-    for config in results.run["identity"]["configurations"]:
-        column = record_key(config)
-        if column not in hits:
-            continue
-        verdicts, counts = hits[column].to_numpy(), []
+    for config in mapped:
+        verdicts, counts = hits[record_key(config)].to_numpy(), []
         for row in range(_PLACES):
             inside = [verdicts[(cells == (row, col)).all(1) & ~np.isnan(verdicts)] for col in range(_PLACES)]
             counts.append([(int(values.sum()), len(values)) for values in inside])
         label = f"accuracy by place of the target, {names.both(config)}"
         drawn.append((names.configuration(config), Markup(place_map(counts, label=label))))
-    left_out = len(drawn) - _MAPS
-    blocks = [Block("figures", drawn[:_MAPS], "Place of the target")]
+    blocks = [Block("figures", drawn, "Place of the target")]
     text = "Accuracy in per cent by where the centre of the target lies in the image, as seen; n samples in each cell."
-    if left_out > 0:
-        text += f" The first {_MAPS} configurations; {left_out} more are left out."
+    if left_out := len(known) - len(mapped):
+        text += f" Drawn are those that keep least; {count_text(left_out, 'configuration')} more are left out."
     return [*blocks, Block("text", text)]
+
+
+def _mapped(configs: Sequence[Mapping[str, Any]], names: PrintNames) -> list[Mapping[str, Any]]:
+    """Choose those that have a map: no pruning, and whole sets of methods at one keep and layer, least kept first."""
+    if len(configs) <= _MAPS:
+        return list(configs)
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for config in sorted(configs, key=lambda config: float(config["keep"])):  # stable: layers in order
+        if config["method"] != UNPRUNED:
+            groups.setdefault(names.place(config), []).append(config)
+    first, *others = groups.values()
+    chosen = [config for config in configs if config["method"] == UNPRUNED]
+    chosen += first[: _MAPS - len(chosen)]
+    for group in others:
+        if len(chosen) + len(group) > _MAPS:
+            break
+        chosen += group
+    return [config for config in configs if config in chosen]
 
 
 def _samples(results: Results, shown: Sequence[Shown], missing: Sequence[str]) -> list[Block]:
@@ -225,6 +242,7 @@ def provenance_blocks(results: Results, names: PrintNames) -> list[Block]:
         *((f"version of {name}", str(value)) for name, value in run.get("environment", {}).items()),
     ]
     commands = [command["line"] for command in run.get("commands", []) if command.get("line")]
+    commands = commands or [line for line in [run.get("made_by")] if line]
     blocks = [Block("facts", facts)]
     if commands:
         blocks.append(Block("code", "\n".join(commands), "Commands"))

@@ -29,6 +29,8 @@ from biaslab.maps.stored import StoredMaps
 from biaslab.maps.views import WithoutFold, mean_over_heads
 from biaslab.profiles import MeanProfile, head_quality, variance_table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _close():
@@ -219,7 +221,6 @@ def test_maps_without_images_or_with_attention_that_is_not_finite_are_refused(st
     assert BiasAtlas.from_maps(broken, layers=[1, 1]).layers == [1]
 
 
-@pytest.mark.slow
 def test_one_image_and_two_give_an_atlas(tmp_path):
     for n in (1, 2, 3):
         maps = planted(tmp_path, [(TILED, n)], heads=2, name=str(n))
@@ -287,7 +288,6 @@ def test_pictures_are_found_by_name_and_scenes_by_number(tmp_path):
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
-@pytest.mark.slow
 def test_save_writes_figures_tables_and_card(stored, tmp_path):
     controls = pd.DataFrame({"control": "blank", "layer": [1, 4], "r": 0.5, "r_lo": 0.4, "r_hi": 0.6})
     images, folder = {"0-3": Image.new("RGB", (64, 64))}, tmp_path / "deep" / "atlas"
@@ -317,7 +317,6 @@ def test_save_writes_figures_tables_and_card(stored, tmp_path):
         atlas.save(blocked / "atlas")
 
 
-@pytest.mark.slow
 def test_a_rehearsal_is_stamped_everywhere(tmp_path):
     maps = planted(tmp_path, [(ONE, 8)])
     maps.settings.update(model=rehearsal_name("m"), rehearsal=True)

@@ -4,12 +4,15 @@ import math
 import re
 
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biaslab.atlas.layer_text import layer_sentences
 from biaslab.atlas.summary import text_cells
 from biaslab.atlas.summary_text import summary_paragraphs
+
+pytestmark = pytest.mark.slow
 
 NAN, INF = float("nan"), float("inf")
 FORBIDDEN = re.compile(

@@ -15,6 +15,8 @@ from biaslab.errors import InputError
 from biaslab.figures import FrameMassDisplay, HeadsDisplay, ProfileDisplay
 from biaslab.maps.simulate import simulate
 
+pytestmark = pytest.mark.slow
+
 mpl.use("Agg")
 
 ONE = TokenLayout.raster(4, 5, size=(50, 40), family="internvl")

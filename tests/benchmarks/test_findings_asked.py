@@ -13,6 +13,8 @@ from benchmarks import findings_asked
 from benchmarks.gallery_pool import TASKS
 from biaslab.pruning import Relative
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(monkeypatch, grounder, tmp_path):

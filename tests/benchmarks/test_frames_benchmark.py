@@ -1,6 +1,10 @@
 """The benchmark of frames runs and its shares add up."""
 
+import pytest
+
 from benchmarks import frames
+
+pytestmark = pytest.mark.long
 
 
 def test_shares_of_frames_add_up():

@@ -11,6 +11,8 @@ from biaslab.cli import main
 from biaslab.pruning import METHODS, parse
 from biaslab.scenes import scene
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory):
@@ -53,7 +55,6 @@ def test_models_lists_aliases(capsys):
     assert status == 2 and "choose one of internvl, " in err
 
 
-@pytest.mark.slow
 def test_fit_bias_writes_profile_card_and_figures(capsys, profile, tmp_path):
     for ending in (".safetensors", ".md", ".pdf", ".png", ".csv"):
         assert profile.with_suffix(ending).stat().st_size > 0
@@ -77,7 +78,6 @@ def test_fit_bias_says_how_many_questions_on_how_many_pictures(capsys, tmp_path)
     assert status == 0 and "data    scenes: 12 questions on 4 images" in text, err
 
 
-@pytest.mark.slow
 def test_fit_bias_lets_a_model_name_objects_once_and_keeps_the_names(capsys, tmp_path):
     (photos := tmp_path / "photos").mkdir()
     for index in range(3):
@@ -191,7 +191,6 @@ def test_a_run_without_a_verdict_fails_and_says_how_to_go_on(capsys, picture, tm
     assert status == 0 and "failed" not in err, err
 
 
-@pytest.mark.slow
 def test_evaluate_resumes_and_figures_draw(capsys, profile, tmp_path):
     command = ["evaluate", "--n", 4, "--methods", "none,random,relative", "--keep", "0.2,16", "--layer", 2,
                "--profile", profile, "--out", tmp_path / "run", "--json"]  # fmt: skip
@@ -211,7 +210,6 @@ def test_evaluate_resumes_and_figures_draw(capsys, profile, tmp_path):
     assert (tmp_path / "run" / "tables" / "acc50.tex").read_text().count(r"\toprule") == 1
 
 
-@pytest.mark.slow
 def test_scores_by_name_are_fitted_and_pruned_with(capsys, tmp_path):
     mine = tmp_path / "no_rope.safetensors"
     status, _, err = run(capsys, "fit-bias", "--n", 4, "--layers", 3, "--score", "no_rope", "--out", mine)
@@ -244,7 +242,6 @@ def test_tflops_are_printed_with_significant_digits(capsys, tmp_path):
     assert len(set(tflops)) == 3 and all(len(value.lstrip("0.")) <= 3 for value in tflops)
 
 
-@pytest.mark.slow
 def test_bench_measures_and_writes(capsys, tmp_path):
     command = ["bench", "--n", 1, "--repeats", 1, "--new-tokens", 2, "--methods", "none,random", "--layer", 2]
     status, out, err = run(capsys, *command, "--out", tmp_path / "bench", "--json")
@@ -277,7 +274,6 @@ def test_dry_runs_load_and_write_nothing(capsys, tmp_path, profile, monkeypatch)
     assert status == 1 and "layer" in err  # what the real run would refuse
 
 
-@pytest.mark.slow
 def test_rehearsals_say_so_and_do_not_mix(capsys, tmp_path, profile):
     mine = tmp_path / "rehearsed.safetensors"
     fit = ["fit-bias", "--n", 4, "--layers", 3, "--out", mine, "--rehearse"]
@@ -367,7 +363,6 @@ def test_bad_input_gives_one_line_and_a_status(capsys, tmp_path, picture, profil
         assert "Traceback" not in err
 
 
-@pytest.mark.slow
 def test_a_profile_knows_its_model_by_the_weights(capsys, tmp_path, picture, profile):
     import shutil
 

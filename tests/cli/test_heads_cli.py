@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 from commands import run
 
 from biaslab.core.layout import TokenLayout
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,6 +17,8 @@ from biaslab.models import loading
 from biaslab.models import loading as loading_module
 from biaslab.scenes import scene
 
+pytestmark = pytest.mark.slow
+
 VERBS = ("bench", "check", "evaluate", "fit-bias", "heads", "probe", "prune", "sinks")
 OPTIONS = [
     "--model", "--device", "--dtype", "--device-map", "--revision", "--attn", "--load-in", "--adapter", "--model-arg",
@@ -136,7 +138,6 @@ def test_model_arguments_are_json_or_else_text():
     assert choice.arguments == {"a": 1e6, "text_config": {"b": [1, 2]}, "c": "dynamic", "d": False, "e": "x=y"}
 
 
-@pytest.mark.slow
 def test_what_was_said_on_loading_is_recorded_and_repeated(capsys, tmp_path, monkeypatch):
     coarse = 'text_config={"rms_norm_eps": 0.01}'
     said = ["--attn", "eager", "--model-arg", coarse, "--device", "cpu"]

@@ -7,6 +7,8 @@ from commands import run
 
 from biaslab.cli import app
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def rank(monkeypatch):

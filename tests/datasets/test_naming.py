@@ -13,6 +13,8 @@ from biaslab.errors import InputError, RunFolderError
 from biaslab.models import answers
 from biaslab.models.answers import Answers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def rubbish(monkeypatch):

@@ -16,6 +16,8 @@ from biaslab.maps.base import ImageRecord
 from biaslab.maps.simulate import Content, simulate
 from biaslab.maps.stored import StoredMaps
 
+pytestmark = pytest.mark.slow
+
 ONE = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")
 VIDEO = {n: frames_layout([ONE] * n) for n in (2, 4, 8)}
 QUIET = Content(amplitude=0.2, target=0.5)

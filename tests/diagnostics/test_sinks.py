@@ -15,6 +15,8 @@ from biaslab.errors import InputError
 from biaslab.profiles import MeanProfile
 from biaslab.pruning import FastV, Relative, make
 
+pytestmark = pytest.mark.slow
+
 K, DIM = 4, 37
 PLANTED = (0, 100, 255)  # visual tokens
 

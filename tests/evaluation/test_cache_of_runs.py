@@ -17,6 +17,8 @@ from biaslab.evaluation.one_video import compare_on_video
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.workflows.dry_run import plan_evaluate
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("none", "fastv", "divprune@0.6@0+fastv@0.2@3")
 
 

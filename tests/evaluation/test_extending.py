@@ -19,6 +19,8 @@ from biaslab.evaluation import merging
 from biaslab.evaluation.results import Results
 from biaslab.pruning import FastV, Relative
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def vlm(monkeypatch):
@@ -36,7 +38,6 @@ def in_order(samples):
     return samples.sort_values(["index", "key"]).reset_index(drop=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "then", "new"),
     [
@@ -208,7 +209,6 @@ def test_conflicts_are_not_merged(vlm, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------- command line
-@pytest.mark.slow
 def test_config_repeats_all_commands_of_a_run(capsys, tmp_path):
     first = ["evaluate", "--n", 2, "--methods", "none,random", "--keep", 0.5, "--layer", 4, "--out", tmp_path / "a"]
     assert command(capsys, *first)[0] == 0

@@ -20,6 +20,8 @@ from biaslab.evaluation.decoding.step_graph import GraphedStates
 from biaslab.evaluation.decoding.ways import check_way
 from biaslab.evaluation.run_once import GenerationOptions, run_once
 
+pytestmark = pytest.mark.slow
+
 LAST = tiny.TEXT["layers"] - 1
 
 

@@ -17,6 +17,8 @@ from biaslab.evaluation.results import Results
 from biaslab.evaluation.sample_log import sample_lines
 from biaslab.evaluation.schema import record_key
 
+pytestmark = pytest.mark.slow
+
 DATA = Toy(12)
 PLAN = {"methods": ("none", "random"), "keep": 0.5, "dataset": DATA}  # 12 samples of 6 images, 24 lines
 

@@ -20,6 +20,8 @@ from biaslab.evaluation.run_folder import profiles_of
 from biaslab.pruning import FastV, Relative, Schedule, Stage, budget, prune
 from biaslab.workflows.bench import bench
 
+pytestmark = pytest.mark.slow
+
 WORD = "divprune@0.6@1+fastv:score=no_rope@0.3@3"
 METHODS = ("none", "fastv", WORD)
 

@@ -16,6 +16,8 @@ from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions
 from biaslab.evaluation.sweep import shared
 
+pytestmark = pytest.mark.slow
+
 BLIND = ["random", "uniform", "divprune"]
 TAKES_ZERO = [tiny.quick(family) for family in tiny.FAMILIES if family not in ("paligemma", "qwen3_vl")]
 
@@ -45,7 +47,6 @@ def test_renumbered_positions_and_eager_attention():
         check(vlm, encoded, configurations([*BLIND, "none"], [0.5, 0.2], [0, 3]), options)
 
 
-@pytest.mark.slow
 def test_answers_longer_than_the_room_of_the_cache():
     vlm = tiny.vlm("qwen2_5_vl")  # its later positions are counted from the length of the cache
     encoded = vlm.vision(tiny.encoded(vlm, 3))

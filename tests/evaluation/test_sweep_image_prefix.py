@@ -21,6 +21,8 @@ from biaslab.evaluation.sweep import prefix as prefix_module
 from biaslab.evaluation.sweep import shared
 from biaslab.pruning import DivPrune, FastV
 
+pytestmark = pytest.mark.slow
+
 READING = ["none", "fastv", "fastv:queries=text", "fastv:score=no_rope", "fastv:score=value_norm", "layer_ratio",
            "relative:debias=none", "d2pruner:debias=none", "divprune", "random", "uniform"]  # fmt: skip
 FEW = ["none", "fastv", "divprune"]
@@ -165,7 +167,6 @@ def test_flash_attention_and_renumbered_positions(ways):
     assert set(ways) == {True}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl", "qwen3_vl"])
 def test_layers_on_several_devices(family, ways):
     vlm = tiny.vlm(family)
@@ -256,7 +257,6 @@ def test_an_evaluation_is_the_plain_one(ways):
     assert ways == [True] and ours["error"].isna().all()
 
 
-@pytest.mark.slow
 def test_the_grounder(ways):
     vlm, methods = bl.load("grounder"), ["none", "uniform", "fastv", "divprune", "d2pruner:debias=none"]
     data = bl.load_dataset("scenes", n=12)
@@ -266,7 +266,6 @@ def test_the_grounder(ways):
     assert ways == [True, True] and len(ours) == 12 * 5
 
 
-@pytest.mark.slow
 def test_pictures_of_one_colour():
     """Tokens that differ by their position alone."""
     vlm = bl.load("grounder")

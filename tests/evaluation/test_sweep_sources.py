@@ -10,6 +10,8 @@ from sweeps import check, expressions, shared_runs
 from biaslab.evaluation.configurations import configurations
 from biaslab.evaluation.run_once import GenerationOptions, run_once
 
+pytestmark = pytest.mark.slow
+
 METHODS = [
     "fastv:queries=null", "priortr", "priortr:queries=text", "fastv:reads_layer=own",
     "layer_ratio:reads_layer=own:over=1", "priortr:reads_layer=own", "sparsevlm",

@@ -13,6 +13,8 @@ from biaslab.figures.report.attention_packing import SAMPLE_BYTES, VIEW_BYTES
 from biaslab.figures.report.packing import packed_map
 from biaslab.figures.report.viewer_data import Shown, packed_samples
 
+pytestmark = pytest.mark.slow
+
 HEADS, LAYERS = 32, (15, 20)
 LAYOUT = TokenLayout.tiled(16, 16, (3, 4), size=(1792, 1344), family="x", thumbnail=True)
 RNG = np.random.default_rng(0)

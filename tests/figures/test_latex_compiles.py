@@ -21,6 +21,8 @@ from biaslab.figures.latex_forms import latex_widths
 from biaslab.figures.styling import VENUES
 from biaslab.workflows.bench_table import bench_latex, bench_table
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "org_1/a&b_50%#{x}~^\\y$z$"
 #: all letters that pdflatex can set: of Latin, of Greek, common signs
 LETTERS = "".join(

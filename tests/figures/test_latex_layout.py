@@ -18,6 +18,8 @@ from biaslab.figures.latex_forms import latex_widths
 from biaslab.figures.styling import VENUES
 from biaslab.stats.multiple_testing import holm
 
+pytestmark = pytest.mark.slow
+
 _TIMES = Path(mpl.get_data_path()) / "fonts" / "afm" / "ptmr8a.afm"
 _WIDTHS = {
     int(line.split()[1]): float(line.split()[4]) for line in _TIMES.read_text().splitlines() if line.startswith("C ")

@@ -23,6 +23,8 @@ from biaslab.profiles.lookahead.foresight import Foresight
 from biaslab.profiles.lookahead.learned import learned_places
 from biaslab.pruning import Selection
 
+pytestmark = pytest.mark.slow
+
 mpl.use("Agg")
 
 GRID = TokenLayout.raster(4, 4, size=(64, 64), family="internvl")

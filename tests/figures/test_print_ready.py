@@ -13,6 +13,8 @@ from biaslab.core.boxes import Box
 from biaslab.figures import AttentionDisplay, KeptTokensDisplay, save, style
 from biaslab.figures.styling import VENUES
 
+pytestmark = pytest.mark.slow
+
 mpl.use("Agg")
 DISPLAYS = gallery()
 TURNS = ("accuracy-runs", "attention", "kept", "reliability", "auroc", "heads", "relevance")
@@ -25,14 +27,12 @@ def _close():
     plt.close("all")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", DISPLAYS)
 def test_every_display_is_fit_for_the_narrowest_column(name, tmp_path):
     assert min(VENUES.values())[0] == VENUES[NARROW].column
     assert faults(DISPLAYS[name], NARROW, tmp_path) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("venue", "name"), zip(OTHERS, TURNS, strict=True))
 def test_displays_are_fit_for_the_other_venues(venue, name, tmp_path):
     """One of each kind by turns; `python tests/figures/figure_gallery.py OUT` draws all at all venues, in minutes."""

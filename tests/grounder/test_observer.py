@@ -32,6 +32,8 @@ from biaslab.scenes.gallery.questions import sample_questions
 from biaslab.scenes.gallery.signs import SIGN, WORDS
 from biaslab.scenes.objects import COLOURS, SIZES
 
+pytestmark = pytest.mark.slow
+
 SMALL = ObserverSize(
     vision_hidden=32, vision_layers=1, vision_heads=2, hidden=48, layers=3, heads=4, kv_heads=2, ffn=64
 )

@@ -21,6 +21,8 @@ from biaslab.scenes import expressions as ex
 from biaslab.scenes import scene
 from biaslab.scenes.objects import COLOURS, NAMES, SIZES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer():

@@ -31,6 +31,8 @@ from biaslab.workflows.bench import bench
 from biaslab.workflows.fit_bias import fit_bias
 from biaslab.workflows.run_figures import draw_kept, draw_run
 
+pytestmark = pytest.mark.slow
+
 ALIASES = {f.name: next(iter(f.specs)) for f in families().values() if f.specs}
 
 

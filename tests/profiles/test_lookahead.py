@@ -16,6 +16,8 @@ from biaslab.profiles.lookahead import student as lookahead_student
 from biaslab.profiles.lookahead.student import PLACES, Student, places
 from biaslab.profiles.lookahead.training import Lessons
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"rank": 16, "epochs": 30, "batch_size": 32, "learning_rate": 2e-2}
 
 
@@ -114,7 +116,6 @@ def test_without_the_question_it_knows_less(maps, profile):
     assert torch.equal(blind.relevance(visual, text, LAYOUT), blind.relevance(visual, 2 * text[:1], LAYOUT))
 
 
-@pytest.mark.slow
 def test_undebiased_teachers_hand_position_on(maps):
     raw = LookaheadProfile(debiased=False, **QUICK).fit(maps)
     rng = np.random.default_rng(4)
@@ -125,7 +126,6 @@ def test_undebiased_teachers_hand_position_on(maps):
     assert correlation(total, bias(LAYOUT)) > 0.6
 
 
-@pytest.mark.slow
 def test_several_tilings_and_one_that_was_not_fitted(tmp_path):
     fitted = LookaheadProfile(**QUICK).fit(stored(tmp_path / "maps", layouts=(LAYOUT, WIDE)))
     assert set(fitted.counts_) == {LAYOUT.key, WIDE.key}

@@ -22,6 +22,8 @@ from biaslab.pruning import Method, Random, budget
 from biaslab.workflows.bench import bench
 from biaslab.workflows.bench_table import bench_latex, verdict
 
+pytestmark = pytest.mark.slow
+
 LAYER, KEEP = 2, 0.5
 IMAGES = Calibration("noise", tiny.images(2), tiny.texts(2), ["a", "b"])
 
@@ -60,7 +62,6 @@ def test_every_configuration_is_measured_on_every_batch_and_round():
     assert found.settings["n"] == 2 and found.settings["model"] == "tiny-internvl"
 
 
-@pytest.mark.slow
 def test_scoring_and_selection_are_part_of_the_prefill_and_shown_apart():
     found = _bench(methods=[Sleeper(seconds=0.15)], repeats=3)
     row = found.table.iloc[1]
@@ -111,7 +112,6 @@ def test_several_images_in_a_prompt_count_together():
     assert found.table["flops_prefill"][1] == pytest.approx(whole / pruned)
 
 
-@pytest.mark.slow
 def test_bench_and_evaluate_run_the_same(grounder, monkeypatch):
     """The same prompts: what every configuration keeps and costs agrees to the last token and FLOP."""
     (sample,) = take(ScenesDataset(), 1)
@@ -177,7 +177,6 @@ def test_a_speed_up_is_claimed_from_enough_runs_only(ratios, said):
     assert text == f"prefill {said}, whole answer 1.00x in 1 run, too few to tell"
 
 
-@pytest.mark.slow
 def test_memory_is_measured_or_has_no_column(monkeypatch):
     extra = _bench(memory=True).table["extra_mb"]
     assert ((extra > 0) | extra.isna()).all()
@@ -209,7 +208,6 @@ def test_bad_arguments_are_refused_before_any_work(monkeypatch):
         bench(vlm, IMAGES, methods=["random"], keep=0.5, layer=99)
 
 
-@pytest.mark.slow
 def test_a_configuration_that_fails_costs_only_itself(monkeypatch):
     from biaslab.pruning import FastV
 

@@ -15,6 +15,8 @@ from biaslab.workflows.bench import bench
 from biaslab.workflows.bench_limits import SHARES, limit_texts
 from biaslab.workflows.bench_table import bench_latex, bench_table, selection_ms, shown, verdict
 
+pytestmark = pytest.mark.slow
+
 VISION, PREFILL, STEP, ENTRY = 7.0, 3.0, 0.5, 0.01  # seconds, the last three of a layer
 NEW = 4
 

@@ -14,6 +14,8 @@ from biaslab.profiles import load
 from biaslab.scenes import EXPRESSION_TYPES, scene
 from biaslab.workflows.fit_bias import fit_bias
 
+pytestmark = pytest.mark.slow
+
 
 def test_scenes_ask_grounding_questions_whose_kinds_take_turns(grounder):
     made = calibration(grounder, "scenes", n=9)
@@ -72,7 +74,6 @@ def test_what_a_profile_may_not_replace_is_refused_before_a_map_is_collected(gro
     assert not (tmp_path / "maps").exists() and (tmp_path / "README.md").read_text() == "# My study\n"
 
 
-@pytest.mark.slow
 def test_the_profile_of_several_processes_is_that_of_one(grounder, tmp_path):
     made = calibration(grounder, "scenes", n=6)
     settings = {"layers": [1, 3], "batch_size": 2, "estimator": "auto", "progress": False}

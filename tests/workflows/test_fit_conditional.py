@@ -25,6 +25,8 @@ from biaslab.workflows import learned_figures
 from biaslab.workflows.fit_bias import fit_bias
 from biaslab.workflows.learned_figures import draw_foreseen, draw_learned
 
+pytestmark = pytest.mark.slow
+
 BRIEF = {"rank": 8, "epochs": 2, "heads": [(3, 3)]}
 
 

@@ -20,6 +20,8 @@ from biaslab.profiles import MeanProfile
 from biaslab.workflows.harness.arguments import Arguments
 from biaslab.workflows.harness.requests import batches, read_request
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(bl.__file__).parents[1]
 
 

@@ -16,6 +16,8 @@ from biaslab.profiles import LocalizationHeadsProfile, LookaheadProfile, MeanPro
 from biaslab.workflows.hub_card import front_matter, merged
 from biaslab.workflows.push_profile import push_profile
 
+pytestmark = pytest.mark.slow
+
 EARLIER = Path(__file__).parents[1] / "earlier_files"
 LAYOUT = bl.TokenLayout.raster(4, 4, size=(56, 56), family="demo")
 
@@ -40,7 +42,6 @@ def kinds(maps):
     yield LocalizationHeadsProfile(heads=2, per_sample=1).fit(maps)
 
 
-@pytest.mark.slow
 def test_every_kind_of_profile_comes_back_as_it_was(hub, maps):
     for i, profile in enumerate(kinds(maps)):
         commit = profile.push_to_hub(f"me/bias-{i}")

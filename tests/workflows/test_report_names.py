@@ -19,6 +19,8 @@ from biaslab.pruning.display_names import display_names
 from biaslab.workflows.make_report import report
 from biaslab.workflows.print_labels import print_names
 
+pytestmark = pytest.mark.slow
+
 N = 40
 EARLY, LATE = "d2pruner@0.1@2", "d2pruner@0.1@4"
 VARIANT = "d2pruner:pivots_suppress=true"

@@ -10,6 +10,8 @@ import biaslab as bl
 from biaslab.errors import InputError
 from biaslab.workflows.make_report import samples_with_attention
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = "divprune@0.4@2+fastv@0.06@4"
 
 

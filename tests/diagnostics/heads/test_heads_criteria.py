@@ -20,6 +20,8 @@ from biaslab.errors import InputError, UnsupportedError
 from biaslab.profiles import LocalizationHeadsProfile, head_quality
 from biaslab.workflows.rank_heads import rank_heads
 
+pytestmark = pytest.mark.slow
+
 LAYERS = [2, 3]
 
 

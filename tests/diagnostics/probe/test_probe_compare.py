@@ -17,6 +17,8 @@ from biaslab.maps.base import ImageRecord
 from biaslab.maps.streamed import StreamedMaps
 from biaslab.profiles import MeanProfile
 
+pytestmark = pytest.mark.slow
+
 
 def field(rng, smooth, side=16):
     """A piece of a Gaussian field, so that its borders are ordinary places; mean 0, standard deviation 1."""
@@ -107,7 +109,6 @@ def test_planted_slopes_are_found_and_nothing_else():
                 assert row["p"] > 0.05 and abs(row["r"]) < 0.35
 
 
-@pytest.mark.slow
 def test_intervals_of_the_slope_cover():
     layout = TokenLayout.raster(8, 8, size=(112, 112), family="internvl")
     rng, hits, n = np.random.default_rng(3), 0, 60

@@ -77,6 +77,7 @@ def modules():
         yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_tables_and_figures_are_written_by_the_writers_alone():
     calls = {
         (node.attr, name) for name, tree in modules() for node in ast.walk(tree) if isinstance(node, ast.Attribute)
@@ -84,6 +85,7 @@ def test_tables_and_figures_are_written_by_the_writers_alone():
     assert {(call, name) for call, name in calls if call in {*WRITERS, "to_latex"}} == set(WRITERS.items())
 
 
+@pytest.mark.slow
 def test_cards_are_headed_by_their_writer_alone():
     headed = {
         name
@@ -94,6 +96,7 @@ def test_cards_are_headed_by_their_writer_alone():
     assert headed == {"_util/cards.py"}
 
 
+@pytest.mark.slow
 def test_every_display_hands_its_data_to_the_base():
     for name, tree in modules():
         for node in ast.walk(tree):

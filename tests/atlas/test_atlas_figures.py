@@ -200,6 +200,7 @@ def test_dependence_is_hollow_where_nothing_is_shown():
 
 
 # -- all -----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.final_figures
 def test_displays_draw_into_given_axes_and_save(profile, tmp_path):
     made = {

@@ -330,6 +330,7 @@ def test_watch_sees_prefill_and_decode_in_listed_layers_only():
         pass
 
 
+@pytest.mark.slow
 def test_importing_registers_nothing():
     code = "import biaslab.attention.capture, sys; print('transformers' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

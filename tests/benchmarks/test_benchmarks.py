@@ -131,6 +131,7 @@ def test_capture_modes_do_what_they_are_called(vlm):
     assert vlm.decoder.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.slow
 def test_capture_reports_every_mode(monkeypatch, capsys):
     flags = {"--hidden": 64, "--layers": 3, "--sizes": 256, "--probe": "row64"}
     capture.main([str(word) for pair in flags.items() for word in pair])

@@ -71,6 +71,7 @@ def interval(cell):
     return [float(x) for x in cell.replace("[", "").replace("]", "").replace(",", "").split()]
 
 
+@pytest.mark.slow
 def test_a_gap_is_found_where_one_is_planted():
     made, data = planted(["names", "all", "guess"])
     kept = pd.DataFrame({"method": ["names", "divprune", "guess"], "place": "0", "cost": "c"})
@@ -95,6 +96,7 @@ def test_questions_may_have_another_word_than_boxes():
     assert (last["boxes"], last["questions"], last["place"]) == (words[0], words[1], "1, 2")
 
 
+@pytest.mark.slow
 def test_depths_tell_what_debiasing_is_worth():
     names = [word for m in ("fastv", "relative", "divprune") for word in at_depths(m).values()]
     made, data = planted(names)
@@ -263,6 +265,7 @@ def steps(monkeypatch, grounder, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_what_is_chosen_on_validation_is_read_on_test(steps):
     folder = steps("choose", 6)
     choice = json.loads((folder / "runs" / "choice.json").read_text())

@@ -141,6 +141,7 @@ def test_phases_add_up_to_an_answer():
     assert found.failures == []
 
 
+@pytest.mark.slow
 def test_selection_is_timed_on_images_that_differ():
     batch = selection.context(TINY, 2)
     assert torch.equal(batch[1].features, batch.stack[256:]) and batch.stack.dtype == torch.bfloat16

@@ -35,6 +35,7 @@ def test_fitting_reports_throughput_and_memory_side_by_side(tmp_path, monkeypatc
     assert growth == pytest.approx([0.25 / (40 * 256 * 4 * 4 / 2**20)] * 2)
 
 
+@pytest.mark.slow
 def test_peak_of_a_pass_is_measured():
     found = fitting.peak("streamed", 4, 2)
     maps = 2 * 4 * 5 * 40 * 256 * 8 / 2**20  # two of the four moments of five folds, at the least

@@ -23,6 +23,7 @@ def study():
     return study
 
 
+@pytest.mark.slow
 def test_unseen_tilings_are_predicted_by_what_carries_over(study):
     *rows, whole = study.explained(0)
     assert [row["tiling"] for row in rows] == ["2 x 1", "3 x 1", "2 x 2"] and whole["tiling"] == "all"
@@ -33,6 +34,7 @@ def test_unseen_tilings_are_predicted_by_what_carries_over(study):
         assert all(row[f"{name}, seen"] <= row["mean, seen"] + 0.02 for name in SEEN)
 
 
+@pytest.mark.slow
 def test_an_unseen_prediction_knows_nothing_of_the_tiling(study, monkeypatch):
     """Other attention to one tiling changes what is seen of it, not what the others predict for it."""
     before = {row["tiling"]: row for row in study.explained(0)}

@@ -89,6 +89,7 @@ def test_a_shell_gets_names_without_torch(words, offered):
     assert set(done.stdout.split()) == offered
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_install_completion_makes_bash_complete(tmp_path):
     program = tmp_path / "bin" / "biaslab"

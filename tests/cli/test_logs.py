@@ -121,6 +121,7 @@ def test_what_a_line_says(monkeypatch, total, before, steps, elapsed, line):
     assert lines.line() == line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "verb", "said"),
     [

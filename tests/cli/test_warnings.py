@@ -19,6 +19,7 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:The profile rests on")
 def test_a_warning_is_one_line_on_stderr(capsys, pictures, tmp_path):
     hook = warnings.showwarning

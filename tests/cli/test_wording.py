@@ -47,6 +47,7 @@ def test_options_are_those_of_the_verb():
     assert options_of(app, "nothing") == {}
 
 
+@pytest.mark.slow
 def test_no_message_of_the_library_speaks_python_to_the_command_line():
     """Every text in a ``raise`` that names an argument which a verb has is said as that option there."""
     options = [options_of(app, verb) for verb in ("bench", "evaluate", "fit-bias", "inspect", "probe", "prune")]

@@ -40,6 +40,7 @@ def test_a_calibration_asks_what_the_images_come_with(name):
         assert np.array_equal(np.asarray(load_image(shown)), np.asarray(sample.image()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gallery", "gallery-vqa"])
 def test_maps_lead_back_to_what_was_asked(name, tmp_path):
     vlm = bl.load("grounder")
@@ -80,6 +81,7 @@ def test_every_embedded_model_is_tried_on_images_of_its_own():
     assert {name: embedded_data(name) for name in EMBEDDED} == {"grounder": "scenes", "observer": "gallery"}
 
 
+@pytest.mark.slow
 def test_the_command_line_repeats_a_run_on_a_data_set_with_options(tmp_path, capsys):
     out = tmp_path / "run"
     line = "evaluate --methods none --layer 4 --dataset gallery:domain=both --n 2".split()

@@ -111,6 +111,7 @@ def test_control_table_has_a_row_per_kind_and_layer_and_the_same_images_agree(gr
     assert set(table["removes"]) == {CONTROLS[k].removes for k in ("same", "shuffled", "random-weights")}
 
 
+@pytest.mark.slow
 def test_controls_are_of_the_score_that_the_profile_is_of(grounder, few):
     asked = {"prompt": few.prompts, "ids": few.ids, "progress": False, "score": "value_norm"}
     maps = bl.collect(grounder, few.images, layers=[1], **asked)

@@ -160,6 +160,7 @@ def test_the_null_rolls_every_map_draw_by_draw(tmp_path):
     assert got["p"] == (1 + sum(d >= got["eta2"] for d in drawn)) / 251
 
 
+@pytest.mark.slow
 def test_false_alarms_shifts_keep_the_level_and_plain_permutation_does_not_under_smooth_content(tmp_path):
     reps, alarms = 60, {"shift": 0, "permutation": 0}
     for rep in range(reps):

@@ -66,6 +66,7 @@ def test_a_batch_that_cannot_be_made_is_tried_one_by_one(vlm, monkeypatch):
     same(found, whole)
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_no_thread_that_writes(vlm, tmp_path, monkeypatch):
     whole, count = JsonLines.append, iter(range(1000))
 

@@ -172,6 +172,7 @@ def test_missing_pictures_are_errors_not_misses(vlm):
     same(good, results.samples[results.samples["error"].isna()].reset_index(drop=True))
 
 
+@pytest.mark.slow
 def test_an_exception_costs_one_sample_and_one_configuration(vlm, monkeypatch):
     reference = run(vlm=vlm).samples
     importance = FastV.importance
@@ -205,6 +206,7 @@ def test_a_configuration_that_always_fails_does_not_hide_the_others(vlm, monkeyp
     assert "12 of 42 sample runs failed" in caplog.text and "division by zero" in caplog.text
 
 
+@pytest.mark.slow
 def test_errors_can_be_tried_again(vlm, tmp_path):
     class Cure:
         broken = True
@@ -279,6 +281,7 @@ def test_a_method_keeps_the_profile_it_has(vlm, profile):
     assert results.samples["profile_hash"].unique().tolist() == [other.hash, ""]
 
 
+@pytest.mark.slow
 def test_methods_as_words_with_options(vlm):
     words = run(vlm=vlm, methods=["none", "fastv:score=no_rope", "relative:debias=none"], keep=0.5, n=2)
     methods = ["none", FastV(score="no_rope"), Relative(debias="none")]

@@ -124,6 +124,7 @@ def same_runs(vlm, encoded, configs, options, **kw):
     return shared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_sweeps_of_unequal_budgets(family):
     """Two keep ratios and two K in one wide batch: rows of unequal lengths from either K on."""
@@ -134,6 +135,7 @@ def test_sweeps_of_unequal_budgets(family):
     same_runs(vlm, encoded, configs, GenerationOptions(max_new_tokens=5))
 
 
+@pytest.mark.slow
 def test_rows_end_early(monkeypatch):
     """One token of eight ends an answer."""
     vlm = tiny.vlm("internvl")
@@ -227,6 +229,7 @@ def test_rows_whose_tokens_were_dropped_before_the_decoder(positions, monkeypatc
 # -- evaluate, bench, the command line ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [False, True])
 def test_an_evaluation_by_static_steps_is_the_same(tmp_path, monkeypatch, plain):
     """The same lines, shared and plain; a run begun in one way goes on in another."""
@@ -241,6 +244,7 @@ def test_an_evaluation_by_static_steps_is_the_same(tmp_path, monkeypatch, plain)
     toy.same(toy.run(tmp_path, vlm, plain=plain).samples, dynamic)
 
 
+@pytest.mark.slow
 def test_bench_times_a_static_decoding():
     images = Calibration("noise", tiny.images(2), tiny.texts(2), ["a", "b"])
     result = bench(

@@ -31,6 +31,7 @@ def layers_of(family):
     return [3] if family == "qwen3_vl" else [3, 2]  # its first three layers add image features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_every_family(family):
     """Images of unequal sizes, prompts of unequal lengths, two K, two keep ratios."""
@@ -49,6 +50,7 @@ def test_every_method_in_every_family(family, n):
     check(vlm, encoded, configs, GenerationOptions(max_new_tokens=5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 6, 500])
 def test_however_many_rows_go_together(width):
     vlm = tiny.vlm("internvl")
@@ -63,6 +65,7 @@ def test_other_decoders(text):
     check(vlm, encoded, configurations(FEW, [0.5, 0.2], 2), GenerationOptions(max_new_tokens=5))
 
 
+@pytest.mark.slow
 def test_renumbered_positions_and_eager_attention():
     for vlm, positions in ((tiny.vlm("llava"), "renumber"), (tiny.vlm("internvl", attn="eager"), "original")):
         encoded = vlm.vision(tiny.encoded(vlm, 3))
@@ -97,6 +100,7 @@ def test_layers_with_a_sliding_window_below_k(methods, layers, attn):
     check(vlm, encoded, configurations(methods, [0.5, 0.2], layers), GenerationOptions(max_new_tokens=12))
 
 
+@pytest.mark.slow
 def test_answers_longer_than_the_room_of_the_cache_and_a_repetition_penalty(monkeypatch):
     vlm = tiny.vlm("internvl")
     monkeypatch.setattr(vlm.model.generation_config, "repetition_penalty", 1.3)
@@ -105,6 +109,7 @@ def test_answers_longer_than_the_room_of_the_cache_and_a_repetition_penalty(monk
     assert len(vlm.processor.tokenizer(runs[0].answers[0])["input_ids"]) > 40
 
 
+@pytest.mark.slow
 def test_a_repetition_penalty_in_a_padded_batch(monkeypatch):
     """The penalty looks behind each row's own padding: of a wide batch as well, and of what is left of it."""
     vlm = tiny.vlm("internvl")
@@ -116,6 +121,7 @@ def test_a_repetition_penalty_in_a_padded_batch(monkeypatch):
     check(vlm, encoded, configurations(FEW, [0.5, 0.2], 2), GenerationOptions(max_new_tokens=30))
 
 
+@pytest.mark.slow
 def test_rows_that_have_ended_are_taken_out(monkeypatch):
     """Answers end at one token of eight: the wide batch gets narrower, and nobody's answer changes."""
     vlm = tiny.vlm("internvl")
@@ -179,6 +185,7 @@ def no_plain_way(monkeypatch):
     return lambda: monkeypatch.setattr(worker_module, "run_once", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)]
 )
@@ -192,6 +199,7 @@ def test_an_evaluation_is_the_plain_one(vlm, no_plain_way, batch_size):
     assert ours["prefill_ms"].isna().all() and plain["prefill_ms"].notna().all()
 
 
+@pytest.mark.slow
 def test_expressions_of_an_image_come_together(vlm, monkeypatch):
     """The tower sees every image of a batch once; lines, ids and indices are those of the data's order."""
 
@@ -215,6 +223,7 @@ def test_expressions_of_an_image_come_together(vlm, monkeypatch):
     assert names == [sample.id for sample in data]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_the_other_way(vlm, tmp_path):
     """Both ways are one run: the same identity, the same lines but for the times."""
     run(tmp_path, vlm, n=2)
@@ -241,6 +250,7 @@ class Fragile(Method):
         return Random().pick(ctx, scores)
 
 
+@pytest.mark.slow
 def test_a_selection_that_fails_costs_its_sample(vlm):
     options = {"methods": ["none", "fastv", Fragile()], "vlm": vlm, "batch_size": 4}
     ours, plain = run(**options).samples, run(plain=True, **options).samples
@@ -249,11 +259,13 @@ def test_a_selection_that_fails_costs_its_sample(vlm):
     assert untouched(vlm)
 
 
+@pytest.mark.slow
 def test_missing_pictures_cost_their_samples(vlm):
     options = {"dataset": Toy(missing=(1, 4)), "vlm": vlm, "batch_size": 4}
     same(run(**options).samples, run(plain=True, **options).samples)
 
 
+@pytest.mark.slow
 def test_a_wide_batch_that_fails_is_repeated_sample_by_sample(vlm, no_plain_way):
     """What breaks several samples at once breaks no single one."""
     plain = run(vlm=vlm, plain=True).samples
@@ -270,6 +282,7 @@ def test_a_wide_batch_that_fails_is_repeated_sample_by_sample(vlm, no_plain_way)
     assert ours["error"].isna().all() and set(ours["batch"]) == {1} and untouched(vlm)
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_width(vlm, no_plain_way, caplog):
     plain = run(vlm=vlm, plain=True).samples
     widths = []
@@ -290,6 +303,7 @@ def test_out_of_memory_halves_the_width(vlm, no_plain_way, caplog):
     assert "do not go together" in caplog.text and untouched(vlm)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_share_goes_the_plain_way_batch_by_batch(vlm, monkeypatch, caplog):
     plain, tried = run(vlm=vlm, plain=True).samples, []
 

@@ -28,6 +28,7 @@ def seen(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_every_family(family, seen):
     vlm = tiny.vlm(family)

@@ -53,6 +53,7 @@ def test_the_end_of_each_answer_of_a_batch_is_seen(grounder, scenes, answers):
     assert answers_to(grounder, encoded, 60, stopped).truncated == [False] * len(samples)  # the caller wanted no more
 
 
+@pytest.mark.slow
 def test_cut_answers_are_counted_apart_and_warned_of(grounder, scenes, answers, caplog):
     run = {"keep": 0.5, "layer": 4, "progress": False, "n_resamples": 20}
     summary = bl.evaluate(grounder, scenes, methods=["none", "random"], **run, max_new_tokens=4).summary()

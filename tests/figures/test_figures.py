@@ -179,6 +179,7 @@ def test_own_settings_survive_inside_the_style():
     assert display.figure_.get_figwidth() == 3.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, [1, 3], [1, 3, 5]])
 def test_the_title_of_a_profile_stands_clear_of_its_panels(profile, layers):
     display = figures.ProfileDisplay.from_profile(profile, layers=layers, layout=ONE).plot()
@@ -434,6 +435,7 @@ def test_save_refuses_what_is_no_display_and_unwritable_places(tmp_path):
         figures.save_table(results_frame(), tmp_path / "file" / "x")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 def test_a_figure_on_a_full_disk_is_whole_or_not_there(tmp_path, monkeypatch):
     display = figures.AurocDisplay.from_table(pd.DataFrame({"layer": [0], "score": ["raw"], "auroc": [0.5]}))
@@ -453,6 +455,7 @@ def test_a_figure_on_a_full_disk_is_whole_or_not_there(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["auroc.pdf"]
 
 
+@pytest.mark.slow
 def test_figures_import_no_model_library():
     code = "import sys, biaslab.figures; print(sorted({'transformers', 'torch', 'sklearn'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -29,6 +29,7 @@ def _close():
     plt.close("all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 10])
 def test_each_frame_has_its_panel(n):
     kept = {"adatp": [[0, k] for k in range(1, n + 1)], "fastv": [[] for _ in range(n - 1)] + [[3, 4, 5]]}

@@ -33,6 +33,7 @@ def test_letters_are_borrowed_where_a_font_has_them(tmp_path):
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_what_no_font_has_is_one_line_that_names_the_label_and_the_fix(tmp_path):
     if not families_with(NOBODY, ["DejaVu Sans"])[1]:
         pytest.skip("a font with Mro letters is installed here")

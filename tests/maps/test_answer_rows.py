@@ -72,6 +72,7 @@ def test_rows_that_look_at_nothing_weigh_nothing():
     assert torch.allclose(even, torch.full((64,), 1 / 64), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_collect_lets_the_model_answer_and_keeps_what_enters_the_decoder(tmp_path):
     vlm = tiny.vlm("qwen2_5_vl")
     images, questions = tiny.images(3), tiny.texts(3)

@@ -134,6 +134,7 @@ def test_maps_are_added_where_they_lie(on_devices, room, monkeypatch):
     assert_same(got, want, exactly=False)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_leaves_the_device_and_comes_back(on_devices):
     vlm = tiny.vlm("internvl")
     with spread(vlm), checked():
@@ -156,6 +157,7 @@ def test_what_does_not_fit_leaves_the_device_and_comes_back(on_devices):
     assert_same(moved, stays, exactly=True)
 
 
+@pytest.mark.slow
 def test_an_interrupted_collection_on_a_device_ends_at_the_same_moments(on_devices, tmp_path, monkeypatch):
     vlm, file, calls = tiny.vlm("internvl"), tmp_path / "a.partial", []
     with spread(vlm), checked():

@@ -107,6 +107,7 @@ def test_logs_are_less_noisy_than_means_and_smoothing_helps(recovered):
         assert smooth <= geometric < mean
 
 
+@pytest.mark.slow
 def test_no_bias_is_not_invented(recovered):
     # the error is the noise of a mean of 80 images and falls with their number
     for row in rows_of(recovered, kind="none"):
@@ -118,6 +119,7 @@ def test_no_bias_is_not_invented(recovered):
     assert (found.table["value_lo"] < 0.01).all()
 
 
+@pytest.mark.slow
 def test_false_alarms_stay_within_their_tolerance():
     for found in planted.false_alarms(SMALL, 40, 12, layers=4, heads=2):
         assert found["tests"] == 8 and found["family"] <= found["upper"] and found["single"] < 0.06

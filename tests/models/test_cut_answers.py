@@ -33,6 +33,7 @@ def test_cut_answers_are_known(grounder, samples):
     assert not any(g.truncated for g in grounder.groundings(grounder.encode_grounding(images, words), ["", ""]))
 
 
+@pytest.mark.slow
 def test_locate_warns_of_a_box_that_the_limit_cost(grounder, samples):
     images, words = [s.image() for s in samples], [s.expression for s in samples]
     with pytest.warns(

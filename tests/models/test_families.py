@@ -68,6 +68,7 @@ def check_shares(vlm, model, size, corners, tolerance=0.02):
 
 
 # ------------------------------------------------------------------------------------------ places
+@pytest.mark.slow
 @each_family
 @settings(deadline=None, max_examples=12)
 @given(
@@ -106,6 +107,7 @@ def narrow(family, alias):
     return wrap(model, processor, name=alias), light_meter(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "alias"),
     [tiny.quick(name, next(iter(family.specs))) for name, family in families().items()]

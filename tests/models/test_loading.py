@@ -222,6 +222,7 @@ def test_incomplete_folders(saved, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_half_precision_on_a_cpu(saved, tmp_path):
     half = shutil.copytree(saved["internvl"], tmp_path / "half")
     tiny.build("internvl").half().save_pretrained(half)

@@ -59,6 +59,7 @@ def test_what_cannot_be_done_says_why():
         map_interval(maps, layer=0, confidence=95)
 
 
+@pytest.mark.slow
 def test_planted_map_lies_inside_as_often_as_said():
     made = simulate("bottom-heavy", [(ONE, 60)], layers=60, seed=8)
     inside = [

@@ -35,6 +35,7 @@ def spelled(maps):
     return out
 
 
+@pytest.mark.slow
 def test_places_are_means_over_pictures_not_over_prompts(profile, maps):
     chosen = [0, 1, 2, 5, 8]  # two prompts of the first image, one each of others
     found = learned_places(profile, maps, images=chosen)

@@ -184,6 +184,7 @@ def test_what_the_method_cannot_run_with_is_refused_in_a_line():
         )
 
 
+@pytest.mark.slow
 def test_end_to_end_on_the_grounder(grounder, tmp_path):
     from biaslab.datasets.calibration import calibration
     from biaslab.evaluation.configurations import configurations

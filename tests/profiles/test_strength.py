@@ -38,6 +38,7 @@ def error(rows, s, head=0):
     return out
 
 
+@pytest.mark.slow
 def test_it_is_the_minimum_of_the_held_out_error():
     maps, rows, _ = make_maps(20, 0.3, heads=2)
     found = choose_strength(maps)

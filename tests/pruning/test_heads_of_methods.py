@@ -123,6 +123,7 @@ def fitted(grounder, tmp_path_factory):
     return MeanProfile().fit(maps).rate_heads(maps), MeanProfile().fit(maps)
 
 
+@pytest.mark.slow
 def test_a_model_is_pruned_by_its_own_heads(grounder, fitted):
     rated, unrated = fitted
     weights = rated.head_weights(3)

@@ -242,6 +242,7 @@ def ahead(vlm, folder, images=12):
     return LookaheadProfile(rank=8, epochs=2, heads=[(3, 0), (2, 1)]).fit(maps)
 
 
+@pytest.mark.slow
 @FAMILIES
 def test_fitted_saved_loaded_and_pruned_with(family, tmp_path):
     vlm = tiny.vlm(family)

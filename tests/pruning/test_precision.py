@@ -108,6 +108,7 @@ def test_rows_called_by_hand(around):
         assert got.dtype == torch.float32 and torch.equal(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", [a for a in AROUND if "default" not in a])
 def test_capture_and_pruning_inside(around):
     """Given what the model makes of the prompt there, rows and choices are those computed from it outside."""

@@ -83,6 +83,7 @@ def test_what_it_cannot_be_is_refused_in_a_line():
     assert parse("stagewise:depths=[0.3,0.6]:below=4").label == "stagewise:depths=[0.3, 0.6]:below=4"
 
 
+@pytest.mark.slow
 def test_it_runs_on_the_grounder_as_its_three_stages_do(grounder, tmp_path):
     scenes = list(bl.load_dataset("scenes", split="calibration", n=8))
     prompts = [grounder.family.grounding_prompt(s.expression) for s in scenes]

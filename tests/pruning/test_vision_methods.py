@@ -206,6 +206,7 @@ def test_several_images_and_beams(name):
             assert state.selections[0].indices.tolist() == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.CROSSED)
 def test_a_sweep_of_repeated_pictures_is_one_run_each(family):
     """Features computed once for each image, with what the tower shows beside them."""

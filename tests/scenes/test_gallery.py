@@ -37,6 +37,7 @@ def test_tiles_are_those_of_the_processor():
     assert {visual_tiles(grid_of(picture_size("train", i))) for i in range(200)} == {1, 3, 4, 5, 7}
 
 
+@pytest.mark.slow
 def test_boxes_are_tight_around_what_is_visible(shown):
     for made in shown[:40]:
         for k, thing in enumerate(made.things, start=1):

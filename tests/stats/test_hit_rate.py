@@ -70,6 +70,7 @@ def test_it_holds_the_truth_where_the_percentiles_do_not():
     assert (found[:, 1] > 0.95 - noise).all() and found[-1, 0] < 0.6, found
 
 
+@pytest.mark.slow
 def test_a_run_of_few_pictures_says_so(grounder):
     scenes = bl.load_dataset("scenes", n=10)
     results = bl.evaluate(grounder, scenes, methods="none", keep=1.0, progress=False)

@@ -68,6 +68,7 @@ def test_planned_flops_and_tokens_are_those_of_the_run(family, no_weights):
     assert plan.model["parameters"] == sum(p.numel() for p in vlm.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alias", ALIASES)
 def test_published_models_are_planned_without_files(alias, no_weights):
     plan = plan_evaluate(alias, toy_grounding.Toy(2), configurations(["none", "fastv"], 0.1, 4), batch_size=2)

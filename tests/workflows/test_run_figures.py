@@ -60,6 +60,7 @@ def metadata(pdf):
             re.findall(r"(?s)/(\w+) \((.*?[^\\])\)\n?", body)}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_methods_names_layers_keeps_and_formats_are_chosen(folders, capsys, tmp_path):
     status, out, err = command(
         capsys, "figures", folders[0], "--methods", "d2pruner,fastv", "--label",
@@ -97,6 +98,7 @@ def test_runs_of_one_model_are_one_comparison(folders):
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_runs_of_several_models_stand_side_by_side(folders, tmp_path):
     display = AccuracyDisplay.from_results([folders[0], folders[2]]).plot()
     titles = [ax.get_title() for ax in display.ax_]

@@ -270,6 +270,7 @@ def test_a_killed_probe_goes_on(tmp_path, monkeypatch):
             ProbeResult.load(tmp_path / "p")
 
 
+@pytest.mark.slow
 def test_locating_shares_the_prefill(grounder, tmp_path):
     design = design_for(grounder, size=224, grid=(2, 1), pairs=2, scale=(0.2, 0.25))
     kw = {"layers": [3, 5], "progress": False}

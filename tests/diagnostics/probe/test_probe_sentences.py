@@ -190,6 +190,7 @@ def test_a_line_never_claims_more_than_its_numbers(row):
         assert row["r_hi"] < 0 and row["q"] <= 0.05
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(rows=st.lists(lines(), min_size=1, max_size=6))
 def test_the_verdict_counts_every_map_once(rows):

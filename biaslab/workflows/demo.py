@@ -150,10 +150,10 @@ def demo(
     ranking = score_ranking(vlm, data, profile=fitted.profile, batch_size=25, progress=progress)
     files = [*fitted.files, *foreseen.files, out / "results.csv", *draw_run(results)]
     files += [out / "equal-cost" / "results.csv", *draw_run(equal_cost)]
-    files.append(report(results, dataset=data, vlm=vlm, layers=[layer - 1]))
-    files.append(report(equal_cost, dataset=data))
     files += save(AurocDisplay.from_table(ranking, model=vlm.name).plot(), out / "figures" / "target-auroc", close=True)
     files += _draw_examples(vlm, data, fitted.profile, layer, out / "figures")
+    # what to look at first is named last
+    files += [report(equal_cost, dataset=data), report(results, dataset=data, vlm=vlm, layers=[layer - 1])]
     return DemoReport(fitted, ranking, results, equal_cost, files)
 
 

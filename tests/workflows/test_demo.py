@@ -30,7 +30,7 @@ def test_demo_measures_every_method_and_names_what_it_wrote(tmp_path, monkeypatc
             "equal-cost/results.csv"} <= names  # fmt: skip
     scenes = {s.image_id for s in ScenesDataset("test", n=2)}  # the first three of them are drawn
     assert sum("figures/kept-" in n and n.endswith(".png") for n in names) == min(len(scenes), 3)
-    assert all(f.stat().st_size > 0 for f in made.files)
+    assert all(f.stat().st_size > 0 for f in made.files) and made.files[-1] == tmp_path / "report.html"
     page = (tmp_path / "report.html").read_text()
     assert "biaslab demo --out runs/demo" in page and "made in Python" not in page
     assert "Drawn are those that keep least; 7 configurations more are left out." in page

@@ -137,7 +137,7 @@ class AccuracyDisplay(Display):
             one = len(panels) == 1
             axes = self._axes(
                 ax, len(panels), per_row=per_row, columns=1 if one else 2, ratio=0.68 if one else 0.78,
-                extra=0.4 + 0.13 * -(-(len(labels) + 1) // (3 if one else 6)), sharey=ax is None,
+                extra=0.53, sharey=ax is None,
             )  # fmt: skip
             for i, (panel, (quantity, run, layer)) in enumerate(zip(axes, panels, strict=True)):
                 self._panel(panel, quantity, run, layer, labels)

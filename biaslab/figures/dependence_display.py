@@ -123,7 +123,7 @@ class DependenceDisplay(Display):
             panel.grid(axis="y")
             handles = self._handles()
             if ax is None:
-                legend_below(self._drawn_figure(), handles, [str(handle.get_label()) for handle in handles], grow=True)
+                legend_below(self._drawn_figure(), handles, [str(handle.get_label()) for handle in handles])
             else:
                 panel.legend(handles=handles)
             if self.title:

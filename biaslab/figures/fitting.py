@@ -111,15 +111,11 @@ def title_above(figure: Figure, text: str, size: float = 8) -> None:
 
 
 def legend_below(
-    figure: Figure,
-    handles: Sequence[Any],
-    names: Sequence[str],
-    *,
-    most: int = 8,
-    size: float = 7,
-    grow: bool = False,
+    figure: Figure, handles: Sequence[Any], names: Sequence[str], *, most: int = 8, size: float = 7
 ) -> Legend:
     """Put a legend under the axes, in as many columns as the figure is wide enough for, all of about one length.
+
+    A figure has room for one line of it; what the others take makes it higher, not its panels lower.
 
     Parameters
     ----------
@@ -131,8 +127,6 @@ def legend_below(
         Columns at most.
     size : float
         Points.
-    grow : bool
-        The figure has room for one line of a legend: make it higher by what the others take, not its panels lower.
 
     Returns
     -------
@@ -147,11 +141,8 @@ def legend_below(
         if columns == 1 or legend.get_window_extent().width / figure.dpi <= room:
             break
         legend.remove()
-    if grow:
-        lines = -(-len(names) // columns)
-        figure.set_figheight(
-            figure.get_figheight() + legend.get_window_extent().height / figure.dpi * (lines - 1) / lines
-        )
+    lines, height = -(-len(names) // columns), legend.get_window_extent().height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + height * (lines - 1) / lines)
     return legend
 
 

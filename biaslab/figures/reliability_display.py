@@ -141,7 +141,7 @@ class ReliabilityDisplay(Display):
             if len(layers) > 1:
                 handles, names = panel.get_legend_handles_labels()
                 if ax is None:
-                    legend_below(self._drawn_figure(), handles, names, grow=True)
+                    legend_below(self._drawn_figure(), handles, names)
                 else:
                     panel.legend(handles, names)
             few = f"{len(layers)} of {len(every)} layers" if len(layers) < len(every) else ""

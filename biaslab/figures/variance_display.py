@@ -231,7 +231,7 @@ class AurocDisplay(Display):
                     at, dots["auroc"], s=5, color=COLORS[i % len(COLORS)], alpha=0.5, linewidths=0, label=name
                 )
             named = lines.assign(score=lines["score"].map(lambda score: _SCORES.get(score, score)))
-            _series(panel, named, "score", "auroc", ["lo", "hi"], 1, None)
+            _series(panel, named, "score", "auroc", ["lo", "hi"], 1)
             panel.axhline(0.5, color="black", linestyle=":", linewidth=0.8, label="chance", zorder=1)
             panel.set_ylabel("AUROC of target tokens")
             _finish(self, panel, _count(self.data, " samples"), _marked(panel, named))
@@ -251,7 +251,7 @@ def _marked(ax: Axes, table: pd.DataFrame) -> list[Line2D]:
 
 
 def _series(
-    ax: Axes, table: pd.DataFrame, by: str, value: str, interval: list[str], scale: float, alone: str | None
+    ax: Axes, table: pd.DataFrame, by: str, value: str, interval: list[str], scale: float, alone: str | None = None
 ) -> None:
     """Draw a line with intervals per group, named by it; the only one is called ``alone``."""
     groups: Sequence = list(table.groupby(by, sort=False)) if by in table else [(None, table)]
@@ -281,7 +281,7 @@ def _finish(display: Display, ax: Axes, n: str, more: Sequence[Line2D] = ()) -> 
     handles, names = ax.get_legend_handles_labels()
     handles, names = [*handles, *more], [*names, *(str(line.get_label()) for line in more)]
     if handles and display._own:
-        legend_below(ax.figure, handles, names, grow=True)  # type: ignore[arg-type]
+        legend_below(ax.figure, handles, names)  # type: ignore[arg-type]
     elif handles:
         ax.legend(handles, names, loc="best")
     if title := getattr(display, "title", ""):

@@ -84,7 +84,7 @@ def run_record(
             "profiles": profiles,
             "commands": [] if command is None else [dict(command)],
             # of another verb, such as demo, which no --config of evaluate repeats
-            **({} if command is not None or (made_by := current_command()) is None else {"made_by": made_by}),
+            "made_by": None if command is not None else current_command(),
             "environment": environment(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }

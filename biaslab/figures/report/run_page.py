@@ -195,13 +195,11 @@ def _mapped(configs: Sequence[Mapping[str, Any]], names: PrintNames) -> list[Map
     for config in sorted(configs, key=lambda config: float(config["keep"])):  # stable: layers in order
         if config["method"] != UNPRUNED:
             groups.setdefault(names.place(config), []).append(config)
-    first, *others = groups.values()
-    chosen = [config for config in configs if config["method"] == UNPRUNED]
-    chosen += first[: _MAPS - len(chosen)]
-    for group in others:
-        if len(chosen) + len(group) > _MAPS:
+    chosen = unpruned = [config for config in configs if config["method"] == UNPRUNED]
+    for group in groups.values():
+        if len(chosen) + len(group) > _MAPS and chosen != unpruned:
             break
-        chosen += group
+        chosen = [*chosen, *group][:_MAPS]
     return [config for config in configs if config in chosen]
 
 
@@ -242,7 +240,8 @@ def provenance_blocks(results: Results, names: PrintNames) -> list[Block]:
         *((f"version of {name}", str(value)) for name, value in run.get("environment", {}).items()),
     ]
     commands = [command["line"] for command in run.get("commands", []) if command.get("line")]
-    commands = commands or [line for line in [run.get("made_by")] if line]
+    if not commands and run.get("made_by"):
+        commands = [run["made_by"]]
     blocks = [Block("facts", facts)]
     if commands:
         blocks.append(Block("code", "\n".join(commands), "Commands"))
